@@ -1,0 +1,1 @@
+"""The control database: schema, engine, statements, revisions."""

@@ -1,0 +1,221 @@
+"""Batches and their writes in the database: the log, its sealing, and the receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+
+from rtstore.database.engine import Database
+from rtstore.database.schema import OPEN_CONDITION, batch_writes, store_contents, write_batches
+from rtstore.errors import RuntimeStoreError
+from rtstore.records import (
+    BATCH_TRANSITIONS,
+    Batch,
+    BatchOrigin,
+    BatchState,
+    LoggedBatch,
+    PlannedWrite,
+    Receipt,
+)
+from rtstore.times import format_time
+
+
+class ReceiptStore:
+    """Reads the batches of a runtime directory and their receipts."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def list(self, *, limit: int | None = None) -> list[Batch]:
+        """The batches, oldest first, each with its receipts; the newest `limit` of them."""
+        return self.database.read(lambda connection: list_batches(connection, limit=limit))
+
+    def get(self, batch_id: str) -> Batch | None:
+        """One batch with its receipts, or None when it is not known (any more)."""
+        return self.database.read(lambda connection: find_batch(connection, batch_id))
+
+    def open_batches(self) -> tuple[LoggedBatch, ...]:
+        """The batches that are neither committed nor failed, oldest first."""
+        return self.database.read(load_open)
+
+
+def insert_batch(connection: Connection, batch: Batch) -> int:
+    """Write the row of a batch; gives its number, one more than the last."""
+    values = batch.model_dump(mode="json", exclude={"receipts"})
+    if not batch.batch_number:
+        values.pop("batch_number")
+    result = connection.execute(insert(write_batches), values)
+    key = result.inserted_primary_key
+    assert key is not None  # noqa: S101 - an INSERT of one row has one
+    return int(key[0])
+
+
+def insert_writes(
+    connection: Connection, batch_number: int, writes: Iterable[PlannedWrite]
+) -> None:
+    """Write what a batch writes."""
+    rows = [{"batch_number": batch_number, **write.model_dump(mode="json")} for write in writes]
+    if rows:
+        connection.execute(insert(batch_writes), rows)
+
+
+def change_state(
+    connection: Connection,
+    logged: LoggedBatch,
+    to: BatchState,
+    *,
+    high_watermark: int | None = None,
+    completed_at: datetime | None = None,
+    last_error: str | None = None,
+) -> None:
+    """Take a batch to another state, along `BATCH_TRANSITIONS` and from no state but its own.
+
+    Raises `RuntimeStoreError` when the row is not in a state that allows it: then somebody else
+    decided about the batch, and nothing here may go on.
+    """
+    sources = [state for state, targets in BATCH_TRANSITIONS.items() if to in targets]
+    result = connection.execute(
+        _CHANGE_STATE,
+        {
+            "number": logged.batch.batch_number,
+            "sources": sources,
+            "state": to,
+            "high_watermark": high_watermark,
+            "completed_at": None if completed_at is None else format_time(completed_at),
+            "last_error": last_error,
+        },
+    )
+    if result.rowcount != 1:
+        raise RuntimeStoreError(
+            f"batch {logged.batch.batch_id} cannot become {to}: it is no longer in the state "
+            "in which it was found. Run: rtstore plan DIR"
+        )
+
+
+def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
+    """The batches that are neither committed nor failed, oldest first, with their writes."""
+    rows = connection.execute(_SELECT_OPEN).mappings().fetchall()
+    return tuple(_logged(connection, row) for row in rows)
+
+
+def find_batch(connection: Connection, batch_id: str) -> Batch | None:
+    """A batch by its id, with its receipts, or None."""
+    row = connection.execute(_SELECT_BY_ID, {"batch_id": batch_id}).mappings().one_or_none()
+    return None if row is None else _with_receipts(connection, row)
+
+
+def list_batches(connection: Connection, *, limit: int | None = None) -> list[Batch]:
+    """The batches, oldest first; the newest `limit` of them."""
+    newest = select(write_batches).order_by(write_batches.c.batch_number.desc()).limit(limit)
+    rows = connection.execute(newest).mappings().fetchall()
+    return [_with_receipts(connection, row) for row in reversed(rows)]
+
+
+def known_receipts(connection: Connection, receipt_ids: Sequence[str]) -> list[str]:
+    """Those of the receipt ids that are taken."""
+    rows = connection.execute(
+        select(batch_writes.c.receipt_id).where(batch_writes.c.receipt_id.in_(receipt_ids))
+    )
+    return [row.receipt_id for row in rows]
+
+
+def wrote_same_bytes(
+    connection: Connection, schema_name: str, content_hash: str, *, but_not: int | None
+) -> bool:
+    """Whether a batch other than `but_not` wrote these very bytes to a store, failed or earlier,
+    and still has them in the database."""
+    row = connection.execute(
+        _SELECT_SAME_BYTES, {"name": schema_name, "hash": content_hash, "but_not": but_not or 0}
+    ).first()
+    return row is not None
+
+
+def last_number(connection: Connection) -> int:
+    """The number of the newest batch, 0 before the first. It moves with every batch, failed ones
+    included, which the high watermark does not."""
+    return int(connection.execute(_SELECT_LAST_NUMBER).scalar_one() or 0)
+
+
+def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
+    """The receipt of one write of a batch."""
+    return Receipt(
+        receipt_id=write.receipt_id,
+        batch_id=batch.batch_id,
+        schema_name=write.schema_name,
+        team_name=batch.team_name,
+        run_id=batch.run_id,
+        capability_snapshot_id=batch.capability_snapshot_id,
+        behavior_fingerprint=batch.behavior_fingerprint,
+        schema_version=write.schema_version,
+        relative_path=write.relative_path,
+        content_hash=write.content_hash,
+        file_size=write.file_size,
+        mtime_ns=write.mtime_ns,
+        written_at=write.written_at,
+    )
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+_SELECT_BY_ID = select(write_batches).where(write_batches.c.batch_id == bindparam("batch_id"))
+_SELECT_OPEN = select(write_batches).where(OPEN_CONDITION).order_by(write_batches.c.batch_number)
+_SELECT_WRITES = (
+    select(batch_writes)
+    .where(batch_writes.c.batch_number == bindparam("number"))
+    .order_by(batch_writes.c.position)
+)
+_SELECT_LAST_NUMBER = select(func.max(write_batches.c.batch_number))
+_SELECT_SAME_BYTES = (
+    select(batch_writes.c.batch_number)
+    .join(
+        store_contents,
+        (store_contents.c.batch_number == batch_writes.c.batch_number)
+        & (store_contents.c.schema_name == batch_writes.c.schema_name),
+    )
+    .where(
+        batch_writes.c.schema_name == bindparam("name"),
+        batch_writes.c.content_hash == bindparam("hash"),
+        batch_writes.c.batch_number != bindparam("but_not"),
+    )
+    .order_by(batch_writes.c.batch_number.desc())
+)
+_CHANGE_STATE = (
+    update(write_batches)
+    .where(
+        write_batches.c.batch_number == bindparam("number"),
+        write_batches.c.state.in_(bindparam("sources", expanding=True)),
+    )
+    .values(
+        state=bindparam("state"),
+        high_watermark=bindparam("high_watermark"),
+        completed_at=bindparam("completed_at"),
+        last_error=bindparam("last_error"),
+    )
+)
+
+
+def _writes(connection: Connection, batch_number: int) -> tuple[PlannedWrite, ...]:
+    rows = connection.execute(_SELECT_WRITES, {"number": batch_number}).mappings()
+    return tuple(PlannedWrite.model_validate(dict(row)) for row in rows)
+
+
+def _batch(row: RowMapping) -> Batch:
+    return Batch.model_validate(dict(row))
+
+
+def _logged(connection: Connection, row: RowMapping) -> LoggedBatch:
+    batch = _batch(row)
+    if batch.origin is BatchOrigin.IMPORTED:
+        # Its contents were never in a log of ours: nothing can be repeated from it.
+        return LoggedBatch(batch=batch)
+    return LoggedBatch(batch=batch, writes=_writes(connection, batch.batch_number))
+
+
+def _with_receipts(connection: Connection, row: RowMapping) -> Batch:
+    batch = _batch(row)
+    if batch.state is not BatchState.COMMITTED:
+        return batch
+    receipts = tuple(receipt_of(batch, write) for write in _writes(connection, batch.batch_number))
+    return batch.model_copy(update={"receipts": receipts})

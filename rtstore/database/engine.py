@@ -1,0 +1,327 @@
+"""Connections to the control database: pragmas, transactions of our own, errors told apart.
+
+What is SQLite's own (pragmas, BEGIN modes, the header of the file) stays in this module and in
+`upgrade`. Every connection is in autocommit mode of the driver (`isolation_level=None`); the BEGIN
+is ours, IMMEDIATE for writers and plain for readers, and so are COMMIT and ROLLBACK.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import urllib.parse
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from rtstore.errors import (
+    CorruptDatabaseError,
+    DatabaseFailedError,
+    DatabaseLockedError,
+    RuntimeStoreError,
+    StorageError,
+    StoreClosedError,
+    UnusableEngineError,
+)
+
+DATABASE_NAME = "runtime-store.sqlite3"
+
+SQLITE_MINIMUM = (3, 38, 0)
+"""STRICT tables came with 3.37.0, the `->>` operator with 3.38.0 (sqlite.org/releaselog)."""
+
+BUSY_TIMEOUT_S = 5.0
+
+Result = TypeVar("Result")
+
+_leaked_by_fork: list[object] = []
+"""Connections that a forked child inherited. Closing them there would drop the parent's locks
+(sqlite.org/howtocorrupt.html, 2.6), so they are kept and never used."""
+
+
+_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _abandon_all_after_fork() -> None:
+    for database in list(_open_databases):
+        database.abandon_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all_after_fork)
+
+
+class Database:
+    """The control database of one runtime directory, opened in this process.
+
+    Readers have read-only connections of their own and never take a write lock. There is one
+    connection for writing; whoever uses it holds the writer lock of the directory. Safe to share
+    between threads, not across a fork.
+
+    `read_only=True` opens nothing for writing and creates no file: beside a living writer it reads
+    through the WAL, an idle database is read as an immutable file, and should a writer come along
+    meanwhile, what was read is thrown away and read again.
+    """
+
+    def __init__(
+        self, path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S
+    ) -> None:
+        if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
+            needed = ".".join(map(str, SQLITE_MINIMUM))
+            raise UnusableEngineError(
+                path, f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed"
+            )
+        self.path = path
+        self.read_only = read_only
+        self._busy_timeout_s = busy_timeout_s
+        self._pid = os.getpid()
+        self._failure: str | None = None
+        self._closed = False
+        self._reader_state: tuple[int, int, int] | None = None
+        self._reader = self._make_engine(self._connect_reader)
+        self._writer = None if read_only else self._make_engine(self._connect_writer, size=1)
+        _open_databases.add(self)
+
+    # --- transactions ---------------------------------------------------------------------------
+
+    def read(self, query: Callable[[Connection], Result]) -> Result:
+        """Run a query in one read transaction: everything it sees is of one moment.
+
+        The query may be run again when the file changed under an immutable read; it must have no
+        effect of its own.
+        """
+        self._check_usable()
+        for _ in range(20):
+            before = self._idle_state()
+            if before != self._reader_state:
+                self._reader.dispose()  # opened for another state of the file
+                self._reader_state = before
+            with self._translated(), self._reader.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                try:
+                    result = query(connection)
+                finally:
+                    with suppress(DBAPIError):
+                        connection.exec_driver_sql("ROLLBACK")
+            if before is None or before == self._idle_state():
+                return result
+        raise DatabaseLockedError(self.path, "it kept changing while it was read")
+
+    @contextmanager
+    def write(self, *, flush: bool) -> Iterator[Connection]:
+        """One write transaction; the caller holds the writer lock.
+
+        With `flush` the commit is durable when the block has been left (synchronous=FULL: the WAL
+        is flushed). Without it (synchronous=NORMAL) it is atomic and survives the death of the
+        process; a loss of power may take it back, whole, with everything after it.
+
+        On any exception the transaction is rolled back. When COMMIT itself fails with an
+        input/output error, nobody knows what is on disk: this process writes no more
+        (`DatabaseFailedError`).
+        """
+        self._check_usable()
+        if self._writer is None:
+            raise StoreClosedError(self.path.parent, "was opened read-only")
+        if self._failure is not None:
+            raise DatabaseFailedError(self.path, self._failure)
+        with self._translated(), self._writer.connect() as connection:
+            self._set_synchronous(connection, "FULL" if flush else "NORMAL")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                # An error may have ended the transaction already (sqlite.org/lang_transaction);
+                # rolling back then would hide the first error.
+                if _in_transaction(connection):
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+            self._commit(connection)
+
+    def _commit(self, connection: Connection) -> None:
+        try:
+            connection.exec_driver_sql("COMMIT")
+        except DBAPIError as error:
+            if _error_code(error) & 0xFF == sqlite3.SQLITE_IOERR:
+                self._failure = str(error.orig)
+            with suppress(DBAPIError):
+                if _in_transaction(connection):
+                    connection.exec_driver_sql("ROLLBACK")
+            raise
+
+    @property
+    def failure(self) -> str | None:
+        """Why this process must not write any more, or None."""
+        return self._failure
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Connection]:
+        """The writing connection without a transaction, for what must run outside of one
+        (checkpoints). The caller holds the writer lock."""
+        self._check_usable()
+        if self._writer is None:
+            raise StoreClosedError(self.path.parent, "was opened read-only")
+        with self._translated(), self._writer.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close every connection. The caller holds the writer lock unless it only read: the last
+        connection to close checkpoints the WAL. Closing twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        if os.getpid() != self._pid:
+            return
+        self._reader.dispose()
+        if self._writer is not None:
+            self._writer.dispose()
+
+    def abandon_after_fork(self) -> None:
+        """Called in a forked child: keep the parent's connections alive, and never use them."""
+        _leaked_by_fork.extend((self._reader.pool, self._writer and self._writer.pool))
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def _make_engine(self, connect: Callable[[], sqlite3.Connection], size: int = 5) -> Engine:
+        return create_engine(
+            "sqlite+pysqlite://",
+            creator=connect,
+            poolclass=QueuePool,
+            pool_size=size,
+            max_overflow=0 if size == 1 else 50,
+            pool_reset_on_return=None,
+            isolation_level="AUTOCOMMIT",
+        )
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        connection = self._connect("mode=rw")
+        try:
+            # The answer is fetched: a journal mode that did not take says so only there.
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise UnusableEngineError(
+                    self.path,
+                    f"the file system does not allow WAL mode (journal mode stays {mode!r}); "
+                    "network and virtual file systems often do not. Use a local directory.",
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        if self._reader_state is not None:
+            return self._connect("mode=ro&immutable=1")
+        return self._connect("mode=ro")
+
+    def _connect(self, parameters: str) -> sqlite3.Connection:
+        uri = f"file:{urllib.parse.quote(str(self.path))}?{parameters}"
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=self._busy_timeout_s,
+        )
+        try:
+            for name, value in self._pragmas():
+                connection.execute(f"PRAGMA {name} = {value}")
+                found = connection.execute(f"PRAGMA {name}").fetchone()
+                if found is None or found[0] != value:
+                    raise UnusableEngineError(
+                        self.path, f"PRAGMA {name} is {found and found[0]!r}, not {value}"
+                    )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _pragmas(self) -> Iterator[tuple[str, int]]:
+        """Per connection; each is read back. Names and numbers of our own, nothing from outside."""
+        yield "busy_timeout", int(self._busy_timeout_s * 1000)  # other programs may hold it briefly
+        yield "foreign_keys", 1  # off by default in SQLite
+        yield "trusted_schema", 0  # a hostile schema must not run functions with side effects
+        yield "fullfsync", 1  # macOS: fsync alone leaves data in the drive's cache
+        yield "checkpoint_fullfsync", 1  # the same for checkpoints
+        yield "cell_size_check", 1  # notice a damaged page where it is read
+
+    def _idle_state(self) -> tuple[int, int, int] | None:
+        """What identifies an idle database file, or None when it must be read through its WAL.
+
+        Only read-only access may use it: nothing else keeps a writer away.
+        """
+        if not self.read_only:
+            return None
+        with suppress(FileNotFoundError):
+            if self.path.with_name(self.path.name + "-wal").stat().st_size > 0:
+                return None
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+    def _set_synchronous(self, connection: Connection, level: str) -> None:
+        # Outside of any transaction: inside one the pragma is silently ignored.
+        number = {"NORMAL": 1, "FULL": 2}[level]
+        cursor = _driver(connection)
+        cursor.execute(
+            "PRAGMA synchronous = FULL" if number == 2 else "PRAGMA synchronous = NORMAL"
+        )
+        found = cursor.execute("PRAGMA synchronous").fetchone()[0]
+        if found != number:
+            raise UnusableEngineError(self.path, f"PRAGMA synchronous is {found}, not {number}")
+
+    # --- errors ---------------------------------------------------------------------------------
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise StoreClosedError(
+                self.path.parent, "was opened before this process was forked from its parent"
+            )
+        if self._closed:
+            raise StoreClosedError(self.path.parent, "is closed")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as error:
+            raise translate(error, self.path) from error
+
+
+def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
+    """The error of ours for one of the driver: locked, full, forbidden, damaged told apart."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    cause = f"{type(original).__name__}: {original}"
+    code = _error_code(error) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DatabaseLockedError(path, cause)
+    if code == sqlite3.SQLITE_FULL:
+        return StorageError(path, "the disk is full", cause)
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return StorageError(path, "writing is not allowed", cause)
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StorageError(path, "the file cannot be opened", cause)
+    if code == sqlite3.SQLITE_IOERR:
+        return StorageError(path, "input/output error", cause)
+    return CorruptDatabaseError(path, cause)
+
+
+def _error_code(error: DBAPIError | sqlite3.Error) -> int:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return int(getattr(original, "sqlite_errorcode", None) or 0)
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - the engine has no other driver
+    return driver
+
+
+def _in_transaction(connection: Connection) -> bool:
+    return _driver(connection).in_transaction

@@ -1,0 +1,216 @@
+"""Which revision a control database is at, and how a new one is made.
+
+`inspect_revision` decides with one small read whether this package may touch a database at all; it
+imports no alembic and changes nothing, not even a `-wal` beside the file. Alembic is loaded only
+where revisions are run.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.pool import NullPool
+
+from rtstore.database.engine import Database, translate
+from rtstore.database.schema import APPLICATION_ID, REVISIONS
+from rtstore.errors import (
+    CorruptDatabaseError,
+    ForeignDatabaseError,
+    NewerDatabaseError,
+    RuntimeStoreError,
+    StorageError,
+    UnusableEngineError,
+)
+from rtstore.files.system import FileSystem
+
+NEW_SUFFIX = ".new"
+_SIDE_FILES = ("-wal", "-shm", "-journal")
+
+
+def migrations_path() -> Path:
+    """The folder with alembic's `env.py` and `versions/`: inside an installed package, beside it
+    in a checkout."""
+    package = Path(__file__).parent.parent
+    for candidate in (package / "migrations", package.parent / "migrations"):
+        if (candidate / "env.py").is_file() and (candidate / "versions").is_dir():
+            return candidate
+    raise UnusableEngineError(
+        package, "the migrations are missing from this installation. Run: pip install rtstore"
+    )
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a control database at the path, damaged or not.
+
+    Raises `CorruptDatabaseError` when only what belongs beside one is there: a new database would
+    take the old `-wal` for its own.
+    """
+    if os.path.lexists(path):
+        return True
+    for suffix in _SIDE_FILES:
+        side = path.with_name(path.name + suffix)
+        if os.path.lexists(side):
+            raise CorruptDatabaseError(
+                path, f"the database is gone, but {side.name} is still there"
+            )
+    return False
+
+
+def inspect_revision(path: Path) -> str:
+    """The revision of an existing control database, which is the one this package knows.
+
+    Read-only; changes and creates no file. Raises `ForeignDatabaseError`, `CorruptDatabaseError`,
+    `NewerDatabaseError`, or `StorageError` when it cannot be read.
+    """
+    _check_header(path)
+    database = Database(path, read_only=True)
+    try:
+        number, name = database.read(_applied)
+    finally:
+        database.close()
+    if number > len(REVISIONS) or name not in REVISIONS:
+        raise NewerDatabaseError(path, name or f"number {number}", REVISIONS[-1])
+    if number < 1 or REVISIONS[number - 1] != name:
+        raise CorruptDatabaseError(
+            path, f"user_version is {number}, but alembic_version says {name!r}"
+        )
+    return name
+
+
+def _applied(connection: Connection) -> tuple[int, str | None]:
+    number = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    name = connection.exec_driver_sql("SELECT max(version_num) FROM alembic_version").scalar_one()
+    return int(number), name
+
+
+def _check_header(path: Path) -> None:
+    """Look at the main file alone, as an immutable one, before anything like a WAL is opened."""
+    if not path.is_file():
+        raise ForeignDatabaseError(path, "it is not a regular file")
+    if path.stat().st_size == 0:
+        raise CorruptDatabaseError(path, "the file is empty: it was truncated")
+    try:
+        header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        try:
+            application_id = header.execute("PRAGMA application_id").fetchone()[0]
+        finally:
+            header.close()
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise ForeignDatabaseError(path, "the file is not a SQLite database") from error
+        raise translate(error, path) from error
+    if application_id != APPLICATION_ID:
+        raise ForeignDatabaseError(
+            path, f"its application_id is {application_id}, not {APPLICATION_ID}"
+        )
+
+
+def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:
+    """Make a new control database whole, then give it its name.
+
+    `fill` writes the first rows, in the transaction that makes the tables. Until the rename there
+    is no database at `path`, after it a complete one, whatever dies and when; so an empty or short
+    file under that name is always damage. The caller holds the writer lock and has checked
+    `exists`. Durable when it returns.
+    """
+    building = path.with_name(f".{path.name}{NEW_SUFFIX}")
+    remove_unfinished(path, fs)
+    try:
+        with revision_connection(building, create=True) as connection:
+            run_revisions(connection)
+            fill(connection)
+        _make_wal(building)
+        fs.rename(building, path)
+        fs.fsync_directory(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            remove_unfinished(path, fs)
+        if isinstance(error, OSError) and not isinstance(error, RuntimeStoreError):
+            raise StorageError(path, "the database could not be made", str(error)) from error
+        raise
+
+
+def remove_unfinished(path: Path, fs: FileSystem) -> None:
+    """Remove what a process that died in `create` left. The caller holds the writer lock."""
+    building = path.with_name(f".{path.name}{NEW_SUFFIX}")
+    for suffix in ("", *_SIDE_FILES):
+        with suppress(FileNotFoundError):
+            fs.unlink(building.with_name(building.name + suffix))
+
+
+def run_revisions(connection: Connection) -> None:
+    """Bring the database of a connection to the newest revision, in the caller's transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connection]:
+    """A connection of its own for revisions: one IMMEDIATE transaction, foreign keys off.
+
+    Foreign keys are off because a table that is rebuilt is dropped, which would delete the rows
+    that refer to it; so they are checked, with the whole file, before the commit.
+    """
+
+    def connect() -> sqlite3.Connection:
+        mode = "rwc" if create else "rw"
+        driver = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None
+        )
+        driver.execute("PRAGMA synchronous = FULL")
+        driver.execute("PRAGMA foreign_keys = OFF")
+        if create:
+            # Before the first table, or they do not take. Incremental: space that history gives
+            # back can be returned in small bites, without rewriting the file.
+            driver.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            driver.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        return driver
+
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", _begin_immediate)
+    try:
+        with engine.begin() as connection:
+            yield connection
+            _check_whole(connection, path)
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+    finally:
+        engine.dispose()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _check_whole(connection: Connection, path: Path) -> None:
+    orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if orphans:
+        raise CorruptDatabaseError(path, f"{len(orphans)} rows refer to rows that are not there")
+    answer = connection.exec_driver_sql("PRAGMA integrity_check").scalar_one()
+    if answer != "ok":
+        raise CorruptDatabaseError(path, str(answer))
+
+
+def _make_wal(path: Path) -> None:
+    # The mode is a property of the file; set while nobody else can know the file.
+    driver = sqlite3.connect(path, isolation_level=None)
+    try:
+        mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    finally:
+        driver.close()
+    if mode != "wal":
+        raise UnusableEngineError(
+            path.parent,
+            f"the file system does not allow WAL mode (journal mode stays {mode!r}); network and "
+            "virtual file systems often do not. Use a local directory.",
+        )

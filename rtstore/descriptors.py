@@ -1,0 +1,181 @@
+"""What is known of a store beforehand, and the registry that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from pydantic import BaseModel, Field, field_validator
+
+from rtstore.errors import InvalidRequestError, UnknownStoreError
+from rtstore.payloads import (
+    CompatibilitySnapshotData,
+    DeliveryJournalData,
+    LaunchStateData,
+    LaunchTransactionData,
+    PermissionRequestsData,
+    SessionStoreData,
+)
+from rtstore.records import Criticality, Owner, RebuildStrategy, Record
+
+LAUNCH_STATE = "opencode.launchState"
+SESSION_STORE = "opencode.sessionStore"
+LAUNCH_TRANSACTION = "opencode.launchTransaction"
+DELIVERY_JOURNAL = "opencode.deliveryJournal"
+PROMPT_DELIVERY_LEDGER = "opencode.promptDeliveryLedger"
+PERMISSION_REQUESTS = "opencode.permissionRequests"
+HOST_LEASES = "opencode.hostLeases"
+COMPATIBILITY_SNAPSHOT = "opencode.compatibilitySnapshot"
+RUNTIME_REVISION = "opencode.runtimeRevision"
+RUNTIME_DIAGNOSTICS = "opencode.runtimeDiagnostics"
+
+RESERVED_NAMES = frozenset(
+    {
+        "runtime-store.sqlite3",
+        "runtime-store.sqlite3-wal",
+        "runtime-store.sqlite3-shm",
+        "runtime-store.sqlite3-journal",
+        "runtime-store.lock",
+        "manifest.json",
+        "opencode-runtime-manifest.json",
+        "opencode-runtime-receipts.json",
+    }
+)
+"""Names in a runtime directory that no store may have, for its file or a directory above it."""
+
+
+class Descriptor(Record):
+    """One kind of state kept in one JSON file, as known before any file is looked at.
+
+    `payload` is the pydantic model that the data of the store must satisfy, or None when any JSON
+    is accepted. `relative_path` is below the runtime directory, with `/` between its parts.
+    """
+
+    schema_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=200)
+    schema_version: int = Field(default=1, ge=1)
+    relative_path: str
+    criticality: Criticality
+    owner: Owner
+    rebuild_strategy: RebuildStrategy
+    payload: type[BaseModel] | None = Field(default=None, exclude=True, repr=False)
+
+    @field_validator("relative_path")
+    @classmethod
+    def _plain_path(cls, path: str) -> str:
+        problem = relative_path_problem(path)
+        if problem is not None:
+            raise ValueError(f"relative path {path!r} {problem}")
+        return path
+
+
+def relative_path_problem(path: str) -> str | None:
+    """Why a path cannot be the path of a store, or None when it can. Looks at the text only."""
+    parts = path.split("/")
+    if not path or path.startswith("/") or (len(path) > 1 and path[1] == ":"):
+        return "is not relative to the runtime directory"
+    if "\\" in path or any(ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in path):
+        return "has a backslash, a control character or a lone surrogate"
+    if any(part in ("", ".", "..") for part in parts):
+        return "leaves the runtime directory or has an empty part"
+    reserved = any(part.casefold() in RESERVED_NAMES for part in parts)
+    if reserved or parts[0].casefold() == "quarantine":
+        return "is reserved for the store itself"
+    if any(len(part.encode()) > 180 for part in parts):
+        return "has a part of more than 180 bytes"
+    return None
+
+
+class Registry:
+    """The descriptors of one runtime directory, by name, in the order they were registered.
+
+    Raises `InvalidRequestError` when two of them share a name or a path, or when the file of one
+    would have to be a directory for the other.
+    """
+
+    def __init__(self, descriptors: Iterable[Descriptor]) -> None:
+        self._by_name: dict[str, Descriptor] = {}
+        paths: dict[str, str] = {}
+        for descriptor in descriptors:
+            name, path = descriptor.schema_name, descriptor.relative_path.casefold()
+            if name in self._by_name:
+                raise InvalidRequestError("descriptors", "registered twice", store=name)
+            problem = _clash(path, paths)
+            if problem is not None:
+                raise InvalidRequestError("descriptors", problem, store=name)
+            self._by_name[name] = descriptor
+            paths[path] = name
+
+    def get(self, schema_name: str) -> Descriptor:
+        """The descriptor of a store. Raises `UnknownStoreError`."""
+        try:
+            return self._by_name[schema_name]
+        except (KeyError, TypeError):
+            raise UnknownStoreError(schema_name, self.names) from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all stores, in order."""
+        return tuple(self._by_name)
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __contains__(self, schema_name: object) -> bool:
+        return schema_name in self._by_name
+
+
+def _clash(path: str, taken: Mapping[str, str]) -> str | None:
+    """Why a path cannot stand beside those taken, given with their stores; None when it can."""
+    for other, owner in taken.items():
+        if path == other:
+            return f"has the same file as {owner}"
+        if path.startswith(f"{other}/") or other.startswith(f"{path}/"):
+            return f"needs as a directory what {owner} has as its file, or the reverse"
+    return None
+
+
+def _known() -> tuple[Descriptor, ...]:
+    block, provider = Criticality.READINESS_BLOCKING, Criticality.REBUILDABLE_FROM_PROVIDER
+    destination = Criticality.REBUILDABLE_FROM_CANONICAL_DESTINATION
+    poll, verify = (
+        RebuildStrategy.POLL_OPENCODE_PROVIDER,
+        RebuildStrategy.VERIFY_CANONICAL_DESTINATIONS,
+    )
+    rows: list[tuple[str, str, Criticality, Owner, RebuildStrategy, type[BaseModel] | None]] = [
+        (LAUNCH_STATE, "launch-state.json", block, Owner.LAUNCH, RebuildStrategy.NONE,
+         LaunchStateData),
+        (SESSION_STORE, "opencode-sessions.json", provider, Owner.SESSION, poll,
+         SessionStoreData),
+        (LAUNCH_TRANSACTION, "opencode-launch-transaction.json", block, Owner.LAUNCH,
+         RebuildStrategy.NONE, LaunchTransactionData),
+        (DELIVERY_JOURNAL, "opencode-delivery-journal.json", destination, Owner.DELIVERY, verify,
+         DeliveryJournalData),
+        (PROMPT_DELIVERY_LEDGER, "opencode-prompt-delivery-ledger.json", destination,
+         Owner.DELIVERY, verify, None),
+        (PERMISSION_REQUESTS, "opencode-permissions.json", provider, Owner.PERMISSION, poll,
+         PermissionRequestsData),
+        (HOST_LEASES, "opencode-host-leases.json", provider, Owner.HOST, poll, None),
+        (COMPATIBILITY_SNAPSHOT, "opencode-compatibility.json", block, Owner.COMPATIBILITY,
+         RebuildStrategy.RERUN_CAPABILITY_DISCOVERY, CompatibilitySnapshotData),
+        (RUNTIME_REVISION, "opencode-runtime-revision.json", block, Owner.UI,
+         RebuildStrategy.REBUILD_FROM_LAUNCH_STATE, None),
+        (RUNTIME_DIAGNOSTICS, "opencode-diagnostics.json", Criticality.DIAGNOSTIC_ONLY,
+         Owner.DIAGNOSTICS, RebuildStrategy.DROP_AFTER_QUARANTINE, None),
+    ]  # fmt: skip
+    return tuple(
+        Descriptor(
+            schema_name=name,
+            relative_path=path,
+            criticality=criticality,
+            owner=owner,
+            rebuild_strategy=strategy,
+            payload=payload,
+        )
+        for name, path, criticality, owner, strategy, payload in rows
+    )
+
+
+KNOWN_DESCRIPTORS: tuple[Descriptor, ...] = _known()
+"""The stores of an OpenCode team runtime, schema version 1 each."""

@@ -1,0 +1,84 @@
+"""Makes a runtime directory and its database, and remembers the stores that are in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from rtstore import legacy
+from rtstore.database import manifest, upgrade
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.database.manifest import default_manifest
+from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.errors import NotARuntimeDirectoryError, StorageError
+from rtstore.files import durable
+from rtstore.files.system import FileSystem
+from rtstore.lock import WriterLock
+from rtstore.times import Clock
+
+
+def make(
+    directory: Path,
+    team_name: str | None,
+    registry: Registry | None,
+    lock: WriterLock,
+    clock: Clock,
+    fs: FileSystem,
+) -> None:
+    """Make the runtime directory and its database, unless somebody else just did."""
+    if team_name is None or not team_name.strip():
+        raise NotARuntimeDirectoryError(
+            directory, "there is no runtime store here, and no team_name to make one for",
+            how_to_make(directory, team_name),
+        )  # fmt: skip
+    if directory.exists() and not directory.is_dir():
+        raise NotARuntimeDirectoryError(
+            directory, "it is not a directory", "choose another directory"
+        )
+    if legacy.is_legacy_directory(directory):
+        raise NotARuntimeDirectoryError(
+            directory,
+            "it holds the manifest of the file-only ancestor, which a new store would not know",
+            f"rtstore import {directory}",
+        )
+    try:
+        durable.make_directories(directory, fs)
+    except OSError as error:
+        raise StorageError(directory, "the directory cannot be made", str(error)) from error
+    path = directory / DATABASE_NAME
+    with lock.hold():
+        if upgrade.exists(path):
+            return
+
+        def fill(connection: Connection) -> None:
+            manifest.insert_manifest(connection, default_manifest(team_name, clock()))
+            manifest.save_descriptors(connection, registry or KNOWN_DESCRIPTORS)
+
+        upgrade.create(path, fs, fill)
+
+
+def how_to_make(directory: Path, team_name: str | None) -> str:
+    if legacy.is_legacy_directory(directory):
+        return f"rtstore import {directory}"
+    return f"rtstore init {directory} --team {team_name or 'NAME'}"
+
+
+def register(
+    database: Database, wanted: Registry | None, lock: WriterLock, *, read_only: bool
+) -> Registry:
+    """The descriptors of this directory: those wanted, remembered; or those remembered."""
+    remembered = database.read(manifest.load_descriptors)
+    if wanted is None:
+        return Registry(remembered)
+    if not read_only and tuple(_plain(item) for item in wanted) != tuple(
+        _plain(item) for item in remembered
+    ):
+        with lock.hold(), database.write(flush=True) as connection:
+            manifest.save_descriptors(connection, wanted)
+    return wanted
+
+
+def _plain(descriptor: Descriptor) -> dict[str, Any]:
+    return descriptor.model_dump()

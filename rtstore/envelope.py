@@ -1,0 +1,167 @@
+"""Bytes of a store file to envelope and back, and their hash.
+
+A store file is `{"schemaVersion": 1, "updatedAt": "...", "data": ...}`, UTF-8, indented by two
+spaces, with one newline at the end. Writing is deterministic: the same data, version and time give
+the same bytes, which is how a retried batch is recognised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Any, NoReturn
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+
+from rtstore.errors import InvalidRequestError
+from rtstore.records import InspectionFault, Record
+from rtstore.times import format_time
+
+_JSON = TypeAdapter[JsonValue](JsonValue, config=ConfigDict(allow_inf_nan=False))
+_TIME_PLACEHOLDER = "0000-00-00T00:00:00.000Z"
+
+
+class Envelope(Record):
+    """What a store file says."""
+
+    schema_version: int
+    updated_at: str | None
+    data: Any
+
+
+class EnvelopeError(Exception):
+    """The bytes of a store file are not an envelope; `fault` is the inspection's word for it."""
+
+    def __init__(self, fault: InspectionFault, detail: str) -> None:
+        self.fault = fault
+        self.detail = detail
+        super().__init__(f"{fault.value}: {detail}")
+
+
+class EncodedStore:
+    """A store file but for its time, encoded before the writer lock is taken.
+
+    The time of a batch is known only under the lock (batches must carry times in their order), the
+    costly part of the encoding must not happen there; so the time is set into a gap of fixed width.
+    """
+
+    __slots__ = ("_head", "_tail")
+
+    def __init__(self, head: bytes, tail: bytes) -> None:
+        self._head = head
+        self._tail = tail
+
+    def at(self, moment: datetime) -> bytes:
+        """The bytes of the file when written at that moment."""
+        return self._head + format_time(moment).encode() + self._tail
+
+
+def content_hash(content: bytes) -> str:
+    """`sha256:<hex>` of a file's exact bytes."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def encode(
+    *, schema_version: int, data: object, store: str, payload: type[BaseModel] | None = None
+) -> EncodedStore:
+    """Check data and encode it as a store file whose time is still open.
+
+    Raises `InvalidRequestError`, naming the place, when the data is not JSON (NaN, infinities,
+    sets, tuples, bytes, lone surrogates, keys that are no strings, cycles) or when the payload
+    model refuses it. The data itself is written, never the model's idea of it: unknown keys and
+    their order are kept.
+    """
+    if isinstance(data, BaseModel):
+        data = data.model_dump(mode="json", by_alias=True)
+    try:
+        plain = _JSON.validate_python(data, strict=True)
+    except ValidationError as error:
+        raise InvalidRequestError(*_first_problem(error), store=store) from None
+    check_payload(plain, store=store, payload=payload)
+    document = {"schemaVersion": schema_version, "updatedAt": _TIME_PLACEHOLDER, "data": plain}
+    try:
+        encoded = pydantic_core.to_json(document, indent=2)
+    except (pydantic_core.PydanticSerializationError, UnicodeEncodeError):
+        _refuse_surrogate(plain, store)
+    head, _, tail = encoded.partition(_TIME_PLACEHOLDER.encode())
+    return EncodedStore(head, tail + b"\n")
+
+
+def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) -> None:
+    """Raise `InvalidRequestError` with the place when the payload model refuses the data."""
+    if payload is None:
+        return
+    try:
+        payload.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidRequestError(*_first_problem(error), store=store) from None
+
+
+def decode(content: bytes) -> Envelope:
+    """Read the bytes of a store file. Raises `EnvelopeError`, and nothing else, on any bytes."""
+    try:
+        document = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise EnvelopeError(InspectionFault.INVALID_JSON, str(error)[:200]) from None
+    if not isinstance(document, dict):
+        raise EnvelopeError(InspectionFault.INVALID_ENVELOPE, "the file is not a JSON object")
+    version = document.get("schemaVersion")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise EnvelopeError(InspectionFault.INVALID_ENVELOPE, "schemaVersion is not an integer")
+    updated_at = document.get("updatedAt")
+    return Envelope(
+        schema_version=version,
+        updated_at=updated_at if isinstance(updated_at, str) else None,
+        data=document.get("data"),
+    )
+
+
+def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None:
+    """Where and why a payload model refuses data that was read, or None when it does not."""
+    if payload is None:
+        return None
+    try:
+        payload.model_validate(data, by_alias=True, by_name=False)
+    except (ValidationError, RecursionError) as error:
+        if isinstance(error, ValidationError):
+            return ": ".join(_first_problem(error))
+        return "data: nested too deeply"
+    return None
+
+
+def _first_problem(error: ValidationError) -> tuple[str, str]:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    # The JSON validator inserts the names of its branches ("dict", "list") between the keys.
+    place = list(first["loc"])
+    if error.title.startswith("json-or-python"):
+        place = [part for index, part in enumerate(place) if index % 2 == 1]
+    if place and place[-1] == "[key]":
+        place.pop()
+    path = "data" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place)
+    more = error.error_count() - 1
+    return path, first["msg"] + (f" (and {more} more)" if more else "")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse_surrogate(data: object, store: str) -> NoReturn:
+    """Name the place of the text that cannot be written as UTF-8."""
+    pending: list[tuple[str, object]] = [("data", data)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend((f"{path}.{key!a}", key) for key in value)
+            pending.extend((f"{path}.{key}", item) for key, item in value.items())
+        elif isinstance(value, list):
+            pending.extend((f"{path}[{index}]", item) for index, item in enumerate(value))
+        elif isinstance(value, str) and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+            raise InvalidRequestError(
+                path.encode("ascii", "backslashreplace").decode(),
+                "the text holds a lone surrogate, which UTF-8 cannot carry",
+                store=store,
+            )
+    raise InvalidRequestError("data", "cannot be written as JSON", store=store)

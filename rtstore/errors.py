@@ -1,0 +1,346 @@
+"""Every error that rtstore raises, sorted by what the caller can do about it.
+
+* `CallError`: fix the call; nothing was written.
+* `RetryableError`: the same call may succeed later; nothing is committed.
+* `RecoveryNeededError`: the state on disk wants a look (`rtstore plan`) or a recovery first.
+* `StopError`: this process cannot go on with this database; every message says what can.
+
+Each error says what happened, to which thing, and what to run; the same facts are attributes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class RuntimeStoreError(Exception):
+    """Base class of everything raised on purpose by this library. Picklable."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(
+    cls: type[RuntimeStoreError], args: tuple[Any, ...], fields: dict[str, Any]
+) -> RuntimeStoreError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+# --- fix the call -------------------------------------------------------------------------------
+
+
+class CallError(RuntimeStoreError):
+    """The call cannot be carried out as it stands. Nothing was written."""
+
+
+class InvalidRequestError(CallError):
+    """An argument is wrong. `field` names it (`writes[0].data.members[2].name`)."""
+
+    def __init__(self, field: str, problem: str, *, store: str | None = None) -> None:
+        self.field = field
+        self.problem = problem
+        self.store = store
+        where = field if store is None else f"{field} ({store})"
+        super().__init__(f"{where}: {problem}")
+
+
+class UnknownStoreError(CallError):
+    """No descriptor of that name is registered."""
+
+    def __init__(self, store: str, known: tuple[str, ...]) -> None:
+        self.store = store
+        self.known = known
+        super().__init__(
+            f"unknown store {store!r}: no descriptor of that name is registered. "
+            f"Known: {', '.join(known)}. Pass descriptors=[...] to RuntimeStore.open to add one."
+        )
+
+
+class UnsafePathError(CallError):
+    """A store's path is not a plain file inside the runtime directory."""
+
+    def __init__(self, path: str, problem: str, *, store: str | None = None) -> None:
+        self.path = path
+        self.problem = problem
+        self.store = store
+        of_store = f" of store {store}" if store else ""
+        super().__init__(f"path {path!r}{of_store} {problem}")
+
+
+class WrongTeamError(CallError):
+    """The runtime directory belongs to another team."""
+
+    def __init__(self, directory: Path, expected: str, found: str) -> None:
+        self.directory = directory
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            f"{directory} holds the runtime store of team {found!r}, not of {expected!r}. "
+            f"Open it with team_name={found!r}, or give {expected!r} a directory of its own."
+        )
+
+
+class NotARuntimeDirectoryError(CallError):
+    """There is no control database here, or not yet."""
+
+    def __init__(self, directory: Path, problem: str, run: str) -> None:
+        self.directory = directory
+        self.problem = problem
+        self.run = run
+        super().__init__(f"{directory}: {problem}. Run: {run}")
+
+
+class LegacyImportError(CallError):
+    """The directory of the file-only ancestor cannot be imported as it is. Nothing was written."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"cannot import {path}: {problem}")
+
+
+# --- retry --------------------------------------------------------------------------------------
+
+
+class RetryableError(RuntimeStoreError):
+    """The same call may succeed later. Nothing of it is committed."""
+
+
+class LockTimeoutError(RetryableError):
+    """Another writer kept the writer lock for longer than the time-out."""
+
+    def __init__(self, path: Path, timeout_s: float, holder: str | None) -> None:
+        self.path = path
+        self.timeout_s = timeout_s
+        self.holder = holder
+        super().__init__(
+            f"the writer lock {path} was not free within {timeout_s:g} s: "
+            f"held by {holder or 'an unknown process'}. "
+            "Try again, or raise lock_timeout_s; the lock is freed when its holder ends."
+        )
+
+
+class ConflictError(RetryableError):
+    """Somebody committed a batch in between: the high watermark is not the expected one."""
+
+    def __init__(self, subject: str, expected: int, found: int) -> None:
+        self.subject = subject
+        self.expected_high_watermark = expected
+        self.high_watermark = found
+        super().__init__(
+            f"{subject} was made for high watermark {expected}, the store is at {found}. "
+            "Nothing was written: read again, decide again, then repeat the call."
+        )
+
+
+class BatchFailedError(RetryableError):
+    """A batch could not be published. It is marked failed, and the files are as before it.
+
+    When `undone` is false, putting the files back failed too: `rtstore recover` finishes it.
+    """
+
+    def __init__(self, batch_id: str, store: str, path: Path, cause: str, *, undone: bool) -> None:
+        self.batch_id = batch_id
+        self.store = store
+        self.path = path
+        self.cause = cause
+        self.undone = undone
+        outcome = (
+            "It is recorded as failed and every file is as it was before."
+            if undone
+            else "It is recorded as failed; putting the files back failed too. "
+            "Run: rtstore recover DIR (or open the store again)."
+        )
+        super().__init__(
+            f"batch {batch_id} could not write store {store} to {path}: {cause}. {outcome}"
+        )
+
+
+class StorageError(RetryableError):
+    """The operating system refused: disk full, no permission, or an input/output error."""
+
+    def __init__(self, path: Path, problem: str, cause: str) -> None:
+        self.path = path
+        self.problem = problem
+        self.cause = cause
+        super().__init__(f"{path}: {problem} ({cause}). Nothing was committed.")
+
+
+class DatabaseLockedError(RetryableError):
+    """Some other program holds an SQL lock on the control database."""
+
+    def __init__(self, path: Path, cause: str) -> None:
+        self.path = path
+        self.cause = cause
+        super().__init__(
+            f"{path} is locked by another program ({cause}). "
+            "Close the sqlite3 shell or tool that has an open transaction on it, and try again."
+        )
+
+
+# --- run recovery -------------------------------------------------------------------------------
+
+
+class RecoveryNeededError(RuntimeStoreError):
+    """The files and the database want a recovery, or a decision, before this can go on."""
+
+
+class BatchUnfinishedError(RecoveryNeededError):
+    """The batch is logged but was not finished here; opening the store finishes it.
+
+    `decided` is true when the log is known to be durable: the batch will happen. It is false when
+    the flush of the log itself failed: the batch may or may not have happened; look it up by id
+    after opening the store again.
+    """
+
+    def __init__(self, batch_id: str, cause: str, *, decided: bool) -> None:
+        self.batch_id = batch_id
+        self.cause = cause
+        self.decided = decided
+        outcome = (
+            "Its outcome is decided: it is in the log, and recovery will complete it"
+            if decided
+            else "Whether it is in the log is not known: it happens whole or not at all"
+        )
+        super().__init__(
+            f"batch {batch_id} was not finished: {cause}. {outcome}. "
+            "Open the store again (RuntimeStore.open or rtstore recover DIR)."
+        )
+
+
+class StoreFileChangedError(RecoveryNeededError):
+    """A store file is not what was committed: somebody else changed or removed it."""
+
+    def __init__(self, store: str, path: Path, expected: str, found: str | None) -> None:
+        self.store = store
+        self.path = path
+        self.expected_hash = expected
+        self.found_hash = found
+        what = "is missing" if found is None else "was changed by somebody else"
+        super().__init__(
+            f"{path} {what}: store {store} was committed as {expected}"
+            f"{'' if found is None else f', the file is {found}'}. "
+            "Run: rtstore plan DIR (read with verify=False to use the committed content)."
+        )
+
+
+class RecoveryFailedError(RecoveryNeededError):
+    """A step of a recovery failed. What was done before it stays done; run it again."""
+
+    def __init__(self, step: str, path: Path, cause: str) -> None:
+        self.step = step
+        self.path = path
+        self.cause = cause
+        super().__init__(
+            f"recovery stopped at {step} of {path}: {cause}. Nothing is lost: remove the cause "
+            "and open the store again (to look first: rtstore plan DIR)."
+        )
+
+
+# --- stop ---------------------------------------------------------------------------------------
+
+
+class StopError(RuntimeStoreError):
+    """This process cannot go on with this database."""
+
+
+class NewerStoreFileError(StopError):
+    """A store file was written by a newer program; it is never overwritten."""
+
+    def __init__(self, store: str, path: Path, found: int, supported: int) -> None:
+        self.store = store
+        self.path = path
+        self.found_version = found
+        self.supported_version = supported
+        super().__init__(
+            f"{path} (store {store}) has schema version {found}, this program knows {supported}. "
+            "It is left as it is: use the newer program, or move the file away."
+        )
+
+
+class NewerDatabaseError(StopError):
+    """The control database was made by a newer rtstore."""
+
+    def __init__(self, path: Path, found: str, supported: str) -> None:
+        self.path = path
+        self.found_revision = found
+        self.supported_revision = supported
+        super().__init__(
+            f"{path} is at revision {found}, this rtstore knows up to {supported}. "
+            "Nothing was touched. Run: pip install --upgrade rtstore"
+        )
+
+
+class OlderDatabaseError(StopError):
+    """The control database is older than this rtstore, and upgrading was not allowed."""
+
+    def __init__(self, path: Path, found: str, supported: str) -> None:
+        self.path = path
+        self.found_revision = found
+        self.supported_revision = supported
+        super().__init__(
+            f"{path} is at revision {found}, this rtstore needs {supported}. "
+            "Nothing was touched. Open it with upgrade=True."
+        )
+
+
+class ForeignDatabaseError(StopError):
+    """The file under the control database's name is not a control database of rtstore."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(
+            f"{path} is not a control database of rtstore: {problem}. Nothing was touched. "
+            "Move it away if it is not yours, or choose another directory."
+        )
+
+
+class CorruptDatabaseError(StopError):
+    """The control database is damaged."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(
+            f"{path} is damaged: {problem}. The JSON files are as they are. "
+            "Keep the whole directory, and restore the database from a back-up."
+        )
+
+
+class DatabaseFailedError(StopError):
+    """A flush of the database failed earlier in this process, so nothing more is written by it.
+
+    After a failed flush the operating system may have dropped what was written; only a process
+    that reads everything anew can know what is there.
+    """
+
+    def __init__(self, path: Path, cause: str) -> None:
+        self.path = path
+        self.cause = cause
+        super().__init__(
+            f"{path}: an earlier flush failed ({cause}), so this process writes no more. "
+            "Restart the process and open the store again."
+        )
+
+
+class UnusableEngineError(StopError):
+    """SQLite, or the file system, cannot give what the store promises."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path}: {problem}")
+
+
+class StoreClosedError(StopError):
+    """The store was closed, or was opened in another process (before a fork)."""
+
+    def __init__(self, directory: Path, problem: str) -> None:
+        self.directory = directory
+        self.problem = problem
+        super().__init__(f"the runtime store of {directory} {problem}. Open it again.")

@@ -1,0 +1,1 @@
+"""What the store does with files: durable replacement, safe paths, inspection, evidence."""

@@ -1,0 +1,93 @@
+"""A file replaced so that every reader, and every crash, sees the old version or the new one."""
+
+from __future__ import annotations
+
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from rtstore.files.system import FileSystem
+
+TEMPORARY_SUFFIX = ".rtstore-tmp"
+NEW_FILE_MODE = 0o666
+"""As any program would create it; the umask takes off what it must."""
+
+
+def temporary_path(target: Path) -> Path:
+    """Where a new version is written before it takes the name. One writer at a time, so one name:
+    what is found there under the writer lock is a dead writer's."""
+    return target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one of `temporary_path`."""
+    return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+
+
+def replace(
+    target: Path, content: bytes, *, mtime_ns: int | None, flush: bool, fs: FileSystem
+) -> None:
+    """Write a temporary file beside the target, all of it, and rename it over the target.
+
+    The permissions of the file that is replaced are kept. With `flush` the file and the name are
+    durable when it returns; without it the caller can write them again. A directory made on the
+    way has its parent flushed. Raises OSError; the target is then as before, and no temporary file
+    is left unless removing it failed too.
+    """
+    temporary = temporary_path(target)
+    make_directories(target.parent, fs)
+    with suppress(FileNotFoundError):
+        fs.unlink(temporary)
+    try:
+        _write_new(temporary, content, _mode_of(target, fs), mtime_ns, flush=flush, fs=fs)
+        fs.rename(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            fs.unlink(temporary)
+        raise
+    if flush:
+        fs.fsync_directory(target.parent)
+
+
+def make_directories(path: Path, fs: FileSystem) -> None:
+    """Make a directory and those above it that are missing; each new name is flushed."""
+    missing = []
+    while not fs.is_directory(path):
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        with suppress(FileExistsError):
+            fs.mkdir(directory)
+        fs.fsync_directory(directory.parent)
+
+
+def _mode_of(target: Path, fs: FileSystem) -> int | None:
+    try:
+        return stat.S_IMODE(fs.lstat(target).st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _write_new(
+    path: Path,
+    content: bytes,
+    mode: int | None,
+    mtime_ns: int | None,
+    *,
+    flush: bool,
+    fs: FileSystem,
+) -> None:
+    descriptor = fs.create(path, NEW_FILE_MODE if mode is None else mode)
+    try:
+        if mode is not None:
+            fs.set_mode(descriptor, mode)
+        remaining = memoryview(content)
+        while remaining:  # an unbuffered write may be short
+            written = fs.write(descriptor, remaining)
+            remaining = remaining[written:]
+        if mtime_ns is not None:
+            fs.set_mtime(descriptor, mtime_ns)
+        if flush:
+            fs.fsync(descriptor)
+    finally:
+        fs.close(descriptor)

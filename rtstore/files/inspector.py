@@ -1,0 +1,95 @@
+"""One store file held against its manifest entry."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rtstore.descriptors import Descriptor
+from rtstore.envelope import EnvelopeError, content_hash, decode, payload_problem
+from rtstore.errors import UnsafePathError
+from rtstore.files.paths import check_target, store_path
+from rtstore.files.system import FileSystem
+from rtstore.records import Inspection, InspectionFault, InspectionState, ManifestEntry
+
+
+class FileInspector:
+    """Looks at the store files of one runtime directory. Reads only, takes no lock."""
+
+    def __init__(self, directory: Path, fs: FileSystem | None = None) -> None:
+        self.directory = directory
+        self._fs = fs or FileSystem()
+
+    def inspect(self, descriptor: Descriptor, entry: ManifestEntry | None) -> Inspection:
+        """Hold a store's file against its entry; the first finding that fits is the answer.
+
+        Never raises on what it finds in or under the name of the file.
+        """
+        path = store_path(self.directory, descriptor.relative_path)
+        try:
+            check_target(self.directory, descriptor.relative_path, descriptor.schema_name, self._fs)
+            content, stat = self._fs.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return _finding(
+                descriptor,
+                InspectionState.MISSING,
+                message=f"Runtime store missing: {descriptor.schema_name}",
+            )
+        except (OSError, UnsafePathError) as error:
+            return _failed(descriptor, InspectionFault.UNREADABLE, str(error))
+        return _judge(descriptor, entry, content, stat)
+
+
+def _judge(
+    descriptor: Descriptor, entry: ManifestEntry | None, content: bytes, stat: os.stat_result
+) -> Inspection:
+    found: dict[str, Any] = {
+        "content_hash": content_hash(content),
+        "file_size": len(content),
+        "mtime_ns": stat.st_mtime_ns,
+    }
+    name = descriptor.schema_name
+    try:
+        envelope = decode(content)
+    except EnvelopeError as error:
+        return _failed(descriptor, error.fault, error.detail, **found)
+    found["schema_version"] = envelope.schema_version
+    if envelope.schema_version > descriptor.schema_version:
+        detail = (
+            f"version {envelope.schema_version}, this program knows {descriptor.schema_version}"
+        )
+        return _failed(descriptor, InspectionFault.FUTURE_SCHEMA, detail, **found)
+    problem = payload_problem(envelope.data, descriptor.payload)
+    if problem is not None:
+        return _failed(descriptor, InspectionFault.INVALID_DATA, problem, **found)
+    if entry is None:
+        message = f"Runtime store has no manifest entry: {name}"
+        return _finding(descriptor, InspectionState.UNCOMMITTED_WRITE, message=message, **found)
+    if entry.content_hash != found["content_hash"]:
+        message = f"Runtime store hash mismatch: {name}"
+        return _finding(descriptor, InspectionState.HASH_MISMATCH, message=message, **found)
+    return _finding(descriptor, InspectionState.HEALTHY, **found)
+
+
+def _failed(
+    descriptor: Descriptor, fault: InspectionFault, detail: str, **found: Any
+) -> Inspection:
+    state = (
+        InspectionState.FUTURE_SCHEMA
+        if fault is InspectionFault.FUTURE_SCHEMA
+        else InspectionState.QUARANTINED
+    )
+    message = f"Runtime store {descriptor.schema_name} failed inspection: {fault.value}"
+    return _finding(descriptor, state, fault=fault, message=message, detail=detail, **found)
+
+
+def _finding(descriptor: Descriptor, state: InspectionState, **facts: Any) -> Inspection:
+    return Inspection.model_validate(
+        {
+            "schema_name": descriptor.schema_name,
+            "relative_path": descriptor.relative_path,
+            "state": state,
+            **facts,
+        }
+    )

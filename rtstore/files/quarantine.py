@@ -1,0 +1,45 @@
+"""Evidence: files kept before they are overwritten, moved or removed.
+
+A quarantined file is named by its store file and the hash of its bytes, so that the same bytes are
+kept once, however often an interrupted recovery runs again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtstore.envelope import content_hash
+from rtstore.files import durable
+from rtstore.files.system import FileSystem
+
+QUARANTINE_DIRECTORY = "quarantine"
+_HASH_DIGITS = 32
+"""Enough that two different files never share a name by accident (128 bits)."""
+
+
+def quarantine_path(relative_path: str, hash_of_content: str) -> str:
+    """Where evidence of a store file is kept, relative to the runtime directory."""
+    digits = hash_of_content.removeprefix("sha256:")[:_HASH_DIGITS]
+    return f"{QUARANTINE_DIRECTORY}/{relative_path.replace('/', '__')}.{digits}"
+
+
+def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:
+    """Keep a copy of the bytes; gives its path relative to the runtime directory.
+
+    Durable, name included, when it returns. The original is not touched. Raises OSError.
+    """
+    kept_at = quarantine_path(relative_path, content_hash(content))
+    target = directory / kept_at
+    if _holds(target, content, fs):
+        return kept_at
+    durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
+    return kept_at
+
+
+def _holds(target: Path, content: bytes, fs: FileSystem) -> bool:
+    """Whether the evidence is there, whole; one that a crash cut short is written again."""
+    try:
+        found, _ = fs.read(target)
+    except OSError:
+        return False
+    return found == content

@@ -1,0 +1,98 @@
+"""The narrow seam to the operating system's files.
+
+Everything that the store does to files of a runtime directory, the control database apart, goes
+through these few calls; each is one or two system calls and decides nothing. Tests put another
+object in its place, to crash, fail or forget at any call.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+_NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)
+
+
+class FileSystem:
+    """The real file system. Every call raises `OSError`, as the operating system says it."""
+
+    def create(self, path: Path, mode: int) -> int:
+        """Create a file that must not exist, for writing; gives its descriptor."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY
+        return os.open(path, flags, mode)
+
+    def write(self, descriptor: int, content: memoryview) -> int:
+        """Write some of the content, perhaps not all; gives the number of bytes written."""
+        return os.write(descriptor, content)
+
+    def set_mode(self, descriptor: int, mode: int) -> None:
+        """Set the permission bits, whatever the umask."""
+        os.fchmod(descriptor, mode)
+
+    def set_mtime(self, descriptor: int, mtime_ns: int) -> None:
+        """Set the time of modification, in nanoseconds since 1970."""
+        os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+
+    def fsync(self, descriptor: int) -> None:
+        """Flush a file to the medium."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name, replacing what has it, in one step."""
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+        os.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        """Make one directory."""
+        os.mkdir(path)
+
+    def fsync_directory(self, path: Path) -> None:
+        """Flush the names in a directory to the medium."""
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSE_ON_EXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def lstat(self, path: Path) -> os.stat_result:
+        """What a name stands for, without following a symbolic link."""
+        return os.lstat(path)
+
+    def is_directory(self, path: Path) -> bool:
+        """Whether a name stands for a directory, through symbolic links."""
+        return os.path.isdir(path)
+
+    def list_directory(self, path: Path) -> list[str]:
+        """The names in a directory, in no order."""
+        return os.listdir(path)
+
+    def read(self, path: Path) -> tuple[bytes, os.stat_result]:
+        """The bytes of a regular file and what `fstat` says of the very file that was read.
+
+        Raises OSError for anything that is not a regular file: a symbolic link, a directory, a
+        pipe that nobody writes to.
+        """
+        descriptor = os.open(
+            path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING
+        )
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(f"{path} is not a regular file")
+            chunks = []
+            while chunk := os.read(descriptor, 1 << 20):
+                chunks.append(chunk)
+            return b"".join(chunks), found
+        finally:
+            os.close(descriptor)

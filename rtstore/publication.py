@@ -1,0 +1,332 @@
+"""A logged batch taken to its end: forward to committed, or back after a failure.
+
+The writer uses it while it lives, recovery when the writer died; both under the writer lock. What a
+batch does was decided when it was logged, so nothing here invents anything: contents, order, ids
+and times come from the log, and doing a step again does no harm.
+
+Order that must hold (breaking it loses data):
+
+* the batch is in the log, durable, before the first rename (`writer` sees to it);
+* a file that is neither what is committed nor what this batch writes is in quarantine, durable,
+  before it is replaced;
+* a batch is recorded as failed, durable, before anything is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.database import batches, contents, manifest, recovery_log
+from rtstore.database.contents import Retention
+from rtstore.database.engine import Database
+from rtstore.envelope import EnvelopeError, content_hash, decode
+from rtstore.errors import CorruptDatabaseError, NewerStoreFileError, StorageError
+from rtstore.files import durable, quarantine
+from rtstore.files.paths import check_target, store_path
+from rtstore.files.system import FileSystem
+from rtstore.records import (
+    BatchState,
+    LoggedBatch,
+    ManifestEntry,
+    PlannedWrite,
+    QuarantinedFile,
+    Record,
+)
+from rtstore.times import Clock
+
+CHANGED = "changed by somebody else before it was overwritten"
+
+
+class Durability(StrEnum):
+    """What is flushed when a batch returns."""
+
+    LOG = "log"
+    """The log only: one flush. After a loss of power, opening the store puts the files right."""
+    FILES = "files"
+    """The store files too, for readers that look before the store has been opened again."""
+
+
+class StoreFile(Record):
+    """One store file that is about to be replaced or removed."""
+
+    schema_name: str
+    schema_version: int
+    """What this program knows; a file of a newer version is never touched."""
+    relative_path: str
+
+
+class Publisher:
+    """Publishes, seals and undoes the logged batches of one runtime directory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        database: Database,
+        *,
+        clock: Clock,
+        durability: Durability = Durability.LOG,
+        retention: Retention | None = None,
+        fs: FileSystem | None = None,
+    ) -> None:
+        self.directory = directory
+        self.database = database
+        self.clock = clock
+        self.durability = durability
+        self.retention = retention or Retention()
+        self.fs = fs or FileSystem()
+
+    # --- forward --------------------------------------------------------------------------------
+
+    def publish(self, write: PlannedWrite, content: bytes) -> None:
+        """Put one planned write on disk. Raises OSError; the file is then as before."""
+        durable.replace(
+            store_path(self.directory, write.relative_path),
+            content,
+            mtime_ns=write.mtime_ns,
+            flush=self.durability is Durability.FILES,
+            fs=self.fs,
+        )
+
+    def seal(self, logged: LoggedBatch) -> int:
+        """Commit a published batch: entries, identity, high watermark; gives the new watermark.
+
+        Not flushed: should the seal be lost, the batch is still in the log, and recovery seals it
+        again with the same ids and times.
+        """
+        with self.database.write(flush=False) as connection:
+            high_watermark = manifest.load_head(connection).high_watermark + 1
+            batches.change_state(
+                connection,
+                logged,
+                BatchState.COMMITTED,
+                high_watermark=high_watermark,
+                completed_at=logged.writes[0].written_at,
+            )
+            manifest.seal(connection, logged, high_watermark=high_watermark)
+            contents.prune(
+                connection,
+                self.retention,
+                [write.schema_name for write in logged.writes],
+                logged.batch.batch_number,
+            )
+        return high_watermark
+
+    def roll_forward(self, logged: LoggedBatch) -> None:
+        """Finish a batch whose writer died, from the log.
+
+        The decision to go forward is recorded before the first file is touched, so that a second
+        crash continues it. Files that already hold what the batch wrote are left as they are.
+        Raises OSError, `StorageError`, `NewerStoreFileError` or `UnsafePathError` when a file
+        cannot be replaced; the batch then stays open.
+        """
+        number = logged.batch.batch_number
+        if logged.batch.state is BatchState.PREPARING:
+            with self.database.write(flush=True) as connection:
+                batches.change_state(connection, logged, BatchState.COMMITTING)
+        content_of = self.database.read(
+            lambda connection: {
+                write.schema_name: contents.load_content(connection, number, write.schema_name)
+                for write in logged.writes
+            }
+        )
+        entries = self._entries([write.schema_name for write in logged.writes])
+        for write in logged.writes:
+            content = content_of[write.schema_name]
+            if content is None or content_hash(content) != write.content_hash:
+                raise CorruptDatabaseError(
+                    self.database.path,
+                    f"batch {logged.batch.batch_id} is open, but its content for "
+                    f"{write.schema_name} is not in the log",
+                )
+            if self._holds(write):
+                continue
+            self.keep_evidence(
+                _file_of(write), entries.get(write.schema_name), logged.batch.batch_id, None
+            )
+            self.publish(write, content)
+        self.seal(logged)
+
+    # --- back -----------------------------------------------------------------------------------
+
+    def mark_failed(self, logged: LoggedBatch, cause: str) -> None:
+        """Record, durably, that a batch failed. From here it never comes back."""
+        with self.database.write(flush=True) as connection:
+            batches.change_state(
+                connection,
+                logged,
+                BatchState.FAILED,
+                completed_at=self.clock(),
+                last_error=cause,
+            )
+            manifest.mark_preparing(connection, None)
+
+    def undo(self, logged: LoggedBatch) -> None:
+        """Put the files that a failed batch published back as they were before it.
+
+        A store that had no file loses the one it got; the bytes are still in the log. Raises
+        OSError; recovery then finishes it.
+        """
+        for write in logged.writes:
+            if self._holds(write):
+                self._put_back(logged, write)
+
+    def _put_back(self, logged: LoggedBatch, write: PlannedWrite) -> None:
+        path = store_path(self.directory, write.relative_path)
+        evidence = self._evidence_of(logged.batch.batch_id, write.relative_path)
+        if evidence is not None:  # somebody else's version, kept before the batch replaced it
+            durable.replace(path, evidence, mtime_ns=None, flush=True, fs=self.fs)
+            return
+        self.restore(write.schema_name, path)
+
+    def restore(self, schema_name: str, path: Path) -> bool:
+        """Put the committed content of a store back; a store without an entry loses its file.
+
+        Gives False when there is an entry, but its content is not in the database: the file is
+        then left alone. Raises OSError. The caller has kept the evidence.
+        """
+        entry = self._entries([schema_name]).get(schema_name)
+        if entry is None:
+            with suppress(FileNotFoundError):
+                self.fs.unlink(path)
+                self.fs.fsync_directory(path.parent)
+            return True
+        content = self.database.read(
+            lambda connection: contents.load_content(connection, entry.batch_number, schema_name)
+        )
+        if content is None:
+            return False
+        durable.replace(path, content, mtime_ns=entry.mtime_ns, flush=True, fs=self.fs)
+        return True
+
+    # --- evidence -------------------------------------------------------------------------------
+
+    def keep_evidence(
+        self,
+        file: StoreFile,
+        entry: ManifestEntry | None,
+        batch_id: str | None,
+        plan_id: str | None,
+        *,
+        reason: str = CHANGED,
+    ) -> QuarantinedFile | None:
+        """`look_for_evidence` for a recovery: always by hash, with the row written at once."""
+        kept = self.look_for_evidence(
+            file, entry, batch_id, plan_id, reason=reason, trust_mtime=False
+        )
+        if kept is not None:
+            with self.database.write(flush=True) as connection:
+                recovery_log.record_evidence(connection, [kept])
+        return kept
+
+    def look_for_evidence(
+        self,
+        file: StoreFile,
+        entry: ManifestEntry | None,
+        batch_id: str | None,
+        plan_id: str | None = None,
+        *,
+        reason: str = CHANGED,
+        trust_mtime: bool = True,
+    ) -> QuarantinedFile | None:
+        """Keep a copy of a file that is not what is committed, unless the database has its bytes.
+
+        With `trust_mtime`, size and time are compared first, the hash only where those differ; a
+        recovery does not trust them, for a loss of power may leave both right and the bytes wrong.
+        The copy is durable when this returns; the caller writes the row. Raises
+        `NewerStoreFileError` for a file of a newer schema version, `UnsafePathError` for what is
+        not a regular file, and `StorageError` when it cannot be read or copied; nothing is
+        overwritten then.
+        """
+        check_target(self.directory, file.relative_path, file.schema_name, self.fs)
+        path = store_path(self.directory, file.relative_path)
+        try:
+            stat = self.fs.lstat(path)
+            if (
+                trust_mtime
+                and entry is not None
+                and (stat.st_size, stat.st_mtime_ns) == (entry.file_size, entry.mtime_ns)
+            ):
+                return None
+            found, _ = self.fs.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(
+                path, "the file differs from what is committed and cannot be read", str(error)
+            ) from error
+        found_hash = content_hash(found)
+        if entry is not None and entry.content_hash == found_hash:
+            return None
+        _refuse_newer(file, path, found)
+        if self.database.read(
+            lambda connection: batches.wrote_same_bytes(
+                connection, file.schema_name, found_hash, but_not=None
+            )
+        ):
+            return None
+        try:
+            kept_at = quarantine.keep(self.directory, file.relative_path, found, self.fs)
+        except OSError as error:
+            raise StorageError(
+                path, "the file differs from what is committed and cannot be kept", str(error)
+            ) from error
+        return QuarantinedFile(
+            quarantine_number=0,
+            schema_name=file.schema_name,
+            relative_path=file.relative_path,
+            quarantine_path=kept_at,
+            reason=reason,
+            content_hash=found_hash,
+            file_size=len(found),
+            quarantined_at=self.clock(),
+            plan_id=plan_id,
+            batch_id=batch_id,
+        )
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def _holds(self, write: PlannedWrite) -> bool:
+        """Whether the file is, byte for byte, what the batch writes."""
+        try:
+            found, _ = self.fs.read(store_path(self.directory, write.relative_path))
+        except OSError:
+            return False
+        return content_hash(found) == write.content_hash
+
+    def _entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
+        return self.database.read(lambda connection: manifest.load_entries(connection, names))
+
+    def _evidence_of(self, batch_id: str, relative_path: str) -> bytes | None:
+        def find(connection: Connection) -> str | None:
+            for item in recovery_log.list_evidence(connection):
+                if item.batch_id == batch_id and item.relative_path == relative_path:
+                    return item.quarantine_path
+            return None
+
+        kept_at = self.database.read(find)
+        if kept_at is None:
+            return None
+        content, _ = self.fs.read(self.directory / kept_at)
+        return content
+
+
+def _file_of(write: PlannedWrite) -> StoreFile:
+    return StoreFile(
+        schema_name=write.schema_name,
+        schema_version=write.schema_version,
+        relative_path=write.relative_path,
+    )
+
+
+def _refuse_newer(file: StoreFile, path: Path, found: bytes) -> None:
+    try:
+        version = decode(found).schema_version
+    except EnvelopeError:
+        return
+    if version > file.schema_version:
+        raise NewerStoreFileError(file.schema_name, path, version, file.schema_version)

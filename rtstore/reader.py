@@ -1,0 +1,163 @@
+"""Reading what is committed, from the database, with an eye on the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from rtstore.database import batches, contents, manifest
+from rtstore.database.engine import Database
+from rtstore.descriptors import (
+    COMPATIBILITY_SNAPSHOT,
+    DELIVERY_JOURNAL,
+    LAUNCH_STATE,
+    LAUNCH_TRANSACTION,
+    PERMISSION_REQUESTS,
+    SESSION_STORE,
+    Descriptor,
+    Registry,
+)
+from rtstore.envelope import content_hash, decode, payload_problem
+from rtstore.errors import StoreFileChangedError
+from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
+from rtstore.invariants import validate_invariants
+from rtstore.lock import WriterLock
+from rtstore.records import LoggedBatch, Manifest, ManifestEntry, Snapshot, StoreContent
+from rtstore.times import parse_time
+
+_SAME = "same"
+_LOOKS = 50
+
+_INVARIANT_STORES = {
+    "launch_state": LAUNCH_STATE,
+    "session_store": SESSION_STORE,
+    "transaction": LAUNCH_TRANSACTION,
+    "delivery_journal": DELIVERY_JOURNAL,
+    "permission_store": PERMISSION_REQUESTS,
+    "compatibility_snapshot": COMPATIBILITY_SNAPSHOT,
+}
+
+
+class StoreReader:
+    """Reads the committed contents of one runtime directory. Takes no lock."""
+
+    def __init__(
+        self,
+        directory: Path,
+        database: Database,
+        registry: Registry,
+        lock: WriterLock,
+        fs: FileSystem,
+    ) -> None:
+        self._directory = directory
+        self._database = database
+        self._registry = registry
+        self._lock = lock
+        self._fs = fs
+
+    def load(self, names: Sequence[str]) -> dict[str, StoreContent]:
+        """The committed contents of some stores as of one batch; absent where there are none."""
+        return self._database.read(lambda connection: _load(connection, names))
+
+    def snapshot(self, names: Sequence[str]) -> Snapshot:
+        """The same, with the high watermark that it is of."""
+        return self._database.read(
+            lambda connection: Snapshot(
+                high_watermark=manifest.load_head(connection).high_watermark,
+                contents=_load(connection, names),
+            )
+        )
+
+    def invariant_failures(self) -> list[str]:
+        """What the committed contents contradict each other in, as of one batch."""
+
+        def query(connection: Connection) -> tuple[Manifest, dict[str, StoreContent]]:
+            names = [name for name in _INVARIANT_STORES.values() if name in self._registry]
+            return manifest.load(connection), _load(connection, names)
+
+        current, content_of = self._database.read(query)
+        stores = {
+            argument: self._invariant_data(name, content_of.get(name))
+            for argument, name in _INVARIANT_STORES.items()
+        }
+        return validate_invariants(manifest=current, **stores)
+
+    def check_file(self, descriptor: Descriptor) -> None:
+        """Raise `StoreFileChangedError` unless the file is what is committed.
+
+        A living writer may have put its next version there already, or sealed it since the entry
+        was read; so a file that differs is held against the rows once more.
+        """
+        name, path = descriptor.schema_name, store_path(self._directory, descriptor.relative_path)
+        for _ in range(_LOOKS):
+            before = self._database.read(lambda connection: _entry_and_open(connection, name))
+            entry, _, _ = before
+            found = self._hash_unless_same(path, entry)
+            if found is _SAME or (entry is None and found is None):
+                return
+            after = self._database.read(lambda connection: _entry_and_open(connection, name))
+            if found in after[1] and self._lock.is_held():
+                return  # published by a living writer, and about to be committed
+            if before == after:
+                expected = "nothing" if entry is None else entry.content_hash
+                raise StoreFileChangedError(name, path, expected, found)
+        return  # batches come faster than we can look: then nobody else's version lasted either
+
+    def _hash_unless_same(self, path: Path, entry: ManifestEntry | None) -> str | None:
+        try:
+            if entry is not None:
+                stat = self._fs.lstat(path)
+                if (stat.st_size, stat.st_mtime_ns) == (entry.file_size, entry.mtime_ns):
+                    return _SAME
+            found = content_hash(self._fs.read(path)[0])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            return f"unreadable ({error})"
+        return _SAME if entry is not None and found == entry.content_hash else found
+
+    def _invariant_data(self, name: str, content: StoreContent | None) -> dict[str, Any] | None:
+        """The committed data of a store; None where there is none that its model accepts (the
+        inspection of the file says so then)."""
+        if content is None or not isinstance(content.data, dict):
+            return None
+        if payload_problem(content.data, self._registry.get(name).payload) is not None:
+            return None
+        return content.data
+
+
+def _entry_and_open(
+    connection: Connection, name: str
+) -> tuple[ManifestEntry | None, frozenset[str], tuple[LoggedBatch, ...]]:
+    """A store's entry, the hashes that open batches have planned for it, and those batches."""
+    open_batches = batches.load_open(connection)
+    planned = frozenset(
+        write.content_hash
+        for logged in open_batches
+        for write in logged.writes
+        if write.schema_name == name
+    )
+    return manifest.load_entries(connection, [name]).get(name), planned, open_batches
+
+
+def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreContent]:
+    found = {}
+    for name, content, entry, batch in contents.current_with_batch(connection, names):
+        envelope = decode(content)
+        found[name] = StoreContent(
+            schema_name=name,
+            schema_version=envelope.schema_version,
+            data=envelope.data,
+            updated_at=parse_time(batch.written_at),
+            content_hash=entry.content_hash,
+            batch_id=batch.batch_id,
+            high_watermark=batch.high_watermark,
+            run_id=entry.run_id,
+            capability_snapshot_id=entry.capability_snapshot_id,
+            behavior_fingerprint=entry.behavior_fingerprint,
+        )
+    return found

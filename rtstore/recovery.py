@@ -1,0 +1,291 @@
+"""A plan carried out, under the writer lock, step by step; every step is recorded.
+
+    1 lock      no writer is alive now, so what is open was left by a dead one
+    2 check     the plan still fits: its team, its high watermark
+    3 record    the run and its actions, before the first of them
+    4 act       each action looks at its store again, keeps evidence, then changes the file
+    5 look      a fresh plan shows what is left; the run is complete
+
+Interrupted anywhere, it is run again: each action looks at what is there now, an open batch goes on
+from where it was, evidence of the same bytes has the same name. A step that fails is recorded as
+failed and leaves its store as it was; the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rtstore.database import batches, manifest, recovery_log
+from rtstore.database.engine import Database
+from rtstore.descriptors import Descriptor, Registry
+from rtstore.errors import ConflictError, RecoveryFailedError, RuntimeStoreError, WrongTeamError
+from rtstore.files import durable
+from rtstore.files.inspector import FileInspector
+from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
+from rtstore.lock import WriterLock
+from rtstore.planner import RecoveryPlanner
+from rtstore.publication import Publisher, StoreFile
+from rtstore.records import (
+    ActionKind,
+    ActionOutcome,
+    Inspection,
+    InspectionState,
+    LoggedBatch,
+    ManifestEntry,
+    RecoveryAction,
+    RecoveryPlan,
+    RecoveryReport,
+    RecoveryStep,
+    RecoveryTrigger,
+)
+from rtstore.times import Clock
+
+logger = logging.getLogger("rtstore.recovery")
+
+SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
+"""What opening a store does by itself: none of it needs a decision, and nothing is lost by it."""
+
+
+class Recovery:
+    """Carries out plans for one runtime directory."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        database: Database,
+        planner: RecoveryPlanner,
+        publisher: Publisher,
+        lock: WriterLock,
+        *,
+        clock: Clock,
+        fs: FileSystem,
+    ) -> None:
+        self._registry = registry
+        self._database = database
+        self._planner = planner
+        self._publisher = publisher
+        self._lock = lock
+        self._clock = clock
+        self._fs = fs
+        self._inspector: FileInspector = planner.inspector
+        self._directory: Path = planner.inspector.directory
+
+    # --- the two ways in ------------------------------------------------------------------------
+
+    def finish_what_is_safe(self, team_name: str) -> RecoveryReport | None:
+        """Do what opening a store does by itself; None when there was nothing to do.
+
+        Takes the writer lock only when there is something to do. Raises `RecoveryFailedError` when
+        an open batch cannot be finished: nothing can be written before it is. A file that cannot be
+        put back is logged, and stays in the plan.
+        """
+        plan = self._planner.build_plan(team_name=team_name, expected=None)
+        if not _safe(plan) and not self._stray_files():
+            return None
+        with self._lock.hold():
+            self._sweep()
+            plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
+            actions = _safe(plan)
+            if not actions:
+                return None
+            report = self._run(plan, actions, RecoveryTrigger.OPEN)
+        for step in report.steps:
+            if (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED):
+                raise RecoveryFailedError(
+                    f"{step.action.kind} ({step.action.schema_name})",
+                    self._directory,
+                    step.detail or "unknown cause",
+                )
+        return report
+
+    def carry_out(self, plan: RecoveryPlan, team_name: str) -> RecoveryReport:
+        """Carry out every action of a plan that needs no help from the runtime.
+
+        Raises `WrongTeamError` and `ConflictError` when the plan does not fit (any more); nothing
+        is done then. What each action came to is in the report, failures included.
+        """
+        with self._lock.hold():
+            head = self._database.read(manifest.load_head)
+            if team_name != head.team_name or plan.team_name != head.team_name:
+                raise WrongTeamError(self._directory, plan.team_name, head.team_name)
+            if plan.high_watermark != head.high_watermark:
+                raise ConflictError("the plan", plan.high_watermark, head.high_watermark)
+            self._sweep()
+            actions = [action for action in plan.actions if action.kind is not ActionKind.NONE]
+            if not actions:
+                return RecoveryReport(run_number=None, plan=plan, steps=(), remaining=plan)
+            return self._run(plan, actions, RecoveryTrigger.RECOVER)
+
+    # --- a run ----------------------------------------------------------------------------------
+
+    def _run(
+        self, plan: RecoveryPlan, actions: Sequence[RecoveryAction], started_by: RecoveryTrigger
+    ) -> RecoveryReport:
+        with self._database.write(flush=True) as connection:
+            run_number = recovery_log.begin_run(
+                connection, plan, actions, started_by, self._clock()
+            )
+        steps = []
+        for position, action in enumerate(actions):
+            step = self._step(action, plan)
+            steps.append(step)
+            with self._database.write(flush=False) as connection:
+                recovery_log.record_step(connection, run_number, position, step, self._clock())
+            logger.log(
+                logging.WARNING if step.outcome is ActionOutcome.FAILED else logging.INFO,
+                "%s of %s: %s%s",
+                action.kind,
+                action.schema_name,
+                step.outcome,
+                f" ({step.detail})" if step.detail else "",
+            )
+        remaining = self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)
+        with self._database.write(flush=True) as connection:
+            recovery_log.end_run(connection, run_number, remaining.readiness_impact, self._clock())
+            manifest.mark_recovery(connection, plan.plan_id)
+        return RecoveryReport(
+            run_number=run_number, plan=plan, steps=tuple(steps), remaining=remaining
+        )
+
+    def _step(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        carry_out: dict[ActionKind, Callable[[RecoveryAction, RecoveryPlan], RecoveryStep]] = {
+            ActionKind.ROLL_FORWARD: self._roll_forward,
+            ActionKind.RESTORE_COMMITTED: self._restore,
+            ActionKind.QUARANTINE: self._quarantine,
+            ActionKind.BLOCK_READINESS: self._unblock,
+        }
+        try:
+            return carry_out.get(action.kind, _left_to_runtime)(action, plan)
+        except (OSError, RuntimeStoreError) as error:
+            if self._database.failure is not None:
+                raise  # the database itself failed: nothing can be recorded, nothing may go on
+            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=str(error))
+
+    # --- actions --------------------------------------------------------------------------------
+
+    def _roll_forward(self, action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
+        if self._open_batch(action) is None:  # by an earlier action: a batch goes as a whole
+            return _done(action, f"batch {action.batch_id} is finished")
+        for logged in self._database.read(batches.load_open):  # oldest first, always
+            if logged.has_contents:
+                self._publisher.roll_forward(logged)
+            if logged.batch.batch_id == action.batch_id:
+                break
+        return _done(action, f"batch {action.batch_id} finished from the log")
+
+    def _restore(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        descriptor = self._registry.get(action.schema_name)
+        inspection, entry = self._look(descriptor)
+        if inspection.state is InspectionState.HEALTHY:
+            return _skipped(action, "the file is healthy by now")
+        kept = self._publisher.keep_evidence(
+            _file_of(descriptor), entry, None, plan.plan_id, reason=inspection.message or "damaged"
+        )
+        path = store_path(self._directory, descriptor.relative_path)
+        if not self._publisher.restore(action.schema_name, path):
+            return _skipped(action, "its committed content is not in the database")
+        what = "removed: nothing is committed" if entry is None else "committed content put back"
+        return _done(action, what + (f"; evidence: {kept.quarantine_path}" if kept else ""))
+
+    def _quarantine(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        descriptor = self._registry.get(action.schema_name)
+        inspection, entry = self._look(descriptor)
+        if inspection.state is InspectionState.HEALTHY:
+            return _skipped(action, "the file is healthy by now")
+        if inspection.state is InspectionState.MISSING:
+            return _skipped(action, "there is no file")
+        # What this program cannot read is exactly what is moved aside, so no version is too new.
+        anything = _file_of(descriptor).model_copy(update={"schema_version": 1 << 62})
+        kept = self._publisher.keep_evidence(
+            anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
+        )
+        path = store_path(self._directory, descriptor.relative_path)
+        where = f"moved to {kept.quarantine_path}" if kept else "its bytes are in the database"
+        if entry is not None and self._publisher.restore(action.schema_name, path):
+            return _done(action, f"{where}; committed content put back")
+        with suppress(FileNotFoundError):
+            self._fs.unlink(path)
+        self._fs.fsync_directory(path.parent)
+        return _done(action, f"{where}; nothing to put back")
+
+    def _unblock(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        """An imported batch that was never finished is closed: nothing of it can be repeated."""
+        logged = self._open_batch(action)
+        if logged is None or logged.has_contents:
+            return _left_to_runtime(action, plan)
+        self._publisher.mark_failed(
+            logged, "imported unfinished; its contents were never logged, so recovery closed it"
+        )
+        return _done(action, f"batch {action.batch_id} closed as failed; no file was touched")
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def _open_batch(self, action: RecoveryAction) -> LoggedBatch | None:
+        for logged in self._database.read(batches.load_open):
+            if logged.batch.batch_id == action.batch_id:
+                return logged
+        return None
+
+    def _look(self, descriptor: Descriptor) -> tuple[Inspection, ManifestEntry | None]:
+        name = descriptor.schema_name
+        entry = self._database.read(
+            lambda connection: manifest.load_entries(connection, [name])
+        ).get(name)
+        return self._inspector.inspect(descriptor, entry), entry
+
+    # --- temporary files ------------------------------------------------------------------------
+
+    def _stray_files(self) -> list[Path]:
+        """Temporary files in the folders of the stores. A living writer has one at a time, so only
+        under the lock are they a dead writer's."""
+        folders = {
+            store_path(self._directory, descriptor.relative_path).parent
+            for descriptor in self._registry
+        } | {self._directory}
+        found: list[Path] = []
+        for folder in sorted(folders):
+            with suppress(OSError):
+                found.extend(
+                    folder / name
+                    for name in self._fs.list_directory(folder)
+                    if durable.is_temporary(name)
+                )
+        return found
+
+    def _sweep(self) -> None:
+        """Remove temporary files. What they were to become is in the log, whole."""
+        for path in self._stray_files():
+            try:
+                self._fs.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                logger.warning("temporary file %s cannot be removed: %s", path, error)
+
+
+def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:
+    return [action for action in plan.actions if action.kind in SAFE_KINDS]
+
+
+def _file_of(descriptor: Descriptor) -> StoreFile:
+    return StoreFile(
+        schema_name=descriptor.schema_name,
+        schema_version=descriptor.schema_version,
+        relative_path=descriptor.relative_path,
+    )
+
+
+def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
+    return _skipped(action, "waits for the runtime to write the store again")
+
+
+def _done(action: RecoveryAction, detail: str) -> RecoveryStep:
+    return RecoveryStep(action=action, outcome=ActionOutcome.DONE, detail=detail)
+
+
+def _skipped(action: RecoveryAction, detail: str) -> RecoveryStep:
+    return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)

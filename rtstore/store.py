@@ -1,0 +1,391 @@
+"""`RuntimeStore`: the facade that most callers need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rtstore.database import manifest, recovery_log, upgrade
+from rtstore.database.batches import ReceiptStore
+from rtstore.database.contents import Retention
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.database.manifest import ManifestStore
+from rtstore.descriptors import Descriptor, Registry
+from rtstore.directory import how_to_make, make, register
+from rtstore.errors import (
+    InvalidRequestError,
+    LockTimeoutError,
+    NotARuntimeDirectoryError,
+    StorageError,
+    WrongTeamError,
+)
+from rtstore.files.inspector import FileInspector
+from rtstore.files.system import FileSystem
+from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
+from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
+from rtstore.planner import RecoveryPlanner
+from rtstore.publication import Durability
+from rtstore.reader import StoreReader
+from rtstore.readiness import build_readiness
+from rtstore.records import (
+    Batch,
+    BatchReason,
+    Manifest,
+    QuarantinedFile,
+    ReadinessCheck,
+    RecoveryPlan,
+    RecoveryReport,
+    RunIdentity,
+    Snapshot,
+    StoreContent,
+)
+from rtstore.recovery import Recovery
+from rtstore.times import Clock, utc_now
+from rtstore.writer import BatchRequest, BatchWriter, StoreWrite
+
+Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
+
+_CLOSING_TIMEOUT_S = 1.0
+
+
+class RuntimeStore:
+    """The state of one agent runtime: JSON files, and the database that makes them transactional.
+
+    Made by `RuntimeStore.open`; a context manager. Safe to share between threads, not across a fork
+    (open it again in the child).
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        database: Database,
+        registry: Registry,
+        *,
+        clock: Clock,
+        batch_id_factory: IdFactory,
+        receipt_id_factory: IdFactory,
+        plan_id_factory: IdFactory,
+        durability: Durability,
+        retention: Retention,
+        lock: WriterLock,
+        fs: FileSystem,
+        team_name: str,
+    ) -> None:
+        self.directory = directory
+        self.team_name = team_name
+        self.descriptors = registry
+        self.database = database
+        self.lock = lock
+        self.last_recovery: RecoveryReport | None = None
+        """What opening the store had to put right, or None."""
+        self._fs = fs
+        self._manifest_store = ManifestStore(database, team_name=team_name, clock=clock)
+        self._receipt_store = ReceiptStore(database)
+        self._writer = BatchWriter(
+            directory,
+            self._manifest_store,
+            self._receipt_store,
+            batch_id_factory=batch_id_factory,
+            receipt_id_factory=receipt_id_factory,
+            clock=clock,
+            lock=lock,
+            durability=durability,
+            retention=retention,
+            fs=fs,
+        )
+        self._planner = RecoveryPlanner(
+            registry,
+            self._manifest_store,
+            self._receipt_store,
+            FileInspector(directory, fs),
+            plan_id_factory=plan_id_factory,
+            clock=clock,
+            lock=lock,
+        )
+        self._reader = StoreReader(directory, database, registry, lock, fs)
+        self._recovery = Recovery(
+            registry,
+            database,
+            self._planner,
+            self._writer.publisher,
+            lock,
+            clock=clock,
+            fs=fs,
+        )
+
+    # --- opening and closing --------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | Path,
+        *,
+        team_name: str | None = None,
+        descriptors: Iterable[Descriptor] | None = None,
+        clock: Clock = utc_now,
+        batch_id_factory: IdFactory = new_batch_id,
+        receipt_id_factory: IdFactory = new_receipt_id,
+        plan_id_factory: IdFactory = new_plan_id,
+        durability: Durability | str = Durability.LOG,
+        lock_timeout_s: float = DEFAULT_TIMEOUT_S,
+        retention: Retention | None = None,
+        recover: bool = True,
+        read_only: bool = False,
+        fs: FileSystem | None = None,
+    ) -> Self:
+        """Open the store of a runtime directory; make both if they are not there yet.
+
+        Opening finishes by itself what is safe and local: a batch whose writer died goes forward
+        from the log, a failed one finishes its undoing, a torn or missing file is put back from the
+        committed content, temporary files go. What it did is in `last_recovery` and in the table
+        `recovery_runs`. With `recover=False` everything is left as found.
+
+        Args:
+            directory: the runtime directory.
+            team_name: whose state it is. Needed to make a store; checked when there is one.
+            descriptors: the stores of this runtime; they are remembered. Default: those remembered,
+                or the known stores of an OpenCode team.
+            clock, batch_id_factory, receipt_id_factory, plan_id_factory: where times and ids come
+                from.
+            durability: `log` (one flush a batch) or `files` (the store files are flushed too).
+            lock_timeout_s: how long a write waits for other writers, in seconds.
+            retention: how much history is kept.
+            recover: whether to put right what is safe to.
+            read_only: open for looking only: makes no file, changes nothing, takes no lock.
+            fs: the seam to the file system, for tests.
+
+        Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError` (nothing is
+        made or changed), `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError`
+        (nothing is touched), `LockTimeoutError`, `StorageError`, `RecoveryFailedError`.
+        """
+        directory = Path(directory)
+        fs = fs or FileSystem()
+        registry = None if descriptors is None else Registry(descriptors)
+        durability = _durability(durability)
+        lock = WriterLock(directory, lock_timeout_s)
+        path = directory / DATABASE_NAME
+        if not upgrade.exists(path):
+            if read_only:
+                raise NotARuntimeDirectoryError(
+                    directory, "there is no runtime store here", how_to_make(directory, team_name)
+                )
+            make(directory, team_name, registry, lock, clock, fs)
+        upgrade.inspect_revision(path)
+        database = Database(path, read_only=read_only)
+        try:
+            found = database.read(manifest.load_head).team_name
+            if team_name not in (None, found):
+                assert team_name is not None  # noqa: S101 - the line above
+                raise WrongTeamError(directory, team_name, found)
+            store = cls(
+                directory,
+                database,
+                register(database, registry, lock, read_only=read_only),
+                clock=clock,
+                batch_id_factory=batch_id_factory,
+                receipt_id_factory=receipt_id_factory,
+                plan_id_factory=plan_id_factory,
+                durability=durability,
+                retention=retention or Retention(),
+                lock=lock,
+                fs=fs,
+                team_name=found,
+            )
+            if recover and not read_only:
+                store.last_recovery = store._recovery.finish_what_is_safe(found)
+        except BaseException:
+            database.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close the database. Everything written is durable already; closing twice is harmless.
+
+        The last connection to close moves the WAL into the database, which must not happen beside
+        a writer, so the writer lock is held; when it cannot be had, somebody else has the database
+        open and does it later.
+        """
+        if self.database.read_only:
+            self.database.close()
+            return
+        try:
+            with self.lock.hold(_CLOSING_TIMEOUT_S):
+                self.database.close()
+        except (LockTimeoutError, StorageError, InvalidRequestError):
+            self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def write_batch(
+        self,
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+        writes: Writes,
+        expected_high_watermark: int | None = None,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """Write several stores as one atomic batch; gives it with its receipts.
+
+        Durable when it returns: all of it is there, whatever dies and when. `writes` maps store
+        names to their new data (plain JSON values, or a pydantic model), and is published in its
+        order. See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the
+        errors.
+        """
+        items = writes.items() if isinstance(writes, Mapping) else writes
+        request = BatchRequest(
+            team_name=self.team_name,
+            identity=_identity(identity),
+            reason=_reason(reason),
+            writes=tuple(
+                StoreWrite(descriptor=self.descriptors.get(name), data=data) for name, data in items
+            ),
+        )
+        return self._writer.write_batch(
+            request, expected_high_watermark=expected_high_watermark, batch_id=batch_id
+        )
+
+    def update(
+        self,
+        store: str,
+        change: Callable[[Any], Any],
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+    ) -> Batch:
+        """Read, change and write one store under the writer lock, so that no update is lost.
+
+        `change` gets the committed data (None before the first), which it may modify, and gives the
+        new data. Raises `StoreFileChangedError` when somebody else changed the file: their edit is
+        neither used nor overwritten.
+        """
+        descriptor = self.descriptors.get(store)
+        return self._writer.update(
+            descriptor,
+            change,
+            team_name=self.team_name,
+            identity=_identity(identity),
+            reason=_reason(reason),
+            check_current=lambda: self._reader.check_file(descriptor),
+        )
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def read(self, store: str, *, verify: bool = True) -> StoreContent:
+        """The committed content of a store, from the database; takes no lock.
+
+        The file's size and time are held against the entry, its hash where those differ. Raises
+        `StoreFileChangedError` when somebody else changed or removed the file (with `verify=False`
+        the file is not looked at), and `InvalidRequestError` when nothing is committed for it.
+        """
+        descriptor = self.descriptors.get(store)
+        content = self._reader.load([store]).get(store)
+        if verify:
+            self._reader.check_file(descriptor)
+        if content is None:
+            raise InvalidRequestError(
+                "store", "no committed content: it was never written in a batch", store=store
+            )
+        return content
+
+    def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
+        """Several stores (default: all) as of one batch, from the database; takes no lock and does
+        not look at the files. A store that was never written is absent."""
+        names = [
+            self.descriptors.get(name).schema_name
+            for name in (self.descriptors.names if stores is None else stores)
+        ]
+        return self._reader.snapshot(names)
+
+    def manifest(self) -> Manifest:
+        """What is committed now."""
+        return self._manifest_store.read()
+
+    def batches(self, *, limit: int | None = None) -> list[Batch]:
+        """The batches, oldest first, with their receipts; the newest `limit` of them."""
+        return self._receipt_store.list(limit=limit)
+
+    def batch(self, batch_id: str) -> Batch | None:
+        """One batch with its receipts, or None when it is not known (any more)."""
+        return self._receipt_store.get(batch_id)
+
+    def quarantined_files(self) -> list[QuarantinedFile]:
+        """The evidence kept so far, oldest first."""
+        return self.database.read(recovery_log.list_evidence)
+
+    # --- planning and recovery --------------------------------------------------------------------
+
+    def plan_recovery(self, *, expected: RunIdentity | None = None) -> RecoveryPlan:
+        """Hold every store file against the database and say what to do; takes no lock.
+
+        `expected` is the run identity that the runtime is about to use; without it the entries are
+        held against the identity of the last committed batch.
+        """
+        survey = self._planner.survey()
+        return self._planner.plan_of(
+            survey,
+            team_name=self.team_name,
+            expected=expected or survey.view.manifest.active_identity,
+        )
+
+    def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
+        """Whether the runtime may start on this state: the plan and the cross-store invariants."""
+        return self.assess(expected=expected)[1]
+
+    def assess(self, *, expected: RunIdentity | None = None) -> tuple[RecoveryPlan, ReadinessCheck]:
+        """The plan, and the readiness that follows from it and from the invariants."""
+        plan = self.plan_recovery(expected=expected)
+        return plan, build_readiness(
+            recovery_plan=plan, invariant_failures=self.invariant_failures()
+        )
+
+    def invariant_failures(self) -> list[str]:
+        """What the committed contents contradict each other in."""
+        return self._reader.invariant_failures()
+
+    def recover(self, plan: RecoveryPlan) -> RecoveryReport:
+        """Carry out a plan: open batches go forward, committed contents are put back, files that
+        are not ours to judge are moved into quarantine. What needs the runtime (rebuilding a store,
+        a run that is stale) is left, and stays in `remaining`.
+
+        Raises `ConflictError` when a batch was committed since the plan was made.
+        """
+        report = self._recovery.carry_out(plan, self.team_name)
+        if report.run_number is None:
+            return report
+        return report.model_copy(update={"remaining": self.plan_recovery()})
+
+
+def _identity(identity: RunIdentity) -> RunIdentity:
+    if not isinstance(identity, RunIdentity):
+        raise InvalidRequestError("identity", "must be a RunIdentity")
+    return identity
+
+
+def _reason(reason: BatchReason | str) -> BatchReason:
+    try:
+        return BatchReason(reason)
+    except ValueError:
+        known = ", ".join(BatchReason)
+        raise InvalidRequestError("reason", f"{reason!r} is not one of: {known}") from None
+
+
+def _durability(durability: Durability | str) -> Durability:
+    try:
+        return Durability(durability)
+    except ValueError:
+        known = ", ".join(Durability)
+        raise InvalidRequestError("durability", f"{durability!r} is not one of: {known}") from None

@@ -1,0 +1,41 @@
+"""Times as the store keeps them: UTC, milliseconds, fixed width, `Z`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, PlainSerializer
+
+Clock = Callable[[], datetime]
+"""Anything that tells the time as an aware `datetime`."""
+
+
+def utc_now() -> datetime:
+    """The default clock."""
+    return datetime.now(UTC)
+
+
+def to_utc_ms(moment: datetime) -> datetime:
+    """The same moment in UTC, cut to milliseconds. Raises ValueError for a naive datetime."""
+    if moment.tzinfo is None:
+        raise ValueError("a time needs a time zone: the store keeps UTC")
+    utc = moment.astimezone(UTC)
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+
+
+def format_time(moment: datetime) -> str:
+    """`2026-04-21T12:00:00.000Z`: always 24 characters, so that text order is time order."""
+    return to_utc_ms(moment).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> datetime:
+    """Read a time with a time zone, as `format_time` writes it. Raises ValueError for others."""
+    return to_utc_ms(datetime.fromisoformat(text))
+
+
+Timestamp = Annotated[
+    datetime, AfterValidator(to_utc_ms), PlainSerializer(format_time, return_type=str)
+]
+"""A moment in a record: an aware `datetime` in Python, fixed-width text when dumped."""

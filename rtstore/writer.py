@@ -1,0 +1,450 @@
+"""The commit protocol: several store files written as one batch, all there or not at all.
+
+    1 validate   the request, the paths, the data; nothing is touched
+    2 lock       the writer lock; finish what a dead writer left; keep evidence of foreign files
+    3 log        batch, planned writes and contents in one flushed SQL transaction  <- commit point
+    4 publish    each file: a temporary file beside it, renamed over it; no flush
+    5 seal       entries, identity, high watermark, state `committed`; no flush
+    6 unlock     and return the batch with its receipts
+
+**Must** hold, or data is lost: contents and planned writes are durable before the first rename; a
+`preparing` batch goes forward, never back, unless its living writer recorded it as failed; a batch
+marked failed never comes back; the content of every current entry stays in the database; no file
+that differs from what is committed is destroyed without its copy in quarantine. **Should** hold,
+and is repaired when not: temporary files are gone, files are on disk, old history is gone.
+
+What a crash leaves, and what then happens:
+
+* before 3, or in 3: no row of the batch. Files and manifest are as before; nothing to do. (Evidence
+  kept in step 2 may lie in quarantine without its row; the same bytes get the same name again.)
+* between 3 and 4, or between two renames: the batch is `preparing`; some files are new. The planner
+  sees an open batch whose lock is free: `roll_forward` for each of its stores, readiness blocked.
+  Opening the store publishes the rest from the log and seals.
+* after the last rename, or in 5: as above; the files are already right, so only the seal is made.
+* after 5, power lost, the un-flushed seal gone: the log was flushed, so the batch is `preparing`
+  again and is sealed again, with the ids and times that the caller was told.
+* after 5, power lost, the seal kept (a later batch's flush took it along), files lost or torn: a
+  current file's hash is wrong. The planner sees `missing`, `quarantined`, or what an earlier batch
+  wrote: `restore_committed`, done when the store is opened, from the content in the database.
+
+Errors while the writer lives: publishing fails -> the batch is recorded as failed, durably, then
+what was published is put back (`BatchFailedError`). The database fails after the commit point ->
+`BatchUnfinishedError`, the outcome is decided. The flush of the log fails -> nobody knows what is
+on the medium: `BatchUnfinishedError` with `decided=False`, and this process writes no more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from rtstore.database import batches, contents, manifest, recovery_log
+from rtstore.database.batches import ReceiptStore
+from rtstore.database.contents import Retention
+from rtstore.database.manifest import ManifestHead, ManifestStore
+from rtstore.descriptors import Descriptor
+from rtstore.envelope import EncodedStore, content_hash, decode, encode
+from rtstore.errors import (
+    BatchFailedError,
+    BatchUnfinishedError,
+    ConflictError,
+    InvalidRequestError,
+    RuntimeStoreError,
+    WrongTeamError,
+)
+from rtstore.files.paths import check_target, store_path
+from rtstore.files.system import FileSystem
+from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
+from rtstore.lock import WriterLock
+from rtstore.publication import Durability, Publisher, StoreFile
+from rtstore.records import (
+    Batch,
+    BatchReason,
+    BatchState,
+    LoggedBatch,
+    ManifestEntry,
+    PlannedWrite,
+    QuarantinedFile,
+    Record,
+    RunIdentity,
+)
+from rtstore.times import Clock, to_utc_ms, utc_now
+
+
+class StoreWrite(Record):
+    """New data for one store."""
+
+    descriptor: Descriptor
+    data: Any
+
+
+class BatchRequest(Record):
+    """What is to be written as one batch, in the order in which the files are published."""
+
+    team_name: str
+    identity: RunIdentity
+    reason: BatchReason
+    writes: tuple[StoreWrite, ...]
+
+
+class _Draft:
+    """A validated request: everything encoded but for the time, which is known under the lock."""
+
+    def __init__(self, request: BatchRequest, batch_id: str | None, started_at: datetime) -> None:
+        self.request = request
+        self.batch_id = batch_id
+        self.started_at = started_at
+        self.encoded: list[tuple[Descriptor, EncodedStore]] = []
+
+
+class BatchWriter:
+    """Writes batches into one runtime directory. Safe to share between threads.
+
+    The factories make the ids of batches and receipts, the clock gives their times; both are part
+    of what is written, and tests inject them.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        manifest_store: ManifestStore,
+        receipt_store: ReceiptStore,
+        *,
+        batch_id_factory: IdFactory = new_batch_id,
+        receipt_id_factory: IdFactory = new_receipt_id,
+        clock: Clock = utc_now,
+        lock: WriterLock | None = None,
+        durability: Durability = Durability.LOG,
+        retention: Retention | None = None,
+        fs: FileSystem | None = None,
+    ) -> None:
+        self.directory = directory
+        self.database = manifest_store.database
+        self.receipt_store = receipt_store
+        self.lock = lock or WriterLock(directory)
+        self.publisher = Publisher(
+            directory,
+            self.database,
+            clock=clock,
+            durability=durability,
+            retention=retention,
+            fs=fs,
+        )
+        self._batch_id_factory = batch_id_factory
+        self._receipt_id_factory = receipt_id_factory
+        self._clock = clock
+
+    def write_batch(
+        self,
+        request: BatchRequest,
+        *,
+        expected_high_watermark: int | None = None,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """Write all stores of the request as one batch; gives it with its receipts.
+
+        Durable when it returns: the batch survives the death of the process and a loss of power.
+        The files are in place; they are flushed only with `Durability.FILES`.
+
+        With `expected_high_watermark` the batch is written only while the manifest is there
+        (compare and swap). With a `batch_id` that was committed before, the first result is given
+        back when the contents are the same.
+
+        Raises `CallError` for a bad request (nothing written), `ConflictError`, `LockTimeoutError`,
+        `StorageError`, `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError`
+        (in the log, or perhaps so), `DatabaseFailedError`.
+        """
+        draft = self._validate(request, batch_id)
+        with self.lock.hold():
+            repeated = self._already_written(draft)
+            if repeated is not None:
+                return repeated
+            self._finish_open_batches()
+            return self._write(draft, expected_high_watermark)
+
+    def update(
+        self,
+        descriptor: Descriptor,
+        change: Callable[[Any], Any],
+        *,
+        team_name: str,
+        identity: RunIdentity,
+        reason: BatchReason,
+        check_current: Callable[[], None] | None = None,
+    ) -> Batch:
+        """Read, change and write one store under the writer lock: no update is lost.
+
+        `change` gets the committed data (None before the first) and gives the new data. It runs
+        under the lock, so it should be quick, and it must not write to the store itself. What it
+        raises comes out unchanged, and nothing is written. Otherwise as `write_batch`.
+        """
+        with self.lock.hold():
+            self._finish_open_batches()
+            if check_current is not None:
+                check_current()
+            name = descriptor.schema_name
+            current = self.database.read(
+                lambda connection: contents.current_contents(connection, [name])
+            )
+            data = change(decode(current[name]).data if name in current else None)
+            if data is None:
+                raise InvalidRequestError(
+                    "change", "the function returned None: it must return the new data", store=name
+                )
+            request = BatchRequest(
+                team_name=team_name,
+                identity=identity,
+                reason=reason,
+                writes=(StoreWrite(descriptor=descriptor, data=data),),
+            )
+            return self._write(self._validate(request, None), None)
+
+    # --- 1: validate ----------------------------------------------------------------------------
+
+    def _validate(self, request: BatchRequest, batch_id: str | None) -> _Draft:
+        """Check and encode everything that can be without looking at the directory."""
+        if not request.writes:
+            raise InvalidRequestError("writes", "a batch writes at least one store; it is empty")
+        if batch_id is not None and not batch_id.strip():
+            raise InvalidRequestError("batch_id", "an id is not empty")
+        draft = _Draft(request, batch_id, to_utc_ms(self._clock()))
+        seen: set[str] = set()
+        for write in request.writes:
+            descriptor = write.descriptor
+            if descriptor.schema_name in seen:
+                raise InvalidRequestError(
+                    "writes", "the store is in the batch twice", store=descriptor.schema_name
+                )
+            seen.add(descriptor.schema_name)
+            encoded = encode(
+                schema_version=descriptor.schema_version,
+                data=write.data,
+                store=descriptor.schema_name,
+                payload=descriptor.payload,
+            )
+            draft.encoded.append((descriptor, encoded))
+        return draft
+
+    # --- 2: lock, and look at what is there -------------------------------------------------------
+
+    def _finish_open_batches(self) -> None:
+        """Roll forward what a dead writer left. We hold its lock, so it is dead."""
+        for logged in self.receipt_store.open_batches():
+            if logged.has_contents:
+                try:
+                    self.publisher.roll_forward(logged)
+                except OSError as error:
+                    raise BatchUnfinishedError(
+                        logged.batch.batch_id, str(error), decided=True
+                    ) from error
+
+    def _already_written(self, draft: _Draft) -> Batch | None:
+        """The first result of a batch that is written again under the same id.
+
+        Encoding is deterministic, so the same data at the time of the first writing must give the
+        same bytes; that holds even where the contents have left the history.
+        """
+        if draft.batch_id is None:
+            return None
+        self._finish_open_batches()
+        first = self.receipt_store.get(draft.batch_id)
+        if first is None:
+            return None
+        if first.state is BatchState.FAILED:
+            raise InvalidRequestError(
+                "batch_id", f"batch {first.batch_id} failed before, and stays so: take a new id"
+            )
+        request = draft.request
+        identity = RunIdentity(
+            run_id=first.run_id or "?",
+            capability_snapshot_id=first.capability_snapshot_id,
+            behavior_fingerprint=first.behavior_fingerprint,
+        )
+        now = {descriptor.schema_name: encoded for descriptor, encoded in draft.encoded}
+        same = (
+            (identity, first.reason) == (request.identity, request.reason)
+            and now.keys() == {receipt.schema_name for receipt in first.receipts}
+            and all(
+                content_hash(now[receipt.schema_name].at(receipt.written_at))
+                == receipt.content_hash
+                for receipt in first.receipts
+            )
+        )
+        if not same:
+            raise InvalidRequestError(
+                "batch_id",
+                f"batch {first.batch_id} was written before with other contents: take a new id",
+            )
+        return first
+
+    def _check_manifest(self, draft: _Draft, expected_high_watermark: int | None) -> ManifestHead:
+        head = self.database.read(manifest.load_head)
+        if head.team_name != draft.request.team_name:
+            raise WrongTeamError(self.directory, draft.request.team_name, head.team_name)
+        if expected_high_watermark not in (None, head.high_watermark):
+            assert expected_high_watermark is not None  # noqa: S101 - the line above
+            raise ConflictError("this batch", expected_high_watermark, head.high_watermark)
+        return head
+
+    def _keep_evidence(self, draft: _Draft, batch_id: str) -> list[QuarantinedFile]:
+        """Look at every target: refuse unsafe paths and newer files first, then copy what somebody
+        else changed into quarantine. The rows are written with the log."""
+        entries = self._entries(draft)
+        for descriptor, _ in draft.encoded:
+            check_target(
+                self.directory, descriptor.relative_path, descriptor.schema_name, self.publisher.fs
+            )
+        kept = []
+        for descriptor, _ in draft.encoded:
+            file = StoreFile(
+                schema_name=descriptor.schema_name,
+                schema_version=descriptor.schema_version,
+                relative_path=descriptor.relative_path,
+            )
+            evidence = self.publisher.look_for_evidence(
+                file, entries.get(descriptor.schema_name), batch_id
+            )
+            if evidence is not None:
+                kept.append(evidence)
+        return kept
+
+    def _entries(self, draft: _Draft) -> dict[str, ManifestEntry]:
+        names = [descriptor.schema_name for descriptor, _ in draft.encoded]
+        return self.database.read(lambda connection: manifest.load_entries(connection, names))
+
+    # --- 3 to 5 -----------------------------------------------------------------------------------
+
+    def _write(self, draft: _Draft, expected_high_watermark: int | None) -> Batch:
+        """Steps 2 to 5 for a validated draft; the lock is held and no batch is open."""
+        self._check_manifest(draft, expected_high_watermark)
+        batch_id = draft.batch_id or self._batch_id_factory()
+        evidence = self._keep_evidence(draft, batch_id)
+        logged, content_of = self._log(draft, batch_id, evidence)
+        self._publish(logged, content_of)
+        return self._seal(logged)
+
+    def _log(
+        self, draft: _Draft, batch_id: str, evidence: Sequence[QuarantinedFile]
+    ) -> tuple[LoggedBatch, dict[str, bytes]]:
+        """Step 3. When the commit returns, the batch will happen; before it, nothing has."""
+        written_at = to_utc_ms(self._clock())
+        content_of = {
+            descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in draft.encoded
+        }
+        writes = self._plan_writes(draft, content_of, written_at)
+        batch = self._new_batch(draft, batch_id)
+        try:
+            with self.database.write(flush=True) as connection:
+                self._check_ids(batch, writes, connection)
+                number = batches.insert_batch(connection, batch)
+                batches.insert_writes(connection, number, writes)
+                contents.insert_contents(connection, number, content_of)
+                recovery_log.record_evidence(connection, evidence)
+                manifest.mark_preparing(connection, batch_id)
+        except RuntimeStoreError as error:
+            if self.database.failure is not None:
+                raise BatchUnfinishedError(batch_id, str(error), decided=False) from error
+            raise
+        logged = LoggedBatch(
+            batch=batch.model_copy(update={"batch_number": number}), writes=tuple(writes)
+        )
+        return logged, content_of
+
+    def _publish(self, logged: LoggedBatch, content_of: dict[str, bytes]) -> None:
+        """Step 4. May fail; then the batch is recorded as failed and undone."""
+        for write in logged.writes:
+            try:
+                self.publisher.publish(write, content_of[write.schema_name])
+            except OSError as error:
+                self._fail(logged, write, error)
+
+    def _seal(self, logged: LoggedBatch) -> Batch:
+        """Step 5. Must not fail the batch: its outcome was decided in step 3."""
+        try:
+            high_watermark = self.publisher.seal(logged)
+        except RuntimeStoreError as error:
+            raise BatchUnfinishedError(logged.batch.batch_id, str(error), decided=True) from error
+        batch = logged.batch
+        return batch.model_copy(
+            update={
+                "state": BatchState.COMMITTED,
+                "high_watermark": high_watermark,
+                "completed_at": logged.writes[0].written_at,
+                "receipts": tuple(batches.receipt_of(batch, write) for write in logged.writes),
+            }
+        )
+
+    def _fail(self, logged: LoggedBatch, write: PlannedWrite, cause: OSError) -> None:
+        """Record the failure, then undo. Always raises."""
+        batch_id = logged.batch.batch_id
+        path = store_path(self.directory, write.relative_path)
+        try:
+            self.publisher.mark_failed(logged, f"{write.schema_name}: {cause}")
+        except RuntimeStoreError as error:
+            # Not recorded as failed, so it is still in the log, and goes forward.
+            raise BatchUnfinishedError(batch_id, f"{cause}; then {error}", decided=True) from cause
+        try:
+            self.publisher.undo(logged)
+        except (OSError, RuntimeStoreError) as error:
+            raise BatchFailedError(
+                batch_id, write.schema_name, path, f"{cause}; then {error}", undone=False
+            ) from cause
+        raise BatchFailedError(
+            batch_id, write.schema_name, path, str(cause), undone=True
+        ) from cause
+
+    # --- parts of step 3 ----------------------------------------------------------------------
+
+    def _plan_writes(
+        self, draft: _Draft, content_of: dict[str, bytes], written_at: datetime
+    ) -> list[PlannedWrite]:
+        # Microseconds are what every usual file system keeps exactly.
+        mtime_ns = time.time_ns() // 1000 * 1000
+        return [
+            PlannedWrite(
+                position=position,
+                schema_name=descriptor.schema_name,
+                schema_version=descriptor.schema_version,
+                relative_path=descriptor.relative_path,
+                content_hash=content_hash(content_of[descriptor.schema_name]),
+                file_size=len(content_of[descriptor.schema_name]),
+                mtime_ns=mtime_ns,
+                receipt_id=self._receipt_id_factory(),
+                written_at=written_at,
+            )
+            for position, (descriptor, _) in enumerate(draft.encoded)
+        ]
+
+    def _new_batch(self, draft: _Draft, batch_id: str) -> Batch:
+        identity = draft.request.identity
+        return Batch(
+            batch_number=0,
+            batch_id=batch_id,
+            team_name=draft.request.team_name,
+            run_id=identity.run_id,
+            capability_snapshot_id=identity.capability_snapshot_id,
+            behavior_fingerprint=identity.behavior_fingerprint,
+            reason=draft.request.reason,
+            state=BatchState.PREPARING,
+            started_at=draft.started_at,
+        )
+
+    def _check_ids(
+        self, batch: Batch, writes: Sequence[PlannedWrite], connection: Connection
+    ) -> None:
+        """Ids come from outside (factories, callers), so they are checked like any other input."""
+        if batches.find_batch(connection, batch.batch_id) is not None:
+            raise InvalidRequestError(
+                "batch_id_factory", f"it made {batch.batch_id!r}, which is taken"
+            )
+        receipt_ids = [write.receipt_id for write in writes]
+        taken = batches.known_receipts(connection, receipt_ids)
+        if taken or len(set(receipt_ids)) < len(receipt_ids):
+            raise InvalidRequestError(
+                "receipt_id_factory", f"it made {(taken or receipt_ids)[0]!r}, which is taken"
+            )
