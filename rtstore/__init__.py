@@ -12,6 +12,7 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore, default_manifest
 from rtstore.database.upgrade import migrations_path
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
@@ -48,6 +49,7 @@ from rtstore.planner import RecoveryPlanner
 from rtstore.planning import build_plan
 from rtstore.publication import Durability
 from rtstore.readiness import build_readiness
+from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
 from rtstore.records import (
     ActionKind,
     ActionOutcome,
@@ -69,12 +71,13 @@ from rtstore.records import (
     RecoveryAction,
     RecoveryPlan,
     RecoveryReport,
+    RecoveryStep,
     RunIdentity,
     Snapshot,
     StoreContent,
 )
 from rtstore.store import RuntimeStore
-from rtstore.writer import BatchRequest, BatchWriter, StoreWrite
+from rtstore.writer import BatchWriter
 
 try:
     __version__ = version("rtstore")
@@ -122,7 +125,10 @@ __all__ = [
     "ReadinessCheck",
     "ReadinessImpact",
     "ReadinessReason",
+    "RebuildRequest",
     "RebuildStrategy",
+    "Rebuilder",
+    "Rebuilders",
     "Receipt",
     "ReceiptStore",
     "RecoveryAction",
@@ -131,6 +137,7 @@ __all__ = [
     "RecoveryPlan",
     "RecoveryPlanner",
     "RecoveryReport",
+    "RecoveryStep",
     "Registry",
     "Retention",
     "RetryableError",

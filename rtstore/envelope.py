@@ -53,9 +53,21 @@ class EncodedStore:
         self._head = head
         self._tail = tail
 
+    @classmethod
+    def exactly(cls, content: bytes) -> EncodedStore:
+        """A file whose bytes are what they are, time included: one that is adopted."""
+        return _ExactStore(content, b"")
+
     def at(self, moment: datetime) -> bytes:
         """The bytes of the file when written at that moment."""
         return self._head + format_time(moment).encode() + self._tail
+
+
+class _ExactStore(EncodedStore):
+    __slots__ = ()
+
+    def at(self, moment: datetime) -> bytes:  # noqa: ARG002 - its time is in it
+        return self._head
 
 
 def content_hash(content: bytes) -> str:

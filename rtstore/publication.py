@@ -14,20 +14,23 @@ Order that must hold (breaking it loses data):
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from sqlalchemy import Connection
 
 from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
+from rtstore.descriptors import Descriptor
 from rtstore.envelope import EnvelopeError, content_hash, decode
 from rtstore.errors import CorruptDatabaseError, NewerStoreFileError, StorageError
 from rtstore.files import durable, quarantine
-from rtstore.files.paths import check_target, store_path
+from rtstore.files.paths import check_directory, check_target, store_path
 from rtstore.files.system import FileSystem
 from rtstore.records import (
     BatchState,
@@ -38,6 +41,9 @@ from rtstore.records import (
     Record,
 )
 from rtstore.times import Clock
+
+ANY_VERSION = 1 << 62
+"""For a file that is moved aside or made way for: no version of it is too new for that."""
 
 CHANGED = "changed by somebody else before it was overwritten"
 
@@ -58,6 +64,15 @@ class StoreFile(Record):
     schema_version: int
     """What this program knows; a file of a newer version is never touched."""
     relative_path: str
+
+    @classmethod
+    def of(cls, store: Descriptor | PlannedWrite) -> Self:
+        """The file of a store, as its descriptor or a planned write knows it."""
+        return cls(
+            schema_name=store.schema_name,
+            schema_version=store.schema_version,
+            relative_path=store.relative_path,
+        )
 
 
 class Publisher:
@@ -146,7 +161,7 @@ class Publisher:
             if self._holds(write):
                 continue
             self.keep_evidence(
-                _file_of(write), entries.get(write.schema_name), logged.batch.batch_id, None
+                StoreFile.of(write), entries.get(write.schema_name), logged.batch.batch_id, None
             )
             self.publish(write, content)
         self.seal(logged)
@@ -214,7 +229,11 @@ class Publisher:
         *,
         reason: str = CHANGED,
     ) -> QuarantinedFile | None:
-        """`look_for_evidence` for a recovery: always by hash, with the row written at once."""
+        """`look_for_evidence` for a recovery: always by hash, with the row written at once. What
+        is not a regular file (a directory, a link) is moved into quarantine as it is."""
+        moved = self._move_aside(file, batch_id, plan_id, reason)
+        if moved is not None:
+            return moved
         kept = self.look_for_evidence(
             file, entry, batch_id, plan_id, reason=reason, trust_mtime=False
         )
@@ -288,6 +307,37 @@ class Publisher:
             batch_id=batch_id,
         )
 
+    def _move_aside(
+        self, file: StoreFile, batch_id: str | None, plan_id: str | None, reason: str
+    ) -> QuarantinedFile | None:
+        path = store_path(self.directory, file.relative_path)
+        try:
+            found = self.fs.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISREG(found.st_mode):
+            return None
+        if "/" in file.relative_path:  # real directories on the way, or nothing is touched
+            parent = file.relative_path.rpartition("/")[0]
+            check_directory(self.directory, parent, file.schema_name, self.fs)
+        moved = QuarantinedFile(
+            quarantine_number=0,
+            schema_name=file.schema_name,
+            relative_path=file.relative_path,
+            quarantine_path=quarantine.aside_path(file.relative_path, found),
+            reason=reason,
+            content_hash=None,
+            file_size=None,
+            quarantined_at=self.clock(),
+            plan_id=plan_id,
+            batch_id=batch_id,
+        )
+        # The row first: it says where to look, even if the move is all that a crash leaves.
+        with self.database.write(flush=True) as connection:
+            recovery_log.record_evidence(connection, [moved])
+        quarantine.move_aside(self.directory, file.relative_path, moved.quarantine_path, self.fs)
+        return moved
+
     # --- looking --------------------------------------------------------------------------------
 
     def _holds(self, write: PlannedWrite) -> bool:
@@ -304,7 +354,8 @@ class Publisher:
     def _evidence_of(self, batch_id: str, relative_path: str) -> bytes | None:
         def find(connection: Connection) -> str | None:
             for item in recovery_log.list_evidence(connection):
-                if item.batch_id == batch_id and item.relative_path == relative_path:
+                same = (item.batch_id, item.relative_path) == (batch_id, relative_path)
+                if same and item.content_hash is not None:
                     return item.quarantine_path
             return None
 
@@ -313,14 +364,6 @@ class Publisher:
             return None
         content, _ = self.fs.read(self.directory / kept_at)
         return content
-
-
-def _file_of(write: PlannedWrite) -> StoreFile:
-    return StoreFile(
-        schema_name=write.schema_name,
-        schema_version=write.schema_version,
-        relative_path=write.relative_path,
-    )
 
 
 def _refuse_newer(file: StoreFile, path: Path, found: bytes) -> None:

@@ -412,11 +412,14 @@ class QuarantinedFile(Record):
     relative_path: str
     quarantine_path: str
     reason: str
-    content_hash: str
-    file_size: int
+    content_hash: str | None
+    """None for what is not a regular file: it was moved as it was."""
+    file_size: int | None
     quarantined_at: Timestamp
     plan_id: str | None = None
     batch_id: str | None = None
+    restored_at: Timestamp | None = None
+    """When it was taken back to where it was, if it was."""
 
 
 # --- reading ------------------------------------------------------------------------------------

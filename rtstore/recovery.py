@@ -4,7 +4,8 @@
     2 check     the plan still fits: its team, its high watermark
     3 record    the run and its actions, before the first of them
     4 act       each action looks at its store again, keeps evidence, then changes the file
-    5 look      a fresh plan shows what is left; the run is complete
+    5 rebuild   without the lock: functions of the runtime; what they return becomes a batch
+    6 look      a fresh plan shows what is left; the run is complete
 
 Interrupted anywhere, it is run again: each action looks at what is there now, an open batch goes on
 from where it was, evidence of the same bytes has the same name. A step that fails is recorded as
@@ -28,7 +29,8 @@ from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
-from rtstore.publication import Publisher, StoreFile
+from rtstore.publication import ANY_VERSION, Publisher, StoreFile
+from rtstore.rebuilding import Rebuilding
 from rtstore.records import (
     ActionKind,
     ActionOutcome,
@@ -48,6 +50,28 @@ logger = logging.getLogger("rtstore.recovery")
 
 SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
 """What opening a store does by itself: none of it needs a decision, and nothing is lost by it."""
+
+
+_REBUILD = "have the runtime rebuild the store, and write what it returns as a batch"
+_INTENTIONS = {
+    ActionKind.ROLL_FORWARD: "finish the batch from the log",
+    ActionKind.RESTORE_COMMITTED: "keep the file as evidence and put the committed content back",
+    ActionKind.QUARANTINE: "move the file into quarantine and put back what is committed",
+    ActionKind.BLOCK_READINESS: "leave it to the runtime, or close a batch that was imported open",
+}
+
+
+class _Run:
+    """A recovery under way: its number, its actions, and what became of those carried out."""
+
+    def __init__(self, number: int, actions: list[RecoveryAction]) -> None:
+        self.number = number
+        self.actions = actions
+        self.steps: dict[int, RecoveryStep] = {}
+
+    def rebuilding(self, rebuilding: Rebuilding) -> set[str]:
+        """The stores that are to be rebuilt already."""
+        return {action.schema_name for action in self.actions if rebuilding.concerns(action)}
 
 
 class Recovery:
@@ -92,7 +116,10 @@ class Recovery:
             actions = _safe(plan)
             if not actions:
                 return None
-            report = self._run(plan, actions, RecoveryTrigger.OPEN)
+            run = self._begin(plan, actions, RecoveryTrigger.OPEN)
+            for position, action in enumerate(actions):
+                self._record(run, position, self._step(action, plan))
+            report = self._end(run, plan)
         for step in report.steps:
             if (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED):
                 raise RecoveryFailedError(
@@ -102,54 +129,92 @@ class Recovery:
                 )
         return report
 
-    def carry_out(self, plan: RecoveryPlan, team_name: str) -> RecoveryReport:
-        """Carry out every action of a plan that needs no help from the runtime.
+    def carry_out(
+        self, plan: RecoveryPlan, team_name: str, rebuilding: Rebuilding
+    ) -> RecoveryReport:
+        """Carry out every action of a plan, and the rebuilds that it makes possible.
 
         Raises `WrongTeamError` and `ConflictError` when the plan does not fit (any more); nothing
         is done then. What each action came to is in the report, failures included.
         """
+        actions = [action for action in plan.actions if action.kind is not ActionKind.NONE]
         with self._lock.hold():
-            head = self._database.read(manifest.load_head)
-            if team_name != head.team_name or plan.team_name != head.team_name:
-                raise WrongTeamError(self._directory, plan.team_name, head.team_name)
-            if plan.high_watermark != head.high_watermark:
-                raise ConflictError("the plan", plan.high_watermark, head.high_watermark)
+            self._check_fits(plan, team_name)
             self._sweep()
-            actions = [action for action in plan.actions if action.kind is not ActionKind.NONE]
             if not actions:
                 return RecoveryReport(run_number=None, plan=plan, steps=(), remaining=plan)
-            return self._run(plan, actions, RecoveryTrigger.RECOVER)
+            run = self._begin(plan, actions, RecoveryTrigger.RECOVER)
+            for position, action in enumerate(actions):
+                if not rebuilding.concerns(action):
+                    self._record(run, position, self._step(action, plan))
+            # A file that is in quarantine by now may be one to rebuild.
+            for action in self._look_again(plan).actions:
+                if rebuilding.concerns(action) and action.schema_name not in run.rebuilding(
+                    rebuilding
+                ):
+                    self._append(run, action)
+        for position, action in enumerate(run.actions):
+            if position not in run.steps:  # without the lock: rebuilders take their time
+                step = rebuilding.rebuild(action, plan)
+                with self._lock.hold():
+                    self._record(run, position, step)
+        with self._lock.hold():
+            return self._end(run, plan)
 
-    # --- a run ----------------------------------------------------------------------------------
-
-    def _run(
-        self, plan: RecoveryPlan, actions: Sequence[RecoveryAction], started_by: RecoveryTrigger
-    ) -> RecoveryReport:
-        with self._database.write(flush=True) as connection:
-            run_number = recovery_log.begin_run(
-                connection, plan, actions, started_by, self._clock()
-            )
-        steps = []
-        for position, action in enumerate(actions):
-            step = self._step(action, plan)
-            steps.append(step)
-            with self._database.write(flush=False) as connection:
-                recovery_log.record_step(connection, run_number, position, step, self._clock())
-            logger.log(
-                logging.WARNING if step.outcome is ActionOutcome.FAILED else logging.INFO,
-                "%s of %s: %s%s",
-                action.kind,
-                action.schema_name,
-                step.outcome,
-                f" ({step.detail})" if step.detail else "",
-            )
-        remaining = self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)
-        with self._database.write(flush=True) as connection:
-            recovery_log.end_run(connection, run_number, remaining.readiness_impact, self._clock())
-            manifest.mark_recovery(connection, plan.plan_id)
-        return RecoveryReport(
-            run_number=run_number, plan=plan, steps=tuple(steps), remaining=remaining
+    def rehearse(self, plan: RecoveryPlan, team_name: str) -> RecoveryReport:
+        """Say what `carry_out` would do; changes nothing and takes no lock."""
+        self._check_fits(plan, team_name)
+        steps = tuple(
+            _skipped(action, f"dry run: would {_INTENTIONS.get(action.kind, _REBUILD)}")
+            for action in plan.actions
+            if action.kind is not ActionKind.NONE
         )
+        return RecoveryReport(run_number=None, plan=plan, steps=steps, remaining=plan)
+
+    def _check_fits(self, plan: RecoveryPlan, team_name: str) -> None:
+        head = self._database.read(manifest.load_head)
+        if team_name != head.team_name or plan.team_name != head.team_name:
+            raise WrongTeamError(self._directory, plan.team_name, head.team_name)
+        if plan.high_watermark != head.high_watermark:
+            raise ConflictError("the plan", plan.high_watermark, head.high_watermark)
+
+    # --- a run: the writer lock is held -----------------------------------------------------------
+
+    def _begin(
+        self, plan: RecoveryPlan, actions: Sequence[RecoveryAction], started_by: RecoveryTrigger
+    ) -> _Run:
+        with self._database.write(flush=True) as connection:
+            number = recovery_log.begin_run(connection, plan, actions, started_by, self._clock())
+        return _Run(number, list(actions))
+
+    def _append(self, run: _Run, action: RecoveryAction) -> None:
+        with self._database.write(flush=False) as connection:
+            recovery_log.add_action(connection, run.number, len(run.actions), action)
+        run.actions.append(action)
+
+    def _record(self, run: _Run, position: int, step: RecoveryStep) -> None:
+        run.steps[position] = step
+        with self._database.write(flush=False) as connection:
+            recovery_log.record_step(connection, run.number, position, step, self._clock())
+        logger.log(
+            logging.WARNING if step.outcome is ActionOutcome.FAILED else logging.INFO,
+            "%s of %s: %s%s",
+            step.action.kind,
+            step.action.schema_name,
+            step.outcome,
+            f" ({step.detail})" if step.detail else "",
+        )
+
+    def _end(self, run: _Run, plan: RecoveryPlan) -> RecoveryReport:
+        remaining = self._look_again(plan)
+        with self._database.write(flush=True) as connection:
+            recovery_log.end_run(connection, run.number, remaining.readiness_impact, self._clock())
+            manifest.mark_recovery(connection, plan.plan_id)
+        steps = tuple(run.steps[position] for position in range(len(run.actions)))
+        return RecoveryReport(run_number=run.number, plan=plan, steps=steps, remaining=remaining)
+
+    def _look_again(self, plan: RecoveryPlan) -> RecoveryPlan:
+        return self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)
 
     def _step(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
         carry_out: dict[ActionKind, Callable[[RecoveryAction, RecoveryPlan], RecoveryStep]] = {
@@ -183,7 +248,11 @@ class Recovery:
         if inspection.state is InspectionState.HEALTHY:
             return _skipped(action, "the file is healthy by now")
         kept = self._publisher.keep_evidence(
-            _file_of(descriptor), entry, None, plan.plan_id, reason=inspection.message or "damaged"
+            StoreFile.of(descriptor),
+            entry,
+            None,
+            plan.plan_id,
+            reason=inspection.message or "damaged",
         )
         path = store_path(self._directory, descriptor.relative_path)
         if not self._publisher.restore(action.schema_name, path):
@@ -199,7 +268,7 @@ class Recovery:
         if inspection.state is InspectionState.MISSING:
             return _skipped(action, "there is no file")
         # What this program cannot read is exactly what is moved aside, so no version is too new.
-        anything = _file_of(descriptor).model_copy(update={"schema_version": 1 << 62})
+        anything = StoreFile.of(descriptor).model_copy(update={"schema_version": ANY_VERSION})
         kept = self._publisher.keep_evidence(
             anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
         )
@@ -269,14 +338,6 @@ class Recovery:
 
 def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:
     return [action for action in plan.actions if action.kind in SAFE_KINDS]
-
-
-def _file_of(descriptor: Descriptor) -> StoreFile:
-    return StoreFile(
-        schema_name=descriptor.schema_name,
-        schema_version=descriptor.schema_version,
-        relative_path=descriptor.relative_path,
-    )
 
 
 def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:

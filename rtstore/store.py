@@ -14,6 +14,7 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.directory import how_to_make, make, register
+from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import (
     InvalidRequestError,
     LockTimeoutError,
@@ -21,6 +22,7 @@ from rtstore.errors import (
     StorageError,
     WrongTeamError,
 )
+from rtstore.evidence import take_back
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
@@ -29,6 +31,7 @@ from rtstore.planner import RecoveryPlanner
 from rtstore.publication import Durability
 from rtstore.reader import StoreReader
 from rtstore.readiness import build_readiness
+from rtstore.rebuilding import Rebuilders, Rebuilding
 from rtstore.records import (
     Batch,
     BatchReason,
@@ -43,7 +46,7 @@ from rtstore.records import (
 )
 from rtstore.recovery import Recovery
 from rtstore.times import Clock, utc_now
-from rtstore.writer import BatchRequest, BatchWriter, StoreWrite
+from rtstore.writer import BatchWriter
 
 Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
@@ -80,7 +83,7 @@ class RuntimeStore:
         self.lock = lock
         self.last_recovery: RecoveryReport | None = None
         """What opening the store had to put right, or None."""
-        self._fs = fs
+        self._clock = clock
         self._manifest_store = ManifestStore(database, team_name=team_name, clock=clock)
         self._receipt_store = ReceiptStore(database)
         self._writer = BatchWriter(
@@ -356,17 +359,76 @@ class RuntimeStore:
         """What the committed contents contradict each other in."""
         return self._reader.invariant_failures()
 
-    def recover(self, plan: RecoveryPlan) -> RecoveryReport:
+    def recover(
+        self,
+        plan: RecoveryPlan,
+        *,
+        rebuilders: Rebuilders | None = None,
+        identity: RunIdentity | None = None,
+        dry_run: bool = False,
+    ) -> RecoveryReport:
         """Carry out a plan: open batches go forward, committed contents are put back, files that
-        are not ours to judge are moved into quarantine. What needs the runtime (rebuilding a store,
-        a run that is stale) is left, and stays in `remaining`.
+        are not ours to judge are moved into quarantine, lost stores are rebuilt by the runtime.
 
-        Raises `ConflictError` when a batch was committed since the plan was made.
+        Args:
+            plan: from `plan_recovery`. Refused when a batch was committed since.
+            rebuilders: functions of the runtime, by strategy; what one returns is checked like a
+                write and written as a batch of reason `recovery`. They are called without the
+                writer lock. A store without one is left, and stays in `remaining`.
+            identity: what rebuilt stores are bound to; default: that of the last committed batch.
+            dry_run: only say what would be done; nothing is changed.
+
+        Everything is recorded in `recovery_runs` and `recovery_actions`. Interrupted anywhere, it
+        can be run again with a new plan. Raises `ConflictError`, `WrongTeamError`,
+        `LockTimeoutError`, and what a failing database raises; a failing action is in the report.
         """
-        report = self._recovery.carry_out(plan, self.team_name)
+        if dry_run:
+            return self._recovery.rehearse(plan, self.team_name)
+        rebuilding = Rebuilding(
+            rebuilders or {},
+            identity,
+            registry=self.descriptors,
+            reader=self._reader,
+            writer=self._writer,
+            team_name=self.team_name,
+        )
+        report = self._recovery.carry_out(plan, self.team_name, rebuilding)
         if report.run_number is None:
             return report
-        return report.model_copy(update={"remaining": self.plan_recovery()})
+        return report.model_copy(update={"remaining": self.plan_recovery(expected=identity)})
+
+    def adopt(
+        self,
+        store: str,
+        *,
+        identity: RunIdentity | None = None,
+        reason: BatchReason | str = BatchReason.RECOVERY,
+    ) -> Batch:
+        """Make a file that somebody changed by hand the committed content, byte for byte, in a
+        batch of its own.
+
+        The file must pass what a write must pass. `identity` is what it is bound to; default: the
+        identity of the last committed batch. Raises `InvalidRequestError` when the file does not
+        pass, is missing, or is what is committed already; otherwise as `write_batch`.
+        """
+        identity = identity or self.manifest().active_identity
+        if identity is None:
+            raise InvalidRequestError("identity", "nothing is committed yet, so it must be given")
+        return self._writer.adopt(
+            self.descriptors.get(store),
+            team_name=self.team_name,
+            identity=_identity(identity),
+            reason=_reason(reason),
+        )
+
+    def take_back(self, quarantine_number: int) -> QuarantinedFile:
+        """Put a quarantined file back where it was, byte for byte.
+
+        What is there now is kept as evidence first, unless it is what is committed. The file is
+        not committed by this: the next plan judges it, and `adopt` makes it the truth. Raises
+        `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
+        """
+        return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)
 
 
 def _identity(identity: RunIdentity) -> RunIdentity:

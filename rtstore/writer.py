@@ -35,9 +35,7 @@ on the medium: `BatchUnfinishedError` with `decided=False`, and this process wri
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +46,16 @@ from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
 from rtstore.database.manifest import ManifestHead, ManifestStore
 from rtstore.descriptors import Descriptor
-from rtstore.envelope import EncodedStore, content_hash, decode, encode
+from rtstore.draft import BatchRequest, Draft, StoreWrite, validate
+from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode
 from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
     ConflictError,
     InvalidRequestError,
+    NewerStoreFileError,
     RuntimeStoreError,
+    StorageError,
     WrongTeamError,
 )
 from rtstore.files.paths import check_target, store_path
@@ -70,36 +71,9 @@ from rtstore.records import (
     ManifestEntry,
     PlannedWrite,
     QuarantinedFile,
-    Record,
     RunIdentity,
 )
 from rtstore.times import Clock, to_utc_ms, utc_now
-
-
-class StoreWrite(Record):
-    """New data for one store."""
-
-    descriptor: Descriptor
-    data: Any
-
-
-class BatchRequest(Record):
-    """What is to be written as one batch, in the order in which the files are published."""
-
-    team_name: str
-    identity: RunIdentity
-    reason: BatchReason
-    writes: tuple[StoreWrite, ...]
-
-
-class _Draft:
-    """A validated request: everything encoded but for the time, which is known under the lock."""
-
-    def __init__(self, request: BatchRequest, batch_id: str | None, started_at: datetime) -> None:
-        self.request = request
-        self.batch_id = batch_id
-        self.started_at = started_at
-        self.encoded: list[tuple[Descriptor, EncodedStore]] = []
 
 
 class BatchWriter:
@@ -159,7 +133,8 @@ class BatchWriter:
         `StorageError`, `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError`
         (in the log, or perhaps so), `DatabaseFailedError`.
         """
-        draft = self._validate(request, batch_id)
+        draft = validate(request, batch_id, to_utc_ms(self._clock()))
+        self._check_targets(draft)
         with self.lock.hold():
             repeated = self._already_written(draft)
             if repeated is not None:
@@ -202,33 +177,74 @@ class BatchWriter:
                 reason=reason,
                 writes=(StoreWrite(descriptor=descriptor, data=data),),
             )
-            return self._write(self._validate(request, None), None)
+            return self._write(validate(request, None, to_utc_ms(self._clock())), None)
 
-    # --- 1: validate ----------------------------------------------------------------------------
+    def check(self, request: BatchRequest) -> None:
+        """Raise what `write_batch` would raise for the request itself; nothing is touched."""
+        validate(request, None, self._clock())
 
-    def _validate(self, request: BatchRequest, batch_id: str | None) -> _Draft:
-        """Check and encode everything that can be without looking at the directory."""
-        if not request.writes:
-            raise InvalidRequestError("writes", "a batch writes at least one store; it is empty")
-        if batch_id is not None and not batch_id.strip():
-            raise InvalidRequestError("batch_id", "an id is not empty")
-        draft = _Draft(request, batch_id, to_utc_ms(self._clock()))
-        seen: set[str] = set()
-        for write in request.writes:
-            descriptor = write.descriptor
-            if descriptor.schema_name in seen:
-                raise InvalidRequestError(
-                    "writes", "the store is in the batch twice", store=descriptor.schema_name
-                )
-            seen.add(descriptor.schema_name)
-            encoded = encode(
-                schema_version=descriptor.schema_version,
-                data=write.data,
-                store=descriptor.schema_name,
-                payload=descriptor.payload,
+    def adopt(
+        self,
+        descriptor: Descriptor,
+        *,
+        team_name: str,
+        identity: RunIdentity,
+        reason: BatchReason,
+    ) -> Batch:
+        """Make a file that was changed by hand the committed content, byte for byte.
+
+        It must pass what a write must pass: its data, and its schema version. Raises
+        `InvalidRequestError` when it does not, when there is no file, or when it is what is
+        committed already; otherwise as `write_batch`.
+        """
+        with self.lock.hold():
+            self._finish_open_batches()
+            content = self._read_for_adoption(descriptor)
+            request = BatchRequest(
+                team_name=team_name,
+                identity=identity,
+                reason=reason,
+                writes=(StoreWrite(descriptor=descriptor, data=decode(content).data),),
             )
-            draft.encoded.append((descriptor, encoded))
-        return draft
+            draft = validate(request, None, to_utc_ms(self._clock()))
+            draft.encoded = [(descriptor, EncodedStore.exactly(content))]
+            self._check_manifest(draft, None)
+            logged, content_of = self._log(draft, self._batch_id_factory(), [])
+            self._publish(logged, content_of)
+            return self._seal(logged)
+
+    def _read_for_adoption(self, descriptor: Descriptor) -> bytes:
+        name, fs = descriptor.schema_name, self.publisher.fs
+        check_target(self.directory, descriptor.relative_path, name, fs)
+        path = store_path(self.directory, descriptor.relative_path)
+        try:
+            content, _ = fs.read(path)
+            envelope = decode(content)
+        except FileNotFoundError:
+            raise InvalidRequestError("store", f"there is no file {path}", store=name) from None
+        except OSError as error:
+            raise StorageError(path, "the file cannot be read", str(error)) from error
+        except EnvelopeError as error:
+            raise InvalidRequestError("file", f"{path}: {error}", store=name) from None
+        if envelope.schema_version > descriptor.schema_version:
+            raise NewerStoreFileError(
+                name, path, envelope.schema_version, descriptor.schema_version
+            )
+        if envelope.schema_version < descriptor.schema_version:
+            raise InvalidRequestError(
+                "file",
+                f"{path} has schema version {envelope.schema_version}, "
+                f"the store has {descriptor.schema_version}",
+                store=name,
+            )
+        entry = self.database.read(
+            lambda connection: manifest.load_entries(connection, [name])
+        ).get(name)
+        if entry is not None and entry.content_hash == content_hash(content):
+            raise InvalidRequestError(
+                "file", f"{path} is what is committed: there is nothing to adopt", store=name
+            )
+        return content
 
     # --- 2: lock, and look at what is there -------------------------------------------------------
 
@@ -243,12 +259,8 @@ class BatchWriter:
                         logged.batch.batch_id, str(error), decided=True
                     ) from error
 
-    def _already_written(self, draft: _Draft) -> Batch | None:
-        """The first result of a batch that is written again under the same id.
-
-        Encoding is deterministic, so the same data at the time of the first writing must give the
-        same bytes; that holds even where the contents have left the history.
-        """
+    def _already_written(self, draft: Draft) -> Batch | None:
+        """The first result of a batch that is written again under the same id."""
         if draft.batch_id is None:
             return None
         self._finish_open_batches()
@@ -259,30 +271,14 @@ class BatchWriter:
             raise InvalidRequestError(
                 "batch_id", f"batch {first.batch_id} failed before, and stays so: take a new id"
             )
-        request = draft.request
-        identity = RunIdentity(
-            run_id=first.run_id or "?",
-            capability_snapshot_id=first.capability_snapshot_id,
-            behavior_fingerprint=first.behavior_fingerprint,
-        )
-        now = {descriptor.schema_name: encoded for descriptor, encoded in draft.encoded}
-        same = (
-            (identity, first.reason) == (request.identity, request.reason)
-            and now.keys() == {receipt.schema_name for receipt in first.receipts}
-            and all(
-                content_hash(now[receipt.schema_name].at(receipt.written_at))
-                == receipt.content_hash
-                for receipt in first.receipts
-            )
-        )
-        if not same:
+        if not draft.repeats(first):
             raise InvalidRequestError(
                 "batch_id",
                 f"batch {first.batch_id} was written before with other contents: take a new id",
             )
         return first
 
-    def _check_manifest(self, draft: _Draft, expected_high_watermark: int | None) -> ManifestHead:
+    def _check_manifest(self, draft: Draft, expected_high_watermark: int | None) -> ManifestHead:
         head = self.database.read(manifest.load_head)
         if head.team_name != draft.request.team_name:
             raise WrongTeamError(self.directory, draft.request.team_name, head.team_name)
@@ -291,35 +287,33 @@ class BatchWriter:
             raise ConflictError("this batch", expected_high_watermark, head.high_watermark)
         return head
 
-    def _keep_evidence(self, draft: _Draft, batch_id: str) -> list[QuarantinedFile]:
-        """Look at every target: refuse unsafe paths and newer files first, then copy what somebody
-        else changed into quarantine. The rows are written with the log."""
+    def _keep_evidence(self, draft: Draft, batch_id: str) -> list[QuarantinedFile]:
+        """Look at every target: refuse unsafe paths first, then copy what somebody else changed
+        into quarantine (a newer file refuses the batch). The rows are written with the log."""
         entries = self._entries(draft)
-        for descriptor, _ in draft.encoded:
-            check_target(
-                self.directory, descriptor.relative_path, descriptor.schema_name, self.publisher.fs
-            )
+        self._check_targets(draft)
         kept = []
         for descriptor, _ in draft.encoded:
-            file = StoreFile(
-                schema_name=descriptor.schema_name,
-                schema_version=descriptor.schema_version,
-                relative_path=descriptor.relative_path,
-            )
             evidence = self.publisher.look_for_evidence(
-                file, entries.get(descriptor.schema_name), batch_id
+                StoreFile.of(descriptor), entries.get(descriptor.schema_name), batch_id
             )
             if evidence is not None:
                 kept.append(evidence)
         return kept
 
-    def _entries(self, draft: _Draft) -> dict[str, ManifestEntry]:
+    def _check_targets(self, draft: Draft) -> None:
+        for descriptor, _ in draft.encoded:
+            check_target(
+                self.directory, descriptor.relative_path, descriptor.schema_name, self.publisher.fs
+            )
+
+    def _entries(self, draft: Draft) -> dict[str, ManifestEntry]:
         names = [descriptor.schema_name for descriptor, _ in draft.encoded]
         return self.database.read(lambda connection: manifest.load_entries(connection, names))
 
     # --- 3 to 5 -----------------------------------------------------------------------------------
 
-    def _write(self, draft: _Draft, expected_high_watermark: int | None) -> Batch:
+    def _write(self, draft: Draft, expected_high_watermark: int | None) -> Batch:
         """Steps 2 to 5 for a validated draft; the lock is held and no batch is open."""
         self._check_manifest(draft, expected_high_watermark)
         batch_id = draft.batch_id or self._batch_id_factory()
@@ -329,15 +323,15 @@ class BatchWriter:
         return self._seal(logged)
 
     def _log(
-        self, draft: _Draft, batch_id: str, evidence: Sequence[QuarantinedFile]
+        self, draft: Draft, batch_id: str, evidence: Sequence[QuarantinedFile]
     ) -> tuple[LoggedBatch, dict[str, bytes]]:
         """Step 3. When the commit returns, the batch will happen; before it, nothing has."""
         written_at = to_utc_ms(self._clock())
         content_of = {
             descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in draft.encoded
         }
-        writes = self._plan_writes(draft, content_of, written_at)
-        batch = self._new_batch(draft, batch_id)
+        writes = draft.plan(content_of, written_at, self._receipt_id_factory)
+        batch = draft.new_batch(batch_id)
         try:
             with self.database.write(flush=True) as connection:
                 self._check_ids(batch, writes, connection)
@@ -399,40 +393,6 @@ class BatchWriter:
         ) from cause
 
     # --- parts of step 3 ----------------------------------------------------------------------
-
-    def _plan_writes(
-        self, draft: _Draft, content_of: dict[str, bytes], written_at: datetime
-    ) -> list[PlannedWrite]:
-        # Microseconds are what every usual file system keeps exactly.
-        mtime_ns = time.time_ns() // 1000 * 1000
-        return [
-            PlannedWrite(
-                position=position,
-                schema_name=descriptor.schema_name,
-                schema_version=descriptor.schema_version,
-                relative_path=descriptor.relative_path,
-                content_hash=content_hash(content_of[descriptor.schema_name]),
-                file_size=len(content_of[descriptor.schema_name]),
-                mtime_ns=mtime_ns,
-                receipt_id=self._receipt_id_factory(),
-                written_at=written_at,
-            )
-            for position, (descriptor, _) in enumerate(draft.encoded)
-        ]
-
-    def _new_batch(self, draft: _Draft, batch_id: str) -> Batch:
-        identity = draft.request.identity
-        return Batch(
-            batch_number=0,
-            batch_id=batch_id,
-            team_name=draft.request.team_name,
-            run_id=identity.run_id,
-            capability_snapshot_id=identity.capability_snapshot_id,
-            behavior_fingerprint=identity.behavior_fingerprint,
-            reason=draft.request.reason,
-            state=BatchState.PREPARING,
-            started_at=draft.started_at,
-        )
 
     def _check_ids(
         self, batch: Batch, writes: Sequence[PlannedWrite], connection: Connection

@@ -200,16 +200,18 @@ TABLES = [
       relative_path TEXT NOT NULL,
       quarantine_path TEXT NOT NULL,  -- where the bytes are now, below the runtime directory
       reason TEXT NOT NULL,
-      content_hash TEXT NOT NULL,
-      file_size INTEGER NOT NULL,
+      content_hash TEXT,  -- NULL: not a regular file; moved as it was
+      file_size INTEGER,
       quarantined_at TEXT NOT NULL,
       plan_id TEXT,
       batch_id TEXT,  -- the batch that was about to overwrite the file
+      restored_at TEXT,  -- not NULL: taken back to where it was
       CONSTRAINT pk_quarantined_files PRIMARY KEY (quarantine_number),
       CONSTRAINT ck_quarantined_files_content_hash
         CHECK (content_hash GLOB 'sha256:*' AND length(content_hash) = 71),
       CONSTRAINT ck_quarantined_files_file_size CHECK (file_size >= 0),
       CONSTRAINT ck_quarantined_files_quarantined_at CHECK (quarantined_at GLOB '{TIME}'),
+      CONSTRAINT ck_quarantined_files_restored_at CHECK (restored_at GLOB '{TIME}'),
       CONSTRAINT uq_quarantined_files_quarantine_path UNIQUE (quarantine_path)
     ) STRICT
     """,
@@ -377,7 +379,7 @@ VIEWS = [
     FROM write_batches WHERE state = 'failed'
     UNION ALL
     SELECT 'quarantined file', quarantine_path, quarantined_at, reason
-    FROM quarantined_files
+    FROM quarantined_files WHERE restored_at IS NULL
     UNION ALL
     SELECT 'unfinished recovery', plan_id, started_at, 'interrupted, or still running'
     FROM recovery_runs WHERE completed_at IS NULL

@@ -40,19 +40,26 @@ def begin_run(
     )
     key = result.inserted_primary_key
     assert key is not None  # noqa: S101 - an INSERT of one row has one
-    rows = [
+    run_number = int(key[0])
+    for position, action in enumerate(actions):
+        add_action(connection, run_number, position, action)
+    return run_number
+
+
+def add_action(
+    connection: Connection, run_number: int, position: int, action: RecoveryAction
+) -> None:
+    """Record one more action of a run that is under way."""
+    connection.execute(
+        insert(recovery_actions),
         {
-            "run_number": key[0],
+            "run_number": run_number,
             "position": position,
             "kind": action.kind,
             "schema_name": action.schema_name,
             "reason": action.reason,
-        }
-        for position, action in enumerate(actions)
-    ]
-    if rows:
-        connection.execute(insert(recovery_actions), rows)
-    return int(key[0])
+        },
+    )
 
 
 def record_step(
@@ -85,6 +92,15 @@ def record_evidence(connection: Connection, evidence: Sequence[QuarantinedFile])
             index_elements=[quarantined_files.c.quarantine_path]
         )
         connection.execute(statement, rows)
+
+
+def mark_restored(connection: Connection, quarantine_number: int, at: datetime) -> None:
+    """Record that evidence was taken back to where it was."""
+    connection.execute(
+        update(quarantined_files)
+        .where(quarantined_files.c.quarantine_number == quarantine_number)
+        .values(restored_at=format_time(at))
+    )
 
 
 def list_evidence(connection: Connection) -> list[QuarantinedFile]:

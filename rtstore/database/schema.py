@@ -241,14 +241,16 @@ quarantined_files = Table(
     Column("relative_path", Text, nullable=False),
     Column("quarantine_path", Text, nullable=False, unique=True),
     Column("reason", Text, nullable=False),
-    Column("content_hash", Text, nullable=False),
-    Column("file_size", Integer, nullable=False),
+    Column("content_hash", Text),
+    Column("file_size", Integer),
     Column("quarantined_at", Text, nullable=False),
     Column("plan_id", Text),
     Column("batch_id", Text),
+    Column("restored_at", Text),
     _hash("content_hash"),
     _not_negative("file_size"),
     _time("quarantined_at"),
+    _time("restored_at"),
     sqlite_strict=True,
 )
 

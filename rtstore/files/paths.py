@@ -17,23 +17,41 @@ def store_path(directory: Path, relative_path: str) -> Path:
 def check_target(directory: Path, relative_path: str, store: str, fs: FileSystem) -> None:
     """Raise `UnsafePathError` unless the path can be written: real directories on the way (or
     nothing yet), a regular file at the end (or nothing yet). Reads only."""
-    parts = relative_path.split("/")
+    parent, _, name = relative_path.rpartition("/")
+    folder = check_directory(directory, parent, store, fs) if parent else directory
+    try:
+        mode = fs.lstat(folder / name).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISLNK(mode):
+        raise _through_link(relative_path, folder / name, store)
+    if not stat.S_ISREG(mode):
+        raise UnsafePathError(
+            relative_path, f"is not a regular file ({folder / name})", store=store
+        )
+
+
+def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) -> Path:
+    """Raise `UnsafePathError` unless a folder below the runtime directory is real, as far as it is
+    there at all; gives its path. Reads only."""
     path = directory
-    for index, part in enumerate(parts):
+    for part in parent.split("/"):
         path = path / part
         try:
             mode = fs.lstat(path).st_mode
         except FileNotFoundError:
-            return
-        last = index == len(parts) - 1
+            continue
         if stat.S_ISLNK(mode):
-            raise UnsafePathError(
-                relative_path,
-                f"goes through a symbolic link ({path}), which may leave the runtime directory. "
-                "Replace the link by what it points to",
-                store=store,
-            )
-        if last and not stat.S_ISREG(mode):
-            raise UnsafePathError(relative_path, f"is not a regular file ({path})", store=store)
-        if not last and not stat.S_ISDIR(mode):
-            raise UnsafePathError(relative_path, f"{path} is not a directory", store=store)
+            raise _through_link(parent, path, store)
+        if not stat.S_ISDIR(mode):
+            raise UnsafePathError(parent, f"{path} is not a directory", store=store)
+    return path
+
+
+def _through_link(relative_path: str, link: Path, store: str) -> UnsafePathError:
+    return UnsafePathError(
+        relative_path,
+        f"goes through a symbolic link ({link}), which may leave the runtime directory. "
+        "Replace the link by what it points to",
+        store=store,
+    )

@@ -6,6 +6,8 @@ kept once, however often an interrupted recovery runs again.
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from rtstore.envelope import content_hash
@@ -20,7 +22,7 @@ _HASH_DIGITS = 32
 def quarantine_path(relative_path: str, hash_of_content: str) -> str:
     """Where evidence of a store file is kept, relative to the runtime directory."""
     digits = hash_of_content.removeprefix("sha256:")[:_HASH_DIGITS]
-    return f"{QUARANTINE_DIRECTORY}/{relative_path.replace('/', '__')}.{digits}"
+    return f"{QUARANTINE_DIRECTORY}/{_flat(relative_path)}.{digits}"
 
 
 def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:
@@ -34,6 +36,34 @@ def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) ->
         return kept_at
     durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
     return kept_at
+
+
+def aside_path(relative_path: str, found: os.stat_result) -> str:
+    """Where something that is not a regular file is moved, relative to the runtime directory.
+
+    Named by its inode, so that a move that was announced and not made is announced alike."""
+    kind = (
+        "link"
+        if stat.S_ISLNK(found.st_mode)
+        else "directory"
+        if stat.S_ISDIR(found.st_mode)
+        else "special"
+    )
+    return f"{QUARANTINE_DIRECTORY}/{_flat(relative_path)}.{kind}-{found.st_ino}"
+
+
+def move_aside(directory: Path, relative_path: str, aside: str, fs: FileSystem) -> None:
+    """Move what is not a regular file, as it is, to where `aside_path` says. Durable when it
+    returns. Raises OSError."""
+    source, target = directory.joinpath(*relative_path.split("/")), directory / aside
+    durable.make_directories(target.parent, fs)
+    fs.rename(source, target)
+    fs.fsync_directory(target.parent)
+    fs.fsync_directory(source.parent)
+
+
+def _flat(relative_path: str) -> str:
+    return relative_path.replace("/", "__")
 
 
 def _holds(target: Path, content: bytes, fs: FileSystem) -> bool:

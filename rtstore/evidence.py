@@ -1,0 +1,79 @@
+"""Evidence taken back: a quarantined file put where it was."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from rtstore.database import manifest, recovery_log
+from rtstore.envelope import content_hash
+from rtstore.errors import InvalidRequestError, StorageError
+from rtstore.files import durable
+from rtstore.files.paths import store_path
+from rtstore.lock import WriterLock
+from rtstore.publication import ANY_VERSION, Publisher, StoreFile
+from rtstore.records import QuarantinedFile
+from rtstore.times import Clock, to_utc_ms
+
+
+def take_back(
+    quarantine_number: int, publisher: Publisher, lock: WriterLock, clock: Clock
+) -> QuarantinedFile:
+    """Put a quarantined file back where it was, byte for byte; see `RuntimeStore.take_back`.
+
+    The copy in quarantine stays, so nothing is lost should this be interrupted; only what is not a
+    regular file is moved.
+    """
+    database = publisher.database
+    with lock.hold():
+        listed = database.read(recovery_log.list_evidence)
+        evidence = next(
+            (item for item in listed if item.quarantine_number == quarantine_number), None
+        )
+        if evidence is None:
+            raise InvalidRequestError(
+                "quarantine_number", f"there is no quarantined file {quarantine_number}"
+            )
+        try:
+            _put_back(evidence, publisher)
+        except OSError as error:
+            path = store_path(publisher.directory, evidence.relative_path)
+            raise StorageError(path, "the evidence cannot be put back", str(error)) from error
+        now = to_utc_ms(clock())
+        with database.write(flush=True) as connection:
+            recovery_log.mark_restored(connection, quarantine_number, now)
+    return evidence.model_copy(update={"restored_at": now})
+
+
+def _put_back(evidence: QuarantinedFile, publisher: Publisher) -> None:
+    fs = publisher.fs
+    path = store_path(publisher.directory, evidence.relative_path)
+    kept_at = publisher.directory / evidence.quarantine_path
+    if evidence.content_hash is None:
+        fs.lstat(kept_at)  # there is something to put back, before anything makes way for it
+        _make_way(evidence, publisher)
+        with suppress(FileNotFoundError):
+            fs.unlink(path)
+        fs.rename(kept_at, path)
+        fs.fsync_directory(path.parent)
+        return
+    content, _ = fs.read(kept_at)
+    if content_hash(content) != evidence.content_hash:
+        raise InvalidRequestError(
+            "quarantine_number", f"{kept_at} is not what was kept there any more"
+        )
+    _make_way(evidence, publisher)
+    durable.replace(path, content, mtime_ns=None, flush=True, fs=fs)
+
+
+def _make_way(evidence: QuarantinedFile, publisher: Publisher) -> None:
+    """Keep what is there now, unless it is what is committed."""
+    name = evidence.schema_name or ""
+    entry = publisher.database.read(
+        lambda connection: manifest.load_entries(connection, [name])
+    ).get(name)
+    file = StoreFile(
+        schema_name=name, schema_version=ANY_VERSION, relative_path=evidence.relative_path
+    )
+    publisher.keep_evidence(
+        file, entry, None, None, reason="replaced by evidence that was taken back"
+    )
