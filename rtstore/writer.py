@@ -398,7 +398,7 @@ class BatchWriter:
         self, batch: Batch, writes: Sequence[PlannedWrite], connection: Connection
     ) -> None:
         """Ids come from outside (factories, callers), so they are checked like any other input."""
-        if batches.find_batch(connection, batch.batch_id) is not None:
+        if batches.batch_id_is_known(connection, batch.batch_id):
             raise InvalidRequestError(
                 "batch_id_factory", f"it made {batch.batch_id!r}, which is taken"
             )

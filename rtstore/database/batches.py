@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
 from rtstore.database.engine import Database
 from rtstore.database.schema import OPEN_CONDITION, batch_writes, store_contents, write_batches
+from rtstore.database.statements import Row, Statement
 from rtstore.errors import RuntimeStoreError
 from rtstore.records import (
     BATCH_TRANSITIONS,
@@ -42,23 +43,22 @@ class ReceiptStore:
 
 
 def insert_batch(connection: Connection, batch: Batch) -> int:
-    """Write the row of a batch; gives its number, one more than the last."""
+    """Write the row of a batch; gives its number: its own, or with 0 one more than the last."""
     values = batch.model_dump(mode="json", exclude={"receipts"})
-    if not batch.batch_number:
-        values.pop("batch_number")
-    result = connection.execute(insert(write_batches), values)
-    key = result.inserted_primary_key
-    assert key is not None  # noqa: S101 - an INSERT of one row has one
-    return int(key[0])
+    values["batch_number"] = batch.batch_number or None
+    number = _INSERT_BATCH.run(connection, **values).lastrowid
+    assert number is not None  # noqa: S101 - an INSERT of one row has one
+    return number
 
 
 def insert_writes(
     connection: Connection, batch_number: int, writes: Iterable[PlannedWrite]
 ) -> None:
     """Write what a batch writes."""
-    rows = [{"batch_number": batch_number, **write.model_dump(mode="json")} for write in writes]
-    if rows:
-        connection.execute(insert(batch_writes), rows)
+    _INSERT_WRITE.run_many(
+        connection,
+        [{"batch_number": batch_number, **write.model_dump(mode="json")} for write in writes],
+    )
 
 
 def change_state(
@@ -75,19 +75,14 @@ def change_state(
     Raises `RuntimeStoreError` when the row is not in a state that allows it: then somebody else
     decided about the batch, and nothing here may go on.
     """
-    sources = [state for state, targets in BATCH_TRANSITIONS.items() if to in targets]
-    result = connection.execute(
-        _CHANGE_STATE,
-        {
-            "number": logged.batch.batch_number,
-            "sources": sources,
-            "state": to,
-            "high_watermark": high_watermark,
-            "completed_at": None if completed_at is None else format_time(completed_at),
-            "last_error": last_error,
-        },
+    changed = _CHANGE_STATE[to].run(
+        connection,
+        number=logged.batch.batch_number,
+        watermark=high_watermark,
+        at=None if completed_at is None else format_time(completed_at),
+        error=last_error,
     )
-    if result.rowcount != 1:
+    if changed.rowcount != 1:
         raise RuntimeStoreError(
             f"batch {logged.batch.batch_id} cannot become {to}: it is no longer in the state "
             "in which it was found. Run: rtstore plan DIR"
@@ -96,29 +91,33 @@ def change_state(
 
 def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
     """The batches that are neither committed nor failed, oldest first, with their writes."""
-    rows = connection.execute(_SELECT_OPEN).mappings().fetchall()
-    return tuple(_logged(connection, row) for row in rows)
+    return tuple(_logged(connection, row) for row in _SELECT_OPEN.all(connection))
 
 
 def find_batch(connection: Connection, batch_id: str) -> Batch | None:
     """A batch by its id, with its receipts, or None."""
-    row = connection.execute(_SELECT_BY_ID, {"batch_id": batch_id}).mappings().one_or_none()
+    row = _SELECT_BY_ID.first(connection, batch_id=batch_id)
     return None if row is None else _with_receipts(connection, row)
 
 
 def list_batches(connection: Connection, *, limit: int | None = None) -> list[Batch]:
     """The batches, oldest first; the newest `limit` of them."""
-    newest = select(write_batches).order_by(write_batches.c.batch_number.desc()).limit(limit)
-    rows = connection.execute(newest).mappings().fetchall()
+    rows = _SELECT_NEWEST.all(connection, count=-1 if limit is None else limit)
     return [_with_receipts(connection, row) for row in reversed(rows)]
 
 
-def known_receipts(connection: Connection, receipt_ids: Sequence[str]) -> list[str]:
+def batch_id_is_known(connection: Connection, batch_id: str) -> bool:
+    """Whether there is a batch of that id, in any state."""
+    return _SELECT_BY_ID.first(connection, batch_id=batch_id) is not None
+
+
+def known_receipts(connection: Connection, receipt_ids: Iterable[str]) -> list[str]:
     """Those of the receipt ids that are taken."""
-    rows = connection.execute(
-        select(batch_writes.c.receipt_id).where(batch_writes.c.receipt_id.in_(receipt_ids))
-    )
-    return [row.receipt_id for row in rows]
+    return [
+        receipt_id
+        for receipt_id in receipt_ids
+        if _SELECT_RECEIPT.first(connection, receipt_id=receipt_id) is not None
+    ]
 
 
 def wrote_same_bytes(
@@ -126,16 +125,16 @@ def wrote_same_bytes(
 ) -> bool:
     """Whether a batch other than `but_not` wrote these very bytes to a store, failed or earlier,
     and still has them in the database."""
-    row = connection.execute(
-        _SELECT_SAME_BYTES, {"name": schema_name, "hash": content_hash, "but_not": but_not or 0}
-    ).first()
+    row = _SELECT_SAME_BYTES.first(
+        connection, name=schema_name, hash=content_hash, but_not=but_not or 0
+    )
     return row is not None
 
 
 def last_number(connection: Connection) -> int:
     """The number of the newest batch, 0 before the first. It moves with every batch, failed ones
     included, which the high watermark does not."""
-    return int(connection.execute(_SELECT_LAST_NUMBER).scalar_one() or 0)
+    return int(_SELECT_LAST_NUMBER.scalar(connection) or 0)
 
 
 def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
@@ -157,17 +156,29 @@ def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
     )
 
 
-# --- rows ---------------------------------------------------------------------------------------
+# --- statements and rows ------------------------------------------------------------------------
 
-_SELECT_BY_ID = select(write_batches).where(write_batches.c.batch_id == bindparam("batch_id"))
-_SELECT_OPEN = select(write_batches).where(OPEN_CONDITION).order_by(write_batches.c.batch_number)
-_SELECT_WRITES = (
+_INSERT_BATCH = Statement(insert(write_batches))
+_INSERT_WRITE = Statement(insert(batch_writes))
+_SELECT_BY_ID = Statement(
+    select(write_batches).where(write_batches.c.batch_id == bindparam("batch_id"))
+)
+_SELECT_OPEN = Statement(
+    select(write_batches).where(OPEN_CONDITION).order_by(write_batches.c.batch_number)
+)
+_SELECT_NEWEST = Statement(
+    select(write_batches).order_by(write_batches.c.batch_number.desc()).limit(bindparam("count"))
+)
+_SELECT_WRITES = Statement(
     select(batch_writes)
     .where(batch_writes.c.batch_number == bindparam("number"))
     .order_by(batch_writes.c.position)
 )
-_SELECT_LAST_NUMBER = select(func.max(write_batches.c.batch_number))
-_SELECT_SAME_BYTES = (
+_SELECT_RECEIPT = Statement(
+    select(batch_writes.c.batch_number).where(batch_writes.c.receipt_id == bindparam("receipt_id"))
+)
+_SELECT_LAST_NUMBER = Statement(select(func.max(write_batches.c.batch_number)))
+_SELECT_SAME_BYTES = Statement(
     select(batch_writes.c.batch_number)
     .join(
         store_contents,
@@ -180,41 +191,48 @@ _SELECT_SAME_BYTES = (
         batch_writes.c.batch_number != bindparam("but_not"),
     )
     .order_by(batch_writes.c.batch_number.desc())
+    .limit(1)
 )
-_CHANGE_STATE = (
-    update(write_batches)
-    .where(
-        write_batches.c.batch_number == bindparam("number"),
-        write_batches.c.state.in_(bindparam("sources", expanding=True)),
+
+
+def _to_state(target: BatchState) -> Statement:
+    sources = [state for state, targets in BATCH_TRANSITIONS.items() if target in targets]
+    return Statement(
+        update(write_batches)
+        .where(
+            write_batches.c.batch_number == bindparam("number"),
+            or_(*(write_batches.c.state == source.value for source in sources)),
+        )
+        .values(
+            state=target.value,
+            high_watermark=bindparam("watermark"),
+            completed_at=bindparam("at"),
+            last_error=bindparam("error"),
+        )
     )
-    .values(
-        state=bindparam("state"),
-        high_watermark=bindparam("high_watermark"),
-        completed_at=bindparam("completed_at"),
-        last_error=bindparam("last_error"),
-    )
-)
+
+
+_CHANGE_STATE = {
+    state: _to_state(state)
+    for state in (BatchState.COMMITTING, BatchState.COMMITTED, BatchState.FAILED)
+}
 
 
 def _writes(connection: Connection, batch_number: int) -> tuple[PlannedWrite, ...]:
-    rows = connection.execute(_SELECT_WRITES, {"number": batch_number}).mappings()
-    return tuple(PlannedWrite.model_validate(dict(row)) for row in rows)
+    rows = _SELECT_WRITES.all(connection, number=batch_number)
+    return tuple(PlannedWrite.model_validate(row) for row in rows)
 
 
-def _batch(row: RowMapping) -> Batch:
-    return Batch.model_validate(dict(row))
-
-
-def _logged(connection: Connection, row: RowMapping) -> LoggedBatch:
-    batch = _batch(row)
+def _logged(connection: Connection, row: Row) -> LoggedBatch:
+    batch = Batch.model_validate(row)
     if batch.origin is BatchOrigin.IMPORTED:
         # Its contents were never in a log of ours: nothing can be repeated from it.
         return LoggedBatch(batch=batch)
     return LoggedBatch(batch=batch, writes=_writes(connection, batch.batch_number))
 
 
-def _with_receipts(connection: Connection, row: RowMapping) -> Batch:
-    batch = _batch(row)
+def _with_receipts(connection: Connection, row: Row) -> Batch:
+    batch = Batch.model_validate(row)
     if batch.state is not BatchState.COMMITTED:
         return batch
     receipts = tuple(receipt_of(batch, write) for write in _writes(connection, batch.batch_number))

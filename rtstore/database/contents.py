@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import Field
-from sqlalchemy import Connection, bindparam, delete, exists, insert, select
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select
 
 from rtstore.database.schema import (
     batch_writes,
@@ -13,6 +13,7 @@ from rtstore.database.schema import (
     store_contents,
     write_batches,
 )
+from rtstore.database.statements import Statement
 from rtstore.records import ManifestEntry, Record
 
 _BITE = 8
@@ -46,82 +47,81 @@ def insert_contents(
     connection: Connection, batch_number: int, contents: Mapping[str, bytes]
 ) -> None:
     """Log the bytes that a batch writes, by store name. They are UTF-8: JSON, checked before."""
-    rows = [
-        {"batch_number": batch_number, "schema_name": name, "content": content.decode("utf-8")}
-        for name, content in contents.items()
-    ]
-    if rows:
-        connection.execute(insert(store_contents), rows)
+    _INSERT_CONTENT.run_many(
+        connection,
+        [
+            {"batch_number": batch_number, "schema_name": name, "content": content.decode("utf-8")}
+            for name, content in contents.items()
+        ],
+    )
 
 
 def load_content(connection: Connection, batch_number: int, schema_name: str) -> bytes | None:
     """The bytes of a store as of the batch that wrote it, or None when they are not here."""
-    text = connection.execute(
-        _SELECT_CONTENT, {"number": batch_number, "name": schema_name}
-    ).scalar_one_or_none()
+    text = _SELECT_CONTENT.scalar(connection, number=batch_number, name=schema_name)
     return None if text is None else text.encode("utf-8")
 
 
-def current_contents(connection: Connection, names: Sequence[str]) -> dict[str, bytes]:
+def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, bytes]:
     """The bytes of the current entries of some stores; absent where they are not here."""
-    rows = connection.execute(_SELECT_CURRENT, {"names": list(names)})
-    return {row.schema_name: row.content.encode("utf-8") for row in rows}
+    found = {}
+    for name in names:
+        text = _SELECT_CURRENT.scalar(connection, name=name)
+        if text is not None:
+            found[name] = text.encode("utf-8")
+    return found
 
 
 def current_with_batch(
-    connection: Connection, names: Sequence[str]
+    connection: Connection, names: Iterable[str]
 ) -> Iterator[tuple[str, bytes, ManifestEntry, WrittenBy]]:
     """The bytes of the current entries of some stores, each with its entry and its batch; a store
     without committed content is absent."""
-    rows = connection.execute(_SELECT_CURRENT_WITH_BATCH, {"names": list(names)}).mappings()
-    for row in rows:
-        values = dict(row)
-        written_by = WrittenBy(
-            batch_id=values.pop("batch_id"),
-            high_watermark=values.pop("high_watermark"),
-            written_at=values.pop("written_at"),
-        )
-        content = values.pop("content").encode("utf-8")
-        yield row["schema_name"], content, ManifestEntry.model_validate(values), written_by
+    for name in names:
+        row = _SELECT_CURRENT_WITH_BATCH.first(connection, name=name)
+        if row is None:
+            continue
+        content = row["content"].encode("utf-8")
+        yield name, content, ManifestEntry.model_validate(row), WrittenBy.model_validate(row)
 
 
 def stores_with_content(connection: Connection) -> frozenset[str]:
     """The stores whose committed content is in the database."""
-    return frozenset(connection.execute(_SELECT_WITH_CONTENT).scalars())
+    return frozenset(row["schema_name"] for row in _SELECT_WITH_CONTENT.all(connection))
 
 
-def prune(connection: Connection, retention: Retention, names: Sequence[str], newest: int) -> None:
+def prune(connection: Connection, retention: Retention, names: Iterable[str], newest: int) -> None:
     """Drop history beyond the retention: a bite of it, of the stores just written.
 
     `newest` is the number of the batch just written. What a manifest entry refers to is kept.
     """
     if retention.contents_per_store is not None:
-        for name in names:
-            connection.execute(
-                _DELETE_OLD_CONTENTS,
-                {"name": name, "keep": retention.contents_per_store, "bite": _BITE},
-            )
-    if retention.batches is not None and newest > retention.batches:
-        connection.execute(
-            _DELETE_OLD_BATCHES, {"before": newest - retention.batches, "bite": _BITE}
+        keep = retention.contents_per_store
+        _DELETE_OLD_CONTENTS.run_many(
+            connection, [{"name": name, "newer": keep - 1, "bite": _BITE} for name in names]
         )
+    if retention.batches is not None and newest > retention.batches:
+        _DELETE_OLD_BATCHES.run(connection, before=newest - retention.batches, bite=_BITE)
 
 
 # --- statements ---------------------------------------------------------------------------------
 
-_SELECT_CONTENT = select(store_contents.c.content).where(
-    store_contents.c.batch_number == bindparam("number"),
-    store_contents.c.schema_name == bindparam("name"),
+_INSERT_CONTENT = Statement(insert(store_contents))
+_SELECT_CONTENT = Statement(
+    select(store_contents.c.content).where(
+        store_contents.c.batch_number == bindparam("number"),
+        store_contents.c.schema_name == bindparam("name"),
+    )
 )
 _IS_CURRENT = (store_contents.c.batch_number == manifest_entries.c.batch_number) & (
     store_contents.c.schema_name == manifest_entries.c.schema_name
 )
-_SELECT_CURRENT = (
-    select(store_contents.c.schema_name, store_contents.c.content)
+_SELECT_CURRENT = Statement(
+    select(store_contents.c.content)
     .join(manifest_entries, _IS_CURRENT)
-    .where(manifest_entries.c.schema_name.in_(bindparam("names", expanding=True)))
+    .where(manifest_entries.c.schema_name == bindparam("name"))
 )
-_SELECT_CURRENT_WITH_BATCH = (
+_SELECT_CURRENT_WITH_BATCH = Statement(
     select(
         manifest_entries,
         store_contents.c.content,
@@ -136,10 +136,12 @@ _SELECT_CURRENT_WITH_BATCH = (
         (batch_writes.c.batch_number == manifest_entries.c.batch_number)
         & (batch_writes.c.schema_name == manifest_entries.c.schema_name),
     )
-    .where(manifest_entries.c.schema_name.in_(bindparam("names", expanding=True)))
+    .where(manifest_entries.c.schema_name == bindparam("name"))
 )
-_SELECT_WITH_CONTENT = select(manifest_entries.c.schema_name).where(
-    exists().where(_IS_CURRENT).correlate(manifest_entries)
+_SELECT_WITH_CONTENT = Statement(
+    select(manifest_entries.c.schema_name).where(
+        exists().where(_IS_CURRENT).correlate(manifest_entries)
+    )
 )
 
 # Found in the primary key (schema_name, batch_number) alone, so it costs little however large the
@@ -150,7 +152,7 @@ _oldest_kept = (
     .where(_kept.c.schema_name == bindparam("name"))
     .order_by(_kept.c.batch_number.desc())
     .limit(1)
-    .offset(bindparam("keep") - 1)
+    .offset(bindparam("newer"))
     .scalar_subquery()
 )
 _candidate = store_contents.alias("candidate")
@@ -160,16 +162,18 @@ _old_contents = (
     .order_by(_candidate.c.batch_number)
     .limit(bindparam("bite"))
 )
-_DELETE_OLD_CONTENTS = delete(store_contents).where(
-    store_contents.c.schema_name == bindparam("name"),
-    store_contents.c.batch_number.in_(_old_contents),
-    ~exists().where(_IS_CURRENT).correlate(store_contents),
+_DELETE_OLD_CONTENTS = Statement(
+    delete(store_contents).where(
+        store_contents.c.schema_name == bindparam("name"),
+        store_contents.c.batch_number.in_(_old_contents),
+        ~exists().where(_IS_CURRENT).correlate(store_contents),
+    )
 )
 _old_batches = (
     select(write_batches.c.batch_number)
     .where(
         write_batches.c.batch_number <= bindparam("before"),
-        write_batches.c.state.in_(["committed", "failed"]),
+        or_(write_batches.c.state == "committed", write_batches.c.state == "failed"),
         ~exists()
         .where(manifest_entries.c.batch_number == write_batches.c.batch_number)
         .correlate(write_batches),
@@ -177,4 +181,6 @@ _old_batches = (
     .order_by(write_batches.c.batch_number)
     .limit(bindparam("bite"))
 )
-_DELETE_OLD_BATCHES = delete(write_batches).where(write_batches.c.batch_number.in_(_old_batches))
+_DELETE_OLD_BATCHES = Statement(
+    delete(write_batches).where(write_batches.c.batch_number.in_(_old_batches))
+)

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from rtstore.database.statements import driver_of
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseFailedError,
@@ -102,12 +103,13 @@ class Database:
                 self._reader.dispose()  # opened for another state of the file
                 self._reader_state = before
             with self._translated(), self._reader.connect() as connection:
-                connection.exec_driver_sql("BEGIN")
+                driver = driver_of(connection)
+                driver.execute("BEGIN")
                 try:
                     result = query(connection)
                 finally:
-                    with suppress(DBAPIError):
-                        connection.exec_driver_sql("ROLLBACK")
+                    with suppress(sqlite3.Error):
+                        driver.execute("ROLLBACK")
             if before is None or before == self._idle_state():
                 return result
         raise DatabaseLockedError(self.path, "it kept changing while it was read")
@@ -131,42 +133,33 @@ class Database:
             raise DatabaseFailedError(self.path, self._failure)
         with self._translated(), self._writer.connect() as connection:
             self._set_synchronous(connection, "FULL" if flush else "NORMAL")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            driver = driver_of(connection)
+            driver.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
             except BaseException:
                 # An error may have ended the transaction already (sqlite.org/lang_transaction);
                 # rolling back then would hide the first error.
-                if _in_transaction(connection):
-                    connection.exec_driver_sql("ROLLBACK")
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK")
                 raise
-            self._commit(connection)
+            self._commit(driver)
 
-    def _commit(self, connection: Connection) -> None:
+    def _commit(self, driver: sqlite3.Connection) -> None:
         try:
-            connection.exec_driver_sql("COMMIT")
-        except DBAPIError as error:
+            driver.execute("COMMIT")
+        except sqlite3.Error as error:
             if _error_code(error) & 0xFF == sqlite3.SQLITE_IOERR:
-                self._failure = str(error.orig)
-            with suppress(DBAPIError):
-                if _in_transaction(connection):
-                    connection.exec_driver_sql("ROLLBACK")
+                self._failure = str(error)
+            with suppress(sqlite3.Error):
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK")
             raise
 
     @property
     def failure(self) -> str | None:
         """Why this process must not write any more, or None."""
         return self._failure
-
-    @contextmanager
-    def exclusive(self) -> Iterator[Connection]:
-        """The writing connection without a transaction, for what must run outside of one
-        (checkpoints). The caller holds the writer lock."""
-        self._check_usable()
-        if self._writer is None:
-            raise StoreClosedError(self.path.parent, "was opened read-only")
-        with self._translated(), self._writer.connect() as connection:
-            yield connection
 
     def close(self) -> None:
         """Close every connection. The caller holds the writer lock unless it only read: the last
@@ -268,7 +261,7 @@ class Database:
     def _set_synchronous(self, connection: Connection, level: str) -> None:
         # Outside of any transaction: inside one the pragma is silently ignored.
         number = {"NORMAL": 1, "FULL": 2}[level]
-        cursor = _driver(connection)
+        cursor = driver_of(connection)
         cursor.execute(
             "PRAGMA synchronous = FULL" if number == 2 else "PRAGMA synchronous = NORMAL"
         )
@@ -315,13 +308,3 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
 def _error_code(error: DBAPIError | sqlite3.Error) -> int:
     original = error.orig if isinstance(error, DBAPIError) else error
     return int(getattr(original, "sqlite_errorcode", None) or 0)
-
-
-def _driver(connection: Connection) -> sqlite3.Connection:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - the engine has no other driver
-    return driver
-
-
-def _in_transaction(connection: Connection) -> bool:
-    return _driver(connection).in_transaction

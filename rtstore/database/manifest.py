@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, RowMapping, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, null, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.database.engine import Database
 from rtstore.database.schema import manifest_entries, runtime_manifest, store_descriptors
+from rtstore.database.statements import Row, Statement
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.errors import CorruptDatabaseError
 from rtstore.records import LoggedBatch, Manifest, ManifestEntry, PlannedWrite, Record
@@ -48,78 +49,64 @@ def default_manifest(team_name: str, updated_at: datetime) -> Manifest:
 
 def insert_manifest(connection: Connection, manifest: Manifest) -> None:
     """Write the first row of a new database (its entries are written with their batches)."""
-    connection.execute(
-        insert(runtime_manifest),
-        {
-            "id": 1,
-            "schema_version": manifest.schema_version,
-            "team_name": manifest.team_name,
-            "active_run_id": manifest.active_run_id,
-            "active_capability_snapshot_id": manifest.active_capability_snapshot_id,
-            "active_behavior_fingerprint": manifest.active_behavior_fingerprint,
-            "high_watermark": manifest.high_watermark,
-            "last_committed_batch_id": manifest.last_committed_batch_id,
-            "last_preparing_batch_id": manifest.last_preparing_batch_id,
-            "last_recovery_plan_id": manifest.last_recovery_plan_id,
-            "updated_at": format_time(manifest.updated_at),
-        },
+    _INSERT_MANIFEST.run(
+        connection,
+        id=1,
+        imported_at=None,
+        imported_hash=None,
+        **manifest.model_dump(mode="json", exclude={"entries"}),
     )
 
 
 def load_head(connection: Connection) -> ManifestHead:
     """Read the manifest's own row."""
-    return ManifestHead.model_validate(dict(_manifest_row(connection)))
+    return ManifestHead.model_validate(_manifest_row(connection))
 
 
 def load(connection: Connection) -> Manifest:
     """Read the manifest and all entries."""
-    row = dict(_manifest_row(connection))
-    entries = connection.execute(_SELECT_ENTRIES).mappings()
-    return Manifest.model_validate({**row, "entries": tuple(_entry(entry) for entry in entries)})
+    row = _manifest_row(connection)
+    return Manifest.model_validate({**row, "entries": tuple(_SELECT_ENTRIES.all(connection))})
 
 
-def load_entries(connection: Connection, names: Sequence[str]) -> dict[str, ManifestEntry]:
+def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, ManifestEntry]:
     """The entries of some stores; a store without one is absent."""
-    rows = connection.execute(_SELECT_ENTRIES_OF, {"names": list(names)}).mappings()
-    return {row["schema_name"]: _entry(row) for row in rows}
+    found = {}
+    for name in names:
+        row = _SELECT_ENTRY.first(connection, schema_name=name)
+        if row is not None:
+            found[name] = ManifestEntry.model_validate(row)
+    return found
 
 
 def mark_preparing(connection: Connection, batch_id: str | None) -> None:
     """Say which batch is open, or that none is."""
-    connection.execute(_MARK_PREPARING, {"batch_id": batch_id})
+    _MARK_PREPARING.run(connection, batch_id=batch_id)
 
 
 def seal(connection: Connection, logged: LoggedBatch, *, high_watermark: int) -> None:
     """Make a batch's writes the current entries, its identity the active one."""
     batch = logged.batch
-    connection.execute(_UPSERT_ENTRY, [_entry_row(logged, write) for write in logged.writes])
-    connection.execute(
-        _SEAL_MANIFEST,
-        {
-            "active_run_id": batch.run_id,
-            "active_capability_snapshot_id": batch.capability_snapshot_id,
-            "active_behavior_fingerprint": batch.behavior_fingerprint,
-            "high_watermark": high_watermark,
-            "last_committed_batch_id": batch.batch_id,
-            "last_preparing_batch_id": None,
-            "updated_at": format_time(logged.writes[0].written_at),
-        },
+    _UPSERT_ENTRY.run_many(connection, [_entry_row(logged, write) for write in logged.writes])
+    _SEAL_MANIFEST.run(
+        connection,
+        run_id=batch.run_id,
+        capability_snapshot_id=batch.capability_snapshot_id,
+        behavior_fingerprint=batch.behavior_fingerprint,
+        watermark=high_watermark,
+        batch_id=batch.batch_id,
+        at=format_time(logged.writes[0].written_at),
     )
 
 
 def insert_entries(connection: Connection, entries: Iterable[ManifestEntry]) -> None:
     """Write entries that were imported."""
-    names = set(manifest_entries.columns.keys())
-    rows = [entry.model_dump(mode="json", include=names) for entry in entries]
-    for row in rows:
-        row.pop("mtime_ms")  # derived, for readers of the JSON
-    if rows:
-        connection.execute(insert(manifest_entries), rows)
+    _UPSERT_ENTRY.run_many(connection, [entry.model_dump(mode="json") for entry in entries])
 
 
 def mark_recovery(connection: Connection, plan_id: str) -> None:
     """Say which plan was carried out last."""
-    connection.execute(_MARK_RECOVERY, {"plan_id": plan_id})
+    _MARK_RECOVERY.run(connection, plan_id=plan_id)
 
 
 # --- descriptors --------------------------------------------------------------------------------
@@ -131,47 +118,69 @@ def load_descriptors(connection: Connection) -> tuple[Descriptor, ...]:
     payloads = {known.schema_name: known.payload for known in KNOWN_DESCRIPTORS}
     return tuple(
         Descriptor.model_validate({**row, "payload": payloads.get(row["schema_name"])})
-        for row in connection.execute(_SELECT_DESCRIPTORS).mappings()
+        for row in _SELECT_DESCRIPTORS.all(connection)
     )
 
 
 def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) -> None:
     """Make these the registered descriptors, in their order."""
-    connection.execute(store_descriptors.delete())
-    rows = [
-        {"position": position, **descriptor.model_dump(mode="json")}
-        for position, descriptor in enumerate(descriptors)
-    ]
-    if rows:
-        connection.execute(insert(store_descriptors), rows)
+    _DELETE_DESCRIPTORS.run(connection)
+    _INSERT_DESCRIPTOR.run_many(
+        connection,
+        [
+            {"position": position, **descriptor.model_dump(mode="json")}
+            for position, descriptor in enumerate(descriptors)
+        ],
+    )
 
 
 # --- statements ---------------------------------------------------------------------------------
 
-_SELECT_MANIFEST = select(runtime_manifest)
-_SELECT_ENTRIES = select(manifest_entries).order_by(manifest_entries.c.schema_name)
-_SELECT_ENTRIES_OF = select(manifest_entries).where(
-    manifest_entries.c.schema_name.in_(bindparam("names", expanding=True))
+_INSERT_MANIFEST = Statement(insert(runtime_manifest))
+_SELECT_MANIFEST = Statement(select(runtime_manifest))
+_SELECT_ENTRIES = Statement(select(manifest_entries).order_by(manifest_entries.c.schema_name))
+_SELECT_ENTRY = Statement(
+    select(manifest_entries).where(manifest_entries.c.schema_name == bindparam("schema_name"))
 )
-_SELECT_DESCRIPTORS = select(
-    store_descriptors.c.schema_name,
-    store_descriptors.c.schema_version,
-    store_descriptors.c.relative_path,
-    store_descriptors.c.criticality,
-    store_descriptors.c.owner,
-    store_descriptors.c.rebuild_strategy,
-).order_by(store_descriptors.c.position)
-_MARK_PREPARING = update(runtime_manifest).values(last_preparing_batch_id=bindparam("batch_id"))
-_MARK_RECOVERY = update(runtime_manifest).values(last_recovery_plan_id=bindparam("plan_id"))
-_SEAL_MANIFEST = update(runtime_manifest)
-_INSERT_ENTRY = sqlite_insert(manifest_entries)
-_UPSERT_ENTRY = _INSERT_ENTRY.on_conflict_do_update(
-    index_elements=[manifest_entries.c.schema_name],
-    set_={
-        column.name: _INSERT_ENTRY.excluded[column.name]
-        for column in manifest_entries.columns
-        if column.name != "schema_name"
-    },
+_SELECT_DESCRIPTORS = Statement(
+    select(
+        store_descriptors.c.schema_name,
+        store_descriptors.c.schema_version,
+        store_descriptors.c.relative_path,
+        store_descriptors.c.criticality,
+        store_descriptors.c.owner,
+        store_descriptors.c.rebuild_strategy,
+    ).order_by(store_descriptors.c.position)
+)
+_DELETE_DESCRIPTORS = Statement(delete(store_descriptors))
+_INSERT_DESCRIPTOR = Statement(insert(store_descriptors))
+_MARK_PREPARING = Statement(
+    update(runtime_manifest).values(last_preparing_batch_id=bindparam("batch_id"))
+)
+_MARK_RECOVERY = Statement(
+    update(runtime_manifest).values(last_recovery_plan_id=bindparam("plan_id"))
+)
+_SEAL_MANIFEST = Statement(
+    update(runtime_manifest).values(
+        active_run_id=bindparam("run_id"),
+        active_capability_snapshot_id=bindparam("capability_snapshot_id"),
+        active_behavior_fingerprint=bindparam("behavior_fingerprint"),
+        high_watermark=bindparam("watermark"),
+        last_committed_batch_id=bindparam("batch_id"),
+        last_preparing_batch_id=null(),
+        updated_at=bindparam("at"),
+    )
+)
+_insert_entry = sqlite_insert(manifest_entries)
+_UPSERT_ENTRY = Statement(
+    _insert_entry.on_conflict_do_update(
+        index_elements=[manifest_entries.c.schema_name],
+        set_={
+            column.name: _insert_entry.excluded[column.name]
+            for column in manifest_entries.columns
+            if column.name != "schema_name"
+        },
+    )
 )
 
 
@@ -192,12 +201,8 @@ def _entry_row(logged: LoggedBatch, write: PlannedWrite) -> dict[str, object]:
     }
 
 
-def _entry(row: RowMapping) -> ManifestEntry:
-    return ManifestEntry.model_validate(dict(row))
-
-
-def _manifest_row(connection: Connection) -> RowMapping:
-    row = connection.execute(_SELECT_MANIFEST).mappings().one_or_none()
+def _manifest_row(connection: Connection) -> Row:
+    row = _SELECT_MANIFEST.first(connection)
     if row is None:
         name = connection.exec_driver_sql("PRAGMA database_list").one()[2]
         raise CorruptDatabaseError(Path(name), "the manifest row is missing")

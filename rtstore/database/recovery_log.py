@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.database.schema import quarantined_files, recovery_actions, recovery_runs
+from rtstore.database.statements import Statement
 from rtstore.records import (
     QuarantinedFile,
     ReadinessImpact,
@@ -28,19 +29,18 @@ def begin_run(
     started_at: datetime,
 ) -> int:
     """Record that these actions of a plan are about to be carried out; gives the run's number."""
-    result = connection.execute(
-        insert(recovery_runs),
-        {
-            "plan_id": plan.plan_id,
-            "started_by": started_by,
-            "high_watermark": plan.high_watermark,
-            "readiness_impact": plan.readiness_impact,
-            "started_at": format_time(started_at),
-        },
-    )
-    key = result.inserted_primary_key
-    assert key is not None  # noqa: S101 - an INSERT of one row has one
-    run_number = int(key[0])
+    run_number = _INSERT_RUN.run(
+        connection,
+        run_number=None,
+        plan_id=plan.plan_id,
+        started_by=started_by,
+        high_watermark=plan.high_watermark,
+        readiness_impact=plan.readiness_impact,
+        started_at=format_time(started_at),
+        completed_at=None,
+        remaining_impact=None,
+    ).lastrowid
+    assert run_number is not None  # noqa: S101 - an INSERT of one row has one
     for position, action in enumerate(actions):
         add_action(connection, run_number, position, action)
     return run_number
@@ -50,15 +50,16 @@ def add_action(
     connection: Connection, run_number: int, position: int, action: RecoveryAction
 ) -> None:
     """Record one more action of a run that is under way."""
-    connection.execute(
-        insert(recovery_actions),
-        {
-            "run_number": run_number,
-            "position": position,
-            "kind": action.kind,
-            "schema_name": action.schema_name,
-            "reason": action.reason,
-        },
+    _INSERT_ACTION.run(
+        connection,
+        run_number=run_number,
+        position=position,
+        kind=action.kind,
+        schema_name=action.schema_name,
+        reason=action.reason,
+        outcome=None,
+        detail=None,
+        completed_at=None,
     )
 
 
@@ -66,10 +67,13 @@ def record_step(
     connection: Connection, run_number: int, position: int, step: RecoveryStep, at: datetime
 ) -> None:
     """Record what became of one action."""
-    connection.execute(
-        update(recovery_actions)
-        .where(recovery_actions.c.run_number == run_number, recovery_actions.c.position == position)
-        .values(outcome=step.outcome, detail=step.detail, completed_at=format_time(at))
+    _RECORD_STEP.run(
+        connection,
+        run=run_number,
+        at_position=position,
+        result=step.outcome,
+        what=step.detail,
+        at=format_time(at),
     )
 
 
@@ -77,35 +81,54 @@ def end_run(
     connection: Connection, run_number: int, remaining: ReadinessImpact, at: datetime
 ) -> None:
     """Record that a run came to its end, and what is left."""
-    connection.execute(
-        update(recovery_runs)
-        .where(recovery_runs.c.run_number == run_number)
-        .values(completed_at=format_time(at), remaining_impact=remaining)
-    )
+    _END_RUN.run(connection, run=run_number, remaining=remaining, at=format_time(at))
 
 
 def record_evidence(connection: Connection, evidence: Sequence[QuarantinedFile]) -> None:
     """Record files that were kept. The same bytes of the same store are one piece of evidence."""
-    rows = [item.model_dump(mode="json", exclude={"quarantine_number"}) for item in evidence]
-    if rows:
-        statement = sqlite_insert(quarantined_files).on_conflict_do_nothing(
-            index_elements=[quarantined_files.c.quarantine_path]
-        )
-        connection.execute(statement, rows)
+    _INSERT_EVIDENCE.run_many(
+        connection,
+        [{**item.model_dump(mode="json"), "quarantine_number": None} for item in evidence],
+    )
 
 
 def mark_restored(connection: Connection, quarantine_number: int, at: datetime) -> None:
     """Record that evidence was taken back to where it was."""
-    connection.execute(
-        update(quarantined_files)
-        .where(quarantined_files.c.quarantine_number == quarantine_number)
-        .values(restored_at=format_time(at))
-    )
+    _MARK_RESTORED.run(connection, number=quarantine_number, at=format_time(at))
 
 
 def list_evidence(connection: Connection) -> list[QuarantinedFile]:
     """All evidence, oldest first."""
-    rows = connection.execute(
-        select(quarantined_files).order_by(quarantined_files.c.quarantine_number)
-    ).mappings()
-    return [QuarantinedFile.model_validate(dict(row)) for row in rows]
+    return [QuarantinedFile.model_validate(row) for row in _SELECT_EVIDENCE.all(connection)]
+
+
+# --- statements ---------------------------------------------------------------------------------
+
+_INSERT_RUN = Statement(insert(recovery_runs))
+_INSERT_ACTION = Statement(insert(recovery_actions))
+_RECORD_STEP = Statement(
+    update(recovery_actions)
+    .where(
+        recovery_actions.c.run_number == bindparam("run"),
+        recovery_actions.c.position == bindparam("at_position"),
+    )
+    .values(outcome=bindparam("result"), detail=bindparam("what"), completed_at=bindparam("at"))
+)
+_END_RUN = Statement(
+    update(recovery_runs)
+    .where(recovery_runs.c.run_number == bindparam("run"))
+    .values(completed_at=bindparam("at"), remaining_impact=bindparam("remaining"))
+)
+_INSERT_EVIDENCE = Statement(
+    sqlite_insert(quarantined_files).on_conflict_do_nothing(
+        index_elements=[quarantined_files.c.quarantine_path]
+    )
+)
+_MARK_RESTORED = Statement(
+    update(quarantined_files)
+    .where(quarantined_files.c.quarantine_number == bindparam("number"))
+    .values(restored_at=bindparam("at"))
+)
+_SELECT_EVIDENCE = Statement(
+    select(quarantined_files).order_by(quarantined_files.c.quarantine_number)
+)

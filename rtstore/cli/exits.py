@@ -1,0 +1,52 @@
+"""What the exit code of the command says, in one place; `rtstore --help` shows it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from rtstore.errors import (
+    CallError,
+    RecoveryNeededError,
+    RetryableError,
+    RuntimeStoreError,
+    StopError,
+)
+
+
+class ExitCode(IntEnum):
+    """The exit codes, each with its meaning."""
+
+    READY = 0, "ready (status, plan, recover); done (the others)"
+    NOT_READY = 1, "degraded or blocked: the runtime must not start on this state yet"
+    WRONG_CALL = 2, "wrong call: unknown option, no such directory, another team; nothing changed"
+    RETRY_LATER = 3, "try again later: locked, disk full, no permission"
+    RECOVERY_NEEDED = 4, "a recovery is needed, or one stopped half-way"
+    STOP = 5, "newer, foreign or corrupt database: nothing was touched; the message says what helps"
+    INTERRUPTED = 130, "interrupted from the keyboard"
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        """A member is a number with its meaning."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+
+def exit_code_of(error: RuntimeStoreError | OSError) -> ExitCode:
+    """The exit code for an error: what the caller can do about it."""
+    if isinstance(error, CallError):
+        return ExitCode.WRONG_CALL
+    if isinstance(error, RetryableError | OSError):
+        return ExitCode.RETRY_LATER
+    if isinstance(error, StopError):
+        return ExitCode.STOP
+    # A bare RuntimeStoreError means that the state on disk is not what was expected.
+    assert isinstance(error, RecoveryNeededError | RuntimeStoreError)  # noqa: S101 - for readers
+    return ExitCode.RECOVERY_NEEDED
+
+
+def exit_code_help() -> str:
+    """The codes and their meanings, a line each."""
+    return "\n".join(f"{code.value:>4}  {code.meaning}" for code in ExitCode)
