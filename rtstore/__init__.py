@@ -44,6 +44,7 @@ from rtstore.errors import (
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
 from rtstore.invariants import validate_invariants
+from rtstore.legacy import ImportReport, import_directory
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
 from rtstore.planning import build_plan
@@ -109,6 +110,7 @@ __all__ = [
     "FileInspector",
     "FileSystem",
     "ForeignDatabaseError",
+    "ImportReport",
     "Inspection",
     "InspectionState",
     "InvalidRequestError",
@@ -160,6 +162,7 @@ __all__ = [
     "build_plan",
     "build_readiness",
     "default_manifest",
+    "import_directory",
     "migrations_path",
     "validate_invariants",
 ]

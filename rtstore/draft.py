@@ -45,6 +45,11 @@ class Draft:
         self.started_at = started_at
         self.encoded: list[tuple[Descriptor, EncodedStore]] = []
 
+    @property
+    def names(self) -> list[str]:
+        """The stores that it writes, in order."""
+        return [descriptor.schema_name for descriptor, _ in self.encoded]
+
     def repeats(self, first: Batch) -> bool:
         """Whether this is the batch that was written before.
 

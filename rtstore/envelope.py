@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -21,6 +23,9 @@ from rtstore.times import format_time
 
 _JSON = TypeAdapter[JsonValue](JsonValue, config=ConfigDict(allow_inf_nan=False))
 _TIME_PLACEHOLDER = "0000-00-00T00:00:00.000Z"
+_DIGITS_MAX = 4300
+"""Longer numbers are refused by Python's `json` (sys.set_int_max_str_digits), ours included."""
+_LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (_DIGITS_MAX + 1))
 
 
 class Envelope(Record):
@@ -81,12 +86,15 @@ def encode(
     """Check data and encode it as a store file whose time is still open.
 
     Raises `InvalidRequestError`, naming the place, when the data is not JSON (NaN, infinities,
-    sets, tuples, bytes, lone surrogates, keys that are no strings, cycles) or when the payload
-    model refuses it. The data itself is written, never the model's idea of it: unknown keys and
-    their order are kept.
+    sets, tuples, bytes, lone surrogates, keys that are no strings, cycles), when it could not be
+    read back (numbers of more than 4300 digits), or when the payload model refuses it. The data
+    itself is written, never the model's idea of it: unknown keys and their order are kept.
     """
     if isinstance(data, BaseModel):
-        data = data.model_dump(mode="json", by_alias=True)
+        try:
+            data = data.model_dump(mode="json", by_alias=True)
+        except ValueError as error:
+            raise InvalidRequestError("data", str(error), store=store) from None
     try:
         plain = _JSON.validate_python(data, strict=True)
     except ValidationError as error:
@@ -97,6 +105,8 @@ def encode(
         encoded = pydantic_core.to_json(document, indent=2)
     except (pydantic_core.PydanticSerializationError, UnicodeEncodeError):
         _refuse_surrogate(plain, store)
+    if len(encoded) > _DIGITS_MAX and _LONG_NUMBER.search(encoded):
+        _refuse_long_number(plain, store)
     head, _, tail = encoded.partition(_TIME_PLACEHOLDER.encode())
     return EncodedStore(head, tail + b"\n")
 
@@ -149,11 +159,13 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     place = list(first["loc"])
     if error.title.startswith("json-or-python"):
         place = [part for index, part in enumerate(place) if index % 2 == 1]
+    problem = first["msg"]
     if place and place[-1] == "[key]":
         place.pop()
+        problem = f"the key {place.pop()!r} is not a string" if place else problem
     path = "data" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place)
     more = error.error_count() - 1
-    return path, first["msg"] + (f" (and {more} more)" if more else "")
+    return path, problem + (f" (and {more} more)" if more else "")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -162,18 +174,29 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _refuse_surrogate(data: object, store: str) -> NoReturn:
     """Name the place of the text that cannot be written as UTF-8."""
+    for path, value in _places(data):
+        if isinstance(value, str) and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+            problem = "the text holds a lone surrogate, which UTF-8 cannot carry"
+            raise InvalidRequestError(path, problem, store=store)
+    raise InvalidRequestError("data", "cannot be written as JSON", store=store)
+
+
+def _refuse_long_number(data: object, store: str) -> None:
+    """Name the place of the number that could not be read back; a long text of digits can be."""
+    for path, value in _places(data):
+        if isinstance(value, int) and abs(value) >= 10**_DIGITS_MAX:
+            problem = f"the number has more than {_DIGITS_MAX} digits, and could not be read back"
+            raise InvalidRequestError(path, problem, store=store)
+
+
+def _places(data: object) -> Iterator[tuple[str, object]]:
+    """Every key and every value in the data, with its place as readable text."""
     pending: list[tuple[str, object]] = [("data", data)]
     while pending:
         path, value = pending.pop()
+        yield path.encode("ascii", "backslashreplace").decode(), value
         if isinstance(value, dict):
             pending.extend((f"{path}.{key!a}", key) for key in value)
             pending.extend((f"{path}.{key}", item) for key, item in value.items())
         elif isinstance(value, list):
             pending.extend((f"{path}[{index}]", item) for index, item in enumerate(value))
-        elif isinstance(value, str) and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-            raise InvalidRequestError(
-                path.encode("ascii", "backslashreplace").decode(),
-                "the text holds a lone surrogate, which UTF-8 cannot carry",
-                store=store,
-            )
-    raise InvalidRequestError("data", "cannot be written as JSON", store=store)

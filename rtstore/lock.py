@@ -11,19 +11,24 @@ connections write or checkpoint at the same moment (sqlite.org/wal.html, "the WA
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import lock_descriptor, unlock_descriptor
 
-from rtstore.errors import InvalidRequestError, LockTimeoutError, StorageError
-from rtstore.times import format_time
+from rtstore.errors import (
+    InvalidRequestError,
+    LockTimeoutError,
+    StorageError,
+    UnusableEngineError,
+)
+from rtstore.times import format_time, utc_now
 
 try:
     import fcntl
@@ -32,7 +37,25 @@ except ImportError:  # pragma: no cover - Windows
 
 LOCK_NAME = "runtime-store.lock"
 DEFAULT_TIMEOUT_S = 30.0
-POLL_INTERVAL_S = 0.002
+POLL_INTERVAL_S_MIN = 0.0005
+POLL_INTERVAL_S_MAX = 0.005
+
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_descriptors: set[int] = set()
+"""Open descriptors of lock files of this process."""
+
+
+def _close_after_fork() -> None:
+    # A forked child shares the parent's lock through the descriptor it inherited: the lock would
+    # outlive the parent. Closing (not unlocking) leaves the parent's lock alone.
+    for descriptor in _descriptors:
+        with suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_after_fork)
 
 
 class WriterLock:
@@ -43,7 +66,7 @@ class WriterLock:
         self.timeout_s = timeout_s
         self._threads = threading.Lock()
         self._holder: int | None = None
-        self._lock = FileLock(self.path, thread_local=False, fallback_to_soft=False)
+        self._pid = os.getpid()
 
     @contextmanager
     def hold(self, timeout_s: float | None = None) -> Iterator[None]:
@@ -53,6 +76,7 @@ class WriterLock:
         file cannot be made, and `InvalidRequestError` when this thread holds it already: waiting
         for oneself would never end.
         """
+        self._renew_after_fork()
         if self._holder == threading.get_ident():
             raise InvalidRequestError(
                 "call", "a function that runs inside a write must not write to the same store"
@@ -62,13 +86,13 @@ class WriterLock:
         if not self._threads.acquire(timeout=limit):
             raise LockTimeoutError(self.path, limit, self.holder())
         try:
-            self._acquire(max(0.0, deadline - time.monotonic()), limit)
+            descriptor = self._acquire(deadline, limit)
             self._holder = threading.get_ident()
             try:
                 yield
             finally:
                 self._holder = None
-                self._lock.release()
+                self._release(descriptor)
         finally:
             self._threads.release()
 
@@ -101,21 +125,66 @@ class WriterLock:
             return None
         return text.strip()[:200] or None
 
-    def _acquire(self, remaining_s: float, limit_s: float) -> None:
+    def _acquire(self, deadline: float, limit_s: float) -> int:
+        """Lock the file at the path; gives its descriptor."""
+        pause = POLL_INTERVAL_S_MIN
         try:
-            self._lock.acquire(timeout=remaining_s, poll_interval=POLL_INTERVAL_S)
-        except Timeout:
-            raise LockTimeoutError(self.path, limit_s, self.holder()) from None
+            while True:
+                descriptor = self._open()
+                try:
+                    while not lock_descriptor(descriptor, blocking=False):
+                        if time.monotonic() >= deadline:
+                            raise LockTimeoutError(self.path, limit_s, self.holder())
+                        time.sleep(pause)
+                        pause = min(2 * pause, POLL_INTERVAL_S_MAX)
+                    if self._is_at_path(descriptor):
+                        self._sign(descriptor)
+                        return descriptor
+                except BaseException:
+                    self._close(descriptor)
+                    raise
+                # Somebody removed the file: a lock on it excludes nobody who comes later.
+                self._close(descriptor)
         except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise UnusableEngineError(
+                    self.path, f"the file system has no locks ({error}). Use a local directory."
+                ) from error
             raise StorageError(self.path, "the writer lock cannot be taken", str(error)) from error
-        with suppress(OSError):
-            self._sign()
 
-    def _sign(self) -> None:
-        since = format_time(datetime.now(UTC))
-        line = f"process {os.getpid()} on {socket.gethostname()} since {since}"
-        descriptor = os.open(self.path, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+    def _release(self, descriptor: int) -> None:
         try:
-            os.pwrite(descriptor, f"{line:<120}\n".encode(), 0)
+            unlock_descriptor(descriptor)
         finally:
-            os.close(descriptor)
+            self._close(descriptor)
+
+    def _open(self) -> int:
+        descriptor = os.open(self.path, _OPEN_FLAGS, 0o666)
+        _descriptors.add(descriptor)
+        return descriptor
+
+    def _close(self, descriptor: int) -> None:
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
+
+    def _is_at_path(self, descriptor: int) -> bool:
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(descriptor))
+
+    def _sign(self, descriptor: int) -> None:
+        line = f"process {os.getpid()} on {_HOST} since {format_time(utc_now())}"
+        with suppress(OSError):  # the signature is for people; the lock is held without it
+            os.pwrite(descriptor, f"{line:<120}\n".encode(), 0)
+
+    def _renew_after_fork(self) -> None:
+        """A lock that a thread of the parent held at the fork is nobody's in the child."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._threads = threading.Lock()
+            self._holder = None
+
+
+_HOST = socket.gethostname()

@@ -261,16 +261,17 @@ class Publisher:
         not a regular file, and `StorageError` when it cannot be read or copied; nothing is
         overwritten then.
         """
-        check_target(self.directory, file.relative_path, file.schema_name, self.fs)
+        there = check_target(self.directory, file.relative_path, file.schema_name, self.fs)
+        if there is None:
+            return None
+        if (
+            trust_mtime
+            and entry is not None
+            and (there.st_size, there.st_mtime_ns) == (entry.file_size, entry.mtime_ns)
+        ):
+            return None
         path = store_path(self.directory, file.relative_path)
         try:
-            stat = self.fs.lstat(path)
-            if (
-                trust_mtime
-                and entry is not None
-                and (stat.st_size, stat.st_mtime_ns) == (entry.file_size, entry.mtime_ns)
-            ):
-                return None
             found, _ = self.fs.read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None

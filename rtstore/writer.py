@@ -35,9 +35,9 @@ on the medium: `BatchUnfinishedError` with `decided=False`, and this process wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -74,6 +74,13 @@ from rtstore.records import (
     RunIdentity,
 )
 from rtstore.times import Clock, to_utc_ms, utc_now
+
+
+class _Found(NamedTuple):
+    """What is committed, as found under the lock."""
+
+    head: ManifestHead
+    entries: Mapping[str, ManifestEntry]
 
 
 class BatchWriter:
@@ -136,11 +143,10 @@ class BatchWriter:
         draft = validate(request, batch_id, to_utc_ms(self._clock()))
         self._check_targets(draft)
         with self.lock.hold():
-            repeated = self._already_written(draft)
-            if repeated is not None:
-                return repeated
-            self._finish_open_batches()
-            return self._write(draft, expected_high_watermark)
+            found = self._look(draft.names)
+            return self._already_written(draft) or self._write(
+                draft, found, expected_high_watermark
+            )
 
     def update(
         self,
@@ -158,12 +164,12 @@ class BatchWriter:
         under the lock, so it should be quick, and it must not write to the store itself. What it
         raises comes out unchanged, and nothing is written. Otherwise as `write_batch`.
         """
+        name = descriptor.schema_name
         with self.lock.hold():
-            self._finish_open_batches()
+            found = self._look([name])
             if check_current is not None:
                 check_current()
-            name = descriptor.schema_name
-            current = self.database.read(
+            current = self.database.read_as_writer(
                 lambda connection: contents.current_contents(connection, [name])
             )
             data = change(decode(current[name]).data if name in current else None)
@@ -177,7 +183,7 @@ class BatchWriter:
                 reason=reason,
                 writes=(StoreWrite(descriptor=descriptor, data=data),),
             )
-            return self._write(validate(request, None, to_utc_ms(self._clock())), None)
+            return self._write(validate(request, None, to_utc_ms(self._clock())), found, None)
 
     def check(self, request: BatchRequest) -> None:
         """Raise what `write_batch` would raise for the request itself; nothing is touched."""
@@ -198,8 +204,8 @@ class BatchWriter:
         committed already; otherwise as `write_batch`.
         """
         with self.lock.hold():
-            self._finish_open_batches()
-            content = self._read_for_adoption(descriptor)
+            found = self._look([descriptor.schema_name])
+            content = self._read_for_adoption(descriptor, found.entries.get(descriptor.schema_name))
             request = BatchRequest(
                 team_name=team_name,
                 identity=identity,
@@ -208,12 +214,12 @@ class BatchWriter:
             )
             draft = validate(request, None, to_utc_ms(self._clock()))
             draft.encoded = [(descriptor, EncodedStore.exactly(content))]
-            self._check_manifest(draft, None)
+            self._check_manifest(draft, found.head, None)
             logged, content_of = self._log(draft, self._batch_id_factory(), [])
             self._publish(logged, content_of)
             return self._seal(logged)
 
-    def _read_for_adoption(self, descriptor: Descriptor) -> bytes:
+    def _read_for_adoption(self, descriptor: Descriptor, entry: ManifestEntry | None) -> bytes:
         name, fs = descriptor.schema_name, self.publisher.fs
         check_target(self.directory, descriptor.relative_path, name, fs)
         path = store_path(self.directory, descriptor.relative_path)
@@ -237,9 +243,6 @@ class BatchWriter:
                 f"the store has {descriptor.schema_version}",
                 store=name,
             )
-        entry = self.database.read(
-            lambda connection: manifest.load_entries(connection, [name])
-        ).get(name)
         if entry is not None and entry.content_hash == content_hash(content):
             raise InvalidRequestError(
                 "file", f"{path} is what is committed: there is nothing to adopt", store=name
@@ -248,22 +251,30 @@ class BatchWriter:
 
     # --- 2: lock, and look at what is there -------------------------------------------------------
 
-    def _finish_open_batches(self) -> None:
-        """Roll forward what a dead writer left. We hold its lock, so it is dead."""
-        for logged in self.receipt_store.open_batches():
-            if logged.has_contents:
-                try:
-                    self.publisher.roll_forward(logged)
-                except OSError as error:
-                    raise BatchUnfinishedError(
-                        logged.batch.batch_id, str(error), decided=True
-                    ) from error
+    def _look(self, names: Sequence[str]) -> _Found:
+        """What is committed for the stores about to be written, after what a dead writer left was
+        rolled forward. We hold its lock, so it is dead."""
+
+        def query(connection: Connection) -> tuple[_Found, tuple[LoggedBatch, ...]]:
+            head = manifest.load_head(connection)
+            entries = manifest.load_entries(connection, names)
+            return _Found(head, entries), batches.load_open(connection)
+
+        found, open_batches = self.database.read_as_writer(query)
+        left = [logged for logged in open_batches if logged.has_contents]
+        for logged in left:
+            try:
+                self.publisher.roll_forward(logged)
+            except OSError as error:
+                raise BatchUnfinishedError(
+                    logged.batch.batch_id, str(error), decided=True
+                ) from error
+        return self.database.read_as_writer(query)[0] if left else found
 
     def _already_written(self, draft: Draft) -> Batch | None:
         """The first result of a batch that is written again under the same id."""
         if draft.batch_id is None:
             return None
-        self._finish_open_batches()
         first = self.receipt_store.get(draft.batch_id)
         if first is None:
             return None
@@ -278,20 +289,20 @@ class BatchWriter:
             )
         return first
 
-    def _check_manifest(self, draft: Draft, expected_high_watermark: int | None) -> ManifestHead:
-        head = self.database.read(manifest.load_head)
+    def _check_manifest(
+        self, draft: Draft, head: ManifestHead, expected_high_watermark: int | None
+    ) -> None:
         if head.team_name != draft.request.team_name:
             raise WrongTeamError(self.directory, draft.request.team_name, head.team_name)
         if expected_high_watermark not in (None, head.high_watermark):
             assert expected_high_watermark is not None  # noqa: S101 - the line above
             raise ConflictError("this batch", expected_high_watermark, head.high_watermark)
-        return head
 
-    def _keep_evidence(self, draft: Draft, batch_id: str) -> list[QuarantinedFile]:
-        """Look at every target: refuse unsafe paths first, then copy what somebody else changed
-        into quarantine (a newer file refuses the batch). The rows are written with the log."""
-        entries = self._entries(draft)
-        self._check_targets(draft)
+    def _keep_evidence(
+        self, draft: Draft, entries: Mapping[str, ManifestEntry], batch_id: str
+    ) -> list[QuarantinedFile]:
+        """Copy what somebody else changed into quarantine; an unsafe path or a newer file refuses
+        the batch. The rows are written with the log."""
         kept = []
         for descriptor, _ in draft.encoded:
             evidence = self.publisher.look_for_evidence(
@@ -307,17 +318,13 @@ class BatchWriter:
                 self.directory, descriptor.relative_path, descriptor.schema_name, self.publisher.fs
             )
 
-    def _entries(self, draft: Draft) -> dict[str, ManifestEntry]:
-        names = [descriptor.schema_name for descriptor, _ in draft.encoded]
-        return self.database.read(lambda connection: manifest.load_entries(connection, names))
-
     # --- 3 to 5 -----------------------------------------------------------------------------------
 
-    def _write(self, draft: Draft, expected_high_watermark: int | None) -> Batch:
-        """Steps 2 to 5 for a validated draft; the lock is held and no batch is open."""
-        self._check_manifest(draft, expected_high_watermark)
+    def _write(self, draft: Draft, found: _Found, expected_high_watermark: int | None) -> Batch:
+        """The rest of step 2, and 3 to 5; the lock is held and no batch is open."""
+        self._check_manifest(draft, found.head, expected_high_watermark)
         batch_id = draft.batch_id or self._batch_id_factory()
-        evidence = self._keep_evidence(draft, batch_id)
+        evidence = self._keep_evidence(draft, found.entries, batch_id)
         logged, content_of = self._log(draft, batch_id, evidence)
         self._publish(logged, content_of)
         return self._seal(logged)

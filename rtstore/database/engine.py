@@ -86,6 +86,7 @@ class Database:
         self._reader_state: tuple[int, int, int] | None = None
         self._reader = self._make_engine(self._connect_reader)
         self._writer = None if read_only else self._make_engine(self._connect_writer, size=1)
+        self._writing_connection: Connection | None = None
         _open_databases.add(self)
 
     # --- transactions ---------------------------------------------------------------------------
@@ -114,6 +115,19 @@ class Database:
                 return result
         raise DatabaseLockedError(self.path, "it kept changing while it was read")
 
+    def read_as_writer(self, query: Callable[[Connection], Result]) -> Result:
+        """`read`, on the connection for writing; the caller holds the writer lock. What the last
+        transaction wrote is still in its cache."""
+        with self._translated():
+            connection = self._writing()
+            driver = driver_of(connection)
+            driver.execute("BEGIN")
+            try:
+                return query(connection)
+            finally:
+                with suppress(sqlite3.Error):
+                    driver.execute("ROLLBACK")
+
     @contextmanager
     def write(self, *, flush: bool) -> Iterator[Connection]:
         """One write transaction; the caller holds the writer lock.
@@ -126,12 +140,10 @@ class Database:
         input/output error, nobody knows what is on disk: this process writes no more
         (`DatabaseFailedError`).
         """
-        self._check_usable()
-        if self._writer is None:
-            raise StoreClosedError(self.path.parent, "was opened read-only")
         if self._failure is not None:
             raise DatabaseFailedError(self.path, self._failure)
-        with self._translated(), self._writer.connect() as connection:
+        with self._translated():
+            connection = self._writing()
             self._set_synchronous(connection, "FULL" if flush else "NORMAL")
             driver = driver_of(connection)
             driver.execute("BEGIN IMMEDIATE")
@@ -170,12 +182,25 @@ class Database:
         if os.getpid() != self._pid:
             return
         self._reader.dispose()
+        if self._writing_connection is not None:
+            self._writing_connection.close()
         if self._writer is not None:
             self._writer.dispose()
 
     def abandon_after_fork(self) -> None:
         """Called in a forked child: keep the parent's connections alive, and never use them."""
-        _leaked_by_fork.extend((self._reader.pool, self._writer and self._writer.pool))
+        _leaked_by_fork.extend(
+            (self._reader.pool, self._writer and self._writer.pool, self._writing_connection)
+        )
+
+    def _writing(self) -> Connection:
+        """The one connection for writing, opened when it is first needed."""
+        self._check_usable()
+        if self._writer is None:
+            raise StoreClosedError(self.path.parent, "was opened read-only")
+        if self._writing_connection is None:
+            self._writing_connection = self._writer.connect()
+        return self._writing_connection
 
     # --- connections ----------------------------------------------------------------------------
 

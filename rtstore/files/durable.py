@@ -35,11 +35,10 @@ def replace(
     is left unless removing it failed too.
     """
     temporary = temporary_path(target)
-    make_directories(target.parent, fs)
-    with suppress(FileNotFoundError):
-        fs.unlink(temporary)
+    mode = _mode_of(target, fs)
+    descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, fs)
     try:
-        _write_new(temporary, content, _mode_of(target, fs), mtime_ns, flush=flush, fs=fs)
+        _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
         fs.rename(temporary, target)
     except BaseException:
         with suppress(OSError):
@@ -61,6 +60,17 @@ def make_directories(path: Path, fs: FileSystem) -> None:
         fs.fsync_directory(directory.parent)
 
 
+def _create(temporary: Path, mode: int, fs: FileSystem) -> int:
+    """Create the temporary file; what stands in the way, or is missing on it, is rare."""
+    try:
+        return fs.create(temporary, mode)
+    except FileExistsError:  # a dead writer's
+        fs.unlink(temporary)
+    except FileNotFoundError:
+        make_directories(temporary.parent, fs)
+    return fs.create(temporary, mode)
+
+
 def _mode_of(target: Path, fs: FileSystem) -> int | None:
     try:
         return stat.S_IMODE(fs.lstat(target).st_mode)
@@ -68,8 +78,8 @@ def _mode_of(target: Path, fs: FileSystem) -> int | None:
         return None
 
 
-def _write_new(
-    path: Path,
+def _fill(
+    descriptor: int,
     content: bytes,
     mode: int | None,
     mtime_ns: int | None,
@@ -77,7 +87,6 @@ def _write_new(
     flush: bool,
     fs: FileSystem,
 ) -> None:
-    descriptor = fs.create(path, NEW_FILE_MODE if mode is None else mode)
     try:
         if mode is not None:
             fs.set_mode(descriptor, mode)

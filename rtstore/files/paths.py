@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from functools import lru_cache
 from pathlib import Path
 
 from rtstore.errors import UnsafePathError
 from rtstore.files.system import FileSystem
 
 
+@lru_cache(maxsize=4096)
 def store_path(directory: Path, relative_path: str) -> Path:
     """Where a store's file is. The text of the path was checked when its descriptor was made."""
     return directory.joinpath(*relative_path.split("/"))
 
 
-def check_target(directory: Path, relative_path: str, store: str, fs: FileSystem) -> None:
+def check_target(
+    directory: Path, relative_path: str, store: str, fs: FileSystem
+) -> os.stat_result | None:
     """Raise `UnsafePathError` unless the path can be written: real directories on the way (or
-    nothing yet), a regular file at the end (or nothing yet). Reads only."""
+    nothing yet), a regular file at the end (or nothing yet); gives what is there. Reads only."""
     parent, _, name = relative_path.rpartition("/")
     folder = check_directory(directory, parent, store, fs) if parent else directory
     try:
-        mode = fs.lstat(folder / name).st_mode
+        found = fs.lstat(folder / name)
     except (FileNotFoundError, NotADirectoryError):
-        return
+        return None
+    mode = found.st_mode
     if stat.S_ISLNK(mode):
         raise _through_link(relative_path, folder / name, store)
     if not stat.S_ISREG(mode):
         raise UnsafePathError(
             relative_path, f"is not a regular file ({folder / name})", store=store
         )
+    return found
 
 
 def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) -> Path:
