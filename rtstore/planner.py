@@ -183,11 +183,7 @@ class RecoveryPlanner:
     def _inspect(
         self, pending: Sequence[Descriptor], view: View, in_progress: Sequence[LoggedBatch]
     ) -> dict[str, Inspection]:
-        planned = {
-            (write.schema_name, write.content_hash)
-            for logged in in_progress
-            for write in logged.writes
-        }
+        planned = {item for logged in in_progress for item in logged.planned}
         inspections = {}
         for descriptor in pending:
             name = descriptor.schema_name

@@ -21,7 +21,7 @@ from rtstore.descriptors import (
     Registry,
 )
 from rtstore.envelope import content_hash, decode, payload_problem
-from rtstore.errors import StoreFileChangedError
+from rtstore.errors import BatchUnfinishedError, StoreFileChangedError
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.invariants import validate_invariants
@@ -87,7 +87,8 @@ class StoreReader:
         return validate_invariants(manifest=current, **stores)
 
     def check_file(self, descriptor: Descriptor) -> None:
-        """Raise `StoreFileChangedError` unless the file is what is committed.
+        """Raise `StoreFileChangedError` unless the file is what is committed, or
+        `BatchUnfinishedError` when it is what a dead writer was about to commit.
 
         A living writer may have put its next version there already, or sealed it since the entry
         was read; so a file that differs is held against the rows once more.
@@ -95,13 +96,20 @@ class StoreReader:
         name, path = descriptor.schema_name, store_path(self._directory, descriptor.relative_path)
         for _ in range(_LOOKS):
             before = self._database.read(lambda connection: _entry_and_open(connection, name))
-            entry, _, _ = before
+            entry = before[0]
             found = self._hash_unless_same(path, entry)
             if found is _SAME or (entry is None and found is None):
                 return
+            writer_lives = self._lock.is_held()
             after = self._database.read(lambda connection: _entry_and_open(connection, name))
-            if found in after[1] and self._lock.is_held():
-                return  # published by a living writer, and about to be committed
+            for logged in after[1]:
+                if (name, found) in logged.planned:
+                    if writer_lives:
+                        return  # published, and about to be committed
+                    if before == after:
+                        raise BatchUnfinishedError(
+                            logged.batch.batch_id, "its writer died", decided=True
+                        )
             if before == after:
                 expected = "nothing" if entry is None else entry.content_hash
                 raise StoreFileChangedError(name, path, expected, found)
@@ -132,16 +140,9 @@ class StoreReader:
 
 def _entry_and_open(
     connection: Connection, name: str
-) -> tuple[ManifestEntry | None, frozenset[str], tuple[LoggedBatch, ...]]:
-    """A store's entry, the hashes that open batches have planned for it, and those batches."""
-    open_batches = batches.load_open(connection)
-    planned = frozenset(
-        write.content_hash
-        for logged in open_batches
-        for write in logged.writes
-        if write.schema_name == name
-    )
-    return manifest.load_entries(connection, [name]).get(name), planned, open_batches
+) -> tuple[ManifestEntry | None, tuple[LoggedBatch, ...]]:
+    """A store's entry, and the open batches, as of one moment."""
+    return manifest.load_entries(connection, [name]).get(name), batches.load_open(connection)
 
 
 def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreContent]:

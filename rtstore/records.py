@@ -186,6 +186,11 @@ class LoggedBatch(Record):
         """Whether its contents are in the log; an imported batch has none."""
         return bool(self.writes)
 
+    @property
+    def planned(self) -> frozenset[tuple[str, str]]:
+        """The hashes of the contents that it writes, each with the name of its store."""
+        return frozenset((write.schema_name, write.content_hash) for write in self.writes)
+
 
 # --- the manifest -------------------------------------------------------------------------------
 

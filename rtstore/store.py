@@ -291,8 +291,9 @@ class RuntimeStore:
         """The committed content of a store, from the database; takes no lock.
 
         The file's size and time are held against the entry, its hash where those differ. Raises
-        `StoreFileChangedError` when somebody else changed or removed the file (with `verify=False`
-        the file is not looked at), and `InvalidRequestError` when nothing is committed for it.
+        `StoreFileChangedError` when somebody else changed or removed the file, and
+        `BatchUnfinishedError` when a batch whose writer died has changed it (with `verify=False`
+        the file is not looked at); `InvalidRequestError` when nothing is committed for it.
         """
         descriptor = self.descriptors.get(store)
         content = self._reader.load([store]).get(store)
