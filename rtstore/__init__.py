@@ -4,6 +4,7 @@ Start with `RuntimeStore.open`. The parts behind it (manifest store, receipt sto
 file inspector, recovery planner) are public and composable the same way.
 """
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 
 from rtstore.database.batches import ReceiptStore
@@ -84,6 +85,8 @@ try:
     __version__ = version("rtstore")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
+
+logging.getLogger("rtstore").addHandler(logging.NullHandler())
 
 __all__ = [
     "DATABASE_NAME",

@@ -141,15 +141,20 @@ def decode(content: bytes) -> Envelope:
 
 
 def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None:
-    """Where and why a payload model refuses data that was read, or None when it does not."""
+    """Where and why a payload model refuses data that was read, or None when it does not.
+
+    A validator of the runtime's own that stumbles over the data, in whatever way, refuses it too.
+    """
     if payload is None:
         return None
     try:
         payload.model_validate(data, by_alias=True, by_name=False)
-    except (ValidationError, RecursionError) as error:
-        if isinstance(error, ValidationError):
-            return ": ".join(_first_problem(error))
+    except ValidationError as error:
+        return ": ".join(_first_problem(error))
+    except RecursionError:
         return "data: nested too deeply"
+    except Exception as error:  # noqa: BLE001 - nothing that a file holds may raise
+        return f"data: {type(error).__name__}: {error}"
     return None
 
 

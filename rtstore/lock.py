@@ -159,7 +159,7 @@ class WriterLock:
             self._close(descriptor)
 
     def _open(self) -> int:
-        descriptor = os.open(self.path, _OPEN_FLAGS, 0o666)
+        descriptor = os.open(self.path, _OPEN_FLAGS, 0o600)
         _descriptors.add(descriptor)
         return descriptor
 

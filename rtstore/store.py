@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +49,8 @@ from rtstore.records import (
 from rtstore.recovery import Recovery
 from rtstore.times import Clock, utc_now
 from rtstore.writer import BatchWriter
+
+logger = logging.getLogger("rtstore.store")
 
 Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
@@ -196,6 +200,7 @@ class RuntimeStore:
                 fs=fs,
                 team_name=found,
             )
+            _report_loose_modes(directory)
             if recover and not read_only:
                 store.last_recovery = store._recovery.finish_what_is_safe(found)
         except BaseException:
@@ -430,6 +435,14 @@ class RuntimeStore:
         `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
         """
         return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)
+
+
+def _report_loose_modes(directory: Path) -> None:
+    """Say when others may read what may hold secrets; it may be meant, so it is not changed."""
+    for path in (directory, directory / DATABASE_NAME):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            logger.info("%s is open to other users (mode %03o)", path, mode)
 
 
 def _identity(identity: RunIdentity) -> RunIdentity:

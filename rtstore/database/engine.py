@@ -14,11 +14,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from rtstore.database.statements import driver_of
 from rtstore.errors import (
@@ -64,9 +64,11 @@ class Database:
     connection for writing; whoever uses it holds the writer lock of the directory. Safe to share
     between threads, not across a fork.
 
-    `read_only=True` opens nothing for writing and creates no file: beside a living writer it reads
-    through the WAL, an idle database is read as an immutable file, and should a writer come along
-    meanwhile, what was read is thrown away and read again.
+    `read_only=True` opens nothing for writing and leaves the database and its WAL as they are. An
+    idle database is read as an immutable file, which creates nothing beside it; should a writer
+    come along meanwhile, what was read is thrown away and read again. Otherwise it is read through
+    the WAL, beside a living writer or after a dead one; SQLite may then make the `-shm` anew, which
+    is an index of the WAL and holds no data.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class Database:
         self._pid = os.getpid()
         self._failure: str | None = None
         self._closed = False
-        self._reader_state: tuple[int, int, int] | None = None
-        self._reader = self._make_engine(self._connect_reader)
-        self._writer = None if read_only else self._make_engine(self._connect_writer, size=1)
+        # Read-only access keeps no connection between two reads: the file may be idle at one and
+        # written at the next, and an open connection would keep a writer from tidying up the WAL.
+        self._reader = self._make_engine(lambda: self._connect("mode=ro"), 0 if read_only else 5)
+        self._idle_reader = self._make_engine(lambda: self._connect("mode=ro&immutable=1"), 0)
+        self._writer = None if read_only else self._make_engine(self._connect_writer, 1)
         self._writing_connection: Connection | None = None
         _open_databases.add(self)
 
@@ -100,13 +104,11 @@ class Database:
         self._check_usable()
         for _ in range(20):
             before = self._idle_state()
-            if before != self._reader_state:
-                self._reader.dispose()  # opened for another state of the file
-                self._reader_state = before
-            with self._translated(), self._reader.connect() as connection:
+            engine = self._reader if before is None else self._idle_reader
+            with self._translated(), engine.connect() as connection:
                 driver = driver_of(connection)
-                driver.execute("BEGIN")
                 try:
+                    driver.execute("BEGIN")
                     result = query(connection)
                 finally:
                     with suppress(sqlite3.Error):
@@ -146,8 +148,8 @@ class Database:
             connection = self._writing()
             self._set_synchronous(connection, "FULL" if flush else "NORMAL")
             driver = driver_of(connection)
-            driver.execute("BEGIN IMMEDIATE")
             try:
+                driver.execute("BEGIN IMMEDIATE")
                 yield connection
             except BaseException:
                 # An error may have ended the transaction already (sqlite.org/lang_transaction);
@@ -178,9 +180,16 @@ class Database:
         connection to close checkpoints the WAL. Closing twice is harmless."""
         if self._closed:
             return
+        if os.getpid() == self._pid:
+            self._close_connections()
         self._closed = True
-        if os.getpid() != self._pid:
-            return
+
+    def _close_connections(self) -> None:
+        if not self.read_only:
+            # Only a connection that may write tidies up the files beside the database, and only
+            # when it is the last to close.
+            with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError):
+                self._writing()
         self._reader.dispose()
         if self._writing_connection is not None:
             self._writing_connection.close()
@@ -204,15 +213,18 @@ class Database:
 
     # --- connections ----------------------------------------------------------------------------
 
-    def _make_engine(self, connect: Callable[[], sqlite3.Connection], size: int = 5) -> Engine:
+    def _make_engine(self, connect: Callable[[], sqlite3.Connection], size: int) -> Engine:
+        """An engine that keeps `size` connections open; 0 keeps none."""
+        options: dict[str, Any] = {"poolclass": NullPool}
+        if size:
+            overflow = 0 if size == 1 else 50
+            options = {"poolclass": QueuePool, "pool_size": size, "max_overflow": overflow}
         return create_engine(
             "sqlite+pysqlite://",
             creator=connect,
-            poolclass=QueuePool,
-            pool_size=size,
-            max_overflow=0 if size == 1 else 50,
             pool_reset_on_return=None,
             isolation_level="AUTOCOMMIT",
+            **options,
         )
 
     def _connect_writer(self) -> sqlite3.Connection:
@@ -230,11 +242,6 @@ class Database:
             connection.close()
             raise
         return connection
-
-    def _connect_reader(self) -> sqlite3.Connection:
-        if self._reader_state is not None:
-            return self._connect("mode=ro&immutable=1")
-        return self._connect("mode=ro")
 
     def _connect(self, parameters: str) -> sqlite3.Connection:
         uri = f"file:{urllib.parse.quote(str(self.path))}?{parameters}"
@@ -313,7 +320,11 @@ class Database:
 
 
 def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
-    """The error of ours for one of the driver: locked, full, forbidden, damaged told apart."""
+    """The error of ours for one of the driver: locked, full, forbidden, damaged told apart.
+
+    Damage is what SQLite calls so, and a table or column that is not there. What remains (a value
+    that a constraint refuses, no memory) says nothing about the file.
+    """
     original = error.orig if isinstance(error, DBAPIError) else error
     cause = f"{type(original).__name__}: {original}"
     code = _error_code(error) & 0xFF
@@ -327,7 +338,11 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
         return StorageError(path, "the file cannot be opened", cause)
     if code == sqlite3.SQLITE_IOERR:
         return StorageError(path, "input/output error", cause)
-    return CorruptDatabaseError(path, cause)
+    if code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG):
+        return StorageError(path, "it does not fit into memory", cause)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+        return CorruptDatabaseError(path, cause)
+    return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
 
 
 def _error_code(error: DBAPIError | sqlite3.Error) -> int:

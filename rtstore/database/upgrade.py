@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from rtstore.database.engine import Database, translate
@@ -22,14 +25,18 @@ from rtstore.errors import (
     CorruptDatabaseError,
     ForeignDatabaseError,
     NewerDatabaseError,
-    RuntimeStoreError,
     StorageError,
     UnusableEngineError,
 )
+from rtstore.files.durable import NEW_FILE_MODE
 from rtstore.files.system import FileSystem
 
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
+
+_one_at_a_time = threading.Lock()
+"""Alembic keeps the connection and the revision it is at in module globals: two threads that run
+revisions at once, even on two databases, would run each other's."""
 
 
 def migrations_path() -> Path:
@@ -73,8 +80,9 @@ def inspect_revision(path: Path) -> str:
         number, name = database.read(_applied)
     finally:
         database.close()
-    if number > len(REVISIONS) or name not in REVISIONS:
-        raise NewerDatabaseError(path, name or f"number {number}", REVISIONS[-1])
+    if number > len(REVISIONS) or (name is not None and name not in REVISIONS):
+        found = f"number {number}" if name is None or name in REVISIONS else name
+        raise NewerDatabaseError(path, found, REVISIONS[-1])
     if number < 1 or REVISIONS[number - 1] != name:
         raise CorruptDatabaseError(
             path, f"user_version is {number}, but alembic_version says {name!r}"
@@ -90,9 +98,13 @@ def _applied(connection: Connection) -> tuple[int, str | None]:
 
 def _check_header(path: Path) -> None:
     """Look at the main file alone, as an immutable one, before anything like a WAL is opened."""
-    if not path.is_file():
+    try:
+        found = os.lstat(path)  # a link: two directories, and so two locks, for one database
+    except OSError as error:
+        raise StorageError(path, "the file cannot be looked at", str(error)) from error
+    if not stat.S_ISREG(found.st_mode):
         raise ForeignDatabaseError(path, "it is not a regular file")
-    if path.stat().st_size == 0:
+    if found.st_size == 0:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
     try:
         header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
@@ -121,6 +133,8 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
     building = path.with_name(f".{path.name}{NEW_SUFFIX}")
     remove_unfinished(path, fs)
     try:
+        # For its owner alone; SQLite gives the files beside it the same mode.
+        fs.close(fs.create(building, NEW_FILE_MODE))
         with revision_connection(building, create=True) as connection:
             run_revisions(connection)
             fill(connection)
@@ -130,8 +144,10 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
     except BaseException as error:
         with suppress(OSError):
             remove_unfinished(path, fs)
-        if isinstance(error, OSError) and not isinstance(error, RuntimeStoreError):
+        if isinstance(error, OSError):
             raise StorageError(path, "the database could not be made", str(error)) from error
+        if isinstance(error, (DBAPIError, sqlite3.Error)):
+            raise translate(error, path) from error
         raise
 
 
@@ -151,7 +167,8 @@ def run_revisions(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _one_at_a_time:
+        command.upgrade(config, "head")
 
 
 @contextmanager
@@ -163,9 +180,8 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
     """
 
     def connect() -> sqlite3.Connection:
-        mode = "rwc" if create else "rw"
         driver = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None
         )
         driver.execute("PRAGMA synchronous = FULL")
         driver.execute("PRAGMA foreign_keys = OFF")
@@ -182,7 +198,7 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
         with engine.begin() as connection:
             yield connection
             _check_whole(connection, path)
-    except sqlite3.Error as error:
+    except (DBAPIError, sqlite3.Error) as error:
         raise translate(error, path) from error
     finally:
         engine.dispose()

@@ -9,8 +9,8 @@ from pathlib import Path
 from rtstore.files.system import FileSystem
 
 TEMPORARY_SUFFIX = ".rtstore-tmp"
-NEW_FILE_MODE = 0o666
-"""As any program would create it; the umask takes off what it must."""
+NEW_FILE_MODE = 0o600
+"""For the owner alone: the state of a run may hold secrets. An existing file keeps its mode."""
 
 
 def temporary_path(target: Path) -> Path:
@@ -32,7 +32,8 @@ def replace(
     The permissions of the file that is replaced are kept. With `flush` the file and the name are
     durable when it returns; without it the caller can write them again. A directory made on the
     way has its parent flushed. Raises OSError; the target is then as before, and no temporary file
-    is left unless removing it failed too.
+    is left unless removing it failed too. Only where the last flush, that of the name, is what
+    fails, the new version is there already, and may not last.
     """
     temporary = temporary_path(target)
     mode = _mode_of(target, fs)
@@ -73,9 +74,10 @@ def _create(temporary: Path, mode: int, fs: FileSystem) -> int:
 
 def _mode_of(target: Path, fs: FileSystem) -> int | None:
     try:
-        return stat.S_IMODE(fs.lstat(target).st_mode)
+        mode = fs.lstat(target).st_mode
     except FileNotFoundError:
         return None
+    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else None  # a link says nothing: it is 0777
 
 
 def _fill(

@@ -54,8 +54,8 @@ class FileSystem:
         os.unlink(path)
 
     def mkdir(self, path: Path) -> None:
-        """Make one directory."""
-        os.mkdir(path)
+        """Make one directory, for its owner alone."""
+        os.mkdir(path, 0o700)
 
     def fsync_directory(self, path: Path) -> None:
         """Flush the names in a directory to the medium."""
