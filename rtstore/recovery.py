@@ -108,13 +108,15 @@ class Recovery:
         put back is logged, and stays in the plan.
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
-        if not _safe(plan) and not self._stray_files():
+        interrupted = self._database.read(recovery_log.unfinished_runs)
+        if not _safe(plan) and not interrupted and not self._stray_files():
             return None
         with self._lock.hold():
             self._sweep()
             plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
             actions = _safe(plan)
             if not actions:
+                self._close_interrupted(plan)
                 return None
             run = self._begin(plan, actions, RecoveryTrigger.OPEN)
             for position, action in enumerate(actions):
@@ -207,11 +209,18 @@ class Recovery:
 
     def _end(self, run: _Run, plan: RecoveryPlan) -> RecoveryReport:
         remaining = self._look_again(plan)
+        self._close_interrupted(remaining)
         with self._database.write(flush=True) as connection:
-            recovery_log.end_run(connection, run.number, remaining.readiness_impact, self._clock())
             manifest.mark_recovery(connection, plan.plan_id)
         steps = tuple(run.steps[position] for position in range(len(run.actions)))
         return RecoveryReport(run_number=run.number, plan=plan, steps=steps, remaining=remaining)
+
+    def _close_interrupted(self, remaining: RecoveryPlan) -> None:
+        """End this run, and those before it that died: what they left, this one looked at again.
+        What they did not come to stays without an outcome."""
+        with self._database.write(flush=True) as connection:
+            for number in recovery_log.unfinished_runs(connection):
+                recovery_log.end_run(connection, number, remaining.readiness_impact, self._clock())
 
     def _look_again(self, plan: RecoveryPlan) -> RecoveryPlan:
         return self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)

@@ -60,10 +60,12 @@ from rtstore.errors import (
 )
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
-from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
+from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import WriterLock
+from rtstore.planning import build_plan
 from rtstore.publication import Durability, Publisher, StoreFile
 from rtstore.records import (
+    ActionOutcome,
     Batch,
     BatchReason,
     BatchState,
@@ -71,6 +73,9 @@ from rtstore.records import (
     ManifestEntry,
     PlannedWrite,
     QuarantinedFile,
+    ReadinessImpact,
+    RecoveryStep,
+    RecoveryTrigger,
     RunIdentity,
 )
 from rtstore.times import Clock, to_utc_ms, utc_now
@@ -262,6 +267,27 @@ class BatchWriter:
 
         found, open_batches = self.database.read_as_writer(query)
         left = [logged for logged in open_batches if logged.has_contents]
+        if not left:
+            return found
+        self._roll_forward(left)
+        return self.database.read_as_writer(query)[0]
+
+    def _roll_forward(self, left: Sequence[LoggedBatch]) -> None:
+        """Finish batches from the log, oldest first, and record it like any recovery."""
+        plan = build_plan(
+            plan_id=new_plan_id(),
+            created_at=self._clock(),
+            team_name=left[0].batch.team_name,
+            expected=None,
+            manifest=self.database.read_as_writer(manifest.load),
+            descriptors=(),
+            findings={},
+            open_batches=left,
+        )
+        with self.database.write(flush=False) as connection:
+            number = recovery_log.begin_run(
+                connection, plan, plan.actions, RecoveryTrigger.WRITE, self._clock()
+            )
         for logged in left:
             try:
                 self.publisher.roll_forward(logged)
@@ -269,7 +295,11 @@ class BatchWriter:
                 raise BatchUnfinishedError(
                     logged.batch.batch_id, str(error), decided=True
                 ) from error
-        return self.database.read_as_writer(query)[0] if left else found
+        with self.database.write(flush=False) as connection:
+            for position, action in enumerate(plan.actions):
+                step = RecoveryStep(action=action, outcome=ActionOutcome.DONE)
+                recovery_log.record_step(connection, number, position, step, self._clock())
+            recovery_log.end_run(connection, number, ReadinessImpact.NONE, self._clock())
 
     def _already_written(self, draft: Draft) -> Batch | None:
         """The first result of a batch that is written again under the same id."""
@@ -409,6 +439,14 @@ class BatchWriter:
             raise InvalidRequestError(
                 "batch_id_factory", f"it made {batch.batch_id!r}, which is taken"
             )
+        for write in writes:
+            owner = manifest.path_owner(connection, write.relative_path)
+            if owner not in (None, write.schema_name):
+                raise InvalidRequestError(
+                    "relative_path",
+                    f"the file {write.relative_path} is that of store {owner}",
+                    store=write.schema_name,
+                )
         receipt_ids = [write.receipt_id for write in writes]
         taken = batches.known_receipts(connection, receipt_ids)
         if taken or len(set(receipt_ids)) < len(receipt_ids):

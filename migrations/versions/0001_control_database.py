@@ -237,6 +237,10 @@ TABLES = [
       CONSTRAINT ck_recovery_runs_completed_at CHECK (completed_at GLOB '{TIME}')
     ) STRICT
     """,
+    """
+    CREATE INDEX ix_recovery_runs_unfinished ON recovery_runs (run_number)
+      WHERE completed_at IS NULL
+    """,
     f"""
     CREATE TABLE recovery_actions (
       -- What each recovery did, action by action. outcome NULL: not carried out yet.

@@ -79,6 +79,12 @@ def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, Mani
     return found
 
 
+def path_owner(connection: Connection, relative_path: str) -> str | None:
+    """The store whose entry has this file, or None."""
+    owner = _SELECT_PATH_OWNER.scalar(connection, path=relative_path)
+    return None if owner is None else str(owner)
+
+
 def mark_preparing(connection: Connection, batch_id: str | None) -> None:
     """Say which batch is open, or that none is."""
     _MARK_PREPARING.run(connection, batch_id=batch_id)
@@ -141,6 +147,11 @@ _SELECT_MANIFEST = Statement(select(runtime_manifest))
 _SELECT_ENTRIES = Statement(select(manifest_entries).order_by(manifest_entries.c.schema_name))
 _SELECT_ENTRY = Statement(
     select(manifest_entries).where(manifest_entries.c.schema_name == bindparam("schema_name"))
+)
+_SELECT_PATH_OWNER = Statement(
+    select(manifest_entries.c.schema_name).where(
+        manifest_entries.c.relative_path == bindparam("path")
+    )
 )
 _SELECT_DESCRIPTORS = Statement(
     select(

@@ -8,7 +8,12 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from rtstore.database.schema import quarantined_files, recovery_actions, recovery_runs
+from rtstore.database.schema import (
+    UNFINISHED_CONDITION,
+    quarantined_files,
+    recovery_actions,
+    recovery_runs,
+)
 from rtstore.database.statements import Statement
 from rtstore.records import (
     QuarantinedFile,
@@ -84,6 +89,11 @@ def end_run(
     _END_RUN.run(connection, run=run_number, remaining=remaining, at=format_time(at))
 
 
+def unfinished_runs(connection: Connection) -> list[int]:
+    """The numbers of the runs that did not come to their end, oldest first."""
+    return [row["run_number"] for row in _SELECT_UNFINISHED.all(connection)]
+
+
 def record_evidence(connection: Connection, evidence: Sequence[QuarantinedFile]) -> None:
     """Record files that were kept. The same bytes of the same store are one piece of evidence."""
     _INSERT_EVIDENCE.run_many(
@@ -118,6 +128,11 @@ _END_RUN = Statement(
     update(recovery_runs)
     .where(recovery_runs.c.run_number == bindparam("run"))
     .values(completed_at=bindparam("at"), remaining_impact=bindparam("remaining"))
+)
+_SELECT_UNFINISHED = Statement(
+    select(recovery_runs.c.run_number)
+    .where(UNFINISHED_CONDITION)
+    .order_by(recovery_runs.c.run_number)
 )
 _INSERT_EVIDENCE = Statement(
     sqlite_insert(quarantined_files).on_conflict_do_nothing(

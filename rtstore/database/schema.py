@@ -273,6 +273,10 @@ recovery_runs = Table(
     sqlite_strict=True,
 )
 
+UNFINISHED_CONDITION = text("completed_at IS NULL")
+
+Index("ix_recovery_runs_unfinished", recovery_runs.c.run_number, sqlite_where=UNFINISHED_CONDITION)
+
 recovery_actions = Table(
     "recovery_actions",
     metadata,
