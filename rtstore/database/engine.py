@@ -11,14 +11,15 @@ import os
 import sqlite3
 import urllib.parse
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import NullPool
 
 from rtstore.database.statements import driver_of
 from rtstore.errors import (
@@ -37,6 +38,9 @@ SQLITE_MINIMUM = (3, 38, 0)
 """STRICT tables came with 3.37.0, the `->>` operator with 3.38.0 (sqlite.org/releaselog)."""
 
 BUSY_TIMEOUT_S = 5.0
+
+READERS_KEPT = 8
+"""How many connections for reading stay open; more are opened while more threads read at once."""
 
 Result = TypeVar("Result")
 
@@ -87,10 +91,12 @@ class Database:
         self._closed = False
         # Read-only access keeps no connection between two reads: the file may be idle at one and
         # written at the next, and an open connection would keep a writer from tidying up the WAL.
-        self._reader = self._make_engine(lambda: self._connect("mode=ro"), 0 if read_only else 5)
-        self._idle_reader = self._make_engine(lambda: self._connect("mode=ro&immutable=1"), 0)
-        self._writer = None if read_only else self._make_engine(self._connect_writer, 1)
+        self._readers_kept = 0 if read_only else READERS_KEPT
+        self._reader = self._make_engine(lambda: self._connect("mode=ro"))
+        self._idle_reader = self._make_engine(lambda: self._connect("mode=ro&immutable=1"))
+        self._writer = None if read_only else self._make_engine(self._connect_writer)
         self._writing_connection: Connection | None = None
+        self._free_readers: deque[Connection] = deque()
         _open_databases.add(self)
 
     # --- transactions ---------------------------------------------------------------------------
@@ -104,8 +110,7 @@ class Database:
         self._check_usable()
         for _ in range(20):
             before = self._idle_state()
-            engine = self._reader if before is None else self._idle_reader
-            with self._translated(), engine.connect() as connection:
+            with self._translated(), self._reading(idle=before is not None) as connection:
                 driver = driver_of(connection)
                 try:
                     driver.execute("BEGIN")
@@ -190,17 +195,33 @@ class Database:
             # when it is the last to close.
             with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError):
                 self._writing()
-        self._reader.dispose()
+        while self._free_readers:
+            self._free_readers.pop().close()
         if self._writing_connection is not None:
             self._writing_connection.close()
-        if self._writer is not None:
-            self._writer.dispose()
 
     def abandon_after_fork(self) -> None:
         """Called in a forked child: keep the parent's connections alive, and never use them."""
-        _leaked_by_fork.extend(
-            (self._reader.pool, self._writer and self._writer.pool, self._writing_connection)
-        )
+        _leaked_by_fork.extend((self._writing_connection, *self._free_readers))
+
+    @contextmanager
+    def _reading(self, *, idle: bool) -> Iterator[Connection]:
+        """A connection for one read; it may be kept for the next one."""
+        if idle:
+            with self._idle_reader.connect() as connection:
+                yield connection
+            return
+        try:
+            connection = self._free_readers.pop()
+        except IndexError:
+            connection = self._reader.connect()
+        try:
+            yield connection
+        finally:
+            if self._closed or len(self._free_readers) >= self._readers_kept:
+                connection.close()
+            else:
+                self._free_readers.append(connection)
 
     def _writing(self) -> Connection:
         """The one connection for writing, opened when it is first needed."""
@@ -213,18 +234,14 @@ class Database:
 
     # --- connections ----------------------------------------------------------------------------
 
-    def _make_engine(self, connect: Callable[[], sqlite3.Connection], size: int) -> Engine:
-        """An engine that keeps `size` connections open; 0 keeps none."""
-        options: dict[str, Any] = {"poolclass": NullPool}
-        if size:
-            overflow = 0 if size == 1 else 50
-            options = {"poolclass": QueuePool, "pool_size": size, "max_overflow": overflow}
+    def _make_engine(self, connect: Callable[[], sqlite3.Connection]) -> Engine:
+        # This class keeps its connections itself: taking one from a pool costs as much as a query.
         return create_engine(
             "sqlite+pysqlite://",
             creator=connect,
+            poolclass=NullPool,
             pool_reset_on_return=None,
             isolation_level="AUTOCOMMIT",
-            **options,
         )
 
     def _connect_writer(self) -> sqlite3.Connection:
