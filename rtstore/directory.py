@@ -54,12 +54,15 @@ def make(
 
         def fill(connection: Connection) -> None:
             manifest.insert_manifest(connection, default_manifest(team_name, clock()))
-            manifest.save_descriptors(connection, registry or KNOWN_DESCRIPTORS)
+            manifest.save_descriptors(
+                connection, KNOWN_DESCRIPTORS if registry is None else registry
+            )
 
         upgrade.create(path, fs, fill)
 
 
 def how_to_make(directory: Path, team_name: str | None) -> str:
+    """The command that makes a store in a directory, or takes over what is in it."""
     if legacy.is_legacy_directory(directory):
         return f"rtstore import {directory}"
     return f"rtstore init {directory} --team {team_name or 'NAME'}"

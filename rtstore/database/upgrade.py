@@ -131,8 +131,8 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
     `exists`. Durable when it returns.
     """
     building = path.with_name(f".{path.name}{NEW_SUFFIX}")
-    remove_unfinished(path, fs)
     try:
+        remove_unfinished(path, fs)
         # For its owner alone; SQLite gives the files beside it the same mode.
         fs.close(fs.create(building, NEW_FILE_MODE))
         with revision_connection(building, create=True) as connection:
@@ -140,7 +140,6 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
             fill(connection)
         _make_wal(building)
         fs.rename(building, path)
-        fs.fsync_directory(path.parent)
     except BaseException as error:
         with suppress(OSError):
             remove_unfinished(path, fs)
@@ -149,6 +148,11 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
         if isinstance(error, (DBAPIError, sqlite3.Error)):
             raise translate(error, path) from error
         raise
+    try:
+        fs.fsync_directory(path.parent)
+    except OSError as error:
+        problem = "the database was made, but its name could not be flushed to the disk"
+        raise StorageError(path, problem, str(error)) from error
 
 
 def remove_unfinished(path: Path, fs: FileSystem) -> None:

@@ -1,0 +1,125 @@
+"""The ancestor's control data as records, with the types that its files must satisfy.
+
+Strict: nothing is converted, so a number in quotes is a damaged file and no number. Keys that these
+records do not know are remembered, to be reported.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from fractions import Fraction
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator
+
+from rtstore.descriptors import relative_path_problem
+from rtstore.records import BatchReason, BatchState, InspectionState, Record
+from rtstore.times import parse_time
+
+_INTEGER_MAX = 2**63 - 1
+_MTIME_MS_MAX = 9.0e12
+"""What fits into 64 bits as nanoseconds: the year 2255."""
+
+
+def _time(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("a time is a string")
+    try:
+        return parse_time(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"not a time: {error}") from None
+
+
+def _safe_path(path: str) -> str:
+    problem = relative_path_problem(path)
+    if problem is not None:
+        raise ValueError(f"the path {problem}")
+    return path
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the text is blank")
+    return text
+
+
+_Time = Annotated[datetime, PlainValidator(_time)]
+_Path = Annotated[str, AfterValidator(_safe_path)]
+_Text = Annotated[str, AfterValidator(_not_blank)]
+_StoreName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=200)]
+_Hash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+_Count = Annotated[int, Field(ge=0, le=_INTEGER_MAX)]
+_Milliseconds = Annotated[float, Field(ge=0, le=_MTIME_MS_MAX, allow_inf_nan=False)]
+
+
+class Ancestral(Record):
+    """Base of all that is read from the ancestor's control files."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Written(Ancestral):
+    """What an entry and a receipt say alike of one store file."""
+
+    schema_name: _StoreName
+    schema_version: _Count
+    relative_path: _Path
+    content_hash: _Hash
+    file_size: _Count
+    mtime_ms: _Milliseconds
+    run_id: str | None
+    capability_snapshot_id: str | None
+    behavior_fingerprint: str | None
+
+    @property
+    def mtime_ns(self) -> int:
+        """The time in nanoseconds; divided by a million it is the very same float again."""
+        return round(Fraction(self.mtime_ms) * 1_000_000)
+
+
+class AncestorEntry(_Written):
+    """An entry of the ancestor's manifest."""
+
+    last_write_receipt_id: _Text
+    state: InspectionState
+
+
+class AncestorManifest(Ancestral):
+    """The ancestor's manifest."""
+
+    schema_version: int
+    team_name: _Text
+    active_run_id: _Text | None
+    active_capability_snapshot_id: str | None
+    active_behavior_fingerprint: str | None
+    high_watermark: _Count
+    last_committed_batch_id: _Text | None
+    last_preparing_batch_id: _Text | None = None
+    last_recovery_plan_id: str | None = None
+    entries: tuple[AncestorEntry, ...]
+    updated_at: _Time
+
+
+class AncestorReceipt(_Written):
+    """A receipt in the ancestor's list of batches."""
+
+    receipt_id: _Text
+    batch_id: str
+    team_name: str
+    written_at: _Time
+
+
+class AncestorBatch(Ancestral):
+    """A batch in the ancestor's list."""
+
+    batch_id: _Text
+    team_name: _Text
+    run_id: str | None
+    capability_snapshot_id: str | None
+    behavior_fingerprint: str | None
+    reason: BatchReason
+    state: BatchState
+    started_at: _Time
+    completed_at: _Time | None
+    last_error: str | None = None
+    receipts: tuple[AncestorReceipt, ...]

@@ -1,0 +1,325 @@
+"""The ancestor's manifest and receipts, read and checked.
+
+Each is a JSON file, alone or in the envelope of a store file. Whatever is wrong in one of them is a
+`LegacyImportError` that names the file and the place, so that nothing is written before all of it
+is understood. Reads only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic_core
+from pydantic import TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+
+from rtstore.envelope import content_hash
+from rtstore.errors import LegacyImportError
+from rtstore.files.system import FileSystem
+from rtstore.legacy.ancestor import AncestorBatch, AncestorEntry, AncestorManifest, Ancestral
+from rtstore.records import OPEN_STATES, BatchState, Record
+
+UNAMBIGUOUS_MANIFEST = "opencode-runtime-manifest.json"
+MANIFEST_NAMES = ("manifest.json", UNAMBIGUOUS_MANIFEST)
+RECEIPTS_NAME = "opencode-runtime-receipts.json"
+SCHEMA_VERSION = 1
+"""Of the manifest, of the receipts, and of their envelopes."""
+
+_MARKS = {"teamName", "highWatermark", "entries"}
+"""Keys of a manifest by which it is known."""
+_RUNTIME_DIRECTORY = ".opencode-runtime"
+"""Where a team keeps its runtime directory."""
+_Value = TypeVar("_Value")
+
+
+class ControlFiles(Record):
+    """Both control files, understood and checked."""
+
+    manifest_path: Path
+    manifest_place: str
+    """Where the manifest is in its file: `data` when it is in an envelope, else nothing."""
+    manifest: AncestorManifest
+    batches: tuple[AncestorBatch, ...]
+    """Oldest first; empty when there is no receipts file."""
+    names: tuple[str, ...]
+    """Of the files that were read."""
+    content_hash: str
+    """Over the bytes of both."""
+
+    def bad_manifest(self, place: str, problem: str) -> LegacyImportError:
+        """The error for a place in the manifest (`entries[3].relativePath`)."""
+        return LegacyImportError(
+            self.manifest_path, f"{_joined(self.manifest_place, place)}: {problem}"
+        )
+
+    @property
+    def entries_without_receipt(self) -> list[AncestorEntry]:
+        """The entries whose receipt is not in the receipts file."""
+        known = {item.receipt_id for batch in self.batches for item in batch.receipts}
+        return [
+            entry for entry in self.manifest.entries if entry.last_write_receipt_id not in known
+        ]
+
+    def unknown_keys(self) -> list[str]:
+        """Keys that these records do not know, as `manifest.entries[].note`."""
+        records: list[tuple[str, Iterable[Ancestral]]] = [
+            ("manifest", [self.manifest]),
+            ("manifest.entries[]", self.manifest.entries),
+            ("receipts[]", self.batches),
+            ("receipts[].receipts[]", [item for batch in self.batches for item in batch.receipts]),
+        ]
+        return sorted(
+            {
+                f"{place}.{key}"
+                for place, items in records
+                for item in items
+                for key in item.model_extra or ()
+            }
+        )
+
+
+# --- looking ------------------------------------------------------------------------------------
+
+
+def is_legacy_directory(directory: Path) -> bool:
+    """Whether the directory holds the ancestor's manifest, damaged or not. Never raises.
+
+    `manifest.json` is a name that others use too: it counts when it looks like the ancestor's, or
+    when it is damaged and still recognisable by its text or by the receipts beside it.
+    """
+    try:
+        if os.path.lexists(directory / UNAMBIGUOUS_MANIFEST):
+            return True
+        if not os.path.lexists(directory / MANIFEST_NAMES[0]):
+            return False
+        if os.path.lexists(directory / RECEIPTS_NAME):
+            return True
+        content, _ = FileSystem().read(directory / MANIFEST_NAMES[0])
+    except (OSError, ValueError):
+        return False
+    try:
+        document = pydantic_core.from_json(content)
+    except ValueError:
+        return all(f'"{mark}"'.encode() in content for mark in _MARKS)
+    data = _manifest_in(document)
+    return (
+        isinstance(data.get("teamName"), str)
+        and isinstance(data.get("highWatermark"), int)
+        and isinstance(data.get("entries"), list)
+    )
+
+
+def current_hash(directory: Path, fs: FileSystem) -> str | None:
+    """`ControlFiles.content_hash` of what is there now, unread; None without a manifest."""
+    manifests = _manifests(directory, fs)
+    if not manifests:
+        return None
+    return _hash_of_both(next(iter(manifests.values())), _read(directory / RECEIPTS_NAME, fs))
+
+
+def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
+    """Read manifest and receipts; the receipts may be absent.
+
+    Raises `LegacyImportError` for a directory that has no manifest, or has two that differ, and for
+    a file that cannot be read or is damaged.
+    """
+    if not fs.is_directory(directory):
+        problem = "it is not a directory" if directory.exists() else "there is no such directory"
+        raise LegacyImportError(directory, problem)
+    found = _manifests(directory, fs)
+    if not found:
+        raise _no_manifest(directory)
+    if len(set(found.values())) > 1:
+        raise LegacyImportError(
+            directory,
+            f"it holds both {' and '.join(found)}, and they differ. "
+            "Move the one that is not current out of the directory",
+        )
+    name, manifest_bytes = next(iter(found.items()))
+    receipts_bytes = _read(directory / RECEIPTS_NAME, fs)
+    path = directory / name
+    _refuse_other_manifest(path, manifest_bytes)
+    manifest, place = _parse(path, manifest_bytes, TypeAdapter(AncestorManifest))
+    batches: tuple[AncestorBatch, ...] = ()
+    if receipts_bytes is not None:
+        receipts_path = directory / RECEIPTS_NAME
+        batches, receipts_place = _parse(
+            receipts_path, receipts_bytes, TypeAdapter(tuple[AncestorBatch, ...])
+        )
+        _check(receipts_path, receipts_place, _problems_of_batches(batches))
+    files = ControlFiles(
+        manifest_path=path,
+        manifest_place=place,
+        manifest=manifest,
+        batches=batches,
+        names=(*found, *([] if receipts_bytes is None else [RECEIPTS_NAME])),
+        content_hash=_hash_of_both(manifest_bytes, receipts_bytes),
+    )
+    _check(path, place, _problems_of_entries(files))
+    return files
+
+
+def _manifests(directory: Path, fs: FileSystem) -> dict[str, bytes]:
+    found = {name: _read(directory / name, fs) for name in MANIFEST_NAMES}
+    return {name: content for name, content in found.items() if content is not None}
+
+
+def _no_manifest(directory: Path) -> LegacyImportError:
+    below = directory / _RUNTIME_DIRECTORY
+    hint = f". Did you mean {below}?" if is_legacy_directory(below) else ""
+    return LegacyImportError(
+        directory,
+        "it is not a runtime directory of the file-only ancestor: there is no "
+        f"{' or '.join(MANIFEST_NAMES)}{hint}",
+    )
+
+
+def _refuse_other_manifest(path: Path, content: bytes) -> None:
+    """Many programs have a `manifest.json`. Of one that has no word of the ancestor's, saying which
+    of its keys is missing would help nobody."""
+    try:
+        document = pydantic_core.from_json(content)
+    except ValueError:
+        return
+    if isinstance(document, dict) and not {*_MARKS, "data"} & document.keys():
+        raise LegacyImportError(
+            path,
+            "it is not the manifest of a runtime directory: it has none of "
+            f"{', '.join(sorted(_MARKS))}",
+        )
+
+
+def _manifest_in(document: object) -> dict[str, Any]:
+    """The manifest in a JSON document, in an envelope or not; empty when it cannot be one."""
+    data = document.get("data", document) if isinstance(document, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def _read(path: Path, fs: FileSystem) -> bytes | None:
+    try:
+        return fs.read(path)[0]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LegacyImportError(path, f"it cannot be read ({error})") from error
+
+
+def _hash_of_both(manifest: bytes, receipts: bytes | None) -> str:
+    # With its length before it, no byte of the one file can be taken for one of the other.
+    return content_hash(b"%d\n%b%b" % (len(manifest), manifest, receipts or b""))
+
+
+# --- parsing ------------------------------------------------------------------------------------
+
+
+def _parse(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> tuple[_Value, str]:
+    """The value of a control file, and where it is in the file: `data` in an envelope."""
+    try:
+        document = pydantic_core.from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise LegacyImportError(path, f"it is damaged: not JSON ({error})") from None
+    _check_version(path, "", document)
+    if not isinstance(document, dict) or "data" not in document:
+        return _validate(path, "", document, adapter), ""
+    if "schemaVersion" not in document:
+        raise LegacyImportError(path, "schemaVersion: missing in the envelope")
+    _check_version(path, "data", document["data"])
+    return _validate(path, "data", document["data"], adapter), "data"
+
+
+def _validate(path: Path, place: str, value: object, adapter: TypeAdapter[_Value]) -> _Value:
+    # As JSON once more: only there does `strict` take a string for an enum, and a list for a tuple.
+    try:
+        return adapter.validate_json(pydantic_core.to_json(value), by_alias=True, by_name=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        inner = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
+        )
+        where = _joined(place, inner.removeprefix(".")) or "the whole file"
+        found = first["input"]
+        shown = f", found {found!r:.80}" if isinstance(found, str | int | float) else ""
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise LegacyImportError(path, f"{where}: {first['msg']}{shown}{more}") from None
+
+
+def _check_version(path: Path, place: str, document: object) -> None:
+    if not isinstance(document, dict) or "schemaVersion" not in document:
+        return
+    version = document["schemaVersion"]
+    is_number = isinstance(version, int) and not isinstance(version, bool)
+    if is_number and version == SCHEMA_VERSION:
+        return
+    problem = f"found {version!r:.80}, this rtstore knows {SCHEMA_VERSION}"
+    if is_number and version > SCHEMA_VERSION:
+        problem += ". A newer program wrote it. Run: pip install --upgrade rtstore"
+    raise LegacyImportError(path, f"{_joined(place, 'schemaVersion')}: {problem}")
+
+
+def _joined(place: str, inner: str) -> str:
+    return f"{place}.{inner}" if place and inner and not inner.startswith("[") else place + inner
+
+
+# --- what a type cannot say ---------------------------------------------------------------------
+
+_OF_BATCH = ("batch_id", "team_name", "run_id", "capability_snapshot_id", "behavior_fingerprint")
+_OF_RECEIPT = ("schema_name", "relative_path", "content_hash", "file_size")
+
+
+def _check(path: Path, place: str, problems: Iterator[str]) -> None:
+    for problem in problems:
+        raise LegacyImportError(path, _joined(place, problem))
+
+
+def _problems_of_batches(batches: tuple[AncestorBatch, ...]) -> Iterator[str]:
+    batch_ids: dict[str, str] = {}
+    receipt_ids: dict[str, str] = {}
+    for index, batch in enumerate(batches):
+        place = f"[{index}]"
+        yield from _taken(batch_ids, batch.batch_id, f"{place}.batchId")
+        complete = batch.completed_at is not None
+        if batch.state is BatchState.COMMITTED and not complete:
+            yield f"{place}.completedAt: missing in a committed batch"
+        if batch.state in OPEN_STATES and complete:
+            yield f"{place}.completedAt: set in a batch that is still {batch.state.value}"
+        stores: dict[str, str] = {}
+        for number, receipt in enumerate(batch.receipts):
+            inside = f"{place}.receipts[{number}]"
+            yield from _taken(receipt_ids, receipt.receipt_id, f"{inside}.receiptId")
+            yield from _taken(stores, receipt.schema_name, f"{inside}.schemaName")
+            yield from _differing(receipt, batch, inside, "its batch", _OF_BATCH)
+
+
+def _problems_of_entries(files: ControlFiles) -> Iterator[str]:
+    receipts = {item.receipt_id: item for batch in files.batches for item in batch.receipts}
+    names: dict[str, str] = {}
+    paths: dict[str, str] = {}
+    receipt_ids: dict[str, str] = {}
+    for index, entry in enumerate(files.manifest.entries):
+        place = f"entries[{index}]"
+        yield from _taken(names, entry.schema_name, f"{place}.schemaName")
+        yield from _taken(paths, entry.relative_path.casefold(), f"{place}.relativePath")
+        yield from _taken(receipt_ids, entry.last_write_receipt_id, f"{place}.lastWriteReceiptId")
+        receipt = receipts.get(entry.last_write_receipt_id)
+        if receipt is not None:
+            whose = f"receipt {receipt.receipt_id}"
+            yield from _differing(entry, receipt, place, whose, _OF_RECEIPT)
+
+
+def _taken(seen: dict[str, str], value: str, place: str) -> Iterator[str]:
+    if value in seen:
+        yield f"{place}: {value!r} is at {seen[value]} already"
+    seen[value] = place
+
+
+def _differing(
+    one: Ancestral, other: Ancestral, place: str, whose: str, fields: tuple[str, ...]
+) -> Iterator[str]:
+    for field in fields:
+        mine: Any = getattr(one, field)
+        theirs: Any = getattr(other, field)
+        if mine != theirs:
+            yield f"{place}.{to_camel(field)}: {mine!r} here, {theirs!r} in {whose}"

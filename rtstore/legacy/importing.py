@@ -1,0 +1,294 @@
+"""The ancestor's control data taken into a control database, in one go.
+
+    1 look       already imported? then nothing is changed; else check everything that can be read
+    2 lock       the writer lock; look again, for what was read before it may have moved
+    3 write      a new database, whole, under another name (or one transaction on an empty one)
+    4 check      the control files are still those that were read
+    5 publish    the name of the database appears, or the transaction commits
+
+Whatever dies and when, there is no database afterwards or a complete one, and importing again goes
+on from there. The JSON files are read and never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, func, select
+
+from rtstore.database import batches, manifest, upgrade
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.database.manifest import ManifestHead
+from rtstore.database.schema import batch_writes, runtime_manifest, write_batches
+from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.errors import InvalidRequestError, LegacyImportError
+from rtstore.files.system import FileSystem
+from rtstore.ids import IdFactory, new_batch_id
+from rtstore.legacy.control_files import (
+    RECEIPTS_NAME,
+    ControlFiles,
+    current_hash,
+    read_control_files,
+)
+from rtstore.legacy.report import ImportReport
+from rtstore.legacy.rows import write_rows
+from rtstore.legacy.survey import FoundStore, check_descriptors, look_at_stores, look_beside
+from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
+from rtstore.records import BatchOrigin, BatchState, Record
+from rtstore.times import Clock, parse_time, to_utc_ms, utc_now
+
+
+class _Task(Record):
+    """What is to be imported into what, read and checked; nothing has been changed yet."""
+
+    files: ControlFiles
+    descriptors: tuple[Descriptor, ...]
+    into_existing: bool
+    """There is a control database, and it is empty."""
+
+
+def import_directory(
+    directory: str | Path,
+    *,
+    descriptors: Iterable[Descriptor] | None = None,
+    clock: Clock = utc_now,
+    lock_timeout_s: float = DEFAULT_TIMEOUT_S,
+    fs: FileSystem | None = None,
+    batch_id_factory: IdFactory = new_batch_id,
+) -> ImportReport:
+    """Take over a runtime directory of the file-only ancestor; its JSON files stay as they are.
+
+    Manifest, batches, receipts and entries become rows with the ids, times and states that they
+    have, and the bytes of every store file that is what its entry says are taken as its committed
+    content. Files that differ, are missing or were never committed are reported, and recovery
+    plans for them as the ancestor would. Durable when it returns.
+
+    A directory that was imported before is left as it is, written to since or not (`changed` is
+    false). A lane below `lanes/` is a directory of its own, and imported by itself.
+
+    Args:
+        directory: the runtime directory.
+        descriptors: the stores of this runtime; they are remembered. Default: those that an empty
+            store here remembers, or the known stores of an OpenCode team. A store that has an entry
+            but no descriptor is imported all the same, and reported.
+        clock: when the import happens.
+        lock_timeout_s: how long to wait for a writer of this directory, in seconds.
+        fs: the seam to the file system, for tests.
+        batch_id_factory: makes the id of the batch that stands for lost receipts.
+
+    Raises `LegacyImportError`, naming the file and the place, when the directory is not one of the
+    ancestor's, when a control file is damaged or changes meanwhile, and when the store here has
+    batches of its own; nothing is written then. Otherwise as `RuntimeStore.open`.
+    """
+    directory, fs = Path(directory), fs or FileSystem()
+    registry = None if descriptors is None else Registry(descriptors)
+    # Everything that can be refused is refused before there is so much as a lock file.
+    task = _look(directory, registry, fs)
+    if isinstance(task, ImportReport):
+        return task
+    with WriterLock(directory, lock_timeout_s).hold():
+        task = _look(directory, registry, fs)
+        if isinstance(task, ImportReport):  # by somebody else, since the first look
+            return task
+        return _import(directory, task, clock, batch_id_factory, fs)
+
+
+# --- 1 and 2: look --------------------------------------------------------------------------------
+
+
+def _look(directory: Path, registry: Registry | None, fs: FileSystem) -> _Task | ImportReport:
+    """What is to be imported, or the report that it was. Reads only."""
+    path = directory / DATABASE_NAME
+    head: ManifestHead | None = None
+    if upgrade.exists(path):
+        upgrade.inspect_revision(path)
+        database = Database(path, read_only=True)
+        try:
+            head, last_number, remembered = database.read(_look_at_database)
+            if head.imported_at is not None:
+                report = database.read(lambda connection: _report(connection, directory))
+                return _repeated(report, head, fs)
+        finally:
+            database.close()
+        _refuse_used(path, head, last_number)
+        registry = Registry(remembered) if registry is None else registry
+    registry = Registry(KNOWN_DESCRIPTORS) if registry is None else registry
+    files = read_control_files(directory, fs)
+    if head is not None and head.team_name != files.manifest.team_name:
+        raise files.bad_manifest(
+            "teamName",
+            f"{files.manifest.team_name!r}, but the store in this directory, which is still "
+            f"empty, was made for team {head.team_name!r}",
+        )
+    check_descriptors(files, registry)
+    return _Task(files=files, descriptors=tuple(registry), into_existing=head is not None)
+
+
+def _look_at_database(
+    connection: Connection,
+) -> tuple[ManifestHead, int, tuple[Descriptor, ...]]:
+    return (
+        manifest.load_head(connection),
+        batches.last_number(connection),
+        manifest.load_descriptors(connection),
+    )
+
+
+def _refuse_used(path: Path, head: ManifestHead, last_number: int) -> None:
+    if head.high_watermark or last_number:
+        raise LegacyImportError(
+            path,
+            f"the directory already has a store with batches of its own (team {head.team_name!r}, "
+            f"high watermark {head.high_watermark}), which an import would mix with the "
+            "ancestor's. Import a copy of the ancestor's files in a directory of their own",
+        )
+
+
+def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> ImportReport:
+    """The report of an import that has nothing to do."""
+    notes = ["the directory was imported before: nothing was changed"]
+    try:
+        now = current_hash(report.directory, fs)
+    except LegacyImportError as error:
+        notes.append(f"a control file of the ancestor cannot be read any more: {error.problem}")
+    else:
+        if now is None:
+            notes.append("the manifest of the ancestor is gone; the store does not need it")
+        elif now != head.imported_hash:
+            notes.append(
+                "the control files were changed after the import, perhaps by a runtime of the old "
+                "kind that still runs; what they say now was not imported"
+            )
+    return report.model_copy(update={"changed": False, "notes": tuple(notes)})
+
+
+# --- 3 to 5: write --------------------------------------------------------------------------------
+
+
+def _import(
+    directory: Path, task: _Task, clock: Clock, batch_id_factory: IdFactory, fs: FileSystem
+) -> ImportReport:
+    path, files = directory / DATABASE_NAME, task.files
+    stores = look_at_stores(directory, files, Registry(task.descriptors), fs)
+    content_of = {
+        found.store.schema_name: found.content for found in stores if found.content is not None
+    }
+    stand_in_id = _new_id(batch_id_factory, files) if files.entries_without_receipt else None
+    reports: list[ImportReport] = []
+
+    def fill(connection: Connection) -> None:
+        write_rows(
+            connection,
+            files,
+            task.descriptors,
+            content_of,
+            imported_at=to_utc_ms(clock()),
+            stand_in_id=stand_in_id,
+        )
+        reports.append(_report(connection, directory))
+        if current_hash(directory, fs) != files.content_hash:
+            raise LegacyImportError(
+                directory,
+                "its control files changed while they were imported: a runtime of the old kind "
+                "still runs here. Stop it, then import again",
+            )
+
+    if task.into_existing:
+        _fill_existing(path, fill)
+    else:
+        upgrade.create(path, fs, fill)
+    return reports[0].model_copy(
+        update={
+            "stores": tuple(found.store for found in stores),
+            "control_files": files.names,
+            "other_files": tuple(look_beside(directory, stores, fs)),
+            "notes": tuple(_notes(files, stores, stand_in_id)),
+        }
+    )
+
+
+def _fill_existing(path: Path, fill: Callable[[Connection], None]) -> None:
+    """Import into a store in which nothing was committed yet. The caller holds the writer lock."""
+    database = Database(path)
+    try:
+        with database.write(flush=True) as connection:
+            _refuse_used(path, manifest.load_head(connection), batches.last_number(connection))
+            connection.execute(delete(runtime_manifest))
+            fill(connection)
+    finally:
+        database.close()
+
+
+def _new_id(batch_id_factory: IdFactory, files: ControlFiles) -> str:
+    batch_id = batch_id_factory()
+    if any(batch.batch_id == batch_id for batch in files.batches):
+        raise InvalidRequestError("batch_id_factory", f"it made {batch_id!r}, which is taken")
+    return batch_id
+
+
+# --- report ---------------------------------------------------------------------------------------
+
+
+def _notes(
+    files: ControlFiles, stores: Sequence[FoundStore], stand_in_id: str | None
+) -> Iterator[str]:
+    """What a person should know of control files that are sound and do not fit together."""
+    state_of = {batch.batch_id: batch.state for batch in files.batches}
+    if RECEIPTS_NAME not in files.names:
+        yield f"there is no {RECEIPTS_NAME}: the history of batches was not imported"
+    preparing = files.manifest.last_preparing_batch_id
+    if preparing is not None and preparing not in state_of:
+        yield f"the manifest says that batch {preparing} was being written; no receipts know of it"
+    elif preparing is not None and state_of[preparing] is BatchState.COMMITTED:
+        yield (
+            f"batch {preparing} has its receipts, but the manifest does not count it: its writer "
+            "died in between, and what it wrote differs from the entries"
+        )
+    committed = files.manifest.last_committed_batch_id
+    if files.batches and committed is not None and committed not in state_of:
+        yield (
+            f"the receipts do not know batch {committed}, which the manifest says was committed "
+            "last: the batches have no high watermarks"
+        )
+    if stand_in_id is not None:
+        names = ", ".join(entry.schema_name for entry in files.entries_without_receipt)
+        yield (
+            f"no receipt was found for {names}: batch {stand_in_id}, of reason migration and not "
+            "counted in the high watermark, stands for the batches that wrote them"
+        )
+    unknown = files.unknown_keys()
+    if unknown:
+        yield f"keys that are not known stay in the files only: {', '.join(unknown)}"
+    unregistered = [item.store.schema_name for item in stores if not item.store.registered]
+    if unregistered:
+        yield (
+            f"no descriptor is known of {', '.join(unregistered)}: imported, but neither planned "
+            "for nor readable until a runtime opens the store with descriptors=[...] that has them"
+        )
+
+
+def _report(connection: Connection, directory: Path) -> ImportReport:
+    """What the rows say of the import."""
+    current = manifest.load(connection)
+    imported_at = manifest.load_head(connection).imported_at
+    assert imported_at is not None  # noqa: S101 - reported only where it was imported
+    imported = write_batches.c.origin == BatchOrigin.IMPORTED.value
+    states = connection.execute(
+        select(write_batches.c.state, func.count()).where(imported).group_by(write_batches.c.state)
+    )
+    receipts = connection.execute(
+        select(func.count())
+        .select_from(batch_writes.join(write_batches))
+        .where(imported, write_batches.c.state == BatchState.COMMITTED.value)
+    ).scalar_one()
+    return ImportReport(
+        directory=directory,
+        team_name=current.team_name,
+        changed=True,
+        imported_at=parse_time(imported_at),
+        high_watermark=current.high_watermark,
+        active_identity=current.active_identity,
+        batches={BatchState(state): int(count) for state, count in states},
+        receipts=int(receipts),
+    )

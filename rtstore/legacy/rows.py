@@ -1,0 +1,190 @@
+"""The rows of an import: what the ancestor's control files say, as this database keeps it.
+
+What is derived, because the ancestor did not keep it:
+
+* the high watermark of a committed batch: the manifest's belongs to the batch that it names as
+  committed last, and those before it are counted back from there. Where that gives no number of at
+  least 1, and for batches that the manifest does not count, it stays empty.
+* the batch of an entry whose receipt is not in the receipts file: every entry needs the row of the
+  batch that wrote it, so one committed batch of reason `migration` stands for all of these. It is
+  the newest row, it is not counted in the high watermark, and its writes carry the receipt ids and
+  the times of modification of their entries.
+* a batch that the ancestor calls `committing` is imported as `preparing`: here that word says that
+  recovery has decided to finish the batch from the log, and an imported batch has no log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, update
+
+from rtstore.database import batches, contents, manifest
+from rtstore.database.schema import runtime_manifest
+from rtstore.descriptors import Descriptor
+from rtstore.legacy.ancestor import AncestorBatch, AncestorEntry, AncestorReceipt
+from rtstore.legacy.control_files import ControlFiles
+from rtstore.records import (
+    Batch,
+    BatchOrigin,
+    BatchReason,
+    BatchState,
+    Manifest,
+    ManifestEntry,
+    PlannedWrite,
+)
+from rtstore.times import format_time, to_utc_ms
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def write_rows(
+    connection: Connection,
+    files: ControlFiles,
+    descriptors: Iterable[Descriptor],
+    content_of: Mapping[str, bytes],
+    *,
+    imported_at: datetime,
+    stand_in_id: str | None,
+) -> None:
+    """Write everything, in the caller's transaction, into tables that are empty.
+
+    `content_of` has the bytes of the stores whose files are what their entries say. `stand_in_id`
+    is the id of the batch that stands for lost receipts, None when there are none.
+    """
+    _write_manifest(connection, files, imported_at)
+    manifest.save_descriptors(connection, descriptors)
+    batch_of: dict[str, int] = {}  # by receipt id
+    for batch, high_watermark in zip(files.batches, high_watermarks(files), strict=True):
+        number = batches.insert_batch(connection, _batch(batch, high_watermark))
+        batches.insert_writes(connection, number, _writes(batch))
+        batch_of.update({receipt.receipt_id: number for receipt in batch.receipts})
+    if stand_in_id is not None:
+        lost = files.entries_without_receipt
+        number = batches.insert_batch(connection, _stand_in(stand_in_id, files, imported_at))
+        batches.insert_writes(connection, number, _stand_in_writes(lost))
+        batch_of.update({entry.last_write_receipt_id: number for entry in lost})
+    entries = [
+        _entry(entry, batch_of[entry.last_write_receipt_id]) for entry in files.manifest.entries
+    ]
+    manifest.insert_entries(connection, entries)
+    for entry in entries:
+        if entry.schema_name in content_of:
+            content = {entry.schema_name: content_of[entry.schema_name]}
+            contents.insert_contents(connection, entry.batch_number, content)
+
+
+def high_watermarks(files: ControlFiles) -> list[int | None]:
+    """For each batch, the number of committed batches up to it, where it can be told."""
+    numbers: list[int | None] = []
+    next_number: int | None = None
+    for batch in reversed(files.batches):
+        committed = batch.state is BatchState.COMMITTED
+        if committed and batch.batch_id == files.manifest.last_committed_batch_id:
+            next_number = files.manifest.high_watermark
+        counted = committed and next_number is not None and next_number >= 1
+        numbers.append(next_number if counted else None)
+        if counted and next_number is not None:
+            next_number -= 1
+    return numbers[::-1]
+
+
+def _write_manifest(connection: Connection, files: ControlFiles, imported_at: datetime) -> None:
+    theirs = files.manifest
+    ours = Manifest(
+        team_name=theirs.team_name,
+        active_run_id=theirs.active_run_id,
+        active_capability_snapshot_id=theirs.active_capability_snapshot_id,
+        active_behavior_fingerprint=theirs.active_behavior_fingerprint,
+        high_watermark=theirs.high_watermark,
+        last_committed_batch_id=theirs.last_committed_batch_id,
+        last_preparing_batch_id=theirs.last_preparing_batch_id,
+        last_recovery_plan_id=theirs.last_recovery_plan_id,
+        updated_at=theirs.updated_at,
+    )
+    manifest.insert_manifest(connection, ours)
+    connection.execute(
+        update(runtime_manifest).values(
+            imported_at=format_time(imported_at), imported_hash=files.content_hash
+        )
+    )
+
+
+def _entry(entry: AncestorEntry, batch_number: int) -> ManifestEntry:
+    return ManifestEntry(
+        schema_name=entry.schema_name,
+        schema_version=entry.schema_version,
+        relative_path=entry.relative_path,
+        content_hash=entry.content_hash,
+        file_size=entry.file_size,
+        mtime_ns=entry.mtime_ns,
+        run_id=entry.run_id,
+        capability_snapshot_id=entry.capability_snapshot_id,
+        behavior_fingerprint=entry.behavior_fingerprint,
+        last_write_receipt_id=entry.last_write_receipt_id,
+        state=entry.state,
+        batch_number=batch_number,
+    )
+
+
+def _batch(batch: AncestorBatch, high_watermark: int | None) -> Batch:
+    committing = batch.state is BatchState.COMMITTING
+    return Batch(
+        batch_number=0,  # the database gives it
+        batch_id=batch.batch_id,
+        team_name=batch.team_name,
+        run_id=batch.run_id,
+        capability_snapshot_id=batch.capability_snapshot_id,
+        behavior_fingerprint=batch.behavior_fingerprint,
+        reason=batch.reason,
+        state=BatchState.PREPARING if committing else batch.state,
+        origin=BatchOrigin.IMPORTED,
+        high_watermark=high_watermark,
+        started_at=batch.started_at,
+        completed_at=batch.completed_at,
+        last_error=batch.last_error,
+    )
+
+
+def _stand_in(batch_id: str, files: ControlFiles, imported_at: datetime) -> Batch:
+    return Batch(
+        batch_number=0,
+        batch_id=batch_id,
+        team_name=files.manifest.team_name,
+        run_id=None,
+        capability_snapshot_id=None,
+        behavior_fingerprint=None,
+        reason=BatchReason.MIGRATION,
+        state=BatchState.COMMITTED,
+        origin=BatchOrigin.IMPORTED,
+        started_at=imported_at,
+        completed_at=imported_at,
+    )
+
+
+def _writes(batch: AncestorBatch) -> Iterator[PlannedWrite]:
+    for position, receipt in enumerate(batch.receipts):
+        yield _write(receipt, position, receipt.receipt_id, receipt.written_at)
+
+
+def _stand_in_writes(entries: Iterable[AncestorEntry]) -> Iterator[PlannedWrite]:
+    for position, entry in enumerate(entries):
+        written_at = to_utc_ms(_EPOCH + timedelta(milliseconds=entry.mtime_ms))
+        yield _write(entry, position, entry.last_write_receipt_id, written_at)
+
+
+def _write(
+    written: AncestorReceipt | AncestorEntry, position: int, receipt_id: str, written_at: datetime
+) -> PlannedWrite:
+    return PlannedWrite(
+        position=position,
+        schema_name=written.schema_name,
+        schema_version=written.schema_version,
+        relative_path=written.relative_path,
+        content_hash=written.content_hash,
+        file_size=written.file_size,
+        mtime_ns=written.mtime_ns,
+        receipt_id=receipt_id,
+        written_at=written_at,
+    )

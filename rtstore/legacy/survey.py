@@ -1,0 +1,153 @@
+"""The stores of an ancestor's directory, held against its manifest, and what else lies there.
+
+Reads only. Each store file is read once: the bytes that were hashed are the bytes that are taken,
+whatever happens to the file meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rtstore.descriptors import RESERVED_NAMES, Registry
+from rtstore.envelope import EnvelopeError, content_hash, decode
+from rtstore.errors import UnsafePathError
+from rtstore.files.paths import check_target, store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.system import FileSystem
+from rtstore.legacy.ancestor import AncestorEntry
+from rtstore.legacy.control_files import ControlFiles, is_legacy_directory
+from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutcome
+from rtstore.records import Record
+
+_LANES = "lanes"
+_KNOWN_OTHERS = {
+    "lanes.json": OtherKind.LANE_INDEX,
+    "opencode-run-tombstones.json": OtherKind.RUN_TOMBSTONES,
+}
+_OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
+"""The database, its side files, the writer lock, and what a dead process left of a new database."""
+
+
+class FoundStore(Record):
+    """One store, and its bytes where they are to be taken into the database."""
+
+    store: ImportedStore
+    content: bytes | None = None
+
+
+def check_descriptors(files: ControlFiles, registry: Registry) -> None:
+    """Raise `LegacyImportError` for an entry that contradicts a descriptor."""
+    owners = {item.relative_path.casefold(): item.schema_name for item in registry}
+    for index, entry in enumerate(files.manifest.entries):
+        name, path = entry.schema_name, entry.relative_path
+        place = f"entries[{index}].relativePath"
+        if name in registry and path != registry.get(name).relative_path:
+            raise files.bad_manifest(
+                place,
+                f"{path!r} here, {registry.get(name).relative_path!r} in the descriptor of {name}. "
+                "Pass descriptors=[...] with the path that the runtime used",
+            )
+        owner = owners.get(path.casefold(), name)
+        if owner != name:
+            raise files.bad_manifest(place, f"{path!r} is the file of {owner}, not of {name}")
+
+
+def look_at_stores(
+    directory: Path, files: ControlFiles, registry: Registry, fs: FileSystem
+) -> list[FoundStore]:
+    """Every store with an entry or a file: the registered ones first, in their order."""
+    entries = {entry.schema_name: entry for entry in files.manifest.entries}
+    found = []
+    for descriptor in registry:
+        name = descriptor.schema_name
+        store = _look(directory, name, descriptor.relative_path, entries.pop(name, None), fs)
+        if store is not None:
+            found.append(store)
+    for entry in entries.values():  # stores that nobody registered
+        store = _look(directory, entry.schema_name, entry.relative_path, entry, fs)
+        if store is not None:
+            unregistered = store.store.model_copy(update={"registered": False})
+            found.append(store.model_copy(update={"store": unregistered}))
+    return found
+
+
+def look_beside(directory: Path, stores: list[FoundStore], fs: FileSystem) -> list[OtherFile]:
+    """The files beside the stores, in the folders that hold any: reported, and left alone."""
+    paths = {store.store.relative_path for store in stores}
+    folders = {path.rpartition("/")[0] for path in paths} | {""}
+    parents = {parent for folder in folders for parent in _parents(folder)}
+    others: list[OtherFile] = []
+    for folder in sorted(folders):
+        for name in sorted(_names(store_path(directory, folder) if folder else directory, fs)):
+            path = f"{folder}/{name}" if folder else name
+            if path not in paths and path not in parents and not (folder == "" and _own(name)):
+                others.extend(_other(directory, path, name, fs))
+    return others
+
+
+def _look(
+    directory: Path, name: str, relative_path: str, entry: AncestorEntry | None, fs: FileSystem
+) -> FoundStore | None:
+    """One store; None when it has neither entry nor file."""
+
+    def found(
+        outcome: StoreOutcome, detail: str | None = None, content: bytes | None = None
+    ) -> FoundStore:
+        store = ImportedStore(
+            schema_name=name, relative_path=relative_path, outcome=outcome, detail=detail
+        )
+        return FoundStore(store=store, content=content)
+
+    try:
+        check_target(directory, relative_path, name, fs)
+        content, _ = fs.read(store_path(directory, relative_path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None if entry is None else found(StoreOutcome.MISSING)
+    except (OSError, UnsafePathError) as error:
+        return found(StoreOutcome.UNREADABLE, str(error))
+    if entry is None:
+        return found(StoreOutcome.NO_MANIFEST_ENTRY)
+    if content_hash(content) != entry.content_hash:
+        return found(StoreOutcome.HASH_DIFFERS)
+    try:
+        decode(content)
+    except EnvelopeError as error:
+        return found(StoreOutcome.NOT_A_STORE_FILE, str(error))
+    return found(StoreOutcome.CONTENT_TAKEN, content=content)
+
+
+def _other(directory: Path, path: str, name: str, fs: FileSystem) -> Iterator[OtherFile]:
+    if path == _LANES and fs.is_directory(directory / _LANES):
+        for lane in sorted(_names(directory / _LANES, fs)):
+            is_lane = is_legacy_directory(directory / _LANES / lane)
+            kind = OtherKind.LANE if is_lane else OtherKind.OTHER
+            yield OtherFile(path=f"{_LANES}/{lane}", kind=kind)
+    else:
+        yield OtherFile(path=path, kind=_kind(name))
+
+
+def _kind(name: str) -> OtherKind:
+    if name.endswith(".lock"):
+        return OtherKind.LOCK
+    if ".tmp." in name or name.endswith(".tmp"):
+        return OtherKind.TEMPORARY_FILE
+    return _KNOWN_OTHERS.get(name, OtherKind.OTHER)
+
+
+def _own(name: str) -> bool:
+    """Whether a name in the runtime directory is a control file, or the store's own."""
+    return name in RESERVED_NAMES or name == QUARANTINE_DIRECTORY or name.startswith(_OWN_PREFIXES)
+
+
+def _parents(folder: str) -> Iterator[str]:
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _names(path: Path, fs: FileSystem) -> list[str]:
+    try:
+        return fs.list_directory(path)
+    except OSError:
+        return []
