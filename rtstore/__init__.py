@@ -50,6 +50,7 @@ from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
 from rtstore.planning import build_plan
 from rtstore.publication import Durability
+from rtstore.reader import Snapshot, StoreContent
 from rtstore.readiness import build_readiness
 from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
 from rtstore.records import (
@@ -75,8 +76,6 @@ from rtstore.records import (
     RecoveryReport,
     RecoveryStep,
     RunIdentity,
-    Snapshot,
-    StoreContent,
 )
 from rtstore.store import RuntimeStore
 from rtstore.writer import BatchWriter

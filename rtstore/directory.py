@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.times import Clock
+
+logger = logging.getLogger("rtstore.directory")
 
 
 def make(
@@ -59,6 +63,14 @@ def make(
             )
 
         upgrade.create(path, fs, fill)
+
+
+def report_loose_modes(directory: Path) -> None:
+    """Say when others may read what may hold secrets; it may be meant, so it is not changed."""
+    for path in (directory, directory / DATABASE_NAME):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            logger.info("%s is open to other users (mode %03o)", path, mode)
 
 
 def how_to_make(directory: Path, team_name: str | None) -> str:

@@ -89,7 +89,7 @@ class Draft:
                 content_hash=content_hash(content_of[descriptor.schema_name]),
                 file_size=len(content_of[descriptor.schema_name]),
                 mtime_ns=mtime_ns,
-                receipt_id=new_receipt_id(),
+                receipt_id=check_id("receipt_id_factory", new_receipt_id()),
                 written_at=written_at,
             )
             for position, (descriptor, _) in enumerate(self.encoded)
@@ -114,13 +114,13 @@ class Draft:
 def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) -> Draft:
     """Step 1 of the commit protocol: check and encode everything that can be without I/O.
 
-    Raises `InvalidRequestError` for an empty batch, a store that is in it twice, an empty batch id,
-    and data that is not JSON or that the payload model refuses.
+    Raises `InvalidRequestError` for an empty batch, a store that is in it twice, a batch id that is
+    none, and data that is not JSON or that the payload model refuses.
     """
     if not request.writes:
         raise InvalidRequestError("writes", "a batch writes at least one store; it is empty")
-    if batch_id is not None and not batch_id.strip():
-        raise InvalidRequestError("batch_id", "an id is not empty")
+    if batch_id is not None:
+        check_id("batch_id", batch_id)
     draft = Draft(request, batch_id, started_at)
     seen: set[str] = set()
     for write in request.writes:
@@ -138,3 +138,15 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
         )
         draft.encoded.append((descriptor, encoded))
     return draft
+
+
+def check_id(field: str, value: object) -> str:
+    """Give an id that comes from outside. Raises `InvalidRequestError` unless it is a text that
+    can be written down."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(field, f"an id is a text, not {value!r}")
+    if not value.strip():
+        raise InvalidRequestError(field, "an id is not empty")
+    if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise InvalidRequestError(field, f"the id {value!a} holds a lone surrogate")
+    return value

@@ -160,14 +160,15 @@ def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None
 
 def _first_problem(error: ValidationError) -> tuple[str, str]:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place, problem = list(first["loc"]), first["msg"]
+    is_key = bool(place) and place[-1] == "[key]"
+    if is_key:
+        place.pop()
     # The JSON validator inserts the names of its branches ("dict", "list") between the keys.
-    place = list(first["loc"])
     if error.title.startswith("json-or-python"):
         place = [part for index, part in enumerate(place) if index % 2 == 1]
-    problem = first["msg"]
-    if place and place[-1] == "[key]":
-        place.pop()
-        problem = f"the key {place.pop()!r} is not a string" if place else problem
+    if is_key:
+        problem = f"the key {place.pop()!r} is refused: {problem}"
     path = "data" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place)
     more = error.error_count() - 1
     return path, problem + (f" (and {more} more)" if more else "")

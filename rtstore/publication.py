@@ -21,8 +21,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import Connection
-
 from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
@@ -180,23 +178,23 @@ class Publisher:
             )
             manifest.mark_preparing(connection, None)
 
-    def undo(self, logged: LoggedBatch) -> None:
+    def undo(self, logged: LoggedBatch, evidence: Sequence[QuarantinedFile] = ()) -> None:
         """Put the files that a failed batch published back as they were before it.
 
-        A store that had no file loses the one it got; the bytes are still in the log. Raises
-        OSError; recovery then finishes it.
+        `evidence` is what was kept before the batch came over somebody else's versions. A store
+        that had no file loses the one it got; the bytes are still in the log. Raises OSError;
+        recovery then finishes it.
         """
+        kept_at = {item.relative_path: item.quarantine_path for item in evidence}
         for write in logged.writes:
-            if self._holds(write):
-                self._put_back(logged, write)
-
-    def _put_back(self, logged: LoggedBatch, write: PlannedWrite) -> None:
-        path = store_path(self.directory, write.relative_path)
-        evidence = self._evidence_of(logged.batch.batch_id, write.relative_path)
-        if evidence is not None:  # somebody else's version, kept before the batch replaced it
-            durable.replace(path, evidence, mtime_ns=None, flush=True, fs=self.fs)
-            return
-        self.restore(write.schema_name, path)
+            if self._found_hash(write) != write.content_hash:
+                continue
+            path = store_path(self.directory, write.relative_path)
+            if write.relative_path in kept_at:
+                theirs, _ = self.fs.read(self.directory / kept_at[write.relative_path])
+                durable.replace(path, theirs, mtime_ns=None, flush=True, fs=self.fs)
+            else:
+                self.restore(write.schema_name, path)
 
     def restore(self, schema_name: str, path: Path) -> bool:
         """Put the committed content of a store back; a store without an entry loses its file.
@@ -229,39 +227,42 @@ class Publisher:
         *,
         reason: str = CHANGED,
     ) -> QuarantinedFile | None:
-        """`look_for_evidence` for a recovery: always by hash, with the row written at once. What
-        is not a regular file (a directory, a link) is moved into quarantine as it is."""
-        moved = self._move_aside(file, batch_id, plan_id, reason)
+        """Keep a file that is not what is committed, unless the database has its bytes; for a
+        recovery, so always by hash, and with the row written at once.
+
+        What is not a regular file (a directory, a link) is moved into quarantine as it is. Raises
+        as `foreign_content` and `keep_copy` do.
+        """
+        try:
+            moved = self._move_aside(file, batch_id, plan_id, reason)
+        except OSError as error:
+            path = store_path(self.directory, file.relative_path)
+            raise StorageError(path, "it cannot be moved into quarantine", str(error)) from error
         if moved is not None:
             return moved
-        kept = self.look_for_evidence(
-            file, entry, batch_id, plan_id, reason=reason, trust_mtime=False
-        )
-        if kept is not None:
-            with self.database.write(flush=True) as connection:
-                recovery_log.record_evidence(connection, [kept])
+        found = self.foreign_content(file, entry, trust_mtime=False)
+        if found is None:
+            return None
+        kept = self.keep_copy(file, found, batch_id, plan_id, reason=reason)
+        with self.database.write(flush=True) as connection:
+            recovery_log.record_evidence(connection, [kept])
         return kept
 
-    def look_for_evidence(
-        self,
-        file: StoreFile,
-        entry: ManifestEntry | None,
-        batch_id: str | None,
-        plan_id: str | None = None,
-        *,
-        reason: str = CHANGED,
-        trust_mtime: bool = True,
-    ) -> QuarantinedFile | None:
-        """Keep a copy of a file that is not what is committed, unless the database has its bytes.
+    def foreign_content(
+        self, file: StoreFile, entry: ManifestEntry | None, *, trust_mtime: bool
+    ) -> bytes | None:
+        """The bytes of a file that is neither what is committed nor in the database otherwise.
 
         With `trust_mtime`, size and time are compared first, the hash only where those differ; a
         recovery does not trust them, for a loss of power may leave both right and the bytes wrong.
-        The copy is durable when this returns; the caller writes the row. Raises
-        `NewerStoreFileError` for a file of a newer schema version, `UnsafePathError` for what is
-        not a regular file, and `StorageError` when it cannot be read or copied; nothing is
-        overwritten then.
+        Reads only. Raises `NewerStoreFileError` for a file of a newer schema version,
+        `UnsafePathError` for what is not a regular file, and `StorageError` when it cannot be read.
         """
-        there = check_target(self.directory, file.relative_path, file.schema_name, self.fs)
+        path = store_path(self.directory, file.relative_path)
+        try:
+            there = check_target(self.directory, file.relative_path, file.schema_name, self.fs)
+        except OSError as error:
+            raise StorageError(path, "the file cannot be looked at", str(error)) from error
         if there is None:
             return None
         if (
@@ -270,7 +271,6 @@ class Publisher:
             and (there.st_size, there.st_mtime_ns) == (entry.file_size, entry.mtime_ns)
         ):
             return None
-        path = store_path(self.directory, file.relative_path)
         try:
             found, _ = self.fs.read(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -289,9 +289,23 @@ class Publisher:
             )
         ):
             return None
+        return found
+
+    def keep_copy(
+        self,
+        file: StoreFile,
+        found: bytes,
+        batch_id: str | None,
+        plan_id: str | None = None,
+        *,
+        reason: str = CHANGED,
+    ) -> QuarantinedFile:
+        """Copy what a file holds into quarantine. Durable when it returns; the caller writes the
+        row. Raises `StorageError`; nothing may be overwritten then."""
         try:
             kept_at = quarantine.keep(self.directory, file.relative_path, found, self.fs)
         except OSError as error:
+            path = store_path(self.directory, file.relative_path)
             raise StorageError(
                 path, "the file differs from what is committed and cannot be kept", str(error)
             ) from error
@@ -301,7 +315,7 @@ class Publisher:
             relative_path=file.relative_path,
             quarantine_path=kept_at,
             reason=reason,
-            content_hash=found_hash,
+            content_hash=content_hash(found),
             file_size=len(found),
             quarantined_at=self.clock(),
             plan_id=plan_id,
@@ -344,27 +358,21 @@ class Publisher:
     def _holds(self, write: PlannedWrite) -> bool:
         """Whether the file is, byte for byte, what the batch writes."""
         try:
-            found, _ = self.fs.read(store_path(self.directory, write.relative_path))
+            return self._found_hash(write) == write.content_hash
         except OSError:
             return False
-        return content_hash(found) == write.content_hash
+
+    def _found_hash(self, write: PlannedWrite) -> str | None:
+        """Hash of the file of a planned write, None when there is none. Raises OSError for one
+        that cannot be read: what is in it is then not known."""
+        try:
+            found, _ = self.fs.read(store_path(self.directory, write.relative_path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return content_hash(found)
 
     def _entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
         return self.database.read(lambda connection: manifest.load_entries(connection, names))
-
-    def _evidence_of(self, batch_id: str, relative_path: str) -> bytes | None:
-        def find(connection: Connection) -> str | None:
-            for item in recovery_log.list_evidence(connection):
-                same = (item.batch_id, item.relative_path) == (batch_id, relative_path)
-                if same and item.content_hash is not None:
-                    return item.quarantine_path
-            return None
-
-        kept_at = self.database.read(find)
-        if kept_at is None:
-            return None
-        content, _ = self.fs.read(self.directory / kept_at)
-        return content
 
 
 def _refuse_newer(file: StoreFile, path: Path, found: bytes) -> None:

@@ -26,8 +26,8 @@ from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.invariants import validate_invariants
 from rtstore.lock import WriterLock
-from rtstore.records import LoggedBatch, Manifest, ManifestEntry, Snapshot, StoreContent
-from rtstore.times import parse_time
+from rtstore.records import LoggedBatch, Manifest, ManifestEntry, Record
+from rtstore.times import Timestamp, parse_time
 
 _SAME = "same"
 _LOOKS = 50
@@ -40,6 +40,35 @@ _INVARIANT_STORES = {
     "permission_store": PERMISSION_REQUESTS,
     "compatibility_snapshot": COMPATIBILITY_SNAPSHOT,
 }
+
+
+class StoreContent(Record):
+    """The committed content of one store."""
+
+    schema_name: str
+    schema_version: int
+    data: Any
+    updated_at: Timestamp
+    content_hash: str
+    batch_id: str
+    high_watermark: int | None
+    """Of the batch that wrote it; None where an import could not tell."""
+    run_id: str | None
+    capability_snapshot_id: str | None
+    behavior_fingerprint: str | None
+
+
+class Snapshot(Record):
+    """Several stores as of one batch."""
+
+    high_watermark: int
+    contents: dict[str, StoreContent]
+    """By store name; a store without committed content is absent."""
+
+    def data(self, schema_name: str) -> Any:
+        """The data of a store, or None when nothing is committed for it."""
+        content = self.contents.get(schema_name)
+        return None if content is None else content.data
 
 
 class StoreReader:

@@ -15,7 +15,7 @@ from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import RuntimeStoreError
 from rtstore.planning import REBUILDS
 from rtstore.publication import StoreFile
-from rtstore.reader import StoreReader
+from rtstore.reader import Snapshot, StoreReader
 from rtstore.records import (
     ActionKind,
     ActionOutcome,
@@ -27,7 +27,6 @@ from rtstore.records import (
     RecoveryPlan,
     RecoveryStep,
     RunIdentity,
-    Snapshot,
 )
 from rtstore.writer import BatchWriter
 

@@ -24,6 +24,21 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
+class _TimedFile(Record):
+    """A record of a file with its time: nanoseconds are the exact value, and the ancestor's
+    consumers find milliseconds beside them when it is dumped."""
+
+    mtime_ns: int
+
+    @model_serializer(mode="wrap")
+    def _with_mtime_ms(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        for exact, derived in (("mtimeNs", "mtimeMs"), ("mtime_ns", "mtime_ms")):
+            if exact in dumped:
+                dumped[derived] = dumped[exact] / 1_000_000
+        return dumped
+
+
 # --- stores -------------------------------------------------------------------------------------
 
 
@@ -108,6 +123,7 @@ BATCH_TRANSITIONS: dict[BatchState, frozenset[BatchState]] = {
 """The legal transitions of a batch. Every change of state goes through
 `rtstore.database.batches.change_state`; a trigger in the database refuses all others."""
 
+
 OPEN_STATES = frozenset({BatchState.PREPARING, BatchState.COMMITTING})
 
 
@@ -118,7 +134,7 @@ class BatchOrigin(StrEnum):
     IMPORTED = "imported"
 
 
-class Receipt(Record):
+class Receipt(_TimedFile):
     """Proof that one store file was written in a batch."""
 
     receipt_id: str
@@ -132,12 +148,7 @@ class Receipt(Record):
     relative_path: str
     content_hash: str
     file_size: int
-    mtime_ns: int
     written_at: Timestamp
-
-    @model_serializer(mode="wrap")
-    def _with_mtime_ms(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _add_mtime_ms(handler(self))
 
 
 class Batch(Record):
@@ -206,7 +217,7 @@ class InspectionState(StrEnum):
     UNCOMMITTED_WRITE = "uncommitted_write"
 
 
-class ManifestEntry(Record):
+class ManifestEntry(_TimedFile):
     """What is committed for one store."""
 
     schema_name: str
@@ -214,7 +225,6 @@ class ManifestEntry(Record):
     relative_path: str
     content_hash: str
     file_size: int
-    mtime_ns: int
     run_id: str | None
     capability_snapshot_id: str | None
     behavior_fingerprint: str | None
@@ -222,10 +232,6 @@ class ManifestEntry(Record):
     state: InspectionState = InspectionState.HEALTHY
     batch_number: int
     """The batch that wrote it."""
-
-    @model_serializer(mode="wrap")
-    def _with_mtime_ms(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _add_mtime_ms(handler(self))
 
 
 class Manifest(Record):
@@ -259,14 +265,6 @@ class Manifest(Record):
             capability_snapshot_id=self.active_capability_snapshot_id,
             behavior_fingerprint=self.active_behavior_fingerprint,
         )
-
-
-def _add_mtime_ms(dumped: dict[str, Any]) -> dict[str, Any]:
-    # The ancestor's consumers read milliseconds as a float; nanoseconds are the exact value.
-    for exact, derived in (("mtimeNs", "mtimeMs"), ("mtime_ns", "mtime_ms")):
-        if exact in dumped:
-            dumped[derived] = dumped[exact] / 1_000_000
-    return dumped
 
 
 # --- inspection, plan, readiness ----------------------------------------------------------------
@@ -425,35 +423,3 @@ class QuarantinedFile(Record):
     batch_id: str | None = None
     restored_at: Timestamp | None = None
     """When it was taken back to where it was, if it was."""
-
-
-# --- reading ------------------------------------------------------------------------------------
-
-
-class StoreContent(Record):
-    """The committed content of one store."""
-
-    schema_name: str
-    schema_version: int
-    data: Any
-    updated_at: Timestamp
-    content_hash: str
-    batch_id: str
-    high_watermark: int | None
-    """Of the batch that wrote it; None where an import could not tell."""
-    run_id: str | None
-    capability_snapshot_id: str | None
-    behavior_fingerprint: str | None
-
-
-class Snapshot(Record):
-    """Several stores as of one batch."""
-
-    high_watermark: int
-    contents: dict[str, StoreContent]
-    """By store name; a store without committed content is absent."""
-
-    def data(self, schema_name: str) -> Any:
-        """The data of a store, or None when nothing is committed for it."""
-        content = self.contents.get(schema_name)
-        return None if content is None else content.data

@@ -22,10 +22,17 @@ from pathlib import Path
 from rtstore.database import batches, manifest, recovery_log
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor, Registry
-from rtstore.errors import ConflictError, RecoveryFailedError, RuntimeStoreError, WrongTeamError
+from rtstore.errors import (
+    ConflictError,
+    RecoveryFailedError,
+    RuntimeStoreError,
+    UnsafePathError,
+    WrongTeamError,
+)
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
-from rtstore.files.paths import store_path
+from rtstore.files.paths import check_directory, store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
@@ -318,12 +325,17 @@ class Recovery:
     # --- temporary files ------------------------------------------------------------------------
 
     def _stray_files(self) -> list[Path]:
-        """Temporary files in the folders of the stores. A living writer has one at a time, so only
-        under the lock are they a dead writer's."""
-        folders = {
-            store_path(self._directory, descriptor.relative_path).parent
-            for descriptor in self._registry
-        } | {self._directory}
+        """Temporary files in the folders of the stores and of the evidence. A living writer has one
+        at a time, so only under the lock are they a dead writer's."""
+        folders = {self._directory, self._directory / QUARANTINE_DIRECTORY}
+        for descriptor in self._registry:
+            parent = descriptor.relative_path.rpartition("/")[0]
+            if parent:
+                with suppress(
+                    OSError, UnsafePathError
+                ):  # what lies behind a link is not ours to remove
+                    name = descriptor.schema_name
+                    folders.add(check_directory(self._directory, parent, name, self._fs))
         found: list[Path] = []
         for folder in sorted(folders):
             with suppress(OSError):

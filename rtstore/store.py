@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +13,7 @@ from rtstore.database.contents import Retention
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor, Registry
-from rtstore.directory import how_to_make, make, register
+from rtstore.directory import how_to_make, make, register, report_loose_modes
 from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import (
     InvalidRequestError,
@@ -31,7 +29,7 @@ from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.planner import RecoveryPlanner
 from rtstore.publication import Durability
-from rtstore.reader import StoreReader
+from rtstore.reader import Snapshot, StoreContent, StoreReader
 from rtstore.readiness import build_readiness
 from rtstore.rebuilding import Rebuilders, Rebuilding
 from rtstore.records import (
@@ -43,14 +41,10 @@ from rtstore.records import (
     RecoveryPlan,
     RecoveryReport,
     RunIdentity,
-    Snapshot,
-    StoreContent,
 )
 from rtstore.recovery import Recovery
 from rtstore.times import Clock, utc_now
 from rtstore.writer import BatchWriter
-
-logger = logging.getLogger("rtstore.store")
 
 Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
@@ -154,8 +148,7 @@ class RuntimeStore:
             team_name: whose state it is. Needed to make a store; checked when there is one.
             descriptors: the stores of this runtime; they are remembered. Default: those remembered,
                 or the known stores of an OpenCode team.
-            clock, batch_id_factory, receipt_id_factory, plan_id_factory: where times and ids come
-                from.
+            clock, batch_id_factory, receipt_id_factory, plan_id_factory: sources of times and ids.
             durability: `log` (one flush a batch) or `files` (the store files are flushed too).
             lock_timeout_s: how long a write waits for other writers, in seconds.
             retention: how much history is kept.
@@ -200,7 +193,7 @@ class RuntimeStore:
                 fs=fs,
                 team_name=found,
             )
-            _report_loose_modes(directory)
+            report_loose_modes(directory)
             if recover and not read_only:
                 store.last_recovery = store._recovery.finish_what_is_safe(found)
         except BaseException:
@@ -211,9 +204,8 @@ class RuntimeStore:
     def close(self) -> None:
         """Close the database. Everything written is durable already; closing twice is harmless.
 
-        The last connection to close moves the WAL into the database, which must not happen beside
-        a writer, so the writer lock is held; when it cannot be had, somebody else has the database
-        open and does it later.
+        The last connection to close moves the WAL into the database: not beside a writer, so under
+        the writer lock; when that cannot be had, somebody else will be the last.
         """
         if self.database.read_only:
             self.database.close()
@@ -435,14 +427,6 @@ class RuntimeStore:
         `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
         """
         return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)
-
-
-def _report_loose_modes(directory: Path) -> None:
-    """Say when others may read what may hold secrets; it may be meant, so it is not changed."""
-    for path in (directory, directory / DATABASE_NAME):
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            logger.info("%s is open to other users (mode %03o)", path, mode)
 
 
 def _identity(identity: RunIdentity) -> RunIdentity:

@@ -36,36 +36,37 @@ on the medium: `BatchUnfinishedError` with `decided=False`, and this process wri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from rtstore.adoption import read_for_adoption
 from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
 from rtstore.database.manifest import ManifestHead, ManifestStore
 from rtstore.descriptors import Descriptor
-from rtstore.draft import BatchRequest, Draft, StoreWrite, validate
-from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode
+from rtstore.draft import BatchRequest, Draft, StoreWrite, check_id, validate
+from rtstore.envelope import EncodedStore, decode
 from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
     ConflictError,
+    DatabaseFailedError,
     InvalidRequestError,
-    NewerStoreFileError,
     RuntimeStoreError,
     StorageError,
     WrongTeamError,
 )
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
-from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
+from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
+from rtstore.left_over import finish_left_over
 from rtstore.lock import WriterLock
-from rtstore.planning import build_plan
 from rtstore.publication import Durability, Publisher, StoreFile
 from rtstore.records import (
-    ActionOutcome,
     Batch,
     BatchReason,
     BatchState,
@@ -73,9 +74,6 @@ from rtstore.records import (
     ManifestEntry,
     PlannedWrite,
     QuarantinedFile,
-    ReadinessImpact,
-    RecoveryStep,
-    RecoveryTrigger,
     RunIdentity,
 )
 from rtstore.times import Clock, to_utc_ms, utc_now
@@ -145,7 +143,7 @@ class BatchWriter:
         `StorageError`, `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError`
         (in the log, or perhaps so), `DatabaseFailedError`.
         """
-        draft = validate(request, batch_id, to_utc_ms(self._clock()))
+        draft = validate(request, batch_id, self._now())
         self._check_targets(draft)
         with self.lock.hold():
             found = self._look(draft.names)
@@ -188,11 +186,11 @@ class BatchWriter:
                 reason=reason,
                 writes=(StoreWrite(descriptor=descriptor, data=data),),
             )
-            return self._write(validate(request, None, to_utc_ms(self._clock())), found, None)
+            return self._write(validate(request, None, self._now()), found, None)
 
     def check(self, request: BatchRequest) -> None:
         """Raise what `write_batch` would raise for the request itself; nothing is touched."""
-        validate(request, None, self._clock())
+        validate(request, None, self._now())
 
     def adopt(
         self,
@@ -210,49 +208,30 @@ class BatchWriter:
         """
         with self.lock.hold():
             found = self._look([descriptor.schema_name])
-            content = self._read_for_adoption(descriptor, found.entries.get(descriptor.schema_name))
+            content = read_for_adoption(
+                self.directory,
+                descriptor,
+                found.entries.get(descriptor.schema_name),
+                self.publisher.fs,
+            )
             request = BatchRequest(
                 team_name=team_name,
                 identity=identity,
                 reason=reason,
                 writes=(StoreWrite(descriptor=descriptor, data=decode(content).data),),
             )
-            draft = validate(request, None, to_utc_ms(self._clock()))
+            draft = validate(request, None, self._now())
             draft.encoded = [(descriptor, EncodedStore.exactly(content))]
             self._check_manifest(draft, found.head, None)
             logged, content_of = self._log(draft, self._batch_id_factory(), [])
             self._publish(logged, content_of)
             return self._seal(logged)
 
-    def _read_for_adoption(self, descriptor: Descriptor, entry: ManifestEntry | None) -> bytes:
-        name, fs = descriptor.schema_name, self.publisher.fs
-        check_target(self.directory, descriptor.relative_path, name, fs)
-        path = store_path(self.directory, descriptor.relative_path)
+    def _now(self) -> datetime:
         try:
-            content, _ = fs.read(path)
-            envelope = decode(content)
-        except FileNotFoundError:
-            raise InvalidRequestError("store", f"there is no file {path}", store=name) from None
-        except OSError as error:
-            raise StorageError(path, "the file cannot be read", str(error)) from error
-        except EnvelopeError as error:
-            raise InvalidRequestError("file", f"{path}: {error}", store=name) from None
-        if envelope.schema_version > descriptor.schema_version:
-            raise NewerStoreFileError(
-                name, path, envelope.schema_version, descriptor.schema_version
-            )
-        if envelope.schema_version < descriptor.schema_version:
-            raise InvalidRequestError(
-                "file",
-                f"{path} has schema version {envelope.schema_version}, "
-                f"the store has {descriptor.schema_version}",
-                store=name,
-            )
-        if entry is not None and entry.content_hash == content_hash(content):
-            raise InvalidRequestError(
-                "file", f"{path} is what is committed: there is nothing to adopt", store=name
-            )
-        return content
+            return to_utc_ms(self._clock())
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InvalidRequestError("clock", str(error)) from error
 
     # --- 2: lock, and look at what is there -------------------------------------------------------
 
@@ -269,37 +248,8 @@ class BatchWriter:
         left = [logged for logged in open_batches if logged.has_contents]
         if not left:
             return found
-        self._roll_forward(left)
+        finish_left_over(left, self.publisher)
         return self.database.read_as_writer(query)[0]
-
-    def _roll_forward(self, left: Sequence[LoggedBatch]) -> None:
-        """Finish batches from the log, oldest first, and record it like any recovery."""
-        plan = build_plan(
-            plan_id=new_plan_id(),
-            created_at=self._clock(),
-            team_name=left[0].batch.team_name,
-            expected=None,
-            manifest=self.database.read_as_writer(manifest.load),
-            descriptors=(),
-            findings={},
-            open_batches=left,
-        )
-        with self.database.write(flush=False) as connection:
-            number = recovery_log.begin_run(
-                connection, plan, plan.actions, RecoveryTrigger.WRITE, self._clock()
-            )
-        for logged in left:
-            try:
-                self.publisher.roll_forward(logged)
-            except OSError as error:
-                raise BatchUnfinishedError(
-                    logged.batch.batch_id, str(error), decided=True
-                ) from error
-        with self.database.write(flush=False) as connection:
-            for position, action in enumerate(plan.actions):
-                step = RecoveryStep(action=action, outcome=ActionOutcome.DONE)
-                recovery_log.record_step(connection, number, position, step, self._clock())
-            recovery_log.end_run(connection, number, ReadinessImpact.NONE, self._clock())
 
     def _already_written(self, draft: Draft) -> Batch | None:
         """The first result of a batch that is written again under the same id."""
@@ -331,39 +281,44 @@ class BatchWriter:
     def _keep_evidence(
         self, draft: Draft, entries: Mapping[str, ManifestEntry], batch_id: str
     ) -> list[QuarantinedFile]:
-        """Copy what somebody else changed into quarantine; an unsafe path or a newer file refuses
-        the batch. The rows are written with the log."""
-        kept = []
+        """Copy what somebody else changed into quarantine. The rows are written with the log.
+
+        All files are looked at before the first copy is made: an unsafe path or a newer file
+        refuses the batch, and it leaves no trace then.
+        """
+        foreign = []
         for descriptor, _ in draft.encoded:
-            evidence = self.publisher.look_for_evidence(
-                StoreFile.of(descriptor), entries.get(descriptor.schema_name), batch_id
-            )
-            if evidence is not None:
-                kept.append(evidence)
-        return kept
+            file, entry = StoreFile.of(descriptor), entries.get(descriptor.schema_name)
+            found = self.publisher.foreign_content(file, entry, trust_mtime=True)
+            if found is not None:
+                foreign.append((file, found))
+        return [self.publisher.keep_copy(file, found, batch_id) for file, found in foreign]
 
     def _check_targets(self, draft: Draft) -> None:
         for descriptor, _ in draft.encoded:
-            check_target(
-                self.directory, descriptor.relative_path, descriptor.schema_name, self.publisher.fs
-            )
+            relative_path, name = descriptor.relative_path, descriptor.schema_name
+            try:
+                check_target(self.directory, relative_path, name, self.publisher.fs)
+            except OSError as error:
+                path = store_path(self.directory, relative_path)
+                raise StorageError(path, "the file cannot be looked at", str(error)) from error
 
     # --- 3 to 5 -----------------------------------------------------------------------------------
 
     def _write(self, draft: Draft, found: _Found, expected_high_watermark: int | None) -> Batch:
         """The rest of step 2, and 3 to 5; the lock is held and no batch is open."""
         self._check_manifest(draft, found.head, expected_high_watermark)
-        batch_id = draft.batch_id or self._batch_id_factory()
+        batch_id = draft.batch_id or check_id("batch_id_factory", self._batch_id_factory())
         evidence = self._keep_evidence(draft, found.entries, batch_id)
         logged, content_of = self._log(draft, batch_id, evidence)
-        self._publish(logged, content_of)
+        self._publish(logged, content_of, evidence)
         return self._seal(logged)
 
     def _log(
         self, draft: Draft, batch_id: str, evidence: Sequence[QuarantinedFile]
     ) -> tuple[LoggedBatch, dict[str, bytes]]:
         """Step 3. When the commit returns, the batch will happen; before it, nothing has."""
-        written_at = to_utc_ms(self._clock())
+        written_at = self._now()
         content_of = {
             descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in draft.encoded
         }
@@ -377,6 +332,8 @@ class BatchWriter:
                 contents.insert_contents(connection, number, content_of)
                 recovery_log.record_evidence(connection, evidence)
                 manifest.mark_preparing(connection, batch_id)
+        except DatabaseFailedError:
+            raise  # an earlier flush failed: nothing of this batch was even tried
         except RuntimeStoreError as error:
             if self.database.failure is not None:
                 raise BatchUnfinishedError(batch_id, str(error), decided=False) from error
@@ -386,13 +343,18 @@ class BatchWriter:
         )
         return logged, content_of
 
-    def _publish(self, logged: LoggedBatch, content_of: dict[str, bytes]) -> None:
+    def _publish(
+        self,
+        logged: LoggedBatch,
+        content_of: dict[str, bytes],
+        evidence: Sequence[QuarantinedFile] = (),
+    ) -> None:
         """Step 4. May fail; then the batch is recorded as failed and undone."""
         for write in logged.writes:
             try:
                 self.publisher.publish(write, content_of[write.schema_name])
             except OSError as error:
-                self._fail(logged, write, error)
+                self._fail(logged, write, error, evidence)
 
     def _seal(self, logged: LoggedBatch) -> Batch:
         """Step 5. Must not fail the batch: its outcome was decided in step 3."""
@@ -410,7 +372,13 @@ class BatchWriter:
             }
         )
 
-    def _fail(self, logged: LoggedBatch, write: PlannedWrite, cause: OSError) -> None:
+    def _fail(
+        self,
+        logged: LoggedBatch,
+        write: PlannedWrite,
+        cause: OSError,
+        evidence: Sequence[QuarantinedFile],
+    ) -> None:
         """Record the failure, then undo. Always raises."""
         batch_id = logged.batch.batch_id
         path = store_path(self.directory, write.relative_path)
@@ -420,7 +388,7 @@ class BatchWriter:
             # Not recorded as failed, so it is still in the log, and goes forward.
             raise BatchUnfinishedError(batch_id, f"{cause}; then {error}", decided=True) from cause
         try:
-            self.publisher.undo(logged)
+            self.publisher.undo(logged, evidence)
         except (OSError, RuntimeStoreError) as error:
             raise BatchFailedError(
                 batch_id, write.schema_name, path, f"{cause}; then {error}", undone=False

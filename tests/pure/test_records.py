@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 from pydantic import ValidationError
 
+from rtstore.reader import Snapshot, StoreContent
 from rtstore.records import (
     BATCH_TRANSITIONS,
     OPEN_STATES,
@@ -22,8 +23,6 @@ from rtstore.records import (
     RecoveryAction,
     RecoveryPlan,
     RunIdentity,
-    Snapshot,
-    StoreContent,
 )
 
 from .build import (

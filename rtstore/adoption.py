@@ -1,0 +1,47 @@
+"""A file changed by hand, read as the new truth: it must pass what a write must pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtstore.descriptors import Descriptor
+from rtstore.envelope import EnvelopeError, content_hash, decode
+from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
+from rtstore.files.paths import check_target, store_path
+from rtstore.files.system import FileSystem
+from rtstore.records import ManifestEntry
+
+
+def read_for_adoption(
+    directory: Path, descriptor: Descriptor, entry: ManifestEntry | None, fs: FileSystem
+) -> bytes:
+    """The bytes of a store file that is to be adopted.
+
+    Raises `InvalidRequestError` when there is no file, when it is no envelope, of an older schema
+    version, or what is committed already; `NewerStoreFileError`; `StorageError` when it cannot be
+    read. Its data is checked when the batch is made.
+    """
+    name = descriptor.schema_name
+    path = store_path(directory, descriptor.relative_path)
+    try:
+        check_target(directory, descriptor.relative_path, name, fs)
+        content, _ = fs.read(path)
+        envelope = decode(content)
+    except FileNotFoundError:
+        raise InvalidRequestError("store", f"there is no file {path}", store=name) from None
+    except OSError as error:
+        raise StorageError(path, "the file cannot be read", str(error)) from error
+    except EnvelopeError as error:
+        raise InvalidRequestError("file", f"{path}: {error}", store=name) from None
+    if envelope.schema_version > descriptor.schema_version:
+        raise NewerStoreFileError(name, path, envelope.schema_version, descriptor.schema_version)
+    if envelope.schema_version < descriptor.schema_version:
+        problem = (
+            f"{path} has schema version {envelope.schema_version}, "
+            f"the store has {descriptor.schema_version}"
+        )
+        raise InvalidRequestError("file", problem, store=name)
+    if entry is not None and entry.content_hash == content_hash(content):
+        problem = f"{path} is what is committed: there is nothing to adopt"
+        raise InvalidRequestError("file", problem, store=name)
+    return content
