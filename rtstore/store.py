@@ -54,8 +54,7 @@ _CLOSING_TIMEOUT_S = 1.0
 class RuntimeStore:
     """The state of one agent runtime: JSON files, and the database that makes them transactional.
 
-    Made by `RuntimeStore.open`; a context manager. Safe to share between threads, not across a fork
-    (open it again in the child).
+    Made by `RuntimeStore.open`; a context manager. Safe to share between threads, not across forks.
     """
 
     def __init__(
