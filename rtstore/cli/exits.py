@@ -6,7 +6,6 @@ from enum import IntEnum
 
 from rtstore.errors import (
     CallError,
-    RecoveryNeededError,
     RetryableError,
     RuntimeStoreError,
     StopError,
@@ -42,8 +41,7 @@ def exit_code_of(error: RuntimeStoreError | OSError) -> ExitCode:
         return ExitCode.RETRY_LATER
     if isinstance(error, StopError):
         return ExitCode.STOP
-    # A bare RuntimeStoreError means that the state on disk is not what was expected.
-    assert isinstance(error, RecoveryNeededError | RuntimeStoreError)  # noqa: S101 - for readers
+    # RecoveryNeededError, or a bare RuntimeStoreError: the state on disk is not what it should be.
     return ExitCode.RECOVERY_NEEDED
 
 

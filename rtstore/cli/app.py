@@ -1,0 +1,349 @@
+"""The subcommands, their options and their help.
+
+Only names and help texts live here: each subcommand imports what it needs when it runs, so that
+`rtstore --help` answers without loading the database layer.
+
+With `--json`, standard output carries exactly one JSON document: the report of the command, or
+`{"error": {"type", "message", "exitCode"}}` when there is none, where the type is the class of the
+exception. Keys are camelCase and stay; new ones may come. The message of an error goes to standard
+error in either case. A wrong option is refused before it is known whether JSON was wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from rtstore.cli.exits import ExitCode, exit_code_help, exit_code_of
+from rtstore.errors import RuntimeStoreError
+
+LOCK_TIMEOUT_S = 10.0
+JSON_ERRORS = """\
+An error goes to standard error; with --json, standard output then has
+  {"error": {"type", "message", "exitCode"}}"""
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=f"\b\nExit codes:\n{exit_code_help()}\n\n\b\n{JSON_ERRORS}",
+)
+
+
+def _utf8(path: Path | None) -> Path | None:
+    """Refuse a path that JSON and SQLite could not name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter("the path is not UTF-8 text") from None
+    return path
+
+
+Directory = Annotated[
+    Path,
+    # Whether it can be read is found out where the error says more.
+    typer.Argument(metavar="DIR", callback=_utf8, readable=False, help="The runtime directory."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+LockTimeout = Annotated[
+    float,
+    typer.Option(
+        "--lock-timeout", metavar="SECONDS", min=0, help="How long to wait for another writer."
+    ),
+]
+RunId = Annotated[
+    str | None,
+    typer.Option(
+        "--run-id",
+        metavar="ID",
+        help="The run that the stores should belong to. What is not given of the expected "
+        "identity is taken from the manifest's active identity.",
+    ),
+]
+CapabilitySnapshotId = Annotated[
+    str | None,
+    typer.Option(
+        "--capability-snapshot-id", metavar="ID", help="The expected capability snapshot; '': none."
+    ),
+]
+BehaviorFingerprint = Annotated[
+    str | None,
+    typer.Option(
+        "--behavior-fingerprint", metavar="TEXT", help="The expected fingerprint; '': none."
+    ),
+]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - the signature of an option's callback
+    if wanted:
+        from rtstore import __version__
+
+        typer.echo(f"rtstore {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def rtstore(
+    context: typer.Context,
+    *,
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """The state of an agent runtime: JSON files, made transactional by a SQLite database.
+
+    Not sure where to start? rtstore demo
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(ExitCode.WRONG_CALL)
+
+
+@app.command(short_help="Make a runtime directory for a team.")
+def init(
+    directory: Directory,
+    *,
+    team: Annotated[str, typer.Option("--team", metavar="NAME", help="Whose state it is.")],
+    lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Make a runtime directory for a team. One that is there already is left as it is.
+
+    \b
+    JSON: directory, teamName, created, database, highWatermark, stores[]
+    """
+    with _reporting(as_json=as_json):
+        from rtstore.cli import init as command
+
+        code = command.run(directory, team_name=team, lock_timeout_s=lock_timeout, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command("import", short_help="Take over a file-only directory.")
+def import_(
+    directory: Directory,
+    *,
+    lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Take over a directory of the file-only ancestor. Its files stay as they are.
+
+    Importing again changes nothing. A lane is a directory of its own: import it by itself.
+
+    \b
+    JSON: directory, teamName, changed, importedAt, highWatermark, activeIdentity or null,
+      batches {STATE: number}, receipts (number),
+      stores[] {schemaName, relativePath, outcome, registered, detail},
+      controlFiles[], otherFiles[] {path, kind}, notes[]
+    """
+    with _reporting(as_json=as_json):
+        from rtstore.cli import importing as command
+
+        code = command.run(directory, lock_timeout_s=lock_timeout, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(short_help="May the runtime start, and on what?")
+def status(
+    directory: Directory,
+    *,
+    run_id: RunId = None,
+    capability_snapshot_id: CapabilitySnapshotId = None,
+    behavior_fingerprint: BehaviorFingerprint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is committed, what the files hold, and whether the runtime may start.
+
+    Changes nothing, and works beside a writer.
+
+    \b
+    JSON: directory, teamName, verdict (ready|degraded|blocked),
+      readiness {ok, reason, diagnostics[]}, highWatermark,
+      activeIdentity and expectedIdentity
+        {runId, capabilitySnapshotId, behaviorFingerprint} or null,
+      lastBatch {batchId, reason, runId, completedAt, ageSeconds, stores[]} or null,
+      openBatches[] {batchId, reason, runId, startedAt, ageSeconds, inProgress, stores[]},
+      lockHolder,
+      stores[] {schemaName, relativePath, criticality, state,
+        holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
+        batchId, batchReason, writtenAt, ageSeconds},
+      next[] {command, why}
+    """
+    with _reporting(as_json=as_json):
+        from rtstore.cli import status as command
+
+        code = command.run(
+            directory,
+            run_id=run_id,
+            capability_snapshot_id=capability_snapshot_id,
+            behavior_fingerprint=behavior_fingerprint,
+            as_json=as_json,
+        )
+    raise typer.Exit(code)
+
+
+@app.command(short_help="What is wrong, and what to do.")
+def plan(
+    directory: Directory,
+    *,
+    run_id: RunId = None,
+    capability_snapshot_id: CapabilitySnapshotId = None,
+    behavior_fingerprint: BehaviorFingerprint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is wrong, and what "recover" would do about it. Changes nothing.
+
+    \b
+    JSON: directory, teamName, verdict, readiness, expectedIdentity,
+      plan {planId, teamName, runId, createdAt, highWatermark, manifestHealthy,
+        readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?},
+        diagnostics[]},
+      recovery[] {schemaName, kind, reason, intention}, next[] {command, why}
+    """
+    with _reporting(as_json=as_json):
+        from rtstore.cli import plan as command
+
+        code = command.run(
+            directory,
+            run_id=run_id,
+            capability_snapshot_id=capability_snapshot_id,
+            behavior_fingerprint=behavior_fingerprint,
+            as_json=as_json,
+        )
+    raise typer.Exit(code)
+
+
+@app.command(short_help="Put right what can be.")
+def recover(
+    directory: Directory,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Put right what can be, and show each step and what is left.
+
+    Open batches are finished from the log, committed contents are put back, changed files go into
+    quarantine. What needs the runtime is left to it. Running it again does no harm.
+
+    \b
+    JSON: directory, teamName, dryRun, runNumber, plan (as in "plan"),
+      steps[] {action {kind, schemaName, reason?}, outcome (done|skipped|failed), detail},
+      removedFiles[], remaining (a plan), verdict, readiness, next[]
+    """
+    with _reporting(as_json=as_json):
+        from rtstore.cli import recover as command
+
+        code = command.run(directory, lock_timeout_s=lock_timeout, dry_run=dry_run, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(short_help="The batches, newest first.")
+def log(
+    directory: Directory,
+    *,
+    number: Annotated[
+        int, typer.Option("-n", "--number", metavar="N", min=1, help="How many batches.")
+    ] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the batches, newest first. Changes nothing.
+
+    \b
+    JSON: directory, teamName, highWatermark,
+      batches[] {batch {batchNumber, batchId, teamName, runId, capabilitySnapshotId,
+        behaviorFingerprint, reason, state (preparing|committing|committed|failed),
+        origin (written|imported), highWatermark, startedAt, completedAt, lastError,
+        receipts[]}, stores[], ageSeconds}
+    """
+    with _reporting(as_json=as_json):
+        from rtstore.cli import log as command
+
+        code = command.run(directory, limit=number, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(short_help="A writer is killed; see what is left.")
+def demo(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            callback=_utf8,
+            help="A new or empty directory. Default: a temporary one.",
+        ),
+    ] = None,
+    *,
+    point: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Where in the commit protocol the writer is killed; or a number."
+        ),
+    ] = "after-rename-2",
+    as_json: AsJson = False,
+) -> None:
+    """Kill a writer in the middle of a batch, look at what is left, and recover.
+
+    \b
+    Points, in order (a batch of four stores):
+       1  before-log        nothing is written yet
+       2  in-log            the batch is written to the log, not committed
+       3  after-log         the batch is in the log, no file is touched
+       4  in-file-1         half of the first new file is written
+       5  after-rename-1    the first file is published
+       6  in-file-2     7  after-rename-2
+       8  in-file-3     9  after-rename-3
+      10  in-file-4    11  after-rename-4
+      12  in-seal           the seal is written, not committed
+      13  after-seal        the batch is committed, the caller was not told
+
+    \b
+    JSON: directory, database, teamName, batches[] {batchId, reason, about, stores[]},
+      kill {point, processId, signal},
+      crash {verdict, files[] {schemaName, relativePath, version}, published,
+        temporaryFiles[], plan, loggedReceiptIds[]},
+      runNumber, steps[],
+      outcome {verdict, readiness, batchId, state, highWatermark, files[], receiptIds[],
+        sameReceipts},
+      queries[] {question, command, output[], program}
+    """
+    with _reporting(as_json=as_json):
+        from rtstore.cli import demo as command
+
+        code = command.run(directory, point=point, as_json=as_json)
+    raise typer.Exit(code)
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reporting(*, as_json: bool) -> Iterator[None]:
+    """Turn an error of the library or the operating system into its message and its exit code."""
+    try:
+        yield
+    except (RuntimeStoreError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        _give_up(error, as_json=as_json)
+    except KeyboardInterrupt:
+        typer.echo("rtstore: interrupted", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _give_up(error: RuntimeStoreError | OSError, *, as_json: bool) -> NoReturn:
+    """Print what happened, and leave with the exit code for it."""
+    code = exit_code_of(error)
+    if as_json:
+        report = {"type": type(error).__name__, "message": str(error), "exitCode": int(code)}
+        sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
+    typer.echo(f"rtstore: {error}", err=True)
+    raise typer.Exit(code)

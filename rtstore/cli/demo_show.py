@@ -1,0 +1,144 @@
+"""The demo for people: a screen or two that read in a minute."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rtstore.cli.demo_crash import Kill
+from rtstore.cli.demo_queries import Query
+from rtstore.cli.demo_report import Crash, FileAfterCrash, Outcome, Version, WrittenBatch
+from rtstore.cli.looking import Look
+from rtstore.cli.output import Cell, Column, Page, count
+from rtstore.cli.recover import show_steps
+from rtstore.cli.status import readiness_cell
+from rtstore.records import ActionKind, RecoveryStep
+
+_WORDS = {
+    Version.NEW: "new version",
+    Version.OLD: "old version",
+    Version.MISSING: "missing",
+    Version.OTHER: "something else",
+}
+_TONES = {Version.NEW: "good", Version.OLD: "warn", Version.MISSING: "bad", Version.OTHER: "bad"}
+
+
+def opening(page: Page, directory: Path) -> None:
+    """What this is, and where."""
+    page.line(Cell("A writer dies in the middle of a batch, and nothing is lost", "title"))
+    page.gap()
+    page.facts([("Runtime directory", str(directory))])
+
+
+def checkpoints(page: Page, written: Sequence[WrittenBatch]) -> None:
+    """Step 1."""
+    page.title("1. A runtime writes checkpoints of its team")
+    page.table(
+        [Column("batch"), Column("reason", 1), Column("stores"), Column("what happened")],
+        [[batch.batch_id, batch.reason, str(len(batch.stores)), batch.about] for batch in written],
+        indent=2,
+    )
+
+
+def kill(page: Page, kill: Kill, crash: Crash) -> None:
+    """Step 2."""
+    total = len(crash.files)
+    page.title(f"2. A second process writes {total} stores as one batch: carol joins the team")
+    page.line(
+        f"process {kill.process_id} was ",
+        Cell(f"killed by signal {kill.signal} after {crash.published} of {total} files", "bad"),
+        f" (point {kill.point})",
+        indent=2,
+    )
+
+
+def crash(page: Page, crash: Crash, look: Look) -> None:
+    """Step 3."""
+    page.title("3. What the crash left")
+    _show_files(page, crash.files)
+    for name in crash.temporary_files:
+        page.line(f"{name}  temporary file, cut short", indent=2)
+    others = len(look.lines) - len(crash.files)
+    page.line(f"the {count(others, 'other file')}: as committed", indent=2)
+    if 0 < crash.published < len(crash.files):
+        page.line("Half a batch: who reads the files now gets two versions at once.", indent=2)
+    page.gap()
+    page.line("Plan: ", readiness_cell(look), indent=2)
+    for text in look.check.diagnostics:
+        page.line(text, indent=4)
+    for action in look.plan.actions:
+        if action.kind is not ActionKind.NONE:
+            page.line(f"{action.kind}  {action.schema_name}", indent=4)
+
+
+def recovery(page: Page, steps: tuple[RecoveryStep, ...], crash: Crash) -> None:
+    """Step 4."""
+    page.title("4. The runtime opens the store again: recovery")
+    if not steps and crash.logged_receipt_ids:
+        page.line("nothing to do: the batch is committed, only its writer was not told", indent=2)
+    elif not steps:
+        page.line("nothing to do: the batch never came into the log, so it never was", indent=2)
+    else:
+        show_steps(page, steps)
+
+
+def outcome(page: Page, outcome: Outcome, look: Look) -> None:
+    """Step 5."""
+    page.title("5. Afterwards")
+    if outcome.state is None:
+        batch, receipts = f"{outcome.batch_id} is nowhere, not even half of it", "none"
+    else:
+        batch = f"{outcome.batch_id} {outcome.state}, high watermark {outcome.high_watermark}"
+        receipts = f"{count(len(outcome.receipt_ids), 'receipt')}, " + (
+            "with the ids that were logged before the crash"
+            if outcome.same_receipts
+            else "but not those that were logged before the crash"
+        )
+    page.facts(
+        [
+            ("  Readiness", readiness_cell(look)),
+            ("  Batch", batch),
+            ("  Receipts", receipts),
+            ("  Files", _versions(outcome.files)),
+        ]
+    )
+
+
+def queries(page: Page, queries: Sequence[Query]) -> None:
+    """Step 6."""
+    page.title("6. Ask the database yourself")
+    for query in queries:
+        page.line(query.question, indent=2)
+        page.line(Cell(query.command, "title"), indent=2)
+        for line in query.output:
+            page.line(line, indent=4)
+        if query.program != "sqlite3":
+            page.line(f"(the sqlite3 program is missing or too old: by {query.program})", indent=4)
+        page.gap()
+
+
+def closing(page: Page, directory: Path) -> None:
+    """Where it all is, and how to go on."""
+    page.line("Everything is still in ", Cell(str(directory), "title"))
+    for command in ("status", "log"):
+        page.line(f"rtstore {command} {shlex.quote(str(directory))}", indent=2)
+
+
+def _versions(files: Sequence[FileAfterCrash]) -> str:
+    found = Counter(file.version for file in files)
+    if len(found) == 1:
+        return f"all {len(files)}: {_WORDS[files[0].version]}"
+    return ", ".join(f"{number}: {_WORDS[version]}" for version, number in found.items())
+
+
+def _show_files(page: Page, files: Sequence[FileAfterCrash]) -> None:
+    page.table(
+        [Column("file"), Column("store", 1), Column("holds")],
+        [
+            [file.relative_path, file.schema_name, Cell(_WORDS[file.version], _TONES[file.version])]
+            for file in files
+        ],
+        indent=2,
+    )

@@ -1,0 +1,61 @@
+"""`rtstore init`: makes a runtime directory for a team."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.output import Cell, count, page_for, print_json
+from rtstore.database.engine import DATABASE_NAME
+from rtstore.records import Record
+from rtstore.store import RuntimeStore
+
+
+class InitReport(Record):
+    """What `rtstore init --json` prints."""
+
+    directory: str
+    team_name: str
+    created: bool
+    """False when the store was there already; it was left as it was."""
+    database: str
+    high_watermark: int
+    stores: tuple[str, ...]
+
+
+def run(directory: Path, *, team_name: str, lock_timeout_s: float, as_json: bool) -> ExitCode:
+    """Make the directory and its control database, unless they are there."""
+    database = directory / DATABASE_NAME
+    there = database.exists()
+    with RuntimeStore.open(
+        directory,
+        team_name=team_name,
+        recover=False,
+        read_only=there,
+        lock_timeout_s=lock_timeout_s,
+    ) as store:
+        report = InitReport(
+            directory=str(directory),
+            team_name=store.team_name,
+            created=not there,
+            database=str(database),
+            high_watermark=store.manifest().high_watermark,
+            stores=store.descriptors.names,
+        )
+    if as_json:
+        print_json(report)
+        return ExitCode.READY
+    page = page_for()
+    if report.created:
+        page.line(Cell("Created", "good"), f" the runtime store of team {report.team_name}")
+    else:
+        page.line(f"The runtime store of team {report.team_name} is there already; left as it was")
+    page.facts(
+        [
+            ("Runtime directory", report.directory),
+            ("Control database", report.database),
+            ("Stores", f"{count(len(report.stores), 'store')} known"),
+            ("High watermark", f"{count(report.high_watermark, 'batch')} committed"),
+        ]
+    )
+    return ExitCode.READY

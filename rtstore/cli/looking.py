@@ -1,0 +1,322 @@
+"""A runtime directory at one moment, gathered once for `status`, `plan`, `recover` and `demo`.
+
+Everything here reads only. Records are what `--json` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from rtstore.cli.advice import NextStep, next_steps
+from rtstore.cli.output import age_of
+from rtstore.cli.views import WrittenBy, written_by
+from rtstore.database.batches import ReceiptStore
+from rtstore.database.manifest import ManifestStore
+from rtstore.directory import how_to_make
+from rtstore.errors import ConflictError, InvalidRequestError, NotARuntimeDirectoryError
+from rtstore.files import durable
+from rtstore.files.inspector import FileInspector
+from rtstore.files.paths import store_path
+from rtstore.planner import RecoveryPlanner, Survey
+from rtstore.readiness import build_readiness
+from rtstore.records import (
+    ActionKind,
+    BatchReason,
+    Criticality,
+    Inspection,
+    InspectionState,
+    LoggedBatch,
+    Manifest,
+    ManifestEntry,
+    ReadinessCheck,
+    ReadinessReason,
+    Record,
+    RecoveryAction,
+    RecoveryPlan,
+    RunIdentity,
+)
+from rtstore.store import RuntimeStore
+from rtstore.times import Timestamp, utc_now
+
+Result = TypeVar("Result")
+
+_ATTEMPTS = 5
+
+
+class Verdict(StrEnum):
+    """Whether the runtime may start, in one word."""
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    BLOCKED = "blocked"
+
+    @classmethod
+    def of(cls, check: ReadinessCheck) -> Verdict:
+        """The word for a readiness check."""
+        if check.ok:
+            return cls.READY
+        degraded = check.reason is ReadinessReason.REBUILD_IN_PROGRESS
+        return cls.DEGRADED if degraded else cls.BLOCKED
+
+
+class FileHolds(StrEnum):
+    """Which version of its store a file holds."""
+
+    COMMITTED = "committed"
+    OPEN_BATCH = "open_batch"
+    """What a batch writes that is neither committed nor failed."""
+    NOTHING = "nothing"
+    """There is no file."""
+    OTHER = "other"
+    """Neither: changed, damaged, or never committed."""
+
+
+class StoreLine(Record):
+    """One store: its file, what is to be done, who wrote it last."""
+
+    schema_name: str
+    relative_path: str
+    criticality: Criticality
+    state: InspectionState
+    holds: FileHolds
+    detail: str | None
+    action: ActionKind
+    reason: str | None
+    file_size: int | None
+    """Of the file as it is; None when there is none."""
+    batch_id: str | None
+    """The batch that wrote what is committed; None while nothing is."""
+    batch_reason: BatchReason | None
+    written_at: Timestamp | None
+    age_seconds: float | None
+
+
+class OpenBatch(Record):
+    """A batch that is neither committed nor failed."""
+
+    batch_id: str
+    reason: BatchReason
+    run_id: str | None
+    started_at: Timestamp
+    age_seconds: float
+    in_progress: bool
+    """Its writer may be alive: the writer lock is held."""
+    stores: tuple[str, ...]
+
+
+class Look:
+    """A runtime directory as it was found, and what follows from it."""
+
+    def __init__(
+        self,
+        store: RuntimeStore,
+        survey: Survey,
+        plan: RecoveryPlan,
+        check: ReadinessCheck,
+        expected: RunIdentity | None,
+    ) -> None:
+        self.directory = store.directory
+        self.team_name = store.team_name
+        self.manifest: Manifest = survey.view.manifest
+        self.plan = plan
+        self.check = check
+        self.verdict = Verdict.of(check)
+        self.expected = expected
+        self.now = utc_now()
+        self.lines = _lines(store, survey, plan, self.now)
+        self.open_batches = _open_batches(survey, self.now)
+        self.next: tuple[NextStep, ...] = next_steps(
+            store.directory, plan, check, high_watermark=self.manifest.high_watermark
+        )
+
+
+@contextmanager
+def open_to_look(directory: Path) -> Iterator[RuntimeStore]:
+    """Open a runtime directory for looking only: nothing is created, changed or locked."""
+    check_directory(directory)
+    with RuntimeStore.open(directory, read_only=True) as store:
+        yield store
+
+
+def check_directory(directory: Path) -> None:
+    """Raise `NotARuntimeDirectoryError` when the path is not a directory that can be looked at."""
+    if not directory.exists():
+        problem, run = "there is no such directory", how_to_make(directory, None)
+    elif not directory.is_dir():
+        problem, run = "it is not a directory", f"rtstore status {directory.parent}"
+    else:
+        list(directory.iterdir())  # forbidden is not the same as empty
+        return
+    raise NotARuntimeDirectoryError(directory, problem, run)
+
+
+def expected_identity(
+    manifest: Manifest,
+    run_id: str | None,
+    capability_snapshot_id: str | None,
+    behavior_fingerprint: str | None,
+) -> RunIdentity | None:
+    """The identity to hold the entries against: what is given, the rest from the active identity.
+
+    An empty capability snapshot or fingerprint stands for none. None while nothing is committed and
+    nothing is given.
+    """
+    active = manifest.active_identity
+    if run_id is None and active is None:
+        if capability_snapshot_id is None and behavior_fingerprint is None:
+            return None
+        raise InvalidRequestError("--run-id", "is needed: nothing is committed yet")
+    if run_id == "":
+        raise InvalidRequestError("--run-id", "is empty")
+    known = active or RunIdentity(run_id=run_id or "-")
+    return RunIdentity(
+        run_id=run_id or known.run_id,
+        capability_snapshot_id=_part(capability_snapshot_id, known.capability_snapshot_id),
+        behavior_fingerprint=_part(behavior_fingerprint, known.behavior_fingerprint),
+    )
+
+
+def _part(given: str | None, known: str | None) -> str | None:
+    return known if given is None else given or None
+
+
+def look_at(
+    store: RuntimeStore,
+    *,
+    run_id: str | None = None,
+    capability_snapshot_id: str | None = None,
+    behavior_fingerprint: str | None = None,
+) -> Look:
+    """Inspect every store, plan, and check readiness for the expected identity; reads only."""
+    planner = RecoveryPlanner(
+        store.descriptors,
+        ManifestStore(store.database, team_name=store.team_name),
+        ReceiptStore(store.database),
+        FileInspector(store.directory),
+        lock=store.lock,
+    )
+    survey = planner.survey()
+    expected = expected_identity(
+        survey.view.manifest, run_id, capability_snapshot_id, behavior_fingerprint
+    )
+    plan = planner.plan_of(survey, team_name=store.team_name, expected=expected)
+    check = build_readiness(recovery_plan=plan, invariant_failures=store.invariant_failures())
+    return Look(store, survey, plan, check, expected)
+
+
+def until_it_fits(plan_and_use: Callable[[], Result]) -> Result:
+    """Make a plan and use it, again where a writer committed a batch in between.
+
+    Raises `ConflictError` when that happens every time.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(ConflictError):
+            return plan_and_use()
+    return plan_and_use()
+
+
+def temporary_files(store: RuntimeStore) -> tuple[str, ...]:
+    """Temporary files beside the store files, relative to the runtime directory."""
+    folders = {store.directory} | {
+        store_path(store.directory, descriptor.relative_path).parent
+        for descriptor in store.descriptors
+    }
+    return tuple(
+        str(path.relative_to(store.directory))
+        for folder in sorted(folders)
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if durable.is_temporary(path.name)
+    )
+
+
+# --- parts of a look ----------------------------------------------------------------------------
+
+
+def _lines(
+    store: RuntimeStore, survey: Survey, plan: RecoveryPlan, now: datetime
+) -> tuple[StoreLine, ...]:
+    actions = {action.schema_name: action for action in reversed(plan.actions)}
+    writers = written_by(store)
+    planned = _planned(survey.view.open_batches)
+    return tuple(
+        _line(
+            survey.findings[descriptor.schema_name].inspection,
+            survey.view.manifest.entry(descriptor.schema_name),
+            descriptor.criticality,
+            actions.get(descriptor.schema_name),
+            writers.get(descriptor.schema_name),
+            planned,
+            now,
+        )
+        for descriptor in store.descriptors
+    )
+
+
+def _line(
+    inspection: Inspection,
+    entry: ManifestEntry | None,
+    criticality: Criticality,
+    action: RecoveryAction | None,
+    writer: WrittenBy | None,
+    planned: frozenset[tuple[str, str | None]],
+    now: datetime,
+) -> StoreLine:
+    return StoreLine(
+        schema_name=inspection.schema_name,
+        relative_path=inspection.relative_path,
+        criticality=criticality,
+        state=inspection.state,
+        holds=_holds(inspection, entry, planned),
+        detail=inspection.detail,
+        action=action.kind if action else ActionKind.NONE,
+        reason=action.reason if action else None,
+        file_size=inspection.file_size,
+        batch_id=writer.batch_id if writer else None,
+        batch_reason=writer.reason if writer else None,
+        written_at=writer.written_at if writer else None,
+        age_seconds=age_of(writer.written_at, now) if writer else None,
+    )
+
+
+def _holds(
+    inspection: Inspection,
+    entry: ManifestEntry | None,
+    planned: frozenset[tuple[str, str | None]],
+) -> FileHolds:
+    if inspection.state is InspectionState.MISSING:
+        return FileHolds.NOTHING
+    if entry is not None and inspection.content_hash == entry.content_hash:
+        return FileHolds.COMMITTED
+    if (inspection.schema_name, inspection.content_hash) in planned:
+        return FileHolds.OPEN_BATCH
+    return FileHolds.OTHER
+
+
+def _planned(open_batches: Sequence[LoggedBatch]) -> frozenset[tuple[str, str | None]]:
+    return frozenset(
+        (write.schema_name, write.content_hash)
+        for logged in open_batches
+        for write in logged.writes
+    )
+
+
+def _open_batches(survey: Survey, now: datetime) -> tuple[OpenBatch, ...]:
+    crashed = {logged.batch.batch_id for logged in survey.crashed_batches}
+    return tuple(
+        OpenBatch(
+            batch_id=logged.batch.batch_id,
+            reason=logged.batch.reason,
+            run_id=logged.batch.run_id,
+            started_at=logged.batch.started_at,
+            age_seconds=age_of(logged.batch.started_at, now),
+            in_progress=logged.batch.batch_id not in crashed,
+            stores=tuple(write.schema_name for write in logged.writes),
+        )
+        for logged in survey.view.open_batches
+    )

@@ -1,0 +1,223 @@
+"""How the command prints: tables and colours on a terminal, plain lines elsewhere, JSON on demand.
+
+Plain lines are as long as they must be: ids and paths are never cut or wrapped, so that they can be
+copied, and found with grep. A terminal too narrow for a table loses whole columns, the least
+important first; `--json` always has everything. `NO_COLOR` and `TERM=dumb` are honoured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from rtstore.times import format_time
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rtstore.records import Record
+
+_STYLES = {"good": "green", "bad": "bold red", "warn": "yellow", "dim": "dim", "title": "bold"}
+
+
+class Cell(NamedTuple):
+    """A piece of text and what it means: `good`, `bad`, `warn`, `dim`, `title` or nothing."""
+
+    text: str
+    tone: str = ""
+
+
+class Column(NamedTuple):
+    """A column of a table; of those that do not fit on a terminal, the highest `rank` goes first.
+    Rank 0 always stays."""
+
+    header: str
+    rank: int = 0
+
+
+class Page:
+    """Where a command writes what people read: plain lines, never cut or wrapped."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def line(self, *cells: str | Cell, indent: int = 0) -> None:
+        """One line, made of the cells as they are."""
+        text = "".join(_cell(cell).text for cell in cells)
+        self._stream.write(f"{' ' * indent}{visible(text)}".rstrip() + "\n")
+
+    def gap(self) -> None:
+        """An empty line."""
+        self.line()
+
+    def title(self, text: str) -> None:
+        """A heading, with an empty line before it."""
+        self.gap()
+        self.line(Cell(text, "title"))
+
+    def facts(self, rows: Sequence[tuple[str, str | Cell]]) -> None:
+        """Names and values, aligned."""
+        width = max(len(name) for name, _ in rows) + 2
+        for name, value in rows:
+            self.line(Cell(name.ljust(width), "dim"), value)
+
+    def table(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
+    ) -> None:
+        """Rows under headers."""
+        texts = [[visible(_cell(cell).text) for cell in row] for row in rows]
+        texts.insert(0, [column.header.upper() for column in columns])
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        for row in texts:
+            self.line("  ".join(map(str.ljust, row, widths)), indent=indent)
+
+
+class TerminalPage(Page):
+    """The same for a terminal, with rich: its width, its colours."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console.file)
+        self._console = console
+
+    def line(self, *cells: str | Cell, indent: int = 0) -> None:
+        """One line; the terminal wraps it where it is too long."""
+        from rich.text import Text
+
+        parts = [(visible(text), _STYLES.get(tone, "")) for text, tone in map(_cell, cells)]
+        self._console.print(Text.assemble(" " * indent, *parts), soft_wrap=True)
+
+    def table(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
+    ) -> None:
+        """A table of those columns that fit."""
+        from rich import box
+        from rich.padding import Padding
+        from rich.table import Table
+        from rich.text import Text
+
+        cells = [[_cell(cell) for cell in row] for row in rows]
+        shown = columns_that_fit(
+            columns,
+            [[visible(cell.text) for cell in row] for row in cells],
+            self._console.width - indent,
+        )
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            header_style="dim",
+        )
+        for position in shown:
+            table.add_column(columns[position].header, overflow="fold")
+        for row in cells:
+            table.add_row(
+                *(
+                    Text(visible(row[position].text), _STYLES.get(row[position].tone, ""))
+                    for position in shown
+                )
+            )
+        self._console.print(Padding(table, (0, 0, 0, indent)))
+
+
+def columns_that_fit(
+    columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int
+) -> list[int]:
+    """The positions of the columns that fit side by side, two spaces between them."""
+    widths = [
+        max(len(column.header), *(len(row[position]) for row in texts), 0) + 2
+        for position, column in enumerate(columns)
+    ]
+    shown = [position for position, column in enumerate(columns) if column.rank == 0]
+    room = width + 2 - sum(widths[position] for position in shown)
+    for position in sorted(range(len(columns)), key=lambda position: columns[position].rank):
+        if columns[position].rank and widths[position] <= room:
+            shown.append(position)
+            room -= widths[position]
+    return sorted(shown)
+
+
+def page_for(stream: IO[str] | None = None) -> Page:
+    """The page for a stream (default: standard output)."""
+    stream = stream or sys.stdout
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return Page(stream)
+    from rich.console import Console
+
+    coloured = not os.environ.get("NO_COLOR")
+    return TerminalPage(
+        Console(
+            file=stream,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            color_system="auto" if coloured else None,
+        )
+    )
+
+
+def print_json(record: Record) -> None:
+    """A record as the JSON that `--json` promises: camelCase, two-space indented, ASCII."""
+    document = record.model_dump(mode="json", by_alias=True)
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+# --- words for values ---------------------------------------------------------------------------
+
+
+def _cell(cell: str | Cell) -> Cell:
+    return Cell(cell) if isinstance(cell, str) else cell
+
+
+def visible(text: str) -> str:
+    """Text from a file or a database, with everything escaped that could steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def age_of(moment: datetime, now: datetime) -> float:
+    """Seconds since a moment; negative for one that a clock puts into the future."""
+    return round((now - moment).total_seconds(), 3)
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """`3 min ago`: the largest unit that fits."""
+    seconds = age_of(moment, now)
+    if seconds < -1:
+        return f"{_span(-seconds)} ahead of this clock"
+    return f"{_span(max(0.0, seconds))} ago"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def when(moment: datetime, now: datetime) -> str:
+    """A time with its age."""
+    return f"{format_time(moment)} ({ago(moment, now)})"
+
+
+def size(number_of_bytes: int) -> str:
+    """A size for people."""
+    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number_of_bytes >= length:
+            return f"{number_of_bytes / length:.1f} {unit}"
+    return f"{number_of_bytes} B"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 file`, `2 files`, `no files`; a noun in -ch takes -es."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{number or 'no'} {plural}"

@@ -1,0 +1,134 @@
+"""`rtstore plan`: what is wrong, and what a recovery would do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rtstore.cli.advice import NextStep
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.looking import Look, Verdict, look_at, open_to_look, until_it_fits
+from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.cli.status import readiness_cell, show_diagnosis
+from rtstore.records import (
+    ActionKind,
+    ReadinessCheck,
+    Record,
+    RecoveryPlan,
+    RecoveryStep,
+    RunIdentity,
+)
+from rtstore.store import RuntimeStore
+
+_REHEARSED = "dry run: would "
+
+
+class Intention(Record):
+    """What a recovery would do about one store."""
+
+    schema_name: str
+    kind: ActionKind
+    reason: str | None
+    intention: str
+
+
+class PlanReport(Record):
+    """What `rtstore plan --json` prints."""
+
+    directory: str
+    team_name: str
+    verdict: Verdict
+    readiness: ReadinessCheck
+    expected_identity: RunIdentity | None
+    plan: RecoveryPlan
+    recovery: tuple[Intention, ...]
+    """One for each action that is not `none`."""
+    next: tuple[NextStep, ...]
+
+
+def run(
+    directory: Path,
+    *,
+    run_id: str | None,
+    capability_snapshot_id: str | None,
+    behavior_fingerprint: str | None,
+    as_json: bool,
+) -> ExitCode:
+    """Make a plan and print it; changes nothing."""
+    with open_to_look(directory) as store:
+
+        def plan() -> tuple[Look, tuple[Intention, ...]]:
+            look = look_at(
+                store,
+                run_id=run_id,
+                capability_snapshot_id=capability_snapshot_id,
+                behavior_fingerprint=behavior_fingerprint,
+            )
+            return look, _rehearse(store, look.plan)
+
+        look, intentions = until_it_fits(plan)
+    if as_json:
+        print_json(_report(look, intentions))
+    else:
+        _show(page_for(), look, intentions)
+    return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
+
+
+def _rehearse(store: RuntimeStore, plan: RecoveryPlan) -> tuple[Intention, ...]:
+    if plan.manifest_healthy:
+        return ()
+    return tuple(_intention(step) for step in store.recover(plan, dry_run=True).steps)
+
+
+def _intention(step: RecoveryStep) -> Intention:
+    return Intention(
+        schema_name=step.action.schema_name,
+        kind=step.action.kind,
+        reason=step.action.reason,
+        intention=(step.detail or "").removeprefix(_REHEARSED),
+    )
+
+
+def _report(look: Look, intentions: tuple[Intention, ...]) -> PlanReport:
+    return PlanReport(
+        directory=str(look.directory),
+        team_name=look.team_name,
+        verdict=look.verdict,
+        readiness=look.check,
+        expected_identity=look.expected,
+        plan=look.plan,
+        recovery=intentions,
+        next=look.next,
+    )
+
+
+def _show(page: Page, look: Look, intentions: Sequence[Intention]) -> None:
+    page.facts(
+        [
+            ("Runtime directory", str(look.directory)),
+            ("Team", look.team_name),
+            ("Plan", f"{look.plan.plan_id}, for high watermark {look.plan.high_watermark}"),
+            ("Impact", look.plan.readiness_impact),
+            ("Readiness", readiness_cell(look)),
+        ]
+    )
+    page.title("Actions")
+    _show_actions(page, look, intentions)
+    show_diagnosis(page, look)
+
+
+def _show_actions(page: Page, look: Look, intentions: Sequence[Intention]) -> None:
+    if intentions:
+        columns = [Column("store"), Column("action"), Column("reason", 2), Column("recover would")]
+        page.table(
+            columns,
+            [
+                [item.schema_name, Cell(item.kind, "warn"), item.reason or "-", item.intention]
+                for item in intentions
+            ],
+            indent=2,
+        )
+    idle = sum(action.kind is ActionKind.NONE for action in look.plan.actions)
+    if idle:
+        verb = "needs" if idle == 1 else "need"
+        page.line(f"{count(idle, 'store')} {verb} nothing", indent=2)

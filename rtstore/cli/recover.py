@@ -1,0 +1,142 @@
+"""`rtstore recover`: carries a plan out, and shows what was done and what is left.
+
+The directory is opened with `recover=False`, so that everything that has to be done is a step of
+the plan made here; opening it as a runtime does would have finished the safe part unseen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtstore.cli.advice import NextStep
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.looking import (
+    Look,
+    Verdict,
+    check_directory,
+    look_at,
+    temporary_files,
+    until_it_fits,
+)
+from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.cli.status import readiness_cell, show_diagnosis
+from rtstore.records import (
+    ActionKind,
+    ActionOutcome,
+    ReadinessCheck,
+    Record,
+    RecoveryPlan,
+    RecoveryReport,
+    RecoveryStep,
+)
+from rtstore.store import RuntimeStore
+
+_TONES = {
+    ActionOutcome.DONE: "good",
+    ActionOutcome.SKIPPED: "warn",
+    ActionOutcome.FAILED: "bad",
+}
+
+
+class RecoverReport(Record):
+    """What `rtstore recover --json` prints."""
+
+    directory: str
+    team_name: str
+    dry_run: bool
+    run_number: int | None
+    """The row in `recovery_runs`; None when there was nothing to do, and for a dry run."""
+    plan: RecoveryPlan
+    steps: tuple[RecoveryStep, ...]
+    removed_files: tuple[str, ...]
+    """Temporary files of a dead writer that are gone now."""
+    remaining: RecoveryPlan
+    verdict: Verdict
+    readiness: ReadinessCheck
+    next: tuple[NextStep, ...]
+
+
+def run(directory: Path, *, lock_timeout_s: float, dry_run: bool, as_json: bool) -> ExitCode:
+    """Plan, carry out, look again. Steps that fail are shown, and leave their store as it was."""
+    check_directory(directory)
+    with RuntimeStore.open(
+        directory, recover=False, read_only=dry_run, lock_timeout_s=lock_timeout_s
+    ) as store:
+        before = temporary_files(store)
+        outcome = until_it_fits(
+            lambda: _carry_out(store, stray_files=bool(before), dry_run=dry_run)
+        )
+        after = set(temporary_files(store))
+        look = look_at(store)
+    removed = tuple(name for name in before if name not in after)
+    report = _report(look, outcome, removed, dry_run=dry_run)
+    if as_json:
+        print_json(report)
+    else:
+        _show(page_for(), look, report)
+    return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
+
+
+def _carry_out(store: RuntimeStore, *, stray_files: bool, dry_run: bool) -> RecoveryReport:
+    plan = store.plan_recovery()
+    if plan.manifest_healthy and not stray_files:
+        return RecoveryReport(run_number=None, plan=plan, steps=(), remaining=plan)
+    return store.recover(plan, dry_run=dry_run)
+
+
+def _report(
+    look: Look, outcome: RecoveryReport, removed: tuple[str, ...], *, dry_run: bool
+) -> RecoverReport:
+    return RecoverReport(
+        directory=str(look.directory),
+        team_name=look.team_name,
+        dry_run=dry_run,
+        run_number=outcome.run_number,
+        plan=outcome.plan,
+        steps=outcome.steps,
+        removed_files=removed,
+        remaining=look.plan,
+        verdict=look.verdict,
+        readiness=look.check,
+        next=look.next,
+    )
+
+
+def _show(page: Page, look: Look, report: RecoverReport) -> None:
+    page.facts(
+        [
+            ("Runtime directory", report.directory),
+            ("Team", report.team_name),
+            ("Plan", f"{report.plan.plan_id}, impact {report.plan.readiness_impact}"),
+            *([("Recovery run", str(report.run_number))] if report.run_number is not None else []),
+        ]
+    )
+    page.title("Dry run: nothing is changed" if report.dry_run else "Done")
+    show_steps(page, report.steps, report.removed_files)
+    page.title("Left")
+    left = sum(action.kind is not ActionKind.NONE for action in report.remaining.actions)
+    page.facts([("  Actions", count(left, "action")), ("  Readiness", readiness_cell(look))])
+    show_diagnosis(page, look)
+
+
+def show_steps(page: Page, steps: tuple[RecoveryStep, ...], removed: tuple[str, ...] = ()) -> None:
+    """What became of each action of a plan."""
+    if steps:
+        columns = [Column("action"), Column("store"), Column("outcome"), Column("detail", 1)]
+        page.table(
+            columns,
+            [
+                [
+                    step.action.kind,
+                    step.action.schema_name,
+                    Cell(step.outcome, _TONES[step.outcome]),
+                    step.detail or "-",
+                ]
+                for step in steps
+            ],
+            indent=2,
+        )
+    else:
+        page.line("nothing to do", indent=2)
+    if removed:
+        page.line(f"removed {count(len(removed), 'temporary file')}", indent=2)

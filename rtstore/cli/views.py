@@ -1,0 +1,54 @@
+"""Questions to the control database that the facade has no answer for: who wrote what.
+
+The views with `data` in them are for people: an SQLite before 3.41 refuses their `json_extract` on
+a connection that does not trust the schema, as ours do.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from rtstore.records import BatchReason, Record
+from rtstore.store import RuntimeStore
+from rtstore.times import Timestamp
+
+_WRITTEN_BY = """
+    SELECT entry.schema_name, batch.batch_id, batch.reason, written.written_at
+    FROM manifest_entries AS entry
+    JOIN write_batches AS batch ON batch.batch_number = entry.batch_number
+    JOIN batch_writes AS written
+      ON written.batch_number = entry.batch_number AND written.schema_name = entry.schema_name
+"""
+_STORES_OF_BATCHES = "SELECT batch_id, stores FROM batch_log LIMIT ?"
+
+
+class WrittenBy(Record):
+    """The batch that wrote what is committed for a store."""
+
+    batch_id: str
+    reason: BatchReason
+    written_at: Timestamp
+
+
+def written_by(store: RuntimeStore) -> dict[str, WrittenBy]:
+    """By store name, the batch that wrote what is committed; absent where nothing is."""
+
+    def query(connection: Connection) -> dict[str, WrittenBy]:
+        rows = connection.exec_driver_sql(_WRITTEN_BY).mappings()
+        return {row["schema_name"]: WrittenBy.model_validate(dict(row)) for row in rows}
+
+    return store.database.read(query)
+
+
+def stores_of_batches(store: RuntimeStore, limit: int) -> dict[str, tuple[str, ...]]:
+    """By batch id, the stores that each of the newest batches writes, failed and open ones
+    included, in the order of publication."""
+
+    def query(connection: Connection) -> dict[str, tuple[str, ...]]:
+        rows = connection.exec_driver_sql(_STORES_OF_BATCHES, (limit,)).mappings()
+        return {
+            row["batch_id"]: tuple(row["stores"].split(", ")) if row["stores"] else ()
+            for row in rows
+        }
+
+    return store.database.read(query)

@@ -1,0 +1,1 @@
+"""The command `rtstore`, as people and programs use it."""

@@ -1,0 +1,138 @@
+"""Running the command in the tests: in this process for speed, in one of its own for the proof."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtstore import RuntimeStore
+from rtstore.cli.app import app
+from rtstore.cli.demo_data import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
+from rtstore.files.system import FileSystem
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The one JSON document on standard output."""
+        return json.loads(self.out)
+
+    def row(self, *words: str) -> str:
+        """The one line of the output that has all of these words."""
+        lines = [
+            line for line in self.out.splitlines() if all(word in line.split() for word in words)
+        ]
+        assert len(lines) == 1, (words, self.out)
+        return lines[0]
+
+
+def run(*arguments: str | Path) -> Result:
+    """Run the command in this process."""
+    out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            app([str(argument) for argument in arguments], prog_name="rtstore")
+        except SystemExit as end:
+            code = int(end.code or 0)
+    texts = []
+    for stream in (out, err):
+        stream.seek(0)
+        texts.append(stream.read())
+    return Result(code, *texts)
+
+
+def run_process(
+    *arguments: str | Path,
+    environment: Mapping[str, str] | None = None,
+    before: tuple[str, ...] = (),
+) -> Result:
+    """Run the command in a process of its own, as a shell would, `before` it another program."""
+    done = subprocess.run(
+        [*before, sys.executable, "-m", "rtstore.cli", *map(str, arguments)],
+        env={**os.environ, **(environment or {}), "PYTHONPATH": str(CHECKOUT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+# --- directories --------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """Stands for the death of a writer."""
+
+
+class DyingFileSystem(FileSystem):
+    """Dies at its third rename."""
+
+    def __init__(self) -> None:
+        self._renames = 0
+
+    def rename(self, source: Path, target: Path) -> None:
+        """As always, twice."""
+        self._renames += 1
+        if self._renames > 2:
+            raise Crash
+        super().rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """A dead process tidies nothing up."""
+        if self._renames > 2:
+            raise Crash
+        super().unlink(path)
+
+
+@functools.cache
+def _templates() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="rtstore-cli-"))
+    directory = folder / "ready"
+    with RuntimeStore.open(directory, team_name=TEAM) as store:
+        for checkpoint in first_checkpoints():
+            store.write_batch(identity=IDENTITY, reason=checkpoint.reason, writes=checkpoint.writes)
+    crashed = Path(shutil.copytree(directory, folder / "crashed"))
+    checkpoint = fatal_checkpoint()
+    store = RuntimeStore.open(crashed, fs=DyingFileSystem())
+    with contextlib.suppress(Crash):
+        store.write_batch(
+            identity=IDENTITY,
+            reason=checkpoint.reason,
+            writes=checkpoint.writes,
+            batch_id="batch-crashed",
+        )
+    store.close()
+    return folder
+
+
+def ready_team(parent: Path) -> Path:
+    """A runtime directory of `demo-team`: ten stores, three batches, ready."""
+    return Path(shutil.copytree(_templates() / "ready", parent / "team"))
+
+
+def crashed_team(parent: Path) -> Path:
+    """The same after the death of a writer that had published two of four stores of
+    `batch-crashed`; a temporary file is left."""
+    return Path(shutil.copytree(_templates() / "crashed", parent / "crashed"))

@@ -1,0 +1,109 @@
+"""`--json`: one document, the same shape every time, and every key of it told by `--help`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore.records import Receipt
+from tests.cli.commands import crashed_team, ready_team, run, run_process
+from tests.cli.test_import import _copy
+from tests.pure.build import needs_legacy
+
+PLAN = {
+    "planId",
+    "teamName",
+    "runId",
+    "createdAt",
+    "highWatermark",
+    "manifestHealthy",
+    "readinessImpact",
+    "actions",
+    "diagnostics",
+}
+SHAPES = {
+    "init": {"directory", "teamName", "created", "database", "highWatermark", "stores"},
+    "import": {
+        *("directory", "teamName", "changed", "importedAt", "highWatermark", "activeIdentity"),
+        *("batches", "receipts", "stores", "controlFiles", "otherFiles", "notes"),
+    },
+    "status": {
+        *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
+        *("expectedIdentity", "lastBatch", "openBatches", "lockHolder", "stores", "next"),
+    },
+    "plan": {
+        *("directory", "teamName", "verdict", "readiness", "expectedIdentity", "plan"),
+        *("recovery", "next"),
+    },
+    "recover": {
+        *("directory", "teamName", "dryRun", "runNumber", "plan", "steps", "removedFiles"),
+        *("remaining", "verdict", "readiness", "next"),
+    },
+    "log": {"directory", "teamName", "highWatermark", "batches"},
+    "demo": {
+        *("directory", "database", "teamName", "batches", "kill", "crash", "runNumber", "steps"),
+        *("outcome", "queries"),
+    },
+}
+"""The keys of each document. They are a promise: new ones may come, none may go."""
+
+RECEIPT = {field.alias or name for name, field in Receipt.model_fields.items()} | {"mtimeMs"}
+"""Documented with the record itself."""
+
+
+def _document(command: str, parent: Path) -> Any:
+    if command == "import":
+        return run("import", _copy(parent, "team-a"), "--json").json()
+    if command == "init":
+        return run("init", parent / "new", "--team", "t", "--json").json()
+    if command == "demo":
+        return run("demo", parent / "demo", "--json").json()
+    return run(command, crashed_team(parent), "--json").json()
+
+
+def _keys(document: Any) -> Iterator[str]:
+    if isinstance(document, list):
+        for item in document:
+            yield from _keys(item)
+    elif isinstance(document, dict):
+        for name, value in document.items():
+            yield name
+            yield from _keys(value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=needs_legacy) if name == "import" else name for name in SHAPES],
+)
+def test_shape(tmp_path: Path, command: str) -> None:
+    """The top level is as promised, and every key at any depth stands in the help of the command
+    (a plan's in that of `plan`, an identity's in that of `status`)."""
+    document = _document(command, tmp_path)
+    assert set(document) == SHAPES[command]
+    told = set()
+    for name in (command, "plan", "status"):
+        told |= set(re.findall(r"\w+", run(name, "--help").out.split("JSON: ")[1]))
+    states = {"committed", "failed"}
+    assert set(_keys(document)) - told - RECEIPT - states == set()
+
+
+def test_plan_has_the_shape_of_the_ancestors(tmp_path: Path) -> None:
+    """Readers of the ancestor's plans can read ours: its keys, and the high watermark."""
+    assert set(_document("plan", tmp_path)["plan"]) == PLAN
+
+
+def test_names_beyond_ascii(tmp_path: Path) -> None:
+    """JSON is ASCII whatever the names are, so that it survives any locale; the terminal gets what
+    it can show."""
+    directory = ready_team(tmp_path).rename(tmp_path / "Zoë Ångström")
+    environment = {"PYTHONIOENCODING": "ascii"}
+    as_json = run_process("status", directory, "--json", environment=environment)
+    assert as_json.out.isascii()
+    assert as_json.json()["directory"] == str(directory)
+    plain = run_process("status", directory, environment=environment)
+    assert (plain.code, plain.err) == (0, "")
+    assert "Zo\\xeb \\xc5ngstr\\xf6m" in plain.out

@@ -1,0 +1,116 @@
+"""How values look, and what of a table fits."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+
+import pytest
+from rich.console import Console
+
+from rtstore.cli.output import (
+    Cell,
+    Column,
+    Page,
+    TerminalPage,
+    ago,
+    columns_that_fit,
+    count,
+    size,
+    visible,
+)
+from rtstore.times import utc_now
+
+COLUMNS = [Column("name"), Column("note", 2), Column("state", 1)]
+ROWS: list[list[str | Cell]] = [
+    ["first", "a long note that takes its room", Cell("ready", "good")],
+    ["second", "-", Cell("blocked", "bad")],
+]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s ago"),
+        (119, "119 s ago"),
+        (120, "2 min ago"),
+        (7_199, "119 min ago"),
+        (7_200, "2 h ago"),
+        (172_800, "2 days ago"),
+        (-0.5, "0 s ago"),
+        (-90, "90 s ahead of this clock"),
+    ],
+)
+def test_ages(seconds: float, text: str) -> None:
+    """An age is told in the largest unit that has at least two; the future is called so."""
+    now = utc_now()
+    assert ago(now - timedelta(seconds=seconds), now) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (3 << 20, "3.0 MiB"),
+        (5 << 30, "5.0 GiB"),
+        (5 << 40, "5120.0 GiB"),
+    ],
+)
+def test_sizes(number: int, text: str) -> None:
+    """A size is told in the largest unit of 1024 that it fills."""
+    assert size(number) == text
+
+
+def test_counts() -> None:
+    """Numbers and nouns agree."""
+    assert [count(number, "batch") for number in (0, 1, 2)] == [
+        "no batches",
+        "1 batch",
+        "2 batches",
+    ]
+    assert count(3, "file") == "3 files"
+
+
+def test_text_cannot_steer_the_terminal() -> None:
+    """Control characters and lone surrogates are shown, never sent; other letters stay."""
+    assert visible("Zoë [bold]x[/bold]") == "Zoë [bold]x[/bold]"
+    assert visible("a\x1b[2Jb\nc\u202ed") == "a\\x1b[2Jb\\nc\\u202ed"
+    assert visible("x\udcff") == "x\\udcff"
+
+
+def test_plain_tables_are_as_wide_as_they_must_be() -> None:
+    """Nothing is cut or wrapped, columns line up, and no line ends in spaces."""
+    stream = io.StringIO()
+    page = Page(stream)
+    page.table(COLUMNS, [*ROWS, ["x" * 300, "", "-"]])
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[3].startswith("x" * 300)
+    assert [line.index(word) for line, word in zip(lines, ("STATE", "ready"), strict=False)] == [
+        lines[0].index("STATE")
+    ] * 2
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_most_important_columns_stay() -> None:
+    """Where the width does not suffice, the highest rank goes first, rank 0 never."""
+    texts = [["first", "x" * 30, "ready"], ["second", "-", "blocked"]]
+    assert columns_that_fit(COLUMNS, texts, 80) == [0, 1, 2]
+    assert columns_that_fit(COLUMNS, texts, 30) == [0, 2]
+    assert columns_that_fit(COLUMNS, texts, 3) == [0]
+    assert columns_that_fit(COLUMNS, [], 80) == [0, 1, 2]
+
+
+def test_terminal_tables_fit() -> None:
+    """On a terminal no line is wider than it, and what the columns say is unharmed."""
+    stream = io.StringIO()
+    page = TerminalPage(Console(file=stream, width=30, force_terminal=True, markup=False))
+    page.table(COLUMNS, ROWS, indent=2)
+    page.line(Cell("[bold]not markup", "title"))
+    printed = stream.getvalue()
+    assert "blocked" in printed
+    assert "note" not in printed
+    assert "[bold]not markup" in printed
+    assert "\x1b[" in printed

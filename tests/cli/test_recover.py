@@ -1,0 +1,133 @@
+"""`rtstore plan` says what would be done, `rtstore recover` does it and shows each step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rtstore import RuntimeStore
+from rtstore.cli.exits import ExitCode
+from tests.cli.commands import crashed_team, ready_team, run, run_process
+from tests.support import picture
+
+
+def test_plan_of_a_crash(tmp_path: Path) -> None:
+    """One line for each action with what a recovery would do, the diagnostics, the next command;
+    and nothing is changed by it."""
+    directory = crashed_team(tmp_path)
+    before = picture(directory, without=("-shm",))
+    result = run("plan", directory)
+    assert result.code == ExitCode.NOT_READY
+    assert "Impact             blocked\n" in result.out
+    for store in ("launchState", "hostLeases", "sessionStore", "runtimeRevision"):
+        row = result.row(f"opencode.{store}", "roll_forward", "uncommitted_batch:batch-crashed")
+        assert row.endswith("finish the batch from the log")
+    assert "  6 stores need nothing\n" in result.out
+    assert "  Uncommitted runtime store batch detected: batch-crashed\n" in result.out
+    assert f"  rtstore recover {directory}\n" in result.out
+    assert picture(directory, without=("-shm",)) == before
+
+
+def test_plan_of_a_ready_team(tmp_path: Path) -> None:
+    """Where nothing is to do, the plan says so, and exits 0."""
+    result = run("plan", ready_team(tmp_path))
+    assert result.code == ExitCode.READY
+    assert result.out.endswith("\nActions\n  10 stores need nothing\n")
+
+
+def test_plan_json(tmp_path: Path) -> None:
+    """The plan is the ancestor's document; beside it, what a recovery would do."""
+    report = run("plan", crashed_team(tmp_path), "--json").json()
+    plan = report["plan"]
+    assert plan["readinessImpact"] == report["verdict"] == "blocked"
+    assert (plan["highWatermark"], plan["manifestHealthy"]) == (3, False)
+    assert plan["actions"][0] == {
+        "kind": "roll_forward",
+        "schemaName": "opencode.launchState",
+        "reason": "uncommitted_batch:batch-crashed",
+    }
+    assert {"kind": "none", "schemaName": "opencode.deliveryJournal"} in plan["actions"]
+    assert report["recovery"][0] == {
+        **plan["actions"][0],
+        "intention": "finish the batch from the log",
+    }
+    assert len(report["recovery"]) == 4
+
+
+def test_recover_a_crash(tmp_path: Path) -> None:
+    """Every step is shown although opening the store would have done it unseen; the batch is whole
+    under its own id, the temporary file is gone, and the exit code says ready."""
+    directory = crashed_team(tmp_path)
+    result = run_process("recover", directory)
+    assert (result.code, result.err) == (ExitCode.READY, "")
+    row = result.row("roll_forward", "opencode.launchState", "done")
+    assert row.endswith("batch batch-crashed finished from the log")
+    assert "  removed 1 temporary file\n" in result.out
+    assert "  Readiness  ready (runtime_store_manifest_valid)\n" in result.out
+    assert not list(directory.glob(".*tmp"))
+    with RuntimeStore.open(directory, read_only=True) as store:
+        batch = store.batch("batch-crashed")
+        assert batch is not None
+        assert (batch.high_watermark, len(batch.receipts)) == (4, 4)
+        assert store.plan_recovery().manifest_healthy
+    again = run("recover", directory)
+    assert again.code == ExitCode.READY
+    assert "  nothing to do\n" in again.out
+
+
+def test_recover_what_is_safe_and_leave_the_rest(tmp_path: Path) -> None:
+    """A changed file goes into quarantine and the committed content comes back; a store whose
+    content is nowhere stays with the runtime, and the exit code says so."""
+    directory = ready_team(tmp_path)
+    sessions = directory / "opencode-sessions.json"
+    committed = sessions.read_bytes()
+    sessions.write_bytes(committed.replace(b"alice", b"alicia"))
+    result = run("recover", directory)
+    assert result.code == ExitCode.READY
+    assert "committed content put back" in result.row("quarantine", "opencode.sessionStore", "done")
+    assert sessions.read_bytes() == committed
+    (evidence,) = (directory / "quarantine").iterdir()
+    assert b"alicia" in evidence.read_bytes()
+
+    new = tmp_path / "new"
+    run("init", new, "--team", "t")
+    left = run("recover", new)
+    assert left.code == ExitCode.NOT_READY
+    assert "waits for the runtime" in left.row("block_readiness", "opencode.launchState", "skipped")
+    assert "  Actions    10 actions\n" in left.out
+
+
+def test_dry_run_changes_nothing(tmp_path: Path) -> None:
+    """`--dry-run` shows the same steps as planned, and leaves every byte."""
+    directory = crashed_team(tmp_path)
+    before = picture(directory, without=("-shm",))
+    result = run("recover", directory, "--dry-run")
+    assert result.code == ExitCode.NOT_READY
+    assert "Dry run: nothing is changed" in result.out
+    assert "would finish the batch from the log" in result.row(
+        "roll_forward", "opencode.launchState", "skipped"
+    )
+    assert picture(directory, without=("-shm",)) == before
+
+
+def test_recover_json(tmp_path: Path) -> None:
+    """What was done, step by step, and what is left, for programs."""
+    directory = crashed_team(tmp_path)
+    report: dict[str, Any] = run("recover", directory, "--json").json()
+    assert report["runNumber"] == 1
+    assert report["plan"]["readinessImpact"] == "blocked"
+    assert report["steps"][0] == {
+        "action": {
+            "kind": "roll_forward",
+            "schemaName": "opencode.launchState",
+            "reason": "uncommitted_batch:batch-crashed",
+        },
+        "outcome": "done",
+        "detail": "batch batch-crashed finished from the log",
+    }
+    assert report["removedFiles"] == [".opencode-sessions.json.rtstore-tmp"]
+    assert report["remaining"]["readinessImpact"] == "none"
+    assert (report["verdict"], report["next"]) == ("ready", [])
+    with RuntimeStore.open(directory, read_only=True) as store:
+        assert store.manifest().last_recovery_plan_id == report["plan"]["planId"]
+    assert run("recover", directory, "--json").json()["runNumber"] is None

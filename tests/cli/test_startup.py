@@ -1,0 +1,105 @@
+"""The command before it does anything: help, version, what it loads."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from rtstore import __version__
+from rtstore.cli.exits import ExitCode
+from tests.cli.commands import CHECKOUT, run, run_process
+
+COMMANDS = ("init", "import", "status", "plan", "recover", "log", "demo")
+HEAVY = ("sqlalchemy", "alembic", "sqlite3", "pydantic", "rtstore.database", "rtstore.store")
+
+_LOADED_BY_HELP = """
+import sys, types
+if sys.argv[1] == "alone":  # the command without the front door of the package
+    package = types.ModuleType("rtstore")
+    package.__path__ = ["rtstore"]
+    sys.modules["rtstore"] = package
+before = set(sys.modules)
+from rtstore.cli import main
+sys.argv = ["rtstore", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(*sorted(set(sys.modules) - before), file=sys.stderr)
+"""
+
+
+def _loaded_by_help(how: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED_BY_HELP, how],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return set(done.stderr.split())
+
+
+def test_help_of_the_command_loads_no_database_layer() -> None:
+    """What the command itself imports before a subcommand runs is names and help texts only."""
+    loaded = _loaded_by_help("alone")
+    assert "rtstore.cli.app" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="importing rtstore.cli imports the package, whose front door imports every layer",
+)
+def test_help_loads_no_database_layer() -> None:
+    """`rtstore --help` answers without waiting for sqlalchemy, the front door included."""
+    loaded = _loaded_by_help("whole")
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    """Each subcommand is listed, says what it does, and tells the keys of its JSON."""
+    assert re.search(rf"^  {command} +\w", run("--help").out, re.MULTILINE)
+    result = run(command, "--help")
+    assert result.code == 0
+    assert "--json" in result.out
+    assert "\n  JSON: " in result.out
+
+
+def test_help_shows_every_exit_code() -> None:
+    """The codes that programs rely on are written where people look first."""
+    shown = dict(re.findall(r"^ +(\d+)  (\S.*)$", run("--help").out, re.MULTILINE))
+    assert shown == {str(code.value): code.meaning for code in ExitCode}
+    assert [code.value for code in ExitCode] == [0, 1, 2, 3, 4, 5, 130]
+
+
+def test_help_is_plain_where_there_is_no_terminal() -> None:
+    """No boxes, no colours."""
+    text = "".join(run(*command, "--help").out for command in ((), *((name,) for name in COMMANDS)))
+    assert text.isascii()
+    assert "\x1b" not in text
+
+
+def test_version() -> None:
+    """`--version` says which rtstore this is, and is a command in a process like any other."""
+    result = run_process("--version")
+    assert (result.code, result.out, result.err) == (0, f"rtstore {__version__}\n", "")
+
+
+def test_the_entry_point_is_the_command() -> None:
+    """What pip installs as `rtstore` is what these tests run."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"rtstore": "rtstore.cli:main"}
+
+
+def test_nothing_at_all_is_a_wrong_call_with_help() -> None:
+    """`rtstore` alone shows what there is."""
+    result = run()
+    assert (result.code, result.out) == (ExitCode.WRONG_CALL, "")
+    assert "\nCommands:\n" in result.err

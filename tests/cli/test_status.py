@@ -1,0 +1,204 @@
+"""`rtstore status`: what people and programs learn of a runtime directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtstore import RuntimeStore
+from rtstore.cli.demo_data import IDENTITY
+from rtstore.cli.exits import ExitCode
+from tests.cli.commands import crashed_team, ready_team, run, run_process
+
+
+def test_ready(tmp_path: Path) -> None:
+    """A sound directory is ready: exit code 0, every store with its batch, no diagnostics, nothing
+    to do next."""
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory, read_only=True) as store:
+        first, second, third = store.batches()
+    result = run_process("status", directory)
+    assert (result.code, result.err) == (ExitCode.READY, "")
+    assert f"Runtime directory  {directory}\n" in result.out
+    assert "Team               demo-team\n" in result.out
+    assert "Readiness          ready (runtime_store_manifest_valid)\n" in result.out
+    assert "High watermark     3 batches committed\n" in result.out
+    assert "run run-7f3a, capability snapshot capabilities-1.14.31" in result.out
+    assert f"Last batch         {third.batch_id} (delivery_commit), 20" in result.out
+    assert result.row("opencode.launchState", "launch-state.json", first.batch_id, "healthy")
+    permissions = result.row("opencode.permissionRequests", second.batch_id, "-")
+    assert permissions.split()[:5] == [
+        "opencode.permissionRequests",
+        "opencode-permissions.json",
+        "healthy",
+        "-",
+        second.batch_id,
+    ]
+    assert "\nDiagnostics\n" not in result.out
+    assert "\nNext\n" not in result.out
+
+
+def test_crashed(tmp_path: Path) -> None:
+    """A dead writer's batch blocks: the open batch, which files hold which version, why, and the
+    command that puts it right."""
+    directory = crashed_team(tmp_path)
+    result = run("status", directory)
+    assert result.code == ExitCode.NOT_READY
+    assert "blocked (runtime_store_recovery_required)" in result.out
+    assert "Open batch         batch-crashed (launch_checkpoint), " in result.out
+    assert "its writer is dead" in result.out
+    assert "open batch's version" in result.row("opencode.hostLeases", "roll_forward")
+    assert "healthy" in result.row("opencode.sessionStore", "roll_forward")
+    assert "  Uncommitted runtime store batch detected: batch-crashed\n" in result.out
+    assert f"\n  rtstore recover {directory}\n      brings batch-crashed to its end\n" in result.out
+
+
+def test_changed_and_damaged_files(tmp_path: Path) -> None:
+    """Each file that is not what is committed is named, with what was found in it, and the advice
+    tells the two ways out of a change made by hand."""
+    directory = ready_team(tmp_path)
+    sessions = directory / "opencode-sessions.json"
+    sessions.write_text(sessions.read_text().replace("alice", "alicia"))
+    (directory / "opencode-host-leases.json").write_text("{")
+    (directory / "launch-state.json").unlink()
+    result = run("status", directory)
+    assert result.code == ExitCode.NOT_READY
+    assert result.row("opencode.sessionStore", "hash_mismatch", "quarantine")
+    assert result.row("opencode.hostLeases", "quarantined", "restore_committed")
+    assert result.row("opencode.launchState", "missing", "restore_committed")
+    assert "  Runtime store hash mismatch: opencode.sessionStore\n" in result.out
+    assert "  opencode-host-leases.json: Expecting property name" in result.out
+    assert f"RuntimeStore.open({str(directory)!r}).adopt('opencode.sessionStore')" in result.out
+    assert "moves the files of opencode.sessionStore into quarantine" in result.out
+
+
+def test_nothing_committed_yet(tmp_path: Path) -> None:
+    """A new directory is blocked for want of everything, and the advice is to start, not to
+    recover."""
+    run("init", tmp_path / "new", "--team", "t")
+    result = run("status", tmp_path / "new")
+    assert result.code == ExitCode.NOT_READY
+    assert "Last batch         none yet\n" in result.out
+    assert result.out.endswith(
+        "\nNext\n  nothing is committed yet: start the runtime, "
+        "its first batches write the stores\n"
+    )
+
+
+def test_stores_that_contradict_each_other(tmp_path: Path) -> None:
+    """A failed invariant blocks although every file is healthy, and is the runtime's to settle."""
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory) as store:
+        store.write_batch(
+            identity=IDENTITY,
+            reason="launch_checkpoint",
+            writes={"opencode.sessionStore": {"sessions": []}},
+        )
+    result = run("status", directory)
+    assert result.code == ExitCode.NOT_READY
+    assert "confirmed member alice has no matching OpenCode session record" in result.out
+    assert "the stores contradict each other" in result.out
+    assert run("plan", directory).code == ExitCode.NOT_READY
+
+
+@pytest.mark.parametrize(
+    ("options", "stale"),
+    [
+        (["--run-id", "run-9"], "stale run id"),
+        (["--capability-snapshot-id", "other"], "stale capability snapshot"),
+        (["--capability-snapshot-id", ""], "stale capability snapshot"),
+        (["--behavior-fingerprint", "other"], "stale behavior fingerprint"),
+        (["--run-id", "run-7f3a"], None),
+    ],
+)
+def test_expected_identity(tmp_path: Path, options: list[str], stale: str | None) -> None:
+    """The entries are held against what is given, and for the rest against the active identity;
+    an empty part stands for none."""
+    directory = ready_team(tmp_path)
+    for command in ("status", "plan"):
+        result = run(command, directory, *options)
+        if stale is None:
+            assert result.code == ExitCode.READY
+            continue
+        assert result.code == ExitCode.NOT_READY
+        assert f"  Runtime store opencode.launchState has {stale}\n" in result.out
+        assert "opencode.runtimeDiagnostics has" not in result.out
+        assert "start the expected run: it must write opencode.launchState, " in result.out
+
+
+def test_expected_identity_needs_a_run(tmp_path: Path) -> None:
+    """Half an identity cannot be expected where there is no active one to complete it."""
+    directory = tmp_path / "new"
+    run("init", directory, "--team", "t")
+    result = run("status", directory, "--behavior-fingerprint", "b")
+    assert (result.code, result.out) == (ExitCode.WRONG_CALL, "")
+    assert result.err == "rtstore: --run-id: is needed: nothing is committed yet\n"
+    assert run("status", directory, "--run-id", "").code == ExitCode.WRONG_CALL
+    assert run("status", directory, "--run-id", "run-1").code == ExitCode.NOT_READY
+
+
+def test_json(tmp_path: Path) -> None:
+    """The shape that programs rely on, value by value for a crashed directory."""
+    directory = crashed_team(tmp_path)
+    result = run_process("status", directory, "--json")
+    assert (result.code, result.err) == (ExitCode.NOT_READY, "")
+    report = result.json()
+    leases = next(s for s in report["stores"] if s["schemaName"] == "opencode.hostLeases")
+    assert leases.pop("fileSize") > 100
+    assert leases.pop("ageSeconds") >= 0
+    assert leases.pop("writtenAt").endswith("Z")
+    assert leases.pop("batchId").startswith("batch-")
+    assert leases == {
+        "schemaName": "opencode.hostLeases",
+        "relativePath": "opencode-host-leases.json",
+        "criticality": "rebuildable_from_provider",
+        "state": "hash_mismatch",
+        "holds": "open_batch",
+        "detail": None,
+        "action": "roll_forward",
+        "reason": "uncommitted_batch:batch-crashed",
+        "batchReason": "launch_checkpoint",
+    }
+    (open_batch,) = report["openBatches"]
+    assert (open_batch["batchId"], open_batch["inProgress"]) == ("batch-crashed", False)
+    assert open_batch["stores"] == [
+        "opencode.launchState",
+        "opencode.hostLeases",
+        "opencode.sessionStore",
+        "opencode.runtimeRevision",
+    ]
+    identity = {
+        "runId": "run-7f3a",
+        "capabilitySnapshotId": "capabilities-1.14.31",
+        "behaviorFingerprint": "sha256:5d41402a",
+    }
+    assert report["activeIdentity"] == report["expectedIdentity"] == identity
+    assert report["verdict"] == "blocked"
+    assert report["readiness"] == {
+        "ok": False,
+        "reason": "runtime_store_recovery_required",
+        "diagnostics": ["Uncommitted runtime store batch detected: batch-crashed"],
+    }
+    assert report["lockHolder"] is None
+    assert report["next"] == [
+        {"command": f"rtstore recover {directory}", "why": "brings batch-crashed to its end"}
+    ]
+
+
+def test_paths_are_quoted_for_the_shell(tmp_path: Path) -> None:
+    """The command to run next can be pasted, whatever the directory is called."""
+    directory = crashed_team(tmp_path).rename(tmp_path / "a team's $HOME")
+    (step,) = run("status", directory, "--json").json()["next"]
+    quoted = "'" + str(directory).replace("'", "'\"'\"'") + "'"
+    assert step["command"] == f"rtstore recover {quoted}"
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    """A team name full of markup and control characters is shown, not obeyed; in JSON it is
+    itself."""
+    team = "[red]t[/red]\x1b[2J"
+    run("init", tmp_path / "new", "--team", team)
+    result = run("status", tmp_path / "new")
+    assert "Team               [red]t[/red]\\x1b[2J\n" in result.out
+    assert run("status", tmp_path / "new", "--json").json()["teamName"] == team

@@ -1,0 +1,89 @@
+"""On a terminal: colours and fitted tables; elsewhere, and with NO_COLOR, neither."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import CHECKOUT, crashed_team, ready_team
+
+ESCAPE = "\x1b"
+
+
+def _on_terminal(width: int, *arguments: str | Path, **environment: str) -> str:
+    """What the command prints on a terminal of that width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "rtstore.cli", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**inherited, "TERM": "xterm-256color", "PYTHONPATH": str(CHECKOUT), **environment},
+    ) as process:
+        os.close(theirs)
+        printed = _read_all(ours)
+        assert process.wait() in (0, 1)
+    return printed.replace("\r\n", "\n")
+
+
+def _read_all(descriptor: int) -> str:
+    pieces = []
+    try:
+        while piece := os.read(descriptor, 65536):
+            pieces.append(piece)
+    except OSError:  # Linux says so when the other end is closed
+        pass
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces).decode()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 220])
+def test_tables_fit(tmp_path: Path, width: int) -> None:
+    """Every table fits the terminal; the state of each store is there at any width, and a wide one
+    has everything."""
+    directory = ready_team(tmp_path)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", _on_terminal(width, "status", directory))
+    table = text.split("\n\n")[1].splitlines()
+    assert all(len(line) <= width for line in table)
+    assert sum("healthy" in line for line in table) == 10
+    assert ("opencode-host-leases.json" in text) == (width >= 120)
+    assert ("size" in table[0]) == (width == 220)
+
+
+def test_colours(tmp_path: Path) -> None:
+    """A terminal gets colours: red for what blocks."""
+    printed = _on_terminal(120, "status", crashed_team(tmp_path))
+    assert f"{ESCAPE}[1;31mblocked (runtime_store_recovery_required){ESCAPE}[0m" in printed
+
+
+@pytest.mark.parametrize("name", ["NO_COLOR", "TERM"])
+def test_no_colours(tmp_path: Path, name: str) -> None:
+    """NO_COLOR and a dumb terminal are honoured: not one escape sequence."""
+    value = {"NO_COLOR": "1", "TERM": "dumb"}[name]
+    printed = _on_terminal(120, "status", crashed_team(tmp_path), **{name: value})
+    assert "blocked" in printed
+    assert ESCAPE not in printed
+
+
+def test_demo_on_a_terminal(tmp_path: Path) -> None:
+    """The demo reads the same on a terminal."""
+    printed = _on_terminal(100, "demo", tmp_path / "demo", NO_COLOR="1")
+    assert "killed by signal 9 after 2 of 4 files" in printed
+    assert "ready (runtime_store_manifest_valid)" in printed
+    assert "Half a batch" in printed
