@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rtstore.database import manifest, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import default_manifest
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
-from rtstore.errors import NotARuntimeDirectoryError, StorageError
+from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, StorageError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
@@ -38,14 +39,12 @@ def make(
             how_to_make(directory, team_name),
         )  # fmt: skip
     if directory.exists() and not directory.is_dir():
-        raise NotARuntimeDirectoryError(
-            directory, "it is not a directory", "choose another directory"
-        )
+        raise InvalidRequestError("directory", f"{directory} is not a directory")
     if legacy.is_legacy_directory(directory):
         raise NotARuntimeDirectoryError(
             directory,
             "it holds the manifest of the file-only ancestor, which a new store would not know",
-            f"rtstore import {directory}",
+            f"rtstore import {shlex.quote(str(directory))}",
         )
     try:
         durable.make_directories(directory, fs)
@@ -76,8 +75,8 @@ def report_loose_modes(directory: Path) -> None:
 def how_to_make(directory: Path, team_name: str | None) -> str:
     """The command that makes a store in a directory, or takes over what is in it."""
     if legacy.is_legacy_directory(directory):
-        return f"rtstore import {directory}"
-    return f"rtstore init {directory} --team {team_name or 'NAME'}"
+        return f"rtstore import {shlex.quote(str(directory))}"
+    return f"rtstore init {shlex.quote(str(directory))} --team {shlex.quote(team_name or 'NAME')}"
 
 
 def register(

@@ -18,6 +18,7 @@ from rtstore.database import batches, contents, manifest
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor
+from rtstore.errors import ConflictError
 from rtstore.files.inspector import FileInspector
 from rtstore.ids import IdFactory, new_plan_id
 from rtstore.lock import WriterLock
@@ -67,7 +68,11 @@ class Survey(Record):
 
 
 class RecoveryPlanner:
-    """Makes recovery plans for one runtime directory. Reads only."""
+    """Makes recovery plans for one runtime directory. Reads only.
+
+    Where somebody writes without pause for seconds, it holds the writer lock for one look, unless
+    `may_lock` is false: then it raises `ConflictError`.
+    """
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class RecoveryPlanner:
         plan_id_factory: IdFactory = new_plan_id,
         clock: Clock = utc_now,
         lock: WriterLock | None = None,
+        may_lock: bool = True,
     ) -> None:
         self.descriptors = tuple(descriptors)
         self.inspector = inspector
@@ -87,6 +93,7 @@ class RecoveryPlanner:
         self._plan_id_factory = plan_id_factory
         self._clock = clock
         self._lock = lock or WriterLock(inspector.directory)
+        self._may_lock = may_lock
 
     def build_plan(
         self, *, team_name: str, expected: RunIdentity | None, locked: bool = False
@@ -118,8 +125,10 @@ class RecoveryPlanner:
             return self._survey_undisturbed()
         inspections: dict[str, Inspection] = {}
         pending: Sequence[Descriptor] = self.descriptors
+        view = self._look()
+        first_watermark = view.manifest.high_watermark
         for attempt in range(_ATTEMPTS):
-            view = self._look()
+            view = view if attempt == 0 else self._look()
             in_progress = self._in_progress(view)
             inspections.update(self._inspect(pending, view, in_progress))
             pending = [
@@ -134,6 +143,8 @@ class RecoveryPlanner:
                 return self._survey(view, inspections, crashed)
             if attempt > 10:
                 time.sleep(_PAUSE_S)
+        if not self._may_lock:
+            raise ConflictError("a plan", first_watermark, view.manifest.high_watermark)
         # Somebody writes without pause. One look between two batches settles it.
         with self._lock.hold():
             return self._survey_undisturbed()

@@ -330,12 +330,11 @@ class Recovery:
         folders = {self._directory, self._directory / QUARANTINE_DIRECTORY}
         for descriptor in self._registry:
             parent = descriptor.relative_path.rpartition("/")[0]
-            if parent:
-                with suppress(
-                    OSError, UnsafePathError
-                ):  # what lies behind a link is not ours to remove
-                    name = descriptor.schema_name
-                    folders.add(check_directory(self._directory, parent, name, self._fs))
+            if not parent:
+                continue
+            with suppress(OSError, UnsafePathError):  # behind a link nothing is ours to remove
+                name = descriptor.schema_name
+                folders.add(check_directory(self._directory, parent, name, self._fs))
         found: list[Path] = []
         for folder in sorted(folders):
             with suppress(OSError):

@@ -103,6 +103,7 @@ class RuntimeStore:
             plan_id_factory=plan_id_factory,
             clock=clock,
             lock=lock,
+            may_lock=not database.read_only,
         )
         self._reader = StoreReader(directory, database, registry, lock, fs)
         self._recovery = Recovery(

@@ -223,8 +223,14 @@ class BatchWriter:
             draft = validate(request, None, self._now())
             draft.encoded = [(descriptor, EncodedStore.exactly(content))]
             self._check_manifest(draft, found.head, None)
-            logged, content_of = self._log(draft, self._batch_id_factory(), [])
-            self._publish(logged, content_of)
+            batch_id = check_id("batch_id_factory", self._batch_id_factory())
+            logged, content_of = self._log(draft, batch_id, [])
+            try:
+                for write in logged.writes:
+                    self.publisher.publish(write, content_of[write.schema_name])
+            except OSError as error:
+                # The file holds these bytes already: to fail and undo would take them from it.
+                raise BatchUnfinishedError(batch_id, str(error), decided=True) from error
             return self._seal(logged)
 
     def _now(self) -> datetime:
@@ -347,7 +353,7 @@ class BatchWriter:
         self,
         logged: LoggedBatch,
         content_of: dict[str, bytes],
-        evidence: Sequence[QuarantinedFile] = (),
+        evidence: Sequence[QuarantinedFile],
     ) -> None:
         """Step 4. May fail; then the batch is recorded as failed and undone."""
         for write in logged.writes:
@@ -385,8 +391,12 @@ class BatchWriter:
         try:
             self.publisher.mark_failed(logged, f"{write.schema_name}: {cause}")
         except RuntimeStoreError as error:
-            # Not recorded as failed, so it is still in the log, and goes forward.
-            raise BatchUnfinishedError(batch_id, f"{cause}; then {error}", decided=True) from cause
+            # Not recorded as failed, so it is still in the log, and goes forward. When the flush of
+            # that record failed, it may be there all the same: then nobody knows.
+            decided = self.database.failure is None
+            raise BatchUnfinishedError(
+                batch_id, f"{cause}; then {error}", decided=decided
+            ) from cause
         try:
             self.publisher.undo(logged, evidence)
         except (OSError, RuntimeStoreError) as error:

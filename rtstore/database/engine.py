@@ -261,7 +261,7 @@ class Database:
         return connection
 
     def _connect(self, parameters: str) -> sqlite3.Connection:
-        uri = f"file:{urllib.parse.quote(str(self.path))}?{parameters}"
+        uri = f"file:{urllib.parse.quote(os.fsencode(self.path))}?{parameters}"
         connection = sqlite3.connect(
             uri,
             uri=True,

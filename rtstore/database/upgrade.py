@@ -57,15 +57,27 @@ def exists(path: Path) -> bool:
     Raises `CorruptDatabaseError` when only what belongs beside one is there: a new database would
     take the old `-wal` for its own.
     """
-    if os.path.lexists(path):
+    if _is_there(path):
         return True
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)
-        if os.path.lexists(side):
+        if _is_there(side):
             raise CorruptDatabaseError(
                 path, f"the database is gone, but {side.name} is still there"
             )
     return False
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything of that name. Raises `StorageError` where that cannot be told: a
+    directory that may not be searched is not an empty one."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StorageError(path, "it cannot be looked at", str(error)) from error
+    return True
 
 
 def inspect_revision(path: Path) -> str:
