@@ -1,0 +1,104 @@
+"""The benchmark command works: what it measures is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.__main__ import CASES
+from tests.benchmarks.machine import file_system
+from tests.benchmarks.measure import Figure, Operation, Pace, Spread, Target, compare, race
+from tests.support import CHECKOUT
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the benchmark command."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.benchmarks", *map(str, arguments)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_every_case_runs_and_is_in_the_table_and_in_the_json(tmp_path: Path) -> None:
+    """With tiny sizes all cases run to their end; each of their figures is printed with its floor,
+    and is in the JSON with the facts that another run needs to be compared; nothing is left."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = run("--smoke", "--json", tmp_path / "run.json", "--directory", scratch)
+    assert done.returncode == 0, done.stderr
+    assert list(scratch.iterdir()) == []
+
+    found: dict[str, Any] = json.loads((tmp_path / "run.json").read_bytes())
+    assert found["machine"]["cpu_count"] >= 1
+    assert found["machine"]["platform"]
+    assert {"python", "sqlite", "sqlalchemy", "pydantic", "rtstore"} <= found["versions"].keys()
+    assert found["file_system"]
+    assert found["kind"] == "smoke"
+
+    not_counted = {"flushes"} if any("strace" in note for note in found["notes"]) else set()
+    assert {figure["case"] for figure in found["figures"]} == CASES.keys() - not_counted
+    for figure in found["figures"]:
+        assert all(math.isfinite(number) for number in figure["ratio"].values()), figure
+        assert figure["value"]["median"] > 0
+        assert figure["subject"] in done.stdout
+        assert f"/ {figure['against']}" in done.stdout
+        assert figure["met"] is None or isinstance(figure["met"], bool)
+    assert "missed" in done.stdout
+
+
+def test_a_case_that_is_not_there_is_refused() -> None:
+    """A wrong name is an error that says which there are, and nothing is measured."""
+    done = run("wrtie")
+    assert done.returncode == 2
+    assert "no such case: wrtie" in done.stderr
+    assert "write" in done.stderr
+
+
+def test_contenders_take_turns() -> None:
+    """The order of the turns is reversed every other round, and what happens before and after an
+    operation is not in its time."""
+    seen: list[str] = []
+
+    def contender(name: str) -> Operation:
+        return Operation(
+            name,
+            lambda: seen.append(name),
+            prepare=lambda: seen.append("prepare"),
+            cleanup=lambda: seen.append("cleanup"),
+        )
+
+    first, second = race([contender("a"), contender("b")], Pace(2, 2, 0), turn=2, warm_up=0)
+    assert seen[::3] == ["prepare"] * 8
+    assert seen[1::3] == ["a", "a", "b", "b", "b", "b", "a", "a"]
+    assert seen[2::3] == ["cleanup"] * 8
+    assert len(first.turns) == len(second.turns) == 2
+    assert len(first.calls) == 4
+
+
+def test_a_ratio_is_that_of_a_round() -> None:
+    """What slows a whole round down does not change the ratio; the target is held against it."""
+    ours, floor = race([Operation("a", lambda: 0)] * 2, Pace(3, 3, 0), turn=1)
+    ours.turns, floor.turns = [2.0, 20.0, 3.0], [1.0, 10.0, 1.0]
+    figure = compare("case", "subject", ours, "floor", floor, target=Target(2))
+    assert figure.ratio == Spread(2.0, 2.0, 2.5, 2.0, 3.0, 3)
+    assert figure.met is True
+    missed: Figure = compare("case", "subject", ours, "floor", floor, target=Target(1.9))
+    assert missed.met is False
+    assert Target(8, at_least=True).met_by(8.1)
+    assert not Target(8, at_least=True).met_by(7.9)
+
+
+def test_the_file_system_is_that_of_the_directory(tmp_path: Path) -> None:
+    """The innermost mount decides, and a name that begins alike is another directory."""
+    assert file_system(Path("/proc/self")) in ("proc", "unknown")
+    assert file_system(tmp_path) != "proc"

@@ -1,0 +1,135 @@
+"""The layers of the package: which module may import which, and what the pure ones may touch.
+
+The rules are held against the text of the modules, so an import inside a function or under
+`TYPE_CHECKING` counts like any other. Each rule has a control: a copy of the package into which a
+forbidden line is written, and the finding that must come of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .layers import (
+    AMBIENT_TIME,
+    CHECKOUT,
+    PURE_EXCEPTIONS,
+    RULES,
+    SQL_EXCEPTIONS,
+    Module,
+    Package,
+    findings,
+    run_sql,
+)
+
+# --- the package as it is -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_holds(rule: Callable[[Package], Iterator[str]]) -> None:
+    """The package keeps to the rule."""
+    assert list(rule(Package(CHECKOUT))) == []
+
+
+def test_revisions_import_nothing_of_the_package() -> None:
+    """The past is frozen: a revision imports alembic and the standard library, nothing of ours."""
+    versions = sorted((CHECKOUT / "migrations" / "versions").glob("*.py"))
+    assert versions
+    for path in versions:
+        module = Module(CHECKOUT, path)
+        outside = {source.split(".")[0] for source, _, _ in module.imports}
+        allowed = {"alembic", "sqlalchemy", *sys.stdlib_module_names}
+        assert outside <= allowed, f"{path.name} imports {sorted(outside - allowed)}"
+
+
+def test_the_exceptions_are_needed() -> None:
+    """Every exception in the tables still stands for something in the code."""
+    package = Package(CHECKOUT)
+    imports = {
+        (module.name, source.split(".")[0])
+        for module in package.modules.values()
+        for source, _, _ in module.imports
+    }
+    assert set(PURE_EXCEPTIONS) <= imports
+    assert set(AMBIENT_TIME) <= set(package.modules)
+    run = {
+        (module.path, ast.unparse(sql))
+        for module in package.modules.values()
+        for _, sql in run_sql(module)
+    }
+    assert set(SQL_EXCEPTIONS) <= run
+
+
+# --- controls: each rule finds what breaks it -----------------------------------------------------
+
+BROKEN = [
+    ("rtstore/surprise.py", '"""New."""', "rtstore.surprise has no place in LAYERS"),
+    ("rtstore/records.py", "from rtstore.planning import build_plan", "from a layer above it"),
+    ("rtstore/planning.py", "import rtstore.database.engine", "from a layer above it"),
+    ("rtstore/planning.py", "from rtstore.files import durable", "from a layer above it"),
+    ("rtstore/database/engine.py", "from rtstore.writer import BatchWriter", "from a layer above"),
+    ("rtstore/database/engine.py", "from ..writer import BatchWriter", "from a layer above it"),
+    ("rtstore/files/durable.py", "from rtstore import store", "from a layer above it"),
+    ("rtstore/lock.py", "from rtstore import RuntimeStore", "imports rtstore from a layer above"),
+    ("rtstore/store.py", "from rtstore.cli import main", "imports rtstore.cli from a layer above"),
+    (
+        "rtstore/planning.py",
+        "def later():\n    from rtstore.store import RuntimeStore\n    return RuntimeStore",
+        "imports rtstore.store from a layer above it",
+    ),
+    (
+        "rtstore/planning.py",
+        "import typing\nif typing.TYPE_CHECKING:\n    from rtstore.lock import WriterLock",
+        "imports rtstore.lock from a layer above it",
+    ),
+    ("rtstore/times.py", "from rtstore.records import Record", "a circle of imports"),
+    ("rtstore/publication.py", "from rtstore.writer import BatchWriter", "a circle of imports"),
+    ("rtstore/planning.py", "import sqlalchemy", "is pure, but imports sqlalchemy"),
+    ("rtstore/planning.py", "import sqlite3", "is pure, but imports sqlite3"),
+    ("rtstore/readiness.py", "import os.path", "is pure, but imports os"),
+    ("rtstore/invariants.py", "from pathlib import Path", "is pure, but imports pathlib"),
+    ("rtstore/envelope.py", "import socket", "is pure, but imports socket"),
+    ("rtstore/payloads.py", "import subprocess", "is pure, but imports subprocess"),
+    ("rtstore/records.py", "import random", "is pure, but imports random"),
+    ("rtstore/ids.py", "import os", "is pure, but imports os"),
+    ("rtstore/planning.py", "NAMES = open('names')", "calls open()"),
+    ("rtstore/errors.py", "HERE = Path('x').exists()", "calls exists() of a path"),
+    ("rtstore/planning.py", "NOW = datetime.now()", "asks what time it is: datetime.now()"),
+    ("rtstore/writer.py", "import sqlite3", "imports sqlite3, which belongs to"),
+    ("rtstore/store.py", "import typer", "imports typer, which belongs to rtstore.cli"),
+    ("rtstore/database/engine.py", "import alembic.command", "imports alembic, which belongs to"),
+    ("rtstore/writer.py", "from sqlalchemy import text", "imports text from sqlalchemy"),
+    ("rtstore/store.py", "from importlib import import_module", "a name that no test can see"),
+    ("rtstore/store.py", "os = __import__('os')", "a name that no test can see"),
+    ("rtstore/reader.py", "def q(c, n):\n    c.execute(f'SELECT {n}')", "puts SQL together"),
+    ("rtstore/reader.py", "def q(c, n):\n    c.exec_driver_sql('SELECT %s' % n)", "puts SQL"),
+    ("rtstore/reader.py", "def q(c, n):\n    c.execute('SELECT {}'.format(n))", "puts SQL"),
+    ("rtstore/reader.py", "def q(c, n):\n    c.execute('SELECT ' + n)", "puts SQL together"),
+    ("rtstore/reader.py", "def q(c, n):\n    s = f'SELECT {n}'\n    c.execute(s)", "puts SQL"),
+    ("rtstore/database/batches.py", "def q(n):\n    return text(f'{n} = 1')", "puts SQL together"),
+    ("rtstore/database/engine.py", "def q(c, n):\n    c.execute(f'PRAGMA {n} = 1')", "puts SQL"),
+]
+
+
+@pytest.mark.parametrize(("file", "line", "expected"), BROKEN)
+def test_rule_finds_what_breaks_it(tmp_path: Path, file: str, line: str, expected: str) -> None:
+    """A line that breaks a rule, written into a copy of the package, is found in that file."""
+    shutil.copytree(
+        CHECKOUT / "rtstore", tmp_path / "rtstore", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    with (tmp_path / file).open("a", encoding="utf-8") as text:
+        text.write(f"\n{line}\n")
+    found = findings(tmp_path)
+    assert any(expected in finding for finding in found), found
+
+
+def test_a_place_without_a_module_is_found(tmp_path: Path) -> None:
+    """A module that goes must be taken out of the table of layers."""
+    shutil.copytree(CHECKOUT / "rtstore", tmp_path / "rtstore")
+    (tmp_path / "rtstore" / "readiness.py").unlink()
+    assert "rtstore.readiness is in LAYERS, but there is no such module" in findings(tmp_path)

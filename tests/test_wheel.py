@@ -1,0 +1,250 @@
+"""What ships: the wheel, built and installed away from the checkout.
+
+The environment holds the wheel and nothing else of ours; what it depends on is borrowed from the
+environment that runs the tests. Every command runs in a folder that is not the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+class Installed:
+    """An environment with the wheel, and a folder to work in."""
+
+    def __init__(self, folder: Path, wheel: Path) -> None:
+        self.wheel = wheel
+        self.folder = folder / "work"
+        self.folder.mkdir()
+        builder = venv.EnvBuilder(with_pip=False, symlinks=os.name == "posix")
+        builder.create(folder / "venv")
+        names = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
+        self.bin = Path(sysconfig.get_path("scripts", "venv", vars=names))
+        self.site = Path(sysconfig.get_path("purelib", "venv", vars=names))
+        self.python = self.bin / Path(sys.executable).name
+        install = ["--python", str(self.python), "install", "--quiet", "--no-deps", "--no-index"]
+        self.run(sys.executable, "-m", "pip", *install, str(wheel))
+        # Nested .pth files are not followed, so an editable install of ours does not come along.
+        borrowed = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+        (self.site / "borrowed.pth").write_text("\n".join(borrowed) + "\n", encoding="utf-8")
+
+    def run(
+        self, *command: str | Path, expected: int = 0, **more: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the folder, as on a machine that never saw the checkout."""
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTHON", "MYPY", "VIRTUAL_ENV", "COV_"))
+        }
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=self.folder,
+            env={**environment, **more},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == expected, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel of this checkout, built with what is installed here and installed elsewhere."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, CHECKOUT],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    return Installed(folder, wheel)
+
+
+# --- what is in it ------------------------------------------------------------------------------
+
+
+def test_the_wheel_holds_the_package_and_its_migrations(installed: Installed) -> None:
+    """The wheel holds every module, the types' marker and all migrations, and nothing else: no
+    tests, no caches, no second top-level package."""
+    with zipfile.ZipFile(installed.wheel) as archive:
+        names = set(archive.namelist())
+    metadata = {name for name in names if ".dist-info/" in name}
+    expected = {
+        path.relative_to(CHECKOUT).as_posix()
+        for path in (CHECKOUT / "rtstore").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    expected |= {
+        f"rtstore/{path.relative_to(CHECKOUT).as_posix()}"
+        for path in (CHECKOUT / "migrations").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert names - metadata == expected
+    assert {"rtstore/py.typed", "rtstore/migrations/env.py"} <= names
+
+
+def test_the_wheel_says_what_it_needs(installed: Installed) -> None:
+    """The metadata names the Python and the dependencies, each with a lower bound."""
+    with zipfile.ZipFile(installed.wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        headers = HeaderParser().parsestr(archive.read(name).decode("utf-8"))
+    assert headers["Requires-Python"] == ">=3.11"
+    needed = [each for each in headers.get_all("Requires-Dist", []) if "extra ==" not in each]
+    assert {each.partition(">=")[0] for each in needed} == {
+        "alembic", "filelock", "pydantic", "rich", "sqlalchemy", "typer",
+    }  # fmt: skip
+    assert all(">=" in each for each in needed)
+
+
+# --- what it does -------------------------------------------------------------------------------
+
+WHERE = """
+import importlib.metadata, json, rtstore
+print(json.dumps({
+    "package": rtstore.__file__,
+    "migrations": str(rtstore.migrations_path()),
+    "version": rtstore.__version__,
+}))
+"""
+
+
+def test_the_package_comes_from_the_wheel(installed: Installed) -> None:
+    """Package and migrations are those of the wheel, not of the checkout, and the version is that
+    of the wheel."""
+    done = installed.run(installed.python, "-c", WHERE)
+    found = json.loads(done.stdout)
+    site = installed.site.resolve()
+    assert Path(found["package"]).resolve() == site / "rtstore" / "__init__.py"
+    assert Path(found["migrations"]).resolve() == site / "rtstore" / "migrations"
+    assert installed.wheel.name.startswith(f"rtstore-{found['version']}-")
+
+
+def test_the_demo_runs(installed: Installed) -> None:
+    """`rtstore demo` makes a database, has a process killed and recovers, away from the
+    checkout."""
+    done = installed.run(installed.bin / "rtstore", "demo", "shown", "--json")
+    shown = json.loads(done.stdout)
+    assert shown["kill"]["signal"] in (9, "SIGKILL")
+    assert shown["crash"]["verdict"] == "blocked"
+    assert shown["outcome"]["verdict"] == "ready"
+    assert (installed.folder / "shown" / "runtime-store.sqlite3").is_file()
+
+
+def test_the_demo_speaks_to_people(installed: Installed) -> None:
+    """Without `--json` the demo tells its story in plain text, whatever the terminal's encoding."""
+    done = installed.run(installed.bin / "rtstore", "demo", PYTHONIOENCODING="ascii")
+    assert "sqlite3" in done.stdout
+    assert "blocked" in done.stdout
+    assert "ready" in done.stdout
+    assert done.stderr == ""
+
+
+# --- its types ----------------------------------------------------------------------------------
+
+SAMPLE = '''
+"""A runtime that uses the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, assert_type
+
+from rtstore import (
+    Batch,
+    BatchReason,
+    ReadinessCheck,
+    RecoveryPlan,
+    RunIdentity,
+    RuntimeStore,
+    RuntimeStoreError,
+    Snapshot,
+    StoreContent,
+)
+
+
+def add_session(data: Any) -> Any:
+    """Append a session."""
+    return {"sessions": [*(data or {"sessions": []})["sessions"], {"id": "s-1"}]}
+
+
+def main(directory: Path) -> list[str]:
+    """Checkpoint, then check."""
+    identity = RunIdentity(run_id="run-1", capability_snapshot_id=None)
+    with RuntimeStore.open(directory, team_name="team-a") as store:
+        assert_type(store, RuntimeStore)
+        batch = store.write_batch(
+            identity=identity,
+            reason=BatchReason.LAUNCH_CHECKPOINT,
+            writes={"opencode.hostLeases": {"leases": []}},
+        )
+        assert_type(batch, Batch)
+        assert_type(batch.receipts[0].content_hash, str)
+        assert_type(batch.high_watermark, int | None)
+        try:
+            store.update(
+                "opencode.hostLeases", add_session, identity=identity, reason="host_lease_update"
+            )
+        except (KeyError, RuntimeStoreError) as error:
+            print(error)
+        assert_type(store.read("opencode.hostLeases"), StoreContent)
+        assert_type(store.snapshot(), Snapshot)
+        assert_type(store.plan_recovery(expected=identity), RecoveryPlan)
+        check = store.check_readiness(expected=identity)
+        assert_type(check, ReadinessCheck)
+        return list(check.diagnostics)
+'''
+
+WRONG = [
+    ("store.read(1)", "arg-type"),
+    ("store.nothing()", "attr-defined"),
+    ("store.write_batch(identity='run-1', reason='recovery', writes={})", "arg-type"),
+    ("store.manifest().high_watermark + 'x'", "operator"),
+    ("RunIdentity(run=1)", "call-arg"),
+]
+
+
+def check_types(installed: Installed, program: Path, expected: int) -> str:
+    """What mypy --strict says of a program, with nothing but the wheel to go by."""
+    done = installed.run(
+        *(sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull),
+        *("--python-executable", installed.python, "--cache-dir", installed.folder / "types"),
+        program,
+        expected=expected,
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_types_hold_from_outside(installed: Installed) -> None:
+    """A typed program that uses the installed package passes mypy --strict, and each mistake in
+    another one is found: the types are not `Any`."""
+    sample = installed.folder / "sample.py"
+    sample.write_text(SAMPLE, encoding="utf-8")
+    assert "Success" in check_types(installed, sample, 0)
+    head = "from rtstore import RunIdentity, RuntimeStore\nstore = RuntimeStore.open('x')\n"
+    wrong = installed.folder / "wrong.py"
+    wrong.write_text(head + "\n".join(line for line, _ in WRONG) + "\n", encoding="utf-8")
+    said = check_types(installed, wrong, 1)
+    for number, (_, code) in enumerate(WRONG, start=3):
+        assert any(
+            line.startswith(f"wrong.py:{number}:") and line.endswith(f"[{code}]")
+            for line in said.splitlines()
+        ), said
