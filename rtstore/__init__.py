@@ -5,87 +5,191 @@ file inspector, recovery planner) are public and composable the same way.
 """
 
 import logging
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from rtstore.database.batches import ReceiptStore
-from rtstore.database.contents import KEEP_EVERYTHING, Retention
-from rtstore.database.engine import DATABASE_NAME, Database
-from rtstore.database.manifest import ManifestStore, default_manifest
-from rtstore.database.upgrade import migrations_path
-from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
-from rtstore.draft import BatchRequest, StoreWrite
-from rtstore.errors import (
-    BatchFailedError,
-    BatchUnfinishedError,
-    CallError,
-    ConflictError,
-    CorruptDatabaseError,
-    DatabaseFailedError,
-    DatabaseLockedError,
-    ForeignDatabaseError,
-    InvalidRequestError,
-    LegacyImportError,
-    LockTimeoutError,
-    NewerDatabaseError,
-    NewerStoreFileError,
-    NotARuntimeDirectoryError,
-    RecoveryFailedError,
-    RecoveryNeededError,
-    RetryableError,
-    RuntimeStoreError,
-    StopError,
-    StorageError,
-    StoreClosedError,
-    StoreFileChangedError,
-    UnknownStoreError,
-    UnsafePathError,
-    UnusableEngineError,
-    WrongTeamError,
-)
-from rtstore.files.inspector import FileInspector
-from rtstore.files.system import FileSystem
-from rtstore.invariants import validate_invariants
-from rtstore.legacy import ImportReport, import_directory
-from rtstore.lock import WriterLock
-from rtstore.planner import RecoveryPlanner
-from rtstore.planning import build_plan
-from rtstore.publication import Durability
-from rtstore.reader import Snapshot, StoreContent
-from rtstore.readiness import build_readiness
-from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
-from rtstore.records import (
-    ActionKind,
-    ActionOutcome,
-    Batch,
-    BatchReason,
-    BatchState,
-    Criticality,
-    Inspection,
-    InspectionState,
-    Manifest,
-    ManifestEntry,
-    Owner,
-    QuarantinedFile,
-    ReadinessCheck,
-    ReadinessImpact,
-    ReadinessReason,
-    RebuildStrategy,
-    Receipt,
-    RecoveryAction,
-    RecoveryPlan,
-    RecoveryReport,
-    RecoveryStep,
-    RunIdentity,
-)
-from rtstore.store import RuntimeStore
-from rtstore.writer import BatchWriter
+if TYPE_CHECKING:
+    from rtstore.aio import AsyncRuntimeStore
+    from rtstore.database.batches import ReceiptStore
+    from rtstore.database.contents import KEEP_EVERYTHING, Retention
+    from rtstore.database.engine import DATABASE_NAME, Database
+    from rtstore.database.manifest import ManifestStore, default_manifest
+    from rtstore.database.upgrade import migrations_path
+    from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+    from rtstore.draft import BatchRequest, StoreWrite
+    from rtstore.errors import (
+        BatchFailedError,
+        BatchUnfinishedError,
+        CallError,
+        ConflictError,
+        CorruptDatabaseError,
+        DatabaseFailedError,
+        DatabaseLockedError,
+        ForeignDatabaseError,
+        InvalidRequestError,
+        LegacyImportError,
+        LockTimeoutError,
+        NewerDatabaseError,
+        NewerStoreFileError,
+        NotARuntimeDirectoryError,
+        RecoveryFailedError,
+        RecoveryNeededError,
+        RetryableError,
+        RuntimeStoreError,
+        StopError,
+        StorageError,
+        StoreClosedError,
+        StoreFileChangedError,
+        UnknownStoreError,
+        UnsafePathError,
+        UnusableEngineError,
+        WrongTeamError,
+    )
+    from rtstore.files.inspector import FileInspector
+    from rtstore.files.system import FileSystem
+    from rtstore.invariants import validate_invariants
+    from rtstore.legacy import ImportReport, import_directory
+    from rtstore.lock import WriterLock
+    from rtstore.planner import RecoveryPlanner
+    from rtstore.planning import build_plan
+    from rtstore.publication import Durability
+    from rtstore.reader import Snapshot, StoreContent
+    from rtstore.readiness import build_readiness
+    from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
+    from rtstore.records import (
+        ActionKind,
+        ActionOutcome,
+        Batch,
+        BatchReason,
+        BatchState,
+        Criticality,
+        Inspection,
+        InspectionState,
+        Manifest,
+        ManifestEntry,
+        Owner,
+        QuarantinedFile,
+        ReadinessCheck,
+        ReadinessImpact,
+        ReadinessReason,
+        RebuildStrategy,
+        Receipt,
+        RecoveryAction,
+        RecoveryPlan,
+        RecoveryReport,
+        RecoveryStep,
+        RunIdentity,
+    )
+    from rtstore.store import RuntimeStore
+    from rtstore.writer import BatchWriter
 
-try:
-    __version__ = version("rtstore")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+_HOMES = {
+    "rtstore.aio": ("AsyncRuntimeStore",),
+    "rtstore.database.batches": ("ReceiptStore",),
+    "rtstore.database.contents": ("KEEP_EVERYTHING", "Retention"),
+    "rtstore.database.engine": ("DATABASE_NAME", "Database"),
+    "rtstore.database.manifest": ("ManifestStore", "default_manifest"),
+    "rtstore.database.upgrade": ("migrations_path",),
+    "rtstore.descriptors": ("Descriptor", "KNOWN_DESCRIPTORS", "Registry"),
+    "rtstore.draft": ("BatchRequest", "StoreWrite"),
+    "rtstore.errors": (
+        "BatchFailedError",
+        "BatchUnfinishedError",
+        "CallError",
+        "ConflictError",
+        "CorruptDatabaseError",
+        "DatabaseFailedError",
+        "DatabaseLockedError",
+        "ForeignDatabaseError",
+        "InvalidRequestError",
+        "LegacyImportError",
+        "LockTimeoutError",
+        "NewerDatabaseError",
+        "NewerStoreFileError",
+        "NotARuntimeDirectoryError",
+        "RecoveryFailedError",
+        "RecoveryNeededError",
+        "RetryableError",
+        "RuntimeStoreError",
+        "StopError",
+        "StorageError",
+        "StoreClosedError",
+        "StoreFileChangedError",
+        "UnknownStoreError",
+        "UnsafePathError",
+        "UnusableEngineError",
+        "WrongTeamError",
+    ),
+    "rtstore.files.inspector": ("FileInspector",),
+    "rtstore.files.system": ("FileSystem",),
+    "rtstore.invariants": ("validate_invariants",),
+    "rtstore.legacy": ("ImportReport", "import_directory"),
+    "rtstore.lock": ("WriterLock",),
+    "rtstore.planner": ("RecoveryPlanner",),
+    "rtstore.planning": ("build_plan",),
+    "rtstore.publication": ("Durability",),
+    "rtstore.reader": ("Snapshot", "StoreContent"),
+    "rtstore.readiness": ("build_readiness",),
+    "rtstore.rebuilding": ("RebuildRequest", "Rebuilder", "Rebuilders"),
+    "rtstore.records": (
+        "ActionKind",
+        "ActionOutcome",
+        "Batch",
+        "BatchReason",
+        "BatchState",
+        "Criticality",
+        "Inspection",
+        "InspectionState",
+        "Manifest",
+        "ManifestEntry",
+        "Owner",
+        "QuarantinedFile",
+        "ReadinessCheck",
+        "ReadinessImpact",
+        "ReadinessReason",
+        "RebuildStrategy",
+        "Receipt",
+        "RecoveryAction",
+        "RecoveryPlan",
+        "RecoveryReport",
+        "RecoveryStep",
+        "RunIdentity",
+    ),
+    "rtstore.store": ("RuntimeStore",),
+    "rtstore.writer": ("BatchWriter",),
+}
+"""The modules behind the front door, each with its names here. A module is imported when one of its
+names is first used, so that a program that needs little of the package (`rtstore --help`) does not
+wait for all of it."""
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 logging.getLogger("rtstore").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        value: object = _version()
+    elif name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'rtstore' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("rtstore")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+unknown"
+
 
 __all__ = [
     "DATABASE_NAME",
@@ -93,6 +197,7 @@ __all__ = [
     "KNOWN_DESCRIPTORS",
     "ActionKind",
     "ActionOutcome",
+    "AsyncRuntimeStore",
     "Batch",
     "BatchFailedError",
     "BatchReason",

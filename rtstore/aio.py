@@ -39,37 +39,21 @@ threads with the caller's context variables; they must not wait for a write of t
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextvars
-import copy
-import inspect
-import logging
-import marshal
-import os
-import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from rtstore.database.contents import Retention
 from rtstore.descriptors import Descriptor
-from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
-from rtstore.lock import (
-    DEFAULT_TIMEOUT_S,
-    POLL_INTERVAL_S_MAX,
-    POLL_INTERVAL_S_MIN,
-    WriterLock,
-)
+from rtstore.lock import DEFAULT_TIMEOUT_S
 from rtstore.publication import Durability
 from rtstore.reader import Snapshot, StoreContent
-from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
+from rtstore.rebuilding import Rebuilders
 from rtstore.records import (
     Batch,
     BatchReason,
@@ -82,145 +66,7 @@ from rtstore.records import (
 )
 from rtstore.store import RuntimeStore, Writes
 from rtstore.times import Clock, utc_now
-
-logger = logging.getLogger("rtstore.aio")
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
-
-class _NotBegunError(Exception):
-    """The call was cancelled while it waited for its turn."""
-
-
-class _Call(Generic[Result]):
-    """One call on its way through a worker thread. With `lock` it first waits until that is free,
-    which can be given up; inside of the store it could not."""
-
-    future: Future[Result]
-
-    def __init__(
-        self, name: str, function: Callable[[], Result], lock: WriterLock | None = None
-    ) -> None:
-        self.name = name
-        self._function = function
-        self._lock = lock
-        self._called_at = time.monotonic()
-        self._withdrawn = threading.Event()
-
-    def start(self, executor: ThreadPoolExecutor) -> Self:
-        """Put the call into the queue of an executor, with the context variables of the caller."""
-        self.future = executor.submit(contextvars.copy_context().run, self._run)
-        return self
-
-    def start_alone(self) -> Self:
-        """Start the call in a thread of its own, which ends with it."""
-        executor = ThreadPoolExecutor(1, f"rtstore-{self.name}")
-        self.start(executor)
-        executor.shutdown(wait=False)
-        return self
-
-    def withdraw(self) -> None:
-        """See to it that the call does not begin, unless it has."""
-        if not self.future.cancel():
-            self._withdrawn.set()
-
-    async def end(self, on_cancellation: Callable[[], None] | None = None) -> Result:
-        """Wait for the end of the call, through any cancellation; the first is raised then, with
-        what happened. By default a cancellation withdraws the call."""
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-        def announce(_: Future[Result]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(ended.set)
-
-        self.future.add_done_callback(announce)
-        cancellation: asyncio.CancelledError | None = None
-        while not self.future.done():
-            try:
-                await ended.wait()
-            except asyncio.CancelledError as error:
-                cancellation = cancellation or error
-                (on_cancellation or self.withdraw)()
-        if cancellation is None:
-            return self.future.result()
-        self._explain(cancellation)
-        raise cancellation
-
-    def _run(self) -> Result:
-        if self._lock is not None:
-            self._wait_for_turn(self._lock)
-        return self._function()
-
-    def _wait_for_turn(self, lock: WriterLock) -> None:
-        pause = POLL_INTERVAL_S_MIN
-        while not self._withdrawn.is_set() and _is_held(lock):
-            if time.monotonic() >= self._called_at + lock.timeout_s:
-                raise LockTimeoutError(lock.path, lock.timeout_s, lock.holder())
-            self._withdrawn.wait(pause)
-            pause = min(2 * pause, POLL_INTERVAL_S_MAX)
-        if self._withdrawn.is_set():
-            raise _NotBegunError
-
-    def _explain(self, cancellation: asyncio.CancelledError) -> None:
-        """Say on the exception and in the log what became of the call."""
-        error = None if self.future.cancelled() else self.future.exception()
-        result = None if error or self.future.cancelled() else self.future.result()
-        begun = not self.future.cancelled() and not isinstance(error, _NotBegunError)
-        if not begun:
-            outcome, text = "not_begun", "before it began: nothing of it was carried out"
-        elif error is not None:
-            outcome, text = "failed", f"while it ran, and failed: {type(error).__name__}: {error}"
-            cancellation.__cause__ = error
-        else:
-            outcome, text = "ended", f"while it ran, and ran to its end: {_in_words(result)}"
-        note = f"{self.name} was cancelled {text}"
-        cancellation.add_note(note)
-        batch_id = getattr(error or result, "batch_id", None)
-        level = logging.WARNING if begun and self._lock is not None else logging.INFO
-        extra = {"operation": self.name, "outcome": outcome, "batch_id": batch_id}
-        logger.log(level, "%s", note, extra=extra)
-
-
-class _Rebuilding:
-    """The rebuilders of one recovery as plain functions; what they await runs on the loop."""
-
-    def __init__(self, rebuilders: Rebuilders) -> None:
-        self.rebuilders = {
-            strategy: partial(self._rebuild, rebuilder)
-            for strategy, rebuilder in rebuilders.items()
-        }
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[Any] | None = None
-        self._stopped = False
-
-    def stop(self) -> None:
-        """Cancel the coroutine that runs, and call no other rebuilder."""
-        if self._task is not None and not self._stopped:
-            self._task.cancel()
-        self._stopped = True
-
-    def _rebuild(self, rebuilder: Rebuilder, request: RebuildRequest) -> Any:
-        if self._stopped:
-            raise concurrent.futures.CancelledError("the recovery was cancelled")
-        data = rebuilder(request)
-        if not inspect.isawaitable(data):
-            return data
-        future = asyncio.run_coroutine_threadsafe(self._awaited(data), self._loop)
-        while not concurrent.futures.wait([future], timeout=1).done:
-            if self._loop.is_closed():
-                raise concurrent.futures.CancelledError("the event loop was closed")
-        return future.result()
-
-    async def _awaited(self, data: Any) -> Any:
-        self._task = asyncio.current_task()
-        if self._stopped and self._task is not None:
-            self._task.cancel()
-        try:
-            return await data
-        finally:
-            self._task = None
-
+from rtstore.workers import Call, LoopRebuilders, Workers, copier, plain_function
 
 StoreT = TypeVar("StoreT", bound="AsyncRuntimeStore")
 
@@ -265,13 +111,7 @@ class AsyncRuntimeStore:
         self.lock = store.lock
         self.last_recovery = store.last_recovery
         """What opening the store had to put right, or None."""
-        self._reads = ThreadPoolExecutor(4, "rtstore-read")
-        self._plans = ThreadPoolExecutor(2, "rtstore-plan")
-        self._writes = ThreadPoolExecutor(1, "rtstore-write")
-        self._recoveries = ThreadPoolExecutor(64, "rtstore-recover")
-        self._admission = threading.Lock()
-        self._closing: _Call[None] | None = None
-        self._pid = os.getpid()
+        self._workers = Workers(store.directory, store.lock)
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -295,7 +135,8 @@ class AsyncRuntimeStore:
     ) -> Opening[Self]:
         """Open a store: `store = await AsyncRuntimeStore.open(...)`, or `async with` without await.
 
-        When it is cancelled, what has begun is waited for, and the store is closed again.
+        Cancelled, it is waited for (up to `lock_timeout_s` when there is something to recover and
+        another process writes), and the store is closed again.
         """
         function = partial(
             RuntimeStore.open,
@@ -317,7 +158,7 @@ class AsyncRuntimeStore:
 
     @classmethod
     async def _open(cls, function: Callable[[], RuntimeStore]) -> Self:
-        call = _Call("open", function).start_alone()
+        call = Call("open", function, ended="the store is closed again").start_alone()
         try:
             return cls(await call.end())
         except asyncio.CancelledError:
@@ -329,17 +170,7 @@ class AsyncRuntimeStore:
     async def aclose(self) -> None:
         """Refuse further calls, wait for those made before, close the store. Cancelled, it is
         finished all the same. Closing twice is harmless."""
-        if os.getpid() != self._pid:
-            return
-        with self._admission:
-            if self._closing is None:
-                self._closing = _Call("aclose", self._close).start_alone()
-        await self._closing.end(on_cancellation=lambda: None)
-
-    def _close(self) -> None:
-        for executor in (self._recoveries, self._plans, self._reads, self._writes):
-            executor.shutdown(wait=True)
-        self.sync_store.close()
+        await self._workers.close(self.sync_store.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -366,13 +197,122 @@ class AsyncRuntimeStore:
         """Write several stores as one atomic batch. The data is copied first: what becomes of it
         after the call is not in the batch."""
         items = writes.items() if isinstance(writes, Mapping) else writes
-        copies = [(name, _copy_of(data)) for name, data in items]
-        return await self._write(
-            lambda **options: self.sync_store.write_batch(
-                writes=[(name, data()) for name, data in copies], **options
-            ),
-            identity=identity,
-            reason=reason,
-            expected_high_watermark=expected_high_watermark,
-            batch_id=batch_id,
+        copies = [(name, copier(data)) for name, data in items]
+
+        def write_batch() -> Batch:
+            return self.sync_store.write_batch(
+                identity=identity,
+                reason=reason,
+                writes=[(name, copied()) for name, copied in copies],
+                expected_high_watermark=expected_high_watermark,
+                batch_id=batch_id,
+            )
+
+        return await self._workers.writes.run(write_batch)
+
+    async def update(
+        self,
+        store: str,
+        change: Callable[[Any], Any],
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+    ) -> Batch:
+        """Read, change and write one store under the writer lock, so that no update is lost.
+
+        `change` is a plain function, and should be quick; it runs in a thread, under the lock.
+        """
+        plain = plain_function(change, store)
+        return await self._workers.writes.run(
+            self.sync_store.update, store, plain, identity=identity, reason=reason
         )
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def read(self, store: str, *, verify: bool = True) -> StoreContent:
+        """The committed content of a store; takes no lock."""
+        return await self._workers.reads.run(self.sync_store.read, store, verify=verify)
+
+    async def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
+        """Several stores (default: all) as of one batch; takes no lock."""
+        names = None if stores is None else tuple(stores)
+        return await self._workers.reads.run(self.sync_store.snapshot, names)
+
+    async def manifest(self) -> Manifest:
+        """What is committed now."""
+        return await self._workers.reads.run(self.sync_store.manifest)
+
+    async def batches(self, *, limit: int | None = None) -> list[Batch]:
+        """The batches, oldest first, with their receipts; the newest `limit` of them."""
+        return await self._workers.reads.run(self.sync_store.batches, limit=limit)
+
+    async def batch(self, batch_id: str) -> Batch | None:
+        """One batch with its receipts, or None when it is not known (any more)."""
+        return await self._workers.reads.run(self.sync_store.batch, batch_id)
+
+    async def quarantined_files(self) -> list[QuarantinedFile]:
+        """The evidence kept so far, oldest first."""
+        return await self._workers.reads.run(self.sync_store.quarantined_files)
+
+    # --- planning and recovery ------------------------------------------------------------------
+
+    async def plan_recovery(self, *, expected: RunIdentity | None = None) -> RecoveryPlan:
+        """Hold every store file against the database and say what to do."""
+        return await self._workers.plans.run(self.sync_store.plan_recovery, expected=expected)
+
+    async def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
+        """Whether the runtime may start on this state."""
+        return await self._workers.plans.run(self.sync_store.check_readiness, expected=expected)
+
+    async def assess(
+        self, *, expected: RunIdentity | None = None
+    ) -> tuple[RecoveryPlan, ReadinessCheck]:
+        """The plan, and the readiness that follows from it and from the invariants."""
+        return await self._workers.plans.run(self.sync_store.assess, expected=expected)
+
+    async def invariant_failures(self) -> list[str]:
+        """What the committed contents contradict each other in."""
+        return await self._workers.reads.run(self.sync_store.invariant_failures)
+
+    async def recover(
+        self,
+        plan: RecoveryPlan,
+        *,
+        rebuilders: Rebuilders | None = None,
+        identity: RunIdentity | None = None,
+        dry_run: bool = False,
+    ) -> RecoveryReport:
+        """Carry out a plan. A rebuilder may be a coroutine function, which runs on the loop, or a
+        plain function, which runs in the thread; both without the lock. It may use the store, but
+        not close it."""
+        rebuilding = LoopRebuilders(rebuilders or {})
+        function = partial(
+            self.sync_store.recover,
+            plan,
+            rebuilders=rebuilding.rebuilders,
+            identity=identity,
+            dry_run=dry_run,
+        )
+        call = Call("recover", function, None if dry_run else self.lock)
+
+        def cancel() -> None:
+            call.withdraw()
+            rebuilding.stop()
+
+        return await self._workers.recoveries.carry_out(call, cancel)
+
+    async def adopt(
+        self,
+        store: str,
+        *,
+        identity: RunIdentity | None = None,
+        reason: BatchReason | str = BatchReason.RECOVERY,
+    ) -> Batch:
+        """Make a file that somebody changed by hand the committed content, byte for byte."""
+        return await self._workers.writes.run(
+            self.sync_store.adopt, store, identity=identity, reason=reason
+        )
+
+    async def take_back(self, quarantine_number: int) -> QuarantinedFile:
+        """Put a quarantined file back where it was, byte for byte."""
+        return await self._workers.writes.run(self.sync_store.take_back, quarantine_number)

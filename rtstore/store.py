@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rtstore.database import manifest, recovery_log, upgrade
 from rtstore.database.batches import ReceiptStore
@@ -47,6 +48,7 @@ from rtstore.times import Clock, utc_now
 from rtstore.writer import BatchWriter
 
 Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
+Choice = TypeVar("Choice", bound=StrEnum)
 
 _CLOSING_TIMEOUT_S = 1.0
 
@@ -163,7 +165,7 @@ class RuntimeStore:
         directory = Path(directory)
         fs = fs or FileSystem()
         registry = None if descriptors is None else Registry(descriptors)
-        durability = _durability(durability)
+        durability = _member(Durability, durability, "durability")
         lock = WriterLock(directory, lock_timeout_s)
         path = directory / DATABASE_NAME
         if not upgrade.exists(path):
@@ -249,7 +251,7 @@ class RuntimeStore:
         request = BatchRequest(
             team_name=self.team_name,
             identity=_identity(identity),
-            reason=_reason(reason),
+            reason=_member(BatchReason, reason, "reason"),
             writes=tuple(
                 StoreWrite(descriptor=self.descriptors.get(name), data=data) for name, data in items
             ),
@@ -278,7 +280,7 @@ class RuntimeStore:
             change,
             team_name=self.team_name,
             identity=_identity(identity),
-            reason=_reason(reason),
+            reason=_member(BatchReason, reason, "reason"),
             check_current=lambda: self._reader.check_file(descriptor),
         )
 
@@ -416,7 +418,7 @@ class RuntimeStore:
             self.descriptors.get(store),
             team_name=self.team_name,
             identity=_identity(identity),
-            reason=_reason(reason),
+            reason=_member(BatchReason, reason, "reason"),
         )
 
     def take_back(self, quarantine_number: int) -> QuarantinedFile:
@@ -435,17 +437,10 @@ def _identity(identity: RunIdentity) -> RunIdentity:
     return identity
 
 
-def _reason(reason: BatchReason | str) -> BatchReason:
+def _member(kind: type[Choice], value: object, field: str) -> Choice:
+    """The member of an enum that an argument names."""
     try:
-        return BatchReason(reason)
+        return kind(value)
     except ValueError:
-        known = ", ".join(BatchReason)
-        raise InvalidRequestError("reason", f"{reason!r} is not one of: {known}") from None
-
-
-def _durability(durability: Durability | str) -> Durability:
-    try:
-        return Durability(durability)
-    except ValueError:
-        known = ", ".join(Durability)
-        raise InvalidRequestError("durability", f"{durability!r} is not one of: {known}") from None
+        problem = f"{value!r} is not one of: {', '.join(kind)}"
+        raise InvalidRequestError(field, problem) from None

@@ -19,6 +19,7 @@ CHECKOUT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rtstore.cli",),
     ("rtstore",),
+    ("rtstore.aio",),
     ("rtstore.store",),
     (
         "rtstore.adoption",
@@ -31,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.reader",
         "rtstore.rebuilding",
         "rtstore.recovery",
+        "rtstore.workers",
         "rtstore.writer",
     ),
     ("rtstore.database", "rtstore.files", "rtstore.lock"),
@@ -253,7 +255,8 @@ def strays_from_home(package: Package) -> Iterator[str]:
             elsewhere = top == "sqlalchemy" and not is_in(module.name, STATEMENTS)
             if elsewhere and name not in NAMES_OF_SQLALCHEMY:
                 yield f"{where} imports {name or source} from sqlalchemy outside of the database"
-            if (top, name) == ("importlib", "import_module"):
+            # The front door imports by a table; test_tidy holds it against what is seen there.
+            if (top, name) == ("importlib", "import_module") and module.name != "rtstore":
                 yield f"{where} imports by a name that no test can see"
         for node in module.nodes:
             if isinstance(node, ast.Name) and node.id == "__import__":

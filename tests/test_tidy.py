@@ -239,16 +239,19 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def test_front_door_is_sorted_and_complete() -> None:
-    """`__all__` lists every public name that the front door imports, in order and once."""
+    """`__all__` lists every public name in order and once; what type checkers see imported, what is
+    imported when it is used, and `__all__` are the same names."""
     assert rtstore.__all__ == sorted(set(rtstore.__all__), key=_order)
     tree = ast.parse(text_of("rtstore/__init__.py"))
-    imported = {
-        alias.asname or alias.name
-        for node in tree.body
+    seen = {
+        (node.module, alias.name)
+        for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rtstore.")
         for alias in node.names
     }
-    assert imported <= set(rtstore.__all__)
+    used = {(module, name) for module, names in rtstore._HOMES.items() for name in names}
+    assert seen == used
+    assert {name for _, name in used} | {"__version__"} == set(rtstore.__all__)
 
 
 @pytest.mark.parametrize("name", rtstore.__all__)

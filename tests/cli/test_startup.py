@@ -52,10 +52,6 @@ def test_help_of_the_command_loads_no_database_layer() -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="importing rtstore.cli imports the package, whose front door imports every layer",
-)
 def test_help_loads_no_database_layer() -> None:
     """`rtstore --help` answers without waiting for sqlalchemy, the front door included."""
     loaded = _loaded_by_help("whole")
