@@ -437,7 +437,7 @@ def _identity(identity: RunIdentity) -> RunIdentity:
     return identity
 
 
-def _member(kind: type[Choice], value: object, field: str) -> Choice:
+def _member(kind: type[Choice], value: str, field: str) -> Choice:
     """The member of an enum that an argument names."""
     try:
         return kind(value)
