@@ -1,0 +1,101 @@
+"""The command: `python -m tests.benchmarks`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rtstore.times import format_time, utc_now
+
+from . import __doc__ as about
+from . import concurrency, growth, opening, reading, report, writing
+from .bench import Bench, Case
+from .machine import file_system, machine, versions
+from .measure import Figure
+from .sizes import FULL, QUICK, SMOKE
+
+CASES: dict[str, Case] = {
+    "write": writing.write_batch,
+    "update": writing.update,
+    "flushes": writing.count_flushes,
+    "read": reading.read,
+    "snapshot": reading.snapshot,
+    "readiness": reading.readiness,
+    "open": opening.opening,
+    "import": opening.importing,
+    "history": growth.long_history,
+    "size": growth.size_on_disk,
+    "callers": concurrency.callers,
+    "processes": concurrency.processes,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cases that are asked for, all by default. No figure makes it fail."""
+    options = _parse(arguments)
+    kind, sizes = next(
+        (kind, sizes)
+        for kind, sizes, wanted in (
+            ("smoke", SMOKE, options.smoke),
+            ("quick", QUICK, options.quick),
+            ("full", FULL, True),
+        )
+        if wanted
+    )
+    figures: list[Figure] = []
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="rtstore-bench-", dir=options.directory) as scratch:
+        facts = {
+            "kind": kind,
+            "started_at": format_time(utc_now()),
+            "machine": machine(),
+            "versions": versions(),
+            "file_system": file_system(Path(scratch)),
+            "sizes": asdict(sizes),
+            "notes": notes,
+        }
+        for name in options.cases or CASES:
+            began = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=scratch) as directory:
+                figures.extend(CASES[name](Bench(sizes, Path(directory), notes)))
+            _tell(f"{name}: {time.monotonic() - began:.1f} s")
+    terminal = report.console()
+    terminal.print(report.table(figures, f"rtstore benchmarks, {kind} run"))
+    print(*report.summary(facts, figures), sep="\n", flush=True)
+    if options.json is not None:
+        text = json.dumps(report.as_json(facts, figures), indent=2)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="cases:\n"
+        + "\n".join(f"  {name:<10} {case.__doc__}" for name, case in CASES.items()),
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="which; all by default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--directory", type=Path, help="where to measure; the temporary directory")
+    parser.add_argument("--quick", action="store_true", help="less of all, no million of batches")
+    parser.add_argument("--smoke", action="store_true", help="see that it runs; no real figures")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.cases if name not in CASES]:
+        parser.error(f"no such case: {', '.join(unknown)} (there are: {', '.join(CASES)})")
+    return options
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

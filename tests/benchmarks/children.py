@@ -1,0 +1,62 @@
+"""Other processes of a benchmark: how they are started, and how they are told to go."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def command(kind: str, *arguments: object) -> list[str]:
+    """The command of a child; `workers` has the kinds."""
+    return [sys.executable, "-m", "tests.benchmarks.workers", kind, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a child: it finds this checkout wherever it runs."""
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+class Child:
+    """A process that does a number of things each time it is told to; ended with the block.
+
+    It says that it is ready first: wait for that.
+    """
+
+    def __init__(self, kind: str, *arguments: object) -> None:
+        self._process = subprocess.Popen(
+            command(kind, *arguments),
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def go(self, count: int) -> None:
+        """Tell it to begin; returns at once."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+
+    def wait(self) -> None:
+        """Wait until it is ready, or has done what it was told."""
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise RuntimeError(f"a child of the benchmark died ({self._process.wait()})")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.communicate()  # the end of its input ends it

@@ -1,0 +1,115 @@
+"""Cases of starting: the import, opening, opening after a crash."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rtstore import Descriptor, RuntimeStore
+from rtstore.database.engine import DATABASE_NAME
+
+from .bench import Bench
+from .children import command, environment
+from .documents import Documents, descriptors, open_store, write
+from .floors import IMPORT_FLOOR, import_command, open_and_query
+from .measure import Figure, Operation, Target, Times, compare, race
+
+OPEN_FLOOR = "plain sqlite3: open, one query"
+IMPORT = Target(1.15)
+
+
+class Opening:
+    """Opens a store and closes it again; only the opening is timed."""
+
+    def __init__(self, known: Sequence[Descriptor], find: Callable[[], Path]) -> None:
+        self._known = known
+        self._find = find
+        self._directory = Path()
+        self._store: RuntimeStore | None = None
+
+    def operation(self, name: str) -> Operation:
+        """The contender."""
+        return Operation(name, self._open, prepare=self._prepare, cleanup=self._close)
+
+    def _prepare(self) -> None:
+        self._directory = self._find()
+
+    def _open(self) -> None:
+        self._store = open_store(self._directory, self._known)
+
+    def _close(self) -> None:
+        assert self._store is not None
+        self._store.close()
+
+
+class Recovering(Opening):
+    """Opens a copy of a crashed directory, a fresh one each time."""
+
+    def __init__(self, known: Sequence[Descriptor], crashed: Path, copy: Path) -> None:
+        super().__init__(known, lambda: copy)
+        self._crashed = crashed
+        self._copy = copy
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        # The -shm is an index of the WAL; after a crash it is made anew.
+        shutil.copytree(self._crashed, self._copy, ignore=shutil.ignore_patterns("*-shm"))
+
+    def _close(self) -> None:
+        assert self._store is not None
+        assert self._store.last_recovery is not None
+        super()._close()
+        shutil.rmtree(self._copy)
+
+
+def opening(bench: Bench) -> Iterator[Figure]:
+    """Opening an idle store, and one whose writer died in the middle of a batch."""
+    sizes, known = bench.sizes, descriptors(bench.sizes.stores)
+    idle, crashed = bench.directory / "idle", bench.directory / "crashed"
+    with open_store(idle, known) as store:
+        write(store, Documents(sizes.document_bytes).some(store.descriptors.names))
+    subprocess.run(
+        command("crash", crashed, sizes.stores, sizes.document_bytes),
+        env=environment(),
+        check=True,
+    )
+    contenders = [
+        Opening(known, lambda: idle).operation("open"),
+        Recovering(known, crashed, bench.directory / "copy").operation("recover"),
+        Operation(OPEN_FLOOR, lambda: open_and_query(idle / DATABASE_NAME)),
+    ]
+    plain, recover, floor = race(contenders, sizes.pace, turn=sizes.turn)
+    title = f"open, {sizes.stores} stores"
+    yield compare("open", title, plain, OPEN_FLOOR, floor)
+    after = f"open after a crash, {sizes.stores} stores"
+    yield compare("open", after, recover, title, plain)
+    yield compare("open", after, recover, OPEN_FLOOR, floor)
+
+
+def importing(bench: Bench) -> Iterator[Figure]:
+    """The import, in Pythons of their own; the front door alone, and what every caller takes."""
+    statements = (IMPORT_FLOOR, "import rtstore", "from rtstore import RuntimeStore")
+    imports = {statement: Times() for statement in statements}
+    processes = {statement: Times() for statement in statements}
+    for number in range(-1, bench.sizes.import_rounds):
+        for statement in statements if number % 2 else reversed(statements):
+            start = time.perf_counter()
+            said = subprocess.run(
+                import_command(statement),
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            taken = time.perf_counter() - start
+            if number >= 0:  # the first round fills the caches
+                imports[statement].add(float(said.stdout))
+                processes[statement].add(taken)
+    for statement in statements[1:]:
+        ours, floor = imports[statement], imports[IMPORT_FLOOR]
+        yield compare("import", statement, ours, IMPORT_FLOOR, floor, target=IMPORT)
+        whole = "the same, whole processes"
+        yield compare("import", statement, processes[statement], whole, processes[IMPORT_FLOOR])

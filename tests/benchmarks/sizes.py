@@ -1,0 +1,94 @@
+"""How much of everything a run measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .measure import Pace
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of one kind of run."""
+
+    pace: Pace
+    turn: int
+    """Calls in a turn of what takes about a millisecond."""
+    slow_turn: int
+    """Calls in a turn of what takes tens of milliseconds."""
+    warm_up: int
+    """Batches before a race of writers: more than the contents that retention keeps of a store."""
+    history_turn: int
+    """Batches in a turn beside a long history: enough for a checkpoint of the WAL in each."""
+    document_bytes: int
+    large_document_bytes: int
+    stores: int
+    many_stores: int
+    histories: tuple[int, ...]
+    callers: tuple[int, ...]
+    batches_per_turn: int
+    """Batches that all callers together write in a turn."""
+    processes: int
+    size_batches: tuple[int, int]
+    import_rounds: int
+    flush_batches: int
+
+
+FULL = Sizes(
+    pace=Pace(rounds_min=9, rounds_max=60, budget_s=8),
+    turn=20,
+    slow_turn=3,
+    warm_up=60,
+    history_turn=100,
+    document_bytes=2_048,
+    large_document_bytes=1_000_000,
+    stores=10,
+    many_stores=1_000,
+    histories=(0, 10_000, 100_000, 1_000_000),
+    callers=(1, 8, 64),
+    batches_per_turn=192,
+    processes=4,
+    size_batches=(1_000, 100_000),
+    import_rounds=15,
+    flush_batches=200,
+)
+
+QUICK = Sizes(
+    pace=Pace(rounds_min=5, rounds_max=30, budget_s=2),
+    turn=10,
+    slow_turn=2,
+    warm_up=60,
+    history_turn=60,
+    document_bytes=2_048,
+    large_document_bytes=1_000_000,
+    stores=10,
+    many_stores=1_000,
+    histories=(0, 10_000, 100_000),
+    callers=(1, 8, 64),
+    batches_per_turn=128,
+    processes=4,
+    size_batches=(1_000, 10_000),
+    import_rounds=7,
+    flush_batches=100,
+)
+"""For a look in between: less of everything, and no history of a million."""
+
+SMOKE = Sizes(
+    pace=Pace(rounds_min=2, rounds_max=2, budget_s=0),
+    turn=2,
+    slow_turn=1,
+    warm_up=2,
+    history_turn=2,
+    document_bytes=300,
+    large_document_bytes=20_000,
+    stores=3,
+    many_stores=6,
+    histories=(0, 30),
+    callers=(1, 2),
+    batches_per_turn=4,
+    processes=2,
+    size_batches=(5, 10),
+    import_rounds=1,
+    flush_batches=4,
+)
+"""Sees only whether everything runs; its figures mean nothing."""

@@ -1,0 +1,89 @@
+"""What the other processes of a benchmark do.
+
+python -m tests.benchmarks.workers KIND ARGUMENT ...
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from rtstore import FileSystem
+
+from . import flushes
+from .documents import Documents, descriptors, open_store, write
+from .floors import RawProtocol
+
+LOCK_TIMEOUT_S = 600.0
+"""A writer that loses the lock to others for long is slow, not broken."""
+
+
+class DyingFileSystem(FileSystem):
+    """Ends the process at a rename, as a loss of the process would."""
+
+    def __init__(self) -> None:
+        self.renames_left: int | None = None
+
+    def rename(self, source: Path, target: Path) -> None:
+        if self.renames_left is not None:
+            if self.renames_left == 0:
+                os._exit(0)
+            self.renames_left -= 1
+        super().rename(source, target)
+
+
+def crash(directory: Path, stores: int, size: int) -> None:
+    """Write a batch of all stores, and die in the middle of publishing a second one."""
+    known, fs, documents = descriptors(stores), DyingFileSystem(), Documents(size)
+    store = open_store(directory, known, fs=fs)
+    write(store, documents.some(store.descriptors.names))
+    fs.renames_left = stores // 2
+    write(store, documents.some(store.descriptors.names))
+    raise AssertionError("it should have died")
+
+
+def write_on_command(directory: Path, stores: int, number: int, size: int) -> None:
+    """Write as many batches as each line of the input says, to one store of several."""
+    known, documents = descriptors(stores), Documents(size)
+    name = known[number].schema_name
+    with open_store(directory, known, lock_timeout_s=LOCK_TIMEOUT_S) as store:
+        _say("ready")
+        for line in sys.stdin:
+            for _ in range(int(line)):
+                write(store, {name: documents.new()})
+            _say("done")
+
+
+def write_raw_on_command(directory: Path, stores: int, number: int, size: int) -> None:
+    """The same in raw `sqlite3`."""
+    known, documents = descriptors(stores), Documents(size)
+    name = known[number].schema_name
+    with closing(RawProtocol(directory, known, careful=True)) as raw:
+        _say("ready")
+        for line in sys.stdin:
+            for _ in range(int(line)):
+                raw.write({name: documents.new()})
+            _say("done")
+
+
+def _say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def main(kind: str, directory: str, *numbers: str) -> None:
+    """Do what the kind says."""
+    works: dict[str, Callable[..., None]] = {
+        "crash": crash,
+        "write": write_on_command,
+        "write-raw": write_raw_on_command,
+        "flushes": flushes.run,
+    }
+    works[kind](Path(directory), *map(int, numbers))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,140 @@
+"""Cases of writing: batches, updates, and how often they flush."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from rtstore import Descriptor
+
+from . import flushes, peers
+from .bench import Bench, human_size
+from .documents import IDENTITY, REASON, Documents, Supply, descriptors, open_store, write
+from .floors import FlushedFiles, FullCommit, RawProtocol, fast_dumps
+from .measure import Figure, Operation, Target, compare, quantities, race
+
+RAW = "raw sqlite3"
+RAW_CAREFUL = "raw sqlite3, step 2 and retention"
+RAW_FAST = "raw sqlite3, fast encoder"
+COMMIT, FILES = "one FULL commit", "flushed files, no database"
+
+TARGETS = {1: Target(1.5), 5: Target(1.3)}
+FLUSHES = Target(1.0)
+
+
+def write_batch(bench: Bench) -> Iterator[Figure]:
+    """A batch of 1, 2, 5 and 10 stores, and of a large document."""
+    sizes = bench.sizes
+    for count in (1, 2, 5, 10):
+        title = f"write_batch, k = {count}, {human_size(sizes.document_bytes)}"
+        directory = bench.directory / f"k{count}"
+        directory.mkdir()
+        with ExitStack() as stack:
+            contenders = writers(
+                directory, count, sizes.document_bytes, stack, everybody=count in (1, 5)
+            )
+            times = race(contenders, sizes.pace, turn=sizes.turn, warm_up=sizes.warm_up)
+        for contender, floor in zip(contenders[1:], times[1:], strict=True):
+            target = TARGETS.get(count) if contender.name == RAW else None
+            yield compare("write", title, times[0], contender.name, floor, target=target)
+    title = f"write_batch, k = 1, {human_size(sizes.large_document_bytes)}"
+    directory = bench.directory / "large"
+    directory.mkdir()
+    with ExitStack() as stack:
+        contenders = writers(directory, 1, sizes.large_document_bytes, stack, everybody=True)
+        times = race(contenders, sizes.pace, turn=sizes.slow_turn)
+    for contender, floor in zip(contenders[1:], times[1:], strict=True):
+        yield compare("write", title, times[0], contender.name, floor)
+    if missing := [name for name in (peers.DISKCACHE, peers.LANGGRAPH) if not _there(name)]:
+        bench.notes.append(f"not installed: {', '.join(missing)} ({peers.INSTALL})")
+
+
+def _there(distribution: str) -> bool:
+    return peers.version_of(distribution) is not None
+
+
+def writers(
+    directory: Path, count: int, size: int, stack: ExitStack, *, everybody: bool
+) -> list[Operation]:
+    """The contenders that write batches of `count` stores; the library is the first."""
+    known = descriptors(count)
+    names = [item.schema_name for item in known]
+    store = stack.enter_context(open_store(directory / "rtstore", known))
+    supply = Supply(names, size)
+    found = [
+        Operation("rtstore", lambda: write(store, supply.documents), prepare=supply.make),
+        _raw(RAW, directory / "raw", known, size, stack),
+    ]
+    if not everybody:
+        return found
+    found += [
+        _raw(RAW_CAREFUL, directory / "careful", known, size, stack, careful=True),
+        _raw(RAW_FAST, directory / "fast", known, size, stack, encode=fast_dumps),
+    ]
+    commit = stack.enter_context(closing(FullCommit(directory / "commit")))
+    ready = Supply(names, size)
+    found.append(Operation(COMMIT, lambda: commit.write(ready.contents), prepare=ready.make_bytes))
+    files = FlushedFiles(directory / "files")
+    plain = Supply(names, size)
+    found.append(Operation(FILES, lambda: files.write(plain.contents), prepare=plain.make_bytes))
+    for name, peer in peers.available(directory):
+        stack.enter_context(closing(peer))
+        found.append(_peer(name, peer, Supply(names, size)))
+    return found
+
+
+def _raw(
+    name: str,
+    directory: Path,
+    known: tuple[Descriptor, ...],
+    size: int,
+    stack: ExitStack,
+    **options: Any,
+) -> Operation:
+    raw = stack.enter_context(closing(RawProtocol(directory, known, **options)))
+    supply = Supply([item.schema_name for item in known], size)
+    return Operation(name, lambda: raw.write(supply.documents), prepare=supply.make)
+
+
+def _peer(name: str, peer: peers.DiskCache | peers.Langgraph, supply: Supply) -> Operation:
+    return Operation(name, lambda: peer.write(supply.documents), prepare=supply.make)
+
+
+def update(bench: Bench) -> Iterator[Figure]:
+    """An update of one store: read, changed and written under the writer lock."""
+    sizes, known = bench.sizes, descriptors(1)
+    name = known[0].schema_name
+    first = Documents(sizes.document_bytes).some([name])
+
+    def change(data: Any) -> Any:
+        return {**data, "revision": data["revision"] + 1}
+
+    with (
+        open_store(bench.directory / "rtstore", known) as store,
+        closing(RawProtocol(bench.directory / "raw", known)) as raw,
+    ):
+        write(store, first)
+        raw.write(first)
+        ours = Operation(
+            "rtstore", lambda: store.update(name, change, identity=IDENTITY, reason=REASON)
+        )
+        floor = Operation(RAW, lambda: raw.update(name, change))
+        times = race([ours, floor], sizes.pace, turn=sizes.turn, warm_up=sizes.warm_up)
+    title = f"update, {human_size(sizes.document_bytes)}"
+    yield compare("update", title, times[0], RAW, times[1])
+
+
+def count_flushes(bench: Bench) -> Iterator[Figure]:
+    """Flushes of a batch in the steady state, as the operating system counts them."""
+    counted = flushes.count(
+        bench.directory / "flushes", (1, 2, 5, 10), bench.sizes, bench.directory / "trace"
+    )
+    if counted is None:
+        bench.notes.append("flushes were not counted: strace is missing, or may not trace")
+        return
+    floor = counted.pop(0)
+    for count, numbers in counted.items():
+        title = f"flushes of a batch, k = {count}"
+        yield quantities("flushes", title, numbers, COMMIT, floor, unit="flushes", target=FLUSHES)
