@@ -14,14 +14,15 @@ however long they wait for the writer lock, the loop's default executor stays fr
 So no read waits behind a write that waits for the lock. The time that a write spends in the queue
 counts as waiting: after `lock_timeout_s` a lock that is not free is a `LockTimeoutError`, for all
 that wait. On the loop itself nothing is done but to take a copy of the data of a batch (some 5 ms
-for each megabyte), so that a batch holds what its caller saw when it called. What the workers do
-in one call of C, such as checking the data, holds Python's interpreter lock; a store of a megabyte
-is felt on the loop, a small one is not.
+for each megabyte), so that a batch holds what its caller saw when it called. What a thread does in
+one call of C, such as to check the data, holds Python's interpreter lock: some 30 ms for a store of
+a megabyte, which the loop feels, and next to nothing for a small one.
 
 **Cancellation** (of a task, by a time-out, or when the loop ends) leaves nothing in doubt:
 
 * a call that has not begun is not carried out. A write that is in the queue, or waits for somebody
-  else to free the writer lock, has not begun.
+  else to free the writer lock, has not begun (unless the lock was free and somebody else was
+  quicker). What opening or a plan may have to wait for is no such turn: they have begun.
 * a call that has begun is waited for, whatever else comes, a second cancellation included. Then
   `CancelledError` is raised; a note on it, and a record of the logger `rtstore.aio`, say what
   happened: `batch batch-7 is committed`, or the error, which is also its cause.
@@ -46,6 +47,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from rtstore.arguments import Writes
 from rtstore.database.contents import Retention
 from rtstore.descriptors import Descriptor
 from rtstore.files.system import FileSystem
@@ -64,7 +66,7 @@ from rtstore.records import (
     RecoveryReport,
     RunIdentity,
 )
-from rtstore.store import RuntimeStore, Writes
+from rtstore.store import RuntimeStore
 from rtstore.times import Clock, utc_now
 from rtstore.workers import Call, LoopRebuilders, Workers, copier, plain_function
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import BaseModel, Field, field_validator
@@ -41,6 +42,11 @@ RESERVED_NAMES = frozenset(
     }
 )
 """Names in a runtime directory that no store may have, for its file or a directory above it."""
+_RESERVED_PREFIXES = ("runtime-store.", ".runtime-store.")
+_RESERVED_SUFFIX = ".rtstore-tmp"
+"""Of databases that are being made or backed up, and of temporary files, which are swept."""
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories: control characters, lone surrogates, separators of lines and paragraphs."""
 
 
 class Descriptor(Record):
@@ -72,16 +78,30 @@ def relative_path_problem(path: str) -> str | None:
     parts = path.split("/")
     if not path or path.startswith("/") or (len(path) > 1 and path[1] == ":"):
         return "is not relative to the runtime directory"
-    if "\\" in path or any(ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in path):
+    if "\\" in path or any(unicodedata.category(char) in _UNPRINTABLE for char in path):
         return "has a backslash, a control character or a lone surrogate"
     if any(part in ("", ".", "..") for part in parts):
         return "leaves the runtime directory or has an empty part"
-    reserved = any(part.casefold() in RESERVED_NAMES for part in parts)
-    if reserved or parts[0].casefold() == "quarantine":
+    if any(map(_is_reserved, parts)) or same_file_key(parts[0]) == "quarantine":
         return "is reserved for the store itself"
     if any(len(part.encode()) > 180 for part in parts):
         return "has a part of more than 180 bytes"
     return None
+
+
+def _is_reserved(part: str) -> bool:
+    key = same_file_key(part)
+    return (
+        key in RESERVED_NAMES
+        or key.startswith(_RESERVED_PREFIXES)
+        or key.endswith(_RESERVED_SUFFIX)
+    )
+
+
+def same_file_key(path: str) -> str:
+    """Equal for two paths that some usual file system takes for one: those that differ in case, or
+    in how an accented letter is composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 class Registry:
@@ -95,7 +115,7 @@ class Registry:
         self._by_name: dict[str, Descriptor] = {}
         paths: dict[str, str] = {}
         for descriptor in descriptors:
-            name, path = descriptor.schema_name, descriptor.relative_path.casefold()
+            name, path = descriptor.schema_name, same_file_key(descriptor.relative_path)
             if name in self._by_name:
                 raise InvalidRequestError("descriptors", "registered twice", store=name)
             problem = _clash(path, paths)

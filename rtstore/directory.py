@@ -15,11 +15,12 @@ from rtstore.database import manifest, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import default_manifest
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.draft import check_id
 from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, StorageError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
-from rtstore.times import Clock
+from rtstore.times import Clock, to_utc_ms
 
 logger = logging.getLogger("rtstore.directory")
 
@@ -38,6 +39,11 @@ def make(
             directory, "there is no runtime store here, and no team_name to make one for",
             how_to_make(directory, team_name),
         )  # fmt: skip
+    check_id("team_name", team_name)
+    try:
+        to_utc_ms(clock())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidRequestError("clock", str(error)) from error
     if directory.exists() and not directory.is_dir():
         raise InvalidRequestError("directory", f"{directory} is not a directory")
     if legacy.is_legacy_directory(directory):

@@ -25,9 +25,8 @@ def take_back(
     """
     database = publisher.database
     with lock.hold():
-        listed = database.read(recovery_log.list_evidence)
-        evidence = next(
-            (item for item in listed if item.quarantine_number == quarantine_number), None
+        evidence = database.read(
+            lambda connection: recovery_log.find_evidence(connection, quarantine_number)
         )
         if evidence is None:
             raise InvalidRequestError(

@@ -41,6 +41,8 @@ POLL_INTERVAL_S_MIN = 0.0005
 POLL_INTERVAL_S_MAX = 0.005
 
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_LOOK_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Not blocking: whatever has the name, a pipe included, looking at it must not wait."""
 _descriptors: set[int] = set()
 """Open descriptors of lock files of this process."""
 
@@ -106,7 +108,7 @@ class WriterLock:
         if fcntl is None:  # pragma: no cover - Windows
             return self._holder is not None
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path, _LOOK_FLAGS)
         except OSError:
             return False
         try:
@@ -120,7 +122,11 @@ class WriterLock:
     def holder(self) -> str | None:
         """Who took the lock last and when, as written by that process, or None."""
         try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
+            descriptor = os.open(self.path, _LOOK_FLAGS)
+            try:
+                text = os.read(descriptor, 400).decode("utf-8", errors="replace")
+            finally:
+                os.close(descriptor)
         except OSError:
             return None
         return text.strip()[:200] or None

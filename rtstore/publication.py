@@ -40,7 +40,7 @@ from rtstore.records import (
 )
 from rtstore.times import Clock
 
-ANY_VERSION = 1 << 62
+ANY_VERSION = None
 """For a file that is moved aside or made way for: no version of it is too new for that."""
 
 CHANGED = "changed by somebody else before it was overwritten"
@@ -59,8 +59,8 @@ class StoreFile(Record):
     """One store file that is about to be replaced or removed."""
 
     schema_name: str
-    schema_version: int
-    """What this program knows; a file of a newer version is never touched."""
+    schema_version: int | None
+    """What this program knows; a file of a newer version is never touched. Or `ANY_VERSION`."""
     relative_path: str
 
     @classmethod
@@ -284,9 +284,7 @@ class Publisher:
             return None
         _refuse_newer(file, path, found)
         if self.database.read(
-            lambda connection: batches.wrote_same_bytes(
-                connection, file.schema_name, found_hash, but_not=None
-            )
+            lambda connection: batches.has_bytes(connection, file.schema_name, found_hash)
         ):
             return None
         return found
@@ -380,5 +378,5 @@ def _refuse_newer(file: StoreFile, path: Path, found: bytes) -> None:
         version = decode(found).schema_version
     except EnvelopeError:
         return
-    if version > file.schema_version:
+    if file.schema_version is not None and version > file.schema_version:
         raise NewerStoreFileError(file.schema_name, path, version, file.schema_version)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from enum import StrEnum
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
+from rtstore.arguments import Writes, checked_identity, member, pairs
 from rtstore.database import manifest, recovery_log, upgrade
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
@@ -46,9 +46,6 @@ from rtstore.records import (
 from rtstore.recovery import Recovery
 from rtstore.times import Clock, utc_now
 from rtstore.writer import BatchWriter
-
-Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
-Choice = TypeVar("Choice", bound=StrEnum)
 
 _CLOSING_TIMEOUT_S = 1.0
 
@@ -165,7 +162,7 @@ class RuntimeStore:
         directory = Path(directory)
         fs = fs or FileSystem()
         registry = None if descriptors is None else Registry(descriptors)
-        durability = _member(Durability, durability, "durability")
+        durability = member(Durability, durability, "durability")
         lock = WriterLock(directory, lock_timeout_s)
         path = directory / DATABASE_NAME
         if not upgrade.exists(path):
@@ -247,13 +244,13 @@ class RuntimeStore:
         order. See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the
         errors.
         """
-        items = writes.items() if isinstance(writes, Mapping) else writes
         request = BatchRequest(
             team_name=self.team_name,
-            identity=_identity(identity),
-            reason=_member(BatchReason, reason, "reason"),
+            identity=checked_identity(identity),
+            reason=member(BatchReason, reason, "reason"),
             writes=tuple(
-                StoreWrite(descriptor=self.descriptors.get(name), data=data) for name, data in items
+                StoreWrite(descriptor=self.descriptors.get(name), data=data)
+                for name, data in pairs(writes)
             ),
         )
         return self._writer.write_batch(
@@ -279,8 +276,8 @@ class RuntimeStore:
             descriptor,
             change,
             team_name=self.team_name,
-            identity=_identity(identity),
-            reason=_member(BatchReason, reason, "reason"),
+            identity=checked_identity(identity),
+            reason=member(BatchReason, reason, "reason"),
             check_current=lambda: self._reader.check_file(descriptor),
         )
 
@@ -417,8 +414,8 @@ class RuntimeStore:
         return self._writer.adopt(
             self.descriptors.get(store),
             team_name=self.team_name,
-            identity=_identity(identity),
-            reason=_member(BatchReason, reason, "reason"),
+            identity=checked_identity(identity),
+            reason=member(BatchReason, reason, "reason"),
         )
 
     def take_back(self, quarantine_number: int) -> QuarantinedFile:
@@ -429,18 +426,3 @@ class RuntimeStore:
         `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
         """
         return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)
-
-
-def _identity(identity: RunIdentity) -> RunIdentity:
-    if not isinstance(identity, RunIdentity):
-        raise InvalidRequestError("identity", "must be a RunIdentity")
-    return identity
-
-
-def _member(kind: type[Choice], value: str, field: str) -> Choice:
-    """The member of an enum that an argument names."""
-    try:
-        return kind(value)
-    except ValueError:
-        problem = f"{value!r} is not one of: {', '.join(kind)}"
-        raise InvalidRequestError(field, problem) from None

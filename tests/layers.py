@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("rtstore.database", "rtstore.files", "rtstore.lock"),
     (
+        "rtstore.arguments",
         "rtstore.descriptors",
         "rtstore.draft",
         "rtstore.envelope",
@@ -70,6 +71,7 @@ PURE_IMPORTS = {
     "re",
     "types",
     "typing",
+    "unicodedata",
 }
 """What a pure module may import from outside of the package."""
 

@@ -22,6 +22,10 @@ from rtstore.records import (
 )
 from rtstore.times import format_time
 
+VERSIONS_LOOKED_THROUGH = 1_000
+"""How many versions of a store the search for a file's bytes goes back: as far as the default
+retention. Seconds of writing may be un-flushed when the power goes, which are many versions."""
+
 
 class ReceiptStore:
     """Reads the batches of a runtime directory and their receipts."""
@@ -123,12 +127,17 @@ def known_receipts(connection: Connection, receipt_ids: Iterable[str]) -> list[s
 def wrote_same_bytes(
     connection: Connection, schema_name: str, content_hash: str, *, but_not: int | None
 ) -> bool:
-    """Whether a batch other than `but_not` wrote these very bytes to a store, failed or earlier,
-    and still has them in the database."""
-    row = _SELECT_SAME_BYTES.first(
+    """Whether a batch other than `but_not`, failed or earlier, wrote these very bytes to a store:
+    one of its newest `VERSIONS_LOOKED_THROUGH` versions."""
+    row = _SELECT_WRITER.first(
         connection, name=schema_name, hash=content_hash, but_not=but_not or 0
     )
     return row is not None
+
+
+def has_bytes(connection: Connection, schema_name: str, content_hash: str) -> bool:
+    """Whether these very bytes of a store are in the database, so that no copy is needed."""
+    return _SELECT_KEEPER.first(connection, name=schema_name, hash=content_hash) is not None
 
 
 def last_number(connection: Connection) -> int:
@@ -178,19 +187,29 @@ _SELECT_RECEIPT = Statement(
     select(batch_writes.c.batch_number).where(batch_writes.c.receipt_id == bindparam("receipt_id"))
 )
 _SELECT_LAST_NUMBER = Statement(select(func.max(write_batches.c.batch_number)))
-_SELECT_SAME_BYTES = Statement(
-    select(batch_writes.c.batch_number)
+_newest_writes = (
+    select(batch_writes.c.batch_number, batch_writes.c.schema_name, batch_writes.c.content_hash)
+    .where(batch_writes.c.schema_name == bindparam("name"))
+    .order_by(batch_writes.c.batch_number.desc())
+    .limit(VERSIONS_LOOKED_THROUGH)
+    .subquery("newest")
+)
+_SELECT_WRITER = Statement(
+    select(_newest_writes.c.batch_number)
+    .where(
+        _newest_writes.c.content_hash == bindparam("hash"),
+        _newest_writes.c.batch_number != bindparam("but_not"),
+    )
+    .limit(1)
+)
+_SELECT_KEEPER = Statement(
+    select(_newest_writes.c.batch_number)
     .join(
         store_contents,
-        (store_contents.c.batch_number == batch_writes.c.batch_number)
-        & (store_contents.c.schema_name == batch_writes.c.schema_name),
+        (store_contents.c.batch_number == _newest_writes.c.batch_number)
+        & (store_contents.c.schema_name == _newest_writes.c.schema_name),
     )
-    .where(
-        batch_writes.c.schema_name == bindparam("name"),
-        batch_writes.c.content_hash == bindparam("hash"),
-        batch_writes.c.batch_number != bindparam("but_not"),
-    )
-    .order_by(batch_writes.c.batch_number.desc())
+    .where(_newest_writes.c.content_hash == bindparam("hash"))
     .limit(1)
 )
 

@@ -107,6 +107,12 @@ def mark_restored(connection: Connection, quarantine_number: int, at: datetime) 
     _MARK_RESTORED.run(connection, number=quarantine_number, at=format_time(at))
 
 
+def find_evidence(connection: Connection, quarantine_number: int) -> QuarantinedFile | None:
+    """One piece of evidence, or None."""
+    row = _SELECT_ONE_EVIDENCE.first(connection, number=quarantine_number)
+    return None if row is None else QuarantinedFile.model_validate(row)
+
+
 def list_evidence(connection: Connection) -> list[QuarantinedFile]:
     """All evidence, oldest first."""
     return [QuarantinedFile.model_validate(row) for row in _SELECT_EVIDENCE.all(connection)]
@@ -143,6 +149,9 @@ _MARK_RESTORED = Statement(
     update(quarantined_files)
     .where(quarantined_files.c.quarantine_number == bindparam("number"))
     .values(restored_at=bindparam("at"))
+)
+_SELECT_ONE_EVIDENCE = Statement(
+    select(quarantined_files).where(quarantined_files.c.quarantine_number == bindparam("number"))
 )
 _SELECT_EVIDENCE = Statement(
     select(quarantined_files).order_by(quarantined_files.c.quarantine_number)

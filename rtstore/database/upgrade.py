@@ -118,6 +118,7 @@ def _check_header(path: Path) -> None:
         raise ForeignDatabaseError(path, "it is not a regular file")
     if found.st_size == 0:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
+    _check_side_files(path)
     try:
         header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
@@ -132,6 +133,20 @@ def _check_header(path: Path) -> None:
         raise ForeignDatabaseError(
             path, f"its application_id is {application_id}, not {APPLICATION_ID}"
         )
+
+
+def _check_side_files(path: Path) -> None:
+    """What has the name of a WAL is opened and written by SQLite, a link or a pipe included."""
+    for suffix in _SIDE_FILES:
+        side = path.with_name(path.name + suffix)
+        try:
+            mode = os.lstat(side).st_mode
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StorageError(side, "the file cannot be looked at", str(error)) from error
+        if not stat.S_ISREG(mode):
+            raise ForeignDatabaseError(side, "it is not a regular file")
 
 
 def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:

@@ -17,6 +17,9 @@ from rtstore.files.system import FileSystem
 QUARANTINE_DIRECTORY = "quarantine"
 _HASH_DIGITS = 32
 """Enough that two different files never share a name by accident (128 bits)."""
+_PATH_DIGITS = 16
+_FLAT_BYTES_MAX = 180
+"""With what is appended, and as a temporary file, below the 255 bytes of usual file systems."""
 
 
 def quarantine_path(relative_path: str, hash_of_content: str) -> str:
@@ -32,9 +35,13 @@ def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) ->
     """
     kept_at = quarantine_path(relative_path, content_hash(content))
     target = directory / kept_at
+    # What is there may be a dead writer's, killed right before it flushed the name.
+    if fs.is_directory(target.parent):
+        fs.fsync_directory(directory)
     if _holds(target, content, fs):
-        return kept_at
-    durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
+        fs.fsync_directory(target.parent)
+    else:
+        durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
     return kept_at
 
 
@@ -63,7 +70,13 @@ def move_aside(directory: Path, relative_path: str, aside: str, fs: FileSystem) 
 
 
 def _flat(relative_path: str) -> str:
-    return relative_path.replace("/", "__")
+    """One name for a path. Where it could be that of another path, or is longer than file systems
+    allow, a part of the path's hash makes it whole."""
+    flat = relative_path.replace("/", "__")
+    if flat.replace("__", "/") == relative_path and len(flat.encode()) <= _FLAT_BYTES_MAX:
+        return flat
+    digits = content_hash(relative_path.encode()).removeprefix("sha256:")[:_PATH_DIGITS]
+    return f"{flat.encode()[-_FLAT_BYTES_MAX // 2 :].decode(errors='ignore')}~{digits}"
 
 
 def _holds(target: Path, content: bytes, fs: FileSystem) -> bool:

@@ -29,13 +29,14 @@ class Operation:
         self.prepare = prepare
         self.cleanup = cleanup
 
-    def once(self) -> float:
-        """Run it once; gives the seconds it took."""
+    def once(self) -> tuple[float, float]:
+        """Run it once; gives the seconds it took, and those of them that this thread computed."""
         self.prepare()
         try:
+            cpu = time.thread_time()
             start = time.perf_counter()
             self.run()
-            return time.perf_counter() - start
+            return time.perf_counter() - start, time.thread_time() - cpu
         finally:
             self.cleanup()
 
@@ -81,6 +82,8 @@ class Times:
     """The median of each turn, in the order of the rounds."""
     calls: list[float] = field(default_factory=list)
     """Every single call."""
+    cpu: list[float] = field(default_factory=list)
+    """What of every single call was computing, the system's part included; waiting is not."""
 
     def add(self, taken: float) -> None:
         """Note a turn of one call."""
@@ -102,6 +105,7 @@ class Times:
             f"{name}_mean_ms": 1e3 * self.mean,
             f"{name}_p10_ms": 1e3 * self.percentile(10),
             f"{name}_p99_ms": 1e3 * self.percentile(99),
+            **({f"{name}_cpu_ms": 1e3 * statistics.median(self.cpu)} if self.cpu else {}),
         }
 
 
@@ -123,9 +127,10 @@ def race(
             break
         order = range(len(contenders)) if number % 2 == 0 else reversed(range(len(contenders)))
         for index in order:
-            calls = [contenders[index].once() for _ in range(turn)]
+            calls, cpu = zip(*(contenders[index].once() for _ in range(turn)), strict=True)
             times[index].turns.append(statistics.median(calls))
             times[index].calls.extend(calls)
+            times[index].cpu.extend(cpu)
     return times
 
 
