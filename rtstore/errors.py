@@ -170,6 +170,13 @@ class StorageError(RetryableError):
         super().__init__(f"{path}: {problem} ({cause}). Nothing was committed.")
 
 
+def cause_of(error: Exception) -> str:
+    """What went wrong, for an error that says itself what came of it."""
+    if isinstance(error, StorageError):
+        return f"{error.path}: {error.problem} ({error.cause})"
+    return str(error).rstrip(".")
+
+
 class DatabaseLockedError(RetryableError):
     """Some other program holds an SQL lock on the control database."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rtstore.database import manifest, recovery_log
-from rtstore.errors import BatchUnfinishedError
+from rtstore.errors import BatchUnfinishedError, cause_of
 from rtstore.ids import new_plan_id
 from rtstore.planning import build_plan
 from rtstore.publication import Publisher
@@ -44,7 +44,9 @@ def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
         try:
             publisher.roll_forward(logged)
         except OSError as error:
-            raise BatchUnfinishedError(logged.batch.batch_id, str(error), decided=True) from error
+            raise BatchUnfinishedError(
+                logged.batch.batch_id, cause_of(error), decided=True
+            ) from error
     with database.write(flush=False) as connection:
         for position, action in enumerate(plan.actions):
             step = RecoveryStep(action=action, outcome=ActionOutcome.DONE)

@@ -59,6 +59,7 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
     WrongTeamError,
+    cause_of,
 )
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
@@ -230,7 +231,7 @@ class BatchWriter:
                     self.publisher.publish(write, content_of[write.schema_name])
             except OSError as error:
                 # The file holds these bytes already: to fail and undo would take them from it.
-                raise BatchUnfinishedError(batch_id, str(error), decided=True) from error
+                raise BatchUnfinishedError(batch_id, cause_of(error), decided=True) from error
             return self._seal(logged)
 
     def _now(self) -> datetime:
@@ -342,7 +343,7 @@ class BatchWriter:
             raise  # an earlier flush failed: nothing of this batch was even tried
         except RuntimeStoreError as error:
             if self.database.failure is not None:
-                raise BatchUnfinishedError(batch_id, str(error), decided=False) from error
+                raise BatchUnfinishedError(batch_id, cause_of(error), decided=False) from error
             raise
         logged = LoggedBatch(
             batch=batch.model_copy(update={"batch_number": number}), writes=tuple(writes)
@@ -367,7 +368,9 @@ class BatchWriter:
         try:
             high_watermark = self.publisher.seal(logged)
         except RuntimeStoreError as error:
-            raise BatchUnfinishedError(logged.batch.batch_id, str(error), decided=True) from error
+            raise BatchUnfinishedError(
+                logged.batch.batch_id, cause_of(error), decided=True
+            ) from error
         batch = logged.batch
         return batch.model_copy(
             update={
@@ -395,13 +398,13 @@ class BatchWriter:
             # that record failed, it may be there all the same: then nobody knows.
             decided = self.database.failure is None
             raise BatchUnfinishedError(
-                batch_id, f"{cause}; then {error}", decided=decided
+                batch_id, f"{cause}; then {cause_of(error)}", decided=decided
             ) from cause
         try:
             self.publisher.undo(logged, evidence)
         except (OSError, RuntimeStoreError) as error:
             raise BatchFailedError(
-                batch_id, write.schema_name, path, f"{cause}; then {error}", undone=False
+                batch_id, write.schema_name, path, f"{cause}; then {cause_of(error)}", undone=False
             ) from cause
         raise BatchFailedError(
             batch_id, write.schema_name, path, str(cause), undone=True
