@@ -174,9 +174,12 @@ class BatchWriter:
             if check_current is not None:
                 check_current()
             current = self.database.read_as_writer(
-                lambda connection: contents.current_contents(connection, [name])
+                lambda connection: [
+                    decode(content).data
+                    for content in contents.current_contents(connection, [name]).values()
+                ]
             )
-            data = change(decode(current[name]).data if name in current else None)
+            data = change(current[0] if current else None)
             if data is None:
                 raise InvalidRequestError(
                     "change", "the function returned None: it must return the new data", store=name

@@ -65,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=scratch) as directory:
                 figures.extend(CASES[name](Bench(sizes, Path(directory), notes)))
             _tell(f"{name}: {time.monotonic() - began:.1f} s")
+            if options.json is not None:  # a run that is stopped keeps what it has
+                text = json.dumps(report.as_json(facts, figures), indent=2)
+                options.json.write_text(text + "\n", encoding="utf-8")
     terminal = report.console()
     terminal.print(report.table(figures, f"rtstore benchmarks, {kind} run"))
     print(*report.summary(facts, figures), sep="\n", flush=True)
-    if options.json is not None:
-        text = json.dumps(report.as_json(facts, figures), indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

@@ -1,0 +1,252 @@
+"""A caller of the store that notes what it asks for and what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from rtstore import (
+    KNOWN_DESCRIPTORS,
+    BatchFailedError,
+    BatchUnfinishedError,
+    Criticality,
+    Descriptor,
+    Durability,
+    FileSystem,
+    Owner,
+    RebuildStrategy,
+    Retention,
+    RunIdentity,
+    RuntimeStore,
+    RuntimeStoreError,
+)
+from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.rebuilding import RebuildRequest
+
+from .children import Say
+from .ledger import (
+    Broken,
+    Escaped,
+    Intent,
+    Opened,
+    Outcome,
+    Recovered,
+    Refused,
+    Told,
+)
+
+TEAM = "team-a"
+IDENTITY = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1", behavior_fingerprint="b-1")
+LANE = "test.lane"
+"""A store of the runtime's own, below directories that the first batch makes."""
+
+DESCRIPTORS = (
+    *(item for item in KNOWN_DESCRIPTORS if item.schema_name in (LAUNCH_STATE, SESSION_STORE)),
+    *(item for item in KNOWN_DESCRIPTORS if item.schema_name == HOST_LEASES),
+    Descriptor(
+        schema_name=LANE,
+        relative_path="lanes/primary/state.json",
+        criticality=Criticality.REBUILDABLE_FROM_PROVIDER,
+        owner=Owner.E2E,
+        rebuild_strategy=RebuildStrategy.POLL_OPENCODE_PROVIDER,
+    ),
+)
+FILES = {item.schema_name: item.relative_path for item in DESCRIPTORS}
+STORES = tuple(FILES)
+
+
+class Options(BaseModel):
+    """How a scenario opens its store."""
+
+    model_config = ConfigDict(frozen=True)
+
+    durability: Durability = Durability.LOG
+    retention: Retention = Retention()
+    lock_timeout_s: float = 10.0
+
+
+DEFAULT_OPTIONS = Options()
+
+
+def new_data(store: str, marker: str) -> dict[str, Any]:
+    """Data for a store that says which batch it is from."""
+    data: dict[str, Any] = {"marker": marker, "filler": "x" * (40 + len(store))}
+    if store == LAUNCH_STATE:
+        data |= {"providerId": "opencode", "teamName": TEAM, "runId": IDENTITY.run_id}
+    if store == SESSION_STORE:
+        data["sessions"] = []
+    return data
+
+
+class Caller:
+    """Opens the store of a directory and works with it, noting everything through `say`.
+
+    Batches are named `PREFIX-1`, `PREFIX-2`, so that a ledger knows what each was to write even
+    when nobody was left to be told.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        prefix: str,
+        say: Say,
+        *,
+        fs: FileSystem | None = None,
+        options: Options = DEFAULT_OPTIONS,
+        polls: bool = False,
+    ) -> None:
+        self._polls = polls
+        self.directory = directory
+        self._prefix = prefix
+        self._say = say
+        self._fs = fs
+        self._options = options
+        self._operations = count(1)
+        self._receipts = count(1)
+        self._batch_id = f"{prefix}-0"
+        self.store: RuntimeStore | None = None
+
+    def open(self, *, recover: bool = True) -> RuntimeStore:
+        """Open the store; what is raised comes out."""
+        self.store = RuntimeStore.open(
+            self.directory,
+            team_name=TEAM,
+            descriptors=DESCRIPTORS,
+            batch_id_factory=lambda: self._batch_id,
+            receipt_id_factory=lambda: f"receipt-{self._prefix}-{next(self._receipts)}",
+            durability=self._options.durability,
+            retention=self._options.retention,
+            lock_timeout_s=self._options.lock_timeout_s,
+            recover=recover,
+            fs=self._fs,
+        )
+        self._say(Opened())
+        return self.store
+
+    def write(self, *stores: str, give_id: bool = False) -> bool:
+        """Write new data to some stores as one batch; whether it was acknowledged."""
+        batch_id = self._next_id()
+        writes = {store: new_data(store, batch_id) for store in stores}
+        self._say(Intent(batch_id, writes, give_id))
+        with self._noting(batch_id, stores):
+            batch = self._opened.write_batch(
+                identity=IDENTITY,
+                reason="launch_checkpoint",
+                writes=writes,
+                batch_id=batch_id if give_id else None,
+            )
+            self._say(Told(batch))
+            return True
+        return False
+
+    def repeat(self, intent: Intent) -> bool:
+        """Ask again for a batch whose id the caller chose."""
+        with self._noting(intent.batch_id, ()):
+            batch = self._opened.write_batch(
+                identity=IDENTITY,
+                reason="launch_checkpoint",
+                writes=intent.writes,
+                batch_id=intent.batch_id,
+            )
+            self._say(Told(batch))
+            return True
+        return False
+
+    def update(self, store: str) -> bool:
+        """Add an item to what is in a store; whether it was acknowledged."""
+        batch_id = self._next_id()
+
+        def change(data: Any) -> Any:
+            changed = data or new_data(store, batch_id)
+            changed.setdefault("items", []).append(batch_id)
+            self._say(Intent(batch_id, {store: changed}))
+            return changed
+
+        with self._noting(batch_id, [store]):
+            batch = self._opened.update(store, change, identity=IDENTITY, reason="delivery_commit")
+            self._say(Told(batch))
+            return True
+        return False
+
+    def recover(self) -> None:
+        """Plan, and carry the plan out; stores that can be polled are rebuilt."""
+        store = self._opened
+
+        def poll(request: RebuildRequest) -> Any:
+            batch_id, name = self._next_id(), request.descriptor.schema_name
+            data = new_data(name, batch_id)
+            self._say(Intent(batch_id, {name: data}))
+            return data
+
+        rebuilders = {RebuildStrategy.POLL_OPENCODE_PROVIDER: poll} if self._polls else None
+        try:
+            plan = store.plan_recovery(expected=IDENTITY)
+            report = store.recover(plan, rebuilders=rebuilders, identity=IDENTITY)
+        except RuntimeStoreError:
+            return
+        self._say(Recovered(report.remaining.readiness_impact))
+
+    def adopt(self, store: str, data: Any) -> bool:
+        """Make somebody's file, which holds this data, the committed content."""
+        batch_id = self._next_id()
+        self._say(Intent(batch_id, {store: data}))
+        with self._noting(batch_id, [store]):
+            self._say(Told(self._opened.adopt(store, identity=IDENTITY)))
+            return True
+        return False
+
+    def take_back(self) -> None:
+        """Put all evidence back where it was."""
+        with suppress(RuntimeStoreError):
+            for item in self._opened.quarantined_files():
+                self._opened.take_back(item.quarantine_number)
+
+    def close(self) -> None:
+        """Close the store, if it is open."""
+        if self.store is not None:
+            self.store.close()
+            self.store = None
+
+    # --- parts ----------------------------------------------------------------------------------
+
+    @property
+    def _opened(self) -> RuntimeStore:
+        if self.store is None:
+            return self.open()
+        return self.store
+
+    def _next_id(self) -> str:
+        self._batch_id = f"{self._prefix}-{next(self._operations)}"
+        return self._batch_id
+
+    @contextmanager
+    def _noting(self, batch_id: str, stores: tuple[str, ...] | list[str]) -> Iterator[None]:
+        """Note what an error promises; an error of anybody else's is a failure."""
+        before = self._files(stores)
+        try:
+            yield
+        except BatchFailedError as error:
+            self._say(Refused(batch_id, Outcome.FAILED, str(error)))
+            if error.undone and self._files(stores) != before:
+                self._say(Broken(f"{batch_id} is said to be undone, but a file is not as before"))
+        except BatchUnfinishedError as error:
+            outcome = Outcome.DECIDED if error.decided else Outcome.UNDECIDED
+            self._say(Refused(error.batch_id, outcome, str(error)))
+            if error.batch_id != batch_id:
+                self._say(Refused(batch_id, Outcome.NOTHING, str(error)))
+        except RuntimeStoreError as error:
+            self._say(Refused(batch_id, Outcome.NOTHING, f"{type(error).__name__}: {error}"))
+        except Exception as error:
+            self._say(Escaped(f"{type(error).__name__}: {error}"))
+
+    def _files(self, stores: tuple[str, ...] | list[str]) -> dict[str, bytes | None]:
+        found: dict[str, bytes | None] = {}
+        for store in stores:
+            path = self.directory / FILES[store]
+            found[store] = path.read_bytes() if path.is_file() else None
+        return found

@@ -1,0 +1,365 @@
+"""The one check that every trial ends with: is the directory what the callers were promised?
+
+Open it (which recovers), hold it against the ledger, open it again (which must change nothing),
+write a further batch, and hold it against the ledger once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rtstore import (
+    DATABASE_NAME,
+    ActionKind,
+    Batch,
+    BatchState,
+    Manifest,
+    QuarantinedFile,
+    RuntimeStore,
+)
+from rtstore.lock import LOCK_NAME
+
+from .caller import FILES, IDENTITY, STORES, TEAM, Caller
+from .ledger import Broken, Escaped, Ledger, Note, Outcome, Refused
+from .scenarios import Scenario
+
+OURS = {DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME}
+
+
+def check(directory: Path, ledger: Ledger, scenario: Scenario, *, whole: bool = True) -> list[str]:
+    """Everything that is wrong with a directory after a crash; changes it. With `whole` each store
+    file must be one whole version even before the store is opened."""
+    problems = list(ledger.problems)
+    if whole and not scenario.torn_before:
+        problems += torn_files(directory, ledger)
+    if ledger.opened and not (directory / DATABASE_NAME).exists():
+        problems.append("a store was opened, and its database is gone")
+    notes: list[Note] = []
+    caller = Caller(directory, "further", notes.append, options=scenario.options)
+    try:
+        store = caller.open()
+        problems += audit(store, ledger, scenario)
+        caller.close()
+        before = contents_of(directory)
+        store = caller.open()
+        if store.last_recovery is not None:
+            problems.append(f"opening it again found something to do: {store.last_recovery.steps}")
+        if before != contents_of(directory):
+            problems.append("opening it again changed something")
+        problems += _go_on(caller, store, ledger, scenario, notes)
+        caller.close()
+        problems += _damage(directory)
+    except Exception as error:
+        problems.append(f"{type(error).__name__}: {error}")
+    finally:
+        caller.close()
+    return problems
+
+
+def _go_on(
+    caller: Caller, store: RuntimeStore, ledger: Ledger, scenario: Scenario, notes: list[Note]
+) -> list[str]:
+    """A further batch works, and so does a call that is repeated under its id."""
+    if scenario.recover_first or scenario.forgets:
+        caller.recover()
+    for intent in list(ledger.intents.values()):
+        refused = ledger.refused.get(intent.batch_id)
+        if intent.id_given and (refused is None or refused.outcome is not Outcome.FAILED):
+            first = ledger.told.get(intent.batch_id)
+            caller.repeat(intent)
+            again = store.batch(intent.batch_id)
+            if again is None or again.state is not BatchState.COMMITTED:
+                notes.append(Broken(f"{intent.batch_id} was repeated, and is not there"))
+            elif first is not None and again != first:
+                notes.append(Broken(f"{intent.batch_id} was repeated, and is another: {again}"))
+    caller.write(*STORES)
+    for note in notes:
+        ledger.add(note)
+    problems = [
+        note.problem if isinstance(note, Broken) else f"a further call: {note.error}"
+        for note in notes
+        if isinstance(note, (Broken, Escaped, Refused))
+    ]
+    problems += audit(store, ledger, scenario, in_place=False)
+    plan = store.plan_recovery(expected=IDENTITY)
+    if not plan.manifest_healthy:
+        problems.append(f"after a further batch the plan is {plan.actions}")
+    return problems
+
+
+# --- the audit ----------------------------------------------------------------------------------
+
+
+def audit(
+    store: RuntimeStore, ledger: Ledger, scenario: Scenario, *, in_place: bool = True
+) -> list[str]:
+    """Hold an open store against the ledger. `in_place`: what somebody left in a store file may
+    still be there, untouched; otherwise it was overwritten by now."""
+    batches = {batch.batch_id: batch for batch in store.batches()}
+    committed = sorted(
+        (batch for batch in batches.values() if batch.state is BatchState.COMMITTED),
+        key=lambda batch: batch.high_watermark or 0,
+    )
+    problems = [
+        *_lost_batches(batches, ledger, scenario),
+        *_half_batches(batches, ledger),
+        *_order(committed, scenario),
+        *_manifest(store.manifest(), committed, ledger, scenario),
+    ]
+    problems += _contents(store, committed, ledger)
+    problems += _files(store, ledger, scenario, in_place=in_place)
+    problems += _evidence(store.directory, store.quarantined_files(), ledger, in_place=in_place)
+    problems += _strays(store.directory)
+    if in_place and not scenario.forgets:
+        problems += _plan(store, ledger)
+    return problems
+
+
+def _lost_batches(batches: dict[str, Batch], ledger: Ledger, scenario: Scenario) -> Iterator[str]:
+    """Every acknowledged batch is there, as it was told; every error kept its promise."""
+    for batch in ledger.told.values():
+        found = batches.get(batch.batch_id)
+        if found is None and not _pruned(batch.batch_id, batches, ledger, scenario):
+            yield f"acknowledged batch {batch.batch_id} is lost"
+        elif found is not None and found != batch:
+            yield f"batch {batch.batch_id} was told as {batch}, and is {found}"
+    for refused in ledger.refused.values():
+        found = batches.get(refused.batch_id)
+        state = None if found is None else found.state
+        fits = {
+            Outcome.FAILED: state is BatchState.FAILED,
+            Outcome.DECIDED: state is BatchState.COMMITTED,
+            Outcome.UNDECIDED: state in (BatchState.COMMITTED, BatchState.FAILED, None),
+            Outcome.NOTHING: state is None,
+        }
+        pruned = found is None and _pruned(refused.batch_id, batches, ledger, scenario)
+        if refused.batch_id not in ledger.told and not (pruned or fits[refused.outcome]):
+            yield f"batch {refused.batch_id} is {state}, but was refused as {refused}"
+
+
+def _pruned(batch_id: str, batches: dict[str, Batch], ledger: Ledger, scenario: Scenario) -> bool:
+    """Whether a batch had its turn, so that the retention may have dropped it."""
+    asked = list(ledger.intents)
+    if scenario.batches_kept is None or batch_id not in asked:
+        return False
+    later = asked[asked.index(batch_id) + 1 :]
+    return sum(other in batches for other in later) >= scenario.batches_kept
+
+
+def _half_batches(batches: dict[str, Batch], ledger: Ledger) -> Iterator[str]:
+    """No batch is open, half there, or invented."""
+    for batch in batches.values():
+        intent = ledger.intents.get(batch.batch_id)
+        if intent is None:
+            yield f"batch {batch.batch_id} was never asked for"
+        elif batch.state not in (BatchState.COMMITTED, BatchState.FAILED):
+            yield f"batch {batch.batch_id} is still {batch.state}"
+        elif batch.state is BatchState.COMMITTED and (
+            [receipt.schema_name for receipt in batch.receipts] != list(intent.writes)
+        ):
+            yield f"batch {batch.batch_id} is there in part: {batch.receipts}"
+
+
+def _order(committed: list[Batch], scenario: Scenario) -> Iterator[str]:
+    watermarks = [batch.high_watermark or 0 for batch in committed]
+    gaps = scenario.batches_kept is None and watermarks != list(range(1, len(watermarks) + 1))
+    if gaps or len(set(watermarks)) < len(watermarks):
+        yield f"the high watermarks of the committed batches are {watermarks}"
+    if sorted(batch.batch_number for batch in committed) != [b.batch_number for b in committed]:
+        yield "the batches were not committed in the order in which they were logged"
+
+
+def _manifest(
+    manifest: Manifest, committed: list[Batch], ledger: Ledger, scenario: Scenario
+) -> Iterator[str]:
+    last = committed[-1] if committed else None
+    found = (
+        manifest.high_watermark,
+        manifest.last_committed_batch_id,
+        manifest.last_preparing_batch_id,
+        manifest.active_identity,
+    )
+    expected = (
+        0 if last is None else last.high_watermark,
+        None if last is None else last.batch_id,
+        None,
+        None if last is None else IDENTITY,
+    )
+    if found != expected:
+        yield f"the manifest says {found}, not {expected}"
+    if manifest.team_name != TEAM:
+        yield f"the store is of team {manifest.team_name}"
+    if scenario.batches_kept is None and manifest.high_watermark != len(committed):
+        yield f"{len(committed)} batches make a high watermark of {manifest.high_watermark}"
+    current = {r.schema_name: r.receipt_id for batch in committed for r in batch.receipts}
+    for entry in manifest.entries:
+        if current.get(entry.schema_name, entry.last_write_receipt_id) != (
+            entry.last_write_receipt_id
+        ):
+            yield f"the entry of {entry.schema_name} is not of the last batch that wrote it"
+
+
+def _contents(store: RuntimeStore, committed: list[Batch], ledger: Ledger) -> Iterator[str]:
+    """What is committed for each store is what the last committed batch was to write."""
+    present = {batch.batch_id for batch in committed}
+    pruned = [batch_id for batch_id in ledger.sure() if batch_id not in present]
+    expected: dict[str, Any] = {}
+    for batch_id in [*pruned, *(batch.batch_id for batch in committed)]:
+        intent = ledger.intents.get(batch_id)
+        expected |= {} if intent is None else intent.writes
+    snapshot = store.snapshot()
+    for name in STORES:
+        if snapshot.data(name) != expected.get(name):
+            yield f"{name} holds {snapshot.data(name)}, not {expected.get(name)}"
+
+
+def _files(
+    store: RuntimeStore, ledger: Ledger, scenario: Scenario, *, in_place: bool
+) -> Iterator[str]:
+    """Every file is what its entry says, or what somebody else left there."""
+    manifest = store.manifest()
+    for name, relative_path in FILES.items():
+        content = _read(store.directory / relative_path)
+        entry = manifest.entry(name)
+        if in_place and content in ledger.foreign_at(relative_path):
+            continue
+        if in_place and scenario.forgets and _is_version(content, name, ledger):
+            continue
+        found = None if content is None else "sha256:" + hashlib.sha256(content).hexdigest()
+        expected = None if entry is None else entry.content_hash
+        if found != expected and not (in_place and (store.directory / relative_path).is_dir()):
+            yield f"{relative_path} is {found}, not {expected}: {(content or b'')[:40]!r}"
+
+
+def _evidence(
+    directory: Path, rows: list[QuarantinedFile], ledger: Ledger, *, in_place: bool
+) -> Iterator[str]:
+    """Nothing of anybody else's is gone: it is where it was, or in quarantine with its row."""
+    for row in rows:
+        content = _read(directory / row.quarantine_path)
+        if row.content_hash is not None and (
+            content is None or row.content_hash != f"sha256:{hashlib.sha256(content).hexdigest()}"
+        ):
+            yield f"the evidence {row.quarantine_path} is not what its row says"
+    quarantine = directory / "quarantine"
+    kept = {path.read_bytes() for path in quarantine.rglob("*") if path.is_file()}
+    hashes = {row.content_hash for row in rows}
+    logged = _logged_contents(directory / DATABASE_NAME)
+    for foreign in ledger.foreign:
+        if in_place and _read(directory / foreign.relative_path) == foreign.content:
+            continue
+        if foreign.content in logged:
+            continue  # it was adopted, so the database has its bytes
+        content_hash = "sha256:" + hashlib.sha256(foreign.content).hexdigest()
+        if foreign.content not in kept:
+            yield f"what somebody left in {foreign.relative_path} was destroyed without a copy"
+        elif foreign.relative_path in FILES.values() and content_hash not in hashes:
+            yield f"what somebody left in {foreign.relative_path} is in quarantine without a row"
+
+
+def _strays(directory: Path) -> Iterator[str]:
+    for path in directory.rglob("*"):
+        name = path.relative_to(directory).as_posix()
+        known = name in OURS or name in FILES.values() or name.startswith("quarantine")
+        inside = any(name.startswith(f"{file}/") for file in FILES.values())
+        if not (known or inside or path.is_dir()):
+            yield f"{name} was left lying about"
+
+
+def _plan(store: RuntimeStore, ledger: Ledger) -> Iterator[str]:
+    """Nothing is left to do but what needs a decision about somebody else's file."""
+    for action in store.plan_recovery(expected=IDENTITY).actions:
+        path = FILES[action.schema_name]
+        foreign = any(
+            item.relative_path.startswith(path)
+            and _read(store.directory / item.relative_path) == item.content
+            for item in ledger.foreign
+        )
+        unwritten = store.manifest().entry(action.schema_name) is None
+        if action.kind is not ActionKind.NONE and not foreign and not unwritten:
+            yield f"the plan still has {action.kind} of {action.schema_name}: {action.reason}"
+
+
+# --- looking without the store ------------------------------------------------------------------
+
+
+def torn_files(directory: Path, ledger: Ledger) -> list[str]:
+    """Store files that are no whole version of anybody's, as another program would find them."""
+    problems = []
+    for name, relative_path in FILES.items():
+        content = _read(directory / relative_path)
+        if content is None or content in ledger.foreign_at(relative_path):
+            continue
+        if not _is_version(content, name, ledger):
+            problems.append(f"{relative_path} is no whole version: {content[:40]!r}")
+    return problems
+
+
+def _is_version(content: bytes | None, store: str, ledger: Ledger) -> bool:
+    """Whether these bytes are what some batch wrote, or was to write."""
+    return any(holds(content, data) for data in ledger.data_of(store))
+
+
+def holds(content: bytes | None, data: Any) -> bool:
+    """Whether these bytes are a store file with this data."""
+    try:
+        return bool(json.loads(content or b"")["data"] == data)
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def contents_of(directory: Path) -> str:
+    """A digest of all that a directory holds: files by their bytes, the database by its rows."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if name not in OURS:
+            digest.update(f"{name}\0".encode())
+            digest.update(path.read_bytes() if path.is_file() else b"/")
+    for row in _rows(directory / DATABASE_NAME):
+        digest.update(row.encode())
+    return digest.hexdigest()
+
+
+def _rows(path: Path) -> Iterator[str]:
+    if not path.exists():
+        return
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        for (table,) in sorted(tables.fetchall()):
+            yield str(table)
+            yield from sorted(map(repr, connection.execute(f'SELECT * FROM "{table}"')))
+    finally:
+        connection.close()
+
+
+def _logged_contents(path: Path) -> set[bytes]:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        rows = connection.execute("SELECT content FROM store_contents").fetchall()
+        return {text.encode() for (text,) in rows}
+    finally:
+        connection.close()
+
+
+def _damage(directory: Path) -> Iterator[str]:
+    connection = sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)
+    try:
+        answer = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        if answer != "ok":
+            yield f"integrity_check: {answer}"
+        orphans = connection.execute("PRAGMA foreign_key_check").fetchall()
+        if orphans:
+            yield f"foreign_key_check: {orphans}"
+    finally:
+        connection.close()
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

@@ -1,0 +1,330 @@
+"""Positive controls: the library broken on purpose, in ways that the suite must catch.
+
+Each control replaces a part of the package, in a process of its own, and goes through the same
+enumerations as the real one. One that is not caught means that the suite looks away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from rtstore import Database, FileInspector, FileSystem, Inspection, InspectionState, WriterLock
+from rtstore import recovery as recovery_module
+from rtstore.database import contents
+from rtstore.database.statements import driver_of
+from rtstore.descriptors import Descriptor
+from rtstore.envelope import content_hash
+from rtstore.files import durable, quarantine
+from rtstore.files.paths import store_path
+from rtstore.publication import Publisher
+from rtstore.records import (
+    ActionKind,
+    LoggedBatch,
+    ManifestEntry,
+    PlannedWrite,
+    RecoveryPlan,
+)
+from rtstore.recovery import Recovery
+from rtstore.writer import BatchWriter
+
+from .crew import Job
+from .faults import fail_everywhere
+from .kills import kill_everywhere, kill_recoveries
+from .living import visit_everywhere
+from .outages import cut_power_everywhere
+
+
+@dataclass(frozen=True)
+class Control:
+    """One way to break the library, and the enumerations that are to catch it."""
+
+    break_it: Callable[[], None]
+    """Replaces parts of the package in this process. Its docstring says what is wrong then."""
+    tries: tuple[tuple[Job, str], ...]
+    """Enumerations with their scenarios."""
+    calls: tuple[str, ...] = ()
+    """In the fast part only the points of these calls are tried."""
+
+
+def _replace(owner: Any, name: str, new: Any) -> Any:
+    """Put something else in a place of the package; gives what was there."""
+    old = getattr(owner, name)
+    setattr(owner, name, new)
+    return old
+
+
+# --- the log ------------------------------------------------------------------------------------
+
+
+def rename_before_log() -> None:
+    """The files are renamed before the batch is in the log."""
+
+    def log(self: BatchWriter, draft: Any, *rest: Any) -> Any:
+        for descriptor, encoded in draft.encoded:
+            path = store_path(self.directory, descriptor.relative_path)
+            content = encoded.at(self._clock())
+            durable.replace(path, content, mtime_ns=None, flush=False, fs=self.publisher.fs)
+        return real(self, draft, *rest)
+
+    real = _replace(BatchWriter, "_log", log)
+
+
+_flush_nothing: list[bool] = []
+
+
+def _let_flushes_be_skipped() -> None:
+    def write(self: Database, *, flush: bool) -> Any:
+        return real(self, flush=flush and not _flush_nothing)
+
+    real = _replace(Database, "write", write)
+
+
+def log_not_flushed() -> None:
+    """The log is committed with NORMAL: nothing is flushed."""
+    _let_flushes_be_skipped()
+    _flush_nothing.append(True)
+
+
+def contents_pruned_too_early() -> None:
+    """The history is dropped without a look at what is current."""
+
+    def prune(connection: Connection, _: Any, __: Sequence[str], newest: int) -> None:
+        sql = "DELETE FROM store_contents WHERE batch_number < ?"
+        driver_of(connection).execute(sql, (newest,))
+
+    _replace(contents, "prune", prune)
+
+
+def failed_flush_forgotten() -> None:
+    """A flush of the database that failed is taken for one that can be tried again."""
+
+    def commit(self: Database, *rest: Any) -> None:
+        try:
+            real(self, *rest)
+        finally:
+            self._failure = None
+
+    real = _replace(Database, "_commit", commit)
+
+
+# --- publishing and sealing ---------------------------------------------------------------------
+
+
+def seal_before_publish() -> None:
+    """The batch is committed before its files are there."""
+    sealed: dict[str, int] = {}
+
+    def publish(self: BatchWriter, logged: LoggedBatch, *rest: Any) -> None:
+        sealed[logged.batch.batch_id] = real_seal(self.publisher, logged)
+        real_publish(self, logged, *rest)
+
+    def seal(self: Publisher, logged: LoggedBatch) -> Any:
+        return sealed.pop(logged.batch.batch_id, None) or real_seal(self, logged)
+
+    real_publish = _replace(BatchWriter, "_publish", publish)
+    real_seal = _replace(Publisher, "seal", seal)
+
+
+def written_in_place() -> None:
+    """A file is written under its own name instead of a temporary one."""
+
+    def publish(self: Publisher, write: PlannedWrite, content: bytes) -> None:
+        path = store_path(self.directory, write.relative_path)
+        durable.make_directories(path.parent, self.fs)
+        path.unlink(missing_ok=True)
+        descriptor = self.fs.create(path, 0o600)
+        durable._fill(descriptor, content, None, write.mtime_ns, flush=False, fs=self.fs)
+
+    _replace(Publisher, "publish", publish)
+
+
+def short_writes_believed() -> None:
+    """A write that was short is taken for a whole one."""
+
+    class Once(FileSystem):
+        """Says that everything was written, whatever was."""
+
+        def __init__(self, fs: FileSystem) -> None:
+            self.fs = fs
+
+        def write(self, descriptor: int, content: memoryview) -> int:
+            self.fs.write(descriptor, content)
+            return len(content)
+
+        def set_mode(self, descriptor: int, mode: int) -> None:
+            self.fs.set_mode(descriptor, mode)
+
+        def set_mtime(self, descriptor: int, mtime_ns: int) -> None:
+            self.fs.set_mtime(descriptor, mtime_ns)
+
+        def fsync(self, descriptor: int) -> None:
+            self.fs.fsync(descriptor)
+
+        def close(self, descriptor: int) -> None:
+            self.fs.close(descriptor)
+
+    def fill(*arguments: Any, fs: FileSystem, **options: Any) -> None:
+        real(*arguments, fs=Once(fs), **options)
+
+    real = _replace(durable, "_fill", fill)
+
+
+def files_not_flushed() -> None:
+    """`durability="files"` flushes no files."""
+
+    def publish(self: Publisher, write: PlannedWrite, content: bytes) -> None:
+        path = store_path(self.directory, write.relative_path)
+        durable.replace(path, content, mtime_ns=write.mtime_ns, flush=False, fs=self.fs)
+
+    _replace(Publisher, "publish", publish)
+
+
+# --- failing ------------------------------------------------------------------------------------
+
+
+def failed_batch_comes_back() -> None:
+    """A batch that could not be published is undone, but not recorded as failed."""
+    _replace(Publisher, "mark_failed", lambda *_: None)
+
+
+def failure_not_flushed() -> None:
+    """A batch is recorded as failed without a flush before it is undone."""
+    _let_flushes_be_skipped()
+
+    def mark_failed(self: Publisher, logged: LoggedBatch, cause: str) -> None:
+        _flush_nothing.append(True)
+        try:
+            real(self, logged, cause)
+        finally:
+            _flush_nothing.pop()
+
+    real = _replace(Publisher, "mark_failed", mark_failed)
+
+
+def failed_batch_not_undone() -> None:
+    """A batch that failed leaves the files that it published."""
+    _replace(Publisher, "undo", lambda *_: None)
+
+
+# --- evidence -----------------------------------------------------------------------------------
+
+
+def evidence_skipped() -> None:
+    """What somebody else changed is overwritten without a copy."""
+    _replace(Publisher, "foreign_content", lambda *_, **__: None)
+
+
+def evidence_not_flushed() -> None:
+    """The copy of what somebody else changed is not flushed before the file is overwritten."""
+
+    def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:
+        kept_at = quarantine.quarantine_path(relative_path, content_hash(content))
+        durable.replace(directory / kept_at, content, mtime_ns=None, flush=False, fs=fs)
+        return kept_at
+
+    _replace(quarantine, "keep", keep)
+
+
+# --- recovery -----------------------------------------------------------------------------------
+
+
+def preparing_rolled_back() -> None:
+    """Opening a store takes an unfinished batch back instead of forward."""
+
+    def finish(self: Recovery, team_name: str) -> Any:
+        if not self._lock.is_held():
+            with self._lock.hold():
+                for logged in self._planner._receipt_store.open_batches():
+                    self._publisher.mark_failed(logged, "its writer died")
+                    self._publisher.undo(logged)
+        return real(self, team_name)
+
+    real = _replace(Recovery, "finish_what_is_safe", finish)
+
+
+def only_open_batches_checked() -> None:
+    """Opening a store finishes open batches and looks at no file of a committed one."""
+
+    def safe(plan: RecoveryPlan) -> list[Any]:
+        return [action for action in plan.actions if action.kind is ActionKind.ROLL_FORWARD]
+
+    _replace(recovery_module, "_safe", safe)
+
+
+def mtime_trusted_in_recovery() -> None:
+    """A file whose size and time are right is taken for whole."""
+
+    def inspect(
+        self: FileInspector, descriptor: Descriptor, entry: ManifestEntry | None
+    ) -> Inspection:
+        inspection: Inspection = real(self, descriptor, entry)
+        try:
+            found = os.stat(store_path(self.directory, descriptor.relative_path))
+        except OSError:
+            return inspection
+        if entry and (found.st_size, found.st_mtime_ns) == (entry.file_size, entry.mtime_ns):
+            healthy = {"state": InspectionState.HEALTHY, "message": None, "fault": None}
+            return inspection.model_copy(update=healthy)
+        return inspection
+
+    real = _replace(FileInspector, "inspect", inspect)
+
+
+def receipts_regenerated() -> None:
+    """Recovery finishes a batch under receipt ids of its own."""
+
+    def roll_forward(self: Publisher, logged: LoggedBatch) -> None:
+        sql = "UPDATE batch_writes SET receipt_id = receipt_id || '-again' WHERE batch_number = ?"
+        with self.database.write(flush=True) as connection:
+            driver_of(connection).execute(sql, (logged.batch.batch_number,))
+        renamed = [
+            write.model_copy(update={"receipt_id": f"{write.receipt_id}-again"})
+            for write in logged.writes
+        ]
+        real(self, logged.model_copy(update={"writes": tuple(renamed)}))
+
+    real = _replace(Publisher, "roll_forward", roll_forward)
+
+
+def no_lock() -> None:
+    """Nobody takes the writer lock."""
+
+    @contextmanager
+    def hold(_: WriterLock, __: float | None = None) -> Iterator[None]:
+        yield
+
+    _replace(WriterLock, "hold", hold)
+    _replace(WriterLock, "is_held", lambda _: False)
+
+
+CONTROLS: Mapping[str, Control] = {
+    control.break_it.__name__: control
+    for control in (
+        Control(rename_before_log, ((kill_everywhere, "write_over"),)),
+        Control(log_not_flushed, ((cut_power_everywhere, "update"),)),
+        Control(contents_pruned_too_early, ((kill_everywhere, "open_torn"),)),
+        Control(failed_flush_forgotten, ((fail_everywhere, "write_over"),), ("COMMIT",)),
+        Control(seal_before_publish, ((visit_everywhere, "update"),)),
+        Control(written_in_place, ((kill_everywhere, "update"),)),
+        Control(short_writes_believed, ((fail_everywhere, "update"),), ("write",)),
+        Control(files_not_flushed, ((cut_power_everywhere, "write_flushed"),)),
+        Control(failed_batch_comes_back, ((kill_everywhere, "write_refused"),)),
+        Control(failure_not_flushed, ((cut_power_everywhere, "write_refused"),)),
+        Control(failed_batch_not_undone, ((kill_everywhere, "write_refused"),)),
+        Control(evidence_skipped, ((kill_everywhere, "write_mixed"),)),
+        Control(evidence_not_flushed, ((cut_power_everywhere, "write_mixed"),)),
+        Control(preparing_rolled_back, ((cut_power_everywhere, "update"),)),
+        Control(only_open_batches_checked, ((kill_everywhere, "open_torn"),)),
+        Control(mtime_trusted_in_recovery, ((kill_everywhere, "open_torn"),)),
+        Control(receipts_regenerated, ((cut_power_everywhere, "update"),)),
+        Control(no_lock, ((visit_everywhere, "update"), (kill_recoveries, "write_over"))),
+    )
+}
+"""By name."""

@@ -1,0 +1,168 @@
+"""The processes that carry out the trials, and the tally of what they tried.
+
+A job runs in a fresh process of one thread, which may therefore fork a child for each trial from
+its own warm memory; a new interpreter for each would take ten times as long. Every job takes a
+share of the points (`share` of `shares`), so that all processors are used.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+WORKERS = max(2, min(4, os.cpu_count() or 2))
+_SHOWN = 10
+
+MEMORY = "/dev/shm"
+"""A file system in memory, where Linux has one."""
+
+
+@dataclass
+class Tally:
+    """What was tried, and what went wrong."""
+
+    points: int = 0
+    """Places at which something was done to the store."""
+    states: int = 0
+    """Directories that were opened, recovered and checked."""
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Take another tally into this one."""
+        self.points += other.points
+        self.states += other.states
+        self.failures += other.failures
+
+    def check(self, label: str, problems: list[str]) -> None:
+        """One more state was checked."""
+        self.states += 1
+        if problems:
+            self.failures.append(f"{label}: {'; '.join(problems[:3])}")
+
+    def __str__(self) -> str:
+        shown = "\n".join(self.failures[:_SHOWN])
+        return f"{self.points} points, {self.states} states, failures {len(self.failures)}\n{shown}"
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's part of an enumeration."""
+
+    index: int = 0
+    count: int = 1
+    full: bool = False
+    """Everything, or the fast part of it."""
+    stop_at_first: bool = False
+    """The first failure is enough (a control was caught)."""
+
+    calls: tuple[str, ...] = ()
+    """Only the points of these calls; all of them when there are none."""
+
+    def wants(self, call: str) -> bool:
+        """Whether points of a call are tried."""
+        return not self.calls or call in self.calls
+
+    def takes(self, number: int) -> bool:
+        """Whether the trial of that number is this worker's."""
+        return number % self.count == self.index
+
+    def enough(self, tally: Tally) -> bool:
+        """Whether nothing more needs to be tried."""
+        return self.stop_at_first and bool(tally.failures)
+
+
+Job = Callable[[str, Share], Tally]
+"""An enumeration over one scenario, given by its name. A function of a module, to be pickled."""
+
+
+class Crew:
+    """Worker processes that share out jobs."""
+
+    def __init__(self, *, full: bool) -> None:
+        self.full = full
+        self.total = Tally()
+        self.controls_caught: list[str] = []
+        self.controls_tried: list[str] = []
+        self.lines: list[str] = []
+        """What else is to be said at the end."""
+        self.started_s = time.monotonic()
+        self._pool = ProcessPoolExecutor(
+            WORKERS, mp_context=get_context("spawn"), initializer=_settle
+        )
+
+    def run(self, job: Job, scenario: str) -> Tally:
+        """Carry out a job in equal shares; gives what came of it, which is in the total too."""
+        tally = Tally()
+        shares = [
+            self._pool.submit(job, scenario, Share(index, WORKERS, self.full))
+            for index in range(WORKERS)
+        ]
+        for share in shares:
+            tally.add(share.result())
+        self.total.add(tally)
+        return tally
+
+    def submit(self, job: Callable[..., Result], *arguments: object) -> Future[Result]:
+        """Have one worker carry out something of its own."""
+        return self._pool.submit(job, *arguments)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _settle() -> None:
+    """Load everything that a trial needs, once."""
+    from . import warm
+
+    warm.up()
+    gc.collect()
+    gc.freeze()  # children do not copy what nobody collects
+
+
+@contextmanager
+def workshop() -> Iterator[Path]:
+    """A directory for trials that goes away with them. In memory where that can be had: a loss of
+    power is modelled here, not provoked, so no trial needs a real medium."""
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    path = Path(tempfile.mkdtemp(prefix="rtstore-crash-", dir=memory))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class Copies:
+    """Fresh copies of a beginning, one for each trial.
+
+    A copy reads the database file, so it is made only while this process has no connection to it.
+    """
+
+    def __init__(self, beginning: Path, workplace: Path) -> None:
+        self._beginning = beginning
+        self._workplace = workplace
+        self._number = 0
+
+    @contextmanager
+    def fresh(self) -> Iterator[Path]:
+        """A copy for one trial; it is removed afterwards."""
+        self._number += 1
+        path = self._workplace / f"trial-{os.getpid()}-{self._number}"
+        if self._beginning.exists():
+            shutil.copytree(self._beginning, path, symlinks=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)

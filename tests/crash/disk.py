@@ -1,0 +1,292 @@
+"""A model of what a loss of power may leave on the disk.
+
+What a program writes is first in memory only. The bytes of a file are sure to be on the disk once
+the file was flushed, a name (created, renamed, removed) once its directory was. Until then each may
+be there or not, on its own: bytes also in part, or as zeros. SQLite follows the same rules: what
+was committed with FULL is there; what was committed with NORMAL after it is there or not, whole,
+and not without what was committed before it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rtstore import DATABASE_NAME
+
+Image = dict[str, bytes]
+"""The database file and what lies beside it, by suffix."""
+
+
+@dataclass(eq=False)
+class File:
+    """A file: the bytes that programs see, and those that were flushed."""
+
+    content: bytes = b""
+    flushed: bytes | None = b""
+    mode: int = 0o600
+    mtime_ns: int = 0
+
+    @property
+    def unsure(self) -> bool:
+        """Whether a loss of power may take some of it."""
+        return self.content != self.flushed
+
+    def after(self, loss: str) -> bytes:
+        """Its bytes after a loss of power."""
+        return {
+            KEPT: self.content,
+            LOST: self.flushed or b"",
+            ZEROS: bytes(len(self.content)),
+            HALF: self.content[: len(self.content) // 2],
+        }[loss]
+
+
+KEPT, LOST, ZEROS, HALF = "kept", "lost", "zeros", "half"
+LOSSES = (KEPT, LOST, ZEROS, HALF)
+
+
+@dataclass(eq=False)
+class DatabaseFile:
+    """The control database: what is sure to be there first, then what may be."""
+
+    images: list[Image]
+
+
+@dataclass(eq=False)
+class Directory:
+    """A directory: the names that were flushed."""
+
+    entries: dict[str, Node] = field(default_factory=dict)
+
+
+Node = File | DatabaseFile | Directory
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Names that change together: made, moved or removed."""
+
+    label: str
+    edits: tuple[tuple[Directory, str, Node | None], ...]
+
+
+@dataclass(frozen=True)
+class DiskState:
+    """One thing that a loss of power may leave."""
+
+    files: tuple[tuple[str, bytes, int, int], ...]
+    directories: tuple[str, ...]
+    database: tuple[tuple[str, bytes], ...]
+    label: str = field(compare=False)
+
+    def lay_out(self, directory: Path) -> None:
+        """Make it real."""
+        for name in self.directories:
+            (directory / name).mkdir(parents=True, exist_ok=True)
+        for name, content, mode, mtime_ns in self.files:
+            path = directory / name
+            path.write_bytes(content)
+            path.chmod(mode)
+            os.utime(path, ns=(mtime_ns, mtime_ns))
+        for suffix, content in self.database:
+            (directory / f"{DATABASE_NAME}{suffix}").write_bytes(content)
+
+
+class Disk:
+    """The disk under one runtime directory, as the calls of the seam leave it.
+
+    Its top is the directory above the runtime directory, which may have to be made, too.
+    """
+
+    def __init__(self, directory: Path, image: Image | None, unflushed: str | None = None) -> None:
+        self.root = directory
+        self.top = Directory()
+        self.pending: list[Change] = []
+        self._open: dict[int, File] = {}
+        self._database: DatabaseFile | None = None
+        if directory.exists():
+            found = self._scan(directory)
+            self.top.entries["."] = found
+            if image is not None:
+                self._database = DatabaseFile([image])
+                found.entries[DATABASE_NAME] = self._database
+        if unflushed is not None:
+            names = self._find(directory / unflushed)
+            assert isinstance(names, Directory)
+            for name, node in list(names.entries.items()):
+                del names.entries[name]
+                self._change(f"create {name}", (directory / unflushed / name, node))
+
+    def _scan(self, path: Path) -> Directory:
+        directory = Directory()
+        for child in path.iterdir():
+            if child.name.startswith(DATABASE_NAME):
+                continue
+            if child.is_dir():
+                directory.entries[child.name] = self._scan(child)
+            else:
+                content, found = child.read_bytes(), child.stat()
+                directory.entries[child.name] = File(
+                    content, content, found.st_mode & 0o777, found.st_mtime_ns
+                )
+        return directory
+
+    # --- what programs do -----------------------------------------------------------------------
+
+    def created(self, path: Path, descriptor: int) -> None:
+        """A file was created; its name is not flushed."""
+        node = File(flushed=None, mtime_ns=path.stat().st_mtime_ns)
+        node.mode = path.stat().st_mode & 0o777
+        self._open[descriptor] = node
+        self._change(f"create {path.name}", (path, node))
+
+    def file(self, descriptor: int) -> File:
+        """The file of an open descriptor."""
+        return self._open[descriptor]
+
+    def closed(self, descriptor: int) -> None:
+        """A descriptor was closed."""
+        self._open.pop(descriptor, None)
+
+    def renamed(self, source: Path, target: Path, database: Image | None) -> None:
+        """A name was moved; `database` is what has the name of the database now."""
+        node = self._find(source)
+        if database is not None:
+            node = self._database = DatabaseFile([database])
+        self._change(f"rename to {target.name}", (source, None), (target, node))
+
+    def unlinked(self, path: Path) -> None:
+        """A name was removed."""
+        self._change(f"unlink {path.name}", (path, None))
+
+    def made(self, path: Path) -> None:
+        """A directory was made."""
+        self._change(f"mkdir {path.name}", (path, Directory()))
+
+    def flushed_names(self, path: Path) -> None:
+        """The names in a directory were flushed."""
+        directory = self.top if path == self.root.parent else self._find(path)
+        for change in list(self.pending):
+            if any(edited is directory for edited, _, _ in change.edits):
+                _apply(change)
+                self.pending.remove(change)
+
+    def committed(self, image: Image, *, sure: bool) -> None:
+        """The database was written to."""
+        if self._database is not None:
+            kept = [] if sure else self._database.images
+            self._database.images = [*kept, image]
+
+    def last_image(self) -> Image | None:
+        """The database as programs see it."""
+        return None if self._database is None else self._database.images[-1]
+
+    def _change(self, label: str, *edits: tuple[Path, Node | None]) -> None:
+        located = []
+        for path, node in edits:
+            if path == self.root:
+                located.append((self.top, ".", node))
+            else:
+                parent = self._find(path.parent)
+                assert isinstance(parent, Directory)
+                located.append((parent, path.name, node))
+        self.pending.append(Change(label, tuple(located)))
+
+    def _find(self, path: Path) -> Node | None:
+        """What programs see under a name."""
+        names = [".", *path.relative_to(self.root).parts]
+        node: Node | None = self.top
+        for name in names:
+            if not isinstance(node, Directory):
+                return None
+            found = node.entries.get(name)
+            for change in self.pending:
+                for directory, edited, new in change.edits:
+                    if directory is node and edited == name:
+                        found = new
+            node = found
+        return node
+
+    # --- what a loss of power leaves ------------------------------------------------------------
+
+    def states(self, *, full: bool) -> Iterator[DiskState]:
+        """What may be on the disk now.
+
+        Names: none of those that are not flushed, all, each alone, all but one; in the full part
+        also all up to one. Bytes: all kept, all lost, or all torn in each way (in the fast part,
+        unless all names are there: all kept or all zeros); in the full part also one file of them
+        alone. Database: every image.
+        """
+        for names, kept in self._kept_names(full=full):
+            tree = _flatten(self.top, kept)
+            files = {name: node for name, node in tree.items() if isinstance(node, File)}
+            unsure = [name for name, node in files.items() if node.unsure]
+            for losses, bytes_label in _losses(unsure, full=full, all_names=names == "all"):
+                laid = tuple(
+                    (name, node.after(losses.get(name, KEPT)), node.mode, node.mtime_ns)
+                    for name, node in files.items()
+                )
+                directories = tuple(n for n, node in tree.items() if isinstance(node, Directory))
+                for number, image in enumerate(_images(tree)):
+                    label = f"names: {names}; bytes: {bytes_label}; database: image {number}"
+                    yield DiskState(laid, directories, tuple(sorted(image.items())), label)
+
+    def _kept_names(self, *, full: bool) -> Iterator[tuple[str, Sequence[Change]]]:
+        pending = self.pending
+        yield "all", pending
+        if pending:
+            yield "none", ()
+        for change in pending if len(pending) > 1 else ():
+            yield f"only {change.label}", (change,)
+            yield f"all but {change.label}", [other for other in pending if other is not change]
+        for count in range(2, len(pending) - 1) if full else ():
+            yield f"the first {count}", pending[:count]
+
+
+def _apply(change: Change) -> None:
+    for directory, name, node in change.edits:
+        if node is None:
+            directory.entries.pop(name, None)
+        else:
+            directory.entries[name] = node
+
+
+def _flatten(top: Directory, kept: Sequence[Change]) -> dict[str, Node]:
+    """Everything that can be reached, by its path, with some of the changes."""
+    found: dict[str, Node] = {}
+
+    def walk(directory: Directory, prefix: str) -> None:
+        entries: dict[str, Node | None] = dict(directory.entries)
+        for change in kept:
+            entries |= {name: node for edited, name, node in change.edits if edited is directory}
+        for name, node in entries.items():
+            path = name if name == "." else f"{prefix}{name}"
+            if node is not None:
+                found[path] = node
+            if isinstance(node, Directory):
+                walk(node, "" if name == "." else f"{path}/")
+
+    walk(top, "")
+    return found
+
+
+def _losses(
+    unsure: Sequence[str], *, full: bool, all_names: bool
+) -> Iterator[tuple[dict[str, str], str]]:
+    yield {}, "kept"
+    if not unsure:
+        return
+    for loss in LOSSES[1:] if full or all_names else (ZEROS,):
+        yield dict.fromkeys(unsure, loss), loss
+        for name in unsure if full and len(unsure) > 1 else ():
+            yield {name: loss}, f"{loss} of {name}"
+
+
+def _images(tree: dict[str, Node]) -> list[Image]:
+    for node in tree.values():
+        if isinstance(node, DatabaseFile):
+            return node.images
+    return [{}]

@@ -1,0 +1,133 @@
+"""An error of the operating system or of SQLite at every point, once and from there on.
+
+The process lives on: it must be told the truth by an error of the store's own, be able to go on
+when the trouble is over (unless the error says that it must not), and leave what the next process
+can open.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from rtstore import RuntimeStoreError
+
+from .caller import STORES, Caller
+from .check import check, torn_files
+from .crew import Copies, Share, Tally, workshop
+from .kills import act_of, points_of
+from .ledger import Ledger, Note, Told
+from .probe import FILE, SQL, Fault, FileFault, Point, Probe, SqlFault, TracedFileSystem, watched
+from .scenarios import SCENARIOS, Scenario
+
+FULL, IOERR = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR
+
+
+def fail_everywhere(name: str, share: Share) -> Tally:
+    """Fail the act of a scenario at each of its points, in each way; check each time."""
+    scenario, tally = SCENARIOS[name], Tally()
+    with workshop() as workplace:
+        notes = scenario.begin(workplace / "beginning")
+        copies = Copies(workplace / "beginning", workplace)
+        for point in points_of(act_of(scenario), copies, scenario.refusal):
+            opening = point.opening and not (share.full or scenario.opens)
+            if not share.takes(point.number) or opening or not share.wants(point.call):
+                continue
+            tally.points += 1
+            for fault, lasting in faults_at(point, full=share.full):
+                how = "from there on" if lasting else "once"
+                with copies.fresh() as directory:
+                    problems = _fail(directory, scenario, notes, point, fault, lasting=lasting)
+                tally.check(f"{name}, {fault} {how} instead of {point}", problems)
+                if share.enough(tally):
+                    return tally
+    return tally
+
+
+def faults_at(point: Point, *, full: bool) -> Iterator[tuple[Fault, bool]]:
+    """The ways in which a point can fail, each with whether it goes on failing. In the fast part,
+    calls that only look fail once."""
+    if point.kind == FILE:
+        yield FileFault(errno.EIO), False
+        if point.changes or full:
+            yield FileFault(errno.ENOSPC), True
+        if point.call == "write":
+            yield FileFault(None), False
+            yield FileFault(None), True
+        if full:
+            yield FileFault(errno.EIO), True
+            yield FileFault(errno.ENOSPC), False
+            yield FileFault(errno.EACCES), False
+            yield FileFault(errno.EACCES), True
+    elif point.kind == SQL and point.call not in ("CLOSE", "ROLLBACK"):
+        at_commit = point.call == "COMMIT"
+        yield SqlFault(IOERR, "after" if at_commit else "before"), False
+        if point.call in ("BEGIN", "COMMIT") or full:
+            yield SqlFault(FULL), True
+        if full:
+            yield SqlFault(FULL), False
+            yield SqlFault(FULL, "rolled back"), False
+            yield SqlFault(IOERR, "rolled back"), False
+            yield SqlFault(IOERR), True
+            if at_commit:
+                yield SqlFault(IOERR), False
+                yield SqlFault(IOERR, "after"), True
+
+
+def _fail(
+    directory: Path,
+    scenario: Scenario,
+    base: list[Note],
+    failing: Point,
+    fault: Fault,
+    *,
+    lasting: bool,
+) -> list[str]:
+    notes: list[Note] = []
+    over = False
+
+    def watch(point: Point) -> Fault | None:
+        if over:
+            return None
+        goes_on = lasting and point.number > failing.number and _can_fail(fault, point)
+        if point.number == failing.number or (point.kind == failing.kind and goes_on):
+            return fault
+        return scenario.refusal(point)
+
+    caller: Caller | None = None
+    with watched(Probe(watch)) as fs:
+        with suppress(RuntimeStoreError):
+            caller = _act(directory, scenario, notes, fs)
+        over = True
+        caller = caller or Caller(directory, "act", notes.append, fs=fs, options=scenario.options)
+        problems = [] if scenario.torn_before else torn_files(directory, Ledger.of(base, notes))
+        problems += _go_on(caller, scenario, notes)
+        caller.close()
+    return problems + check(directory, Ledger.of(base, notes), scenario)
+
+
+def _act(directory: Path, scenario: Scenario, notes: list[Note], fs: TracedFileSystem) -> Caller:
+    return scenario.carry_out(directory, notes.append, fs, "act")
+
+
+def _can_fail(fault: Fault, point: Point) -> bool:
+    """Whether a fault that goes on hits this call too: a ROLLBACK only forgets what is in memory,
+    only a COMMIT may have happened and fail, and the file system's root is always a directory."""
+    after = isinstance(fault, SqlFault) and fault.when == "after"
+    return point.call not in ("ROLLBACK", "is_directory") and (not after or point.call == "COMMIT")
+
+
+def _go_on(caller: Caller, scenario: Scenario, notes: list[Note]) -> list[str]:
+    """The trouble is over: unless the database itself failed, the same process writes on."""
+    if scenario.recover_first:
+        return []
+    if caller.store is None:
+        caller.open()
+    assert caller.store is not None
+    caller.write(*STORES)
+    if isinstance(notes[-1], Told) or caller.store.database.failure is not None:
+        return []
+    return [f"the trouble is over, and still: {notes[-1]}"]

@@ -1,0 +1,200 @@
+"""SIGKILL of a real process before every point, and a second one during the recovery."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .caller import Caller
+from .check import check, contents_of
+from .children import Child, Ended, Say, killer
+from .crew import Copies, Share, Tally, workshop
+from .ledger import Ledger, Note, Opened
+from .probe import END, Fault, Point, Probe, TracedFileSystem, Watcher, ignore, watched
+from .scenarios import SCENARIOS, Scenario
+
+Act = Callable[[Path, Say, TracedFileSystem], object]
+
+
+def kill(directory: Path, act: Act, number: int, also: Watcher = ignore) -> Ended:
+    """Run an act in a child that is killed before the point of that number. What else goes wrong
+    meanwhile, `also` says."""
+
+    def work(say: Say) -> None:
+        kill_at = killer(say, number)
+
+        def watch(point: Point) -> Fault | None:
+            return kill_at(point) or also(point)
+
+        probe = Probe(watch)
+        with watched(probe) as fs:
+            act(directory, say, fs)
+            probe.reach(END, "the end")
+
+    return Child(work).wait()
+
+
+def act_of(scenario: Scenario) -> Act:
+    """The act of a scenario, the closing of its store included."""
+
+    def act(directory: Path, say: Say, fs: TracedFileSystem) -> None:
+        scenario.carry_out(directory, say, fs, "act").close()
+
+    return act
+
+
+def reopen(directory: Path, say: Say, fs: TracedFileSystem) -> None:
+    """The act of a process that comes after a crash: it opens the store, which recovers."""
+    caller = Caller(directory, "second", say, fs=fs)
+    caller.open()
+    caller.close()
+
+
+def points_of(act: Act, copies: Copies, also: Watcher = ignore) -> list[Point]:
+    """The points of an act, from a run that is left alone."""
+    points: list[Point] = []
+    notes: list[Note] = []
+
+    def watch(point: Point) -> Fault | None:
+        opened = any(isinstance(note, Opened) for note in notes)
+        points.append(replace(point, opening=not opened))
+        return also(point)
+
+    probe = Probe(watch)
+    with copies.fresh() as directory, watched(probe) as fs:
+        act(directory, notes.append, fs)
+        probe.reach(END, "the end")
+    return points
+
+
+def kill_everywhere(name: str, share: Share) -> Tally:
+    """Kill the act of a scenario before each of its points; check each time.
+
+    In the fast part those points are left out before which nothing can have changed since the
+    last one: the calls that only look.
+    """
+    scenario, tally = SCENARIOS[name], Tally()
+    with workshop() as workplace:
+        notes = scenario.begin(workplace / "beginning")
+        copies = Copies(workplace / "beginning", workplace)
+        for point in points_of(act_of(scenario), copies, scenario.refusal):
+            if not share.takes(point.number) or not (share.full or point.changes):
+                continue
+            with copies.fresh() as directory:
+                ended = kill(directory, act_of(scenario), point.number, scenario.refusal)
+                tally.points += 1
+                label = f"{name}, killed at {point}"
+                if ended.killed_at is None or ended.killed_at.number != point.number:
+                    tally.failures.append(f"{label}: it was not hit; {ended}")
+                    continue
+                ledger = Ledger.of(notes, ended.notes)
+                tally.check(label, check(directory, ledger, scenario))
+            if share.enough(tally):
+                break
+    return tally
+
+
+# --- what crashes leave -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wreck:
+    """A directory as a crash left it, and what its callers were told."""
+
+    point: Point
+    directory: Path
+    notes: tuple[Note, ...]
+
+
+STEPS = frozenset({"rename", "unlink", "COMMIT"})
+"""The calls that take the protocol a step further."""
+
+
+def wrecks(name: str, workplace: Path, *, full: bool) -> Iterator[Wreck]:
+    """Every different directory that a SIGKILL of a scenario's act can leave; in the fast part,
+    before the steps of the protocol and at the end."""
+    scenario = SCENARIOS[name]
+    base = scenario.begin(workplace / "beginning")
+    copies, seen = Copies(workplace / "beginning", workplace), set()
+    for point in points_of(act_of(scenario), copies, scenario.refusal):
+        if not (point.changes if full else point.kind == END or point.call in STEPS):
+            continue
+        with copies.fresh() as directory:
+            ended = kill(directory, act_of(scenario), point.number, scenario.refusal)
+            if ended.killed_at is None:
+                raise AssertionError(f"{point} was not hit: {ended}")
+            wreck = workplace / f"wreck-{point.number}"
+            look = workplace / "look"
+            shutil.copytree(directory, look)
+            found = contents_of(look)  # it opens the database, so it gets a copy to itself
+            shutil.rmtree(look)
+            if found in seen:
+                continue
+            seen.add(found)
+            shutil.copytree(directory, wreck)
+        yield Wreck(point, wreck, (*base, *ended.notes))
+
+
+def kill_recoveries(name: str, share: Share) -> Tally:
+    """Crash, then kill the recovery before each of its points, then recover and check."""
+    scenario, tally = SCENARIOS[name], Tally()
+    with workshop() as workplace:
+        for order, wreck in enumerate(wrecks(name, workplace, full=share.full)):
+            if not share.takes(order):
+                continue
+            copies = Copies(wreck.directory, workplace)
+            for point in points_of(reopen, copies):
+                if not point.changes:
+                    continue  # the others find the disk as the next of these does
+                with copies.fresh() as directory:
+                    ended = kill(directory, reopen, point.number)
+                    tally.points += 1
+                    label = f"{name}, killed at {wreck.point}, again at {point}"
+                    if ended.killed_at is None:
+                        tally.failures.append(f"{label}: it was not hit; {ended}")
+                        continue
+                    ledger = Ledger.of(wreck.notes, ended.notes)
+                    tally.check(label, check(directory, ledger, scenario))
+                if share.enough(tally):
+                    return tally
+    return tally
+
+
+def open_twice_at_once(name: str, share: Share) -> Tally:
+    """Crash, then have two processes open the directory at the same moment; both must succeed."""
+    scenario, tally = SCENARIOS[name], Tally()
+    with workshop() as workplace:
+        for order, wreck in enumerate(wrecks(name, workplace, full=share.full)):
+            if not share.takes(order):
+                continue
+            copies = Copies(wreck.directory, workplace)
+            for round_number in range(8 if share.full else 2):
+                with copies.fresh() as directory:
+                    problems = _open_at_once(directory)
+                    tally.points += 1
+                    ledger = Ledger.of(wreck.notes)
+                    label = f"{name}, killed at {wreck.point}, opened twice, round {round_number}"
+                    tally.check(label, problems + check(directory, ledger, scenario))
+                if share.enough(tally):
+                    return tally
+    return tally
+
+
+def _open_at_once(directory: Path) -> list[str]:
+    waiting, starting = os.pipe()
+
+    def work(say: Say) -> None:
+        os.close(starting)
+        os.read(waiting, 1)  # ends for both when the parent closes its end
+        caller = Caller(directory, "second", say)
+        caller.open()
+        caller.close()
+
+    children = [Child(work), Child(work)]
+    os.close(waiting)
+    os.close(starting)
+    ended = Child.wait_for_all(children)
+    return [f"two at once: {child}" for child in ended if not child.finished]

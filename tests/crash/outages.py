@@ -1,0 +1,230 @@
+"""Power lost at every point: every disk state that may be left is laid out, opened and checked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rtstore import DATABASE_NAME, Durability
+
+from .caller import FILES
+from .check import check, holds, torn_files
+from .children import Child, Say
+from .crew import Copies, Share, Tally, workshop
+from .disk import Disk, DiskState, Image
+from .ledger import Ledger, Note
+from .probe import END, Fault, Point, Probe, TracedFileSystem, watched
+from .scenarios import SCENARIOS, Scenario
+
+FULL = 2
+"""PRAGMA synchronous = FULL."""
+NEW = f".{DATABASE_NAME}.new"
+
+
+def cut_power_everywhere(name: str, share: Share) -> Tally:
+    """Cut the power before each point of a scenario's act; check every state that may be left."""
+    scenario, tally = SCENARIOS[name], Tally()
+    with workshop() as workplace:
+        base = scenario.begin(workplace / "beginning")
+        copies = Copies(workplace / "beginning", workplace)
+        outages = Outages(scenario, full=share.full)
+        with copies.fresh() as directory:
+            outages.watch_act(directory, workplace)
+        # The last ones first when one is enough: what was acknowledged is most easily lost.
+        found = outages.found[::-1] if share.stop_at_first else outages.found
+        for number, outage in enumerate(found):
+            if not share.takes(number):
+                continue
+            tally.points += 1 if outage.first else 0
+            ledger = Ledger.of(base, outages.notes[: outage.notes])
+            with Copies(workplace / "nothing", workplace).fresh() as directory:
+                outage.state.lay_out(directory)
+                problems = []
+                if scenario.options.durability is Durability.FILES:
+                    problems += torn_files(directory, ledger)
+                    problems += _old_files(directory, ledger)
+                problems += check(directory, ledger, scenario, whole=False)
+            tally.check(f"{name}, power lost at {outage.point} ({outage.state.label})", problems)
+            if share.enough(tally):
+                break
+    return tally
+
+
+def _old_files(directory: Path, ledger: Ledger) -> Iterator[str]:
+    """With flushed files, what was acknowledged is in them before anybody opened the store."""
+    for store, relative_path in FILES.items():
+        told = [number for number, batch_id in enumerate(ledger.intents) if batch_id in ledger.told]
+        last = max((n for n in told if store in _intents(ledger)[n]), default=None)
+        if last is None:
+            continue
+        new = [writes[store] for writes in _intents(ledger)[last:] if store in writes]
+        found = (directory / relative_path).read_bytes()
+        if not any(holds(found, data) for data in new):
+            yield f"{relative_path} was acknowledged as flushed, and is {found[:40]!r}"
+
+
+def _intents(ledger: Ledger) -> list[dict[str, object]]:
+    return [intent.writes for intent in ledger.intents.values()]
+
+
+@dataclass(frozen=True)
+class Outage:
+    """One state that a loss of power at a point may leave."""
+
+    point: Point
+    state: DiskState
+    notes: int
+    """How many notes the caller had made by then."""
+    first: bool
+    """The first of its point."""
+
+
+class Outages:
+    """Runs an act once on a modelled disk, and keeps every different state on the way."""
+
+    def __init__(self, scenario: Scenario, *, full: bool) -> None:
+        self.notes: list[Note] = []
+        self.found: list[Outage] = []
+        self._scenario = scenario
+        self._full = full
+        self._seen: set[tuple[DiskState, int]] = set()
+
+    def watch_act(self, directory: Path, workplace: Path) -> None:
+        """Run the act."""
+        camera = Camera(directory, workplace / "picture")
+        image = camera.take() if (directory / DATABASE_NAME).exists() else None
+        disk = Disk(directory, image, self._scenario.unflushed)
+
+        def watch(point: Point) -> Fault | None:
+            self._look(disk, point)
+            return self._scenario.refusal(point)
+
+        probe = _DiskProbe(watch, disk, camera)
+        with watched(probe):
+            caller = self._scenario.carry_out(
+                directory, self.notes.append, ModelledFileSystem(probe, disk), "act"
+            )
+            probe.reach(END, "the end")
+            probe.off = True
+            caller.close()
+
+    def _look(self, disk: Disk, point: Point) -> None:
+        first = True
+        for state in disk.states(full=self._full):
+            key = (state, len(self.notes))
+            if key not in self._seen:
+                self._seen.add(key)
+                self.found.append(Outage(point, state, len(self.notes), first))
+                first = False
+
+
+class Camera:
+    """Takes pictures of the database while it is open.
+
+    A child does it: closing any descriptor of the file in this process would drop SQLite's locks.
+    """
+
+    def __init__(self, directory: Path, picture: Path) -> None:
+        self._directory = directory
+        self._picture = picture
+
+    def take(self) -> Image:
+        """The database and its WAL, as they are. (Not the `-shm`: it is made anew.)"""
+        shutil.rmtree(self._picture, ignore_errors=True)
+        self._picture.mkdir()
+
+        def work(_: Say) -> None:
+            for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", NEW):
+                if (self._directory / name).exists():
+                    shutil.copy(self._directory / name, self._picture)
+
+        ended = Child(work).wait()
+        if not ended.finished:
+            raise AssertionError(str(ended))
+        if (self._picture / NEW).exists():
+            return {"": (self._picture / NEW).read_bytes()}
+        return {
+            path.name.removeprefix(DATABASE_NAME): path.read_bytes()
+            for path in self._picture.iterdir()
+        }
+
+
+class _DiskProbe(Probe):
+    """A probe that also keeps the modelled disk up to date with SQLite."""
+
+    def __init__(self, watcher: object, disk: Disk, camera: Camera) -> None:
+        super().__init__(watcher)  # type: ignore[arg-type]
+        self.disk = disk
+        self.camera = camera
+        self.off = False
+
+    def reach(self, kind: str, call: str, subject: str = "") -> Fault | None:
+        return None if self.off else super().reach(kind, call, subject)
+
+    def committed(self, level: int) -> None:
+        if not self.off and self.disk.last_image() is not None:
+            self.disk.committed(self.camera.take(), sure=level >= FULL)
+
+    def checkpointed(self) -> None:
+        """The WAL may have been written back: then everything was flushed."""
+        last = self.disk.last_image()
+        if self.off or last is None:
+            return
+        image = self.camera.take()
+        if image != last:
+            self.disk.committed(image, sure=True)
+
+
+class ModelledFileSystem(TracedFileSystem):
+    """The real file system, which tells the modelled disk what it did."""
+
+    def __init__(self, probe: _DiskProbe, disk: Disk) -> None:
+        super().__init__(probe)
+        self._disk = disk
+        self._camera = probe.camera
+
+    def create(self, path: Path, mode: int) -> int:
+        descriptor = super().create(path, mode)
+        self._disk.created(path, descriptor)
+        return descriptor
+
+    def write(self, descriptor: int, content: memoryview) -> int:
+        written = super().write(descriptor, content)
+        self._disk.file(descriptor).content += bytes(content[:written])
+        return written
+
+    def set_mode(self, descriptor: int, mode: int) -> None:
+        super().set_mode(descriptor, mode)
+        self._disk.file(descriptor).mode = mode
+
+    def set_mtime(self, descriptor: int, mtime_ns: int) -> None:
+        super().set_mtime(descriptor, mtime_ns)
+        self._disk.file(descriptor).mtime_ns = mtime_ns
+
+    def fsync(self, descriptor: int) -> None:
+        super().fsync(descriptor)
+        file = self._disk.file(descriptor)
+        file.flushed = file.content
+
+    def close(self, descriptor: int) -> None:
+        super().close(descriptor)
+        self._disk.closed(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        super().rename(source, target)
+        database = self._camera.take() if target.name == DATABASE_NAME else None
+        self._disk.renamed(source, target, database)
+
+    def unlink(self, path: Path) -> None:
+        super().unlink(path)
+        self._disk.unlinked(path)
+
+    def mkdir(self, path: Path) -> None:
+        super().mkdir(path)
+        self._disk.made(path)
+
+    def fsync_directory(self, path: Path) -> None:
+        super().fsync_directory(path)
+        self._disk.flushed_names(path)

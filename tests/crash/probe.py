@@ -1,0 +1,276 @@
+"""Points: every place where the store asks something of the file system or of SQLite.
+
+A probe counts them and tells a watcher before each; the watcher may kill the process, stop it for a
+while, or answer with a fault. The file system is watched through the seam (`TracedFileSystem`),
+SQLite below everything else: every connection that is opened while a probe watches is a
+`TracedConnection`, so that pragmas, BEGIN and COMMIT are points like any other statement.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from errno import errorcode
+from pathlib import Path
+from typing import Any, Self
+
+from rtstore import FileSystem
+
+FILE, SQL, END = "file", "sql", "end"
+_CHANGING = frozenset(
+    {"create", "write", "set_mode", "set_mtime", "rename", "unlink", "mkdir", "COMMIT", "CLOSE"}
+)
+"""Before any other call the disk is as it was before the call that follows: the statements of an
+SQL transaction are nowhere before its COMMIT, and a flush changes nothing that a process sees."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One call of the seam, one SQL statement, or the end, right before it happens."""
+
+    number: int
+    kind: str
+    call: str
+    subject: str
+    opening: bool = False
+    """The store is not open yet."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether the call changes what another process finds."""
+        return self.kind == END or self.call in _CHANGING
+
+    def __str__(self) -> str:
+        return f"point {self.number}, before {self.call} {self.subject}".rstrip()
+
+
+@dataclass(frozen=True)
+class FileFault:
+    """What a call of the seam gives instead of what it should."""
+
+    error: int | None
+    """An error number; None for a write that writes only a part."""
+
+    def __str__(self) -> str:
+        return "short write" if self.error is None else errorcode[self.error]
+
+
+@dataclass(frozen=True)
+class SqlFault:
+    """What a statement gives instead of what it should."""
+
+    code: int
+    when: str = "before"
+    """`before` it ran, `after` it ran (of COMMIT: nobody can know), or `rolled back`: SQLite ended
+    the SQL transaction by itself, as it does for some errors."""
+
+    def __str__(self) -> str:
+        name = {sqlite3.SQLITE_FULL: "SQLITE_FULL", sqlite3.SQLITE_IOERR: "SQLITE_IOERR"}
+        return f"{name.get(self.code, self.code)} ({self.when})"
+
+
+Fault = FileFault | SqlFault
+Watcher = Callable[[Point], Fault | None]
+
+
+class Probe:
+    """Counts the points and tells the watcher of each."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self.count = 0
+        self._watcher = watcher
+
+    def reach(self, kind: str, call: str, subject: str = "") -> Fault | None:
+        """Called right before a call; gives what is to happen instead, or None."""
+        self.count += 1
+        return self._watcher(Point(self.count, kind, call, subject))
+
+    def committed(self, level: int) -> None:
+        """Called right after an SQL COMMIT, with the `synchronous` that it ran at."""
+
+    def checkpointed(self) -> None:
+        """Called right after what may have written the WAL back into the database."""
+
+
+def ignore(_: Point) -> None:
+    """A watcher that lets everything happen."""
+
+
+# --- the file system ----------------------------------------------------------------------------
+
+
+class TracedFileSystem(FileSystem):
+    """The real file system; every call is a point first."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+
+    def _reach(self, call: str, subject: str = "") -> None:
+        fault = self.probe.reach(FILE, call, subject)
+        if isinstance(fault, FileFault) and fault.error is not None:
+            raise OSError(fault.error, os.strerror(fault.error), subject or None)
+
+    def create(self, path: Path, mode: int) -> int:
+        self._reach("create", path.name)
+        return super().create(path, mode)
+
+    def write(self, descriptor: int, content: memoryview) -> int:
+        fault = self.probe.reach(FILE, "write", f"{len(content)} bytes")
+        if isinstance(fault, FileFault):
+            if fault.error is not None:
+                raise OSError(fault.error, os.strerror(fault.error))
+            content = content[: (len(content) + 1) // 2]
+        return super().write(descriptor, content)
+
+    def set_mode(self, descriptor: int, mode: int) -> None:
+        self._reach("set_mode", oct(mode))
+        super().set_mode(descriptor, mode)
+
+    def set_mtime(self, descriptor: int, mtime_ns: int) -> None:
+        self._reach("set_mtime")
+        super().set_mtime(descriptor, mtime_ns)
+
+    def fsync(self, descriptor: int) -> None:
+        self._reach("fsync")
+        super().fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        try:
+            self._reach("close")
+        finally:
+            super().close(descriptor)  # a close that fails has closed all the same
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._reach("rename", f"{source.name} to {target.name}")
+        super().rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self._reach("unlink", path.name)
+        super().unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        self._reach("mkdir", path.name)
+        super().mkdir(path)
+
+    def fsync_directory(self, path: Path) -> None:
+        self._reach("fsync_directory", path.name)
+        super().fsync_directory(path)
+
+    def lstat(self, path: Path) -> os.stat_result:
+        self._reach("lstat", path.name)
+        return super().lstat(path)
+
+    def is_directory(self, path: Path) -> bool:
+        # os.path.isdir never raises: it says no.
+        fault = self.probe.reach(FILE, "is_directory", path.name)
+        return fault is None and super().is_directory(path)
+
+    def list_directory(self, path: Path) -> list[str]:
+        self._reach("list_directory", path.name)
+        return super().list_directory(path)
+
+    def read(self, path: Path) -> tuple[bytes, os.stat_result]:
+        self._reach("read", path.name)
+        return super().read(path)
+
+
+# --- SQLite -------------------------------------------------------------------------------------
+
+_watching: list[Probe] = []
+"""The probe that watches SQLite in this process, when there is one."""
+
+
+class TracedConnection(sqlite3.Connection):
+    """A connection whose statements are points."""
+
+    def cursor(self, factory: Any = None) -> Any:
+        """A traced cursor."""
+        return super().cursor(factory or TracedCursor)
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Through a traced cursor, which the driver's own short cut is not."""
+        cursor: sqlite3.Cursor = self.cursor().execute(sql, parameters)
+        return cursor
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        """The same for many rows."""
+        cursor: sqlite3.Cursor = self.cursor().executemany(sql, parameters)
+        return cursor
+
+    def close(self) -> None:
+        """The last one to close writes the WAL back, so closing is a point as well."""
+        if _watching:
+            _watching[-1].reach(SQL, "CLOSE")
+        super().close()
+        if _watching:
+            _watching[-1].checkpointed()
+
+
+class TracedCursor(sqlite3.Cursor):
+    """A cursor whose statements are points."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Self:
+        with self._point(sql):
+            super().execute(sql, parameters)
+        return self
+
+    def executemany(self, sql: str, parameters: Any, /) -> Self:
+        with self._point(sql):
+            super().executemany(sql, parameters)
+        return self
+
+    @contextmanager
+    def _point(self, sql: str) -> Iterator[None]:
+        if not _watching:
+            yield
+            return
+        probe, call = _watching[-1], sql.split(None, 1)[0].upper()
+        fault = probe.reach(SQL, call, " ".join(sql.split()[1:])[:60])
+        if isinstance(fault, SqlFault) and fault.when != "after":
+            if fault.when == "rolled back" and self.connection.in_transaction:
+                self._untraced("ROLLBACK")
+            raise sql_error(fault)
+        level = self._untraced("PRAGMA synchronous")[0] if call == "COMMIT" else 0
+        yield
+        if call == "COMMIT":
+            probe.committed(level)
+        elif "wal_checkpoint" in sql:
+            probe.checkpointed()
+        if isinstance(fault, SqlFault):
+            raise sql_error(fault)
+
+    def _untraced(self, sql: str) -> Any:
+        return sqlite3.Connection.cursor(self.connection).execute(sql).fetchone()
+
+
+def sql_error(fault: SqlFault) -> sqlite3.OperationalError:
+    """The error that the driver raises for a fault."""
+    full = fault.code == sqlite3.SQLITE_FULL
+    error = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
+    error.sqlite_errorcode = fault.code
+    return error
+
+
+_real_connect = sqlite3.connect
+
+
+def _traced_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    options.setdefault("factory", TracedConnection)
+    connection: sqlite3.Connection = _real_connect(*arguments, **options)
+    return connection
+
+
+@contextmanager
+def watched(probe: Probe) -> Iterator[TracedFileSystem]:
+    """Let a probe watch the SQLite of this process; gives the file system to open stores with."""
+    _watching.append(probe)
+    sqlite3.connect = _traced_connect  # type: ignore[assignment]
+    try:
+        yield TracedFileSystem(probe)
+    finally:
+        _watching.pop()
+        if not _watching:
+            sqlite3.connect = _real_connect

@@ -1,0 +1,312 @@
+"""What is done while everything goes wrong: each scenario has a beginning and an act.
+
+The beginning is built once, undisturbed, and copied for each trial; the act is what is killed,
+failed and cut off from power at each of its points.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rtstore import Durability, FileSystem, Retention
+from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.files.durable import temporary_path
+
+from .caller import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
+from .children import Child, Say, killer
+from .ledger import Foreign, Note
+from .probe import Fault, FileFault, Point, Probe, watched
+
+Build = Callable[[Path, Say], None]
+Act = Callable[[Caller], None]
+
+NEW_LEASES = temporary_path(Path(FILES[HOST_LEASES])).name
+"""What the last of three stores is written to, before it takes its name."""
+SHORT_HISTORY = Options(retention=Retention(batches=1, contents_per_store=1))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A beginning and an act."""
+
+    name: str
+    build: Build
+    act: Act
+    options: Options = DEFAULT_OPTIONS
+    disk_refuses: str | None = None
+    """While the act runs, a file of this name cannot be made: the disk is full."""
+    polls: bool = False
+    """Its recoveries can ask the provider for what is lost."""
+    unflushed: str | None = None
+    """A directory whose names were not flushed before the act."""
+    opens: bool = False
+    """The act is the opening; in the others it is not failed again in the fast part."""
+    recover_first: bool = False
+    """After the act only a recovery makes way for a further batch."""
+    torn_before: bool = False
+    """The beginning itself has store files that are no whole version."""
+    forgets: bool = False
+    """The history is so short that a file which a loss of power took back to an older version
+    cannot be told from one that was changed by hand: it waits for a recovery, with a copy kept."""
+    batches_kept: int | None = None
+    """How many acknowledged batches the retention surely keeps; None for all."""
+
+    def begin(self, directory: Path) -> list[Note]:
+        """Build the beginning; gives the notes of those who built it."""
+        notes: list[Note] = []
+        directory.mkdir(parents=True)
+        self.build(directory, notes.append)
+        return notes
+
+    def carry_out(self, directory: Path, say: Say, fs: FileSystem | None, prefix: str) -> Caller:
+        """Carry out the act; the store is still open."""
+        caller = Caller(directory, prefix, say, fs=fs, options=self.options, polls=self.polls)
+        self.act(caller)
+        return caller
+
+    def refusal(self, point: Point) -> Fault | None:
+        """What the scenario itself lets go wrong at a point."""
+        if point.call == "create" and point.subject == self.disk_refuses:
+            return FileFault(errno.ENOSPC)
+        return None
+
+
+@dataclass
+class _Builder:
+    """Builds beginnings."""
+
+    directory: Path
+    say: Say
+    options: Options = DEFAULT_OPTIONS
+
+    def batches(self, *batches: tuple[str, ...]) -> _Builder:
+        notes: list[Note] = []
+        caller = Caller(self.directory, "base", notes.append, options=self.options)
+        caller.open()
+        for stores in batches:
+            if not caller.write(*stores):
+                raise AssertionError(f"the beginning could not be built: {notes[-1]}")
+        caller.close()
+        for note in notes:
+            self.say(note)
+        return self
+
+    def by_hand(self, store: str, content: bytes) -> _Builder:
+        """Somebody edits a store's file."""
+        path = self.directory / FILES[store]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))
+        self.say(Foreign(FILES[store], content))
+        return self
+
+    def killed(self, watch: Callable[[Point], Fault | bool], act: Act) -> None:
+        """A writer is killed at the first point where `watch` says True."""
+
+        def work(say: Say) -> None:
+            kill = killer(say, 0)
+
+            def watch_or_kill(point: Point) -> Fault | None:
+                found = watch(point)
+                if found is True:
+                    kill(replace(point, number=0))
+                return None if isinstance(found, bool) else found
+
+            with watched(Probe(watch_or_kill)) as fs:
+                act(Caller(self.directory, "crash", say, fs=fs))
+
+        ended = Child(work).wait()
+        if ended.killed_at is None:
+            raise AssertionError(f"the beginning could not be built: {ended}")
+        for note in ended.notes:
+            self.say(note)
+
+
+def edited(store: str, marker: str, version: int = 1) -> bytes:
+    """A store file as somebody might leave it by hand: not indented, other data."""
+    data = {**new_data(store, marker), "byHand": True}
+    return json.dumps({"schemaVersion": version, "updatedAt": None, "data": data}).encode()
+
+
+# --- beginnings ---------------------------------------------------------------------------------
+
+
+def _nowhere(directory: Path, _: Say) -> None:
+    directory.rmdir()
+
+
+def _empty(directory: Path, say: Say) -> None:
+    _Builder(directory, say).batches()
+
+
+def _written(directory: Path, say: Say) -> None:
+    _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE, HOST_LEASES), (LANE,))
+
+
+def _with_history(directory: Path, say: Say) -> None:
+    # The launch state is written once and never again: its content must outlive its batch's turn.
+    _Builder(directory, say, SHORT_HISTORY).batches(
+        (LAUNCH_STATE, SESSION_STORE), (SESSION_STORE,), (SESSION_STORE,), (SESSION_STORE,)
+    )
+
+
+def _changed_by_hand(directory: Path, say: Say) -> None:
+    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
+    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
+    builder.by_hand(HOST_LEASES, edited(HOST_LEASES, "before there was a batch"))
+
+
+def _lost(directory: Path, say: Say) -> None:
+    """A store that the provider can be asked for was written by hand, and never committed."""
+    builder = _Builder(directory, say).batches((LAUNCH_STATE,))
+    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
+
+
+def _kept_unflushed(directory: Path, say: Say) -> None:
+    """A writer was killed right before the name of the evidence that it had kept was flushed."""
+    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
+    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
+    renamed: list[Point] = []
+
+    def watch(point: Point) -> bool:
+        renamed.extend([point] if point.call == "rename" else [])
+        return bool(renamed) and point.call == "fsync_directory"
+
+    builder.killed(watch, _write_three)
+
+
+def _quarantined(directory: Path, say: Say) -> None:
+    """Files that were changed by hand were moved aside by a recovery."""
+    _damaged(directory, say)
+    caller = Caller(directory, "repair", say)
+    caller.recover()
+    caller.close()
+
+
+def _torn(directory: Path, say: Say) -> None:
+    """Power was lost after the last batch: its seal is there, its files are torn or gone."""
+    _written(directory, say)
+    for store in (SESSION_STORE, LANE):
+        path = directory / FILES[store]
+        found = path.stat()
+        path.write_bytes(bytes(found.st_size))
+        os.utime(path, ns=(found.st_mtime_ns, found.st_mtime_ns))
+    (directory / FILES[HOST_LEASES]).unlink()
+
+
+def _killed_between_renames(directory: Path, say: Say) -> None:
+    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
+    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
+    # The first rename is the evidence's, the second the launch state's.
+    builder.killed(_before("rename", 3), _write_three)
+
+
+def _killed_in_undoing(directory: Path, say: Say) -> None:
+    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
+    failed: list[Point] = []
+
+    def watch(point: Point) -> Fault | bool:
+        if point.call == "create" and point.subject == NEW_LEASES:
+            failed.append(point)
+            return FileFault(errno.ENOSPC)
+        return bool(failed) and point.call == "create"
+
+    builder.killed(watch, _write_three)
+
+
+def _damaged(directory: Path, say: Say) -> None:
+    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (HOST_LEASES, LANE))
+    builder.by_hand(LAUNCH_STATE, edited(LAUNCH_STATE, "by hand"))
+    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "from a newer program", version=2))
+    builder.by_hand(HOST_LEASES, b'{"schemaVersion": 1, "data": {"cut of')
+    lane = directory / FILES[LANE]
+    lane.unlink()
+    lane.mkdir()
+    (lane / "inner.txt").write_bytes(b"somebody made a directory of it")
+    say(Foreign(f"{FILES[LANE]}/inner.txt", b"somebody made a directory of it"))
+
+
+def _before(call: str, occurrence: int) -> Callable[[Point], bool]:
+    seen: list[Point] = []
+
+    def watch(point: Point) -> bool:
+        if point.call == call:
+            seen.append(point)
+        return len(seen) == occurrence
+
+    return watch
+
+
+# --- acts ---------------------------------------------------------------------------------------
+
+
+def _open(caller: Caller) -> None:
+    caller.open()
+
+
+def _write_new(caller: Caller) -> None:
+    caller.write(LAUNCH_STATE, LANE, give_id=True)
+    caller.write(SESSION_STORE)
+
+
+def _write_over(caller: Caller) -> None:
+    caller.write(LAUNCH_STATE, LANE)
+    caller.write(LAUNCH_STATE, SESSION_STORE)
+
+
+def _write_three(caller: Caller) -> None:
+    caller.write(LAUNCH_STATE, SESSION_STORE, HOST_LEASES)
+
+
+def _update(caller: Caller) -> None:
+    caller.update(SESSION_STORE)
+    caller.update(SESSION_STORE)
+
+
+def _recover(caller: Caller) -> None:
+    caller.open()
+    caller.recover()
+
+
+def _adopt(caller: Caller) -> None:
+    caller.adopt(SESSION_STORE, json.loads(edited(SESSION_STORE, "by hand"))["data"])
+
+
+def _take_back(caller: Caller) -> None:
+    caller.take_back()
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("make", _nowhere, _open, opens=True),
+        Scenario("write_new", _empty, _write_new),
+        Scenario("write_over", _written, _write_over),
+        Scenario("write_mixed", _changed_by_hand, _write_three),
+        Scenario(
+            "write_flushed", _written, _write_over, options=Options(durability=Durability.FILES)
+        ),
+        Scenario("write_refused", _changed_by_hand, _write_three, disk_refuses=NEW_LEASES),
+        Scenario(
+            "update",
+            _with_history,
+            _update,
+            options=SHORT_HISTORY,
+            forgets=True,
+            batches_kept=1,
+        ),
+        Scenario("open_crashed", _killed_between_renames, _open, opens=True),
+        Scenario("open_failed", _killed_in_undoing, _open, opens=True),
+        Scenario("open_torn", _torn, _open, opens=True, torn_before=True),
+        Scenario("recover", _damaged, _recover, recover_first=True),
+        Scenario("rebuild", _lost, _recover, polls=True),
+        Scenario("adopt", _changed_by_hand, _adopt),
+        Scenario("take_back", _quarantined, _take_back, recover_first=True),
+        Scenario("write_again", _kept_unflushed, _write_three, unflushed="quarantine"),
+    )
+}

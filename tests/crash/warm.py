@@ -1,0 +1,14 @@
+"""What a worker does once, so that its children find everything loaded."""
+
+from __future__ import annotations
+
+from .crew import workshop
+from .scenarios import SCENARIOS
+
+
+def up() -> None:
+    """Go through a scenario once; modules are loaded and caches filled."""
+    with workshop() as workplace:
+        scenario = SCENARIOS["write_mixed"]
+        scenario.begin(workplace / "warm")
+        scenario.carry_out(workplace / "warm", lambda _: None, None, "act").close()

@@ -1,0 +1,103 @@
+"""A control database whose pages are sound and whose rows make no sense, or mean harm."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.scene import Scene
+from tests.hostile.template import DATABASE, template
+from tests.hostile.test_databases import spoil, try_everything
+
+VALUES = ("''", "NULL", "-1", "9223372036854775807", "x'ff00'", "'nonsense'", "'null'")
+PATHS = (
+    "'../outside/secret.json'", "'/etc/rtstore-must-not-write-here'", "'..'", "'.'", "'a/../../x'",
+    "'runtime-store.lock'", "'quarantine/../../outside/secret.json'", "'members'",
+)  # fmt: skip
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    return [name for (name,) in connection.execute(query)]
+
+
+def _columns() -> list[tuple[str, str]]:
+    path = template(crashed=False) / DATABASE
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        return [
+            (table, row[1])
+            for table in _tables(connection)
+            for row in connection.execute(f"PRAGMA table_info({table})")
+        ]
+    finally:
+        connection.close()
+
+
+def _change(path: Path, *statements: str) -> bool:
+    """Run statements past every check of the schema; gives whether SQLite let them happen."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        for statement in (
+            "PRAGMA ignore_check_constraints = ON",
+            "PRAGMA foreign_keys = OFF",
+            *_without_triggers(connection),
+            *statements,
+        ):
+            connection.execute(statement)
+    except sqlite3.IntegrityError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _without_triggers(connection: sqlite3.Connection) -> Iterator[str]:
+    query = "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
+    for (name,) in connection.execute(query).fetchall():
+        yield f"DROP TRIGGER {name}"
+
+
+def _values(column: str) -> tuple[str, ...]:
+    return VALUES + (PATHS if column.endswith("_path") else ())
+
+
+@pytest.mark.parametrize("table", sorted({table for table, _ in _columns()}))
+def test_columns(scene: Scene, table: str) -> None:
+    """Any value in any column ends in an error of ours, or does no harm: above all nothing is
+    written outside the runtime directory, whatever path a row holds."""
+    for column in (name for owner, name in _columns() if owner == table):
+        for value in _values(column):
+            path = spoil(scene, crashed=True)
+            if _change(path, f"UPDATE {table} SET {column} = {value}"):
+                try_everything(scene, f"{table}.{column} = {value}")
+
+
+@pytest.mark.parametrize("crashed", [False, True], ids=["at rest", "crashed"])
+def test_missing_rows_and_tables(scene: Scene, crashed: bool) -> None:
+    """A table that is empty or gone ends in an error of ours, or does no harm."""
+    for table in sorted({table for table, _ in _columns()}):
+        for statement in (f"DELETE FROM {table}", f"DROP TABLE {table}"):
+            if _change(spoil(scene, crashed=crashed), statement):
+                try_everything(scene, statement)
+
+
+def test_schema_that_acts(scene: Scene) -> None:
+    """Triggers and views that somebody put into the database cannot reach outside of it, and what
+    they do to the rows ends in an error of ours."""
+    bodies = {
+        "deletes what is written": "DELETE FROM batch_writes",
+        "fails": "SELECT RAISE(ABORT, 'no')",
+        "rolls back": "SELECT RAISE(ROLLBACK, 'no')",
+        "loads an extension": "SELECT load_extension('x')",
+        "never ends": "INSERT INTO recovery_runs SELECT * FROM recovery_runs WHERE 0",
+    }
+    for table in ("write_batches", "batch_writes", "store_contents", "manifest_entries"):
+        for what, body in bodies.items():
+            path = spoil(scene)
+            trigger = f"CREATE TRIGGER harm AFTER INSERT ON {table} BEGIN {body}; END"
+            if _change(path, trigger):
+                try_everything(scene, f"a trigger on {table} that {what}")
