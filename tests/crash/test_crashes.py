@@ -18,7 +18,7 @@ VISITED = ("write_over", "update")
 WRITING = ("write_new", "write_over", "write_flushed", "update")
 """Scenarios in which a living writer has nothing to repair."""
 SLOW = ("rebuild", "take_back", "write_again")
-"""Scenarios that are failed at every point in the full part only: others come by the same places."""
+"""Scenarios failed at every point in the full part only: others come by the same places."""
 
 every_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
 
