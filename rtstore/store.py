@@ -196,7 +196,7 @@ class RuntimeStore:
             if recover and not read_only:
                 store.last_recovery = store._recovery.finish_what_is_safe(found)
         except BaseException:
-            database.close(tidy=False)
+            database.close()
             raise
         return store
 

@@ -174,12 +174,9 @@ class BatchWriter:
             if check_current is not None:
                 check_current()
             current = self.database.read_as_writer(
-                lambda connection: [
-                    decode(content).data
-                    for content in contents.current_contents(connection, [name]).values()
-                ]
+                lambda connection: contents.current_contents(connection, [name])
             )
-            data = change(current[0] if current else None)
+            data = change(decode(current[name]).data if name in current else None)
             if data is None:
                 raise InvalidRequestError(
                     "change", "the function returned None: it must return the new data", store=name

@@ -22,12 +22,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from rtstore.database.statements import driver_of
-from rtstore.envelope import EnvelopeError
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseFailedError,
     DatabaseLockedError,
-    InvalidRequestError,
     RuntimeStoreError,
     StorageError,
     StoreClosedError,
@@ -90,8 +88,6 @@ class Database:
         self._busy_timeout_s = busy_timeout_s
         self._pid = os.getpid()
         self._failure: str | None = None
-        self._wal = path.with_name(path.name + "-wal")
-        self._made_wal = not self._wal.exists()
         self._closed = False
         # Read-only access keeps no connection between two reads: the file may be idle at one and
         # written at the next, and an open connection would keep a writer from tidying up the WAL.
@@ -184,21 +180,17 @@ class Database:
         """Why this process must not write any more, or None."""
         return self._failure
 
-    def close(self, *, tidy: bool = True) -> None:
+    def close(self) -> None:
         """Close every connection. The caller holds the writer lock unless it only read: the last
-        connection to close checkpoints the WAL. Closing twice is harmless.
-
-        With `tidy` False a WAL that was there before stays as it is; only one that our own reading
-        made, which is empty, is removed.
-        """
+        connection to close checkpoints the WAL. Closing twice is harmless."""
         if self._closed:
             return
         if os.getpid() == self._pid:
-            self._close_connections(tidy=tidy or (self._made_wal and self._wal.exists()))
+            self._close_connections()
         self._closed = True
 
-    def _close_connections(self, *, tidy: bool) -> None:
-        if tidy and not self.read_only:
+    def _close_connections(self) -> None:
+        if not self.read_only:
             # Only a connection that may write tidies up the files beside the database, and only
             # when it is the last to close.
             with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError):
@@ -307,7 +299,7 @@ class Database:
         if not self.read_only:
             return None
         with suppress(FileNotFoundError):
-            if self._wal.stat().st_size > 0:
+            if self.path.with_name(self.path.name + "-wal").stat().st_size > 0:
                 return None
         try:
             stat = self.path.stat()
@@ -342,15 +334,6 @@ class Database:
             yield
         except (DBAPIError, sqlite3.Error) as error:
             raise translate(error, self.path) from error
-        except UnicodeEncodeError as error:
-            problem = f"{str(error.object)[:80]!a} holds a lone surrogate, which cannot be stored"
-            raise InvalidRequestError("text", problem) from error
-        except OverflowError as error:
-            raise InvalidRequestError("number", str(error)) from error
-        except (ValueError, EnvelopeError) as error:
-            # Rows are read into records, and contents decoded, inside of the block.
-            problem = f"a row makes no sense ({' '.join(str(error).split())[:200]})"
-            raise CorruptDatabaseError(self.path, problem) from error
 
 
 def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:

@@ -125,8 +125,6 @@ def _check_header(path: Path) -> None:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
         finally:
             header.close()
-    except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
-        raise CorruptDatabaseError(path, "what it says of itself is no text") from error
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise ForeignDatabaseError(path, "the file is not a SQLite database") from error
@@ -149,23 +147,6 @@ def _check_side_files(path: Path) -> None:
             raise StorageError(side, "the file cannot be looked at", str(error)) from error
         if not stat.S_ISREG(mode):
             raise ForeignDatabaseError(side, "it is not a regular file")
-        if suffix == "-journal" and os.lstat(side).st_size > 0 and _is_wal(path):
-            raise ForeignDatabaseError(
-                side,
-                "it is a rollback journal, which a database in WAL mode has none of, and SQLite "
-                "would write it into the database",
-            )
-
-
-def _is_wal(path: Path) -> bool:
-    """Whether the header says WAL mode (sqlite.org/fileformat.html, 1.3)."""
-    header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-    try:
-        return bool(header.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
-    except (sqlite3.Error, UnicodeDecodeError):
-        return False
-    finally:
-        header.close()
 
 
 def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:
