@@ -53,7 +53,7 @@ def together(*workers: Callable[[], None]) -> None:
     def run(worker: Callable[[], None]) -> None:
         try:
             worker()
-        except BaseException as error:  # noqa: BLE001 - raised again in the test's own thread
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=[worker]) for worker in workers]
