@@ -171,7 +171,7 @@ class RuntimeStore:
                     directory, "there is no runtime store here", how_to_make(directory, team_name)
                 )
             make(directory, team_name, registry, lock, clock, fs)
-        upgrade.inspect_revision(path)
+        upgrade.check_current(path)
         database = Database(path, read_only=read_only)
         try:
             found = database.read(manifest.load_head).team_name

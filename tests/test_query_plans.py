@@ -390,7 +390,7 @@ def test_the_steps_of_a_scan_are_counted(short: Path, long: Path) -> None:
         with closing(
             sqlite3.connect(f"{(origin / DATABASE_NAME).as_uri()}?mode=ro", uri=True)
         ) as one:
-            sql = "SELECT count(*) FROM batch_writes WHERE schema_name = ? AND content_hash = 'x'"
+            sql = "SELECT count(*) FROM batch_writes WHERE schema_name = ? AND relative_path = 'x'"
             trace.watch(one).execute(sql, (LEASES,)).fetchall()
             assert scans(one, sql.replace("?", "'x'")) == []
         steps.append(trace.steps)

@@ -51,7 +51,7 @@ from rtstore.records import (
 APPLICATION_ID = 0x72747374
 """`rtst` in ASCII; SQLite keeps it in the header of the file (PRAGMA application_id)."""
 
-REVISIONS: tuple[str, ...] = ("0001_control_database",)
+REVISIONS: tuple[str, ...] = ("0001_control_database", "0002_history_and_upgrades")
 """Every revision ever shipped, oldest first. PRAGMA user_version is the number of those applied."""
 
 TIME_GLOB = (
@@ -188,6 +188,7 @@ batch_writes = Table(
     _not_negative("file_size"),
     _time("written_at"),
     Index(None, "schema_name", "batch_number"),
+    Index("ix_batch_writes_schema_name_content_hash", "schema_name", "content_hash"),
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
@@ -298,4 +299,16 @@ recovery_actions = Table(
     _time("completed_at"),
     sqlite_strict=True,
     sqlite_with_rowid=False,
+)
+
+database_upgrades = Table(
+    "database_upgrades",
+    metadata,
+    Column("upgrade_number", Integer, primary_key=True),
+    Column("from_revision", Text, nullable=False),
+    Column("to_revision", Text, nullable=False),
+    Column("upgraded_at", Text, nullable=False),
+    Column("backup_path", Text, nullable=False),
+    _time("upgraded_at"),
+    sqlite_strict=True,
 )

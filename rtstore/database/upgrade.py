@@ -25,6 +25,7 @@ from rtstore.errors import (
     CorruptDatabaseError,
     ForeignDatabaseError,
     NewerDatabaseError,
+    OlderDatabaseError,
     StorageError,
     UnusableEngineError,
 )
@@ -80,8 +81,16 @@ def _is_there(path: Path) -> bool:
     return True
 
 
+def check_current(path: Path) -> None:
+    """Raise `OlderDatabaseError` for a database of an older revision; otherwise as
+    `inspect_revision`."""
+    found = inspect_revision(path)
+    if found != REVISIONS[-1]:
+        raise OlderDatabaseError(path, found, REVISIONS[-1])
+
+
 def inspect_revision(path: Path) -> str:
-    """The revision of an existing control database, which is the one this package knows.
+    """The revision of an existing control database: one that this package knows.
 
     Read-only; changes and creates no file. Raises `ForeignDatabaseError`, `CorruptDatabaseError`,
     `NewerDatabaseError`, or `StorageError` when it cannot be read.

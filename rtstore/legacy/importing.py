@@ -102,7 +102,7 @@ def _look(directory: Path, registry: Registry | None, fs: FileSystem) -> _Task |
     path = directory / DATABASE_NAME
     head: ManifestHead | None = None
     if upgrade.exists(path):
-        upgrade.inspect_revision(path)
+        upgrade.check_current(path)
         database = Database(path, read_only=True)
         try:
             head, last_number, remembered = database.read(_look_at_database)

@@ -97,7 +97,7 @@ INSERT_ENTRY = (
 
 def populate(connection: sqlite3.Connection) -> None:
     """Rows in every table: two committed batches, an open one, a failed one, an imported one;
-    evidence; a recovery that ended and one that did not."""
+    evidence; a recovery that ended and one that did not; an upgrade."""
     batches = [
         (1, "batch-1", "committed", 1, TIME),
         (2, "batch-2", "committed", 2, TIME),
@@ -133,6 +133,11 @@ def populate(connection: sqlite3.Connection) -> None:
     connection.execute(
         "INSERT INTO recovery_actions (run_number, position, kind, schema_name, outcome,"
         " completed_at) VALUES (1, 0, 'restore_committed', 'a.store', 'done', ?)",
+        (TIME,),
+    )
+    connection.execute(
+        "INSERT INTO database_upgrades (from_revision, to_revision, upgraded_at, backup_path)"
+        " VALUES ('0000_first', '0001_second', ?, 'runtime-store.back-up.sqlite3')",
         (TIME,),
     )
 

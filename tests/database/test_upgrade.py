@@ -124,7 +124,11 @@ REFUSED: list[tuple[Callable[[Path], None], type[RuntimeStoreError], str]] = [
     (_newer_number, NewerDatabaseError, f"at revision number {len(REVISIONS) + 1}, .* to {LATEST}"),
     (_newer_name, NewerDatabaseError, f"at revision 0999_from_the_future, .* up to {LATEST}"),
     (_newer, NewerDatabaseError, f"0999_from_the_future, .*{LATEST}.*Run: pip install --upgrade"),
-    (_no_name, CorruptDatabaseError, "user_version is 1, but alembic_version says None"),
+    (
+        _no_name,
+        CorruptDatabaseError,
+        "user_version is [0-9]+, but alembic_version says None",
+    ),
     (_no_number, CorruptDatabaseError, f"user_version is 0, but alembic_version says '{LATEST}'"),
     (_no_alembic, CorruptDatabaseError, "no such table: alembic_version"),
     (_foreign, ForeignDatabaseError, "its application_id is 0.*Nothing was touched.*Move it away"),

@@ -1,0 +1,1 @@
+"""Upgrades: every shipped revision, frozen with a populated database, comes up to the newest."""
