@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         NewerDatabaseError,
         NewerStoreFileError,
         NotARuntimeDirectoryError,
+        OlderDatabaseError,
         RecoveryFailedError,
         RecoveryNeededError,
         RetryableError,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         UnknownStoreError,
         UnsafePathError,
         UnusableEngineError,
+        UpgradeFailedError,
         WrongTeamError,
     )
     from rtstore.files.inspector import FileInspector
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
         BatchReason,
         BatchState,
         Criticality,
+        DatabaseUpgrade,
         Inspection,
         InspectionState,
         Manifest,
@@ -81,6 +84,7 @@ if TYPE_CHECKING:
         RunIdentity,
     )
     from rtstore.store import RuntimeStore
+    from rtstore.upgrading import UpgradeReport, upgrade_directory
     from rtstore.writer import BatchWriter
 
 _HOMES = {
@@ -107,6 +111,7 @@ _HOMES = {
         "NewerDatabaseError",
         "NewerStoreFileError",
         "NotARuntimeDirectoryError",
+        "OlderDatabaseError",
         "RecoveryFailedError",
         "RecoveryNeededError",
         "RetryableError",
@@ -118,6 +123,7 @@ _HOMES = {
         "UnknownStoreError",
         "UnsafePathError",
         "UnusableEngineError",
+        "UpgradeFailedError",
         "WrongTeamError",
     ),
     "rtstore.files.inspector": ("FileInspector",),
@@ -138,6 +144,7 @@ _HOMES = {
         "BatchReason",
         "BatchState",
         "Criticality",
+        "DatabaseUpgrade",
         "Inspection",
         "InspectionState",
         "Manifest",
@@ -156,6 +163,7 @@ _HOMES = {
         "RunIdentity",
     ),
     "rtstore.store": ("RuntimeStore",),
+    "rtstore.upgrading": ("UpgradeReport", "upgrade_directory"),
     "rtstore.writer": ("BatchWriter",),
 }
 """The modules behind the front door, each with its names here. A module is imported when one of its
@@ -212,6 +220,7 @@ __all__ = [
     "Database",
     "DatabaseFailedError",
     "DatabaseLockedError",
+    "DatabaseUpgrade",
     "Descriptor",
     "Durability",
     "FileInspector",
@@ -229,6 +238,7 @@ __all__ = [
     "NewerDatabaseError",
     "NewerStoreFileError",
     "NotARuntimeDirectoryError",
+    "OlderDatabaseError",
     "Owner",
     "QuarantinedFile",
     "ReadinessCheck",
@@ -263,6 +273,8 @@ __all__ = [
     "UnknownStoreError",
     "UnsafePathError",
     "UnusableEngineError",
+    "UpgradeFailedError",
+    "UpgradeReport",
     "WriterLock",
     "WrongTeamError",
     "__version__",
@@ -271,5 +283,6 @@ __all__ = [
     "default_manifest",
     "import_directory",
     "migrations_path",
+    "upgrade_directory",
     "validate_invariants",
 ]

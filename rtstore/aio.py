@@ -59,6 +59,7 @@ from rtstore.rebuilding import Rebuilders
 from rtstore.records import (
     Batch,
     BatchReason,
+    DatabaseUpgrade,
     Manifest,
     QuarantinedFile,
     ReadinessCheck,
@@ -133,6 +134,7 @@ class AsyncRuntimeStore:
         retention: Retention | None = None,
         recover: bool = True,
         read_only: bool = False,
+        upgrade: bool = True,
         fs: FileSystem | None = None,
     ) -> Opening[Self]:
         """Open a store: `store = await AsyncRuntimeStore.open(...)`, or `async with` without await.
@@ -154,6 +156,7 @@ class AsyncRuntimeStore:
             retention=retention,
             recover=recover,
             read_only=read_only,
+            upgrade=upgrade,
             fs=fs,
         )
         return Opening(lambda: cls._open(function).__await__())
@@ -255,6 +258,10 @@ class AsyncRuntimeStore:
     async def quarantined_files(self) -> list[QuarantinedFile]:
         """The evidence kept so far, oldest first."""
         return await self._workers.reads.run(self.sync_store.quarantined_files)
+
+    async def upgrades(self) -> list[DatabaseUpgrade]:
+        """The upgrades of the control database, oldest first."""
+        return await self._workers.reads.run(self.sync_store.upgrades)
 
     # --- planning and recovery ------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ Each error says what happened, to which thing, and what to run; the same facts a
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,22 @@ class OlderDatabaseError(StopError):
         self.supported_revision = supported
         super().__init__(
             f"{path} is at revision {found}, this rtstore needs {supported}. "
-            "Nothing was touched. Open it with upgrade=True."
+            f"Nothing was touched. Run: rtstore upgrade {shlex.quote(str(path.parent))} "
+            "(opening the store for writing does it too, unless with upgrade=False)"
+        )
+
+
+class UpgradeFailedError(StopError):
+    """A revision could not be run. The database is as it was."""
+
+    def __init__(self, path: Path, found: str, wanted: str, cause: str) -> None:
+        self.path = path
+        self.found_revision = found
+        self.wanted_revision = wanted
+        self.cause = cause
+        super().__init__(
+            f"{path} could not be upgraded from {found} to {wanted}: {cause}. "
+            f"It is at {found} as before; an rtstore that knows no newer revision can open it."
         )
 
 

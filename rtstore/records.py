@@ -407,6 +407,18 @@ class RecoveryReport(Record):
     remaining: RecoveryPlan
 
 
+class DatabaseUpgrade(Record):
+    """One upgrade of the control database."""
+
+    upgrade_number: int
+    from_revision: str
+    to_revision: str
+    upgraded_at: Timestamp
+    backup_path: str
+    """The database as it was before, relative to the runtime directory; later upgrades may have
+    removed it."""
+
+
 class QuarantinedFile(Record):
     """Evidence that was kept before a file was overwritten, moved or removed."""
 

@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from rtstore.arguments import Writes, checked_identity, member, pairs
-from rtstore.database import manifest, recovery_log, upgrade
+from rtstore.database import manifest, recovery_log, upgrade_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
+from rtstore.database.upgrade import check_current, exists
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.directory import how_to_make, make, register, report_loose_modes
 from rtstore.draft import BatchRequest, StoreWrite
@@ -36,6 +37,7 @@ from rtstore.rebuilding import Rebuilders, Rebuilding
 from rtstore.records import (
     Batch,
     BatchReason,
+    DatabaseUpgrade,
     Manifest,
     QuarantinedFile,
     ReadinessCheck,
@@ -45,6 +47,7 @@ from rtstore.records import (
 )
 from rtstore.recovery import Recovery
 from rtstore.times import Clock, utc_now
+from rtstore.upgrading import upgrade_directory
 from rtstore.writer import BatchWriter
 
 _CLOSING_TIMEOUT_S = 1.0
@@ -133,6 +136,7 @@ class RuntimeStore:
         retention: Retention | None = None,
         recover: bool = True,
         read_only: bool = False,
+        upgrade: bool = True,
         fs: FileSystem | None = None,
     ) -> Self:
         """Open the store of a runtime directory; make both if they are not there yet.
@@ -153,11 +157,14 @@ class RuntimeStore:
             retention: how much history is kept.
             recover: whether to put right what is safe to.
             read_only: open for looking only: makes no file, changes nothing, takes no lock.
+            upgrade: whether a database of an older revision is upgraded (it is backed up first) or
+                refused with `OlderDatabaseError`, as it always is when opened read-only.
             fs: the seam to the file system, for tests.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError` (nothing is
-        made or changed), `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError`
-        (nothing is touched), `LockTimeoutError`, `StorageError`, `RecoveryFailedError`.
+        made or changed), `OlderDatabaseError`, `NewerDatabaseError`, `ForeignDatabaseError`,
+        `CorruptDatabaseError` (nothing is touched), `UpgradeFailedError`, `LockTimeoutError`,
+        `StorageError`, `RecoveryFailedError`.
         """
         directory = Path(directory)
         fs = fs or FileSystem()
@@ -165,13 +172,16 @@ class RuntimeStore:
         durability = member(Durability, durability, "durability")
         lock = WriterLock(directory, lock_timeout_s)
         path = directory / DATABASE_NAME
-        if not upgrade.exists(path):
+        if not exists(path):
             if read_only:
                 raise NotARuntimeDirectoryError(
                     directory, "there is no runtime store here", how_to_make(directory, team_name)
                 )
             make(directory, team_name, registry, lock, clock, fs)
-        upgrade.check_current(path)
+        if read_only or not upgrade:
+            check_current(path)
+        else:
+            upgrade_directory(directory, team_name=team_name, clock=clock, lock=lock, fs=fs)
         database = Database(path, read_only=read_only)
         try:
             found = database.read(manifest.load_head).team_name
@@ -325,6 +335,10 @@ class RuntimeStore:
     def quarantined_files(self) -> list[QuarantinedFile]:
         """The evidence kept so far, oldest first."""
         return self.database.read(recovery_log.list_evidence)
+
+    def upgrades(self) -> list[DatabaseUpgrade]:
+        """The upgrades of the control database, oldest first."""
+        return self.database.read(upgrade_log.list_upgrades)
 
     # --- planning and recovery --------------------------------------------------------------------
 

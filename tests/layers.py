@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.reader",
         "rtstore.rebuilding",
         "rtstore.recovery",
+        "rtstore.upgrading",
         "rtstore.workers",
         "rtstore.writer",
     ),
@@ -69,6 +70,7 @@ PURE_IMPORTS = {
     "pydantic",
     "pydantic_core",
     "re",
+    "shlex",
     "types",
     "typing",
     "unicodedata",
@@ -99,6 +101,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("rtstore.cli",),
     "sqlite3": (
         "rtstore.cli",
+        "rtstore.database.copying",
         "rtstore.database.engine",
         "rtstore.database.statements",
         "rtstore.database.upgrade",

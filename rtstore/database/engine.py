@@ -21,11 +21,13 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from rtstore.database.schema import REVISIONS
 from rtstore.database.statements import driver_of
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseFailedError,
     DatabaseLockedError,
+    NewerDatabaseError,
     RuntimeStoreError,
     StorageError,
     StoreClosedError,
@@ -155,6 +157,7 @@ class Database:
             driver = driver_of(connection)
             try:
                 driver.execute("BEGIN IMMEDIATE")
+                self._check_revision(driver)
                 yield connection
             except BaseException:
                 # An error may have ended the transaction already (sqlite.org/lang_transaction);
@@ -163,6 +166,12 @@ class Database:
                     driver.execute("ROLLBACK")
                 raise
             self._commit(driver)
+
+    def _check_revision(self, driver: sqlite3.Connection) -> None:
+        """Refuse to write into a database that another process has upgraded since we opened it."""
+        number = driver.execute("PRAGMA user_version").fetchone()[0]
+        if number > len(REVISIONS):
+            raise NewerDatabaseError(self.path, f"number {number}", REVISIONS[-1])
 
     def _commit(self, driver: sqlite3.Connection) -> None:
         try:

@@ -21,8 +21,11 @@ from rtstore import FileSystem
 
 FILE, SQL, END = "file", "sql", "end"
 _CHANGING = frozenset(
-    {"create", "write", "set_mode", "set_mtime", "rename", "unlink", "mkdir", "COMMIT", "CLOSE"}
-)
+    {
+        "create", "write", "set_mode", "set_mtime", "rename", "unlink", "mkdir", "BACKUP", "COMMIT",
+        "CLOSE",
+    }
+)  # fmt: skip
 """Before any other call the disk is as it was before the call that follows: the statements of an
 SQL transaction are nowhere before its COMMIT, and a flush changes nothing that a process sees."""
 
@@ -199,6 +202,18 @@ class TracedConnection(sqlite3.Connection):
         """The same for many rows."""
         cursor: sqlite3.Cursor = self.cursor().executemany(sql, parameters)
         return cursor
+
+    def backup(self, target: sqlite3.Connection, **options: Any) -> None:
+        """Each bite of a copy is a point."""
+        told = options.pop("progress", None)
+
+        def reached(status: int, remaining: int, total: int) -> None:
+            if _watching:
+                _watching[-1].reach(SQL, "BACKUP", f"{total - remaining} of {total} pages")
+            if told is not None:
+                told(status, remaining, total)
+
+        super().backup(target, progress=reached, **options)
 
     def close(self) -> None:
         """The last one to close writes the WAL back, so closing is a point as well."""

@@ -1,0 +1,101 @@
+"""Copies of a control database, made by SQLite itself and verified before anybody relies on them.
+
+A copy is of one moment, however busy the writers are: it is read in one transaction, through the
+WAL. Plain file calls never touch a database here: closing any descriptor of one would drop the
+locks that this process has on it (sqlite.org/howtocorrupt.html, 2.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.database.engine import Database, translate
+from rtstore.database.statements import driver_of
+from rtstore.errors import CorruptDatabaseError, StorageError
+from rtstore.files.durable import NEW_FILE_MODE
+from rtstore.files.system import FileSystem
+
+PAGES_AT_ONCE = 512
+"""Between two bites of so many pages the progress is told; the copy stays of one moment."""
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done and how much there is to do."""
+
+
+def copy(
+    database: Database, target: Path, fs: FileSystem, progress: Progress | None = None
+) -> None:
+    """Copy a database into a new file; whole, verified and flushed when it returns.
+
+    The target must not exist. Its owner alone can read it; its name is not flushed (the directory
+    is the caller's). Raises `CorruptDatabaseError` for a database that is damaged, `StorageError`
+    for what the operating system refuses; what was begun of the target then stays.
+    """
+    try:
+        fs.close(fs.create(target, NEW_FILE_MODE))
+    except OSError as error:
+        raise StorageError(target, "the copy cannot be made", str(error)) from error
+
+    def copy_all(connection: Connection) -> None:
+        with closing(sqlite3.connect(target)) as other:
+            other.execute("PRAGMA synchronous = FULL")
+            source = driver_of(connection)
+            # A first read fixes the moment: every bite is of it, and none is begun anew.
+            source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            source.backup(other, pages=PAGES_AT_ONCE, progress=_told(progress), sleep=0)
+
+    database.read(copy_all)
+    check(target)
+
+
+def check(path: Path) -> None:
+    """Raise `CorruptDatabaseError` unless every page, index and foreign key of a database is sound.
+
+    Changes nothing, and creates nothing beside a database at rest.
+    """
+    database = Database(path, read_only=True)
+    try:
+        problem, orphans = database.read(_problems)
+    finally:
+        database.close()
+    if problem != "ok":
+        raise CorruptDatabaseError(path, problem)
+    if orphans:
+        raise CorruptDatabaseError(path, f"{orphans} rows refer to rows that are not there")
+
+
+def image_hash(path: Path) -> str:
+    """The content hash of the pages of a database, as SQLite reads them: of a database at rest it
+    is that of the file."""
+    database = Database(path, read_only=True)
+    try:
+        return database.read(
+            lambda connection: "sha256:" + hashlib.sha256(_image(connection)).hexdigest()
+        )
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+    finally:
+        database.close()
+
+
+def _image(connection: Connection) -> bytes:
+    return driver_of(connection).serialize()
+
+
+def _problems(connection: Connection) -> tuple[str, int]:
+    problem = connection.exec_driver_sql("PRAGMA integrity_check").fetchone()
+    orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    return str(problem and problem[0]), len(orphans)
+
+
+def _told(progress: Progress | None) -> Callable[[int, int, int], None] | None:
+    if progress is None:
+        return None
+    tell = progress
+    return lambda _status, remaining, total: tell(total - remaining, total)

@@ -1,0 +1,177 @@
+"""SIGKILL before every SQL statement and every file operation of an upgrade, and what is left.
+
+    python -m tests.upgrade.kills [kill|control|crowd]
+
+Run in a process of one thread, which forks a child for each trial.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from rtstore import RuntimeStore, RuntimeStoreError
+from rtstore.database import copying, upgrade
+from rtstore.database.engine import DATABASE_NAME
+from rtstore.database.schema import REVISIONS
+from tests.crash.children import Child, Say
+from tests.crash.crew import Copies, Tally, workshop
+from tests.crash.kills import Act, kill, points_of
+from tests.crash.ledger import Broken
+from tests.crash.probe import TracedFileSystem
+
+from .freeze import unpack
+from .states import (
+    OLDER,
+    looked_at,
+    problems_in_use,
+    problems_of_backups,
+    problems_of_database,
+    problems_of_files,
+)
+
+Check = Callable[[Path], list[str]]
+PROCESSES = 10
+
+
+def kill_everywhere(label: str, beginning: Path, act: Act, check: Check) -> Tally:
+    """Kill an act before each of its points, each time on a fresh copy of the beginning; check."""
+    tally, copies = Tally(), Copies(beginning, beginning.parent)
+    for point in points_of(act, copies):
+        with copies.fresh() as directory:
+            ended = kill(directory, act, point.number)
+            tally.points += 1
+            where = f"{label}, killed at {point}"
+            if ended.killed_at is None or ended.killed_at.number != point.number:
+                tally.failures.append(f"{where}: it was not hit; {ended}")
+                continue
+            tally.check(where, _in_a_child(check, directory))
+    return tally
+
+
+def _in_a_child(check: Check, directory: Path) -> list[str]:
+    """A check in a process of its own: what it opens and warms up must not help the next trial."""
+    problems: list[str] = []
+
+    def work(say: Say) -> None:
+        for problem in check(directory):
+            say(Broken(problem))
+
+    ended = Child(work).wait()
+    if not ended.finished:
+        problems.append(str(ended))
+    return problems + [str(note) for note in ended.notes if isinstance(note, Broken)]
+
+
+# --- the upgrade --------------------------------------------------------------------------------
+
+
+def opening(directory: Path, _say: Say, fs: TracedFileSystem) -> None:
+    """Open an older store, which upgrades it."""
+    RuntimeStore.open(directory, fs=fs, recover=False).close()
+
+
+def check_upgrade(frozen: str) -> Check:
+    """The store is at the old revision or at the new one, whole; then a runtime goes on."""
+
+    def check(directory: Path) -> list[str]:
+        look = looked_at(directory)
+        problems = problems_of_database(look / DATABASE_NAME, frozen, (frozen, REVISIONS[-1]))
+        problems += problems_of_files(look, frozen)
+        problems += problems_of_backups(look, frozen)
+        return problems or problems_in_use(directory)
+
+    return check
+
+
+def killed(frozen: str) -> Tally:
+    """Kill the upgrade of a frozen directory everywhere."""
+    copying.PAGES_AT_ONCE = 8
+    with workshop() as workplace:
+        return kill_everywhere(frozen, unpack(frozen, workplace), opening, check_upgrade(frozen))
+
+
+def in_pieces(directory: Path, _say: Say, _fs: TracedFileSystem) -> None:
+    """An upgrade as it must not be: each statement in a transaction of its own."""
+    import sqlite3
+
+    engine = create_engine(
+        "sqlite+pysqlite://",
+        creator=lambda: sqlite3.connect(directory / DATABASE_NAME, isolation_level=None),
+        poolclass=NullPool,
+    )
+    with engine.connect() as connection:
+        upgrade.run_revisions(connection)
+    engine.dispose()
+
+
+def control(frozen: str) -> Tally:
+    """The upgrade in pieces, killed everywhere: the check must see it."""
+    with workshop() as workplace:
+        return kill_everywhere(frozen, unpack(frozen, workplace), in_pieces, check_upgrade(frozen))
+
+
+# --- many at once -------------------------------------------------------------------------------
+
+
+def crowd(frozen: str) -> Tally:
+    """Ten processes open one old store at the same moment, and each writes a batch."""
+    tally = Tally()
+    with workshop() as workplace:
+        directory = unpack(frozen, workplace)
+        waiting, starting = os.pipe()
+
+        def work(_: Say) -> None:
+            os.close(starting)
+            os.read(waiting, 1)  # ends for all when the parent closes its end
+            with RuntimeStore.open(directory) as store:
+                store.update(
+                    "own.notes",
+                    lambda notes: [*notes, os.getpid()],
+                    identity=store.manifest().active_identity,  # type: ignore[arg-type]
+                    reason="delivery_commit",
+                )
+
+        children = [Child(work) for _ in range(PROCESSES)]
+        os.close(waiting)
+        os.close(starting)
+        ended = Child.wait_for_all(children)
+        tally.points += len(ended)
+        tally.failures += [str(child) for child in ended if not child.finished]
+        with RuntimeStore.open(directory) as store:
+            notes = store.read("own.notes").data
+            upgrades = store.upgrades()
+        if len(notes) != 3 + PROCESSES or len(upgrades) != 1:
+            tally.failures.append(f"{len(upgrades)} upgrades, notes {notes}")
+    return tally
+
+
+JOBS = {"kill": killed, "control": control, "crowd": crowd}
+
+
+def main(names: list[str]) -> None:
+    """The command: one line of JSON for each job and revision."""
+    for name in names or JOBS:
+        for frozen in OLDER:
+            try:
+                tally = JOBS[name](frozen)
+            except RuntimeStoreError as error:
+                raise SystemExit(str(error)) from error
+            line = {
+                "job": name,
+                "revision": frozen,
+                "points": tally.points,
+                "failures": len(tally.failures),
+                "first": tally.failures[:3],
+            }
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,309 @@
+"""An older database becomes a current one, whole or not at all; what is refused stays as it is."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import (
+    CorruptDatabaseError,
+    ForeignDatabaseError,
+    LockTimeoutError,
+    NewerDatabaseError,
+    OlderDatabaseError,
+    RuntimeStore,
+    RuntimeStoreError,
+    StorageError,
+    UpgradeFailedError,
+    WriterLock,
+    WrongTeamError,
+    import_directory,
+    upgrade_directory,
+)
+from rtstore.database import upgrade
+from rtstore.database.engine import DATABASE_NAME
+from rtstore.database.schema import REVISIONS
+from rtstore.upgrading import BACKUPS_KEPT, backups_in
+from tests.support import CHECKOUT, NOON, WatchedFileSystem, at_call, picture
+
+from .freeze import unpack
+from .states import (
+    OLDER,
+    looked_at,
+    problems_in_use,
+    problems_of_backups,
+    problems_of_database,
+    problems_of_files,
+)
+
+OLDEST, LATEST = REVISIONS[0], REVISIONS[-1]
+SHM = ("-shm",)
+"""The index of a WAL, which any reader may make anew; it holds no data."""
+
+
+@pytest.fixture
+def oldest(tmp_path: Path) -> Path:
+    """The oldest frozen directory, as a killed writer left it."""
+    return unpack(OLDEST, tmp_path)
+
+
+# --- every revision that was shipped --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frozen", OLDER)
+def test_a_frozen_directory_comes_up_to_date(frozen: str, tmp_path: Path) -> None:
+    """Opening upgrades the database with everything that is in it; the rest of the directory is as
+    it was, the back-up is what the database was, and a runtime goes on."""
+    directory = unpack(frozen, tmp_path)
+    RuntimeStore.open(directory, recover=False).close()
+    look = looked_at(directory)
+    assert problems_of_database(look / DATABASE_NAME, frozen, (LATEST,)) == []
+    assert problems_of_files(look, frozen) == []
+    assert len(list(look.glob("runtime-store.backup-*"))) == 1
+    assert problems_of_backups(look, frozen) == []
+    assert problems_in_use(directory) == []
+
+
+def test_an_upgrade_is_on_record(oldest: Path) -> None:
+    """The report and the database say from where, to where and when, and where the back-up is."""
+    report = upgrade_directory(oldest, clock=lambda: NOON)
+    assert (report.from_revision, report.to_revision) == (OLDEST, LATEST)
+    assert (report.revisions, report.changed) == (REVISIONS[1:], True)
+    assert report.backup is not None
+    assert report.backup.name == (f"runtime-store.backup-{OLDEST}-20260421T120000.000Z.sqlite3")
+    with RuntimeStore.open(oldest) as store:
+        (row,) = store.upgrades()
+    assert (row.from_revision, row.to_revision, row.upgraded_at) == (OLDEST, LATEST, NOON)
+    assert row.backup_path == report.backup.name
+
+
+def test_a_current_directory_is_left_alone(oldest: Path) -> None:
+    """The second upgrade has nothing to do, and changes nothing."""
+    upgrade_directory(oldest)
+    before = picture(oldest)
+    report = upgrade_directory(oldest)
+    assert (report.changed, report.revisions, report.backup) == (False, (), None)
+    assert picture(oldest) == before
+
+
+def test_old_backups_go(oldest: Path) -> None:
+    """Of the back-ups the newest few stay, in the order of their times."""
+    report = None
+    original = looked_at(oldest)
+    for day in range(BACKUPS_KEPT + 2):
+        for path in (original / DATABASE_NAME, original / f"{DATABASE_NAME}-wal"):
+            (oldest / path.name).write_bytes(path.read_bytes())
+        (oldest / f"{DATABASE_NAME}-shm").unlink(missing_ok=True)
+        report = upgrade_directory(oldest, clock=lambda day=day: NOON + timedelta(days=day))  # type: ignore[misc]
+    kept = backups_in(oldest, WatchedFileSystem())
+    assert len(kept) == BACKUPS_KEPT
+    assert report is not None
+    assert kept[-1] == report.backup
+    assert [path.name.rpartition("-")[2][:8] for path in kept] == [
+        "20260423", "20260424", "20260425",
+    ]  # fmt: skip
+
+
+def test_two_backups_of_one_moment(oldest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A back-up never takes the name of another one, whatever the clock says."""
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(upgrade, "run_revisions", _fail)
+            with pytest.raises(UpgradeFailedError):
+                upgrade_directory(oldest, clock=lambda: NOON)
+    assert len(backups_in(oldest, WatchedFileSystem())) == 2
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_an_older_database_can_be_refused(oldest: Path) -> None:
+    """Without leave to upgrade, and read-only, an older database is refused with both revisions and
+    what to run; not a byte is changed, the WAL of the killed writer included."""
+    before = picture(oldest)
+    options: list[dict[str, Any]] = [{"upgrade": False}, {"read_only": True}]
+    for option in options:
+        with pytest.raises(OlderDatabaseError, match=r"Run: rtstore upgrade .*runtime ") as caught:
+            RuntimeStore.open(oldest, **option)
+        assert (caught.value.found_revision, caught.value.supported_revision) == (OLDEST, LATEST)
+    with pytest.raises(OlderDatabaseError):
+        import_directory(oldest)
+    assert picture(oldest, without=SHM) == before
+
+
+def test_another_teams_database_is_not_upgraded(oldest: Path) -> None:
+    """A wrong team is refused before the upgrade, not after it."""
+    before = picture(oldest)
+    with pytest.raises(WrongTeamError):
+        RuntimeStore.open(oldest, team_name="team-b")
+    assert picture(oldest, without=SHM) == before
+
+
+def _unknown(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0999_from_the_future'")
+        connection.execute("PRAGMA user_version = 999")
+
+
+def _another_program(path: Path) -> None:
+    for suffix in ("", "-wal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE recipes (title TEXT)")
+
+
+def _truncated(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    path.write_bytes(path.read_bytes()[:10_000])
+
+
+REFUSED = [
+    (_unknown, NewerDatabaseError, rf"0999_from_the_future, .* up to {LATEST}.*pip install"),
+    (_another_program, ForeignDatabaseError, "not a control database of rtstore.*Nothing was"),
+    (_truncated, CorruptDatabaseError, "is damaged: .*malformed.*restore the database from a"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"), REFUSED, ids=[spoil.__name__[1:] for spoil, _, _ in REFUSED]
+)
+@pytest.mark.parametrize("act", [RuntimeStore.open, upgrade_directory], ids=["open", "upgrade"])
+def test_refused_and_untouched(
+    oldest: Path, spoil: Any, error: type[RuntimeStoreError], message: str, act: Any
+) -> None:
+    """An unknown revision, another application's database and a truncated one are refused, each
+    with its own error; every file is as it was."""
+    spoil(oldest / DATABASE_NAME)
+    before = picture(oldest)
+    with pytest.raises(error, match=message):
+        act(oldest)
+    assert picture(oldest) == before
+
+
+def test_a_dry_run_changes_nothing(oldest: Path) -> None:
+    """A dry run tries the upgrade on a copy that goes again, and says what would be done; one that
+    would fail fails."""
+    before = picture(oldest)
+    report = upgrade_directory(oldest, dry_run=True)
+    assert (report.dry_run, report.changed, report.revisions) == (True, False, REVISIONS[1:])
+    assert picture(oldest, without=SHM) == before
+    with closing(sqlite3.connect(oldest / DATABASE_NAME)) as connection:
+        connection.execute("CREATE TABLE database_upgrades (in_the_way)")
+    with pytest.raises(UpgradeFailedError, match="table database_upgrades already exists"):
+        upgrade_directory(oldest, dry_run=True)
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def _fail(_: object) -> None:
+    raise ValueError("a revision with a mistake")
+
+
+def test_a_revision_that_fails(oldest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a revision fails the database is as it was, and the error says so; with the mistake gone
+    the upgrade works."""
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrade, "run_revisions", _fail)
+        with pytest.raises(UpgradeFailedError, match="a revision with a mistake") as caught:
+            RuntimeStore.open(oldest)
+    assert f"is at {OLDEST} as before" in str(caught.value)
+    look = looked_at(oldest)
+    assert problems_of_database(look / DATABASE_NAME, OLDEST, (OLDEST,)) == []
+    assert problems_in_use(oldest) == []
+
+
+def test_every_failing_file_operation(tmp_path: Path) -> None:
+    """When any file operation of the upgrade fails, the store is at the old revision or the new
+    one, whole, no half of a back-up stays, and the next opening goes on."""
+    watched = WatchedFileSystem()
+    upgrade_directory(unpack(OLDEST, tmp_path / "whole"), fs=watched)
+    assert set(watched.names()) == {"create", "close", "rename", "fsync_directory", "unlink"}
+    for number, (name, _) in enumerate(watched.calls):
+        directory = unpack(OLDEST, tmp_path / str(number))
+        fs = WatchedFileSystem(at_call(number, OSError(28, "No space left on device")))
+        try:
+            upgrade_directory(directory, fs=fs)
+        except StorageError as error:
+            assert "No space left" in str(error), name
+        look = looked_at(directory)
+        assert problems_of_database(look / DATABASE_NAME, OLDEST, (OLDEST, LATEST)) == []
+        assert problems_of_backups(look, OLDEST) == []
+        assert [path.name for path in look.glob(".runtime-store.backup*")] == []
+        assert problems_in_use(directory) == []
+
+
+def test_an_upgrade_waits_for_a_writer(oldest: Path) -> None:
+    """Beside a writer an upgrade waits, and says who holds the lock when it has waited enough."""
+    with WriterLock(oldest).hold(), pytest.raises(LockTimeoutError, match="held by process"):
+        upgrade_directory(oldest, lock_timeout_s=0.05)
+    assert upgrade_directory(oldest).changed
+
+
+def test_a_program_that_was_overtaken_writes_no_more(tmp_path: Path) -> None:
+    """A store that is open while a newer program upgrades its database refuses to write, so that
+    nothing old gets into what is new; it can still be read and closed."""
+    store = RuntimeStore.open(tmp_path / "runtime", team_name="team-a")
+    with closing(sqlite3.connect(tmp_path / "runtime" / DATABASE_NAME)) as newer:
+        newer.execute(f"PRAGMA user_version = {len(REVISIONS) + 1}")
+    with pytest.raises(NewerDatabaseError, match="pip install --upgrade"):
+        _write(store)
+    assert store.manifest().high_watermark == 0
+    store.close()
+
+
+def _write(store: RuntimeStore) -> None:
+    from tests.support import IDENTITY, LEASES
+
+    store.write_batch(identity=IDENTITY, reason="host_lease_update", writes={LEASES: {}})
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def lines(*names: str) -> Iterator[dict[str, Any]]:
+    """What `python -m tests.upgrade.kills` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.upgrade.kills", *names],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        print(line)
+        yield json.loads(line)
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork and SIGKILL")
+def test_an_upgrade_that_is_killed() -> None:
+    """Killed before any SQL statement or file operation, the store is at the old revision or the
+    new one, whole, and a runtime goes on."""
+    found = list(lines("kill"))
+    assert {line["revision"] for line in found} == set(OLDER)
+    for line in found:
+        assert line["points"] > 100
+        assert line["failures"] == 0, line["first"]
+
+
+def test_the_check_sees_half_an_upgrade() -> None:
+    """The control of the above: an upgrade in pieces, killed the same way, is caught."""
+    for line in lines("control"):
+        assert line["failures"] > 1
+
+
+def test_ten_processes_at_once() -> None:
+    """Ten processes open one old store at the same moment: one upgrades, ten work."""
+    for line in lines("crowd"):
+        assert (line["points"], line["failures"]) == (10, 0), line["first"]
