@@ -335,6 +335,19 @@ class CorruptDatabaseError(StopError):
         )
 
 
+class BackupDamagedError(StopError):
+    """A back-up is not what it was when it was made, or was never finished. It was not touched."""
+
+    def __init__(self, path: Path, problems: tuple[str, ...]) -> None:
+        self.path = path
+        self.problems = problems
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        super().__init__(
+            f"{path} is not a sound back-up: {'; '.join(problems[:3])}{more}. "
+            "Nothing was touched: use another back-up."
+        )
+
+
 class DatabaseFailedError(StopError):
     """A flush of the database failed earlier in this process, so nothing more is written by it.
 

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from rtstore.arguments import Writes, checked_identity, member, pairs
+from rtstore.backups import Backup, back_up
+from rtstore.backups.record import Progress
 from rtstore.database import manifest, recovery_log, upgrade_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
@@ -83,6 +85,7 @@ class RuntimeStore:
         self.last_recovery: RecoveryReport | None = None
         """What opening the store had to put right, or None."""
         self._clock = clock
+        self._fs = fs
         self._manifest_store = ManifestStore(database, team_name=team_name, clock=clock)
         self._receipt_store = ReceiptStore(database)
         self._writer = BatchWriter(
@@ -339,6 +342,18 @@ class RuntimeStore:
     def upgrades(self) -> list[DatabaseUpgrade]:
         """The upgrades of the control database, oldest first."""
         return self.database.read(upgrade_log.list_upgrades)
+
+    def back_up(self, destination: str | Path, *, progress: Progress | None = None) -> Backup:
+        """Copy one consistent state of database and store files into a new directory, verified;
+        takes no lock. See `rtstore.backups.back_up` for what is in it and the errors."""
+        return back_up(
+            self.directory,
+            self.database,
+            destination,
+            clock=self._clock,
+            fs=self._fs,
+            progress=progress,
+        )
 
     # --- planning and recovery --------------------------------------------------------------------
 

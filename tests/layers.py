@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rtstore.store",),
     (
         "rtstore.adoption",
+        "rtstore.backups",
         "rtstore.directory",
         "rtstore.evidence",
         "rtstore.left_over",

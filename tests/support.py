@@ -250,6 +250,10 @@ class WatchedFileSystem(FileSystem):
         self._ask("mkdir", path)
         super().mkdir(path)
 
+    def rmdir(self, path: Path) -> None:
+        self._ask("rmdir", path)
+        super().rmdir(path)
+
     def fsync_directory(self, path: Path) -> None:
         self._ask("fsync_directory", path)
         super().fsync_directory(path)

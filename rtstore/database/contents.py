@@ -13,7 +13,7 @@ from rtstore.database.schema import (
     store_contents,
     write_batches,
 )
-from rtstore.database.statements import Statement
+from rtstore.database.statements import Statement, driver_of
 from rtstore.records import ManifestEntry, Record
 
 _BITE = 8
@@ -41,6 +41,31 @@ class WrittenBy(Record):
     batch_id: str
     high_watermark: int | None
     written_at: str
+
+
+class Committed(Record):
+    """What is committed for one store: where its file and its content are."""
+
+    schema_name: str
+    relative_path: str
+    content_hash: str
+    file_size: int
+    mtime_ns: int
+    batch_number: int
+    has_content: bool
+    """Whether the content is in the database."""
+
+
+def list_committed(connection: Connection) -> list[Committed]:
+    """What is committed, store by store; of a database of any revision."""
+    return [Committed.model_validate(row) for row in _SELECT_COMMITTED.all(connection)]
+
+
+def list_contents(connection: Connection) -> Iterator[tuple[int, str, str, bytes]]:
+    """Every content, history included: its batch, its store, the hash that its receipt has, and its
+    bytes. One at a time; of a database of any revision."""
+    for number, name, expected, text in driver_of(connection).execute(_SELECT_CONTENTS.sql):
+        yield number, name, expected, text.encode("utf-8")
 
 
 def insert_contents(
@@ -141,6 +166,30 @@ _SELECT_CURRENT_WITH_BATCH = Statement(
 _SELECT_WITH_CONTENT = Statement(
     select(manifest_entries.c.schema_name).where(
         exists().where(_IS_CURRENT).correlate(manifest_entries)
+    )
+)
+
+_SELECT_COMMITTED = Statement(
+    select(
+        manifest_entries.c.schema_name,
+        manifest_entries.c.relative_path,
+        manifest_entries.c.content_hash,
+        manifest_entries.c.file_size,
+        manifest_entries.c.mtime_ns,
+        manifest_entries.c.batch_number,
+        exists().where(_IS_CURRENT).correlate(manifest_entries).label("has_content"),
+    ).order_by(manifest_entries.c.schema_name)
+)
+_SELECT_CONTENTS = Statement(
+    select(
+        store_contents.c.batch_number,
+        store_contents.c.schema_name,
+        batch_writes.c.content_hash,
+        store_contents.c.content,
+    ).join(
+        batch_writes,
+        (batch_writes.c.batch_number == store_contents.c.batch_number)
+        & (batch_writes.c.schema_name == store_contents.c.schema_name),
     )
 )
 

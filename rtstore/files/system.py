@@ -57,6 +57,10 @@ class FileSystem:
         """Make one directory, for its owner alone."""
         os.mkdir(path, 0o700)
 
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
+        os.rmdir(path)
+
     def fsync_directory(self, path: Path) -> None:
         """Flush the names in a directory to the medium."""
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSE_ON_EXEC)

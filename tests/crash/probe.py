@@ -158,6 +158,10 @@ class TracedFileSystem(FileSystem):
         self._reach("mkdir", path.name)
         super().mkdir(path)
 
+    def rmdir(self, path: Path) -> None:
+        self._reach("rmdir", path.name)
+        super().rmdir(path)
+
     def fsync_directory(self, path: Path) -> None:
         self._reach("fsync_directory", path.name)
         super().fsync_directory(path)

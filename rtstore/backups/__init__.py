@@ -1,0 +1,21 @@
+"""Back-ups of a runtime directory: one consistent state of database and store files.
+
+A back-up is itself a runtime directory, which opens as a ready store, with a record of what is in
+it (`runtime-store.backup.json`). It is made beside busy writers, without the writer lock: the
+database is copied as of one moment, and the store files are written from what was committed then.
+"""
+
+from rtstore.backups.making import back_up
+from rtstore.backups.record import RECORD_NAME, Backup, BackupFile, Step
+from rtstore.backups.restoring import restore_backup
+from rtstore.backups.verifying import verify_backup
+
+__all__ = [
+    "RECORD_NAME",
+    "Backup",
+    "BackupFile",
+    "Step",
+    "back_up",
+    "restore_backup",
+    "verify_backup",
+]

@@ -1,0 +1,140 @@
+"""Makes a back-up of a runtime directory beside busy writers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.backups.record import Backup, BackupFile, Progress, Step, new_directory, write_record
+from rtstore.backups.verifying import describe, verify_backup
+from rtstore.database import batches, contents, copying, recovery_log
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.envelope import content_hash
+from rtstore.files import durable
+from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
+from rtstore.left_over import finish_left_over
+from rtstore.publication import Durability, Publisher
+from rtstore.records import QuarantinedFile
+from rtstore.times import Clock, to_utc_ms, utc_now
+
+
+def back_up(
+    directory: Path,
+    database: Database,
+    destination: str | Path,
+    *,
+    clock: Clock = utc_now,
+    fs: FileSystem | None = None,
+    progress: Progress | None = None,
+) -> Backup:
+    """Copy one consistent state of a runtime directory into a new one; verified when it returns.
+
+    The state is that of one batch: a batch that is in the log at that moment is finished in the
+    copy, as opening the store would. Takes no lock, and no writer waits for it. Evidence in
+    quarantine comes along. The destination appears whole, and is flushed.
+
+    Raises `InvalidRequestError` when the destination is neither new nor empty, `StorageError`,
+    `CorruptDatabaseError`, and `BackupDamagedError` when what was written does not read back.
+    """
+    destination, fs = Path(destination), fs or FileSystem()
+    created_at = to_utc_ms(clock())
+    with new_directory(destination, "destination", fs) as building:
+        path = building / DATABASE_NAME
+        tell = progress or _nothing
+        copying.copy(database, path, fs, lambda done, of: tell(Step.DATABASE, done, of))
+        left_out, files = _fill(directory, building, clock, fs, tell)
+        backup = describe(path, files).model_copy(
+            update={"path": destination, "created_at": created_at, "left_out": tuple(left_out)}
+        )
+        write_record(building, backup, fs)
+        verify_backup(building, fs=fs, progress=progress)
+    return backup
+
+
+def write_store_files(database: Database, directory: Path, fs: FileSystem) -> list[BackupFile]:
+    """Write every store file as it is committed, flushed; gives those that were written. Works
+    for a database of any revision. Raises OSError."""
+    written = []
+    for committed in database.read(contents.list_committed):
+        content = database.read(
+            lambda connection, entry=committed: contents.load_content(  # type: ignore[misc]
+                connection, entry.batch_number, entry.schema_name
+            )
+        )
+        if content is None:
+            continue
+        target = store_path(directory, committed.relative_path)
+        durable.replace(target, content, mtime_ns=committed.mtime_ns, flush=True, fs=fs)
+        written.append(
+            BackupFile(
+                relative_path=committed.relative_path,
+                content_hash=content_hash(content),
+                file_size=len(content),
+                mtime_ns=committed.mtime_ns,
+            )
+        )
+    return written
+
+
+def _fill(
+    directory: Path, building: Path, clock: Clock, fs: FileSystem, tell: Progress
+) -> tuple[list[str], list[BackupFile]]:
+    """Write the files beside the copied database; gives what could not be had, and the files."""
+    copy = Database(building / DATABASE_NAME)
+    try:
+        write_store_files(copy, building, fs)
+        left = [logged for logged in copy.read(batches.load_open) if logged.has_contents]
+        if left:
+            publisher = Publisher(
+                building, copy, clock=clock, durability=Durability.FILES, retention=None, fs=fs
+            )
+            finish_left_over(left, publisher)
+        files = write_store_files(copy, building, fs)
+        left_out = [
+            f"{entry.relative_path}: its committed content is not in the database"
+            for entry in copy.read(contents.list_committed)
+            if entry.relative_path not in {file.relative_path for file in files}
+        ]
+        evidence = copy.read(_evidence_kept)
+        for number, item in enumerate(evidence):
+            kept, problem = _copy_evidence(directory, building, item, fs)
+            files += [] if kept is None else [kept]
+            left_out += [] if problem is None else [problem]
+            tell(Step.FILES, number + 1, len(evidence))
+    finally:
+        copy.close()  # nobody else knows of it: no lock is needed
+    return left_out, files
+
+
+def _evidence_kept(connection: Connection) -> list[QuarantinedFile]:
+    return [item for item in recovery_log.list_evidence(connection) if item.restored_at is None]
+
+
+def _copy_evidence(
+    directory: Path, building: Path, item: QuarantinedFile, fs: FileSystem
+) -> tuple[BackupFile | None, str | None]:
+    if item.content_hash is None:
+        return None, f"{item.quarantine_path}: evidence that is not a regular file"
+    try:
+        content, _ = fs.read(store_path(directory, item.quarantine_path))
+    except OSError as error:
+        return None, f"{item.quarantine_path}: evidence that cannot be read ({error.strerror})"
+    found = content_hash(content)
+    problem = None
+    if found != item.content_hash:
+        problem = f"{item.quarantine_path}: evidence that was changed since; copied as it is"
+    target = store_path(building, item.quarantine_path)
+    durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
+    file = BackupFile(
+        relative_path=item.quarantine_path,
+        content_hash=found,
+        file_size=len(content),
+        mtime_ns=None,
+    )
+    return file, problem
+
+
+def _nothing(_step: Step, _done: int, _of: int) -> None:
+    """No progress is wanted."""

@@ -1,0 +1,67 @@
+"""Makes a runtime directory of a back-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtstore.backups.making import write_store_files
+from rtstore.backups.record import Backup, Progress, Step, new_directory
+from rtstore.backups.verifying import verify_backup
+from rtstore.database import copying
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.envelope import content_hash
+from rtstore.errors import BackupDamagedError
+from rtstore.files import durable
+from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
+
+
+def restore_backup(
+    backup: str | Path,
+    directory: str | Path,
+    *,
+    fs: FileSystem | None = None,
+    progress: Progress | None = None,
+) -> Backup:
+    """Make a new runtime directory of a back-up, which is verified first and stays as it is.
+
+    The directory must be new or empty: a living one is never overwritten. It appears whole, and is
+    flushed. From the database that an upgrade kept, the store files are written as they were
+    committed; it stays at its revision, for a program that knows no newer one.
+
+    Raises `BackupDamagedError`, `InvalidRequestError` when the directory is not empty,
+    `StorageError`. Gives the back-up's record, with the path of the new directory.
+    """
+    source, directory, fs = Path(backup), Path(directory), fs or FileSystem()
+    record = verify_backup(source, fs=fs, progress=progress)
+    is_whole = fs.is_directory(source)
+    with new_directory(directory, "directory", fs) as building:
+        path = building / DATABASE_NAME
+        database = Database(source / DATABASE_NAME if is_whole else source, read_only=True)
+        try:
+            copying.copy(
+                database,
+                path,
+                fs,
+                lambda done, of: progress(Step.DATABASE, done, of) if progress else None,
+            )
+            if not is_whole:
+                write_store_files(database, building, fs)
+        finally:
+            database.close()
+        if is_whole:
+            _copy_files(record, building, fs, progress)
+        if copying.image_hash(path) != record.database_hash:
+            raise BackupDamagedError(source, ("the database changed while it was restored",))
+    return record.model_copy(update={"path": directory})
+
+
+def _copy_files(record: Backup, building: Path, fs: FileSystem, progress: Progress | None) -> None:
+    for number, file in enumerate(record.files, start=1):
+        content, _ = fs.read(store_path(record.path, file.relative_path))
+        if content_hash(content) != file.content_hash:
+            raise BackupDamagedError(record.path, (f"{file.relative_path} changed meanwhile",))
+        target = store_path(building, file.relative_path)
+        durable.replace(target, content, mtime_ns=file.mtime_ns, flush=True, fs=fs)
+        if progress is not None:
+            progress(Step.FILES, number, len(record.files))

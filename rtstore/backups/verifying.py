@@ -1,0 +1,138 @@
+"""Holds a back-up against its record, and its database against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.backups.record import Backup, BackupFile, Progress, Step, read_record
+from rtstore.database import contents, copying, manifest, upgrade
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.descriptors import relative_path_problem
+from rtstore.envelope import content_hash
+from rtstore.errors import BackupDamagedError, RuntimeStoreError
+from rtstore.files.paths import store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.system import FileSystem
+
+
+def verify_backup(
+    backup: str | Path, *, fs: FileSystem | None = None, progress: Progress | None = None
+) -> Backup:
+    """Check a back-up, byte for byte: a directory that `back_up` made, or the database that an
+    upgrade kept. Gives its record. Changes nothing.
+
+    Every page, index and foreign key of the database is checked, the hash of its pages, the hash of
+    every content in it, and that of every file. Raises `BackupDamagedError` with everything that
+    is wrong, `NewerDatabaseError` for one of a newer rtstore.
+    """
+    path, fs = Path(backup), fs or FileSystem()
+    if not fs.is_directory(path):
+        return verify_database(path)
+    record = read_record(path, fs)
+    database = path / DATABASE_NAME
+    problems = [*_problems_of_files(record, fs, progress)]
+    try:
+        found = upgrade.inspect_revision(database)
+        copying.check(database)
+        if found != record.revision:
+            problems.append(f"the database is at {found}, not {record.revision}")
+        if copying.image_hash(database) != record.database_hash:
+            problems.append("the database is not the one that was backed up: it was changed since")
+        problems += problems_of_contents(database)
+    except BackupDamagedError:
+        raise
+    except RuntimeStoreError as error:
+        problems.append(str(error))
+    if problems:
+        raise BackupDamagedError(path, tuple(problems))
+    return record
+
+
+def verify_database(path: Path) -> Backup:
+    """The same for a database alone, at any revision that this package knows."""
+    if not path.exists():
+        raise BackupDamagedError(path, ("there is no such file or directory",))
+    upgrade.inspect_revision(path)
+    copying.check(path)
+    problems = problems_of_contents(path)
+    if problems:
+        raise BackupDamagedError(path, tuple(problems))
+    database = Database(path, read_only=True)
+    try:
+        committed = database.read(contents.list_committed)
+    finally:
+        database.close()
+    return describe(
+        path,
+        [
+            BackupFile(
+                relative_path=file.relative_path,
+                content_hash=file.content_hash,
+                file_size=file.file_size,
+                mtime_ns=file.mtime_ns,
+            )
+            for file in committed
+            if file.has_content
+        ],
+    )
+
+
+def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
+    """What a database at rest says of itself, with the files that belong to it."""
+    database = Database(path, read_only=True)
+    try:
+        head = database.read(manifest.load_head)
+    finally:
+        database.close()
+    return Backup(
+        path=path,
+        team_name=head.team_name,
+        revision=upgrade.inspect_revision(path),
+        high_watermark=head.high_watermark,
+        last_committed_batch_id=head.last_committed_batch_id,
+        created_at=None,
+        database_hash=copying.image_hash(path),
+        files=tuple(files),
+    )
+
+
+def problems_of_contents(path: Path) -> list[str]:
+    """The contents in a database, history included, that are not what their receipts say."""
+    database = Database(path, read_only=True)
+    try:
+        return database.read(_differing_contents)
+    finally:
+        database.close()
+
+
+def _differing_contents(connection: Connection) -> list[str]:
+    return [
+        f"the content of {name} in batch {number} is not what its receipt says"
+        for number, name, expected, content in contents.list_contents(connection)
+        if content_hash(content) != expected
+    ]
+
+
+def _problems_of_files(record: Backup, fs: FileSystem, progress: Progress | None) -> Iterator[str]:
+    for number, file in enumerate(record.files, start=1):
+        if not _may_be_there(file.relative_path):
+            yield f"{file.relative_path}: a path that no back-up has"
+            continue
+        try:
+            content, _ = fs.read(store_path(record.path, file.relative_path))
+        except OSError as error:
+            yield f"{file.relative_path}: {error.strerror or error}"
+            continue
+        if content_hash(content) != file.content_hash:
+            yield f"{file.relative_path}: its bytes are not those that were backed up"
+        if progress is not None:
+            progress(Step.CHECK, number, len(record.files))
+
+
+def _may_be_there(path: str) -> bool:
+    """The record is a file like any other: what it names must be below the back-up."""
+    kept = path.removeprefix(f"{QUARANTINE_DIRECTORY}/")
+    return relative_path_problem(kept) is None
