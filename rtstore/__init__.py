@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rtstore.aio import AsyncRuntimeStore
+    from rtstore.backups import Backup, restore_backup, verify_backup
     from rtstore.database.batches import ReceiptStore
     from rtstore.database.contents import KEEP_EVERYTHING, Retention
     from rtstore.database.engine import DATABASE_NAME, Database
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
     from rtstore.draft import BatchRequest, StoreWrite
     from rtstore.errors import (
+        BackupDamagedError,
         BatchFailedError,
         BatchUnfinishedError,
         CallError,
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "rtstore.aio": ("AsyncRuntimeStore",),
+    "rtstore.backups": ("Backup", "restore_backup", "verify_backup"),
     "rtstore.database.batches": ("ReceiptStore",),
     "rtstore.database.contents": ("KEEP_EVERYTHING", "Retention"),
     "rtstore.database.engine": ("DATABASE_NAME", "Database"),
@@ -97,6 +100,7 @@ _HOMES = {
     "rtstore.descriptors": ("Descriptor", "KNOWN_DESCRIPTORS", "Registry"),
     "rtstore.draft": ("BatchRequest", "StoreWrite"),
     "rtstore.errors": (
+        "BackupDamagedError",
         "BatchFailedError",
         "BatchUnfinishedError",
         "CallError",
@@ -206,6 +210,8 @@ __all__ = [
     "ActionKind",
     "ActionOutcome",
     "AsyncRuntimeStore",
+    "Backup",
+    "BackupDamagedError",
     "Batch",
     "BatchFailedError",
     "BatchReason",
@@ -283,6 +289,8 @@ __all__ = [
     "default_manifest",
     "import_directory",
     "migrations_path",
+    "restore_backup",
     "upgrade_directory",
     "validate_invariants",
+    "verify_backup",
 ]

@@ -48,6 +48,8 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from rtstore.arguments import Writes
+from rtstore.backups import Backup
+from rtstore.backups.record import Progress
 from rtstore.database.contents import Retention
 from rtstore.descriptors import Descriptor
 from rtstore.files.system import FileSystem
@@ -262,6 +264,12 @@ class AsyncRuntimeStore:
     async def upgrades(self) -> list[DatabaseUpgrade]:
         """The upgrades of the control database, oldest first."""
         return await self._workers.reads.run(self.sync_store.upgrades)
+
+    async def back_up(self, destination: str | Path, *, progress: Progress | None = None) -> Backup:
+        """Copy one consistent state into a new directory; `progress` is called in a thread."""
+        return await self._workers.plans.run(
+            self.sync_store.back_up, destination, progress=progress
+        )
 
     # --- planning and recovery ------------------------------------------------------------------
 

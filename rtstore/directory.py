@@ -21,8 +21,43 @@ from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.times import Clock, to_utc_ms
+from rtstore.upgrading import upgrade_directory
 
 logger = logging.getLogger("rtstore.directory")
+
+
+def check_made(directory: Path, team_name: str | None) -> None:
+    """Raise unless there is a database that this package can read as it is; touch nothing.
+
+    Raises `NotARuntimeDirectoryError`, `OlderDatabaseError`, `NewerDatabaseError`,
+    `ForeignDatabaseError`, `CorruptDatabaseError`, `StorageError`.
+    """
+    path = directory / DATABASE_NAME
+    if not upgrade.exists(path):
+        raise NotARuntimeDirectoryError(
+            directory, "there is no runtime store here", how_to_make(directory, team_name)
+        )
+    upgrade.check_current(path)
+
+
+def make_or_upgrade(
+    directory: Path,
+    team_name: str | None,
+    registry: Registry | None,
+    lock: WriterLock,
+    clock: Clock,
+    fs: FileSystem,
+    *,
+    may_upgrade: bool,
+) -> None:
+    """See to it that there is a database at the newest revision."""
+    path = directory / DATABASE_NAME
+    if not upgrade.exists(path):
+        make(directory, team_name, registry, lock, clock, fs)
+    if may_upgrade:
+        upgrade_directory(directory, team_name=team_name, clock=clock, lock=lock, fs=fs)
+    else:
+        upgrade.check_current(path)
 
 
 def make(

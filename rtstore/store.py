@@ -15,14 +15,12 @@ from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
-from rtstore.database.upgrade import check_current, exists
 from rtstore.descriptors import Descriptor, Registry
-from rtstore.directory import how_to_make, make, register, report_loose_modes
+from rtstore.directory import check_made, make_or_upgrade, register, report_loose_modes
 from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import (
     InvalidRequestError,
     LockTimeoutError,
-    NotARuntimeDirectoryError,
     StorageError,
     WrongTeamError,
 )
@@ -49,7 +47,6 @@ from rtstore.records import (
 )
 from rtstore.recovery import Recovery
 from rtstore.times import Clock, utc_now
-from rtstore.upgrading import upgrade_directory
 from rtstore.writer import BatchWriter
 
 _CLOSING_TIMEOUT_S = 1.0
@@ -175,16 +172,10 @@ class RuntimeStore:
         durability = member(Durability, durability, "durability")
         lock = WriterLock(directory, lock_timeout_s)
         path = directory / DATABASE_NAME
-        if not exists(path):
-            if read_only:
-                raise NotARuntimeDirectoryError(
-                    directory, "there is no runtime store here", how_to_make(directory, team_name)
-                )
-            make(directory, team_name, registry, lock, clock, fs)
-        if read_only or not upgrade:
-            check_current(path)
+        if read_only:
+            check_made(directory, team_name)
         else:
-            upgrade_directory(directory, team_name=team_name, clock=clock, lock=lock, fs=fs)
+            make_or_upgrade(directory, team_name, registry, lock, clock, fs, may_upgrade=upgrade)
         database = Database(path, read_only=read_only)
         try:
             found = database.read(manifest.load_head).team_name

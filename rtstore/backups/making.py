@@ -84,7 +84,6 @@ def _fill(
     """Write the files beside the copied database; gives what could not be had, and the files."""
     copy = Database(building / DATABASE_NAME)
     try:
-        write_store_files(copy, building, fs)
         left = [logged for logged in copy.read(batches.load_open) if logged.has_contents]
         if left:
             publisher = Publisher(

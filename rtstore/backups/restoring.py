@@ -36,24 +36,26 @@ def restore_backup(
     record = verify_backup(source, fs=fs, progress=progress)
     is_whole = fs.is_directory(source)
     with new_directory(directory, "directory", fs) as building:
-        path = building / DATABASE_NAME
-        database = Database(source / DATABASE_NAME if is_whole else source, read_only=True)
-        try:
-            copying.copy(
-                database,
-                path,
-                fs,
-                lambda done, of: progress(Step.DATABASE, done, of) if progress else None,
-            )
-            if not is_whole:
-                write_store_files(database, building, fs)
-        finally:
-            database.close()
+        image = copying.image(source / DATABASE_NAME if is_whole else source)
+        if content_hash(image) != record.database_hash:
+            raise BackupDamagedError(source, ("the database changed meanwhile",))
+        database = building / DATABASE_NAME
+        durable.replace(database, image, mtime_ns=None, flush=True, fs=fs)
+        if progress is not None:
+            progress(Step.DATABASE, len(image), len(image))
         if is_whole:
             _copy_files(record, building, fs, progress)
-        if copying.image_hash(path) != record.database_hash:
-            raise BackupDamagedError(source, ("the database changed while it was restored",))
+        else:
+            _write_files(database, building, fs)
     return record.model_copy(update={"path": directory})
+
+
+def _write_files(path: Path, building: Path, fs: FileSystem) -> None:
+    database = Database(path, read_only=True)
+    try:
+        write_store_files(database, building, fs)
+    finally:
+        database.close()
 
 
 def _copy_files(record: Backup, building: Path, fs: FileSystem, progress: Progress | None) -> None:

@@ -39,7 +39,7 @@ def verify_backup(
         copying.check(database)
         if found != record.revision:
             problems.append(f"the database is at {found}, not {record.revision}")
-        if copying.image_hash(database) != record.database_hash:
+        if content_hash(copying.image(database)) != record.database_hash:
             problems.append("the database is not the one that was backed up: it was changed since")
         problems += problems_of_contents(database)
     except BackupDamagedError:
@@ -94,7 +94,7 @@ def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
         high_watermark=head.high_watermark,
         last_committed_batch_id=head.last_committed_batch_id,
         created_at=None,
-        database_hash=copying.image_hash(path),
+        database_hash=content_hash(copying.image(path)),
         files=tuple(files),
     )
 

@@ -7,7 +7,6 @@ locks that this process has on it (sqlite.org/howtocorrupt.html, 2.2).
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.database.engine import Database, translate
+from rtstore.database.engine import Database
 from rtstore.database.statements import driver_of
 from rtstore.errors import CorruptDatabaseError, StorageError
 from rtstore.files.durable import NEW_FILE_MODE
@@ -70,22 +69,14 @@ def check(path: Path) -> None:
         raise CorruptDatabaseError(path, f"{orphans} rows refer to rows that are not there")
 
 
-def image_hash(path: Path) -> str:
-    """The content hash of the pages of a database, as SQLite reads them: of a database at rest it
-    is that of the file."""
+def image(path: Path) -> bytes:
+    """The pages of a database as SQLite reads them, all of them in memory: of a database at rest
+    they are the bytes of the file."""
     database = Database(path, read_only=True)
     try:
-        return database.read(
-            lambda connection: "sha256:" + hashlib.sha256(_image(connection)).hexdigest()
-        )
-    except sqlite3.Error as error:
-        raise translate(error, path) from error
+        return database.read(lambda connection: driver_of(connection).serialize())
     finally:
         database.close()
-
-
-def _image(connection: Connection) -> bytes:
-    return driver_of(connection).serialize()
 
 
 def _problems(connection: Connection) -> tuple[str, int]:

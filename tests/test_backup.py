@@ -1,0 +1,397 @@
+"""Back-ups: one consistent state beside busy writers, verified, and restored into a new place."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import (
+    BackupDamagedError,
+    InvalidRequestError,
+    NewerDatabaseError,
+    RuntimeStore,
+    StorageError,
+    restore_backup,
+    upgrade_directory,
+    verify_backup,
+)
+from rtstore.backups import RECORD_NAME, Step
+from rtstore.database.engine import DATABASE_NAME
+from rtstore.database.schema import REVISIONS
+from tests.support import (
+    CHECKOUT,
+    IDENTITY,
+    LEASES,
+    LEDGER,
+    NOON,
+    Crash,
+    WatchedFileSystem,
+    agree,
+    answer,
+    at,
+    at_call,
+    child,
+    files_picture,
+    hear,
+    new_directory,
+    open_store,
+    picture,
+    plain_descriptor,
+    write,
+)
+from tests.upgrade.freeze import facts_of, rows_of, unpack
+
+OWN = plain_descriptor("own.notes", "own/notes.json")
+TOGETHER = (LEASES, LEDGER)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A runtime directory with a few batches, evidence, and a file in a folder."""
+    directory = new_directory(tmp_path)
+    with open_store(directory, descriptors=[*_known(), OWN]) as store:
+        for number in range(3):
+            writes = {name: {"n": number} for name in (*TOGETHER, OWN.schema_name)}
+            store.write_batch(identity=IDENTITY, reason="delivery_commit", writes=writes)
+        (directory / "opencode-host-leases.json").write_text("{}")
+        write(store, LEASES, {"n": 3})
+        assert len(store.quarantined_files()) == 1
+    return directory
+
+
+def _known() -> list[Any]:
+    from rtstore import KNOWN_DESCRIPTORS
+
+    return list(KNOWN_DESCRIPTORS)
+
+
+def back_up(directory: Path, destination: Path, **options: Any) -> Any:
+    """Back up through a store of its own, as the command does."""
+    with RuntimeStore.open(directory, recover=False, **options) as store:
+        return store.back_up(destination)
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two directories have the same rows and, but for the store's own, the same files."""
+    own = (".sqlite3", "-wal", "-shm", "runtime-store.lock", RECORD_NAME)
+    pictures = [
+        {name: facts[2] for name, facts in picture(each, without=own).items()}
+        for each in (one, other)
+    ]
+    return pictures[0] == pictures[1] and rows_of(one / DATABASE_NAME) == rows_of(
+        other / DATABASE_NAME
+    )
+
+
+# --- there and back -------------------------------------------------------------------------------
+
+
+def test_there_and_back(directory: Path, tmp_path: Path) -> None:
+    """What is restored from a back-up is what was backed up: rows, files, evidence; the back-up and
+    the directory stay as they are, and the restored store works on."""
+    before = files_picture(directory)
+    backup = back_up(directory, tmp_path / "backup")
+    assert files_picture(directory) == before
+    assert (backup.high_watermark, backup.revision, backup.left_out) == (4, REVISIONS[-1], ())
+    assert len(backup.files) == 4
+    kept = picture(tmp_path / "backup")
+    restored = restore_backup(tmp_path / "backup", tmp_path / "new" / "runtime")
+    assert restored.path == tmp_path / "new" / "runtime"
+    assert picture(tmp_path / "backup") == kept
+    assert same(directory, restored.path)
+    with RuntimeStore.open(restored.path) as store:
+        assert store.last_recovery is None
+        assert agree(store)
+        write(store, LEDGER, {"n": 9})
+    assert verify_backup(tmp_path / "backup") == backup
+
+
+def test_a_backup_is_a_ready_store(directory: Path, tmp_path: Path) -> None:
+    """A back-up opens like any runtime directory, with nothing to recover."""
+    back_up(directory, tmp_path / "backup")
+    with open_store(tmp_path / "backup") as store:
+        assert store.last_recovery is None
+        assert agree(store)
+        assert store.read(OWN.schema_name).data == {"n": 2}
+
+
+def test_a_batch_that_a_dead_writer_left_is_finished_in_the_copy(tmp_path: Path) -> None:
+    """A batch in the log will happen, so the back-up has it whole; the directory stays as found."""
+    directory = new_directory(tmp_path)
+    fs = WatchedFileSystem(at("rename", directory / "opencode-host-leases.json", Crash()))
+    store = open_store(directory, fs=fs)
+    with pytest.raises(Crash):
+        store.write_batch(
+            identity=IDENTITY,
+            reason="delivery_commit",
+            writes={name: {"n": 1} for name in reversed(TOGETHER)},
+        )
+    store.database.close()
+    with RuntimeStore.open(directory, read_only=True) as looking:
+        backup = looking.back_up(tmp_path / "backup")
+        assert looking.manifest().high_watermark == 0
+    assert backup.high_watermark == 1
+    with open_store(tmp_path / "backup") as copied:
+        assert copied.last_recovery is None
+        assert copied.snapshot(TOGETHER).high_watermark == 1
+        assert agree(copied)
+
+
+def test_an_upgrades_backup_is_restored_by_the_same_call(tmp_path: Path) -> None:
+    """The database that an upgrade kept becomes a directory at its old revision, with its store
+    files; an rtstore of that time can go on with it, and this one upgrades it anew."""
+    for frozen in REVISIONS[:-1]:
+        directory = unpack(frozen, tmp_path / frozen)
+        kept = upgrade_directory(directory).backup
+        assert kept is not None
+        assert verify_backup(kept).revision == frozen
+        restored = restore_backup(kept, tmp_path / frozen / "restored").path
+        assert rows_of(restored / DATABASE_NAME) == facts_of(frozen)["rows"]
+        with RuntimeStore.open(restored) as store:
+            assert store.manifest().high_watermark == 8
+            assert agree(store)
+
+
+def test_progress_is_told(directory: Path, tmp_path: Path) -> None:
+    """A back-up and a restore tell how far they are, each step to its end."""
+    told: list[tuple[Step, int, int]] = []
+    with open_store(directory) as store:
+        store.back_up(tmp_path / "backup", progress=lambda *what: told.append(what))
+    restore_backup(tmp_path / "backup", tmp_path / "new", progress=lambda *what: told.append(what))
+    for step in Step:
+        done = [(number, total) for which, number, total in told if which is step]
+        assert done, step
+        assert done[-1][0] == done[-1][1]
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_nothing_is_overwritten(directory: Path, tmp_path: Path) -> None:
+    """Neither a back-up nor a restore touches a directory that has something in it: a living store
+    least of all."""
+    back_up(directory, tmp_path / "backup")
+    for target in (directory, tmp_path / "backup"):
+        before = picture(target, without=("runtime-store.lock",))
+        with (
+            RuntimeStore.open(directory, read_only=True) as store,
+            pytest.raises(InvalidRequestError, match="is not empty"),
+        ):
+            store.back_up(target)
+        with pytest.raises(InvalidRequestError, match="is not empty"):
+            restore_backup(tmp_path / "backup", target)
+        assert picture(target, without=("runtime-store.lock",)) == before
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(InvalidRequestError, match="is not a directory"):
+        restore_backup(tmp_path / "backup", tmp_path / "file")
+
+
+def test_an_empty_directory_is_taken(directory: Path, tmp_path: Path) -> None:
+    """A directory that is there and empty is as good as a new one."""
+    for name in ("backup", "new"):
+        (tmp_path / name).mkdir()
+    back_up(directory, tmp_path / "backup")
+    restore_backup(tmp_path / "backup", tmp_path / "new")
+    assert same(directory, tmp_path / "new")
+
+
+def _flip(name: str) -> Callable[[Path], None]:
+    def flip(backup: Path) -> None:
+        content = bytearray((backup / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (backup / name).write_bytes(content)
+
+    return flip
+
+
+def _sql(*statements: str) -> Callable[[Path], None]:
+    def change(backup: Path) -> None:
+        with closing(sqlite3.connect(backup / DATABASE_NAME, isolation_level=None)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return change
+
+
+def _record(**changes: Any) -> Callable[[Path], None]:
+    def change(backup: Path) -> None:
+        record = json.loads((backup / RECORD_NAME).read_bytes())
+        (backup / RECORD_NAME).write_text(json.dumps({**record, **changes}))
+
+    return change
+
+
+def _half_a_record(backup: Path) -> None:
+    (backup / RECORD_NAME).write_text("{")
+
+
+def _outside(backup: Path) -> None:
+    record = json.loads((backup / RECORD_NAME).read_bytes())
+    record["files"][0]["relativePath"] = "../secret"
+    (backup / RECORD_NAME).write_text(json.dumps(record))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a file's bit": (_flip("own/notes.json"), "own/notes.json: its bytes are not"),
+    "a file gone": (lambda b: (b / "own" / "notes.json").unlink(), "own/notes.json: No such file"),
+    "a page": (_flip(DATABASE_NAME), "database"),
+    "the database gone": (lambda b: (b / DATABASE_NAME).unlink(), "cannot be looked at"),
+    "a content": (
+        _sql("UPDATE store_contents SET content = content || ' '"),
+        "it was changed since.*in batch 1 is not what its receipt says",
+    ),
+    "a row": (_sql("UPDATE runtime_manifest SET high_watermark = 9"), "it was changed since"),
+    "no record": (lambda b: (b / RECORD_NAME).unlink(), "or was never finished"),
+    "half a record": (_half_a_record, "Invalid JSON"),
+    "a newer record": (_record(formatVersion=2), "pip install --upgrade"),
+    "a path outside": (_outside, "a path that no back-up has"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_found(what: str, directory: Path, tmp_path: Path) -> None:
+    """Whatever was changed in a back-up is found by verifying it, and by restoring, which then
+    makes nothing."""
+    backup = tmp_path / "backup"
+    back_up(directory, backup)
+    verify_backup(backup)
+    change, message = DAMAGE[what]
+    change(backup)
+    with pytest.raises(BackupDamagedError, match=message):
+        verify_backup(backup)
+    with pytest.raises(BackupDamagedError):
+        restore_backup(backup, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_backup_of_a_newer_rtstore(directory: Path, tmp_path: Path) -> None:
+    """The database of a newer rtstore is no damage: what helps is another version."""
+    backup = tmp_path / "backup"
+    back_up(directory, backup)
+    _sql("PRAGMA user_version = 999")(backup)
+    with pytest.raises(BackupDamagedError, match="pip install --upgrade rtstore"):
+        verify_backup(backup)
+    with pytest.raises(NewerDatabaseError):
+        verify_backup(backup / DATABASE_NAME)
+    with pytest.raises(BackupDamagedError, match="there is no such file"):
+        verify_backup(tmp_path / "nowhere")
+
+
+# --- failures and crashes -------------------------------------------------------------------------
+
+
+def test_every_failing_file_operation(directory: Path, tmp_path: Path) -> None:
+    """When any file operation of a back-up or of a restore fails, there is none, and nothing of it
+    stays; or it is there whole."""
+    whole = WatchedFileSystem()
+    back_up(directory, tmp_path / "backup", fs=whole)
+    from rtstore.backups import back_up as back_up_of
+
+    def backing(target: Path, fs: WatchedFileSystem) -> None:
+        with RuntimeStore.open(directory, read_only=True) as store:
+            back_up_of(directory, store.database, target, clock=lambda: NOON, fs=fs)
+
+    def restoring(target: Path, fs: WatchedFileSystem) -> None:
+        restore_backup(tmp_path / "backup", target, fs=fs)
+
+    for act in (backing, restoring):
+        watched = WatchedFileSystem()
+        act(tmp_path / f"whole-{act.__name__}", watched)
+        assert len(watched.calls) > 15
+        for number in range(len(watched.calls)):
+            target = tmp_path / "places" / f"{act.__name__}-{number}"
+            fs = WatchedFileSystem(at_call(number, OSError(28, "No space left on device")))
+            with pytest.raises(StorageError, match="No space left"):
+                act(target, fs)
+            if target.exists():
+                assert same(directory, target)
+        assert not list((tmp_path / "places").glob(".*"))
+
+
+def test_killed_anywhere() -> None:
+    """Killed before any SQL statement or file operation of a back-up or a restore, there is none of
+    that name, or a whole one; the directory that was backed up is as it was."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.backup_kills"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["job"] for line in lines} == {"backup", "restore", "control"}
+    for line in lines:
+        assert line["points"] > 30
+        caught = line["job"] == "control"
+        assert bool(line["failures"]) is caught, line["first"]
+
+
+def test_what_a_dead_one_left_is_named(directory: Path, tmp_path: Path) -> None:
+    """Where a process died making the same back-up, the next one says what is in the way."""
+    (tmp_path / ".backup.rtstore-tmp").mkdir()
+    with pytest.raises(InvalidRequestError, match=r"\.backup\.rtstore-tmp is in the way.*remove"):
+        back_up(directory, tmp_path / "backup")
+
+
+# --- beside a writer ------------------------------------------------------------------------------
+
+WRITER = """
+from rtstore import RunIdentity, RuntimeStore
+identity = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1", behavior_fingerprint="b")
+store = RuntimeStore.open(sys.argv[1])
+say("ready")
+wait()
+for number in range(1, 1001):
+    data = {"n": number}
+    store.write_batch(identity=identity, reason="delivery_commit", writes={
+        "opencode.hostLeases": data,
+        "opencode.promptDeliveryLedger": data,
+        "opencode.runtimeDiagnostics": data,
+    })
+say("done")
+wait()
+store.close()
+"""
+
+
+def test_backups_under_a_writing_process(tmp_path: Path) -> None:
+    """While another process writes 1,000 batches of three stores, back-ups are made; each is
+    restored to exactly one batch boundary: the three stores, their files, the manifest and the
+    receipts are of the same batch."""
+    directory = new_directory(tmp_path)
+    watermarks: list[int] = []
+    with child(WRITER, directory) as writer:
+        assert hear(writer) == "ready"
+        answer(writer)
+        with RuntimeStore.open(directory, recover=False) as store:
+            while not watermarks or (watermarks[-1] < 1000 and len(watermarks) < 40):
+                target = tmp_path / f"backup-{len(watermarks)}"
+                watermarks.append(store.back_up(target).high_watermark)
+        assert hear(writer) == "done"
+        answer(writer)
+        writer.wait(30)
+    assert watermarks == sorted(watermarks)
+    between = [mark for mark in set(watermarks) if 0 < mark < 1000]
+    assert len(between) >= 3, watermarks
+    for number, mark in enumerate(watermarks):
+        restored = tmp_path / f"restored-{number}"
+        restore_backup(tmp_path / f"backup-{number}", restored)
+        with RuntimeStore.open(restored) as store:
+            assert store.last_recovery is None
+            assert agree(store)
+            assert store.invariant_failures() == []
+            found = store.snapshot()
+            assert found.high_watermark == mark
+            assert {content.data["n"] for content in found.contents.values()} <= {mark}
+            assert len(store.batches()) == min(mark, 1000)
+    print(f"{len(watermarks)} back-ups at the boundaries {watermarks}")
