@@ -97,7 +97,7 @@ def main() -> None:
             "job": name,
             "points": tally.points,
             "failures": len(tally.failures),
-            "first": tally.failures[:3],
+            "first": [failure[:300] for failure in tally.failures[:3]],
         }
         print(json.dumps(line), flush=True)
 

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -377,6 +378,7 @@ def test_backups_under_a_writing_process(tmp_path: Path) -> None:
             while not watermarks or (watermarks[-1] < 1000 and len(watermarks) < 40):
                 target = tmp_path / f"backup-{len(watermarks)}"
                 watermarks.append(store.back_up(target).high_watermark)
+                time.sleep(0.1)  # the boundaries are spread over all of the batches
         assert hear(writer) == "done"
         answer(writer)
         writer.wait(30)

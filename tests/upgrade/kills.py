@@ -168,7 +168,7 @@ def main(names: list[str]) -> None:
                 "revision": frozen,
                 "points": tally.points,
                 "failures": len(tally.failures),
-                "first": tally.failures[:3],
+                "first": [failure[:300] for failure in tally.failures[:3]],
             }
             print(json.dumps(line), flush=True)
 
