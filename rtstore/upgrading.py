@@ -20,6 +20,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import computed_field
+
 from rtstore.database import copying, upgrade, upgrade_log
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
@@ -58,6 +60,7 @@ class UpgradeReport(Record):
     backup: Path | None = None
     """The database as it was before. None when nothing was changed."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def changed(self) -> bool:
         """Whether the database of the directory was changed."""

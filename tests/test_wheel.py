@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from rtstore.database.schema import REVISIONS
+from tests.upgrade.freeze import unpack
+
 CHECKOUT = Path(__file__).parents[1]
 
 
@@ -155,6 +158,26 @@ def test_the_demo_speaks_to_people(installed: Installed) -> None:
     assert "blocked" in done.stdout
     assert "ready" in done.stdout
     assert done.stderr == ""
+
+
+UPGRADE = """
+import json, sys
+from rtstore import RuntimeStore
+with RuntimeStore.open(sys.argv[1]) as store:
+    (row,) = store.upgrades()
+    batch = store.batches()[-1]
+    print(json.dumps([row.from_revision, row.to_revision, batch.state, batch.high_watermark]))
+"""
+
+
+def test_the_oldest_database_is_upgraded(installed: Installed) -> None:
+    """With the wheel alone the oldest frozen directory is upgraded when it is opened, by the
+    revisions in the wheel, and its batches are there; the command finds it current."""
+    directory = unpack(REVISIONS[0], installed.folder)
+    done = installed.run(installed.python, "-c", UPGRADE, directory)
+    assert json.loads(done.stdout) == [REVISIONS[0], REVISIONS[-1], "committed", 8]
+    again = installed.run(installed.bin / "rtstore", "upgrade", directory, "--json")
+    assert json.loads(again.stdout)["changed"] is False
 
 
 # --- its types ----------------------------------------------------------------------------------

@@ -11,19 +11,23 @@ error in either case. A wrong option is refused before it is known whether JSON 
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from rtstore.cli.exits import ExitCode, exit_code_help, exit_code_of
-from rtstore.errors import RuntimeStoreError
+from rtstore.cli import upkeep
+from rtstore.cli.exits import ExitCode, exit_code_help
+from rtstore.cli.options import (
+    LOCK_TIMEOUT_S,
+    AsJson,
+    Directory,
+    DryRun,
+    LockTimeout,
+    reporting,
+    utf8,
+)
 
-LOCK_TIMEOUT_S = 10.0
 JSON_ERRORS = """\
 An error goes to standard error; with --json, standard output then has
   {"error": {"type", "message", "exitCode"}}"""
@@ -35,27 +39,6 @@ app = typer.Typer(
 )
 
 
-def _utf8(path: Path | None) -> Path | None:
-    """Refuse a path that JSON and SQLite could not name."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise typer.BadParameter("the path is not UTF-8 text") from None
-    return path
-
-
-Directory = Annotated[
-    Path,
-    # Whether it can be read is found out where the error says more.
-    typer.Argument(metavar="DIR", callback=_utf8, readable=False, help="The runtime directory."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
-LockTimeout = Annotated[
-    float,
-    typer.Option(
-        "--lock-timeout", metavar="SECONDS", min=0, help="How long to wait for another writer."
-    ),
-]
 RunId = Annotated[
     str | None,
     typer.Option(
@@ -118,7 +101,7 @@ def init(
     \b
     JSON: directory, teamName, created, database, highWatermark, stores[]
     """
-    with _reporting(as_json=as_json):
+    with reporting(as_json=as_json):
         from rtstore.cli import init as command
 
         code = command.run(directory, team_name=team, lock_timeout_s=lock_timeout, as_json=as_json)
@@ -142,7 +125,7 @@ def import_(
       stores[] {schemaName, relativePath, outcome, registered, detail},
       controlFiles[], otherFiles[] {path, kind}, notes[]
     """
-    with _reporting(as_json=as_json):
+    with reporting(as_json=as_json):
         from rtstore.cli import importing as command
 
         code = command.run(directory, lock_timeout_s=lock_timeout, as_json=as_json)
@@ -175,7 +158,7 @@ def status(
         batchId, batchReason, writtenAt, ageSeconds},
       next[] {command, why}
     """
-    with _reporting(as_json=as_json):
+    with reporting(as_json=as_json):
         from rtstore.cli import status as command
 
         code = command.run(
@@ -206,7 +189,7 @@ def plan(
         diagnostics[]},
       recovery[] {schemaName, kind, reason, intention}, next[] {command, why}
     """
-    with _reporting(as_json=as_json):
+    with reporting(as_json=as_json):
         from rtstore.cli import plan as command
 
         code = command.run(
@@ -223,9 +206,7 @@ def plan(
 def recover(
     directory: Directory,
     *,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,
+    dry_run: DryRun = False,
     lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
@@ -239,7 +220,7 @@ def recover(
       steps[] {action {kind, schemaName, reason?}, outcome (done|skipped|failed), detail},
       removedFiles[], remaining (a plan), verdict, readiness, next[]
     """
-    with _reporting(as_json=as_json):
+    with reporting(as_json=as_json):
         from rtstore.cli import recover as command
 
         code = command.run(directory, lock_timeout_s=lock_timeout, dry_run=dry_run, as_json=as_json)
@@ -264,7 +245,7 @@ def log(
         origin (written|imported), highWatermark, startedAt, completedAt, lastError,
         receipts[]}, stores[], ageSeconds}
     """
-    with _reporting(as_json=as_json):
+    with reporting(as_json=as_json):
         from rtstore.cli import log as command
 
         code = command.run(directory, limit=number, as_json=as_json)
@@ -277,7 +258,7 @@ def demo(
         Path | None,
         typer.Argument(
             metavar="DIR",
-            callback=_utf8,
+            callback=utf8,
             help="A new or empty directory. Default: a temporary one.",
         ),
     ] = None,
@@ -315,35 +296,11 @@ def demo(
         sameReceipts},
       queries[] {question, command, output[], program}
     """
-    with _reporting(as_json=as_json):
+    with reporting(as_json=as_json):
         from rtstore.cli import demo as command
 
         code = command.run(directory, point=point, as_json=as_json)
     raise typer.Exit(code)
 
 
-# --- errors -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _reporting(*, as_json: bool) -> Iterator[None]:
-    """Turn an error of the library or the operating system into its message and its exit code."""
-    try:
-        yield
-    except (RuntimeStoreError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        _give_up(error, as_json=as_json)
-    except KeyboardInterrupt:
-        typer.echo("rtstore: interrupted", err=True)
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-
-
-def _give_up(error: RuntimeStoreError | OSError, *, as_json: bool) -> NoReturn:
-    """Print what happened, and leave with the exit code for it."""
-    code = exit_code_of(error)
-    if as_json:
-        report = {"type": type(error).__name__, "message": str(error), "exitCode": int(code)}
-        sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
-    typer.echo(f"rtstore: {error}", err=True)
-    raise typer.Exit(code)
+upkeep.register(app)

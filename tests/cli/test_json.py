@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from rtstore.database.schema import REVISIONS
 from rtstore.records import Receipt
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_import import _copy
 from tests.pure.build import needs_legacy
+from tests.upgrade.freeze import unpack
 
 PLAN = {
     "planId",
@@ -24,6 +26,10 @@ PLAN = {
     "readinessImpact",
     "actions",
     "diagnostics",
+}
+BACKUP = {
+    *("formatVersion", "path", "teamName", "revision", "highWatermark", "lastCommittedBatchId"),
+    *("createdAt", "databaseHash", "files", "leftOut"),
 }
 SHAPES = {
     "init": {"directory", "teamName", "created", "database", "highWatermark", "stores"},
@@ -43,6 +49,13 @@ SHAPES = {
         *("directory", "teamName", "dryRun", "runNumber", "plan", "steps", "removedFiles"),
         *("remaining", "verdict", "readiness", "next"),
     },
+    "upgrade": {
+        *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
+        *("upgradedAt", "backup"),
+    },
+    "backup": BACKUP,
+    "restore": BACKUP,
+    "verify": BACKUP,
     "log": {"directory", "teamName", "highWatermark", "batches"},
     "demo": {
         *("directory", "database", "teamName", "batches", "kill", "crash", "runNumber", "steps"),
@@ -62,6 +75,17 @@ def _document(command: str, parent: Path) -> Any:
         return run("init", parent / "new", "--team", "t", "--json").json()
     if command == "demo":
         return run("demo", parent / "demo", "--json").json()
+    if command == "upgrade":
+        return run("upgrade", unpack(REVISIONS[0], parent), "--json").json()
+    if command in ("backup", "restore", "verify"):
+        words: dict[str, list[str | Path]] = {
+            "backup": [ready_team(parent), parent / "backup"],
+            "restore": [parent / "backup", parent / "restored"],
+            "verify": [parent / "backup"],
+        }
+        if command != "backup":
+            assert run("backup", *words["backup"]).code == 0
+        return run(command, *words[command], "--json").json()
     return run(command, crashed_team(parent), "--json").json()
 
 
@@ -85,7 +109,7 @@ def test_shape(tmp_path: Path, command: str) -> None:
     document = _document(command, tmp_path)
     assert set(document) == SHAPES[command]
     told = set()
-    for name in (command, "plan", "status"):
+    for name in (command, "plan", "status", "backup"):
         told |= set(re.findall(r"\w+", run(name, "--help").out.split("JSON: ")[1]))
     states = {"committed", "failed"}
     assert set(_keys(document)) - told - RECEIPT - states == set()

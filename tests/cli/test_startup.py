@@ -13,7 +13,10 @@ from rtstore import __version__
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import CHECKOUT, run, run_process
 
-COMMANDS = ("init", "import", "status", "plan", "recover", "log", "demo")
+COMMANDS = (
+    *("init", "import", "status", "plan", "recover", "log", "demo"),
+    *("upgrade", "backup", "restore", "verify"),
+)
 HEAVY = ("sqlalchemy", "alembic", "sqlite3", "pydantic", "rtstore.database", "rtstore.store")
 
 _LOADED_BY_HELP = """

@@ -1,0 +1,76 @@
+"""`rtstore backup`, `restore` and `verify`: directories put away, brought back, and checked."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rtstore.backups import Backup, restore_backup, verify_backup
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.looking import check_directory
+from rtstore.cli.output import Cell, Page, count, page_for, print_json, size, when
+from rtstore.cli.progress import progress_bar
+from rtstore.store import RuntimeStore
+from rtstore.times import utc_now
+
+
+def back_up(directory: Path, destination: Path, *, as_json: bool) -> ExitCode:
+    """Back a runtime directory up."""
+    check_directory(directory)
+    with RuntimeStore.open(directory, read_only=True) as store, progress_bar(quiet=as_json) as bar:
+        backup = store.back_up(destination, progress=bar)
+    if as_json:
+        print_json(backup)
+        return ExitCode.READY
+    page = page_for()
+    page.line(Cell("Backed up", "good"), f" {directory}")
+    _show(page, backup)
+    page.title("Next")
+    place = shlex.quote(str(destination))
+    page.line(Cell(f"rtstore verify {place}", "title"), indent=2)
+    page.line(Cell(f"rtstore restore {place} NEW_DIR", "title"), indent=2)
+    return ExitCode.READY
+
+
+def restore(source: Path, directory: Path, *, as_json: bool) -> ExitCode:
+    """Make a runtime directory of a back-up."""
+    with progress_bar(quiet=as_json) as bar:
+        backup = restore_backup(source, directory, progress=bar)
+    if as_json:
+        print_json(backup)
+        return ExitCode.READY
+    page = page_for()
+    page.line(Cell("Restored", "good"), f" {source}")
+    _show(page, backup)
+    page.title("Next")
+    page.line(Cell(f"rtstore status {shlex.quote(str(directory))}", "title"), indent=2)
+    return ExitCode.READY
+
+
+def verify(source: Path, *, as_json: bool) -> ExitCode:
+    """Check a back-up."""
+    with progress_bar(quiet=as_json) as bar:
+        backup = verify_backup(source, progress=bar)
+    if as_json:
+        print_json(backup)
+        return ExitCode.READY
+    page = page_for()
+    page.line(Cell("Sound", "good"), ": the database and every file are what was backed up")
+    _show(page, backup)
+    return ExitCode.READY
+
+
+def _show(page: Page, backup: Backup) -> None:
+    total = sum(file.file_size for file in backup.files)
+    facts: list[tuple[str, str | Cell]] = [
+        ("Where", str(backup.path)),
+        ("Team", backup.team_name),
+        ("High watermark", f"{count(backup.high_watermark, 'batch')} committed"),
+        ("Revision", backup.revision),
+        ("Files", f"{count(len(backup.files), 'file')}, {size(total)}"),
+    ]
+    if backup.created_at is not None:
+        facts.insert(1, ("Made", when(backup.created_at, utc_now())))
+    page.facts(facts)
+    for problem in backup.left_out:
+        page.line(Cell("left out: ", "warn"), problem)

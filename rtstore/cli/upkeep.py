@@ -1,0 +1,128 @@
+"""The subcommands that look after a whole runtime directory: upgrades and back-ups.
+
+As in `rtstore.cli.app`: only names and help texts, and each imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rtstore.cli.options import (
+    LOCK_TIMEOUT_S,
+    AsJson,
+    Directory,
+    DryRun,
+    LockTimeout,
+    reporting,
+    utf8,
+)
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="BACKUP",
+        callback=utf8,
+        readable=False,
+        help="A back-up: its directory, or the database that an upgrade kept.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these subcommands to the command."""
+    app.command(short_help="Bring an older database up to date.")(upgrade)
+    app.command(short_help="Copy one consistent state, beside busy writers.")(backup)
+    app.command(short_help="Make a new directory of a back-up.")(restore)
+    app.command(short_help="Is this back-up sound?")(verify)
+
+
+def upgrade(
+    directory: Directory,
+    *,
+    dry_run: DryRun = False,
+    lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the control database to this rtstore's revision; a current one is left as it is.
+
+    The database is backed up first, beside itself ("rtstore restore" makes a directory of that
+    back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. Opening a
+    store does the same.
+
+    \b
+    JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
+      upgradedAt or null, backup or null
+    """
+    with reporting(as_json=as_json):
+        from rtstore.cli import upgrading as command
+
+        code = command.run(directory, dry_run=dry_run, lock_timeout_s=lock_timeout, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def backup(
+    directory: Directory,
+    destination: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DEST", callback=utf8, readable=False, help="A new or empty directory."
+        ),
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Copy one consistent state of database and store files; verified when it is done.
+
+    Writers need not stop, and do not wait. The back-up is a directory that opens as a ready store.
+
+    \b
+    JSON: formatVersion, path, teamName, revision, highWatermark, lastCommittedBatchId or null,
+      createdAt, databaseHash, files[] {relativePath, contentHash, fileSize, mtimeNs or null},
+      leftOut[] (files whose bytes could not be had, and why)
+    """
+    with reporting(as_json=as_json):
+        from rtstore.cli import backups as command
+
+        code = command.back_up(directory, destination, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def restore(
+    source: Source,
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", callback=utf8, readable=False, help="A new or empty directory."
+        ),
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new runtime directory of a back-up, which is verified first.
+
+    A directory that holds anything is refused: a living store is never overwritten.
+
+    \b
+    JSON: as "backup"; path is the new directory
+    """
+    with reporting(as_json=as_json):
+        from rtstore.cli import backups as command
+
+        code = command.restore(source, directory, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def verify(source: Source, *, as_json: AsJson = False) -> None:
+    """Check a back-up: every page, every content, every file against its hash. Changes nothing.
+
+    \b
+    JSON: as "backup"
+    """
+    with reporting(as_json=as_json):
+        from rtstore.cli import backups as command
+
+        code = command.verify(source, as_json=as_json)
+    raise typer.Exit(code)

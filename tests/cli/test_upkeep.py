@@ -1,0 +1,83 @@
+"""`rtstore upgrade`, `backup`, `restore` and `verify`: what they say, and how they end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.progress import progress_bar
+from rtstore.database.schema import REVISIONS
+from tests.cli.commands import ready_team, run
+from tests.support import picture
+from tests.upgrade.freeze import unpack
+
+
+def test_upgrade(tmp_path: Path) -> None:
+    """An older directory is refused by what only looks, with the command to run; that command
+    upgrades it, says where the back-up is, and has nothing to do the second time."""
+    directory = unpack(REVISIONS[0], tmp_path)
+    refused = run("status", directory)
+    assert refused.code == ExitCode.STOP
+    assert f"Run: rtstore upgrade {directory}" in refused.err
+    tried = run("upgrade", directory, "--dry-run")
+    assert (tried.code, tried.err) == (0, "")
+    assert "Tried on a copy" in tried.out
+    assert run("status", directory).code == ExitCode.STOP
+    done = run("upgrade", directory, "--json")
+    assert done.code == 0
+    report = done.json()
+    assert (report["changed"], report["fromRevision"]) == (True, REVISIONS[0])
+    assert Path(report["backup"]).is_file()
+    again = run("upgrade", directory)
+    assert "left as it was" in again.out
+    assert run("status", directory).code == ExitCode.NOT_READY
+
+
+def test_back_up_verify_restore(tmp_path: Path) -> None:
+    """The three commands, each naming the next; a restored directory is as ready as the first."""
+    directory = ready_team(tmp_path)
+    made = run("backup", directory, tmp_path / "backup")
+    assert (made.code, made.err) == (0, "")
+    assert f"rtstore restore {tmp_path / 'backup'} NEW_DIR" in made.out
+    assert run("verify", tmp_path / "backup").out.startswith("Sound")
+    restored = run("restore", tmp_path / "backup", tmp_path / "new")
+    assert (restored.code, restored.err) == (0, "")
+    assert run("status", tmp_path / "new").code == run("status", directory).code == 0
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    """No such directory, a target that is not empty, a damaged back-up: each with its exit code,
+    and nothing is changed."""
+    directory = ready_team(tmp_path)
+    assert run("backup", tmp_path / "nowhere", tmp_path / "b").code == ExitCode.WRONG_CALL
+    assert run("upgrade", tmp_path / "nowhere").code == ExitCode.WRONG_CALL
+    run("backup", directory, tmp_path / "backup")
+    before = picture(directory)
+    over = run("restore", tmp_path / "backup", directory)
+    assert over.code == ExitCode.WRONG_CALL
+    assert "is not empty" in over.err
+    assert picture(directory) == before
+    (tmp_path / "backup" / "launch-state.json").write_text("{}")
+    damaged = run("verify", tmp_path / "backup", "--json")
+    assert damaged.code == ExitCode.STOP
+    assert damaged.json()["error"]["type"] == "BackupDamagedError"
+
+
+def test_a_progress_bar_is_for_people(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal each step gets its bar, on standard error; elsewhere there is none."""
+    with progress_bar() as bar:
+        assert bar is None
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with progress_bar(quiet=True) as bar:
+        assert bar is None
+    with progress_bar() as bar:
+        assert bar is not None
+        bar("files", 1, 2)
+        bar("files", 2, 2)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "files" in shown.err
