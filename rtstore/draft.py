@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,9 @@ from rtstore.records import (
     Batch,
     BatchReason,
     BatchState,
+    LoggedBatch,
     PlannedWrite,
+    QuarantinedFile,
     Record,
     RunIdentity,
 )
@@ -37,13 +40,34 @@ class BatchRequest(Record):
 
 
 class Draft:
-    """A validated request: everything encoded but for the time, which is known under the lock."""
+    """A validated request: everything encoded but for the time, which is known under the lock;
+    then its contents and writes are planned."""
+
+    __slots__ = (
+        "batch_id", "content_of", "encoded", "evidence", "id_given", "request", "size",
+        "started_at", "writes",
+    )  # fmt: skip
 
     def __init__(self, request: BatchRequest, batch_id: str | None, started_at: datetime) -> None:
         self.request = request
         self.batch_id = batch_id
+        """None until it has one."""
+        self.id_given = batch_id is not None
+        """Whether the caller chose the id, and may repeat the call."""
         self.started_at = started_at
         self.encoded: list[tuple[Descriptor, EncodedStore]] = []
+        self.size = 0
+        """About how many bytes it writes."""
+        self.evidence: Sequence[QuarantinedFile] = ()
+        """What somebody else had written, kept before this batch comes over it."""
+        self.content_of: dict[str, bytes] = {}
+        """What it writes, by store; planned, like the writes."""
+        self.writes: tuple[PlannedWrite, ...] = ()
+
+    def add(self, descriptor: Descriptor, encoded: EncodedStore) -> None:
+        """Have it write one more store."""
+        self.encoded.append((descriptor, encoded))
+        self.size += encoded.size
 
     @property
     def names(self) -> list[str]:
@@ -74,33 +98,35 @@ class Draft:
             )
         )
 
-    def plan(
-        self, content_of: dict[str, bytes], written_at: datetime, new_receipt_id: IdFactory
-    ) -> list[PlannedWrite]:
-        """Decide everything about the writes: order, hashes, times, the ids of the receipts."""
+    def plan(self, written_at: datetime, new_receipt_id: IdFactory) -> None:
+        """Decide everything about the writes: order, contents, hashes, times, ids of receipts."""
         # Microseconds are what every usual file system keeps exactly.
         mtime_ns = time.time_ns() // 1000 * 1000
-        return [
+        self.content_of = {
+            descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in self.encoded
+        }
+        self.writes = tuple(
             PlannedWrite(
                 position=position,
                 schema_name=descriptor.schema_name,
                 schema_version=descriptor.schema_version,
                 relative_path=descriptor.relative_path,
-                content_hash=content_hash(content_of[descriptor.schema_name]),
-                file_size=len(content_of[descriptor.schema_name]),
+                content_hash=content_hash(self.content_of[descriptor.schema_name]),
+                file_size=len(self.content_of[descriptor.schema_name]),
                 mtime_ns=mtime_ns,
                 receipt_id=check_id("receipt_id_factory", new_receipt_id()),
                 written_at=written_at,
             )
             for position, (descriptor, _) in enumerate(self.encoded)
-        ]
+        )
 
-    def new_batch(self, batch_id: str) -> Batch:
-        """The batch as it is logged; the database gives it its number."""
+    def numbered(self, batch_number: int) -> LoggedBatch:
+        """The planned batch as it is logged under a number."""
         identity = self.request.identity
-        return Batch(
-            batch_number=0,
-            batch_id=batch_id,
+        assert self.batch_id is not None  # noqa: S101 - it has one before it is logged
+        batch = Batch(
+            batch_number=batch_number,
+            batch_id=self.batch_id,
             team_name=self.request.team_name,
             run_id=identity.run_id,
             capability_snapshot_id=identity.capability_snapshot_id,
@@ -109,6 +135,7 @@ class Draft:
             state=BatchState.PREPARING,
             started_at=self.started_at,
         )
+        return LoggedBatch(batch=batch, writes=self.writes)
 
 
 def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) -> Draft:
@@ -136,7 +163,7 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
             store=descriptor.schema_name,
             payload=descriptor.payload,
         )
-        draft.encoded.append((descriptor, encoded))
+        draft.add(descriptor, encoded)
     return draft
 
 

@@ -63,6 +63,11 @@ class EncodedStore:
         """A file whose bytes are what they are, time included: one that is adopted."""
         return _ExactStore(content, b"")
 
+    @property
+    def size(self) -> int:
+        """How many bytes it will have."""
+        return len(self._head) + len(_TIME_PLACEHOLDER) + len(self._tail)
+
     def at(self, moment: datetime) -> bytes:
         """The bytes of the file when written at that moment."""
         return self._head + format_time(moment).encode() + self._tail

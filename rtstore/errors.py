@@ -219,6 +219,14 @@ class BatchUnfinishedError(RecoveryNeededError):
             "Open the store again (RuntimeStore.open or rtstore recover DIR)."
         )
 
+    def about(self, batch_id: str) -> BatchUnfinishedError:
+        """The same, said of another batch that was logged with it."""
+        if batch_id == self.batch_id:
+            return self
+        other = BatchUnfinishedError(batch_id, self.cause, decided=self.decided)
+        other.__cause__ = self.__cause__
+        return other
+
 
 class StoreFileChangedError(RecoveryNeededError):
     """A store file is not what was committed: somebody else changed or removed it."""

@@ -79,10 +79,7 @@ class WriterLock:
         for oneself would never end.
         """
         self._renew_after_fork()
-        if self._holder == threading.get_ident():
-            raise InvalidRequestError(
-                "call", "a function that runs inside a write must not write to the same store"
-            )
+        self.refuse_reentry()
         limit = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
         if not self._threads.acquire(timeout=limit):
@@ -97,6 +94,13 @@ class WriterLock:
                 self._release(descriptor)
         finally:
             self._threads.release()
+
+    def refuse_reentry(self) -> None:
+        """Raise `InvalidRequestError` when this thread holds the lock."""
+        if self._holder == threading.get_ident() and self._pid == os.getpid():
+            raise InvalidRequestError(
+                "call", "a function that runs inside a write must not write to the same store"
+            )
 
     def is_held(self) -> bool:
         """Whether anybody, this process included, holds the lock at this moment.

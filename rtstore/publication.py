@@ -105,27 +105,23 @@ class Publisher:
             fs=self.fs,
         )
 
-    def seal(self, logged: LoggedBatch) -> int:
-        """Commit a published batch: entries, identity, high watermark; gives the new watermark.
+    def seal(self, *logged: LoggedBatch) -> int:
+        """Commit published batches, in their order: entries, identity, high watermark; gives the
+        high watermark of the last.
 
-        Not flushed: should the seal be lost, the batch is still in the log, and recovery seals it
+        Not flushed: should the seal be lost, they are still in the log, and recovery seals them
         again with the same ids and times.
         """
         with self.database.write(flush=False) as connection:
-            high_watermark = manifest.load_head(connection).high_watermark + 1
-            batches.change_state(
-                connection,
-                logged,
-                BatchState.COMMITTED,
-                high_watermark=high_watermark,
-                completed_at=logged.writes[0].written_at,
-            )
+            before = manifest.load_head(connection).high_watermark
+            high_watermark = before + len(logged)
+            batches.commit(connection, logged, high_watermark=before + 1)
             manifest.seal(connection, logged, high_watermark=high_watermark)
             contents.prune(
                 connection,
                 self.retention,
-                [write.schema_name for write in logged.writes],
-                logged.batch.batch_number,
+                [write.schema_name for item in logged for write in item.writes],
+                logged[-1].batch.batch_number,
             )
         return high_watermark
 

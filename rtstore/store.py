@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,7 @@ from rtstore.errors import (
 from rtstore.evidence import take_back
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
+from rtstore.group import Submission
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.planner import RecoveryPlanner
@@ -248,6 +249,27 @@ class RuntimeStore:
         order. See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the
         errors.
         """
+        submission = self.submission(
+            identity=identity,
+            reason=reason,
+            writes=writes,
+            expected_high_watermark=expected_high_watermark,
+            batch_id=batch_id,
+        )
+        self.write_submissions([submission])
+        return submission.result()
+
+    def submission(
+        self,
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+        writes: Writes,
+        expected_high_watermark: int | None = None,
+        batch_id: str | None = None,
+    ) -> Submission:
+        """A batch that is checked and encoded, and not written yet. Takes what `write_batch` takes,
+        and raises `CallError`."""
         request = BatchRequest(
             team_name=self.team_name,
             identity=checked_identity(identity),
@@ -257,9 +279,12 @@ class RuntimeStore:
                 for name, data in pairs(writes)
             ),
         )
-        return self._writer.write_batch(
-            request, expected_high_watermark=expected_high_watermark, batch_id=batch_id
-        )
+        return self._writer.submission(request, expected_high_watermark, batch_id)
+
+    def write_submissions(self, submissions: Sequence[Submission]) -> None:
+        """Write several batches, in their order, that share a flush: each is a batch of its own,
+        and `result()` gives it or raises its error. See `BatchWriter.write_submissions`."""
+        self._writer.write_submissions(submissions)
 
     def update(
         self,

@@ -21,13 +21,14 @@ def to_utc_ms(moment: datetime) -> datetime:
     """The same moment in UTC, cut to milliseconds. Raises ValueError for a naive datetime."""
     if moment.tzinfo is None:
         raise ValueError("a time needs a time zone: the store keeps UTC")
-    utc = moment.astimezone(UTC)
-    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    beyond_ms = utc.microsecond % 1000
+    return utc.replace(microsecond=utc.microsecond - beyond_ms) if beyond_ms else utc
 
 
 def format_time(moment: datetime) -> str:
     """`2026-04-21T12:00:00.000Z`: always 24 characters, so that text order is time order."""
-    return to_utc_ms(moment).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return to_utc_ms(moment).isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
 
 
 def parse_time(text: str) -> datetime:

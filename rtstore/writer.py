@@ -31,60 +31,77 @@ Errors while the writer lives: publishing fails -> the batch is recorded as fail
 what was published is put back (`BatchFailedError`). The database fails after the commit point ->
 `BatchUnfinishedError`, the outcome is decided. The flush of the log fails -> nobody knows what is
 on the medium: `BatchUnfinishedError` with `decided=False`, and this process writes no more.
+
+**Group commit.** Batches that callers of one process submit while another is written wait in a
+queue (`rtstore.group`), and go through steps 3 to 5 together: one flushed transaction logs them,
+numbered in their order; a store that several write is published once, with the last; one unflushed
+transaction seals them. Each stays a batch of its own, with its receipts and its high watermark. To
+the cases above this adds:
+
+* a crash between 3 and the end of 5 leaves several `preparing` batches. They go forward oldest
+  first, each published and sealed as if it were alone, so the last version of a store is the last
+  to be published again; that is how it would have been, had they been written one by one. All
+  versions are in the log, so none is taken for somebody else's.
+* the seal of a group is one transaction: after a loss of power all of it is there or none.
+* a batch refused before the log leaves the group; one that the database refuses has each of the
+  group logged by itself. What a batch is compared with (`expected_high_watermark`, the data that
+  `update` reads) must be committed, so such a batch begins a group, and others may join it.
+* publishing fails -> that batch fails and is undone, the others go on; a store that it shared gets
+  the last version of those that are left. When the failure cannot be recorded, all of the group
+  stay in the log, and go forward in their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection
-
+from rtstore.admission import (
+    Found,
+    check_ids,
+    check_manifest,
+    check_paths,
+    check_targets,
+    first_result,
+    keep_evidence,
+    look,
+    look_again,
+)
 from rtstore.adoption import read_for_adoption
 from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
-from rtstore.database.manifest import ManifestHead, ManifestStore
+from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor
 from rtstore.draft import BatchRequest, Draft, StoreWrite, check_id, validate
 from rtstore.envelope import EncodedStore, decode
 from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
-    ConflictError,
     DatabaseFailedError,
     InvalidRequestError,
     RuntimeStoreError,
-    StorageError,
-    WrongTeamError,
     cause_of,
 )
-from rtstore.files.paths import check_target, store_path
+from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
+from rtstore.group import Submission, Take, WriteQueue
 from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
-from rtstore.left_over import finish_left_over
 from rtstore.lock import WriterLock
-from rtstore.publication import Durability, Publisher, StoreFile
+from rtstore.publication import Durability, Publisher
 from rtstore.records import (
     Batch,
     BatchReason,
-    BatchState,
     LoggedBatch,
-    ManifestEntry,
     PlannedWrite,
     QuarantinedFile,
     RunIdentity,
 )
+from rtstore.superseding import UnderWay, publish_together
 from rtstore.times import Clock, to_utc_ms, utc_now
-
-
-class _Found(NamedTuple):
-    """What is committed, as found under the lock."""
-
-    head: ManifestHead
-    entries: Mapping[str, ManifestEntry]
 
 
 class BatchWriter:
@@ -123,6 +140,7 @@ class BatchWriter:
         self._batch_id_factory = batch_id_factory
         self._receipt_id_factory = receipt_id_factory
         self._clock = clock
+        self._queue = WriteQueue(self.lock)
 
     def write_batch(
         self,
@@ -144,13 +162,29 @@ class BatchWriter:
         `StorageError`, `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError`
         (in the log, or perhaps so), `DatabaseFailedError`.
         """
+        submission = self.submission(request, expected_high_watermark, batch_id)
+        self.write_submissions([submission])
+        return submission.result()
+
+    def submission(
+        self,
+        request: BatchRequest,
+        expected_high_watermark: int | None = None,
+        batch_id: str | None = None,
+    ) -> Submission:
+        """Step 1 for a batch that is to be written by `write_submissions`. Raises `CallError`."""
+        self.database.check_usable()
         draft = validate(request, batch_id, self._now())
-        self._check_targets(draft)
-        with self.lock.hold():
-            found = self._look(draft.names)
-            return self._already_written(draft) or self._write(
-                draft, found, expected_high_watermark
-            )
+        check_targets(draft, self.directory, self.publisher.fs)
+        return Submission(draft, expected_high_watermark)
+
+    def write_submissions(self, submissions: Sequence[Submission]) -> None:
+        """Write batches in their order; each gets its own outcome, as `write_batch` gives it.
+
+        Raises what stands in the way of all of them, such as `LockTimeoutError`; some may have an
+        outcome all the same.
+        """
+        self._queue.carry_out(submissions, self._lead)
 
     def update(
         self,
@@ -168,9 +202,12 @@ class BatchWriter:
         under the lock, so it should be quick, and it must not write to the store itself. What it
         raises comes out unchanged, and nothing is written. Otherwise as `write_batch`.
         """
+        self.database.check_usable()
         name = descriptor.schema_name
-        with self.lock.hold():
-            found = self._look([name])
+        outcome: list[Submission] = []
+
+        def lead(take: Take) -> None:
+            found = look([name], self.publisher)
             if check_current is not None:
                 check_current()
             current = self.database.read_as_writer(
@@ -187,7 +224,13 @@ class BatchWriter:
                 reason=reason,
                 writes=(StoreWrite(descriptor=descriptor, data=data),),
             )
-            return self._write(validate(request, None, self._now()), found, None)
+            outcome.append(Submission(validate(request, None, self._now())))
+            others = take(outcome)
+            names = _names(others)
+            self._write([*outcome, *others], look_again(found, names, self.database))
+
+        self._queue.carry_out([], lead)
+        return outcome[0].result()
 
     def check(self, request: BatchRequest) -> None:
         """Raise what `write_batch` would raise for the request itself; nothing is touched."""
@@ -208,7 +251,7 @@ class BatchWriter:
         committed already; otherwise as `write_batch`.
         """
         with self.lock.hold():
-            found = self._look([descriptor.schema_name])
+            found = look([descriptor.schema_name], self.publisher)
             content = read_for_adoption(
                 self.directory,
                 descriptor,
@@ -223,16 +266,18 @@ class BatchWriter:
             )
             draft = validate(request, None, self._now())
             draft.encoded = [(descriptor, EncodedStore.exactly(content))]
-            self._check_manifest(draft, found.head, None)
-            batch_id = check_id("batch_id_factory", self._batch_id_factory())
-            logged, content_of = self._log(draft, batch_id, [])
+            check_manifest(draft, found.head, None, self.directory)
+            draft.batch_id = check_id("batch_id_factory", self._batch_id_factory())
+            draft.plan(self._now(), self._receipt_id_factory)
+            check_paths(draft, found.entries, {}, self.database)
+            (logged,) = self._log(draft)
             try:
                 for write in logged.writes:
-                    self.publisher.publish(write, content_of[write.schema_name])
+                    self.publisher.publish(write, draft.content_of[write.schema_name])
             except OSError as error:
                 # The file holds these bytes already: to fail and undo would take them from it.
-                raise BatchUnfinishedError(batch_id, cause_of(error), decided=True) from error
-            return self._seal(logged)
+                raise BatchUnfinishedError(draft.batch_id, cause_of(error), decided=True) from error
+            return self._seal(logged)[0]
 
     def _now(self) -> datetime:
         try:
@@ -242,144 +287,133 @@ class BatchWriter:
 
     # --- 2: lock, and look at what is there -------------------------------------------------------
 
-    def _look(self, names: Sequence[str]) -> _Found:
-        """What is committed for the stores about to be written, after what a dead writer left was
-        rolled forward. We hold its lock, so it is dead."""
+    def _lead(self, take: Take) -> None:
+        """The writer lock is held, and it is this thread's turn: carry out what waits."""
+        group = take(())
+        self._write(group, look(_names(group), self.publisher))
 
-        def query(connection: Connection) -> tuple[_Found, tuple[LoggedBatch, ...]]:
-            head = manifest.load_head(connection)
-            entries = manifest.load_entries(connection, names)
-            return _Found(head, entries), batches.load_open(connection)
+    def _write(self, group: Sequence[Submission], found: Found) -> None:
+        """The rest of step 2, and 3 to 5; the lock is held and no batch is open. Each batch of the
+        group gets an outcome."""
+        looked_at: set[str] = set()
+        owners: dict[str, str] = {}
 
-        found, open_batches = self.database.read_as_writer(query)
-        left = [logged for logged in open_batches if logged.has_contents]
-        if not left:
-            return found
-        finish_left_over(left, self.publisher)
-        return self.database.read_as_writer(query)[0]
-
-    def _already_written(self, draft: Draft) -> Batch | None:
-        """The first result of a batch that is written again under the same id."""
-        if draft.batch_id is None:
-            return None
-        first = self.receipt_store.get(draft.batch_id)
-        if first is None:
-            return None
-        if first.state is BatchState.FAILED:
-            raise InvalidRequestError(
-                "batch_id", f"batch {first.batch_id} failed before, and stays so: take a new id"
+        def admit(item: Submission) -> None:
+            draft = item.draft
+            item.batch = first_result(draft, self.receipt_store)
+            if item.batch is not None:
+                return
+            check_manifest(draft, found.head, item.expected_high_watermark, self.directory)
+            check_paths(draft, found.entries, owners, self.database)
+            draft.batch_id = draft.batch_id or check_id(
+                "batch_id_factory", self._batch_id_factory()
             )
-        if not draft.repeats(first):
-            raise InvalidRequestError(
-                "batch_id",
-                f"batch {first.batch_id} was written before with other contents: take a new id",
-            )
-        return first
+            keep_evidence(draft, found.entries, self.publisher, but_not=looked_at)
+            draft.plan(self._now(), self._receipt_id_factory)
+            looked_at.update(draft.names)
+            owners.update((write.relative_path, write.schema_name) for write in draft.writes)
 
-    def _check_manifest(
-        self, draft: Draft, head: ManifestHead, expected_high_watermark: int | None
-    ) -> None:
-        if head.team_name != draft.request.team_name:
-            raise WrongTeamError(self.directory, draft.request.team_name, head.team_name)
-        if expected_high_watermark not in (None, head.high_watermark):
-            assert expected_high_watermark is not None  # noqa: S101 - the line above
-            raise ConflictError("this batch", expected_high_watermark, head.high_watermark)
-
-    def _keep_evidence(
-        self, draft: Draft, entries: Mapping[str, ManifestEntry], batch_id: str
-    ) -> list[QuarantinedFile]:
-        """Copy what somebody else changed into quarantine. The rows are written with the log.
-
-        All files are looked at before the first copy is made: an unsafe path or a newer file
-        refuses the batch, and it leaves no trace then.
-        """
-        foreign = []
-        for descriptor, _ in draft.encoded:
-            file, entry = StoreFile.of(descriptor), entries.get(descriptor.schema_name)
-            found = self.publisher.foreign_content(file, entry, trust_mtime=True)
-            if found is not None:
-                foreign.append((file, found))
-        return [self.publisher.keep_copy(file, found, batch_id) for file, found in foreign]
-
-    def _check_targets(self, draft: Draft) -> None:
-        for descriptor, _ in draft.encoded:
-            relative_path, name = descriptor.relative_path, descriptor.schema_name
-            try:
-                check_target(self.directory, relative_path, name, self.publisher.fs)
-            except OSError as error:
-                path = store_path(self.directory, relative_path)
-                raise StorageError(path, "the file cannot be looked at", str(error)) from error
+        for item in group:
+            item.attempt(admit)
+        going = [item for item in group if not item.is_done]
+        if going:
+            self._carry_out(going)
 
     # --- 3 to 5 -----------------------------------------------------------------------------------
 
-    def _write(self, draft: Draft, found: _Found, expected_high_watermark: int | None) -> Batch:
-        """The rest of step 2, and 3 to 5; the lock is held and no batch is open."""
-        self._check_manifest(draft, found.head, expected_high_watermark)
-        batch_id = draft.batch_id or check_id("batch_id_factory", self._batch_id_factory())
-        evidence = self._keep_evidence(draft, found.entries, batch_id)
-        logged, content_of = self._log(draft, batch_id, evidence)
-        self._publish(logged, content_of, evidence)
-        return self._seal(logged)
+    def _carry_out(self, going: Sequence[Submission]) -> None:
+        """Steps 3 to 5 for batches that were admitted."""
+        try:
+            logged = self._log(*(item.draft for item in going))
+        except Exception as error:  # noqa: BLE001 - it is for the submitters, whatever it is
+            self._not_logged(going, error)
+            return
+        under_way = [UnderWay(*pair) for pair in zip(going, logged, strict=True)]
+        published = publish_together(under_way, self._publish)
+        if not published:
+            return
+        try:
+            sealed = self._seal(*(item.logged for item in published))
+        except BatchUnfinishedError as error:
+            for item in published:
+                item.submission.error = error.about(item.logged.batch.batch_id)
+            return
+        for item, batch in zip(published, sealed, strict=True):
+            item.submission.batch = batch
 
-    def _log(
-        self, draft: Draft, batch_id: str, evidence: Sequence[QuarantinedFile]
-    ) -> tuple[LoggedBatch, dict[str, bytes]]:
-        """Step 3. When the commit returns, the batch will happen; before it, nothing has."""
-        written_at = self._now()
-        content_of = {
-            descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in draft.encoded
-        }
-        writes = draft.plan(content_of, written_at, self._receipt_id_factory)
-        batch = draft.new_batch(batch_id)
+    def _log(self, *drafts: Draft) -> list[LoggedBatch]:
+        """Step 3. When the commit returns, the batches will happen; before it, nothing has."""
         try:
             with self.database.write(flush=True) as connection:
-                self._check_ids(batch, writes, connection)
-                number = batches.insert_batch(connection, batch)
-                batches.insert_writes(connection, number, writes)
-                contents.insert_contents(connection, number, content_of)
-                recovery_log.record_evidence(connection, evidence)
-                manifest.mark_preparing(connection, batch_id)
+                number = batches.last_number(connection)
+                logged = [
+                    draft.numbered(number + position)
+                    for position, draft in enumerate(drafts, start=1)
+                ]
+                batches.log(connection, logged)
+                contents.insert_contents(
+                    connection,
+                    {
+                        item.batch.batch_number: draft.content_of
+                        for item, draft in zip(logged, drafts, strict=True)
+                    },
+                )
+                for draft in drafts:
+                    recovery_log.record_evidence(connection, draft.evidence)
+                manifest.mark_preparing(connection, logged[-1].batch.batch_id)
         except DatabaseFailedError:
             raise  # an earlier flush failed: nothing of this batch was even tried
         except RuntimeStoreError as error:
             if self.database.failure is not None:
-                raise BatchUnfinishedError(batch_id, cause_of(error), decided=False) from error
+                raise BatchUnfinishedError(
+                    str(drafts[0].batch_id), cause_of(error), decided=False
+                ) from error
+            for draft in drafts:  # where an id is what the database refused, it is said so
+                self.database.read_as_writer(partial(check_ids, draft))
             raise
-        logged = LoggedBatch(
-            batch=batch.model_copy(update={"batch_number": number}), writes=tuple(writes)
-        )
-        return logged, content_of
+        return logged
+
+    def _not_logged(self, going: Sequence[Submission], error: Exception) -> None:
+        """What becomes of batches that could not be logged together."""
+        if len(going) == 1:
+            going[0].error = error
+        elif isinstance(error, BatchUnfinishedError):
+            for item in going:  # nobody knows of any of them
+                item.error = error.about(str(item.draft.batch_id))
+        else:
+            for item in going:  # one of them is to blame, or is too much: each by itself then
+                self._write([item], look(item.draft.names, self.publisher))
 
     def _publish(
         self,
         logged: LoggedBatch,
-        content_of: dict[str, bytes],
+        content_of: Mapping[str, bytes],
+        due: Container[str],
         evidence: Sequence[QuarantinedFile],
     ) -> None:
-        """Step 4. May fail; then the batch is recorded as failed and undone."""
+        """Step 4 for the stores of one batch that are due. May fail; then the batch is recorded as
+        failed and undone."""
         for write in logged.writes:
+            if write.schema_name not in due:
+                continue
             try:
                 self.publisher.publish(write, content_of[write.schema_name])
             except OSError as error:
                 self._fail(logged, write, error, evidence)
 
-    def _seal(self, logged: LoggedBatch) -> Batch:
-        """Step 5. Must not fail the batch: its outcome was decided in step 3."""
+    def _seal(self, *logged: LoggedBatch) -> list[Batch]:
+        """Step 5. Must not fail the batches: their outcome was decided in step 3."""
         try:
-            high_watermark = self.publisher.seal(logged)
+            high_watermark = self.publisher.seal(*logged)
         except RuntimeStoreError as error:
             raise BatchUnfinishedError(
-                logged.batch.batch_id, cause_of(error), decided=True
+                logged[0].batch.batch_id, cause_of(error), decided=True
             ) from error
-        batch = logged.batch
-        return batch.model_copy(
-            update={
-                "state": BatchState.COMMITTED,
-                "high_watermark": high_watermark,
-                "completed_at": logged.writes[0].written_at,
-                "receipts": tuple(batches.receipt_of(batch, write) for write in logged.writes),
-            }
-        )
+        first = high_watermark - len(logged) + 1
+        return [
+            batches.committed(item, high_watermark)
+            for high_watermark, item in enumerate(logged, start=first)
+        ]
 
     def _fail(
         self,
@@ -410,27 +444,6 @@ class BatchWriter:
             batch_id, write.schema_name, path, str(cause), undone=True
         ) from cause
 
-    # --- parts of step 3 ----------------------------------------------------------------------
 
-    def _check_ids(
-        self, batch: Batch, writes: Sequence[PlannedWrite], connection: Connection
-    ) -> None:
-        """Ids come from outside (factories, callers), so they are checked like any other input."""
-        if batches.batch_id_is_known(connection, batch.batch_id):
-            raise InvalidRequestError(
-                "batch_id_factory", f"it made {batch.batch_id!r}, which is taken"
-            )
-        for write in writes:
-            owner = manifest.path_owner(connection, write.relative_path)
-            if owner not in (None, write.schema_name):
-                raise InvalidRequestError(
-                    "relative_path",
-                    f"the file {write.relative_path} is that of store {owner}",
-                    store=write.schema_name,
-                )
-        receipt_ids = [write.receipt_id for write in writes]
-        taken = batches.known_receipts(connection, receipt_ids)
-        if taken or len(set(receipt_ids)) < len(receipt_ids):
-            raise InvalidRequestError(
-                "receipt_id_factory", f"it made {(taken or receipt_ids)[0]!r}, which is taken"
-            )
+def _names(group: Iterable[Submission]) -> set[str]:
+    return {name for item in group for name in item.draft.names}

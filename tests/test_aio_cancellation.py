@@ -229,7 +229,7 @@ def test_a_batch_in_the_log_is_named(directory: Path) -> None:
     async def main(store: AsyncRuntimeStore) -> None:
         gate = Gate(StorageError(directory, "no more", "a test"))
         publisher = store.sync_store._writer.publisher
-        publisher.seal = gate  # type: ignore[assignment, method-assign]
+        publisher.seal = gate  # type: ignore[method-assign]
         task = asyncio.ensure_future(write(store, LEASES, 1, batch_id="mine"))
         await gate.reached()
         task.cancel()

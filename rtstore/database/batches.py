@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
@@ -59,10 +59,40 @@ def insert_writes(
     connection: Connection, batch_number: int, writes: Iterable[PlannedWrite]
 ) -> None:
     """Write what a batch writes."""
+    _INSERT_WRITE.run_many(connection, [_write_row(batch_number, write) for write in writes])
+
+
+def log(connection: Connection, planned: Sequence[LoggedBatch]) -> None:
+    """Write the rows of batches that are being logged, and of what they write."""
+    _INSERT_BATCH.run_many(connection, [_batch_row(logged.batch) for logged in planned])
     _INSERT_WRITE.run_many(
         connection,
-        [{"batch_number": batch_number, **write.model_dump(mode="json")} for write in writes],
+        [
+            _write_row(logged.batch.batch_number, write)
+            for logged in planned
+            for write in logged.writes
+        ],
     )
+
+
+def commit(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermark: int) -> None:
+    """Take batches to `committed`, in their order, the first with this high watermark. Raises as
+    `change_state` does, and then none of it may be committed."""
+    changed = _CHANGE_STATE[BatchState.COMMITTED].run_many(
+        connection,
+        [
+            {
+                "number": item.batch.batch_number,
+                "watermark": high_watermark + position,
+                "at": format_time(item.writes[0].written_at),
+                "error": None,
+            }
+            for position, item in enumerate(logged)
+        ],
+    )
+    if changed.rowcount != len(logged):
+        named = ", ".join(item.batch.batch_id for item in logged)
+        raise _undecidable(named, BatchState.COMMITTED)
 
 
 def change_state(
@@ -87,10 +117,14 @@ def change_state(
         error=last_error,
     )
     if changed.rowcount != 1:
-        raise RuntimeStoreError(
-            f"batch {logged.batch.batch_id} cannot become {to}: it is no longer in the state "
-            "in which it was found. Run: rtstore plan DIR"
-        )
+        raise _undecidable(logged.batch.batch_id, to)
+
+
+def _undecidable(batch_id: str, to: BatchState) -> RuntimeStoreError:
+    return RuntimeStoreError(
+        f"batch {batch_id} cannot become {to}: it is no longer in the state in which it was "
+        "found. Run: rtstore plan DIR"
+    )
 
 
 def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
@@ -144,6 +178,45 @@ def last_number(connection: Connection) -> int:
     """The number of the newest batch, 0 before the first. It moves with every batch, failed ones
     included, which the high watermark does not."""
     return int(_SELECT_LAST_NUMBER.scalar(connection) or 0)
+
+
+def _batch_row(batch: Batch) -> Row:
+    return {
+        "batch_number": batch.batch_number,
+        "batch_id": batch.batch_id,
+        "state": batch.state.value,
+        "reason": batch.reason.value,
+        "team_name": batch.team_name,
+        "run_id": batch.run_id,
+        "capability_snapshot_id": batch.capability_snapshot_id,
+        "behavior_fingerprint": batch.behavior_fingerprint,
+        "high_watermark": None,
+        "started_at": format_time(batch.started_at),
+        "completed_at": None,
+        "last_error": None,
+        "origin": batch.origin.value,
+    }
+
+
+def _write_row(batch_number: int, write: PlannedWrite) -> Row:
+    return {
+        **write.__dict__,
+        "batch_number": batch_number,
+        "written_at": format_time(write.written_at),
+    }
+
+
+def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
+    """A logged batch as it is once it is sealed, with its receipts."""
+    batch = logged.batch
+    return batch.model_copy(
+        update={
+            "state": BatchState.COMMITTED,
+            "high_watermark": high_watermark,
+            "completed_at": logged.writes[0].written_at,
+            "receipts": tuple(receipt_of(batch, write) for write in logged.writes),
+        }
+    )
 
 
 def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:

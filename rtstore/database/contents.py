@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import Field
 from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select
@@ -17,7 +18,7 @@ from rtstore.database.statements import Statement, driver_of
 from rtstore.records import ManifestEntry, Record
 
 _BITE = 8
-"""How many rows of history one batch drops at most, so that no batch ever pays for all of it."""
+"""About how many rows of history one batch drops at most, so that none ever pays for all of it."""
 
 
 class Retention(Record):
@@ -68,15 +69,15 @@ def list_contents(connection: Connection) -> Iterator[tuple[int, str, str, bytes
         yield number, name, expected, text.encode("utf-8")
 
 
-def insert_contents(
-    connection: Connection, batch_number: int, contents: Mapping[str, bytes]
-) -> None:
-    """Log the bytes that a batch writes, by store name. They are UTF-8: JSON, checked before."""
+def insert_contents(connection: Connection, contents: Mapping[int, Mapping[str, bytes]]) -> None:
+    """Log the bytes that batches write, by batch number and store name. They are UTF-8: JSON,
+    checked before."""
     _INSERT_CONTENT.run_many(
         connection,
         [
-            {"batch_number": batch_number, "schema_name": name, "content": content.decode("utf-8")}
-            for name, content in contents.items()
+            {"batch_number": number, "schema_name": name, "content": content.decode("utf-8")}
+            for number, content_of in contents.items()
+            for name, content in content_of.items()
         ],
     )
 
@@ -115,18 +116,25 @@ def stores_with_content(connection: Connection) -> frozenset[str]:
     return frozenset(row["schema_name"] for row in _SELECT_WITH_CONTENT.all(connection))
 
 
-def prune(connection: Connection, retention: Retention, names: Iterable[str], newest: int) -> None:
+def prune(connection: Connection, retention: Retention, names: Sequence[str], newest: int) -> None:
     """Drop history beyond the retention: a bite of it, of the stores just written.
 
-    `newest` is the number of the batch just written. What a manifest entry refers to is kept.
+    `names` are those stores, once for each batch that wrote them; `newest` is the number of the
+    last of these batches. What a manifest entry refers to is kept.
     """
     if retention.contents_per_store is not None:
         keep = retention.contents_per_store
         _DELETE_OLD_CONTENTS.run_many(
-            connection, [{"name": name, "newer": keep - 1, "bite": _BITE} for name in names]
+            connection,
+            [
+                {"name": name, "newer": keep - 1, "bite": _BITE * times}
+                for name, times in Counter(names).items()
+            ],
         )
     if retention.batches is not None and newest > retention.batches:
-        _DELETE_OLD_BATCHES.run(connection, before=newest - retention.batches, bite=_BITE)
+        _DELETE_OLD_BATCHES.run(
+            connection, before=newest - retention.batches, bite=max(_BITE, 2 * len(names))
+        )
 
 
 # --- statements ---------------------------------------------------------------------------------

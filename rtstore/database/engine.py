@@ -109,7 +109,7 @@ class Database:
         The query may be run again when the file changed under an immutable read; it must have no
         effect of its own.
         """
-        self._check_usable()
+        self.check_usable()
         for _ in range(20):
             before = self._idle_state()
             with self._translated(), self._reading(idle=before is not None) as connection:
@@ -234,7 +234,7 @@ class Database:
 
     def _writing(self) -> Connection:
         """The one connection for writing, opened when it is first needed."""
-        self._check_usable()
+        self.check_usable()
         if self._writer is None:
             raise StoreClosedError(self.path.parent, "was opened read-only")
         if self._writing_connection is None:
@@ -329,7 +329,8 @@ class Database:
 
     # --- errors ---------------------------------------------------------------------------------
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise `StoreClosedError` unless this process may use it, and it is open."""
         if os.getpid() != self._pid:
             raise StoreClosedError(
                 self.path.parent, "was opened before this process was forked from its parent"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, bindparam, delete, insert, null, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.database.engine import Database
@@ -90,18 +90,20 @@ def mark_preparing(connection: Connection, batch_id: str | None) -> None:
     _MARK_PREPARING.run(connection, batch_id=batch_id)
 
 
-def seal(connection: Connection, logged: LoggedBatch, *, high_watermark: int) -> None:
-    """Make a batch's writes the current entries, its identity the active one."""
-    batch = logged.batch
-    _UPSERT_ENTRY.run_many(connection, [_entry_row(logged, write) for write in logged.writes])
+def seal(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermark: int) -> None:
+    """Make what batches wrote the current entries, the identity of the last the active one.
+    `high_watermark` is that of the last."""
+    rows = {write.schema_name: _entry_row(item, write) for item in logged for write in item.writes}
+    _UPSERT_ENTRY.run_many(connection, rows.values())
+    last = logged[-1]
     _SEAL_MANIFEST.run(
         connection,
-        run_id=batch.run_id,
-        capability_snapshot_id=batch.capability_snapshot_id,
-        behavior_fingerprint=batch.behavior_fingerprint,
+        run_id=last.batch.run_id,
+        capability_snapshot_id=last.batch.capability_snapshot_id,
+        behavior_fingerprint=last.batch.behavior_fingerprint,
         watermark=high_watermark,
-        batch_id=batch.batch_id,
-        at=format_time(logged.writes[0].written_at),
+        batch_id=last.batch.batch_id,
+        at=format_time(last.writes[0].written_at),
     )
 
 
@@ -178,7 +180,10 @@ _SEAL_MANIFEST = Statement(
         active_behavior_fingerprint=bindparam("behavior_fingerprint"),
         high_watermark=bindparam("watermark"),
         last_committed_batch_id=bindparam("batch_id"),
-        last_preparing_batch_id=null(),
+        # Batches that were logged together may be sealed one by one, by a recovery.
+        last_preparing_batch_id=func.nullif(
+            runtime_manifest.c.last_preparing_batch_id, bindparam("batch_id")
+        ),
         updated_at=bindparam("at"),
     )
 )

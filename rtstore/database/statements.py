@@ -59,9 +59,11 @@ class Statement:
         """Run it; `rowcount` and `lastrowid` of the cursor say what it did."""
         return driver_of(connection).execute(self.sql, self._bound(values))
 
-    def run_many(self, connection: Connection, rows: Iterable[Mapping[str, object]]) -> None:
-        """Run it once for each row of values."""
-        driver_of(connection).executemany(self.sql, [self._bound(row) for row in rows])
+    def run_many(
+        self, connection: Connection, rows: Iterable[Mapping[str, object]]
+    ) -> sqlite3.Cursor:
+        """Run it once for each row of values; `rowcount` is what it did for all of them."""
+        return driver_of(connection).executemany(self.sql, [self._bound(row) for row in rows])
 
     def _bound(self, values: Mapping[str, object]) -> list[object]:
         defaults = self._defaults

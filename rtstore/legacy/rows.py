@@ -72,7 +72,7 @@ def write_rows(
     for entry in entries:
         if entry.schema_name in content_of:
             content = {entry.schema_name: content_of[entry.schema_name]}
-            contents.insert_contents(connection, entry.batch_number, content)
+            contents.insert_contents(connection, {entry.batch_number: content})
 
 
 def high_watermarks(files: ControlFiles) -> list[int | None]:

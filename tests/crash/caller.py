@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ DESCRIPTORS = (
 )
 FILES = {item.schema_name: item.relative_path for item in DESCRIPTORS}
 STORES = tuple(FILES)
+
+
+_own_id: ContextVar[str | None] = ContextVar("own_id", default=None)
+"""The id of a batch that is written together with others."""
 
 
 class Options(BaseModel):
@@ -117,7 +122,7 @@ class Caller:
             self.directory,
             team_name=TEAM,
             descriptors=DESCRIPTORS,
-            batch_id_factory=lambda: self._batch_id,
+            batch_id_factory=lambda: _own_id.get() or self._batch_id,
             receipt_id_factory=lambda: f"receipt-{self._prefix}-{next(self._receipts)}",
             durability=self._options.durability,
             retention=self._options.retention,
@@ -143,6 +148,30 @@ class Caller:
             self._say(Told(batch))
             return True
         return False
+
+    def write_together(self, *batches: tuple[str, ...]) -> None:
+        """Write batches that share a flush, each under an id of its own."""
+        submissions = {}
+        for stores in batches:
+            batch_id = self._next_id()
+            writes = {store: new_data(store, batch_id) for store in stores}
+            self._say(Intent(batch_id, writes))
+            token = _own_id.set(batch_id)
+            with self._noting(batch_id, ()):
+                submissions[batch_id] = self._opened.submission(
+                    identity=IDENTITY, reason="launch_checkpoint", writes=writes
+                )
+            _own_id.reset(token)
+        error: Exception | None = None
+        try:
+            self._opened.write_submissions(list(submissions.values()))
+        except RuntimeStoreError as found:
+            error = found
+        for batch_id, submission in submissions.items():
+            with self._noting(batch_id, ()):
+                if error is not None and not submission.is_done:
+                    raise error
+                self._say(Told(submission.result()))
 
     def repeat(self, intent: Intent) -> bool:
         """Ask again for a batch whose id the caller chose."""

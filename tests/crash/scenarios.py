@@ -263,6 +263,13 @@ def _write_three(caller: Caller) -> None:
     caller.write(LAUNCH_STATE, SESSION_STORE, HOST_LEASES)
 
 
+def _write_together(caller: Caller) -> None:
+    caller.write_together(
+        (LAUNCH_STATE, SESSION_STORE), (SESSION_STORE, HOST_LEASES), (LANE, SESSION_STORE)
+    )
+    caller.write_together((LANE,), (LANE,))
+
+
 def _update(caller: Caller) -> None:
     caller.update(SESSION_STORE)
     caller.update(SESSION_STORE)
@@ -300,6 +307,9 @@ SCENARIOS = {
             forgets=True,
             batches_kept=1,
         ),
+        Scenario("write_together", _written, _write_together),
+        Scenario("write_together_mixed", _changed_by_hand, _write_together),
+        Scenario("write_together_refused", _written, _write_together, disk_refuses=NEW_LEASES),
         Scenario("open_crashed", _killed_between_renames, _open, opens=True),
         Scenario("open_failed", _killed_in_undoing, _open, opens=True),
         Scenario("open_torn", _torn, _open, opens=True, torn_before=True),
