@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from rtstore.descriptors import Registry
+from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import InvalidRequestError
-from rtstore.records import RunIdentity
+from rtstore.records import BatchReason, RunIdentity
 
 Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -36,3 +38,22 @@ def member(kind: type[Choice], value: str, field: str) -> Choice:
     except ValueError:
         problem = f"{value!r} is not one of: {', '.join(kind)}"
         raise InvalidRequestError(field, problem) from None
+
+
+def batch_request(
+    team_name: str,
+    registry: Registry,
+    *,
+    identity: RunIdentity,
+    reason: BatchReason | str,
+    writes: Writes,
+) -> BatchRequest:
+    """A batch of stores that are given by name. Raises `UnknownStoreError` too."""
+    return BatchRequest(
+        team_name=team_name,
+        identity=checked_identity(identity),
+        reason=member(BatchReason, reason, "reason"),
+        writes=tuple(
+            StoreWrite(descriptor=registry.get(name), data=data) for name, data in pairs(writes)
+        ),
+    )

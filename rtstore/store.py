@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rtstore.arguments import Writes, checked_identity, member, pairs
+from rtstore.arguments import Writes, batch_request, checked_identity, member
 from rtstore.backups import Backup, back_up
 from rtstore.backups.record import Progress
 from rtstore.database import manifest, recovery_log, upgrade_log
@@ -17,7 +17,6 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.directory import check_made, make_or_upgrade, register, report_loose_modes
-from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import (
     InvalidRequestError,
     LockTimeoutError,
@@ -27,7 +26,6 @@ from rtstore.errors import (
 from rtstore.evidence import take_back
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
-from rtstore.group import Submission
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.planner import RecoveryPlanner
@@ -249,42 +247,12 @@ class RuntimeStore:
         order. See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the
         errors.
         """
-        submission = self.submission(
-            identity=identity,
-            reason=reason,
-            writes=writes,
-            expected_high_watermark=expected_high_watermark,
-            batch_id=batch_id,
+        request = batch_request(
+            self.team_name, self.descriptors, identity=identity, reason=reason, writes=writes
         )
-        self.write_submissions([submission])
-        return submission.result()
-
-    def submission(
-        self,
-        *,
-        identity: RunIdentity,
-        reason: BatchReason | str,
-        writes: Writes,
-        expected_high_watermark: int | None = None,
-        batch_id: str | None = None,
-    ) -> Submission:
-        """A batch that is checked and encoded, and not written yet. Takes what `write_batch` takes,
-        and raises `CallError`."""
-        request = BatchRequest(
-            team_name=self.team_name,
-            identity=checked_identity(identity),
-            reason=member(BatchReason, reason, "reason"),
-            writes=tuple(
-                StoreWrite(descriptor=self.descriptors.get(name), data=data)
-                for name, data in pairs(writes)
-            ),
+        return self._writer.write_batch(
+            request, expected_high_watermark=expected_high_watermark, batch_id=batch_id
         )
-        return self._writer.submission(request, expected_high_watermark, batch_id)
-
-    def write_submissions(self, submissions: Sequence[Submission]) -> None:
-        """Write several batches, in their order, that share a flush: each is a batch of its own,
-        and `result()` gives it or raises its error. See `BatchWriter.write_submissions`."""
-        self._writer.write_submissions(submissions)
 
     def update(
         self,

@@ -1,7 +1,4 @@
-"""Batches of several callers that share a flush: each is a batch of its own all the same.
-
-A group is made for certain by holding the writer lock until all its callers wait in the queue.
-"""
+"""Batches of several callers that share a flush: each is a batch of its own all the same."""
 
 from __future__ import annotations
 
@@ -9,13 +6,9 @@ import errno
 import json
 import os
 import sqlite3
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -26,22 +19,16 @@ from rtstore import (
     DATABASE_NAME,
     Batch,
     BatchFailedError,
-    BatchUnfinishedError,
     ConflictError,
-    Database,
-    DatabaseFailedError,
     InvalidRequestError,
-    LockTimeoutError,
     NewerStoreFileError,
     RuntimeStore,
-    WriterLock,
 )
 
+from .group_support import Call, Flushes, batch, carry_out, numbers, update
 from .support import (
-    CHECKPOINT,
     DIAGNOSTICS,
     FILE_OF,
-    IDENTITY,
     LEASES,
     LEDGER,
     Ids,
@@ -56,8 +43,6 @@ from .support import (
     stray_files,
 )
 
-Call = Callable[[], Batch]
-
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
@@ -70,66 +55,6 @@ def store(directory: Path) -> Iterator[RuntimeStore]:
     """Its store."""
     with open_store(directory) as store:
         yield store
-
-
-def batch(store: RuntimeStore, writes: dict[str, Any], **options: Any) -> Call:
-    """A call that writes one batch."""
-    return lambda: store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=writes, **options)
-
-
-def update(store: RuntimeStore, name: str, item: Any) -> Call:
-    """A call that appends to a store."""
-    return lambda: store.update(
-        name, lambda data: [*(data or []), item], identity=IDENTITY, reason=CHECKPOINT
-    )
-
-
-@contextmanager
-def together(store: RuntimeStore, calls: Sequence[Call]) -> Iterator[list[Future[Batch]]]:
-    """Have calls made by a thread each, one after the other; inside of the block all of them wait
-    in the queue, and after it they have ended."""
-    queue = store._writer._queue
-    with ThreadPoolExecutor(len(calls)) as pool:  # noqa: SIM117 - the lock is let go first
-        with store.lock.hold():
-            futures = []
-            for number, call in enumerate(calls, start=1):
-                futures.append(pool.submit(call))
-                deadline = time.monotonic() + 10
-                while len(queue._places) < number and not futures[-1].done():
-                    assert time.monotonic() < deadline
-                    time.sleep(0.0005)
-            yield futures
-
-
-def carry_out(store: RuntimeStore, *calls: Call) -> list[Batch | BaseException]:
-    """What calls that were made together gave or raised, in their order."""
-    with together(store, calls) as futures:
-        pass
-    return [future.exception() or future.result() for future in futures]
-
-
-def numbers(outcomes: Sequence[Batch | BaseException]) -> list[int]:
-    """The high watermarks of batches that must be committed."""
-    found = []
-    for outcome in outcomes:
-        assert isinstance(outcome, Batch), outcome
-        assert outcome.high_watermark is not None
-        found.append(outcome.high_watermark)
-    return found
-
-
-class Flushes:
-    """Counts the write transactions of a store, by whether they are flushed."""
-
-    def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made: list[bool] = []
-        real = database.write
-
-        def write(*, flush: bool) -> Any:
-            self.made.append(flush)
-            return real(flush=flush)
-
-        monkeypatch.setattr(database, "write", write)
 
 
 # --- what a group is ----------------------------------------------------------------------------
@@ -415,233 +340,3 @@ def test_the_same_bytes_in_two_batches_are_nobody_s_alone(directory: Path) -> No
         assert isinstance(outcomes[1], BatchFailedError)
         assert data_in(file_of(store, LEASES)) == "same"
         assert agree(store)
-
-
-# --- the leader and the others ------------------------------------------------------------------
-
-
-def test_when_the_seal_fails_each_is_decided(
-    store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every caller hears that its batch is in the log; the next write finishes them, in order."""
-    real = store._writer.publisher.seal
-
-    def seal(*logged: Any) -> int:
-        monkeypatch.setattr(store._writer.publisher, "seal", real)
-        raise DatabaseFailedError(store.directory, "a test")
-
-    monkeypatch.setattr(store._writer.publisher, "seal", seal)
-    outcomes = carry_out(store, batch(store, {LEASES: 1}), batch(store, {LEASES: 2}))
-    for number, outcome in enumerate(outcomes, start=1):
-        assert isinstance(outcome, BatchUnfinishedError)
-        assert (outcome.batch_id, outcome.decided) == (f"batch-{number}", True)
-    assert numbers([batch(store, {LEDGER: 3})()]) == [3]
-    assert store.read(LEASES).data == 2
-    assert agree(store)
-
-
-class _FailingCommit(sqlite3.Connection):
-    """Its next COMMIT at FULL does not know whether it was flushed."""
-
-    armed = False
-
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        if sql == "COMMIT" and _FailingCommit.armed:
-            _FailingCommit.armed = False
-            super().execute("ROLLBACK")
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
-            raise error
-        return super().execute(sql, parameters)
-
-
-def test_when_the_flush_fails_nobody_knows(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every caller of the group is told so, about its own batch; the process writes no more."""
-    connect = sqlite3.connect
-    monkeypatch.setattr(
-        sqlite3, "connect", lambda *a, **k: connect(*a, **{"factory": _FailingCommit, **k})
-    )
-    with open_store(directory) as store:
-        with together(store, [batch(store, {LEASES: n}) for n in range(3)]) as futures:
-            _FailingCommit.armed = True
-        for number, future in enumerate(futures, start=1):
-            error = future.exception()
-            assert isinstance(error, BatchUnfinishedError)
-            assert (error.batch_id, error.decided) == (f"batch-{number}", False)
-        with pytest.raises(DatabaseFailedError):
-            batch(store, {LEASES: 4})()
-
-
-class Interrupt(BaseException):
-    """Comes to the leader from outside, like KeyboardInterrupt."""
-
-
-@pytest.mark.parametrize("call", ["create", "rename"])
-def test_a_leader_that_is_interrupted_harms_nobody(directory: Path, call: str) -> None:
-    """The batches that it carried along are finished by the next leader, once each, in order."""
-    struck: list[str] = []
-
-    def judge(_: int, name: str, subject: Path | int) -> BaseException | None:
-        if name == call and subject != directory and not struck:
-            struck.append(name)
-            return Interrupt()
-        return None
-
-    fs = WatchedFileSystem(judge)
-    with open_store(directory, fs=fs) as store:
-        calls = [batch(store, {LEASES: n, LEDGER: n}) for n in range(3)]
-        outcomes = carry_out(store, *calls)
-        assert isinstance(outcomes[0], Interrupt)
-        assert numbers(outcomes[1:]) == [2, 3]  # the first was in the log, and went forward
-        assert store.read(LEASES).data == 2
-        assert len(store.batches()) == 3
-        assert agree(store)
-
-
-def test_a_leader_interrupted_before_the_log_leaves_the_others_to_the_next(
-    directory: Path,
-) -> None:
-    """Nothing of its own batch is there, all of theirs is."""
-    first = threading.Event()
-
-    def clock_or_interrupt() -> str:
-        if not first.is_set():
-            first.set()
-            raise Interrupt
-        return ids()
-
-    ids = Ids("batch")
-    with open_store(directory, batch_id_factory=clock_or_interrupt) as store:
-        outcomes = carry_out(store, *(batch(store, {LEASES: n}) for n in range(3)))
-        assert isinstance(outcomes[0], Interrupt)
-        assert numbers(outcomes[1:]) == [1, 2]
-        assert len(store.batches()) == 2
-
-
-def test_an_error_of_nobody_is_everybody_s_own(
-    store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When nothing can be read, the leader says so, and the next tries for itself."""
-    real, failures = store.database.read_as_writer, [1]
-
-    def read(query: Any) -> Any:
-        if failures:
-            failures.pop()
-            raise DatabaseFailedError(store.directory, "a test")
-        return real(query)
-
-    with together(store, [batch(store, {LEASES: n}) for n in range(3)]) as futures:
-        monkeypatch.setattr(store.database, "read_as_writer", read)
-    assert isinstance(futures[0].exception(), DatabaseFailedError)
-    assert numbers([future.result() for future in futures[1:]]) == [1, 2]
-
-
-def test_everybody_in_the_queue_hears_of_a_time_out(directory: Path) -> None:
-    """While somebody else holds the lock nobody waits for longer than the time-out, and the queue
-    works again afterwards."""
-    with open_store(directory, lock_timeout_s=0.3) as store, ThreadPoolExecutor(4) as pool:
-        other = WriterLock(directory)
-        with other.hold():
-            start = time.monotonic()
-            futures = [pool.submit(batch(store, {LEASES: n})) for n in range(3)]
-            futures.append(pool.submit(update(store, LEDGER, 1)))
-            errors = [future.exception() for future in futures]
-            taken_s = time.monotonic() - start
-        assert [type(error) for error in errors] == [LockTimeoutError] * 4
-        assert all("within 0.3 s" in str(error) for error in errors)
-        assert 0.3 <= taken_s < 2
-        assert numbers([batch(store, {LEASES: 4})()]) == [1]
-
-
-def test_a_call_within_a_call_is_refused(store: RuntimeStore) -> None:
-    """A function that runs under the lock, for whomever, must not write: it would wait for ever."""
-
-    def change(_: Any) -> Any:
-        return batch(store, {LEDGER: 1})()
-
-    with pytest.raises(InvalidRequestError, match="inside a write"):
-        store.update(LEASES, change, identity=IDENTITY, reason=CHECKPOINT)
-    assert numbers([batch(store, {LEASES: 1})()]) == [1]
-
-
-def test_an_update_that_fails_lets_the_others_go_on(store: RuntimeStore) -> None:
-    """What its function raises is its caller's; who waits behind it leads next."""
-
-    def fail(_: Any) -> Any:
-        raise ZeroDivisionError
-
-    outcomes = carry_out(
-        store,
-        lambda: store.update(LEASES, fail, identity=IDENTITY, reason=CHECKPOINT),
-        batch(store, {LEASES: 1}),
-        batch(store, {LEASES: 2}),
-    )
-    assert isinstance(outcomes[0], ZeroDivisionError)
-    assert numbers(outcomes[1:]) == [1, 2]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-def test_a_child_forked_in_the_middle_waits_for_nobody(directory: Path) -> None:
-    """The threads in the queue stay with the parent: a call in the child is refused at once, and
-    the child may open the store anew."""
-    script = f"""
-import os, sys, threading
-from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from rtstore import RuntimeStore, StoreClosedError
-from tests.test_group_commit import LEASES, batch, together
-with RuntimeStore.open({str(directory)!r}) as store:
-    with together(store, [batch(store, {{LEASES: n}}) for n in range(3)]):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                batch(store, {{LEASES: "child"}})()
-            except StoreClosedError:
-                os._exit(7)
-            os._exit(1)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    print(store.manifest().high_watermark)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout.split() == ["7", "3"], done.stderr
-
-
-def test_a_group_has_an_end(store: RuntimeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes later does not make the first wait for any number of others: a group is bounded,
-    by the number of its batches and by their bytes."""
-    flushes = Flushes(store.database, monkeypatch)
-    monkeypatch.setattr("rtstore.group.GROUP_MAX", 2)
-    outcomes = carry_out(store, *(batch(store, {LEASES: n}) for n in range(5)))
-    assert numbers(outcomes) == [1, 2, 3, 4, 5]
-    assert flushes.made.count(True) == 3
-    flushes.made.clear()
-    monkeypatch.setattr("rtstore.group.GROUP_BYTES_MAX", 1)
-    assert numbers(carry_out(store, *(batch(store, {LEASES: n}) for n in range(3)))) == [6, 7, 8]
-    assert flushes.made.count(True) == 3
-
-
-def test_submissions_of_one_thread_share_a_flush(
-    store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Several batches that one thread hands over at once are a group too, each with its outcome,
-    also where they are more than a group holds."""
-    flushes = Flushes(store.database, monkeypatch)
-    monkeypatch.setattr("rtstore.group.GROUP_MAX", 3)
-    submissions = [
-        store.submission(
-            identity=IDENTITY,
-            reason=CHECKPOINT,
-            writes={LEASES: number},
-            expected_high_watermark=0 if number == 1 else None,
-        )
-        for number in range(5)
-    ]
-    store.write_submissions(submissions)
-    assert flushes.made.count(True) == 3  # a compare and swap begins a group
-    assert [item.error is None for item in submissions] == [True, False, True, True, True]
-    assert isinstance(submissions[1].error, ConflictError)
-    assert store.read(LEASES).data == 4

@@ -26,7 +26,9 @@ from rtstore import (
     RuntimeStore,
     RuntimeStoreError,
 )
+from rtstore.arguments import batch_request
 from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.draft import BatchRequest
 from rtstore.rebuilding import RebuildRequest
 
 from .children import Say
@@ -158,13 +160,13 @@ class Caller:
             self._say(Intent(batch_id, writes))
             token = _own_id.set(batch_id)
             with self._noting(batch_id, ()):
-                submissions[batch_id] = self._opened.submission(
-                    identity=IDENTITY, reason="launch_checkpoint", writes=writes
+                submissions[batch_id] = self._opened._writer.submission(
+                    self._request("launch_checkpoint", writes)
                 )
             _own_id.reset(token)
         error: Exception | None = None
         try:
-            self._opened.write_submissions(list(submissions.values()))
+            self._opened._writer.write_submissions(list(submissions.values()))
         except RuntimeStoreError as found:
             error = found
         for batch_id, submission in submissions.items():
@@ -248,6 +250,11 @@ class Caller:
         if self.store is None:
             return self.open()
         return self.store
+
+    def _request(self, reason: str, writes: dict[str, Any]) -> BatchRequest:
+        return batch_request(
+            TEAM, self._opened.descriptors, identity=IDENTITY, reason=reason, writes=writes
+        )
 
     def _next_id(self) -> str:
         self._batch_id = f"{self._prefix}-{next(self._operations)}"
