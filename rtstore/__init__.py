@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from rtstore.files.inspector import FileInspector
     from rtstore.files.system import FileSystem
     from rtstore.invariants import validate_invariants
-    from rtstore.legacy import ImportReport, import_directory
+    from rtstore.legacy import ExportReport, ImportReport, import_directory
     from rtstore.lock import WriterLock
     from rtstore.planner import RecoveryPlanner
     from rtstore.planning import build_plan
@@ -133,7 +133,7 @@ _HOMES = {
     "rtstore.files.inspector": ("FileInspector",),
     "rtstore.files.system": ("FileSystem",),
     "rtstore.invariants": ("validate_invariants",),
-    "rtstore.legacy": ("ImportReport", "import_directory"),
+    "rtstore.legacy": ("ExportReport", "ImportReport", "import_directory"),
     "rtstore.lock": ("WriterLock",),
     "rtstore.planner": ("RecoveryPlanner",),
     "rtstore.planning": ("build_plan",),
@@ -229,6 +229,7 @@ __all__ = [
     "DatabaseUpgrade",
     "Descriptor",
     "Durability",
+    "ExportReport",
     "FileInspector",
     "FileSystem",
     "ForeignDatabaseError",

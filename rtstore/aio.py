@@ -54,6 +54,7 @@ from rtstore.database.contents import Retention
 from rtstore.descriptors import Descriptor
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
+from rtstore.legacy import ExportReport
 from rtstore.lock import DEFAULT_TIMEOUT_S
 from rtstore.publication import Durability
 from rtstore.reader import Snapshot, StoreContent
@@ -270,6 +271,10 @@ class AsyncRuntimeStore:
         return await self._workers.plans.run(
             self.sync_store.back_up, destination, progress=progress
         )
+
+    async def export(self, destination: str | Path | None = None) -> ExportReport:
+        """Write the control files of the file-only ancestor, here or in a new directory."""
+        return await self._workers.writes.run(self.sync_store.export, destination)
 
     # --- planning and recovery ------------------------------------------------------------------
 

@@ -8,9 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rtstore.arguments import Writes, batch_request, checked_identity, member
-from rtstore.backups import Backup, back_up
-from rtstore.backups.record import Progress
-from rtstore.database import manifest, recovery_log, upgrade_log
+from rtstore.database import manifest, recovery_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
 from rtstore.database.engine import DATABASE_NAME, Database
@@ -36,7 +34,6 @@ from rtstore.rebuilding import Rebuilders, Rebuilding
 from rtstore.records import (
     Batch,
     BatchReason,
-    DatabaseUpgrade,
     Manifest,
     QuarantinedFile,
     ReadinessCheck,
@@ -46,12 +43,13 @@ from rtstore.records import (
 )
 from rtstore.recovery import Recovery
 from rtstore.times import Clock, utc_now
+from rtstore.upkeep import Upkeep
 from rtstore.writer import BatchWriter
 
 _CLOSING_TIMEOUT_S = 1.0
 
 
-class RuntimeStore:
+class RuntimeStore(Upkeep):
     """The state of one agent runtime: JSON files, and the database that makes them transactional.
 
     Made by `RuntimeStore.open`; a context manager. Safe to share between threads, not across forks.
@@ -322,22 +320,6 @@ class RuntimeStore:
     def quarantined_files(self) -> list[QuarantinedFile]:
         """The evidence kept so far, oldest first."""
         return self.database.read(recovery_log.list_evidence)
-
-    def upgrades(self) -> list[DatabaseUpgrade]:
-        """The upgrades of the control database, oldest first."""
-        return self.database.read(upgrade_log.list_upgrades)
-
-    def back_up(self, destination: str | Path, *, progress: Progress | None = None) -> Backup:
-        """Copy one consistent state of database and store files into a new directory, verified;
-        takes no lock. See `rtstore.backups.back_up` for what is in it and the errors."""
-        return back_up(
-            self.directory,
-            self.database,
-            destination,
-            clock=self._clock,
-            fs=self._fs,
-            progress=progress,
-        )
 
     # --- planning and recovery --------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.recovery",
         "rtstore.superseding",
         "rtstore.upgrading",
+        "rtstore.upkeep",
         "rtstore.workers",
         "rtstore.writer",
     ),

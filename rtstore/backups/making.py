@@ -6,12 +6,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.backups.record import Backup, BackupFile, Progress, Step, new_directory, write_record
+from rtstore.backups.record import Backup, BackupFile, Progress, Step, write_record
 from rtstore.backups.verifying import describe, verify_backup
 from rtstore.database import batches, contents, copying, recovery_log
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.envelope import content_hash
 from rtstore.files import durable
+from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.left_over import finish_left_over
@@ -53,16 +54,12 @@ def back_up(
     return backup
 
 
-def write_store_files(database: Database, directory: Path, fs: FileSystem) -> list[BackupFile]:
-    """Write every store file as it is committed, flushed; gives those that were written. Works
-    for a database of any revision. Raises OSError."""
+def write_store_files(connection: Connection, directory: Path, fs: FileSystem) -> list[BackupFile]:
+    """Write every store file as it is committed, in the caller's read transaction; flushed. Gives
+    those that were written. Works for a database of any revision. Raises OSError."""
     written = []
-    for committed in database.read(contents.list_committed):
-        content = database.read(
-            lambda connection, entry=committed: contents.load_content(  # type: ignore[misc]
-                connection, entry.batch_number, entry.schema_name
-            )
-        )
+    for committed in contents.list_committed(connection):
+        content = contents.load_content(connection, committed.batch_number, committed.schema_name)
         if content is None:
             continue
         target = store_path(directory, committed.relative_path)
@@ -90,7 +87,7 @@ def _fill(
                 building, copy, clock=clock, durability=Durability.FILES, retention=None, fs=fs
             )
             finish_left_over(left, publisher)
-        files = write_store_files(copy, building, fs)
+        files = copy.read(lambda connection: write_store_files(connection, building, fs))
         left_out = [
             f"{entry.relative_path}: its committed content is not in the database"
             for entry in copy.read(contents.list_committed)

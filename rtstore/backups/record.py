@@ -1,16 +1,15 @@
-"""What a back-up says of itself, and how a directory comes into being whole or not at all."""
+"""What a back-up says of itself."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from rtstore.errors import BackupDamagedError, InvalidRequestError, StorageError
+from rtstore.errors import BackupDamagedError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.records import Record
@@ -93,63 +92,3 @@ def read_record(directory: Path, fs: FileSystem) -> Backup:
         problem = f"its format {backup.format_version} is newer than this rtstore knows"
         raise BackupDamagedError(directory, (f"{problem}. Run: pip install --upgrade rtstore",))
     return backup.model_copy(update={"path": directory})
-
-
-@contextmanager
-def new_directory(target: Path, what: str, fs: FileSystem) -> Iterator[Path]:
-    """A directory that gets its name when the block has ended well, whole and flushed.
-
-    `target` must not exist, or be an empty directory. What a process that died in the block left
-    has another name, and is in nobody's way but that of the next one that makes the same target.
-    Raises `InvalidRequestError` where something is in the way, `StorageError`.
-    """
-    _refuse_used(target, what, fs)
-    building = target.with_name(f".{target.name}{durable.TEMPORARY_SUFFIX}")
-    try:
-        durable.make_directories(target.parent, fs)
-        try:
-            fs.mkdir(building)
-        except FileExistsError:
-            raise InvalidRequestError(
-                what,
-                f"{building} is in the way: somebody makes {target.name} at this moment, or died "
-                "doing it. In the second case remove that directory and run this again",
-            ) from None
-        try:
-            yield building
-            fs.fsync_directory(building)
-            _refuse_used(target, what, fs)
-            fs.rename(building, target)
-            fs.fsync_directory(target.parent)
-        except BaseException:
-            with suppress(OSError):
-                _remove(building, fs)
-            raise
-    except OSError as error:
-        raise StorageError(target, "it cannot be made", str(error)) from error
-
-
-def _refuse_used(target: Path, what: str, fs: FileSystem) -> None:
-    try:
-        names = fs.list_directory(target)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        raise InvalidRequestError(what, f"{target} is not a directory") from None
-    except OSError as error:
-        raise StorageError(target, "it cannot be looked at", str(error)) from error
-    if names:
-        raise InvalidRequestError(
-            what, f"{target} is not empty: give a directory that is new or empty"
-        )
-
-
-def _remove(directory: Path, fs: FileSystem) -> None:
-    """Remove a directory that this process made, with everything in it."""
-    for name in fs.list_directory(directory):
-        path = directory / name
-        if fs.is_directory(path):
-            _remove(path, fs)
-        else:
-            fs.unlink(path)
-    fs.rmdir(directory)

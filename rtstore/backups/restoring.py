@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtstore.backups.making import write_store_files
-from rtstore.backups.record import Backup, Progress, Step, new_directory
+from rtstore.backups.record import Backup, Progress, Step
 from rtstore.backups.verifying import verify_backup
 from rtstore.database import copying
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.envelope import content_hash
 from rtstore.errors import BackupDamagedError
 from rtstore.files import durable
+from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 
@@ -53,7 +54,7 @@ def restore_backup(
 def _write_files(path: Path, building: Path, fs: FileSystem) -> None:
     database = Database(path, read_only=True)
     try:
-        write_store_files(database, building, fs)
+        database.read(lambda connection: write_store_files(connection, building, fs))
     finally:
         database.close()
 

@@ -216,8 +216,10 @@ def size(number_of_bytes: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 file`, `2 files`, `no files`; a noun in -ch takes -es."""
+    """`1 file`, `2 files`, `no files`; a noun in -ch takes -es, one in -ry -ries."""
     if number == 1:
         return f"1 {noun}"
     plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    if noun.endswith("ry"):
+        plural = f"{noun[:-1]}ies"
     return f"{number or 'no'} {plural}"

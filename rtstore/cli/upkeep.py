@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command(short_help="Copy one consistent state, beside busy writers.")(backup)
     app.command(short_help="Make a new directory of a back-up.")(restore)
     app.command(short_help="Is this back-up sound?")(verify)
+    app.command(short_help="Write what a file-only runtime reads.")(export)
 
 
 def upgrade(
@@ -125,4 +126,35 @@ def verify(source: Source, *, as_json: AsJson = False) -> None:
         from rtstore.cli import backups as command
 
         code = command.verify(source, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def export(
+    directory: Directory,
+    *,
+    destination: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="DEST",
+            callback=utf8,
+            help="A new or empty directory, which gets the stores too. Default: DIR itself.",
+        ),
+    ] = None,
+    lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Write manifest and receipts as the file-only ancestor's, for its readers.
+
+    What is in the way in DIR and says something else is kept in quarantine. "rtstore import" finds
+    everything again; the history of contents, evidence and recoveries stay in the database.
+
+    \b
+    JSON: directory, teamName, highWatermark, controlFiles[], stores (number),
+      batches {STATE: number}, leftOut[], replaced[]
+    """
+    with reporting(as_json=as_json):
+        from rtstore.cli import exporting as command
+
+        code = command.run(directory, destination, lock_timeout_s=lock_timeout, as_json=as_json)
     raise typer.Exit(code)

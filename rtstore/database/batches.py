@@ -144,6 +144,15 @@ def list_batches(connection: Connection, *, limit: int | None = None) -> list[Ba
     return [_with_receipts(connection, row) for row in reversed(rows)]
 
 
+def list_with_writes(connection: Connection) -> list[tuple[Batch, tuple[PlannedWrite, ...]]]:
+    """Every batch, oldest first, with what it wrote or planned to write, whatever its state."""
+    found = []
+    for row in reversed(_SELECT_NEWEST.all(connection, count=-1)):
+        batch = Batch.model_validate(row)
+        found.append((batch, _writes(connection, batch.batch_number)))
+    return found
+
+
 def batch_id_is_known(connection: Connection, batch_id: str) -> bool:
     """Whether there is a batch of that id, in any state."""
     return _SELECT_BY_ID.first(connection, batch_id=batch_id) is not None

@@ -1,19 +1,25 @@
-"""Takes over the directories of the file-only ancestor, where the control data were JSON files.
+"""Takes over the directories of the file-only ancestor, where the control data were JSON files, and
+gives them back.
 
 `control_files` reads and checks those files, `survey` holds the stores beside them against what
-they say, `importing` writes the rows. Nothing here changes a JSON file.
+they say, `importing` writes the rows and
+changes no JSON file. `exporting` goes the other way.
 """
 
 from rtstore.legacy.control_files import is_legacy_directory
+from rtstore.legacy.exporting import ExportReport, export_here, export_to
 from rtstore.legacy.importing import import_directory
 from rtstore.legacy.report import ImportedStore, ImportReport, OtherFile, OtherKind, StoreOutcome
 
 __all__ = [
+    "ExportReport",
     "ImportReport",
     "ImportedStore",
     "OtherFile",
     "OtherKind",
     "StoreOutcome",
+    "export_here",
+    "export_to",
     "import_directory",
     "is_legacy_directory",
 ]

@@ -70,10 +70,14 @@ class _Written(Ancestral):
     run_id: str | None
     capability_snapshot_id: str | None
     behavior_fingerprint: str | None
+    exact_mtime_ns: _Count | None = Field(default=None, alias="mtimeNs")
+    """Nanoseconds do not fit into the ancestor's number; an export has them beside it."""
 
     @property
     def mtime_ns(self) -> int:
         """The time in nanoseconds; divided by a million it is the very same float again."""
+        if self.exact_mtime_ns is not None and self.exact_mtime_ns / 1_000_000 == self.mtime_ms:
+            return self.exact_mtime_ns
         return round(Fraction(self.mtime_ms) * 1_000_000)
 
 
@@ -123,3 +127,23 @@ class AncestorBatch(Ancestral):
     completed_at: _Time | None
     last_error: str | None = None
     receipts: tuple[AncestorReceipt, ...]
+    high_watermark: _Count | None = None
+    """Of an export; the ancestor did not number its batches."""
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether it says itself what its high watermark is, None included."""
+        return "high_watermark" in self.model_fields_set
+
+
+class SetAside(Ancestral):
+    """A batch that an export keeps from the ancestor's readers, and where in the list it was."""
+
+    position: _Count
+    batch: AncestorBatch
+
+
+class OurPart(Ancestral):
+    """What an export adds to the envelope of the receipts, for an import to find again."""
+
+    failed_batches: tuple[SetAside, ...] = ()

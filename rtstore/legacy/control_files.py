@@ -19,12 +19,20 @@ from pydantic.alias_generators import to_camel
 from rtstore.envelope import content_hash
 from rtstore.errors import LegacyImportError
 from rtstore.files.system import FileSystem
-from rtstore.legacy.ancestor import AncestorBatch, AncestorEntry, AncestorManifest, Ancestral
+from rtstore.legacy.ancestor import (
+    AncestorBatch,
+    AncestorEntry,
+    AncestorManifest,
+    Ancestral,
+    OurPart,
+)
 from rtstore.records import OPEN_STATES, BatchState, Record
 
 UNAMBIGUOUS_MANIFEST = "opencode-runtime-manifest.json"
 MANIFEST_NAMES = ("manifest.json", UNAMBIGUOUS_MANIFEST)
 RECEIPTS_NAME = "opencode-runtime-receipts.json"
+OUR_KEY = "rtstore"
+"""In the envelope of the receipts: what an export adds."""
 SCHEMA_VERSION = 1
 """Of the manifest, of the receipts, and of their envelopes."""
 
@@ -149,6 +157,7 @@ def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
         batches, receipts_place = _parse(
             receipts_path, receipts_bytes, TypeAdapter(tuple[AncestorBatch, ...])
         )
+        batches = _with_set_aside(receipts_path, receipts_bytes, batches)
         _check(receipts_path, receipts_place, _problems_of_batches(batches))
     files = ControlFiles(
         manifest_path=path,
@@ -228,6 +237,20 @@ def _parse(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> tuple[_V
         raise LegacyImportError(path, "schemaVersion: missing in the envelope")
     _check_version(path, "data", document["data"])
     return _validate(path, "data", document["data"], adapter), "data"
+
+
+def _with_set_aside(
+    path: Path, content: bytes, batches: tuple[AncestorBatch, ...]
+) -> tuple[AncestorBatch, ...]:
+    """The batches, with those that an export set aside where they were."""
+    document = pydantic_core.from_json(content)
+    if not isinstance(document, dict) or OUR_KEY not in document:
+        return batches
+    ours = _validate(path, OUR_KEY, document[OUR_KEY], TypeAdapter(OurPart))
+    found = list(batches)
+    for item in ours.failed_batches:
+        found.insert(item.position, item.batch)
+    return tuple(found)
 
 
 def _validate(path: Path, place: str, value: object, adapter: TypeAdapter[_Value]) -> _Value:

@@ -81,6 +81,9 @@ def high_watermarks(files: ControlFiles) -> list[int | None]:
     next_number: int | None = None
     for batch in reversed(files.batches):
         committed = batch.state is BatchState.COMMITTED
+        if batch.is_numbered:
+            numbers.append(batch.high_watermark if committed else None)
+            continue
         if committed and batch.batch_id == files.manifest.last_committed_batch_id:
             next_number = files.manifest.high_watermark
         counted = committed and next_number is not None and next_number >= 1

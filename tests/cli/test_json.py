@@ -56,6 +56,10 @@ SHAPES = {
     "backup": BACKUP,
     "restore": BACKUP,
     "verify": BACKUP,
+    "export": {
+        *("directory", "teamName", "highWatermark", "controlFiles", "stores", "batches"),
+        *("leftOut", "replaced"),
+    },
     "log": {"directory", "teamName", "highWatermark", "batches"},
     "demo": {
         *("directory", "database", "teamName", "batches", "kill", "crash", "runNumber", "steps"),

@@ -15,7 +15,7 @@ from tests.cli.commands import CHECKOUT, run, run_process
 
 COMMANDS = (
     *("init", "import", "status", "plan", "recover", "log", "demo"),
-    *("upgrade", "backup", "restore", "verify"),
+    *("upgrade", "backup", "restore", "verify", "export"),
 )
 HEAVY = ("sqlalchemy", "alembic", "sqlite3", "pydantic", "rtstore.database", "rtstore.store")
 

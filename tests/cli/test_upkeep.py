@@ -65,6 +65,22 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert damaged.json()["error"]["type"] == "BackupDamagedError"
 
 
+def test_export(tmp_path: Path) -> None:
+    """Exported into a new directory and imported there, the team is as ready as it was; exported
+    in place, the control files are beside the stores."""
+    directory = ready_team(tmp_path)
+    done = run("export", directory, "--to", tmp_path / "out")
+    assert (done.code, done.err) == (0, "")
+    assert "10 entries" in done.out
+    assert not (tmp_path / "out" / "runtime-store.sqlite3").exists()
+    assert run("import", tmp_path / "out").code == 0
+    assert run("status", tmp_path / "out").code == 0
+    assert run("export", directory, "--json").json()["replaced"] == []
+    assert (directory / "manifest.json").is_file()
+    assert run("status", directory).code == 0
+    assert run("export", directory, "--to", tmp_path / "out").code == ExitCode.WRONG_CALL
+
+
 def test_a_progress_bar_is_for_people(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,56 @@
+"""`rtstore export`: writes what a runtime of the file-only ancestor reads."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.looking import check_directory
+from rtstore.cli.output import Cell, count, page_for, print_json
+from rtstore.legacy import ExportReport
+from rtstore.records import BatchState
+from rtstore.store import RuntimeStore
+
+
+def run(
+    directory: Path, destination: Path | None, *, lock_timeout_s: float, as_json: bool
+) -> ExitCode:
+    """Export, here or into a new directory."""
+    check_directory(directory)
+    with RuntimeStore.open(
+        directory,
+        read_only=destination is not None,
+        upgrade=False,
+        lock_timeout_s=lock_timeout_s,
+    ) as store:
+        report = store.export(destination)
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+    return ExitCode.READY
+
+
+def _show(report: ExportReport) -> None:
+    page = page_for()
+    page.line(Cell("Exported", "good"), f" the runtime directory of team {report.team_name}")
+    aside = report.batches.get(BatchState.FAILED, 0)
+    listed = sum(report.batches.values()) - aside
+    page.facts(
+        [
+            ("Where", str(report.directory)),
+            ("Written", ", ".join(report.control_files)),
+            ("Stores", count(report.stores, "entry")),
+            ("Batches", f"{listed} in the receipts, {aside} failed set aside"),
+            ("High watermark", f"{count(report.high_watermark, 'batch')} committed"),
+        ]
+    )
+    for path in report.replaced:
+        page.line(Cell("kept: ", "warn"), path)
+    for store in report.left_out:
+        page.line(Cell("left out: ", "warn"), f"{store}: its content is not in the database")
+    page.title("Next")
+    page.line("start the runtime that reads these files, and no other beside it", indent=2)
+    back = f"rtstore import {shlex.quote(str(report.directory))}"
+    page.line(Cell(back, "title"), " takes a directory without a database over again", indent=2)

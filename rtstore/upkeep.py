@@ -1,0 +1,54 @@
+"""What looks after a whole runtime directory: a part of `RuntimeStore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtstore.backups import Backup, back_up
+from rtstore.backups.record import Progress
+from rtstore.database import upgrade_log
+from rtstore.database.engine import Database
+from rtstore.files.system import FileSystem
+from rtstore.legacy import ExportReport, export_here, export_to
+from rtstore.lock import WriterLock
+from rtstore.records import DatabaseUpgrade
+from rtstore.times import Clock
+
+
+class Upkeep:
+    """Upgrades on record, back-ups, and the way out."""
+
+    directory: Path
+    database: Database
+    lock: WriterLock
+    _clock: Clock
+    _fs: FileSystem
+
+    def upgrades(self) -> list[DatabaseUpgrade]:
+        """The upgrades of the control database, oldest first."""
+        return self.database.read(upgrade_log.list_upgrades)
+
+    def back_up(self, destination: str | Path, *, progress: Progress | None = None) -> Backup:
+        """Copy one consistent state of database and store files into a new directory, verified.
+
+        Takes no lock, and no writer waits for it. `progress` is called with the step, how much of
+        it is done, and how much there is to do. See `rtstore.backups.back_up` for the errors.
+        """
+        return back_up(
+            self.directory,
+            self.database,
+            destination,
+            clock=self._clock,
+            fs=self._fs,
+            progress=progress,
+        )
+
+    def export(self, destination: str | Path | None = None) -> ExportReport:
+        """Write the manifest and the receipts of the file-only ancestor, whose readers then accept
+        the directory: here, under the writer lock, or with the stores in a new directory.
+
+        Flushed when it returns. See `rtstore.legacy.exporting` for what is in it and the errors.
+        """
+        if destination is not None:
+            return export_to(self.database, Path(destination), self._fs)
+        return export_here(self.directory, self.database, self.lock, self._clock, self._fs)

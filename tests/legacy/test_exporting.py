@@ -1,0 +1,267 @@
+"""What an export writes is what the ancestor wrote, and an import finds all of it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import (
+    KEEP_EVERYTHING,
+    BatchUnfinishedError,
+    InvalidRequestError,
+    Retention,
+    RuntimeStore,
+    StorageError,
+)
+from tests.legacy.build import (
+    HARBOUR,
+    MANIFEST,
+    OTHER_MANIFEST,
+    RECEIPTS,
+    Case,
+    all_cases,
+    all_rows,
+    copy,
+    opened,
+    take,
+)
+from tests.support import (
+    LEASES,
+    LEDGER,
+    SESSIONS,
+    Crash,
+    WatchedFileSystem,
+    agree,
+    at,
+    at_call,
+    digest,
+    files_picture,
+    new_directory,
+    open_store,
+    write,
+)
+from tests.upgrade.freeze import unpack
+
+LOST = {"recovery_runs", "recovery_actions", "quarantined_files", "database_upgrades"}
+"""Tables that the ancestor's files have no place for."""
+
+
+def document(path: Path) -> Any:
+    """The data of a control file, in an envelope or not."""
+    found = json.loads(path.read_bytes())
+    return found.get("data", found) if isinstance(found, dict) else found
+
+
+def without_ours(value: Any) -> Any:
+    """A document without the keys that an export adds."""
+    if isinstance(value, list):
+        return [without_ours(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: without_ours(item)
+            for key, item in value.items()
+            if key != "mtimeNs" and not (key == "highWatermark" and "batchId" in value)
+        }
+    return value
+
+
+def content_rows(directory: Path) -> dict[str, Any]:
+    """What a database says, but for what an import must say otherwise: numbers of rows, the mark of
+    the import, the history of contents, and the tables that cannot be told."""
+    rows = all_rows(directory)
+    order = {row[0]: place for place, row in enumerate(sorted(rows["write_batches"]))}
+    current = {(row[0], row[-1]) for row in rows["manifest_entries"]}
+    return {
+        "manifest": [row[:-2] for row in rows["runtime_manifest"]],
+        "batches": [(order[row[0]], *row[1:-1]) for row in rows["write_batches"]],
+        "writes": sorted((order[row[0]], *row[1:]) for row in rows["batch_writes"]),
+        "entries": sorted((*row[:-1], order[row[-1]]) for row in rows["manifest_entries"]),
+        "contents": sorted(
+            (row[0], order[row[1]], row[2])
+            for row in rows["store_contents"]
+            if (row[0], row[1]) in current
+        ),
+    }
+
+
+def accepted_by_the_ancestor(directory: Path) -> bool:
+    """Whether the ancestor would find the directory healthy, by its own rules, from its files."""
+    manifest = document(directory / MANIFEST)
+    batches = document(directory / RECEIPTS)
+    receipts = {item["receiptId"]: item for batch in batches for item in batch["receipts"]}
+    return (
+        all(batch["state"] == "committed" for batch in batches)
+        and manifest["lastPreparingBatchId"] is None
+        and all(
+            entry["state"] == "healthy"
+            and digest((directory / entry["relativePath"]).read_bytes()) == entry["contentHash"]
+            and receipts[entry["lastWriteReceiptId"]]["contentHash"] == entry["contentHash"]
+            for entry in manifest["entries"]
+        )
+    )
+
+
+# --- there and back -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", all_cases())
+def test_an_export_says_what_the_ancestor_said(case: Case, tmp_path: Path) -> None:
+    """Imported and exported, manifest and receipts hold what they held, word for word, but for the
+    batches that failed: those are set aside, where they block nothing. The stores stay as they
+    are, and what the control files said before is kept."""
+    directory = case.copy(tmp_path)
+    name = MANIFEST if (directory / MANIFEST).exists() else OTHER_MANIFEST
+    before = {each: document(directory / each) for each in (name, RECEIPTS)}
+    stores = files_picture(directory)
+    take(directory)
+    with opened(directory) as store:
+        report = store.export()
+    after = {each: document(directory / each) for each in (name, RECEIPTS)}
+    ours = json.loads((directory / RECEIPTS).read_bytes()).get("rtstore", {"failedBatches": []})
+    failed = [item["batch"] for item in ours["failedBatches"]]
+    assert without_ours(after[name]) == {
+        **before[name],
+        "entries": sorted(before[name]["entries"], key=lambda entry: entry["schemaName"]),
+    }
+    assert without_ours(after[RECEIPTS]) == [
+        batch for batch in before[RECEIPTS] if batch["state"] != "failed"
+    ]
+    assert without_ours(failed) == [
+        batch for batch in before[RECEIPTS] if batch["state"] == "failed"
+    ]
+    assert len(report.replaced) == 2
+    left = {
+        each: facts
+        for each, facts in files_picture(directory).items()
+        if each not in (name, RECEIPTS) and not each.startswith("quarantine/")
+    }
+    assert left == {each: facts for each, facts in stores.items() if each not in (name, RECEIPTS)}
+
+
+@pytest.mark.parametrize("case", all_cases())
+def test_a_round_trip_loses_nothing(case: Case, tmp_path: Path) -> None:
+    """Imported, exported into a new directory and imported there, all rows are the same: ids,
+    times to the nanosecond, states, order, numbers, contents."""
+    directory = case.copy(tmp_path)
+    take(directory)
+    with opened(directory, recover=False) as store:
+        report = store.export(tmp_path / "out")
+    assert not (tmp_path / "out" / "runtime-store.sqlite3").exists()
+    take(tmp_path / "out")
+    found, expected = content_rows(tmp_path / "out"), content_rows(directory)
+    assert found == expected
+    assert report.left_out == tuple(
+        sorted(
+            {entry[0] for entry in expected["entries"]} - {row[0] for row in expected["contents"]}
+        )
+    )
+
+
+def test_a_round_trip_of_our_own(tmp_path: Path) -> None:
+    """A directory that was written by this library, failed batch and own store included, is
+    accepted by the ancestor, and comes back as it was."""
+    directory = unpack("0001_control_database", tmp_path)
+    with RuntimeStore.open(directory) as store:
+        descriptors = list(store.descriptors)
+        report = store.export(tmp_path / "out")
+    assert report.left_out == ()
+    assert {state.value: number for state, number in report.batches.items()} == {
+        "committed": 8, "failed": 1,
+    }  # fmt: skip
+    assert accepted_by_the_ancestor(tmp_path / "out")
+    take(tmp_path / "out", descriptors=descriptors)
+    assert content_rows(tmp_path / "out") == content_rows(directory)
+    with opened(tmp_path / "out") as back:
+        assert back.last_recovery is None
+        assert agree(back)
+
+
+def test_an_export_in_place(tmp_path: Path) -> None:
+    """Beside a living store's files the export is accepted by the ancestor too; a second one with
+    nothing new replaces nothing, and one after a batch keeps what it replaces."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store:
+        write(store, LEASES, {"n": 1})
+        assert store.export().replaced == ()
+        assert accepted_by_the_ancestor(directory)
+        assert store.export().replaced == ()
+        write(store, SESSIONS, {"sessions": []})
+        replaced = store.export().replaced
+        assert len(replaced) == 2
+        assert {file.reason for file in store.quarantined_files()} == {"replaced by an export"}
+    assert all((directory / name).is_file() for name in replaced)
+    assert accepted_by_the_ancestor(directory)
+
+
+def test_pruned_history_comes_through(tmp_path: Path) -> None:
+    """Where batches were dropped by the retention, those that are left keep their numbers."""
+    directory = new_directory(tmp_path)
+    with open_store(directory, retention=Retention(batches=3)) as store:
+        write(store, LEDGER, {"n": 0})
+        for number in range(8):
+            write(store, LEASES, {"n": number})
+        store.export(tmp_path / "out")
+        kept = [batch.high_watermark for batch in store.batches()]
+    assert len(kept) < 9
+    take(tmp_path / "out")
+    with opened(tmp_path / "out", retention=KEEP_EVERYTHING) as back:
+        assert [batch.high_watermark for batch in back.batches()] == kept
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_an_open_batch_is_finished_first(tmp_path: Path) -> None:
+    """While a dead writer's batch is open an export in place is refused: it would not be true."""
+    directory = new_directory(tmp_path)
+    fs = WatchedFileSystem(at("rename", directory / "opencode-host-leases.json", Crash()))
+    store = open_store(directory, fs=fs)
+    with pytest.raises(Crash):
+        write(store, LEASES, {"n": 1})
+    store.database.close()
+    with (
+        open_store(directory, recover=False) as found,
+        pytest.raises(BatchUnfinishedError, match="Open the store again"),
+    ):
+        found.export()
+    assert not (directory / MANIFEST).exists()
+
+
+def test_every_failing_file_operation(tmp_path: Path) -> None:
+    """When any file operation fails, each control file is the old one or the new one, whole; the
+    next export goes on."""
+    original = copy(HARBOUR, tmp_path)
+    take(original)
+    watched = WatchedFileSystem()
+    with opened(original, fs=watched) as store:
+        store.export(tmp_path / "whole")
+        begin = len(watched.calls)
+        watched.calls.clear()
+        store.export()
+    assert begin > 10
+    assert len(watched.calls) > 10
+    for number in range(len(watched.calls)):
+        directory = copy(HARBOUR, tmp_path / str(number))
+        take(directory)
+        fs = WatchedFileSystem()
+        with opened(directory, fs=fs) as store:
+            fs.calls.clear()
+            fs.judge = at_call(number, OSError(28, "No space left on device"))
+            with pytest.raises(StorageError, match="No space left"):
+                store.export()
+            fs.judge = None
+            for name in (MANIFEST, RECEIPTS):
+                assert without_ours(document(directory / name))
+            store.export()
+        assert document(directory / MANIFEST) == document(original / MANIFEST)
+        assert document(directory / RECEIPTS) == document(original / RECEIPTS)
+
+
+def test_a_directory_in_use_is_no_target(tmp_path: Path) -> None:
+    """An export never writes into a directory that has something in it."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store, pytest.raises(InvalidRequestError, match="not empty"):
+        store.export(directory)
