@@ -117,6 +117,8 @@ class AsyncRuntimeStore:
         self.lock = store.lock
         self.last_recovery = store.last_recovery
         """What opening the store had to put right, or None."""
+        self.last_data_upgrade = store.last_data_upgrade
+        """The stores whose data opening brought up to its descriptor's version, or None."""
         self._workers = Workers(store.directory, store.lock)
 
     # --- opening and closing --------------------------------------------------------------------

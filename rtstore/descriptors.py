@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -49,11 +50,18 @@ _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories: control characters, lone surrogates, separators of lines and paragraphs."""
 
 
+DataUpgrade = Callable[[Any], Any]
+"""Gets the data of one schema version, which it may modify, and gives that of the next one. Called
+more than once with the same data, so it must have no effect of its own."""
+
+
 class Descriptor(Record):
     """One kind of state kept in one JSON file, as known before any file is looked at.
 
     `payload` is the pydantic model that the data of the store must satisfy, or None when any JSON
     is accepted. `relative_path` is below the runtime directory, with `/` between its parts.
+    `upgrades` bring older data up, step by step: `{1: from_1_to_2, 2: from_2_to_3}`. Payload and
+    functions live in the runtime and are not remembered.
     """
 
     schema_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=200)
@@ -63,6 +71,10 @@ class Descriptor(Record):
     owner: Owner
     rebuild_strategy: RebuildStrategy
     payload: type[BaseModel] | None = Field(default=None, exclude=True, repr=False)
+    upgrades: Mapping[int, DataUpgrade] = Field(default_factory=dict, exclude=True, repr=False)
+
+    def __hash__(self) -> int:
+        return hash((self.schema_name, self.schema_version, self.relative_path))
 
     @field_validator("relative_path")
     @classmethod

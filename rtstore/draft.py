@@ -34,7 +34,8 @@ class BatchRequest(Record):
     """What is to be written as one batch, in the order in which the files are published."""
 
     team_name: str
-    identity: RunIdentity
+    identity: RunIdentity | None
+    """None for what belongs to no run: an upgrade of store data. The stores keep theirs."""
     reason: BatchReason
     writes: tuple[StoreWrite, ...]
 
@@ -84,12 +85,7 @@ class Draft:
         now = {descriptor.schema_name: encoded for descriptor, encoded in self.encoded}
         return (
             (first.run_id, first.capability_snapshot_id, first.behavior_fingerprint, first.reason)
-            == (
-                identity.run_id,
-                identity.capability_snapshot_id,
-                identity.behavior_fingerprint,
-                self.request.reason,
-            )
+            == (*_parts(identity), self.request.reason)
             and now.keys() == {receipt.schema_name for receipt in first.receipts}
             and all(
                 content_hash(now[receipt.schema_name].at(receipt.written_at))
@@ -122,20 +118,26 @@ class Draft:
 
     def numbered(self, batch_number: int) -> LoggedBatch:
         """The planned batch as it is logged under a number."""
-        identity = self.request.identity
+        run_id, capability_snapshot_id, behavior_fingerprint = _parts(self.request.identity)
         assert self.batch_id is not None  # noqa: S101 - it has one before it is logged
         batch = Batch(
             batch_number=batch_number,
             batch_id=self.batch_id,
             team_name=self.request.team_name,
-            run_id=identity.run_id,
-            capability_snapshot_id=identity.capability_snapshot_id,
-            behavior_fingerprint=identity.behavior_fingerprint,
+            run_id=run_id,
+            capability_snapshot_id=capability_snapshot_id,
+            behavior_fingerprint=behavior_fingerprint,
             reason=self.request.reason,
             state=BatchState.PREPARING,
             started_at=self.started_at,
         )
         return LoggedBatch(batch=batch, writes=self.writes)
+
+
+def _parts(identity: RunIdentity | None) -> tuple[str | None, str | None, str | None]:
+    if identity is None:
+        return None, None, None
+    return identity.run_id, identity.capability_snapshot_id, identity.behavior_fingerprint
 
 
 def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) -> Draft:

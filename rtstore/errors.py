@@ -95,6 +95,22 @@ class NotARuntimeDirectoryError(CallError):
         super().__init__(f"{directory}: {problem}. Run: {run}")
 
 
+class DataUpgradeError(CallError):
+    """The data of a store is of an older schema version, and cannot be brought up. Nothing was
+    changed."""
+
+    def __init__(self, store: str, found: int, wanted: int, problem: str) -> None:
+        self.store = store
+        self.found_version = found
+        self.wanted_version = wanted
+        self.problem = problem
+        super().__init__(
+            f"the data of store {store} cannot be brought from schema version {found} to {wanted}: "
+            f"{problem}. Nothing was changed: open it with descriptors that have "
+            f"upgrades={{{found}: ...}}, or with upgrade=False to look at it as it is."
+        )
+
+
 class LegacyImportError(CallError):
     """The directory of the file-only ancestor cannot be imported as it is. Nothing was written."""
 

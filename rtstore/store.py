@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rtstore.arguments import Writes, batch_request, checked_identity, member
+from rtstore.data_upgrade import DataUpgradeReport, rehearse, upgrade_data
 from rtstore.database import manifest, recovery_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
@@ -78,6 +79,8 @@ class RuntimeStore(Upkeep):
         self.lock = lock
         self.last_recovery: RecoveryReport | None = None
         """What opening the store had to put right, or None."""
+        self.last_data_upgrade: DataUpgradeReport | None = None
+        """The stores whose data opening brought up to its descriptor's version, or None."""
         self._clock = clock
         self._fs = fs
         self._manifest_store = ManifestStore(database, team_name=team_name, clock=clock)
@@ -155,13 +158,15 @@ class RuntimeStore(Upkeep):
             recover: whether to put right what is safe to.
             read_only: open for looking only: makes no file, changes nothing, takes no lock.
             upgrade: whether a database of an older revision is upgraded (it is backed up first) or
-                refused with `OlderDatabaseError`, as it always is when opened read-only.
+                refused with `OlderDatabaseError`, as it always is when opened read-only; and
+                whether store data of an older schema version is brought up, by the functions of
+                the descriptors, in one batch of reason `migration`.
             fs: the seam to the file system, for tests.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError` (nothing is
         made or changed), `OlderDatabaseError`, `NewerDatabaseError`, `ForeignDatabaseError`,
-        `CorruptDatabaseError` (nothing is touched), `UpgradeFailedError`, `LockTimeoutError`,
-        `StorageError`, `RecoveryFailedError`.
+        `CorruptDatabaseError` (nothing is touched), `UpgradeFailedError`, `DataUpgradeError`,
+        `LockTimeoutError`, `StorageError`, `RecoveryFailedError`.
         """
         directory = Path(directory)
         fs = fs or FileSystem()
@@ -179,6 +184,8 @@ class RuntimeStore(Upkeep):
             if team_name not in (None, found):
                 assert team_name is not None  # noqa: S101 - the line above
                 raise WrongTeamError(directory, team_name, found)
+            if registry is not None and upgrade and recover and not read_only:
+                rehearse(database, registry)  # what must fail does so before anything is changed
             store = cls(
                 directory,
                 database,
@@ -196,6 +203,10 @@ class RuntimeStore(Upkeep):
             report_loose_modes(directory)
             if recover and not read_only:
                 store.last_recovery = store._recovery.finish_what_is_safe(found)
+                if upgrade and registry is not None:  # the functions are not remembered
+                    store.last_data_upgrade = upgrade_data(
+                        store._writer, store.descriptors, found, store._reader.check_file
+                    )
         except BaseException:
             database.close()
             raise

@@ -100,6 +100,7 @@ from rtstore.records import (
     QuarantinedFile,
     RunIdentity,
 )
+from rtstore.store_versions import data_now
 from rtstore.superseding import UnderWay, publish_together
 from rtstore.times import Clock, to_utc_ms, utc_now
 
@@ -213,7 +214,7 @@ class BatchWriter:
             current = self.database.read_as_writer(
                 lambda connection: contents.current_contents(connection, [name])
             )
-            data = change(decode(current[name]).data if name in current else None)
+            data = change(data_now(descriptor, current[name]) if name in current else None)
             if data is None:
                 raise InvalidRequestError(
                     "change", "the function returned None: it must return the new data", store=name

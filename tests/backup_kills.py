@@ -92,7 +92,7 @@ def main() -> None:
             if name != "backup":
                 with RuntimeStore.open(place / LIVING, read_only=True) as store:
                     store.back_up(place / BACKUP)
-            tally: Tally = kill_everywhere(name, place, act, check)
+            tally: Tally = kill_everywhere(name, place, act, check, stop_at_first=name == "control")
         line = {
             "job": name,
             "points": tally.points,

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.admission",
         "rtstore.adoption",
         "rtstore.backups",
+        "rtstore.data_upgrade",
         "rtstore.directory",
         "rtstore.evidence",
         "rtstore.group",
@@ -51,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.payloads",
         "rtstore.planning",
         "rtstore.readiness",
+        "rtstore.store_versions",
     ),
     ("rtstore.errors", "rtstore.ids", "rtstore.records", "rtstore.times"),
 )

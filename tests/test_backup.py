@@ -332,9 +332,9 @@ def test_killed_anywhere() -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert {line["job"] for line in lines} == {"backup", "restore", "control"}
     for line in lines:
-        assert line["points"] > 30
-        caught = line["job"] == "control"
-        assert bool(line["failures"]) is caught, line["first"]
+        is_control = line["job"] == "control"
+        assert is_control or line["points"] > 100
+        assert bool(line["failures"]) is is_control, line["first"]
 
 
 def test_what_a_dead_one_left_is_named(directory: Path, tmp_path: Path) -> None:

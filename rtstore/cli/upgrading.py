@@ -1,51 +1,123 @@
-"""`rtstore upgrade`: brings the control database of a runtime directory up to date."""
+"""`rtstore upgrade`: brings a runtime directory up to date, its database and its store data."""
 
 from __future__ import annotations
 
+import pkgutil
 import shlex
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
-from rtstore.cli.output import Cell, count, page_for, print_json
+from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.data_upgrade import DataUpgradeReport, rehearse
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.descriptors import Descriptor, Registry
+from rtstore.errors import InvalidRequestError
+from rtstore.store import RuntimeStore
+from rtstore.store_versions import UpgradedStore
 from rtstore.upgrading import UpgradeReport, upgrade_directory
 
 
-def run(directory: Path, *, dry_run: bool, lock_timeout_s: float, as_json: bool) -> ExitCode:
+class FullReport(UpgradeReport):
+    """What `rtstore upgrade --json` prints."""
+
+    batch_id: str | None = None
+    """The batch that brought store data up; None when there was none to bring up."""
+    stores: tuple[UpgradedStore, ...] = ()
+
+
+def run(
+    directory: Path,
+    *,
+    descriptors: str | None,
+    dry_run: bool,
+    lock_timeout_s: float,
+    as_json: bool,
+) -> ExitCode:
     """Upgrade, or say what an upgrade would do."""
     check_directory(directory)
+    known = None if descriptors is None else _load(descriptors)
     report = upgrade_directory(directory, dry_run=dry_run, lock_timeout_s=lock_timeout_s)
+    data = None
+    if known is not None and dry_run:
+        data = _rehearse(directory, known)
+    elif known is not None:
+        with RuntimeStore.open(
+            directory, descriptors=known, lock_timeout_s=lock_timeout_s
+        ) as store:
+            data = store.last_data_upgrade
+    full = FullReport(
+        **report.model_dump(exclude={"changed"}),
+        **({} if data is None else data.model_dump()),
+    ).model_copy(update={"dry_run": dry_run})
     if as_json:
-        print_json(report)
+        print_json(full)
     else:
-        _show(report)
+        _show(page_for(), full)
     return ExitCode.READY
 
 
-def _show(report: UpgradeReport) -> None:
-    page = page_for()
-    steps = count(len(report.revisions), "revision")
+def _load(name: str) -> tuple[Descriptor, ...]:
+    """The descriptors that a name like `my_runtime.stores:DESCRIPTORS` stands for."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` would
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidRequestError("--descriptors", f"{name}: {error}") from error
+    if not isinstance(found, Iterable) or not all(isinstance(one, Descriptor) for one in found):
+        raise InvalidRequestError("--descriptors", f"{name} is no list of descriptors")
+    return tuple(found)
+
+
+def _rehearse(directory: Path, known: Iterable[Descriptor]) -> DataUpgradeReport | None:
+    database = Database(directory / DATABASE_NAME, read_only=True)
+    try:
+        return rehearse(database, Registry(known))
+    finally:
+        database.close()
+
+
+def _show(page: Page, report: FullReport) -> None:
     if not report.revisions:
         page.line(f"The database is at {report.to_revision} already; left as it was")
-        return
-    if report.dry_run:
+    elif report.dry_run:
         page.line("Tried on a copy, which worked; the directory was left as it was")
     else:
         page.line(Cell("Upgraded", "good"), " the control database")
-    facts: list[tuple[str, str | Cell]] = [
-        ("Runtime directory", str(report.directory)),
-        ("From", report.from_revision),
-        ("To", f"{report.to_revision} ({steps})"),
-    ]
+    steps = count(len(report.revisions), "revision")
+    facts: list[tuple[str, str | Cell]] = [("Runtime directory", str(report.directory))]
+    if report.revisions:
+        facts += [("From", report.from_revision), ("To", f"{report.to_revision} ({steps})")]
     if report.backup is not None:
         facts.append(("Back-up", str(report.backup)))
     page.facts(facts)
-    page.title("Next")
+    if report.stores:
+        _show_stores(page, report)
+    _show_next(page, report)
+
+
+def _show_stores(page: Page, report: FullReport) -> None:
+    how = "would be brought up" if report.batch_id is None else f"in batch {report.batch_id}"
+    page.title(f"Data of {count(len(report.stores), 'store')}, {how}")
+    rows = [
+        (item.schema_name, str(item.from_version), str(item.to_version)) for item in report.stores
+    ]
+    page.table([Column("store"), Column("from"), Column("to")], rows, indent=2)
+
+
+def _show_next(page: Page, report: FullReport) -> None:
     where = shlex.quote(str(report.directory))
-    if report.backup is None:
-        page.line(Cell(f"rtstore upgrade {where}", "title"), indent=2)
+    if report.dry_run:
+        if report.revisions or report.stores:
+            page.title("Next")
+            page.line("the same command without --dry-run", indent=2)
         return
+    page.title("Next")
     page.line(Cell(f"rtstore status {where}", "title"), indent=2)
-    kept = shlex.quote(str(report.backup))
-    page.line(Cell(f"rtstore restore {kept} NEW_DIR", "title"), indent=2)
-    page.line("makes a directory of the database as it was, for an older rtstore", indent=6)
+    if report.backup is not None:
+        kept = shlex.quote(str(report.backup))
+        page.line(Cell(f"rtstore restore {kept} NEW_DIR", "title"), indent=2)
+        page.line("makes a directory of the database as it was, for an older rtstore", indent=6)

@@ -43,6 +43,14 @@ def register(app: typer.Typer) -> None:
 def upgrade(
     directory: Directory,
     *,
+    descriptors: Annotated[
+        str | None,
+        typer.Option(
+            "--descriptors",
+            metavar="MODULE:NAME",
+            help="The descriptors of the runtime, whose functions bring its store data up.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
@@ -50,17 +58,25 @@ def upgrade(
     """Bring the control database to this rtstore's revision; a current one is left as it is.
 
     The database is backed up first, beside itself ("rtstore restore" makes a directory of that
-    back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. Opening a
-    store does the same.
+    back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
+    --descriptors, store data of an older schema version is brought up too, in one batch; the module
+    is looked for in the current directory as well. Opening a store does the same.
 
     \b
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
-      upgradedAt or null, backup or null
+      upgradedAt or null, backup or null, batchId or null,
+      stores[] {schemaName, fromVersion, toVersion}
     """
     with reporting(as_json=as_json):
         from rtstore.cli import upgrading as command
 
-        code = command.run(directory, dry_run=dry_run, lock_timeout_s=lock_timeout, as_json=as_json)
+        code = command.run(
+            directory,
+            descriptors=descriptors,
+            dry_run=dry_run,
+            lock_timeout_s=lock_timeout,
+            as_json=as_json,
+        )
     raise typer.Exit(code)
 
 

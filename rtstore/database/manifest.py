@@ -79,6 +79,11 @@ def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, Mani
     return found
 
 
+def load_versions(connection: Connection) -> dict[str, int]:
+    """The schema version of each committed store, by name."""
+    return {row["schema_name"]: row["schema_version"] for row in _SELECT_VERSIONS.all(connection)}
+
+
 def path_owner(connection: Connection, relative_path: str) -> str | None:
     """The store whose entry has this file, or None."""
     owner = _SELECT_PATH_OWNER.scalar(connection, path=relative_path)
@@ -92,18 +97,42 @@ def mark_preparing(connection: Connection, batch_id: str | None) -> None:
 
 def seal(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermark: int) -> None:
     """Make what batches wrote the current entries, the identity of the last the active one.
-    `high_watermark` is that of the last."""
-    rows = {write.schema_name: _entry_row(item, write) for item in logged for write in item.writes}
-    _UPSERT_ENTRY.run_many(connection, rows.values())
+    `high_watermark` is that of the last.
+
+    A batch without an identity belongs to no run (an upgrade of store data): the entries that it
+    writes keep the identity that they have, and the active one stays.
+    """
+    rows: dict[str, Row] = {}
+    keeping: set[str] = set()
+    for item in logged:
+        for write in item.writes:
+            name, row = write.schema_name, _entry_row(item, write)
+            if item.batch.run_id is not None:
+                keeping.discard(name)
+            elif name in rows:
+                row |= {column: rows[name][column] for column in _IDENTITY}
+            else:
+                keeping.add(name)
+            rows[name] = row
+    _UPSERT_ENTRY.run_many(connection, [row for name, row in rows.items() if name not in keeping])
+    if keeping:
+        _UPSERT_KEEPING.run_many(connection, [rows[name] for name in keeping])
     last = logged[-1]
+    values: Row = {
+        "watermark": high_watermark,
+        "batch_id": last.batch.batch_id,
+        "at": format_time(last.writes[0].written_at),
+    }
+    bound = [item.batch for item in logged if item.batch.run_id is not None]
+    if not bound:
+        _SEAL_KEEPING.run(connection, **values)
+        return
     _SEAL_MANIFEST.run(
         connection,
-        run_id=last.batch.run_id,
-        capability_snapshot_id=last.batch.capability_snapshot_id,
-        behavior_fingerprint=last.batch.behavior_fingerprint,
-        watermark=high_watermark,
-        batch_id=last.batch.batch_id,
-        at=format_time(last.writes[0].written_at),
+        run_id=bound[-1].run_id,
+        capability_snapshot_id=bound[-1].capability_snapshot_id,
+        behavior_fingerprint=bound[-1].behavior_fingerprint,
+        **values,
     )
 
 
@@ -173,30 +202,42 @@ _MARK_PREPARING = Statement(
 _MARK_RECOVERY = Statement(
     update(runtime_manifest).values(last_recovery_plan_id=bindparam("plan_id"))
 )
+_sealed = update(runtime_manifest).values(
+    high_watermark=bindparam("watermark"),
+    last_committed_batch_id=bindparam("batch_id"),
+    # Batches that were logged together may be sealed one by one, by a recovery.
+    last_preparing_batch_id=func.nullif(
+        runtime_manifest.c.last_preparing_batch_id, bindparam("batch_id")
+    ),
+    updated_at=bindparam("at"),
+)
+_SEAL_KEEPING = Statement(_sealed)
 _SEAL_MANIFEST = Statement(
-    update(runtime_manifest).values(
+    _sealed.values(
         active_run_id=bindparam("run_id"),
         active_capability_snapshot_id=bindparam("capability_snapshot_id"),
         active_behavior_fingerprint=bindparam("behavior_fingerprint"),
-        high_watermark=bindparam("watermark"),
-        last_committed_batch_id=bindparam("batch_id"),
-        # Batches that were logged together may be sealed one by one, by a recovery.
-        last_preparing_batch_id=func.nullif(
-            runtime_manifest.c.last_preparing_batch_id, bindparam("batch_id")
-        ),
-        updated_at=bindparam("at"),
     )
 )
-_insert_entry = sqlite_insert(manifest_entries)
-_UPSERT_ENTRY = Statement(
-    _insert_entry.on_conflict_do_update(
-        index_elements=[manifest_entries.c.schema_name],
-        set_={
-            column.name: _insert_entry.excluded[column.name]
-            for column in manifest_entries.columns
-            if column.name != "schema_name"
-        },
+_IDENTITY = ("run_id", "capability_snapshot_id", "behavior_fingerprint")
+
+
+def _upsert(but_not: Iterable[str]) -> Statement:
+    entry = sqlite_insert(manifest_entries)
+    changed = {
+        column.name: entry.excluded[column.name]
+        for column in manifest_entries.columns
+        if column.name not in but_not
+    }
+    return Statement(
+        entry.on_conflict_do_update(index_elements=[manifest_entries.c.schema_name], set_=changed)
     )
+
+
+_UPSERT_ENTRY = _upsert(("schema_name",))
+_UPSERT_KEEPING = _upsert(("schema_name", *_IDENTITY))
+_SELECT_VERSIONS = Statement(
+    select(manifest_entries.c.schema_name, manifest_entries.c.schema_version)
 )
 
 

@@ -51,7 +51,7 @@ SHAPES = {
     },
     "upgrade": {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
-        *("upgradedAt", "backup"),
+        *("upgradedAt", "backup", "batchId", "stores"),
     },
     "backup": BACKUP,
     "restore": BACKUP,

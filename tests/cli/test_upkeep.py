@@ -12,6 +12,7 @@ from rtstore.database.schema import REVISIONS
 from tests.cli.commands import ready_team, run
 from tests.support import picture
 from tests.upgrade.freeze import unpack
+from tests.upgrade.test_data import begin
 
 
 def test_upgrade(tmp_path: Path) -> None:
@@ -33,6 +34,23 @@ def test_upgrade(tmp_path: Path) -> None:
     again = run("upgrade", directory)
     assert "left as it was" in again.out
     assert run("status", directory).code == ExitCode.NOT_READY
+
+
+def test_upgrade_of_store_data(tmp_path: Path) -> None:
+    """With the descriptors of the runtime the command brings store data up too; rehearsed first,
+    which changes nothing."""
+    directory = begin(tmp_path)
+    name = "tests.upgrade.test_data:THIRD"
+    tried = run("upgrade", directory, "--descriptors", name, "--dry-run", "--json").json()
+    assert (len(tried["stores"]), tried["batchId"], tried["dryRun"]) == (2, None, True)
+    done = run("upgrade", directory, "--descriptors", name)
+    assert (done.code, done.err) == (0, "")
+    assert done.row("own.a", "1", "3")
+    again = run("upgrade", directory, "--descriptors", name, "--json").json()
+    assert (again["stores"], again["changed"]) == ([], False)
+    for wrong in ("nowhere:X", "tests.upgrade.test_data:nothing", "tests.upgrade.test_data:A", ""):
+        refused = run("upgrade", directory, "--descriptors", wrong)
+        assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, ""), wrong
 
 
 def test_back_up_verify_restore(tmp_path: Path) -> None:

@@ -40,10 +40,15 @@ Check = Callable[[Path], list[str]]
 PROCESSES = 10
 
 
-def kill_everywhere(label: str, beginning: Path, act: Act, check: Check) -> Tally:
-    """Kill an act before each of its points, each time on a fresh copy of the beginning; check."""
+def kill_everywhere(
+    label: str, beginning: Path, act: Act, check: Check, *, stop_at_first: bool = False
+) -> Tally:
+    """Kill an act before each of its points, each time on a fresh copy of the beginning; check.
+    Of a control, the first failure is enough."""
     tally, copies = Tally(), Copies(beginning, beginning.parent)
     for point in points_of(act, copies):
+        if stop_at_first and tally.failures:
+            break
         with copies.fresh() as directory:
             ended = kill(directory, act, point.number)
             tally.points += 1
@@ -114,7 +119,13 @@ def in_pieces(directory: Path, _say: Say, _fs: TracedFileSystem) -> None:
 def control(frozen: str) -> Tally:
     """The upgrade in pieces, killed everywhere: the check must see it."""
     with workshop() as workplace:
-        return kill_everywhere(frozen, unpack(frozen, workplace), in_pieces, check_upgrade(frozen))
+        return kill_everywhere(
+            frozen,
+            unpack(frozen, workplace),
+            in_pieces,
+            check_upgrade(frozen),
+            stop_at_first=True,
+        )
 
 
 # --- many at once -------------------------------------------------------------------------------

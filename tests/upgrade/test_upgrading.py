@@ -300,7 +300,7 @@ def test_an_upgrade_that_is_killed() -> None:
 def test_the_check_sees_half_an_upgrade() -> None:
     """The control of the above: an upgrade in pieces, killed the same way, is caught."""
     for line in lines("control"):
-        assert line["failures"] > 1
+        assert line["failures"] > 0
 
 
 def test_ten_processes_at_once() -> None:

@@ -1,0 +1,272 @@
+"""Store data of an older schema version comes up in one batch, all of it or none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from rtstore import (
+    BatchReason,
+    DataUpgradeError,
+    Descriptor,
+    NewerStoreFileError,
+    RunIdentity,
+    RuntimeStore,
+    RuntimeStoreError,
+    StoreFileChangedError,
+)
+from rtstore.database.engine import DATABASE_NAME
+from tests.support import (
+    CHECKOUT,
+    IDENTITY,
+    agree,
+    data_in,
+    files_picture,
+    plain_descriptor,
+    write,
+)
+
+from .freeze import rows_of
+
+A, B, C = "own.a", "own.b", "own.c"
+OLD_RUN = RunIdentity(run_id="old-run", capability_snapshot_id=None, behavior_fingerprint=None)
+
+
+def to_2(data: Any) -> Any:
+    """Version 2 has its values in a list."""
+    return {"values": [data["value"]]}
+
+
+def to_3(data: Any) -> Any:
+    """Version 3 says how many there are."""
+    data["count"] = len(data["values"])
+    return data
+
+
+STEPS: dict[int, Callable[[Any], Any]] = {1: to_2, 2: to_3}
+
+
+def descriptors(version: int, **more: Any) -> list[Descriptor]:
+    """The stores of a runtime of some version; the third one never changes."""
+    options = {"upgrades": STEPS, **more}
+    changing = [
+        plain_descriptor(name, path, version).model_copy(update=options)
+        for name, path in ((A, "a.json"), (B, "folder/b.json"))
+    ]
+    return [*changing, plain_descriptor(C, "c.json")]
+
+
+THIRD = descriptors(3)
+
+
+def begin(parent: Path) -> Path:
+    """A directory of a runtime of version 1, whose second store is of an older run."""
+    directory = parent / "runtime"
+    with open_it(directory, 1) as store:
+        store.write_batch(identity=OLD_RUN, reason="delivery_commit", writes={B: {"value": 0}})
+        for number in range(2):
+            writes = {A: {"value": number}, C: {"value": number}}
+            store.write_batch(identity=IDENTITY, reason="delivery_commit", writes=writes)
+    return directory
+
+
+def open_it(directory: Path, version: int, **options: Any) -> RuntimeStore:
+    """Open it as the runtime of some version does."""
+    defaults: dict[str, Any] = {"team_name": "team-a", "descriptors": descriptors(version)}
+    return RuntimeStore.open(directory, **{**defaults, **options})
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """See `begin`."""
+    return begin(tmp_path)
+
+
+# --- up -------------------------------------------------------------------------------------------
+
+
+def test_older_data_comes_up_when_the_store_is_opened(directory: Path) -> None:
+    """Two stores, two steps each, one batch of reason `migration`; files and database agree, the
+    old contents are in the history, and a store that is current is not written."""
+    with open_it(directory, 3) as store:
+        report = store.last_data_upgrade
+        assert report is not None
+        assert [tuple(item.model_dump().values()) for item in report.stores] == [
+            (A, 1, 3), (B, 1, 3),
+        ]  # fmt: skip
+        assert store.read(A).data == {"values": [1], "count": 1}
+        assert store.read(A).schema_version == 3
+        assert store.read(B).data == {"values": [0], "count": 1}
+        batch = store.batches()[-1]
+        assert (batch.batch_id, batch.reason) == (report.batch_id, BatchReason.MIGRATION)
+        assert [receipt.schema_name for receipt in batch.receipts] == [A, B]
+        assert agree(store)
+        assert store.last_recovery is None
+    assert data_in(directory / "folder" / "b.json") == {"values": [0], "count": 1}
+    contents = [row[2] for row in rows_of(directory / DATABASE_NAME)["store_contents"]]
+    assert sum('"value":' in content for content in contents) == 5
+    with open_it(directory, 3) as again:
+        assert again.last_data_upgrade is None
+        assert len(again.batches()) == 4
+
+
+def test_it_belongs_to_no_run(directory: Path) -> None:
+    """An upgrade of data makes no store fresh that was stale: the entries and the manifest keep
+    their identities; the batch has none."""
+    with open_it(directory, 3, upgrade=False) as store:
+        before = store.manifest()
+    with open_it(directory, 3) as store:
+        after = store.manifest()
+        assert store.batches()[-1].run_id is None
+        diagnostics = store.plan_recovery(expected=IDENTITY).diagnostics
+    assert after.active_identity == before.active_identity == IDENTITY
+    for name in (A, B, C):
+        old, new = before.entry(name), after.entry(name)
+        assert old is not None
+        assert new is not None
+        assert (old.run_id, old.capability_snapshot_id) == (new.run_id, new.capability_snapshot_id)
+    assert diagnostics == (f"Runtime store {B} has stale run id",)
+
+
+def test_a_step_at_a_time(directory: Path) -> None:
+    """A runtime of version 2 brings it to 2; the next one goes on from there."""
+    with open_it(directory, 2) as store:
+        assert store.read(A).data == {"values": [1]}
+    with open_it(directory, 3) as store:
+        assert store.last_data_upgrade is not None
+        assert {item.from_version for item in store.last_data_upgrade.stores} == {2}
+        assert store.read(A).data == {"values": [1], "count": 1}
+
+
+# --- not up ---------------------------------------------------------------------------------------
+
+
+def _failing(_: Any) -> Any:
+    raise KeyError("value")
+
+
+class _Counted(BaseModel):
+    count: str
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a missing step": (
+        {"upgrades": {2: to_3}},
+        "own.a cannot be brought .* 1 to 3: .* step from 1 to 2. Nothing was changed: .*upgrades=",
+    ),
+    "none at all": ({"upgrades": {}}, "no function for the step from 1 to 2"),
+    "a failing step": ({"upgrades": {1: to_2, 2: _failing}}, "from 2 to 3 failed with KeyError"),
+    "no result": ({"upgrades": {1: to_2, 2: lambda _: None}}, "from 2 to 3 gave None"),
+    "no JSON": ({"upgrades": {1: to_2, 2: lambda _: {1, 2}}}, "may not be written: data"),
+    "a payload that refuses": ({"payload": _Counted}, r"may not be written: data\.count"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_come_up_stays(what: str, directory: Path) -> None:
+    """A missing or failing step is a clear error, and nothing changes: no store, no row, not even
+    what is remembered of the descriptors. The old runtime goes on as before."""
+    rows, files = rows_of(directory / DATABASE_NAME), files_picture(directory)
+    options, message = REFUSED[what]
+    with pytest.raises(DataUpgradeError, match=message) as caught:
+        open_it(directory, 3, descriptors=descriptors(3, **options))
+    assert (caught.value.store, caught.value.found_version, caught.value.wanted_version) == (
+        A,
+        1,
+        3,
+    )
+    assert rows_of(directory / DATABASE_NAME) == rows
+    assert files_picture(directory) == files
+    with open_it(directory, 1) as store:
+        assert write(store, A, {"value": 5})
+
+
+def test_a_newer_file_is_never_overwritten(directory: Path) -> None:
+    """A file that a newer program wrote refuses the upgrade of all stores, and stays."""
+    newer = json.dumps({"schemaVersion": 9, "updatedAt": "2026-04-21T12:00:00.000Z", "data": {}})
+    (directory / "folder" / "b.json").write_text(newer)
+    with pytest.raises(RuntimeStoreError) as caught:
+        open_it(directory, 3)
+    assert isinstance(caught.value, NewerStoreFileError | StoreFileChangedError)
+    assert (directory / "folder" / "b.json").read_text() == newer
+    assert data_in(directory / "a.json") == {"value": 1}
+
+
+def test_an_edit_by_hand_is_not_overwritten(directory: Path) -> None:
+    """A file that somebody changed waits for a decision; then the upgrade goes on."""
+    edited = (directory / "a.json").read_text().replace("1\n", "7\n")
+    (directory / "a.json").write_text(edited)
+    with pytest.raises(StoreFileChangedError):
+        open_it(directory, 3)
+    assert (directory / "a.json").read_text() == edited
+    with open_it(directory, 3, upgrade=False) as store:
+        store.recover(store.plan_recovery())
+    with open_it(directory, 3) as store:
+        assert store.read(A).data == {"values": [1], "count": 1}
+
+
+def test_without_upgrading(directory: Path) -> None:
+    """Opened with `upgrade=False`, or only to look, the data stays as it is and says its version;
+    a read-modify-write is refused, for old data must not pass for new."""
+    for options in ({"upgrade": False}, {"read_only": True}, {"recover": False}):
+        with open_it(directory, 3, **options) as store:
+            assert store.last_data_upgrade is None
+            assert (store.read(A).schema_version, store.read(A).data) == (1, {"value": 1})
+    with open_it(directory, 3, upgrade=False) as store:
+        with pytest.raises(DataUpgradeError, match="was opened without upgrading its data"):
+            store.update(A, lambda data: data, identity=IDENTITY, reason="delivery_commit")
+        write(store, A, {"values": [], "count": 0})
+        store.update(A, lambda data: data, identity=IDENTITY, reason="delivery_commit")
+
+
+def test_the_command_line_needs_no_functions(directory: Path) -> None:
+    """Opened with what is remembered, as the command does, older data is left to the runtime."""
+    open_it(directory, 3, upgrade=False).close()
+    with RuntimeStore.open(directory) as store:
+        assert store.last_data_upgrade is None
+        assert store.read(A).schema_version == 1
+
+
+def test_somebody_writes_in_between(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process commits while the functions run is brought up too: none is lost."""
+    wrote: list[str] = []
+
+    def slow(data: Any) -> Any:
+        if len(wrote) < 2:
+            with RuntimeStore.open(directory, recover=False, upgrade=False) as other:
+                wrote.append(write(other, C, {"value": len(wrote)}))
+        return to_2(data)
+
+    with open_it(directory, 3, descriptors=descriptors(3, upgrades={1: slow, 2: to_3})) as store:
+        assert store.last_data_upgrade is not None
+        assert store.read(C).data == {"value": 1}
+        assert store.read(A).data == {"values": [1], "count": 1}
+        assert [batch.reason.value for batch in store.batches()].count("migration") == 1
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+
+def test_killed_anywhere() -> None:
+    """Killed before any SQL statement or file operation, all stores are of the old version or all
+    of the new one; the next opening brings up the rest, in one batch altogether."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.upgrade.data_kills"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    found, control = map(json.loads, done.stdout.splitlines())
+    assert found["points"] > 60
+    assert found["failures"] == 0, found["first"]
+    assert control["failures"] > 0
