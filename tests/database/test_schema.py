@@ -7,6 +7,7 @@ import re
 import runpy
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,14 @@ from .build import (
 
 VIEWS = {
     "batch_log",
+    "current_state",
     "current_stores",
     "open_problems",
     "recovery_log",
+    "run_log",
+    "store_changes",
     "store_history",
+    "store_sizes",
     "write_receipts",
 }
 
@@ -268,6 +273,81 @@ def test_views_tell_the_truth(populated: sqlite3.Connection) -> None:
         (2, None, None, "blocked", "none"),
         (1, "restore_committed", "done", "blocked", "none"),
     ]
+
+
+def test_views_answer_since_when_and_how_big(populated: sqlite3.Connection) -> None:
+    """The views say what is committed since when, what each run wrote, how big each store is and
+    what a batch changed in it."""
+    populated.execute(
+        "UPDATE runtime_manifest SET high_watermark = 2, last_committed_batch_id = 'batch-2',"
+        " active_run_id = 'run-1'"
+    )
+    populated.execute("UPDATE write_batches SET run_id = 'run-0' WHERE batch_number = 1")
+    now = "SELECT high_watermark, batch_id, run_id, store_count, bytes, problem_count"
+    assert populated.execute(f"{now} FROM current_state").fetchall() == [
+        (2, "batch-2", "run-1", 2, 18, 6)
+    ]
+    runs = "SELECT run_id, is_active, committed, failed, open, stores, bytes FROM run_log"
+    assert populated.execute(runs).fetchall() == [
+        ("run-1", 1, 1, 1, 2, "a.store", 9),
+        ("run-0", 0, 1, 0, 0, "a.store, b.store", 18),
+    ]
+    sizes = "SELECT * FROM store_sizes WHERE file_size IS NOT NULL ORDER BY store"
+    assert populated.execute(sizes).fetchall() == [
+        ("a.store", 9, 4, 4, 36, 1, 9),
+        ("b.store", 9, 1, 0, 0, 0, 0),
+    ]
+    history = "SELECT file_size, size_change FROM store_history WHERE store = 'a.store'"
+    assert populated.execute(history).fetchall() == [(9, None), (9, 0)]
+    changes = "SELECT store, batch_id, path, before, after FROM store_changes"
+    assert populated.execute(changes).fetchall() == [("a.store", "batch-2", "$.number", "1", "2")]
+
+
+AGED = {
+    "batch_log": "started_at",
+    "current_state": "committed_at",
+    "current_stores": "written_at",
+    "open_problems": "since",
+    "recovery_log": "started_at",
+    "run_log": "last_batch_at",
+    "store_changes": "written_at",
+    "store_history": "written_at",
+    "write_receipts": "written_at",
+}
+
+
+@pytest.mark.parametrize(("view", "since"), AGED.items(), ids=AGED)
+def test_ages_stand_beside_times(populated: sqlite3.Connection, view: str, since: str) -> None:
+    """An age is in whole seconds, since the time that it stands beside; of no time, none."""
+    populated.execute("UPDATE runtime_manifest SET last_committed_batch_id = 'batch-2'")
+    query = f"SELECT {since}, age_seconds, unixepoch('now') FROM {view}"
+    rows = populated.execute(query).fetchall()
+    assert rows
+    for time, age, now in rows:
+        seconds = time and now - int(datetime.fromisoformat(time).timestamp())
+        assert age == seconds
+
+
+def test_changes_are_those_between_two_kept_contents(populated: sqlite3.Connection) -> None:
+    """A value that came, one that went, another type, an empty list; no row where a version in
+    between is not kept any more, or is no JSON."""
+    contents = {
+        1: '{"data": {"same": [1, {"x": null}], "flag": "true", "old": [], "q": "it\'s"}}',
+        2: '{"data": {"same": [1, {"x": null}], "flag": true, "new": {}, "q": "it\'s"}}',
+    }
+    for number, content in contents.items():
+        update = "UPDATE store_contents SET content = ? WHERE batch_number = ?"
+        populated.execute(update, (content, number))
+    query = "SELECT path, before, after FROM store_changes"
+    assert populated.execute(query).fetchall() == [
+        ("$.flag", '"true"', "true"),
+        ("$.new", None, "{}"),
+        ("$.old", "[]", None),
+    ]
+    populated.execute("UPDATE store_contents SET content = 'no JSON' WHERE batch_number = 2")
+    assert populated.execute(query).fetchall() == []
+    data = "SELECT data FROM current_stores WHERE store = 'a.store'"
+    assert populated.execute(data).fetchall() == [(None,)]
 
 
 def test_schema_explains_itself(populated: sqlite3.Connection) -> None:
