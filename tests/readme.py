@@ -114,9 +114,33 @@ def run_without_the_shell(step: Step, directory: Path) -> str:
 
 def shape(text: str) -> str:
     """The text with what changes from run to run replaced by its kind."""
+    text = _masked(text)
     for pattern, kind in _SHAPES:
         text = pattern.sub(kind, text)
     return "\n".join(line.strip() for line in text.strip().splitlines())
+
+
+_VARYING_COLUMNS = ("age_seconds", "database_bytes")
+
+
+def _masked(text: str) -> str:
+    """The text with the cells of columns that change from run to run replaced, in `-box` tables."""
+    lines: list[str] = []
+    varying: tuple[int, ...] = ()
+    for line in text.splitlines():
+        cells = line.split("│")
+        if len(cells) > 1:
+            names = [cell.strip() for cell in cells]
+            if any(name in _VARYING_COLUMNS for name in names):
+                varying = tuple(
+                    place for place, name in enumerate(names) if name in _VARYING_COLUMNS
+                )
+            else:
+                cells = ["N" if place in varying else cell for place, cell in enumerate(cells)]
+        elif "┌" in line:
+            varying = ()
+        lines.append("│".join(cells))
+    return "\n".join(lines)
 
 
 def matches(shown: str, printed: str) -> bool:
