@@ -53,7 +53,13 @@ if TYPE_CHECKING:
     from rtstore.files.inspector import FileInspector
     from rtstore.files.system import FileSystem
     from rtstore.invariants import validate_invariants
-    from rtstore.legacy import ExportReport, ImportReport, import_directory
+    from rtstore.legacy import (
+        ExportReport,
+        ImportReport,
+        TeamImportReport,
+        import_directory,
+        import_team,
+    )
     from rtstore.lock import WriterLock
     from rtstore.planner import RecoveryPlanner
     from rtstore.planning import build_plan
@@ -135,7 +141,13 @@ _HOMES = {
     "rtstore.files.inspector": ("FileInspector",),
     "rtstore.files.system": ("FileSystem",),
     "rtstore.invariants": ("validate_invariants",),
-    "rtstore.legacy": ("ExportReport", "ImportReport", "import_directory"),
+    "rtstore.legacy": (
+        "ExportReport",
+        "ImportReport",
+        "TeamImportReport",
+        "import_directory",
+        "import_team",
+    ),
     "rtstore.lock": ("WriterLock",),
     "rtstore.planner": ("RecoveryPlanner",),
     "rtstore.planning": ("build_plan",),
@@ -280,6 +292,7 @@ __all__ = [
     "StoreContent",
     "StoreFileChangedError",
     "StoreWrite",
+    "TeamImportReport",
     "UnknownStoreError",
     "UnsafePathError",
     "UnusableEngineError",
@@ -292,6 +305,7 @@ __all__ = [
     "build_readiness",
     "default_manifest",
     "import_directory",
+    "import_team",
     "migrations_path",
     "restore_backup",
     "upgrade_directory",

@@ -318,10 +318,10 @@ def test_every_failing_file_operation(directory: Path, tmp_path: Path) -> None:
 
 
 def test_killed_anywhere() -> None:
-    """Killed before any SQL statement or file operation of a back-up or a restore, there is none of
+    """Killed before any step of a back-up or a restore that changes something, there is none of
     that name, or a whole one; the directory that was backed up is as it was."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.backup_kills"],
+        [sys.executable, "-m", "tests.backup_kills", "--quick"],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
@@ -333,7 +333,7 @@ def test_killed_anywhere() -> None:
     assert {line["job"] for line in lines} == {"backup", "restore", "control"}
     for line in lines:
         is_control = line["job"] == "control"
-        assert is_control or line["points"] > 100
+        assert is_control or line["points"] > 15
         assert bool(line["failures"]) is is_control, line["first"]
 
 

@@ -112,23 +112,29 @@ def init(
 def import_(
     directory: Directory,
     *,
+    dry_run: DryRun = False,
     lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Take over a directory of the file-only ancestor. Its files stay as they are.
+    """Take over a team's directory of the file-only ancestor, with its lanes. No file of it is
+    changed.
 
-    Importing again changes nothing. A lane is a directory of its own: import it by itself.
+    DIR is the runtime directory, or the team's, with .opencode-runtime in it. Each directory is
+    imported whole or not at all; after an interruption, import again. What was imported before is
+    left as it is.
 
     \b
-    JSON: directory, teamName, changed, importedAt, highWatermark, activeIdentity or null,
-      batches {STATE: number}, receipts (number),
+    JSON: directory, teamName, changed, dryRun, importedAt, highWatermark,
+      activeIdentity or null, batches {STATE: number}, receipts (number),
       stores[] {schemaName, relativePath, outcome, registered, detail},
-      controlFiles[], otherFiles[] {path, kind}, notes[]
+      controlFiles[], otherFiles[] {path, kind}, notes[],
+      lanes[] {laneId, path, report (the keys above) or null, problem or null},
+      found, imported (numbers of files), skipped[] {path, why}
     """
     with reporting(as_json=as_json):
         from rtstore.cli import importing as command
 
-        code = command.run(directory, lock_timeout_s=lock_timeout, as_json=as_json)
+        code = command.run(directory, dry_run=dry_run, lock_timeout_s=lock_timeout, as_json=as_json)
     raise typer.Exit(code)
 
 

@@ -9,50 +9,75 @@ from pathlib import Path
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json, when
-from rtstore.legacy import ImportReport, OtherKind, StoreOutcome, import_directory
+from rtstore.cli.progress import progress_bar
+from rtstore.legacy import ImportReport, StoreOutcome, TeamImportReport, import_team
 from rtstore.times import utc_now
 
 
-def run(directory: Path, *, lock_timeout_s: float, as_json: bool) -> ExitCode:
-    """Import a directory and say what became of every file in it."""
+def run(directory: Path, *, dry_run: bool, lock_timeout_s: float, as_json: bool) -> ExitCode:
+    """Import a team's directory with its lanes, and say what became of every file in it."""
     check_directory(directory)
-    report = import_directory(directory, lock_timeout_s=lock_timeout_s)
+    with progress_bar(quiet=as_json) as bar:
+        report = import_team(
+            directory, dry_run=dry_run, lock_timeout_s=lock_timeout_s, progress=bar
+        )
     if as_json:
         print_json(report)
     else:
-        _show(page_for(), report, directory)
-    return ExitCode.READY
+        _show(page_for(), report)
+    failed = [lane for lane in report.lanes if lane.report is None]
+    return ExitCode.WRONG_CALL if failed else ExitCode.READY
 
 
-def _show(page: Page, report: ImportReport, directory: Path) -> None:
-    if report.changed:
-        page.line(Cell("Imported", "good"), f" the runtime directory of team {report.team_name}")
+def _show(page: Page, team: TeamImportReport) -> None:
+    _show_directory(page, team, f"the runtime directory of team {team.team_name}")
+    for lane in team.lanes:
+        page.gap()
+        if lane.report is None:
+            page.line(Cell("Not imported", "bad"), f": lane {lane.lane_id}: {lane.problem}")
+        else:
+            _show_directory(page, lane.report, f"lane {lane.lane_id}")
+    _show_summary(page, team)
+    page.title("Next")
+    if team.dry_run:
+        page.line("the same command without --dry-run", indent=2)
+        return
+    for report in (team, *(lane.report for lane in team.lanes)):
+        if report is not None:
+            where = shlex.quote(str(report.directory))
+            page.line(Cell(f"rtstore status {where}", "title"), indent=2)
+
+
+def _show_directory(page: Page, report: ImportReport, what: str) -> None:
+    if report.dry_run:
+        page.line(f"Would import {what}")
+    elif report.changed:
+        page.line(Cell("Imported", "good"), f" {what}")
     else:
         page.line("Imported before: everything was left as it was")
     states = ", ".join(f"{number} {state}" for state, number in report.batches.items() if number)
-    page.facts(
-        [
-            ("Runtime directory", str(directory)),
-            ("Team", report.team_name),
-            ("Imported", when(report.imported_at, utc_now())),
-            ("High watermark", f"{count(report.high_watermark, 'batch')} committed"),
-            ("Batches", f"{sum(report.batches.values())}: {states}" if states else "none"),
-            ("Receipts", str(report.receipts)),
-        ]
-    )
+    facts: list[tuple[str, str | Cell]] = [
+        ("Runtime directory", str(report.directory)),
+        ("Team", report.team_name),
+        ("Imported", when(report.imported_at, utc_now())),
+        ("High watermark", f"{count(report.high_watermark, 'batch')} committed"),
+        ("Batches", f"{sum(report.batches.values())}: {states}" if states else "none"),
+        ("Receipts", str(report.receipts)),
+    ]
+    page.facts([fact for fact in facts if not (report.dry_run and fact[0] == "Imported")])
     if report.stores:
         _show_stores(page, report)
-    if report.control_files or report.other_files:
-        _show_other_files(page, report)
     for note in report.notes:
         page.line(Cell("note: ", "warn"), note)
-    page.title("Next")
-    page.line(Cell(f"rtstore status {shlex.quote(str(directory))}", "title"), indent=2)
-    for file in report.other_files:
-        if file.kind is OtherKind.LANE:
-            lane = shlex.quote(str(directory / file.path))
-            page.line(Cell(f"rtstore import {lane}", "title"), indent=2)
-            page.line("a lane is a runtime directory of its own", indent=6)
+
+
+def _show_summary(page: Page, team: TeamImportReport) -> None:
+    taken = "would be imported" if team.dry_run else "imported"
+    page.title(
+        f"{count(team.found, 'file')} found: {team.imported} {taken}, {len(team.skipped)} skipped"
+    )
+    for file in team.skipped:
+        page.line(f"{file.path}  {file.why}", indent=2)
 
 
 def _show_stores(page: Page, report: ImportReport) -> None:
@@ -75,12 +100,3 @@ def _show_stores(page: Page, report: ImportReport) -> None:
         ],
         indent=2,
     )
-
-
-def _show_other_files(page: Page, report: ImportReport) -> None:
-    left = count(len(report.other_files), "other file")
-    page.title(f"{count(len(report.control_files), 'control file')} read, {left} left alone")
-    for name in report.control_files:
-        page.line(f"{name}  read", indent=2)
-    for file in report.other_files:
-        page.line(f"{file.path}  {file.kind}", indent=2)

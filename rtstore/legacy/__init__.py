@@ -9,17 +9,31 @@ changes no JSON file. `exporting` goes the other way.
 from rtstore.legacy.control_files import is_legacy_directory
 from rtstore.legacy.exporting import ExportReport, export_here, export_to
 from rtstore.legacy.importing import import_directory
-from rtstore.legacy.report import ImportedStore, ImportReport, OtherFile, OtherKind, StoreOutcome
+from rtstore.legacy.report import (
+    ImportedStore,
+    ImportReport,
+    LaneImport,
+    OtherFile,
+    OtherKind,
+    SkippedFile,
+    StoreOutcome,
+    TeamImportReport,
+)
+from rtstore.legacy.team import import_team
 
 __all__ = [
     "ExportReport",
     "ImportReport",
     "ImportedStore",
+    "LaneImport",
     "OtherFile",
     "OtherKind",
+    "SkippedFile",
     "StoreOutcome",
+    "TeamImportReport",
     "export_here",
     "export_to",
     "import_directory",
+    "import_team",
     "is_legacy_directory",
 ]

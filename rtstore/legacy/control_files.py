@@ -38,7 +38,7 @@ SCHEMA_VERSION = 1
 
 _MARKS = {"teamName", "highWatermark", "entries"}
 """Keys of a manifest by which it is known."""
-_RUNTIME_DIRECTORY = ".opencode-runtime"
+RUNTIME_DIRECTORY = ".opencode-runtime"
 """Where a team keeps its runtime directory."""
 _Value = TypeVar("_Value")
 
@@ -177,7 +177,7 @@ def _manifests(directory: Path, fs: FileSystem) -> dict[str, bytes]:
 
 
 def _no_manifest(directory: Path) -> LegacyImportError:
-    below = directory / _RUNTIME_DIRECTORY
+    below = directory / RUNTIME_DIRECTORY
     hint = f". Did you mean {below}?" if is_legacy_directory(below) else ""
     return LegacyImportError(
         directory,

@@ -12,6 +12,7 @@ on from there. The JSON files are read and never written.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -33,7 +34,13 @@ from rtstore.legacy.control_files import (
 )
 from rtstore.legacy.report import ImportReport
 from rtstore.legacy.rows import write_rows
-from rtstore.legacy.survey import FoundStore, check_descriptors, look_at_stores, look_beside
+from rtstore.legacy.survey import (
+    FoundStore,
+    Progress,
+    check_descriptors,
+    look_at_stores,
+    look_beside,
+)
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.records import BatchOrigin, BatchState, Record
 from rtstore.times import Clock, parse_time, to_utc_ms, utc_now
@@ -54,6 +61,8 @@ def import_directory(
     descriptors: Iterable[Descriptor] | None = None,
     clock: Clock = utc_now,
     lock_timeout_s: float = DEFAULT_TIMEOUT_S,
+    dry_run: bool = False,
+    progress: Progress | None = None,
     fs: FileSystem | None = None,
     batch_id_factory: IdFactory = new_batch_id,
 ) -> ImportReport:
@@ -65,7 +74,7 @@ def import_directory(
     plans for them as the ancestor would. Durable when it returns.
 
     A directory that was imported before is left as it is, written to since or not (`changed` is
-    false). A lane below `lanes/` is a directory of its own, and imported by itself.
+    false). A lane below `lanes/` is a directory of its own: `import_team` takes them all.
 
     Args:
         directory: the runtime directory.
@@ -74,6 +83,9 @@ def import_directory(
             but no descriptor is imported all the same, and reported.
         clock: when the import happens.
         lock_timeout_s: how long to wait for a writer of this directory, in seconds.
+        dry_run: only say what would be imported: it is tried in a temporary directory, and nothing
+            is written here, not even a lock file.
+        progress: called with the number of stores that were read, and of all.
         fs: the seam to the file system, for tests.
         batch_id_factory: makes the id of the batch that stands for lost receipts.
 
@@ -87,11 +99,14 @@ def import_directory(
     task = _look(directory, registry, fs)
     if isinstance(task, ImportReport):
         return task
+    importer = _Importer(directory, clock, batch_id_factory, fs, progress)
+    if dry_run:
+        return importer.rehearse(task)
     with WriterLock(directory, lock_timeout_s).hold():
         task = _look(directory, registry, fs)
         if isinstance(task, ImportReport):  # by somebody else, since the first look
             return task
-        return _import(directory, task, clock, batch_id_factory, fs)
+        return importer.run(task)
 
 
 # --- 1 and 2: look --------------------------------------------------------------------------------
@@ -166,46 +181,76 @@ def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> Impor
 # --- 3 to 5: write --------------------------------------------------------------------------------
 
 
-def _import(
-    directory: Path, task: _Task, clock: Clock, batch_id_factory: IdFactory, fs: FileSystem
-) -> ImportReport:
-    path, files = directory / DATABASE_NAME, task.files
-    stores = look_at_stores(directory, files, Registry(task.descriptors), fs)
-    content_of = {
-        found.store.schema_name: found.content for found in stores if found.content is not None
-    }
-    stand_in_id = _new_id(batch_id_factory, files) if files.entries_without_receipt else None
-    reports: list[ImportReport] = []
+class _Importer:
+    """Carries one import out."""
 
-    def fill(connection: Connection) -> None:
-        write_rows(
-            connection,
-            files,
-            task.descriptors,
-            content_of,
-            imported_at=to_utc_ms(clock()),
-            stand_in_id=stand_in_id,
+    def __init__(
+        self,
+        directory: Path,
+        clock: Clock,
+        batch_id_factory: IdFactory,
+        fs: FileSystem,
+        progress: Progress | None,
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._new_id = batch_id_factory
+        self._fs = fs
+        self._progress = progress
+
+    def run(self, task: _Task) -> ImportReport:
+        """Import, under the writer lock."""
+        path = self._directory / DATABASE_NAME
+        if task.into_existing:
+            return self._import(task, lambda fill: _fill_existing(path, fill))
+        return self._import(task, lambda fill: upgrade.create(path, self._fs, fill))
+
+    def rehearse(self, task: _Task) -> ImportReport:
+        """Import into a database that nobody else can see, and throw it away."""
+        with tempfile.TemporaryDirectory(prefix="rtstore-import-") as temporary:
+            trial = Path(temporary) / DATABASE_NAME
+            report = self._import(task, lambda fill: upgrade.create(trial, FileSystem(), fill))
+        return report.model_copy(update={"changed": False, "dry_run": True})
+
+    def _import(
+        self, task: _Task, write: Callable[[Callable[[Connection], None]], None]
+    ) -> ImportReport:
+        directory, files = self._directory, task.files
+        stores = look_at_stores(
+            directory, files, Registry(task.descriptors), self._fs, self._progress
         )
-        reports.append(_report(connection, directory))
-        if current_hash(directory, fs) != files.content_hash:
-            raise LegacyImportError(
-                directory,
-                "its control files changed while they were imported: a runtime of the old kind "
-                "still runs here. Stop it, then import again",
-            )
-
-    if task.into_existing:
-        _fill_existing(path, fill)
-    else:
-        upgrade.create(path, fs, fill)
-    return reports[0].model_copy(
-        update={
-            "stores": tuple(found.store for found in stores),
-            "control_files": files.names,
-            "other_files": tuple(look_beside(directory, stores, fs)),
-            "notes": tuple(_notes(files, stores, stand_in_id)),
+        content_of = {
+            found.store.schema_name: found.content for found in stores if found.content is not None
         }
-    )
+        stand_in_id = _new_id(self._new_id, files) if files.entries_without_receipt else None
+        reports: list[ImportReport] = []
+
+        def fill(connection: Connection) -> None:
+            write_rows(
+                connection,
+                files,
+                task.descriptors,
+                content_of,
+                imported_at=to_utc_ms(self._clock()),
+                stand_in_id=stand_in_id,
+            )
+            reports.append(_report(connection, directory))
+            if current_hash(directory, self._fs) != files.content_hash:
+                raise LegacyImportError(
+                    directory,
+                    "its control files changed while they were imported: a runtime of the old kind "
+                    "still runs here. Stop it, then import again",
+                )
+
+        write(fill)
+        return reports[0].model_copy(
+            update={
+                "stores": tuple(found.store for found in stores),
+                "control_files": files.names,
+                "other_files": tuple(look_beside(directory, stores, self._fs)),
+                "notes": tuple(_notes(files, stores, stand_in_id)),
+            }
+        )
 
 
 def _fill_existing(path: Path, fill: Callable[[Connection], None]) -> None:

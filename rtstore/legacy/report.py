@@ -62,6 +62,8 @@ class ImportReport(Record):
     team_name: str
     changed: bool
     """False: the directory was imported before, and this call left everything as it was."""
+    dry_run: bool = False
+    """True: this is what would be imported; everything is as it was."""
     imported_at: Timestamp
     high_watermark: int
     """As it is now; the store may have been written to since an earlier import."""
@@ -77,3 +79,36 @@ class ImportReport(Record):
     other_files: tuple[OtherFile, ...] = ()
     notes: tuple[str, ...] = ()
     """What a person should know: what was missing, what does not fit together."""
+
+
+class SkippedFile(Record):
+    """A file that was found and not taken over; it is where it was."""
+
+    path: str
+    """Relative to the team's runtime directory."""
+    why: str
+
+
+class LaneImport(Record):
+    """What became of one lane."""
+
+    lane_id: str
+    """As the runtime calls it; the name of its directory is this, percent-encoded."""
+    path: str
+    """Relative to the team's runtime directory."""
+    report: ImportReport | None
+    """None: it could not be imported."""
+    problem: str | None = None
+    """Why not. What is repaired is taken over by importing again."""
+
+
+class TeamImportReport(ImportReport):
+    """What one call of `import_team` found and did: the team's own directory, and its lanes."""
+
+    lanes: tuple[LaneImport, ...]
+    found: int
+    """Files in the directory and its lanes, those of the store itself left out."""
+    imported: int
+    """Those of them whose contents are in the database now: control files and stores."""
+    skipped: tuple[SkippedFile, ...]
+    """The others."""

@@ -6,7 +6,7 @@ whatever happens to the file meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rtstore.descriptors import RESERVED_NAMES, Registry
@@ -20,13 +20,17 @@ from rtstore.legacy.control_files import ControlFiles, is_legacy_directory
 from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutcome
 from rtstore.records import Record
 
-_LANES = "lanes"
+LANES = "lanes"
 _KNOWN_OTHERS = {
     "lanes.json": OtherKind.LANE_INDEX,
     "opencode-run-tombstones.json": OtherKind.RUN_TOMBSTONES,
 }
 _OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
 """The database, its side files, the writer lock, and what a dead process left of a new database."""
+
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done and how much there is to do."""
 
 
 class FoundStore(Record):
@@ -54,21 +58,28 @@ def check_descriptors(files: ControlFiles, registry: Registry) -> None:
 
 
 def look_at_stores(
-    directory: Path, files: ControlFiles, registry: Registry, fs: FileSystem
+    directory: Path,
+    files: ControlFiles,
+    registry: Registry,
+    fs: FileSystem,
+    progress: Progress | None = None,
 ) -> list[FoundStore]:
     """Every store with an entry or a file: the registered ones first, in their order."""
     entries = {entry.schema_name: entry for entry in files.manifest.entries}
+    known = [(item.schema_name, item.relative_path) for item in registry]
+    unknown = [
+        (name, entry.relative_path) for name, entry in entries.items() if name not in registry
+    ]
     found = []
-    for descriptor in registry:
-        name = descriptor.schema_name
-        store = _look(directory, name, descriptor.relative_path, entries.pop(name, None), fs)
+    for number, (name, path) in enumerate([*known, *unknown], start=1):
+        store = _look(directory, name, path, entries.get(name), fs)
+        if store is not None and number > len(known):
+            unregistered = store.store.model_copy(update={"registered": False})
+            store = store.model_copy(update={"store": unregistered})
         if store is not None:
             found.append(store)
-    for entry in entries.values():  # stores that nobody registered
-        store = _look(directory, entry.schema_name, entry.relative_path, entry, fs)
-        if store is not None:
-            unregistered = store.store.model_copy(update={"registered": False})
-            found.append(store.model_copy(update={"store": unregistered}))
+        if progress is not None:
+            progress(number, len(known) + len(unknown))
     return found
 
 
@@ -117,12 +128,18 @@ def _look(
     return found(StoreOutcome.CONTENT_TAKEN, content=content)
 
 
+def is_own(name: str) -> bool:
+    """Whether a name at the top of a runtime directory is that of the store itself: what it made,
+    not the ancestor's control files."""
+    return name == QUARANTINE_DIRECTORY or name.startswith(_OWN_PREFIXES)
+
+
 def _other(directory: Path, path: str, name: str, fs: FileSystem) -> Iterator[OtherFile]:
-    if path == _LANES and fs.is_directory(directory / _LANES):
-        for lane in sorted(_names(directory / _LANES, fs)):
-            is_lane = is_legacy_directory(directory / _LANES / lane)
+    if path == LANES and fs.is_directory(directory / LANES):
+        for lane in sorted(_names(directory / LANES, fs)):
+            is_lane = is_legacy_directory(directory / LANES / lane)
             kind = OtherKind.LANE if is_lane else OtherKind.OTHER
-            yield OtherFile(path=f"{_LANES}/{lane}", kind=kind)
+            yield OtherFile(path=f"{LANES}/{lane}", kind=kind)
     else:
         yield OtherFile(path=path, kind=_kind(name))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import run, run_process
 from tests.pure.build import LEGACY, needs_legacy, read_json
-from tests.support import CONTROL, picture
+from tests.support import files_picture, picture
 
 pytestmark = needs_legacy
 
@@ -27,7 +27,7 @@ def test_import_and_status(tmp_path: Path) -> None:
     """A sound directory is ready after the import, for the identity that the ancestor was asked
     about; what was imported and what was left alone is counted, and the next commands are given."""
     directory = _copy(tmp_path, "team-a")
-    before = picture(directory)
+    before = files_picture(directory)
     result = run_process("import", directory)
     assert (result.code, result.err) == (ExitCode.READY, "")
     assert result.out.startswith("Imported the runtime directory of team team-a\n")
@@ -35,7 +35,10 @@ def test_import_and_status(tmp_path: Path) -> None:
     assert "\n10 stores: 10 content taken\n" in result.out
     assert f"  rtstore status {directory}\n" in result.out
     lane = directory / "lanes" / "secondary%3Aopencode%3Aalice"
-    assert f"  rtstore import {lane}\n" in result.out
+    assert "\nImported lane secondary:opencode:alice\n" in result.out
+    assert f"  rtstore status {lane}\n" in result.out
+    assert "\n18 files found: 15 imported, 3 skipped\n" in result.out
+    assert "\n  lanes.json  the runtime's list of lanes; it stays in use\n" in result.out
     expected = read_json(LEGACY / "expected" / "team-a.json")["input"]
     status = run(
         "status",
@@ -45,17 +48,38 @@ def test_import_and_status(tmp_path: Path) -> None:
         *("--behavior-fingerprint", expected["expectedBehaviorFingerprint"]),
     )
     assert status.code == ExitCode.READY
-    after = picture(directory, without=CONTROL)
-    assert after == before
+    assert files_picture(directory) == before
 
 
-def test_a_lane_is_imported_by_itself(tmp_path: Path) -> None:
-    """The path in the printed command is one that works."""
+def test_a_whole_team(tmp_path: Path) -> None:
+    """The team's own directory will do; its lane is imported with it, and both work."""
+    directory = _copy(tmp_path / "team-a", "team-a").rename(tmp_path / "team-a/.opencode-runtime")
+    tried = run("import", directory.parent, "--dry-run")
+    assert tried.code == ExitCode.READY
+    assert tried.out.startswith("Would import the runtime directory of team team-a\n")
+    assert "\n18 files found: 15 would be imported, 3 skipped\n" in tried.out
+    assert list(directory.rglob("runtime-store*")) == []
+    report = run("import", directory.parent, "--json").json()
+    assert report["directory"] == str(directory)
+    (lane,) = report["lanes"]
+    assert (lane["laneId"], lane["report"]["changed"]) == ("secondary:opencode:alice", True)
+    assert run("status", directory / lane["path"], "--json").json()["highWatermark"] > 0
+
+
+def test_a_lane_that_is_damaged(tmp_path: Path) -> None:
+    """The team is imported, the lane is named with what is wrong and the exit code says so; when it
+    is repaired, importing again takes it over."""
     directory = _copy(tmp_path, "team-a")
-    report = run("import", directory, "--json").json()
-    (lane,) = [file["path"] for file in report["otherFiles"] if file["kind"] == "lane"]
-    assert run("import", directory / lane).code == ExitCode.READY
-    assert run("status", directory / lane, "--json").json()["highWatermark"] > 0
+    path = directory / "lanes" / "secondary%3Aopencode%3Aalice" / "manifest.json"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:100])
+    result = run("import", directory)
+    assert result.code == ExitCode.WRONG_CALL
+    assert "Not imported: lane secondary:opencode:alice: cannot import " in result.out
+    assert run("import", directory, "--json").json()["lanes"][0]["report"] is None
+    path.write_bytes(sound)
+    again = run("import", directory, "--json").json()
+    assert (again["changed"], again["lanes"][0]["report"]["changed"]) == (False, True)
 
 
 def test_import_of_a_crashed_team(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ SHAPES = {
     "init": {"directory", "teamName", "created", "database", "highWatermark", "stores"},
     "import": {
         *("directory", "teamName", "changed", "importedAt", "highWatermark", "activeIdentity"),
-        *("batches", "receipts", "stores", "controlFiles", "otherFiles", "notes"),
+        *("batches", "receipts", "stores", "controlFiles", "otherFiles", "notes", "dryRun"),
+        *("lanes", "found", "imported", "skipped"),
     },
     "status": {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
