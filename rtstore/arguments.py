@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from rtstore.descriptors import Registry
-from rtstore.draft import BatchRequest, StoreWrite
+from rtstore.draft import BatchRequest, StoreWrite, check_text
 from rtstore.errors import InvalidRequestError
 from rtstore.records import BatchReason, RunIdentity
 
@@ -19,6 +19,9 @@ def checked_identity(identity: RunIdentity) -> RunIdentity:
     """The run identity, if it is one."""
     if not isinstance(identity, RunIdentity):
         raise InvalidRequestError("identity", "must be a RunIdentity")
+    for field, text in identity:
+        if text is not None:
+            check_text(f"identity.{field}", text)
     return identity
 
 

@@ -176,6 +176,12 @@ def check_id(field: str, value: object) -> str:
         raise InvalidRequestError(field, f"an id is a text, not {value!r}")
     if not value.strip():
         raise InvalidRequestError(field, "an id is not empty")
-    if any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-        raise InvalidRequestError(field, f"the id {value!a} holds a lone surrogate")
+    return check_text(field, value)
+
+
+def check_text(field: str, value: str) -> str:
+    """Give a text that comes from outside. Raises `InvalidRequestError` when it holds a lone
+    surrogate: UTF-8 cannot carry one."""
+    if not value.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise InvalidRequestError(field, f"{value[:80]!a} holds a lone surrogate")
     return value

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from rtstore.database import manifest, recovery_log
 from rtstore.envelope import content_hash
-from rtstore.errors import InvalidRequestError, StorageError
+from rtstore.errors import (
+    CorruptDatabaseError,
+    InvalidRequestError,
+    StorageError,
+    UnsafePathError,
+)
 from rtstore.files import durable
 from rtstore.files.paths import store_path
+from rtstore.files.quarantine import quarantined_path
 from rtstore.lock import WriterLock
 from rtstore.publication import ANY_VERSION, Publisher, StoreFile
 from rtstore.records import QuarantinedFile
@@ -33,9 +40,14 @@ def take_back(
                 "quarantine_number", f"there is no quarantined file {quarantine_number}"
             )
         try:
-            _put_back(evidence, publisher)
-        except OSError as error:
+            kept_at = quarantined_path(publisher.directory, evidence.quarantine_path)
             path = store_path(publisher.directory, evidence.relative_path)
+        except UnsafePathError as error:
+            problem = f"the row of evidence {quarantine_number} was changed: {error}"
+            raise CorruptDatabaseError(database.path, problem) from error
+        try:
+            _put_back(evidence, kept_at, path, publisher)
+        except OSError as error:
             raise StorageError(path, "the evidence cannot be put back", str(error)) from error
         now = to_utc_ms(clock())
         with database.write(flush=True) as connection:
@@ -43,10 +55,8 @@ def take_back(
     return evidence.model_copy(update={"restored_at": now})
 
 
-def _put_back(evidence: QuarantinedFile, publisher: Publisher) -> None:
+def _put_back(evidence: QuarantinedFile, kept_at: Path, path: Path, publisher: Publisher) -> None:
     fs = publisher.fs
-    path = store_path(publisher.directory, evidence.relative_path)
-    kept_at = publisher.directory / evidence.quarantine_path
     if evidence.content_hash is None:
         fs.lstat(kept_at)  # there is something to put back, before anything makes way for it
         _make_way(evidence, publisher)

@@ -209,6 +209,10 @@ class Publisher:
         )
         if content is None:
             return False
+        if content_hash(content) != entry.content_hash:
+            raise CorruptDatabaseError(
+                self.database.path, f"the committed content of {schema_name} was changed"
+            )
         durable.replace(path, content, mtime_ns=entry.mtime_ns, flush=True, fs=self.fs)
         return True
 

@@ -258,7 +258,7 @@ class Manifest(Record):
     @property
     def active_identity(self) -> RunIdentity | None:
         """The identity of the last committed batch, or None before the first."""
-        if self.active_run_id is None:
+        if not self.active_run_id:
             return None
         return RunIdentity(
             run_id=self.active_run_id,

@@ -16,6 +16,7 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.directory import check_made, make_or_upgrade, register, report_loose_modes
+from rtstore.draft import check_text
 from rtstore.errors import (
     InvalidRequestError,
     LockTimeoutError,
@@ -208,7 +209,7 @@ class RuntimeStore(Upkeep):
                         store._writer, store.descriptors, found, store._reader.check_file
                     )
         except BaseException:
-            database.close()
+            database.close(tidy=False)
             raise
         return store
 
@@ -326,7 +327,7 @@ class RuntimeStore(Upkeep):
 
     def batch(self, batch_id: str) -> Batch | None:
         """One batch with its receipts, or None when it is not known (any more)."""
-        return self._receipt_store.get(batch_id)
+        return self._receipt_store.get(check_text("batch_id", batch_id))
 
     def quarantined_files(self) -> list[QuarantinedFile]:
         """The evidence kept so far, oldest first."""

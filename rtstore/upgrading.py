@@ -26,6 +26,7 @@ from rtstore.database import copying, upgrade, upgrade_log
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
 from rtstore.errors import (
+    CorruptDatabaseError,
     RuntimeStoreError,
     StorageError,
     UpgradeFailedError,
@@ -101,8 +102,10 @@ def upgrade_directory(
             return _report(directory, found)
         now = to_utc_ms(clock())
         backup = _back_up(path, found, now, fs)
-        run(path, found, now, backup.name)
-        _tidy(directory, fs)
+        try:
+            run(path, found, now, backup.name)
+        finally:
+            _tidy(directory, fs)  # or one that fails at every start would fill the disk
     logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, REVISIONS[-1], backup.name)
     return _report(directory, found).model_copy(update={"upgraded_at": now, "backup": backup})
 
@@ -149,16 +152,17 @@ def _report(directory: Path, found: str) -> UpgradeReport:
 
 
 def _check_team(path: Path, team_name: str | None) -> None:
-    """Another team's database is not upgraded on the way to being refused."""
-    if team_name is None:
-        return
+    """Another team's database is not upgraded on the way to being refused, nor backed up one that
+    has no manifest."""
     database = Database(path, read_only=True)
     try:
         found = database.read(upgrade_log.team_name)
     finally:
         database.close()
-    if found != team_name:
-        raise WrongTeamError(path.parent, team_name, str(found))
+    if found is None:
+        raise CorruptDatabaseError(path, "it has no manifest")
+    if team_name not in (None, found):
+        raise WrongTeamError(path.parent, str(team_name), found)
 
 
 def _back_up(path: Path, found: str, now: datetime, fs: FileSystem) -> Path:

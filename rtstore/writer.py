@@ -212,9 +212,12 @@ class BatchWriter:
             if check_current is not None:
                 check_current()
             current = self.database.read_as_writer(
-                lambda connection: contents.current_contents(connection, [name])
+                lambda connection: [
+                    data_now(descriptor, content)
+                    for content in contents.current_contents(connection, [name]).values()
+                ]
             )
-            data = change(data_now(descriptor, current[name]) if name in current else None)
+            data = change(current[0] if current else None)
             if data is None:
                 raise InvalidRequestError(
                     "change", "the function returned None: it must return the new data", store=name

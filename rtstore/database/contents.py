@@ -15,6 +15,7 @@ from rtstore.database.schema import (
     write_batches,
 )
 from rtstore.database.statements import Statement, driver_of
+from rtstore.envelope import content_hash
 from rtstore.records import ManifestEntry, Record
 
 _BITE = 8
@@ -92,9 +93,9 @@ def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, 
     """The bytes of the current entries of some stores; absent where they are not here."""
     found = {}
     for name in names:
-        text = _SELECT_CURRENT.scalar(connection, name=name)
-        if text is not None:
-            found[name] = text.encode("utf-8")
+        row = _SELECT_CURRENT.first(connection, name=name)
+        if row is not None:
+            found[name] = _checked(name, row["content"], row["content_hash"])
     return found
 
 
@@ -107,8 +108,9 @@ def current_with_batch(
         row = _SELECT_CURRENT_WITH_BATCH.first(connection, name=name)
         if row is None:
             continue
-        content = row["content"].encode("utf-8")
-        yield name, content, ManifestEntry.model_validate(row), WrittenBy.model_validate(row)
+        entry = ManifestEntry.model_validate(row)
+        content = _checked(name, row["content"], entry.content_hash)
+        yield name, content, entry, WrittenBy.model_validate(row)
 
 
 def stores_with_content(connection: Connection) -> frozenset[str]:
@@ -137,6 +139,15 @@ def prune(connection: Connection, retention: Retention, names: Sequence[str], ne
         )
 
 
+def _checked(schema_name: str, text: str, expected_hash: str) -> bytes:
+    """The bytes of a content, which are what its entry says: SQLite has no checksums of its own,
+    and a damaged page may still hold valid JSON."""
+    content = text.encode("utf-8")
+    if content_hash(content) != expected_hash:
+        raise ValueError(f"the committed content of {schema_name} was changed")
+    return content
+
+
 # --- statements ---------------------------------------------------------------------------------
 
 _INSERT_CONTENT = Statement(insert(store_contents))
@@ -150,7 +161,7 @@ _IS_CURRENT = (store_contents.c.batch_number == manifest_entries.c.batch_number)
     store_contents.c.schema_name == manifest_entries.c.schema_name
 )
 _SELECT_CURRENT = Statement(
-    select(store_contents.c.content)
+    select(store_contents.c.content, manifest_entries.c.content_hash)
     .join(manifest_entries, _IS_CURRENT)
     .where(manifest_entries.c.schema_name == bindparam("name"))
 )

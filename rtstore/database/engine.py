@@ -23,10 +23,12 @@ from sqlalchemy.pool import NullPool
 
 from rtstore.database.schema import REVISIONS
 from rtstore.database.statements import driver_of
+from rtstore.envelope import EnvelopeError
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseFailedError,
     DatabaseLockedError,
+    InvalidRequestError,
     NewerDatabaseError,
     RuntimeStoreError,
     StorageError,
@@ -90,6 +92,8 @@ class Database:
         self._busy_timeout_s = busy_timeout_s
         self._pid = os.getpid()
         self._failure: str | None = None
+        self._wal = path.with_name(path.name + "-wal")
+        self._made_wal = not self._wal.exists()
         self._closed = False
         # Read-only access keeps no connection between two reads: the file may be idle at one and
         # written at the next, and an open connection would keep a writer from tidying up the WAL.
@@ -116,7 +120,7 @@ class Database:
                 driver = driver_of(connection)
                 try:
                     driver.execute("BEGIN")
-                    result = query(connection)
+                    result = self._understood(query, connection)
                 finally:
                     with suppress(sqlite3.Error):
                         driver.execute("ROLLBACK")
@@ -132,7 +136,7 @@ class Database:
             driver = driver_of(connection)
             driver.execute("BEGIN")
             try:
-                return query(connection)
+                return self._understood(query, connection)
             finally:
                 with suppress(sqlite3.Error):
                     driver.execute("ROLLBACK")
@@ -189,17 +193,21 @@ class Database:
         """Why this process must not write any more, or None."""
         return self._failure
 
-    def close(self) -> None:
+    def close(self, *, tidy: bool = True) -> None:
         """Close every connection. The caller holds the writer lock unless it only read: the last
-        connection to close checkpoints the WAL. Closing twice is harmless."""
+        connection to close checkpoints the WAL. Closing twice is harmless.
+
+        With `tidy` False a WAL that was there before stays as it is; only one that our own reading
+        made, which is empty, is removed.
+        """
         if self._closed:
             return
         if os.getpid() == self._pid:
-            self._close_connections()
+            self._close_connections(tidy=tidy or (self._made_wal and self._wal.exists()))
         self._closed = True
 
-    def _close_connections(self) -> None:
-        if not self.read_only:
+    def _close_connections(self, *, tidy: bool) -> None:
+        if tidy and not self.read_only:
             # Only a connection that may write tidies up the files beside the database, and only
             # when it is the last to close.
             with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError):
@@ -308,7 +316,7 @@ class Database:
         if not self.read_only:
             return None
         with suppress(FileNotFoundError):
-            if self.path.with_name(self.path.name + "-wal").stat().st_size > 0:
+            if self._wal.stat().st_size > 0:
                 return None
         try:
             stat = self.path.stat()
@@ -344,6 +352,25 @@ class Database:
             yield
         except (DBAPIError, sqlite3.Error) as error:
             raise translate(error, self.path) from error
+        except UnicodeEncodeError as error:
+            problem = f"{str(error.object)[:80]!a} holds a lone surrogate, which cannot be stored"
+            raise InvalidRequestError("text", problem) from error
+        except OverflowError as error:
+            raise InvalidRequestError("number", str(error)) from error
+        except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
+            problem = f"what it says of itself is no text ({error})"
+            raise CorruptDatabaseError(self.path, problem) from error
+
+    def _understood(self, query: Callable[[Connection], Result], connection: Connection) -> Result:
+        """The result of a query. Rows are read into records, and contents decoded, inside of it: a
+        row that makes no sense is damage that SQLite does not see."""
+        try:
+            return query(connection)
+        except UnicodeEncodeError:
+            raise  # a value of the caller's, which could not be bound
+        except (ValueError, EnvelopeError) as error:
+            problem = f"a row makes no sense ({' '.join(str(error).split())[:200]})"
+            raise CorruptDatabaseError(self.path, problem) from error
 
 
 def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
@@ -369,6 +396,8 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
         return StorageError(path, "it does not fit into memory", cause)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return CorruptDatabaseError(path, cause)
+    if code == 0 and str(original).startswith("Could not decode to UTF-8"):
+        return CorruptDatabaseError(path, cause)  # of the driver's own, for a column of ours
     return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
 
 

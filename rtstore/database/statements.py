@@ -39,13 +39,23 @@ class Statement:
     def all(self, connection: Connection, **values: object) -> list[Row]:
         """Every row, by column name."""
         cursor = driver_of(connection).execute(self.sql, self._bound(values))
+        try:
+            rows = cursor.fetchall()
+        except BaseException:
+            # The traceback keeps the cursor, and with it a connection that is closed, open.
+            cursor.close()
+            raise
         names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def first(self, connection: Connection, **values: object) -> Row | None:
         """The first row, or None."""
         cursor = driver_of(connection).execute(self.sql, self._bound(values))
-        row = cursor.fetchone()
+        try:
+            row = cursor.fetchone()
+        except BaseException:
+            cursor.close()
+            raise
         if row is None:
             return None
         return dict(zip([column[0] for column in cursor.description], row, strict=True))

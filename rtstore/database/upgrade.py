@@ -98,9 +98,10 @@ def inspect_revision(path: Path) -> str:
     _check_header(path)
     database = Database(path, read_only=True)
     try:
-        number, name = database.read(_applied)
+        application_id, number, name = database.read(_applied)
     finally:
         database.close()
+    _check_application(path, application_id)
     if number > len(REVISIONS) or (name is not None and name not in REVISIONS):
         found = f"number {number}" if name is None or name in REVISIONS else name
         raise NewerDatabaseError(path, found, REVISIONS[-1])
@@ -111,10 +112,11 @@ def inspect_revision(path: Path) -> str:
     return name
 
 
-def _applied(connection: Connection) -> tuple[int, str | None]:
+def _applied(connection: Connection) -> tuple[int, int, str | None]:
+    application_id = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
     number = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
     name = connection.exec_driver_sql("SELECT max(version_num) FROM alembic_version").scalar_one()
-    return int(number), name
+    return int(application_id), int(number), name
 
 
 def _check_header(path: Path) -> None:
@@ -134,14 +136,29 @@ def _check_header(path: Path) -> None:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
         finally:
             header.close()
+    except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
+        raise CorruptDatabaseError(path, "what it says of itself is no text") from error
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_NOTADB:
             raise ForeignDatabaseError(path, "the file is not a SQLite database") from error
+        if code == sqlite3.SQLITE_CORRUPT and _has_wal(path):
+            return  # a checkpoint that did not end: only with its WAL is the file whole
         raise translate(error, path) from error
+    _check_application(path, application_id)
+
+
+def _check_application(path: Path, application_id: int) -> None:
     if application_id != APPLICATION_ID:
         raise ForeignDatabaseError(
             path, f"its application_id is {application_id}, not {APPLICATION_ID}"
         )
+
+
+def _has_wal(path: Path) -> bool:
+    with suppress(OSError):
+        return path.with_name(path.name + "-wal").stat().st_size > 0
+    return False
 
 
 def _check_side_files(path: Path) -> None:
@@ -156,6 +173,23 @@ def _check_side_files(path: Path) -> None:
             raise StorageError(side, "the file cannot be looked at", str(error)) from error
         if not stat.S_ISREG(mode):
             raise ForeignDatabaseError(side, "it is not a regular file")
+        if suffix == "-journal" and os.lstat(side).st_size > 0 and _is_wal(path):
+            raise ForeignDatabaseError(
+                side,
+                "it is a rollback journal, which a database in WAL mode has none of, and SQLite "
+                "would write it into the database",
+            )
+
+
+def _is_wal(path: Path) -> bool:
+    """Whether the header says WAL mode (sqlite.org/fileformat.html, 1.3)."""
+    header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        return bool(header.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+    except (sqlite3.Error, UnicodeDecodeError):
+        return False
+    finally:
+        header.close()
 
 
 def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:

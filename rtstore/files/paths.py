@@ -7,13 +7,21 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
+from rtstore.descriptors import relative_path_problem
 from rtstore.errors import UnsafePathError
 from rtstore.files.system import FileSystem
 
 
 @lru_cache(maxsize=4096)
 def store_path(directory: Path, relative_path: str) -> Path:
-    """Where a store's file is. The text of the path was checked when its descriptor was made."""
+    """Where a store's file is.
+
+    Raises `UnsafePathError` for the text of a path that no descriptor may have: this one may come
+    from a row that somebody tampered with.
+    """
+    problem = relative_path_problem(relative_path)
+    if problem is not None:
+        raise UnsafePathError(relative_path, problem)
     return directory.joinpath(*relative_path.split("/"))
 
 

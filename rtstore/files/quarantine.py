@@ -11,6 +11,7 @@ import stat
 from pathlib import Path
 
 from rtstore.envelope import content_hash
+from rtstore.errors import UnsafePathError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
 
@@ -26,6 +27,15 @@ def quarantine_path(relative_path: str, hash_of_content: str) -> str:
     """Where evidence of a store file is kept, relative to the runtime directory."""
     digits = hash_of_content.removeprefix("sha256:")[:_HASH_DIGITS]
     return f"{QUARANTINE_DIRECTORY}/{_flat(relative_path)}.{digits}"
+
+
+def quarantined_path(directory: Path, kept_at: str) -> Path:
+    """Where evidence is kept, as its row says. Raises `UnsafePathError` unless that is a plain name
+    in quarantine: somebody may have tampered with the row."""
+    folder, _, name = kept_at.partition("/")
+    if folder != QUARANTINE_DIRECTORY or name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise UnsafePathError(kept_at, "is not in quarantine")
+    return directory / folder / name
 
 
 def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:

@@ -24,6 +24,9 @@ from .probe import FILE, SQL, Fault, FileFault, Point, Probe, SqlFault, TracedFi
 from .scenarios import SCENARIOS, Scenario
 
 FULL, IOERR = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR
+THOROUGH = ("open_crashed", "write_mixed", "recover")
+"""Scenarios whose reads, too, are failed in the fast part; the others read in the same places."""
+_WRITING = ("BEGIN", "fsync", "fsync_directory", "close")
 
 
 def fail_everywhere(name: str, share: Share) -> Tally:
@@ -33,8 +36,9 @@ def fail_everywhere(name: str, share: Share) -> Tally:
         notes = scenario.begin(workplace / "beginning")
         copies = Copies(workplace / "beginning", workplace)
         for point in points_of(act_of(scenario), copies, scenario.refusal):
-            opening = point.opening and not (share.full or scenario.opens)
-            if not share.takes(point.number) or opening or not share.wants(point.call):
+            if not share.takes(point.number) or not share.wants(point.call):
+                continue
+            if not (share.full or _belongs(point, scenario)):
                 continue
             tally.points += 1
             for fault, lasting in faults_at(point, full=share.full):
@@ -45,6 +49,13 @@ def fail_everywhere(name: str, share: Share) -> Tally:
                 if share.enough(tally):
                     return tally
     return tally
+
+
+def _belongs(point: Point, scenario: Scenario) -> bool:
+    """Whether a point is failed in the fast part."""
+    if point.opening and not scenario.opens:
+        return False
+    return point.changes or point.call in _WRITING or scenario.name in THOROUGH
 
 
 def faults_at(point: Point, *, full: bool) -> Iterator[tuple[Fault, bool]]:

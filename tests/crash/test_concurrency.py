@@ -34,7 +34,7 @@ def test_eight_processes_update_one_store(crew: Crew) -> None:
     watermark of four hundred, and files that equal the manifest."""
     outcome = crew.submit(update_together, 8, 50).result()
     _report(crew, "eight updaters", outcome)
-    assert not outcome.problems, outcome
+    assert not outcome.problems, str(outcome)
     assert outcome.high_watermark == outcome.acknowledged == 400
     assert len(outcome.items) == len(set(outcome.items)) == 400
 
@@ -44,9 +44,9 @@ def test_killed_again_and_again(crew: Crew, full: bool) -> None:
     again: every acknowledged batch is there, none in part, and no entry twice."""
     outcome = crew.submit(live_and_die, SEED, 200 if full else 25).result()
     _report(crew, f"lives and deaths, seed {SEED}", outcome)
-    assert not outcome.problems, outcome
-    assert outcome.kills > outcome.processes // 4, outcome
-    assert outcome.acknowledged > outcome.processes // 4, outcome
+    assert not outcome.problems, str(outcome)
+    assert outcome.kills > outcome.processes // 4, str(outcome)
+    assert outcome.acknowledged > outcome.processes // 4, str(outcome)
     assert max(Counter(outcome.items).values()) == 1
 
 
@@ -56,8 +56,8 @@ def test_nobody_is_alarmed_by_a_healthy_writer(crew: Crew, full: bool) -> None:
     batches = 2_000 if full else 400
     outcome = crew.submit(look_on, batches).result()
     _report(crew, "beside a healthy writer", outcome)
-    assert not outcome.problems, outcome
-    assert outcome.looks > 100, outcome
+    assert not outcome.problems, str(outcome)
+    assert outcome.looks > 100, str(outcome)
     assert outcome.acknowledged == batches + 1
 
 
@@ -66,15 +66,15 @@ def test_survivor_finishes_what_the_dead_began(crew: Crew) -> None:
     the store open all the time."""
     outcome = crew.submit(outlive, 0).result()
     _report(crew, "a survivor", outcome)
-    assert not outcome.problems, outcome
-    assert outcome.kills > 50, outcome
+    assert not outcome.problems, str(outcome)
+    assert outcome.kills > 50, str(outcome)
 
 
 def test_fork_while_open_is_refused(crew: Crew) -> None:
     """A store that was open in the parent refuses every call in a forked child, and says why; the
     child may open it anew, and the parent's goes on working."""
     outcome = crew.submit(fork_while_open, 0).result()
-    assert not outcome.problems, outcome
+    assert not outcome.problems, str(outcome)
     assert outcome.acknowledged == 3
 
 

@@ -28,8 +28,8 @@ def test_killed_at_every_point(crew: Crew, scenario: str) -> None:
     """A process killed by SIGKILL before any call or statement loses nothing that was acknowledged,
     leaves no batch in part and destroys nothing of anybody else's."""
     tally = crew.run(kill_everywhere, scenario)
-    assert tally.points > 10, tally
-    assert not tally.failures, tally
+    assert tally.points > 10, str(tally)
+    assert not tally.failures, str(tally)
 
 
 @every_scenario
@@ -39,8 +39,8 @@ def test_error_at_every_point(crew: Crew, full: bool, scenario: str) -> None:
     if not full and scenario in SLOW:
         pytest.skip("in the full crash suite only: --crash=full")
     tally = crew.run(fail_everywhere, scenario)
-    assert tally.points > 10, tally
-    assert not tally.failures, tally
+    assert tally.points > 10, str(tally)
+    assert not tally.failures, str(tally)
 
 
 @every_scenario
@@ -50,8 +50,8 @@ def test_power_lost_at_every_point(crew: Crew, full: bool, scenario: str) -> Non
     if not full and scenario == "rebuild":
         pytest.skip("in the full crash suite only: --crash=full")
     tally = crew.run(cut_power_everywhere, scenario)
-    assert tally.states > 4, tally
-    assert not tally.failures, tally
+    assert tally.states > 4, str(tally)
+    assert not tally.failures, str(tally)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -60,8 +60,8 @@ def test_killed_again_while_recovering(crew: Crew, full: bool, scenario: str) ->
     if not full and scenario not in RECOVERED:
         pytest.skip("in the full crash suite only: --crash=full")
     tally = crew.run(kill_recoveries, scenario)
-    assert tally.points > 10, tally
-    assert not tally.failures, tally
+    assert tally.points > 10, str(tally)
+    assert not tally.failures, str(tally)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -70,8 +70,8 @@ def test_two_recoveries_at_once(crew: Crew, full: bool, scenario: str) -> None:
     if not full and scenario not in RECOVERED:
         pytest.skip("in the full crash suite only: --crash=full")
     tally = crew.run(open_twice_at_once, scenario)
-    assert tally.points > 4, tally
-    assert not tally.failures, tally
+    assert tally.points > 4, str(tally)
+    assert not tally.failures, str(tally)
 
 
 @pytest.mark.parametrize("scenario", WRITING)
@@ -82,5 +82,5 @@ def test_living_writer_is_left_alone(crew: Crew, full: bool, scenario: str) -> N
     if not full and scenario not in VISITED:
         pytest.skip("in the full crash suite only: --crash=full")
     tally = crew.run(visit_everywhere, scenario)
-    assert tally.points > 10, tally
-    assert not tally.failures, tally
+    assert tally.points > 10, str(tally)
+    assert not tally.failures, str(tally)

@@ -140,7 +140,8 @@ ODD_TEXTS = [
 def test_odd_texts(scene: Scene, text: str) -> None:
     """A team, run, batch or store of any name is taken as it is, and read back so, or refused."""
     scene.begin("names", ascii(text)[:60])
-    about = ["team", "identity", "batch_id", "unknown store", "run_id", scene.directory]
+    about = ["team", "identity", "batch_id", "unknown store", "run_id", "receipt_id", "data.",
+             scene.directory]  # fmt: skip
     opened: list[RuntimeStore] = []
     scene.call(
         "team", lambda: opened.append(RuntimeStore.open(scene.directory, team_name=text)), about
