@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from rtstore.database import batches, manifest
+from rtstore.database import batches, contents, manifest
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.engine import Database
 from rtstore.database.manifest import ManifestHead
+from rtstore.descriptors import Descriptor
 from rtstore.draft import Draft
 from rtstore.errors import ConflictError, InvalidRequestError, StorageError, WrongTeamError
 from rtstore.files.paths import check_target, store_path
@@ -21,6 +22,7 @@ from rtstore.files.system import FileSystem
 from rtstore.left_over import finish_left_over
 from rtstore.publication import Publisher, StoreFile
 from rtstore.records import Batch, BatchState, LoggedBatch, ManifestEntry
+from rtstore.store_versions import data_now
 
 
 def check_targets(draft: Draft, directory: Path, fs: FileSystem) -> None:
@@ -65,6 +67,18 @@ def look_again(found: Found, names: Collection[str], database: Database) -> Foun
         return found
     entries = database.read_as_writer(partial(manifest.load_entries, names=more))
     return Found(found.head, {**found.entries, **entries})
+
+
+def committed_data(descriptor: Descriptor, database: Database) -> Any:
+    """The committed data of a store that is about to be changed, or None before the first. Raises
+    `DataUpgradeError` when it is of an older version."""
+    name = descriptor.schema_name
+
+    def query(connection: Connection) -> Any:
+        content = contents.current_contents(connection, [name]).get(name)
+        return None if content is None else data_now(descriptor, content)
+
+    return database.read_as_writer(query)
 
 
 def check_manifest(

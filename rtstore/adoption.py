@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from rtstore.descriptors import Descriptor
-from rtstore.envelope import EnvelopeError, content_hash, decode
+from rtstore.draft import BatchRequest, Draft, StoreWrite, validate
+from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode
 from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
-from rtstore.records import ManifestEntry
+from rtstore.records import BatchReason, ManifestEntry, RunIdentity
+
+
+def draft_of_file(
+    directory: Path,
+    descriptor: Descriptor,
+    entry: ManifestEntry | None,
+    fs: FileSystem,
+    *,
+    team_name: str,
+    identity: RunIdentity,
+    reason: BatchReason,
+    now: datetime,
+) -> Draft:
+    """The draft of a batch that holds a store file byte for byte. Raises as `read_for_adoption`,
+    and what `validate` raises for its data."""
+    content = read_for_adoption(directory, descriptor, entry, fs)
+    write = StoreWrite(descriptor=descriptor, data=decode(content).data)
+    request = BatchRequest(team_name=team_name, identity=identity, reason=reason, writes=(write,))
+    draft = validate(request, None, now)
+    draft.encoded = [(descriptor, EncodedStore.exactly(content))]
+    return draft
 
 
 def read_for_adoption(

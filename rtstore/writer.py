@@ -13,24 +13,31 @@ marked failed never comes back; the content of every current entry stays in the 
 that differs from what is committed is destroyed without its copy in quarantine. **Should** hold,
 and is repaired when not: temporary files are gone, files are on disk, old history is gone.
 
-What a crash leaves, and what then happens:
+What a crash leaves, and what then happens (in brackets, the tests of `tests/crash` behind it; that
+they would notice is what `test_control_is_caught` shows, with libraries broken on purpose):
 
 * before 3, or in 3: no row of the batch. Files and manifest are as before; nothing to do. (Evidence
   kept in step 2 may lie in quarantine without its row; the same bytes get the same name again.)
+  [test_killed_at_every_point, test_power_lost_at_every_point]
 * between 3 and 4, or between two renames: the batch is `preparing`; some files are new. The planner
   sees an open batch whose lock is free: `roll_forward` for each of its stores, readiness blocked.
   Opening the store publishes the rest from the log and seals.
+  [test_killed_at_every_point, test_killed_again_while_recovering, test_two_recoveries_at_once]
 * after the last rename, or in 5: as above; the files are already right, so only the seal is made.
+  [test_killed_at_every_point]
 * after 5, power lost, the un-flushed seal gone: the log was flushed, so the batch is `preparing`
   again and is sealed again, with the ids and times that the caller was told.
+  [test_power_lost_at_every_point]
 * after 5, power lost, the seal kept (a later batch's flush took it along), files lost or torn: a
   current file's hash is wrong. The planner sees `missing`, `quarantined`, or what an earlier batch
   wrote: `restore_committed`, done when the store is opened, from the content in the database.
+  [test_power_lost_at_every_point]
 
 Errors while the writer lives: publishing fails -> the batch is recorded as failed, durably, then
 what was published is put back (`BatchFailedError`). The database fails after the commit point ->
 `BatchUnfinishedError`, the outcome is decided. The flush of the log fails -> nobody knows what is
 on the medium: `BatchUnfinishedError` with `decided=False`, and this process writes no more.
+[test_error_at_every_point]
 
 **Group commit.** Batches that callers of one process submit while another is written wait in a
 queue (`rtstore.group`), and go through steps 3 to 5 together: one flushed transaction logs them,
@@ -65,19 +72,19 @@ from rtstore.admission import (
     check_manifest,
     check_paths,
     check_targets,
+    committed_data,
     first_result,
     keep_evidence,
     look,
     look_again,
 )
-from rtstore.adoption import read_for_adoption
+from rtstore.adoption import draft_of_file
 from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor
 from rtstore.draft import BatchRequest, Draft, StoreWrite, check_id, validate
-from rtstore.envelope import EncodedStore, decode
 from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
@@ -100,7 +107,6 @@ from rtstore.records import (
     QuarantinedFile,
     RunIdentity,
 )
-from rtstore.store_versions import data_now
 from rtstore.superseding import UnderWay, publish_together
 from rtstore.times import Clock, to_utc_ms, utc_now
 
@@ -211,13 +217,7 @@ class BatchWriter:
             found = look([name], self.publisher)
             if check_current is not None:
                 check_current()
-            current = self.database.read_as_writer(
-                lambda connection: [
-                    data_now(descriptor, content)
-                    for content in contents.current_contents(connection, [name]).values()
-                ]
-            )
-            data = change(current[0] if current else None)
+            data = change(committed_data(descriptor, self.database))
             if data is None:
                 raise InvalidRequestError(
                     "change", "the function returned None: it must return the new data", store=name
@@ -256,20 +256,16 @@ class BatchWriter:
         """
         with self.lock.hold():
             found = look([descriptor.schema_name], self.publisher)
-            content = read_for_adoption(
+            draft = draft_of_file(
                 self.directory,
                 descriptor,
                 found.entries.get(descriptor.schema_name),
                 self.publisher.fs,
-            )
-            request = BatchRequest(
                 team_name=team_name,
                 identity=identity,
                 reason=reason,
-                writes=(StoreWrite(descriptor=descriptor, data=decode(content).data),),
+                now=self._now(),
             )
-            draft = validate(request, None, self._now())
-            draft.encoded = [(descriptor, EncodedStore.exactly(content))]
             check_manifest(draft, found.head, None, self.directory)
             draft.batch_id = check_id("batch_id_factory", self._batch_id_factory())
             draft.plan(self._now(), self._receipt_id_factory)
