@@ -92,6 +92,7 @@ if TYPE_CHECKING:
         RecoveryStep,
         RunIdentity,
     )
+    from rtstore.salvage import RebuildReport, rebuild_database
     from rtstore.store import RuntimeStore
     from rtstore.upgrading import UpgradeReport, upgrade_directory
     from rtstore.writer import BatchWriter
@@ -180,6 +181,7 @@ _HOMES = {
         "RecoveryStep",
         "RunIdentity",
     ),
+    "rtstore.salvage": ("RebuildReport", "rebuild_database"),
     "rtstore.store": ("RuntimeStore",),
     "rtstore.upgrading": ("UpgradeReport", "upgrade_directory"),
     "rtstore.writer": ("BatchWriter",),
@@ -266,6 +268,7 @@ __all__ = [
     "ReadinessCheck",
     "ReadinessImpact",
     "ReadinessReason",
+    "RebuildReport",
     "RebuildRequest",
     "RebuildStrategy",
     "Rebuilder",
@@ -307,6 +310,7 @@ __all__ = [
     "import_directory",
     "import_team",
     "migrations_path",
+    "rebuild_database",
     "restore_backup",
     "upgrade_directory",
     "validate_invariants",

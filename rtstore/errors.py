@@ -338,12 +338,15 @@ class UpgradeFailedError(StopError):
 class ForeignDatabaseError(StopError):
     """The file under the control database's name is not a control database of rtstore."""
 
-    def __init__(self, path: Path, problem: str) -> None:
+    def __init__(self, path: Path, problem: str, *, may_be_damage: bool = False) -> None:
         self.path = path
         self.problem = problem
+        self.may_be_damage = may_be_damage
+        """It is no database at all: one of ours whose beginning was overwritten looks so."""
         super().__init__(
             f"{path} is not a control database of rtstore: {problem}. Nothing was touched. "
-            "Move it away if it is not yours, or choose another directory."
+            "Move it away if it is not yours, or choose another directory "
+            f"(rtstore doctor {shlex.quote(str(path.parent))} says more)."
         )
 
 
@@ -355,7 +358,8 @@ class CorruptDatabaseError(StopError):
         self.problem = problem
         super().__init__(
             f"{path} is damaged: {problem}. The JSON files are as they are. "
-            "Keep the whole directory, and restore the database from a back-up."
+            "Keep the whole directory. The ways out, a back-up or a rebuild from the files: "
+            f"rtstore doctor {shlex.quote(str(path.parent))}"
         )
 
 

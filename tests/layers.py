@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.reader",
         "rtstore.rebuilding",
         "rtstore.recovery",
+        "rtstore.salvage",
         "rtstore.superseding",
         "rtstore.upgrading",
         "rtstore.upkeep",

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from rtstore.cli import upkeep
+from rtstore.cli import trouble, upkeep
 from rtstore.cli.exits import ExitCode, exit_code_help
 from rtstore.cli.options import (
     LOCK_TIMEOUT_S,
@@ -309,4 +309,5 @@ def demo(
     raise typer.Exit(code)
 
 
+trouble.register(app)
 upkeep.register(app)

@@ -90,6 +90,7 @@ class Database:
         self.path = path
         self.read_only = read_only
         self._busy_timeout_s = busy_timeout_s
+        self._file: tuple[int, int] | None = None
         self._pid = os.getpid()
         self._failure: str | None = None
         self._wal = path.with_name(path.name + "-wal")
@@ -228,6 +229,7 @@ class Database:
             with self._idle_reader.connect() as connection:
                 yield connection
             return
+        self._check_same_file()
         try:
             connection = self._free_readers.pop()
         except IndexError:
@@ -245,6 +247,7 @@ class Database:
         self.check_usable()
         if self._writer is None:
             raise StoreClosedError(self.path.parent, "was opened read-only")
+        self._check_same_file()
         if self._writing_connection is None:
             self._writing_connection = self._writer.connect()
         return self._writing_connection
@@ -345,6 +348,21 @@ class Database:
             )
         if self._closed:
             raise StoreClosedError(self.path.parent, "is closed")
+
+    def _check_same_file(self) -> None:
+        """Raise `StoreClosedError` when another file has the name by now: a rebuild put it there,
+        and what a connection of ours wrote into the old one would be seen by nobody."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            if self._file is None:
+                return  # SQLite says so
+            raise StoreClosedError(self.path.parent, "has no database any more") from None
+        identity = found.st_dev, found.st_ino
+        if self._file is None:
+            self._file = identity
+        elif self._file != identity:
+            raise StoreClosedError(self.path.parent, "has another database now: it was rebuilt")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

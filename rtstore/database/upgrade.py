@@ -56,10 +56,13 @@ def exists(path: Path) -> bool:
     """Whether there is a control database at the path, damaged or not.
 
     Raises `CorruptDatabaseError` when only what belongs beside one is there: a new database would
-    take the old `-wal` for its own.
+    take the old `-wal` for its own. So it does when a rebuild was interrupted: an empty store must
+    not come before the rebuilt one.
     """
     if _is_there(path):
         return True
+    if _is_there(rebuilt_path(path)):
+        raise CorruptDatabaseError(path, "a rebuild was interrupted, and must be run again")
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)
         if _is_there(side):
@@ -67,6 +70,11 @@ def exists(path: Path) -> bool:
                 path, f"the database is gone, but {side.name} is still there"
             )
     return False
+
+
+def rebuilt_path(path: Path) -> Path:
+    """Where a rebuilt database waits, complete, until the damaged one is out of its place."""
+    return path.with_name("runtime-store.rebuilt.sqlite3")
 
 
 def _is_there(path: Path) -> bool:
@@ -141,7 +149,8 @@ def _check_header(path: Path) -> None:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code == sqlite3.SQLITE_NOTADB:
-            raise ForeignDatabaseError(path, "the file is not a SQLite database") from error
+            problem = "the file is not a SQLite database"
+            raise ForeignDatabaseError(path, problem, may_be_damage=True) from error
         if code == sqlite3.SQLITE_CORRUPT and _has_wal(path):
             return  # a checkpoint that did not end: only with its WAL is the file whole
         raise translate(error, path) from error

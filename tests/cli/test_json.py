@@ -54,6 +54,10 @@ SHAPES = {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
         *("upgradedAt", "backup", "batchId", "stores"),
     },
+    "rebuild": {
+        *("directory", "teamName", "problem", "keptAside", "batchId", "highWatermark"),
+        *("activeIdentity", "stores", "lost", "notes", "next"),
+    },
     "backup": BACKUP,
     "restore": BACKUP,
     "verify": BACKUP,
@@ -80,6 +84,8 @@ def _document(command: str, parent: Path) -> Any:
         return run("init", parent / "new", "--team", "t", "--json").json()
     if command == "demo":
         return run("demo", parent / "demo", "--json").json()
+    if command == "rebuild":
+        return run("rebuild", ready_team(parent), "--force", "--json").json()
     if command == "upgrade":
         return run("upgrade", unpack(REVISIONS[0], parent), "--json").json()
     if command in ("backup", "restore", "verify"):

@@ -1,0 +1,121 @@
+"""What is wrong with a control database, and what can still be read of it.
+
+Everything goes through SQLite, read-only; a damaged page makes one question fail, not all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field
+from sqlalchemy import Connection
+
+from rtstore.database import batches, contents, copying, manifest, recovery_log, upgrade
+from rtstore.database.engine import Database
+from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.envelope import content_hash
+from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError
+from rtstore.records import ManifestEntry, Record, RunIdentity
+
+Result = TypeVar("Result")
+
+
+class Salvage(Record):
+    """What could be read of a database; None and empty where it could not."""
+
+    team_name: str | None = None
+    identity: RunIdentity | None = None
+    high_watermark: int | None = None
+    descriptors: tuple[Descriptor, ...] | None = None
+    entries: dict[str, ManifestEntry] = Field(default_factory=dict)
+    contents: dict[str, bytes] = Field(default_factory=dict)
+    """Committed contents by store name: only those whose hash is what their entry says."""
+    open_batches: tuple[str, ...] = ()
+    batches: int | None = None
+    evidence: int | None = None
+
+
+def problem_of(path: Path) -> str | None:
+    """Why a control database cannot be used, or None when it is sound.
+
+    Every page and every current row is looked at. Raises `NewerDatabaseError` and, for what cannot
+    be told apart from a sound one, `StorageError` and `DatabaseLockedError`; `ForeignDatabaseError`
+    for another program's.
+    """
+    try:
+        if not upgrade.exists(path):
+            return "there is no database"
+        upgrade.inspect_revision(path)
+        copying.check(path)
+        database = Database(path, read_only=True)
+        try:
+            database.read(manifest.load)
+            database.read(manifest.load_descriptors)
+        finally:
+            database.close()
+    except CorruptDatabaseError as error:
+        return error.problem
+    except ForeignDatabaseError as error:
+        if error.may_be_damage:
+            return error.problem
+        raise
+    except ValueError as error:  # a row that makes no sense
+        return f"the manifest makes no sense: {str(error).splitlines()[0]}"
+    return None
+
+
+def what_is_left(path: Path) -> Salvage:
+    """Everything that can still be read and is of use. The caller holds the writer lock."""
+    if not path.is_file() or not path.stat().st_size:
+        return Salvage()
+    database = Database(path, read_only=True)
+    try:
+        return _read(database)
+    finally:
+        database.close()
+
+
+def _read(database: Database) -> Salvage:
+    head = _attempt(database, manifest.load_head)
+    whole = _attempt(database, manifest.load)
+    descriptors = _attempt(database, manifest.load_descriptors)
+    known = descriptors or KNOWN_DESCRIPTORS
+    entries, content_of = {}, {}
+    for name in [item.schema_name for item in known]:
+        entry = (_attempt(database, _entry(name)) or {}).get(name)
+        if entry is None:
+            continue
+        entries[name] = entry
+        content = (_attempt(database, _content(name)) or {}).get(name)
+        if content is not None and content_hash(content) == entry.content_hash:
+            content_of[name] = content
+    logged = _attempt(database, batches.load_open) or ()
+    evidence = _attempt(database, recovery_log.list_evidence)
+    return Salvage(
+        team_name=head.team_name if head else None,
+        identity=whole.active_identity if whole else None,
+        high_watermark=head.high_watermark if head else None,
+        descriptors=descriptors or None,
+        entries=entries,
+        contents=content_of,
+        open_batches=tuple(item.batch.batch_id for item in logged),
+        batches=_attempt(database, batches.last_number),
+        evidence=None if evidence is None else len(evidence),
+    )
+
+
+def _entry(name: str) -> Callable[[Connection], dict[str, ManifestEntry]]:
+    return lambda connection: manifest.load_entries(connection, [name])
+
+
+def _content(name: str) -> Callable[[Connection], dict[str, bytes]]:
+    return lambda connection: contents.current_contents(connection, [name])
+
+
+def _attempt(database: Database, query: Callable[[Connection], Result]) -> Result | None:
+    try:
+        return database.read(query)
+    except Exception:  # noqa: BLE001 - what damage gives can fail anywhere on its way
+        return None
