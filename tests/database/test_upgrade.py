@@ -135,7 +135,7 @@ REFUSED: list[tuple[Callable[[Path], None], type[RuntimeStoreError], str]] = [
     (_foreign_with_id, ForeignDatabaseError, "its application_id is 7"),
     (_text, ForeignDatabaseError, "the file is not a SQLite database"),
     (_short_text, ForeignDatabaseError, "the file is not a SQLite database"),
-    (_empty, CorruptDatabaseError, "the file is empty: it was truncated.*from a back-up"),
+    (_empty, CorruptDatabaseError, "the file is empty: it was truncated.*rtstore doctor"),
     (_header_only, CorruptDatabaseError, "is damaged"),
     (_one_page, CorruptDatabaseError, "malformed"),
     (_half, CorruptDatabaseError, "malformed"),
