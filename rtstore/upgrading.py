@@ -3,10 +3,10 @@
     1 look      the revision, before anything is touched; current: nothing to do
     2 lock      the writer lock; look again: another process may have been quicker
     3 back up   the database as it is, through SQLite's backup API; verified, flushed, named
-    4 upgrade   every revision in one transaction, foreign keys off; checked before its commit
-    5 tidy      back-ups beyond the newest few go
+    4 tidy      back-ups beyond the newest few go
+    5 upgrade   every revision in one transaction, foreign keys off; checked before its commit
 
-The commit of step 4 is the only moment at which anything changes for a reader: whatever dies and
+The commit of step 5 is the only moment at which anything changes for a reader: whatever dies and
 when, the database is at the old revision or at the new one, whole. What a process that died left
 (a back-up, half of one) is in nobody's way, and goes with the next upgrade.
 """
@@ -27,6 +27,7 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
 from rtstore.errors import (
     CorruptDatabaseError,
+    RetryableError,
     RuntimeStoreError,
     StorageError,
     UpgradeFailedError,
@@ -102,16 +103,20 @@ def upgrade_directory(
             return _report(directory, found)
         now = to_utc_ms(clock())
         backup = _back_up(path, found, now, fs)
+        _tidy(directory, fs)
         try:
             run(path, found, now, backup.name)
-        finally:
-            _tidy(directory, fs)  # or one that fails at every start would fill the disk
+        except RuntimeStoreError:
+            # The database is what the back-up is; one for each attempt would fill the disk.
+            with suppress(OSError):
+                fs.unlink(backup)
+            raise
     logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, REVISIONS[-1], backup.name)
     return _report(directory, found).model_copy(update={"upgraded_at": now, "backup": backup})
 
 
 def run(path: Path, found: str, now: datetime, backup_name: str) -> None:
-    """Step 4: all revisions after `found`, and the row that says so, in one transaction."""
+    """Step 5: all revisions after `found`, and the row that says so, in one transaction."""
     try:
         with upgrade.revision_connection(path) as connection:
             upgrade.run_revisions(connection)
@@ -122,6 +127,8 @@ def run(path: Path, found: str, now: datetime, backup_name: str) -> None:
                 upgraded_at=now,
                 backup_path=backup_name,
             )
+    except RetryableError:
+        raise  # disk full, locked: the same upgrade may work later
     except RuntimeStoreError as error:
         raise UpgradeFailedError(path, found, REVISIONS[-1], cause_of(error)) from error
     except Exception as error:
@@ -170,11 +177,11 @@ def _back_up(path: Path, found: str, now: datetime, fs: FileSystem) -> Path:
     building = path.with_name(_UNFINISHED)
     try:
         _remove_unfinished(path.parent, fs)
-        database = Database(path)
+        database = Database(path, read_only=True)
         try:
             copying.copy(database, building, fs)
         finally:
-            database.close()  # we hold the writer lock
+            database.close()
         backup = _free_name(path.parent, found, now)
         fs.rename(building, backup)
         fs.fsync_directory(path.parent)
@@ -217,7 +224,7 @@ def _time_in(name: str) -> str:
 
 
 def _tidy(directory: Path, fs: FileSystem) -> None:
-    """Step 5. The upgrade has happened: what cannot be removed stays, and is said."""
+    """Step 4. What cannot be removed stays, and is said."""
     try:
         for path in backups_in(directory, fs)[:-BACKUPS_KEPT]:
             fs.unlink(path)

@@ -50,7 +50,10 @@ def copy(
             source.backup(other, pages=PAGES_AT_ONCE, progress=_told(progress), sleep=0)
 
     database.read(copy_all)
-    check(target)
+    try:
+        check(target)
+    except CorruptDatabaseError as error:
+        raise CorruptDatabaseError(database.path, error.problem) from error
 
 
 def check(path: Path) -> None:

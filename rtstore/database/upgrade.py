@@ -142,6 +142,7 @@ def _check_header(path: Path) -> None:
         header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
+            page_size = header.execute("PRAGMA page_size").fetchone()[0]
         finally:
             header.close()
     except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
@@ -162,6 +163,16 @@ def _check_application(path: Path, application_id: int) -> None:
         raise ForeignDatabaseError(
             path, f"its application_id is {application_id}, not {APPLICATION_ID}"
         )
+    if found.st_size % page_size and not _size_of_wal(path):
+        # SQLite takes the rest of the page for zeros. With a WAL it may be a checkpoint that died.
+        raise CorruptDatabaseError(path, "its last page is cut short")
+
+
+def _size_of_wal(path: Path) -> int:
+    try:
+        return path.with_name(path.name + _SIDE_FILES[0]).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _has_wal(path: Path) -> bool:

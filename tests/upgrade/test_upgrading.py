@@ -113,14 +113,14 @@ def test_old_backups_go(oldest: Path) -> None:
     ]  # fmt: skip
 
 
-def test_two_backups_of_one_moment(oldest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_backups_of_one_moment(oldest: Path) -> None:
     """A back-up never takes the name of another one, whatever the clock says."""
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(upgrade, "run_revisions", _fail)
-            with pytest.raises(UpgradeFailedError):
-                upgrade_directory(oldest, clock=lambda: NOON)
-    assert len(backups_in(oldest, WatchedFileSystem())) == 2
+    original = looked_at(oldest)
+    first = upgrade_directory(oldest, clock=lambda: NOON).backup
+    for path in (original / DATABASE_NAME, original / f"{DATABASE_NAME}-wal"):
+        (oldest / path.name).write_bytes(path.read_bytes())
+    second = upgrade_directory(oldest, clock=lambda: NOON).backup
+    assert backups_in(oldest, WatchedFileSystem()) == [first, second]
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -218,8 +218,40 @@ def test_a_revision_that_fails(oldest: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(UpgradeFailedError, match="a revision with a mistake") as caught:
             RuntimeStore.open(oldest)
     assert f"is at {OLDEST} as before" in str(caught.value)
+    assert backups_in(oldest, WatchedFileSystem()) == []  # nothing that fills the disk
     look = looked_at(oldest)
     assert problems_of_database(look / DATABASE_NAME, OLDEST, (OLDEST,)) == []
+    assert problems_in_use(oldest) == []
+
+
+def test_a_damaged_database_is_not_upgraded(oldest: Path) -> None:
+    """Damage that the first look cannot see is found by the back-up's verification: the error names
+    the database, which stays as it is."""
+    path = oldest / DATABASE_NAME
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        query = "SELECT rootpage FROM sqlite_schema WHERE name = 'ix_manifest_entries_batch_number'"
+        (page,) = connection.execute(query).fetchone()
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * 4096 + 100 : page * 4096] = bytes(3996)
+    path.write_bytes(content)
+    before = picture(oldest)
+    with pytest.raises(CorruptDatabaseError, match=f"{DATABASE_NAME} is damaged") as caught:
+        upgrade_directory(oldest)
+    assert caught.value.path == path
+    assert picture(oldest, without=("runtime-store.lock",)) == before
+
+
+def test_a_full_disk_is_worth_another_try(oldest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may pass by itself is told as such, and the database is as it was."""
+
+    def full(_: object) -> None:
+        raise StorageError(oldest / DATABASE_NAME, "the disk is full", "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrade, "run_revisions", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            RuntimeStore.open(oldest)
     assert problems_in_use(oldest) == []
 
 
