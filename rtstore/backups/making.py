@@ -11,9 +11,11 @@ from rtstore.backups.verifying import describe, verify_backup
 from rtstore.database import batches, contents, copying, recovery_log
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.envelope import content_hash
+from rtstore.errors import UnsafePathError
 from rtstore.files import durable
 from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import store_path
+from rtstore.files.quarantine import quarantined_path
 from rtstore.files.system import FileSystem
 from rtstore.left_over import finish_left_over
 from rtstore.publication import Durability, Publisher
@@ -114,14 +116,14 @@ def _copy_evidence(
     if item.content_hash is None:
         return None, f"{item.quarantine_path}: evidence that is not a regular file"
     try:
-        content, _ = fs.read(store_path(directory, item.quarantine_path))
-    except OSError as error:
-        return None, f"{item.quarantine_path}: evidence that cannot be read ({error.strerror})"
+        content, _ = fs.read(quarantined_path(directory, item.quarantine_path))
+    except (OSError, UnsafePathError) as error:
+        return None, f"{item.quarantine_path}: evidence that cannot be read ({error})"
     found = content_hash(content)
     problem = None
     if found != item.content_hash:
         problem = f"{item.quarantine_path}: evidence that was changed since; copied as it is"
-    target = store_path(building, item.quarantine_path)
+    target = quarantined_path(building, item.quarantine_path)
     durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
     file = BackupFile(
         relative_path=item.quarantine_path,

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from rtstore.backups.making import write_store_files
 from rtstore.backups.record import Backup, Progress, Step
-from rtstore.backups.verifying import verify_backup
+from rtstore.backups.verifying import path_of, verify_backup
 from rtstore.database import copying
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.envelope import content_hash
 from rtstore.errors import BackupDamagedError
 from rtstore.files import durable
 from rtstore.files.new_directory import new_directory
-from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 
 
@@ -61,10 +60,10 @@ def _write_files(path: Path, building: Path, fs: FileSystem) -> None:
 
 def _copy_files(record: Backup, building: Path, fs: FileSystem, progress: Progress | None) -> None:
     for number, file in enumerate(record.files, start=1):
-        content, _ = fs.read(store_path(record.path, file.relative_path))
+        content, _ = fs.read(path_of(record.path, file))
         if content_hash(content) != file.content_hash:
             raise BackupDamagedError(record.path, (f"{file.relative_path} changed meanwhile",))
-        target = store_path(building, file.relative_path)
+        target = path_of(building, file)
         durable.replace(target, content, mtime_ns=file.mtime_ns, flush=True, fs=fs)
         if progress is not None:
             progress(Step.FILES, number, len(record.files))

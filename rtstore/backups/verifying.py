@@ -10,11 +10,10 @@ from sqlalchemy import Connection
 from rtstore.backups.record import Backup, BackupFile, Progress, Step, read_record
 from rtstore.database import contents, copying, manifest, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
-from rtstore.descriptors import relative_path_problem
 from rtstore.envelope import content_hash
-from rtstore.errors import BackupDamagedError, RuntimeStoreError
+from rtstore.errors import BackupDamagedError, RuntimeStoreError, UnsafePathError
 from rtstore.files.paths import store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, quarantined_path
 from rtstore.files.system import FileSystem
 
 
@@ -118,11 +117,11 @@ def _differing_contents(connection: Connection) -> list[str]:
 
 def _problems_of_files(record: Backup, fs: FileSystem, progress: Progress | None) -> Iterator[str]:
     for number, file in enumerate(record.files, start=1):
-        if not _may_be_there(file.relative_path):
-            yield f"{file.relative_path}: a path that no back-up has"
-            continue
         try:
-            content, _ = fs.read(store_path(record.path, file.relative_path))
+            content, _ = fs.read(path_of(record.path, file))
+        except UnsafePathError as error:
+            yield f"a path that no back-up has: {error}"
+            continue
         except OSError as error:
             yield f"{file.relative_path}: {error.strerror or error}"
             continue
@@ -132,7 +131,9 @@ def _problems_of_files(record: Backup, fs: FileSystem, progress: Progress | None
             progress(Step.CHECK, number, len(record.files))
 
 
-def _may_be_there(path: str) -> bool:
-    """The record is a file like any other: what it names must be below the back-up."""
-    kept = path.removeprefix(f"{QUARANTINE_DIRECTORY}/")
-    return relative_path_problem(kept) is None
+def path_of(directory: Path, file: BackupFile) -> Path:
+    """Where a file of a back-up is. The record is a file like any other: raises `UnsafePathError`
+    for what it names outside of the back-up."""
+    if file.relative_path.startswith(f"{QUARANTINE_DIRECTORY}/"):
+        return quarantined_path(directory, file.relative_path)
+    return store_path(directory, file.relative_path)

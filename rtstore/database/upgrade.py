@@ -156,6 +156,9 @@ def _check_header(path: Path) -> None:
             return  # a checkpoint that did not end: only with its WAL is the file whole
         raise translate(error, path) from error
     _check_application(path, application_id)
+    if found.st_size % page_size and not _has_wal(path):
+        # SQLite takes the rest of the page for zeros. With a WAL: a checkpoint that did not end.
+        raise CorruptDatabaseError(path, "its last page is cut short")
 
 
 def _check_application(path: Path, application_id: int) -> None:
@@ -163,16 +166,6 @@ def _check_application(path: Path, application_id: int) -> None:
         raise ForeignDatabaseError(
             path, f"its application_id is {application_id}, not {APPLICATION_ID}"
         )
-    if found.st_size % page_size and not _size_of_wal(path):
-        # SQLite takes the rest of the page for zeros. With a WAL it may be a checkpoint that died.
-        raise CorruptDatabaseError(path, "its last page is cut short")
-
-
-def _size_of_wal(path: Path) -> int:
-    try:
-        return path.with_name(path.name + _SIDE_FILES[0]).stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _has_wal(path: Path) -> bool:
