@@ -50,5 +50,5 @@ class Upkeep:
         Flushed when it returns. See `rtstore.legacy.exporting` for what is in it and the errors.
         """
         if destination is not None:
-            return export_to(self.database, Path(destination), self._fs)
+            return export_to(self.directory, self.database, Path(destination), self._fs)
         return export_here(self.directory, self.database, self.lock, self._clock, self._fs)

@@ -115,6 +115,16 @@ def test_there_and_back(directory: Path, tmp_path: Path) -> None:
     assert verify_backup(tmp_path / "backup") == backup
 
 
+def test_permissions_come_along(directory: Path, tmp_path: Path) -> None:
+    """A file that other users may read can be read by them in the restored directory too."""
+    (directory / "own" / "notes.json").chmod(0o644)
+    back_up(directory, tmp_path / "backup")
+    restored = restore_backup(tmp_path / "backup", tmp_path / "new").path
+    modes = {path.name: path.stat().st_mode & 0o777 for path in restored.rglob("*.json")}
+    assert modes.pop("notes.json") == 0o644
+    assert set(modes.values()) == {0o600}
+
+
 def test_a_backup_is_a_ready_store(directory: Path, tmp_path: Path) -> None:
     """A back-up opens like any runtime directory, with nothing to recover."""
     back_up(directory, tmp_path / "backup")

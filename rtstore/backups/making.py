@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -56,22 +57,35 @@ def back_up(
     return backup
 
 
-def write_store_files(connection: Connection, directory: Path, fs: FileSystem) -> list[BackupFile]:
+def write_store_files(
+    connection: Connection, directory: Path, fs: FileSystem, *, like: Path | None = None
+) -> list[BackupFile]:
     """Write every store file as it is committed, in the caller's read transaction; flushed. Gives
-    those that were written. Works for a database of any revision. Raises OSError."""
+    those that were written.
+
+    Each gets the permissions of the file in the directory `like`. Works for a database of any
+    revision. Raises OSError.
+    """
     written = []
     for committed in contents.list_committed(connection):
         content = contents.load_content(connection, committed.batch_number, committed.schema_name)
         if content is None:
             continue
         target = store_path(directory, committed.relative_path)
-        durable.replace(target, content, mtime_ns=committed.mtime_ns, flush=True, fs=fs)
+        mode = None
+        if like is not None:
+            with suppress(NotADirectoryError):
+                mode = durable.mode_of(store_path(like, committed.relative_path), fs)
+        durable.replace(
+            target, content, mtime_ns=committed.mtime_ns, flush=True, fs=fs, new_mode=mode
+        )
         written.append(
             BackupFile(
                 relative_path=committed.relative_path,
                 content_hash=content_hash(content),
                 file_size=len(content),
                 mtime_ns=committed.mtime_ns,
+                mode=mode,
             )
         )
     return written
@@ -89,7 +103,9 @@ def _fill(
                 building, copy, clock=clock, durability=Durability.FILES, retention=None, fs=fs
             )
             finish_left_over(left, publisher)
-        files = copy.read(lambda connection: write_store_files(connection, building, fs))
+        files = copy.read(
+            lambda connection: write_store_files(connection, building, fs, like=directory)
+        )
         left_out = [
             f"{entry.relative_path}: its committed content is not in the database"
             for entry in copy.read(contents.list_committed)

@@ -42,6 +42,8 @@ class BackupFile(Record):
     file_size: int
     mtime_ns: int | None
     """The time of modification that its receipt has; None for evidence in quarantine."""
+    mode: int | None = Field(default=None, ge=0, le=0o777)
+    """The permission bits that the file has for its readers; None: for its owner alone."""
 
 
 class Backup(Record):

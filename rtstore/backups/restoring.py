@@ -64,6 +64,8 @@ def _copy_files(record: Backup, building: Path, fs: FileSystem, progress: Progre
         if content_hash(content) != file.content_hash:
             raise BackupDamagedError(record.path, (f"{file.relative_path} changed meanwhile",))
         target = path_of(building, file)
-        durable.replace(target, content, mtime_ns=file.mtime_ns, flush=True, fs=fs)
+        durable.replace(
+            target, content, mtime_ns=file.mtime_ns, flush=True, fs=fs, new_mode=file.mode
+        )
         if progress is not None:
             progress(Step.FILES, number, len(record.files))

@@ -25,18 +25,26 @@ def is_temporary(name: str) -> bool:
 
 
 def replace(
-    target: Path, content: bytes, *, mtime_ns: int | None, flush: bool, fs: FileSystem
+    target: Path,
+    content: bytes,
+    *,
+    mtime_ns: int | None,
+    flush: bool,
+    fs: FileSystem,
+    new_mode: int | None = None,
 ) -> None:
     """Write a temporary file beside the target, all of it, and rename it over the target.
 
-    The permissions of the file that is replaced are kept. With `flush` the file and the name are
+    The permissions of the file that is replaced are kept; a new one gets `new_mode`, or is for its
+    owner alone. With `flush` the file and the name are
     durable when it returns; without it the caller can write them again. A directory made on the
     way has its parent flushed. Raises OSError; the target is then as before, and no temporary file
     is left unless removing it failed too. Only where the last flush, that of the name, is what
     fails, the new version is there already, and may not last.
     """
     temporary = temporary_path(target)
-    mode = _mode_of(target, fs)
+    mode = mode_of(target, fs)
+    mode = new_mode if mode is None else mode
     descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, fs)
     try:
         _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
@@ -72,7 +80,8 @@ def _create(temporary: Path, mode: int, fs: FileSystem) -> int:
     return fs.create(temporary, mode)
 
 
-def _mode_of(target: Path, fs: FileSystem) -> int | None:
+def mode_of(target: Path, fs: FileSystem) -> int | None:
+    """The permission bits of a regular file, None where there is none. Raises OSError."""
     try:
         mode = fs.lstat(target).st_mode
     except FileNotFoundError:

@@ -96,7 +96,9 @@ def export_here(
     return _report(directory, state, files, replaced=[item.quarantine_path for item in evidence])
 
 
-def export_to(database: Database, destination: Path, fs: FileSystem) -> ExportReport:
+def export_to(
+    directory: Path, database: Database, destination: Path, fs: FileSystem
+) -> ExportReport:
     """Write a new directory of the ancestor's: control files, and every store as it is committed.
 
     It appears whole, and is flushed. Takes no lock. Raises `InvalidRequestError` when it is neither
@@ -104,7 +106,10 @@ def export_to(database: Database, destination: Path, fs: FileSystem) -> ExportRe
     """
     with new_directory(destination, "destination", fs) as building:
         state, written = database.read(
-            lambda connection: (_read(connection), write_store_files(connection, building, fs))
+            lambda connection: (
+                _read(connection),
+                write_store_files(connection, building, fs, like=directory),
+            )
         )
         paths = {file.relative_path for file in written}
         files = _files(state, [MANIFEST_NAMES[0]])
