@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rtstore import (
     ActionKind,
+    Retention,
     RuntimeStore,
     RuntimeStoreError,
     StoreClosedError,
@@ -21,7 +22,7 @@ from rtstore import (
 )
 from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 
-from .caller import IDENTITY, TEAM, Caller, new_data
+from .caller import IDENTITY, TEAM, Caller, Options, new_data
 from .check import check
 from .children import Child, Say, killer
 from .crew import workshop
@@ -61,7 +62,9 @@ def _made(directory: Path, _: Say) -> None:
         pass
 
 
-CROWD = Scenario("crowd", _made, lambda _: None)
+ALL = Options(retention=Retention(batches=None))
+"""Every batch stays, so that each that was acknowledged can be asked for."""
+CROWD = Scenario("crowd", _made, lambda _: None, options=ALL)
 """All a crowd needs of a scenario: the known stores, and no file of anybody else's."""
 
 
@@ -90,7 +93,7 @@ def update_together(processes: int, updates: int) -> Outcome:
 
         def work(prefix: str) -> Callable[[Say], None]:
             def update(say: Say) -> None:
-                caller = Caller(directory, prefix, say)
+                caller = Caller(directory, prefix, say, options=ALL)
                 for _ in range(updates):
                     caller.update(SESSION_STORE)
                 caller.close()
@@ -138,7 +141,7 @@ def _life(directory: Path, role: str, name: str, point: int) -> Callable[[Say], 
     def live(say: Say) -> None:
         kill = killer(say, point)
         with watched(Probe(kill)) as fs:
-            caller = Caller(directory, name, say, fs=fs)
+            caller = Caller(directory, name, say, fs=fs, options=ALL)
             if role == "update":
                 for _ in range(4):
                     caller.update(SESSION_STORE)
@@ -188,12 +191,12 @@ def look_on(batches: int) -> Outcome:
     with workshop() as workplace:
         directory, over = workplace / "crowd", workplace / "over"
         notes = CROWD.begin(directory)
-        first = Caller(directory, "first", notes.append)
+        first = Caller(directory, "first", notes.append, options=ALL)
         first.write(*CHECKPOINT)
         first.close()
 
         def write(say: Say) -> None:
-            caller = Caller(directory, "writer", say)
+            caller = Caller(directory, "writer", say, options=ALL)
             for _ in range(batches):
                 caller.write(*CHECKPOINT)
             caller.close()
@@ -275,7 +278,7 @@ def outlive(_: int) -> Outcome:
     with workshop() as workplace:
         directory = workplace / "crowd"
         ledger = Ledger.of(CROWD.begin(directory))
-        survivor = Caller(directory, "survivor", ledger.add)
+        survivor = Caller(directory, "survivor", ledger.add, options=ALL)
         survivor.write(*CHECKPOINT)
         for number in count(1):
             ended = Child(_one_batch(directory, f"victim-{number}", number)).wait()
@@ -299,7 +302,7 @@ def _one_batch(directory: Path, name: str, point: int) -> Callable[[Say], None]:
             return kill(reached)
 
         with watched(Probe(watch)) as fs:
-            caller = Caller(directory, name, say, fs=fs)
+            caller = Caller(directory, name, say, fs=fs, options=ALL)
             caller.write(LAUNCH_STATE, HOST_LEASES)
             caller.close()
 
@@ -313,7 +316,7 @@ def fork_while_open(_: int) -> Outcome:
     with workshop() as workplace:
         directory = workplace / "crowd"
         ledger = Ledger.of(CROWD.begin(directory))
-        parent = Caller(directory, "parent", ledger.add)
+        parent = Caller(directory, "parent", ledger.add, options=ALL)
         parent.write(*CHECKPOINT)
         store = parent.store
         assert store is not None

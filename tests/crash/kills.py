@@ -126,6 +126,8 @@ def wrecks(name: str, workplace: Path, *, full: bool) -> Iterator[Wreck]:
             ended = kill(directory, act_of(scenario), point.number, scenario.refusal)
             if ended.killed_at is None:
                 raise AssertionError(f"{point} was not hit: {ended}")
+            if not directory.exists():
+                continue  # nothing was made yet
             wreck = workplace / f"wreck-{point.number}"
             look = workplace / "look"
             shutil.copytree(directory, look)
