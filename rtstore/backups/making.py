@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -72,10 +71,7 @@ def write_store_files(
         if content is None:
             continue
         target = store_path(directory, committed.relative_path)
-        mode = None
-        if like is not None:
-            with suppress(NotADirectoryError):
-                mode = durable.mode_of(store_path(like, committed.relative_path), fs)
+        mode = None if like is None else _mode_of(store_path(like, committed.relative_path), fs)
         durable.replace(
             target, content, mtime_ns=committed.mtime_ns, flush=True, fs=fs, new_mode=mode
         )
@@ -89,6 +85,14 @@ def write_store_files(
             )
         )
     return written
+
+
+def _mode_of(path: Path, fs: FileSystem) -> int | None:
+    try:
+        mode = durable.mode_of(path, fs)
+    except NotADirectoryError:
+        return None
+    return None if mode is None else mode & 0o777
 
 
 def _fill(
