@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from rtstore.adoption import refuse_newer
 from rtstore.database import batches, contents, manifest
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.engine import Database
@@ -128,15 +129,16 @@ def keep_evidence(
 ) -> None:
     """Copy what somebody else changed into quarantine. The rows are written with the log.
 
-    All files are looked at before the first copy is made: an unsafe path or a newer file refuses
-    the batch, and it leaves no trace then. `but_not` are stores whose files were looked at for an
-    earlier batch of the group.
+    All files are looked at before the first copy is made: an unsafe path, a newer file or newer
+    committed content refuses the batch, and it leaves no trace then. `but_not` are stores whose
+    files were looked at for an earlier batch of the group.
     """
     foreign = []
     for descriptor, _ in draft.encoded:
         if descriptor.schema_name in but_not:
             continue
         file, entry = StoreFile.of(descriptor), entries.get(descriptor.schema_name)
+        refuse_newer(descriptor, entry, publisher.directory)
         found = publisher.foreign_content(file, entry, trust_mtime=True)
         if found is not None:
             foreign.append((file, found))

@@ -1,4 +1,6 @@
-"""A file changed by hand, read as the new truth: it must pass what a write must pass."""
+"""A file changed by hand, read as the new truth: it must pass what a write must pass.
+
+Neither goes over what a newer program committed."""
 
 from __future__ import annotations
 
@@ -35,6 +37,18 @@ def draft_of_file(
     return draft
 
 
+def refuse_newer(descriptor: Descriptor, entry: ManifestEntry | None, directory: Path) -> None:
+    """Raise `NewerStoreFileError` where a newer program committed what an older one would go
+    over."""
+    if entry is not None and entry.schema_version > descriptor.schema_version:
+        raise NewerStoreFileError(
+            descriptor.schema_name,
+            store_path(directory, entry.relative_path),
+            entry.schema_version,
+            descriptor.schema_version,
+        )
+
+
 def read_for_adoption(
     directory: Path, descriptor: Descriptor, entry: ManifestEntry | None, fs: FileSystem
 ) -> bytes:
@@ -45,6 +59,7 @@ def read_for_adoption(
     read. Its data is checked when the batch is made.
     """
     name = descriptor.schema_name
+    refuse_newer(descriptor, entry, directory)
     path = store_path(directory, descriptor.relative_path)
     try:
         check_target(directory, descriptor.relative_path, name, fs)

@@ -14,6 +14,7 @@ when, the database is at the old revision or at the new one, whole. What a proce
 from __future__ import annotations
 
 import logging
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
 from rtstore.errors import (
     CorruptDatabaseError,
+    NotARuntimeDirectoryError,
     RetryableError,
     RuntimeStoreError,
     StorageError,
@@ -85,12 +87,18 @@ def upgrade_directory(
     returns. A database that is current is left as it is. With `dry_run` the upgrade is tried on a
     copy, and the directory stays as it is.
 
-    Raises `UpgradeFailedError` when a revision fails (the database is as it was), `WrongTeamError`,
-    `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError`, `StorageError`,
-    `DatabaseLockedError`, and `LockTimeoutError` after `lock_timeout_s` seconds.
+    Raises `UpgradeFailedError` when a revision fails (the database is as it was),
+    `NotARuntimeDirectoryError`, `WrongTeamError`, `NewerDatabaseError`, `ForeignDatabaseError`,
+    `CorruptDatabaseError`, `StorageError`, `DatabaseLockedError`, and `LockTimeoutError` after
+    `lock_timeout_s` seconds.
     """
     directory, fs = Path(directory), fs or FileSystem()
     path = directory / DATABASE_NAME
+    if not upgrade.exists(path):
+        where = shlex.quote(str(directory))
+        raise NotARuntimeDirectoryError(
+            directory, "there is no runtime store here", f"rtstore init {where} --team NAME"
+        )
     found = upgrade.inspect_revision(path)
     if found == REVISIONS[-1]:
         return _report(directory, found)

@@ -270,3 +270,22 @@ def test_killed_anywhere() -> None:
     assert found["points"] > 60
     assert found["failures"] == 0, found["first"]
     assert control["failures"] > 0
+
+
+# --- the other way --------------------------------------------------------------------------------
+
+
+def test_an_older_runtime_never_overwrites_newer_data(directory: Path) -> None:
+    """A runtime of version 1 that comes back finds data of version 3: it may write neither over it
+    nor read-modify-write it; other stores it may."""
+    open_it(directory, 3).close()
+    before = files_picture(directory)
+    with open_it(directory, 1) as store:
+        with pytest.raises(NewerStoreFileError, match="schema version 3, this program knows 1"):
+            write(store, A, {"value": 9})
+        with pytest.raises(NewerStoreFileError):
+            store.update(A, lambda data: data, identity=IDENTITY, reason="delivery_commit")
+        assert files_picture(directory) == before
+        assert write(store, C, {"value": 9})
+    with open_it(directory, 3) as store:
+        assert store.read(A).data == {"values": [1], "count": 1}

@@ -19,6 +19,7 @@ from rtstore import (
     ForeignDatabaseError,
     LockTimeoutError,
     NewerDatabaseError,
+    NotARuntimeDirectoryError,
     OlderDatabaseError,
     RuntimeStore,
     RuntimeStoreError,
@@ -138,6 +139,13 @@ def test_an_older_database_can_be_refused(oldest: Path) -> None:
     with pytest.raises(OlderDatabaseError):
         import_directory(oldest)
     assert picture(oldest, without=SHM) == before
+
+
+def test_nothing_to_upgrade(tmp_path: Path) -> None:
+    """Where there is no store, an upgrade says how to make one, and makes nothing."""
+    with pytest.raises(NotARuntimeDirectoryError, match=r"rtstore init .*nowhere --team NAME"):
+        upgrade_directory(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_teams_database_is_not_upgraded(oldest: Path) -> None:
