@@ -178,7 +178,7 @@ def _truncated(path: Path) -> None:
 REFUSED = [
     (_unknown, NewerDatabaseError, rf"0999_from_the_future, .* up to {LATEST}.*pip install"),
     (_another_program, ForeignDatabaseError, "not a control database of rtstore.*Nothing was"),
-    (_truncated, CorruptDatabaseError, "is damaged: .*malformed.*restore the database from a"),
+    (_truncated, CorruptDatabaseError, "is damaged: .*malformed.*a back-up"),
 ]
 
 
