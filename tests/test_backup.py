@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -281,6 +283,27 @@ def test_damage_is_found(what: str, directory: Path, tmp_path: Path) -> None:
     with pytest.raises(BackupDamagedError):
         restore_backup(backup, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_noise_is_damage(directory: Path, tmp_path: Path) -> None:
+    """Whatever bytes of a record or a database are turned over, it is an error of ours, or nothing
+    that matters was hit; a restore then makes nothing."""
+    back_up(directory, tmp_path / "sound")
+    dice, refused = random.Random(5), 0
+    for number in range(80):
+        backup, new = tmp_path / f"backup-{number}", tmp_path / f"new-{number}"
+        shutil.copytree(tmp_path / "sound", backup)
+        path = backup / (DATABASE_NAME if number % 2 else RECORD_NAME)
+        content = bytearray(path.read_bytes())
+        for _ in range(dice.choice([1, 3, 20])):
+            content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        path.write_bytes(content)
+        try:
+            restore_backup(backup, new)
+        except BackupDamagedError:
+            refused += 1
+            assert not new.exists()
+    assert refused > 60
 
 
 def test_a_backup_of_a_newer_rtstore(directory: Path, tmp_path: Path) -> None:
