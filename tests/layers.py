@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.data_upgrade",
         "rtstore.directory",
         "rtstore.evidence",
+        "rtstore.examination",
         "rtstore.group",
         "rtstore.left_over",
         "rtstore.legacy",
@@ -47,8 +48,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "rtstore.arguments",
         "rtstore.descriptors",
+        "rtstore.diagnosis",
         "rtstore.draft",
         "rtstore.envelope",
+        "rtstore.facts",
         "rtstore.invariants",
         "rtstore.payloads",
         "rtstore.planning",
@@ -87,6 +90,7 @@ PURE_IMPORTS = {
 
 PURE_EXCEPTIONS = {
     ("rtstore.errors", "pathlib"): "errors carry the path that they are about; it is only shown",
+    ("rtstore.facts", "pathlib"): "facts carry the paths that they are about",
     (
         "rtstore.ids",
         "time",
@@ -111,6 +115,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "rtstore.cli",
         "rtstore.database.copying",
         "rtstore.database.engine",
+        "rtstore.database.settings",
         "rtstore.database.statements",
         "rtstore.database.upgrade",
     ),

@@ -200,7 +200,7 @@ def test_a_file_that_was_never_committed_is_taken_and_said(directory: Path) -> N
     rebuild_database(directory.with_name("twin"), identity=RunIdentity(run_id="run-2"))
     with RuntimeStore.open(directory.with_name("twin")) as store:
         assert store.read(LEASES).run_id == "run-2"
-        assert store.manifest().active_identity == RunIdentity(run_id="run-2")
+        assert store.manifest().active_identity == IDENTITY
 
 
 # --- what is refused ------------------------------------------------------------------------------

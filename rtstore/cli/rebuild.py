@@ -37,6 +37,21 @@ class RebuildDocument(Record):
     next: tuple[NextStep, ...]
 
 
+def identity_of(
+    run_id: str | None, capability_snapshot_id: str | None, behavior_fingerprint: str | None
+) -> RunIdentity | None:
+    """The run identity that the options tell. Raises `InvalidRequestError` for a part of one."""
+    if not run_id:
+        if run_id == "" or capability_snapshot_id or behavior_fingerprint:
+            raise InvalidRequestError("--run-id", "is needed: the others say more of that run")
+        return None
+    return RunIdentity(
+        run_id=run_id,
+        capability_snapshot_id=capability_snapshot_id or None,
+        behavior_fingerprint=behavior_fingerprint or None,
+    )
+
+
 def run(
     directory: Path,
     *,

@@ -14,7 +14,27 @@ from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, 
 
 def register(app: typer.Typer) -> None:
     """Add these subcommands to the command."""
+    app.command(short_help="What is wrong here, and the way out.")(doctor)
     app.command(short_help="A database beyond help: a new one from the files.")(rebuild)
+
+
+def doctor(directory: Directory, *, as_json: AsJson = False) -> None:
+    """Look at everything that can be wrong with a runtime directory, and print the way out.
+
+    Green: as it should be. Yellow: works, but look at it. Red: does not work, or will lose
+    something; the exit code is then 1. Changes nothing, works beside a writer, and on whatever is
+    left of a store.
+
+    \b
+    JSON: directory, level (green|yellow|red),
+      findings[] {check (database|stores|lock|engine|file_system|space|permissions|settings|
+        stray_files|sizes|clock), level, sentence, ways[] {command or null, why}}
+    """
+    with reporting(as_json=as_json):
+        from rtstore.cli import doctor as command
+
+        code = command.run(directory, as_json=as_json)
+    raise typer.Exit(code)
 
 
 def rebuild(
@@ -35,6 +55,14 @@ def rebuild(
             metavar="ID",
             help="The run that files belong to of which the old database does not tell it.",
         ),
+    ] = None,
+    capability_snapshot_id: Annotated[
+        str | None,
+        typer.Option("--capability-snapshot-id", metavar="ID", help="Of that run."),
+    ] = None,
+    behavior_fingerprint: Annotated[
+        str | None,
+        typer.Option("--behavior-fingerprint", metavar="TEXT", help="Of that run."),
     ] = None,
     force: Annotated[
         bool,
@@ -57,12 +85,11 @@ def rebuild(
     """
     with reporting(as_json=as_json):
         from rtstore.cli import rebuild as command
-        from rtstore.records import RunIdentity
 
         code = command.run(
             directory,
             team_name=team,
-            identity=None if run_id is None else RunIdentity(run_id=run_id),
+            identity=command.identity_of(run_id, capability_snapshot_id, behavior_fingerprint),
             force=force,
             lock_timeout_s=lock_timeout,
             as_json=as_json,

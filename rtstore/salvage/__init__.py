@@ -1,6 +1,14 @@
 """A new control database made from the store files, when the old one is beyond help."""
 
-from rtstore.salvage.making import rebuild_database
+from rtstore.salvage.broken import problem_of
+from rtstore.salvage.making import BROKEN_PREFIX, rebuild_database
 from rtstore.salvage.report import RebuildReport, RebuiltStore, StoreOutcome
 
-__all__ = ["RebuildReport", "RebuiltStore", "StoreOutcome", "rebuild_database"]
+__all__ = [
+    "BROKEN_PREFIX",
+    "RebuildReport",
+    "RebuiltStore",
+    "StoreOutcome",
+    "problem_of",
+    "rebuild_database",
+]

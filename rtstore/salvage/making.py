@@ -83,8 +83,9 @@ def rebuild_database(
         team_name: whose state it is; needed where the old database does not tell it any more.
         descriptors: the stores of this runtime. Default: those that the old database remembers, or
             the known stores of an OpenCode team.
-        identity: the run that files belong to of which the old database does not tell it. Without
-            it they belong to none, and are stale to every run that expects its own.
+        identity: the run that the files belong to of which the old database does not tell it any
+            more, and the active identity if it does not tell that. Without it they belong to none,
+            and are stale to every run that expects its own.
         force: rebuild although the database is sound, or another program's.
         clock, batch_id_factory, receipt_id_factory: sources of times and ids.
         lock_timeout_s: how long to wait for a writer, in seconds.
@@ -204,7 +205,7 @@ class _NewDatabase:
         self._receipt_id_factory = receipt_id_factory
         self._taken = [found for found in stores if found.content is not None]
         self.stores = [found.store for found in stores]
-        self.identity = identity or salvage.identity
+        self.identity = salvage.identity or identity
         self.batch_id = batch_id if self._taken else None
         self.high_watermark = (salvage.high_watermark or 0) + bool(self._taken)
 

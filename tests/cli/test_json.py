@@ -54,6 +54,7 @@ SHAPES = {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
         *("upgradedAt", "backup", "batchId", "stores"),
     },
+    "doctor": {"directory", "level", "findings"},
     "rebuild": {
         *("directory", "teamName", "problem", "keptAside", "batchId", "highWatermark"),
         *("activeIdentity", "stores", "lost", "notes", "next"),

@@ -1,0 +1,78 @@
+"""`rtstore doctor`: everything that can be wrong with a runtime directory, and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.looking import Look, check_directory, look_at
+from rtstore.cli.output import Cell, Page, page_for, print_json
+from rtstore.diagnosis import Check, Finding, Level, diagnose, worst
+from rtstore.errors import RuntimeStoreError
+from rtstore.examination import examine
+from rtstore.facts import DatabaseState, Facts, Way
+from rtstore.records import Record
+from rtstore.store import RuntimeStore
+
+_ORDER = (Level.RED, Level.YELLOW, Level.GREEN)
+_TONES = {Level.GREEN: "good", Level.YELLOW: "warn", Level.RED: "bad"}
+
+
+class DoctorReport(Record):
+    """What `rtstore doctor --json` prints."""
+
+    directory: str
+    level: Level
+    """That of the worst finding."""
+    findings: tuple[Finding, ...]
+    """The worst first."""
+
+
+def run(directory: Path, *, as_json: bool) -> ExitCode:
+    """Look at everything, judge it, and print it; changes nothing."""
+    check_directory(directory)
+    facts = examine(directory)
+    if facts.state is DatabaseState.SOUND:
+        facts = _with_plan(facts)
+    findings = tuple(sorted(diagnose(facts), key=lambda finding: _ORDER.index(finding.level)))
+    report = DoctorReport(directory=str(directory), level=worst(findings), findings=findings)
+    if as_json:
+        print_json(report)
+    else:
+        _show(page_for(), report)
+    return ExitCode.NOT_READY if report.level is Level.RED else ExitCode.READY
+
+
+def _with_plan(facts: Facts) -> Facts:
+    """The facts with what `rtstore status` says, and would have one do."""
+    try:
+        with RuntimeStore.open(facts.directory, read_only=True) as store:
+            look: Look = look_at(store)
+    except RuntimeStoreError:
+        return facts  # it was sound a moment ago: the next look says what happened
+    ways = tuple(Way(command=step.command, why=step.why) for step in look.next)
+    return facts.model_copy(update={"verdict": str(look.verdict), "next": ways})
+
+
+def _show(page: Page, report: DoctorReport) -> None:
+    counts = [sum(finding.level is level for finding in report.findings) for level in _ORDER]
+    told = ", ".join(
+        f"{number} {level}" for number, level in zip(counts, _ORDER, strict=True) if number
+    )
+    page.facts(
+        [
+            ("Runtime directory", report.directory),
+            ("Diagnosis", Cell(told, _TONES[report.level])),
+        ]
+    )
+    page.gap()
+    width = max(len(check) for check in Check)
+    for finding in report.findings:
+        page.line(
+            Cell(f"{finding.level:<6}", _TONES[finding.level]),
+            f"  {finding.check.replace('_', ' '):<{width}}  {finding.sentence}",
+        )
+        for way in finding.ways:
+            if way.command:
+                page.line(Cell(way.command, "title"), indent=width + 10)
+            page.line(way.why, indent=width + (14 if way.command else 10))

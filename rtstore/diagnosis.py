@@ -1,0 +1,409 @@
+"""What is wrong with a runtime directory, and which way leads out: pure, from gathered facts.
+
+Every check gives a finding: green (as it should be), yellow (works, but look at it) or red (does
+not work, or will lose something), each with a sentence, and with commands where one helps.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from datetime import timedelta
+from enum import StrEnum
+
+from rtstore.facts import DatabaseState, Facts, Way
+from rtstore.records import Record
+from rtstore.times import format_time
+
+WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
+"""The first and the last version of SQLite with the WAL-reset bug, but for the back-ports: fixed in
+3.51.3 (2026-03-13), back-ported to 3.44.6 and 3.50.7 (sqlite.org/wal.html#walresetbug,
+sqlite.org/releaselog/3_51_3.html). When two connections write or checkpoint a WAL database at the
+same moment, and the timing is bad, a later checkpoint skips pages: the database is corrupt.
+
+The writer lock covers it: every write and every checkpoint of ours (one that a commit runs, and the
+one of the last connection to close) happens while this process alone holds the lock. What it cannot
+cover is a program that does not take it, such as a sqlite3 shell that writes."""
+WAL_RESET_BACKPORTS = ((3, 44, 6), (3, 50, 7))
+
+NETWORK = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.ceph", "fuse.glusterfs",
+        "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb2", "smb3",
+        "smbfs",
+    }
+)  # fmt: skip
+VIRTUAL = frozenset({"drvfs", "prl_fs", "vboxsf", "virtiofs", "vmhgfs"})
+IN_MEMORY = frozenset({"ramfs", "tmpfs"})
+
+LONG_HOLD = timedelta(seconds=60)
+CLOCK_TOLERANCE = timedelta(seconds=2)
+SPARE_BYTES = 16 << 20
+"""Less free space than this, beside what the files here take, is worth a word."""
+LARGE_WAL = 64 << 20
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    GREEN = "green"
+    YELLOW = "yellow"
+    RED = "red"
+
+
+class Check(StrEnum):
+    """What was looked at."""
+
+    DATABASE = "database"
+    STORES = "stores"
+    LOCK = "lock"
+    ENGINE = "engine"
+    FILE_SYSTEM = "file_system"
+    SPACE = "space"
+    PERMISSIONS = "permissions"
+    SETTINGS = "settings"
+    STRAY_FILES = "stray_files"
+    SIZES = "sizes"
+    CLOCK = "clock"
+
+
+class Finding(Record):
+    """What one check found."""
+
+    check: Check
+    level: Level
+    sentence: str
+    ways: tuple[Way, ...] = ()
+
+
+def diagnose(facts: Facts) -> tuple[Finding, ...]:
+    """Every finding, in the order of the checks."""
+    checks = (
+        _database, _stores, _lock, _engine, _file_system, _space, _permissions, _settings,
+        _stray_files, _sizes, _clock,
+    )  # fmt: skip
+    return tuple(finding for check in checks for finding in check(facts))
+
+
+def worst(findings: tuple[Finding, ...]) -> Level:
+    """The level of the whole: that of the worst finding."""
+    order = (Level.GREEN, Level.YELLOW, Level.RED)
+    return max((finding.level for finding in findings), key=order.index, default=Level.GREEN)
+
+
+def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
+    """Whether a version of SQLite has the WAL-reset bug."""
+    first, last = WAL_RESET_BUG
+    patched = any(version[:2] == fixed[:2] and version >= fixed for fixed in WAL_RESET_BACKPORTS)
+    return first <= version <= last and not patched
+
+
+def parse_since(holder: str) -> str | None:
+    """The time in what a holder of the writer lock wrote of itself, or None."""
+    found = re.search(r"since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)", holder)
+    return found[1] if found else None
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def _database(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.DATABASE)
+    match facts.state:
+        case DatabaseState.SOUND:
+            yield say.green("it is at this rtstore's revision, and every page of it is sound")
+        case DatabaseState.OLDER:
+            yield say.yellow(
+                f"it is older than this rtstore ({facts.problem}); opening the store upgrades it",
+                Way(
+                    command=_run("upgrade", facts),
+                    why="backs it up and upgrades it, whole or not at all",
+                ),
+            )
+        case DatabaseState.NEWER:
+            yield say.red(
+                f"a newer rtstore made it ({facts.problem}); this one does not touch it",
+                Way(command="pip install --upgrade rtstore", why="gets the newer program"),
+            )
+        case DatabaseState.LOCKED:
+            yield say.red(f"another program has locked it: {facts.problem}")
+        case DatabaseState.UNREADABLE:
+            yield say.red(f"it cannot be read: {facts.problem}", _open_up(facts))
+        case _:
+            yield _without(facts, say)
+
+
+def _without(facts: Facts, say: _Sayer) -> Finding:
+    """Where there is no database that could be used."""
+    match facts.state:
+        case DatabaseState.LEGACY:
+            return say.red(
+                "there is none yet: this is a directory of the file-only ancestor",
+                Way(command=_run("import", facts), why="takes it over; its files stay as they are"),
+            )
+        case DatabaseState.ABSENT if not facts.has_store_files:
+            return say.red(
+                "there is no runtime store here: neither a database nor store files",
+                Way(
+                    command=_run("init", facts, "--team", facts.team_in_files or "NAME"),
+                    why="makes one",
+                ),
+            )
+        case DatabaseState.ABSENT:
+            return say.red("it is gone, but the store files are there", *_ways_out(facts))
+        case DatabaseState.REBUILD_INTERRUPTED:
+            return say.red("a rebuild was interrupted", _rebuild(facts))
+        case DatabaseState.FOREIGN:
+            return say.red(
+                f"what has its name is not a control database of rtstore: {facts.problem}",
+                _rebuild(facts, "--force"),
+            )
+        case _:
+            return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
+
+
+def _ways_out(facts: Facts) -> Iterator[Way]:
+    """A back-up has the history, the files have the newest state: both are offered."""
+    if facts.backup is not None:
+        restored = f"{facts.directory}-restored"
+        yield Way(
+            command=f"rtstore restore {shlex.quote(str(facts.backup))} {shlex.quote(restored)}",
+            why="makes a new directory of the newest sound back-up, with its history; what was "
+            "written since is not in it",
+        )
+    if facts.has_store_files:
+        yield _rebuild(facts)
+
+
+def _rebuild(facts: Facts, *options: str) -> Way:
+    known = {
+        "--team": facts.team_in_files,
+        "--run-id": facts.run_in_files,
+        "--capability-snapshot-id": facts.capability_snapshot_in_files,
+    }
+    told = [word for option, value in known.items() if value for word in (option, value)]
+    named = "; whose and of which run they are is what the launch state says" if told else ""
+    return Way(
+        command=_run("rebuild", facts, *told, *options),
+        why="makes a new database from the store files as they are now, and keeps the old one "
+        f"aside; history and receipts are lost{named}",
+    )
+
+
+def _stores(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.STORES)
+    if facts.verdict is None:
+        return
+    if facts.verdict == "ready":
+        yield say.green("every store file is what is committed: ready")
+        return
+    sentence = f"not everything is as committed: {facts.verdict}"
+    level = Level.YELLOW if facts.verdict == "degraded" else Level.RED
+    yield Finding(check=Check.STORES, level=level, sentence=sentence, ways=facts.next)
+
+
+def _lock(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.LOCK)
+    writer = facts.sql_writer
+    if facts.lock_holder is not None:
+        age = None if facts.lock_since is None else facts.now - facts.lock_since
+        if age is not None and age > LONG_HOLD:
+            pid = re.search(r"process (\d+)", facts.lock_holder)
+            ways = () if pid is None else (_end(int(pid[1])),)
+            yield say.yellow(
+                f"a writer holds the writer lock for {int(age.total_seconds())} s: "
+                f"{facts.lock_holder}. Others wait for it",
+                *ways,
+            )
+        else:
+            yield say.green(f"a writer is at work: {facts.lock_holder}")
+    elif writer is not None:
+        since = "" if writer.since is None else f", running since {format_time(writer.since)}"
+        yield say.red(
+            f"process {writer.pid} ({writer.command}{since}) has a write transaction open on the "
+            "database, without the writer lock: every write waits for it, and fails",
+            _end(writer.pid),
+        )
+    else:
+        open_in = ", ".join(f"{item.pid} ({item.command})" for item in facts.readers)
+        yield say.green(f"free; the database is open in process {open_in}" if open_in else "free")
+
+
+def _end(pid: int) -> Way:
+    return Way(
+        command=f"kill {pid}",
+        why="ends it, if it cannot be asked to finish; what it had not committed is rolled back",
+    )
+
+
+# --- what it stands on ----------------------------------------------------------------------------
+
+
+def _engine(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.ENGINE)
+    version = ".".join(map(str, facts.engine))
+    if not has_wal_reset_bug(facts.engine):
+        yield say.green(f"SQLite {version} does not have the WAL-reset bug")
+        return
+    yield say.yellow(
+        f"SQLite {version} has the WAL-reset bug (3.7.0 to 3.51.2): two connections that write or "
+        "checkpoint at the same moment can corrupt a database. rtstore is safe from it, as it does "
+        "both under its writer lock only; other programs should open the database read-only",
+        Way(
+            command=f"sqlite3 -readonly {shlex.quote(str(facts.directory))}/runtime-store.sqlite3",
+            why="looks without writing",
+        ),
+    )
+
+
+def _file_system(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.FILE_SYSTEM)
+    kind, away = facts.file_system, Way(
+        command=f"rtstore backup {shlex.quote(str(facts.directory))} /a/local/directory",
+        why="copies everything into a directory that opens as a ready store",
+    )  # fmt: skip
+    if kind is None:
+        yield say.green("its kind cannot be told here")
+    elif kind in NETWORK:
+        yield say.red(
+            f"{kind} is a network file system: SQLite's WAL needs shared memory and locks that it "
+            "does not give between machines",
+            away,
+        )
+    elif kind in VIRTUAL or kind.startswith("fuse."):
+        yield say.yellow(f"{kind} is a virtual file system; its locks may not be real", away)
+    elif kind in IN_MEMORY:
+        yield say.yellow(f"{kind} is in memory: nothing here survives a restart", away)
+    else:
+        yield say.green(f"{kind}, local")
+
+
+def _space(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.SPACE)
+    if facts.free_bytes is None:
+        return
+    needed = sum(facts.sizes.values())
+    look = Way(command=f"df -h {shlex.quote(str(facts.directory))}", why="shows what is full")
+    free = f"{facts.free_bytes >> 10:,} KiB free"
+    if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
+        yield say.red(f"the disk is full: {free}. Batches fail, and are undone", look)
+    elif facts.free_bytes < needed + SPARE_BYTES:
+        yield say.yellow(f"{free}: too little for a back-up or an upgrade", look)
+    else:
+        yield say.green(free)
+
+
+def _permissions(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.PERMISSIONS)
+    if facts.unreadable:
+        yield say.red(f"not readable: {', '.join(facts.unreadable)}", _open_up(facts))
+    if facts.is_read_only:
+        yield say.yellow("the file system is mounted read-only: looking works, writing does not")
+    elif not facts.may_write:
+        yield say.red("this user may not write here", _open_up(facts))
+    if facts.loose_modes:
+        yield say.yellow(
+            f"open to other users: {', '.join(facts.loose_modes)}; it may be meant",
+            Way(
+                command=f"chmod -R go-rwx {shlex.quote(str(facts.directory))}",
+                why="closes it to everybody but its owner",
+            ),
+        )
+    if not (facts.unreadable or facts.is_read_only or facts.loose_modes) and facts.may_write:
+        yield say.green("for its owner alone, who may read and write")
+
+
+def _open_up(facts: Facts) -> Way:
+    return Way(
+        command=f"chmod -R u+rwX {shlex.quote(str(facts.directory))}",
+        why="gives its owner what is missing (as its owner, or root)",
+    )
+
+
+def _settings(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.SETTINGS)
+    if not facts.settings:
+        return
+    told = ", ".join(f"{name} {'?' if value is None else value}" for name, value in
+                     facts.settings.items())  # fmt: skip
+    if facts.settings.get("journal_mode") not in (None, "wal"):
+        yield say.yellow(
+            f"{told}: another program took it out of WAL mode",
+            Way(command=_run("recover", facts), why="opens it for writing, which sets it again"),
+        )
+    else:
+        yield say.green(told)
+
+
+# --- what lies about ------------------------------------------------------------------------------
+
+
+def _stray_files(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.STRAY_FILES)
+    if facts.stray_files and facts.lock_holder is None:
+        yield say.yellow(
+            f"left by a process that died: {', '.join(facts.stray_files)}",
+            Way(command=_run("recover", facts), why="removes them"),
+        )
+    elif facts.unknown_files:
+        names = ", ".join(facts.unknown_files)
+        yield say.yellow(f"not of any store that this directory knows: {names}")
+    else:
+        yield say.green("none")
+
+
+def _sizes(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.SIZES)
+    told = ", ".join(f"{name} {size >> 10:,} KiB" for name, size in facts.sizes.items())
+    if facts.sizes.get("WAL", 0) > LARGE_WAL:
+        who = ", ".join(str(item.pid) for item in facts.readers) or "unknown"
+        yield say.yellow(
+            f"{told}: the WAL grows while a reader keeps an old transaction open (open in: {who})"
+        )
+    elif told:
+        yield say.green(told)
+
+
+def _clock(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.CLOCK)
+    newest = facts.newest_batch_at
+    ahead = newest is not None and newest > facts.now + CLOCK_TOLERANCE
+    look = Way(command="date -u", why="shows this machine's clock")
+    if ahead and newest is not None:
+        yield say.yellow(
+            f"the newest batch was written {_seconds(newest - facts.now)} s in the future "
+            f"({format_time(newest)}): a clock was wrong, then or now",
+            look,
+        )
+    if facts.future_files:
+        yield say.yellow(f"files with a time in the future: {', '.join(facts.future_files)}", look)
+    if not ahead and not facts.future_files:
+        yield say.green("nothing here is from the future")
+
+
+def _seconds(span: timedelta) -> int:
+    return int(span.total_seconds())
+
+
+def _run(command: str, facts: Facts, *options: str) -> str:
+    return shlex.join(["rtstore", command, str(facts.directory), *options])
+
+
+class _Sayer:
+    """Makes the findings of one check."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    def green(self, sentence: str) -> Finding:
+        """All is as it should be."""
+        return Finding(check=self._check, level=Level.GREEN, sentence=sentence)
+
+    def yellow(self, sentence: str, *ways: Way) -> Finding:
+        """It works, but somebody should look at it."""
+        return Finding(check=self._check, level=Level.YELLOW, sentence=sentence, ways=ways)
+
+    def red(self, sentence: str, *ways: Way) -> Finding:
+        """It does not work, or will lose something."""
+        return Finding(check=self._check, level=Level.RED, sentence=sentence, ways=ways)

@@ -1,0 +1,320 @@
+"""Gathers the facts about a runtime directory, whatever state it is in.
+
+Reads only: nothing is created, changed or locked, beside a writer and on a read-only file system
+alike. A fact that cannot be had is left out; the one that matters then says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from rtstore import legacy
+from rtstore.backups import verify_backup
+from rtstore.backups.record import RECORD_NAME, read_record
+from rtstore.database import manifest, upgrade
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.database.schema import REVISIONS
+from rtstore.database.settings import engine_version, settings
+from rtstore.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
+from rtstore.diagnosis import parse_since
+from rtstore.errors import (
+    CorruptDatabaseError,
+    DatabaseLockedError,
+    ForeignDatabaseError,
+    NewerDatabaseError,
+    RuntimeStoreError,
+    StorageError,
+)
+from rtstore.facts import DatabaseState, Facts
+from rtstore.files import durable, processes
+from rtstore.files.paths import store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.system import FileSystem
+from rtstore.lock import LOCK_NAME, WriterLock
+from rtstore.salvage import BROKEN_PREFIX, problem_of
+from rtstore.times import parse_time, utc_now
+from rtstore.upgrading import backups_in
+
+Result = TypeVar("Result")
+
+_NEIGHBOURS = 1_000
+"""How many names beside the runtime directory are looked at for back-ups of it."""
+_OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
+
+
+def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
+    """Everything that `diagnose` wants to know, but for what the plan says (`verdict`, `next`).
+
+    Raises OSError when the directory itself cannot be listed.
+    """
+    fs = FileSystem()
+    names = fs.list_directory(directory)
+    path = directory / DATABASE_NAME
+    moment = now()
+    state, problem = _state(directory)
+    descriptors = _descriptors(path) if state in _READABLE else KNOWN_DESCRIPTORS
+    files = [store_path(directory, item.relative_path) for item in descriptors]
+    there = [file for file in files if _lstat(file) is not None]
+    helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
+    launch = _launch_state(directory, fs)
+    team = launch.get("teamName")
+    lock = WriterLock(directory)
+    holder = (lock.holder() or "an unknown process") if lock.is_held() else None
+    since = None if holder is None else parse_since(holder)
+    space = _space(directory)
+    return Facts(
+        directory=directory,
+        now=moment,
+        state=state,
+        problem=problem,
+        has_store_files=bool(there),
+        team_in_files=team,
+        run_in_files=launch.get("runId"),
+        capability_snapshot_in_files=launch.get("capabilitySnapshotId"),
+        backup=_backup(directory, team, fs) if helps else None,
+        lock_holder=holder,
+        lock_since=None if since is None else parse_time(since),
+        sql_writer=processes.sql_writer(path),
+        readers=processes.connected(path),
+        engine=engine_version(),
+        file_system=_file_system(directory),
+        is_read_only=bool(space and space.f_flag & os.ST_RDONLY),
+        free_bytes=None if space is None else space.f_bavail * space.f_frsize,
+        may_write=all(os.access(item, os.W_OK) for item in (directory, path) if item.exists()),
+        loose_modes=tuple(_loose(directory, (directory, path, *there))),
+        unreadable=tuple(
+            file.name for file in (path, *there) if file.exists() and not os.access(file, os.R_OK)
+        ),
+        settings=(_read(path, settings) or {}) if state in _READABLE else {},
+        stray_files=tuple(_strays(directory, names, there)),
+        unknown_files=tuple(_unknown(names, descriptors)),
+        sizes=_sizes(directory, there),
+        newest_batch_at=_newest_batch(path) if state in _READABLE else None,
+        future_files=tuple(_from_the_future(there, moment)),
+    )
+
+
+_READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)
+
+
+def _state(directory: Path) -> tuple[DatabaseState, str | None]:
+    path = directory / DATABASE_NAME
+    try:
+        there = _lstat(path) is not None
+        if not there and _lstat(upgrade.rebuilt_path(path)) is not None:
+            return DatabaseState.REBUILD_INTERRUPTED, None
+        if not there and legacy.is_legacy_directory(directory):
+            return DatabaseState.LEGACY, None
+        problem = problem_of(path)
+        if problem is None:
+            return _state_of_revision(upgrade.inspect_revision(path))
+    except RuntimeStoreError as error:
+        return _state_of_error(error)
+    absent = not there and not _something_beside(path)
+    return (DatabaseState.ABSENT if absent else DatabaseState.DAMAGED), problem
+
+
+def _state_of_revision(revision: str) -> tuple[DatabaseState, str | None]:
+    if revision == REVISIONS[-1]:
+        return DatabaseState.SOUND, None
+    return DatabaseState.OLDER, f"revision {revision}; this one is at {REVISIONS[-1]}"
+
+
+def _state_of_error(error: RuntimeStoreError) -> tuple[DatabaseState, str | None]:
+    match error:
+        case NewerDatabaseError():
+            known = f"revision {error.found_revision}; known up to {error.supported_revision}"
+            return DatabaseState.NEWER, known
+        case ForeignDatabaseError():
+            return DatabaseState.FOREIGN, error.problem
+        case CorruptDatabaseError():
+            return DatabaseState.DAMAGED, error.problem
+        case DatabaseLockedError():
+            return DatabaseState.LOCKED, error.cause
+        case StorageError():
+            return DatabaseState.UNREADABLE, f"{error.problem} ({error.cause})"
+        case _:
+            return DatabaseState.UNREADABLE, str(error)
+
+
+def _something_beside(path: Path) -> bool:
+    """Whether only what belongs beside a database is there."""
+    return any(
+        _lstat(path.with_name(path.name + suffix)) is not None for suffix in ("-wal", "-journal")
+    )
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def _read(path: Path, query: Callable[[Connection], Result]) -> Result | None:
+    """A query to a database that was found readable a moment ago; None when it no longer is."""
+    database = Database(path, read_only=True)
+    try:
+        return database.read(query)
+    except (RuntimeStoreError, ValueError):
+        return None
+    finally:
+        database.close()
+
+
+def _descriptors(path: Path) -> Sequence[Descriptor]:
+    return _read(path, manifest.load_descriptors) or KNOWN_DESCRIPTORS
+
+
+def _newest_batch(path: Path) -> datetime | None:
+    def query(connection: Connection) -> str | None:
+        row = connection.exec_driver_sql("SELECT max(started_at) FROM write_batches").fetchone()
+        return None if row is None else row[0]
+
+    found = _read(path, query)
+    return None if found is None else parse_time(found)
+
+
+def _backup(directory: Path, team: str | None, fs: FileSystem) -> Path | None:
+    """The newest back-up of this directory that is sound: those of upgrades in it, and those of
+    the same team beside it."""
+    candidates = [(_mtime(path), path) for path in backups_in(directory, fs)]
+    beside: list[str] = []
+    with suppress(OSError):
+        beside = fs.list_directory(directory.absolute().parent)[:_NEIGHBOURS]
+    for name in beside:
+        path = directory.parent / name
+        with suppress(RuntimeStoreError, OSError):
+            if _lstat(path / RECORD_NAME) is not None and read_record(path, fs).team_name == team:
+                candidates.append((_mtime(path / RECORD_NAME), path))
+    for _, path in sorted(candidates, reverse=True):
+        with suppress(RuntimeStoreError, OSError):
+            verify_backup(path)
+            return path
+    return None
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def _launch_state(directory: Path, fs: FileSystem) -> dict[str, str]:
+    """What the launch state says in plain text, if it can be read at all."""
+    (launch,) = (item for item in KNOWN_DESCRIPTORS if item.schema_name == LAUNCH_STATE)
+    try:
+        document = json.loads(fs.read(store_path(directory, launch.relative_path))[0])
+        data = document["data"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {
+        name: value
+        for name, value in data
+        if isinstance(value, str) and value.strip() and value.isprintable()
+    }
+
+
+def _strays(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
+    folders = {directory, *(file.parent for file in files)}
+    for folder in sorted(folders):
+        with suppress(OSError):
+            for name in sorted(os.listdir(folder)):
+                if durable.is_temporary(name):
+                    yield str((folder / name).relative_to(directory))
+    yield from (name for name in sorted(names) if name.startswith(".runtime-store."))
+
+
+def _unknown(names: Sequence[str], descriptors: Sequence[Descriptor]) -> Iterator[str]:
+    known = {item.relative_path.split("/")[0] for item in descriptors}
+    known |= {QUARANTINE_DIRECTORY, LOCK_NAME, DATABASE_NAME, RECORD_NAME}
+    for name in sorted(names):
+        own = name.startswith(_OWN_PREFIXES) or durable.is_temporary(name)
+        if name not in known and not own and name.endswith(".json"):
+            yield name
+
+
+def _sizes(directory: Path, files: Sequence[Path]) -> dict[str, int]:
+    path = directory / DATABASE_NAME
+    found = {
+        "store files": sum(map(_size, files)),
+        "database": _size(path),
+        "WAL": _size(path.with_name(path.name + "-wal")),
+        "quarantine": _size_below(directory / QUARANTINE_DIRECTORY),
+        "back-ups of upgrades": sum(
+            _size(item) for item in directory.glob("runtime-store.backup-*.sqlite3")
+        ),
+        "databases set aside": sum(
+            _size_below(item) for item in directory.glob(f"{BROKEN_PREFIX}*")
+        ),
+    }
+    return {name: size for name, size in found.items() if size}
+
+
+def _from_the_future(files: Sequence[Path], now: datetime) -> Iterator[str]:
+    for file in files:
+        if _mtime(file) > now.timestamp() + 2:
+            yield file.name
+
+
+def _loose(directory: Path, paths: Sequence[Path]) -> Iterator[str]:
+    for path in paths:
+        found = _lstat(path)
+        if found is not None and stat.S_IMODE(found.st_mode) & 0o077:
+            name = "the directory" if path == directory else path.name
+            yield f"{name} ({stat.S_IMODE(found.st_mode):03o})"
+
+
+# --- what it stands on ----------------------------------------------------------------------------
+
+
+def _space(directory: Path) -> os.statvfs_result | None:
+    try:
+        return os.statvfs(directory)
+    except (AttributeError, OSError):
+        return None
+
+
+def _file_system(directory: Path) -> str | None:
+    """The kind of the file system that a directory is on, as Linux tells it, or None."""
+    best: tuple[int, str] | None = None
+    try:
+        real = directory.resolve()
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mounted = Path(before.split()[4].replace("\\040", " "))
+        if real.is_relative_to(mounted) and (best is None or len(mounted.parts) >= best[0]):
+            best = len(mounted.parts), after.split()[0]
+    return None if best is None else best[1]
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StorageError(path, "it cannot be looked at", str(error)) from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size_below(folder: Path) -> int:
+    return sum(_size(Path(root) / name) for root, _, names in os.walk(folder) for name in names)

@@ -1,0 +1,86 @@
+"""What is known of a runtime directory before it is judged. See `rtstore.diagnosis`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field
+
+from rtstore.records import Record
+from rtstore.times import Timestamp
+
+
+class Way(Record):
+    """A way out: a command to type, and what it does. None: it is for the runtime."""
+
+    command: str | None
+    why: str
+
+
+class DatabaseState(StrEnum):
+    """What there is under the name of the control database."""
+
+    SOUND = "sound"
+    OLDER = "older"
+    NEWER = "newer"
+    FOREIGN = "foreign"
+    DAMAGED = "damaged"
+    ABSENT = "absent"
+    LEGACY = "legacy"
+    """None, but the control files of the file-only ancestor."""
+    REBUILD_INTERRUPTED = "rebuild_interrupted"
+    LOCKED = "locked"
+    UNREADABLE = "unreadable"
+
+
+class Process(Record):
+    """A process that has something to do with the database."""
+
+    pid: int
+    command: str
+    since: Timestamp | None = None
+
+
+class Facts(Record):
+    """A runtime directory as it was found. Sizes are in bytes."""
+
+    directory: Path
+    now: Timestamp
+    state: DatabaseState
+    problem: str | None = None
+    has_store_files: bool = False
+    team_in_files: str | None = None
+    """The team that the launch state names; so with the next two."""
+    run_in_files: str | None = None
+    capability_snapshot_in_files: str | None = None
+    backup: Path | None = None
+    """The newest back-up, verified; looked for only where one would help."""
+    backups_spoiled: int = 0
+    lock_holder: str | None = None
+    """What the holder of the writer lock wrote; None when the lock is free."""
+    lock_since: Timestamp | None = None
+    sql_writer: Process | None = None
+    """Who has a write transaction open on the database."""
+    readers: tuple[Process, ...] = ()
+    """Who has the database open."""
+    engine: tuple[int, int, int] = (3, 51, 3)
+    file_system: str | None = None
+    is_read_only: bool = False
+    free_bytes: int | None = None
+    may_write: bool = True
+    loose_modes: tuple[str, ...] = ()
+    """What others may read or write, each with its mode."""
+    unreadable: tuple[str, ...] = ()
+    settings: dict[str, str | int | None] = Field(default_factory=dict)
+    """Pragmas of the database file as they are; None: not looked at."""
+    stray_files: tuple[str, ...] = ()
+    unknown_files: tuple[str, ...] = ()
+    sizes: dict[str, int] = Field(default_factory=dict)
+    newest_batch_at: Timestamp | None = None
+    future_files: tuple[str, ...] = ()
+    """Store files with a time of modification that has not come yet."""
+    verdict: str | None = None
+    """What `rtstore status` says; None where it cannot look."""
+    next: tuple[Way, ...] = ()
+    """What `rtstore status` would have one run."""

@@ -1,0 +1,195 @@
+"""`rtstore doctor`: each kind of trouble found, told apart, and fixed by what it prints."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rtstore import DATABASE_NAME, WriterLock
+from rtstore.cli.exits import ExitCode
+from rtstore.database.schema import REVISIONS
+from tests.cli.commands import crashed_team, ready_team, run, run_process
+from tests.cli.test_bad_input import _without_privileges
+from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
+from tests.cli.troubles import TROUBLES, Trouble, findings, go_through
+from tests.support import child, hear, picture
+from tests.upgrade.freeze import unpack
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_the_fix_that_is_printed_helps(tmp_path: Path, trouble: Trouble) -> None:
+    """The doctor finds it, says so in its colour, and prints a command; after that command, status
+    says ready, and the doctor finds nothing of the kind."""
+    told, directory = go_through(trouble, tmp_path)
+    doctor, _, fix, status = told
+    assert doctor.result.code == (
+        ExitCode.NOT_READY if trouble.level == "red" else ExitCode.READY
+    ), doctor.result
+    (line,) = [line for line in doctor.result.out.splitlines() if trouble.says in line]
+    assert line.split()[0] == trouble.level
+    assert fix.command.startswith(trouble.fix)
+    assert fix.command in doctor.result.out
+    assert fix.result.code == ExitCode.READY, fix.result
+    assert status.result.code == ExitCode.READY, status.result
+    assert "ready" in status.result.row("Readiness", "ready")
+    fixed = directory.with_name(directory.name + trouble.fixed_at)
+    assert {finding["level"] for finding in findings(fixed, trouble.check)} == {"green"}
+
+
+def test_a_ready_team(tmp_path: Path) -> None:
+    """Nothing is red; whatever is not green comes from the machine, not from the directory."""
+    directory = ready_team(tmp_path)
+    result = run("doctor", directory)
+    assert (result.code, result.err) == (ExitCode.READY, "")
+    report = run("doctor", directory, "--json").json()
+    levels = {finding["check"]: finding["level"] for finding in report["findings"]}
+    assert levels.keys() == {
+        *("database", "stores", "lock", "engine", "file_system", "space", "permissions"),
+        *("settings", "stray_files", "sizes", "clock"),
+    }
+    machine = {"engine", "file_system", "space"}
+    assert {levels[check] for check in levels.keys() - machine} == {"green"}
+    (settings,) = findings(directory, "settings")
+    assert "journal_mode wal" in str(settings["sentence"])
+
+
+# --- only looking ---------------------------------------------------------------------------------
+
+
+def test_it_changes_nothing(tmp_path: Path) -> None:
+    """On a sound directory, a crashed one and a broken one: the same names, bytes, modes, times."""
+    broken = crashed_team(tmp_path)
+    shutil.copytree(broken, tmp_path / "worse")
+    (tmp_path / "worse" / DATABASE_NAME).write_bytes(b"noise" * 1000)
+    for directory in (ready_team(tmp_path), broken, tmp_path / "worse"):
+        before = picture(directory)
+        run("doctor", directory)
+        run("doctor", directory, "--json")
+        assert picture(directory) == before
+
+
+def test_where_nothing_may_be_written(tmp_path: Path) -> None:
+    """Without any permission to write it looks as ever, and says that writing would not work."""
+    directory = ready_team(tmp_path)
+    paths = [directory, *directory.iterdir()]
+    for path in paths:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    before = picture(directory)
+    try:
+        result = run_process("doctor", directory, before=_without_privileges())
+        assert (result.code, result.err) == (ExitCode.NOT_READY, "")
+        assert "this user may not write here" in result.out
+        assert f"chmod -R u+rwX {directory}" in result.out
+        assert "every store file is what is committed: ready" in result.out
+        assert picture(directory) == before
+    finally:
+        for path in paths:
+            path.chmod(0o700)
+
+
+def test_where_nothing_may_be_read(tmp_path: Path) -> None:
+    """A database that may not be read is forbidden, not damaged."""
+    directory = ready_team(tmp_path)
+    path = directory / DATABASE_NAME
+    path.chmod(0)
+    try:
+        result = run_process("doctor", directory, before=_without_privileges())
+        assert result.code == ExitCode.NOT_READY
+        assert "it cannot be read" in result.out
+        assert "damaged" not in result.out
+    finally:
+        path.chmod(0o600)
+
+
+def test_beside_a_living_writer(tmp_path: Path) -> None:
+    """While another process writes batch after batch, every look finds a sound, ready team."""
+    directory = ready_team(tmp_path)
+    with child(WRITE_WITHOUT_PAUSE, directory) as writer:
+        assert hear(writer) == "writing"
+        for _ in range(5):
+            result = run("doctor", directory)
+            assert (result.code, result.err) == (ExitCode.READY, ""), result.out
+        assert writer.poll() is None
+    (lock,) = findings(directory, "lock")
+    assert lock["level"] == "green"
+
+
+def test_a_writer_that_holds_the_lock(tmp_path: Path) -> None:
+    """Who, and since when."""
+    directory = ready_team(tmp_path)
+    with WriterLock(directory).hold():
+        (lock,) = findings(directory, "lock")
+    assert lock["level"] == "green"
+    assert "a writer is at work: process " in str(lock["sentence"])
+    assert " since 20" in str(lock["sentence"])
+
+
+# --- other states ---------------------------------------------------------------------------------
+
+
+def test_a_newer_database(tmp_path: Path) -> None:
+    """Both revisions, and what to install."""
+    directory = ready_team(tmp_path)
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = '0099_later'")
+        raw.execute("PRAGMA user_version = 99")
+    result = run("doctor", directory)
+    assert result.code == ExitCode.NOT_READY
+    assert "0099_later; known up to 00" in result.out
+    assert "pip install --upgrade rtstore" in result.out
+
+
+def test_places_without_a_store(tmp_path: Path) -> None:
+    """A directory with nothing in it, one of the ancestor, and one that is not there."""
+    result = run("doctor", tmp_path)
+    assert result.code == ExitCode.NOT_READY
+    assert f"rtstore init {tmp_path} --team NAME" in result.out
+    (tmp_path / "opencode-runtime-manifest.json").write_text("{}")
+    assert f"rtstore import {tmp_path}" in run("doctor", tmp_path).out
+    assert run("doctor", tmp_path / "missing").code == ExitCode.WRONG_CALL
+
+
+def test_an_older_database(tmp_path: Path) -> None:
+    """Its upgrade is printed, and helps."""
+    directory = unpack(REVISIONS[0], tmp_path)
+    (database,) = findings(directory, "database")
+    assert (database["level"], REVISIONS[0] in str(database["sentence"])) == ("yellow", True)
+    assert f"rtstore upgrade {directory}" in str(database["ways"])
+    assert run("upgrade", directory).code == ExitCode.READY
+    (database,) = findings(directory, "database")
+    assert database["level"] == "green"
+
+
+def test_a_batch_from_the_future(tmp_path: Path) -> None:
+    """A clock that was wrong shows in the times of batches and files."""
+    directory = ready_team(tmp_path)
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        raw.execute("UPDATE write_batches SET started_at = '2099-01-01T00:00:00.000Z'")
+    (clock,) = findings(directory, "clock")
+    assert (clock["level"], "2099-01-01" in str(clock["sentence"])) == ("yellow", True)
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A file system with nothing left is said to be full, and what it is."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    try:
+        directory = ready_team(tmp_path)
+        with (tmp_path / "filler").open("wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(b"\0" * 4096)
+            except OSError:
+                pass
+        result = run("doctor", directory)
+        assert result.code == ExitCode.NOT_READY
+        assert "the disk is full: 0 KiB free" in result.out
+        assert "tmpfs is in memory" in result.out
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
