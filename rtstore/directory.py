@@ -114,9 +114,12 @@ def report_loose_modes(directory: Path) -> None:
 
 
 def how_to_make(directory: Path, team_name: str | None) -> str:
-    """The command that makes a store in a directory, or takes over what is in it."""
+    """The command that makes a store in a directory, or takes over what is in it. Store files whose
+    database is gone want a look first: a new store would know none of them."""
     if legacy.is_legacy_directory(directory):
         return f"rtstore import {shlex.quote(str(directory))}"
+    if any((directory / item.relative_path).exists() for item in KNOWN_DESCRIPTORS):
+        return f"rtstore doctor {shlex.quote(str(directory))}"
     return f"rtstore init {shlex.quote(str(directory))} --team {shlex.quote(team_name or 'NAME')}"
 
 

@@ -154,6 +154,19 @@ def test_places_without_a_store(tmp_path: Path) -> None:
     assert run("doctor", tmp_path / "missing").code == ExitCode.WRONG_CALL
 
 
+def test_status_sends_to_the_doctor(tmp_path: Path) -> None:
+    """Where the database is gone but the store files are there, or it is damaged, `status` says to
+    ask the doctor, and not to make a store that would know none of them."""
+    directory = ready_team(tmp_path)
+    path = directory / DATABASE_NAME
+    path.write_bytes(b"")
+    assert f"rtstore doctor {directory}" in run("status", directory).err
+    path.unlink()
+    result = run("status", directory)
+    assert (result.code, "rtstore init" in result.err) == (ExitCode.WRONG_CALL, False)
+    assert f"Run: rtstore doctor {directory}" in result.err
+
+
 def test_an_older_database(tmp_path: Path) -> None:
     """Its upgrade is printed, and helps."""
     directory = unpack(REVISIONS[0], tmp_path)
