@@ -14,15 +14,19 @@ from pydantic import BaseModel
 
 from rtstore import (
     BatchReason,
+    Database,
     DataUpgradeError,
     Descriptor,
     NewerStoreFileError,
+    Registry,
     RunIdentity,
     RuntimeStore,
     RuntimeStoreError,
     StoreFileChangedError,
 )
+from rtstore.data_upgrade import rehearse
 from rtstore.database.engine import DATABASE_NAME
+from rtstore.database.schema import REVISIONS
 from tests.support import (
     CHECKOUT,
     IDENTITY,
@@ -33,7 +37,8 @@ from tests.support import (
     write,
 )
 
-from .freeze import rows_of
+from .freeze import rows_of, unpack
+from .life import NOTES
 
 A, B, C = "own.a", "own.b", "own.c"
 OLD_RUN = RunIdentity(run_id="old-run", capability_snapshot_id=None, behavior_fingerprint=None)
@@ -143,6 +148,22 @@ def test_a_step_at_a_time(directory: Path) -> None:
         assert store.last_data_upgrade is not None
         assert {item.from_version for item in store.last_data_upgrade.stores} == {2}
         assert store.read(A).data == {"values": [1], "count": 1}
+
+
+@pytest.mark.parametrize("frozen", REVISIONS)
+def test_it_can_be_rehearsed_at_any_revision(frozen: str, tmp_path: Path) -> None:
+    """What would be brought up can be told of a database that is older itself; nothing changes."""
+    directory = unpack(frozen, tmp_path)
+    before = files_picture(directory)
+    notes = plain_descriptor(NOTES, "own/notes.json", 2)
+    known = [notes.model_copy(update={"upgrades": {1: lambda data: {"notes": data}}})]
+    database = Database(directory / DATABASE_NAME, read_only=True)
+    report = rehearse(database, Registry(known))
+    database.close()
+    assert report is not None
+    assert report.batch_id is None
+    assert [item.schema_name for item in report.stores] == [NOTES]
+    assert files_picture(directory) == before
 
 
 # --- not up ---------------------------------------------------------------------------------------
