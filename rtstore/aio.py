@@ -276,7 +276,8 @@ class AsyncRuntimeStore:
 
     async def export(self, destination: str | Path | None = None) -> ExportReport:
         """Write the control files of the file-only ancestor, here or in a new directory."""
-        return await self._workers.writes.run(self.sync_store.export, destination)
+        workers = self._workers.writes if destination is None else self._workers.plans
+        return await workers.run(self.sync_store.export, destination)
 
     # --- planning and recovery ------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import shutil
@@ -17,7 +18,10 @@ from typing import Any
 import pytest
 
 from rtstore import (
+    AsyncRuntimeStore,
+    Backup,
     BackupDamagedError,
+    ExportReport,
     InvalidRequestError,
     NewerDatabaseError,
     RuntimeStore,
@@ -183,6 +187,26 @@ def test_progress_is_told(directory: Path, tmp_path: Path) -> None:
         done = [(number, total) for which, number, total in told if which is step]
         assert done, step
         assert done[-1][0] == done[-1][1]
+
+
+def test_the_same_for_asyncio(directory: Path, tmp_path: Path) -> None:
+    """An asyncio runtime backs up and exports while it goes on writing; both are sound."""
+
+    async def live() -> tuple[Backup, ExportReport]:
+        async with AsyncRuntimeStore.open(directory) as store:
+            assert await store.upgrades() == []
+            making = asyncio.gather(
+                store.back_up(tmp_path / "backup"), store.export(tmp_path / "files")
+            )
+            for number in range(20):
+                await store.write_batch(
+                    identity=IDENTITY, reason="delivery_commit", writes={LEDGER: {"n": number}}
+                )
+            return await making
+
+    backup, report = asyncio.run(live())
+    assert verify_backup(tmp_path / "backup") == backup
+    assert {backup.high_watermark, report.high_watermark} <= set(range(4, 25))
 
 
 # --- what is refused ------------------------------------------------------------------------------
