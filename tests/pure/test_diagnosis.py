@@ -1,0 +1,226 @@
+"""Facts to findings: every state has its colour, its words, and a command where one helps."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore.diagnosis import (
+    Check,
+    Finding,
+    Level,
+    diagnose,
+    has_wal_reset_bug,
+    parse_since,
+    worst,
+)
+from rtstore.facts import DatabaseState, Facts, Process, Way
+
+NOW = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
+PLACE = Path("/teams/a team")
+
+
+def facts(**known: Any) -> Facts:
+    """The facts of a directory in which all is well, but for these."""
+    well: dict[str, Any] = {
+        "directory": PLACE,
+        "now": NOW,
+        "state": DatabaseState.SOUND,
+        "has_store_files": True,
+        "file_system": "ext4",
+        "free_bytes": 1 << 40,
+        "settings": {"journal_mode": "wal"},
+        "sizes": {"store files": 4096},
+        "verdict": "ready",
+    }
+    return Facts(**{**well, **known})
+
+
+def found(check: Check, **known: Any) -> Finding:
+    """The one finding of a check."""
+    (finding,) = [finding for finding in diagnose(facts(**known)) if finding.check is check]
+    return finding
+
+
+def commands(finding: Finding) -> list[str]:
+    """The commands that are printed under a finding."""
+    return [way.command for way in finding.ways if way.command]
+
+
+def test_all_is_well() -> None:
+    """Every check has a green finding, and no command."""
+    findings = diagnose(facts())
+    assert [finding.check for finding in findings] == list(Check)
+    assert worst(findings) is Level.GREEN
+    assert [finding.ways for finding in findings] == [()] * len(Check)
+
+
+def test_the_worst_counts() -> None:
+    """One red finding makes the whole red; a yellow one makes it yellow."""
+    assert worst(diagnose(facts(engine=(3, 40, 1)))) is Level.YELLOW
+    assert worst(diagnose(facts(engine=(3, 40, 1), file_system="nfs4"))) is Level.RED
+
+
+@pytest.mark.parametrize(
+    ("version", "has_it"),
+    [
+        ((3, 6, 23), False), ((3, 7, 0), True), ((3, 40, 1), True), ((3, 44, 5), True),
+        ((3, 44, 6), False), ((3, 44, 7), False), ((3, 45, 0), True), ((3, 50, 6), True),
+        ((3, 50, 7), False), ((3, 51, 0), True), ((3, 51, 2), True), ((3, 51, 3), False),
+        ((3, 52, 0), False), ((4, 0, 0), False),
+    ],
+)  # fmt: skip
+def test_engines_with_the_wal_reset_bug(version: tuple[int, int, int], *, has_it: bool) -> None:
+    """The range, its ends, and the back-ports."""
+    assert has_wal_reset_bug(version) is has_it
+    finding = found(Check.ENGINE, engine=version)
+    assert finding.level is (Level.YELLOW if has_it else Level.GREEN)
+    assert ("writer lock" in finding.sentence) is has_it
+
+
+STATES: dict[DatabaseState, tuple[Level, list[str]]] = {
+    DatabaseState.SOUND: (Level.GREEN, []),
+    DatabaseState.OLDER: (Level.YELLOW, ["rtstore upgrade '/teams/a team'"]),
+    DatabaseState.NEWER: (Level.RED, ["pip install --upgrade rtstore"]),
+    DatabaseState.FOREIGN: (Level.RED, ["rtstore rebuild '/teams/a team' --force"]),
+    DatabaseState.DAMAGED: (Level.RED, ["rtstore rebuild '/teams/a team'"]),
+    DatabaseState.ABSENT: (Level.RED, ["rtstore rebuild '/teams/a team'"]),
+    DatabaseState.LEGACY: (Level.RED, ["rtstore import '/teams/a team'"]),
+    DatabaseState.REBUILD_INTERRUPTED: (Level.RED, ["rtstore rebuild '/teams/a team'"]),
+    DatabaseState.LOCKED: (Level.RED, []),
+    DatabaseState.UNREADABLE: (Level.RED, ["chmod -R u+rwX '/teams/a team'"]),
+}
+
+
+@pytest.mark.parametrize("state", DatabaseState)
+def test_states_of_the_database(state: DatabaseState) -> None:
+    """Each has its colour, tells what was found, and prints its command, quoted for the shell."""
+    finding = found(Check.DATABASE, state=state, problem="THE PROBLEM", verdict=None)
+    level, expected = STATES[state]
+    assert (finding.level, commands(finding)) == (level, expected)
+    told = {
+        DatabaseState.SOUND, DatabaseState.ABSENT, DatabaseState.LEGACY,
+        DatabaseState.REBUILD_INTERRUPTED,
+    }  # fmt: skip
+    assert ("THE PROBLEM" in finding.sentence) is (state not in told)
+
+
+def test_ways_out_of_damage() -> None:
+    """A sound back-up first, for its history; the files after it. What the launch state says of
+    team and run stands in the command; without files there is nothing to rebuild from."""
+    backup = Path("/teams/backup")
+    finding = found(
+        Check.DATABASE,
+        state=DatabaseState.DAMAGED,
+        backup=backup,
+        team_in_files="it's us",
+        run_in_files="run-1",
+        capability_snapshot_in_files="cap-1",
+    )
+    restore, rebuild = (shlex.split(command) for command in commands(finding))
+    assert restore == ["rtstore", "restore", str(backup), "/teams/a team-restored"]
+    assert rebuild == [
+        *("rtstore", "rebuild", str(PLACE), "--team", "it's us", "--run-id", "run-1"),
+        *("--capability-snapshot-id", "cap-1"),
+    ]
+    nothing = found(Check.DATABASE, state=DatabaseState.ABSENT, has_store_files=False)
+    assert commands(nothing) == ["rtstore init '/teams/a team' --team NAME"]
+
+
+@pytest.mark.parametrize(("verdict", "level"), [("degraded", "yellow"), ("blocked", "red")])
+def test_stores_that_are_not_as_committed(verdict: str, level: str) -> None:
+    """What status would have one run is printed here too."""
+    way = Way(command="rtstore recover X", why="because")
+    finding = found(Check.STORES, verdict=verdict, next=(way,))
+    assert (finding.level, finding.ways) == (level, (way,))
+    assert verdict in finding.sentence
+
+
+HOLDER = "process 42 on box since 2026-04-21T11:58:00.000Z"
+
+
+def test_the_writer_lock() -> None:
+    """A writer at work is as it should be; one that has worked for long is named, with the way to
+    end it; who has the database open is told."""
+    assert parse_since(HOLDER) == "2026-04-21T11:58:00.000Z"
+    assert parse_since("an unknown process") is None
+    short = found(Check.LOCK, lock_holder=HOLDER, lock_since=NOW - timedelta(seconds=5))
+    assert (short.level, HOLDER in short.sentence) == (Level.GREEN, True)
+    long = found(Check.LOCK, lock_holder=HOLDER, lock_since=NOW - timedelta(minutes=2))
+    assert (long.level, commands(long)) == (Level.YELLOW, ["kill 42"])
+    assert "120 s" in long.sentence
+    readers = (Process(pid=7, command="python"),)
+    assert "7 (python)" in found(Check.LOCK, readers=readers).sentence
+
+
+def test_a_lock_that_is_not_the_writer_lock() -> None:
+    """A write transaction of another program, without the writer lock, is red; with it, it is the
+    writer's own."""
+    other = Process(pid=7, command="sqlite3", since=NOW)
+    finding = found(Check.LOCK, sql_writer=other)
+    assert (finding.level, commands(finding)) == (Level.RED, ["kill 7"])
+    assert "7 (sqlite3, running since 2026-04-21T12:00:00.000Z)" in finding.sentence
+    assert found(Check.LOCK, sql_writer=other, lock_holder=HOLDER).level is Level.GREEN
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"),
+    [
+        ("ext4", "green"), ("xfs", "green"), ("overlay", "green"), (None, "green"),
+        ("nfs4", "red"), ("cifs", "red"), ("9p", "red"), ("fuse.sshfs", "red"),
+        ("fuse.something", "yellow"), ("virtiofs", "yellow"), ("tmpfs", "yellow"),
+    ],
+)  # fmt: skip
+def test_file_systems(kind: str | None, level: str) -> None:
+    """Local, network, virtual and in memory are told apart."""
+    finding = found(Check.FILE_SYSTEM, file_system=kind)
+    assert finding.level == level
+    assert bool(commands(finding)) is (level != "green")
+
+
+def test_space() -> None:
+    """Full is less than a batch needs; little is less than a back-up needs."""
+    sizes = {"store files": 3 << 20, "database": 50 << 20}
+    assert found(Check.SPACE, sizes=sizes, free_bytes=2 << 20).level is Level.RED
+    assert found(Check.SPACE, sizes=sizes, free_bytes=60 << 20).level is Level.YELLOW
+    assert found(Check.SPACE, sizes=sizes, free_bytes=80 << 20).level is Level.GREEN
+
+
+def test_permissions() -> None:
+    """What cannot be read, cannot be written, or is open to others."""
+    assert found(Check.PERMISSIONS, unreadable=("a.json",)).level is Level.RED
+    assert found(Check.PERMISSIONS, may_write=False).level is Level.RED
+    assert found(Check.PERMISSIONS, may_write=False, is_read_only=True).level is Level.YELLOW
+    loose = found(Check.PERMISSIONS, loose_modes=("a.json (644)",))
+    assert (loose.level, commands(loose)) == (Level.YELLOW, ["chmod -R go-rwx '/teams/a team'"])
+
+
+def test_what_lies_about() -> None:
+    """A dead process's files are yellow; a living writer's are not looked at; files of nobody are
+    named; a WAL that has grown, with who keeps it from being tidied up."""
+    stray = found(Check.STRAY_FILES, stray_files=(".x.rtstore-tmp",))
+    assert (stray.level, commands(stray)) == (Level.YELLOW, ["rtstore recover '/teams/a team'"])
+    at_work = found(Check.STRAY_FILES, stray_files=(".x.rtstore-tmp",), lock_holder=HOLDER)
+    assert at_work.level is Level.GREEN
+    assert "own.json" in found(Check.STRAY_FILES, unknown_files=("own.json",)).sentence
+    readers = (Process(pid=7, command="python"),)
+    assert "open in: 7" in found(Check.SIZES, sizes={"WAL": 100 << 20}, readers=readers).sentence
+
+
+def test_clocks() -> None:
+    """A batch or a file from the future; a second's difference between clocks is nothing."""
+    ahead = NOW + timedelta(seconds=90)
+    finding = found(Check.CLOCK, newest_batch_at=ahead)
+    assert (finding.level, "90 s in the future" in finding.sentence) == (Level.YELLOW, True)
+    assert found(Check.CLOCK, newest_batch_at=NOW + timedelta(seconds=1)).level is Level.GREEN
+    assert found(Check.CLOCK, future_files=("a.json",)).level is Level.YELLOW
+
+
+def test_another_journal_mode() -> None:
+    """A database that somebody took out of WAL mode."""
+    finding = found(Check.SETTINGS, settings={"journal_mode": "delete"})
+    assert (finding.level, "delete" in finding.sentence) == (Level.YELLOW, True)
