@@ -154,6 +154,12 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
             return say.red("it is gone, but the store files are there", *_ways_out(facts))
         case DatabaseState.REBUILD_INTERRUPTED:
             return say.red("a rebuild was interrupted", _rebuild(facts))
+        case DatabaseState.FOREIGN if facts.odd_file is not None:
+            odd = shlex.quote(str(facts.odd_file))
+            return say.red(
+                f"{facts.odd_file.name}, which SQLite would open beside it: {facts.problem}",
+                Way(command=f"mv {odd} {odd}.aside", why="moves it out of the way"),
+            )
         case DatabaseState.FOREIGN:
             return say.red(
                 f"what has its name is not a control database of rtstore: {facts.problem}",
@@ -178,12 +184,12 @@ def _ways_out(facts: Facts) -> Iterator[Way]:
 
 def _rebuild(facts: Facts, *options: str) -> Way:
     known = {
-        "--team": facts.team_in_files,
+        "--team": facts.team_in_files or "NAME",
         "--run-id": facts.run_in_files,
         "--capability-snapshot-id": facts.capability_snapshot_in_files,
     }
     told = [word for option, value in known.items() if value for word in (option, value)]
-    named = "; whose and of which run they are is what the launch state says" if told else ""
+    named = "; team and run are what the launch state says" if facts.run_in_files else ""
     return Way(
         command=_run("rebuild", facts, *told, *options),
         why="makes a new database from the store files as they are now, and keeps the old one "

@@ -40,7 +40,7 @@ from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
 from rtstore.lock import LOCK_NAME, WriterLock
-from rtstore.salvage import BROKEN_PREFIX, problem_of
+from rtstore.salvage import BROKEN_PREFIX, problem_of, what_is_left
 from rtstore.times import parse_time, utc_now
 from rtstore.upgrading import backups_in
 
@@ -60,13 +60,15 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
     names = fs.list_directory(directory)
     path = directory / DATABASE_NAME
     moment = now()
-    state, problem = _state(directory)
+    state, problem, odd_file = _state(directory)
     descriptors = _descriptors(path) if state in _READABLE else KNOWN_DESCRIPTORS
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
     launch = _launch_state(directory, fs)
     team = launch.get("teamName")
+    if team is None and state is DatabaseState.DAMAGED:
+        team = what_is_left(path).team_name
     lock = WriterLock(directory)
     holder = (lock.holder() or "an unknown process") if lock.is_held() else None
     since = None if holder is None else parse_since(holder)
@@ -76,6 +78,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         now=moment,
         state=state,
         problem=problem,
+        odd_file=odd_file,
         has_store_files=bool(there),
         team_in_files=team,
         run_in_files=launch.get("runId"),
@@ -106,44 +109,49 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
 _READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)
 
 
-def _state(directory: Path) -> tuple[DatabaseState, str | None]:
+_State = tuple[DatabaseState, str | None, Path | None]
+"""The state of the database, what is wrong with it, and the odd file beside it."""
+
+
+def _state(directory: Path) -> _State:
     path = directory / DATABASE_NAME
     try:
         there = _lstat(path) is not None
         if not there and _lstat(upgrade.rebuilt_path(path)) is not None:
-            return DatabaseState.REBUILD_INTERRUPTED, None
+            return DatabaseState.REBUILD_INTERRUPTED, None, None
         if not there and legacy.is_legacy_directory(directory):
-            return DatabaseState.LEGACY, None
+            return DatabaseState.LEGACY, None, None
         problem = problem_of(path)
         if problem is None:
             return _state_of_revision(upgrade.inspect_revision(path))
     except RuntimeStoreError as error:
-        return _state_of_error(error)
+        return _state_of_error(error, path)
     absent = not there and not _something_beside(path)
-    return (DatabaseState.ABSENT if absent else DatabaseState.DAMAGED), problem
+    return (DatabaseState.ABSENT if absent else DatabaseState.DAMAGED), problem, None
 
 
-def _state_of_revision(revision: str) -> tuple[DatabaseState, str | None]:
+def _state_of_revision(revision: str) -> _State:
     if revision == REVISIONS[-1]:
-        return DatabaseState.SOUND, None
-    return DatabaseState.OLDER, f"revision {revision}; this one is at {REVISIONS[-1]}"
+        return DatabaseState.SOUND, None, None
+    return DatabaseState.OLDER, f"revision {revision}; this one is at {REVISIONS[-1]}", None
 
 
-def _state_of_error(error: RuntimeStoreError) -> tuple[DatabaseState, str | None]:
+def _state_of_error(error: RuntimeStoreError, path: Path) -> _State:
     match error:
         case NewerDatabaseError():
             known = f"revision {error.found_revision}; known up to {error.supported_revision}"
-            return DatabaseState.NEWER, known
+            return DatabaseState.NEWER, known, None
         case ForeignDatabaseError():
-            return DatabaseState.FOREIGN, error.problem
+            odd_file = None if error.path == path else error.path
+            return DatabaseState.FOREIGN, error.problem, odd_file
         case CorruptDatabaseError():
-            return DatabaseState.DAMAGED, error.problem
+            return DatabaseState.DAMAGED, error.problem, None
         case DatabaseLockedError():
-            return DatabaseState.LOCKED, error.cause
+            return DatabaseState.LOCKED, error.cause, None
         case StorageError():
-            return DatabaseState.UNREADABLE, f"{error.problem} ({error.cause})"
+            return DatabaseState.UNREADABLE, f"{error.problem} ({error.cause})", None
         case _:
-            return DatabaseState.UNREADABLE, str(error)
+            return DatabaseState.UNREADABLE, str(error), None
 
 
 def _something_beside(path: Path) -> bool:

@@ -49,9 +49,12 @@ class Facts(Record):
     now: Timestamp
     state: DatabaseState
     problem: str | None = None
+    odd_file: Path | None = None
+    """What lies beside the database under the name of its WAL, and is no regular file."""
     has_store_files: bool = False
     team_in_files: str | None = None
-    """The team that the launch state names; so with the next two."""
+    """The team that the launch state names, or else the damaged database; the next two are what
+    the launch state says."""
     run_in_files: str | None = None
     capability_snapshot_in_files: str | None = None
     backup: Path | None = None

@@ -74,10 +74,13 @@ def run(
     except InvalidRequestError as error:
         option = {"team_name": "--team", "force": "--force"}.get(error.field, error.field)
         raise InvalidRequestError(option, error.problem, store=error.store) from None
-    next_step = NextStep(
-        command=f"rtstore status {shlex.quote(str(directory))}",
-        why="says what is still to be done before the runtime starts",
-    )
+    quoted = shlex.quote(str(directory))
+    if any(store.outcome is StoreOutcome.FROM_DATABASE for store in report.stores):
+        why = "writes the files whose content was still in the old database"
+        next_step = NextStep(command=f"rtstore recover {quoted}", why=why)
+    else:
+        why = "says what is still to be done before the runtime starts"
+        next_step = NextStep(command=f"rtstore status {quoted}", why=why)
     if as_json:
         values = report.model_dump(exclude={"directory", "kept_aside"})
         aside = None if report.kept_aside is None else str(report.kept_aside)

@@ -137,7 +137,7 @@ def _check_header(path: Path) -> None:
         raise ForeignDatabaseError(path, "it is not a regular file")
     if found.st_size == 0:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
-    _check_side_files(path)
+    check_side_files(path)
     try:
         header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
@@ -174,7 +174,7 @@ def _has_wal(path: Path) -> bool:
     return False
 
 
-def _check_side_files(path: Path) -> None:
+def check_side_files(path: Path) -> None:
     """What has the name of a WAL is opened and written by SQLite, a link or a pipe included."""
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)

@@ -1,6 +1,6 @@
 """A new control database made from the store files, when the old one is beyond help."""
 
-from rtstore.salvage.broken import problem_of
+from rtstore.salvage.broken import problem_of, what_is_left
 from rtstore.salvage.making import BROKEN_PREFIX, rebuild_database
 from rtstore.salvage.report import RebuildReport, RebuiltStore, StoreOutcome
 
@@ -11,4 +11,5 @@ __all__ = [
     "StoreOutcome",
     "problem_of",
     "rebuild_database",
+    "what_is_left",
 ]

@@ -5,6 +5,7 @@ Everything goes through SQLite, read-only; a damaged page makes one question fai
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,7 @@ from rtstore.database import batches, contents, copying, manifest, recovery_log,
 from rtstore.database.engine import Database
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.envelope import content_hash
-from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError
+from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
 from rtstore.records import ManifestEntry, Record, RunIdentity
 
 Result = TypeVar("Result")
@@ -67,8 +68,13 @@ def problem_of(path: Path) -> str | None:
 
 
 def what_is_left(path: Path) -> Salvage:
-    """Everything that can still be read and is of use. The caller holds the writer lock."""
-    if not path.is_file() or not path.stat().st_size:
+    """Everything that can still be read and is of use. Reads only."""
+    try:
+        found = path.lstat()
+        upgrade.check_side_files(path)
+    except (OSError, RuntimeStoreError):
+        return Salvage()
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
         return Salvage()
     database = Database(path, read_only=True)
     try:

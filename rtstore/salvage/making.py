@@ -17,6 +17,7 @@ still has it open notices at the next read or write (`Database` compares the fil
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from datetime import datetime
@@ -153,7 +154,7 @@ def _check_reason(directory: Path, *, force: bool) -> str:
     try:
         problem = problem_of(path)
     except ForeignDatabaseError as error:
-        if not force or not path.is_file():
+        if not force or error.path != path:  # something odd beside a database that may be sound
             raise
         return error.problem
     if problem is None:
@@ -164,7 +165,7 @@ def _check_reason(directory: Path, *, force: bool) -> str:
             f"the database of {directory} is sound, and rebuilding it would lose its history. "
             f"Run: rtstore status {shlex.quote(str(directory))} (or say force)",
         )
-    if not path.exists() and legacy.is_legacy_directory(directory):
+    if not os.path.lexists(path) and legacy.is_legacy_directory(directory):
         quoted = shlex.quote(str(directory))
         raise NotARuntimeDirectoryError(
             directory, "it is a directory of the file-only ancestor", f"rtstore import {quoted}"
@@ -308,7 +309,7 @@ def _make_folder(directory: Path, fs: FileSystem) -> Path | None:
     """The folder to move the old database to; None where there is nothing to move. It is there
     before the new database is, so an interrupted rebuild finds its own as the newest."""
     newest = newest_broken(directory, fs)
-    if not any((directory / f"{DATABASE_NAME}{suffix}").exists() for suffix in _FILES):
+    if not any(os.path.lexists(directory / f"{DATABASE_NAME}{suffix}") for suffix in _FILES):
         return None
     if newest is not None and not fs.list_directory(newest):  # a dead rebuild's
         return newest
@@ -322,7 +323,7 @@ def _make_folder(directory: Path, fs: FileSystem) -> Path | None:
 def _interrupted(directory: Path) -> bool:
     """Whether a rebuild died after it began to move the old database away."""
     path = directory / DATABASE_NAME
-    return not path.exists() and upgrade.rebuilt_path(path).exists()
+    return not os.path.lexists(path) and upgrade.rebuilt_path(path).exists()
 
 
 def _set_aside(directory: Path, folder: Path, fs: FileSystem) -> None:
@@ -330,7 +331,7 @@ def _set_aside(directory: Path, folder: Path, fs: FileSystem) -> None:
     that waits, make every way in refuse."""
     for suffix in _FILES:
         source = directory / f"{DATABASE_NAME}{suffix}"
-        if source.exists():
+        if os.path.lexists(source):
             fs.rename(source, folder / source.name)
     fs.fsync_directory(folder)
     fs.fsync_directory(directory)

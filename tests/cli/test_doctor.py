@@ -26,7 +26,7 @@ def test_the_fix_that_is_printed_helps(tmp_path: Path, trouble: Trouble) -> None
     """The doctor finds it, says so in its colour, and prints a command; after that command, status
     says ready, and the doctor finds nothing of the kind."""
     told, directory = go_through(trouble, tmp_path)
-    doctor, _, fix, status = told
+    doctor, _, fix, *_, status = told
     assert doctor.result.code == (
         ExitCode.NOT_READY if trouble.level == "red" else ExitCode.READY
     ), doctor.result

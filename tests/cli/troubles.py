@@ -112,6 +112,20 @@ def _interrupted(directory: Path) -> None:
         rebuild_database(directory, team_name=TEAM, fs=_Dying())
 
 
+def _link(path: Path) -> None:
+    path.rename(path.parent.parent / "elsewhere.sqlite3")
+    path.symlink_to(path.parent.parent / "elsewhere.sqlite3")
+
+
+def _pipe_beside(path: Path) -> None:
+    os.mkfifo(path.with_name(path.name + "-wal"))
+
+
+def _no_launch_state(directory: Path) -> None:
+    (directory / "launch-state.json").unlink()
+    overwrite(directory / DATABASE_NAME, "write_batches")
+
+
 def _open_to_all(directory: Path) -> None:
     for path in (directory, *directory.iterdir()):
         path.chmod(0o777 if path.is_dir() else 0o666)
@@ -149,6 +163,15 @@ TROUBLES = {
     ),
     "another program's database": Trouble(
         _database(_foreign), "database", "red", "not a control database", "rtstore rebuild"
+    ),
+    "a link instead of the database": Trouble(
+        _database(_link), "database", "red", "not a regular file", "rtstore rebuild"
+    ),
+    "a pipe beside the database": Trouble(
+        _database(_pipe_beside), "database", "red", "not a regular file", "mv"
+    ),
+    "the database and the launch state gone wrong": Trouble(
+        _with(_no_launch_state), "database", "red", "damaged", "rtstore rebuild"
     ),
     "a rebuild that was interrupted": Trouble(
         _with(_interrupted), "database", "red", "interrupted", "rtstore rebuild"
@@ -217,6 +240,10 @@ def go_through(trouble: Trouble, parent: Path) -> tuple[list[Told], Path]:
         told.append(Told(command, run_command(command)))
     fixed = directory.with_name(directory.name + trouble.fixed_at)
     told.append(Told(f"rtstore status {fixed}", run("status", fixed)))
+    left = [step["command"] for step in run("status", fixed, "--json").json()["next"]]
+    if left and left[0]:  # what status prints is followed too
+        told.append(Told(left[0], run_command(left[0])))
+        told.append(Told(f"rtstore status {fixed}", run("status", fixed)))
     return told, directory
 
 

@@ -86,11 +86,11 @@ STATES: dict[DatabaseState, tuple[Level, list[str]]] = {
     DatabaseState.SOUND: (Level.GREEN, []),
     DatabaseState.OLDER: (Level.YELLOW, ["rtstore upgrade '/teams/a team'"]),
     DatabaseState.NEWER: (Level.RED, ["pip install --upgrade rtstore"]),
-    DatabaseState.FOREIGN: (Level.RED, ["rtstore rebuild '/teams/a team' --force"]),
-    DatabaseState.DAMAGED: (Level.RED, ["rtstore rebuild '/teams/a team'"]),
-    DatabaseState.ABSENT: (Level.RED, ["rtstore rebuild '/teams/a team'"]),
+    DatabaseState.FOREIGN: (Level.RED, ["rtstore rebuild '/teams/a team' --team NAME --force"]),
+    DatabaseState.DAMAGED: (Level.RED, ["rtstore rebuild '/teams/a team' --team NAME"]),
+    DatabaseState.ABSENT: (Level.RED, ["rtstore rebuild '/teams/a team' --team NAME"]),
     DatabaseState.LEGACY: (Level.RED, ["rtstore import '/teams/a team'"]),
-    DatabaseState.REBUILD_INTERRUPTED: (Level.RED, ["rtstore rebuild '/teams/a team'"]),
+    DatabaseState.REBUILD_INTERRUPTED: (Level.RED, ["rtstore rebuild '/teams/a team' --team NAME"]),
     DatabaseState.LOCKED: (Level.RED, []),
     DatabaseState.UNREADABLE: (Level.RED, ["chmod -R u+rwX '/teams/a team'"]),
 }
@@ -107,6 +107,13 @@ def test_states_of_the_database(state: DatabaseState) -> None:
         DatabaseState.REBUILD_INTERRUPTED,
     }  # fmt: skip
     assert ("THE PROBLEM" in finding.sentence) is (state not in told)
+
+
+def test_something_odd_beside_the_database() -> None:
+    """It is moved away: the database itself may be sound."""
+    odd = PLACE / "runtime-store.sqlite3-wal"
+    finding = found(Check.DATABASE, state=DatabaseState.FOREIGN, problem="a pipe", odd_file=odd)
+    assert (finding.level, commands(finding)) == (Level.RED, [f"mv '{odd}' '{odd}'.aside"])
 
 
 def test_ways_out_of_damage() -> None:
