@@ -266,18 +266,6 @@ WORK: dict[str, Callable[[Path], None]] = {
 }
 
 
-SAME_BYTES = (
-    "the search for the bytes of a file that somebody changed walks through the newest 1,000 "
-    "versions of the store, and no further"
-)
-WALKING = {
-    "recover_what_was_changed": SAME_BYTES,
-    "overwrite_a_change": SAME_BYTES,
-    "take_evidence_back": SAME_BYTES,
-}
-"""What grows up to a bound, each with the reason: rare, and only after somebody else's change."""
-
-
 # --- the tests ----------------------------------------------------------------------------------
 
 
@@ -359,15 +347,7 @@ def test_dropping_a_row_finds_what_refers_to_it_through_an_index(short: Path) ->
     assert checked == {"batch_writes", "store_contents", "manifest_entries", "recovery_actions"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(reason=WALKING[name])])
-        if name in WALKING
-        else name
-        for name in WORK
-    ],
-)
+@pytest.mark.parametrize("name", WORK)
 def test_the_work_does_not_grow_with_the_history(
     name: str, short: Path, long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,10 +22,6 @@ from rtstore.records import (
 )
 from rtstore.times import format_time
 
-VERSIONS_LOOKED_THROUGH = 1_000
-"""How many versions of a store the search for a file's bytes goes back: as far as the default
-retention. Seconds of writing may be un-flushed when the power goes, which are many versions."""
-
 
 class ReceiptStore:
     """Reads the batches of a runtime directory and their receipts."""
@@ -170,8 +166,8 @@ def known_receipts(connection: Connection, receipt_ids: Iterable[str]) -> list[s
 def wrote_same_bytes(
     connection: Connection, schema_name: str, content_hash: str, *, but_not: int | None
 ) -> bool:
-    """Whether a batch other than `but_not`, failed or earlier, wrote these very bytes to a store:
-    one of its newest `VERSIONS_LOOKED_THROUGH` versions."""
+    """Whether a batch other than `but_not`, failed or earlier, wrote these very bytes to a store,
+    as far back as the history goes."""
     row = _SELECT_WRITER.first(
         connection, name=schema_name, hash=content_hash, but_not=but_not or 0
     )
@@ -269,29 +265,28 @@ _SELECT_RECEIPT = Statement(
     select(batch_writes.c.batch_number).where(batch_writes.c.receipt_id == bindparam("receipt_id"))
 )
 _SELECT_LAST_NUMBER = Statement(select(func.max(write_batches.c.batch_number)))
-_newest_writes = (
-    select(batch_writes.c.batch_number, batch_writes.c.schema_name, batch_writes.c.content_hash)
-    .where(batch_writes.c.schema_name == bindparam("name"))
-    .order_by(batch_writes.c.batch_number.desc())
-    .limit(VERSIONS_LOOKED_THROUGH)
-    .subquery("newest")
-)
+# Both are found through the index on (schema_name, content_hash), however long the history is.
 _SELECT_WRITER = Statement(
-    select(_newest_writes.c.batch_number)
+    select(batch_writes.c.batch_number)
     .where(
-        _newest_writes.c.content_hash == bindparam("hash"),
-        _newest_writes.c.batch_number != bindparam("but_not"),
+        batch_writes.c.schema_name == bindparam("name"),
+        batch_writes.c.content_hash == bindparam("hash"),
+        batch_writes.c.batch_number != bindparam("but_not"),
     )
     .limit(1)
 )
 _SELECT_KEEPER = Statement(
-    select(_newest_writes.c.batch_number)
+    select(batch_writes.c.batch_number)
     .join(
         store_contents,
-        (store_contents.c.batch_number == _newest_writes.c.batch_number)
-        & (store_contents.c.schema_name == _newest_writes.c.schema_name),
+        (store_contents.c.batch_number == batch_writes.c.batch_number)
+        & (store_contents.c.schema_name == batch_writes.c.schema_name),
     )
-    .where(_newest_writes.c.content_hash == bindparam("hash"))
+    .where(
+        batch_writes.c.schema_name == bindparam("name"),
+        batch_writes.c.content_hash == bindparam("hash"),
+    )
+    .order_by(batch_writes.c.batch_number.desc())  # the contents of the oldest may be gone
     .limit(1)
 )
 
