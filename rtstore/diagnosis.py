@@ -129,7 +129,8 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case DatabaseState.LOCKED:
             yield say.red(f"another program has locked it: {facts.problem}")
         case DatabaseState.UNREADABLE:
-            yield say.red(f"it cannot be read: {facts.problem}", _open_up(facts))
+            way = _copy_elsewhere(facts) if facts.is_read_only else _open_up(facts)
+            yield say.red(f"it cannot be read: {facts.problem}", way)
         case _:
             yield _without(facts, say)
 
@@ -324,6 +325,15 @@ def _open_up(facts: Facts) -> Way:
     return Way(
         command=f"chmod -R u+rwX {shlex.quote(str(facts.directory))}",
         why="gives its owner what is missing (as its owner, or root)",
+    )
+
+
+def _copy_elsewhere(facts: Facts) -> Way:
+    copy = f"/tmp/copy-of-{facts.directory.name}"  # noqa: S108 - shown to a person, not used
+    return Way(
+        command=shlex.join(["cp", "-r", str(facts.directory), copy]),
+        why="makes a copy that can be looked at: SQLite cannot read a WAL whose index (-shm) is "
+        "gone where it may not make it anew",
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,54 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert "tmpfs is in memory" in result.out
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+@contextmanager
+def _killed_writer_on_a_read_only_mount(place: Path, *, without: str | None) -> Iterator[Path]:
+    """The directory of a killed writer, its WAL still full, where nothing may be written."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    try:
+        directory = ready_team(place)
+        with child(WRITE_WITHOUT_PAUSE, directory) as writer:
+            assert hear(writer) == "writing"
+            wal = directory / f"{DATABASE_NAME}-wal"
+            while not wal.exists() or wal.stat().st_size == 0:
+                assert writer.poll() is None
+                time.sleep(0.01)
+            writer.kill()
+            writer.wait()
+        if without is not None:
+            (directory / f"{DATABASE_NAME}{without}").unlink()
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        before = picture(directory)
+        yield directory
+        assert picture(directory) == before
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_on_a_read_only_mount_after_a_crash(tmp_path: Path) -> None:
+    """Doctor, status, log and plan look as ever, and not a byte changes."""
+    with _killed_writer_on_a_read_only_mount(tmp_path, without=None) as directory:
+        doctor = run_process("doctor", directory)
+        assert "mounted read-only" in doctor.out, doctor
+        assert "every page of it is sound" in doctor.out, doctor
+        for command in ("status", "log", "plan"):
+            result = run_process(command, directory)
+            assert result.code in (ExitCode.READY, ExitCode.NOT_READY), result
+
+
+def test_where_sqlite_cannot_read_the_wal(tmp_path: Path) -> None:
+    """Without its index a WAL cannot be read there: that is not damage, and a copy helps."""
+    (tmp_path / "mounted").mkdir()
+    place = _killed_writer_on_a_read_only_mount(tmp_path / "mounted", without="-shm")
+    with place as directory:
+        doctor = run_process("doctor", directory)
+        assert doctor.code == ExitCode.NOT_READY
+        assert "it cannot be read: the file cannot be opened" in doctor.out
+        assert f"cp -r {directory} /tmp/copy-of-team" in doctor.out
+        assert run_process("status", directory).code == ExitCode.RETRY_LATER
+        copy = shutil.copytree(directory, tmp_path / "copy")
+    assert "every page of it is sound" in run("doctor", copy).out
