@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from rtstore.database.batches import ReceiptStore
     from rtstore.database.contents import KEEP_EVERYTHING, Retention
     from rtstore.database.engine import DATABASE_NAME, Database
+    from rtstore.database.history import StoreVersion
     from rtstore.database.manifest import ManifestStore, default_manifest
     from rtstore.database.upgrade import migrations_path
     from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+    from rtstore.differences import Difference, DifferenceKind
     from rtstore.draft import BatchRequest, StoreWrite
     from rtstore.errors import (
         BackupDamagedError,
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     )
     from rtstore.salvage import RebuildReport, rebuild_database
     from rtstore.store import RuntimeStore
+    from rtstore.time_travel import StoreDifferences
     from rtstore.upgrading import UpgradeReport, upgrade_directory
     from rtstore.writer import BatchWriter
 
@@ -103,9 +106,11 @@ _HOMES = {
     "rtstore.database.batches": ("ReceiptStore",),
     "rtstore.database.contents": ("KEEP_EVERYTHING", "Retention"),
     "rtstore.database.engine": ("DATABASE_NAME", "Database"),
+    "rtstore.database.history": ("StoreVersion",),
     "rtstore.database.manifest": ("ManifestStore", "default_manifest"),
     "rtstore.database.upgrade": ("migrations_path",),
     "rtstore.descriptors": ("Descriptor", "KNOWN_DESCRIPTORS", "Registry"),
+    "rtstore.differences": ("Difference", "DifferenceKind"),
     "rtstore.draft": ("BatchRequest", "StoreWrite"),
     "rtstore.errors": (
         "BackupDamagedError",
@@ -183,6 +188,7 @@ _HOMES = {
     ),
     "rtstore.salvage": ("RebuildReport", "rebuild_database"),
     "rtstore.store": ("RuntimeStore",),
+    "rtstore.time_travel": ("StoreDifferences",),
     "rtstore.upgrading": ("UpgradeReport", "upgrade_directory"),
     "rtstore.writer": ("BatchWriter",),
 }
@@ -245,6 +251,8 @@ __all__ = [
     "DatabaseLockedError",
     "DatabaseUpgrade",
     "Descriptor",
+    "Difference",
+    "DifferenceKind",
     "Durability",
     "ExportReport",
     "FileInspector",
@@ -293,7 +301,9 @@ __all__ = [
     "StorageError",
     "StoreClosedError",
     "StoreContent",
+    "StoreDifferences",
     "StoreFileChangedError",
+    "StoreVersion",
     "StoreWrite",
     "TeamImportReport",
     "UnknownStoreError",

@@ -51,6 +51,7 @@ from rtstore.arguments import Writes
 from rtstore.backups import Backup
 from rtstore.backups.record import Progress
 from rtstore.database.contents import Retention
+from rtstore.database.history import StoreVersion
 from rtstore.descriptors import Descriptor
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
@@ -71,6 +72,7 @@ from rtstore.records import (
     RunIdentity,
 )
 from rtstore.store import RuntimeStore
+from rtstore.time_travel import At, StoreDifferences
 from rtstore.times import Clock, utc_now
 from rtstore.workers import Call, LoopRebuilders, Workers, copier, plain_function
 
@@ -239,9 +241,17 @@ class AsyncRuntimeStore:
 
     # --- reading --------------------------------------------------------------------------------
 
-    async def read(self, store: str, *, verify: bool = True) -> StoreContent:
-        """The committed content of a store; takes no lock."""
-        return await self._workers.reads.run(self.sync_store.read, store, verify=verify)
+    async def read(self, store: str, *, verify: bool = True, at: At | None = None) -> StoreContent:
+        """The committed content of a store, now or at a point in time; takes no lock."""
+        return await self._workers.reads.run(self.sync_store.read, store, verify=verify, at=at)
+
+    async def history(self, store: str, *, limit: int | None = None) -> list[StoreVersion]:
+        """The committed versions of a store, oldest first; the newest `limit` of them."""
+        return await self._workers.reads.run(self.sync_store.history, store, limit=limit)
+
+    async def diff(self, store: str, a: At, b: At | None = None) -> StoreDifferences:
+        """What differs between a store at one point in time and at another (default: now)."""
+        return await self._workers.reads.run(self.sync_store.diff, store, a, b)
 
     async def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
         """Several stores (default: all) as of one batch; takes no lock."""
@@ -336,6 +346,19 @@ class AsyncRuntimeStore:
         """Make a file that somebody changed by hand the committed content, byte for byte."""
         return await self._workers.writes.run(
             self.sync_store.adopt, store, identity=identity, reason=reason
+        )
+
+    async def revert(
+        self,
+        store: str,
+        *,
+        to: At,
+        identity: RunIdentity | None = None,
+        reason: BatchReason | str = BatchReason.RECOVERY,
+    ) -> Batch:
+        """Write what a store held at a point in time again, in a new batch."""
+        return await self._workers.writes.run(
+            self.sync_store.revert, store, to=to, identity=identity, reason=reason
         )
 
     async def take_back(self, quarantine_number: int) -> QuarantinedFile:

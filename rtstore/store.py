@@ -44,6 +44,7 @@ from rtstore.records import (
     RunIdentity,
 )
 from rtstore.recovery import Recovery
+from rtstore.time_travel import At, TimeTravel, checked_point
 from rtstore.times import Clock, utc_now
 from rtstore.upkeep import Upkeep
 from rtstore.writer import BatchWriter
@@ -51,7 +52,7 @@ from rtstore.writer import BatchWriter
 _CLOSING_TIMEOUT_S = 1.0
 
 
-class RuntimeStore(Upkeep):
+class RuntimeStore(Upkeep, TimeTravel):
     """The state of one agent runtime: JSON files, and the database that makes them transactional.
 
     Made by `RuntimeStore.open`; a context manager. Safe to share between threads, not across forks.
@@ -290,15 +291,21 @@ class RuntimeStore(Upkeep):
 
     # --- reading --------------------------------------------------------------------------------
 
-    def read(self, store: str, *, verify: bool = True) -> StoreContent:
+    def read(self, store: str, *, verify: bool = True, at: At | None = None) -> StoreContent:
         """The committed content of a store, from the database; takes no lock.
 
         The file's size and time are held against the entry, its hash where those differ. Raises
         `StoreFileChangedError` when somebody else changed or removed the file, and
         `BatchUnfinishedError` when a batch whose writer died has changed it (with `verify=False`
         the file is not looked at); `InvalidRequestError` when nothing is committed for it.
+
+        With `at` it is what the store held at a point in time: as of a batch (its id, or the high
+        watermark that it made), or at a time; the file is not looked at. Raises
+        `InvalidRequestError` when that is not on record (any more): see `retention`.
         """
         descriptor = self.descriptors.get(store)
+        if at is not None:
+            return self._content_at(descriptor.schema_name, checked_point(at))
         content = self._reader.load([store]).get(store)
         if verify:
             self._reader.check_file(descriptor)

@@ -67,6 +67,10 @@ SHAPES = {
         *("leftOut", "replaced"),
     },
     "log": {"directory", "teamName", "highWatermark", "batches"},
+    "history": {"directory", "schemaName", "versions"},
+    "show": {"directory", "note", "content"},
+    "diff": {"directory", "schemaName", "before", "after", "differences"},
+    "revert": {"directory", "schemaName", "to", "batch"},
     "demo": {
         *("directory", "database", "teamName", "batches", "kill", "crash", "runNumber", "steps"),
         *("outcome", "queries"),
@@ -74,6 +78,12 @@ SHAPES = {
 }
 """The keys of each document. They are a promise: new ones may come, none may go."""
 
+LOOKING_BACK = {
+    "history": ["launch-state.json"],
+    "show": ["launch-state.json"],
+    "diff": ["opencode-delivery-journal.json", "1"],
+    "revert": ["opencode-delivery-journal.json", "--to", "1"],
+}
 RECEIPT = {field.alias or name for name, field in Receipt.model_fields.items()} | {"mtimeMs"}
 """Documented with the record itself."""
 
@@ -98,6 +108,8 @@ def _document(command: str, parent: Path) -> Any:
         if command != "backup":
             assert run("backup", *words["backup"]).code == 0
         return run(command, *words[command], "--json").json()
+    if command in LOOKING_BACK:
+        return run(command, ready_team(parent), *LOOKING_BACK[command], "--json").json()
     return run(command, crashed_team(parent), "--json").json()
 
 
@@ -108,7 +120,9 @@ def _keys(document: Any) -> Iterator[str]:
     elif isinstance(document, dict):
         for name, value in document.items():
             yield name
-            yield from _keys(value)
+            of_a_difference = name in ("before", "after") and "path" in document
+            if name != "data" and not of_a_difference:  # these are the runtime's own
+                yield from _keys(value)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +135,7 @@ def test_shape(tmp_path: Path, command: str) -> None:
     document = _document(command, tmp_path)
     assert set(document) == SHAPES[command]
     told = set()
-    for name in (command, "plan", "status", "backup"):
+    for name in (command, "plan", "status", "backup", "log", "history"):
         told |= set(re.findall(r"\w+", run(name, "--help").out.split("JSON: ")[1]))
     states = {"committed", "failed"}
     assert set(_keys(document)) - told - RECEIPT - states == set()
