@@ -295,6 +295,24 @@ def test_who_had_the_old_one_open_notices(directory: Path) -> None:
         assert store.read(LEASES).data == DIFFERENT[LEASES]
 
 
+def test_who_had_the_old_one_open_takes_nothing_along(directory: Path) -> None:
+    """The last connection to close removes the WAL by its name, which is the new database's now:
+    SQLite notices that its own was moved (SQLITE_FCNTL_HAS_MOVED), and leaves the WAL alone."""
+    wal = directory / f"{DATABASE_NAME}-wal"
+    old = RuntimeStore.open(directory)
+    write(old, LEASES, {"n": 3})
+    rebuild_database(directory, force=True)
+    with RuntimeStore.open(directory) as new:
+        write(new, LEASES, "new")
+        before = wal.stat().st_ino, wal.stat().st_size
+        old.close()
+        assert (wal.stat().st_ino, wal.stat().st_size) == before
+        write(new, LEDGER, "newer")
+    with RuntimeStore.open(directory) as store:
+        assert (store.read(LEASES).data, store.read(LEDGER).data) == ("new", "newer")
+        assert agree(store)
+
+
 def test_an_interrupted_rebuild_is_in_nobodys_way_but_its_own(directory: Path) -> None:
     """While the new database waits and the old one is gone, nobody starts with an empty store; a
     second rebuild goes on, with what the old one tells."""

@@ -12,7 +12,8 @@ Whatever dies and when: before 6 the old database is in its place, damaged as it
 7 there is none, and the waiting new one makes every way in refuse (`upgrade.exists`), so that
 nobody starts with an empty store; running it again goes on in either case. The old database is
 moved, never opened with plain file calls and never deleted, and the store files are only read. Who
-still has it open notices at the next read or write (`Database` compares the file with its own).
+still has it open notices at the next read or write (`Database` compares the file with its own), and
+closing it leaves the new WAL alone: SQLite sees that its database was moved.
 """
 
 from __future__ import annotations
