@@ -83,6 +83,20 @@ def _begin_with_noise(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _change_a_content(path: Path) -> None:
+    """What SQLite does not see: a bit that turned over in the text of a store."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute(
+            "UPDATE store_contents SET content = replace(content, 'updatedAt', 'updatedAu')"
+        )
+
+
+def _change_a_time(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("PRAGMA ignore_check_constraints = ON")
+        raw.execute("UPDATE batch_writes SET written_at = 'yesterday'")
+
+
 BEYOND_HELP: dict[str, Callable[[Path], object]] = {
     "gone": lambda path: path.unlink(),
     "only its log": lambda path: path.rename(path.with_name(path.name + "-wal")),
@@ -91,6 +105,8 @@ BEYOND_HELP: dict[str, Callable[[Path], object]] = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:9000]),
     "the manifest overwritten": lambda path: overwrite(path, "runtime_manifest"),
     "the batches overwritten": lambda path: overwrite(path, "write_batches"),
+    "a content changed": _change_a_content,
+    "a row that makes no sense": _change_a_time,
     "the contents overwritten": lambda path: overwrite(path, "store_contents"),
 }
 

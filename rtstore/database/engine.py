@@ -211,7 +211,7 @@ class Database:
         if tidy and not self.read_only:
             # Only a connection that may write tidies up the files beside the database, and only
             # when it is the last to close.
-            with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError):
+            with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError, UnicodeDecodeError):
                 self._writing()
         while self._free_readers:
             self._free_readers.pop().close()

@@ -13,6 +13,7 @@ from typing import TypeVar
 from pydantic import Field
 from sqlalchemy import Connection
 
+from rtstore.backups.verifying import problems_of_contents
 from rtstore.database import batches, contents, copying, manifest, recovery_log, upgrade
 from rtstore.database.engine import Database
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
@@ -41,21 +42,19 @@ class Salvage(Record):
 def problem_of(path: Path) -> str | None:
     """Why a control database cannot be used, or None when it is sound.
 
-    Every page and every current row is looked at. Raises `NewerDatabaseError` and, for what cannot
-    be told apart from a sound one, `StorageError` and `DatabaseLockedError`; `ForeignDatabaseError`
-    for another program's.
+    Every page, row and content is looked at, history included. Raises `NewerDatabaseError` and, for
+    what cannot be told apart from a sound one, `StorageError` and `DatabaseLockedError`;
+    `ForeignDatabaseError` for another program's.
     """
     try:
         if not upgrade.exists(path):
             return "there is no database"
         upgrade.inspect_revision(path)
         copying.check(path)
-        database = Database(path, read_only=True)
-        try:
-            database.read(manifest.load)
-            database.read(manifest.load_descriptors)
-        finally:
-            database.close()
+        _read_everything(path)
+        wrong = problems_of_contents(path)
+        if wrong:
+            return "; ".join(wrong[:3]) + (f" (and {len(wrong) - 3} more)" if wrong[3:] else "")
     except CorruptDatabaseError as error:
         return error.problem
     except ForeignDatabaseError as error:
@@ -65,6 +64,18 @@ def problem_of(path: Path) -> str | None:
     except ValueError as error:  # a row that makes no sense
         return f"the manifest makes no sense: {str(error).splitlines()[0]}"
     return None
+
+
+def _read_everything(path: Path) -> None:
+    database = Database(path, read_only=True)
+    try:
+        database.read(manifest.load)
+        database.read(manifest.load_descriptors)
+        database.read(batches.list_batches)
+        database.read(batches.load_open)
+        database.read(recovery_log.list_evidence)
+    finally:
+        database.close()
 
 
 def what_is_left(path: Path) -> Salvage:
