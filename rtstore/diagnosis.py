@@ -329,9 +329,9 @@ def _open_up(facts: Facts) -> Way:
 
 
 def _copy_elsewhere(facts: Facts) -> Way:
-    copy = f"/tmp/copy-of-{facts.directory.name}"  # noqa: S108 - shown to a person, not used
+    copy = shlex.quote(f"copy-of-{facts.directory.name}")
     return Way(
-        command=shlex.join(["cp", "-r", str(facts.directory), copy]),
+        command=f"cp -r {shlex.quote(str(facts.directory))} ~/{copy}",
         why="makes a copy that can be looked at: SQLite cannot read a WAL whose index (-shm) is "
         "gone where it may not make it anew",
     )

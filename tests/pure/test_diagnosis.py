@@ -112,7 +112,7 @@ def test_states_of_the_database(state: DatabaseState) -> None:
 def test_a_database_that_cannot_be_read_on_a_read_only_mount() -> None:
     """No permission can be given there: a copy can be looked at."""
     finding = found(Check.DATABASE, state=DatabaseState.UNREADABLE, is_read_only=True)
-    assert commands(finding) == ["cp -r '/teams/a team' '/tmp/copy-of-a team'"]
+    assert commands(finding) == ["cp -r '/teams/a team' ~/'copy-of-a team'"]
 
 
 def test_something_odd_beside_the_database() -> None:
