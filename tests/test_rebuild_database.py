@@ -275,9 +275,13 @@ def test_on_demand(directory: Path) -> None:
 
 
 def test_places_without_a_store(tmp_path: Path) -> None:
-    """No such directory, and one of the ancestor: sent to the right command."""
-    with pytest.raises(NotARuntimeDirectoryError, match="rtstore init"):
-        rebuild_database(tmp_path / "missing", team_name=TEAM)
+    """No such directory, one with nothing of a store in it, and one of the ancestor: sent to the
+    right command, and nothing is made."""
+    (tmp_path / "notes.txt").write_text("mine")
+    for directory in (tmp_path / "missing", tmp_path):
+        with pytest.raises(NotARuntimeDirectoryError, match="rtstore init"):
+            rebuild_database(directory, team_name=TEAM)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     (tmp_path / "opencode-runtime-manifest.json").write_text("{}")
     with pytest.raises(NotARuntimeDirectoryError, match="rtstore import"):
         rebuild_database(tmp_path, team_name=TEAM)

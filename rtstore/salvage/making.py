@@ -101,9 +101,9 @@ def rebuild_database(
     directory, fs = Path(directory), fs or FileSystem()
     path = directory / DATABASE_NAME
     registry = None if descriptors is None else Registry(descriptors)
-    _check_reason(directory, force=force)
+    _check_reason(directory, registry, force=force)
     with WriterLock(directory, lock_timeout_s).hold():
-        problem = _check_reason(directory, force=force)
+        problem = _check_reason(directory, registry, force=force)
         now = to_utc_ms(clock())
         try:
             interrupted = _interrupted(directory)
@@ -145,7 +145,7 @@ def rebuild_database(
 # --- 1 to 3 -----------------------------------------------------------------------------------
 
 
-def _check_reason(directory: Path, *, force: bool) -> str:
+def _check_reason(directory: Path, registry: Registry | None, *, force: bool) -> str:
     """What is wrong with the database; raises where nothing is, or where it is not ours to move."""
     path = directory / DATABASE_NAME
     if not directory.is_dir():
@@ -171,7 +171,22 @@ def _check_reason(directory: Path, *, force: bool) -> str:
         raise NotARuntimeDirectoryError(
             directory, "it is a directory of the file-only ancestor", f"rtstore import {quoted}"
         )
+    if not _anything_to_rebuild(directory, registry):
+        quoted = shlex.quote(str(directory))
+        raise NotARuntimeDirectoryError(
+            directory,
+            "there is neither a database nor a store file to rebuild from",
+            f"rtstore init {quoted} --team NAME",
+        )
     return problem
+
+
+def _anything_to_rebuild(directory: Path, registry: Registry | None) -> bool:
+    own = [f"{DATABASE_NAME}{suffix}" for suffix in _FILES]
+    stores = [item.relative_path for item in registry or KNOWN_DESCRIPTORS]
+    return _interrupted(directory) or any(
+        os.path.lexists(directory / name) for name in [*own, *stores]
+    )
 
 
 def _team(directory: Path, wanted: str | None, salvage: Salvage) -> str:
