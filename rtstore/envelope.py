@@ -129,9 +129,23 @@ def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) 
 def decode(content: bytes) -> Envelope:
     """Read the bytes of a store file. Raises `EnvelopeError`, and nothing else, on any bytes."""
     try:
-        document = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        document = _DECODER.decode(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise EnvelopeError(InspectionFault.INVALID_JSON, str(error)[:200]) from None
+    return _envelope_of(document)
+
+
+def decode_own(content: bytes) -> Envelope:
+    """The same for bytes that were encoded here: faster. Whatever the quick parser does not take
+    (an adopted file may hold it) is left to the other."""
+    try:
+        document = pydantic_core.from_json(content, allow_inf_nan=False)
+    except ValueError:
+        return decode(content)
+    return _envelope_of(document)
+
+
+def _envelope_of(document: object) -> Envelope:
     if not isinstance(document, dict):
         raise EnvelopeError(InspectionFault.INVALID_ENVELOPE, "the file is not a JSON object")
     version = document.get("schemaVersion")
@@ -181,6 +195,9 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _refuse_surrogate(data: object, store: str) -> NoReturn:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from rtstore.database import batches, contents, manifest
 from rtstore.database.engine import Database
+from rtstore.database.statements import Row
 from rtstore.descriptors import (
     COMPATIBILITY_SNAPSHOT,
     DELIVERY_JOURNAL,
@@ -20,7 +21,7 @@ from rtstore.descriptors import (
     Descriptor,
     Registry,
 )
-from rtstore.envelope import content_hash, decode, payload_problem
+from rtstore.envelope import content_hash, decode_own, payload_problem
 from rtstore.errors import BatchUnfinishedError, StoreFileChangedError
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
@@ -91,6 +92,33 @@ class StoreReader:
     def load(self, names: Sequence[str]) -> dict[str, StoreContent]:
         """The committed contents of some stores as of one batch; absent where there are none."""
         return self._database.read(lambda connection: _load(connection, names))
+
+    def read(self, descriptor: Descriptor, *, verify: bool) -> StoreContent | None:
+        """The committed content of a store, or None; with `verify` as `check_file` besides."""
+        name = descriptor.schema_name
+
+        def query(connection: Connection) -> tuple[StoreContent, int, int] | None:
+            for _, content, row in contents.current_rows(connection, [name]):
+                return _content_of(name, content, row), row["file_size"], row["mtime_ns"]
+            return None
+
+        found = self._database.read(query, single=True)
+        if found is None:
+            if verify:
+                self.check_file(descriptor)
+            return None
+        content, file_size, mtime_ns = found
+        if verify and not self._is_untouched(descriptor, file_size, mtime_ns):
+            self.check_file(descriptor)
+        return content
+
+    def _is_untouched(self, descriptor: Descriptor, file_size: int, mtime_ns: int) -> bool:
+        """Whether the file has the size and the time that its batch gave it."""
+        try:
+            found = self._fs.lstat(store_path(self._directory, descriptor.relative_path))
+        except OSError:
+            return False
+        return found.st_size == file_size and found.st_mtime_ns == mtime_ns
 
     def snapshot(self, names: Sequence[str]) -> Snapshot:
         """The same, with the high watermark that it is of."""
@@ -175,19 +203,23 @@ def _entry_and_open(
 
 
 def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreContent]:
-    found = {}
-    for name, content, entry, batch in contents.current_with_batch(connection, names):
-        envelope = decode(content)
-        found[name] = StoreContent(
-            schema_name=name,
-            schema_version=envelope.schema_version,
-            data=envelope.data,
-            updated_at=parse_time(batch.written_at),
-            content_hash=entry.content_hash,
-            batch_id=batch.batch_id,
-            high_watermark=batch.high_watermark,
-            run_id=entry.run_id,
-            capability_snapshot_id=entry.capability_snapshot_id,
-            behavior_fingerprint=entry.behavior_fingerprint,
-        )
-    return found
+    return {
+        name: _content_of(name, content, row)
+        for name, content, row in contents.current_rows(connection, names)
+    }
+
+
+def _content_of(name: str, content: bytes, row: Row) -> StoreContent:
+    envelope = decode_own(content)
+    return StoreContent(
+        schema_name=name,
+        schema_version=envelope.schema_version,
+        data=envelope.data,
+        updated_at=parse_time(row["written_at"]),
+        content_hash=row["content_hash"],
+        batch_id=row["batch_id"],
+        high_watermark=row["high_watermark"],
+        run_id=row["run_id"],
+        capability_snapshot_id=row["capability_snapshot_id"],
+        behavior_fingerprint=row["behavior_fingerprint"],
+    )

@@ -306,9 +306,7 @@ class RuntimeStore(Upkeep, TimeTravel):
         descriptor = self.descriptors.get(store)
         if at is not None:
             return self._content_at(descriptor.schema_name, checked_point(at))
-        content = self._reader.load([store]).get(store)
-        if verify:
-            self._reader.check_file(descriptor)
+        content = self._reader.read(descriptor, verify=verify)
         if content is None:
             raise InvalidRequestError(
                 "store", "no committed content: it was never written in a batch", store=store

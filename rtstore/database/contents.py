@@ -14,9 +14,9 @@ from rtstore.database.schema import (
     store_contents,
     write_batches,
 )
-from rtstore.database.statements import Statement, driver_of
+from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
-from rtstore.records import ManifestEntry, Record
+from rtstore.records import Record
 
 _BITE = 8
 """About how many rows of history one batch drops at most, so that none ever pays for all of it."""
@@ -35,14 +35,6 @@ class Retention(Record):
 
 
 KEEP_EVERYTHING = Retention(batches=None, contents_per_store=None)
-
-
-class WrittenBy(Record):
-    """The batch that wrote a current entry."""
-
-    batch_id: str
-    high_watermark: int | None
-    written_at: str
 
 
 class Committed(Record):
@@ -99,18 +91,14 @@ def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, 
     return found
 
 
-def current_with_batch(
-    connection: Connection, names: Iterable[str]
-) -> Iterator[tuple[str, bytes, ManifestEntry, WrittenBy]]:
-    """The bytes of the current entries of some stores, each with its entry and its batch; a store
-    without committed content is absent."""
+def current_rows(connection: Connection, names: Iterable[str]) -> Iterator[tuple[str, bytes, Row]]:
+    """The bytes of the current entries of some stores, each with the columns of its entry and
+    `batch_id`, `high_watermark` and `written_at` of its batch; a store without committed content is
+    absent."""
     for name in names:
         row = _SELECT_CURRENT_WITH_BATCH.first(connection, name=name)
-        if row is None:
-            continue
-        entry = ManifestEntry.model_validate(row)
-        content = _checked(name, row["content"], entry.content_hash)
-        yield name, content, entry, WrittenBy.model_validate(row)
+        if row is not None:
+            yield name, _checked(name, row["content"], row["content_hash"]), row
 
 
 def stores_with_content(connection: Connection) -> frozenset[str]:

@@ -108,23 +108,21 @@ class Database:
 
     # --- transactions ---------------------------------------------------------------------------
 
-    def read(self, query: Callable[[Connection], Result]) -> Result:
+    def read(self, query: Callable[[Connection], Result], *, single: bool = False) -> Result:
         """Run a query in one read transaction: everything it sees is of one moment.
 
-        The query may be run again when the file changed under an immutable read; it must have no
-        effect of its own.
+        A query of a `single` statement is a transaction by itself, and saves the BEGIN. The query
+        may be run again when the file changed under an immutable read; it must have no effect of
+        its own.
         """
         self.check_usable()
         for _ in range(20):
             before = self._idle_state()
             with self._translated(), self._reading(idle=before is not None) as connection:
-                driver = driver_of(connection)
-                try:
-                    driver.execute("BEGIN")
+                if single:
                     result = self._understood(query, connection)
-                finally:
-                    with suppress(sqlite3.Error):
-                        driver.execute("ROLLBACK")
+                else:
+                    result = self._in_transaction(query, connection)
             if before is None or before == self._idle_state():
                 return result
         raise DatabaseLockedError(self.path, "it kept changing while it was read")
@@ -133,14 +131,18 @@ class Database:
         """`read`, on the connection for writing; the caller holds the writer lock. What the last
         transaction wrote is still in its cache."""
         with self._translated():
-            connection = self._writing()
-            driver = driver_of(connection)
+            return self._in_transaction(query, self._writing())
+
+    def _in_transaction(
+        self, query: Callable[[Connection], Result], connection: Connection
+    ) -> Result:
+        driver = driver_of(connection)
+        try:
             driver.execute("BEGIN")
-            try:
-                return self._understood(query, connection)
-            finally:
-                with suppress(sqlite3.Error):
-                    driver.execute("ROLLBACK")
+            return self._understood(query, connection)
+        finally:
+            with suppress(sqlite3.Error):
+                driver.execute("ROLLBACK")
 
     @contextmanager
     def write(self, *, flush: bool) -> Iterator[Connection]:
