@@ -161,25 +161,17 @@ class RecoveryPlanner:
         findings = {}
         for name, inspection in inspections.items():
             entry = view.manifest.entry(name)
-            findings[name] = StoreFinding(
+            findings[name] = StoreFinding.model_construct(
                 inspection=inspection,
                 content_in_database=name in view.stores_with_content,
                 written_by_another_batch=self._wrote_same_bytes(
                     inspection, None if entry is None else entry.batch_number
                 ),
             )
-        return Survey(view=view, findings=findings, crashed_batches=crashed)
+        return Survey.model_construct(view=view, findings=findings, crashed_batches=crashed)
 
     def _look(self) -> View:
-        def query(connection: Connection) -> View:
-            return View(
-                manifest=manifest.load(connection),
-                open_batches=batches.load_open(connection),
-                stores_with_content=contents.stores_with_content(connection),
-                last_batch_number=batches.last_number(connection),
-            )
-
-        return self._database.read(query)
+        return self._database.look(_view)
 
     def _in_progress(self, view: View) -> tuple[LoggedBatch, ...]:
         """The open batches whose writer may be alive.
@@ -215,6 +207,15 @@ class RecoveryPlanner:
                 connection, inspection.schema_name, found, but_not=but_not
             )
         )
+
+
+def _view(connection: Connection) -> View:
+    return View(
+        manifest=manifest.load(connection),
+        open_batches=batches.load_open(connection),
+        stores_with_content=contents.stores_with_content(connection),
+        last_batch_number=batches.last_number(connection),
+    )
 
 
 def _crashed(view: View, in_progress: Sequence[LoggedBatch]) -> tuple[LoggedBatch, ...]:

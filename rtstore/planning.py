@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 
 from rtstore.descriptors import Descriptor
 from rtstore.records import (
@@ -140,12 +141,17 @@ def _store_action(
         if entry and expected and descriptor.criticality is not Criticality.DIAGNOSTIC_ONLY:
             stale = stale_identity(entry, expected)
         if stale is None:
-            return RecoveryAction(kind=ActionKind.NONE, schema_name=name), None
+            return _nothing(name), None
         reason = f"Runtime store {name} has {stale}"
         return _block(name, reason), reason
     kind = _kind(descriptor.rebuild_strategy, finding, inspection.state)
     action = RecoveryAction(kind=kind, schema_name=name, reason=inspection.state.value)
     return action, inspection.message
+
+
+@lru_cache(maxsize=4096)
+def _nothing(name: str) -> RecoveryAction:
+    return RecoveryAction(kind=ActionKind.NONE, schema_name=name)
 
 
 def _kind(strategy: RebuildStrategy, finding: StoreFinding, state: InspectionState) -> ActionKind:

@@ -88,6 +88,8 @@ class StoreReader:
         self._registry = registry
         self._lock = lock
         self._fs = fs
+        self._judged: tuple[tuple[object, ...], tuple[str, ...]] | None = None
+        """What was committed when the invariants were last checked, and what they said."""
 
     def load(self, names: Sequence[str]) -> dict[str, StoreContent]:
         """The committed contents of some stores as of one batch; absent where there are none."""
@@ -129,19 +131,31 @@ class StoreReader:
             )
         )
 
-    def invariant_failures(self) -> list[str]:
-        """What the committed contents contradict each other in, as of one batch."""
+    def invariant_failures(self, seen: Manifest | None = None) -> list[str]:
+        """What the committed contents contradict each other in, as of one batch: that of a manifest
+        that was just `seen`, or a later one."""
+        known = self._judged
+        if seen is not None and known is not None and known[0] == _committed(seen):
+            return list(known[1])
 
-        def query(connection: Connection) -> tuple[Manifest, dict[str, StoreContent]]:
+        def query(connection: Connection) -> tuple[Manifest, dict[str, StoreContent] | None]:
+            current = manifest.load(connection)
+            if known is not None and known[0] == _committed(current):
+                return current, None
             names = [name for name in _INVARIANT_STORES.values() if name in self._registry]
-            return manifest.load(connection), _load(connection, names)
+            return current, _load(connection, names)
 
         current, content_of = self._database.read(query)
+        if content_of is None:
+            assert known is not None  # noqa: S101 - or the contents were loaded
+            return list(known[1])
         stores = {
             argument: self._invariant_data(name, content_of.get(name))
             for argument, name in _INVARIANT_STORES.items()
         }
-        return validate_invariants(manifest=current, **stores)
+        failures = validate_invariants(manifest=current, **stores)
+        self._judged = _committed(current), tuple(failures)
+        return failures
 
     def check_file(self, descriptor: Descriptor) -> None:
         """Raise `StoreFileChangedError` unless the file is what is committed, or
@@ -193,6 +207,11 @@ class StoreReader:
         if payload_problem(content.data, self._registry.get(name).payload) is not None:
             return None
         return content.data
+
+
+def _committed(current: Manifest) -> tuple[object, ...]:
+    """What the invariants follow from: as long as it is the same, so are they."""
+    return current.team_name, current.high_watermark, current.active_identity, current.entries
 
 
 def _entry_and_open(

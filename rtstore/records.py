@@ -7,6 +7,7 @@ file-only ancestor (`batchId`, `capabilitySnapshotId`), so that its consumers ca
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -253,7 +254,11 @@ class Manifest(Record):
 
     def entry(self, schema_name: str) -> ManifestEntry | None:
         """The entry of a store, or None while nothing is committed for it."""
-        return next((entry for entry in self.entries if entry.schema_name == schema_name), None)
+        return self._entry_of.get(schema_name)
+
+    @cached_property
+    def _entry_of(self) -> dict[str, ManifestEntry]:
+        return {entry.schema_name: entry for entry in self.entries}
 
     @property
     def active_identity(self) -> RunIdentity | None:

@@ -346,12 +346,13 @@ class RuntimeStore(Upkeep, TimeTravel):
         `expected` is the run identity that the runtime is about to use; without it the entries are
         held against the identity of the last committed batch.
         """
+        return self._plan(expected)[0]
+
+    def _plan(self, expected: RunIdentity | None) -> tuple[RecoveryPlan, Manifest]:
         survey = self._planner.survey()
-        return self._planner.plan_of(
-            survey,
-            team_name=self.team_name,
-            expected=expected or survey.view.manifest.active_identity,
-        )
+        seen = survey.view.manifest
+        expected = expected or seen.active_identity
+        return self._planner.plan_of(survey, team_name=self.team_name, expected=expected), seen
 
     def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
         """Whether the runtime may start on this state: the plan and the cross-store invariants."""
@@ -359,10 +360,9 @@ class RuntimeStore(Upkeep, TimeTravel):
 
     def assess(self, *, expected: RunIdentity | None = None) -> tuple[RecoveryPlan, ReadinessCheck]:
         """The plan, and the readiness that follows from it and from the invariants."""
-        plan = self.plan_recovery(expected=expected)
-        return plan, build_readiness(
-            recovery_plan=plan, invariant_failures=self.invariant_failures()
-        )
+        plan, seen = self._plan(expected)
+        failures = self._reader.invariant_failures(seen)
+        return plan, build_readiness(recovery_plan=plan, invariant_failures=failures)
 
     def invariant_failures(self) -> list[str]:
         """What the committed contents contradict each other in."""

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
@@ -104,6 +104,8 @@ class Database:
         self._writer = None if read_only else self._make_engine(self._connect_writer)
         self._writing_connection: Connection | None = None
         self._free_readers: deque[Connection] = deque()
+        self._looks: dict[Callable[[Connection], Any], tuple[Connection, int, Any]] = {}
+        """What a query gave on a connection, and the version of the data that it was of."""
         _open_databases.add(self)
 
     # --- transactions ---------------------------------------------------------------------------
@@ -126,6 +128,27 @@ class Database:
             if before is None or before == self._idle_state():
                 return result
         raise DatabaseLockedError(self.path, "it kept changing while it was read")
+
+    def look(self, query: Callable[[Connection], Result]) -> Result:
+        """`read` for a query that is asked again and again, with what it gave before as long as
+        nobody has committed anything since. The query is a function of its own, not a closure.
+
+        A connection that only reads is told of every commit of others by its `data_version`
+        (sqlite.org/pragma.html), which is fetched before the query: a commit in between is noticed
+        the next time.
+        """
+        self.check_usable()
+        if self._idle_state() is not None:
+            return self.read(query)
+        with self._translated(), self._reading(idle=False) as connection:
+            version = driver_of(connection).execute("PRAGMA data_version").fetchone()[0]
+            known = self._looks.get(query)
+            if known is not None and known[0] is connection and known[1] == version:
+                result: Result = known[2]
+                return result
+            result = self._in_transaction(query, connection)
+            self._looks[query] = connection, version, result
+            return result
 
     def read_as_writer(self, query: Callable[[Connection], Result]) -> Result:
         """`read`, on the connection for writing; the caller holds the writer lock. What the last

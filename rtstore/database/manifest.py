@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -66,7 +67,8 @@ def load_head(connection: Connection) -> ManifestHead:
 def load(connection: Connection) -> Manifest:
     """Read the manifest and all entries."""
     row = _manifest_row(connection)
-    return Manifest.model_validate({**row, "entries": tuple(_SELECT_ENTRIES.all(connection))})
+    entries = tuple(_entry_of(*entry.values()) for entry in _SELECT_ENTRIES.all(connection))
+    return Manifest.model_validate({**row, "entries": entries})
 
 
 def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, ManifestEntry]:
@@ -75,8 +77,15 @@ def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, Mani
     for name in names:
         row = _SELECT_ENTRY.first(connection, schema_name=name)
         if row is not None:
-            found[name] = ManifestEntry.model_validate(row)
+            found[name] = _entry_of(*row.values())
     return found
+
+
+@lru_cache(maxsize=4096)
+def _entry_of(*values: object) -> ManifestEntry:
+    """The entry of a row. Most of them are the same from one look to the next, and an entry cannot
+    be changed; so a row that was checked once is not checked again."""
+    return ManifestEntry.model_validate(dict(zip(_ENTRY_COLUMNS, values, strict=True)))
 
 
 def load_versions(connection: Connection) -> dict[str, int]:
@@ -175,6 +184,7 @@ def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) 
 
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
 _SELECT_MANIFEST = Statement(select(runtime_manifest))
+_ENTRY_COLUMNS = tuple(manifest_entries.c.keys())
 _SELECT_ENTRIES = Statement(select(manifest_entries).order_by(manifest_entries.c.schema_name))
 _SELECT_ENTRY = Statement(
     select(manifest_entries).where(manifest_entries.c.schema_name == bindparam("schema_name"))
