@@ -122,7 +122,9 @@ class Publisher:
                 self.retention,
                 [write.schema_name for item in logged for write in item.writes],
                 logged[-1].batch.batch_number,
+                logged[-1].batch.started_at,
             )
+            contents.give_back(connection)
         return high_watermark
 
     def roll_forward(self, logged: LoggedBatch) -> None:

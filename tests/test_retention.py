@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from .support import (
     IDENTITY,
     LEASES,
     LEDGER,
+    NOON,
     WatchedFileSystem,
     agree,
     at,
@@ -173,9 +176,46 @@ def test_what_is_dropped_leaves_no_loose_ends(directory: Path) -> None:
         assert len(kept_contents(directory, LEASES)) <= 2
 
 
-@pytest.mark.parametrize("field", ["batches", "contents_per_store"])
+@pytest.mark.parametrize("field", ["batches", "contents_per_store", "max_age"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_keeping_nothing_is_not_possible(field: str, value: int) -> None:
     """The last content is what is committed, so at least one of each stays."""
     with pytest.raises(ValueError, match=field.split("_")[0]):
-        Retention(**{field: value})
+        Retention.model_validate({field: value})
+
+
+def test_batches_are_kept_by_age(directory: Path) -> None:
+    """A batch that ended longer ago than the limit goes, in bites; what is current stays."""
+    moments = (NOON + timedelta(hours=number) for number in itertools.count())
+    keep = Retention(batches=None, contents_per_store=None, max_age=timedelta(hours=10))
+    with open_store(directory, retention=keep, clock=lambda: next(moments)) as store:
+        write(store, LEDGER, "current all the time")
+        write_many(store, 60)
+        newest = store.batches()[-1].started_at
+        ages = [newest - batch.started_at for batch in store.batches()]
+        assert store.read(LEDGER).data == "current all the time"
+    assert sum(age > timedelta(hours=10) for age in ages) == 1
+    assert 1 < len(ages) < 12
+
+
+def test_space_is_given_back(directory: Path) -> None:
+    """When much history is dropped the file shrinks again, a bite with each batch, while it is in
+    use; a file with little room to spare stays as it is."""
+    path = directory / DATABASE_NAME
+    with open_store(directory, retention=KEEP_EVERYTHING) as store:
+        for number in range(80):
+            write(store, LEDGER, {"large": "x" * 100_000, "number": number})
+    large = path.stat().st_size
+    assert large > 8_000_000
+    with RuntimeStore.open(
+        directory, retention=Retention(batches=5, contents_per_store=2)
+    ) as store:
+        sizes: list[int] = []
+        for number in range(160):
+            write(store, LEASES, number)
+            sizes.append(query(directory, "SELECT page_count FROM pragma_page_count")[0] * 4096)
+        assert agree(store)
+    assert sizes[-1] < large / 4
+    steps = [before - after for before, after in itertools.pairwise(sizes)]
+    assert max(steps) <= 64 * 4096, "one batch pays for all of it"
+    assert sizes[-1] == sizes[-2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from pydantic import Field
 from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select
@@ -17,9 +18,16 @@ from rtstore.database.schema import (
 from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
 from rtstore.records import Record
+from rtstore.times import format_time
 
 _BITE = 8
 """About how many rows of history one batch drops at most, so that none ever pays for all of it."""
+
+_SPARE_PAGES = 256
+"""Free pages that stay in the file: 1 MiB at SQLite's page size of 4 KiB."""
+
+_PAGES_AT_ONCE = 32
+"""How many of them one batch gives back at most."""
 
 
 class Retention(Record):
@@ -32,6 +40,8 @@ class Retention(Record):
     """Committed and failed batches, with their receipts."""
     contents_per_store: int | None = Field(default=50, ge=1)
     """Committed contents of each store, the current one included."""
+    max_age: timedelta | None = Field(default=None, gt=timedelta(0))
+    """How long ago a batch may have ended; younger ones are dropped by the other limits only."""
 
 
 KEEP_EVERYTHING = Retention(batches=None, contents_per_store=None)
@@ -106,11 +116,17 @@ def stores_with_content(connection: Connection) -> frozenset[str]:
     return frozenset(row["schema_name"] for row in _SELECT_WITH_CONTENT.all(connection))
 
 
-def prune(connection: Connection, retention: Retention, names: Sequence[str], newest: int) -> None:
+def prune(
+    connection: Connection,
+    retention: Retention,
+    names: Sequence[str],
+    newest: int,
+    now: datetime,
+) -> None:
     """Drop history beyond the retention: a bite of it, of the stores just written.
 
     `names` are those stores, once for each batch that wrote them; `newest` is the number of the
-    last of these batches. What a manifest entry refers to is kept.
+    last of these batches, `now` its time. What a manifest entry refers to is kept.
     """
     if retention.contents_per_store is not None:
         keep = retention.contents_per_store
@@ -121,10 +137,27 @@ def prune(connection: Connection, retention: Retention, names: Sequence[str], ne
                 for name, times in Counter(names).items()
             ],
         )
+    bite = max(_BITE, 2 * len(names))
     if retention.batches is not None and newest > retention.batches:
-        _DELETE_OLD_BATCHES.run(
-            connection, before=newest - retention.batches, bite=max(_BITE, 2 * len(names))
-        )
+        _DELETE_OLD_BATCHES.run(connection, before=newest - retention.batches, bite=bite)
+    if retention.max_age is not None and now.timestamp() > retention.max_age.total_seconds():
+        oldest = format_time(now - retention.max_age)
+        _DELETE_AGED_BATCHES.run(connection, oldest=oldest, bite=bite)
+
+
+def give_back(connection: Connection) -> None:
+    """Return a bite of the space that dropped history left, where there is much of it.
+
+    What little there is, the next batches fill again; so in the steady state nothing is moved.
+    """
+    driver = driver_of(connection)
+    free = driver.execute("PRAGMA freelist_count").fetchone()[0]
+    if free <= _SPARE_PAGES:
+        return
+    if free > driver.execute("PRAGMA page_count").fetchone()[0] // 4:
+        for _ in range(_PAGES_AT_ONCE):
+            # One page a call: the driver takes a single step of a statement without columns.
+            driver.execute("PRAGMA incremental_vacuum(1)")
 
 
 def _checked(schema_name: str, text: str, expected_hash: str) -> bytes:
@@ -225,10 +258,9 @@ _DELETE_OLD_CONTENTS = Statement(
         ~exists().where(_IS_CURRENT).correlate(store_contents),
     )
 )
-_old_batches = (
-    select(write_batches.c.batch_number)
+_droppable = (
+    select(write_batches.c.batch_number, write_batches.c.completed_at)
     .where(
-        write_batches.c.batch_number <= bindparam("before"),
         or_(write_batches.c.state == "committed", write_batches.c.state == "failed"),
         ~exists()
         .where(manifest_entries.c.batch_number == write_batches.c.batch_number)
@@ -236,6 +268,15 @@ _old_batches = (
     )
     .order_by(write_batches.c.batch_number)
     .limit(bindparam("bite"))
+)
+_old_batches = _droppable.with_only_columns(write_batches.c.batch_number).where(
+    write_batches.c.batch_number <= bindparam("before")
+)
+# Only the oldest are asked for their age: batches carry times in order.
+_oldest = _droppable.subquery()
+_aged_batches = select(_oldest.c.batch_number).where(_oldest.c.completed_at < bindparam("oldest"))
+_DELETE_AGED_BATCHES = Statement(
+    delete(write_batches).where(write_batches.c.batch_number.in_(_aged_batches))
 )
 _DELETE_OLD_BATCHES = Statement(
     delete(write_batches).where(write_batches.c.batch_number.in_(_old_batches))
