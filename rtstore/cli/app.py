@@ -158,7 +158,7 @@ def status(
         {runId, capabilitySnapshotId, behaviorFingerprint} or null,
       lastBatch {batchId, reason, runId, completedAt, ageSeconds, stores[]} or null,
       openBatches[] {batchId, reason, runId, startedAt, ageSeconds, inProgress, stores[]},
-      lockHolder,
+      lockHolder, databaseBytes, walBytes,
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
         batchId, batchReason, writtenAt, ageSeconds},

@@ -17,6 +17,7 @@ from rtstore.cli.looking import (
 )
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.cli.output import when as time_and_age
+from rtstore.database.engine import DATABASE_NAME
 from rtstore.records import (
     ActionKind,
     Batch,
@@ -53,6 +54,8 @@ class StatusReport(Record):
     last_batch: CommittedBatch | None
     open_batches: tuple[OpenBatch, ...]
     lock_holder: str | None
+    database_bytes: int
+    wal_bytes: int
     """Who holds the writer lock at this moment; None when it is free."""
     stores: tuple[StoreLine, ...]
     next: tuple[NextStep, ...]
@@ -97,9 +100,19 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         last_batch=None if last is None else _committed(last, look),
         open_batches=look.open_batches,
         lock_holder=holder,
+        database_bytes=_bytes_of(look.directory / DATABASE_NAME),
+        wal_bytes=_bytes_of(look.directory / f"{DATABASE_NAME}-wal"),
         stores=look.lines,
         next=look.next,
     )
+
+
+def _bytes_of(path: Path) -> int:
+    """The size of a file, which is not opened: that would drop SQLite's locks on it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _committed(batch: Batch, look: Look) -> CommittedBatch:
@@ -127,6 +140,7 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
             *_identities(report),
             ("Last batch", _last_batch(report, look)),
             *(("Open batch", _open_batch(batch, look)) for batch in report.open_batches),
+            ("Size", f"database {size(report.database_bytes)}, WAL {size(report.wal_bytes)}"),
             ("Writer lock", f"held by {report.lock_holder}" if report.lock_holder else "free"),
         ]
     )

@@ -41,6 +41,7 @@ SHAPES = {
     "status": {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
         *("expectedIdentity", "lastBatch", "openBatches", "lockHolder", "stores", "next"),
+        *("databaseBytes", "walBytes"),
     },
     "plan": {
         *("directory", "teamName", "verdict", "readiness", "expectedIdentity", "plan"),

@@ -181,6 +181,8 @@ def test_json(tmp_path: Path) -> None:
         "diagnostics": ["Uncommitted runtime store batch detected: batch-crashed"],
     }
     assert report["lockHolder"] is None
+    assert report["databaseBytes"] == (directory / "runtime-store.sqlite3").stat().st_size > 0
+    assert report["walBytes"] == 0
     assert report["next"] == [
         {"command": f"rtstore recover {directory}", "why": "brings batch-crashed to its end"}
     ]
