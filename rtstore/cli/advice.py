@@ -72,9 +72,8 @@ def _keep_changes(directory: Path, actions: Iterable[RecoveryAction]) -> list[Ne
     ]
     return [
         NextStep(
-            command=None,
-            why=f"first decide about the changed file of {name}; to keep it, in Python: "
-            f"RuntimeStore.open({str(directory)!r}).adopt({name!r})",
+            command=f"rtstore adopt {shlex.quote(str(directory))} {shlex.quote(name)}",
+            why=f"first, only if the changed file of {name} is to be kept: makes it the truth",
         )
         for name in changed
     ]

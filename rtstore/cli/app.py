@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from rtstore.cli import timeline, trouble, upkeep
+from rtstore.cli import keeping, timeline, trouble, upkeep
 from rtstore.cli.exits import ExitCode, exit_code_help
 from rtstore.cli.options import (
     LOCK_TIMEOUT_S,
@@ -310,5 +310,6 @@ def demo(
 
 
 timeline.register(app)
+keeping.register(app)
 trouble.register(app)
 upkeep.register(app)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import check_directory, open_to_look
+from rtstore.cli.looking import check_directory, open_to_look, schema_name_of
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.database.history import StoreVersion
 from rtstore.differences import Difference, DifferenceKind
@@ -79,7 +79,7 @@ class RevertReport(Record):
 def list_versions(directory: Path, store_name: str, *, limit: int, as_json: bool) -> ExitCode:
     """Print the newest versions of a store; changes nothing."""
     with open_to_look(directory) as store:
-        name = _schema_name(store, store_name)
+        name = schema_name_of(store, store_name)
         versions = store.history(name, limit=limit)
     now = utc_now()
     report = HistoryReport(
@@ -100,7 +100,7 @@ def list_versions(directory: Path, store_name: str, *, limit: int, as_json: bool
 def show(directory: Path, store_name: str, at: str | None, *, as_json: bool) -> ExitCode:
     """Print what a store holds, or held; changes nothing."""
     with open_to_look(directory) as store:
-        name = _schema_name(store, store_name)
+        name = schema_name_of(store, store_name)
         note = None
         if at is None:
             content = store.read(name, verify=False)
@@ -118,7 +118,7 @@ def show(directory: Path, store_name: str, at: str | None, *, as_json: bool) -> 
 def diff(directory: Path, store_name: str, a: str, b: str | None, *, as_json: bool) -> ExitCode:
     """Print what differs between two versions of a store; changes nothing."""
     with open_to_look(directory) as store:
-        name = _schema_name(store, store_name)
+        name = schema_name_of(store, store_name)
         found = store.diff(name, _point(a), None if b is None else _point(b))
     report = DiffReport(directory=str(directory), **dict(found))
     if as_json:
@@ -134,7 +134,7 @@ def revert(
     """Write an earlier version of a store again, and say in which batch."""
     check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made or recovered for a wrong call
-        name = _schema_name(store, store_name)
+        name = schema_name_of(store, store_name)
         version = store.read(name, at=_point(to))
     with RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store:
         batch = store.revert(name, to=version.batch_id)
@@ -157,14 +157,6 @@ def revert(
 
 
 # --- what was asked for -------------------------------------------------------------------------
-
-
-def _schema_name(store: RuntimeStore, given: str) -> str:
-    """The store of a name, or of a file."""
-    for descriptor in store.descriptors:
-        if given in (descriptor.schema_name, descriptor.relative_path):
-            return descriptor.schema_name
-    return store.descriptors.get(given).schema_name  # raises, and names those that there are
 
 
 def _point(text: str) -> At:

@@ -143,6 +143,14 @@ def open_to_look(directory: Path) -> Iterator[RuntimeStore]:
         yield store
 
 
+def schema_name_of(store: RuntimeStore, given: str) -> str:
+    """The store of a name, or of a file, as somebody types it."""
+    for descriptor in store.descriptors:
+        if given in (descriptor.schema_name, descriptor.relative_path):
+            return descriptor.schema_name
+    return store.descriptors.get(given).schema_name  # raises, and names those that there are
+
+
 def check_directory(directory: Path) -> None:
     """Raise `NotARuntimeDirectoryError` when the path is not a directory that can be looked at."""
     if not directory.exists():

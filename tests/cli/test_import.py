@@ -97,7 +97,7 @@ def test_import_of_a_crashed_team(tmp_path: Path) -> None:
     open_batch = "opencode-store-batch-e4578e82-622b-4b21-bc53-2675fbf9d12f"
     assert f"  Uncommitted runtime store batch detected: {open_batch}\n" in status.out
     assert "  Runtime store hash mismatch: opencode.launchState\n" in status.out
-    assert ".adopt('opencode.launchState')" in status.out
+    assert f"  rtstore adopt {directory} opencode.launchState\n" in status.out
     recovered = run("recover", directory)
     assert recovered.row("quarantine", "opencode.launchState", "done")
     assert "closed as failed" in recovered.row(

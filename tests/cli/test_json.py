@@ -72,6 +72,10 @@ SHAPES = {
     "show": {"directory", "note", "content"},
     "diff": {"directory", "schemaName", "before", "after", "differences"},
     "revert": {"directory", "schemaName", "to", "batch"},
+    "adopt": {"directory", "schemaName", "batch", "verdict", "next"},
+    "quarantine list": {"directory", "teamName", "files"},
+    "quarantine show": {"directory", "file", "content", "note"},
+    "quarantine restore": {"directory", "file", "verdict", "next"},
     "demo": {
         *("directory", "database", "teamName", "batches", "kill", "crash", "runNumber", "steps"),
         *("outcome", "queries"),
@@ -109,9 +113,22 @@ def _document(command: str, parent: Path) -> Any:
         if command != "backup":
             assert run("backup", *words["backup"]).code == 0
         return run(command, *words[command], "--json").json()
+    if command == "adopt" or command.startswith("quarantine"):
+        return _document_of_an_edit(command, parent)
     if command in LOOKING_BACK:
         return run(command, ready_team(parent), *LOOKING_BACK[command], "--json").json()
     return run(command, crashed_team(parent), "--json").json()
+
+
+def _document_of_an_edit(command: str, parent: Path) -> Any:
+    directory = ready_team(parent)
+    path = directory / "opencode-sessions.json"
+    path.write_text(path.read_text() + "\n")
+    if command == "adopt":
+        return run("adopt", directory, path.name, "--json").json()
+    run("recover", directory)
+    number = [] if command.endswith("list") else ["1"]
+    return run(*command.split(), directory, *number, "--json").json()
 
 
 def _keys(document: Any) -> Iterator[str]:
@@ -136,8 +153,8 @@ def test_shape(tmp_path: Path, command: str) -> None:
     document = _document(command, tmp_path)
     assert set(document) == SHAPES[command]
     told = set()
-    for name in (command, "plan", "status", "backup", "log", "history"):
-        told |= set(re.findall(r"\w+", run(name, "--help").out.split("JSON: ")[1]))
+    for name in (command, "plan", "status", "backup", "log", "history", "quarantine list"):
+        told |= set(re.findall(r"\w+", run(*name.split(), "--help").out.split("JSON: ")[1]))
     states = {"committed", "failed"}
     assert set(_keys(document)) - told - RECEIPT - states == set()
 

@@ -69,7 +69,7 @@ def test_changed_and_damaged_files(tmp_path: Path) -> None:
     assert result.row("opencode.launchState", "missing", "restore_committed")
     assert "  Runtime store hash mismatch: opencode.sessionStore\n" in result.out
     assert "  opencode-host-leases.json: Expecting property name" in result.out
-    assert f"RuntimeStore.open({str(directory)!r}).adopt('opencode.sessionStore')" in result.out
+    assert f"  rtstore adopt {directory} opencode.sessionStore\n" in result.out
     assert "moves the files of opencode.sessionStore into quarantine" in result.out
 
 

@@ -138,9 +138,7 @@ TROUBLES = {
     "files torn and deleted": Trouble(
         _with(_tear), "stores", "yellow", "degraded", "rtstore recover"
     ),
-    "a file edited by hand": Trouble(
-        _with(_edit), "stores", "yellow", "degraded", "rtstore recover"
-    ),
+    "a file edited by hand": Trouble(_with(_edit), "stores", "yellow", "degraded", "rtstore adopt"),
     "the database damaged, with a back-up": Trouble(
         _with(_damage_with_backup), "database", "red", "damaged", "rtstore restore", "-restored"
     ),

@@ -1,0 +1,191 @@
+"""`rtstore quarantine list`, `show`, `restore`: files kept before they were lost."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import datetime
+from pathlib import Path
+
+from rtstore.cli.advice import NextStep
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.looking import Verdict, check_directory, look_at, open_to_look
+from rtstore.cli.output import (
+    Cell,
+    Column,
+    age_of,
+    ago,
+    count,
+    page_for,
+    print_json,
+    size,
+    when,
+)
+from rtstore.cli.status import readiness_cell, show_next
+from rtstore.envelope import content_hash
+from rtstore.errors import InvalidRequestError, UnsafePathError
+from rtstore.files.quarantine import quarantined_path
+from rtstore.files.system import FileSystem
+from rtstore.records import QuarantinedFile, Record
+from rtstore.store import RuntimeStore
+from rtstore.times import utc_now
+
+
+class KeptFile(Record):
+    """One file in quarantine."""
+
+    file: QuarantinedFile
+    age_seconds: float
+
+
+class ListReport(Record):
+    """What `rtstore quarantine list --json` prints."""
+
+    directory: str
+    team_name: str
+    files: tuple[KeptFile, ...]
+
+
+class ShowReport(Record):
+    """What `rtstore quarantine show --json` prints."""
+
+    directory: str
+    file: QuarantinedFile
+    content: str | None
+    note: str | None
+
+
+class RestoreReport(Record):
+    """What `rtstore quarantine restore --json` prints."""
+
+    directory: str
+    file: QuarantinedFile
+    verdict: Verdict
+    next: tuple[NextStep, ...]
+
+
+def list_files(directory: Path, *, as_json: bool) -> ExitCode:
+    """Print the files in quarantine; changes nothing."""
+    with open_to_look(directory) as store:
+        team_name, found = store.team_name, store.quarantined_files()
+    now = utc_now()
+    report = ListReport(
+        directory=str(directory),
+        team_name=team_name,
+        files=tuple(
+            KeptFile(file=file, age_seconds=age_of(file.quarantined_at, now)) for file in found
+        ),
+    )
+    if as_json:
+        print_json(report)
+        return ExitCode.READY
+    page = page_for()
+    if not found:
+        page.line("nothing is in quarantine")
+        return ExitCode.READY
+    page.line(f"{count(len(found), 'file')} in quarantine, oldest first")
+    page.gap()
+    columns = [
+        Column("number"),
+        Column("file"),
+        Column("why", 1),
+        Column("kept", 2),
+        Column("size", 3),
+        Column("put back", 4),
+        Column("kept at", 5),
+    ]
+    page.table(columns, [_row(file, now) for file in found])
+    return ExitCode.READY
+
+
+def _row(file: QuarantinedFile, now: datetime) -> list[str | Cell]:
+    return [
+        str(file.quarantine_number),
+        file.relative_path,
+        file.reason,
+        ago(file.quarantined_at, now),
+        "-" if file.file_size is None else size(file.file_size),
+        ago(file.restored_at, now) if file.restored_at else "-",
+        file.quarantine_path,
+    ]
+
+
+def show(directory: Path, number: int, *, as_json: bool) -> ExitCode:
+    """Print one file in quarantine with its content; changes nothing."""
+    with open_to_look(directory) as store:
+        file = _find(store, directory, number)
+    content, note = _content(directory, file)
+    report = ShowReport(directory=str(directory), file=file, content=content, note=note)
+    if as_json:
+        print_json(report)
+        return ExitCode.READY
+    now, page = utc_now(), page_for()
+    page.facts(
+        [
+            ("Number", str(number)),
+            ("Store", file.schema_name or "-"),
+            ("Was at", file.relative_path),
+            ("Is at", file.quarantine_path),
+            ("Why", file.reason),
+            ("Kept", when(file.quarantined_at, now)),
+            ("Put back", when(file.restored_at, now) if file.restored_at else "never"),
+        ]
+    )
+    if note is not None:
+        page.line(Cell(note, "warn"))
+    if content is not None:
+        page.gap()
+        for line in content.splitlines():
+            page.line(line)
+    return ExitCode.READY
+
+
+def restore(directory: Path, number: int, *, lock_timeout_s: float, as_json: bool) -> ExitCode:
+    """Put one file back where it was, and say what follows from that.
+
+    Opened with `recover=False`: nothing but this is to happen.
+    """
+    check_directory(directory)
+    with open_to_look(directory) as store:  # nothing is made for a wrong call
+        _find(store, directory, number)
+    with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
+        file = store.take_back(number)
+        look = look_at(store)
+    report = RestoreReport(
+        directory=str(directory), file=file, verdict=look.verdict, next=look.next
+    )
+    if as_json:
+        print_json(report)
+        return ExitCode.READY
+    page = page_for()
+    page.facts(
+        [("Put back", Cell(file.relative_path, "good")), ("Readiness", readiness_cell(look))]
+    )
+    show_next(page, look)
+    return ExitCode.READY
+
+
+def _find(store: RuntimeStore, directory: Path, number: int) -> QuarantinedFile:
+    for file in store.quarantined_files():
+        if file.quarantine_number == number:
+            return file
+    raise InvalidRequestError(
+        "NUMBER",
+        f"there is no quarantined file {number}. "
+        f"Run: rtstore quarantine list {shlex.quote(str(directory))}",
+    )
+
+
+def _content(directory: Path, file: QuarantinedFile) -> tuple[str | None, str | None]:
+    """The content as text, and what is wrong with it, if anything is."""
+    if file.content_hash is None:
+        return None, "it was no regular file, and was moved as it was"
+    try:
+        content, _ = FileSystem().read(quarantined_path(directory, file.quarantine_path))
+    except UnsafePathError as error:
+        return None, f"its row was changed: {error}"
+    except OSError as error:
+        return None, f"it cannot be read: {error}"
+    note = None
+    if content_hash(content) != file.content_hash:
+        note = "it was changed since it was kept"
+    return content.decode("utf-8", "backslashreplace"), note

@@ -1,0 +1,123 @@
+"""`rtstore adopt` and `rtstore quarantine`, as they are typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtstore.cli.exits import ExitCode
+from tests.cli.commands import crashed_team, ready_team, run
+from tests.support import picture
+
+SESSIONS = "opencode.sessionStore"
+FILE = "opencode-sessions.json"
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Path:
+    """A team of which somebody edited the sessions by hand."""
+    directory = ready_team(tmp_path)
+    path = directory / FILE
+    path.write_text(path.read_text() + "\n")
+    return directory
+
+
+@pytest.fixture
+def kept(edited: Path) -> Path:
+    """The same after a recovery, which moved the edited file into quarantine."""
+    assert run("recover", edited).row("quarantine", SESSIONS, "done")
+    return edited
+
+
+@pytest.mark.parametrize("store", [SESSIONS, FILE])
+def test_the_printed_fix_keeps_an_edit(edited: Path, store: str) -> None:
+    """`status` prints the command; it commits the very bytes, and the team is ready."""
+    assert f"  rtstore adopt {edited} {SESSIONS}\n" in run("status", edited).out
+    content = (edited / FILE).read_bytes()
+    done = run("adopt", edited, store)
+    assert (done.code, done.err) == (ExitCode.READY, "")
+    assert (edited / FILE).read_bytes() == content
+    assert run("status", edited).code == ExitCode.READY
+
+
+def test_adopt_refuses_what_a_write_would_refuse(edited: Path) -> None:
+    """Nothing to adopt, an unknown store, and rubbish: each is a wrong call, and changes nothing
+    that can be seen in the directory."""
+    assert run("adopt", edited, SESSIONS).code == ExitCode.READY
+    (edited / "opencode-host-leases.json").write_text("{")
+    before = picture(edited)
+    for store, says in (
+        (SESSIONS, "nothing to adopt"),
+        ("opencode.nothing", "unknown store"),
+        ("opencode.hostLeases", "opencode-host-leases.json"),
+    ):
+        refused = run("adopt", edited, store)
+        assert refused.code == ExitCode.WRONG_CALL, refused
+        assert says in refused.err
+        after = picture(edited)
+        assert {name: after[name] for name in before if name.endswith(".json")} == {
+            name: before[name] for name in before if name.endswith(".json")
+        }
+
+
+def test_adopt_needs_a_run_while_nothing_is_committed(tmp_path: Path) -> None:
+    """The message names the option; with it, the file is the first batch."""
+    directory = tmp_path / "new"
+    run("init", directory, "--team", "t")
+    (directory / FILE).write_bytes((ready_team(tmp_path) / FILE).read_bytes())
+    refused = run("adopt", directory, FILE)
+    assert (refused.code, "--run-id" in refused.err) == (ExitCode.WRONG_CALL, True)
+    assert run("adopt", directory, FILE, "--run-id", "run-7").code == ExitCode.READY
+    assert "run-7" in run("history", directory, FILE).out
+
+
+def test_quarantine_list_and_show(kept: Path) -> None:
+    """The edited file is listed, and shown with what is in it; looking changes nothing."""
+    before = picture(kept)
+    assert run("quarantine", "list", kept).row("1", FILE)
+    shown = run("quarantine", "show", kept, "1")
+    assert '"sessions"' in shown.out
+    assert SESSIONS in shown.row("Store", SESSIONS)
+    assert picture(kept) == before
+    (path,) = (kept / "quarantine").iterdir()
+    path.write_bytes(b"\xff\x1b[31m")
+    shown = run("quarantine", "show", kept, "1")
+    assert "it was changed since it was kept" in shown.out
+    assert "\\xff\\x1b[31m" in shown.out
+    path.unlink()
+    assert "it cannot be read" in run("quarantine", "show", kept, "1").out
+
+
+def test_nothing_in_quarantine(tmp_path: Path) -> None:
+    """That is said, and is no error; a number that there is not is one, with the next command."""
+    directory = ready_team(tmp_path)
+    assert run("quarantine", "list", directory).out == "nothing is in quarantine\n"
+    before = picture(directory)
+    for command in ("show", "restore"):
+        refused = run("quarantine", command, directory, "7")
+        assert refused.code == ExitCode.WRONG_CALL
+        assert f"rtstore quarantine list {directory}" in refused.err
+    assert picture(directory) == before
+
+
+def test_an_edit_comes_back_and_is_adopted(kept: Path) -> None:
+    """What a recovery took away is put back byte for byte; the fix printed then makes it count."""
+    (path,) = (kept / "quarantine").iterdir()
+    content = path.read_bytes()
+    assert (kept / FILE).read_bytes() != content
+    done = run("quarantine", "restore", kept, "1")
+    assert done.code == ExitCode.READY
+    assert f"  rtstore adopt {kept} {SESSIONS}\n" in done.out
+    assert (kept / FILE).read_bytes() == content
+    assert run("adopt", kept, SESSIONS).code == ExitCode.READY
+    assert run("status", kept).code == ExitCode.READY
+    assert "ago" in run("quarantine", "list", kept).row("1", FILE)
+
+
+def test_quarantine_beside_a_crash(tmp_path: Path) -> None:
+    """Looking at it finishes nothing that a dead writer left."""
+    directory = crashed_team(tmp_path)
+    before = picture(directory)
+    assert run("quarantine", "list", directory).code == ExitCode.READY
+    assert picture(directory) == before
