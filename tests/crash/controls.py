@@ -95,7 +95,7 @@ def log_not_flushed() -> None:
 def contents_pruned_too_early() -> None:
     """The history is dropped without a look at what is current."""
 
-    def prune(connection: Connection, _: Any, __: Sequence[str], newest: int) -> None:
+    def prune(connection: Connection, _: Any, __: Sequence[str], newest: int, ___: Any) -> None:
         sql = "DELETE FROM store_contents WHERE batch_number < ?"
         driver_of(connection).execute(sql, (newest,))
 
