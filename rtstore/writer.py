@@ -43,7 +43,7 @@ on the medium: `BatchUnfinishedError` with `decided=False`, and this process wri
 queue (`rtstore.group`), and go through steps 3 to 5 together: one flushed transaction logs them,
 numbered in their order; a store that several write is published once, with the last; one unflushed
 transaction seals them. Each stays a batch of its own, with its receipts and its high watermark. To
-the cases above this adds:
+the cases above this adds (tried by the same tests, in the scenarios `write_together`):
 
 * a crash between 3 and the end of 5 leaves several `preparing` batches. They go forward oldest
   first, each published and sealed as if it were alone, so the last version of a store is the last
