@@ -34,7 +34,7 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
-from rtstore.facts import DatabaseState, Facts
+from rtstore.facts import DatabaseState, Facts, Process
 from rtstore.files import durable, processes
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
@@ -69,8 +69,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
     team = launch.get("teamName")
     if team is None and state is DatabaseState.DAMAGED:
         team = what_is_left(path).team_name
-    lock = WriterLock(directory)
-    holder = (lock.holder() or "an unknown process") if lock.is_held() else None
+    holder, sql_writer = _writers(directory, path)
     since = None if holder is None else parse_since(holder)
     space = _space(directory)
     return Facts(
@@ -86,7 +85,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         backup=_backup(directory, team, fs) if helps else None,
         lock_holder=holder,
         lock_since=None if since is None else parse_time(since),
-        sql_writer=processes.sql_writer(path),
+        sql_writer=sql_writer,
         readers=processes.connected(path),
         engine=engine_version(),
         file_system=_file_system(directory),
@@ -104,6 +103,23 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         newest_batch_at=_newest_batch(path) if state in _READABLE else None,
         future_files=tuple(_from_the_future(there, moment)),
     )
+
+
+def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
+    """Who holds the writer lock, and who writes to the database without it.
+
+    A store's writer takes the lock first and gives it up last, but may do both between two looks.
+    So a suspect is looked for again while the lock is kept free: one that writes then is proven.
+    """
+    lock = WriterLock(directory)
+    if lock.is_held():
+        return lock.holder() or "an unknown process", None
+    if processes.sql_writer(path) is None:
+        return None, None
+    with lock.kept_free() as is_free:
+        if is_free:
+            return None, processes.sql_writer(path)
+    return lock.holder() or "an unknown process", None
 
 
 _READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)

@@ -64,7 +64,7 @@ class Facts(Record):
     """What the holder of the writer lock wrote; None when the lock is free."""
     lock_since: Timestamp | None = None
     sql_writer: Process | None = None
-    """Who has a write transaction open on the database."""
+    """Who has a write transaction open on the database without the writer lock."""
     readers: tuple[Process, ...] = ()
     """Who has the database open."""
     engine: tuple[int, int, int] = (3, 51, 3)

@@ -109,19 +109,30 @@ class WriterLock:
         not see each other, and a writer that comes just then tries again milliseconds later.
         Creates nothing, and works on a read-only file system.
         """
+        with self.kept_free() as is_free:
+            return not is_free
+
+    @contextmanager
+    def kept_free(self) -> Iterator[bool]:
+        """Whether nobody holds the lock; if so, nobody takes it during the block, which should be
+        over in an instant. Otherwise as `is_held`."""
         if fcntl is None:  # pragma: no cover - Windows
-            return self._holder is not None
+            yield self._holder is None
+            return
         try:
             descriptor = os.open(self.path, _LOOK_FLAGS)
         except OSError:
-            return False
+            yield True
+            return
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                is_free = True
+            except BlockingIOError:
+                is_free = False
+            yield is_free
         finally:
             os.close(descriptor)
-        return False
 
     def holder(self) -> str | None:
         """Who took the lock last and when, as written by that process, or None."""

@@ -7,17 +7,18 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from rtstore import DATABASE_NAME, RuntimeStore, WriterLock, rebuild_database
+from rtstore import DATABASE_NAME, LockTimeoutError, RuntimeStore, WriterLock, rebuild_database
 from rtstore.cli.exits import ExitCode
 from rtstore.database.schema import REVISIONS
 from rtstore.examination import examine
-from rtstore.facts import DatabaseState
+from rtstore.facts import DatabaseState, Process
+from rtstore.files import processes
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import _without_privileges
 from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
@@ -109,6 +110,41 @@ def test_where_nothing_may_be_read(tmp_path: Path) -> None:
         assert "damaged" not in result.out
     finally:
         path.chmod(0o600)
+
+
+def test_a_writer_that_comes_between_two_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever takes the writer lock after the doctor found it free writes as it should, and is not
+    to be killed; nor is one that is done before the doctor looks again."""
+    directory = ready_team(tmp_path)
+    suspect = Process(pid=4711, command="python", since=None)
+    with ExitStack() as writer:
+
+        def comes(_: Path) -> Process:
+            writer.enter_context(WriterLock(directory).hold())
+            return suspect
+
+        monkeypatch.setattr(processes, "sql_writer", comes)
+        facts = examine(directory)
+    assert facts.sql_writer is None
+    assert facts.lock_holder is not None
+    seen = [suspect, None]
+    monkeypatch.setattr(processes, "sql_writer", lambda _: seen.pop(0))
+    facts = examine(directory)
+    assert (facts.sql_writer, facts.lock_holder) == (None, None)
+
+
+def test_the_lock_is_kept_free_for_an_instant(tmp_path: Path) -> None:
+    """Nobody takes it during the block, so that who writes then writes without it; after the block
+    it can be had."""
+    directory = ready_team(tmp_path)
+    with WriterLock(directory).kept_free() as is_free:
+        assert is_free
+        with pytest.raises(LockTimeoutError), WriterLock(directory).hold(0.05):
+            pass
+    with WriterLock(directory).hold(0.05), WriterLock(directory).kept_free() as is_free:
+        assert not is_free
 
 
 def test_beside_a_living_writer(tmp_path: Path) -> None:
