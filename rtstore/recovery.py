@@ -115,7 +115,7 @@ class Recovery:
         put back is logged, and stays in the plan.
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
-        interrupted = self._database.read(recovery_log.unfinished_runs)
+        interrupted = self._database.read(recovery_log.unfinished_runs, single=True)
         if not _safe(plan) and not interrupted and not self._stray_files():
             return None
         with self._lock.hold():

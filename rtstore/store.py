@@ -182,7 +182,7 @@ class RuntimeStore(Upkeep, TimeTravel):
             make_or_upgrade(directory, team_name, registry, lock, clock, fs, may_upgrade=upgrade)
         database = Database(path, read_only=read_only)
         try:
-            found = database.read(manifest.load_head).team_name
+            found = database.read(manifest.load_head, single=True).team_name
             if team_name not in (None, found):
                 assert team_name is not None  # noqa: S101 - the line above
                 raise WrongTeamError(directory, team_name, found)

@@ -46,6 +46,9 @@ BUSY_TIMEOUT_S = 5.0
 READERS_KEPT = 8
 """How many connections for reading stay open; more are opened while more threads read at once."""
 
+_WRITING, _READING, _READING_IDLE = "mode=rw", "mode=ro", "mode=ro&immutable=1"
+"""The kinds of connections, as the parameters of SQLite's URI."""
+
 Result = TypeVar("Result")
 
 _leaked_by_fork: list[object] = []
@@ -99,9 +102,7 @@ class Database:
         # Read-only access keeps no connection between two reads: the file may be idle at one and
         # written at the next, and an open connection would keep a writer from tidying up the WAL.
         self._readers_kept = 0 if read_only else READERS_KEPT
-        self._reader = self._make_engine(lambda: self._connect("mode=ro"))
-        self._idle_reader = self._make_engine(lambda: self._connect("mode=ro&immutable=1"))
-        self._writer = None if read_only else self._make_engine(self._connect_writer)
+        self._engines: dict[str, Engine] = {}
         self._writing_connection: Connection | None = None
         self._free_readers: deque[Connection] = deque()
         self._looks: dict[Callable[[Connection], Any], tuple[Connection, int, Any]] = {}
@@ -251,14 +252,14 @@ class Database:
     def _reading(self, *, idle: bool) -> Iterator[Connection]:
         """A connection for one read; it may be kept for the next one."""
         if idle:
-            with self._idle_reader.connect() as connection:
+            with self._engine(_READING_IDLE).connect() as connection:
                 yield connection
             return
         self._check_same_file()
         try:
             connection = self._free_readers.pop()
         except IndexError:
-            connection = self._reader.connect()
+            connection = self._engine(_READING).connect()
         try:
             yield connection
         finally:
@@ -270,40 +271,27 @@ class Database:
     def _writing(self) -> Connection:
         """The one connection for writing, opened when it is first needed."""
         self.check_usable()
-        if self._writer is None:
+        if self.read_only:
             raise StoreClosedError(self.path.parent, "was opened read-only")
         self._check_same_file()
         if self._writing_connection is None:
-            self._writing_connection = self._writer.connect()
+            self._writing_connection = self._engine(_WRITING).connect()
         return self._writing_connection
 
     # --- connections ----------------------------------------------------------------------------
 
-    def _make_engine(self, connect: Callable[[], sqlite3.Connection]) -> Engine:
+    def _engine(self, parameters: str) -> Engine:
+        # Made when first needed: it takes as long as connecting, and nobody needs all three kinds.
         # This class keeps its connections itself: taking one from a pool costs as much as a query.
-        return create_engine(
-            "sqlite+pysqlite://",
-            creator=connect,
-            poolclass=NullPool,
-            pool_reset_on_return=None,
-            isolation_level="AUTOCOMMIT",
-        )
-
-    def _connect_writer(self) -> sqlite3.Connection:
-        connection = self._connect("mode=rw")
-        try:
-            # The answer is fetched: a journal mode that did not take says so only there.
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise UnusableEngineError(
-                    self.path,
-                    f"the file system does not allow WAL mode (journal mode stays {mode!r}); "
-                    "network and virtual file systems often do not. Use a local directory.",
-                )
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        if parameters not in self._engines:
+            self._engines[parameters] = create_engine(
+                "sqlite+pysqlite://",
+                creator=lambda: self._connect(parameters),
+                poolclass=NullPool,
+                pool_reset_on_return=None,
+                isolation_level="AUTOCOMMIT",
+            )
+        return self._engines[parameters]
 
     def _connect(self, parameters: str) -> sqlite3.Connection:
         uri = f"file:{urllib.parse.quote(os.fsencode(self.path))}?{parameters}"
@@ -322,10 +310,22 @@ class Database:
                     raise UnusableEngineError(
                         self.path, f"PRAGMA {name} is {found and found[0]!r}, not {value}"
                     )
+            if parameters == _WRITING:
+                self._set_wal_mode(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _set_wal_mode(self, connection: sqlite3.Connection) -> None:
+        # The answer is fetched: a journal mode that did not take says so only there.
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise UnusableEngineError(
+                self.path,
+                f"the file system does not allow WAL mode (journal mode stays {mode!r}); network "
+                "and virtual file systems often do not. Use a local directory.",
+            )
 
     def _pragmas(self) -> Iterator[tuple[str, int]]:
         """Per connection; each is read back. Names and numbers of our own, nothing from outside."""

@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from rtstore.database.engine import Database, translate
 from rtstore.database.schema import APPLICATION_ID, REVISIONS
+from rtstore.database.statements import driver_of
 from rtstore.errors import (
     CorruptDatabaseError,
     ForeignDatabaseError,
@@ -121,10 +122,11 @@ def inspect_revision(path: Path) -> str:
 
 
 def _applied(connection: Connection) -> tuple[int, int, str | None]:
-    application_id = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-    number = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    name = connection.exec_driver_sql("SELECT max(version_num) FROM alembic_version").scalar_one()
-    return int(application_id), int(number), name
+    driver = driver_of(connection)
+    (application_id,) = driver.execute("PRAGMA application_id").fetchone()
+    (number,) = driver.execute("PRAGMA user_version").fetchone()
+    (name,) = driver.execute("SELECT max(version_num) FROM alembic_version").fetchone()
+    return application_id, number, name
 
 
 def _check_header(path: Path) -> None:
