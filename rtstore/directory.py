@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from rtstore import legacy
 from rtstore.database import manifest, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import default_manifest
+from rtstore.database.schema import REVISIONS
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.draft import check_id
 from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, StorageError
@@ -21,7 +21,9 @@ from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.times import Clock, to_utc_ms
-from rtstore.upgrading import upgrade_directory
+
+# `rtstore.upgrading` and `rtstore.legacy` are imported where they are used: nearly every directory
+# that is opened is there, and current, and then neither is needed.
 
 logger = logging.getLogger("rtstore.directory")
 
@@ -54,10 +56,12 @@ def make_or_upgrade(
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
         make(directory, team_name, registry, lock, clock, fs)
-    if may_upgrade:
-        upgrade_directory(directory, team_name=team_name, clock=clock, lock=lock, fs=fs)
-    else:
+    if not may_upgrade:
         upgrade.check_current(path)
+    elif upgrade.inspect_revision(path) != REVISIONS[-1]:
+        from rtstore.upgrading import upgrade_directory
+
+        upgrade_directory(directory, team_name=team_name, clock=clock, lock=lock, fs=fs)
 
 
 def make(
@@ -81,7 +85,7 @@ def make(
         raise InvalidRequestError("clock", str(error)) from error
     if directory.exists() and not directory.is_dir():
         raise InvalidRequestError("directory", f"{directory} is not a directory")
-    if legacy.is_legacy_directory(directory):
+    if _is_legacy(directory):
         raise NotARuntimeDirectoryError(
             directory,
             "it holds the manifest of the file-only ancestor, which a new store would not know",
@@ -116,18 +120,24 @@ def report_loose_modes(directory: Path) -> None:
 def how_to_make(directory: Path, team_name: str | None) -> str:
     """The command that makes a store in a directory, or takes over what is in it. Store files whose
     database is gone want a look first: a new store would know none of them."""
-    if legacy.is_legacy_directory(directory):
+    if _is_legacy(directory):
         return f"rtstore import {shlex.quote(str(directory))}"
     if any((directory / item.relative_path).exists() for item in KNOWN_DESCRIPTORS):
         return f"rtstore doctor {shlex.quote(str(directory))}"
     return f"rtstore init {shlex.quote(str(directory))} --team {shlex.quote(team_name or 'NAME')}"
 
 
+def _is_legacy(directory: Path) -> bool:
+    from rtstore.legacy import is_legacy_directory
+
+    return is_legacy_directory(directory)
+
+
 def register(
     database: Database, wanted: Registry | None, lock: WriterLock, *, read_only: bool
 ) -> Registry:
     """The descriptors of this directory: those wanted, remembered; or those remembered."""
-    remembered = database.read(manifest.load_descriptors)
+    remembered = database.read(manifest.load_descriptors, single=True)
     if wanted is None:
         return Registry(remembered)
     if not read_only and tuple(_plain(item) for item in wanted) != tuple(

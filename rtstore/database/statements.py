@@ -1,8 +1,8 @@
 """Statements of SQLAlchemy Core, compiled once and run by the driver.
 
 Compiling and running each statement through Core costs several times what SQLite needs for it, and
-a batch runs about twenty. So a statement is built from the tables once, when its module is loaded;
-what is run is its SQL text with bound values.
+a batch runs about twenty. So a statement is built from the tables once, when its module is loaded,
+and compiled once, when it is first run; what is run is its SQL text with bound values.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ class Statement:
     are given by name.
     """
 
-    __slots__ = ("_defaults", "_names", "sql")
+    __slots__ = ("_compiled", "_statement")
 
     def __init__(self, statement: ClauseElement) -> None:
-        compiled = statement.compile(dialect=_DIALECT)
-        self.sql = str(compiled)
-        self._names: Sequence[str] = compiled.positiontup or ()  # type: ignore[attr-defined]
-        # Values that stand in the statement itself; None for those that it leaves open.
-        self._defaults: Mapping[str, Any] = compiled.params
+        self._statement = statement
+        self._compiled: tuple[str, Sequence[str], Mapping[str, Any]] | None = None
+
+    @property
+    def sql(self) -> str:
+        """Its text, with a `?` for each bound value."""
+        return self._parts()[0]
 
     def all(self, connection: Connection, **values: object) -> list[Row]:
         """Every row, by column name."""
-        cursor = driver_of(connection).execute(self.sql, self._bound(values))
+        cursor = self.run(connection, **values)
         try:
             rows = cursor.fetchall()
         except BaseException:
@@ -50,7 +52,7 @@ class Statement:
 
     def first(self, connection: Connection, **values: object) -> Row | None:
         """The first row, or None."""
-        cursor = driver_of(connection).execute(self.sql, self._bound(values))
+        cursor = self.run(connection, **values)
         try:
             row = cursor.fetchone()
         except BaseException:
@@ -62,22 +64,39 @@ class Statement:
 
     def scalar(self, connection: Connection, **values: object) -> Any:
         """The first column of the first row, or None."""
-        row = driver_of(connection).execute(self.sql, self._bound(values)).fetchone()
+        row = self.run(connection, **values).fetchone()
         return None if row is None else row[0]
 
     def run(self, connection: Connection, **values: object) -> sqlite3.Cursor:
         """Run it; `rowcount` and `lastrowid` of the cursor say what it did."""
-        return driver_of(connection).execute(self.sql, self._bound(values))
+        sql, names, defaults = self._parts()
+        bound = [values[name] if name in values else defaults[name] for name in names]
+        return driver_of(connection).execute(sql, bound)
 
     def run_many(
         self, connection: Connection, rows: Iterable[Mapping[str, object]]
     ) -> sqlite3.Cursor:
         """Run it once for each row of values; `rowcount` is what it did for all of them."""
-        return driver_of(connection).executemany(self.sql, [self._bound(row) for row in rows])
+        sql, names, defaults = self._parts()
+        bound = [
+            [values[name] if name in values else defaults[name] for name in names]
+            for values in rows
+        ]
+        return driver_of(connection).executemany(sql, bound)
 
-    def _bound(self, values: Mapping[str, object]) -> list[object]:
-        defaults = self._defaults
-        return [values[name] if name in values else defaults[name] for name in self._names]
+    def _parts(self) -> tuple[str, Sequence[str], Mapping[str, Any]]:
+        """The text, the names of the bound values in their order, and the values that stand in the
+        statement itself: None for those that it leaves open.
+
+        Two threads may compile a statement at once, and get the same: a lock here would stay taken
+        in a child that is forked meanwhile.
+        """
+        parts = self._compiled
+        if parts is None:
+            compiled = self._statement.compile(dialect=_DIALECT)
+            names: Sequence[str] = compiled.positiontup or ()  # type: ignore[attr-defined]
+            parts = self._compiled = str(compiled), names, compiled.params
+        return parts
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
