@@ -11,13 +11,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from rtstore.errors import InvalidRequestError
-from rtstore.records import InspectionFault, Record
+from rtstore.records import InspectionFault
 from rtstore.times import format_time
 
 _JSON = TypeAdapter[JsonValue](JsonValue, config=ConfigDict(allow_inf_nan=False))
@@ -28,7 +28,7 @@ _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * (_DIGITS_MAX + 1)
 
 
-class Envelope(Record):
+class Envelope(NamedTuple):
     """What a store file says."""
 
     schema_version: int

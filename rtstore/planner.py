@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -29,7 +30,6 @@ from rtstore.records import (
     InspectionState,
     LoggedBatch,
     Manifest,
-    Record,
     RecoveryPlan,
     RunIdentity,
 )
@@ -40,7 +40,7 @@ _PAUSE_S = 0.001
 _UNEXPLAINED = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
 
 
-class View(Record):
+class View(NamedTuple):
     """What the rows say, as of one moment."""
 
     manifest: Manifest
@@ -59,7 +59,7 @@ class View(Record):
         )
 
 
-class Survey(Record):
+class Survey(NamedTuple):
     """The store as the planner found it: rows, files, and the batches whose writers are dead."""
 
     view: View
@@ -161,14 +161,14 @@ class RecoveryPlanner:
         findings = {}
         for name, inspection in inspections.items():
             entry = view.manifest.entry(name)
-            findings[name] = StoreFinding.model_construct(
+            findings[name] = StoreFinding(
                 inspection=inspection,
                 content_in_database=name in view.stores_with_content,
                 written_by_another_batch=self._wrote_same_bytes(
                     inspection, None if entry is None else entry.batch_number
                 ),
             )
-        return Survey.model_construct(view=view, findings=findings, crashed_batches=crashed)
+        return Survey(view=view, findings=findings, crashed_batches=crashed)
 
     def _look(self) -> View:
         return self._database.look(_view)

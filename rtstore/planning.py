@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from rtstore.descriptors import Descriptor
 from rtstore.records import (
@@ -22,7 +23,6 @@ from rtstore.records import (
     ManifestEntry,
     ReadinessImpact,
     RebuildStrategy,
-    Record,
     RecoveryAction,
     RecoveryPlan,
     RunIdentity,
@@ -48,7 +48,7 @@ _QUARANTINED_REBUILDS = frozenset(
 )
 
 
-class StoreFinding(Record):
+class StoreFinding(NamedTuple):
     """All that is known of one store when a plan is made."""
 
     inspection: Inspection

@@ -100,9 +100,11 @@ class StoreReader:
         name = descriptor.schema_name
 
         def query(connection: Connection) -> tuple[StoreContent, int, int] | None:
-            for _, content, row in contents.current_rows(connection, [name]):
-                return _content_of(name, content, row), row["file_size"], row["mtime_ns"]
-            return None
+            found = contents.current_row(connection, name)
+            if found is None:
+                return None
+            content, row = found
+            return _content_of(name, content, row), row["file_size"], row["mtime_ns"]
 
         found = self._database.read(query, single=True)
         if found is None:
@@ -222,10 +224,8 @@ def _entry_and_open(
 
 
 def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreContent]:
-    return {
-        name: _content_of(name, content, row)
-        for name, content, row in contents.current_rows(connection, names)
-    }
+    found = ((name, contents.current_row(connection, name)) for name in names)
+    return {name: _content_of(name, *current) for name, current in found if current is not None}
 
 
 def _content_of(name: str, content: bytes, row: Row) -> StoreContent:

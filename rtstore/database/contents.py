@@ -101,14 +101,11 @@ def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, 
     return found
 
 
-def current_rows(connection: Connection, names: Iterable[str]) -> Iterator[tuple[str, bytes, Row]]:
-    """The bytes of the current entries of some stores, each with the columns of its entry and
-    `batch_id`, `high_watermark` and `written_at` of its batch; a store without committed content is
-    absent."""
-    for name in names:
-        row = _SELECT_CURRENT_WITH_BATCH.first(connection, name=name)
-        if row is not None:
-            yield name, _checked(name, row["content"], row["content_hash"]), row
+def current_row(connection: Connection, name: str) -> tuple[bytes, Row] | None:
+    """The bytes of a store's current entry, with file and identity of the entry, and `batch_id`,
+    `high_watermark` and `written_at` of its batch; None without committed content."""
+    row = _SELECT_CURRENT_WITH_BATCH.first(connection, name=name)
+    return None if row is None else (_checked(name, row["content"], row["content_hash"]), row)
 
 
 def stores_with_content(connection: Connection) -> frozenset[str]:
@@ -188,7 +185,12 @@ _SELECT_CURRENT = Statement(
 )
 _SELECT_CURRENT_WITH_BATCH = Statement(
     select(
-        manifest_entries,
+        manifest_entries.c.content_hash,
+        manifest_entries.c.file_size,
+        manifest_entries.c.mtime_ns,
+        manifest_entries.c.run_id,
+        manifest_entries.c.capability_snapshot_id,
+        manifest_entries.c.behavior_fingerprint,
         store_contents.c.content,
         write_batches.c.batch_id,
         write_batches.c.high_watermark,

@@ -30,19 +30,18 @@ def check_target(
 ) -> os.stat_result | None:
     """Raise `UnsafePathError` unless the path can be written: real directories on the way (or
     nothing yet), a regular file at the end (or nothing yet); gives what is there. Reads only."""
-    parent, _, name = relative_path.rpartition("/")
-    folder = check_directory(directory, parent, store, fs) if parent else directory
+    path, parent = store_path(directory, relative_path), relative_path.rpartition("/")[0]
+    if parent:
+        check_directory(directory, parent, store, fs)
     try:
-        found = fs.lstat(folder / name)
+        found = fs.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     mode = found.st_mode
     if stat.S_ISLNK(mode):
-        raise _through_link(relative_path, folder / name, store)
+        raise _through_link(relative_path, path, store)
     if not stat.S_ISREG(mode):
-        raise UnsafePathError(
-            relative_path, f"is not a regular file ({folder / name})", store=store
-        )
+        raise UnsafePathError(relative_path, f"is not a regular file ({path})", store=store)
     return found
 
 

@@ -15,6 +15,7 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)
+_SMALL = 1 << 14
 
 
 class FileSystem:
@@ -94,8 +95,11 @@ class FileSystem:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(f"{path} is not a regular file")
+            # In one piece, and one more call that says so; a large buffer would cost more than a
+            # small file does.
+            size = max(found.st_size + 1, _SMALL)
             chunks = []
-            while chunk := os.read(descriptor, 1 << 20):
+            while chunk := os.read(descriptor, size):
                 chunks.append(chunk)
             return b"".join(chunks), found
         finally:
