@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,8 @@ def read_only(directory: Path) -> None:
 
 
 def write_and_drop(directory: Path) -> None:
-    """Write with a small retention: history is dropped on the way."""
-    retention = Retention(batches=10, contents_per_store=2)
+    """Write with a small retention: history is dropped on the way, by number and by age."""
+    retention = Retention(batches=10, contents_per_store=2, max_age=timedelta(seconds=30))
     with open_store(directory, retention=retention) as store:
         for revision in range(3):
             write(store, LEASES, DIAGNOSTICS, revision=revision)
@@ -299,6 +300,8 @@ def test_the_statements_that_run_are_seen(
         "write_batches", "batch_writes", "store_contents", "quarantined_files", "recovery_runs",
     }  # fmt: skip
     assert {("DELETE", "write_batches"), ("DELETE", "store_contents")} <= seen
+    dropping = [sql for sql in trace.explained() if sql.startswith("DELETE FROM write_batches")]
+    assert {"completed_at <" in sql for sql in dropping} == {False, True}  # by number, by age
     assert {("UPDATE", "write_batches"), ("UPDATE", "recovery_actions")} <= seen
 
 

@@ -139,7 +139,7 @@ def prune(
         _DELETE_OLD_BATCHES.run(connection, before=newest - retention.batches, bite=bite)
     if retention.max_age is not None and now.timestamp() > retention.max_age.total_seconds():
         oldest = format_time(now - retention.max_age)
-        _DELETE_AGED_BATCHES.run(connection, oldest=oldest, bite=bite)
+        _DELETE_AGED_BATCHES.run(connection, before=newest, oldest=oldest, bite=bite)
 
 
 def give_back(connection: Connection) -> None:
@@ -268,12 +268,11 @@ _droppable = (
         .where(manifest_entries.c.batch_number == write_batches.c.batch_number)
         .correlate(write_batches),
     )
+    .where(write_batches.c.batch_number <= bindparam("before"))
     .order_by(write_batches.c.batch_number)
     .limit(bindparam("bite"))
 )
-_old_batches = _droppable.with_only_columns(write_batches.c.batch_number).where(
-    write_batches.c.batch_number <= bindparam("before")
-)
+_old_batches = _droppable.with_only_columns(write_batches.c.batch_number)
 # Only the oldest are asked for their age: batches carry times in order.
 _oldest = _droppable.subquery()
 _aged_batches = select(_oldest.c.batch_number).where(_oldest.c.completed_at < bindparam("oldest"))
