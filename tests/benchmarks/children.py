@@ -23,6 +23,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path}
 
 
+def compiled_environment(bytecode: Path) -> dict[str, str]:
+    """The same for a child that finds all modules compiled, as pip leaves those that it installs;
+    the first child writes them into this directory. An environment that forbids this
+    (`PYTHONDONTWRITEBYTECODE`) would have the checkout compiled in each, and nothing else."""
+    allowed = environment()
+    allowed.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**allowed, "PYTHONPYCACHEPREFIX": str(bytecode)}
+
+
 class Child:
     """A process that does a number of things each time it is told to; ended with the block.
 

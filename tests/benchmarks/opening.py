@@ -12,12 +12,14 @@ from rtstore import Descriptor, RuntimeStore
 from rtstore.database.engine import DATABASE_NAME
 
 from .bench import Bench
-from .children import command, environment
+from .children import command, compiled_environment, environment
 from .documents import Documents, descriptors, open_store, write
-from .floors import IMPORT_FLOOR, import_command, open_and_query
+from .floors import IMPORT_FLOOR, IMPORT_IN_USE_FLOOR, import_command, open_and_query
 from .measure import Figure, Operation, Target, Times, compare, race
 
 OPEN_FLOOR = "plain sqlite3: open, one query"
+FRONT_DOOR, FACADE = "import rtstore", "from rtstore import RuntimeStore"
+IN_USE = "sqlalchemy and pydantic, used once"
 IMPORT = Target(1.15)
 
 
@@ -90,26 +92,48 @@ def opening(bench: Bench) -> Iterator[Figure]:
 
 
 def importing(bench: Bench) -> Iterator[Figure]:
-    """The import, in Pythons of their own; the front door alone, and what every caller takes."""
-    statements = (IMPORT_FLOOR, "import rtstore", "from rtstore import RuntimeStore")
-    imports = {statement: Times() for statement in statements}
-    processes = {statement: Times() for statement in statements}
+    """The import, in Pythons of their own: alone, and with the first batch after it."""
+    known = descriptors(1)
+    idle = bench.directory / "idle"
+    with open_store(idle, known) as store:
+        write(store, Documents(bench.sizes.document_bytes).some(store.descriptors.names))
+    imports = {code: Times() for code in _IMPORTS}
+    processes = {code: Times() for code in _IMPORTS}
+    surroundings = compiled_environment(bench.directory / "bytecode")
     for number in range(-1, bench.sizes.import_rounds):
-        for statement in statements if number % 2 else reversed(statements):
+        for code in _IMPORTS if number % 2 else reversed(_IMPORTS):
             start = time.perf_counter()
             said = subprocess.run(
-                import_command(statement),
-                env=environment(),
+                import_command(code, idle),
+                env=surroundings,
                 capture_output=True,
                 text=True,
                 check=True,
             )
             taken = time.perf_counter() - start
             if number >= 0:  # the first round fills the caches
-                imports[statement].add(float(said.stdout))
-                processes[statement].add(taken)
-    for statement in statements[1:]:
-        ours, floor = imports[statement], imports[IMPORT_FLOOR]
-        yield compare("import", statement, ours, IMPORT_FLOOR, floor, target=IMPORT)
+                imports[code].add(float(said.stdout))
+                processes[code].add(taken)
+    floor, in_use = imports[IMPORT_FLOOR], imports[IMPORT_IN_USE_FLOOR]
+    for code in (FRONT_DOOR, FACADE):
+        yield compare("import", code, imports[code], IMPORT_FLOOR, floor, target=IMPORT)
         whole = "the same, whole processes"
-        yield compare("import", statement, processes[statement], whole, processes[IMPORT_FLOOR])
+        yield compare("import", code, processes[code], whole, processes[IMPORT_FLOOR])
+    yield compare("import", FACADE, imports[FACADE], IN_USE, in_use)
+    title = "import, open, write a first batch"
+    yield compare("import", title, imports[_FIRST_BATCH], IN_USE, in_use)
+    yield compare("import", IN_USE, in_use, IMPORT_FLOOR, floor)
+
+
+_FIRST_BATCH = """
+import sys
+from rtstore import RunIdentity, RuntimeStore
+
+with RuntimeStore.open(sys.argv[1]) as store:
+    store.write_batch(
+        identity=RunIdentity(run_id="run-2"),
+        reason="launch_checkpoint",
+        writes={store.descriptors.names[0]: {"revision": 2}},
+    )
+"""
+_IMPORTS = (IMPORT_FLOOR, IMPORT_IN_USE_FLOOR, FRONT_DOOR, FACADE, _FIRST_BATCH)
