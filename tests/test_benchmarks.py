@@ -6,14 +6,26 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.benchmarks import __main__ as benchmarks
 from tests.benchmarks.__main__ import CASES
+from tests.benchmarks.bench import Bench
 from tests.benchmarks.machine import file_system
-from tests.benchmarks.measure import Figure, Operation, Pace, Spread, Target, compare, race
+from tests.benchmarks.measure import (
+    Figure,
+    Operation,
+    Pace,
+    Spread,
+    Target,
+    compare,
+    quantities,
+    race,
+)
 from tests.support import CHECKOUT
 
 
@@ -62,6 +74,48 @@ def test_a_case_that_is_not_there_is_refused() -> None:
     assert done.returncode == 2
     assert "no such case: wrtie" in done.stderr
     assert "write" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--directory"])
+@pytest.mark.parametrize("place", ["not-there/at-all", "file/below", "wrong-kind"])
+def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path, option: str, place: str) -> None:
+    """What cannot be written is said at once, and not after minutes of measuring."""
+    (tmp_path / "file").write_text("")
+    if option == "--json":
+        (tmp_path / "wrong-kind").mkdir()
+    else:
+        (tmp_path / "wrong-kind").write_text("")
+    done = run("flushes", "--smoke", option, tmp_path / place)
+    assert done.returncode == 2
+    assert f"error: {option}: {tmp_path / place} is no " in done.stderr
+
+
+def test_an_interrupted_run_shows_and_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Minutes of measuring are not lost with the rest: the figures so far are in the table and in
+    the JSON, both say that the run did not end, and so does the exit code."""
+    figure = quantities("done", "a subject", [1], "a floor", [2], unit="ms")
+
+    def stops(bench: Bench) -> Iterator[Figure]:
+        (bench.directory / "left").mkdir()
+        yield figure
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        benchmarks, "CASES", {"done": lambda _: iter([figure]), "stops": stops, "never": stops}
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arguments = ["--smoke", "--json", str(tmp_path / "run.json"), "--directory", str(scratch)]
+    assert benchmarks.main(arguments) == 130
+    found = json.loads((tmp_path / "run.json").read_bytes())
+    assert len(found["figures"]) == 2
+    assert found["notes"] == ["interrupted in the case stops"]
+    printed = capsys.readouterr().out
+    assert "a subject" in printed
+    assert "interrupted in the case stops" in printed
+    assert list(scratch.iterdir()) == []
 
 
 def test_contenders_take_turns() -> None:

@@ -1,7 +1,5 @@
 """How fast the store is, held against floors that are measured in the same run.
 
-    python -m tests.benchmarks [CASE ...] [--quick] [--json FILE] [--directory DIR]
-
 Every figure is a ratio: the subject and its floor take turns (A B A B ..., the order reversed every
 other round), so what else the machine does meets both. A floor is the least that could do the same
 job; `floors` has them. A time is the median over the rounds of the median of a turn, a ratio the

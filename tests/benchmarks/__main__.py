@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rtstore.times import format_time, utc_now
 
@@ -37,7 +40,10 @@ CASES: dict[str, Case] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the cases that are asked for, all by default. No figure makes it fail."""
+    """Run the cases that are asked for, all by default. No figure makes it fail.
+
+    A run that is interrupted shows and keeps what it has.
+    """
     options = _parse(arguments)
     kind, sizes = next(
         (kind, sizes)
@@ -60,18 +66,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "sizes": asdict(sizes),
             "notes": notes,
         }
-        for name in options.cases or CASES:
+        interrupted = False
+        for name in dict.fromkeys(options.cases or CASES):
             began = time.monotonic()
-            with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=scratch) as directory:
-                figures.extend(CASES[name](Bench(sizes, Path(directory), notes)))
+            try:
+                with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=scratch) as directory:
+                    figures.extend(CASES[name](Bench(sizes, Path(directory), notes)))
+            except KeyboardInterrupt:
+                interrupted = True
+                notes.append(f"interrupted in the case {name}")
             _tell(f"{name}: {time.monotonic() - began:.1f} s")
-            if options.json is not None:  # a run that is stopped keeps what it has
-                text = json.dumps(report.as_json(facts, figures), indent=2)
-                options.json.write_text(text + "\n", encoding="utf-8")
+            _keep(options.json, report.as_json(facts, figures))
+            if interrupted:
+                break
     terminal = report.console()
     terminal.print(report.table(figures, f"rtstore benchmarks, {kind} run"))
     print(*report.summary(facts, figures), sep="\n", flush=True)
-    return 0
+    return 128 + signal.SIGINT if interrupted else 0
+
+
+def _keep(path: Path | None, run: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -84,13 +100,34 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help="which; all by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
-    parser.add_argument("--directory", type=Path, help="where to measure; the temporary directory")
-    parser.add_argument("--quick", action="store_true", help="less of all, no million of batches")
-    parser.add_argument("--smoke", action="store_true", help="see that it runs; no real figures")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        metavar="DIR",
+        help="where to measure; the temporary directory by default",
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--quick", action="store_true", help="less of all, no million of batches")
+    kinds.add_argument("--smoke", action="store_true", help="see that it runs; no real figures")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.cases if name not in CASES]:
         parser.error(f"no such case: {', '.join(unknown)} (there are: {', '.join(CASES)})")
+    # Said now, and not after minutes.
+    if options.directory is not None and not _may_make_files_in(options.directory):
+        parser.error(f"--directory: {options.directory} is no directory that may be written to")
+    if options.json is not None and not _may_be_written(options.json):
+        parser.error(f"--json: {options.json} is no file that may be written")
     return options
+
+
+def _may_be_written(path: Path) -> bool:
+    if path.exists():
+        return path.is_file() and os.access(path, os.W_OK)
+    return _may_make_files_in(path.absolute().parent)
+
+
+def _may_make_files_in(directory: Path) -> bool:
+    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
 def _tell(line: str) -> None:

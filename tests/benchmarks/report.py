@@ -48,7 +48,7 @@ def table(figures: Iterable[Figure], title: str) -> Table:
 def _quantity(spread: Spread, unit: str) -> str:
     value = spread.median
     number = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-    return f"{number} {unit}"
+    return f"{number} {unit}".rstrip()
 
 
 def _quartiles(spread: Spread) -> str:
@@ -62,6 +62,7 @@ def summary(facts: dict[str, Any], figures: Iterable[Figure]) -> list[str]:
     load = machine["load_average"][0]
     versions = (f"{name} {version}" for name, version in facts["versions"].items() if version)
     lines = [
+        "ratios: the median of all rounds, the middle half of them, that of the quickest calls",
         f"targets: {verdicts.count(True)} met, {verdicts.count(False)} missed",
         f"{machine['platform']}, {machine['cpu_count']} CPUs with a load of {load:.1f} before",
         f"file system {facts['file_system']}, {', '.join(versions)}",

@@ -137,4 +137,4 @@ def count_flushes(bench: Bench) -> Iterator[Figure]:
     floor = counted.pop(0)
     for count, numbers in counted.items():
         title = f"flushes of a batch, k = {count}"
-        yield quantities("flushes", title, numbers, COMMIT, floor, unit="flushes", target=FLUSHES)
+        yield quantities("flushes", title, numbers, COMMIT, floor, unit="", target=FLUSHES)
