@@ -198,6 +198,26 @@ def test_batches_are_kept_by_age(directory: Path) -> None:
     assert 1 < len(ages) < 12
 
 
+def test_a_wal_that_a_long_reader_made_grow_shrinks_again(directory: Path) -> None:
+    """While somebody reads, a checkpoint cannot begin the WAL anew; what it grew to meanwhile is
+    not kept for as long as the store is open."""
+    path = directory / DATABASE_NAME
+    wal = path.with_name(path.name + "-wal")
+    with open_store(directory) as store:
+        write(store, LEASES, 0)
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM runtime_manifest").fetchall()
+            for number in range(12):
+                write(store, LEDGER, {"large": "x" * 2_000_000, "number": number})
+            grown = wal.stat().st_size
+            assert grown > 20_000_000
+        for number in range(3):
+            write(store, LEASES, number)
+        assert wal.stat().st_size <= 16 * 1024 * 1024 < grown
+        assert agree(store)
+
+
 def test_space_is_given_back(directory: Path) -> None:
     """When much history is dropped the file shrinks again, a bite with each batch, while it is in
     use; a file with little room to spare stays as it is."""

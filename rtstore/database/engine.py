@@ -46,8 +46,7 @@ BUSY_TIMEOUT_S = 5.0
 READERS_KEPT = 8
 """How many connections for reading stay open; more are opened while more threads read at once."""
 
-_WRITING, _READING, _READING_IDLE = "mode=rw", "mode=ro", "mode=ro&immutable=1"
-"""The kinds of connections, as the parameters of SQLite's URI."""
+_WRITING, _READING, _READING_IDLE = "mode=rw", "mode=ro", "mode=ro&immutable=1"  # in the URI
 
 Result = TypeVar("Result")
 
@@ -335,6 +334,7 @@ class Database:
         yield "fullfsync", 1  # macOS: fsync alone leaves data in the drive's cache
         yield "checkpoint_fullfsync", 1  # the same for checkpoints
         yield "cell_size_check", 1  # notice a damaged page where it is read
+        yield "journal_size_limit", 16 << 20  # a WAL that grew beside a long reader is cut again
 
     def _idle_state(self) -> tuple[int, int, int] | None:
         """What identifies an idle database file, or None when it must be read through its WAL.

@@ -29,6 +29,7 @@ PRAGMAS = (
     "fullfsync",
     "checkpoint_fullfsync",
     "cell_size_check",
+    "journal_size_limit",
     "journal_mode",
     "synchronous",
 )
@@ -39,6 +40,7 @@ EXPECTED = {
     "fullfsync": 1,
     "checkpoint_fullfsync": 1,
     "cell_size_check": 1,
+    "journal_size_limit": 16 * 1024 * 1024,
     "journal_mode": "wal",
 }
 
