@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -45,7 +45,7 @@ class LaunchStateData(_Payload):
     run_id: str | None
     capability_snapshot_id: str | None = None
     aggregate_state: str | None = None
-    members: list[LaunchMember] = Field(default_factory=list)
+    members: list[LaunchMember] = []
 
 
 class SessionRecord(_Payload):
@@ -59,7 +59,7 @@ class SessionRecord(_Payload):
 class SessionStoreData(_Payload):
     """Data of `opencode.sessionStore`."""
 
-    sessions: list[SessionRecord] = Field(default_factory=list)
+    sessions: list[SessionRecord] = []
 
 
 class LaunchTransactionData(_Payload):
@@ -88,7 +88,7 @@ class DeliveryRecord(_Payload):
 class DeliveryJournalData(_Payload):
     """Data of `opencode.deliveryJournal`."""
 
-    records: list[DeliveryRecord] = Field(default_factory=list)
+    records: list[DeliveryRecord] = []
 
 
 class PermissionRequest(_Payload):
@@ -102,7 +102,7 @@ class PermissionRequest(_Payload):
 class PermissionRequestsData(_Payload):
     """Data of `opencode.permissionRequests`."""
 
-    requests: list[PermissionRequest] = Field(default_factory=list)
+    requests: list[PermissionRequest] = []
 
 
 class CompatibilitySnapshotData(_Payload):
