@@ -8,7 +8,8 @@ and compiled once, when it is first run; what is run is its SQL text with bound 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -16,6 +17,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
 Row = dict[str, Any]
+_Getter = Callable[[Mapping[str, object]], Sequence[object]]
 
 _DIALECT = sqlite.dialect(paramstyle="qmark")
 
@@ -31,7 +33,7 @@ class Statement:
 
     def __init__(self, statement: ClauseElement) -> None:
         self._statement = statement
-        self._compiled: tuple[str, Sequence[str], Mapping[str, Any]] | None = None
+        self._compiled: tuple[str, _Getter, Mapping[str, Any]] | None = None
 
     @property
     def sql(self) -> str:
@@ -69,23 +71,18 @@ class Statement:
 
     def run(self, connection: Connection, **values: object) -> sqlite3.Cursor:
         """Run it; `rowcount` and `lastrowid` of the cursor say what it did."""
-        sql, names, defaults = self._parts()
-        bound = [values[name] if name in values else defaults[name] for name in names]
-        return driver_of(connection).execute(sql, bound)
+        sql, bound, defaults = self._parts()
+        return driver_of(connection).execute(sql, bound({**defaults, **values}))
 
     def run_many(
         self, connection: Connection, rows: Iterable[Mapping[str, object]]
     ) -> sqlite3.Cursor:
         """Run it once for each row of values; `rowcount` is what it did for all of them."""
-        sql, names, defaults = self._parts()
-        bound = [
-            [values[name] if name in values else defaults[name] for name in names]
-            for values in rows
-        ]
-        return driver_of(connection).executemany(sql, bound)
+        sql, bound, defaults = self._parts()
+        return driver_of(connection).executemany(sql, [bound({**defaults, **row}) for row in rows])
 
-    def _parts(self) -> tuple[str, Sequence[str], Mapping[str, Any]]:
-        """The text, the names of the bound values in their order, and the values that stand in the
+    def _parts(self) -> tuple[str, _Getter, Mapping[str, Any]]:
+        """The text, what puts the bound values into their order, and the values that stand in the
         statement itself: None for those that it leaves open.
 
         Two threads may compile a statement at once, and get the same: a lock here would stay taken
@@ -94,13 +91,20 @@ class Statement:
         parts = self._compiled
         if parts is None:
             compiled = self._statement.compile(dialect=_DIALECT)
-            names: Sequence[str] = compiled.positiontup or ()  # type: ignore[attr-defined]
-            parts = self._compiled = str(compiled), names, compiled.params
+            bound = _getter(compiled.positiontup or ())  # type: ignore[attr-defined]
+            parts = self._compiled = str(compiled), bound, compiled.params
         return parts
+
+
+def _getter(names: Sequence[str]) -> _Getter:
+    """Gives the values of those names, in their order."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: [values[name] for name in names]
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
     """The driver's connection under one of SQLAlchemy."""
-    driver = connection.connection.driver_connection
+    driver = connection.connection.dbapi_connection  # pysqlite has nothing in between
     assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - the engine has no other driver
     return driver

@@ -30,9 +30,10 @@ def check_target(
 ) -> os.stat_result | None:
     """Raise `UnsafePathError` unless the path can be written: real directories on the way (or
     nothing yet), a regular file at the end (or nothing yet); gives what is there. Reads only."""
-    path, parent = store_path(directory, relative_path), relative_path.rpartition("/")[0]
+    parent = relative_path.rpartition("/")[0]
     if parent:
         check_directory(directory, parent, store, fs)
+    path = store_path(directory, relative_path)
     try:
         found = fs.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
