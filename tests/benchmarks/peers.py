@@ -17,7 +17,7 @@ from typing import Any
 from .floors import dumps
 
 DISKCACHE, LANGGRAPH = "diskcache", "langgraph-checkpoint-sqlite"
-INSTALL = "pip install 'rtstore[bench]'"
+INSTALL = "pip install -e '.[bench]'"
 
 
 def version_of(distribution: str) -> str | None:
