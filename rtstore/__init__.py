@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from rtstore.lock import WriterLock
     from rtstore.planner import RecoveryPlanner
     from rtstore.planning import build_plan
+    from rtstore.pruning import PruneReport
     from rtstore.publication import Durability
     from rtstore.reader import Snapshot, StoreContent
     from rtstore.readiness import build_readiness
@@ -157,6 +158,7 @@ _HOMES = {
     "rtstore.lock": ("WriterLock",),
     "rtstore.planner": ("RecoveryPlanner",),
     "rtstore.planning": ("build_plan",),
+    "rtstore.pruning": ("PruneReport",),
     "rtstore.publication": ("Durability",),
     "rtstore.reader": ("Snapshot", "StoreContent"),
     "rtstore.readiness": ("build_readiness",),
@@ -272,6 +274,7 @@ __all__ = [
     "NotARuntimeDirectoryError",
     "OlderDatabaseError",
     "Owner",
+    "PruneReport",
     "QuarantinedFile",
     "ReadinessCheck",
     "ReadinessImpact",

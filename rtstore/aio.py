@@ -57,6 +57,7 @@ from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.legacy import ExportReport
 from rtstore.lock import DEFAULT_TIMEOUT_S
+from rtstore.pruning import PruneProgress, PruneReport
 from rtstore.publication import Durability
 from rtstore.reader import Snapshot, StoreContent
 from rtstore.rebuilding import Rebuilders
@@ -282,6 +283,20 @@ class AsyncRuntimeStore:
         """Copy one consistent state into a new directory; `progress` is called in a thread."""
         return await self._workers.plans.run(
             self.sync_store.back_up, destination, progress=progress
+        )
+
+    async def prune(
+        self,
+        retention: Retention | None = None,
+        *,
+        dry_run: bool = False,
+        progress: PruneProgress | None = None,
+    ) -> PruneReport:
+        """Drop the history beyond a retention now; `progress` is called in a thread. Writes made
+        meanwhile do not wait for all of it."""
+        workers = self._workers.plans if dry_run else self._workers.recoveries
+        return await workers.run(
+            self.sync_store.prune, retention, dry_run=dry_run, progress=progress
         )
 
     async def export(self, destination: str | Path | None = None) -> ExportReport:

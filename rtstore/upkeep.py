@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtstore.database import upgrade_log
+from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
+from rtstore.pruning import PruneProgress, PruneReport, prune_history
 from rtstore.records import DatabaseUpgrade
 from rtstore.times import Clock
+from rtstore.writer import BatchWriter
 
 if TYPE_CHECKING:
     from rtstore.backups import Backup
@@ -22,13 +25,14 @@ if TYPE_CHECKING:
 
 
 class Upkeep:
-    """Upgrades on record, back-ups, and the way out."""
+    """Upgrades on record, back-ups, the end of history, and the way out."""
 
     directory: Path
     database: Database
     lock: WriterLock
     _clock: Clock
     _fs: FileSystem
+    _writer: BatchWriter
 
     def upgrades(self) -> list[DatabaseUpgrade]:
         """The upgrades of the control database, oldest first."""
@@ -48,6 +52,38 @@ class Upkeep:
             destination,
             clock=self._clock,
             fs=self._fs,
+            progress=progress,
+        )
+
+    def prune(
+        self,
+        retention: Retention | None = None,
+        *,
+        dry_run: bool = False,
+        progress: PruneProgress | None = None,
+    ) -> PruneReport:
+        """Drop the history beyond a retention now, and return the space to the file system.
+
+        Every batch drops some of it; this is for what a smaller retention leaves, or a bound by age
+        where nothing is written any more. Current contents, open batches and the newest batch stay,
+        whatever the retention; so do quarantined files and the records of recoveries.
+
+        Args:
+            retention: how much is kept; default: what the store was opened with.
+            dry_run: only say what would be dropped; takes no lock.
+            progress: called with the step, how much of it is done, and how much there is.
+
+        Takes the writer lock for a fraction of a second at a time, so writers go on meanwhile. What
+        was dropped when it is interrupted or raises is dropped, the rest is as before; make it
+        again. Flushed when it returns. Raises `LockTimeoutError`, and what a failing database
+        raises.
+        """
+        return prune_history(
+            self.database,
+            self.lock,
+            retention or self._writer.publisher.retention,
+            self._clock,
+            dry_run=dry_run,
             progress=progress,
         )
 

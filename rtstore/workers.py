@@ -26,6 +26,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar
 
 from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
 from rtstore.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
+from rtstore.pruning import PruneReport
 from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
 from rtstore.records import Batch, QuarantinedFile, RecoveryReport
 
@@ -300,6 +301,8 @@ def _in_words(result: object) -> str | None:
         outcomes = Counter(step.outcome for step in result.steps)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
         return f"recovery run {result.run_number} is recorded ({counts})"
+    if isinstance(result, PruneReport) and not result.dry_run:
+        return f"{result.batches} batches and {result.contents} contents were dropped"
     if isinstance(result, QuarantinedFile):
         return f"{result.relative_path} is back where it was"
     return None

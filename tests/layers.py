@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.left_over",
         "rtstore.legacy",
         "rtstore.planner",
+        "rtstore.pruning",
         "rtstore.publication",
         "rtstore.reader",
         "rtstore.rebuilding",

@@ -1,0 +1,154 @@
+"""Drops the history beyond a retention at once, where batches do it by and by.
+
+Done in bites: each is a transaction of its own, flushed, under the writer lock, and takes a
+fraction of a second. Between two of them the lock is free for long enough that a waiting writer
+gets it. So it can be interrupted anywhere, and made again: what was dropped is dropped, the rest is
+as before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from sqlalchemy import Connection
+
+from rtstore.database import pruning
+from rtstore.database.contents import Retention
+from rtstore.database.engine import Database
+from rtstore.database.pruning import Bite, Excess, Limits
+from rtstore.lock import POLL_INTERVAL_S_MAX, WriterLock
+from rtstore.records import Record
+from rtstore.times import Clock
+
+logger = logging.getLogger("rtstore.pruning")
+
+PruneProgress = Callable[[str, int, int], None]
+"""Called with the step, how much of it is done, and how much there is."""
+
+_PAUSE_S = 2 * POLL_INTERVAL_S_MAX
+"""A writer that waits looks for the lock at least this often."""
+
+
+class PruneReport(Record):
+    """What was dropped of the history, or would be."""
+
+    retention: Retention
+    dry_run: bool
+    batches: int
+    """Committed and failed batches, with their receipts."""
+    contents: int
+    """Committed contents, those of the dropped batches included."""
+    content_bytes: int
+    batches_left: int
+    contents_left: int
+    database_bytes_before: int
+    database_bytes_after: int | None
+    """None in a dry run: what dropped rows leave is known only when they are gone."""
+
+
+def prune_history(
+    database: Database,
+    lock: WriterLock,
+    retention: Retention,
+    clock: Clock,
+    *,
+    dry_run: bool = False,
+    progress: PruneProgress | None = None,
+) -> PruneReport:
+    """Drop what is beyond the retention, and return the space; see `RuntimeStore.prune`."""
+    if dry_run:
+        return database.read(lambda connection: _rehearse(connection, retention, clock))
+    return _Pruning(database, lock, progress).run(retention, clock)
+
+
+def _rehearse(connection: Connection, retention: Retention, clock: Clock) -> PruneReport:
+    dropped = pruning.measure(connection, pruning.limits_of(connection, retention, clock()))
+    there = pruning.total(connection)
+    return PruneReport(
+        retention=retention,
+        dry_run=True,
+        **dropped._asdict(),
+        batches_left=there.batches - dropped.batches,
+        contents_left=there.contents - dropped.contents,
+        database_bytes_before=pruning.database_bytes(connection),
+        database_bytes_after=None,
+    )
+
+
+class _Pruning:
+    """One run: what it has dropped so far."""
+
+    def __init__(
+        self, database: Database, lock: WriterLock, progress: PruneProgress | None
+    ) -> None:
+        self._database = database
+        self._lock = lock
+        self._progress = progress
+        self._dropped = Excess()
+        self._expected = Excess()
+
+    def run(self, retention: Retention, clock: Clock) -> PruneReport:
+        """Drop batches, then contents of those that stay; return the space."""
+
+        def look(connection: Connection) -> tuple[Limits, Excess, int]:
+            limits = pruning.limits_of(connection, retention, clock())
+            return limits, pruning.measure(connection, limits), pruning.database_bytes(connection)
+
+        limits, self._expected, before = self._database.read(look)
+        self._drop("batches", lambda connection, after: pruning.drop_batches(
+            connection, limits, after
+        ))  # fmt: skip
+        for name, number in limits.oldest_kept.items():
+            self._drop("contents", partial(_drop_contents, name=name, oldest_kept=number))
+        self._give_back()
+        there, after = self._database.read(
+            lambda connection: (pruning.total(connection), pruning.database_bytes(connection))
+        )
+        logger.info("dropped %d batches and %d contents", *self._dropped[:2])
+        return PruneReport(
+            retention=retention,
+            dry_run=False,
+            **self._dropped._asdict(),
+            batches_left=there.batches,
+            contents_left=there.contents,
+            database_bytes_before=before,
+            database_bytes_after=after,
+        )
+
+    def _drop(self, step: str, bite: Callable[[Connection, int], Bite]) -> None:
+        after = -1
+        while True:
+            with self._lock.hold(), self._database.write(flush=True) as connection:
+                found = bite(connection, after)
+            if found.last is None:
+                return
+            after = found.last
+            self._dropped = self._dropped.plus(found.dropped)
+            done, expected = self._dropped._asdict()[step], self._expected._asdict()[step]
+            self._tell(step, done, max(done, expected))
+            time.sleep(_PAUSE_S)
+
+    def _give_back(self) -> None:
+        free = self._database.read(pruning.free_pages)
+        left = free
+        while left:
+            with self._lock.hold():
+                before = left
+                with self._database.write(flush=True) as connection:
+                    left = pruning.give_back(connection)
+                self._database.read_as_writer(pruning.checkpoint_as_ever)
+            self._tell("space", max(0, free - left), free)
+            if left >= before:
+                return  # the writers between two bites drop more than we give back
+            time.sleep(_PAUSE_S)
+
+    def _tell(self, step: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(step, done, total)
+
+
+def _drop_contents(connection: Connection, after: int, *, name: str, oldest_kept: int) -> Bite:
+    return pruning.drop_contents(connection, name, oldest_kept, after)
