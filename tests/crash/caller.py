@@ -222,6 +222,11 @@ class Caller:
             return
         self._say(Recovered(report.remaining.readiness_impact))
 
+    def prune(self, retention: Retention) -> None:
+        """Drop the history beyond a retention; it is simply left where that fails."""
+        with suppress(RuntimeStoreError):
+            self._opened.prune(retention)
+
     def adopt(self, store: str, data: Any) -> bool:
         """Make somebody's file, which holds this data, the committed content."""
         batch_id = self._next_id()

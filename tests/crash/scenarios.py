@@ -155,6 +155,13 @@ def _with_history(directory: Path, say: Say) -> None:
     )
 
 
+def _with_too_much_history(directory: Path, say: Say) -> None:
+    """Two stores were written again and again, and nothing of that is beyond the retention yet."""
+    _Builder(directory, say).batches(
+        (LAUNCH_STATE, LANE), *[(SESSION_STORE, HOST_LEASES), (SESSION_STORE,)] * 3
+    )
+
+
 def _changed_by_hand(directory: Path, say: Say) -> None:
     builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
@@ -275,6 +282,12 @@ def _update(caller: Caller) -> None:
     caller.update(SESSION_STORE)
 
 
+def _prune(caller: Caller) -> None:
+    caller.write(SESSION_STORE)
+    caller.prune(SHORT_HISTORY.retention)
+    caller.write(HOST_LEASES)
+
+
 def _recover(caller: Caller) -> None:
     caller.open()
     caller.recover()
@@ -307,6 +320,7 @@ SCENARIOS = {
             forgets=True,
             batches_kept=1,
         ),
+        Scenario("prune", _with_too_much_history, _prune, forgets=True, batches_kept=1),
         Scenario("write_together", _written, _write_together),
         Scenario("write_together_mixed", _changed_by_hand, _write_together),
         Scenario("write_together_refused", _written, _write_together, disk_refuses=NEW_LEASES),
