@@ -161,6 +161,13 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
                 f"{facts.odd_file.name}, which SQLite would open beside it: {facts.problem}",
                 Way(command=f"mv {odd} {odd}.aside", why="moves it out of the way"),
             )
+        case DatabaseState.FOREIGN if facts.linked:
+            return say.red(
+                f"it is not a regular file, but a link to a sound one, {facts.linked[-1]}: SQLite "
+                "would look for the WAL beside that one",
+                _bring_back(facts),
+                _rebuild(facts, "--force"),
+            )
         case DatabaseState.FOREIGN:
             return say.red(
                 f"what has its name is not a control database of rtstore: {facts.problem}",
@@ -170,6 +177,17 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
             return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
 
 
+def _bring_back(facts: Facts) -> Way:
+    path = facts.directory / "runtime-store.sqlite3"
+    *beside, database = facts.linked
+    moves = [(item, f"{path}{str(item).removeprefix(str(database))}") for item in beside]
+    moves.append((database, str(path)))
+    return Way(
+        command=" && ".join(shlex.join(["mv", str(source), target]) for source, target in moves),
+        why="puts it in the place of the link; stop what uses it first",
+    )
+
+
 def _ways_out(facts: Facts) -> Iterator[Way]:
     """A back-up has the history, the files have the newest state: both are offered."""
     if facts.backup is not None:
@@ -177,7 +195,7 @@ def _ways_out(facts: Facts) -> Iterator[Way]:
         yield Way(
             command=f"rtstore restore {shlex.quote(str(facts.backup))} {shlex.quote(restored)}",
             why="makes a new directory of the newest sound back-up, with its history; what was "
-            "written since is not in it",
+            "written since is not in it. Stop the runtime before it takes the old one's place",
         )
     if facts.has_store_files:
         yield _rebuild(facts)
@@ -292,7 +310,7 @@ def _space(facts: Facts) -> Iterator[Finding]:
         return
     needed = sum(facts.sizes.values())
     look = Way(command=f"df -h {shlex.quote(str(facts.directory))}", why="shows what is full")
-    free = f"{facts.free_bytes >> 10:,} KiB free"
+    free = f"{_size(facts.free_bytes)} free"
     if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
         yield say.red(f"the disk is full: {free}. Batches fail, and are undone", look)
     elif facts.free_bytes < needed + SPARE_BYTES:
@@ -371,7 +389,7 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
 
 def _sizes(facts: Facts) -> Iterator[Finding]:
     say = _Sayer(Check.SIZES)
-    told = ", ".join(f"{name} {size >> 10:,} KiB" for name, size in facts.sizes.items())
+    told = ", ".join(f"{name} {_size(size)}" for name, size in facts.sizes.items())
     if facts.sizes.get("WAL", 0) > LARGE_WAL:
         who = ", ".join(str(item.pid) for item in facts.readers) or "unknown"
         yield say.yellow(
@@ -396,6 +414,13 @@ def _clock(facts: Facts) -> Iterator[Finding]:
         yield say.yellow(f"files with a time in the future: {', '.join(facts.future_files)}", look)
     if not ahead and not facts.future_files:
         yield say.green("nothing here is from the future")
+
+
+def _size(number_of_bytes: int) -> str:
+    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if number_of_bytes >= length:
+            return f"{number_of_bytes / length:.1f} {unit}"
+    return f"{number_of_bytes / (1 << 10):.1f} KiB"
 
 
 def _seconds(span: timedelta) -> int:

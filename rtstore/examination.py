@@ -39,6 +39,8 @@ from rtstore.files import durable, processes
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
+from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
+from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.lock import LOCK_NAME, WriterLock
 from rtstore.salvage import BROKEN_PREFIX, problem_of, what_is_left
 from rtstore.times import parse_time, utc_now
@@ -78,6 +80,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         state=state,
         problem=problem,
         odd_file=odd_file,
+        linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
         has_store_files=bool(there),
         team_in_files=team,
         run_in_files=launch.get("runId"),
@@ -223,6 +226,24 @@ def _backup(directory: Path, team: str | None, fs: FileSystem) -> Path | None:
     return None
 
 
+def _linked(path: Path) -> Iterator[Path]:
+    """Where a link under the database's name leads to a sound database: that, after its WAL."""
+    found = _lstat(path)
+    if found is None or not stat.S_ISLNK(found.st_mode):
+        return
+    try:
+        target = path.resolve(strict=True)
+        if problem_of(target) is None:
+            upgrade.inspect_revision(target)
+            yield from (
+                item
+                for item in (target.with_name(f"{target.name}-wal"), target)
+                if _lstat(item) is not None
+            )
+    except (OSError, RuntimeError, RuntimeStoreError):
+        return
+
+
 # --- the files ------------------------------------------------------------------------------------
 
 
@@ -254,6 +275,7 @@ def _strays(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Ite
 def _unknown(names: Sequence[str], descriptors: Sequence[Descriptor]) -> Iterator[str]:
     known = {item.relative_path.split("/")[0] for item in descriptors}
     known |= {QUARANTINE_DIRECTORY, LOCK_NAME, DATABASE_NAME, RECORD_NAME}
+    known |= {*MANIFEST_NAMES, RECEIPTS_NAME, *KNOWN_OTHERS}
     for name in sorted(names):
         own = name.startswith(_OWN_PREFIXES) or durable.is_temporary(name)
         if name not in known and not own and name.endswith(".json"):
@@ -286,7 +308,9 @@ def _from_the_future(files: Sequence[Path], now: datetime) -> Iterator[str]:
 def _loose(directory: Path, paths: Sequence[Path]) -> Iterator[str]:
     for path in paths:
         found = _lstat(path)
-        if found is not None and stat.S_IMODE(found.st_mode) & 0o077:
+        if found is None or stat.S_ISLNK(found.st_mode):  # the mode of a link says nothing
+            continue
+        if stat.S_IMODE(found.st_mode) & 0o077:
             name = "the directory" if path == directory else path.name
             yield f"{name} ({stat.S_IMODE(found.st_mode):03o})"
 

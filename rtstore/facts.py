@@ -51,6 +51,8 @@ class Facts(Record):
     problem: str | None = None
     odd_file: Path | None = None
     """What lies beside the database under the name of its WAL, and is no regular file."""
+    linked: tuple[Path, ...] = ()
+    """Where a link under the database's name leads to a sound one: its files, itself the last."""
     has_store_files: bool = False
     team_in_files: str | None = None
     """The team that the launch state names, or else the damaged database; the next two are what

@@ -21,10 +21,11 @@ from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutc
 from rtstore.records import Record
 
 LANES = "lanes"
-_KNOWN_OTHERS = {
+KNOWN_OTHERS = {
     "lanes.json": OtherKind.LANE_INDEX,
     "opencode-run-tombstones.json": OtherKind.RUN_TOMBSTONES,
 }
+"""Files of the runtime's that are no stores, and stay in use."""
 _OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
 """The database, its side files, the writer lock, and what a dead process left of a new database."""
 
@@ -149,7 +150,7 @@ def _kind(name: str) -> OtherKind:
         return OtherKind.LOCK
     if ".tmp." in name or name.endswith(".tmp"):
         return OtherKind.TEMPORARY_FILE
-    return _KNOWN_OTHERS.get(name, OtherKind.OTHER)
+    return KNOWN_OTHERS.get(name, OtherKind.OTHER)
 
 
 def _own(name: str) -> bool:

@@ -113,8 +113,9 @@ def _interrupted(directory: Path) -> None:
 
 
 def _link(path: Path) -> None:
-    path.rename(path.parent.parent / "elsewhere.sqlite3")
-    path.symlink_to(path.parent.parent / "elsewhere.sqlite3")
+    elsewhere = path.absolute().parent.parent / "elsewhere.sqlite3"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
 
 
 def _pipe_beside(path: Path) -> None:
@@ -163,7 +164,7 @@ TROUBLES = {
         _database(_foreign), "database", "red", "not a control database", "rtstore rebuild"
     ),
     "a link instead of the database": Trouble(
-        _database(_link), "database", "red", "not a regular file", "rtstore rebuild"
+        _database(_link), "database", "red", "not a regular file", "mv"
     ),
     "a pipe beside the database": Trouble(
         _database(_pipe_beside), "database", "red", "not a regular file", "mv"

@@ -237,3 +237,17 @@ def test_another_journal_mode() -> None:
     """A database that somebody took out of WAL mode."""
     finding = found(Check.SETTINGS, settings={"journal_mode": "delete"})
     assert (finding.level, "delete" in finding.sentence) == (Level.YELLOW, True)
+
+
+def test_a_link_to_a_sound_database() -> None:
+    """It is brought back, its WAL first, before the history is given up."""
+    finding = found(
+        Check.DATABASE,
+        state=DatabaseState.FOREIGN,
+        problem="it is not a regular file",
+        linked=(Path("/away/db-wal"), Path("/away/db")),
+    )
+    first, second = commands(finding)
+    place = f"{PLACE}/runtime-store.sqlite3"
+    assert first == f"mv /away/db-wal '{place}-wal' && mv /away/db '{place}'"
+    assert second.startswith("rtstore rebuild")
