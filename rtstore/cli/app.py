@@ -149,6 +149,8 @@ def status(
 ) -> None:
     """Show what is committed, what the files hold, and whether the runtime may start.
 
+    Its lanes are shown below it; the exit code is that of DIR alone. DIR may also be a folder: then
+    every runtime directory and lane below it is a line, and the exit code is the highest of all.
     Changes nothing, and works beside a writer.
 
     \b
@@ -162,7 +164,13 @@ def status(
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
         batchId, batchReason, writtenAt, ageSeconds},
-      next[] {command, why}
+      below[] (the lanes; as directories[] of a folder), next[] {command, why}
+    JSON of a folder: folder, exitCode,
+      directories[] {directory, laneId or null, state (ready|degraded|blocked|locked|forbidden|
+        older|newer|foreign|damaged|no_database|not_imported|failed), why or null, exitCode,
+        teamName, highWatermark, activeRunId, lastBatchAt, ageSeconds, databaseBytes, lockHolder
+        (each or null), next[] {command, why}},
+      backups[] (left out), wasCutShort
     """
     with reporting(as_json=as_json):
         from rtstore.cli import status as command

@@ -8,6 +8,7 @@ from pathlib import Path
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, count, page_for, print_json
+from rtstore.cli.progress import progress_bar
 from rtstore.legacy import ExportReport
 from rtstore.records import BatchState
 from rtstore.store import RuntimeStore
@@ -18,12 +19,15 @@ def run(
 ) -> ExitCode:
     """Export, here or into a new directory."""
     check_directory(directory)
-    with RuntimeStore.open(
-        directory,
-        read_only=destination is not None,
-        upgrade=False,
-        lock_timeout_s=lock_timeout_s,
-    ) as store:
+    with (
+        progress_bar(quiet=as_json, what="exporting"),
+        RuntimeStore.open(
+            directory,
+            read_only=destination is not None,
+            upgrade=False,
+            lock_timeout_s=lock_timeout_s,
+        ) as store,
+    ):
         report = store.export(destination)
     if as_json:
         print_json(report)

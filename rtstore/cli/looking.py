@@ -16,6 +16,7 @@ from rtstore.cli.advice import NextStep, next_steps
 from rtstore.cli.output import age_of
 from rtstore.cli.views import WrittenBy, written_by
 from rtstore.database.batches import ReceiptStore
+from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.manifest import ManifestStore
 from rtstore.directory import how_to_make
 from rtstore.errors import ConflictError, InvalidRequestError, NotARuntimeDirectoryError
@@ -161,6 +162,18 @@ def check_directory(directory: Path) -> None:
         list(directory.iterdir())  # forbidden is not the same as empty
         return
     raise NotARuntimeDirectoryError(directory, problem, run)
+
+
+def bytes_on_disk(directory: Path) -> tuple[int, int]:
+    """The sizes of the database and of its WAL. They are not opened: closing them would drop
+    SQLite's locks."""
+    sizes = []
+    for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal"):
+        try:
+            sizes.append((directory / name).stat().st_size)
+        except FileNotFoundError:
+            sizes.append(0)
+    return sizes[0], sizes[1]
 
 
 def expected_identity(

@@ -17,7 +17,9 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from rtstore.times import format_time
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.padding import Padding
+    from rich.text import Text
 
     from rtstore.records import Record
 
@@ -33,10 +35,11 @@ class Cell(NamedTuple):
 
 class Column(NamedTuple):
     """A column of a table; of those that do not fit on a terminal, the highest `rank` goes first.
-    Rank 0 always stays."""
+    Rank 0 always stays. One with `room` needs no more than that: what is longer is folded."""
 
     header: str
     rank: int = 0
+    room: int | None = None
 
 
 class Page:
@@ -88,7 +91,7 @@ class TerminalPage(Page):
         from rich.text import Text
 
         parts = [(visible(text), _STYLES.get(tone, "")) for text, tone in map(_cell, cells)]
-        self._console.print(Text.assemble(" " * indent, *parts), soft_wrap=True)
+        self._put(Text.assemble(" " * indent, *parts), soft_wrap=True)
 
     def table(
         self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
@@ -112,8 +115,10 @@ class TerminalPage(Page):
             padding=(0, 1, 0, 0),
             header_style="dim",
         )
+        folds = any(columns[position].room for position in shown)
         for position in shown:
-            table.add_column(columns[position].header, overflow="fold")
+            kept_whole = folds and not columns[position].room
+            table.add_column(columns[position].header, overflow="fold", no_wrap=kept_whole)
         for row in cells:
             table.add_row(
                 *(
@@ -121,16 +126,40 @@ class TerminalPage(Page):
                     for position in shown
                 )
             )
-        self._console.print(Padding(table, (0, 0, 0, indent)))
+        self._put(Padding(table, (0, 0, 0, indent)), soft_wrap=False)
+
+    def _put(self, what: Text | Padding, *, soft_wrap: bool) -> None:
+        self._console.print(what, soft_wrap=soft_wrap)
+
+
+class LivePage(TerminalPage):
+    """A page that is shown as a whole, again and again; see `rich.live`."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._parts: list[Text | Padding] = []
+
+    def whole(self) -> Group:
+        """Everything written so far."""
+        from rich.console import Group
+
+        return Group(*self._parts)
+
+    def _put(self, what: Text | Padding, *, soft_wrap: bool) -> None:  # noqa: ARG002 - never here
+        self._parts.append(what)
 
 
 def columns_that_fit(
     columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int
 ) -> list[int]:
     """The positions of the columns that fit side by side, two spaces between them."""
-    widths = [
-        max(len(column.header), *(len(row[position]) for row in texts), 0) + 2
+    longest = [
+        max(len(column.header), *(len(row[position]) for row in texts), 0)
         for position, column in enumerate(columns)
+    ]
+    widths = [
+        min(length, column.room or length) + 2
+        for column, length in zip(columns, longest, strict=True)
     ]
     shown = [position for position, column in enumerate(columns) if column.rank == 0]
     room = width + 2 - sum(widths[position] for position in shown)
@@ -144,19 +173,23 @@ def columns_that_fit(
 def page_for(stream: IO[str] | None = None) -> Page:
     """The page for a stream (default: standard output)."""
     stream = stream or sys.stdout
+    console = console_for(stream)
+    return Page(stream) if console is None else TerminalPage(console)
+
+
+def console_for(stream: IO[str]) -> Console | None:
+    """The terminal that a stream is, or None where it is none, or one that can do nothing."""
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
-        return Page(stream)
+        return None
     from rich.console import Console
 
     coloured = not os.environ.get("NO_COLOR")
-    return TerminalPage(
-        Console(
-            file=stream,
-            markup=False,
-            emoji=False,
-            highlight=False,
-            color_system="auto" if coloured else None,
-        )
+    return Console(
+        file=stream,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        color_system="auto" if coloured else None,
     )
 
 
@@ -164,6 +197,13 @@ def print_json(record: Record) -> None:
     """A record as the JSON that `--json` promises: camelCase, two-space indented, ASCII."""
     document = record.model_dump(mode="json", by_alias=True)
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def print_json_line(record: Record) -> None:
+    """A record as JSON in one line, which is there at once for whoever reads along."""
+    document = record.model_dump(mode="json", by_alias=True)
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
 
 
 # --- words for values ---------------------------------------------------------------------------

@@ -1,19 +1,24 @@
-"""A progress bar on a terminal; nothing elsewhere."""
+"""A progress bar on a terminal, for what takes its time; nothing elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_PATIENCE_S = 0.3
+"""What is over sooner needs no bar."""
 
 Told = Callable[[str, int, int], None]
 
 
 @contextmanager
-def progress_bar(*, quiet: bool = False) -> Iterator[Told | None]:
+def progress_bar(*, quiet: bool = False, what: str | None = None) -> Iterator[Told | None]:
     """Give a function that shows how far each step is, on standard error; None where nobody looks.
 
-    The function is called with the name of the step, how much is done, and how much there is.
+    The function is called with the name of the step, how much is done, and how much there is. With
+    `what` there is a bar that only moves, for a thing that does not tell how far it is.
     """
     if quiet or not sys.stderr.isatty():
         yield None
@@ -21,13 +26,25 @@ def progress_bar(*, quiet: bool = False) -> Iterator[Told | None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
+    columns = [TextColumn("{task.description}"), BarColumn()]
+    if what is None:
+        columns.append(MofNCompleteColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    tasks: dict[str, TaskID] = {}
+    if what is not None:
+        bar.add_task(what, total=None)
 
-        def tell(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bar.add_task(step, total=total)
-            bar.update(tasks[step], completed=done, total=total)
+    def tell(step: str, done: int, total: int) -> None:
+        if step not in tasks:
+            tasks[step] = bar.add_task(step, total=total)
+        bar.update(tasks[step], completed=done, total=total)
 
+    starting = threading.Timer(_PATIENCE_S, bar.start)
+    starting.daemon = True
+    starting.start()
+    try:
         yield tell
+    finally:
+        starting.cancel()
+        starting.join()
+        bar.stop()

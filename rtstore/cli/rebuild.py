@@ -9,6 +9,7 @@ from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.cli.progress import progress_bar
 from rtstore.errors import InvalidRequestError
 from rtstore.records import Record, RunIdentity
 from rtstore.salvage import RebuildReport, RebuiltStore, StoreOutcome, rebuild_database
@@ -64,13 +65,14 @@ def run(
     """Rebuild, and say what came of it."""
     check_directory(directory)
     try:
-        report = rebuild_database(
-            directory,
-            team_name=team_name,
-            identity=identity,
-            force=force,
-            lock_timeout_s=lock_timeout_s,
-        )
+        with progress_bar(quiet=as_json, what="rebuilding"):
+            report = rebuild_database(
+                directory,
+                team_name=team_name,
+                identity=identity,
+                force=force,
+                lock_timeout_s=lock_timeout_s,
+            )
     except InvalidRequestError as error:
         option = {"team_name": "--team", "force": "--force"}.get(error.field, error.field)
         raise InvalidRequestError(option, error.problem, store=error.store) from None

@@ -19,6 +19,7 @@ from rtstore.cli.looking import (
     until_it_fits,
 )
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.cli.progress import progress_bar
 from rtstore.cli.status import readiness_cell, show_diagnosis
 from rtstore.records import (
     ActionKind,
@@ -59,9 +60,12 @@ class RecoverReport(Record):
 def run(directory: Path, *, lock_timeout_s: float, dry_run: bool, as_json: bool) -> ExitCode:
     """Plan, carry out, look again. Steps that fail are shown, and leave their store as it was."""
     check_directory(directory)
-    with RuntimeStore.open(
-        directory, recover=False, read_only=dry_run, lock_timeout_s=lock_timeout_s
-    ) as store:
+    with (
+        progress_bar(quiet=as_json, what="recovering"),
+        RuntimeStore.open(
+            directory, recover=False, read_only=dry_run, lock_timeout_s=lock_timeout_s
+        ) as store,
+    ):
         before = temporary_files(store)
         outcome = until_it_fits(
             lambda: _carry_out(store, stray_files=bool(before), dry_run=dry_run)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
+from rtstore.cli.folder import Line, lines_below, look_below, show_lines, show_next_of
+from rtstore.cli.folder import report as report_folder
 from rtstore.cli.looking import (
     FileHolds,
     Look,
     OpenBatch,
     StoreLine,
     Verdict,
+    bytes_on_disk,
+    check_directory,
     look_at,
     open_to_look,
 )
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.cli.output import when as time_and_age
 from rtstore.database.engine import DATABASE_NAME
+from rtstore.errors import InvalidRequestError
 from rtstore.records import (
     ActionKind,
     Batch,
@@ -54,10 +60,12 @@ class StatusReport(Record):
     last_batch: CommittedBatch | None
     open_batches: tuple[OpenBatch, ...]
     lock_holder: str | None
+    """Who holds the writer lock at this moment; None when it is free."""
     database_bytes: int
     wal_bytes: int
-    """Who holds the writer lock at this moment; None when it is free."""
     stores: tuple[StoreLine, ...]
+    below: tuple[Line, ...]
+    """The lanes, and what other runtime directories are not far below."""
     next: tuple[NextStep, ...]
 
 
@@ -69,7 +77,14 @@ def run(
     behavior_fingerprint: str | None,
     as_json: bool,
 ) -> ExitCode:
-    """Look at a runtime directory and print what is there; changes nothing."""
+    """Look at a runtime directory, or at all below a folder, and print what is there; changes
+    nothing."""
+    check_directory(directory)
+    if not os.path.lexists(directory / DATABASE_NAME):
+        found = look_below(directory, quiet=as_json)
+        if any(line.directory != str(directory) for line in found.lines):
+            _refuse_identity(run_id, capability_snapshot_id, behavior_fingerprint)
+            return report_folder(directory, found, as_json=as_json)
     with open_to_look(directory) as store:
         look = look_at(
             store,
@@ -88,7 +103,16 @@ def run(
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 
+def _refuse_identity(*parts: str | None) -> None:
+    for option, part in zip(
+        ("--run-id", "--capability-snapshot-id", "--behavior-fingerprint"), parts, strict=True
+    ):
+        if part is not None:
+            raise InvalidRequestError(option, "is of one runtime directory, and this is a folder")
+
+
 def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
+    database_bytes, wal_bytes = bytes_on_disk(look.directory)
     return StatusReport(
         directory=str(look.directory),
         team_name=look.team_name,
@@ -100,19 +124,12 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         last_batch=None if last is None else _committed(last, look),
         open_batches=look.open_batches,
         lock_holder=holder,
-        database_bytes=_bytes_of(look.directory / DATABASE_NAME),
-        wal_bytes=_bytes_of(look.directory / f"{DATABASE_NAME}-wal"),
+        database_bytes=database_bytes,
+        wal_bytes=wal_bytes,
         stores=look.lines,
+        below=lines_below(look.directory),
         next=look.next,
     )
-
-
-def _bytes_of(path: Path) -> int:
-    """The size of a file, which is not opened: that would drop SQLite's locks on it."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _committed(batch: Batch, look: Look) -> CommittedBatch:
@@ -147,6 +164,11 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
     page.gap()
     show_stores(page, look)
     show_diagnosis(page, look)
+    if report.below:
+        is_lanes = all(line.lane_id is not None for line in report.below)
+        page.title("Lanes" if is_lanes else "Below")
+        show_lines(page, report.below, look.now)
+        show_next_of(page, report.below, "Next, in these")
 
 
 def readiness_cell(look: Look) -> Cell:

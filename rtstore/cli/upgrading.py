@@ -11,6 +11,7 @@ from pathlib import Path
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.cli.progress import progress_bar
 from rtstore.data_upgrade import DataUpgradeReport, rehearse
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.descriptors import Descriptor, Registry
@@ -39,15 +40,16 @@ def run(
     """Upgrade, or say what an upgrade would do."""
     check_directory(directory)
     known = None if descriptors is None else _load(descriptors)
-    report = upgrade_directory(directory, dry_run=dry_run, lock_timeout_s=lock_timeout_s)
     data = None
-    if known is not None and dry_run:
-        data = _rehearse(directory, known)
-    elif known is not None:
-        with RuntimeStore.open(
-            directory, descriptors=known, lock_timeout_s=lock_timeout_s
-        ) as store:
-            data = store.last_data_upgrade
+    with progress_bar(quiet=as_json, what="upgrading"):
+        report = upgrade_directory(directory, dry_run=dry_run, lock_timeout_s=lock_timeout_s)
+        if known is not None and dry_run:
+            data = _rehearse(directory, known)
+        elif known is not None:
+            with RuntimeStore.open(
+                directory, descriptors=known, lock_timeout_s=lock_timeout_s
+            ) as store:
+                data = store.last_data_upgrade
     full = FullReport(
         **report.model_dump(exclude={"changed"}),
         **({} if data is None else data.model_dump()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,8 @@ def test_export(tmp_path: Path) -> None:
 def test_a_progress_bar_is_for_people(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a terminal each step gets its bar, on standard error; elsewhere there is none."""
+    """On a terminal each step gets its bar, on standard error, once it takes its time; so does what
+    does not tell how far it is. Elsewhere there is none, nor for what is over at once."""
     with progress_bar() as bar:
         assert bar is None
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
@@ -111,7 +113,15 @@ def test_a_progress_bar_is_for_people(
     with progress_bar() as bar:
         assert bar is not None
         bar("files", 1, 2)
-        bar("files", 2, 2)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "files" in shown.err
+    assert capsys.readouterr() == ("", "")
+    for what, words in ((None, "files"), ("rebuilding", "rebuilding")):
+        shown = ""
+        with progress_bar(what=what) as bar:
+            assert bar is not None
+            if what is None:
+                bar("files", 1, 2)
+            while words not in shown:  # until the bar comes
+                time.sleep(0.05)
+                out, err = capsys.readouterr()
+                assert out == ""
+                shown += err

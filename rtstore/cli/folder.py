@@ -1,0 +1,316 @@
+"""`rtstore status FOLDER`: every runtime directory and lane below a folder, a line each.
+
+Each is looked at by itself: one that cannot be opened is a line that says why, and stops no other.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from rtstore.cli.advice import NextStep
+from rtstore.cli.exits import ExitCode, exit_code_of
+from rtstore.cli.looking import Look, Verdict, bytes_on_disk, look_at, open_to_look
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
+from rtstore.cli.progress import progress_bar
+from rtstore.cli.walking import DEPTH_NEAR, Place, Walk
+from rtstore.errors import (
+    CorruptDatabaseError,
+    DatabaseLockedError,
+    ForeignDatabaseError,
+    NewerDatabaseError,
+    NotARuntimeDirectoryError,
+    OlderDatabaseError,
+    RuntimeStoreError,
+    StorageError,
+)
+from rtstore.legacy import is_legacy_directory
+from rtstore.records import Record
+from rtstore.store import RuntimeStore
+from rtstore.times import Timestamp, utc_now
+
+
+class State(StrEnum):
+    """What became of looking at a directory: its readiness, or why there is none."""
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    BLOCKED = "blocked"
+    LOCKED = "locked"
+    FORBIDDEN = "forbidden"
+    OLDER = "older"
+    NEWER = "newer"
+    FOREIGN = "foreign"
+    DAMAGED = "damaged"
+    NO_DATABASE = "no_database"
+    NOT_IMPORTED = "not_imported"
+    """It is one of the file-only ancestor's."""
+    FAILED = "failed"
+
+
+_TONES = {State.READY: "good", State.DEGRADED: "warn", State.NOT_IMPORTED: "warn"}
+_STATES: tuple[tuple[type[Exception], State], ...] = (
+    (OlderDatabaseError, State.OLDER),
+    (NewerDatabaseError, State.NEWER),
+    (ForeignDatabaseError, State.FOREIGN),
+    (CorruptDatabaseError, State.DAMAGED),
+    (DatabaseLockedError, State.LOCKED),
+    (PermissionError, State.FORBIDDEN),
+    (NotARuntimeDirectoryError, State.NO_DATABASE),
+)
+
+
+class Line(Record):
+    """One directory. What could not be found out is None."""
+
+    directory: str
+    lane_id: str | None
+    state: State
+    why: str | None
+    """The first diagnostic, or what is wrong with it; None when it is ready."""
+    exit_code: ExitCode
+    """That of `rtstore status` for this directory alone."""
+    team_name: str | None = None
+    high_watermark: int | None = None
+    active_run_id: str | None = None
+    last_batch_at: Timestamp | None = None
+    age_seconds: float | None = None
+    """Since the last batch was committed."""
+    database_bytes: int | None = None
+    """With the WAL."""
+    lock_holder: str | None = None
+    """Who holds the writer lock at this moment; None when it is free."""
+    next: tuple[NextStep, ...] = ()
+
+
+class FolderReport(Record):
+    """What `rtstore status --json` prints of a folder that is no runtime directory itself."""
+
+    folder: str
+    exit_code: ExitCode
+    """The highest of all lines."""
+    directories: tuple[Line, ...]
+    backups: tuple[str, ...]
+    """Left out: each would open as a store."""
+    was_cut_short: bool
+    """There is more below than is walked."""
+
+
+class Found(NamedTuple):
+    """The lines of a folder, and the walk that found them."""
+
+    lines: tuple[Line, ...]
+    walk: Walk
+
+
+def look_below(folder: Path, *, quiet: bool) -> Found:
+    """Look at every runtime directory in and below a folder."""
+    with progress_bar(quiet=quiet) as bar:
+        walk = Walk(folder, tell=None if bar is None else lambda seen: bar("folders", seen, seen))
+        lines = []
+        for number, place in enumerate(walk.places, 1):
+            lines.append(_line(place, walk.lane_id(place)))
+            if bar is not None:
+                bar("runtime directories", number, len(walk.places))
+    return Found(tuple(lines), walk)
+
+
+def lines_below(directory: Path) -> tuple[Line, ...]:
+    """The lanes of a runtime directory, and what else is not far below it."""
+    walk = Walk(directory, depth_max=DEPTH_NEAR)
+    return tuple(
+        _line(place, walk.lane_id(place)) for place in walk.places if place.path != directory
+    )
+
+
+def worst(lines: Iterable[Line]) -> ExitCode:
+    """The highest exit code: that of the one which wants a look first."""
+    return max((line.exit_code for line in lines), default=ExitCode.READY)
+
+
+def report(folder: Path, found: Found, *, as_json: bool) -> ExitCode:
+    """Print what was found below a folder; gives the worst exit code."""
+    whole = FolderReport(
+        folder=str(folder),
+        exit_code=worst(found.lines),
+        directories=found.lines,
+        backups=tuple(map(str, found.walk.backups)),
+        was_cut_short=found.walk.was_cut_short,
+    )
+    if as_json:
+        print_json(whole)
+    else:
+        _show(page_for(), whole)
+    return whole.exit_code
+
+
+# --- one directory --------------------------------------------------------------------------------
+
+
+def _line(place: Place, lane_id: str | None) -> Line:
+    try:
+        if place.problem is not None:
+            raise place.problem
+        with open_to_look(place.path) as store:
+            return _looked_at(store, lane_id)
+    except (RuntimeStoreError, OSError) as error:
+        return Line(
+            directory=str(place.path),
+            lane_id=lane_id,
+            state=_state_of(place.path, error),
+            why=_why(error),
+            exit_code=exit_code_of(error),
+            next=(_way_out(place.path, error),),
+        )
+
+
+def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
+    look = look_at(store)
+    manifest = look.manifest
+    last = store.batch(manifest.last_committed_batch_id or "") if manifest.high_watermark else None
+    last_at = None if last is None else last.completed_at or last.started_at
+    identity = manifest.active_identity
+    return Line(
+        directory=str(store.directory),
+        lane_id=lane_id,
+        state=State(look.verdict),
+        why=_why_not_ready(look),
+        exit_code=ExitCode.READY if look.check.ok else ExitCode.NOT_READY,
+        team_name=look.team_name,
+        high_watermark=manifest.high_watermark,
+        active_run_id=identity.run_id if identity else None,
+        last_batch_at=last_at,
+        age_seconds=None if last_at is None else age_of(last_at, look.now),
+        database_bytes=sum(bytes_on_disk(store.directory)),
+        lock_holder=store.lock.holder() or "an unknown process" if store.lock.is_held() else None,
+        next=look.next,
+    )
+
+
+def _why_not_ready(look: Look) -> str | None:
+    if look.verdict is Verdict.READY:
+        return None
+    if look.manifest.high_watermark == 0:
+        return "nothing is committed yet"
+    more = len(look.check.diagnostics) - 1
+    return f"{look.check.diagnostics[0]}{f' (and {more} more)' if more > 0 else ''}"
+
+
+def _state_of(directory: Path, error: RuntimeStoreError | OSError) -> State:
+    for kind, state in _STATES:
+        if isinstance(error, kind):
+            is_theirs = state is State.NO_DATABASE and is_legacy_directory(directory)
+            return State.NOT_IMPORTED if is_theirs else state
+    return State.FAILED
+
+
+def _why(error: RuntimeStoreError | OSError) -> str:
+    if isinstance(error, OlderDatabaseError | NewerDatabaseError):
+        return f"revision {error.found_revision}, this rtstore has {error.supported_revision}"
+    if isinstance(error, StorageError):
+        return f"{error.problem} ({error.cause})"
+    if isinstance(error, DatabaseLockedError):
+        return error.cause
+    if isinstance(error, NotARuntimeDirectoryError) and error.run.startswith("rtstore doctor"):
+        return "the store files are there, the database is gone"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(getattr(error, "problem", error))
+
+
+def _way_out(directory: Path, error: RuntimeStoreError | OSError) -> NextStep:
+    quoted = shlex.quote(str(directory))
+    if isinstance(error, OlderDatabaseError):
+        return NextStep(command=f"rtstore upgrade {quoted}", why="backs it up, and upgrades it")
+    if isinstance(error, NewerDatabaseError):
+        why = f"{directory} was made by a newer rtstore"
+        return NextStep(command="pip install --upgrade rtstore", why=why)
+    if isinstance(error, NotARuntimeDirectoryError) and error.run.startswith("rtstore import"):
+        return NextStep(command=error.run, why="takes it over, with its lanes")
+    if isinstance(error, PermissionError):
+        return NextStep(command=None, why="look as the user that it belongs to")
+    return NextStep(command=f"rtstore doctor {quoted}", why="says what is wrong, and the ways out")
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def _show(page: Page, whole: FolderReport) -> None:
+    states = Counter(line.state for line in whole.directories)
+    told = ", ".join(f"{states[state]} {_word(state)}" for state in State if states[state])
+    found = Cell(told, _tone(max(states, key=list(State).index)))
+    number = count(len(whole.directories), "runtime directory")
+    page.facts([("Folder", whole.folder), ("Found", number), ("Readiness", found)])
+    page.gap()
+    show_lines(page, whole.directories, utc_now())
+    if whole.backups:
+        page.gap()
+        page.line(Cell("left out: ", "dim"), f"{count(len(whole.backups), 'back-up')}")
+    if whole.was_cut_short:
+        page.gap()
+        page.line(Cell("there is more below, too deep or too much to be walked", "warn"))
+    show_next_of(page, whole.directories, "Next")
+
+
+def show_lines(page: Page, lines: Sequence[Line], now: datetime) -> None:
+    """The table of directories."""
+    columns = [
+        Column("directory"),
+        Column("team", 3),
+        Column("readiness"),
+        Column("batches", 4),
+        Column("run", 6),
+        Column("last batch", 2),
+        Column("size", 5),
+        Column("writer lock", 7),
+        Column("why", 1, room=40),
+    ]
+    page.table(columns, [_row(line, now) for line in lines])
+
+
+def _row(line: Line, now: datetime) -> list[str | Cell]:
+    return [
+        line.directory,
+        line.team_name or "-",
+        Cell(_word(line.state), _tone(line.state)),
+        "-" if line.high_watermark is None else str(line.high_watermark),
+        line.active_run_id or "-",
+        ago(line.last_batch_at, now) if line.last_batch_at else "-",
+        "-" if line.database_bytes is None else size(line.database_bytes),
+        _holder(line),
+        line.why or "-",
+    ]
+
+
+def _holder(line: Line) -> str:
+    """`process 4711`; the whole of it is in the JSON."""
+    if line.lock_holder is None:
+        return "free" if line.team_name else "-"
+    return line.lock_holder.partition(" on ")[0]
+
+
+def show_next_of(page: Page, lines: Sequence[Line], title: str) -> None:
+    """What to run next about each; nothing when all are ready."""
+    steps = [(line, step) for line in lines for step in line.next]
+    if not steps:
+        return
+    page.title(title)
+    for line, step in steps:
+        if step.command:
+            page.line(Cell(step.command, "title"), indent=2)
+            page.line(step.why, indent=6)
+        else:
+            page.line(f"{line.directory}: {step.why}", indent=2)
+
+
+def _word(state: State) -> str:
+    return state.replace("_", " ")
+
+
+def _tone(state: State) -> str:
+    return _TONES.get(state, "bad")

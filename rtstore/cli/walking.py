@@ -1,0 +1,112 @@
+"""Finds the runtime directories in and below a folder, without opening any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from rtstore.backups import RECORD_NAME
+from rtstore.database.engine import DATABASE_NAME
+from rtstore.descriptors import KNOWN_DESCRIPTORS
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.legacy import is_legacy_directory
+from rtstore.legacy.control_files import RUNTIME_DIRECTORY
+from rtstore.legacy.survey import LANES
+from rtstore.lock import LOCK_NAME
+
+DEPTH_MAX = 8
+DEPTH_NEAR = 3
+"""Lanes are two below their runtime directory."""
+DIRECTORIES_MAX = 20_000
+"""What is walked at most: a folder may well be somebody's whole home."""
+
+_SIGNS = {DATABASE_NAME, f"{DATABASE_NAME}-wal", LOCK_NAME} | {
+    descriptor.relative_path for descriptor in KNOWN_DESCRIPTORS
+}
+"""Names that only a runtime directory has; one whose database is gone has the others still."""
+_NEVER_INSIDE = {QUARANTINE_DIRECTORY, "node_modules", "__pycache__"}
+_OWN_PREFIX = "runtime-store."
+"""What a rebuild kept aside, and what a dead process left of a new database."""
+
+
+class Place(NamedTuple):
+    """A directory that holds a runtime store, did once, or cannot be looked into."""
+
+    path: Path
+    problem: OSError | None = None
+    """Why it cannot be looked into."""
+
+
+class Walk:
+    """A walk through a folder: links are not followed, evidence and back-ups are not looked into.
+
+    `tell` is called with the number of directories seen so far.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        depth_max: int = DEPTH_MAX,
+        tell: Callable[[int], None] | None = None,
+    ) -> None:
+        self.backups: list[Path] = []
+        """Each would open as a store, and is none."""
+        self.was_cut_short = False
+        """Whether there is more below than is walked."""
+        self._depth_max = depth_max
+        self._tell = tell
+        self._seen = 0
+        self.places = sorted(self._below(folder, 0), key=lambda place: place.path.parts)
+        self._paths = {place.path for place in self.places}
+
+    def lane_id(self, place: Place) -> str | None:
+        """The lane that a place is of the runtime directory above it, or None."""
+        folder = place.path.parent
+        is_lane = folder.name == LANES and folder.parent in self._paths
+        return unquote(place.path.name) if is_lane else None
+
+    def _below(self, folder: Path, depth: int) -> Iterator[Place]:
+        self._seen += 1
+        if self._tell is not None:
+            self._tell(self._seen)
+        try:
+            with os.scandir(folder) as entries:
+                names = {entry.name: _is_directory(entry) for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            return  # gone since its name was read
+        except OSError as error:
+            yield Place(folder, error)
+            return
+        if RECORD_NAME in names:
+            self.backups.append(folder)
+            return
+        if not names.keys().isdisjoint(_SIGNS) or is_legacy_directory(folder):
+            yield Place(folder)
+        for name in sorted(filter(names.get, names)):
+            if _may_hold_places(name):
+                if depth >= self._depth_max or self._seen >= DIRECTORIES_MAX:
+                    self.was_cut_short = True
+                    return
+                yield from self._below(folder / name, depth + 1)
+
+
+def has_places_below(folder: Path) -> bool:
+    """Whether there is a runtime directory not far below a folder."""
+    return any(place.path != folder for place in Walk(folder, depth_max=DEPTH_NEAR).places)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _may_hold_places(name: str) -> bool:
+    if name.startswith("."):
+        return name == RUNTIME_DIRECTORY
+    return name not in _NEVER_INSIDE and not name.startswith(_OWN_PREFIX)

@@ -1,0 +1,261 @@
+"""`rtstore status` of a folder: every runtime directory and lane below it, a line each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import DATABASE_NAME, RuntimeStore
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.folder import State
+from rtstore.cli.walking import Walk
+from rtstore.database.schema import REVISIONS
+from tests.cli.commands import crashed_team, ready_team, run, run_process
+from tests.cli.test_bad_input import HOLD, _newer, _without_privileges
+from tests.support import child, hear, picture
+from tests.test_rebuild_database import overwrite
+from tests.upgrade.freeze import unpack
+
+LANE = "secondary%3Aopencode%3Amira"
+
+
+def team(folder: Path, name: str, *, make: Any = ready_team) -> Path:
+    """A team's runtime directory of that name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "made").mkdir()
+    path = Path(make(folder / "made")).rename(folder / name)
+    shutil.rmtree(folder / "made")
+    return path
+
+
+def lines(folder: Path) -> dict[str, Any]:
+    """What is said of each directory, by its path below the folder."""
+    document = run("status", folder, "--json").json()
+    return {
+        str(Path(line["directory"]).relative_to(folder)): line for line in document["directories"]
+    }
+
+
+def test_teams_and_lanes(tmp_path: Path) -> None:
+    """Every team and lane is a line with its team, readiness, watermark, run, age and size; lanes
+    are named by their decoded id; and the exit code is the worst."""
+    atlas = team(tmp_path, "atlas")
+    team(atlas / "lanes", "primary")
+    team(atlas / "lanes", LANE, make=crashed_team)
+    team(tmp_path / "more" / "teams", "borealis")
+    result = run_process("status", tmp_path)
+    assert (result.code, result.err) == (ExitCode.NOT_READY, "")
+    assert "Found      4 runtime directories\n" in result.out
+    assert "Readiness  3 ready, 1 blocked\n" in result.out
+    assert result.row(str(atlas), "demo-team", "ready", "3", "run-7f3a", "free", "-")
+    blocked = result.row(str(atlas / "lanes" / LANE), "blocked", "batch-crashed")
+    assert "Uncommitted runtime store batch detected" in blocked
+    assert f"\nNext\n  rtstore recover {atlas / 'lanes' / LANE}\n" in result.out
+    found = lines(tmp_path)
+    assert list(found) == [
+        "atlas",
+        "atlas/lanes/primary",
+        f"atlas/lanes/{LANE}",
+        "more/teams/borealis",
+    ]
+    assert [line["laneId"] for line in found.values()] == [
+        None,
+        "primary",
+        "secondary:opencode:mira",
+        None,
+    ]
+    first = found["atlas"]
+    assert (first["state"], first["why"], first["exitCode"]) == ("ready", None, 0)
+    assert (first["teamName"], first["highWatermark"]) == ("demo-team", 3)
+    assert first["activeRunId"] == "run-7f3a"
+    assert first["databaseBytes"] == (atlas / DATABASE_NAME).stat().st_size
+    assert 0 <= first["ageSeconds"] < 3600
+    assert (first["lockHolder"], first["next"]) == (None, [])
+
+
+def test_a_runtime_directory_shows_its_lanes(tmp_path: Path) -> None:
+    """The lanes stand below the stores, with what to run for one that is not ready. The exit code
+    is the directory's own: whether its runtime may start."""
+    atlas = team(tmp_path, "atlas")
+    assert run("status", atlas).code == ExitCode.READY
+    team(atlas / "lanes", "primary")
+    ready = run("status", atlas)
+    assert ready.code == ExitCode.READY
+    assert "\nLanes\n" in ready.out
+    assert ready.row(str(atlas / "lanes" / "primary"), "ready", "3")
+    lane = team(atlas / "lanes", LANE, make=crashed_team)
+    result = run("status", atlas)
+    assert result.code == ExitCode.READY
+    assert "Readiness          ready (runtime_store_manifest_valid)\n" in result.out
+    assert f"\nNext, in these\n  rtstore recover {lane}\n" in result.out
+    assert run("status", tmp_path).code == ExitCode.NOT_READY
+    below = run("status", atlas, "--json").json()["below"]
+    assert [(line["laneId"], line["state"]) for line in below] == [
+        ("primary", "ready"),
+        ("secondary:opencode:mira", "blocked"),
+    ]
+
+
+def _foreign(directory: Path) -> None:
+    (directory / DATABASE_NAME).unlink()
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as other:
+        other.execute("CREATE TABLE mine (id)")
+
+
+def test_broken_directories_stop_no_other(tmp_path: Path) -> None:
+    """Newer, older, foreign, damaged, emptied, gone, a link, of the ancestor, never begun: each is
+    a line that says so with the way out, and those before and after are looked at all the same."""
+    (tmp_path / "teams").mkdir()
+    folder = tmp_path / "teams"
+    for name in ("a-ready", "b-newer", "d-foreign", "e-damaged", "f-emptied", "g-gone", "z-ready"):
+        team(folder, name)
+    _newer(folder / "b-newer" / DATABASE_NAME)
+    older = unpack(REVISIONS[0], tmp_path).rename(folder / "c-older")
+    assert run("status", older).code == ExitCode.STOP  # SQLite makes the index of its WAL anew
+    _foreign(folder / "d-foreign")
+    overwrite(folder / "e-damaged" / DATABASE_NAME, "write_batches")
+    (folder / "f-emptied" / DATABASE_NAME).write_bytes(b"")
+    (folder / "g-gone" / DATABASE_NAME).unlink()
+    linked = team(folder, "h-linked")
+    (linked / DATABASE_NAME).rename(tmp_path / "elsewhere")
+    (linked / DATABASE_NAME).symlink_to(tmp_path / "elsewhere")
+    (folder / "i-ancestor").mkdir()
+    (folder / "i-ancestor" / "opencode-runtime-manifest.json").write_text("{}")
+    run("init", folder / "j-new", "--team", "new")
+    before = picture(tmp_path, without=("-shm",))
+    found = lines(folder)
+    assert {name: (line["state"], line["exitCode"]) for name, line in found.items()} == {
+        "a-ready": ("ready", 0),
+        "b-newer": ("newer", 5),
+        "c-older": ("older", 5),
+        "d-foreign": ("foreign", 5),
+        "e-damaged": ("damaged", 5),
+        "f-emptied": ("damaged", 5),
+        "g-gone": ("no_database", 2),
+        "h-linked": ("foreign", 5),
+        "i-ancestor": ("not_imported", 2),
+        "j-new": ("blocked", 1),
+        "z-ready": ("ready", 0),
+    }
+    for name, line in found.items():
+        alone = run("status", folder / name)
+        assert alone.code == line["exitCode"]
+        if line["state"] != "ready":
+            assert line["why"]
+            assert line["next"][0]["why"]
+    commands = {name: line["next"][0]["command"] for name, line in found.items() if line["next"]}
+    assert commands["b-newer"] == "pip install --upgrade rtstore"
+    assert commands["c-older"] == f"rtstore upgrade {folder / 'c-older'}"
+    assert commands["e-damaged"] == f"rtstore doctor {folder / 'e-damaged'}"
+    assert commands["g-gone"] == f"rtstore doctor {folder / 'g-gone'}"
+    assert commands["i-ancestor"] == f"rtstore import {folder / 'i-ancestor'}"
+    result = run("status", folder)
+    assert (result.code, result.err) == (ExitCode.STOP, "")
+    assert "2 ready, 1 blocked, 1 older, 1 newer, 2 foreign, 2 damaged, 1 no database" in result.out
+    assert picture(tmp_path, without=("-shm",)) == before
+
+
+def test_a_forbidden_directory(tmp_path: Path) -> None:
+    """One that may not be looked into is a line too."""
+    team(tmp_path, "a")
+    hidden = team(tmp_path, "b")
+    team(tmp_path, "c")
+    hidden.chmod(0)
+    try:
+        result = run_process("status", tmp_path, "--json", before=_without_privileges())
+    finally:
+        hidden.chmod(0o700)
+    states = [line["state"] for line in result.json()["directories"]]
+    if states == ["ready"] * 3:
+        pytest.skip("this process may read everything, and there is no setpriv to change that")
+    assert states == ["ready", "forbidden", "ready"]
+    assert result.code == ExitCode.RETRY_LATER
+
+
+def test_what_is_not_walked_into(tmp_path: Path) -> None:
+    """Links are not followed, in a circle or out of the folder; evidence, back-ups, what a rebuild
+    kept aside and hidden folders are left out, but for the ancestor's; no walk is endless."""
+    folder = tmp_path / "teams"
+    atlas = team(folder, "atlas")
+    elsewhere = team(tmp_path, "elsewhere")
+    (folder / "out").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    for name in ("quarantine", "runtime-store.broken-001", ".git", "node_modules"):
+        shutil.copytree(elsewhere, atlas / name / "team")
+    shutil.copytree(elsewhere, folder / "old" / ".opencode-runtime")
+    assert run("backup", atlas, folder / "backup").code == 0
+    deep = folder.joinpath(*"123456789")
+    deep.mkdir(parents=True)
+    shutil.copytree(elsewhere, deep / "team")
+    os.mkfifo(folder / "manifest.json")
+    document = run("status", folder, "--json").json()
+    assert [line["directory"] for line in document["directories"]] == [
+        str(atlas),
+        str(folder / "old" / ".opencode-runtime"),
+    ]
+    assert document["backups"] == [str(folder / "backup")]
+    assert document["wasCutShort"]
+    text = run("status", folder).out
+    assert "left out: 1 back-up\n" in text
+    assert "there is more below" in text
+
+
+def test_a_folder_without_any(tmp_path: Path) -> None:
+    """Where there is nothing below either, it is the error that it always was; nothing is made."""
+    (tmp_path / "notes").mkdir()
+    result = run("status", tmp_path)
+    assert (result.code, result.out) == (ExitCode.WRONG_CALL, "")
+    assert "there is no runtime store here" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_an_identity_is_of_one_directory(tmp_path: Path) -> None:
+    """An expected run cannot be that of all teams: the option is named."""
+    team(tmp_path, "a")
+    result = run("status", tmp_path, "--run-id", "run-1")
+    assert (result.code, result.out) == (ExitCode.WRONG_CALL, "")
+    assert "--run-id" in result.err
+
+
+def test_who_writes(tmp_path: Path) -> None:
+    """The line of a directory with a living writer names it."""
+    held = team(tmp_path, "a")
+    team(tmp_path, "b")
+    with child(HOLD, held) as holder:
+        assert hear(holder) == "held"
+        found = lines(tmp_path)
+        row = run("status", tmp_path).row(str(held), "process", str(holder.pid))
+    assert f"process {holder.pid}" in row
+    assert found["a"]["lockHolder"].startswith(f"process {holder.pid} on ")
+    assert found["b"]["lockHolder"] is None
+
+
+def test_a_directory_that_goes_while_it_is_looked_at(tmp_path: Path) -> None:
+    """What was there when its name was read, and is no more, is a line or nothing, never an end."""
+    team(tmp_path, "a")
+    going = team(tmp_path, "b")
+    walk = Walk(tmp_path, tell=lambda seen: shutil.rmtree(going) if seen == 3 else None)
+    assert [place.path.name for place in walk.places] == ["a"]
+
+
+def test_every_verdict_has_a_state() -> None:
+    """The states begin with the verdicts, so that a line takes a verdict as it is."""
+    assert [str(state) for state in list(State)[:3]] == ["ready", "degraded", "blocked"]
+
+
+def test_the_store_is_closed_again(tmp_path: Path) -> None:
+    """After a look at a folder every directory opens for writing, and no descriptor is left."""
+    directory = team(tmp_path, "a")
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for _ in range(3):
+        run("status", tmp_path)
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert after <= before
+    with RuntimeStore.open(directory) as store:
+        assert store.manifest().high_watermark == 3
