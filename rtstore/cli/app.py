@@ -185,6 +185,49 @@ def status(
     raise typer.Exit(code)
 
 
+@app.command(short_help="The same, and each batch, as it happens.")
+def watch(
+    directory: Directory,
+    *,
+    interval: Annotated[
+        float,
+        typer.Option(
+            "--interval", metavar="SECONDS", min=0.05, max=86_400, help="How often to look."
+        ),
+    ] = 1.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--for", metavar="SECONDS", min=0, help="End after this time."),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option("-n", "--number", metavar="N", min=0, help="End after so many changes."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document a line, for programs.")
+    ] = False,
+) -> None:
+    """Show batches and readiness as they change, until Ctrl-C. Changes nothing, and no writer waits
+    for it.
+
+    Ended by Ctrl-C the exit code is 130; ended by --for or --number, that of "status" at the end.
+
+    \b
+    JSON, a document a line, each with event and at:
+      event "state" (the first line, and when the readiness changes): directory, teamName,
+        verdict, readiness, highWatermark, activeIdentity, openBatches[], next[] (as in "status")
+      event "batch" (one that is new, or has ended): batch (as in "log"), stores[]
+      event "error" (it cannot be looked at meanwhile): error {type, message, exitCode}
+    """
+    with reporting(as_json=as_json):
+        from rtstore.cli import watch as command
+
+        code = command.run(
+            directory, interval_s=interval, for_s=seconds, changes=number, as_json=as_json
+        )
+    raise typer.Exit(code)
+
+
 @app.command(short_help="What is wrong, and what to do.")
 def plan(
     directory: Directory,

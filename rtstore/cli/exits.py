@@ -15,8 +15,8 @@ from rtstore.errors import (
 class ExitCode(IntEnum):
     """The exit codes, each with its meaning."""
 
-    READY = 0, "ready (status, plan, recover); done (the others)"
-    NOT_READY = 1, "degraded or blocked: the runtime must not start on this state yet"
+    READY = 0, "ready (status, watch, plan, recover); done (the others)"
+    NOT_READY = 1, "degraded or blocked (doctor: red): the runtime must not start on this state yet"
     WRONG_CALL = 2, "wrong call: unknown option, no such directory, another team; nothing changed"
     RETRY_LATER = 3, "try again later: locked, disk full, no permission"
     RECOVERY_NEEDED = 4, "a recovery is needed, or one stopped half-way"

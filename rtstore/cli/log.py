@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from rtstore.cli.exits import ExitCode
@@ -72,7 +74,11 @@ def _show(page: Page, report: LogReport) -> None:
     if not report.batches:
         page.line("no batch was written yet")
         return
-    now = utc_now()
+    show_batches(page, report.batches, utc_now())
+
+
+def show_batches(page: Page, lines: Sequence[LoggedLine], now: datetime) -> None:
+    """The table of batches."""
     columns = [
         Column("batch"),
         Column("state"),
@@ -88,7 +94,7 @@ def _show(page: Page, report: LogReport) -> None:
         [
             [
                 line.batch.batch_id,
-                _state(line.batch),
+                state_cell(line.batch),
                 line.batch.reason,
                 format_time(line.batch.started_at),
                 ago(line.batch.started_at, now),
@@ -96,12 +102,13 @@ def _show(page: Page, report: LogReport) -> None:
                 ", ".join(line.stores) or "-",
                 line.batch.last_error or "-",
             ]
-            for line in report.batches
+            for line in lines
         ],
     )
 
 
-def _state(batch: Batch) -> Cell:
+def state_cell(batch: Batch) -> Cell:
+    """The state of a batch, in its colour."""
     if batch.state is BatchState.COMMITTED:
         return Cell(batch.state, "good")
     return Cell(batch.state, "warn" if batch.state in OPEN_STATES else "bad")

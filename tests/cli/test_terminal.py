@@ -87,3 +87,33 @@ def test_demo_on_a_terminal(tmp_path: Path) -> None:
     assert "killed by signal 9 after 2 of 4 files" in printed
     assert "ready (runtime_store_manifest_valid)" in printed
     assert "Half a batch" in printed
+
+
+def test_watch_on_a_terminal(tmp_path: Path) -> None:
+    """One page that is drawn anew: how it is, the newest batches, what to run; it leaves the cursor
+    as it was. A terminal that can do nothing gets lines."""
+    directory = crashed_team(tmp_path)
+    printed = _on_terminal(80, "watch", directory, "--interval", "0.1", "--for", "0.5")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed)
+    assert "Readiness          blocked (runtime_store_recovery_required)" in text
+    assert "rtstore recover" in text
+    assert "no batch since this watch began" in text
+    assert printed.count(f"{ESCAPE}[?25l") == printed.count(f"{ESCAPE}[?25h") == 1
+    plain = _on_terminal(80, "watch", directory, "--for", "0", TERM="dumb")
+    assert ESCAPE not in plain
+    assert "blocked" in plain
+
+
+def test_a_folder_on_a_terminal(tmp_path: Path) -> None:
+    """What is wrong with each directory stays at any width; the rest as far as it fits."""
+    crashed_team(tmp_path).rename(tmp_path / "a")
+    ready_team(tmp_path).rename(tmp_path / "b")
+    shown = {}
+    for width in (60, 100, 200):
+        printed = _on_terminal(width, "status", tmp_path, NO_COLOR="1")
+        table = printed.split("\n\n")[1].splitlines()
+        assert all(len(line) <= width for line in table)
+        assert "blocked" in printed
+        shown[width] = table[0]
+    assert "writer lock" in shown[200]
+    assert "why" in shown[200]
