@@ -5,8 +5,9 @@ Only names and help texts live here: each subcommand imports what it needs when 
 
 With `--json`, standard output carries exactly one JSON document: the report of the command, or
 `{"error": {"type", "message", "exitCode"}}` when there is none, where the type is the class of the
-exception. Keys are camelCase and stay; new ones may come. The message of an error goes to standard
-error in either case. A wrong option is refused before it is known whether JSON was wanted.
+exception. (`watch` prints a document a line.) Keys are camelCase and stay; new ones may come. The
+message of an error goes to standard error in either case. A wrong option is refused before it is
+known whether JSON was wanted.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import typer
 
 from rtstore.cli import keeping, timeline, trouble, upkeep
 from rtstore.cli.exits import ExitCode, exit_code_help
+from rtstore.cli.groups import Sections
 from rtstore.cli.options import (
     LOCK_TIMEOUT_S,
+    NUMBER_MAX,
     AsJson,
     Directory,
     DryRun,
@@ -33,6 +36,7 @@ An error goes to standard error; with --json, standard output then has
   {"error": {"type", "message", "exitCode"}}"""
 
 app = typer.Typer(
+    cls=Sections,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=f"\b\nExit codes:\n{exit_code_help()}\n\n\b\n{JSON_ERRORS}",
@@ -101,7 +105,7 @@ def init(
     \b
     JSON: directory, teamName, created, database, highWatermark, stores[]
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import init as command
 
         code = command.run(directory, team_name=team, lock_timeout_s=lock_timeout, as_json=as_json)
@@ -131,7 +135,7 @@ def import_(
       lanes[] {laneId, path, report (the keys above) or null, problem or null},
       found, imported (numbers of files), skipped[] {path, why}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import importing as command
 
         code = command.run(directory, dry_run=dry_run, lock_timeout_s=lock_timeout, as_json=as_json)
@@ -172,7 +176,7 @@ def status(
         (each or null), next[] {command, why}},
       backups[] (left out), wasCutShort
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import status as command
 
         code = command.run(
@@ -219,7 +223,7 @@ def watch(
       event "batch" (one that is new, or has ended): batch (as in "log"), stores[]
       event "error" (it cannot be looked at meanwhile): error {type, message, exitCode}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import watch as command
 
         code = command.run(
@@ -246,7 +250,7 @@ def plan(
         diagnostics[]},
       recovery[] {schemaName, kind, reason, intention}, next[] {command, why}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import plan as command
 
         code = command.run(
@@ -277,7 +281,7 @@ def recover(
       steps[] {action {kind, schemaName, reason?}, outcome (done|skipped|failed), detail},
       removedFiles[], remaining (a plan), verdict, readiness, next[]
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import recover as command
 
         code = command.run(directory, lock_timeout_s=lock_timeout, dry_run=dry_run, as_json=as_json)
@@ -289,7 +293,10 @@ def log(
     directory: Directory,
     *,
     number: Annotated[
-        int, typer.Option("-n", "--number", metavar="N", min=1, help="How many batches.")
+        int,
+        typer.Option(
+            "-n", "--number", metavar="N", min=1, max=NUMBER_MAX, help="How many batches."
+        ),
     ] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -302,7 +309,7 @@ def log(
         origin (written|imported), highWatermark, startedAt, completedAt, lastError,
         receipts[]}, stores[], ageSeconds}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import log as command
 
         code = command.run(directory, limit=number, as_json=as_json)

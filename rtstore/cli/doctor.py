@@ -7,8 +7,11 @@ from pathlib import Path
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import Look, check_directory, look_at
 from rtstore.cli.output import Cell, Page, page_for, print_json
+from rtstore.cli.progress import progress_bar
+from rtstore.cli.walking import has_places_below
 from rtstore.diagnosis import Check, Finding, Level, diagnose, worst
-from rtstore.errors import RuntimeStoreError
+from rtstore.directory import how_to_make
+from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
 from rtstore.examination import examine
 from rtstore.facts import DatabaseState, Facts, Way
 from rtstore.records import Record
@@ -31,9 +34,12 @@ class DoctorReport(Record):
 def run(directory: Path, *, as_json: bool) -> ExitCode:
     """Look at everything, judge it, and print it; changes nothing."""
     check_directory(directory)
-    facts = examine(directory)
-    if facts.state is DatabaseState.SOUND:
-        facts = _with_plan(facts)
+    with progress_bar(quiet=as_json, what="examining"):
+        facts = examine(directory)
+        if facts.state is DatabaseState.SOUND:
+            facts = _with_plan(facts)
+    if facts.state is DatabaseState.ABSENT and not facts.has_store_files:
+        _send_below(directory)
     findings = tuple(sorted(diagnose(facts), key=lambda finding: _ORDER.index(finding.level)))
     report = DoctorReport(directory=str(directory), level=worst(findings), findings=findings)
     if as_json:
@@ -41,6 +47,13 @@ def run(directory: Path, *, as_json: bool) -> ExitCode:
     else:
         _show(page_for(), report)
     return ExitCode.NOT_READY if report.level is Level.RED else ExitCode.READY
+
+
+def _send_below(directory: Path) -> None:
+    """Raise where the store that is meant is below: nobody is to be told to make another one."""
+    if has_places_below(directory):
+        run = how_to_make(directory, None)
+        raise NotARuntimeDirectoryError(directory, "there is no runtime store here", run)
 
 
 def _with_plan(facts: Facts) -> Facts:

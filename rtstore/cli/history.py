@@ -10,6 +10,7 @@ from typing import Any
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory, open_to_look, schema_name_of
+from rtstore.cli.options import ready_to_type
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.database.history import StoreVersion
 from rtstore.differences import Difference, DifferenceKind
@@ -105,6 +106,7 @@ def show(directory: Path, store_name: str, at: str | None, *, as_json: bool) -> 
         if at is None:
             content = store.read(name, verify=False)
             note = _about_the_file(store, name)
+            note = note and ready_to_type(note, directory, name)
         else:
             content = store.read(name, at=_point(at))
     report = ShowReport(directory=str(directory), content=content, note=note)

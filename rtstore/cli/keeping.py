@@ -9,10 +9,26 @@ from typing import Annotated
 
 import typer
 
-from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, reporting
+from rtstore.cli.completion import evidence
+from rtstore.cli.options import (
+    LOCK_TIMEOUT_S,
+    NUMBER_MAX,
+    AsJson,
+    Directory,
+    LockTimeout,
+    reporting,
+)
+from rtstore.cli.timeline import Store
 
 Number = Annotated[
-    int, typer.Argument(metavar="NUMBER", min=1, help='Its number, as in "quarantine list".')
+    int,
+    typer.Argument(
+        metavar="NUMBER",
+        min=1,
+        max=NUMBER_MAX,
+        autocompletion=evidence,
+        help='Its number, as in "quarantine list".',
+    ),
 ]
 
 quarantine = typer.Typer(
@@ -33,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 def adopt(
     directory: Directory,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A store, by its name or file.")],
+    store: Store,
     *,
     run_id: Annotated[
         str | None,
@@ -63,7 +79,7 @@ def adopt(
     JSON: directory, schemaName, batch (as in "log"), verdict (ready|degraded|blocked),
       next[] {command, why}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, store, as_json=as_json):
         from rtstore.cli import adopt as command
 
         code = command.run(
@@ -86,7 +102,7 @@ def list_(directory: Directory, *, as_json: AsJson = False) -> None:
       files[] {file {quarantineNumber, schemaName, relativePath, quarantinePath, reason,
         contentHash, fileSize, quarantinedAt, planId, batchId, restoredAt}, ageSeconds}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import quarantine as command
 
         code = command.list_files(directory, as_json=as_json)
@@ -100,7 +116,7 @@ def show(directory: Directory, number: Number, *, as_json: AsJson = False) -> No
     JSON: directory, file (as in "quarantine list"), content or null (text; bytes that are no UTF-8
       as \\xNN), note or null (why the content is missing, or is not what was kept)
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import quarantine as command
 
         code = command.show(directory, number, as_json=as_json)
@@ -123,7 +139,7 @@ def restore(
     JSON: directory, file (as in "quarantine list"), verdict (ready|degraded|blocked),
       next[] {command, why}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import quarantine as command
 
         code = command.restore(directory, number, lock_timeout_s=lock_timeout, as_json=as_json)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +15,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from rtstore.cli.exits import ExitCode, exit_code_of
-from rtstore.errors import RuntimeStoreError
+from rtstore.errors import (
+    DatabaseLockedError,
+    NotARuntimeDirectoryError,
+    RuntimeStoreError,
+    StorageError,
+    UnknownStoreError,
+)
 
 LOCK_TIMEOUT_S = 10.0
+NUMBER_MAX = 1_000_000_000
 
 
 def utf8(path: Path | None) -> Path | None:
@@ -42,24 +52,76 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 
 
 @contextmanager
-def reporting(*, as_json: bool) -> Iterator[None]:
-    """Turn an error of the library or the operating system into its message and its exit code."""
+def reporting(
+    directory: Path | None = None, store: str | None = None, *, as_json: bool
+) -> Iterator[None]:
+    """Turn an error of the library or the operating system into its message and its exit code.
+
+    A command in a message is for the directory and the store that this one is about.
+    """
     try:
         yield
     except (RuntimeStoreError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
-        _give_up(error, as_json=as_json)
+        _give_up(error, ready_to_type(_message(error), directory, store), as_json=as_json)
     except KeyboardInterrupt:
         typer.echo("rtstore: interrupted", err=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def _give_up(error: RuntimeStoreError | OSError, *, as_json: bool) -> NoReturn:
+def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool) -> NoReturn:
     """Print what happened, and leave with the exit code for it."""
     code = exit_code_of(error)
     if as_json:
-        report = {"type": type(error).__name__, "message": str(error), "exitCode": int(code)}
+        report = {"type": type(error).__name__, "message": message, "exitCode": int(code)}
         sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
-    typer.echo(f"rtstore: {error}", err=True)
+    typer.echo(f"rtstore: {message}", err=True)
     raise typer.Exit(code)
+
+
+def _message(error: RuntimeStoreError | OSError) -> str:
+    """What the error says, and what helps where the library cannot know it."""
+    if isinstance(error, NotARuntimeDirectoryError) and error.run.startswith("rtstore init"):
+        return _where_it_is(error)
+    if isinstance(error, UnknownStoreError):
+        return _known_stores(error)
+    if isinstance(error, StorageError | DatabaseLockedError):
+        from rtstore.database.engine import DATABASE_NAME
+
+        directory = error.path if error.path.is_dir() else error.path.parent
+        if (directory / DATABASE_NAME).is_file():
+            return f"{error} What is in the way: rtstore doctor {shlex.quote(str(directory))}"
+    return str(error)
+
+
+def _known_stores(error: UnknownStoreError) -> str:
+    """The names that there are, that which was meant first."""
+    by_end = {name.rpartition(".")[2].lower(): name for name in error.known}
+    close = difflib.get_close_matches(error.store.rpartition(".")[2].lower(), by_end, n=1)
+    hint = f" Did you mean {by_end[close[0]]}?" if close else ""
+    return f"unknown store {error.store!r}.{hint} There are: {', '.join(error.known)}"
+
+
+def ready_to_type(message: str, directory: Path | None, store: str | None) -> str:
+    """The message with the names in place of DIR and STORE in its commands."""
+    if directory is None:
+        return message
+    named = {" DIR": f" {shlex.quote(str(directory))}"}
+    if store is not None:
+        named[" STORE"] = f" {shlex.quote(store)}"
+    return re.sub(
+        r"\brtstore \w+( DIR)( STORE)?\b",
+        lambda found: re.sub(" DIR| STORE", lambda word: named.get(word[0], word[0]), found[0]),
+        message,
+    )
+
+
+def _where_it_is(error: NotARuntimeDirectoryError) -> str:
+    """Who names the folder of a runtime directory is told of that, not to make another one."""
+    from rtstore.cli.walking import has_places_below
+
+    if not has_places_below(error.directory):
+        return str(error)
+    command = f"rtstore status {shlex.quote(str(error.directory))}"
+    return f"{error.directory}: there is no runtime store here, but below. Run: {command}"

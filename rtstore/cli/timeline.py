@@ -9,9 +9,22 @@ from typing import Annotated
 
 import typer
 
-from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, reporting
+from rtstore.cli.completion import stores, versions
+from rtstore.cli.options import (
+    LOCK_TIMEOUT_S,
+    NUMBER_MAX,
+    AsJson,
+    Directory,
+    LockTimeout,
+    reporting,
+)
 
-Store = Annotated[str, typer.Argument(metavar="STORE", help="A store, by its name or by its file.")]
+Store = Annotated[
+    str,
+    typer.Argument(
+        metavar="STORE", autocompletion=stores, help="A store, by its name or by its file."
+    ),
+]
 _AT = "a batch id, a high watermark (12), or a time (2026-04-21T12:00:00Z)"
 
 
@@ -28,7 +41,10 @@ def history(
     store: Store,
     *,
     number: Annotated[
-        int, typer.Option("-n", "--number", metavar="N", min=1, help="How many versions.")
+        int,
+        typer.Option(
+            "-n", "--number", metavar="N", min=1, max=NUMBER_MAX, help="How many versions."
+        ),
     ] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +56,7 @@ def history(
         capabilitySnapshotId, behaviorFingerprint, writtenAt, contentHash, fileSize, isCurrent,
         hasContent}, ageSeconds}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, store, as_json=as_json):
         from rtstore.cli import history as command
 
         code = command.list_versions(directory, store, limit=number, as_json=as_json)
@@ -51,7 +67,10 @@ def show(
     directory: Directory,
     store: Store,
     *,
-    at: Annotated[str | None, typer.Option("--at", metavar="AT", help=f"As of {_AT}.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="AT", autocompletion=versions, help=f"As of {_AT}."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is committed for a store, now or as of an earlier batch. Changes nothing.
@@ -61,7 +80,7 @@ def show(
       content {schemaName, schemaVersion, data, updatedAt, contentHash, batchId, highWatermark,
         runId, capabilitySnapshotId, behaviorFingerprint}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, store, as_json=as_json):
         from rtstore.cli import history as command
 
         code = command.show(directory, store, at, as_json=as_json)
@@ -71,9 +90,13 @@ def show(
 def diff(
     directory: Directory,
     store: Store,
-    a: Annotated[str, typer.Argument(metavar="A", help=f"The older one: {_AT}.")],
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", autocompletion=versions, help=f"The older one: {_AT}."),
+    ],
     b: Annotated[
-        str | None, typer.Argument(metavar="[B]", help="The newer one. Default: now.")
+        str | None,
+        typer.Argument(metavar="[B]", autocompletion=versions, help="The newer one. Default: now."),
     ] = None,
     *,
     as_json: AsJson = False,
@@ -84,7 +107,7 @@ def diff(
     JSON: directory, schemaName, before and after (a version, as in "history"),
       differences[] {kind (added|removed|changed), path (a JSON Pointer), before, after}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, store, as_json=as_json):
         from rtstore.cli import history as command
 
         code = command.diff(directory, store, a, b, as_json=as_json)
@@ -95,7 +118,9 @@ def revert(
     directory: Directory,
     store: Store,
     *,
-    to: Annotated[str, typer.Option("--to", metavar="AT", help=f"Back to {_AT}.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="AT", autocompletion=versions, help=f"Back to {_AT}.")
+    ],
     lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
@@ -104,7 +129,7 @@ def revert(
     \b
     JSON: directory, schemaName, to (the batch id that it had), batch (as in "log")
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, store, as_json=as_json):
         from rtstore.cli import history as command
 
         code = command.revert(directory, store, to, lock_timeout_s=lock_timeout, as_json=as_json)

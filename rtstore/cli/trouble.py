@@ -30,7 +30,7 @@ def doctor(directory: Directory, *, as_json: AsJson = False) -> None:
       findings[] {check (database|stores|lock|engine|file_system|space|permissions|settings|
         stray_files|sizes|clock), level, sentence, ways[] {command or null, why}}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import doctor as command
 
         code = command.run(directory, as_json=as_json)
@@ -83,7 +83,7 @@ def rebuild(
       stores[] {schemaName, relativePath, outcome (from_file|from_database|left_out|missing),
         detail}, lost[], notes[], next[] {command, why}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import rebuild as command
 
         code = command.run(

@@ -1,4 +1,4 @@
-"""The subcommands that look after a whole runtime directory: upgrades and back-ups.
+"""The subcommands that look after a whole runtime directory: pruning, upgrades, back-ups.
 
 As in `rtstore.cli.app`: only names and help texts, and each imports what it needs when it runs.
 """
@@ -12,6 +12,7 @@ import typer
 
 from rtstore.cli.options import (
     LOCK_TIMEOUT_S,
+    NUMBER_MAX,
     AsJson,
     Directory,
     DryRun,
@@ -33,11 +34,66 @@ Source = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add these subcommands to the command."""
+    app.command(short_help="Drop old history, and give the space back.")(prune)
     app.command(short_help="Bring an older database up to date.")(upgrade)
     app.command(short_help="Copy one consistent state, beside busy writers.")(backup)
     app.command(short_help="Make a new directory of a back-up.")(restore)
     app.command(short_help="Is this back-up sound?")(verify)
     app.command(short_help="Write what a file-only runtime reads.")(export)
+
+
+def prune(
+    directory: Directory,
+    *,
+    batches: Annotated[
+        int | None,
+        typer.Option(
+            "--batches", metavar="N", min=1, max=NUMBER_MAX, help="Keep at most so many batches."
+        ),
+    ] = None,
+    contents: Annotated[
+        int | None,
+        typer.Option(
+            "--contents",
+            metavar="N",
+            min=1,
+            max=NUMBER_MAX,
+            help="Keep at most so many contents of each store.",
+        ),
+    ] = None,
+    days: Annotated[
+        float | None,
+        typer.Option("--days", metavar="N", help="Keep nothing that ended longer ago."),
+    ] = None,
+    dry_run: DryRun = False,
+    lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Drop the history beyond what is to be kept, and return the space to the file system.
+
+    What is committed now, open batches and the newest batch stay, whatever the limits; so does
+    quarantine. At least one limit must be given, except with --dry-run. Writers go on meanwhile;
+    stopped half-way, run it again.
+
+    \b
+    JSON: directory, teamName, dryRun, keepsBatches, keepsContentsPerStore, keepsDays (each or
+      null: no limit), batches, contents, contentBytes (what was dropped, or would be),
+      batchesLeft, contentsLeft, databaseBytesBefore, databaseBytesAfter (null in a dry run),
+      next[] {command, why}
+    """
+    with reporting(directory, as_json=as_json):
+        from rtstore.cli import prune as command
+
+        code = command.run(
+            directory,
+            batches=batches,
+            contents=contents,
+            days=days,
+            dry_run=dry_run,
+            lock_timeout_s=lock_timeout,
+            as_json=as_json,
+        )
+    raise typer.Exit(code)
 
 
 def upgrade(
@@ -67,7 +123,7 @@ def upgrade(
       upgradedAt or null, backup or null, batchId or null,
       stores[] {schemaName, fromVersion, toVersion}
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import upgrading as command
 
         code = command.run(
@@ -101,7 +157,7 @@ def backup(
       mode or null},
       leftOut[] (files whose bytes could not be had, and why)
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import backups as command
 
         code = command.back_up(directory, destination, as_json=as_json)
@@ -170,7 +226,7 @@ def export(
     JSON: directory, teamName, highWatermark, controlFiles[], stores (number),
       batches {STATE: number}, leftOut[], replaced[]
     """
-    with reporting(as_json=as_json):
+    with reporting(directory, as_json=as_json):
         from rtstore.cli import exporting as command
 
         code = command.run(directory, destination, lock_timeout_s=lock_timeout, as_json=as_json)

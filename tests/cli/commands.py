@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,31 @@ def run_process(
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+_RUN_ALL = """
+import json, sys
+from tests.cli.commands import run
+results = [run(*words) for words in json.load(sys.stdin)]
+print(json.dumps([[result.code, result.out, result.err] for result in results]))
+"""
+
+
+def run_all(
+    commands: Sequence[Sequence[str | Path]], *, before: tuple[str, ...] = ()
+) -> list[Result]:
+    """Run commands one after the other in one process of their own, `before` it another program."""
+    done = subprocess.run(
+        [*before, sys.executable, "-c", _RUN_ALL],
+        cwd=CHECKOUT,
+        input=json.dumps([[str(word) for word in words] for words in commands]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Result(*result) for result in json.loads(done.stdout)]
 
 
 # --- directories --------------------------------------------------------------------------------

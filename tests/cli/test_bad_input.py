@@ -72,6 +72,34 @@ def test_a_directory_without_a_store(tmp_path: Path, command: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan"],
+        ["recover"],
+        ["doctor"],
+        ["log"],
+        ["show", "launch-state.json"],
+        ["adopt", "launch-state.json"],
+        ["prune", "--batches", "1"],
+        ["watch"],
+        ["backup", "BACKUP"],
+    ],
+    ids=" ".join,
+)
+def test_the_folder_of_a_runtime_directory(tmp_path: Path, words: list[str]) -> None:
+    """Who names the folder instead is not told to make a store there, but where to look."""
+    ready_team(tmp_path)
+    before = picture(tmp_path)
+    given = [str(tmp_path / word) if word == "BACKUP" else word for word in words[1:]]
+    refused(
+        run(words[0], tmp_path, *given),
+        ExitCode.WRONG_CALL,
+        f"{tmp_path}: there is no runtime store here, but below. Run: rtstore status {tmp_path}\n",
+    )
+    assert picture(tmp_path) == before
+
+
 @pytest.mark.parametrize("command", ["status", "recover", "init"])
 def test_a_directory_of_the_ancestor(tmp_path: Path, command: str) -> None:
     """A file-only directory is sent to import, by every command; nothing is created."""
@@ -224,6 +252,13 @@ def test_forbidden(tmp_path: Path) -> None:
         (["init", "."], "--team"),
         (["log", ".", "-n", "0"], "'-n'"),
         (["log", ".", "-n", "many"], "'-n'"),
+        (["log", ".", "-n", "99999999999999999999"], "'-n'"),
+        (["history", ".", "x", "-n", "99999999999999999999"], "'-n'"),
+        (["prune", ".", "--batches", "99999999999999999999"], "'--batches'"),
+        (["prune", ".", "--contents", "99999999999999999999"], "'--contents'"),
+        (["quarantine", "show", ".", "99999999999999999999"], "NUMBER"),
+        (["watch", ".", "--interval", "1e300"], "'--interval'"),
+        (["stauts", "."], "Did you mean 'status'?"),
         (["recover", ".", "--lock-timeout", "-1"], "'--lock-timeout'"),
         (["status", "sur\udcff"], "UTF-8"),
         (["demo", "sur\udcff"], "UTF-8"),
@@ -244,6 +279,30 @@ def test_an_empty_team_name(tmp_path: Path) -> None:
     """A store belongs to a team that has a name."""
     refused(run("init", tmp_path / "new", "--team", " "), ExitCode.WRONG_CALL, "no team_name")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    """The name that was meant is told, then all that there are; and nothing for Python."""
+    directory = ready_team(tmp_path)
+    for word in ("sessionStore", "opencode.sessionstore", "opencode.sesionStore"):
+        result = run("show", directory, word)
+        refused(result, ExitCode.WRONG_CALL, "Did you mean opencode.sessionStore? There are: ")
+        assert "descriptors" not in result.err
+    refused(
+        run("history", directory, "xyzzy"),
+        ExitCode.WRONG_CALL,
+        "unknown store 'xyzzy'. There are: ",
+    )
+
+
+def test_commands_in_messages_can_be_typed(tmp_path: Path) -> None:
+    """What is to be run is told with the directory and the store in it, quoted for the shell."""
+    directory = ready_team(tmp_path).rename(tmp_path / "my team")
+    result = run("show", directory, "launch-state.json", "--at", "nope")
+    refused(result, ExitCode.WRONG_CALL, f"(rtstore history '{directory}' launch-state.json)")
+    (directory / "launch-state.json").write_text("{}")
+    shown = run("show", directory, "launch-state.json")
+    assert f"Run: rtstore plan '{directory}' (" in shown.out
 
 
 # --- other ends ---------------------------------------------------------------------------------
@@ -274,7 +333,7 @@ def test_every_kind_of_error_has_its_code(
 
     monkeypatch.setattr(log, "run", fail)
     result = run("log", tmp_path)
-    refused(result, code, str(error))
+    refused(result, code, str(error).replace(" DIR", f" {tmp_path}"))
 
 
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

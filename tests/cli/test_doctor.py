@@ -21,8 +21,10 @@ from rtstore.facts import DatabaseState, Process
 from rtstore.files import processes
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import _without_privileges
+from tests.cli.test_import import _copy
 from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
 from tests.cli.troubles import TROUBLES, Trouble, findings, go_through
+from tests.pure.build import needs_legacy
 from tests.support import agree, child, hear, picture
 from tests.upgrade.freeze import unpack
 
@@ -243,7 +245,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
                 pass
         result = run("doctor", directory)
         assert result.code == ExitCode.NOT_READY
-        assert "the disk is full: 0 KiB free" in result.out
+        assert "the disk is full: 0.0 KiB free" in result.out
         assert "tmpfs is in memory" in result.out
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
@@ -329,3 +331,34 @@ def test_whatever_was_done_to_the_database(tmp_path: Path, seed: int) -> None:
         with RuntimeStore.open(directory) as store:
             assert store.batches()
             assert agree(store)
+
+
+@needs_legacy
+def test_what_the_ancestor_left(tmp_path: Path) -> None:
+    """After an import its control files and its list of lanes lie about as they should."""
+    directory = _copy(tmp_path, "team-a")
+    assert run("import", directory).code == ExitCode.READY
+    (finding,) = findings(directory, "stray_files")
+    assert finding["level"] == "green"
+
+
+def test_a_link_to_a_database_with_a_wal(tmp_path: Path) -> None:
+    """Both files are brought back by the command that is printed; nothing that was committed since
+    the last checkpoint is lost by it."""
+    directory = ready_team(tmp_path)
+    with child(WRITE_WITHOUT_PAUSE, directory) as writer:
+        assert hear(writer) == "writing"
+        writer.kill()
+        writer.wait()
+    (tmp_path / "away").mkdir()
+    for suffix in ("", "-wal"):
+        name = f"runtime-store.sqlite3{suffix}"
+        (directory / name).rename(tmp_path / "away" / name)
+    (directory / "runtime-store.sqlite3-shm").unlink()
+    (directory / "runtime-store.sqlite3").symlink_to(tmp_path / "away" / "runtime-store.sqlite3")
+    (finding,) = findings(directory, "database")
+    command = finding["ways"][0]["command"]  # type: ignore[index]
+    assert command.count("mv ") == 2
+    subprocess.run(command, shell=True, check=True)
+    assert run("recover", directory).code == ExitCode.READY
+    assert run("doctor", directory).code == ExitCode.READY

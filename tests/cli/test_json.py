@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from rtstore import DATABASE_NAME
+from rtstore.cli.watch import _Watcher
 from rtstore.database.schema import REVISIONS
 from rtstore.records import Receipt
 from tests.cli.commands import crashed_team, ready_team, run, run_process
@@ -41,8 +43,9 @@ SHAPES = {
     "status": {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
         *("expectedIdentity", "lastBatch", "openBatches", "lockHolder", "stores", "next"),
-        *("databaseBytes", "walBytes"),
+        *("databaseBytes", "walBytes", "below"),
     },
+    "status of a folder": {"folder", "exitCode", "directories", "backups", "wasCutShort"},
     "plan": {
         *("directory", "teamName", "verdict", "readiness", "expectedIdentity", "plan"),
         *("recovery", "next"),
@@ -54,6 +57,11 @@ SHAPES = {
     "upgrade": {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
         *("upgradedAt", "backup", "batchId", "stores"),
+    },
+    "prune": {
+        *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore", "keepsDays"),
+        *("batches", "contents", "contentBytes", "batchesLeft", "contentsLeft"),
+        *("databaseBytesBefore", "databaseBytesAfter", "next"),
     },
     "doctor": {"directory", "level", "findings"},
     "rebuild": {
@@ -83,7 +91,9 @@ SHAPES = {
 }
 """The keys of each document. They are a promise: new ones may come, none may go."""
 
-LOOKING_BACK = {
+OF_A_READY_TEAM = {
+    "rebuild": ["--force"],
+    "prune": ["--batches", "1"],
     "history": ["launch-state.json"],
     "show": ["launch-state.json"],
     "diff": ["opencode-delivery-journal.json", "1"],
@@ -100,8 +110,10 @@ def _document(command: str, parent: Path) -> Any:
         return run("init", parent / "new", "--team", "t", "--json").json()
     if command == "demo":
         return run("demo", parent / "demo", "--json").json()
-    if command == "rebuild":
-        return run("rebuild", ready_team(parent), "--force", "--json").json()
+    if command == "status of a folder":
+        return _document_of_a_folder(parent)
+    if command in OF_A_READY_TEAM:
+        return run(command, ready_team(parent), *OF_A_READY_TEAM[command], "--json").json()
     if command == "upgrade":
         return run("upgrade", unpack(REVISIONS[0], parent), "--json").json()
     if command in ("backup", "restore", "verify"):
@@ -115,9 +127,14 @@ def _document(command: str, parent: Path) -> Any:
         return run(command, *words[command], "--json").json()
     if command == "adopt" or command.startswith("quarantine"):
         return _document_of_an_edit(command, parent)
-    if command in LOOKING_BACK:
-        return run(command, ready_team(parent), *LOOKING_BACK[command], "--json").json()
     return run(command, crashed_team(parent), "--json").json()
+
+
+def _document_of_a_folder(parent: Path) -> Any:
+    (crashed_team(parent) / DATABASE_NAME).rename(parent / "gone")
+    (parent / "crashed" / "lanes").mkdir()
+    crashed_team(parent / "crashed" / "lanes")
+    return run("status", parent, "--json").json()
 
 
 def _document_of_an_edit(command: str, parent: Path) -> Any:
@@ -153,10 +170,47 @@ def test_shape(tmp_path: Path, command: str) -> None:
     document = _document(command, tmp_path)
     assert set(document) == SHAPES[command]
     told = set()
-    for name in (command, "plan", "status", "backup", "log", "history", "quarantine list"):
+    for name in (
+        command.removesuffix(" of a folder"),
+        "plan",
+        "status",
+        "backup",
+        "log",
+        "history",
+        "quarantine list",
+    ):
         told |= set(re.findall(r"\w+", run(*name.split(), "--help").out.split("JSON: ")[1]))
-    states = {"committed", "failed"}
+    states = {"committed", "failed"}  # how many batches are in them, where they are counted
     assert set(_keys(document)) - told - RECEIPT - states == set()
+
+
+EVENTS = {
+    "state": {
+        *("event", "at", "directory", "teamName", "verdict", "readiness", "highWatermark"),
+        *("activeIdentity", "openBatches", "next"),
+    },
+    "batch": {"event", "at", "batch", "stores"},
+    "error": {"event", "at", "error"},
+}
+"""The keys of what `watch --json` prints, a document a line."""
+
+
+def test_shape_of_events(tmp_path: Path) -> None:
+    """Each kind of event is as promised, and every key of it stands in a help text."""
+    watcher = _Watcher(crashed_team(tmp_path))
+    seen = list(watcher.look())
+    run("recover", tmp_path / "crashed")
+    seen += watcher.look()
+    (tmp_path / "crashed" / DATABASE_NAME).write_bytes(b"")
+    seen += watcher.look()
+    documents = [event.model_dump(mode="json", by_alias=True) for event in seen]
+    assert {item["event"] for item in documents} == set(EVENTS)
+    told = set()
+    for name in ("watch", "plan", "status", "log"):
+        told |= set(re.findall(r"\w+", run(name, "--help").out.split("JSON")[1]))
+    for document in documents:
+        assert set(document) == EVENTS[document["event"]]
+        assert set(_keys(document)) - told - RECEIPT == set()
 
 
 def test_plan_has_the_shape_of_the_ancestors(tmp_path: Path) -> None:

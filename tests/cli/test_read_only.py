@@ -1,19 +1,47 @@
-"""status, plan and log only look: proved by pictures of the directory, beside a living writer, and
+"""Commands that look only look: proved by pictures of the directory, beside a living writer, and
 where nothing may be written."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from rtstore.cli.exits import ExitCode
-from tests.cli.commands import crashed_team, ready_team, run, run_process
+from tests.cli.commands import crashed_team, ready_team, run, run_all
 from tests.cli.test_bad_input import _without_privileges
-from tests.support import child, hear, picture
+from tests.support import Picture, child, hear, picture
 
-LOOKING = ("status", "plan", "log")
-CODES = {"status": ExitCode.NOT_READY, "plan": ExitCode.NOT_READY, "log": ExitCode.READY}
+STORE = "opencode.sessionStore"
+LOOKING: dict[str, list[str]] = {
+    "status": ["DIR"],
+    "status of a folder": ["FOLDER"],
+    "watch": ["DIR", "-n", "0"],
+    "plan": ["DIR"],
+    "log": ["DIR"],
+    "doctor": ["DIR"],
+    "history": ["DIR", STORE],
+    "show": ["DIR", STORE],
+    "diff": ["DIR", STORE, "1"],
+    "quarantine list": ["DIR"],
+    "recover": ["DIR", "--dry-run"],
+    "prune": ["DIR", "--batches", "1", "--dry-run"],
+    "upgrade": ["DIR", "--dry-run"],
+}
+"""Every command that changes nothing, with its arguments."""
+CODES = dict.fromkeys(
+    ("status", "status of a folder", "watch", "plan", "doctor", "recover"), ExitCode.NOT_READY
+)
+"""Of a crashed team; the others have nothing to say about that."""
+
+
+def words(command: str, directory: Path) -> list[str]:
+    """The command line that looks at a directory."""
+    places = {"DIR": str(directory), "FOLDER": str(directory.parent)}
+    name = command.removesuffix(" of a folder").split()
+    return [*name, *(places.get(word, word) for word in LOOKING[command])]
 
 
 @pytest.mark.parametrize("command", LOOKING)
@@ -22,9 +50,10 @@ def test_an_idle_directory_stays_as_it_is(tmp_path: Path, command: str) -> None:
     directory = ready_team(tmp_path)
     before = picture(directory)
     assert "runtime-store.sqlite3-wal" not in before
-    assert run(command, directory).code == ExitCode.READY
-    assert run_process(command, directory, "--json").code == ExitCode.READY
+    assert run(*words(command, directory)).code == ExitCode.READY
+    assert run(*words(command, directory), "--json").code == ExitCode.READY
     assert picture(directory) == before
+    assert [path.name for path in tmp_path.iterdir()] == [directory.name]
 
 
 @pytest.mark.parametrize("command", LOOKING)
@@ -33,7 +62,7 @@ def test_a_crashed_directory_stays_as_it_is(tmp_path: Path, command: str) -> Non
     directory = crashed_team(tmp_path)
     before = picture(directory)
     for _ in range(2):
-        assert run(command, directory).code == CODES[command]
+        assert run(*words(command, directory)).code == CODES.get(command, ExitCode.READY)
     assert picture(directory) == before
 
 
@@ -44,23 +73,59 @@ def test_where_nothing_may_be_written(tmp_path: Path) -> None:
     for path in paths:
         path.chmod(0o500 if path.is_dir() else 0o400)
     before = picture(directory)
+    commands = {name: words(name, directory) for name in LOOKING}
+    commands["init"] = ["init", str(directory), "--team", "demo-team"]
     try:
-        for command in LOOKING:
-            result = run_process(command, directory, before=_without_privileges())
-            assert (result.code, result.err) == (ExitCode.READY, "")
-        init = run_process("init", directory, "--team", "demo-team", before=_without_privileges())
-        assert init.code == ExitCode.READY
+        results = run_all(list(commands.values()), before=_without_privileges())
+        for command, result in zip(commands, results, strict=True):
+            # A runtime could not write here, which the doctor says.
+            code = ExitCode.NOT_READY if command == "doctor" else ExitCode.READY
+            assert (result.code, result.err) == (code, ""), command
         assert picture(directory) == before
     finally:
         for path in paths:
             path.chmod(0o700)
 
 
+def _mounted_read_only(folder: Path) -> tuple[str, ...]:
+    """What runs a program that sees a folder on a read-only mount; the test is skipped where there
+    are no such mounts."""
+    script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    before = ("unshare", "--map-root-user", "--mount", "sh", "-c", script, str(folder))
+    probe = (*before, "sh", "-c", 'test -d "$0" && ! touch "$0/probe" 2>/dev/null', str(folder))
+    if shutil.which("unshare") is None or subprocess.run(probe, check=False).returncode:
+        pytest.skip("a mount of one's own is not permitted here")
+    return before
+
+
+@pytest.mark.parametrize("make", [ready_team, crashed_team])
+def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
+    """On a mount that refuses every write, each command says what it says elsewhere; what has to
+    write says that it cannot, and leaves nothing."""
+    directory = make(tmp_path)  # type: ignore[operator]
+    mounted = _mounted_read_only(tmp_path)
+    elsewhere = {name: run(*words(name, directory), "--json").code for name in LOOKING}
+    before: Picture = picture(tmp_path)
+    writing = [["prune", directory, "--batches", "1"], ["recover", directory]]
+    writing += [["adopt", directory, STORE], ["revert", directory, STORE, "--to", "1"]]
+    looking = [[*words(name, directory), "--json"] for name in LOOKING]
+    results = run_all([*looking, *writing], before=mounted)
+    for (command, code), result in zip(elsewhere.items(), results, strict=False):
+        assert (result.code, result.err) == (code, ""), command
+        assert result.out.startswith("{"), command
+    for words_of, result in zip(writing, results[len(looking) :], strict=True):
+        assert (result.code, result.out) == (ExitCode.RETRY_LATER, ""), words_of
+        assert f"What is in the way: rtstore doctor {directory}\n" in result.err, words_of
+    (doctor,) = run_all([["doctor", directory]], before=mounted)
+    assert "mounted read-only" in doctor.out
+    assert picture(tmp_path) == before
+
+
 WRITE_WITHOUT_PAUSE = """
-from rtstore import RuntimeStore
+from rtstore import KEEP_EVERYTHING, RuntimeStore
 from rtstore.cli.demo_data import IDENTITY, fatal_checkpoint
 checkpoint = fatal_checkpoint()
-with RuntimeStore.open(sys.argv[1]) as store:
+with RuntimeStore.open(sys.argv[1], retention=KEEP_EVERYTHING) as store:
     say("writing")
     while True:
         store.write_batch(identity=IDENTITY, reason=checkpoint.reason, writes=checkpoint.writes)
@@ -74,11 +139,11 @@ def test_beside_a_living_writer(tmp_path: Path) -> None:
     with child(WRITE_WITHOUT_PAUSE, directory) as writer:
         assert hear(writer) == "writing"
         watermarks = []
-        for _ in range(5):
+        for _ in range(4):
             for command in LOOKING:
-                result = run(command, directory, "--json")
-                assert (result.code, result.err) == (ExitCode.READY, "")
-            watermarks.append(result.json()["highWatermark"])
+                result = run(*words(command, directory), "--json")
+                assert (result.code, result.err) == (ExitCode.READY, ""), command
+            watermarks.append(run("log", directory, "--json").json()["highWatermark"])
         assert writer.poll() is None
         names = {path.name for path in directory.iterdir()}
     assert watermarks == sorted(watermarks)

@@ -8,15 +8,16 @@ import sys
 import tomllib
 
 import pytest
+import typer.main
 
 from rtstore import __version__
+from rtstore.cli.app import app
 from rtstore.cli.exits import ExitCode
+from rtstore.cli.groups import SECTIONS
 from tests.cli.commands import CHECKOUT, run, run_process
 
-COMMANDS = (
-    *("init", "import", "status", "plan", "recover", "log", "demo"),
-    *("upgrade", "backup", "restore", "verify", "export"),
-)
+COMMANDS = tuple(name for names in SECTIONS.values() for name in names if name != "quarantine")
+QUARANTINE = ("list", "show", "restore")
 HEAVY = ("sqlalchemy", "alembic", "sqlite3", "pydantic", "rtstore.database", "rtstore.store")
 
 _LOADED_BY_HELP = """
@@ -68,7 +69,19 @@ def test_every_command_has_help(command: str) -> None:
     result = run(command, "--help")
     assert result.code == 0
     assert "--json" in result.out
-    assert "\n  JSON: " in result.out
+    assert re.search(r"\n  JSON[:,] ", result.out)
+
+
+def test_every_command_is_in_one_section_of_the_help() -> None:
+    """None is left out, none is told twice; and each says whether it takes JSON."""
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    text = run("--help").out
+    for title, names in SECTIONS.items():
+        section = text.split(f"\n{title}:\n")[1].split("\n\n")[0]
+        assert [line.split()[0] for line in section.splitlines()] == list(names)
+    for name in QUARANTINE:
+        assert "\n  JSON: " in run("quarantine", name, "--help").out
 
 
 def test_help_shows_every_exit_code() -> None:
@@ -101,4 +114,4 @@ def test_nothing_at_all_is_a_wrong_call_with_help() -> None:
     """`rtstore` alone shows what there is."""
     result = run()
     assert (result.code, result.out) == (ExitCode.WRONG_CALL, "")
-    assert "\nCommands:\n" in result.err
+    assert "\nLook, and change nothing:\n" in result.err

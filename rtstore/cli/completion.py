@@ -1,0 +1,94 @@
+"""What the shell completes: stores, batches and evidence of the directory that is typed already.
+
+Looks as `rtstore status` does, so it changes nothing; where there is nothing to look at, nothing is
+completed. It never fails: whoever types is told by the command itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rtstore.store import RuntimeStore
+
+Choices = list[tuple[str, str]]
+"""What can be typed, each with a word about it."""
+
+_BATCHES = 50
+
+
+def stores(context: typer.Context, incomplete: str) -> Choices:
+    """The stores of the directory, by name; by file where that is what was begun."""
+    with _opened(context) as store:
+        if store is None:
+            return []
+        named = [(item.schema_name, item.relative_path) for item in store.descriptors]
+        filed = [(path, name) for name, path in named]
+        by_name = [choice for choice in named if choice[0].startswith(incomplete)]
+        return by_name or [choice for choice in filed if choice[0].startswith(incomplete)]
+
+
+def versions(context: typer.Context, incomplete: str) -> Choices:
+    """The batches that wrote the store which is typed already, newest first."""
+    with _opened(context) as store:
+        if store is None:
+            return []
+        from rtstore.cli.looking import schema_name_of
+        from rtstore.cli.output import ago
+        from rtstore.errors import RuntimeStoreError
+        from rtstore.times import utc_now
+
+        try:
+            name = schema_name_of(store, _typed(context, "store", 1))
+            found = store.history(name, limit=_BATCHES)
+        except RuntimeStoreError:
+            return []
+        now = utc_now()
+        return [
+            (version.batch_id, f"{version.reason}, {ago(version.written_at, now)}")
+            for version in reversed(found)
+            if version.batch_id.startswith(incomplete)
+        ]
+
+
+def evidence(context: typer.Context, incomplete: str) -> Choices:
+    """The numbers of the files in quarantine."""
+    with _opened(context) as store:
+        if store is None:
+            return []
+        return [
+            (str(file.quarantine_number), file.relative_path)
+            for file in store.quarantined_files()
+            if str(file.quarantine_number).startswith(incomplete)
+        ]
+
+
+@contextmanager
+def _opened(context: typer.Context) -> Iterator[RuntimeStore | None]:
+    from rtstore.cli.looking import open_to_look
+    from rtstore.errors import RuntimeStoreError
+
+    try:
+        opened = open_to_look(Path(_typed(context, "directory", 0)))
+        store = opened.__enter__()
+    except (OSError, RuntimeStoreError):
+        yield None
+        return
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _typed(context: typer.Context, name: str, position: int) -> str:
+    """An argument that is typed already. While the value of an option is typed, the arguments were
+    not told apart yet."""
+    value = context.params.get(name)
+    if value is None:
+        return context.args[position] if position < len(context.args) else ""
+    return str(value)

@@ -1,0 +1,166 @@
+"""`rtstore prune`: drops the history beyond a retention, and says what that was.
+
+How much a runtime keeps is in its program, not in the database: so nothing is dropped here but by
+limits that are given.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from datetime import timedelta
+from pathlib import Path
+
+from rtstore.cli.advice import NextStep
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.looking import open_to_look
+from rtstore.cli.output import Cell, Page, count, page_for, print_json, size
+from rtstore.cli.progress import progress_bar
+from rtstore.database.contents import Retention
+from rtstore.errors import InvalidRequestError
+from rtstore.pruning import PruneReport
+from rtstore.records import Record
+from rtstore.store import RuntimeStore
+
+_DAYS_MAX = 36_500
+_SECOND = 1 / 86_400
+
+
+class PruneDocument(Record):
+    """What `rtstore prune --json` prints."""
+
+    directory: str
+    team_name: str
+    dry_run: bool
+    keeps_batches: int | None
+    keeps_contents_per_store: int | None
+    keeps_days: float | None
+    batches: int
+    contents: int
+    content_bytes: int
+    batches_left: int
+    contents_left: int
+    database_bytes_before: int
+    database_bytes_after: int | None
+    next: tuple[NextStep, ...]
+
+
+def run(
+    directory: Path,
+    *,
+    batches: int | None,
+    contents: int | None,
+    days: float | None,
+    dry_run: bool,
+    lock_timeout_s: float,
+    as_json: bool,
+) -> ExitCode:
+    """Prune, or say what pruning would drop."""
+    is_given = (batches, contents, days) != (None, None, None)
+    retention = _retention(batches, contents, days) if is_given else Retention()
+    command = _command(directory, retention)
+    with open_to_look(directory) as store:  # nothing is recovered or dropped for a wrong call
+        team_name = store.team_name
+        if not dry_run and not is_given:
+            raise InvalidRequestError(
+                "--batches, --contents, --days",
+                "say what to keep, in at least one of them. To see what goes with the "
+                f"retention that a runtime has by default, run: {command} --dry-run",
+            )
+        if dry_run:
+            with progress_bar(quiet=as_json, what="counting"):
+                report = store.prune(retention, dry_run=True)
+    if not dry_run:
+        with (
+            RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store,
+            progress_bar(quiet=as_json) as bar,
+        ):
+            report = store.prune(retention, progress=bar)
+    next_steps = []
+    if dry_run and report.batches + report.contents:
+        next_steps.append(NextStep(command=command, why="drops it"))
+    document = _document(directory, team_name, report, tuple(next_steps))
+    if as_json:
+        print_json(document)
+    else:
+        _show(page_for(), document)
+    return ExitCode.READY
+
+
+def _retention(batches: int | None, contents: int | None, days: float | None) -> Retention:
+    if days is not None and not (math.isfinite(days) and _SECOND <= days <= _DAYS_MAX):
+        raise InvalidRequestError("--days", f"is at least a second, and at most {_DAYS_MAX} days")
+    return Retention(
+        batches=batches,
+        contents_per_store=contents,
+        max_age=None if days is None else timedelta(days=days),
+    )
+
+
+def _command(directory: Path, retention: Retention) -> str:
+    parts = [f"rtstore prune {shlex.quote(str(directory))}"]
+    if retention.batches is not None:
+        parts.append(f"--batches {retention.batches}")
+    if retention.contents_per_store is not None:
+        parts.append(f"--contents {retention.contents_per_store}")
+    if retention.max_age is not None:
+        parts.append(f"--days {_days(retention):g}")
+    return " ".join(parts)
+
+
+def _days(retention: Retention) -> float | None:
+    return None if retention.max_age is None else retention.max_age / timedelta(days=1)
+
+
+def _document(
+    directory: Path, team_name: str, report: PruneReport, next_steps: tuple[NextStep, ...]
+) -> PruneDocument:
+    retention = report.retention
+    return PruneDocument(
+        **report.model_dump(exclude={"retention"}),
+        directory=str(directory),
+        team_name=team_name,
+        keeps_batches=retention.batches,
+        keeps_contents_per_store=retention.contents_per_store,
+        keeps_days=_days(retention),
+        next=next_steps,
+    )
+
+
+def _show(page: Page, report: PruneDocument) -> None:
+    parts = []
+    if report.batches:
+        parts.append(f"{count(report.batches, 'batch')} with their receipts")
+    if report.contents:
+        parts.append(f"{count(report.contents, 'content')} ({size(report.content_bytes)})")
+    dropped = ", ".join(parts) or "nothing"
+    left = f"{count(report.batches_left, 'batch')}, {count(report.contents_left, 'content')}"
+    before = size(report.database_bytes_before)
+    facts: list[tuple[str, str | Cell]] = [
+        ("Runtime directory", report.directory),
+        ("Team", report.team_name),
+        ("Keeps", _keeps(report)),
+    ]
+    if report.dry_run:
+        facts += [("Would drop", Cell(dropped, "warn")), ("Would leave", left)]
+        facts.append(("Database", before))
+    else:
+        facts += [("Dropped", Cell(dropped, "good")), ("Left", left)]
+        facts.append(("Database", f"{before} before, {size(report.database_bytes_after or 0)} now"))
+    page.facts(facts)
+    if report.next:
+        page.title("Next")
+        for step in report.next:
+            page.line(Cell(step.command or "", "title"), indent=2)
+            page.line(step.why, indent=6)
+
+
+def _keeps(report: PruneDocument) -> str:
+    parts = []
+    if report.keeps_batches is not None:
+        parts.append(f"at most {count(report.keeps_batches, 'batch')}")
+    if report.keeps_contents_per_store is not None:
+        parts.append(f"at most {count(report.keeps_contents_per_store, 'content')} of each store")
+    if report.keeps_days is not None:
+        parts.append(f"nothing older than {report.keeps_days:g} days")
+    return f"{', '.join(parts)}; in any case what is current or open"

@@ -1,0 +1,110 @@
+"""`rtstore prune`: what it says, what it refuses, and that it drops what the dry run promised."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from rtstore import DATABASE_NAME, KEEP_EVERYTHING, RuntimeStore
+from rtstore.cli.demo_data import IDENTITY, fatal_checkpoint
+from rtstore.cli.exits import ExitCode
+from tests.cli.commands import crashed_team, ready_team, run
+from tests.support import picture
+
+
+def with_history(parent: Path, number: int = 30) -> Path:
+    """A ready team with that many batches more."""
+    directory, checkpoint = ready_team(parent), fatal_checkpoint()
+    with RuntimeStore.open(directory, retention=KEEP_EVERYTHING) as store:
+        for _ in range(number):
+            store.write_batch(identity=IDENTITY, reason=checkpoint.reason, writes=checkpoint.writes)
+    return directory
+
+
+def test_a_dry_run_says_what_pruning_does(tmp_path: Path) -> None:
+    """The same limits with and without `--dry-run` tell the same numbers; the first changes
+    nothing and prints the second; a second time there is nothing left to drop."""
+    directory = with_history(tmp_path)
+    before = picture(directory)
+    limits = ["--batches", "10", "--contents", "3"]
+    rehearsed = run("prune", directory, *limits, "--dry-run", "--json").json()
+    text = run("prune", directory, *limits, "--dry-run").out
+    assert picture(directory) == before
+    (step,) = rehearsed["next"]
+    assert step["command"] == f"rtstore prune {directory} --batches 10 --contents 3"
+    assert f"\nNext\n  {step['command']}\n" in text
+    assert "Would drop         20 batches with their receipts, " in text
+    done = run(*step["command"].split()[1:], "--json").json()
+    counts = ("batches", "contents", "contentBytes", "batchesLeft", "contentsLeft")
+    assert [done[name] for name in counts] == [rehearsed[name] for name in counts]
+    assert done["batches"] == 20
+    assert done["databaseBytesAfter"] == (directory / DATABASE_NAME).stat().st_size
+    assert run("status", directory).code == ExitCode.READY
+    assert len(run("log", directory, "-n", "99", "--json").json()["batches"]) == 13
+    again = run("prune", directory, *limits)
+    assert "Dropped            nothing\n" in again.out
+
+
+def test_nothing_is_dropped_by_limits_that_nobody_gave(tmp_path: Path) -> None:
+    """Without a limit it refuses, with the command that looks first; as a dry run it says what
+    the default would drop. How much a runtime keeps is not to be guessed."""
+    directory = with_history(tmp_path, 60)
+    before = picture(directory)
+    refused = run("prune", directory)
+    assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, "")
+    command = f"rtstore prune {directory} --batches 1000 --contents 50 --dry-run"
+    assert command in refused.err
+    looked = run("prune", directory, "--dry-run")
+    assert looked.code == ExitCode.READY
+    assert f"  {command.removesuffix(' --dry-run')}\n" in looked.out
+    assert picture(directory) == before
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        ["--batches", "0"],
+        ["--contents", "-1"],
+        ["--days", "0"],
+        ["--days", "1e-12"],
+        ["--days", "-3"],
+        ["--days", "nan"],
+        ["--days", "inf"],
+        ["--days", "1e9"],
+        ["--batches", "many"],
+    ],
+    ids=" ".join,
+)
+def test_limits_that_make_no_sense(tmp_path: Path, limits: list[str]) -> None:
+    """Each is refused by name, and nothing is dropped."""
+    directory = with_history(tmp_path, 2)
+    before = picture(directory)
+    result = run("prune", directory, *limits)
+    assert (result.code, result.out) == (ExitCode.WRONG_CALL, "")
+    assert limits[0] in result.err
+    assert picture(directory) == before
+
+
+def test_by_age(tmp_path: Path) -> None:
+    """What is younger than the days stays; the limit comes back in the command as it was given."""
+    directory = with_history(tmp_path, 5)
+    kept = run("prune", directory, "--days", "0.5", "--json").json()
+    assert (kept["batches"], kept["keepsDays"], kept["keepsBatches"]) == (0, 0.5, None)
+    time.sleep(1.2)
+    looked = run("prune", directory, "--days", str(1 / 86_400), "--dry-run", "--json").json()
+    assert looked["batches"] == 4
+    assert looked["next"][0]["command"].endswith(" --days 1.15741e-05")
+
+
+def test_after_a_crash(tmp_path: Path) -> None:
+    """The batch of a dead writer is finished first, as by every command that writes, and is not
+    dropped; the dry run leaves it open."""
+    directory = crashed_team(tmp_path)
+    before = picture(directory)
+    assert run("prune", directory, "--batches", "1", "--dry-run").code == ExitCode.READY
+    assert picture(directory) == before
+    assert run("prune", directory, "--batches", "1").code == ExitCode.READY
+    assert run("status", directory).code == ExitCode.READY
+    assert "batch-crashed" in run("log", directory).out
