@@ -29,7 +29,6 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
-from rtstore.legacy import is_legacy_directory
 from rtstore.records import Record
 from rtstore.store import RuntimeStore
 from rtstore.times import Timestamp, utc_now
@@ -162,7 +161,7 @@ def _line(place: Place, lane_id: str | None) -> Line:
         return Line(
             directory=str(place.path),
             lane_id=lane_id,
-            state=_state_of(place.path, error),
+            state=_state_of(error),
             why=_why(error),
             exit_code=exit_code_of(error),
             next=(_way_out(place.path, error),),
@@ -201,11 +200,11 @@ def _why_not_ready(look: Look) -> str | None:
     return f"{look.check.diagnostics[0]}{f' (and {more} more)' if more > 0 else ''}"
 
 
-def _state_of(directory: Path, error: RuntimeStoreError | OSError) -> State:
+def _state_of(error: RuntimeStoreError | OSError) -> State:
     for kind, state in _STATES:
         if isinstance(error, kind):
-            is_theirs = state is State.NO_DATABASE and is_legacy_directory(directory)
-            return State.NOT_IMPORTED if is_theirs else state
+            to_import = getattr(error, "run", "").startswith("rtstore import")
+            return State.NOT_IMPORTED if to_import else state
     return State.FAILED
 
 

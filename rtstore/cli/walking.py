@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from rtstore.backups import RECORD_NAME
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.descriptors import KNOWN_DESCRIPTORS
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
-from rtstore.legacy import is_legacy_directory
-from rtstore.legacy.control_files import RUNTIME_DIRECTORY
-from rtstore.legacy.survey import LANES
 from rtstore.lock import LOCK_NAME
 
 DEPTH_MAX = 8
@@ -22,6 +18,12 @@ DEPTH_NEAR = 3
 """Lanes are two below their runtime directory."""
 DIRECTORIES_MAX = 20_000
 """What is walked at most: a folder may well be somebody's whole home."""
+
+# Said again here, because their packages are large and most walks need no more of them.
+BACKUP_RECORD = "runtime-store.backup.json"
+LANES = "lanes"
+RUNTIME_DIRECTORY = ".opencode-runtime"
+MANIFEST_NAMES = ("manifest.json", "opencode-runtime-manifest.json")
 
 _SIGNS = {DATABASE_NAME, f"{DATABASE_NAME}-wal", LOCK_NAME} | {
     descriptor.relative_path for descriptor in KNOWN_DESCRIPTORS
@@ -81,10 +83,10 @@ class Walk:
         except OSError as error:
             yield Place(folder, error)
             return
-        if RECORD_NAME in names:
+        if BACKUP_RECORD in names:
             self.backups.append(folder)
             return
-        if not names.keys().isdisjoint(_SIGNS) or is_legacy_directory(folder):
+        if not names.keys().isdisjoint(_SIGNS) or _is_the_ancestors(folder, names):
             yield Place(folder)
         for name in sorted(filter(names.get, names)):
             if _may_hold_places(name):
@@ -97,6 +99,14 @@ class Walk:
 def has_places_below(folder: Path) -> bool:
     """Whether there is a runtime directory not far below a folder."""
     return any(place.path != folder for place in Walk(folder, depth_max=DEPTH_NEAR).places)
+
+
+def _is_the_ancestors(folder: Path, names: Collection[str]) -> bool:
+    if not any(name in names for name in MANIFEST_NAMES):
+        return False
+    from rtstore.legacy import is_legacy_directory
+
+    return is_legacy_directory(folder)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 from rtstore import DATABASE_NAME, RuntimeStore
+from rtstore.backups import RECORD_NAME
+from rtstore.cli import walking
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.folder import State
 from rtstore.cli.walking import Walk
 from rtstore.database.schema import REVISIONS
+from rtstore.legacy.control_files import MANIFEST_NAMES, RUNTIME_DIRECTORY
+from rtstore.legacy.survey import LANES
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import HOLD, _newer, _without_privileges
 from tests.support import child, hear, picture
@@ -242,6 +246,24 @@ def test_a_directory_that_goes_while_it_is_looked_at(tmp_path: Path) -> None:
     going = team(tmp_path, "b")
     walk = Walk(tmp_path, tell=lambda seen: shutil.rmtree(going) if seen == 3 else None)
     assert [place.path.name for place in walk.places] == ["a"]
+
+
+def test_names_that_are_said_twice() -> None:
+    """What the walk knows of back-ups and of the ancestor is what their packages say."""
+    assert walking.BACKUP_RECORD == RECORD_NAME
+    assert (walking.LANES, walking.RUNTIME_DIRECTORY) == (LANES, RUNTIME_DIRECTORY)
+    assert walking.MANIFEST_NAMES == MANIFEST_NAMES
+
+
+def test_names_that_no_terminal_shows(tmp_path: Path) -> None:
+    """A name that is no text, or would steer the terminal, is a line like any other."""
+    for name in (b"te\xffam", b"new\nline \x1b[31m"):
+        team(tmp_path, os.fsdecode(name))
+    result = run_process("status", tmp_path)
+    assert (result.code, result.err) == (ExitCode.READY, "")
+    assert "\\udcff" in result.out
+    assert "new\\nline \\x1b[31m" in result.out
+    assert len(run("status", tmp_path, "--json").json()["directories"]) == 2
 
 
 def test_every_verdict_has_a_state() -> None:

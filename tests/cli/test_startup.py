@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -14,7 +15,7 @@ from rtstore import __version__
 from rtstore.cli.app import app
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.groups import SECTIONS
-from tests.cli.commands import CHECKOUT, run, run_process
+from tests.cli.commands import CHECKOUT, ready_team, run, run_process
 
 COMMANDS = tuple(name for names in SECTIONS.values() for name in names if name != "quarantine")
 QUARANTINE = ("list", "show", "restore")
@@ -35,6 +36,34 @@ except SystemExit as end:
     assert not end.code
 print(*sorted(set(sys.modules) - before), file=sys.stderr)
 """
+
+
+_LOADED_BY_STATUS = """
+import sys
+from rtstore.cli import main
+sys.argv = ["rtstore", "status", sys.argv[1]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(*sys.modules, file=sys.stderr)
+"""
+
+
+def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
+    """Whoever looks does not wait for imports, back-ups, rebuilds and revisions."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED_BY_STATUS, ready_team(tmp_path)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    loaded = set(done.stderr.split())
+    assert "rtstore.cli.folder" in loaded
+    spared = ("alembic", "rich", "rtstore.backups", "rtstore.legacy", "rtstore.salvage")
+    assert [name for name in spared if name in loaded] == []
 
 
 def _loaded_by_help(how: str) -> set[str]:
