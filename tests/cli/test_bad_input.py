@@ -29,7 +29,17 @@ EVERY_COMMAND = (
     ("recover",),
     ("log",),
     ("init", "--team", "demo-team"),
+    ("watch",),
+    ("history", "launch-state.json"),
+    ("show", "launch-state.json"),
+    ("diff", "launch-state.json", "1"),
+    ("revert", "launch-state.json", "--to", "1"),
+    ("adopt", "launch-state.json"),
+    ("prune", "--batches", "1"),
+    ("backup", "elsewhere"),
+    ("export",),
 )
+"""Every command that opens a store, with what it needs besides the directory."""
 
 
 def refused(result: Result, code: ExitCode, *words: str) -> None:
