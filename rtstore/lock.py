@@ -26,6 +26,7 @@ from rtstore.errors import (
     InvalidRequestError,
     LockTimeoutError,
     StorageError,
+    StoreClosedError,
     UnusableEngineError,
 )
 from rtstore.times import format_time, utc_now
@@ -63,7 +64,10 @@ if hasattr(os, "register_at_fork"):
 class WriterLock:
     """The writer lock of one runtime directory. Safe to share between threads; not re-entrant."""
 
-    def __init__(self, directory: Path, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, directory: Path, timeout_s: float = DEFAULT_TIMEOUT_S, *, read_only: bool = False
+    ) -> None:
+        self._read_only = read_only
         self.path = directory / LOCK_NAME
         self.timeout_s = timeout_s
         self._threads = threading.Lock()
@@ -76,8 +80,11 @@ class WriterLock:
 
         Raises `LockTimeoutError` with who holds it and since when, `StorageError` when the lock
         file cannot be made, and `InvalidRequestError` when this thread holds it already: waiting
-        for oneself would never end.
+        for oneself would never end. Of a store that was opened read-only it raises
+        `StoreClosedError` before anything is made.
         """
+        if self._read_only:
+            raise StoreClosedError(self.path.parent, "was opened read-only")
         self._renew_after_fork()
         self.refuse_reentry()
         limit = self.timeout_s if timeout_s is None else timeout_s

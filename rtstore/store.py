@@ -174,7 +174,7 @@ class RuntimeStore(Upkeep, TimeTravel):
         fs = fs or FileSystem()
         registry = None if descriptors is None else Registry(descriptors)
         durability = member(Durability, durability, "durability")
-        lock = WriterLock(directory, lock_timeout_s)
+        lock = WriterLock(directory, lock_timeout_s, read_only=read_only)
         path = directory / DATABASE_NAME
         if read_only:
             check_made(directory, team_name)

@@ -15,6 +15,7 @@ from rtstore import (
     NotARuntimeDirectoryError,
     ReadinessImpact,
     ReadinessReason,
+    Retention,
     RunIdentity,
     RuntimeStore,
     StoreClosedError,
@@ -22,6 +23,7 @@ from rtstore import (
     UnknownStoreError,
 )
 from rtstore.descriptors import KNOWN_DESCRIPTORS
+from rtstore.lock import LOCK_NAME
 
 from .support import (
     CHECKPOINT,
@@ -261,6 +263,28 @@ def test_read_only_opens_look_and_change_nothing(tmp_path: Path) -> None:
             with pytest.raises(StoreClosedError, match="read-only"):
                 attempt()
     assert files_picture(directory).items() <= before.items()
+
+
+def test_read_only_refuses_to_write_before_anything_is_made(tmp_path: Path) -> None:
+    """Every call that writes says that the store was opened read-only; not even the file of the
+    writer lock is made by it."""
+    directory = new_directory(tmp_path)
+    (directory / LOCK_NAME).unlink(missing_ok=True)
+    before = picture(directory)
+    with open_store(directory, read_only=True) as store:
+        plan = store.plan_recovery()
+        for call in (
+            lambda: write(store, LEASES, 1),
+            lambda: store.update(LEASES, str, identity=IDENTITY, reason=CHECKPOINT),
+            lambda: store.recover(plan),
+            lambda: store.adopt(LEASES, identity=IDENTITY),
+            lambda: store.take_back(1),
+            lambda: store.prune(Retention(batches=1)),
+            store.export,
+        ):
+            with pytest.raises(StoreClosedError, match="was opened read-only"):
+                call()
+    assert picture(directory) == before
 
 
 def test_read_only_needs_a_store(tmp_path: Path) -> None:
