@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from sqlalchemy import Connection
@@ -19,6 +20,7 @@ from rtstore.database import pruning
 from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
 from rtstore.database.pruning import Bite, Excess, Limits
+from rtstore.errors import RuntimeStoreError
 from rtstore.lock import POLL_INTERVAL_S_MAX, WriterLock
 from rtstore.records import Record
 from rtstore.times import Clock
@@ -137,9 +139,12 @@ class _Pruning:
         while left:
             with self._lock.hold():
                 before = left
-                with self._database.write(flush=True) as connection:
-                    left = pruning.give_back(connection)
-                self._database.read_as_writer(pruning.checkpoint_as_ever)
+                try:
+                    with self._database.write(flush=True) as connection:
+                        left = pruning.give_back(connection)
+                finally:
+                    with suppress(RuntimeStoreError):
+                        self._database.read_as_writer(pruning.checkpoint_as_ever)
             self._tell("space", max(0, free - left), free)
             if left >= before:
                 return  # the writers between two bites drop more than we give back
