@@ -35,6 +35,7 @@ from rtstore.files.system import FileSystem
 
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
+_NAMES = "SELECT count(*), max(version_num) FROM alembic_version"
 
 _one_at_a_time = threading.Lock()
 """Alembic keeps the connection and the revision it is at in module globals: two threads that run
@@ -101,32 +102,40 @@ def check_current(path: Path) -> None:
 def inspect_revision(path: Path) -> str:
     """The revision of an existing control database: one that this package knows.
 
-    Read-only; changes and creates no file. Raises `ForeignDatabaseError`, `CorruptDatabaseError`,
-    `NewerDatabaseError`, or `StorageError` when it cannot be read.
+    Read-only. What the file alone shows to be foreign, newer or damaged is refused before its WAL
+    is opened; only where a WAL must be read may SQLite make the `-shm` anew, its index, which holds
+    no data. Raises `ForeignDatabaseError`, `CorruptDatabaseError`, `NewerDatabaseError`, or
+    `StorageError` when it cannot be read.
     """
     _check_header(path)
     database = Database(path, read_only=True)
     try:
-        application_id, number, name = database.read(_applied)
+        application_id, number, rows, name = database.read(_applied)
     finally:
         database.close()
     _check_application(path, application_id)
-    if number > len(REVISIONS) or (name is not None and name not in REVISIONS):
-        found = f"number {number}" if name is None or name in REVISIONS else name
-        raise NewerDatabaseError(path, found, REVISIONS[-1])
-    if number < 1 or REVISIONS[number - 1] != name:
+    _check_not_newer(path, number, name)
+    if rows > 1:
+        raise CorruptDatabaseError(path, f"alembic_version has {rows} rows, not one")
+    if name is None or number < 1 or REVISIONS[number - 1] != name:
         raise CorruptDatabaseError(
             path, f"user_version is {number}, but alembic_version says {name!r}"
         )
     return name
 
 
-def _applied(connection: Connection) -> tuple[int, int, str | None]:
+def _applied(connection: Connection) -> tuple[int, int, int, str | None]:
     driver = driver_of(connection)
     (application_id,) = driver.execute("PRAGMA application_id").fetchone()
     (number,) = driver.execute("PRAGMA user_version").fetchone()
-    (name,) = driver.execute("SELECT max(version_num) FROM alembic_version").fetchone()
-    return application_id, number, name
+    rows, name = driver.execute(_NAMES).fetchone()
+    return int(application_id), int(number), int(rows), name
+
+
+def _check_not_newer(path: Path, number: int, name: str | None) -> None:
+    if number > len(REVISIONS) or (name is not None and name not in REVISIONS):
+        found = f"number {number}" if name is None or name in REVISIONS else name
+        raise NewerDatabaseError(path, found, REVISIONS[-1])
 
 
 def _check_header(path: Path) -> None:
@@ -144,7 +153,9 @@ def _check_header(path: Path) -> None:
         header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         try:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
+            number = header.execute("PRAGMA user_version").fetchone()[0]
             page_size = header.execute("PRAGMA page_size").fetchone()[0]
+            name = _name_in(header) if number > len(REVISIONS) else None
         finally:
             header.close()
     except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
@@ -158,9 +169,17 @@ def _check_header(path: Path) -> None:
             return  # a checkpoint that did not end: only with its WAL is the file whole
         raise translate(error, path) from error
     _check_application(path, application_id)
+    _check_not_newer(path, number, name)  # a WAL could only make it newer still
     if found.st_size % page_size and not _has_wal(path):
         # SQLite takes the rest of the page for zeros. With a WAL: a checkpoint that did not end.
         raise CorruptDatabaseError(path, "its last page is cut short")
+
+
+def _name_in(header: sqlite3.Connection) -> str | None:
+    """The name of the revision, where the file alone tells it: a WAL may hold the rest of it."""
+    with suppress(sqlite3.Error, UnicodeDecodeError):
+        return str(header.execute(_NAMES).fetchone()[1])
+    return None
 
 
 def _check_application(path: Path, application_id: int) -> None:
