@@ -4,6 +4,12 @@ From a checkout, for whoever writes revisions:
 
     alembic -x directory=DIR current
     alembic -x directory=DIR check
+    alembic -x directory=DIR upgrade head
+    alembic revision --rev-id 0003_what_it_does -m "What it does."
+
+Looking changes nothing. An upgrade by hand does all that rtstore does around the revisions: writer
+lock, back-up, one transaction, checks, a row that says so. A revision that has shipped is never
+edited again: `tests/upgrade/freeze.py` freezes what it makes.
 """
 
 from __future__ import annotations
@@ -13,10 +19,14 @@ from pathlib import Path
 from alembic import context
 from sqlalchemy import Connection
 
-from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.schema import metadata
-from rtstore.database.upgrade import revision_connection
-from rtstore.lock import WriterLock
+
+NEVER = {
+    "downgrade": "a revision is not taken back: rtstore restore makes a directory of the back-up "
+    "that its upgrade left (runtime-store.backup-*)",
+    "stamp": "a revision is run, never only written down: user_version would say otherwise",
+    "ensure_version": "rtstore init makes a control database",
+}
 
 
 def run(connection: Connection) -> None:
@@ -31,6 +41,46 @@ def run(connection: Connection) -> None:
         context.run_migrations()
 
 
+def run_by_hand(command: str, directory: Path) -> None:
+    """Run a command that somebody gave to alembic. Raises `RuntimeStoreError`."""
+    from rtstore.database import upgrade
+    from rtstore.database.engine import DATABASE_NAME, Database
+    from rtstore.upgrading import upgrade_by_hand
+
+    path = directory / DATABASE_NAME
+    if not upgrade.exists(path):
+        raise SystemExit(f"there is no control database in {directory}: rtstore init makes one")
+    if command == "upgrade" and upgrade.inspect_revision(path) != context.get_head_revision():
+        with upgrade_by_hand(directory) as connection:
+            run(connection)
+        return
+    upgrade.inspect_revision(path)
+    database = Database(path, read_only=True)
+    try:
+        database.read(run)
+    finally:
+        database.close()
+
+
+def main() -> None:
+    """What alembic asks for."""
+    from rtstore.errors import RuntimeStoreError
+
+    options = context.config.cmd_opts
+    command = "" if options is None else options.cmd[0].__name__
+    if command in NEVER:
+        raise SystemExit(f"alembic {command}: {NEVER[command]}")
+    directory = context.get_x_argument(as_dictionary=True).get("directory")
+    if not isinstance(directory, str) or not directory:
+        raise SystemExit(
+            f"say which runtime directory: alembic -x directory=DIR {command or '...'}"
+        )
+    try:
+        run_by_hand(command, Path(directory))
+    except RuntimeStoreError as error:
+        raise SystemExit(str(error)) from None
+
+
 if context.is_offline_mode():
     raise SystemExit("rtstore runs its revisions on a database, not as a script")
 
@@ -38,11 +88,4 @@ handed_over = context.config.attributes.get("connection")
 if handed_over is not None:
     run(handed_over)
 else:
-    directory = context.get_x_argument(as_dictionary=True).get("directory")
-    if not directory:
-        raise SystemExit("say which runtime directory: alembic -x directory=DIR ...")
-    database = Path(directory) / DATABASE_NAME
-    if not database.is_file():
-        raise SystemExit(f"there is no control database in {directory}: rtstore init makes one")
-    with WriterLock(Path(directory)).hold(), revision_connection(database) as own:
-        run(own)
+    main()

@@ -322,16 +322,28 @@ class OlderDatabaseError(StopError):
 
 
 class UpgradeFailedError(StopError):
-    """A revision could not be run. The database is as it was."""
+    """A revision could not be run. The database is as it was, unless the error is `unsure`."""
 
-    def __init__(self, path: Path, found: str, wanted: str, cause: str) -> None:
+    def __init__(
+        self, path: Path, found: str, wanted: str, cause: str, *, unsure: bool = False
+    ) -> None:
         self.path = path
         self.found_revision = found
         self.wanted_revision = wanted
         self.cause = cause
+        self.unsure = unsure
+        """The last flush failed: the database is whole, at the old revision or at the new one."""
+        if unsure:
+            outcome = (
+                "Nobody knows which of the two it is at, whole; the back-up is beside it. "
+                "Restart the process and open the store again."
+            )
+        else:
+            outcome = (
+                f"It is at {found} as before; an rtstore that knows no newer revision can open it."
+            )
         super().__init__(
-            f"{path} could not be upgraded from {found} to {wanted}: {cause}. "
-            f"It is at {found} as before; an rtstore that knows no newer revision can open it."
+            f"{path} could not be upgraded from {found} to {wanted}: {cause}. {outcome}"
         )
 
 

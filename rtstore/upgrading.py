@@ -3,10 +3,10 @@
     1 look      the revision, before anything is touched; current: nothing to do
     2 lock      the writer lock; look again: another process may have been quicker
     3 back up   the database as it is, through SQLite's backup API; verified, flushed, named
-    4 tidy      back-ups beyond the newest few go
-    5 upgrade   every revision in one transaction, foreign keys off; checked before its commit
+    4 upgrade   every revision in one transaction, foreign keys off; checked before its commit
+    5 tidy      back-ups beyond the newest few go
 
-The commit of step 5 is the only moment at which anything changes for a reader: whatever dies and
+The commit of step 4 is the only moment at which anything changes for a reader: whatever dies and
 when, the database is at the old revision or at the new one, whole. What a process that died left
 (a back-up, half of one) is in nobody's way, and goes with the next upgrade.
 """
@@ -17,11 +17,12 @@ import logging
 import shlex
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import computed_field
+from sqlalchemy import Connection
 
 from rtstore.database import copying, upgrade, upgrade_log
 from rtstore.database.engine import DATABASE_NAME, Database
@@ -79,13 +80,15 @@ def upgrade_directory(
     lock: WriterLock | None = None,
     lock_timeout_s: float = DEFAULT_TIMEOUT_S,
     dry_run: bool = False,
+    progress: copying.Progress | None = None,
     fs: FileSystem | None = None,
 ) -> UpgradeReport:
     """Bring the control database of a runtime directory to the newest revision.
 
     The database as it was is kept beside it, and verified, before anything changes. Durable when it
     returns. A database that is current is left as it is. With `dry_run` the upgrade is tried on a
-    copy, and the directory stays as it is.
+    copy, and the directory stays as it is. `progress` is called with how many pages of the database
+    are copied, and how many there are.
 
     Raises `UpgradeFailedError` when a revision fails (the database is as it was),
     `NotARuntimeDirectoryError`, `WrongTeamError`, `NewerDatabaseError`, `ForeignDatabaseError`,
@@ -104,27 +107,55 @@ def upgrade_directory(
         return _report(directory, found)
     _check_team(path, team_name)
     if dry_run:
-        return _try_on_a_copy(directory, found, to_utc_ms(clock()))
+        return _try_on_a_copy(directory, found, to_utc_ms(clock()), progress)
     with (lock or WriterLock(directory, lock_timeout_s)).hold():
         found = upgrade.inspect_revision(path)
         if found == REVISIONS[-1]:  # by somebody else, since the first look
             return _report(directory, found)
         now = to_utc_ms(clock())
-        backup = _back_up(path, found, now, fs)
-        _tidy(directory, fs)
-        try:
+        with _backed_up(path, found, now, fs, progress) as backup:
             run(path, found, now, backup.name)
-        except RuntimeStoreError:
-            # The database is what the back-up is; one for each attempt would fill the disk.
-            with suppress(OSError):
-                fs.unlink(backup)
-            raise
     logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, REVISIONS[-1], backup.name)
     return _report(directory, found).model_copy(update={"upgraded_at": now, "backup": backup})
 
 
+@contextmanager
+def upgrade_by_hand(directory: str | Path) -> Iterator[Connection]:
+    """The same for whoever runs some revisions in the block, on the connection that it is given:
+    under the writer lock, after a back-up, in one transaction that is checked and on record.
+
+    For `alembic upgrade` in a checkout. Raises what `upgrade_directory` raises; whatever the block
+    raises, the database is as it was.
+    """
+    directory, fs = Path(directory), FileSystem()
+    path = directory / DATABASE_NAME
+    with WriterLock(directory).hold():
+        found = upgrade.inspect_revision(path)
+        _check_team(path, None)
+        now = to_utc_ms(utc_now())
+        with (
+            _backed_up(path, found, now, fs, None) as backup,
+            upgrade.revision_connection(path) as connection,
+        ):
+            yield connection
+            reached = upgrade.name_of_revision(connection)
+            if reached != found:
+                upgrade_log.insert_upgrade(
+                    connection,
+                    found=found,
+                    reached=reached,
+                    upgraded_at=now,
+                    backup_path=backup.name,
+                )
+        if reached == found:
+            with suppress(OSError):
+                fs.unlink(backup)
+            return
+    logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, reached, backup.name)
+
+
 def run(path: Path, found: str, now: datetime, backup_name: str) -> None:
-    """Step 5: all revisions after `found`, and the row that says so, in one transaction."""
+    """Step 4: all revisions after `found`, and the row that says so, in one transaction."""
     try:
         with upgrade.revision_connection(path) as connection:
             upgrade.run_revisions(connection)
@@ -135,6 +166,10 @@ def run(path: Path, found: str, now: datetime, backup_name: str) -> None:
                 upgraded_at=now,
                 backup_path=backup_name,
             )
+    except upgrade.UnsureCommitError as error:
+        raise UpgradeFailedError(
+            path, found, REVISIONS[-1], cause_of(error), unsure=True
+        ) from error
     except RetryableError:
         raise  # disk full, locked: the same upgrade may work later
     except RuntimeStoreError as error:
@@ -180,14 +215,36 @@ def _check_team(path: Path, team_name: str | None) -> None:
         raise WrongTeamError(path.parent, str(team_name), found)
 
 
-def _back_up(path: Path, found: str, now: datetime, fs: FileSystem) -> Path:
+@contextmanager
+def _backed_up(
+    path: Path, found: str, now: datetime, fs: FileSystem, progress: copying.Progress | None
+) -> Iterator[Path]:
+    """Steps 3 and 5, around the block that does step 4: the back-up that it may rely on."""
+    _tidy(
+        path.parent, fs
+    )  # what a process left that died before it came to step 5, again and again
+    backup = _back_up(path, found, now, fs, progress)
+    try:
+        yield backup
+    except Exception as error:
+        # The database is what the back-up is; one for each attempt would fill the disk.
+        if not isinstance(error.__cause__ or error, upgrade.UnsureCommitError):
+            with suppress(OSError):
+                fs.unlink(backup)
+        raise
+    _tidy(path.parent, fs)
+
+
+def _back_up(
+    path: Path, found: str, now: datetime, fs: FileSystem, progress: copying.Progress | None
+) -> Path:
     """Step 3. Until it has its name a back-up is none; after that it is whole and flushed."""
     building = path.with_name(_UNFINISHED)
     try:
         _remove_unfinished(path.parent, fs)
         database = Database(path, read_only=True)
         try:
-            copying.copy(database, building, fs)
+            copying.copy(database, building, fs, progress)
         finally:
             database.close()
         backup = _free_name(path.parent, found, now)
@@ -232,7 +289,7 @@ def _time_in(name: str) -> str:
 
 
 def _tidy(directory: Path, fs: FileSystem) -> None:
-    """Step 4. What cannot be removed stays, and is said."""
+    """Step 5. What cannot be removed stays, and is said."""
     try:
         for path in backups_in(directory, fs)[:-BACKUPS_KEPT]:
             fs.unlink(path)
@@ -240,14 +297,19 @@ def _tidy(directory: Path, fs: FileSystem) -> None:
         logger.warning("%s: an old back-up cannot be removed: %s", directory, error)
 
 
-def _try_on_a_copy(directory: Path, found: str, now: datetime) -> UpgradeReport:
+def _try_on_a_copy(
+    directory: Path, found: str, now: datetime, progress: copying.Progress | None
+) -> UpgradeReport:
     """Run the revisions on a copy that nobody else can see, and throw it away."""
     database = Database(directory / DATABASE_NAME, read_only=True)
     try:
         with tempfile.TemporaryDirectory(prefix="rtstore-upgrade-") as temporary:
             trial = Path(temporary) / DATABASE_NAME
-            copying.copy(database, trial, FileSystem())
+            copying.copy(database, trial, FileSystem(), progress)
             run(trial, found, now, "")
+    except OSError as error:
+        place = Path(tempfile.gettempdir())
+        raise StorageError(place, "the copy cannot be made there", str(error)) from error
     finally:
         database.close()
     return _report(directory, found).model_copy(update={"dry_run": True})

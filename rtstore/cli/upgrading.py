@@ -6,6 +6,7 @@ import pkgutil
 import shlex
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from rtstore.cli.exits import ExitCode
@@ -41,8 +42,13 @@ def run(
     check_directory(directory)
     known = None if descriptors is None else _load(descriptors)
     data = None
-    with progress_bar(quiet=as_json, what="upgrading"):
-        report = upgrade_directory(directory, dry_run=dry_run, lock_timeout_s=lock_timeout_s)
+    with progress_bar(quiet=as_json, what="upgrading") as bar:
+        report = upgrade_directory(
+            directory,
+            dry_run=dry_run,
+            lock_timeout_s=lock_timeout_s,
+            progress=None if bar is None else partial(bar, "database"),
+        )
         if known is not None and dry_run:
             data = _rehearse(directory, known)
         elif known is not None:

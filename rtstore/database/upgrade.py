@@ -124,6 +124,11 @@ def inspect_revision(path: Path) -> str:
     return name
 
 
+def name_of_revision(connection: Connection) -> str:
+    """The name of the revision that a database is at, in the transaction of a connection."""
+    return str(connection.exec_driver_sql(_NAMES).one()[1])
+
+
 def _applied(connection: Connection) -> tuple[int, int, int, str | None]:
     driver = driver_of(connection)
     (application_id,) = driver.execute("PRAGMA application_id").fetchone()
@@ -284,7 +289,8 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
     """A connection of its own for revisions: one IMMEDIATE transaction, foreign keys off.
 
     Foreign keys are off because a table that is rebuilt is dropped, which would delete the rows
-    that refer to it; so they are checked, with the whole file, before the commit.
+    that refer to it; so they are checked, with the whole file, before the commit. Raises
+    `UnsureCommitError` when the commit fails so that it may have happened.
     """
 
     def connect() -> sqlite3.Connection:
@@ -302,6 +308,7 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
 
     engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
     event.listen(engine, "begin", _begin_immediate)
+    event.listen(engine, "commit", lambda connection: _commit(connection, path))
     try:
         with engine.begin() as connection:
             yield connection
@@ -312,8 +319,23 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
         engine.dispose()
 
 
+class UnsureCommitError(StorageError):
+    """The commit of revisions failed in its flush: it may be on the disk all the same, whole."""
+
+
 def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _commit(connection: Connection, path: Path) -> None:
+    try:
+        connection.exec_driver_sql("COMMIT")
+    except DBAPIError as error:
+        found = translate(error, path)
+        code = getattr(error.orig, "sqlite_errorcode", 0)
+        if isinstance(found, StorageError) and code & 0xFF == sqlite3.SQLITE_IOERR:
+            raise UnsureCommitError(path, found.problem, found.cause) from error
+        raise found from error
 
 
 def _check_whole(connection: Connection, path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -187,47 +185,3 @@ def test_foreign_keys_rest_while_revisions_run(tmp_path: Path) -> None:
         connection.exec_driver_sql("DROP TABLE kept")
     with plain(path) as driver:
         assert driver.execute("SELECT count(*) FROM recovery_actions").fetchone() == (1,)
-
-
-# --- alembic's own command, for whoever writes revisions ------------------------------------------
-
-
-def alembic(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run alembic as one does in a checkout."""
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_alembic_from_a_checkout(tmp_path: Path) -> None:
-    """`alembic -x directory=DIR current` names the revision and `check` finds nothing to add; both
-    leave the directory as it was, but for the lock file."""
-    make(tmp_path)
-    before = hashes(tmp_path)
-    current = alembic("-x", f"directory={tmp_path}", "current")
-    assert (current.returncode, current.stdout) == (0, f"{LATEST} (head)\n"), current.stderr
-    check = alembic("-x", f"directory={tmp_path}", "check")
-    assert check.returncode == 0, check.stdout + check.stderr
-    assert "No new upgrade operations detected" in check.stdout
-    after = hashes(tmp_path)
-    after.pop("runtime-store.lock")
-    assert after == before
-
-
-def test_alembic_says_what_it_needs(tmp_path: Path) -> None:
-    """Without a directory, or in one without a database, alembic says what to do and makes
-    nothing."""
-    nowhere = alembic("current")
-    assert nowhere.returncode != 0
-    assert "alembic -x directory=DIR" in nowhere.stderr
-    empty = alembic("-x", f"directory={tmp_path}", "upgrade", "head")
-    assert empty.returncode != 0
-    assert "rtstore init makes one" in empty.stderr
-    offline = alembic("upgrade", "head", "--sql")
-    assert offline.returncode != 0
-    assert "not as a script" in offline.stderr
-    assert hashes(tmp_path) == {}

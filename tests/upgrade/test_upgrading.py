@@ -34,7 +34,8 @@ from rtstore.database import upgrade
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.schema import REVISIONS
 from rtstore.upgrading import BACKUPS_KEPT, backups_in
-from tests.support import CHECKOUT, NOON, WatchedFileSystem, at_call, picture
+from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
+from tests.support import CHECKOUT, NOON, Crash, WatchedFileSystem, at_call, picture
 
 from .freeze import unpack
 from .states import (
@@ -112,6 +113,55 @@ def test_old_backups_go(oldest: Path) -> None:
     assert [path.name.rpartition("-")[2][:8] for path in kept] == [
         "20260423", "20260424", "20260425",
     ]  # fmt: skip
+
+
+def test_an_upgrade_that_fails_costs_no_backup(
+    oldest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back-ups go when an upgrade has worked; one that fails leaves those that are there."""
+    kept = [f"runtime-store.backup-0000_old-2026042{day}T120000.000Z.sqlite3" for day in range(3)]
+    for name in kept:
+        (oldest / name).write_bytes(b"a database")
+    with monkeypatch.context() as patch:
+        patch.setattr(upgrade, "run_revisions", _fail)
+        with pytest.raises(UpgradeFailedError):
+            upgrade_directory(oldest)
+    assert [path.name for path in backups_in(oldest, WatchedFileSystem())] == kept
+    report = upgrade_directory(oldest)
+    left = [path.name for path in backups_in(oldest, WatchedFileSystem())]
+    assert report.backup is not None
+    assert left == [*kept[1:], report.backup.name]
+
+
+def test_what_dead_ones_left_does_not_fill_the_disk(
+    oldest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many processes die in the middle of an upgrade, their back-ups are no more than one
+    beyond the newest few."""
+    fs = WatchedFileSystem()
+    days = iter(range(99))
+    with monkeypatch.context() as patch:
+        patch.setattr("rtstore.upgrading.run", _crash)
+        for _ in range(BACKUPS_KEPT + 3):
+            with pytest.raises(Crash):
+                upgrade_directory(oldest, clock=lambda: NOON + timedelta(days=next(days)))
+            assert len(backups_in(oldest, fs)) <= BACKUPS_KEPT + 1
+    assert upgrade_directory(oldest).changed
+    assert len(backups_in(oldest, WatchedFileSystem())) == BACKUPS_KEPT
+
+
+def _crash(*_: object) -> None:
+    raise Crash
+
+
+def test_progress_is_told(oldest: Path) -> None:
+    """An upgrade, and a dry run, tell how much of the database is copied, to the end."""
+    told: list[tuple[int, int]] = []
+    for dry_run in (True, False):
+        upgrade_directory(oldest, dry_run=dry_run, progress=lambda *what: told.append(what))
+        assert told
+        assert told[-1][0] == told[-1][1]
+        told.clear()
 
 
 def test_two_backups_of_one_moment(oldest: Path) -> None:
@@ -260,6 +310,26 @@ def test_a_full_disk_is_worth_another_try(oldest: Path, monkeypatch: pytest.Monk
         patch.setattr(upgrade, "run_revisions", full)
         with pytest.raises(StorageError, match="the disk is full"):
             RuntimeStore.open(oldest)
+    assert problems_in_use(oldest) == []
+
+
+def test_a_commit_that_may_have_happened(oldest: Path) -> None:
+    """When the flush of the upgrade's commit fails, nobody knows what is on the disk: the error
+    says so, and the back-up stays; the next opening goes on from either."""
+
+    def fail(point: Point) -> Fault | None:
+        return SqlFault(sqlite3.SQLITE_IOERR_FSYNC, "after") if point.call == "COMMIT" else None
+
+    with (
+        watched(Probe(fail)) as fs,
+        pytest.raises(UpgradeFailedError, match="Nobody knows which of the two") as caught,
+    ):
+        upgrade_directory(oldest, fs=fs)
+    assert caught.value.unsure
+    look = looked_at(oldest)
+    assert len(backups_in(look, WatchedFileSystem())) == 1
+    assert problems_of_backups(look, OLDEST) == []
+    assert problems_of_database(look / DATABASE_NAME, OLDEST, (OLDEST, LATEST)) == []
     assert problems_in_use(oldest) == []
 
 
