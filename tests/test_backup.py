@@ -32,6 +32,7 @@ from rtstore import (
 from rtstore.backups import RECORD_NAME, Step
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.schema import REVISIONS
+from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
 from tests.support import (
     CHECKOUT,
     IDENTITY,
@@ -166,7 +167,10 @@ def test_an_upgrades_backup_is_restored_by_the_same_call(tmp_path: Path) -> None
         kept = upgrade_directory(directory).backup
         assert kept is not None
         assert verify_backup(kept).revision == frozen
-        restored = restore_backup(kept, tmp_path / frozen / "restored").path
+        record = restore_backup(kept, tmp_path / frozen / "restored")
+        restored = record.path
+        assert len(record.left_out) == 2
+        assert all(": evidence, which is in the directory" in why for why in record.left_out)
         assert rows_of(restored / DATABASE_NAME) == facts_of(frozen)["rows"]
         with RuntimeStore.open(restored) as store:
             assert store.manifest().high_watermark == 8
@@ -225,6 +229,22 @@ def test_nothing_is_overwritten(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
     with pytest.raises(InvalidRequestError, match="is not a directory"):
         restore_backup(tmp_path / "backup", tmp_path / "file")
+
+
+def test_nothing_is_put_into_what_it_is_made_of(directory: Path, tmp_path: Path) -> None:
+    """A back-up or an export inside of the runtime directory would be lost with it, and a restore
+    inside of a back-up would become a part of that: each is refused, and makes nothing."""
+    back_up(directory, tmp_path / "backup")
+    (tmp_path / "link").symlink_to(directory)
+    before = picture(tmp_path)
+    with RuntimeStore.open(directory, read_only=True) as store:
+        for inside in (directory / "backup", directory / "quarantine" / "b", tmp_path / "link/b"):
+            for act in (store.back_up, store.export):
+                with pytest.raises(InvalidRequestError, match=r"is inside of .*runtime: give"):
+                    act(inside)
+    with pytest.raises(InvalidRequestError, match=r"is inside of .*backup: give"):
+        restore_backup(tmp_path / "backup", tmp_path / "backup" / "new")
+    assert picture(tmp_path) == before
 
 
 def test_an_empty_directory_is_taken(directory: Path, tmp_path: Path) -> None:
@@ -388,6 +408,22 @@ def test_killed_anywhere() -> None:
         is_control = line["job"] == "control"
         assert is_control or line["points"] > 15
         assert bool(line["failures"]) is is_control, line["first"]
+
+
+def test_which_disk_is_full(directory: Path, tmp_path: Path) -> None:
+    """An error while the database is copied names what is written, not what is read."""
+
+    def full(point: Point) -> Fault | None:
+        return SqlFault(sqlite3.SQLITE_FULL) if point.call == "BACKUP" else None
+
+    with (
+        RuntimeStore.open(directory, read_only=True) as store,
+        watched(Probe(full)),
+        pytest.raises(StorageError, match="the disk is full") as caught,
+    ):
+        store.back_up(tmp_path / "backup")
+    assert caught.value.path == tmp_path / ".backup.rtstore-tmp" / DATABASE_NAME
+    assert not list(tmp_path.glob("*backup*"))
 
 
 def test_what_a_dead_one_left_is_named(directory: Path, tmp_path: Path) -> None:

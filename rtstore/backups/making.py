@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from rtstore.backups.record import Backup, BackupFile, Progress, Step, write_record
-from rtstore.backups.verifying import describe, verify_backup
+from rtstore.backups.verifying import describe, verify_backup, without_content
 from rtstore.database import batches, contents, copying, recovery_log
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.envelope import content_hash
@@ -38,12 +38,13 @@ def back_up(
     copy, as opening the store would. Takes no lock, and no writer waits for it. Evidence in
     quarantine comes along. The destination appears whole, and is flushed.
 
-    Raises `InvalidRequestError` when the destination is neither new nor empty, `StorageError`,
-    `CorruptDatabaseError`, and `BackupDamagedError` when what was written does not read back.
+    Raises `InvalidRequestError` when the destination is neither new nor empty, or is inside of the
+    runtime directory, `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when what
+    was written does not read back.
     """
     destination, fs = Path(destination), fs or FileSystem()
     created_at = to_utc_ms(clock())
-    with new_directory(destination, "destination", fs) as building:
+    with new_directory(destination, "destination", fs, outside=directory) as building:
         path = building / DATABASE_NAME
         tell = progress or _nothing
         copying.copy(database, path, fs, lambda done, of: tell(Step.DATABASE, done, of))
@@ -110,11 +111,7 @@ def _fill(
         files = copy.read(
             lambda connection: write_store_files(connection, building, fs, like=directory)
         )
-        left_out = [
-            f"{entry.relative_path}: its committed content is not in the database"
-            for entry in copy.read(contents.list_committed)
-            if entry.relative_path not in {file.relative_path for file in files}
-        ]
+        left_out = [*without_content(copy.read(contents.list_committed))]
         evidence = copy.read(_evidence_kept)
         for number, item in enumerate(evidence):
             kept, problem = _copy_evidence(directory, building, item, fs)

@@ -29,13 +29,14 @@ def restore_backup(
     flushed. From the database that an upgrade kept, the store files are written as they were
     committed; it stays at its revision, for a program that knows no newer one.
 
-    Raises `BackupDamagedError`, `InvalidRequestError` when the directory is not empty,
-    `StorageError`. Gives the back-up's record, with the path of the new directory.
+    Raises `BackupDamagedError`, `InvalidRequestError` when the directory is not empty, or is inside
+    of the back-up, `StorageError`. Gives the back-up's record, with the path of the new directory.
     """
     source, directory, fs = Path(backup), Path(directory), fs or FileSystem()
     record = verify_backup(source, fs=fs, progress=progress)
     is_whole = fs.is_directory(source)
-    with new_directory(directory, "directory", fs) as building:
+    outside = source if is_whole else None
+    with new_directory(directory, "directory", fs, outside=outside) as building:
         image = copying.image(source / DATABASE_NAME if is_whole else source)
         if content_hash(image) != record.database_hash:
             raise BackupDamagedError(source, ("the database changed meanwhile",))

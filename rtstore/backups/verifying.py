@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from rtstore.backups.record import Backup, BackupFile, Progress, Step, read_record
-from rtstore.database import contents, copying, manifest, upgrade
+from rtstore.database import contents, copying, manifest, recovery_log, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.envelope import content_hash
 from rtstore.errors import BackupDamagedError, RuntimeStoreError, UnsafePathError
@@ -62,9 +62,10 @@ def verify_database(path: Path) -> Backup:
     database = Database(path, read_only=True)
     try:
         committed = database.read(contents.list_committed)
+        evidence = database.read(recovery_log.list_evidence)
     finally:
         database.close()
-    return describe(
+    backup = describe(
         path,
         [
             BackupFile(
@@ -77,6 +78,19 @@ def verify_database(path: Path) -> Backup:
             if file.has_content
         ],
     )
+    left_out = [
+        f"{item.quarantine_path}: evidence, which is in the directory that was upgraded only"
+        for item in evidence
+        if item.restored_at is None
+    ]
+    return backup.model_copy(update={"left_out": (*without_content(committed), *left_out)})
+
+
+def without_content(committed: Iterable[contents.Committed]) -> Iterator[str]:
+    """The files that no back-up can have, each with the reason."""
+    for file in committed:
+        if not file.has_content:
+            yield f"{file.relative_path}: its committed content is not in the database"
 
 
 def describe(path: Path, files: Iterable[BackupFile]) -> Backup:

@@ -10,6 +10,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Page, count, page_for, print_json, size, when
 from rtstore.cli.progress import progress_bar
+from rtstore.database.schema import REVISIONS
 from rtstore.store import RuntimeStore
 from rtstore.times import utc_now
 
@@ -43,7 +44,12 @@ def restore(source: Path, directory: Path, *, as_json: bool) -> ExitCode:
     page.line(Cell("Restored", "good"), f" {source}")
     _show(page, backup)
     page.title("Next")
-    page.line(Cell(f"rtstore status {shlex.quote(str(directory))}", "title"), indent=2)
+    place = shlex.quote(str(directory))
+    if backup.revision == REVISIONS[-1]:
+        page.line(Cell(f"rtstore status {place}", "title"), indent=2)
+    else:
+        page.line("start the older rtstore that knows this revision, or", indent=2)
+        page.line(Cell(f"rtstore upgrade {place}", "title"), indent=2)
     return ExitCode.READY
 
 

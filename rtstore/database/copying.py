@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.database.engine import Database
+from rtstore.database.engine import Database, translate
 from rtstore.database.statements import driver_of
 from rtstore.errors import CorruptDatabaseError, StorageError
 from rtstore.files.durable import NEW_FILE_MODE
@@ -47,7 +47,12 @@ def copy(
             source = driver_of(connection)
             # A first read fixes the moment: every bite is of it, and none is begun anew.
             source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            source.backup(other, pages=PAGES_AT_ONCE, progress=_told(progress), sleep=0)
+            try:
+                source.backup(other, pages=PAGES_AT_ONCE, progress=_told(progress), sleep=0)
+            except sqlite3.Error as error:
+                if _is_of_target(error):
+                    raise translate(error, target) from error
+                raise
 
     database.read(copy_all)
     try:
@@ -80,6 +85,14 @@ def image(path: Path) -> bytes:
         return database.read(lambda connection: driver_of(connection).serialize())
     finally:
         database.close()
+
+
+def _is_of_target(error: sqlite3.Error) -> bool:
+    """Whether it is what is written that went wrong, not what is read."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    reading = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
+    writing = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+    return code & 0xFF in writing and code not in reading
 
 
 def _problems(connection: Connection) -> tuple[str, int]:

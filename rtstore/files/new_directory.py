@@ -12,14 +12,22 @@ from rtstore.files.system import FileSystem
 
 
 @contextmanager
-def new_directory(target: Path, what: str, fs: FileSystem) -> Iterator[Path]:
+def new_directory(
+    target: Path, what: str, fs: FileSystem, *, outside: Path | None = None
+) -> Iterator[Path]:
     """A directory that gets its name when the block has ended well, whole and flushed.
 
-    `target` must not exist, or be an empty directory. What a process that died in the block left
-    has another name, and is in nobody's way but that of the next one that makes the same target.
+    `target` must not exist, or be an empty directory, and not be inside of the directory `outside`,
+    which it is made from: it would be lost with that, or be taken for a part of it. What a process
+    that died in the block left has another name, and is in nobody's way but that of the next one
+    that makes the same target.
     Raises `InvalidRequestError` where something is in the way, `StorageError`.
     """
     _refuse_used(target, what, fs)
+    if outside is not None and target.resolve().is_relative_to(outside.resolve()):
+        raise InvalidRequestError(
+            what, f"{target} is inside of {outside}: give a directory outside of it"
+        )
     building = target.with_name(f".{target.name}{durable.TEMPORARY_SUFFIX}")
     try:
         durable.make_directories(target.parent, fs)

@@ -102,9 +102,9 @@ def export_to(
     """Write a new directory of the ancestor's: control files, and every store as it is committed.
 
     It appears whole, and is flushed. Takes no lock. Raises `InvalidRequestError` when it is neither
-    new nor empty, `StorageError`.
+    new nor empty, or is inside of the runtime directory, `StorageError`.
     """
-    with new_directory(destination, "destination", fs) as building:
+    with new_directory(destination, "destination", fs, outside=directory) as building:
         state, written = database.read(
             lambda connection: (
                 _read(connection),

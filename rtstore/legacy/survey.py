@@ -142,10 +142,11 @@ def _other(directory: Path, path: str, name: str, fs: FileSystem) -> Iterator[Ot
             kind = OtherKind.LANE if is_lane else OtherKind.OTHER
             yield OtherFile(path=f"{LANES}/{lane}", kind=kind)
     else:
-        yield OtherFile(path=path, kind=_kind(name))
+        yield OtherFile(path=path, kind=kind_of(name))
 
 
-def _kind(name: str) -> OtherKind:
+def kind_of(name: str) -> OtherKind:
+    """What a file beside the stores is, by its name."""
     if name.endswith(".lock"):
         return OtherKind.LOCK
     if ".tmp." in name or name.endswith(".tmp"):

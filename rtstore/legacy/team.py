@@ -26,7 +26,7 @@ from rtstore.legacy.report import (
     StoreOutcome,
     TeamImportReport,
 )
-from rtstore.legacy.survey import LANES, is_own
+from rtstore.legacy.survey import LANES, is_own, kind_of
 from rtstore.lock import DEFAULT_TIMEOUT_S
 from rtstore.times import Clock, utc_now
 
@@ -137,7 +137,7 @@ def _skipped(
     if report is not None:
         default = _WHY[OtherKind.OTHER]
         if not report.changed and not report.dry_run:
-            default = "imported before"
+            default = "the directory was imported before"
         taken = set(report.control_files)
         for store in report.stores:
             if store.outcome is StoreOutcome.CONTENT_TAKEN:
@@ -146,8 +146,10 @@ def _skipped(
                 why[store.relative_path] = f"{store.schema_name}: {store.outcome.value}"
         why |= {file.path: _WHY[file.kind] for file in report.other_files if file.kind in _WHY}
     for path in _files_below(directory, "", fs):
+        kind = kind_of(path.rpartition("/")[2])
+        said = default if kind is OtherKind.OTHER else _WHY[kind]
         if path not in taken:
-            yield SkippedFile(path=prefix + path, why=why.get(path, default))
+            yield SkippedFile(path=prefix + path, why=why.get(path, said))
 
 
 def _files_below(directory: Path, folder: str, fs: FileSystem) -> Iterator[str]:

@@ -213,7 +213,10 @@ class TracedConnection(sqlite3.Connection):
 
         def reached(status: int, remaining: int, total: int) -> None:
             if _watching:
-                _watching[-1].reach(SQL, "BACKUP", f"{total - remaining} of {total} pages")
+                done = f"{total - remaining} of {total} pages"
+                fault = _watching[-1].reach(SQL, "BACKUP", done)
+                if isinstance(fault, SqlFault):
+                    raise sql_error(fault)
             if told is not None:
                 told(status, remaining, total)
 

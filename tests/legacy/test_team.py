@@ -108,6 +108,10 @@ def test_what_is_left_is_reported(tmp_path: Path) -> None:
     assert adds_up(report, directory)
     assert left.items() <= {file.path: file.why for file in report.skipped}.items()
     assert pictured(directory) == before
+    again = {file.path: file.why for file in take_team(directory).skipped}
+    unknown = {"notes.txt", "logs/old/1.txt", "lanes/empty/readme.txt"}
+    assert {path: why for path, why in left.items() if path not in unknown}.items() <= again.items()
+    assert {again[path] for path in unknown} == {"the directory was imported before"}
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
@@ -122,7 +126,11 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     assert tried.model_dump(include=same) == done.model_dump(include=same)
     again = take_team(directory, dry_run=True)
     assert not again.changed
-    assert {file.why for file in again.skipped} == {"imported before"}
+    assert {file.why for file in again.skipped} == {
+        "the directory was imported before",
+        "the runtime's list of lanes; it stays in use",
+        "the runtime's list of ended runs; it stays in use",
+    }
     assert adds_up(again, directory)
 
 
