@@ -7,7 +7,6 @@ Prints a line of JSON for each. Run in a process of one thread, which forks a ch
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from rtstore import RuntimeStore, restore_backup, verify_backup
 from rtstore.backups import back_up
 from rtstore.database import copying
 from tests.crash.children import Say
-from tests.crash.crew import Tally, workshop
+from tests.crash.crew import workshop
 from tests.crash.probe import TracedFileSystem
 from tests.support import IDENTITY, LEASES, LEDGER, agree, new_directory, open_store, picture
 from tests.upgrade.kills import kill_everywhere
@@ -95,7 +94,7 @@ def main(arguments: list[str]) -> None:
                 with RuntimeStore.open(place / LIVING, read_only=True) as store:
                     store.back_up(place / BACKUP)
             is_control = name == "control"
-            tally: Tally = kill_everywhere(
+            tally = kill_everywhere(
                 name,
                 place,
                 act,
@@ -103,13 +102,7 @@ def main(arguments: list[str]) -> None:
                 quick=quick and not is_control,
                 stop_at_first=is_control,
             )
-        line = {
-            "job": name,
-            "points": tally.points,
-            "failures": len(tally.failures),
-            "first": [failure[:300] for failure in tally.failures[:3]],
-        }
-        print(json.dumps(line), flush=True)
+        print(tally.line(name), flush=True)
 
 
 if __name__ == "__main__":

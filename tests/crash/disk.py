@@ -114,7 +114,7 @@ class Disk:
                 self._database = DatabaseFile([image])
                 found.entries[DATABASE_NAME] = self._database
         if unflushed is not None:
-            names = self._find(directory / unflushed)
+            names = self.node(directory / unflushed)
             assert isinstance(names, Directory)
             for name, node in list(names.entries.items()):
                 del names.entries[name]
@@ -153,7 +153,7 @@ class Disk:
 
     def renamed(self, source: Path, target: Path, database: Image | None) -> None:
         """A name was moved; `database` is what has the name of the database now."""
-        node = self._find(source)
+        node = self.node(source)
         if database is not None:
             node = self._database = DatabaseFile([database])
         self._change(f"rename to {target.name}", (source, None), (target, node))
@@ -168,7 +168,7 @@ class Disk:
 
     def flushed_names(self, path: Path) -> None:
         """The names in a directory were flushed."""
-        directory = self.top if path == self.root.parent else self._find(path)
+        directory = self.top if path == self.root.parent else self.node(path)
         for change in list(self.pending):
             if any(edited is directory for edited, _, _ in change.edits):
                 _apply(change)
@@ -190,12 +190,12 @@ class Disk:
             if path == self.root:
                 located.append((self.top, ".", node))
             else:
-                parent = self._find(path.parent)
+                parent = self.node(path.parent)
                 assert isinstance(parent, Directory)
                 located.append((parent, path.name, node))
         self.pending.append(Change(label, tuple(located)))
 
-    def _find(self, path: Path) -> Node | None:
+    def node(self, path: Path) -> Node | None:
         """What programs see under a name."""
         names = [".", *path.relative_to(self.root).parts]
         node: Node | None = self.top

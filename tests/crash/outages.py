@@ -101,7 +101,7 @@ class Outages:
             self._look(disk, point)
             return self._scenario.refusal(point)
 
-        probe = _DiskProbe(watch, disk, camera)
+        probe = DiskProbe(watch, disk, camera)
         with watched(probe):
             caller = self._scenario.carry_out(
                 directory, self.notes.append, ModelledFileSystem(probe, disk), "act"
@@ -151,7 +151,7 @@ class Camera:
         }
 
 
-class _DiskProbe(Probe):
+class DiskProbe(Probe):
     """A probe that also keeps the modelled disk up to date with SQLite."""
 
     def __init__(self, watcher: object, disk: Disk, camera: Camera) -> None:
@@ -180,51 +180,51 @@ class _DiskProbe(Probe):
 class ModelledFileSystem(TracedFileSystem):
     """The real file system, which tells the modelled disk what it did."""
 
-    def __init__(self, probe: _DiskProbe, disk: Disk) -> None:
+    def __init__(self, probe: DiskProbe, disk: Disk) -> None:
         super().__init__(probe)
-        self._disk = disk
+        self.disk = disk
         self._camera = probe.camera
 
     def create(self, path: Path, mode: int) -> int:
         descriptor = super().create(path, mode)
-        self._disk.created(path, descriptor)
+        self.disk.created(path, descriptor)
         return descriptor
 
     def write(self, descriptor: int, content: memoryview) -> int:
         written = super().write(descriptor, content)
-        self._disk.file(descriptor).content += bytes(content[:written])
+        self.disk.file(descriptor).content += bytes(content[:written])
         return written
 
     def set_mode(self, descriptor: int, mode: int) -> None:
         super().set_mode(descriptor, mode)
-        self._disk.file(descriptor).mode = mode
+        self.disk.file(descriptor).mode = mode
 
     def set_mtime(self, descriptor: int, mtime_ns: int) -> None:
         super().set_mtime(descriptor, mtime_ns)
-        self._disk.file(descriptor).mtime_ns = mtime_ns
+        self.disk.file(descriptor).mtime_ns = mtime_ns
 
     def fsync(self, descriptor: int) -> None:
         super().fsync(descriptor)
-        file = self._disk.file(descriptor)
+        file = self.disk.file(descriptor)
         file.flushed = file.content
 
     def close(self, descriptor: int) -> None:
         super().close(descriptor)
-        self._disk.closed(descriptor)
+        self.disk.closed(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
         super().rename(source, target)
         database = self._camera.take() if target.name == DATABASE_NAME else None
-        self._disk.renamed(source, target, database)
+        self.disk.renamed(source, target, database)
 
     def unlink(self, path: Path) -> None:
         super().unlink(path)
-        self._disk.unlinked(path)
+        self.disk.unlinked(path)
 
     def mkdir(self, path: Path) -> None:
         super().mkdir(path)
-        self._disk.made(path)
+        self.disk.made(path)
 
     def fsync_directory(self, path: Path) -> None:
         super().fsync_directory(path)
-        self._disk.flushed_names(path)
+        self.disk.flushed_names(path)

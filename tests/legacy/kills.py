@@ -9,7 +9,6 @@ and one for a control.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -89,13 +88,7 @@ def main(arguments: list[str]) -> None:
             tally = kill_everywhere(
                 name, directory, act, check, quick=quick, stop_at_first=name == "control"
             )
-        line = {
-            "job": name,
-            "points": tally.points,
-            "failures": len(tally.failures),
-            "first": [failure[:300] for failure in tally.failures[:3]],
-        }
-        print(json.dumps(line), flush=True)
+        print(tally.line(name), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m tests.upgrade.data_kills
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tests.crash.children import Say
@@ -55,13 +54,7 @@ def main() -> None:
             tally = kill_everywhere(
                 name, begin(workplace), act, check, stop_at_first=name == "control"
             )
-        line = {
-            "job": name,
-            "points": tally.points,
-            "failures": len(tally.failures),
-            "first": [failure[:300] for failure in tally.failures[:3]],
-        }
-        print(json.dumps(line), flush=True)
+        print(tally.line(name), flush=True)
 
 
 if __name__ == "__main__":

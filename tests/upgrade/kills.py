@@ -2,24 +2,30 @@
 
     python -m tests.upgrade.kills [kill|control|crowd]
 
-Run in a process of one thread, which forks a child for each trial.
+Prints a line of JSON for each job and revision: how many points, before SQL statements and before
+file operations, and one more at the end. Run in a process of one thread, which forks a child for
+each trial.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from rtstore import RuntimeStore, RuntimeStoreError
+from rtstore import FileSystem, RuntimeStore, RuntimeStoreError, upgrade_directory
 from rtstore.database import copying, upgrade
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.schema import REVISIONS
+from rtstore.upgrading import BACKUPS_KEPT, backups_in
 from tests.crash.children import Child, Say
 from tests.crash.crew import Copies, Tally, workshop
 from tests.crash.kills import Act, kill, points_of
@@ -40,6 +46,20 @@ Check = Callable[[Path], list[str]]
 PROCESSES = 10
 
 
+@dataclass
+class Kills(Tally):
+    """What was tried, and before what."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How many points there were before SQL statements, file operations, and the end."""
+
+    def line(self, job: str, **more: str) -> str:
+        """What is printed of it."""
+        facts = {"job": job, **more, "points": self.points, **self.kinds}
+        first = [failure[:300] for failure in self.failures[:3]]
+        return json.dumps({**facts, "failures": len(self.failures), "first": first})
+
+
 def kill_everywhere(
     label: str,
     beginning: Path,
@@ -48,13 +68,13 @@ def kill_everywhere(
     *,
     quick: bool = False,
     stop_at_first: bool = False,
-) -> Tally:
+) -> Kills:
     """Kill an act before each of its points, each time on a fresh copy of the beginning; check.
 
     With `quick` those points are left out before which nothing can have changed since the last
     one. Of a control, the first failure is enough.
     """
-    tally, copies = Tally(), Copies(beginning, beginning.parent)
+    tally, copies = Kills(), Copies(beginning, beginning.parent)
     for point in points_of(act, copies):
         if stop_at_first and tally.failures:
             break
@@ -63,15 +83,16 @@ def kill_everywhere(
         with copies.fresh() as directory:
             ended = kill(directory, act, point.number)
             tally.points += 1
+            tally.kinds[point.kind] += 1
             where = f"{label}, killed at {point}"
             if ended.killed_at is None or ended.killed_at.number != point.number:
                 tally.failures.append(f"{where}: it was not hit; {ended}")
                 continue
-            tally.check(where, _in_a_child(check, directory))
+            tally.check(where, check_in_a_child(check, directory))
     return tally
 
 
-def _in_a_child(check: Check, directory: Path) -> list[str]:
+def check_in_a_child(check: Check, directory: Path) -> list[str]:
     """A check in a process of its own: what it opens and warms up must not help the next trial."""
     problems: list[str] = []
 
@@ -106,11 +127,25 @@ def check_upgrade(frozen: str) -> Check:
     return check
 
 
-def killed(frozen: str) -> Tally:
+def begin(frozen: str, workplace: Path) -> Path:
+    """A frozen directory that was upgraded before, time and again, and in which a process died that
+    made a back-up: there is something to tidy."""
+    directory = unpack(frozen, workplace / "before")
+    kept = upgrade_directory(directory).backup
+    assert kept is not None
+    beginning = unpack(frozen, workplace)
+    for day in range(BACKUPS_KEPT + 1):
+        name = f"runtime-store.backup-{frozen}-2026050{day + 1}T080000.000Z.sqlite3"
+        shutil.copy(kept, beginning / name)
+    (beginning / ".runtime-store.backup-new.sqlite3").write_bytes(b"half a back-up")
+    return beginning
+
+
+def killed(frozen: str) -> Kills:
     """Kill the upgrade of a frozen directory everywhere."""
     copying.PAGES_AT_ONCE = 8
     with workshop() as workplace:
-        return kill_everywhere(frozen, unpack(frozen, workplace), opening, check_upgrade(frozen))
+        return kill_everywhere(frozen, begin(frozen, workplace), opening, check_upgrade(frozen))
 
 
 def in_pieces(directory: Path, _say: Say, _fs: TracedFileSystem) -> None:
@@ -127,7 +162,7 @@ def in_pieces(directory: Path, _say: Say, _fs: TracedFileSystem) -> None:
     engine.dispose()
 
 
-def control(frozen: str) -> Tally:
+def control(frozen: str) -> Kills:
     """The upgrade in pieces, killed everywhere: the check must see it."""
     with workshop() as workplace:
         return kill_everywhere(
@@ -142,9 +177,9 @@ def control(frozen: str) -> Tally:
 # --- many at once -------------------------------------------------------------------------------
 
 
-def crowd(frozen: str) -> Tally:
+def crowd(frozen: str) -> Kills:
     """Ten processes open one old store at the same moment, and each writes a batch."""
-    tally = Tally()
+    tally = Kills()
     with workshop() as workplace:
         directory = unpack(frozen, workplace)
         waiting, starting = os.pipe()
@@ -169,8 +204,10 @@ def crowd(frozen: str) -> Tally:
         with RuntimeStore.open(directory) as store:
             notes = store.read("own.notes").data
             upgrades = store.upgrades()
-        if len(notes) != 3 + PROCESSES or len(upgrades) != 1:
-            tally.failures.append(f"{len(upgrades)} upgrades, notes {notes}")
+        backups = backups_in(directory, FileSystem())
+        if len(notes) != 3 + PROCESSES or len(upgrades) != 1 or len(backups) != 1:
+            problem = f"{len(upgrades)} upgrades, {len(backups)} back-ups, notes {notes}"
+            tally.failures.append(problem)
     return tally
 
 
@@ -185,14 +222,7 @@ def main(names: list[str]) -> None:
                 tally = JOBS[name](frozen)
             except RuntimeStoreError as error:
                 raise SystemExit(str(error)) from error
-            line = {
-                "job": name,
-                "revision": frozen,
-                "points": tally.points,
-                "failures": len(tally.failures),
-                "first": [failure[:300] for failure in tally.failures[:3]],
-            }
-            print(json.dumps(line), flush=True)
+            print(tally.line(name, revision=frozen), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 from rtstore import FileSystem, RuntimeStore
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.schema import REVISIONS
-from rtstore.upgrading import backups_in
+from rtstore.upgrading import BACKUPS_KEPT, backups_in
 from tests.support import LAUNCH, LEASES, Ids, agree, digest
 
 from .freeze import facts_of, rows_of, schema_of
@@ -82,12 +82,19 @@ def problems_of_files(directory: Path, frozen: str) -> list[str]:
 
 
 def problems_of_backups(directory: Path, frozen: str) -> list[str]:
-    """What is wrong with the back-ups that have their name."""
-    return [
+    """What is wrong with the back-ups that have their name, or with there being none: that of an
+    upgrade that has happened is there."""
+    backups = backups_in(directory, FileSystem())
+    problems = [
         f"{path.name}: {problem}"
-        for path in backups_in(directory, FileSystem())
+        for path in backups
         for problem in problems_of_database(path, frozen, (frozen,))
     ]
+    if len(backups) > BACKUPS_KEPT + 2:  # one of a dead process, one whose removal was not flushed
+        problems.append(f"{len(backups)} back-ups")
+    rows = rows_of(directory / DATABASE_NAME).get("database_upgrades", [])
+    gone = {str(row[-1]) for row in rows} - {path.name for path in backups}
+    return problems + [f"{name} is on record, and gone" for name in sorted(gone)]
 
 
 def problems_in_use(directory: Path) -> list[str]:

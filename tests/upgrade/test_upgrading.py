@@ -381,10 +381,11 @@ def _write(store: RuntimeStore) -> None:
 # --- processes ------------------------------------------------------------------------------------
 
 
-def lines(*names: str) -> Iterator[dict[str, Any]]:
-    """What `python -m tests.upgrade.kills` prints."""
+def lines(*words: str) -> Iterator[dict[str, Any]]:
+    """What a command of `tests.upgrade` prints."""
+    name, *arguments = words
     done = subprocess.run(
-        [sys.executable, "-m", "tests.upgrade.kills", *names],
+        [sys.executable, "-m", f"tests.upgrade.{name}", *arguments],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
@@ -400,20 +401,33 @@ def lines(*names: str) -> Iterator[dict[str, Any]]:
 def test_an_upgrade_that_is_killed() -> None:
     """Killed before any SQL statement or file operation, the store is at the old revision or the
     new one, whole, and a runtime goes on."""
-    found = list(lines("kill"))
+    found = list(lines("kills", "kill"))
     assert {line["revision"] for line in found} == set(OLDER)
     for line in found:
-        assert line["points"] > 100
+        assert line["sql"] > 100
+        assert line["file"] >= 10
         assert line["failures"] == 0, line["first"]
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+def test_an_upgrade_in_trouble() -> None:
+    """With an error in place of any call that writes, and with the power lost at any moment, the
+    store is at the old revision or the new one, whole; at the new one its back-up is there. The
+    control, whose back-up is not flushed with its name, is caught."""
+    found = list(lines("trouble", "--quick"))
+    assert {line["job"] for line in found} == {"fail", "power", "control"}
+    for line in found:
+        assert line["points"] > 10
+        assert bool(line["failures"]) is (line["job"] == "control"), line["first"]
 
 
 def test_the_check_sees_half_an_upgrade() -> None:
     """The control of the above: an upgrade in pieces, killed the same way, is caught."""
-    for line in lines("control"):
+    for line in lines("kills", "control"):
         assert line["failures"] > 0
 
 
 def test_ten_processes_at_once() -> None:
     """Ten processes open one old store at the same moment: one upgrades, ten work."""
-    for line in lines("crowd"):
+    for line in lines("kills", "crowd"):
         assert (line["points"], line["failures"]) == (10, 0), line["first"]
