@@ -20,6 +20,7 @@ from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, Stora
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
+from rtstore.missing import how_to_make
 from rtstore.times import Clock, to_utc_ms
 
 # `rtstore.upgrading` and `rtstore.legacy` are imported where they are used: nearly every directory
@@ -115,16 +116,6 @@ def report_loose_modes(directory: Path) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             logger.info("%s is open to other users (mode %03o)", path, mode)
-
-
-def how_to_make(directory: Path, team_name: str | None) -> str:
-    """The command that makes a store in a directory, or takes over what is in it. Store files whose
-    database is gone want a look first: a new store would know none of them."""
-    if _is_legacy(directory):
-        return f"rtstore import {shlex.quote(str(directory))}"
-    if any((directory / item.relative_path).exists() for item in KNOWN_DESCRIPTORS):
-        return f"rtstore doctor {shlex.quote(str(directory))}"
-    return f"rtstore init {shlex.quote(str(directory))} --team {shlex.quote(team_name or 'NAME')}"
 
 
 def _is_legacy(directory: Path) -> bool:

@@ -14,7 +14,6 @@ when, the database is at the old revision or at the new one, whole. What a proce
 from __future__ import annotations
 
 import logging
-import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,9 +97,10 @@ def upgrade_directory(
     directory, fs = Path(directory), fs or FileSystem()
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
-        where = shlex.quote(str(directory))
+        from rtstore.missing import how_to_make  # only here: it knows the ancestor's directories
+
         raise NotARuntimeDirectoryError(
-            directory, "there is no runtime store here", f"rtstore init {where} --team NAME"
+            directory, "there is no runtime store here", how_to_make(directory, team_name)
         )
     found = upgrade.inspect_revision(path)
     if found == REVISIONS[-1]:

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.group",
         "rtstore.left_over",
         "rtstore.legacy",
+        "rtstore.missing",
         "rtstore.planner",
         "rtstore.pruning",
         "rtstore.publication",

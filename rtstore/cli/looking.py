@@ -18,11 +18,11 @@ from rtstore.cli.views import WrittenBy, written_by
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.manifest import ManifestStore
-from rtstore.directory import how_to_make
 from rtstore.errors import ConflictError, InvalidRequestError, NotARuntimeDirectoryError
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
+from rtstore.missing import how_to_make
 from rtstore.planner import RecoveryPlanner, Survey
 from rtstore.readiness import build_readiness
 from rtstore.records import (

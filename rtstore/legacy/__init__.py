@@ -6,7 +6,7 @@ they say, `importing` writes the rows and
 changes no JSON file. `exporting` goes the other way.
 """
 
-from rtstore.legacy.control_files import is_legacy_directory
+from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory
 from rtstore.legacy.exporting import ExportReport, export_here, export_to
 from rtstore.legacy.importing import import_directory
 from rtstore.legacy.report import (
@@ -22,6 +22,7 @@ from rtstore.legacy.report import (
 from rtstore.legacy.team import import_team
 
 __all__ = [
+    "RUNTIME_DIRECTORY",
     "ExportReport",
     "ImportReport",
     "ImportedStore",

@@ -6,12 +6,22 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rtstore import LegacyImportError, LockTimeoutError, TeamImportReport, WriterLock, import_team
+from rtstore import (
+    LegacyImportError,
+    LockTimeoutError,
+    NotARuntimeDirectoryError,
+    RuntimeStore,
+    TeamImportReport,
+    WriterLock,
+    import_team,
+    upgrade_directory,
+)
 from tests.legacy.build import (
     HARBOUR,
     IMPORTED_AT,
@@ -83,6 +93,20 @@ def test_the_directory_of_the_team(tmp_path: Path) -> None:
     assert take_team(tmp_path).directory == directory
     assert not take_team(tmp_path).changed
     assert not take_team(directory).changed
+
+
+def test_what_to_run_in_the_directory_of_the_team(tmp_path: Path) -> None:
+    """Whoever looks for a store in the team's directory is told to import it, and then where it is;
+    a new store is not made beside the old one's back."""
+    directory = copy(HARBOUR, tmp_path).rename(tmp_path / ".opencode-runtime")
+    acts = (partial(RuntimeStore.open, read_only=True), upgrade_directory)
+    for act in acts:
+        with pytest.raises(NotARuntimeDirectoryError, match=rf"Run: rtstore import {tmp_path}$"):
+            act(tmp_path)
+    take_team(tmp_path)
+    for act in acts:
+        with pytest.raises(NotARuntimeDirectoryError, match=rf"Run: rtstore status {directory}$"):
+            act(tmp_path)
 
 
 def test_what_is_left_is_reported(tmp_path: Path) -> None:
