@@ -13,13 +13,27 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import FileSystem, QuarantinedFile, RuntimeStore
+from rtstore import (
+    FileSystem,
+    QuarantinedFile,
+    RuntimeStore,
+    upgrade_directory,
+    verify_backup,
+)
+from rtstore.database.schema import REVISIONS
 from rtstore.database.statements import driver_of
 from rtstore.errors import BatchFailedError, BatchUnfinishedError, RuntimeStoreError, StorageError
 from tests.hostile.scene import Scene
 from tests.hostile.sessions import ABOUT, LOOK, RECOVER, WRITE
 from tests.hostile.template import DATABASE, template
 from tests.support import CHECKPOINT, IDENTITY, LEASES, LEDGER, agree, write
+from tests.upgrade.freeze import unpack
+from tests.upgrade.states import (
+    looked_at,
+    problems_in_use,
+    problems_of_backups,
+    problems_of_database,
+)
 
 KILOBYTE = 1024
 STORES = (LEASES, LEDGER)
@@ -66,9 +80,7 @@ def _fill_and_free(scene: Scene, room: int) -> None:
     shutil.copytree(template(crashed=False), scene.directory)
     store = RuntimeStore.open(scene.directory)
     _write(store, 0)
-    filler = scene.directory.parent / "filler"
-    stat = os.statvfs(scene.directory)
-    filler.write_bytes(bytes(max(0, stat.f_bavail * stat.f_frsize - room)))
+    filler = _fill(scene.directory.parent, room)
     acknowledged, unsure = {0}, set()
     about = [*STORES, DATABASE, scene.directory]
     for number in range(1, 12):
@@ -181,6 +193,60 @@ def test_database_does_not_grow(scene: Scene) -> None:
             store.assess()
         _check_after(scene, acknowledged, set())
         scene.remove()
+
+
+def test_an_upgrade_does_not_fit(tmp_path: Path) -> None:
+    """However little room is left, an upgrade is done or as if it had never begun, its back-up is
+    whole or not there, and with room again a runtime goes on."""
+    outcomes = set()
+    with _mounted(tmp_path / "small", "size=2m"):
+        for room in range(0, 360, 24):
+            directory = unpack(REVISIONS[0], tmp_path / "small")
+            filler = _fill(directory.parent, room * KILOBYTE)
+            try:
+                upgrade_directory(directory)
+                outcomes.add("done")
+            except StorageError as error:
+                outcomes.add(error.problem)
+            assert not list(directory.glob(".runtime-store.backup-new*"))
+            filler.unlink()
+            look = looked_at(directory)
+            wanted = (REVISIONS[0], REVISIONS[-1])
+            assert problems_of_database(look / DATABASE, REVISIONS[0], wanted) == []
+            assert problems_of_backups(look, REVISIONS[0]) == []
+            assert problems_in_use(directory) == []
+            shutil.rmtree(directory)
+            shutil.rmtree(look)
+    assert {"done", "the disk is full"} <= outcomes
+
+
+def test_a_backup_does_not_fit(tmp_path: Path) -> None:
+    """However little room is left where a back-up goes, it is whole or not there, and the error
+    names the place."""
+    outcomes, small = set(), tmp_path / "small"
+    with (
+        _mounted(small, "size=2m"),
+        RuntimeStore.open(template(crashed=False), read_only=True) as store,
+    ):
+        for room in range(0, 400, 24):
+            filler = _fill(small, room * KILOBYTE)
+            try:
+                verify_backup(store.back_up(small / "backup").path)
+                outcomes.add("done")
+                shutil.rmtree(small / "backup")
+            except StorageError as error:
+                outcomes.add("full")
+                assert small in error.path.parents
+            assert [path.name for path in small.iterdir()] == ["filler"]
+            filler.unlink()
+    assert outcomes == {"done", "full"}
+
+
+def _fill(folder: Path, room: int) -> Path:
+    """Fill a file system but for so many bytes."""
+    filler, stat = folder / "filler", os.statvfs(folder)
+    filler.write_bytes(bytes(max(0, stat.f_bavail * stat.f_frsize - room)))
+    return filler
 
 
 @pytest.mark.parametrize("crashed", [False, True], ids=["at rest", "crashed"])
