@@ -52,8 +52,10 @@ def make_or_upgrade(
     fs: FileSystem,
     *,
     may_upgrade: bool,
+    with_data: bool,
 ) -> None:
-    """See to it that there is a database at the newest revision."""
+    """See to it that there is a database at the newest revision. `with_data`: it is not upgraded
+    when the data of its stores could not be brought up to the registry afterwards."""
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
         make(directory, team_name, registry, lock, clock, fs)
@@ -62,7 +64,14 @@ def make_or_upgrade(
     elif upgrade.inspect_revision(path) != REVISIONS[-1]:
         from rtstore.upgrading import upgrade_directory
 
-        upgrade_directory(directory, team_name=team_name, clock=clock, lock=lock, fs=fs)
+        upgrade_directory(
+            directory,
+            team_name=team_name,
+            clock=clock,
+            lock=lock,
+            descriptors=registry if with_data else None,
+            fs=fs,
+        )
 
 
 def make(

@@ -179,7 +179,10 @@ class RuntimeStore(Upkeep, TimeTravel):
         if read_only:
             check_made(directory, team_name)
         else:
-            make_or_upgrade(directory, team_name, registry, lock, clock, fs, may_upgrade=upgrade)
+            make_or_upgrade(
+                directory, team_name, registry, lock, clock, fs,
+                may_upgrade=upgrade, with_data=recover,
+            )  # fmt: skip
         database = Database(path, read_only=read_only)
         try:
             found = database.read(manifest.load_head, single=True).team_name

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from sqlalchemy import Connection
 from rtstore.database import copying, upgrade, upgrade_log
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
+from rtstore.descriptors import Descriptor, Registry
 from rtstore.errors import (
     CorruptDatabaseError,
     NotARuntimeDirectoryError,
@@ -79,6 +80,7 @@ def upgrade_directory(
     lock: WriterLock | None = None,
     lock_timeout_s: float = DEFAULT_TIMEOUT_S,
     dry_run: bool = False,
+    descriptors: Iterable[Descriptor] | None = None,
     progress: copying.Progress | None = None,
     fs: FileSystem | None = None,
 ) -> UpgradeReport:
@@ -87,7 +89,9 @@ def upgrade_directory(
     The database as it was is kept beside it, and verified, before anything changes. Durable when it
     returns. A database that is current is left as it is. With `dry_run` the upgrade is tried on a
     copy, and the directory stays as it is. `progress` is called with how many pages of the database
-    are copied, and how many there are.
+    are copied, and how many there are. With `descriptors` an older database is refused first whose
+    store data could not be brought up to them (`DataUpgradeError`): an older program could not go
+    on with the one, nor a newer one with the other.
 
     Raises `UpgradeFailedError` when a revision fails (the database is as it was),
     `NotARuntimeDirectoryError`, `WrongTeamError`, `NewerDatabaseError`, `ForeignDatabaseError`,
@@ -106,6 +110,8 @@ def upgrade_directory(
     if found == REVISIONS[-1]:
         return _report(directory, found)
     _check_team(path, team_name)
+    if descriptors is not None:
+        _check_data(path, descriptors)
     if dry_run:
         return _try_on_a_copy(directory, found, to_utc_ms(clock()), progress)
     with (lock or WriterLock(directory, lock_timeout_s)).hold():
@@ -233,6 +239,16 @@ def _backed_up(
                 fs.unlink(backup)
         raise
     _tidy(path.parent, fs)
+
+
+def _check_data(path: Path, descriptors: Iterable[Descriptor]) -> None:
+    from rtstore.data_upgrade import rehearse
+
+    database = Database(path, read_only=True)
+    try:
+        rehearse(database, Registry(descriptors))
+    finally:
+        database.close()
 
 
 def _back_up(

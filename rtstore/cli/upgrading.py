@@ -47,6 +47,7 @@ def run(
             directory,
             dry_run=dry_run,
             lock_timeout_s=lock_timeout_s,
+            descriptors=known,
             progress=None if bar is None else partial(bar, "database"),
         )
         if known is not None and dry_run:

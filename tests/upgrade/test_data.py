@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from rtstore import (
+    KNOWN_DESCRIPTORS,
     BatchReason,
     Database,
     DataUpgradeError,
@@ -23,6 +24,7 @@ from rtstore import (
     RuntimeStore,
     RuntimeStoreError,
     StoreFileChangedError,
+    upgrade_directory,
 )
 from rtstore.data_upgrade import rehearse
 from rtstore.database.engine import DATABASE_NAME
@@ -33,6 +35,7 @@ from tests.support import (
     agree,
     data_in,
     files_picture,
+    picture,
     plain_descriptor,
     write,
 )
@@ -207,6 +210,27 @@ def test_what_cannot_come_up_stays(what: str, directory: Path) -> None:
     assert files_picture(directory) == files
     with open_it(directory, 1) as store:
         assert write(store, A, {"value": 5})
+
+
+@pytest.mark.parametrize("upgrades", [{}, {1: _failing}], ids=["no step", "a failing step"])
+@pytest.mark.parametrize("frozen", REVISIONS[:-1])
+def test_nor_does_the_database(
+    frozen: str, upgrades: dict[int, Callable[[Any], Any]], tmp_path: Path
+) -> None:
+    """Where the data cannot come up, an older database stays at its revision too: the program that
+    wrote both can go on. With the functions both come up in one opening."""
+    directory = unpack(frozen, tmp_path)
+    before = picture(directory, without=("-shm",))
+    notes = plain_descriptor(NOTES, "own/notes.json", 2)
+    known = [*KNOWN_DESCRIPTORS, notes.model_copy(update={"upgrades": upgrades})]
+    for act in (RuntimeStore.open, upgrade_directory):
+        with pytest.raises(DataUpgradeError, match="step from 1 to 2"):
+            act(directory, descriptors=known)
+    assert picture(directory, without=("-shm",)) == before
+    known[-1] = notes.model_copy(update={"upgrades": {1: lambda data: {"notes": data}}})
+    with RuntimeStore.open(directory, descriptors=known) as store:
+        assert len(store.upgrades()) == 1
+        assert store.read(NOTES).data == {"notes": ["one", 2, None]}
 
 
 def test_a_newer_file_is_never_overwritten(directory: Path) -> None:
