@@ -238,7 +238,7 @@ def _backed_up(
             with suppress(OSError):
                 fs.unlink(backup)
         raise
-    _tidy(path.parent, fs)
+    _tidy(path.parent, fs, backup)
 
 
 def _check_data(path: Path, descriptors: Iterable[Descriptor]) -> None:
@@ -304,10 +304,12 @@ def _time_in(name: str) -> str:
     return name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rpartition("-")[2]
 
 
-def _tidy(directory: Path, fs: FileSystem) -> None:
-    """Step 5. What cannot be removed stays, and is said."""
+def _tidy(directory: Path, fs: FileSystem, *made: Path) -> None:
+    """Step 5. The one that was just made stays, whatever time the clock gave it. What cannot be
+    removed stays too, and is said."""
     try:
-        for path in backups_in(directory, fs)[:-BACKUPS_KEPT]:
+        others = [path for path in backups_in(directory, fs) if path not in made]
+        for path in others[: max(0, len(others) + len(made) - BACKUPS_KEPT)]:
             fs.unlink(path)
     except OSError as error:
         logger.warning("%s: an old back-up cannot be removed: %s", directory, error)

@@ -134,12 +134,14 @@ def _applied(connection: Connection) -> tuple[int, int, int, str | None]:
     (application_id,) = driver.execute("PRAGMA application_id").fetchone()
     (number,) = driver.execute("PRAGMA user_version").fetchone()
     rows, name = driver.execute(_NAMES).fetchone()
-    return int(application_id), int(number), int(rows), name
+    return int(application_id), int(number), int(rows), None if name is None else str(name)
 
 
 def _check_not_newer(path: Path, number: int, name: str | None) -> None:
     if number > len(REVISIONS) or (name is not None and name not in REVISIONS):
         found = f"number {number}" if name is None or name in REVISIONS else name
+        if not found.isprintable() or len(found) > 80:
+            found = f"{found!r:.80}"
         raise NewerDatabaseError(path, found, REVISIONS[-1])
 
 

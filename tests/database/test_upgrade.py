@@ -183,6 +183,17 @@ def test_a_newer_database_says_both_versions(tmp_path: Path) -> None:
     assert caught.value.supported_revision == LATEST
 
 
+@pytest.mark.parametrize("name", ["'0999\x1b[2J'", "x'00ff'", "hex(zeroblob(5000))"])
+def test_a_name_that_is_none(tmp_path: Path, name: str) -> None:
+    """Whatever stands for the name of a revision, the error is one short, printable line."""
+    path = make(tmp_path)
+    change(path, f"UPDATE alembic_version SET version_num = {name}")
+    with pytest.raises(NewerDatabaseError) as caught:
+        upgrade.inspect_revision(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < len(str(path)) + 250
+
+
 def test_what_a_wal_says_counts(tmp_path: Path) -> None:
     """A newer revision that is in the WAL only, of a program that still runs, is seen."""
     path = make(tmp_path)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,17 @@ def test_old_backups_go(oldest: Path) -> None:
     assert [path.name.rpartition("-")[2][:8] for path in kept] == [
         "20260423", "20260424", "20260425",
     ]  # fmt: skip
+
+
+def test_a_clock_that_is_wrong(oldest: Path) -> None:
+    """The back-up that an upgrade has just made stays, though by its time it were the oldest."""
+    for day in range(BACKUPS_KEPT):
+        name = f"runtime-store.backup-{OLDEST}-2026042{day}T120000.000Z.sqlite3"
+        (oldest / name).write_bytes(b"a database")
+    report = upgrade_directory(oldest, clock=lambda: datetime(1970, 1, 1, tzinfo=UTC))
+    kept = backups_in(oldest, WatchedFileSystem())
+    assert report.backup in kept
+    assert len(kept) == BACKUPS_KEPT
 
 
 def test_progress_is_told(oldest: Path) -> None:
