@@ -17,9 +17,10 @@ from rtstore.data_upgrade import DataUpgradeReport, rehearse
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.errors import InvalidRequestError
+from rtstore.files.system import FileSystem
 from rtstore.store import RuntimeStore
 from rtstore.store_versions import UpgradedStore
-from rtstore.upgrading import UpgradeReport, upgrade_directory
+from rtstore.upgrading import UpgradeReport, backups_in, upgrade_directory
 
 
 class FullReport(UpgradeReport):
@@ -28,6 +29,8 @@ class FullReport(UpgradeReport):
     batch_id: str | None = None
     """The batch that brought store data up; None when there was none to bring up."""
     stores: tuple[UpgradedStore, ...] = ()
+    backups: tuple[Path, ...] = ()
+    """The databases that upgrades have kept here, oldest first."""
 
 
 def run(
@@ -60,6 +63,7 @@ def run(
     full = FullReport(
         **report.model_dump(exclude={"changed"}),
         **({} if data is None else data.model_dump()),
+        backups=tuple(backups_in(directory, FileSystem())),
     ).model_copy(update={"dry_run": dry_run})
     if as_json:
         print_json(full)
@@ -100,8 +104,10 @@ def _show(page: Page, report: FullReport) -> None:
     facts: list[tuple[str, str | Cell]] = [("Runtime directory", str(report.directory))]
     if report.revisions:
         facts += [("From", report.from_revision), ("To", f"{report.to_revision} ({steps})")]
-    if report.backup is not None:
-        facts.append(("Back-up", str(report.backup)))
+    facts += [
+        ("Back-up" if path == report.backup else "Earlier back-up", str(path))
+        for path in reversed(report.backups)
+    ]
     page.facts(facts)
     if report.stores:
         _show_stores(page, report)
@@ -126,7 +132,7 @@ def _show_next(page: Page, report: FullReport) -> None:
         return
     page.title("Next")
     page.line(Cell(f"rtstore status {where}", "title"), indent=2)
-    if report.backup is not None:
-        kept = shlex.quote(str(report.backup))
+    if report.backups:
+        kept = shlex.quote(str(report.backup or report.backups[-1]))
         page.line(Cell(f"rtstore restore {kept} NEW_DIR", "title"), indent=2)
         page.line("makes a directory of the database as it was, for an older rtstore", indent=6)

@@ -121,7 +121,7 @@ def upgrade(
     \b
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
       upgradedAt or null, backup or null, batchId or null,
-      stores[] {schemaName, fromVersion, toVersion}
+      stores[] {schemaName, fromVersion, toVersion}, backups[] (those that are kept)
     """
     with reporting(directory, as_json=as_json):
         from rtstore.cli import upgrading as command

@@ -56,7 +56,7 @@ SHAPES = {
     },
     "upgrade": {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
-        *("upgradedAt", "backup", "batchId", "stores"),
+        *("upgradedAt", "backup", "batchId", "stores", "backups"),
     },
     "prune": {
         *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore", "keepsDays"),

@@ -34,7 +34,13 @@ def test_upgrade(tmp_path: Path) -> None:
     assert Path(report["backup"]).is_file()
     again = run("upgrade", directory)
     assert "left as it was" in again.out
+    assert f"rtstore restore {report['backup']} NEW_DIR" in again.out
     assert run("status", directory).code == ExitCode.NOT_READY
+    restored = run("restore", report["backup"], tmp_path / "old")
+    assert f"rtstore upgrade {tmp_path / 'old'}" in restored.out
+    assert restored.out.count("left out: quarantine/") == 2
+    assert run("status", tmp_path / "old").code == ExitCode.STOP
+    assert run("upgrade", tmp_path / "old", "--json").json()["backups"] != []
 
 
 def test_upgrade_of_store_data(tmp_path: Path) -> None:

@@ -204,43 +204,6 @@ def test_what_a_wal_says_counts(tmp_path: Path) -> None:
             upgrade.inspect_revision(path)
 
 
-DIE_WITH_A_WAL = """
-import os, signal, sqlite3, sys
-driver = sqlite3.connect(sys.argv[1], isolation_level=None)
-driver.execute("PRAGMA wal_autocheckpoint = 0")
-for statement in sys.argv[2:]:
-    driver.execute(statement).fetchall()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-STAMP = "UPDATE alembic_version SET version_num = '0999_from_the_future'"
-NUMBER = f"PRAGMA user_version = {len(REVISIONS) + 1}"
-WRITE = "CREATE TABLE of_the_future (text)"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL here")
-@pytest.mark.parametrize("in_wal", [False, True], ids=["in the file", "in the WAL"])
-def test_what_a_newer_program_left_is_not_touched(tmp_path: Path, in_wal: bool) -> None:
-    """A newer database whose writer was killed is refused with everything beside it as it was, its
-    WAL and its `-shm` too. (Where only the WAL says that it is newer, SQLite makes the `-shm` anew
-    to read it.)"""
-    path = make(tmp_path)
-    merge = [] if in_wal else ["PRAGMA wal_checkpoint(TRUNCATE)"]
-    statements = [STAMP, NUMBER, *merge, WRITE]
-    done = subprocess.run(
-        [sys.executable, "-c", DIE_WITH_A_WAL, str(path), *statements], check=False
-    )
-    assert done.returncode == -9
-    before = hashes(tmp_path)
-    assert path.with_name(path.name + "-wal").stat().st_size > 0
-    with pytest.raises(NewerDatabaseError, match="at revision 0999_from_the_future"):
-        upgrade.inspect_revision(path)
-    after = hashes(tmp_path)
-    if in_wal:
-        for each in (before, after):
-            each.pop(f"{DATABASE_NAME}-shm")
-    assert after == before
-
-
 def test_whether_there_is_one(tmp_path: Path) -> None:
     """There is a database where something has its name, be it damaged or a dangling link."""
     path = tmp_path / DATABASE_NAME

@@ -265,6 +265,40 @@ def test_refused_and_untouched(
     assert picture(oldest) == before
 
 
+DIE_WITH_A_WAL = """
+import os, signal, sqlite3, sys
+driver = sqlite3.connect(sys.argv[1], isolation_level=None)
+driver.execute("PRAGMA wal_autocheckpoint = 0")
+for statement in sys.argv[2:]:
+    driver.execute(statement).fetchall()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+STAMP = "UPDATE alembic_version SET version_num = '0999_from_the_future'"
+NUMBER = "PRAGMA user_version = 999"
+MERGE = "PRAGMA wal_checkpoint(TRUNCATE)"
+WRITE = "CREATE TABLE of_the_future (text)"
+
+
+@pytest.mark.parametrize("act", [RuntimeStore.open, upgrade_directory], ids=["open", "upgrade"])
+@pytest.mark.parametrize("in_wal", [False, True], ids=["in the file", "in the WAL"])
+def test_what_a_newer_program_left_is_not_touched(oldest: Path, in_wal: bool, act: Any) -> None:
+    """A newer database whose writer was killed is refused with everything beside it as it was, its
+    WAL and its `-shm` too. (Where only the WAL says that it is newer, SQLite makes the `-shm` anew
+    to read it.)"""
+    path = oldest / DATABASE_NAME
+    statements = [STAMP, NUMBER, *([] if in_wal else [MERGE]), WRITE]
+    done = subprocess.run(
+        [sys.executable, "-c", DIE_WITH_A_WAL, str(path), *statements], check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    kept = SHM if in_wal else ()
+    before = picture(oldest, without=kept)
+    assert path.with_name(path.name + "-wal").stat().st_size > 0
+    with pytest.raises(NewerDatabaseError, match="at revision 0999_from_the_future"):
+        act(oldest)
+    assert picture(oldest, without=kept) == before
+
+
 def test_a_dry_run_changes_nothing(oldest: Path) -> None:
     """A dry run tries the upgrade on a copy that goes again, and says what would be done; one that
     would fail fails."""
