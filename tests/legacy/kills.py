@@ -32,8 +32,9 @@ def taking(directory: Path, _say: Say, fs: TracedFileSystem) -> None:
 
 def in_place(directory: Path, say: Say, fs: TracedFileSystem) -> None:
     """An import as it must not be: a database has its name before it is whole."""
-    lanes = sorted(runtime_directory_of(directory).glob("lanes/*"))
-    fs.close(fs.create(lanes[0] / DATABASE_NAME, 0o600))
+    own = runtime_directory_of(directory)
+    place = next(iter(sorted(own.glob("lanes/*"))), own)
+    fs.close(fs.create(place / DATABASE_NAME, 0o600))
     fs.mkdir(directory / "reached")
 
 
