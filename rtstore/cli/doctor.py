@@ -10,10 +10,10 @@ from rtstore.cli.output import Cell, Page, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.walking import has_places_below
 from rtstore.diagnosis import Check, Finding, Level, diagnose, worst
-from rtstore.directory import how_to_make
 from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
 from rtstore.examination import examine
 from rtstore.facts import DatabaseState, Facts, Way
+from rtstore.missing import how_to_make
 from rtstore.records import Record
 from rtstore.store import RuntimeStore
 
