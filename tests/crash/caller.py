@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ from rtstore import (
     RunIdentity,
     RuntimeStore,
     RuntimeStoreError,
+    import_directory,
 )
 from rtstore.arguments import batch_request
 from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
@@ -63,8 +65,11 @@ FILES = {item.schema_name: item.relative_path for item in DESCRIPTORS}
 STORES = tuple(FILES)
 
 
-_own_id: ContextVar[str | None] = ContextVar("own_id", default=None)
-"""The id of a batch that is written together with others."""
+_own_id: ContextVar[str] = ContextVar("own_id")
+"""The id of the next batch of this thread."""
+
+
+_openings = count(1)
 
 
 class Options(BaseModel):
@@ -75,19 +80,35 @@ class Options(BaseModel):
     durability: Durability = Durability.LOG
     retention: Retention = Retention()
     lock_timeout_s: float = 10.0
+    alone: bool = True
+    """Nobody else writes, so the files of an acknowledged batch can be looked at."""
+    takes_over: bool = False
+    """The directory is one of the file-only ancestor: it is imported first, unless it was."""
+    filler: int = 40
+    """About how many bytes a store holds."""
+    lane_version: int = 1
+    """The schema version of the runtime's own store; from 2 on, older data is brought up."""
 
 
 DEFAULT_OPTIONS = Options()
 
 
-def new_data(store: str, marker: str) -> dict[str, Any]:
+def new_data(store: str, marker: str, filler: int = 40) -> dict[str, Any]:
     """Data for a store that says which batch it is from."""
-    data: dict[str, Any] = {"marker": marker, "filler": "x" * (40 + len(store))}
+    data: dict[str, Any] = {"marker": marker, "filler": "x" * (filler + len(store))}
     if store == LAUNCH_STATE:
         data |= {"providerId": "opencode", "teamName": TEAM, "runId": IDENTITY.run_id}
     if store == SESSION_STORE:
         data["sessions"] = []
     return data
+
+
+def holds(content: bytes | None, data: Any) -> bool:
+    """Whether these bytes are a store file with this data."""
+    try:
+        return bool(json.loads(content or b"")["data"] == data)
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 class Caller:
@@ -110,36 +131,48 @@ class Caller:
         self._polls = polls
         self.directory = directory
         self._prefix = prefix
-        self._say = say
+        self.say = say
         self._fs = fs
         self._options = options
         self._operations = count(1)
         self._receipts = count(1)
-        self._batch_id = f"{prefix}-0"
         self.store: RuntimeStore | None = None
 
     def open(self, *, recover: bool = True) -> RuntimeStore:
         """Open the store; what is raised comes out."""
-        self.store = RuntimeStore.open(
-            self.directory,
-            team_name=TEAM,
-            descriptors=DESCRIPTORS,
-            batch_id_factory=lambda: _own_id.get() or self._batch_id,
-            receipt_id_factory=lambda: f"receipt-{self._prefix}-{next(self._receipts)}",
-            durability=self._options.durability,
-            retention=self._options.retention,
-            lock_timeout_s=self._options.lock_timeout_s,
-            recover=recover,
-            fs=self._fs,
-        )
-        self._say(Opened())
+        token = _own_id.set(f"{self._prefix}-opening-{next(_openings)}")
+        if self._options.takes_over:
+            import_directory(self.directory, descriptors=DESCRIPTORS, fs=self._fs)
+        try:
+            self.store = RuntimeStore.open(
+                self.directory,
+                team_name=TEAM,
+                descriptors=self._descriptors(),
+                batch_id_factory=_own_id.get,
+                receipt_id_factory=lambda: f"receipt-{self._prefix}-{next(self._receipts)}",
+                durability=self._options.durability,
+                retention=self._options.retention,
+                lock_timeout_s=self._options.lock_timeout_s,
+                recover=recover,
+                fs=self._fs,
+            )
+        except (BatchFailedError, BatchUnfinishedError) as error:
+            self.say(_refused(error))
+            raise
+        finally:
+            _own_id.reset(token)
+        self.say(Opened())
+        upgrade = self.store.last_data_upgrade
+        if upgrade is not None:
+            batch = self.store.batch(str(upgrade.batch_id))
+            self.say(Broken("an upgrade's batch is not there") if batch is None else Told(batch))
         return self.store
 
     def write(self, *stores: str, give_id: bool = False) -> bool:
         """Write new data to some stores as one batch; whether it was acknowledged."""
         batch_id = self._next_id()
-        writes = {store: new_data(store, batch_id) for store in stores}
-        self._say(Intent(batch_id, writes, give_id))
+        writes = {store: new_data(store, batch_id, self._options.filler) for store in stores}
+        self.say(Intent(batch_id, writes, give_id))
         with self._noting(batch_id, stores):
             batch = self._opened.write_batch(
                 identity=IDENTITY,
@@ -147,33 +180,36 @@ class Caller:
                 writes=writes,
                 batch_id=batch_id if give_id else None,
             )
-            self._say(Told(batch))
+            self.say(Told(batch))
+            self._check_in_place(writes)
             return True
         return False
 
     def write_together(self, *batches: tuple[str, ...]) -> None:
         """Write batches that share a flush, each under an id of its own."""
-        submissions = {}
+        submissions, intents = {}, {}
         for stores in batches:
             batch_id = self._next_id()
             writes = {store: new_data(store, batch_id) for store in stores}
-            self._say(Intent(batch_id, writes))
-            token = _own_id.set(batch_id)
+            intents[batch_id] = writes
+            self.say(Intent(batch_id, writes))
             with self._noting(batch_id, ()):
                 submissions[batch_id] = self._opened._writer.submission(
                     self._request("launch_checkpoint", writes)
                 )
-            _own_id.reset(token)
         error: Exception | None = None
         try:
             self._opened._writer.write_submissions(list(submissions.values()))
         except RuntimeStoreError as found:
             error = found
+        last: dict[str, Any] = {}
         for batch_id, submission in submissions.items():
             with self._noting(batch_id, ()):
                 if error is not None and not submission.is_done:
                     raise error
-                self._say(Told(submission.result()))
+                self.say(Told(submission.result()))
+                last |= intents[batch_id]
+        self._check_in_place(last)
 
     def repeat(self, intent: Intent) -> bool:
         """Ask again for a batch whose id the caller chose."""
@@ -184,23 +220,26 @@ class Caller:
                 writes=intent.writes,
                 batch_id=intent.batch_id,
             )
-            self._say(Told(batch))
+            self.say(Told(batch))
             return True
         return False
 
     def update(self, store: str) -> bool:
         """Add an item to what is in a store; whether it was acknowledged."""
         batch_id = self._next_id()
+        written: list[Any] = []
 
         def change(data: Any) -> Any:
             changed = data or new_data(store, batch_id)
             changed.setdefault("items", []).append(batch_id)
-            self._say(Intent(batch_id, {store: changed}))
+            written.append(changed)
+            self.say(Intent(batch_id, {store: changed}))
             return changed
 
         with self._noting(batch_id, [store]):
             batch = self._opened.update(store, change, identity=IDENTITY, reason="delivery_commit")
-            self._say(Told(batch))
+            self.say(Told(batch))
+            self._check_in_place({store: written[-1]})
             return True
         return False
 
@@ -211,7 +250,7 @@ class Caller:
         def poll(request: RebuildRequest) -> Any:
             batch_id, name = self._next_id(), request.descriptor.schema_name
             data = new_data(name, batch_id)
-            self._say(Intent(batch_id, {name: data}))
+            self.say(Intent(batch_id, {name: data}))
             return data
 
         rebuilders = {RebuildStrategy.POLL_OPENCODE_PROVIDER: poll} if self._polls else None
@@ -220,7 +259,7 @@ class Caller:
             report = store.recover(plan, rebuilders=rebuilders, identity=IDENTITY)
         except RuntimeStoreError:
             return
-        self._say(Recovered(report.remaining.readiness_impact))
+        self.say(Recovered(report.remaining.readiness_impact))
 
     def prune(self, retention: Retention) -> None:
         """Drop the history beyond a retention; it is simply left where that fails."""
@@ -230,9 +269,21 @@ class Caller:
     def adopt(self, store: str, data: Any) -> bool:
         """Make somebody's file, which holds this data, the committed content."""
         batch_id = self._next_id()
-        self._say(Intent(batch_id, {store: data}))
+        self.say(Intent(batch_id, {store: data}))
         with self._noting(batch_id, [store]):
-            self._say(Told(self._opened.adopt(store, identity=IDENTITY)))
+            self.say(Told(self._opened.adopt(store, identity=IDENTITY)))
+            self._check_in_place({store: data})
+            return True
+        return False
+
+    def revert(self, store: str, to: str) -> bool:
+        """Write again what the batch of that id wrote into a store."""
+        batch_id = self._next_id()
+        writes = {store: new_data(store, to)}
+        self.say(Intent(batch_id, writes))
+        with self._noting(batch_id, [store]):
+            self.say(Told(self._opened.revert(store, to=to)))
+            self._check_in_place(writes)
             return True
         return False
 
@@ -256,14 +307,38 @@ class Caller:
             return self.open()
         return self.store
 
+    def _descriptors(self) -> list[Descriptor]:
+        """Those of this scenario; the functions that bring data up say what they are about to."""
+        batch_id, version = _own_id.get(), self._options.lane_version
+
+        def bring_up(data: Any) -> Any:
+            changed = {**data, "broughtUp": True}
+            self.say(Intent(batch_id, {LANE: changed}))
+            return changed
+
+        upgrades = dict.fromkeys(range(1, version), bring_up)
+        newer = {"schema_version": version, "upgrades": upgrades}
+        return [
+            item.model_copy(update=newer) if item.schema_name == LANE else item
+            for item in DESCRIPTORS
+        ]
+
     def _request(self, reason: str, writes: dict[str, Any]) -> BatchRequest:
         return batch_request(
             TEAM, self._opened.descriptors, identity=IDENTITY, reason=reason, writes=writes
         )
 
+    def _check_in_place(self, writes: dict[str, Any]) -> None:
+        """What was acknowledged is in its files, for other programs to read."""
+        for store, data in writes.items() if self._options.alone else ():
+            content = self._files([store])[store]
+            if not holds(content, data):
+                self.say(Broken(f"{store} was acknowledged, and its file is {content!r:.60}"))
+
     def _next_id(self) -> str:
-        self._batch_id = f"{self._prefix}-{next(self._operations)}"
-        return self._batch_id
+        batch_id = f"{self._prefix}-{next(self._operations)}"
+        _own_id.set(batch_id)
+        return batch_id
 
     @contextmanager
     def _noting(self, batch_id: str, stores: tuple[str, ...] | list[str]) -> Iterator[None]:
@@ -272,18 +347,17 @@ class Caller:
         try:
             yield
         except BatchFailedError as error:
-            self._say(Refused(batch_id, Outcome.FAILED, str(error)))
+            self.say(_refused(error))
             if error.undone and self._files(stores) != before:
-                self._say(Broken(f"{batch_id} is said to be undone, but a file is not as before"))
+                self.say(Broken(f"{batch_id} is said to be undone, but a file is not as before"))
         except BatchUnfinishedError as error:
-            outcome = Outcome.DECIDED if error.decided else Outcome.UNDECIDED
-            self._say(Refused(error.batch_id, outcome, str(error)))
+            self.say(_refused(error))
             if error.batch_id != batch_id:
-                self._say(Refused(batch_id, Outcome.NOTHING, str(error)))
+                self.say(Refused(batch_id, Outcome.NOTHING, str(error)))
         except RuntimeStoreError as error:
-            self._say(Refused(batch_id, Outcome.NOTHING, f"{type(error).__name__}: {error}"))
+            self.say(Refused(batch_id, Outcome.NOTHING, f"{type(error).__name__}: {error}"))
         except Exception as error:
-            self._say(Escaped(f"{type(error).__name__}: {error}"))
+            self.say(Escaped(f"{type(error).__name__}: {error}"))
 
     def _files(self, stores: tuple[str, ...] | list[str]) -> dict[str, bytes | None]:
         found: dict[str, bytes | None] = {}
@@ -291,3 +365,12 @@ class Caller:
             path = self.directory / FILES[store]
             found[store] = path.read_bytes() if path.is_file() else None
         return found
+
+
+def _refused(error: BatchFailedError | BatchUnfinishedError) -> Refused:
+    """What an error promises about its batch."""
+    if isinstance(error, BatchFailedError):
+        outcome = Outcome.FAILED
+    else:
+        outcome = Outcome.DECIDED if error.decided else Outcome.UNDECIDED
+    return Refused(error.batch_id, outcome, str(error))

@@ -7,7 +7,6 @@ write a further batch, and hold it against the ledger once more.
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from rtstore import (
 )
 from rtstore.lock import LOCK_NAME
 
-from .caller import FILES, IDENTITY, STORES, TEAM, Caller
+from .caller import FILES, IDENTITY, STORES, TEAM, Caller, holds
 from .ledger import Broken, Escaped, Ledger, Note, Outcome, Refused
 from .scenarios import Scenario
 
@@ -43,6 +42,9 @@ def check(directory: Path, ledger: Ledger, scenario: Scenario, *, whole: bool = 
     caller = Caller(directory, "further", notes.append, options=scenario.options)
     try:
         store = caller.open()
+        for note in notes:
+            ledger.add(note)
+        notes.clear()
         problems += audit(store, ledger, scenario)
         caller.close()
         before = contents_of(directory)
@@ -114,7 +116,7 @@ def audit(
     problems += _contents(store, committed, ledger)
     problems += _files(store, ledger, scenario, in_place=in_place)
     problems += _evidence(store.directory, store.quarantined_files(), ledger, in_place=in_place)
-    problems += _strays(store.directory)
+    problems += _strays(store.directory, scenario)
     if in_place and not scenario.forgets:
         problems += _plan(store, ledger)
     return problems
@@ -262,10 +264,17 @@ def _evidence(
             yield f"what somebody left in {foreign.relative_path} is in quarantine without a row"
 
 
-def _strays(directory: Path) -> Iterator[str]:
+def _strays(directory: Path, scenario: Scenario) -> Iterator[str]:
+    for name in scenario.beside:
+        if not (directory / name).is_file():
+            yield f"{name} is gone"
     for path in directory.rglob("*"):
         name = path.relative_to(directory).as_posix()
-        known = name in OURS or name in FILES.values() or name.startswith("quarantine")
+        known = (
+            name in OURS | scenario.beside
+            or name in FILES.values()
+            or name.startswith("quarantine")
+        )
         inside = any(name.startswith(f"{file}/") for file in FILES.values())
         if not (known or inside or path.is_dir()):
             yield f"{name} was left lying about"
@@ -303,14 +312,6 @@ def torn_files(directory: Path, ledger: Ledger) -> list[str]:
 def _is_version(content: bytes | None, store: str, ledger: Ledger) -> bool:
     """Whether these bytes are what some batch wrote, or was to write."""
     return any(holds(content, data) for data in ledger.data_of(store))
-
-
-def holds(content: bytes | None, data: Any) -> bool:
-    """Whether these bytes are a store file with this data."""
-    try:
-        return bool(json.loads(content or b"")["data"] == data)
-    except (ValueError, TypeError, KeyError):
-        return False
 
 
 def contents_of(directory: Path) -> str:

@@ -10,6 +10,7 @@ import os
 import pickle
 import selectors
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -43,10 +44,8 @@ class Ended:
     @property
     def killed_at(self) -> Point | None:
         """The point it announced before SIGKILL, or None when it did not end like that."""
-        last = self.notes[-1] if self.notes else None
-        if self.signal == signal.SIGKILL and isinstance(last, Reached):
-            return last.point
-        return None
+        reached = [note.point for note in self.notes if isinstance(note, Reached)]
+        return reached[-1] if reached and self.signal == signal.SIGKILL else None
 
     def __str__(self) -> str:
         how = f"signal {self.signal}" if self.signal else f"exit code {self.code}"
@@ -105,10 +104,13 @@ def _notes(pipe: BinaryIO) -> Iterator[Note]:
 
 def _live(work: Work, pipe: int, limit_s: int) -> None:
     """The life of a child; never returns."""
-    code = 1
+    code, one_at_a_time = 1, threading.Lock()
 
     def say(note: Note) -> None:
-        os.write(pipe, pickle.dumps(note))
+        said = memoryview(pickle.dumps(note))
+        with one_at_a_time:
+            while said:
+                said = said[os.write(pipe, said) :]
 
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -15,9 +15,18 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from rtstore import Database, FileInspector, FileSystem, Inspection, InspectionState, WriterLock
+from rtstore import (
+    BatchFailedError,
+    Database,
+    FileInspector,
+    FileSystem,
+    Inspection,
+    InspectionState,
+    WriterLock,
+    writer,
+)
 from rtstore import recovery as recovery_module
-from rtstore.database import contents
+from rtstore.database import batches, contents, upgrade
 from rtstore.database.statements import driver_of
 from rtstore.descriptors import Descriptor
 from rtstore.envelope import content_hash
@@ -32,6 +41,7 @@ from rtstore.records import (
     RecoveryPlan,
 )
 from rtstore.recovery import Recovery
+from rtstore.superseding import Publish, UnderWay
 from rtstore.writer import BatchWriter
 
 from .crew import Job
@@ -186,6 +196,66 @@ def files_not_flushed() -> None:
     _replace(Publisher, "publish", publish)
 
 
+def database_named_too_early() -> None:
+    """A new database has its name before it is whole."""
+
+    def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:
+        fs.close(fs.create(path, 0o600))
+        with upgrade.revision_connection(path, create=True) as connection:
+            upgrade.run_revisions(connection)
+            fill(connection)
+        upgrade._make_wal(path)
+        fs.fsync_directory(path.parent)
+
+    _replace(upgrade, "create", create)
+
+
+# --- batches that share a flush -----------------------------------------------------------------
+
+
+def group_not_flushed() -> None:
+    """The log of several batches is committed with NORMAL; that of one is flushed."""
+    _let_flushes_be_skipped()
+
+    def log(self: BatchWriter, *drafts: Any) -> Any:
+        _flush_nothing.extend([True] if len(drafts) > 1 else [])
+        try:
+            return real(self, *drafts)
+        finally:
+            _flush_nothing.clear()
+
+    real = _replace(BatchWriter, "_log", log)
+
+
+def newest_rolled_forward_first() -> None:
+    """Of several open batches the newest is finished first."""
+
+    def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
+        found: tuple[LoggedBatch, ...] = real(connection)
+        return found[::-1]
+
+    real = _replace(batches, "load_open", load_open)
+
+
+def shared_store_left_behind() -> None:
+    """When one batch of a group fails, the store that it shared with the others is not published
+    again."""
+
+    def together(under_way: Sequence[UnderWay], publish: Publish) -> list[UnderWay]:
+        last = {name: item.number for item in under_way for name in item.content_of}
+        going = []
+        for item in under_way:
+            due = {name for name in item.content_of if last[name] == item.number}
+            try:
+                publish(item.logged, item.content_of, due, ())
+                going.append(item)
+            except BatchFailedError as error:
+                item.submission.error = error
+        return going
+
+    _replace(writer, "publish_together", together)
+
+
 # --- failing ------------------------------------------------------------------------------------
 
 
@@ -315,6 +385,10 @@ CONTROLS: Mapping[str, Control] = {
         Control(written_in_place, ((kill_everywhere, "update"),)),
         Control(short_writes_believed, ((fail_everywhere, "update"),), ("write",)),
         Control(files_not_flushed, ((cut_power_everywhere, "write_flushed"),)),
+        Control(database_named_too_early, ((kill_everywhere, "import"),)),
+        Control(group_not_flushed, ((cut_power_everywhere, "write_together"),)),
+        Control(newest_rolled_forward_first, ((kill_everywhere, "write_together"),)),
+        Control(shared_store_left_behind, ((fail_everywhere, "write_together"),), ("create",)),
         Control(failed_batch_comes_back, ((kill_everywhere, "write_refused"),)),
         Control(failure_not_flushed, ((cut_power_everywhere, "write_refused"),)),
         Control(failed_batch_not_undone, ((kill_everywhere, "write_refused"),)),

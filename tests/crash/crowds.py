@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -27,7 +28,7 @@ from .check import check
 from .children import Child, Say, killer
 from .crew import workshop
 from .ledger import Broken, Escaped, Found, Ledger, Note, Refused
-from .probe import Fault, Point, Probe, TracedFileSystem, watched
+from .probe import Fault, Point, Probe, watched
 from .scenarios import Scenario
 
 CHECKPOINT = (LAUNCH_STATE, SESSION_STORE, HOST_LEASES)
@@ -62,7 +63,7 @@ def _made(directory: Path, _: Say) -> None:
         pass
 
 
-ALL = Options(retention=Retention(batches=None))
+ALL = Options(retention=Retention(batches=None), alone=False)
 """Every batch stays, so that each that was acknowledged can be asked for."""
 CROWD = Scenario("crowd", _made, lambda _: None, options=ALL)
 """All a crowd needs of a scenario: the known stores, and no file of anybody else's."""
@@ -109,19 +110,25 @@ def update_together(processes: int, updates: int) -> Outcome:
 
 # --- lives --------------------------------------------------------------------------------------
 
-ROLES = ("update", "update", "update", "write", "write", "read", "plan", "recover")
+ROLES = (
+    "update", "update", "update", "write", "write", "read", "plan", "recover", "threads", "threads",
+)  # fmt: skip
 TOGETHER = 4
+POINTS = {"threads": 1000}
+"""How far a life may go before it is killed; the others up to 400 points."""
 
 
 def live_and_die(seed: int, rounds: int) -> Outcome:
-    """Updaters, writers, readers, planners and recoveries side by side; each is killed before a
-    point drawn from the seed (or lives on to its end), and others take its place."""
+    """Updaters, writers, readers, planners and recoveries side by side, alone in their process or
+    as its threads; each process is killed before a point drawn from the seed (or lives on to its
+    end), and others take its place."""
     dice, outcome, names = random.Random(seed), Outcome(), count(1)
     with workshop() as workplace:
         directory = workplace / "crowd"
         ledger = Ledger.of(CROWD.begin(directory))
         for _ in range(rounds):
-            drawn = [(dice.choice(ROLES), dice.randint(1, 400)) for _ in range(TOGETHER)]
+            roles = [dice.choice(ROLES) for _ in range(TOGETHER)]
+            drawn = [(role, dice.randint(1, POINTS.get(role, 400))) for role in roles]
             children = [
                 Child(_life(directory, role, f"{role}-{next(names)}", point))
                 for role, point in drawn
@@ -142,35 +149,59 @@ def _life(directory: Path, role: str, name: str, point: int) -> Callable[[Say], 
         kill = killer(say, point)
         with watched(Probe(kill)) as fs:
             caller = Caller(directory, name, say, fs=fs, options=ALL)
-            if role == "update":
-                for _ in range(4):
-                    caller.update(SESSION_STORE)
-            elif role == "write":
-                for _ in range(3):
-                    caller.write(LAUNCH_STATE, HOST_LEASES)
-            elif role == "recover":
-                caller.recover()
+            if role == "threads":
+                _live_in_threads(caller, name)
+            elif role in ("read", "plan"):
+                with RuntimeStore.open(directory, team_name=TEAM, recover=False, fs=fs) as store:
+                    _look(store, say, plan=role == "plan")
             else:
-                _look(directory, fs, say, plan=role == "plan")
+                _act(caller, role)
             caller.close()
 
     return live
 
 
-def _look(directory: Path, fs: TracedFileSystem, say: Say, *, plan: bool) -> None:
+def _act(caller: Caller, role: str) -> None:
+    if role == "update":
+        for _ in range(4):
+            caller.update(SESSION_STORE)
+    elif role == "write":
+        for _ in range(3):
+            caller.write(LAUNCH_STATE, HOST_LEASES)
+    else:
+        caller.recover()
+
+
+def _live_in_threads(first: Caller, name: str) -> None:
+    """All roles at once, through one open store; batches of the writers share flushes."""
+    store, say = first.open(), first.say
+    roles = ("update", "update", "write", "write", "write", "recover")
+
+    def act(number: int, role: str) -> None:
+        caller = Caller(first.directory, f"{name}-{number}", say, options=ALL)
+        caller.store = store
+        _act(caller, role)
+
+    with ThreadPoolExecutor(len(roles) + 1) as pool:
+        under_way = [pool.submit(act, *pair) for pair in enumerate(roles, start=1)]
+        under_way.append(pool.submit(_look, store, say, plan=True))
+        for future in under_way:
+            future.result()
+
+
+def _look(store: RuntimeStore, say: Say, *, plan: bool) -> None:
     """Look at a store whose writers may have died: some of what is seen may be in want of a
     recovery, but it is said in the store's own words."""
-    with RuntimeStore.open(directory, team_name=TEAM, recover=False, fs=fs) as store:
-        for _ in range(5):
-            try:
-                if plan:
-                    store.check_readiness(expected=IDENTITY)
-                else:
-                    store.read(LAUNCH_STATE)
-            except RuntimeStoreError:
-                pass
-            _compare(store, say)
-            say(Found("a look"))
+    for _ in range(5):
+        try:
+            if plan:
+                store.check_readiness(expected=IDENTITY)
+            else:
+                store.read(LAUNCH_STATE)
+        except RuntimeStoreError:
+            pass
+        _compare(store, say)
+        say(Found("a look"))
 
 
 def _compare(store: RuntimeStore, say: Say) -> None:

@@ -4,7 +4,8 @@ What a program writes is first in memory only. The bytes of a file are sure to b
 the file was flushed, a name (created, renamed, removed) once its directory was. Until then each may
 be there or not, on its own: bytes also in part, or as zeros. SQLite follows the same rules: what
 was committed with FULL is there; what was committed with NORMAL after it is there or not, whole,
-and not without what was committed before it.
+and not without what was committed before it. Of the WAL's bytes after the last flush some may be
+there and others not, and a checkpoint that was cut off leaves some pages of the database new.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class File:
 
 KEPT, LOST, ZEROS, HALF = "kept", "lost", "zeros", "half"
 LOSSES = (KEPT, LOST, ZEROS, HALF)
+PAGE_BYTES = 4096
 
 
 @dataclass(eq=False)
@@ -53,6 +55,8 @@ class DatabaseFile:
     """The control database: what is sure to be there first, then what may be."""
 
     images: list[Image]
+    torn: list[Image] = field(default_factory=list)
+    """With some of the bytes that were not flushed, and not others."""
 
 
 @dataclass(eq=False)
@@ -176,9 +180,18 @@ class Disk:
 
     def committed(self, image: Image, *, sure: bool) -> None:
         """The database was written to."""
+        if self._database is None:
+            return
+        database = self._database
+        database.torn = [] if sure else [*database.torn, *torn_wals(database.images[-1], image)]
+        database.images = [image] if sure else [*database.images, image]
+
+    def checkpointed(self, image: Image) -> None:
+        """What was in the WAL was written into the database, and flushed; on the way, power may
+        have been lost."""
         if self._database is not None:
-            kept = [] if sure else self._database.images
-            self._database.images = [*kept, image]
+            self._database.torn = torn_checkpoints(self._database.images[-1], image)
+            self._database.images = [image]
 
     def last_image(self) -> Image | None:
         """The database as programs see it."""
@@ -218,7 +231,8 @@ class Disk:
         Names: none of those that are not flushed, all, each alone, all but one; in the full part
         also all up to one. Bytes: all kept, all lost, or all torn in each way (in the fast part,
         unless all names are there: all kept or all zeros); in the full part also one file of them
-        alone. Database: every image.
+        alone. Database: every image; torn ones beside files that are all there, in the full part
+        beside all.
         """
         for names, kept in self._kept_names(full=full):
             tree = _flatten(self.top, kept)
@@ -230,7 +244,8 @@ class Disk:
                     for name, node in files.items()
                 )
                 directories = tuple(n for n, node in tree.items() if isinstance(node, Directory))
-                for number, image in enumerate(_images(tree)):
+                all_kept = names == "all" and not losses
+                for number, image in enumerate(_images(tree, torn=full or all_kept)):
                     label = f"names: {names}; bytes: {bytes_label}; database: image {number}"
                     yield DiskState(laid, directories, tuple(sorted(image.items())), label)
 
@@ -244,6 +259,33 @@ class Disk:
             yield f"all but {change.label}", [other for other in pending if other is not change]
         for count in range(2, len(pending) - 1) if full else ():
             yield f"the first {count}", pending[:count]
+
+
+def torn_wals(before: Image, after: Image) -> list[Image]:
+    """The WAL with the first half of what is new in it, and with the second half only."""
+    old, new = before.get("-wal", b""), after.get("-wal", b"")
+    changed = [at for at in range(len(new)) if new[at : at + 1] != old[at : at + 1]]
+    if not changed:
+        return []
+    half = (changed[0] + len(new)) // 2
+    rest = old[half : len(new)].ljust(len(new) - half, b"\0")
+    return [
+        {**after, "-wal": new[:half] + rest},
+        {**after, "-wal": old[:half].ljust(half, b"\0") + new[half:]},
+    ]
+
+
+def torn_checkpoints(before: Image, after: Image) -> list[Image]:
+    """The database with only some of the pages that a checkpoint wrote; the WAL is still whole."""
+    old, new = before[""], after[""]
+    pages = [new[at : at + PAGE_BYTES] for at in range(0, len(new), PAGE_BYTES)]
+    olds = [old[at : at + PAGE_BYTES] or bytes(PAGE_BYTES) for at in range(0, len(new), PAGE_BYTES)]
+    changed = [at for at, page in enumerate(pages) if page != olds[at]]
+    images = []
+    for kept in (changed[: len(changed) // 2], changed[len(changed) // 2 :], changed):
+        mixed = [pages[at] if at in kept else olds[at] for at in range(len(pages))]
+        images.append({**before, "": b"".join(mixed)})
+    return images if changed else []
 
 
 def _apply(change: Change) -> None:
@@ -285,8 +327,8 @@ def _losses(
             yield {name: loss}, f"{loss} of {name}"
 
 
-def _images(tree: dict[str, Node]) -> list[Image]:
+def _images(tree: dict[str, Node], *, torn: bool) -> list[Image]:
     for node in tree.values():
         if isinstance(node, DatabaseFile):
-            return node.images
+            return [*node.images, *node.torn] if torn else node.images
     return [{}]

@@ -24,9 +24,12 @@ from .probe import FILE, SQL, Fault, FileFault, Point, Probe, SqlFault, TracedFi
 from .scenarios import SCENARIOS, Scenario
 
 FULL, IOERR = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR
+READONLY, CANTOPEN = sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN
 THOROUGH = ("open_crashed", "write_mixed", "recover")
 """Scenarios whose reads, too, are failed in the fast part; the others read in the same places."""
 _WRITING = ("BEGIN", "fsync", "fsync_directory", "close")
+_FORBIDDEN = ("BEGIN", "INSERT", "UPDATE", "DELETE", "COMMIT")
+"""What fails where writing is not allowed."""
 
 
 def fail_everywhere(name: str, share: Share) -> Tally:
@@ -73,19 +76,31 @@ def faults_at(point: Point, *, full: bool) -> Iterator[tuple[Fault, bool]]:
             yield FileFault(errno.ENOSPC), False
             yield FileFault(errno.EACCES), False
             yield FileFault(errno.EACCES), True
-    elif point.kind == SQL and point.call not in ("CLOSE", "ROLLBACK"):
-        at_commit = point.call == "COMMIT"
-        yield SqlFault(IOERR, "after" if at_commit else "before"), False
-        if point.call in ("BEGIN", "COMMIT") or full:
-            yield SqlFault(FULL), True
+    elif point.call == "OPEN":
+        yield SqlFault(CANTOPEN), False
         if full:
-            yield SqlFault(FULL), False
-            yield SqlFault(FULL, "rolled back"), False
-            yield SqlFault(IOERR, "rolled back"), False
-            yield SqlFault(IOERR), True
-            if at_commit:
-                yield SqlFault(IOERR), False
-                yield SqlFault(IOERR, "after"), True
+            yield SqlFault(CANTOPEN), True
+    elif point.kind == SQL and point.call not in ("CLOSE", "ROLLBACK"):
+        yield from _sql_faults_at(point, full=full)
+
+
+def _sql_faults_at(point: Point, *, full: bool) -> Iterator[tuple[Fault, bool]]:
+    at_commit = point.call == "COMMIT"
+    yield SqlFault(IOERR, "after" if at_commit else "before"), False
+    if point.call in ("BEGIN", "COMMIT") or full:
+        yield SqlFault(FULL), True
+    if not full:
+        return
+    yield SqlFault(FULL), False
+    yield SqlFault(FULL, "rolled back"), False
+    yield SqlFault(IOERR, "rolled back"), False
+    yield SqlFault(IOERR), True
+    if point.call in _FORBIDDEN:
+        yield SqlFault(READONLY), False
+        yield SqlFault(READONLY), True
+    if at_commit:
+        yield SqlFault(IOERR), False
+        yield SqlFault(IOERR, "after"), True
 
 
 def _fail(
@@ -113,7 +128,7 @@ def _fail(
         with suppress(RuntimeStoreError):
             caller = _act(directory, scenario, notes, fs)
         over = True
-        caller = caller or Caller(directory, "act", notes.append, fs=fs, options=scenario.options)
+        caller = caller or Caller(directory, "again", notes.append, fs=fs, options=scenario.options)
         problems = [] if scenario.torn_before else torn_files(directory, Ledger.of(base, notes))
         problems += _go_on(caller, scenario, notes)
         caller.close()
@@ -126,9 +141,16 @@ def _act(directory: Path, scenario: Scenario, notes: list[Note], fs: TracedFileS
 
 def _can_fail(fault: Fault, point: Point) -> bool:
     """Whether a fault that goes on hits this call too: a ROLLBACK only forgets what is in memory,
-    only a COMMIT may have happened and fail, and the file system's root is always a directory."""
-    after = isinstance(fault, SqlFault) and fault.when == "after"
-    return point.call not in ("ROLLBACK", "is_directory") and (not after or point.call == "COMMIT")
+    only a COMMIT may have happened and fail, only what writes is forbidden, and the file system's
+    root is always a directory."""
+    if isinstance(fault, SqlFault):
+        if fault.when == "after":
+            return point.call == "COMMIT"
+        if fault.code == READONLY:
+            return point.call in _FORBIDDEN
+        if fault.code == CANTOPEN:
+            return point.call == "OPEN"
+    return point.call not in ("ROLLBACK", "is_directory", "OPEN")
 
 
 def _go_on(caller: Caller, scenario: Scenario, notes: list[Note]) -> list[str]:

@@ -46,11 +46,15 @@ def act_of(scenario: Scenario) -> Act:
     return act
 
 
-def reopen(directory: Path, say: Say, fs: TracedFileSystem) -> None:
+def reopening_of(scenario: Scenario) -> Act:
     """The act of a process that comes after a crash: it opens the store, which recovers."""
-    caller = Caller(directory, "second", say, fs=fs)
-    caller.open()
-    caller.close()
+
+    def reopen(directory: Path, say: Say, fs: TracedFileSystem) -> None:
+        caller = Caller(directory, "second", say, fs=fs, options=scenario.options)
+        caller.open()
+        caller.close()
+
+    return reopen
 
 
 def points_of(act: Act, copies: Copies, also: Watcher = ignore) -> list[Point]:
@@ -143,6 +147,7 @@ def wrecks(name: str, workplace: Path, *, full: bool) -> Iterator[Wreck]:
 def kill_recoveries(name: str, share: Share) -> Tally:
     """Crash, then kill the recovery before each of its points, then recover and check."""
     scenario, tally = SCENARIOS[name], Tally()
+    reopen = reopening_of(scenario)
     with workshop() as workplace:
         for order, wreck in enumerate(wrecks(name, workplace, full=share.full)):
             if not share.takes(order):
@@ -175,9 +180,9 @@ def open_twice_at_once(name: str, share: Share) -> Tally:
             copies = Copies(wreck.directory, workplace)
             for round_number in range(8 if share.full else 2):
                 with copies.fresh() as directory:
-                    problems = _open_at_once(directory)
+                    heard, problems = _open_at_once(directory, scenario)
                     tally.points += 1
-                    ledger = Ledger.of(wreck.notes)
+                    ledger = Ledger.of(wreck.notes, heard)
                     label = f"{name}, killed at {wreck.point}, opened twice, round {round_number}"
                     tally.check(label, problems + check(directory, ledger, scenario))
                 if share.enough(tally):
@@ -185,18 +190,23 @@ def open_twice_at_once(name: str, share: Share) -> Tally:
     return tally
 
 
-def _open_at_once(directory: Path) -> list[str]:
+def _open_at_once(directory: Path, scenario: Scenario) -> tuple[list[Note], list[str]]:
+    """What two processes said that opened a directory at once, and what was wrong with them."""
     waiting, starting = os.pipe()
 
-    def work(say: Say) -> None:
-        os.close(starting)
-        os.read(waiting, 1)  # ends for both when the parent closes its end
-        caller = Caller(directory, "second", say)
-        caller.open()
-        caller.close()
+    def opening(prefix: str) -> Callable[[Say], None]:
+        def work(say: Say) -> None:
+            os.close(starting)
+            os.read(waiting, 1)  # ends for both when the parent closes its end
+            caller = Caller(directory, prefix, say, options=scenario.options)
+            caller.open()
+            caller.close()
 
-    children = [Child(work), Child(work)]
+        return work
+
+    children = [Child(opening("second")), Child(opening("third"))]
     os.close(waiting)
     os.close(starting)
     ended = Child.wait_for_all(children)
-    return [f"two at once: {child}" for child in ended if not child.finished]
+    notes = [note for child in ended for note in child.notes]
+    return notes, [f"two at once: {child}" for child in ended if not child.finished]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rtstore import DATABASE_NAME, Durability
 
-from .caller import FILES
-from .check import check, holds, torn_files
+from .caller import FILES, holds
+from .check import check, torn_files
 from .children import Child, Say
 from .crew import Copies, Share, Tally, workshop
 from .disk import Disk, DiskState, Image
@@ -107,8 +107,9 @@ class Outages:
                 directory, self.notes.append, ModelledFileSystem(probe, disk), "act"
             )
             probe.reach(END, "the end")
-            probe.off = True
             caller.close()
+            probe.reach(END, "the end, closed")
+            probe.off = True
 
     def _look(self, disk: Disk, point: Point) -> None:
         first = True
@@ -174,7 +175,7 @@ class DiskProbe(Probe):
             return
         image = self.camera.take()
         if image != last:
-            self.disk.committed(image, sure=True)
+            self.disk.checkpointed(image)
 
 
 class ModelledFileSystem(TracedFileSystem):

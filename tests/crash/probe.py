@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import errorcode
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,8 +72,16 @@ class SqlFault:
     the SQL transaction by itself, as it does for some errors."""
 
     def __str__(self) -> str:
-        name = {sqlite3.SQLITE_FULL: "SQLITE_FULL", sqlite3.SQLITE_IOERR: "SQLITE_IOERR"}
-        return f"{name.get(self.code, self.code)} ({self.when})"
+        return f"{SQL_ERRORS[self.code][0]} ({self.when})"
+
+
+SQL_ERRORS = {
+    sqlite3.SQLITE_FULL: ("SQLITE_FULL", "database or disk is full"),
+    sqlite3.SQLITE_IOERR: ("SQLITE_IOERR", "disk I/O error"),
+    sqlite3.SQLITE_READONLY: ("SQLITE_READONLY", "attempt to write a readonly database"),
+    sqlite3.SQLITE_CANTOPEN: ("SQLITE_CANTOPEN", "unable to open database file"),
+}
+"""Names and messages of SQLite's errors, as the driver raises them."""
 
 
 Fault = FileFault | SqlFault
@@ -83,13 +92,12 @@ class Probe:
     """Counts the points and tells the watcher of each."""
 
     def __init__(self, watcher: Watcher) -> None:
-        self.count = 0
+        self._numbers = count(1)
         self._watcher = watcher
 
     def reach(self, kind: str, call: str, subject: str = "") -> Fault | None:
         """Called right before a call; gives what is to happen instead, or None."""
-        self.count += 1
-        return self._watcher(Point(self.count, kind, call, subject))
+        return self._watcher(Point(next(self._numbers), kind, call, subject))
 
     def committed(self, level: int) -> None:
         """Called right after an SQL COMMIT, with the `synchronous` that it ran at."""
@@ -207,6 +215,16 @@ class TracedConnection(sqlite3.Connection):
         cursor: sqlite3.Cursor = self.cursor().executemany(sql, parameters)
         return cursor
 
+    def commit(self) -> None:
+        """The driver's own short cut for COMMIT, which SQLAlchemy takes."""
+        if self.in_transaction:
+            self.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """The same for ROLLBACK."""
+        if self.in_transaction:
+            self.execute("ROLLBACK")
+
     def backup(self, target: sqlite3.Connection, **options: Any) -> None:
         """Each bite of a copy is a point."""
         told = options.pop("progress", None)
@@ -270,8 +288,7 @@ class TracedCursor(sqlite3.Cursor):
 
 def sql_error(fault: SqlFault) -> sqlite3.OperationalError:
     """The error that the driver raises for a fault."""
-    full = fault.code == sqlite3.SQLITE_FULL
-    error = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
+    error = sqlite3.OperationalError(SQL_ERRORS[fault.code][1])
     error.sqlite_errorcode = fault.code
     return error
 
@@ -280,6 +297,9 @@ _real_connect = sqlite3.connect
 
 
 def _traced_connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+    fault = _watching[-1].reach(SQL, "OPEN") if _watching else None
+    if isinstance(fault, SqlFault):
+        raise sql_error(fault)
     options.setdefault("factory", TracedConnection)
     connection: sqlite3.Connection = _real_connect(*arguments, **options)
     return connection

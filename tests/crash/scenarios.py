@@ -9,17 +9,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rtstore import Durability, FileSystem, Retention
+from rtstore import Durability, FileSystem, Retention, RuntimeStore
 from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.files.durable import temporary_path
+from rtstore.records import BatchOrigin
 
 from .caller import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
 from .children import Child, Say, killer
-from .ledger import Foreign, Note
+from .ledger import Foreign, Intent, Note, Told
 from .probe import Fault, FileFault, Point, Probe, watched
 
 Build = Callable[[Path, Say], None]
@@ -28,6 +30,10 @@ Act = Callable[[Caller], None]
 NEW_LEASES = temporary_path(Path(FILES[HOST_LEASES])).name
 """What the last of three stores is written to, before it takes its name."""
 SHORT_HISTORY = Options(retention=Retention(batches=1, contents_per_store=1))
+
+
+LONG_HISTORY = Options(retention=Retention(batches=None, contents_per_store=None), filler=400_000)
+"""What a short history drops of this one is worth giving back."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Scenario:
     forgets: bool = False
     """The history is so short that a file which a loss of power took back to an older version
     cannot be told from one that was changed by hand: it waits for a recovery, with a copy kept."""
+    beside: frozenset[str] = frozenset()
+    """Other files that are in the directory, and stay."""
     batches_kept: int | None = None
     """How many acknowledged batches the retention surely keeps; None for all."""
 
@@ -84,9 +92,9 @@ class _Builder:
     say: Say
     options: Options = DEFAULT_OPTIONS
 
-    def batches(self, *batches: tuple[str, ...]) -> _Builder:
+    def batches(self, *batches: tuple[str, ...], prefix: str = "base") -> _Builder:
         notes: list[Note] = []
-        caller = Caller(self.directory, "base", notes.append, options=self.options)
+        caller = Caller(self.directory, prefix, notes.append, options=self.options)
         caller.open()
         for stores in batches:
             if not caller.write(*stores):
@@ -162,6 +170,14 @@ def _with_too_much_history(directory: Path, say: Say) -> None:
     )
 
 
+def _with_much_history(directory: Path, say: Say) -> None:
+    _Builder(directory, say, LONG_HISTORY).batches((LAUNCH_STATE,), *[(SESSION_STORE,)] * 4)
+
+
+def _with_versions(directory: Path, say: Say) -> None:
+    _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (SESSION_STORE,))
+
+
 def _changed_by_hand(directory: Path, say: Say) -> None:
     builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
@@ -193,6 +209,24 @@ def _quarantined(directory: Path, say: Say) -> None:
     caller = Caller(directory, "repair", say)
     caller.recover()
     caller.close()
+
+
+def _of_the_ancestor(directory: Path, say: Say) -> None:
+    """A directory of the file-only ancestor, with a file that was never committed there."""
+    notes: list[Note] = []
+    source = directory.with_name(f"{directory.name}-source")
+    source.mkdir()
+    builder = _Builder(source, notes.append).batches((LAUNCH_STATE, SESSION_STORE), (LANE,))
+    builder.batches((SESSION_STORE,), prefix="later")
+    with RuntimeStore.open(source) as store:
+        store.export(directory)
+    shutil.rmtree(source)
+    for note in notes:
+        if isinstance(note, Intent):
+            say(note)
+        if isinstance(note, Told):
+            say(Told(note.batch.model_copy(update={"origin": BatchOrigin.IMPORTED})))
+    _Builder(directory, say).by_hand(HOST_LEASES, edited(HOST_LEASES, "never committed"))
 
 
 def _torn(directory: Path, say: Say) -> None:
@@ -261,6 +295,10 @@ def _write_new(caller: Caller) -> None:
     caller.write(SESSION_STORE)
 
 
+def _write_one(caller: Caller) -> None:
+    caller.write(SESSION_STORE)
+
+
 def _write_over(caller: Caller) -> None:
     caller.write(LAUNCH_STATE, LANE)
     caller.write(LAUNCH_STATE, SESSION_STORE)
@@ -301,6 +339,10 @@ def _take_back(caller: Caller) -> None:
     caller.take_back()
 
 
+def _revert(caller: Caller) -> None:
+    caller.revert(SESSION_STORE, "base-1")
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -328,6 +370,24 @@ SCENARIOS = {
         Scenario("open_failed", _killed_in_undoing, _open, opens=True),
         Scenario("open_torn", _torn, _open, opens=True, torn_before=True),
         Scenario("recover", _damaged, _recover, recover_first=True),
+        Scenario(
+            "import",
+            _of_the_ancestor,
+            _open,
+            options=Options(takes_over=True),
+            opens=True,
+            beside=frozenset({"manifest.json", "opencode-runtime-receipts.json"}),
+        ),
+        Scenario("upgrade_data", _written, _open, options=Options(lane_version=2), opens=True),
+        Scenario(
+            "shrink",
+            _with_much_history,
+            _write_one,
+            options=SHORT_HISTORY,
+            forgets=True,
+            batches_kept=1,
+        ),
+        Scenario("revert", _with_versions, _revert),
         Scenario("rebuild", _lost, _recover, polls=True),
         Scenario("adopt", _changed_by_hand, _adopt),
         Scenario("take_back", _quarantined, _take_back, recover_first=True),
