@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from rtstore.database import idle
 from rtstore.database.schema import REVISIONS
 from rtstore.database.statements import driver_of
 from rtstore.envelope import EnvelopeError
@@ -118,15 +119,20 @@ class Database:
         its own.
         """
         self.check_usable()
-        for _ in range(20):
+        for _ in range(idle.ATTEMPTS):
             before = self._idle_state()
-            with self._translated(), self._reading(idle=before is not None) as connection:
-                if single:
-                    result = self._understood(query, connection)
-                else:
-                    result = self._in_transaction(query, connection)
-            if before is None or before == self._idle_state():
-                return result
+            try:
+                with self._translated(), self._reading(idle=before is not None) as connection:
+                    if single:
+                        result = self._understood(query, connection)
+                    else:
+                        result = self._in_transaction(query, connection)
+            except CorruptDatabaseError:
+                if before is None or before == self._idle_state():
+                    raise
+            else:
+                if before is None or before == self._idle_state():
+                    return result
         raise DatabaseLockedError(self.path, "it kept changing while it was read")
 
     def look(self, query: Callable[[Connection], Result]) -> Result:
@@ -336,21 +342,10 @@ class Database:
         yield "cell_size_check", 1  # notice a damaged page where it is read
         yield "journal_size_limit", 16 << 20  # a WAL that grew beside a long reader is cut again
 
-    def _idle_state(self) -> tuple[int, int, int] | None:
-        """What identifies an idle database file, or None when it must be read through its WAL.
-
-        Only read-only access may use it: nothing else keeps a writer away.
-        """
-        if not self.read_only:
-            return None
-        with suppress(FileNotFoundError):
-            if self._wal.stat().st_size > 0:
-                return None
-        try:
-            stat = self.path.stat()
-        except OSError:
-            return None
-        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+    def _idle_state(self) -> idle.State | None:
+        """As `idle.idle_state`; only read-only access may use it: nothing else keeps a writer
+        away."""
+        return idle.idle_state(self.path) if self.read_only else None
 
     def _set_synchronous(self, connection: Connection, level: str) -> None:
         # Outside of any transaction: inside one the pragma is silently ignored.

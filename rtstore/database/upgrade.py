@@ -19,11 +19,13 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from rtstore.database import idle
 from rtstore.database.engine import Database, translate
 from rtstore.database.schema import APPLICATION_ID, REVISIONS
 from rtstore.database.statements import driver_of
 from rtstore.errors import (
     CorruptDatabaseError,
+    DatabaseLockedError,
     ForeignDatabaseError,
     NewerDatabaseError,
     OlderDatabaseError,
@@ -146,7 +148,20 @@ def _check_not_newer(path: Path, number: int, name: str | None) -> None:
 
 
 def _check_header(path: Path) -> None:
-    """Look at the main file alone, as an immutable one, before anything like a WAL is opened."""
+    """Look at the main file alone, as an immutable one, before anything like a WAL is opened. What
+    is found while somebody writes it is looked at again."""
+    for _ in range(idle.ATTEMPTS):
+        before = idle.file_state(path), idle.wal_size(path)
+        try:
+            _look_at_header(path)
+            return
+        except (CorruptDatabaseError, ForeignDatabaseError):
+            if before == (idle.file_state(path), idle.wal_size(path)):
+                raise
+    raise DatabaseLockedError(path, "it kept changing while it was looked at")
+
+
+def _look_at_header(path: Path) -> None:
     try:
         found = os.lstat(path)  # a link: two directories, and so two locks, for one database
     except OSError as error:
@@ -172,12 +187,12 @@ def _check_header(path: Path) -> None:
         if code == sqlite3.SQLITE_NOTADB:
             problem = "the file is not a SQLite database"
             raise ForeignDatabaseError(path, problem, may_be_damage=True) from error
-        if code == sqlite3.SQLITE_CORRUPT and _has_wal(path):
+        if code == sqlite3.SQLITE_CORRUPT and idle.wal_size(path) > 0:
             return  # a checkpoint that did not end: only with its WAL is the file whole
         raise translate(error, path) from error
     _check_application(path, application_id)
     _check_not_newer(path, number, name)  # a WAL could only make it newer still
-    if found.st_size % page_size and not _has_wal(path):
+    if found.st_size % page_size and not idle.wal_size(path):
         # SQLite takes the rest of the page for zeros. With a WAL: a checkpoint that did not end.
         raise CorruptDatabaseError(path, "its last page is cut short")
 
@@ -196,25 +211,19 @@ def _check_application(path: Path, application_id: int) -> None:
         )
 
 
-def _has_wal(path: Path) -> bool:
-    with suppress(OSError):
-        return path.with_name(path.name + "-wal").stat().st_size > 0
-    return False
-
-
 def check_side_files(path: Path) -> None:
     """What has the name of a WAL is opened and written by SQLite, a link or a pipe included."""
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)
         try:
-            mode = os.lstat(side).st_mode
+            found = os.lstat(side)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise StorageError(side, "the file cannot be looked at", str(error)) from error
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(found.st_mode):
             raise ForeignDatabaseError(side, "it is not a regular file")
-        if suffix == "-journal" and os.lstat(side).st_size > 0 and _is_wal(path):
+        if suffix == "-journal" and found.st_size > 0 and _is_wal(path):
             raise ForeignDatabaseError(
                 side,
                 "it is a rollback journal, which a database in WAL mode has none of, and SQLite "
