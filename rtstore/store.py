@@ -170,7 +170,7 @@ class RuntimeStore(Upkeep, TimeTravel):
         `CorruptDatabaseError` (nothing is touched), `UpgradeFailedError`, `DataUpgradeError`,
         `LockTimeoutError`, `StorageError`, `RecoveryFailedError`.
         """
-        directory = Path(directory)
+        directory = Path(directory).absolute()  # it stays there, wherever the process goes
         fs = fs or FileSystem()
         registry = None if descriptors is None else Registry(descriptors)
         durability = member(Durability, durability, "durability")

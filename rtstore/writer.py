@@ -272,10 +272,12 @@ class BatchWriter:
             check_paths(draft, found.entries, {}, self.database)
             (logged,) = self._log(draft)
             try:
-                for write in logged.writes:
-                    self.publisher.publish(write, draft.content_of[write.schema_name])
+                # The file holds these bytes. Left alone, it keeps what is saved after our look.
+                if self.publisher.durability is Durability.FILES:
+                    for write in logged.writes:
+                        self.publisher.publish(write, draft.content_of[write.schema_name])
             except OSError as error:
-                # The file holds these bytes already: to fail and undo would take them from it.
+                # To fail and undo would take the bytes from the file.
                 raise BatchUnfinishedError(draft.batch_id, cause_of(error), decided=True) from error
             return self._seal(logged)[0]
 
