@@ -272,12 +272,11 @@ class BatchWriter:
             check_paths(draft, found.entries, {}, self.database)
             (logged,) = self._log(draft)
             try:
-                # The file holds these bytes. Left alone, it keeps what is saved after our look.
-                if self.publisher.durability is Durability.FILES:
-                    for write in logged.writes:
-                        self.publisher.publish(write, draft.content_of[write.schema_name])
-            except OSError as error:
-                # To fail and undo would take the bytes from the file.
+                # The file holds these bytes; left alone, it keeps what is saved after our look.
+                flush = self.publisher.durability is Durability.FILES
+                for write in logged.writes if flush else ():
+                    self.publisher.publish(write, draft.content_of[write.schema_name])
+            except OSError as error:  # to fail and undo would take the bytes from the file
                 raise BatchUnfinishedError(draft.batch_id, cause_of(error), decided=True) from error
             return self._seal(logged)[0]
 

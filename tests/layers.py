@@ -147,6 +147,21 @@ CLOCKS = {
     "now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter",
 }  # fmt: skip
 
+SEAM = ("rtstore.files.system", "rtstore.lock", "rtstore.cli.demo_writer")
+"""Where files are changed: the seam, and the lock, which is no file that holds anything. (The demo
+writes to its standard output.) What crash tests could not see happens nowhere else."""
+
+OS_CHANGES = {
+    "open", "write", "writev", "pwrite", "truncate", "ftruncate", "rename", "renames", "replace",
+    "unlink", "remove", "removedirs", "mkdir", "makedirs", "rmdir", "link", "symlink", "mkfifo",
+    "mknod", "chmod", "fchmod", "lchmod", "chown", "utime", "fsync", "fdatasync", "sync",
+}  # fmt: skip
+PATH_CHANGES = {
+    "chmod", "hardlink_to", "lchmod", "mkdir", "rename", "rmdir", "symlink_to", "touch", "unlink",
+    "write_bytes", "write_text",
+}  # fmt: skip
+SHUTIL_CHANGES = {"copy", "copy2", "copyfile", "copyfileobj", "copytree", "move", "rmtree"}
+
 SQL_CALLS = {"exec_driver_sql", "execute", "executemany", "executescript", "text"}
 SQL_EXCEPTIONS = {
     ("rtstore/database/engine.py", "f'PRAGMA {name} = {value}'"): "names and numbers of our own",
@@ -316,6 +331,29 @@ def _impure_call(module: Module, call: ast.Call, imported: set[str]) -> str | No
     return None
 
 
+def past_the_seam(package: Package) -> Iterator[str]:
+    """Files that are changed without the seam."""
+    for module in package.modules.values():
+        if is_in(module.name, SEAM):
+            continue
+        for call in module.calls:
+            if _changes_files(call.func):
+                yield f"{module.path}:{call.lineno} changes files past the seam: " + (
+                    ast.unparse(call.func)
+                )
+
+
+def _changes_files(function: ast.expr) -> bool:
+    if isinstance(function, ast.Name):
+        return function.id == "open"
+    if not isinstance(function, ast.Attribute):
+        return False
+    owner = ast.unparse(function.value)
+    if owner in ("os", "shutil"):
+        return function.attr in (OS_CHANGES if owner == "os" else SHUTIL_CHANGES)
+    return function.attr in PATH_CHANGES and not owner.endswith("fs")
+
+
 def built_sql(package: Package) -> Iterator[str]:
     """SQL that is put together from parts where it is run."""
     for module in package.modules.values():
@@ -361,7 +399,7 @@ def _is_built(node: ast.expr) -> bool:
     return False
 
 
-RULES = (misplaced, upward_imports, circles, strays_from_home, impurities, built_sql)
+RULES = (misplaced, upward_imports, circles, strays_from_home, impurities, past_the_seam, built_sql)
 
 
 def findings(root: Path) -> list[str]:

@@ -187,9 +187,7 @@ def test_a_clock_that_goes_backwards(tmp_path: Path) -> None:
 
         fs.before["rename"] = full
         with pytest.raises(BatchFailedError):
-            store.write_batch(
-                identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: 4, LEDGER: 4}
-            )
+            store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: 4, LEDGER: 4})
     with RuntimeStore.open(directory) as store:
         assert store.read(LEASES).data == 3
         marks = [batch.high_watermark for batch in store.batches()]
