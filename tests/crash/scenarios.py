@@ -332,7 +332,9 @@ def _recover(caller: Caller) -> None:
 
 
 def _adopt(caller: Caller) -> None:
-    caller.adopt(SESSION_STORE, json.loads(edited(SESSION_STORE, "by hand"))["data"])
+    edits = {SESSION_STORE: "by hand", HOST_LEASES: "before there was a batch"}
+    for store, marker in edits.items():
+        caller.adopt(store, json.loads(edited(store, marker))["data"])
 
 
 def _take_back(caller: Caller) -> None:

@@ -96,7 +96,7 @@ def test_a_checkpoint_that_comes_and_goes_during_an_idle_read(checkpoint: Checkp
     """An idle file that is found damaged while somebody writes it back is read again."""
     checkpoint.path.with_name(checkpoint.path.name + "-wal").unlink()
     checkpoint.path.with_name(checkpoint.path.name + "-shm").unlink()
-    reader, looks = Database(checkpoint.path, read_only=True), []
+    reader, looks = Database(checkpoint.path, read_only=True), list[None]()
 
     def query(connection: Connection) -> int:
         looks.append(None)
@@ -126,7 +126,7 @@ def test_damage_that_stays_is_told(checkpoint: Checkpoint) -> None:
 def test_a_change_within_one_tick_of_the_clock_is_seen(path: Path) -> None:
     """A file that was written a moment ago may be written again without its time telling: it is
     not taken for idle before that moment is over."""
-    reader, looks = Database(path, read_only=True), []
+    reader, looks = Database(path, read_only=True), list[int]()
     with plain(path) as connection:
         connection.execute("PRAGMA user_version")
     now = time.time_ns()
