@@ -335,6 +335,7 @@ def _adopt(caller: Caller) -> None:
     edits = {SESSION_STORE: "by hand", HOST_LEASES: "before there was a batch"}
     for store, marker in edits.items():
         caller.adopt(store, json.loads(edited(store, marker))["data"])
+    caller.write(SESSION_STORE)
 
 
 def _take_back(caller: Caller) -> None:
