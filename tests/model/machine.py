@@ -160,6 +160,30 @@ class StoreMachine(CheckedRuntime):
         self.finish_pending()
         world.absorb({}, by_hash=True)
 
+    @precondition(lambda self: is_open(self) and not self.world.pending)
+    @rule(pick=PICK, which=st.integers(0, 9), trouble=TROUBLE)
+    def revert(self, pick: int, which: int, trouble: Trouble | None) -> None:
+        """What a store once held is written again, in a batch like any other."""
+        world, name = self.world, self.name(pick)
+        wrote = [batch_id for batch_id, done in world.intents.items() if name in done.contents]
+        if not wrote or not world.keeps_everything:
+            return
+        self.tick()
+        to = wrote[-1 - which % len(wrote)]
+        data = data_of(world.intents[to].contents[name])
+
+        def refusal() -> Refusal:
+            if world.seems_changed(name):
+                return StoreFileChangedError
+            return InvalidRequestError if world.committed[name].batch_id == to else None
+
+        self.run_batch(
+            Intent.of({name: data}, IDENTITY, self.now, reason="recovery"),
+            lambda store: store.revert(name, to=to, identity=IDENTITY),
+            trouble,
+            refusal,
+        )
+
     # --- others write ---------------------------------------------------------------------------
 
     @rule(pick=PICK, number=NUMBER, kind=st.sampled_from(["valid", "older", "newer", "garbage"]))
