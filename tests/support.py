@@ -42,6 +42,18 @@ FILE_OF = {
 """Of these stores the leases, the ledger and the diagnostics accept any JSON."""
 
 
+def may_do_anything() -> bool:
+    """Whether no mode of a file keeps this process from anything, as it is for most who are root;
+    tests of what is forbidden have nothing to see then."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o500)
+        try:
+            (Path(folder) / "file").touch()
+        except PermissionError:
+            return False
+        return True
+
+
 def launch_state(run_id: str = "run-1", **more: Any) -> dict[str, Any]:
     """The smallest data that the launch state accepts."""
     return {"providerId": "opencode", "teamName": TEAM, "runId": run_id, **more}
