@@ -45,13 +45,11 @@ def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) ->
     """
     kept_at = quarantine_path(relative_path, content_hash(content))
     target = directory / kept_at
-    # What is there may be a dead writer's, killed right before it flushed the name.
+    # What is there may be a dead writer's, killed right before it flushed the name; or the flush
+    # failed, and one that is only tried again says nothing. So the same bytes are written anew.
     if fs.is_directory(target.parent):
         fs.fsync_directory(directory)
-    if _holds(target, content, fs):
-        fs.fsync_directory(target.parent)
-    else:
-        durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
+    durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
     return kept_at
 
 
@@ -87,12 +85,3 @@ def _flat(relative_path: str) -> str:
         return flat
     digits = content_hash(relative_path.encode()).removeprefix("sha256:")[:_PATH_DIGITS]
     return f"{flat.encode()[-_FLAT_BYTES_MAX // 2 :].decode(errors='ignore')}~{digits}"
-
-
-def _holds(target: Path, content: bytes, fs: FileSystem) -> bool:
-    """Whether the evidence is there, whole; one that a crash cut short is written again."""
-    try:
-        found, _ = fs.read(target)
-    except OSError:
-        return False
-    return found == content

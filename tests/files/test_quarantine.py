@@ -28,15 +28,18 @@ def test_evidence_is_named_by_its_store_file_and_its_hash(tmp_path: Path) -> Non
 
 
 def test_the_same_bytes_are_kept_once(tmp_path: Path) -> None:
-    """Keeping them again only flushes the names, which may be a dead writer's; other bytes, or
-    those of another store, are evidence of their own."""
+    """Keeping them again writes them anew under the same name, for the flush of the first time may
+    have failed, and one that is only tried again says nothing; other bytes, or those of another
+    store, are evidence of their own."""
     quarantine.keep(tmp_path, "store.json", BYTES, WatchedFileSystem())
     again = WatchedFileSystem()
     quarantine.keep(tmp_path, "store.json", BYTES, again)
 
-    assert again.calls == [
-        ("fsync_directory", tmp_path),
-        ("fsync_directory", tmp_path / "quarantine"),
+    assert [name for name in again.names() if "sync" in name or name == "rename"] == [
+        "fsync_directory",
+        "fsync",
+        "rename",
+        "fsync_directory",
     ]
     assert len(kept(tmp_path)) == 1
     quarantine.keep(tmp_path, "store.json", BYTES + b" ", WatchedFileSystem())
