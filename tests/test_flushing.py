@@ -104,20 +104,25 @@ def test_a_new_directory_is_flushed_once(tmp_path: Path) -> None:
     assert flushed == [directory, directory / "a"]
 
 
-def system_calls(directory: Path, durability: str, stores: tuple[str, ...]) -> list[str]:
-    """The flushing and renaming system calls of some batches in the steady state."""
+def traced(folder: Path, script: str, *arguments: str) -> list[str]:
+    """The flushing and renaming system calls of a script, with the paths of what they are for."""
     strace = shutil.which("strace")
     if (
         strace is None
         or subprocess.run([strace, "-o", "/dev/null", "true"], check=False).returncode
     ):
         pytest.skip("no strace, or it may not trace: the calls are counted at the seam alone")
-    marker, log = directory.parent / "marker", directory.parent / "strace"
+    log = folder / "strace"
+    trace = [strace, "-f", "-y", "-o", str(log), "-e", "trace=/^(f?(data)?sync.*|msync|rename.*)$"]
+    subprocess.run([*trace, sys.executable, "-c", script, *arguments], cwd=CHECKOUT, check=True)
+    return log.read_text().splitlines()
+
+
+def system_calls(directory: Path, durability: str, stores: tuple[str, ...]) -> list[str]:
+    """The flushing and renaming system calls of some batches in the steady state."""
+    marker = directory.parent / "marker"
     marker.touch()
-    trace = [strace, "-f", "-o", str(log), "-e", "trace=/^(f?(data)?sync.*|msync|rename.*)$"]
-    script = [sys.executable, "-c", WRITE, str(directory), durability, str(marker), *stores]
-    subprocess.run(trace + script, cwd=CHECKOUT, check=True)
-    lines = log.read_text().splitlines()
+    lines = traced(directory.parent, WRITE, str(directory), durability, str(marker), *stores)
     [begin] = [number for number, line in enumerate(lines) if '/marker", ' in line]
     [end] = [number for number, line in enumerate(lines) if '.begin", ' in line]
     calls = [re.match(r"\d+ +(\w+)\(", line) for line in lines[begin + 1 : end]]
@@ -138,3 +143,38 @@ def test_the_system_calls_of_a_batch_with_durable_files(directory: Path) -> None
 
     assert len([call for call in calls if "sync" in call]) == BATCHES * (1 + 2 * len(STORES))
     assert len([call for call in calls if call.startswith("rename")]) == BATCHES * len(STORES)
+
+
+FIRST = """
+import sys
+from rtstore import RunIdentity, RuntimeStore
+with RuntimeStore.open(sys.argv[1], team_name="team-a") as store:
+    store.write_batch(
+        identity=RunIdentity(run_id="run-1"),
+        reason="launch_checkpoint",
+        writes={"opencode.hostLeases": 1},
+    )
+"""
+
+
+def test_a_new_database_and_its_log_are_on_the_disk_before_they_are_relied_on(
+    tmp_path: Path,
+) -> None:
+    """Seen from outside, as the model of the disk in the crash suite takes it to be: the bytes of a
+    new database are flushed before it gets its name, and the name after; the WAL and its name are
+    flushed before the first file is renamed."""
+    directory = tmp_path / "runtime"
+    lines = traced(tmp_path, FIRST, str(directory))
+
+    def at(pattern: str) -> list[int]:
+        return [number for number, line in enumerate(lines) if re.search(pattern, line)]
+
+    synced, here = r"sync\(\d+<", re.escape(str(directory))
+    [named] = at(r"rename.*/runtime-store\.sqlite3\"")
+    [published] = at(r"rename.*/opencode-host-leases\.json\"")
+    database, log = at(rf"{synced}{here}/\.runtime-store\.sqlite3\.new>"), at(rf"{synced}.*-wal>")
+    names = at(rf"{synced}{here}>")
+    assert database
+    assert database[-1] < named < min(number for number in names if number > named) < log[0]
+    assert any(log[0] < number < published for number in names)
+    assert sum(number < published for number in log) >= 1
