@@ -32,7 +32,10 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """Read a time with a time zone, as `format_time` writes it. Raises ValueError for others."""
+    """Read a time with a time zone, as `format_time` writes it. Raises ValueError for others, what
+    is no text included: it may come from a damaged row."""
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is no time")
     return to_utc_ms(datetime.fromisoformat(text))
 
 

@@ -69,7 +69,7 @@ def list_contents(connection: Connection) -> Iterator[tuple[int, str, str, bytes
     """Every content, history included: its batch, its store, the hash that its receipt has, and its
     bytes. One at a time; of a database of any revision."""
     for number, name, expected, text in driver_of(connection).execute(_SELECT_CONTENTS.sql):
-        yield number, name, expected, text.encode("utf-8")
+        yield number, name, expected, _bytes_of(text)
 
 
 def insert_contents(connection: Connection, contents: Mapping[int, Mapping[str, bytes]]) -> None:
@@ -88,7 +88,7 @@ def insert_contents(connection: Connection, contents: Mapping[int, Mapping[str, 
 def load_content(connection: Connection, batch_number: int, schema_name: str) -> bytes | None:
     """The bytes of a store as of the batch that wrote it, or None when they are not here."""
     text = _SELECT_CONTENT.scalar(connection, number=batch_number, name=schema_name)
-    return None if text is None else text.encode("utf-8")
+    return None if text is None else _bytes_of(text)
 
 
 def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, bytes]:
@@ -160,10 +160,17 @@ def give_back(connection: Connection) -> None:
 def _checked(schema_name: str, text: str, expected_hash: str) -> bytes:
     """The bytes of a content, which are what its entry says: SQLite has no checksums of its own,
     and a damaged page may still hold valid JSON."""
-    content = text.encode("utf-8")
+    content = _bytes_of(text)
     if content_hash(content) != expected_hash:
         raise ValueError(f"the committed content of {schema_name} was changed")
     return content
+
+
+def _bytes_of(text: object) -> bytes:
+    """Raises ValueError for what is no text: the row is damaged."""
+    if not isinstance(text, str):
+        raise ValueError(f"a content is {type(text).__name__}, and no text")
+    return text.encode("utf-8")
 
 
 # --- statements ---------------------------------------------------------------------------------

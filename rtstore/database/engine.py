@@ -239,13 +239,13 @@ class Database:
         self._closed = True
 
     def _close_connections(self, *, tidy: bool) -> None:
-        if tidy and not self.read_only:
-            # Only a connection that may write tidies up the files beside the database, and only
-            # when it is the last to close.
-            with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError, UnicodeDecodeError):
-                self._writing()
         while self._free_readers:
             self._free_readers.pop().close()
+        if tidy and not self.read_only:
+            # Only a connection that may write tidies up the files beside the database, and only
+            # when it is the last to close; one that cannot be used for damage does so, too.
+            with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError, UnicodeDecodeError):
+                self._writing()
         if self._writing_connection is not None:
             self._writing_connection.close()
 

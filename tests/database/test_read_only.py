@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
+from rtstore.database import manifest
 from rtstore.database.engine import Database
 from rtstore.errors import (
+    CorruptDatabaseError,
     DatabaseLockedError,
     StoreClosedError,
 )
 
-from .build import batch_count, hashes, run, write_one
+from .build import batch_count, hashes, plain, run, write_one
 
 
 def test_read_only_access_to_an_idle_database(path: Path) -> None:
@@ -167,6 +169,23 @@ def test_the_last_to_close_tidies_up(path: Path) -> None:
     database.close()
     other.close()
     assert set(hashes(path.parent)) == {path.name}
+
+
+def test_what_looking_at_a_damaged_database_made_goes_with_it(path: Path) -> None:
+    """A database that cannot be used is left as it was, with nothing beside it, even when its
+    schema is what is damaged."""
+    with plain(path) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_schema SET sql = replace(sql, 'updated_at TEXT', 'updated_ax TEXT')"
+            " WHERE name = 'runtime_manifest'"
+        )
+    before = hashes(path.parent)
+    database = Database(path)
+    with pytest.raises(CorruptDatabaseError):
+        database.read(manifest.load_head)
+    database.close(tidy=False)
+    assert hashes(path.parent) == before
 
 
 FORKED = """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.hostile.scene import Scene
+from tests.hostile.scene import THOROUGH, Scene
 from tests.hostile.template import DATABASE, template
 from tests.hostile.test_databases import spoil, try_everything
 
@@ -74,6 +76,39 @@ def test_columns(scene: Scene, table: str) -> None:
             path = spoil(scene, crashed=True)
             if _change(path, f"UPDATE {table} SET {column} = {value}"):
                 try_everything(scene, f"{table}.{column} = {value}")
+
+
+def _damage(path: Path, statement: str) -> None:
+    """Run a statement past the types of the columns, too, as a page that went bad would."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        tables = connection.execute(
+            "SELECT sql, name FROM sqlite_schema WHERE type = 'table' AND sql IS NOT NULL"
+        ).fetchall()
+        strict = re.compile(r"(?<!IS) NOT NULL|,? STRICT$")
+        loose = [(strict.sub("", sql), name) for sql, name in tables]
+        _set_schema(connection, loose)
+    _change(path, statement)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        _set_schema(connection, tables)
+
+
+def _set_schema(connection: sqlite3.Connection, tables: list[tuple[str, str]]) -> None:
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.executemany(
+        "UPDATE sqlite_schema SET sql = ? WHERE type = 'table' AND name = ?", tables
+    )
+    connection.execute("PRAGMA writable_schema = OFF")
+
+
+@pytest.mark.parametrize("table", sorted({table for table, _ in _columns()}))
+def test_values_of_another_type(scene: Scene, table: str) -> None:
+    """A value that no column of its type may hold, nothing included, is damage that SQLite does not
+    see; it is told as damage."""
+    for column in (name for owner, name in _columns() if owner == table):
+        for value in ("NULL", "x'ff00'", "1.5", "7", "'nonsense'")[: 2 if THOROUGH == 1 else None]:
+            path = spoil(scene, crashed=True)
+            _damage(path, f"UPDATE OR IGNORE {table} SET {column} = {value}")
+            try_everything(scene, f"{table}.{column} = {value}, whatever its type")
 
 
 @pytest.mark.parametrize("crashed", [False, True], ids=["at rest", "crashed"])
