@@ -13,14 +13,14 @@ from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode
 from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
+from rtstore.publication import Publisher
 from rtstore.records import BatchReason, ManifestEntry, RunIdentity
 
 
 def draft_of_file(
-    directory: Path,
     descriptor: Descriptor,
     entry: ManifestEntry | None,
-    fs: FileSystem,
+    publisher: Publisher,
     *,
     team_name: str,
     identity: RunIdentity,
@@ -29,7 +29,7 @@ def draft_of_file(
 ) -> Draft:
     """The draft of a batch that holds a store file byte for byte. Raises as `read_for_adoption`,
     and what `validate` raises for its data."""
-    content = read_for_adoption(directory, descriptor, entry, fs)
+    content = read_for_adoption(publisher.directory, descriptor, entry, publisher.fs)
     write = StoreWrite(descriptor=descriptor, data=decode(content).data)
     request = BatchRequest(team_name=team_name, identity=identity, reason=reason, writes=(write,))
     draft = validate(request, None, now)

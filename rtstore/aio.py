@@ -8,10 +8,11 @@ however long they wait for the writer lock, the loop's default executor stays fr
 
     reads       4 threads    contents, batches, manifest, invariants: they never wait for the lock
     plans       2 threads    they look at every file, and beside a busy writer may wait for the lock
-    writes      1 thread     in the order of the calls; there is one writer at a time anyway
+    writes      1 thread     in the order of the calls; batches that wait by then share a flush
     recoveries  as needed    a rebuilder takes its time, and may use the store meanwhile
 
-So no read waits behind a write that waits for the lock. The time that a write spends in the queue
+So no read waits behind a write that waits for the lock, and a hundred tasks that write at the same
+time cost a few flushes, not a hundred (an `update` begins a flush of its own). The time that a write spends in the queue
 counts as waiting: after `lock_timeout_s` a lock that is not free is a `LockTimeoutError`, for all
 that wait. On the loop itself nothing is done but to take a copy of the data of a batch (some 5 ms
 for each megabyte), so that a batch holds what its caller saw when it called. What a thread does in
@@ -34,26 +35,34 @@ closed while tasks wait in it (`asyncio.run` does not) cannot be told; the call 
 
 `aclose` refuses further calls, lets those made before it end, and closes the store. The store is
 not bound to a loop. Functions given to it (`change`, rebuilders, clock, id factories) run in worker
-threads with the caller's context variables; they must not wait for a write of the same store.
+threads with the caller's context variables; they must not wait for a write of the same store. The
+observer (`on_event`) is called on the loop of the call that it is told of, before that call goes
+on: `on_event=queue.put_nowait` of an `asyncio.Queue` will do.
+
+What works on a directory that is not open (`upgrade_directory`, `import_directory`,
+`restore_backup`, ...) is a plain function, for `asyncio.to_thread`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from rtstore.arguments import Writes
+from rtstore.arguments import Writes, batch_request, pairs
 from rtstore.backups import Backup
 from rtstore.backups.record import Progress
+from rtstore.calls import Call, LoopObserver
 from rtstore.database.contents import Retention
 from rtstore.database.history import StoreVersion
 from rtstore.descriptors import Descriptor
+from rtstore.dispatcher import Observer
 from rtstore.files.system import FileSystem
+from rtstore.group import Submission
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.legacy import ExportReport
 from rtstore.lock import DEFAULT_TIMEOUT_S
@@ -75,7 +84,7 @@ from rtstore.records import (
 from rtstore.store import RuntimeStore
 from rtstore.time_travel import At, StoreDifferences
 from rtstore.times import Clock, utc_now
-from rtstore.workers import Call, LoopRebuilders, Workers, copier, plain_function
+from rtstore.workers import BatchCall, LoopRebuilders, Workers, copier, plain_function
 
 StoreT = TypeVar("StoreT", bound="AsyncRuntimeStore")
 
@@ -122,7 +131,8 @@ class AsyncRuntimeStore:
         """What opening the store had to put right, or None."""
         self.last_data_upgrade = store.last_data_upgrade
         """The stores whose data opening brought up to its descriptor's version, or None."""
-        self._workers = Workers(store.directory, store.lock)
+        self._writer = store._writer  # noqa: SLF001 - a part of the same facade
+        self._workers = Workers(store.directory, store.lock, self._writer.write_submissions)
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -143,6 +153,7 @@ class AsyncRuntimeStore:
         recover: bool = True,
         read_only: bool = False,
         upgrade: bool = True,
+        on_event: Observer | None = None,
         fs: FileSystem | None = None,
     ) -> Opening[Self]:
         """Open a store: `store = await AsyncRuntimeStore.open(...)`, or `async with` without await.
@@ -150,6 +161,7 @@ class AsyncRuntimeStore:
         Cancelled, it is waited for (up to `lock_timeout_s` when there is something to recover and
         another process writes), and the store is closed again.
         """
+        observer = None if on_event is None else LoopObserver(on_event)
         function = partial(
             RuntimeStore.open,
             directory,
@@ -165,15 +177,20 @@ class AsyncRuntimeStore:
             recover=recover,
             read_only=read_only,
             upgrade=upgrade,
+            on_event=observer,
             fs=fs,
         )
-        return Opening(lambda: cls._open(function).__await__())
+        return Opening(lambda: cls._open(function, on_event).__await__())
 
     @classmethod
-    async def _open(cls, function: Callable[[], RuntimeStore]) -> Self:
-        call = Call("open", function, ended="the store is closed again").start_alone()
+    async def _open(cls, function: Callable[[], RuntimeStore], on_event: Observer | None) -> Self:
+        call = Call("open", function, ended="the store is closed again")
+        call.on_event = on_event
+        call.start_alone()
         try:
-            return cls(await call.end())
+            store = cls(await call.end())
+            store._workers.on_event = on_event
+            return store
         except asyncio.CancelledError:
             if not call.future.cancelled() and call.future.exception() is None:
                 with suppress(asyncio.CancelledError):  # the first one is raised
@@ -209,19 +226,19 @@ class AsyncRuntimeStore:
     ) -> Batch:
         """Write several stores as one atomic batch. The data is copied first: what becomes of it
         after the call is not in the batch."""
-        items = writes.items() if isinstance(writes, Mapping) else writes
-        copies = [(name, copier(data)) for name, data in items]
+        copies = [(name, copier(data)) for name, data in pairs(writes)]
 
-        def write_batch() -> Batch:
-            return self.sync_store.write_batch(
+        def submit() -> Submission:
+            request = batch_request(
+                self.team_name,
+                self.descriptors,
                 identity=identity,
                 reason=reason,
                 writes=[(name, copied()) for name, copied in copies],
-                expected_high_watermark=expected_high_watermark,
-                batch_id=batch_id,
             )
+            return self._writer.submission(request, expected_high_watermark, batch_id)
 
-        return await self._workers.writes.run(write_batch)
+        return await self._workers.writes.carry_out(BatchCall(submit, self.lock))
 
     async def update(
         self,

@@ -15,13 +15,13 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import default_manifest
 from rtstore.database.schema import REVISIONS
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
-from rtstore.draft import check_id
+from rtstore.draft import check_id, time_of
 from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, StorageError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.missing import how_to_make
-from rtstore.times import Clock, to_utc_ms
+from rtstore.times import Clock
 
 # `rtstore.upgrading` and `rtstore.legacy` are imported where they are used: nearly every directory
 # that is opened is there, and current, and then neither is needed.
@@ -89,10 +89,7 @@ def make(
             how_to_make(directory, team_name),
         )  # fmt: skip
     check_id("team_name", team_name)
-    try:
-        to_utc_ms(clock())
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InvalidRequestError("clock", str(error)) from error
+    time_of(clock)
     if directory.exists() and not directory.is_dir():
         raise InvalidRequestError("directory", f"{directory} is not a directory")
     if _is_legacy(directory):

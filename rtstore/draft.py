@@ -21,6 +21,7 @@ from rtstore.records import (
     Record,
     RunIdentity,
 )
+from rtstore.times import Clock, to_utc_ms
 
 
 class StoreWrite(Record):
@@ -177,6 +178,15 @@ def check_id(field: str, value: object) -> str:
     if not value.strip():
         raise InvalidRequestError(field, "an id is not empty")
     return check_text(field, value)
+
+
+def time_of(clock: Clock) -> datetime:
+    """What a clock of the caller's says, in UTC. Raises `InvalidRequestError` for what is no time,
+    or has no time zone."""
+    try:
+        return to_utc_ms(clock())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidRequestError("clock", str(error)) from error
 
 
 def check_text(field: str, value: str) -> str:

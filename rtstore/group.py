@@ -21,7 +21,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 
 from rtstore.draft import Draft
@@ -65,13 +65,22 @@ class Submission:
         """Run a step of the leader for it; what the step raises is its outcome. The clock and the
         id factories see the context variables of the submitter."""
         try:
-            self._context.run(step, self)
+            self.run(step)
         except Exception as error:  # noqa: BLE001 - it is for the submitter, whatever it is
             self.error = error
+
+    def run(self, function: Callable[[Submission], None]) -> None:
+        """Call a function with the context variables of the submitter."""
+        self._context.run(function, self)
 
 
 Take = Callable[[Sequence[Submission]], list[Submission]]
 """Takes the batches at the head of the queue that can share the flush of those given."""
+
+
+def names_of(group: Iterable[Submission]) -> set[str]:
+    """The stores that batches write."""
+    return {name for item in group for name in item.draft.names}
 
 
 class _Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from rtstore.database import manifest, recovery_log
@@ -25,7 +26,7 @@ def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     be flushed here. Raises `BatchUnfinishedError` when a file cannot be replaced; what else
     `Publisher.roll_forward` raises comes out unchanged. The batch then stays open.
     """
-    database, clock = publisher.database, publisher.clock
+    began_at, database, clock = time.perf_counter(), publisher.database, publisher.clock
     plan = build_plan(
         plan_id=new_plan_id(),
         created_at=clock(),
@@ -47,8 +48,10 @@ def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
             raise BatchUnfinishedError(
                 logged.batch.batch_id, cause_of(error), decided=True
             ) from error
+    steps = [RecoveryStep(action=action, outcome=ActionOutcome.DONE) for action in plan.actions]
     with database.write(flush=False) as connection:
-        for position, action in enumerate(plan.actions):
-            step = RecoveryStep(action=action, outcome=ActionOutcome.DONE)
+        for position, step in enumerate(steps):
             recovery_log.record_step(connection, number, position, step, clock())
         recovery_log.end_run(connection, number, ReadinessImpact.NONE, clock())
+    duration_s = time.perf_counter() - began_at
+    publisher.events.recovered(number, RecoveryTrigger.WRITE, steps, duration_s)

@@ -25,6 +25,7 @@ from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor
+from rtstore.dispatcher import EventDispatcher
 from rtstore.envelope import EnvelopeError, content_hash, decode
 from rtstore.errors import CorruptDatabaseError, NewerStoreFileError, StorageError
 from rtstore.files import durable, quarantine
@@ -85,9 +86,11 @@ class Publisher:
         durability: Durability = Durability.LOG,
         retention: Retention | None = None,
         fs: FileSystem | None = None,
+        events: EventDispatcher | None = None,
     ) -> None:
         self.directory = directory
         self.database = database
+        self.events = events or EventDispatcher(database)
         self.clock = clock
         self.durability = durability
         self.retention = retention or Retention()
@@ -241,6 +244,7 @@ class Publisher:
             path = store_path(self.directory, file.relative_path)
             raise StorageError(path, "it cannot be moved into quarantine", str(error)) from error
         if moved is not None:
+            self.events.quarantined(moved)
             return moved
         found = self.foreign_content(file, entry, trust_mtime=False)
         if found is None:
@@ -248,6 +252,7 @@ class Publisher:
         kept = self.keep_copy(file, found, batch_id, plan_id, reason=reason)
         with self.database.write(flush=True) as connection:
             recovery_log.record_evidence(connection, [kept])
+        self.events.quarantined(kept)
         return kept
 
     def foreign_content(

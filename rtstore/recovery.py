@@ -15,6 +15,7 @@ failed and leaves its store as it was; the others go on.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -71,9 +72,13 @@ _INTENTIONS = {
 class _Run:
     """A recovery under way: its number, its actions, and what became of those carried out."""
 
-    def __init__(self, number: int, actions: list[RecoveryAction]) -> None:
+    def __init__(
+        self, number: int, actions: list[RecoveryAction], started_by: RecoveryTrigger
+    ) -> None:
         self.number = number
         self.actions = actions
+        self.started_by = started_by
+        self.began_at = time.perf_counter()
         self.steps: dict[int, RecoveryStep] = {}
 
     def rebuilding(self, rebuilding: Rebuilding) -> set[str]:
@@ -194,7 +199,7 @@ class Recovery:
     ) -> _Run:
         with self._database.write(flush=True) as connection:
             number = recovery_log.begin_run(connection, plan, actions, started_by, self._clock())
-        return _Run(number, list(actions))
+        return _Run(number, list(actions), started_by)
 
     def _append(self, run: _Run, action: RecoveryAction) -> None:
         with self._database.write(flush=False) as connection:
@@ -212,6 +217,14 @@ class Recovery:
             step.action.schema_name,
             step.outcome,
             f" ({step.detail})" if step.detail else "",
+            extra={
+                "run_number": run.number,
+                "directory": str(self._directory),
+                "stores": (step.action.schema_name,),
+                "batch_id": step.action.batch_id,
+                "action": step.action.kind.value,
+                "outcome": step.outcome.value,
+            },
         )
 
     def _end(self, run: _Run, plan: RecoveryPlan) -> RecoveryReport:
@@ -220,6 +233,8 @@ class Recovery:
         with self._database.write(flush=True) as connection:
             manifest.mark_recovery(connection, plan.plan_id)
         steps = tuple(run.steps[position] for position in range(len(run.actions)))
+        duration_s = time.perf_counter() - run.began_at
+        self._publisher.events.recovered(run.number, run.started_by, steps, duration_s)
         return RecoveryReport(run_number=run.number, plan=plan, steps=steps, remaining=remaining)
 
     def _close_interrupted(self, remaining: RecoveryPlan) -> None:

@@ -16,6 +16,7 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.directory import check_made, make_or_upgrade, register, report_loose_modes
+from rtstore.dispatcher import EventDispatcher, Observer, checked_observer
 from rtstore.draft import check_text
 from rtstore.errors import (
     InvalidRequestError,
@@ -23,7 +24,6 @@ from rtstore.errors import (
     StorageError,
     WrongTeamError,
 )
-from rtstore.evidence import take_back
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
@@ -31,19 +31,16 @@ from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.planner import RecoveryPlanner
 from rtstore.publication import Durability
 from rtstore.reader import Snapshot, StoreContent, StoreReader
-from rtstore.readiness import build_readiness
-from rtstore.rebuilding import Rebuilders, Rebuilding
 from rtstore.records import (
     Batch,
     BatchReason,
     Manifest,
     QuarantinedFile,
-    ReadinessCheck,
-    RecoveryPlan,
     RecoveryReport,
     RunIdentity,
 )
 from rtstore.recovery import Recovery
+from rtstore.repair import Repair
 from rtstore.time_travel import At, TimeTravel, checked_point
 from rtstore.times import Clock, utc_now
 from rtstore.upkeep import Upkeep
@@ -52,7 +49,7 @@ from rtstore.writer import BatchWriter
 _CLOSING_TIMEOUT_S = 1.0
 
 
-class RuntimeStore(Upkeep, TimeTravel):
+class RuntimeStore(Repair, TimeTravel, Upkeep):
     """The state of one agent runtime: JSON files, and the database that makes them transactional.
 
     Made by `RuntimeStore.open`; a context manager. Safe to share between threads, not across forks.
@@ -73,6 +70,7 @@ class RuntimeStore(Upkeep, TimeTravel):
         lock: WriterLock,
         fs: FileSystem,
         team_name: str,
+        on_event: Observer | None = None,
     ) -> None:
         self.directory = directory
         self.team_name = team_name
@@ -98,6 +96,7 @@ class RuntimeStore(Upkeep, TimeTravel):
             durability=durability,
             retention=retention,
             fs=fs,
+            events=EventDispatcher(database, team_name, on_event),
         )
         self._planner = RecoveryPlanner(
             registry,
@@ -139,6 +138,7 @@ class RuntimeStore(Upkeep, TimeTravel):
         recover: bool = True,
         read_only: bool = False,
         upgrade: bool = True,
+        on_event: Observer | None = None,
         fs: FileSystem | None = None,
     ) -> Self:
         """Open the store of a runtime directory; make both if they are not there yet.
@@ -163,6 +163,10 @@ class RuntimeStore(Upkeep, TimeTravel):
                 refused with `OlderDatabaseError`, as it always is when opened read-only; and
                 whether store data of an older schema version is brought up, by the functions of
                 the descriptors, in one batch of reason `migration`.
+            on_event: is told of every `Event` (see `rtstore.events`) when it is durable: in the
+                thread of the call that did it, before that call returns, without the writer lock,
+                so it may use the store. What it raises is logged, and changes nothing. Threads that
+                share the store call it at the same time.
             fs: the seam to the file system, for tests.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError` (nothing is
@@ -174,6 +178,7 @@ class RuntimeStore(Upkeep, TimeTravel):
         fs = fs or FileSystem()
         registry = None if descriptors is None else Registry(descriptors)
         durability = member(Durability, durability, "durability")
+        on_event = None if on_event is None else checked_observer(on_event)
         lock = WriterLock(directory, lock_timeout_s, read_only=read_only)
         path = directory / DATABASE_NAME
         if read_only:
@@ -204,10 +209,14 @@ class RuntimeStore(Upkeep, TimeTravel):
                 lock=lock,
                 fs=fs,
                 team_name=found,
+                on_event=on_event,
             )
             report_loose_modes(directory)
             if recover and not read_only:
-                store.last_recovery = store._recovery.finish_what_is_safe(found)
+                try:
+                    store.last_recovery = store._recovery.finish_what_is_safe(found)
+                finally:
+                    store._writer.events.tell()
                 if upgrade and registry is not None:  # the functions are not remembered
                     store.last_data_upgrade = upgrade_data(
                         store._writer, store.descriptors, found, store._reader.check_file
@@ -340,104 +349,3 @@ class RuntimeStore(Upkeep, TimeTravel):
     def quarantined_files(self) -> list[QuarantinedFile]:
         """The evidence kept so far, oldest first."""
         return self.database.read(recovery_log.list_evidence)
-
-    # --- planning and recovery --------------------------------------------------------------------
-
-    def plan_recovery(self, *, expected: RunIdentity | None = None) -> RecoveryPlan:
-        """Hold every store file against the database and say what to do; takes no lock.
-
-        `expected` is the run identity that the runtime is about to use; without it the entries are
-        held against the identity of the last committed batch.
-        """
-        return self._plan(expected)[0]
-
-    def _plan(self, expected: RunIdentity | None) -> tuple[RecoveryPlan, Manifest]:
-        survey = self._planner.survey()
-        seen = survey.view.manifest
-        expected = expected or seen.active_identity
-        return self._planner.plan_of(survey, team_name=self.team_name, expected=expected), seen
-
-    def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
-        """Whether the runtime may start on this state: the plan and the cross-store invariants."""
-        return self.assess(expected=expected)[1]
-
-    def assess(self, *, expected: RunIdentity | None = None) -> tuple[RecoveryPlan, ReadinessCheck]:
-        """The plan, and the readiness that follows from it and from the invariants."""
-        plan, seen = self._plan(expected)
-        failures = self._reader.invariant_failures(seen)
-        return plan, build_readiness(recovery_plan=plan, invariant_failures=failures)
-
-    def invariant_failures(self) -> list[str]:
-        """What the committed contents contradict each other in."""
-        return self._reader.invariant_failures()
-
-    def recover(
-        self,
-        plan: RecoveryPlan,
-        *,
-        rebuilders: Rebuilders | None = None,
-        identity: RunIdentity | None = None,
-        dry_run: bool = False,
-    ) -> RecoveryReport:
-        """Carry out a plan: open batches go forward, committed contents are put back, files that
-        are not ours to judge are moved into quarantine, lost stores are rebuilt by the runtime.
-
-        Args:
-            plan: from `plan_recovery`. Refused when a batch was committed since.
-            rebuilders: functions of the runtime, by strategy; what one returns is checked like a
-                write and written as a batch of reason `recovery`. They are called without the
-                writer lock. A store without one is left, and stays in `remaining`.
-            identity: what rebuilt stores are bound to; default: that of the last committed batch.
-            dry_run: only say what would be done; nothing is changed.
-
-        Everything is recorded in `recovery_runs` and `recovery_actions`. Interrupted anywhere, it
-        can be run again with a new plan. Raises `ConflictError`, `WrongTeamError`,
-        `LockTimeoutError`, and what a failing database raises; a failing action is in the report.
-        """
-        if dry_run:
-            return self._recovery.rehearse(plan, self.team_name)
-        rebuilding = Rebuilding(
-            rebuilders or {},
-            identity,
-            registry=self.descriptors,
-            reader=self._reader,
-            writer=self._writer,
-            team_name=self.team_name,
-        )
-        report = self._recovery.carry_out(plan, self.team_name, rebuilding)
-        if report.run_number is None:
-            return report
-        return report.model_copy(update={"remaining": self.plan_recovery(expected=identity)})
-
-    def adopt(
-        self,
-        store: str,
-        *,
-        identity: RunIdentity | None = None,
-        reason: BatchReason | str = BatchReason.RECOVERY,
-    ) -> Batch:
-        """Make a file that somebody changed by hand the committed content, byte for byte, in a
-        batch of its own.
-
-        The file must pass what a write must pass. `identity` is what it is bound to; default: the
-        identity of the last committed batch. Raises `InvalidRequestError` when the file does not
-        pass, is missing, or is what is committed already; otherwise as `write_batch`.
-        """
-        identity = identity or self.manifest().active_identity
-        if identity is None:
-            raise InvalidRequestError("identity", "nothing is committed yet, so it must be given")
-        return self._writer.adopt(
-            self.descriptors.get(store),
-            team_name=self.team_name,
-            identity=checked_identity(identity),
-            reason=member(BatchReason, reason, "reason"),
-        )
-
-    def take_back(self, quarantine_number: int) -> QuarantinedFile:
-        """Put a quarantined file back where it was, byte for byte.
-
-        What is there now is kept as evidence first, unless it is what is committed. The file is
-        not committed by this: the next plan judges it, and `adopt` makes it the truth. Raises
-        `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
-        """
-        return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)

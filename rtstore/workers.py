@@ -1,152 +1,53 @@
-"""Worker threads for an event loop: calls that block are carried out there, and waited for.
-
-A call is in a queue, or waits for the writer lock to become free, or is carried out. A cancellation
-withdraws it before it is carried out; later it changes nothing but what is raised in the end.
-"""
+"""Worker threads for an event loop: the lanes in which calls queue for them."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextvars
 import copy
 import inspect
-import logging
 import marshal
 import os
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
-from rtstore.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
-from rtstore.pruning import PruneReport
+from rtstore.calls import Call
+from rtstore.dispatcher import Observer
+from rtstore.errors import InvalidRequestError, StoreClosedError
+from rtstore.group import GROUP_MAX, Submission
+from rtstore.lock import WriterLock
 from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
-from rtstore.records import Batch, QuarantinedFile, RecoveryReport
-
-logger = logging.getLogger("rtstore.aio")
+from rtstore.records import Batch
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-class _NotBegunError(Exception):
-    """The call was cancelled while it waited for its turn."""
-
-
-class Call(Generic[Result]):
-    """One call on its way through a worker thread. With `lock` it first waits until that is free,
-    which can be given up; inside of the store it could not."""
-
-    future: Future[Result]
-
-    def __init__(
-        self,
-        name: str,
-        function: Callable[[], Result],
-        lock: WriterLock | None = None,
-        *,
-        ended: str = "it changed nothing",
-    ) -> None:
-        self.name = name
-        self._ended = ended
-        self._function = function
-        self._lock = lock
-        self._called_at = time.monotonic()
-        self._withdrawn = threading.Event()
-
-    def start(self, executor: ThreadPoolExecutor) -> Self:
-        """Put the call into the queue of an executor, with the context variables of the caller."""
-        self.future = executor.submit(contextvars.copy_context().run, self._run)
-        return self
-
-    def start_alone(self) -> Self:
-        """Start the call in a thread of its own, which ends with it."""
-        executor = ThreadPoolExecutor(1, f"rtstore-{self.name}")
-        self.start(executor)
-        executor.shutdown(wait=False)
-        return self
-
-    def withdraw(self) -> None:
-        """See to it that the call does not begin, unless it has."""
-        if not self.future.cancel():
-            self._withdrawn.set()
-
-    async def end(self, on_cancellation: Callable[[], None] | None = None) -> Result:
-        """Wait for the end of the call, through any cancellation; the first is raised then, with
-        what happened. By default a cancellation withdraws the call."""
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-        def announce(_: Future[Result]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(ended.set)
-
-        self.future.add_done_callback(announce)
-        cancellation: asyncio.CancelledError | None = None
-        while not self.future.done():
-            try:
-                await ended.wait()
-            except asyncio.CancelledError as error:
-                cancellation = cancellation or error
-                (on_cancellation or self.withdraw)()
-        if cancellation is None:
-            return self.future.result()
-        self._explain(cancellation)
-        raise cancellation
-
-    def _run(self) -> Result:
-        if self._lock is not None:
-            self._wait_for_turn(self._lock)
-        return self._function()
-
-    def _wait_for_turn(self, lock: WriterLock) -> None:
-        pause = POLL_INTERVAL_S_MIN
-        while not self._withdrawn.is_set() and _is_held(lock):
-            if time.monotonic() >= self._called_at + lock.timeout_s:
-                raise LockTimeoutError(lock.path, lock.timeout_s, lock.holder())
-            self._withdrawn.wait(pause)
-            pause = min(2 * pause, POLL_INTERVAL_S_MAX)
-        if self._withdrawn.is_set():
-            raise _NotBegunError
-
-    def _explain(self, cancellation: asyncio.CancelledError) -> None:
-        """Say on the exception and in the log what became of the call."""
-        error: BaseException | None = None
-        result: Result | None = None
-        if self.future.cancelled() or isinstance(self.future.exception(), _NotBegunError):
-            outcome, text = "not_begun", "before it began: nothing of it was carried out"
-        elif (error := self.future.exception()) is not None:
-            outcome, text = "failed", f"while it ran, and failed: {type(error).__name__}: {error}"
-            cancellation.__cause__ = error
-        else:
-            result = self.future.result()
-            changed = _in_words(result) or self._ended
-            outcome, text = "ended", f"while it ran, and ran to its end: {changed}"
-        note = f"{self.name} was cancelled {text}"
-        cancellation.add_note(note)
-        begun_write = self._lock is not None and outcome != "not_begun"
-        batch_id = getattr(result if error is None else error, "batch_id", None)
-        extra = {"operation": self.name, "outcome": outcome, "batch_id": batch_id}
-        logger.log(logging.WARNING if begun_write else logging.INFO, "%s", note, extra=extra)
-
-
 class Workers:
     """The lanes of one store; a lane is a queue and its threads.
 
-    `directory` is for messages. Not for use after a fork: the threads stay with the parent.
+    `directory` is for messages, `write` writes batches together. Not for use after a fork: the
+    threads stay with the parent.
     """
 
-    def __init__(self, directory: Path, lock: WriterLock) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lock: WriterLock,
+        write: Callable[[Sequence[Submission]], None],
+        on_event: Observer | None = None,
+    ) -> None:
         self.reads = Lane(self, "read", 4)
         self.plans = Lane(self, "plan", 2)
-        self.writes = Lane(self, "write", 1, lock)
+        self.writes = WriteLane(self, lock, write)
         self.recoveries = Lane(self, "recover", 64, lock)
+        self.on_event = on_event
         self._directory = directory
         self._admission = threading.Lock()
         self._closing: Call[None] | None = None
@@ -204,9 +105,97 @@ class Lane:
         self, call: Call[Result], on_cancellation: Callable[[], None] | None = None
     ) -> Result:
         """The same for a call that was made before; see `Call.end`."""
+        call.on_event = self._workers.on_event
         with self._workers.admission():
-            call.start(self.executor)
+            self._start(call)
         return await call.end(on_cancellation)
+
+    def _start(self, call: Call[Any]) -> None:
+        call.start(self.executor)
+
+
+class BatchCall(Call[Batch]):
+    """A call that writes one batch, and can share a flush with others.
+
+    `submit` checks and encodes the batch; the lane then writes it.
+    """
+
+    def __init__(self, submit: Callable[[], Submission], lock: WriterLock) -> None:
+        super().__init__("write_batch", self._result, lock)
+        self._submit = submit
+        self.submission: Submission
+
+    def prepare(self) -> bool:
+        """Make the submission; gives whether there is one. If not, the call has ended."""
+        try:
+            self.submission = self.in_context(self._submit)
+        except BaseException as error:  # noqa: BLE001 - as an executor does it
+            self.fail(error)
+            return False
+        return True
+
+    def _result(self) -> Batch:
+        return self.submission.result()
+
+
+class WriteLane(Lane):
+    """One thread that carries calls out in their order. Batches that wait by then are written
+    together and share a flush; `write` does that."""
+
+    def __init__(
+        self, workers: Workers, lock: WriterLock, write: Callable[[Sequence[Submission]], None]
+    ) -> None:
+        super().__init__(workers, "write", 1, lock)
+        self._write = write
+        self._waiting: deque[Call[Any]] = deque()
+
+    def _start(self, call: Call[Any]) -> None:
+        self._waiting.append(call)
+        self.executor.submit(self._next)
+
+    def _next(self) -> None:
+        """Carry out the call at the head of the queue, and the batches right behind it. There is
+        one turn for each call, so the turn of a batch that went with an earlier one is idle."""
+        if not self._waiting:
+            return
+        head = self._waiting[0]
+        try:
+            head.wait_for_turn()
+        except BaseException as error:  # noqa: BLE001 - it is for the caller
+            self._waiting.popleft()
+            if head.begin():
+                head.fail(error)
+            return
+        begun = [call for call in self._take() if call.begin()]
+        if isinstance(head, BatchCall):
+            self._write_together([call for call in begun if isinstance(call, BatchCall)])
+        else:
+            for call in begun:
+                call.settle()
+
+    def _take(self) -> Iterator[Call[Any]]:
+        head = self._waiting.popleft()
+        yield head
+        for _ in range(GROUP_MAX - 1):
+            if not (isinstance(head, BatchCall) and self._waiting):
+                return
+            if not isinstance(self._waiting[0], BatchCall):
+                return
+            yield self._waiting.popleft()
+
+    def _write_together(self, calls: Sequence[BatchCall]) -> None:
+        prepared = [call for call in calls if call.prepare()]
+        raised: BaseException | None = None
+        try:
+            self._write([call.submission for call in prepared])
+        except BaseException as error:  # noqa: BLE001 - it is for the callers
+            raised = error
+        for call in prepared:
+            if raised is None or call.submission.is_done:
+                call.settle()
+            else:
+                call.fail(raised)
+        del raised  # or the error, its traceback and this frame would hold each other
 
 
 class LoopRebuilders:
@@ -254,13 +243,6 @@ class LoopRebuilders:
             self._task = None
 
 
-def _is_held(lock: WriterLock) -> bool:
-    try:
-        return lock.is_held()
-    except OSError:  # whoever takes the lock says what is wrong with it
-        return False
-
-
 def copier(data: Any) -> Callable[[], Any]:
     """Take a copy of data at once, quickly; gives what makes it data again, in the thread.
 
@@ -291,18 +273,3 @@ def plain_function(change: Callable[[Any], Any], store: str) -> Callable[[Any], 
         return changed
 
     return plain
-
-
-def _in_words(result: object) -> str | None:
-    """What a call has changed, or None when nothing is known of it."""
-    if isinstance(result, Batch):
-        return f"batch {result.batch_id} is {result.state}"
-    if isinstance(result, RecoveryReport) and result.run_number is not None:
-        outcomes = Counter(step.outcome for step in result.steps)
-        counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-        return f"recovery run {result.run_number} is recorded ({counts})"
-    if isinstance(result, PruneReport) and not result.dry_run:
-        return f"{result.batches} batches and {result.contents} contents were dropped"
-    if isinstance(result, QuarantinedFile):
-        return f"{result.relative_path} is back where it was"
-    return None

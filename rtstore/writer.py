@@ -60,7 +60,7 @@ the cases above this adds (tried by the same tests, in the scenarios `write_toge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -84,7 +84,8 @@ from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor
-from rtstore.draft import BatchRequest, Draft, StoreWrite, check_id, validate
+from rtstore.dispatcher import EventDispatcher
+from rtstore.draft import BatchRequest, Draft, StoreWrite, check_id, time_of, validate
 from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
@@ -95,7 +96,7 @@ from rtstore.errors import (
 )
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
-from rtstore.group import Submission, Take, WriteQueue
+from rtstore.group import Submission, Take, WriteQueue, names_of
 from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.lock import WriterLock
 from rtstore.publication import Durability, Publisher
@@ -108,7 +109,7 @@ from rtstore.records import (
     RunIdentity,
 )
 from rtstore.superseding import UnderWay, publish_together
-from rtstore.times import Clock, to_utc_ms, utc_now
+from rtstore.times import Clock, utc_now
 
 
 class BatchWriter:
@@ -131,9 +132,11 @@ class BatchWriter:
         durability: Durability = Durability.LOG,
         retention: Retention | None = None,
         fs: FileSystem | None = None,
+        events: EventDispatcher | None = None,
     ) -> None:
         self.directory = directory
         self.database = manifest_store.database
+        self.events = events or EventDispatcher(self.database)
         self.receipt_store = receipt_store
         self.lock = lock or WriterLock(directory)
         self.publisher = Publisher(
@@ -143,6 +146,7 @@ class BatchWriter:
             durability=durability,
             retention=retention,
             fs=fs,
+            events=self.events,
         )
         self._batch_id_factory = batch_id_factory
         self._receipt_id_factory = receipt_id_factory
@@ -191,7 +195,8 @@ class BatchWriter:
         Raises what stands in the way of all of them, such as `LockTimeoutError`; some may have an
         outcome all the same.
         """
-        self._queue.carry_out(submissions, self._lead)
+        with self.events.of_batches(submissions):
+            self._queue.carry_out(submissions, self._lead)
 
     def update(
         self,
@@ -230,10 +235,11 @@ class BatchWriter:
             )
             outcome.append(Submission(validate(request, None, self._now())))
             others = take(outcome)
-            names = _names(others)
+            names = names_of(others)
             self._write([*outcome, *others], look_again(found, names, self.database))
 
-        self._queue.carry_out([], lead)
+        with self.events.of_batches(outcome):
+            self._queue.carry_out([], lead)
         return outcome[0].result()
 
     def check(self, request: BatchRequest) -> None:
@@ -254,13 +260,13 @@ class BatchWriter:
         `InvalidRequestError` when it does not, when there is no file, or when it is what is
         committed already; otherwise as `write_batch`.
         """
-        with self.lock.hold():
+        outcome: list[Submission] = []
+        with self.events.of_batches(outcome), self.lock.hold():
             found = look([descriptor.schema_name], self.publisher)
             draft = draft_of_file(
-                self.directory,
                 descriptor,
                 found.entries.get(descriptor.schema_name),
-                self.publisher.fs,
+                self.publisher,
                 team_name=team_name,
                 identity=identity,
                 reason=reason,
@@ -270,6 +276,7 @@ class BatchWriter:
             draft.batch_id = check_id("batch_id_factory", self._batch_id_factory())
             draft.plan(self._now(), self._receipt_id_factory)
             check_paths(draft, found.entries, {}, self.database)
+            outcome.append(Submission(draft))
             (logged,) = self._log(draft)
             try:
                 # The file holds these bytes; left alone, it keeps what is saved after our look.
@@ -278,20 +285,18 @@ class BatchWriter:
                     self.publisher.publish(write, draft.content_of[write.schema_name])
             except OSError as error:  # to fail and undo would take the bytes from the file
                 raise BatchUnfinishedError(draft.batch_id, cause_of(error), decided=True) from error
-            return self._seal(logged)[0]
+            (outcome[0].batch,) = self._seal(logged)
+        return outcome[0].result()
 
     def _now(self) -> datetime:
-        try:
-            return to_utc_ms(self._clock())
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InvalidRequestError("clock", str(error)) from error
+        return time_of(self._clock)
 
     # --- 2: lock, and look at what is there -------------------------------------------------------
 
     def _lead(self, take: Take) -> None:
         """The writer lock is held, and it is this thread's turn: carry out what waits."""
         group = take(())
-        self._write(group, look(_names(group), self.publisher))
+        self._write(group, look(names_of(group), self.publisher))
 
     def _write(self, group: Sequence[Submission], found: Found) -> None:
         """The rest of step 2, and 3 to 5; the lock is held and no batch is open. Each batch of the
@@ -444,7 +449,3 @@ class BatchWriter:
         raise BatchFailedError(
             batch_id, write.schema_name, path, str(cause), undone=True
         ) from cause
-
-
-def _names(group: Iterable[Submission]) -> set[str]:
-    return {name for item in group for name in item.draft.names}

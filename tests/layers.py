@@ -25,8 +25,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.admission",
         "rtstore.adoption",
         "rtstore.backups",
+        "rtstore.calls",
         "rtstore.data_upgrade",
         "rtstore.directory",
+        "rtstore.dispatcher",
         "rtstore.evidence",
         "rtstore.examination",
         "rtstore.group",
@@ -39,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.reader",
         "rtstore.rebuilding",
         "rtstore.recovery",
+        "rtstore.repair",
         "rtstore.salvage",
         "rtstore.superseding",
         "rtstore.time_travel",
@@ -55,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.differences",
         "rtstore.draft",
         "rtstore.envelope",
+        "rtstore.events",
         "rtstore.facts",
         "rtstore.invariants",
         "rtstore.payloads",
@@ -95,6 +99,7 @@ PURE_IMPORTS = {
 
 PURE_EXCEPTIONS = {
     ("rtstore.errors", "pathlib"): "errors carry the path that they are about; it is only shown",
+    ("rtstore.events", "pathlib"): "events carry the directory that they are about",
     ("rtstore.facts", "pathlib"): "facts carry the paths that they are about",
     (
         "rtstore.ids",

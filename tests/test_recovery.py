@@ -423,6 +423,7 @@ def test_a_file_that_cannot_be_put_back_is_logged_and_stays_in_the_plan(
         ) == 1
         assert store.read(DIAGNOSTICS).data == 2
 
-    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    [record] = [record for record in warnings if record.name == "rtstore.recovery"]
     assert LEASES in record.getMessage()
     assert "no space" in record.getMessage()

@@ -113,6 +113,12 @@ def find_evidence(connection: Connection, quarantine_number: int) -> Quarantined
     return None if row is None else QuarantinedFile.model_validate(row)
 
 
+def find_evidence_at(connection: Connection, quarantine_path: str) -> QuarantinedFile | None:
+    """The piece of evidence that is kept at a path, or None."""
+    row = _SELECT_EVIDENCE_AT.first(connection, path=quarantine_path)
+    return None if row is None else QuarantinedFile.model_validate(row)
+
+
 def list_evidence(connection: Connection) -> list[QuarantinedFile]:
     """All evidence, oldest first."""
     return [QuarantinedFile.model_validate(row) for row in _SELECT_EVIDENCE.all(connection)]
@@ -152,6 +158,9 @@ _MARK_RESTORED = Statement(
 )
 _SELECT_ONE_EVIDENCE = Statement(
     select(quarantined_files).where(quarantined_files.c.quarantine_number == bindparam("number"))
+)
+_SELECT_EVIDENCE_AT = Statement(
+    select(quarantined_files).where(quarantined_files.c.quarantine_path == bindparam("path"))
 )
 _SELECT_EVIDENCE = Statement(
     select(quarantined_files).order_by(quarantined_files.c.quarantine_number)
