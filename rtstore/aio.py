@@ -12,12 +12,14 @@ however long they wait for the writer lock, the loop's default executor stays fr
     recoveries  as needed    a rebuilder takes its time, and may use the store meanwhile
 
 So no read waits behind a write that waits for the lock, and a hundred tasks that write at the same
-time cost a few flushes, not a hundred (an `update` begins a flush of its own). The time that a write spends in the queue
-counts as waiting: after `lock_timeout_s` a lock that is not free is a `LockTimeoutError`, for all
-that wait. On the loop itself nothing is done but to take a copy of the data of a batch (some 5 ms
-for each megabyte), so that a batch holds what its caller saw when it called. What a thread does in
-one call of C, such as to check the data, holds Python's interpreter lock: some 30 ms for a store of
-a megabyte, which the loop feels, and next to nothing for a small one.
+time cost a few flushes, not a hundred (an `update` begins a flush of its own; the batches that wait
+behind it go with it). The time that a
+write spends in the queue counts as waiting: after `lock_timeout_s` a lock that is not free is a
+`LockTimeoutError`, for all that wait. On the loop itself nothing is done but to take a copy of the
+data of a batch (some 5 ms for each megabyte), so that a batch holds what its caller saw when it
+called. What a thread does in one call of C, such as to check the data, holds Python's interpreter
+lock: some 30 ms for a store of a megabyte, which the loop feels, and next to nothing for a small
+one.
 
 **Cancellation** (of a task, by a time-out, or when the loop ends) leaves nothing in doubt:
 
@@ -84,7 +86,14 @@ from rtstore.records import (
 from rtstore.store import RuntimeStore
 from rtstore.time_travel import At, StoreDifferences
 from rtstore.times import Clock, utc_now
-from rtstore.workers import BatchCall, LoopRebuilders, Workers, copier, plain_function
+from rtstore.workers import (
+    BatchCall,
+    LoopRebuilders,
+    UpdateCall,
+    Workers,
+    copier,
+    plain_function,
+)
 
 StoreT = TypeVar("StoreT", bound="AsyncRuntimeStore")
 
@@ -252,10 +261,9 @@ class AsyncRuntimeStore:
 
         `change` is a plain function, and should be quick; it runs in a thread, under the lock.
         """
-        plain = plain_function(change, store)
-        return await self._workers.writes.run(
-            self.sync_store.update, store, plain, identity=identity, reason=reason
-        )
+        plain, inside = plain_function(change, store), self.sync_store
+        update = partial(inside._update, store, plain, identity, reason)  # noqa: SLF001 - see above
+        return await self._workers.writes.carry_out(UpdateCall(update, self.lock))
 
     # --- reading --------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +26,7 @@ from rtstore.errors import (
 )
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
+from rtstore.group import Submission
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.planner import RecoveryPlanner
@@ -291,6 +292,16 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         new data. Raises `StoreFileChangedError` when somebody else changed the file: their edit is
         neither used nor overwritten.
         """
+        return self._update(store, change, identity, reason)
+
+    def _update(
+        self,
+        store: str,
+        change: Callable[[Any], Any],
+        identity: RunIdentity,
+        reason: BatchReason | str,
+        beside: Sequence[Submission] = (),
+    ) -> Batch:
         descriptor = self.descriptors.get(store)
         return self._writer.update(
             descriptor,
@@ -299,6 +310,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
             identity=checked_identity(identity),
             reason=member(BatchReason, reason, "reason"),
             check_current=lambda: self._reader.check_file(descriptor),
+            beside=beside,
         )
 
     # --- reading --------------------------------------------------------------------------------

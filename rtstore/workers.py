@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from rtstore.calls import Call
 from rtstore.dispatcher import Observer
-from rtstore.errors import InvalidRequestError, StoreClosedError
+from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
 from rtstore.group import GROUP_MAX, Submission
 from rtstore.lock import WriterLock
 from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
@@ -134,8 +134,26 @@ class BatchCall(Call[Batch]):
             return False
         return True
 
+    def settle_with(self, error: BaseException | None) -> None:
+        """Have the outcome be that of the batch, or else this error."""
+        if error is None or self.submission.is_done:
+            self.settle()
+        else:
+            self.fail(error)
+
     def _result(self) -> Batch:
         return self.submission.result()
+
+
+class UpdateCall(Call[Batch]):
+    """A call that changes a store under the lock, and writes the batches behind it with it.
+
+    `update` gets their submissions.
+    """
+
+    def __init__(self, update: Callable[[Sequence[Submission]], Batch], lock: WriterLock) -> None:
+        super().__init__("update", lambda: update(self.beside), lock)
+        self.beside: Sequence[Submission] = ()
 
 
 class WriteLane(Lane):
@@ -166,35 +184,49 @@ class WriteLane(Lane):
             if head.begin():
                 head.fail(error)
             return
-        begun = [call for call in self._take() if call.begin()]
         if isinstance(head, BatchCall):
-            self._write_together([call for call in begun if isinstance(call, BatchCall)])
-        else:
-            for call in begun:
-                call.settle()
+            self._write_together(self._begin_batches())
+            return
+        self._waiting.popleft()
+        if head.begin():
+            self._carry_out(head)
 
-    def _take(self) -> Iterator[Call[Any]]:
-        head = self._waiting.popleft()
-        yield head
-        for _ in range(GROUP_MAX - 1):
-            if not (isinstance(head, BatchCall) and self._waiting):
-                return
-            if not isinstance(self._waiting[0], BatchCall):
-                return
-            yield self._waiting.popleft()
+    def _begin_batches(self) -> list[BatchCall]:
+        """Begin the batches at the head of the queue; those that can be written."""
+        begun = []
+        for _ in range(GROUP_MAX):
+            call = self._waiting[0] if self._waiting else None
+            if not isinstance(call, BatchCall):
+                break
+            self._waiting.popleft()
+            if call.begin() and call.prepare():
+                begun.append(call)
+        return begun
+
+    def _carry_out(self, head: Call[Any]) -> None:
+        """Carry out a call that is no batch, and beside an update the batches behind it."""
+        batches: list[BatchCall] = []
+        if isinstance(head, UpdateCall):
+            batches = self._begin_batches()
+            head.beside = [call.submission for call in batches]
+        head.settle()
+        if isinstance(head.future.exception(), LockTimeoutError):
+            for call in batches:  # they have waited as long
+                call.settle_with(head.future.exception())
+        else:
+            self._write_together(batches)
 
     def _write_together(self, calls: Sequence[BatchCall]) -> None:
-        prepared = [call for call in calls if call.prepare()]
+        """Write those of the batches that have no outcome yet; then all of them have one."""
         raised: BaseException | None = None
+        left = [call.submission for call in calls if not call.submission.is_done]
         try:
-            self._write([call.submission for call in prepared])
+            if left:
+                self._write(left)
         except BaseException as error:  # noqa: BLE001 - it is for the callers
             raised = error
-        for call in prepared:
-            if raised is None or call.submission.is_done:
-                call.settle()
-            else:
-                call.fail(raised)
+        for call in calls:
+            call.settle_with(raised)
         del raised  # or the error, its traceback and this frame would hold each other
 
 

@@ -40,22 +40,10 @@ on the medium: `BatchUnfinishedError` with `decided=False`, and this process wri
 [test_error_at_every_point]
 
 **Group commit.** Batches that callers of one process submit while another is written wait in a
-queue (`rtstore.group`), and go through steps 3 to 5 together: one flushed transaction logs them,
-numbered in their order; a store that several write is published once, with the last; one unflushed
-transaction seals them. Each stays a batch of its own, with its receipts and its high watermark. To
-the cases above this adds (tried by the same tests, in the scenarios `write_together`):
-
-* a crash between 3 and the end of 5 leaves several `preparing` batches. They go forward oldest
-  first, each published and sealed as if it were alone, so the last version of a store is the last
-  to be published again; that is how it would have been, had they been written one by one. All
-  versions are in the log, so none is taken for somebody else's.
-* the seal of a group is one transaction: after a loss of power all of it is there or none.
-* a batch refused before the log leaves the group; one that the database refuses has each of the
-  group logged by itself. What a batch is compared with (`expected_high_watermark`, the data that
-  `update` reads) must be committed, so such a batch begins a group, and others may join it.
-* publishing fails -> that batch fails and is undone, the others go on; a store that it shared gets
-  the last version of those that are left. When the failure cannot be recorded, all of the group
-  stay in the log, and go forward in their order.
+queue, and go through steps 3 to 5 together: one flushed transaction logs them, numbered in their
+order; a store that several write is published once, with the last; one unflushed transaction seals
+them. Each stays a batch of its own, with its receipts and its high watermark. `rtstore.group` says
+which cases this adds.
 """
 
 from __future__ import annotations
@@ -207,12 +195,16 @@ class BatchWriter:
         identity: RunIdentity,
         reason: BatchReason,
         check_current: Callable[[], None] | None = None,
+        beside: Sequence[Submission] = (),
     ) -> Batch:
         """Read, change and write one store under the writer lock: no update is lost.
 
         `change` gets the committed data (None before the first) and gives the new data. It runs
         under the lock, so it should be quick, and it must not write to the store itself. What it
         raises comes out unchanged, and nothing is written. Otherwise as `write_batch`.
+
+        Batches `beside` it are written right behind it, and get an outcome each. When it raises,
+        those without an outcome were not tried.
         """
         self.database.check_usable()
         name = descriptor.schema_name
@@ -238,8 +230,8 @@ class BatchWriter:
             names = names_of(others)
             self._write([*outcome, *others], look_again(found, names, self.database))
 
-        with self.events.of_batches(outcome):
-            self._queue.carry_out([], lead)
+        with self.events.of_batches(beside), self.events.of_batches(outcome):
+            self._queue.carry_out(beside, self._lead, first=lead)
         return outcome[0].result()
 
     def check(self, request: BatchRequest) -> None:

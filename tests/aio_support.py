@@ -35,10 +35,10 @@ async def write(store: AsyncRuntimeStore, name: str, data: Any, **options: Any) 
     )
 
 
-async def append(store: AsyncRuntimeStore, item: Any) -> Batch:
-    """Append to the leases, under the writer lock."""
+async def append(store: AsyncRuntimeStore, item: Any, name: str = LEASES) -> Batch:
+    """Append to a store, under the writer lock."""
     return await store.update(
-        LEASES, lambda data: [*(data or []), item], identity=IDENTITY, reason="host_lease_update"
+        name, lambda data: [*(data or []), item], identity=IDENTITY, reason="host_lease_update"
     )
 
 

@@ -59,7 +59,7 @@ def test_the_interface_is_that_of_the_runtime_store() -> None:
         if not name.startswith("_")
     }
     assert {"history", "back_up", "recover", "write_batch"} <= methods.keys()
-    assert methods.pop("close")
+    assert methods.pop("close") is not None
     opening = inspect.signature(methods.pop("open"))
     assert inspect.signature(AsyncRuntimeStore.open).parameters == opening.parameters
     for name, method in methods.items():

@@ -19,6 +19,7 @@ import pytest
 from rtstore import KEEP_EVERYTHING, AsyncRuntimeStore, LockTimeoutError, WriterLock
 
 from .aio_support import append, heartbeat, run, write
+from .group_support import Flushes
 from .support import (
     CHECKPOINT,
     DIAGNOSTICS,
@@ -34,7 +35,8 @@ from .support import (
     plain_descriptor,
 )
 
-STORES = (LEASES, LEDGER, DIAGNOSTICS)
+WHIMS = "own.whims"
+STORES = (LEASES, LEDGER, DIAGNOSTICS, WHIMS)
 PAUSE_S = 0.005
 
 
@@ -45,6 +47,8 @@ class Runtime:
         self.store = store
         self.counts: Counter[str] = Counter()
         self.over = asyncio.Event()
+        self.kept: set[str] = set()
+        """What was committed of the calls that were, perhaps, cancelled."""
 
     async def update(self, number: int) -> None:
         """Append to one store ten times."""
@@ -58,6 +62,22 @@ class Runtime:
             both = {LEDGER: [number, turn] * 50, DIAGNOSTICS: [number, turn] * 50}
             await self.store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=both)
             self.counts["batches"] += 1
+
+    async def change_its_mind(self, number: int) -> None:
+        """Make ten calls, and cancel each a little later; keep what was committed all the same."""
+        loop, chance = asyncio.get_running_loop(), random.Random(number)
+        for turn in range(10):
+            name = f"{number}-{turn}"
+            task = asyncio.ensure_future(append(self.store, name, WHIMS))
+            loop.call_later(chance.expovariate(5), task.cancel)
+            try:
+                await task
+            except asyncio.CancelledError as error:
+                self.counts["cancelled"] += 1
+                if "is committed" not in error.__notes__[0]:
+                    continue
+                self.counts["cancelled, but committed"] += 1
+            self.kept.add(name)
 
     async def read(self) -> None:
         """See whole batches, and never an older one than before."""
@@ -81,7 +101,7 @@ class Runtime:
             await asyncio.sleep(PAUSE_S)
 
     async def live(self) -> None:
-        """Forty tasks: 12 update, 12 write, 12 read, 4 plan."""
+        """Forty-eight tasks: 12 update, 12 write, 12 read, 4 plan, 8 change their mind."""
         async with asyncio.TaskGroup() as looking:
             for _ in range(12):
                 looking.create_task(self.read())
@@ -91,6 +111,8 @@ class Runtime:
                 for number in range(12):
                     changing.create_task(self.update(number))
                     changing.create_task(self.write(number))
+                for number in range(8):
+                    changing.create_task(self.change_its_mind(number))
             self.over.set()
 
 
@@ -105,15 +127,16 @@ def _small_heap() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_small_heap")
-def test_many_tasks_lose_no_update(tmp_path: Path) -> None:
-    """Forty tasks at once: no update is lost, everybody sees whole batches, a living writer never
-    looks like damage, and the loop goes on."""
+def test_many_tasks_lose_no_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty-eight tasks at once: no update is lost, whoever is cancelled knows what is committed,
+    everybody sees whole batches, a living writer never looks like damage, and the loop goes on."""
     late: list[float] = []
 
     async def main(store: AsyncRuntimeStore) -> None:
         empty: dict[str, list[Any]] = {name: [] for name in STORES}
         await store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=empty)
         runtime = Runtime(store)
+        flushes = Flushes(store.database, monkeypatch)
         beat = asyncio.create_task(heartbeat(late))
         started = time.monotonic()
         await runtime.live()
@@ -124,9 +147,15 @@ def test_many_tasks_lose_no_update(tmp_path: Path) -> None:
         assert runtime.counts["batches"] == 60
         leases = (await store.read(LEASES)).data
         assert sorted(leases) == [[number, turn] for number in range(12) for turn in range(10)]
-        assert (await store.manifest()).high_watermark == 1 + 120 + 60
+        assert set((await store.read(WHIMS)).data) == runtime.kept
+        batches = (await store.manifest()).high_watermark - 1
+        assert batches == 120 + 60 + len(runtime.kept)
         assert await asyncio.to_thread(agree, store.sync_store)
-        print(f"\n40 tasks, {took_s:.1f} s: {dict(runtime.counts)}; {in_words(late)}")
+        print(
+            f"\n48 tasks, {batches} batches in {flushes.made.count(True)} flushes, "
+            f"{runtime.counts['cancelled']} cancellations, {took_s:.1f} s; {in_words(late)}\n"
+            f"{dict(runtime.counts)}"
+        )
 
     descriptors = [plain_descriptor(name, f"{name}.json") for name in STORES]
     run(tmp_path / "runtime", main, team_name=TEAM, descriptors=descriptors)

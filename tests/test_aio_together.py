@@ -29,8 +29,10 @@ from rtstore import (
 from .aio_support import append, run, write
 from .group_support import Flushes
 from .support import (
+    CHECKPOINT,
     DIAGNOSTICS,
     FILE_OF,
+    IDENTITY,
     LEASES,
     LEDGER,
     Crash,
@@ -125,6 +127,50 @@ def test_calls_are_carried_out_in_their_order(directory: Path) -> None:
         assert [(await task).high_watermark for task in tasks] == [1, 2, 3, 4, 5, 6]
         assert (await store.read(LEASES)).data == ["b", "c", "e"]
         assert (await store.read(LEDGER)).data == "f"
+
+    run(directory, main)
+
+
+def test_batches_go_with_the_update_before_them(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update begins a flush, and the batches right behind it share that; but not one that is
+    compared with what is committed."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        flushes = Flushes(store.database, monkeypatch)
+        with WriterLock(directory).hold():
+            tasks = await waiting(
+                store,
+                append(store, 1),
+                write(store, LEDGER, 2),
+                write(store, DIAGNOSTICS, 3),
+                write(store, DIAGNOSTICS, 4, expected_high_watermark=3),
+                write(store, LEDGER, 5),
+            )
+        assert [(await task).high_watermark for task in tasks] == [1, 2, 3, 4, 5]
+        assert flushes.made == [True, False] * 2
+
+    run(directory, main)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_batches_behind_an_update_that_is_not_made_are_written(
+    directory: Path, cancelled: bool
+) -> None:
+    """Its function fails, or it is cancelled before its turn: the others do not depend on it."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with WriterLock(directory).hold():
+            update = store.update(LEASES, lambda _: 1 // 0, identity=IDENTITY, reason=CHECKPOINT)
+            first, *tasks = await waiting(
+                store, update, write(store, LEDGER, 1), write(store, DIAGNOSTICS, 2)
+            )
+            if cancelled:
+                first.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else ZeroDivisionError):
+            await first
+        assert [(await task).high_watermark for task in tasks] == [1, 2]
 
     run(directory, main)
 
