@@ -18,6 +18,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rtstore.cli",),
+    ("rtstore.testing",),
     ("rtstore",),
     ("rtstore.aio",),
     ("rtstore.store",),
@@ -120,6 +121,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "alembic": ("rtstore.database.upgrade",),
     "filelock": ("rtstore.lock",),
     "fcntl": ("rtstore.lock",),
+    "pytest": ("rtstore.testing.plugin",),
     "rich": ("rtstore.cli",),
     "sqlite3": (
         "rtstore.cli",

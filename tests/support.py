@@ -19,6 +19,7 @@ from typing import Any
 
 from rtstore import Criticality, Descriptor, FileSystem, Owner, RebuildStrategy, RuntimeStore
 from rtstore.records import RunIdentity
+from rtstore.testing import Ids as Ids
 
 NOON = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 NOON_TEXT = "2026-04-21T12:00:00.000Z"
@@ -69,18 +70,6 @@ def plain_descriptor(name: str, path: str, version: int = 1) -> Descriptor:
         owner=Owner.E2E,
         rebuild_strategy=RebuildStrategy.NONE,
     )
-
-
-class Ids:
-    """Makes `batch-1`, `batch-2`, ... like the factories in the seed's tests."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self._count = 0
-
-    def __call__(self) -> str:
-        self._count += 1
-        return f"{self._prefix}-{self._count}"
 
 
 # --- stores -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 from rtstore.cli import demo_show as show
 from rtstore.cli.demo_crash import kill_writer
 from rtstore.cli.demo_data import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
-from rtstore.cli.demo_points import KillPoint, find_point
+from rtstore.cli.demo_points import find_point
 from rtstore.cli.demo_queries import ask
 from rtstore.cli.demo_report import (
     Crash,
@@ -41,6 +41,7 @@ from rtstore.errors import InvalidRequestError
 from rtstore.ids import new_batch_id
 from rtstore.records import Batch
 from rtstore.store import RuntimeStore
+from rtstore.testing.points import CrashPoint
 
 
 def run(directory: Path | None, *, point: str, as_json: bool) -> ExitCode:
@@ -69,7 +70,7 @@ def _fresh_directory(directory: Path | None) -> Path:
     return directory.absolute()
 
 
-def _play(directory: Path, point: KillPoint, page: Page) -> DemoReport:
+def _play(directory: Path, point: CrashPoint, page: Page) -> DemoReport:
     show.opening(page, directory)
     written = _write_checkpoints(directory)
     show.checkpoints(page, written)

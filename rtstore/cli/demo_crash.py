@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rtstore.cli.demo_points import KillPoint
 from rtstore.errors import RetryableError
 from rtstore.records import Record
+from rtstore.testing.points import CrashPoint
 
 HANDSHAKE_TIMEOUT_S = 60.0
 
@@ -28,7 +28,7 @@ class Kill(Record):
     signal: int
 
 
-def kill_writer(directory: Path, point: KillPoint, batch_id: str) -> Kill:
+def kill_writer(directory: Path, point: CrashPoint, batch_id: str) -> Kill:
     """Start a writer, wait until it says that it is at the point, kill it, and check how it ended.
 
     Raises `DemoFailedError` when it never came there, or did not end by SIGKILL.

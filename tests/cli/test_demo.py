@@ -15,15 +15,16 @@ from rtstore import RuntimeStore
 from rtstore.cli import demo_crash
 from rtstore.cli.demo_crash import DemoFailedError, kill_writer
 from rtstore.cli.demo_data import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
-from rtstore.cli.demo_points import KILL_POINTS, STORES, KillPoint, find_point
+from rtstore.cli.demo_points import KILL_POINTS, STORES, find_point
 from rtstore.cli.exits import ExitCode
 from rtstore.lock import WriterLock
+from rtstore.testing import CrashPoint
 from tests.cli.commands import CHECKOUT, ready_team, run, run_process
 from tests.support import agree, data_in, stray_files
 
 
 @pytest.mark.parametrize("point", KILL_POINTS, ids=lambda point: point.name)
-def test_killed_at_every_point(tmp_path: Path, point: KillPoint) -> None:
+def test_killed_at_every_point(tmp_path: Path, point: CrashPoint) -> None:
     """The writer says that it is at the point, dies of signal 9 there, and afterwards the batch is
     whole with the ids it was logged with, or was never there; the team is ready."""
     directory = tmp_path / "demo"
@@ -46,7 +47,7 @@ def test_killed_at_every_point(tmp_path: Path, point: KillPoint) -> None:
     _is_whole(directory, outcome["batchId"], happened=happened)
 
 
-def _crashed_as_it_should(crash: dict[str, object], point: KillPoint) -> None:
+def _crashed_as_it_should(crash: dict[str, object], point: CrashPoint) -> None:
     versions = [file["version"] for file in crash["files"]]  # type: ignore[attr-defined]
     assert versions == ["new"] * point.published + ["old"] * (STORES - point.published)
     assert crash["published"] == point.published
@@ -170,7 +171,7 @@ def test_a_writer_that_does_not_come_to_its_point(
     """The proof is no formality: a writer that ends by itself, or never says the word, is not taken
     for one that was killed."""
     directory = ready_team(tmp_path)
-    nowhere = KillPoint("nowhere", logged=True, published=4, sealed=True)
+    nowhere = CrashPoint("nowhere", logged=True, published=4, sealed=True)
     with pytest.raises(DemoFailedError, match="should have said 'nowhere'"):
         kill_writer(directory, nowhere, "batch-1")
     monkeypatch.setattr(demo_crash, "HANDSHAKE_TIMEOUT_S", 0.0)

@@ -1,0 +1,239 @@
+"""How a writer is made to die at a point: the commit protocol is watched from inside.
+
+While `dying_at` is entered, the few functions that every batch of this process goes through tell
+where they are, and `die` is called at the point. What it does is the caller's business: raise, kill
+the process, wait to be killed. Where it returns to here, by raising, the process counts as dead:
+whatever is asked of its databases and its file system raises again, so that nothing that runs on
+the way out (a `finally`, another thread) changes what a dead process leaves.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from sqlalchemy import Connection
+
+from rtstore.database.engine import Database
+from rtstore.draft import Draft
+from rtstore.files.system import FileSystem
+from rtstore.publication import Publisher
+from rtstore.records import Batch, LoggedBatch, PlannedWrite
+from rtstore.testing.points import POINTS, CrashPoint
+from rtstore.writer import BatchWriter
+
+_OF_A_FILE = re.compile(r"(in-file|after-rename)-[1-9]\d*")
+_WATCHING = threading.Lock()
+
+
+class Watch:
+    """Where the batches of this process are, and whether it is dead."""
+
+    def __init__(self, point: CrashPoint | str, batch: int, die: Callable[[Watch], object]) -> None:
+        self.point = checked_point(point)
+        self.batch_ids: tuple[str, ...] = ()
+        """The batches that share the flush of the one to die in, once they are about to be
+        logged."""
+        self.is_dead = False
+        self.passed: list[str] = []
+        """The points that were come by in that batch."""
+        self.databases: list[Database] = []
+        """Those that were used meanwhile."""
+        self._batch = batch
+        self._die = die
+        self._begun = 0
+        self._receipt_ids: set[str] = set()
+        self._files = 0
+        self._here = threading.local()
+
+    def reach(self, point: str) -> None:
+        """Die here, if this is the point."""
+        self.passed.append(point)
+        if point != self.point:
+            return
+        self.is_dead = True
+        self._die(self)
+
+    def check_alive(self) -> None:
+        """Raise what a dead process raises at everything that it does."""
+        if self.is_dead:
+            self._die(self)
+
+    # --- what the hooks say -----------------------------------------------------------------------
+
+    def begin(self, drafts: tuple[Draft, ...]) -> bool:
+        """Batches are about to be logged; gives whether the one to die in is among them."""
+        before, self._begun = self._begun, self._begun + len(drafts)
+        if not before < self._batch <= self._begun:
+            return False
+        self.batch_ids = tuple(str(draft.batch_id) for draft in drafts)
+        self._receipt_ids = {write.receipt_id for draft in drafts for write in draft.writes}
+        return True
+
+    def concerns(self, *logged: LoggedBatch) -> bool:
+        """Whether the batch to die in is among these."""
+        return any(item.batch.batch_id in self.batch_ids for item in logged)
+
+    @contextmanager
+    def inside(self, transaction: str) -> Iterator[None]:
+        """An SQL transaction of this thread is the log, or the seal, of the batch."""
+        self._here.transaction = transaction
+        try:
+            yield
+        finally:
+            self._here.transaction = None
+
+    @contextmanager
+    def publishing(self, write: PlannedWrite) -> Iterator[None]:
+        """A file is published; perhaps one of the batch."""
+        if write.receipt_id not in self._receipt_ids:
+            yield
+            return
+        self._files += 1
+        self._here.file = number = self._files
+        try:
+            yield
+        finally:
+            self._here.file = None
+        self.reach(f"after-rename-{number}")
+
+    def about_to_commit(self) -> None:
+        """The SQL transaction of this thread is about to be committed."""
+        transaction = getattr(self._here, "transaction", None)
+        if transaction is not None:
+            self.reach(f"in-{transaction}")
+
+    def is_to_die_in_this_file(self) -> bool:
+        """Whether the file that this thread writes is the one to die in."""
+        number = getattr(self._here, "file", None)
+        return number is not None and self.point == f"in-file-{number}"
+
+
+def checked_point(point: CrashPoint | str) -> str:
+    """The name of a point, if it is one. Raises `ValueError`."""
+    name = str(point)
+    names = [known.name for known in POINTS]
+    if name not in names and not _OF_A_FILE.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no point of the commit protocol; those of a batch of one store are: "
+            f"{', '.join(names)} (of a batch of four: crash_points(4))"
+        )
+    return name
+
+
+@contextmanager
+def dying_at(watch: Watch) -> Iterator[None]:
+    """Watch the batches that this process writes during the block, from any thread."""
+    if not _WATCHING.acquire(blocking=False):
+        raise RuntimeError("a process dies once: crash_at is entered already")
+    try:
+        with ExitStack() as stack:
+            for owner, name, function in _hooks(watch):
+                stack.enter_context(patch.object(owner, name, function))
+            yield
+    finally:
+        _WATCHING.release()
+
+
+Hook = tuple[type, str, Callable[..., Any]]
+"""A function of a class, and what stands in its place."""
+
+
+def _hooks(watch: Watch) -> Iterator[Hook]:
+    yield from _hooks_of_the_protocol(watch)
+    yield from _hooks_of_the_file_system(watch)
+    yield from _hooks_of_the_database(watch)
+
+
+def _hooks_of_the_protocol(watch: Watch) -> Iterator[Hook]:
+    log, seal = BatchWriter._log, BatchWriter._seal  # noqa: SLF001 - steps 3 and 5
+    publish = Publisher.publish
+
+    def watched_log(writer: BatchWriter, *drafts: Draft) -> list[LoggedBatch]:
+        if not watch.begin(drafts):
+            return log(writer, *drafts)
+        watch.reach("before-log")
+        with watch.inside("log"):
+            logged = log(writer, *drafts)
+        watch.reach("after-log")
+        return logged
+
+    def watched_seal(writer: BatchWriter, *logged: LoggedBatch) -> list[Batch]:
+        if not watch.concerns(*logged):
+            return seal(writer, *logged)
+        with watch.inside("seal"):
+            batches = seal(writer, *logged)
+        watch.reach("after-seal")
+        return batches
+
+    def watched_publish(publisher: Publisher, write: PlannedWrite, content: bytes) -> None:
+        with watch.publishing(write):
+            publish(publisher, write, content)
+
+    yield BatchWriter, "_log", watched_log
+    yield BatchWriter, "_seal", watched_seal
+    yield Publisher, "publish", watched_publish
+
+
+def _hooks_of_the_file_system(watch: Watch) -> Iterator[Hook]:
+    write, close = FileSystem.write, FileSystem.close
+
+    def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(real)
+        def call(fs: FileSystem, *arguments: Any) -> Any:
+            watch.check_alive()
+            return real(fs, *arguments)
+
+        return call
+
+    def watched_write(fs: FileSystem, descriptor: int, content: memoryview) -> int:
+        watch.check_alive()
+        if not watch.is_to_die_in_this_file():
+            return write(fs, descriptor, content)
+        written = write(fs, descriptor, content[: len(content) // 2])
+        watch.reach(watch.point)
+        return written
+
+    own: dict[str, Callable[..., Any]] = {
+        "write": watched_write,
+        "close": close,
+    }  # a dead process closes its descriptors
+    for name, real in inspect.getmembers(FileSystem, inspect.isfunction):
+        if not name.startswith("_"):
+            yield FileSystem, name, own.get(name) or guarded(real)
+
+
+def _hooks_of_the_database(watch: Watch) -> Iterator[Hook]:
+    write = Database.write
+
+    def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(real)
+        def call(database: Database, *arguments: Any, **options: Any) -> Any:
+            watch.check_alive()
+            _note(watch, database)
+            return real(database, *arguments, **options)
+
+        return call
+
+    @contextmanager
+    def watched_write(database: Database, *, flush: bool) -> Iterator[Connection]:
+        watch.check_alive()
+        _note(watch, database)
+        with write(database, flush=flush) as connection:
+            yield connection
+            watch.about_to_commit()
+
+    yield Database, "write", watched_write
+    for name in ("read", "look", "read_as_writer"):
+        yield Database, name, guarded(getattr(Database, name))
+
+
+def _note(watch: Watch, database: Database) -> None:
+    if database not in watch.databases:
+        watch.databases.append(database)

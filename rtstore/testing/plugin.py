@@ -1,0 +1,42 @@
+"""Fixtures for the tests of a runtime; a test suite asks for them by name:
+
+pytest_plugins = ["rtstore.testing.plugin"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore.store import RuntimeStore
+from rtstore.testing.sources import Ids, StepClock
+
+TEAM = "team-test"
+
+
+@pytest.fixture
+def runtime_directory(tmp_path: Path) -> Path:
+    """Where a runtime directory can be made; there is none yet."""
+    return tmp_path / "runtime"
+
+
+@pytest.fixture
+def store_options() -> dict[str, Any]:
+    """Options of `RuntimeStore.open` and `AsyncRuntimeStore.open`: times and ids that are the same
+    in every run."""
+    return {
+        "clock": StepClock(),
+        "batch_id_factory": Ids("batch"),
+        "receipt_id_factory": Ids("receipt"),
+        "plan_id_factory": Ids("plan"),
+    }
+
+
+@pytest.fixture
+def runtime_store(runtime_directory: Path, store_options: dict[str, Any]) -> Iterator[RuntimeStore]:
+    """An open store of the team `team-test`, in which nothing was committed yet."""
+    with RuntimeStore.open(runtime_directory, team_name=TEAM, **store_options) as store:
+        yield store

@@ -1,0 +1,33 @@
+"""Times and ids that are the same in every run. Safe to share between threads."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+NOON = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
+
+
+class StepClock:
+    """A clock that goes on by a step at each look."""
+
+    def __init__(self, start: datetime = NOON, step: timedelta = timedelta(milliseconds=1)) -> None:
+        self._start = start
+        self._step = step
+        self._count = itertools.count()
+
+    def __call__(self) -> datetime:
+        """What time it is."""
+        return self._start + next(self._count) * self._step
+
+
+class Ids:
+    """A factory that makes `batch-1`, `batch-2`, ..."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._count = itertools.count(1)
+
+    def __call__(self) -> str:
+        """A new id."""
+        return f"{self._prefix}-{next(self._count)}"
