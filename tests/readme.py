@@ -5,7 +5,8 @@
 
 A fenced block marked `console` holds commands (`$ ...`) with their output; all of them are run in
 order, in one fresh directory, with the environment of this interpreter. A block marked `python` is
-run as a program there. A line `...` in a shown output stands for any number of lines. What changes
+run as a program there, or, when its first line is a comment with the name of a file, written into
+that file. A line `...` in a shown output stands for any number of lines. What changes
 from run to run (ids, times, ages, sizes, temporary paths) is compared by its shape.
 """
 
@@ -26,6 +27,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 _FENCE = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+_FILE = re.compile(r"# (\w+\.py)\n")
+
 _SHAPES = [
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "UUID"),
     (re.compile(r"sha256:[0-9a-f]{8,64}"), "HASH"),
@@ -36,6 +39,8 @@ _SHAPES = [
     (re.compile(r"\b\d+(\.\d+)? (B|KiB|KB|MiB|bytes)\b"), "SIZE"),
     (re.compile(r"\bprocess \d+\b"), "process N"),
     (re.compile(r"\bpid \d+\b"), "pid N"),
+    (re.compile(r"\bprocess_id=\d+\b"), "process_id=N"),
+    (re.compile(r"\bin \d+\.\d+s\b"), "in TIME"),
     (re.compile(r"[ \t]+"), " "),
     (re.compile(r"[─━═-]{3,}"), "---"),
 ]
@@ -68,11 +73,14 @@ def steps(text: str) -> list[Step]:
     return found
 
 
-def run(step: Step, directory: Path) -> str:
-    """Run one step; gives what it printed, errors included."""
+def run(step: Step, directory: Path, binaries: Path = Path(sys.executable).parent) -> str:
+    """Run one step with the programs of an environment; gives what it printed, errors included."""
     if step.source.startswith("sqlite3 ") and shutil.which("sqlite3") is None:
         return run_without_the_shell(step, directory)
-    binaries = Path(sys.executable).parent
+    named = _FILE.match(step.source)
+    if step.kind == "python" and named is not None:
+        (directory / named.group(1)).write_text(step.source, encoding="utf-8")
+        return ""
     environment = {
         **os.environ,
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
@@ -81,7 +89,7 @@ def run(step: Step, directory: Path) -> str:
         "PYTHONWARNINGS": "error",
     }
     if step.kind == "python":
-        command = [sys.executable, "-c", step.source]
+        command = [str(binaries / "python"), "-c", step.source]
     else:
         command = ["bash", "-c", step.source]
     done = subprocess.run(

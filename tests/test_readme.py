@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import readme
+from tests.installed import Installed
 
 ROOT = readme.README.parent
 INSTALL_AND_DEMO = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/rtstore demo"
@@ -18,12 +19,14 @@ INSTALL_AND_TEST = (
 )
 
 
-def test_every_command_and_program_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    """All commands and programs of the README, run in order in a fresh directory, print what it
-    shows (ids, times and sizes compared by their shape)."""
+def test_every_command_and_program_prints_what_the_readme_shows(
+    tmp_path: Path, installed: Installed
+) -> None:
+    """All commands and programs of the README, run in order in a fresh directory with nothing but
+    the installed wheel, print what it shows (ids, times and sizes compared by their shape)."""
     ran = 0
     for step in readme.steps(readme.README.read_text(encoding="utf-8")):
-        printed = readme.run(step, tmp_path)
+        printed = readme.run(step, tmp_path, installed.bin)
         ran += 1
         if step.kind == "console":
             assert readme.matches(step.shown, printed), (
