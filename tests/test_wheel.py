@@ -125,12 +125,22 @@ SAMPLE = '''
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, assert_never, assert_type
 
 from rtstore import (
+    AsyncRuntimeStore,
     Batch,
+    BatchCommitted,
+    BatchFailed,
     BatchReason,
+    BatchUnfinished,
+    Event,
+    EventKind,
+    FileQuarantined,
+    NotReady,
+    QuarantinedFile,
     ReadinessCheck,
     RecoveryPlan,
     RunIdentity,
@@ -138,6 +148,19 @@ from rtstore import (
     RuntimeStoreError,
     Snapshot,
     StoreContent,
+    StoreDifferences,
+    StoreRecovered,
+    StoreVersion,
+)
+from rtstore.testing import (
+    CrashPoint,
+    Ids,
+    Kill,
+    PointNotReachedError,
+    StepClock,
+    crash_at,
+    crash_points,
+    kill_at,
 )
 
 
@@ -171,6 +194,64 @@ def main(directory: Path) -> list[str]:
         check = store.check_readiness(expected=identity)
         assert_type(check, ReadinessCheck)
         return list(check.diagnostics)
+
+
+def observe(event: Event) -> None:
+    """Every kind has its own record, and there are no others."""
+    assert_type(event.stores, tuple[str, ...])
+    assert_type(event.duration_s, float | None)
+    match event:
+        case BatchCommitted():
+            assert_type(event.batch, Batch)
+            assert_type(event.duration_s, float)
+            assert_type(event.batch_id, str)
+        case BatchFailed() | BatchUnfinished():
+            assert_type(event.cause, str)
+        case StoreRecovered():
+            assert_type(event.batch_ids, tuple[str, ...])
+        case FileQuarantined():
+            assert_type(event.file, QuarantinedFile)
+        case NotReady():
+            assert event.kind in (EventKind.DEGRADED, EventKind.BLOCKED)
+            assert_type(event.check, ReadinessCheck)
+        case _:
+            assert_never(event)
+
+
+async def on_a_loop(directory: Path) -> StoreContent:
+    """The same for asyncio."""
+    queue: asyncio.Queue[Event] = asyncio.Queue()
+    async with AsyncRuntimeStore.open(directory, on_event=queue.put_nowait) as store:
+        assert_type(store, AsyncRuntimeStore)
+        identity = RunIdentity(run_id="run-2")
+        batch, again = await asyncio.gather(
+            store.write_batch(identity=identity, reason="recovery", writes={"own": 1}),
+            store.update("own", add_session, identity=identity, reason=BatchReason.RECOVERY),
+        )
+        assert_type(batch, Batch)
+        assert_type(again, Batch)
+        assert_type(await store.history("own"), list[StoreVersion])
+        assert_type(await store.diff("own", batch.batch_id), StoreDifferences)
+        assert_type(await store.check_readiness(), ReadinessCheck)
+        return await store.read("own", at=1)
+
+
+def crash_it(directory: Path) -> None:
+    """And for the tests of a runtime."""
+    store = RuntimeStore.open(
+        directory, on_event=observe, clock=StepClock(), batch_id_factory=Ids("batch")
+    )
+    for point in crash_points(stores=2):
+        assert_type(point, CrashPoint)
+        try:
+            with crash_at(point, batch=2) as crash:
+                main(directory)
+            assert_type(crash.batch_ids, tuple[str, ...])
+        except PointNotReachedError as error:
+            print(error)
+    assert_type(kill_at("in-log", main, directory, timeout_s=5), Kill)
+    assert_type(kill_at("in-log", on_a_loop, directory), Kill)
+    store.close()
 '''
 
 WRONG = [
@@ -179,6 +260,10 @@ WRONG = [
     ("store.write_batch(identity='run-1', reason='recovery', writes={})", "arg-type"),
     ("store.manifest().high_watermark + 'x'", "operator"),
     ("RunIdentity(run=1)", "call-arg"),
+    ("RuntimeStore.open('x', on_event=len)", "arg-type"),
+    ("crash_at(1)", "arg-type"),
+    ("StoreEvent(kind=EventKind.FAILED, team_name='t', directory='x', batch=1)", "call-arg"),
+    ("AsyncRuntimeStore(store).read('own').data", "attr-defined"),
 ]
 
 
@@ -200,7 +285,10 @@ def test_types_hold_from_outside(installed: Installed) -> None:
     sample = installed.folder / "sample.py"
     sample.write_text(SAMPLE, encoding="utf-8")
     assert "Success" in check_types(installed, sample, 0)
-    head = "from rtstore import RunIdentity, RuntimeStore\nstore = RuntimeStore.open('x')\n"
+    head = (
+        "from rtstore import AsyncRuntimeStore, EventKind, RunIdentity, RuntimeStore, StoreEvent\n"
+        "from rtstore.testing import crash_at; store = RuntimeStore.open('x')\n"
+    )
     wrong = installed.folder / "wrong.py"
     wrong.write_text(head + "\n".join(line for line, _ in WRONG) + "\n", encoding="utf-8")
     said = check_types(installed, wrong, 1)
