@@ -53,7 +53,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from rtstore.arguments import Writes, batch_request, pairs
 from rtstore.backups import Backup
@@ -83,7 +83,7 @@ from rtstore.records import (
     RecoveryReport,
     RunIdentity,
 )
-from rtstore.store import RuntimeStore
+from rtstore.store import RuntimeStore, plain_change
 from rtstore.time_travel import At, StoreDifferences
 from rtstore.times import Clock, utc_now
 from rtstore.workers import (
@@ -92,7 +92,6 @@ from rtstore.workers import (
     UpdateCall,
     Workers,
     copier,
-    plain_function,
 )
 
 StoreT = TypeVar("StoreT", bound="AsyncRuntimeStore")
@@ -211,6 +210,15 @@ class AsyncRuntimeStore:
         finished all the same. Closing twice is harmless."""
         await self._workers.close(self.sync_store.close)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} around {self.sync_store!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"an {type(self).__name__} cannot be copied or sent to another process: "
+            "open the directory there"
+        )
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -261,7 +269,7 @@ class AsyncRuntimeStore:
 
         `change` is a plain function, and should be quick; it runs in a thread, under the lock.
         """
-        plain, inside = plain_function(change, store), self.sync_store
+        plain, inside = plain_change(change, store), self.sync_store
         update = partial(inside._update, store, plain, identity, reason)  # noqa: SLF001 - see above
         return await self._workers.writes.carry_out(UpdateCall(update, self.lock))
 

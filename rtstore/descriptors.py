@@ -119,14 +119,21 @@ def same_file_key(path: str) -> str:
 class Registry:
     """The descriptors of one runtime directory, by name, in the order they were registered.
 
-    Raises `InvalidRequestError` when two of them share a name or a path, or when the file of one
-    would have to be a directory for the other.
+    Raises `InvalidRequestError` for what is no descriptor, when two of them share a name or a path,
+    or when the file of one would have to be a directory for the other.
     """
 
     def __init__(self, descriptors: Iterable[Descriptor]) -> None:
         self._by_name: dict[str, Descriptor] = {}
         paths: dict[str, str] = {}
+        given: object = descriptors
+        if isinstance(given, Descriptor) or not isinstance(given, Iterable):
+            raise InvalidRequestError("descriptors", "must be several: a list of Descriptor")
         for descriptor in descriptors:
+            one: object = descriptor
+            if not isinstance(one, Descriptor):
+                wrong = f"must be a list of Descriptor; one is {one!r:.80}"
+                raise InvalidRequestError("descriptors", wrong)
             name, path = descriptor.schema_name, same_file_key(descriptor.relative_path)
             if name in self._by_name:
                 raise InvalidRequestError("descriptors", "registered twice", store=name)

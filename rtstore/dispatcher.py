@@ -10,7 +10,6 @@ error where nobody listens to the log.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rtstore import arguments
 from rtstore.database import recovery_log
 from rtstore.database.engine import Database
 from rtstore.errors import (
@@ -52,13 +52,9 @@ Observer = Callable[["Event"], object]
 
 def checked_observer(on_event: Observer) -> Observer:
     """The observer, if it is one. A coroutine function would never be awaited."""
-    if not callable(on_event):
-        raise InvalidRequestError("on_event", "must be a function that takes an event")
-    if inspect.iscoroutinefunction(on_event) or inspect.iscoroutinefunction(
-        getattr(on_event, "__call__", None)  # noqa: B004 - of an object, not whether it has one
-    ):
+    if arguments.is_coroutine_function(on_event):
         raise InvalidRequestError("on_event", "must be a plain function: nobody would await it")
-    return on_event
+    return arguments.function(on_event, "on_event")
 
 
 class EventDispatcher:

@@ -189,9 +189,11 @@ def time_of(clock: Clock) -> datetime:
         raise InvalidRequestError("clock", str(error)) from error
 
 
-def check_text(field: str, value: str) -> str:
-    """Give a text that comes from outside. Raises `InvalidRequestError` when it holds a lone
-    surrogate: UTF-8 cannot carry one."""
+def check_text(field: str, value: object) -> str:
+    """Give a text that comes from outside. Raises `InvalidRequestError` for what is none, or holds
+    a lone surrogate: UTF-8 cannot carry one."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(field, f"must be a text, not {value!r:.80}")
     if not value.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
         raise InvalidRequestError(field, f"{value[:80]!a} holds a lone surrogate")
     return value

@@ -39,6 +39,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 
+from rtstore import arguments
 from rtstore.draft import Draft
 from rtstore.errors import LockTimeoutError
 from rtstore.lock import WriterLock
@@ -56,6 +57,8 @@ class Submission:
     __slots__ = ("_context", "batch", "draft", "error", "expected_high_watermark")
 
     def __init__(self, draft: Draft, expected_high_watermark: int | None = None) -> None:
+        if expected_high_watermark is not None:
+            arguments.number(expected_high_watermark, "expected_high_watermark")
         self.draft = draft
         self.expected_high_watermark = expected_high_watermark
         self.batch: Batch | None = None
@@ -102,7 +105,7 @@ class _Place:
     __slots__ = ("alone", "left", "pending", "submissions", "wake")
 
     def __init__(self, submissions: Sequence[Submission], *, alone: bool) -> None:
-        self.submissions = submissions
+        self.submissions = list(submissions)
         self.pending = deque(submissions)
         """Those that no leader has taken."""
         self.alone = alone
@@ -167,12 +170,21 @@ class WriteQueue:
                 if place.alone:
                     with self._mutex:
                         place.alone = False
-                        if not place.pending:
-                            self._places.remove(place)
+                        self._places.remove(place)
                 lead(self._take)
         except LockTimeoutError as error:
             limit_s = self._lock.timeout_s  # all of it was waited for, in the queue or at the lock
             raise LockTimeoutError(error.path, limit_s, error.holder) from None
+
+    def add(self, submissions: Sequence[Submission]) -> None:
+        """More batches of the leader, which calls this: they are the next that it takes."""
+        with self._mutex:
+            place = self._leader
+            assert place is not None  # noqa: S101 - it is the caller's
+            place.submissions.extend(submissions)
+            place.pending.extend(submissions)
+            if place.pending and place not in self._places:
+                self._places.appendleft(place)
 
     # --- the queue ------------------------------------------------------------------------------
 

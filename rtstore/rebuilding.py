@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rtstore import arguments
 from rtstore.database import manifest
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.draft import BatchRequest, StoreWrite
-from rtstore.errors import RuntimeStoreError
+from rtstore.errors import InvalidRequestError, RuntimeStoreError
 from rtstore.planning import REBUILDS
 from rtstore.publication import StoreFile
 from rtstore.reader import Snapshot, StoreReader
@@ -56,6 +57,20 @@ Rebuilder = Callable[[RebuildRequest], Any]
 """Gives the new data of a store, or None when there is nothing to rebuild it from."""
 
 Rebuilders = Mapping[RebuildStrategy, Rebuilder]
+
+
+def checked_rebuilders(rebuilders: Rebuilders) -> Rebuilders:
+    """Rebuilders, if they are functions by strategy."""
+    given: object = rebuilders
+    if not isinstance(given, Mapping):
+        raise InvalidRequestError("rebuilders", "must be functions by strategy, in a mapping")
+    why = "recover calls it; AsyncRuntimeStore.recover awaits"
+    return {
+        arguments.member(RebuildStrategy, strategy, "rebuilders"): arguments.plain_function(
+            rebuilder, f"rebuilders[{strategy}]", why
+        )
+        for strategy, rebuilder in rebuilders.items()
+    }
 
 
 class Rebuilding:

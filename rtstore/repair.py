@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rtstore import arguments
 from rtstore.arguments import checked_identity, member
 from rtstore.database import manifest
 from rtstore.database.engine import Database
@@ -12,7 +13,7 @@ from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
 from rtstore.reader import StoreReader
 from rtstore.readiness import build_readiness
-from rtstore.rebuilding import Rebuilders, Rebuilding
+from rtstore.rebuilding import Rebuilders, Rebuilding, checked_rebuilders
 from rtstore.records import (
     Batch,
     BatchReason,
@@ -50,6 +51,8 @@ class Repair:
         return self._plan(expected)[0]
 
     def _plan(self, expected: RunIdentity | None) -> tuple[RecoveryPlan, Manifest]:
+        if expected is not None:
+            checked_identity(expected)
         survey = self._planner.survey()
         seen = survey.view.manifest
         expected = expected or seen.active_identity
@@ -94,10 +97,14 @@ class Repair:
         can be run again with a new plan. Raises `ConflictError`, `WrongTeamError`,
         `LockTimeoutError`, and what a failing database raises; a failing action is in the report.
         """
+        arguments.instance(RecoveryPlan, plan, "plan")
+        if identity is not None:
+            checked_identity(identity)
+        rebuilders = checked_rebuilders(rebuilders or {})
         if dry_run:
             return self._recovery.rehearse(plan, self.team_name)
         rebuilding = Rebuilding(
-            rebuilders or {},
+            rebuilders,
             identity,
             registry=self.descriptors,
             reader=self._reader,
@@ -143,6 +150,7 @@ class Repair:
         not committed by this: the next plan judges it, and `adopt` makes it the truth. Raises
         `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
         """
+        arguments.number(quarantine_number, "quarantine_number")
         try:
             return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)
         finally:

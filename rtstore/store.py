@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+from rtstore import arguments
 from rtstore.arguments import Writes, batch_request, checked_identity, member
 from rtstore.data_upgrade import DataUpgradeReport, rehearse, upgrade_data
 from rtstore.database import manifest, recovery_log
@@ -22,6 +23,7 @@ from rtstore.errors import (
     InvalidRequestError,
     LockTimeoutError,
     StorageError,
+    StoreClosedError,
     WrongTeamError,
 )
 from rtstore.files.inspector import FileInspector
@@ -175,13 +177,17 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         `CorruptDatabaseError` (nothing is touched), `UpgradeFailedError`, `DataUpgradeError`,
         `LockTimeoutError`, `StorageError`, `RecoveryFailedError`.
         """
-        directory = Path(directory).absolute()  # it stays there, wherever the process goes
-        fs = fs or FileSystem()
+        directory = arguments.path(directory, "directory").absolute()  # wherever the process goes
+        fs = arguments.instance(FileSystem, fs or FileSystem(), "fs")
         registry = None if descriptors is None else Registry(descriptors)
         durability = member(Durability, durability, "durability")
+        retention = arguments.instance(Retention, retention or Retention(), "retention")
         on_event = None if on_event is None else checked_observer(on_event)
+        arguments.function(batch_id_factory, "batch_id_factory")
+        arguments.function(receipt_id_factory, "receipt_id_factory")
+        arguments.function(plan_id_factory, "plan_id_factory")
+        lock_timeout_s = arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
         lock = WriterLock(directory, lock_timeout_s, read_only=read_only)
-        path = directory / DATABASE_NAME
         if read_only:
             check_made(directory, team_name)
         else:
@@ -189,7 +195,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
                 directory, team_name, registry, lock, clock, fs,
                 may_upgrade=upgrade, with_data=recover,
             )  # fmt: skip
-        database = Database(path, read_only=read_only)
+        database = Database(directory / DATABASE_NAME, read_only=read_only)
         try:
             found = database.read(manifest.load_head, single=True).team_name
             if team_name not in (None, found):
@@ -206,7 +212,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
                 receipt_id_factory=receipt_id_factory,
                 plan_id_factory=plan_id_factory,
                 durability=durability,
-                retention=retention or Retention(),
+                retention=retention,
                 lock=lock,
                 fs=fs,
                 team_name=found,
@@ -241,6 +247,21 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
                 self.database.close()
         except (LockTimeoutError, StorageError, InvalidRequestError):
             self.database.close()
+
+    def __repr__(self) -> str:
+        try:
+            self.database.check_usable()
+        except StoreClosedError:
+            state = " (closed)"
+        else:
+            state = ""
+        return f"<{type(self).__name__} of team {self.team_name!r} in {self.directory}{state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or sent to another process: "
+            "open the directory there"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -292,7 +313,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         new data. Raises `StoreFileChangedError` when somebody else changed the file: their edit is
         neither used nor overwritten.
         """
-        return self._update(store, change, identity, reason)
+        return self._update(store, plain_change(change, store), identity, reason)
 
     def _update(
         self,
@@ -300,7 +321,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         change: Callable[[Any], Any],
         identity: RunIdentity,
         reason: BatchReason | str,
-        beside: Sequence[Submission] = (),
+        beside: Callable[[], Sequence[Submission]] | None = None,
     ) -> Batch:
         descriptor = self.descriptors.get(store)
         return self._writer.update(
@@ -340,6 +361,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
     def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
         """Several stores (default: all) as of one batch, from the database; takes no lock and does
         not look at the files. A store that was never written is absent."""
+        if isinstance(stores, str):
+            raise InvalidRequestError("stores", f"must be several names: [{stores!r}]")
         names = [
             self.descriptors.get(name).schema_name
             for name in (self.descriptors.names if stores is None else stores)
@@ -352,6 +375,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
 
     def batches(self, *, limit: int | None = None) -> list[Batch]:
         """The batches, oldest first, with their receipts; the newest `limit` of them."""
+        if limit is not None:
+            arguments.number(limit, "limit")
         return self._receipt_store.list(limit=limit)
 
     def batch(self, batch_id: str) -> Batch | None:
@@ -361,3 +386,10 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
     def quarantined_files(self) -> list[QuarantinedFile]:
         """The evidence kept so far, oldest first."""
         return self.database.read(recovery_log.list_evidence)
+
+
+def plain_change(change: Callable[[Any], Any], store: str) -> Callable[[Any], Any]:
+    """The function of an update. Refuses a coroutine function at once, and one in disguise when it
+    is called."""
+    why = "it is called under the writer lock"
+    return arguments.plain_function(change, "change", why, store=store)

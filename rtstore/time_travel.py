@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from rtstore import arguments
 from rtstore.arguments import batch_request
 from rtstore.database import contents, history, manifest
 from rtstore.database.engine import Database
@@ -50,8 +51,8 @@ class TimeTravel:
         Takes no lock and does not look at the file.
         """
         name = self.descriptors.get(store).schema_name
-        if limit is not None and not 0 < limit < 2**63:
-            raise InvalidRequestError("limit", f"is a number of versions, not {limit}")
+        if limit is not None:
+            arguments.number(limit, "limit", least=1)
         return self.database.read(
             lambda connection: history.list_versions(connection, name, limit)[::-1]
         )

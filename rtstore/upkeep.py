@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtstore import arguments
 from rtstore.database import upgrade_log
 from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
@@ -49,7 +50,7 @@ class Upkeep:
         return back_up(
             self.directory,
             self.database,
-            destination,
+            arguments.path(destination, "destination"),
             clock=self._clock,
             fs=self._fs,
             progress=progress,
@@ -96,5 +97,6 @@ class Upkeep:
         from rtstore.legacy import export_here, export_to
 
         if destination is not None:
-            return export_to(self.directory, self.database, Path(destination), self._fs)
+            target = arguments.path(destination, "destination")
+            return export_to(self.directory, self.database, target, self._fs)
         return export_here(self.directory, self.database, self.lock, self._clock, self._fs)

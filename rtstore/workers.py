@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from rtstore.calls import Call
 from rtstore.dispatcher import Observer
-from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
+from rtstore.errors import StoreClosedError
 from rtstore.group import GROUP_MAX, Submission
 from rtstore.lock import WriterLock
 from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
@@ -148,12 +148,14 @@ class BatchCall(Call[Batch]):
 class UpdateCall(Call[Batch]):
     """A call that changes a store under the lock, and writes the batches behind it with it.
 
-    `update` gets their submissions.
+    `update` gets a function that begins them, and gives their submissions.
     """
 
-    def __init__(self, update: Callable[[Sequence[Submission]], Batch], lock: WriterLock) -> None:
+    def __init__(
+        self, update: Callable[[Callable[[], Sequence[Submission]]], Batch], lock: WriterLock
+    ) -> None:
         super().__init__("update", lambda: update(self.beside), lock)
-        self.beside: Sequence[Submission] = ()
+        self.beside: Callable[[], Sequence[Submission]] = tuple
 
 
 class WriteLane(Lane):
@@ -206,15 +208,15 @@ class WriteLane(Lane):
     def _carry_out(self, head: Call[Any]) -> None:
         """Carry out a call that is no batch, and beside an update the batches behind it."""
         batches: list[BatchCall] = []
+
+        def beside() -> list[Submission]:
+            batches.extend(self._begin_batches())
+            return [call.submission for call in batches]
+
         if isinstance(head, UpdateCall):
-            batches = self._begin_batches()
-            head.beside = [call.submission for call in batches]
+            head.beside = beside
         head.settle()
-        if isinstance(head.future.exception(), LockTimeoutError):
-            for call in batches:  # they have waited as long
-                call.settle_with(head.future.exception())
-        else:
-            self._write_together(batches)
+        self._write_together(batches)
 
     def _write_together(self, calls: Sequence[BatchCall]) -> None:
         """Write those of the batches that have no outcome yet; then all of them have one."""
@@ -288,20 +290,3 @@ def copier(data: Any) -> Callable[[], Any]:
         copied = copy.deepcopy(data)
         return lambda: copied
     return lambda: data
-
-
-def plain_function(change: Callable[[Any], Any], store: str) -> Callable[[Any], Any]:
-    """Refuse a coroutine function at once, and one in disguise when it is called."""
-    problem = "must be a plain function: it runs in a thread, under the writer lock"
-    if inspect.iscoroutinefunction(change):
-        raise InvalidRequestError("change", problem, store=store)
-
-    def plain(data: Any) -> Any:
-        changed = change(data)
-        if inspect.isawaitable(changed):
-            if inspect.iscoroutine(changed):
-                changed.close()
-            raise InvalidRequestError("change", problem, store=store)
-        return changed
-
-    return plain

@@ -195,7 +195,7 @@ class BatchWriter:
         identity: RunIdentity,
         reason: BatchReason,
         check_current: Callable[[], None] | None = None,
-        beside: Sequence[Submission] = (),
+        beside: Callable[[], Sequence[Submission]] | None = None,
     ) -> Batch:
         """Read, change and write one store under the writer lock: no update is lost.
 
@@ -203,12 +203,13 @@ class BatchWriter:
         under the lock, so it should be quick, and it must not write to the store itself. What it
         raises comes out unchanged, and nothing is written. Otherwise as `write_batch`.
 
-        Batches `beside` it are written right behind it, and get an outcome each. When it raises,
-        those without an outcome were not tried.
+        `beside` is called when it is about to be logged; the batches that it gives are written
+        right behind it, and get an outcome each, unless this raises before: then none was tried.
         """
         self.database.check_usable()
         name = descriptor.schema_name
         outcome: list[Submission] = []
+        joined: list[Submission] = []
 
         def lead(take: Take) -> None:
             found = look([name], self.publisher)
@@ -226,12 +227,15 @@ class BatchWriter:
                 writes=(StoreWrite(descriptor=descriptor, data=data),),
             )
             outcome.append(Submission(validate(request, None, self._now())))
+            if beside is not None:
+                joined.extend(beside())
+                self._queue.add(joined)
             others = take(outcome)
             names = names_of(others)
             self._write([*outcome, *others], look_again(found, names, self.database))
 
-        with self.events.of_batches(beside), self.events.of_batches(outcome):
-            self._queue.carry_out(beside, self._lead, first=lead)
+        with self.events.of_batches(joined), self.events.of_batches(outcome):
+            self._queue.carry_out([], self._lead, first=lead)
         return outcome[0].result()
 
     def check(self, request: BatchRequest) -> None:

@@ -85,6 +85,7 @@ PURE_IMPORTS = {
     "enum",
     "functools",
     "hashlib",
+    "inspect",
     "itertools",
     "json",
     "math",
@@ -99,6 +100,7 @@ PURE_IMPORTS = {
 """What a pure module may import from outside of the package."""
 
 PURE_EXCEPTIONS = {
+    ("rtstore.arguments", "pathlib"): "arguments may be paths; only their text is looked at",
     ("rtstore.errors", "pathlib"): "errors carry the path that they are about; it is only shown",
     ("rtstore.events", "pathlib"): "events carry the directory that they are about",
     ("rtstore.facts", "pathlib"): "facts carry the paths that they are about",

@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after the commands of the README up to the last question."""
     folder = tmp_path_factory.mktemp("questions")
     for step in readme.steps(readme.README.read_text(encoding="utf-8")):
-        if re.match(r"rtstore demo|cp -r", step.source):
+        if re.match(r"rtstore demo|cp -r|# \w+\.py|python -c", step.source):
             readme.run(step, folder)
     return folder
 
