@@ -150,7 +150,7 @@ class Repair:
         not committed by this: the next plan judges it, and `adopt` makes it the truth. Raises
         `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
         """
-        arguments.number(quarantine_number, "quarantine_number")
+        arguments.number(quarantine_number, "quarantine_number", least=-(2**63))
         try:
             return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)
         finally:

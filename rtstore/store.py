@@ -234,7 +234,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         return store
 
     def close(self) -> None:
-        """Close the database. Everything written is durable already; closing twice is harmless.
+        """Close the database. Everything written is durable already; closing twice is harmless, and
+        a store that nobody closes loses nothing.
 
         The last connection to close moves the WAL into the database: not beside a writer, so under
         the writer lock; when that cannot be had, somebody else will be the last.
