@@ -198,8 +198,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         database = Database(directory / DATABASE_NAME, read_only=read_only)
         try:
             found = database.read(manifest.load_head, single=True).team_name
-            if team_name not in (None, found):
-                assert team_name is not None  # noqa: S101 - the line above
+            if team_name is not None and team_name != found:
                 raise WrongTeamError(directory, team_name, found)
             if registry is not None and upgrade and recover and not read_only:
                 rehearse(database, registry)  # what must fail does so before anything is changed
