@@ -219,18 +219,22 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
             )
             report_loose_modes(directory)
             if recover and not read_only:
-                try:
-                    store.last_recovery = store._recovery.finish_what_is_safe(found)
-                finally:
-                    store._writer.events.tell()
-                if upgrade and registry is not None:  # the functions are not remembered
-                    store.last_data_upgrade = upgrade_data(
-                        store._writer, store.descriptors, found, store._reader.check_file
-                    )
+                store._put_right(registry if upgrade else None)
         except BaseException:
             database.close(tidy=False)
             raise
         return store
+
+    def _put_right(self, registry: Registry | None) -> None:
+        """What opening does by itself, and for a registry given: bringing store data up."""
+        try:
+            self.last_recovery = self._recovery.finish_what_is_safe(self.team_name)
+        finally:
+            self._writer.events.tell()
+        if registry is not None:  # the functions are not remembered
+            self.last_data_upgrade = upgrade_data(
+                self._writer, self.descriptors, self.team_name, self._reader.check_file
+            )
 
     def close(self) -> None:
         """Close the database. Everything written is durable already; closing twice is harmless, and
