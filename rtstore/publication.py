@@ -158,6 +158,8 @@ class Publisher:
                     f"{write.schema_name} is not in the log",
                 )
             if self._holds(write):
+                path = store_path(self.directory, write.relative_path)
+                durable.remove_temporary(path, self.fs)
                 continue
             self.keep_evidence(
                 StoreFile.of(write), entries.get(write.schema_name), logged.batch.batch_id, None

@@ -3,7 +3,7 @@
     1 validate   the request, the paths, the data; nothing is touched
     2 lock       the writer lock; finish what a dead writer left; keep evidence of foreign files
     3 log        batch, planned writes and contents in one flushed SQL transaction  <- commit point
-    4 publish    each file: a temporary file beside it, renamed over it; no flush
+    4 publish    each file: a temporary file beside it, which takes its name; no flush
     5 seal       entries, identity, high watermark, state `committed`; no flush
     6 unlock     and return the batch with its receipts
 

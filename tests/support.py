@@ -243,6 +243,10 @@ class WatchedFileSystem(FileSystem):
         self._ask("rename", target)
         super().rename(source, target)
 
+    def exchange(self, first: Path, second: Path) -> bool:
+        self._ask("rename", second)  # the other way to give the new version its name
+        return super().exchange(first, second)
+
     def unlink(self, path: Path) -> None:
         self._ask("unlink", path)
         super().unlink(path)

@@ -75,7 +75,11 @@ def test_a_batch_renames_each_store_and_flushes_no_file(directory: Path) -> None
             directory / f"{name}.json" for name in STORES
         ]
         assert names.count("create") == names.count("close") == len(STORES)
-        assert not {"fsync", "fsync_directory", "unlink", "mkdir"} & set(names)
+        assert [subject for name, subject in fs.calls if name == "unlink"] == [
+            directory / f".{name}.json.rtstore-tmp"
+            for name in STORES  # the old versions
+        ]
+        assert not {"fsync", "fsync_directory", "mkdir"} & set(names)
         assert agree(store)
 
 

@@ -51,9 +51,9 @@ BY_HAND = b'{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}'
 STORES = (LEASES, LEDGER, DIAGNOSTICS)
 LOGGED_AFTER = 9
 """The calls before the log is written: those that keep the copy of what was changed by hand."""
-CALLS = LOGGED_AFTER + 6 + 6 + 5
-"""And those that publish: one file has no mode to keep."""
-CALLS_OF_RECOVERY = 20
+CALLS = LOGGED_AFTER + 7 + 7 + 5
+"""And those that publish: one file has no mode to keep, and no old version to remove."""
+CALLS_OF_RECOVERY = 22
 """Of the recovery of a writer that died at its first store file."""
 
 

@@ -25,6 +25,12 @@ def wait_for_death(watch: Watch) -> None:
         pass
     os._exit(1)
 
+    def exchange(self, first: Path, second: Path) -> bool:
+        """As always."""
+        exchanged = super().exchange(first, second)
+        self._death.pass_by(f"after-rename-{self._files}")
+        return exchanged
+
 
 def main(directory: Path, point: str, batch_id: str) -> None:
     """Write the fatal batch, up to the point."""

@@ -24,6 +24,12 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
+def remove_temporary(target: Path, fs: FileSystem) -> None:
+    """Remove what a dead writer left beside a file that is as it should be. Raises OSError."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        fs.unlink(temporary_path(target))
+
+
 def replace(
     target: Path,
     content: bytes,
@@ -33,22 +39,22 @@ def replace(
     fs: FileSystem,
     new_mode: int | None = None,
 ) -> None:
-    """Write a temporary file beside the target, all of it, and rename it over the target.
+    """Write a temporary file beside the target, all of it, and give it the target's name.
 
     The permissions of the file that is replaced are kept; a new one gets `new_mode`, or is for its
-    owner alone. With `flush` the file and the name are
-    durable when it returns; without it the caller can write them again. A directory made on the
-    way has its parent flushed. Raises OSError; the target is then as before, and no temporary file
-    is left unless removing it failed too. Only where the last flush, that of the name, is what
-    fails, the new version is there already, and may not last.
+    owner alone. With `flush` the file and the name are durable when it returns; without it the
+    caller can write them again. A directory made on the way has its parent flushed. Raises OSError;
+    the target is then as before. No temporary file is left unless removing it failed. Only where
+    the last flush, that of the name, is what fails, the new version is there already, and may not
+    last.
     """
     temporary = temporary_path(target)
-    mode = mode_of(target, fs)
-    mode = new_mode if mode is None else mode
+    there = mode_of(target, fs)
+    mode = new_mode if there is None else there
     descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, fs)
     try:
         _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
-        fs.rename(temporary, target)
+        _put_in_place(temporary, target, fs, exchanging=there is not None and not flush)
     except BaseException:
         with suppress(OSError):
             fs.unlink(temporary)
@@ -87,6 +93,20 @@ def mode_of(target: Path, fs: FileSystem) -> int | None:
     except FileNotFoundError:
         return None
     return stat.S_IMODE(mode) if stat.S_ISREG(mode) else None  # a link says nothing: it is 0777
+
+
+def _put_in_place(temporary: Path, target: Path, fs: FileSystem, *, exchanging: bool) -> None:
+    """Give the new version its name, in one step.
+
+    Renamed over a file, ext4 and btrfs write the new version out there and then, which costs more
+    than all the rest of a replacement. What is not to be flushed is spared that: the two versions
+    trade names, and the old one goes. Should it stay, it is a temporary file like any other.
+    """
+    if exchanging and fs.exchange(temporary, target):
+        with suppress(OSError):
+            fs.unlink(temporary)
+    else:
+        fs.rename(temporary, target)
 
 
 def _fill(

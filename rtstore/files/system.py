@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -49,6 +52,15 @@ class FileSystem:
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name, replacing what has it, in one step."""
         os.replace(source, target)
+
+    def exchange(self, first: Path, second: Path) -> bool:
+        """Have two files trade names, in one step; gives whether they did. Not every system can,
+        nor every file system, and none where one is missing: `rename` says what is wrong."""
+        renameat2 = _renameat2()
+        if renameat2 is None:
+            return False
+        here, there = os.fsencode(first), os.fsencode(second)
+        return renameat2(_WORKING_DIRECTORY, here, _WORKING_DIRECTORY, there, _EXCHANGE) == 0
 
     def unlink(self, path: Path) -> None:
         """Remove a name."""
@@ -104,3 +116,24 @@ class FileSystem:
             return b"".join(chunks), found
         finally:
             os.close(descriptor)
+
+
+_WORKING_DIRECTORY, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (linux/fcntl.h, linux/fs.h)
+
+
+@cache
+def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
+    """The system call of that name, which Python has no function for; None where there is none."""
+    if sys.platform != "linux":
+        return None
+    import ctypes  # here, for only those who write need it
+
+    function = getattr(ctypes.CDLL(None), "renameat2", None)
+    if function is None:
+        return None
+    function.argtypes = (
+        ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint,
+    )  # fmt: skip
+    function.restype = ctypes.c_int
+    found: Callable[[int, bytes, int, bytes, int], int] = function
+    return found

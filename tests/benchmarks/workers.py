@@ -34,6 +34,9 @@ class DyingFileSystem(FileSystem):
             self.renames_left -= 1
         super().rename(source, target)
 
+    def exchange(self, first: Path, second: Path) -> bool:
+        return self.renames_left is None and super().exchange(first, second)
+
 
 def crash(directory: Path, stores: int, size: int) -> None:
     """Write a batch of all stores, and die in the middle of publishing a second one."""

@@ -124,6 +124,10 @@ class DyingFileSystem(FileSystem):
             raise Crash
         super().rename(source, target)
 
+    def exchange(self, first: Path, second: Path) -> bool:
+        """Not here: it renames."""
+        return False
+
     def unlink(self, path: Path) -> None:
         """A dead process tidies nothing up."""
         if self._renames > 2:

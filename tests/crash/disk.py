@@ -162,6 +162,11 @@ class Disk:
             node = self._database = DatabaseFile([database])
         self._change(f"rename to {target.name}", (source, None), (target, node))
 
+    def exchanged(self, first: Path, second: Path) -> None:
+        """Two files traded names."""
+        here, there = self._find(first), self._find(second)
+        self._change(f"exchange with {second.name}", (first, there), (second, here))
+
     def unlinked(self, path: Path) -> None:
         """A name was removed."""
         self._change(f"unlink {path.name}", (path, None))

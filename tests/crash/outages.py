@@ -218,6 +218,12 @@ class ModelledFileSystem(TracedFileSystem):
         database = self._camera.take() if target.name == DATABASE_NAME else None
         self.disk.renamed(source, target, database)
 
+    def exchange(self, first: Path, second: Path) -> bool:
+        exchanged = super().exchange(first, second)
+        if exchanged:
+            self._disk.exchanged(first, second)
+        return exchanged
+
     def unlink(self, path: Path) -> None:
         super().unlink(path)
         self.disk.unlinked(path)

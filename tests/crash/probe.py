@@ -158,6 +158,11 @@ class TracedFileSystem(FileSystem):
         self._reach("rename", f"{source.name} to {target.name}")
         super().rename(source, target)
 
+    def exchange(self, first: Path, second: Path) -> bool:
+        # The new version gets its name, as by a rename; what it replaces is unlinked next.
+        self._reach("rename", f"{first.name} to {second.name}")
+        return super().exchange(first, second)
+
     def unlink(self, path: Path) -> None:
         self._reach("unlink", path.name)
         super().unlink(path)

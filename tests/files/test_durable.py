@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 from rtstore.files import durable
+from rtstore.files.system import FileSystem
 from tests.support import Crash, WatchedFileSystem, at, at_call, picture, stray_files
 
 OLD, NEW = b"the old version", b"the new version, which is longer"
 TIME_NS = 1_776_772_800_123_456_000
-STEADY = ["create", "set_mode", "write", "set_mtime", "close", "rename"]
-FLUSHED = [*STEADY[:4], "fsync", *STEADY[4:], "fsync_directory"]
+FLUSHED = [
+    "create", "set_mode", "write", "set_mtime", "fsync", "close", "rename", "fsync_directory",
+]  # fmt: skip
+STEADY = [*(name for name in FLUSHED if not name.startswith("fsync")), "unlink"]
+"""Without a flush the two versions trade names, and the old one is removed."""
 NO_FILE_YET = [name for name in FLUSHED if name != "set_mode"]
 
 
@@ -55,6 +59,37 @@ def test_without_flush_nothing_is_flushed(target: Path) -> None:
 
     assert fs.names() == STEADY
     assert target.read_bytes() == NEW
+
+
+def test_where_names_cannot_be_traded_the_file_is_renamed(target: Path) -> None:
+    """Not every system and file system can do it; what comes of it is the same."""
+
+    class Old(WatchedFileSystem):
+        def exchange(self, first: Path, second: Path) -> bool:
+            return False
+
+    fs = Old()
+
+    replace(target, fs, flush=False)
+
+    assert fs.names() == STEADY[:-1]
+    assert target.read_bytes() == NEW
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert stray_files(target.parent) == []
+
+
+@pytest.mark.parametrize("missing", ["first", "second"])
+def test_a_file_that_is_missing_trades_no_names(tmp_path: Path, missing: str) -> None:
+    """The other one stays where it is."""
+    paths = [tmp_path / name for name in ("first", "second")]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    (tmp_path / missing).unlink()
+
+    assert not FileSystem().exchange(*paths)
+    assert [path.name for path in tmp_path.iterdir()] == [
+        path.name for path in paths if path.name != missing
+    ]
 
 
 def test_with_flush_the_file_is_flushed_before_the_rename_and_the_name_after(target: Path) -> None:
@@ -227,6 +262,18 @@ def test_a_failure_where_there_was_no_file_leaves_none(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_old_version_that_cannot_be_removed_waits_for_the_next_writer(target: Path) -> None:
+    """The new version has its name by then, so nothing failed."""
+    left = durable.temporary_path(target)
+    fs = WatchedFileSystem(at("unlink", left, OSError(errno.EIO, "input/output error")))
+
+    replace(target, fs, flush=False)
+
+    assert (target.read_bytes(), left.read_bytes()) == (NEW, OLD)
+    replace(target, WatchedFileSystem(), flush=False)
+    assert stray_files(target.parent) == []
+
+
 def test_a_failing_flush_of_the_name_is_an_error_over_the_new_version(target: Path) -> None:
     """The rename has happened and may not last, so the caller must hear of it and write again."""
     fs = WatchedFileSystem(at("fsync_directory", target.parent, OSError(errno.EIO, "lost")))
@@ -252,13 +299,25 @@ def test_a_failure_of_the_cleaning_up_does_not_hide_the_first_error(target: Path
     assert stray_files(target.parent) == []
 
 
-@pytest.mark.parametrize("number", range(len(FLUSHED)))
-def test_a_crash_leaves_the_old_version_or_the_new_one(target: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("flush", "number", "name"),
+    [
+        (flush, number, name)
+        for flush, names in ((True, FLUSHED), (False, STEADY))
+        for number, name in enumerate(names)
+    ],
+)
+def test_a_crash_leaves_the_old_version_or_the_new_one(
+    target: Path, flush: bool, number: int, name: str
+) -> None:
     """A reader that looks at any moment sees a whole file, and the next writer gets its way."""
-    with pytest.raises(Crash):
-        replace(target, WatchedFileSystem(at_call(number, Crash())))
+    fs = WatchedFileSystem(at_call(number, Crash()))
 
-    renamed = number > FLUSHED.index("rename")
+    with pytest.raises(Crash):
+        replace(target, fs, flush=flush)
+
+    assert fs.calls[number][0] == name
+    renamed = number > (FLUSHED if flush else STEADY).index("rename")
     assert target.read_bytes() == (NEW if renamed else OLD)
     replace(target, WatchedFileSystem())
     assert target.read_bytes() == NEW

@@ -15,8 +15,8 @@ from rtstore import FileSystem, RuntimeStore
 from tests.support import Crash
 
 CALLS = (
-    "create", "write", "set_mode", "set_mtime", "fsync", "close", "rename", "unlink", "mkdir",
-    "fsync_directory", "lstat", "is_directory", "list_directory", "read",
+    "create", "write", "set_mode", "set_mtime", "fsync", "close", "rename", "exchange", "unlink",
+    "mkdir", "fsync_directory", "lstat", "is_directory", "list_directory", "read",
 )  # fmt: skip
 
 

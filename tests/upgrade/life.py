@@ -55,6 +55,10 @@ class _Refusing(FileSystem):
             raise OSError(28, "No space left on device")
         super().rename(source, target)
 
+    def exchange(self, first: Path, second: Path) -> bool:
+        """Not here: it renames."""
+        return False
+
 
 def launch(run_id: str, number: int) -> dict[str, Any]:
     """A launch state that says which version it is."""
