@@ -1,9 +1,9 @@
 """Step 2 of the commit protocol: what a draft must pass before it is logged. The writer lock is
-held (but for `check_targets`), and nothing is changed; only evidence is kept."""
+held, and nothing is changed; only evidence is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,57 +17,75 @@ from rtstore.database.engine import Database
 from rtstore.database.manifest import ManifestHead
 from rtstore.descriptors import Descriptor
 from rtstore.draft import Draft
-from rtstore.errors import ConflictError, InvalidRequestError, StorageError, WrongTeamError
-from rtstore.files.paths import check_target, store_path
-from rtstore.files.system import FileSystem
+from rtstore.errors import ConflictError, InvalidRequestError, WrongTeamError
 from rtstore.left_over import finish_left_over
 from rtstore.publication import Publisher, StoreFile
-from rtstore.records import Batch, BatchState, LoggedBatch, ManifestEntry
+from rtstore.records import Batch, BatchState, CommittedFile, LoggedBatch
 from rtstore.store_versions import data_now
-
-
-def check_targets(draft: Draft, directory: Path, fs: FileSystem) -> None:
-    """Raise `UnsafePathError` or `StorageError` unless every file can be written."""
-    for descriptor, _ in draft.encoded:
-        relative_path, name = descriptor.relative_path, descriptor.schema_name
-        try:
-            check_target(directory, relative_path, name, fs)
-        except OSError as error:
-            path = store_path(directory, relative_path)
-            raise StorageError(path, "the file cannot be looked at", str(error)) from error
 
 
 class Found(NamedTuple):
     """What is committed, as found under the lock."""
 
-    head: ManifestHead
-    entries: Mapping[str, ManifestEntry]
+    team_name: str
+    high_watermark: int
+    files: Mapping[str, CommittedFile]
+    """By store; one that was never written is absent."""
 
 
-def look(names: Collection[str], publisher: Publisher) -> Found:
-    """What is committed for the stores about to be written, after what a dead writer left was
-    rolled forward. We hold its lock, so it is dead."""
+class Committed:
+    """What is committed, as one writer sees it whenever it has the lock.
 
-    def query(connection: Connection) -> tuple[Found, tuple[LoggedBatch, ...]]:
-        head = manifest.load_head(connection)
-        entries = manifest.load_entries(connection, names)
-        return Found(head, entries), batches.load_open(connection)
+    Most often nobody else has written since its own last batch, and then it knows: the database is
+    asked for stores that are new to it, and for everything again only after commits of others.
+    """
 
-    found, open_batches = publisher.database.read_as_writer(query)
-    left = [logged for logged in open_batches if logged.has_contents]
-    if not left:
-        return found
-    finish_left_over(left, publisher)
-    return publisher.database.read_as_writer(query)[0]
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._database = publisher.database
+        self._moment: tuple[int, int] | None = None
+        """The moment of which all this is."""
+        self._team_name = ""
+        self._high_watermark = 0
+        self._asked: set[str] = set()
+        self._files: dict[str, CommittedFile] = {}
 
+    def look(self, names: Collection[str]) -> Found:
+        """What is committed for the stores about to be written, after what a dead writer left was
+        rolled forward. We hold its lock, so it is dead."""
+        moment = self._database.moment()
+        if moment != self._moment:
+            left = self._ask_everything()
+            if left:
+                finish_left_over(left, self._publisher)
+                moment = self._database.moment()
+                self._ask_everything()
+            self._moment = moment
+        new = set(names) - self._asked
+        if new:
+            self._files |= self._database.read_as_writer(partial(manifest.load_entries, names=new))
+            self._asked |= new
+        return Found(self._team_name, self._high_watermark, self._files)
 
-def look_again(found: Found, names: Collection[str], database: Database) -> Found:
-    """The same for the stores of batches that join those for which we have looked."""
-    more = set(names) - found.entries.keys()
-    if not more:
-        return found
-    entries = database.read_as_writer(partial(manifest.load_entries, names=more))
-    return Found(found.head, {**found.entries, **entries})
+    def sealed(self, logged: Sequence[LoggedBatch], high_watermark: int) -> None:
+        """Batches were committed by this writer, which has looked before: by one transaction that
+        logged them and one that sealed them. Were there others, the next look finds out."""
+        assert self._moment is not None  # noqa: S101 - it has looked
+        version, commits = self._moment
+        self._high_watermark = high_watermark
+        self._files |= {write.schema_name: write for item in logged for write in item.writes}
+        self._moment = version, commits + 2
+
+    def _ask_everything(self) -> list[LoggedBatch]:
+        """Forget all stores; gives the batches that were left open and can be finished."""
+
+        def query(connection: Connection) -> tuple[ManifestHead, tuple[LoggedBatch, ...]]:
+            return manifest.load_head(connection), batches.load_open(connection)
+
+        head, open_batches = self._database.read_as_writer(query)
+        self._team_name, self._high_watermark = head.team_name, head.high_watermark
+        self._asked, self._files = set(), {}
+        return [item for item in open_batches if item.has_contents]
 
 
 def committed_data(descriptor: Descriptor, database: Database) -> Any:
@@ -83,14 +101,14 @@ def committed_data(descriptor: Descriptor, database: Database) -> Any:
 
 
 def check_manifest(
-    draft: Draft, head: ManifestHead, expected_high_watermark: int | None, directory: Path
+    draft: Draft, found: Found, expected_high_watermark: int | None, directory: Path
 ) -> None:
     """Raise `WrongTeamError`, or `ConflictError` unless the high watermark is the expected one."""
-    if head.team_name != draft.request.team_name:
-        raise WrongTeamError(directory, draft.request.team_name, head.team_name)
-    if expected_high_watermark not in (None, head.high_watermark):
+    if found.team_name != draft.request.team_name:
+        raise WrongTeamError(directory, draft.request.team_name, found.team_name)
+    if expected_high_watermark not in (None, found.high_watermark):
         assert expected_high_watermark is not None  # noqa: S101 - the line above
-        raise ConflictError("this batch", expected_high_watermark, head.high_watermark)
+        raise ConflictError("this batch", expected_high_watermark, found.high_watermark)
 
 
 def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:
@@ -122,7 +140,7 @@ def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:
 
 def keep_evidence(
     draft: Draft,
-    entries: Mapping[str, ManifestEntry],
+    files: Mapping[str, CommittedFile],
     publisher: Publisher,
     *,
     but_not: Collection[str],
@@ -137,9 +155,9 @@ def keep_evidence(
     for descriptor, _ in draft.encoded:
         if descriptor.schema_name in but_not:
             continue
-        file, entry = StoreFile.of(descriptor), entries.get(descriptor.schema_name)
-        refuse_newer(descriptor, entry, publisher.directory)
-        found = publisher.foreign_content(file, entry, trust_mtime=True)
+        file, committed = StoreFile.of(descriptor), files.get(descriptor.schema_name)
+        refuse_newer(descriptor, committed, publisher.directory)
+        found = publisher.foreign_content(file, committed, trust_mtime=True)
         if found is not None:
             foreign.append((file, found))
     draft.evidence = [publisher.keep_copy(file, found, draft.batch_id) for file, found in foreign]
@@ -147,7 +165,7 @@ def keep_evidence(
 
 def check_paths(
     draft: Draft,
-    entries: Mapping[str, ManifestEntry],
+    files: Mapping[str, CommittedFile],
     owners: Mapping[str, str],
     database: Database,
 ) -> None:
@@ -156,9 +174,9 @@ def check_paths(
     owners = dict(owners)
     for descriptor, _ in draft.encoded:
         name, path = descriptor.schema_name, descriptor.relative_path
-        entry = entries.get(name)
+        committed = files.get(name)
         owner = owners.setdefault(path, name)
-        if owner == name and (entry is None or entry.relative_path != path):
+        if owner == name and (committed is None or committed.relative_path != path):
             owner = (
                 database.read_as_writer(partial(manifest.path_owner, relative_path=path)) or name
             )

@@ -14,12 +14,12 @@ from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageErro
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
 from rtstore.publication import Publisher
-from rtstore.records import BatchReason, ManifestEntry, RunIdentity
+from rtstore.records import BatchReason, CommittedFile, RunIdentity
 
 
 def draft_of_file(
     descriptor: Descriptor,
-    entry: ManifestEntry | None,
+    entry: CommittedFile | None,
     publisher: Publisher,
     *,
     team_name: str,
@@ -37,7 +37,7 @@ def draft_of_file(
     return draft
 
 
-def refuse_newer(descriptor: Descriptor, entry: ManifestEntry | None, directory: Path) -> None:
+def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory: Path) -> None:
     """Raise `NewerStoreFileError` where a newer program committed what an older one would go
     over."""
     if entry is not None and entry.schema_version > descriptor.schema_version:
@@ -50,7 +50,7 @@ def refuse_newer(descriptor: Descriptor, entry: ManifestEntry | None, directory:
 
 
 def read_for_adoption(
-    directory: Path, descriptor: Descriptor, entry: ManifestEntry | None, fs: FileSystem
+    directory: Path, descriptor: Descriptor, entry: CommittedFile | None, fs: FileSystem
 ) -> bytes:
     """The bytes of a store file that is to be adopted.
 

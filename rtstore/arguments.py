@@ -12,6 +12,7 @@ from rtstore.descriptors import Registry
 from rtstore.draft import BatchRequest, StoreWrite, check_text
 from rtstore.errors import InvalidRequestError
 from rtstore.records import BatchReason, RunIdentity
+from rtstore.trusted import trusted
 
 Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -25,7 +26,8 @@ def checked_identity(identity: RunIdentity) -> RunIdentity:
     """The run identity, if it is one."""
     if not isinstance(identity, RunIdentity):
         raise InvalidRequestError("identity", "must be a RunIdentity")
-    for field, text in identity:
+    for field in RunIdentity.model_fields:
+        text = getattr(identity, field)
         if text is not None:
             check_text(f"identity.{field}", text)
     return identity
@@ -130,11 +132,13 @@ def batch_request(
     writes: Writes,
 ) -> BatchRequest:
     """A batch of stores that are given by name. Raises `UnknownStoreError` too."""
-    return BatchRequest(
+    return trusted(
+        BatchRequest,
         team_name=team_name,
         identity=checked_identity(identity),
         reason=member(BatchReason, reason, "reason"),
         writes=tuple(
-            StoreWrite(descriptor=registry.get(name), data=data) for name, data in pairs(writes)
+            trusted(StoreWrite, descriptor=registry.get(name), data=data)
+            for name, data in pairs(writes)
         ),
     )

@@ -13,6 +13,7 @@ from rtstore.errors import InvalidRequestError
 from rtstore.ids import IdFactory
 from rtstore.records import (
     Batch,
+    BatchOrigin,
     BatchReason,
     BatchState,
     LoggedBatch,
@@ -22,6 +23,7 @@ from rtstore.records import (
     RunIdentity,
 )
 from rtstore.times import Clock, to_utc_ms
+from rtstore.trusted import trusted
 
 
 class StoreWrite(Record):
@@ -103,7 +105,8 @@ class Draft:
             descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in self.encoded
         }
         self.writes = tuple(
-            PlannedWrite(
+            trusted(
+                PlannedWrite,
                 position=position,
                 schema_name=descriptor.schema_name,
                 schema_version=descriptor.schema_version,
@@ -121,7 +124,8 @@ class Draft:
         """The planned batch as it is logged under a number."""
         run_id, capability_snapshot_id, behavior_fingerprint = _parts(self.request.identity)
         assert self.batch_id is not None  # noqa: S101 - it has one before it is logged
-        batch = Batch(
+        batch = trusted(
+            Batch,
             batch_number=batch_number,
             batch_id=self.batch_id,
             team_name=self.request.team_name,
@@ -130,9 +134,14 @@ class Draft:
             behavior_fingerprint=behavior_fingerprint,
             reason=self.request.reason,
             state=BatchState.PREPARING,
+            origin=BatchOrigin.WRITTEN,
+            high_watermark=None,
             started_at=self.started_at,
+            completed_at=None,
+            last_error=None,
+            receipts=(),
         )
-        return LoggedBatch(batch=batch, writes=self.writes)
+        return trusted(LoggedBatch, batch=batch, writes=self.writes)
 
 
 def _parts(identity: RunIdentity | None) -> tuple[str | None, str | None, str | None]:

@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from rtstore.database import batches, contents, manifest, recovery_log
-from rtstore.database.contents import Retention
+from rtstore.database.contents import Bites, Retention
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor
 from rtstore.dispatcher import EventDispatcher
@@ -33,11 +33,11 @@ from rtstore.files.paths import check_directory, check_target, store_path
 from rtstore.files.system import FileSystem
 from rtstore.records import (
     BatchState,
+    CommittedFile,
     LoggedBatch,
     ManifestEntry,
     PlannedWrite,
     QuarantinedFile,
-    Record,
 )
 from rtstore.times import Clock
 
@@ -56,7 +56,7 @@ class Durability(StrEnum):
     """The store files too, for readers that look before the store has been opened again."""
 
 
-class StoreFile(Record):
+class StoreFile(NamedTuple):
     """One store file that is about to be replaced or removed."""
 
     schema_name: str
@@ -95,6 +95,7 @@ class Publisher:
         self.durability = durability
         self.retention = retention or Retention()
         self.fs = fs or FileSystem()
+        self._bites = Bites(self.retention)
 
     # --- forward --------------------------------------------------------------------------------
 
@@ -116,18 +117,17 @@ class Publisher:
         again with the same ids and times.
         """
         with self.database.write(flush=False) as connection:
-            before = manifest.load_head(connection).high_watermark
+            before = manifest.high_watermark(connection)
             high_watermark = before + len(logged)
             batches.commit(connection, logged, high_watermark=before + 1)
             manifest.seal(connection, logged, high_watermark=high_watermark)
-            contents.prune(
-                connection,
-                self.retention,
-                [write.schema_name for item in logged for write in item.writes],
-                logged[-1].batch.batch_number,
-                logged[-1].batch.started_at,
-            )
-            contents.give_back(connection)
+            due = self._bites.due(logged)
+            if due:
+                newest = logged[-1].batch
+                contents.prune(
+                    connection, self.retention, due, newest.batch_number, newest.started_at
+                )
+                contents.give_back(connection)
         return high_watermark
 
     def roll_forward(self, logged: LoggedBatch) -> None:
@@ -258,7 +258,7 @@ class Publisher:
         return kept
 
     def foreign_content(
-        self, file: StoreFile, entry: ManifestEntry | None, *, trust_mtime: bool
+        self, file: StoreFile, entry: CommittedFile | None, *, trust_mtime: bool
     ) -> bytes | None:
         """The bytes of a file that is neither what is committed nor in the database otherwise.
 

@@ -235,6 +235,10 @@ class ManifestEntry(_TimedFile):
     """The batch that wrote it."""
 
 
+CommittedFile = ManifestEntry | PlannedWrite
+"""What a store's file should be: by its entry, or by the write that made the entry."""
+
+
 class Manifest(Record):
     """What is committed now."""
 

@@ -299,7 +299,7 @@ class Recovery:
         if inspection.state is InspectionState.MISSING:
             return _skipped(action, "there is no file")
         # What this program cannot read is exactly what is moved aside, so no version is too new.
-        anything = StoreFile.of(descriptor).model_copy(update={"schema_version": ANY_VERSION})
+        anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
         kept = self._publisher.keep_evidence(
             anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator, PlainSerializer
@@ -26,6 +27,7 @@ def to_utc_ms(moment: datetime) -> datetime:
     return utc.replace(microsecond=utc.microsecond - beyond_ms) if beyond_ms else utc
 
 
+@lru_cache(maxsize=256)  # one moment stands in many rows
 def format_time(moment: datetime) -> str:
     """`2026-04-21T12:00:00.000Z`: always 24 characters, so that text order is time order."""
     return to_utc_ms(moment).isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"

@@ -55,16 +55,14 @@ from pathlib import Path
 from typing import Any
 
 from rtstore.admission import (
+    Committed,
     Found,
     check_ids,
     check_manifest,
     check_paths,
-    check_targets,
     committed_data,
     first_result,
     keep_evidence,
-    look,
-    look_again,
 )
 from rtstore.adoption import draft_of_file
 from rtstore.database import batches, contents, manifest, recovery_log
@@ -139,6 +137,7 @@ class BatchWriter:
         self._batch_id_factory = batch_id_factory
         self._receipt_id_factory = receipt_id_factory
         self._clock = clock
+        self._committed = Committed(self.publisher)
         self._queue = WriteQueue(self.lock)
 
     def write_batch(
@@ -174,7 +173,6 @@ class BatchWriter:
         """Step 1 for a batch that is to be written by `write_submissions`. Raises `CallError`."""
         self.database.check_usable()
         draft = validate(request, batch_id, self._now())
-        check_targets(draft, self.directory, self.publisher.fs)
         return Submission(draft, expected_high_watermark)
 
     def write_submissions(self, submissions: Sequence[Submission]) -> None:
@@ -212,7 +210,7 @@ class BatchWriter:
         joined: list[Submission] = []
 
         def lead(take: Take) -> None:
-            found = look([name], self.publisher)
+            self._committed.look([name])
             if check_current is not None:
                 check_current()
             data = change(committed_data(descriptor, self.database))
@@ -231,8 +229,8 @@ class BatchWriter:
                 joined.extend(beside())
                 self._queue.add(joined)
             others = take(outcome)
-            names = names_of(others)
-            self._write([*outcome, *others], look_again(found, names, self.database))
+            group = [*outcome, *others]
+            self._write(group, self._committed.look(names_of(group)))
 
         with self.events.of_batches(joined), self.events.of_batches(outcome):
             self._queue.carry_out([], self._lead, first=lead)
@@ -258,20 +256,20 @@ class BatchWriter:
         """
         outcome: list[Submission] = []
         with self.events.of_batches(outcome), self.lock.hold():
-            found = look([descriptor.schema_name], self.publisher)
+            found = self._committed.look([descriptor.schema_name])
             draft = draft_of_file(
                 descriptor,
-                found.entries.get(descriptor.schema_name),
+                found.files.get(descriptor.schema_name),
                 self.publisher,
                 team_name=team_name,
                 identity=identity,
                 reason=reason,
                 now=self._now(),
             )
-            check_manifest(draft, found.head, None, self.directory)
+            check_manifest(draft, found, None, self.directory)
             draft.batch_id = check_id("batch_id_factory", self._batch_id_factory())
             draft.plan(self._now(), self._receipt_id_factory)
-            check_paths(draft, found.entries, {}, self.database)
+            check_paths(draft, found.files, {}, self.database)
             outcome.append(Submission(draft))
             (logged,) = self._log(draft)
             try:
@@ -292,7 +290,7 @@ class BatchWriter:
     def _lead(self, take: Take) -> None:
         """The writer lock is held, and it is this thread's turn: carry out what waits."""
         group = take(())
-        self._write(group, look(names_of(group), self.publisher))
+        self._write(group, self._committed.look(names_of(group)))
 
     def _write(self, group: Sequence[Submission], found: Found) -> None:
         """The rest of step 2, and 3 to 5; the lock is held and no batch is open. Each batch of the
@@ -305,12 +303,12 @@ class BatchWriter:
             item.batch = first_result(draft, self.receipt_store)
             if item.batch is not None:
                 return
-            check_manifest(draft, found.head, item.expected_high_watermark, self.directory)
-            check_paths(draft, found.entries, owners, self.database)
+            check_manifest(draft, found, item.expected_high_watermark, self.directory)
+            check_paths(draft, found.files, owners, self.database)
             draft.batch_id = draft.batch_id or check_id(
                 "batch_id_factory", self._batch_id_factory()
             )
-            keep_evidence(draft, found.entries, self.publisher, but_not=looked_at)
+            keep_evidence(draft, found.files, self.publisher, but_not=looked_at)
             draft.plan(self._now(), self._receipt_id_factory)
             looked_at.update(draft.names)
             owners.update((write.relative_path, write.schema_name) for write in draft.writes)
@@ -384,7 +382,7 @@ class BatchWriter:
                 item.error = error.about(str(item.draft.batch_id))
         else:
             for item in going:  # one of them is to blame, or is too much: each by itself then
-                self._write([item], look(item.draft.names, self.publisher))
+                self._write([item], self._committed.look(item.draft.names))
 
     def _publish(
         self,
@@ -411,6 +409,7 @@ class BatchWriter:
             raise BatchUnfinishedError(
                 logged[0].batch.batch_id, cause_of(error), decided=True
             ) from error
+        self._committed.sealed(logged, high_watermark)
         first = high_watermark - len(logged) + 1
         return [
             batches.committed(item, high_watermark)

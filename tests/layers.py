@@ -67,7 +67,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.readiness",
         "rtstore.store_versions",
     ),
-    ("rtstore.errors", "rtstore.ids", "rtstore.records", "rtstore.times"),
+    ("rtstore.errors", "rtstore.ids", "rtstore.records", "rtstore.times", "rtstore.trusted"),
 )
 """Top to bottom. A module imports from its own layer and from those below it, never in a circle.
 A package stands for all modules in it; `rtstore` alone is the front door, which nobody uses but
@@ -131,6 +131,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "rtstore.database.engine",
         "rtstore.database.settings",
         "rtstore.database.statements",
+        "rtstore.database.translation",
         "rtstore.database.upgrade",
     ),
     "subprocess": ("rtstore.cli",),

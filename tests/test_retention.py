@@ -20,6 +20,7 @@ from .support import (
     LEASES,
     LEDGER,
     NOON,
+    Ids,
     WatchedFileSystem,
     agree,
     at,
@@ -163,6 +164,36 @@ def test_a_smaller_retention_catches_up_in_bites(directory: Path) -> None:
 
         assert len(kept_contents(directory, LEASES)) == 5
         assert agree(store)
+
+
+def test_history_that_is_dropped_in_bites_is_never_an_eighth_too_long(directory: Path) -> None:
+    """Batches that drop nothing are followed by one that drops for all of them."""
+    keep = Retention(batches=40, contents_per_store=24)
+    with open_store(directory, retention=keep) as store:
+        contents, batches = [], []
+        for number in range(80):
+            write(store, LEASES if number % 3 else LEDGER, number)
+            contents.append(len(kept_contents(directory, LEASES)))
+            batches.append(len(kept_batches(directory)))
+
+    assert 24 < max(contents) <= 24 + 3
+    assert 40 < max(batches) <= 40 + 5
+    assert min(contents[60:]) == 24
+    assert min(batches[60:]) <= 41
+
+
+def test_processes_that_write_a_batch_each_drop_history_too(directory: Path) -> None:
+    """None of them comes to a second batch."""
+    keep = Retention(batches=40, contents_per_store=24)
+    for number in range(50):
+        with open_store(
+            directory,
+            retention=keep,
+            batch_id_factory=Ids(f"batch-{number}"),
+            receipt_id_factory=Ids(f"receipt-{number}"),
+        ) as store:
+            write(store, LEASES, number)
+    assert (len(kept_contents(directory, LEASES)), len(kept_batches(directory))) == (24, 40)
 
 
 def test_what_is_dropped_leaves_no_loose_ends(directory: Path) -> None:

@@ -21,6 +21,7 @@ from rtstore.records import (
     Receipt,
 )
 from rtstore.times import format_time
+from rtstore.trusted import trusted
 
 
 class ReceiptStore:
@@ -214,19 +215,19 @@ def _write_row(batch_number: int, write: PlannedWrite) -> Row:
 def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
     """A logged batch as it is once it is sealed, with its receipts."""
     batch = logged.batch
-    return batch.model_copy(
-        update={
-            "state": BatchState.COMMITTED,
-            "high_watermark": high_watermark,
-            "completed_at": logged.writes[0].written_at,
-            "receipts": tuple(receipt_of(batch, write) for write in logged.writes),
-        }
-    )
+    now = {
+        "state": BatchState.COMMITTED,
+        "high_watermark": high_watermark,
+        "completed_at": logged.writes[0].written_at,
+        "receipts": tuple(receipt_of(batch, write) for write in logged.writes),
+    }
+    return trusted(Batch, **{**batch.__dict__, **now})
 
 
 def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
     """The receipt of one write of a batch."""
-    return Receipt(
+    return trusted(
+        Receipt,
         receipt_id=write.receipt_id,
         batch_id=batch.batch_id,
         schema_name=write.schema_name,

@@ -17,7 +17,7 @@ from rtstore.database.schema import (
 )
 from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
-from rtstore.records import Record
+from rtstore.records import LoggedBatch, Record
 from rtstore.times import format_time
 
 _BITE = 8
@@ -45,6 +45,33 @@ class Retention(Record):
 
 
 KEEP_EVERYTHING = Retention(batches=None, contents_per_store=None)
+
+
+class Bites:
+    """When history is dropped: not with every batch, for what is old enough after some batches lies
+    on the same pages of the database, and goes for hardly more than what is after one.
+
+    The first batch of a process drops some: it may be the only one. Age is looked at with every
+    batch: who sets it has a reason.
+    """
+
+    def __init__(self, retention: Retention) -> None:
+        limits = (retention.batches, retention.contents_per_store)
+        smallest = min(limit for limit in (*limits, 8 * _BITE) if limit is not None)
+        # So that an eighth too much is there at most.
+        self._every = max(1, smallest // 8) if retention.max_age is None else 1
+        self._batches = self._every
+        self._names: list[str] = []
+
+    def due(self, logged: Sequence[LoggedBatch]) -> list[str]:
+        """The stores whose history is to be dropped now that these batches are written, once for
+        each batch that wrote them; none where it can wait."""
+        self._batches += len(logged)
+        self._names += [write.schema_name for item in logged for write in item.writes]
+        if self._batches < self._every:
+            return []
+        due, self._names, self._batches = self._names, [], 0
+        return due
 
 
 class Committed(Record):

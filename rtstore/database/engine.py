@@ -24,6 +24,7 @@ from sqlalchemy.pool import NullPool
 from rtstore.database import idle
 from rtstore.database.schema import REVISIONS
 from rtstore.database.statements import driver_of
+from rtstore.database.translation import error_code, translate
 from rtstore.envelope import EnvelopeError
 from rtstore.errors import (
     CorruptDatabaseError,
@@ -32,7 +33,6 @@ from rtstore.errors import (
     InvalidRequestError,
     NewerDatabaseError,
     RuntimeStoreError,
-    StorageError,
     StoreClosedError,
     UnusableEngineError,
 )
@@ -96,6 +96,7 @@ class Database:
         self._file: tuple[int, int] | None = None
         self._pid = os.getpid()
         self._failure: str | None = None
+        self._commits = 0
         self._wal = path.with_name(path.name + "-wal")
         self._made_wal = not self._wal.exists()
         self._closed = False
@@ -162,6 +163,17 @@ class Database:
         with self._translated():
             return self._in_transaction(query, self._writing())
 
+    def moment(self) -> tuple[int, int]:
+        """A value that changes with every commit, whoever makes it: what was read at a moment holds
+        until there is another. The caller holds the writer lock.
+
+        The connection for writing is told of every commit of others by its `data_version`
+        (sqlite.org/pragma.html); its own are counted.
+        """
+        with self._translated():
+            driver = driver_of(self._writing())
+            return driver.execute("PRAGMA data_version").fetchone()[0], self._commits
+
     def _in_transaction(
         self, query: Callable[[Connection], Result], connection: Connection
     ) -> Result:
@@ -210,10 +222,11 @@ class Database:
             raise NewerDatabaseError(self.path, f"number {number}", REVISIONS[-1])
 
     def _commit(self, driver: sqlite3.Connection) -> None:
+        self._commits += 1  # also where it fails: it may have happened
         try:
             driver.execute("COMMIT")
         except sqlite3.Error as error:
-            if _error_code(error) & 0xFF == sqlite3.SQLITE_IOERR:
+            if error_code(error) & 0xFF == sqlite3.SQLITE_IOERR:
                 self._failure = str(error)
             with suppress(sqlite3.Error):
                 if driver.in_transaction:
@@ -409,36 +422,3 @@ class Database:
         except (ValueError, EnvelopeError) as error:
             problem = f"a row makes no sense ({' '.join(str(error).split())[:200]})"
             raise CorruptDatabaseError(self.path, problem) from error
-
-
-def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
-    """The error of ours for one of the driver: locked, full, forbidden, damaged told apart.
-
-    Damage is what SQLite calls so, and a table or column that is not there. What remains (a value
-    that a constraint refuses, no memory) says nothing about the file.
-    """
-    original = error.orig if isinstance(error, DBAPIError) else error
-    cause = f"{type(original).__name__}: {original}"
-    code = _error_code(error) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return DatabaseLockedError(path, cause)
-    if code == sqlite3.SQLITE_FULL:
-        return StorageError(path, "the disk is full", cause)
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return StorageError(path, "writing is not allowed", cause)
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return StorageError(path, "the file cannot be opened", cause)
-    if code == sqlite3.SQLITE_IOERR:
-        return StorageError(path, "input/output error", cause)
-    if code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG):
-        return StorageError(path, "it does not fit into memory", cause)
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
-        return CorruptDatabaseError(path, cause)
-    if code == 0 and str(original).startswith("Could not decode to UTF-8"):
-        return CorruptDatabaseError(path, cause)  # of the driver's own, for a column of ours
-    return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
-
-
-def _error_code(error: DBAPIError | sqlite3.Error) -> int:
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return int(getattr(original, "sqlite_errorcode", None) or 0)

@@ -64,6 +64,11 @@ def load_head(connection: Connection) -> ManifestHead:
     return ManifestHead.model_validate(_manifest_row(connection))
 
 
+def high_watermark(connection: Connection) -> int:
+    """The number of committed batches."""
+    return int(_SELECT_HIGH_WATERMARK.scalar(connection))
+
+
 def load(connection: Connection) -> Manifest:
     """Read the manifest and all entries."""
     row = _manifest_row(connection)
@@ -184,6 +189,7 @@ def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) 
 
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
 _SELECT_MANIFEST = Statement(select(runtime_manifest))
+_SELECT_HIGH_WATERMARK = Statement(select(runtime_manifest.c.high_watermark))
 _ENTRY_COLUMNS = tuple(manifest_entries.c.keys())
 _SELECT_ENTRIES = Statement(select(manifest_entries).order_by(manifest_entries.c.schema_name))
 _SELECT_ENTRY = Statement(

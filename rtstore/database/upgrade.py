@@ -20,9 +20,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from rtstore.database import idle
-from rtstore.database.engine import Database, translate
+from rtstore.database.engine import Database
 from rtstore.database.schema import APPLICATION_ID, REVISIONS
 from rtstore.database.statements import driver_of
+from rtstore.database.translation import translate
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from rtstore.files.system import FileSystem
@@ -13,6 +14,7 @@ NEW_FILE_MODE = 0o600
 """For the owner alone: the state of a run may hold secrets. An existing file keeps its mode."""
 
 
+@lru_cache(maxsize=4096)
 def temporary_path(target: Path) -> Path:
     """Where a new version is written before it takes the name. One writer at a time, so one name:
     what is found there under the writer lock is a dead writer's."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from rtstore.database.engine import Database, translate
+from rtstore.database.engine import Database
+from rtstore.database.translation import translate
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseFailedError,

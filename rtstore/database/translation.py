@@ -1,0 +1,49 @@
+"""The driver's errors, told apart: locked, full, forbidden, damaged."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+from rtstore.errors import (
+    CorruptDatabaseError,
+    DatabaseLockedError,
+    RuntimeStoreError,
+    StorageError,
+)
+
+
+def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
+    """The error of ours for one of the driver: locked, full, forbidden, damaged told apart.
+
+    Damage is what SQLite calls so, and a table or column that is not there. What remains (a value
+    that a constraint refuses, no memory) says nothing about the file.
+    """
+    original = error.orig if isinstance(error, DBAPIError) else error
+    cause = f"{type(original).__name__}: {original}"
+    code = error_code(error) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DatabaseLockedError(path, cause)
+    if code == sqlite3.SQLITE_FULL:
+        return StorageError(path, "the disk is full", cause)
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return StorageError(path, "writing is not allowed", cause)
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StorageError(path, "the file cannot be opened", cause)
+    if code == sqlite3.SQLITE_IOERR:
+        return StorageError(path, "input/output error", cause)
+    if code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG):
+        return StorageError(path, "it does not fit into memory", cause)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+        return CorruptDatabaseError(path, cause)
+    if code == 0 and str(original).startswith("Could not decode to UTF-8"):
+        return CorruptDatabaseError(path, cause)  # of the driver's own, for a column of ours
+    return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
+
+
+def error_code(error: DBAPIError | sqlite3.Error) -> int:
+    """SQLite's extended result code, 0 where there is none."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return int(getattr(original, "sqlite_errorcode", None) or 0)
