@@ -171,11 +171,11 @@ def check_paths(
 ) -> None:
     """Raise `InvalidRequestError` when a file that it writes is another store's: by its entry, by
     an earlier batch of the group (`owners`, by path), or in the batch itself."""
-    owners = dict(owners)
+    here: dict[str, str] = {}
     for descriptor, _ in draft.encoded:
         name, path = descriptor.schema_name, descriptor.relative_path
         committed = files.get(name)
-        owner = owners.setdefault(path, name)
+        owner = owners.get(path) or here.setdefault(path, name)
         if owner == name and (committed is None or committed.relative_path != path):
             owner = (
                 database.read_as_writer(partial(manifest.path_owner, relative_path=path)) or name

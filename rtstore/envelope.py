@@ -15,12 +15,34 @@ from typing import Any, NamedTuple, NoReturn
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from rtstore.errors import InvalidRequestError
 from rtstore.records import InspectionFault
 from rtstore.times import format_time
 
+
+def _plain_json() -> CoreSchema:
+    value = core_schema.definition_reference_schema("value")
+    text = core_schema.str_schema(strict=True)
+    choices: dict[Any, CoreSchema] = {
+        str: text,
+        int: core_schema.int_schema(strict=True),
+        float: core_schema.float_schema(strict=True, allow_inf_nan=False),
+        bool: core_schema.bool_schema(strict=True),
+        type(None): core_schema.none_schema(),
+        dict: core_schema.dict_schema(text, value, strict=True),
+        list: core_schema.list_schema(value, strict=True),
+    }
+    tagged = core_schema.tagged_union_schema(choices, discriminator=type, ref="value")
+    return core_schema.definitions_schema(value, [tagged])
+
+
 _JSON = TypeAdapter[JsonValue](JsonValue, config=ConfigDict(allow_inf_nan=False))
+"""Checks whether data is JSON."""
+_PLAIN_JSON = SchemaValidator(_plain_json())
+"""The same for data of the very types that JSON has, in half the time or less: it asks `type`, and
+no function of Python, what each value is. What it refuses, the other may still accept."""
 _TIME_PLACEHOLDER = "0000-00-00T00:00:00.000Z"
 _DIGITS_MAX = 4300
 """Longer numbers are refused by Python's `json` (sys.set_int_max_str_digits), ours included."""
@@ -100,10 +122,7 @@ def encode(
             data = data.model_dump(mode="json", by_alias=True)
         except ValueError as error:
             raise InvalidRequestError("data", str(error), store=store) from None
-    try:
-        plain = _JSON.validate_python(data, strict=True)
-    except ValidationError as error:
-        raise InvalidRequestError(*_first_problem(error), store=store) from None
+    plain = _plain(data, store)
     check_payload(plain, store=store, payload=payload)
     document = {"schemaVersion": schema_version, "updatedAt": _TIME_PLACEHOLDER, "data": plain}
     try:
@@ -114,6 +133,17 @@ def encode(
         _refuse_long_number(plain, store)
     head, _, tail = encoded.partition(_TIME_PLACEHOLDER.encode())
     return EncodedStore(head, tail + b"\n")
+
+
+def _plain(data: object, store: str) -> object:
+    """A copy of data that is JSON."""
+    try:
+        return _PLAIN_JSON.validate_python(data)
+    except ValidationError:
+        try:
+            return _JSON.validate_python(data, strict=True)
+        except ValidationError as error:
+            raise InvalidRequestError(*_first_problem(error), store=store) from None
 
 
 def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) -> None:

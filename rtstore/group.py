@@ -256,8 +256,9 @@ class WriteQueue:
                     if owner not in self._places:
                         self._places.appendleft(owner)
             self._taken.clear()
-            self._leader = self._places[0] if self._places else None
-            if self._leader is not None:
-                self._leader.wake.release()
-            for owner in done.values():
-                owner.wake.release()
+            self._leader = leader = self._places[0] if self._places else None
+        # Whom it wakes may need the queue at once, so that is free by now.
+        if leader is not None:
+            leader.wake.release()
+        for owner in done.values():
+            owner.wake.release()

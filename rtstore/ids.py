@@ -12,13 +12,10 @@ IdFactory = Callable[[], str]
 
 def time_ordered_id(prefix: str) -> str:
     """`PREFIX-` and a UUID version 7 (RFC 9562): milliseconds since 1970, then 74 random bits."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds & (1 << 48) - 1) << 80 | secrets.randbits(80)
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    digits = f"{value:032x}"
-    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-    return f"{prefix}-{'-'.join(parts)}"
+    when = f"{time.time_ns() // 1_000_000:012x}"
+    rest = secrets.token_hex(10)
+    variant = "89ab"[int(rest[3], 16) % 4]
+    return f"{prefix}-{when[:8]}-{when[8:12]}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[7:19]}"
 
 
 def new_batch_id() -> str:

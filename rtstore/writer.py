@@ -358,8 +358,8 @@ class BatchWriter:
                         for item, draft in zip(logged, drafts, strict=True)
                     },
                 )
-                for draft in drafts:
-                    recovery_log.record_evidence(connection, draft.evidence)
+                if evidence := [kept for draft in drafts for kept in draft.evidence]:
+                    recovery_log.record_evidence(connection, evidence)
                 manifest.mark_preparing(connection, logged[-1].batch.batch_id)
         except DatabaseFailedError:
             raise  # an earlier flush failed: nothing of this batch was even tried

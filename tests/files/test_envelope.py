@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import socket
+from collections import OrderedDict
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
+from rtstore import envelope
 from rtstore.envelope import EnvelopeError, content_hash, decode, encode
 from rtstore.errors import InvalidRequestError
 from rtstore.payloads import LaunchStateData
-from rtstore.records import InspectionFault
+from rtstore.records import BatchReason, InspectionFault
 from tests.pure.build import LEGACY, needs_legacy
 from tests.support import NOON, NOON_TEXT, digest
 
@@ -217,6 +220,33 @@ def _is_refused(data: Any) -> bool:
     except InvalidRequestError:
         return True
     return False
+
+
+@given(json_values)
+def test_the_quick_check_gives_what_the_thorough_one_gives(data: Any) -> None:
+    """A copy of the data, equal to it and of the same types."""
+    quick = envelope._PLAIN_JSON.validate_python(data)
+    assert repr(quick) == repr(envelope._JSON.validate_python(data, strict=True)) == repr(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        OrderedDict(b=1, a=[2]),
+        {"reason": BatchReason.LAUNCH_CHECKPOINT},
+        {"port": socket.SOCK_STREAM},
+        {"text": type("Text", (str,), {})("text")},
+        [True, {"list": type("List", (list,), {})([1, None])}],
+    ],
+)
+def test_data_of_types_made_from_those_of_json_is_written_as_what_it_is(data: Any) -> None:
+    """The quick check knows the types themselves; the thorough one decides about others."""
+    try:
+        plain = envelope._JSON.validate_python(data, strict=True)
+    except ValueError:
+        refused(data)
+    else:
+        assert written(data) == written(json.loads(json.dumps(plain)))
 
 
 def test_a_key_that_is_no_string_is_named_as_a_key() -> None:
