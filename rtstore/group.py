@@ -234,10 +234,11 @@ class WriteQueue:
 
     def _leave(self, place: _Place) -> None:
         """Leave the queue, whatever happened."""
-        with self._mutex:
-            place.left = True
-            if place in self._places:
-                self._places.remove(place)
+        if not place.is_done:  # one that is done is not in the queue any more
+            with self._mutex:
+                place.left = True
+                if place in self._places:
+                    self._places.remove(place)
         if self._leader is place:
             self._hand_over()
 
@@ -245,13 +246,10 @@ class WriteQueue:
         """Called by the leader, without the lock: put back what it did not come to, wake whose
         batches are done, and let the head of the queue lead."""
         with self._mutex:
-            done = {}
+            owners = {id(owner): owner for owner, _ in self._taken if not owner.left}
+            done = [owner for owner in owners.values() if owner.is_done]
             for owner, item in reversed(self._taken):
-                if owner.left:
-                    continue
-                if owner.is_done:
-                    done[id(owner)] = owner
-                elif not item.is_done:
+                if not (item.is_done or owner.left):
                     owner.pending.appendleft(item)
                     if owner not in self._places:
                         self._places.appendleft(owner)
@@ -260,5 +258,5 @@ class WriteQueue:
         # Whom it wakes may need the queue at once, so that is free by now.
         if leader is not None:
             leader.wake.release()
-        for owner in done.values():
+        for owner in done:
             owner.wake.release()

@@ -23,6 +23,7 @@ from .support import (
     at,
     new_directory,
     open_store,
+    plain_descriptor,
     write,
 )
 
@@ -104,3 +105,20 @@ def test_what_is_known_after_a_failure_is_what_is_committed(directory: Path) -> 
         assert store.manifest().high_watermark == 2
         assert store.quarantined_files() == []
         assert agree(store)
+
+
+def test_a_store_that_gets_another_file_has_it_in_its_entry(tmp_path: Path) -> None:
+    """Alone, and among stores that stay where they were; the old name is free for others then."""
+    one, two = plain_descriptor("test.one", "one.json"), plain_descriptor("test.two", "two.json")
+    with open_store(tmp_path / "team", descriptors=(one, two)) as store:
+        write(store, "test.one", 1)
+        write(store, "test.two", 1)
+    moved = plain_descriptor("test.one", "moved.json")
+    ids = {"batch_id_factory": Ids("later"), "receipt_id_factory": Ids("l")}
+    with open_store(tmp_path / "team", descriptors=(moved, two), **ids) as store:
+        store.write_batch(
+            identity=IDENTITY, reason=CHECKPOINT, writes={"test.two": 2, "test.one": 2}
+        )
+        paths = {entry.schema_name: entry.relative_path for entry in store.manifest().entries}
+        assert paths == {"test.one": "moved.json", "test.two": "two.json"}
+        assert [store.read(name).data for name in ("test.one", "test.two")] == [2, 2]

@@ -128,7 +128,7 @@ def seal(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermar
             else:
                 keeping.add(name)
             rows[name] = row
-    _UPSERT_ENTRY.run_many(connection, [row for name, row in rows.items() if name not in keeping])
+    _upsert_entries(connection, [row for name, row in rows.items() if name not in keeping])
     if keeping:
         _UPSERT_KEEPING.run_many(connection, [rows[name] for name in keeping])
     last = logged[-1]
@@ -153,6 +153,13 @@ def seal(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermar
 def insert_entries(connection: Connection, entries: Iterable[ManifestEntry]) -> None:
     """Write entries that were imported."""
     _UPSERT_ENTRY.run_many(connection, [entry.model_dump(mode="json") for entry in entries])
+
+
+def _upsert_entries(connection: Connection, rows: Sequence[Row]) -> None:
+    """Write entries. Hardly ever has one got another file, and where none has, the index over the
+    paths need not be written again."""
+    if _UPSERT_WHERE_IT_WAS.run_many(connection, rows).rowcount < len(rows):
+        _UPSERT_ENTRY.run_many(connection, rows)
 
 
 def mark_recovery(connection: Connection, plan_id: str) -> None:
@@ -238,19 +245,25 @@ _SEAL_MANIFEST = Statement(
 _IDENTITY = ("run_id", "capability_snapshot_id", "behavior_fingerprint")
 
 
-def _upsert(but_not: Iterable[str]) -> Statement:
+def _upsert(but_not: Iterable[str], *, where_it_was: bool = False) -> Statement:
     entry = sqlite_insert(manifest_entries)
     changed = {
         column.name: entry.excluded[column.name]
         for column in manifest_entries.columns
         if column.name not in but_not
     }
+    same_path = manifest_entries.c.relative_path == entry.excluded.relative_path
     return Statement(
-        entry.on_conflict_do_update(index_elements=[manifest_entries.c.schema_name], set_=changed)
+        entry.on_conflict_do_update(
+            index_elements=[manifest_entries.c.schema_name],
+            set_=changed,
+            where=same_path if where_it_was else None,
+        )
     )
 
 
 _UPSERT_ENTRY = _upsert(("schema_name",))
+_UPSERT_WHERE_IT_WAS = _upsert(("schema_name", "relative_path"), where_it_was=True)
 _UPSERT_KEEPING = _upsert(("schema_name", *_IDENTITY))
 _SELECT_VERSIONS = Statement(
     select(manifest_entries.c.schema_name, manifest_entries.c.schema_version)
