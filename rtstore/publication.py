@@ -362,6 +362,16 @@ class Publisher:
 
     # --- looking --------------------------------------------------------------------------------
 
+    def seems_unchanged(self, descriptor: Descriptor, committed: CommittedFile | None) -> bool:
+        """Whether a store's file has the size and the time that were committed."""
+        if committed is None:
+            return False
+        try:
+            found = self.fs.lstat(store_path(self.directory, descriptor.relative_path))
+        except OSError:
+            return False
+        return (found.st_size, found.st_mtime_ns) == (committed.file_size, committed.mtime_ns)
+
     def _holds(self, write: PlannedWrite) -> bool:
         """Whether the file is, byte for byte, what the batch writes."""
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rtstore.descriptors import Descriptor
-from rtstore.envelope import EnvelopeError, decode, encode
+from rtstore.envelope import EnvelopeError, decode, decode_own, encode
 from rtstore.errors import DataUpgradeError, InvalidRequestError
 from rtstore.records import Record
 
@@ -65,7 +65,7 @@ def data_now(descriptor: Descriptor, content: bytes) -> Any:
     Raises `DataUpgradeError` when it is of an older version: written back, it would pass for the
     newer one.
     """
-    envelope = decode(content)
+    envelope = decode_own(content)
     if envelope.schema_version < descriptor.schema_version:
         raise DataUpgradeError(
             descriptor.schema_name,

@@ -210,8 +210,8 @@ class BatchWriter:
         joined: list[Submission] = []
 
         def lead(take: Take) -> None:
-            self._committed.look([name])
-            if check_current is not None:
+            committed = self._committed.look([name]).files.get(name)
+            if check_current and not self.publisher.seems_unchanged(descriptor, committed):
                 check_current()
             data = change(committed_data(descriptor, self.database))
             if data is None:
