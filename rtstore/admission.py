@@ -33,7 +33,7 @@ class Found(NamedTuple):
     """By store; one that was never written is absent."""
 
 
-class Committed:
+class CommittedState:
     """What is committed, as one writer sees it whenever it has the lock.
 
     Most often nobody else has written since its own last batch, and then it knows: the database is

@@ -55,7 +55,7 @@ from pathlib import Path
 from typing import Any
 
 from rtstore.admission import (
-    Committed,
+    CommittedState,
     Found,
     check_ids,
     check_manifest,
@@ -137,7 +137,7 @@ class BatchWriter:
         self._batch_id_factory = batch_id_factory
         self._receipt_id_factory = receipt_id_factory
         self._clock = clock
-        self._committed = Committed(self.publisher)
+        self._committed = CommittedState(self.publisher)
         self._queue = WriteQueue(self.lock)
 
     def write_batch(

@@ -33,7 +33,8 @@ _PAGES_AT_ONCE = 32
 class Retention(Record):
     """How much history is kept. None keeps everything.
 
-    The content of every current entry stays, however old, and so does its batch.
+    The content of every current entry stays, however old, and so does its batch. An eighth more
+    than the limits may be there for some batches: it is dropped in bites.
     """
 
     batches: int | None = Field(default=1_000, ge=1)
@@ -51,8 +52,8 @@ class Bites:
     """When history is dropped: not with every batch, for what is old enough after some batches lies
     on the same pages of the database, and goes for hardly more than what is after one.
 
-    The first batch of a process drops some: it may be the only one. Age is looked at with every
-    batch: who sets it has a reason.
+    The first batches of a process drop some each: there may be no more of them. Age is looked at
+    with every batch: who sets it has a reason.
     """
 
     def __init__(self, retention: Retention) -> None:
@@ -60,7 +61,9 @@ class Bites:
         smallest = min(limit for limit in (*limits, 8 * _BITE) if limit is not None)
         # So that an eighth too much is there at most.
         self._every = max(1, smallest // 8) if retention.max_age is None else 1
-        self._batches = self._every
+        self._first = self._every
+        """How many of the first batches are still to come."""
+        self._batches = 0
         self._names: list[str] = []
 
     def due(self, logged: Sequence[LoggedBatch]) -> list[str]:
@@ -68,7 +71,8 @@ class Bites:
         each batch that wrote them; none where it can wait."""
         self._batches += len(logged)
         self._names += [write.schema_name for item in logged for write in item.writes]
-        if self._batches < self._every:
+        self._first -= 1
+        if self._batches < self._every and self._first < 0:
             return []
         due, self._names, self._batches = self._names, [], 0
         return due
