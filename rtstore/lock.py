@@ -204,8 +204,10 @@ class WriterLock:
 
     def _sign(self, descriptor: int) -> None:
         line = f"process {os.getpid()} on {_HOST} since {format_time(utc_now())}"
-        with suppress(OSError):  # the signature is for people; the lock is held without it
-            os.pwrite(descriptor, f"{line:<120}\n".encode(), 0)
+        try:
+            os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)
+        except OSError:
+            return  # the signature is for people; the lock is held without it
 
     def _renew_after_fork(self) -> None:
         """A lock that a thread of the parent held at the fork is nobody's in the child."""

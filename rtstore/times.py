@@ -20,17 +20,21 @@ def utc_now() -> datetime:
 
 def to_utc_ms(moment: datetime) -> datetime:
     """The same moment in UTC, cut to milliseconds. Raises ValueError for a naive datetime."""
-    if moment.tzinfo is None:
-        raise ValueError("a time needs a time zone: the store keeps UTC")
-    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    utc = _in_utc(moment)
     beyond_ms = utc.microsecond % 1000
     return utc.replace(microsecond=utc.microsecond - beyond_ms) if beyond_ms else utc
+
+
+def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a time needs a time zone: the store keeps UTC")
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
 
 @lru_cache(maxsize=256)  # one moment stands in many rows
 def format_time(moment: datetime) -> str:
     """`2026-04-21T12:00:00.000Z`: always 24 characters, so that text order is time order."""
-    return to_utc_ms(moment).isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
+    return _in_utc(moment).isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
 
 
 def parse_time(text: str) -> datetime:

@@ -24,13 +24,12 @@ from sqlalchemy.pool import NullPool
 from rtstore.database import idle
 from rtstore.database.schema import REVISIONS
 from rtstore.database.statements import driver_of
-from rtstore.database.translation import error_code, translate
+from rtstore.database.translation import Translated, error_code
 from rtstore.envelope import EnvelopeError
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseFailedError,
     DatabaseLockedError,
-    InvalidRequestError,
     NewerDatabaseError,
     RuntimeStoreError,
     StoreClosedError,
@@ -91,6 +90,7 @@ class Database:
                 path, f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed"
             )
         self.path = path
+        self._translated = Translated(path)
         self.read_only = read_only
         self._busy_timeout_s = busy_timeout_s
         self._file: tuple[int, int] | None = None
@@ -123,7 +123,7 @@ class Database:
         for _ in range(idle.ATTEMPTS):
             before = self._idle_state()
             try:
-                with self._translated(), self._reading(idle=before is not None) as connection:
+                with self._translated, self._reading(idle=before is not None) as connection:
                     if single:
                         result = self._understood(query, connection)
                     else:
@@ -147,7 +147,7 @@ class Database:
         self.check_usable()
         if self._idle_state() is not None:
             return self.read(query)
-        with self._translated(), self._reading(idle=False) as connection:
+        with self._translated, self._reading(idle=False) as connection:
             version = driver_of(connection).execute("PRAGMA data_version").fetchone()[0]
             known = self._looks.get(query)
             if known is not None and known[0] is connection and known[1] == version:
@@ -160,7 +160,7 @@ class Database:
     def read_as_writer(self, query: Callable[[Connection], Result]) -> Result:
         """`read`, on the connection for writing; the caller holds the writer lock. What the last
         transaction wrote is still in its cache."""
-        with self._translated():
+        with self._translated:
             return self._in_transaction(query, self._writing())
 
     def moment(self) -> tuple[int, int]:
@@ -170,7 +170,7 @@ class Database:
         The connection for writing is told of every commit of others by its `data_version`
         (sqlite.org/pragma.html); its own are counted.
         """
-        with self._translated():
+        with self._translated:
             driver = driver_of(self._writing())
             return driver.execute("PRAGMA data_version").fetchone()[0], self._commits
 
@@ -199,10 +199,10 @@ class Database:
         """
         if self._failure is not None:
             raise DatabaseFailedError(self.path, self._failure)
-        with self._translated():
+        with self._translated:
             connection = self._writing()
-            self._set_synchronous(connection, "FULL" if flush else "NORMAL")
             driver = driver_of(connection)
+            self._set_synchronous(driver, flush=flush)
             try:
                 driver.execute("BEGIN IMMEDIATE")
                 self._check_revision(driver)
@@ -360,14 +360,11 @@ class Database:
         away."""
         return idle.idle_state(self.path) if self.read_only else None
 
-    def _set_synchronous(self, connection: Connection, level: str) -> None:
+    def _set_synchronous(self, driver: sqlite3.Connection, *, flush: bool) -> None:
         # Outside of any transaction: inside one the pragma is silently ignored.
-        number = {"NORMAL": 1, "FULL": 2}[level]
-        cursor = driver_of(connection)
-        cursor.execute(
-            "PRAGMA synchronous = FULL" if number == 2 else "PRAGMA synchronous = NORMAL"
-        )
-        found = cursor.execute("PRAGMA synchronous").fetchone()[0]
+        number = 2 if flush else 1
+        driver.execute("PRAGMA synchronous = FULL" if flush else "PRAGMA synchronous = NORMAL")
+        found = driver.execute("PRAGMA synchronous").fetchone()[0]
         if found != number:
             raise UnusableEngineError(self.path, f"PRAGMA synchronous is {found}, not {number}")
 
@@ -396,21 +393,6 @@ class Database:
             self._file = identity
         elif self._file != identity:
             raise StoreClosedError(self.path.parent, "has another database now: it was rebuilt")
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (DBAPIError, sqlite3.Error) as error:
-            raise translate(error, self.path) from error
-        except UnicodeEncodeError as error:
-            problem = f"{str(error.object)[:80]!a} holds a lone surrogate, which cannot be stored"
-            raise InvalidRequestError("text", problem) from error
-        except OverflowError as error:
-            raise InvalidRequestError("number", str(error)) from error
-        except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
-            problem = f"what it says of itself is no text ({error})"
-            raise CorruptDatabaseError(self.path, problem) from error
 
     def _understood(self, query: Callable[[Connection], Result], connection: Connection) -> Result:
         """The result of a query. Rows are read into records, and contents decoded, inside of it: a

@@ -10,9 +10,36 @@ from sqlalchemy.exc import DBAPIError
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
+    InvalidRequestError,
     RuntimeStoreError,
     StorageError,
 )
+
+
+class Translated:
+    """A block in which the errors of the driver become ours. Has no state of its own."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing is to be done before."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, (DBAPIError, sqlite3.Error)):
+            raise translate(error, self._path) from error
+        if isinstance(error, UnicodeEncodeError):
+            problem = f"{str(error.object)[:80]!a} holds a lone surrogate, which cannot be stored"
+            raise InvalidRequestError("text", problem) from error
+        if isinstance(error, OverflowError):
+            raise InvalidRequestError("number", str(error)) from error
+        if isinstance(error, UnicodeDecodeError):  # in SQLite's message, which quotes what is there
+            problem = f"what it says of itself is no text ({error})"
+            raise CorruptDatabaseError(self._path, problem) from error
 
 
 def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
