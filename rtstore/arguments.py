@@ -22,13 +22,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _TIMEOUT_S_MAX = 1e6
 
 
+_IDENTITY = tuple(RunIdentity.model_fields)
+
+
 def checked_identity(identity: RunIdentity) -> RunIdentity:
     """The run identity, if it is one."""
     if not isinstance(identity, RunIdentity):
         raise InvalidRequestError("identity", "must be a RunIdentity")
-    for field in RunIdentity.model_fields:
+    for field in _IDENTITY:
         text = getattr(identity, field)
-        if text is not None:
+        if text is not None and not text.isascii():
             check_text(f"identity.{field}", text)
     return identity
 
@@ -43,7 +46,9 @@ def pairs(writes: Writes) -> list[tuple[str, Any]]:
 
 
 def member(kind: type[Choice], value: str, field: str) -> Choice:
-    """The member of an enum that an argument names."""
+    """The member of an enum that an argument names, or is."""
+    if isinstance(value, kind):
+        return value
     try:
         return kind(value)
     except ValueError:

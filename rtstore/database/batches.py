@@ -228,6 +228,7 @@ def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
     """The receipt of one write of a batch."""
     return trusted(
         Receipt,
+        mtime_ns=write.mtime_ns,
         receipt_id=write.receipt_id,
         batch_id=batch.batch_id,
         schema_name=write.schema_name,
@@ -239,7 +240,6 @@ def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
         relative_path=write.relative_path,
         content_hash=write.content_hash,
         file_size=write.file_size,
-        mtime_ns=write.mtime_ns,
         written_at=write.written_at,
     )
 
