@@ -14,8 +14,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.database.engine import Database, translate
+from rtstore.database.engine import Database
 from rtstore.database.statements import driver_of
+from rtstore.database.translation import translate
 from rtstore.errors import CorruptDatabaseError, StorageError
 from rtstore.files.durable import NEW_FILE_MODE
 from rtstore.files.system import FileSystem

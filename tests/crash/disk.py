@@ -164,7 +164,7 @@ class Disk:
 
     def exchanged(self, first: Path, second: Path) -> None:
         """Two files traded names."""
-        here, there = self._find(first), self._find(second)
+        here, there = self.node(first), self.node(second)
         self._change(f"exchange with {second.name}", (first, there), (second, here))
 
     def unlinked(self, path: Path) -> None:

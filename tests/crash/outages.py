@@ -221,7 +221,7 @@ class ModelledFileSystem(TracedFileSystem):
     def exchange(self, first: Path, second: Path) -> bool:
         exchanged = super().exchange(first, second)
         if exchanged:
-            self._disk.exchanged(first, second)
+            self.disk.exchanged(first, second)
         return exchanged
 
     def unlink(self, path: Path) -> None:
