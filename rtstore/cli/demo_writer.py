@@ -25,11 +25,6 @@ def wait_for_death(watch: Watch) -> None:
         pass
     os._exit(1)
 
-    def unlink(self, path: Path) -> None:
-        """As always: of the old version, where the two have traded names."""
-        super().unlink(path)
-        self._death.pass_by(f"after-rename-{self._files}")
-
 
 def main(directory: Path, point: str, batch_id: str) -> None:
     """Write the fatal batch, up to the point."""
