@@ -67,6 +67,10 @@ class CommittedState:
             self._asked |= new
         return Found(self._team_name, self._high_watermark, self._files)
 
+    def file_of(self, name: str) -> CommittedFile | None:
+        """What a store's file was at the last look."""
+        return self._files.get(name)
+
     def sealed(self, logged: Sequence[LoggedBatch], high_watermark: int) -> None:
         """Batches were committed by this writer, which has looked before: by one transaction that
         logged them and one that sealed them. Were there others, the next look finds out."""

@@ -14,6 +14,7 @@ Order that must hold (breaking it loses data):
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -74,6 +75,26 @@ class StoreFile(NamedTuple):
         )
 
 
+class Expected(NamedTuple):
+    """What a file may hold that is about to be replaced, as of the look at it."""
+
+    committed: CommittedFile | None
+    evidence: Sequence[QuarantinedFile] = ()
+    """What was kept of it."""
+
+    def is_as_committed(self, there: os.stat_result) -> bool:
+        """Whether the file has the size and the time that its batch gave it."""
+        return self.committed is not None and (there.st_size, there.st_mtime_ns) == (
+            self.committed.file_size,
+            self.committed.mtime_ns,
+        )
+
+    def was_kept(self, found: bytes) -> bool:
+        """Whether these bytes are in quarantine already."""
+        found_hash = content_hash(found) if self.evidence else None
+        return any(kept.content_hash == found_hash for kept in self.evidence)
+
+
 class Publisher:
     """Publishes, seals and undoes the logged batches of one runtime directory."""
 
@@ -99,14 +120,24 @@ class Publisher:
 
     # --- forward --------------------------------------------------------------------------------
 
-    def publish(self, write: PlannedWrite, content: bytes) -> None:
-        """Put one planned write on disk. Raises OSError; the file is then as before."""
+    def publish(
+        self, write: PlannedWrite, content: bytes, batch_id: str, expected: Expected | None = None
+    ) -> None:
+        """Put one planned write on disk.
+
+        Where names can be traded, what it replaces is kept as evidence when it is neither
+        `expected` nor in the database: somebody wrote it after we had looked. Raises OSError,
+        `StorageError` or `NewerStoreFileError`; the file is then as before.
+        """
         durable.replace(
             store_path(self.directory, write.relative_path),
             content,
             mtime_ns=write.mtime_ns,
             flush=self.durability is Durability.FILES,
             fs=self.fs,
+            look_at_old=lambda old: self._keep_replaced(
+                old, StoreFile.of(write), batch_id, expected or Expected(None)
+            ),
         )
 
     def seal(self, *logged: LoggedBatch) -> int:
@@ -157,15 +188,23 @@ class Publisher:
                     f"batch {logged.batch.batch_id} is open, but its content for "
                     f"{write.schema_name} is not in the log",
                 )
+            entry = entries.get(write.schema_name)
             if self._holds(write):
-                path = store_path(self.directory, write.relative_path)
-                durable.remove_temporary(path, self.fs)
+                self._finish_trade(write, logged.batch.batch_id, entry)
                 continue
-            self.keep_evidence(
-                StoreFile.of(write), entries.get(write.schema_name), logged.batch.batch_id, None
-            )
-            self.publish(write, content)
+            kept = self.keep_evidence(StoreFile.of(write), entry, logged.batch.batch_id, None)
+            expected = Expected(entry, [kept] if kept else ())
+            self.publish(write, content, logged.batch.batch_id, expected)
         self.seal(logged)
+
+    def _finish_trade(
+        self, write: PlannedWrite, batch_id: str, entry: ManifestEntry | None
+    ) -> None:
+        """Look at the version that a dead writer replaced and did not come to remove."""
+        old = durable.temporary_path(store_path(self.directory, write.relative_path))
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self._keep_replaced(old, StoreFile.of(write), batch_id, Expected(entry))
+            self.fs.unlink(old)
 
     # --- back -----------------------------------------------------------------------------------
 
@@ -288,15 +327,33 @@ class Publisher:
             raise StorageError(
                 path, "the file differs from what is committed and cannot be read", str(error)
             ) from error
+        return found if self._is_foreign(found, file, path, entry) else None
+
+    def _is_foreign(
+        self, found: bytes, file: StoreFile, path: Path, entry: CommittedFile | None
+    ) -> bool:
         found_hash = content_hash(found)
         if entry is not None and entry.content_hash == found_hash:
-            return None
+            return False
         _refuse_newer(file, path, found)
-        if self.database.read(
+        return not self.database.read(
             lambda connection: batches.has_bytes(connection, file.schema_name, found_hash)
-        ):
-            return None
-        return found
+        )
+
+    def _keep_replaced(self, old: Path, file: StoreFile, batch_id: str, expected: Expected) -> None:
+        """Keep the version that was replaced, if it is not the expected one: between our look and
+        the trade of names somebody wrote it, and nobody has another copy."""
+        there = self.fs.lstat(old)
+        if expected.is_as_committed(there) or not stat.S_ISREG(there.st_mode):
+            return
+        found, _ = self.fs.read(old)
+        if expected.was_kept(found):
+            return
+        if self._is_foreign(found, file, old, expected.committed):
+            kept = self.keep_copy(file, found, batch_id)
+            with self.database.write(flush=True) as connection:
+                recovery_log.record_evidence(connection, [kept])
+            self.events.quarantined(kept)
 
     def keep_copy(
         self,

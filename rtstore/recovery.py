@@ -124,15 +124,16 @@ class Recovery:
         if not _safe(plan) and not interrupted and not self._stray_files():
             return None
         with self._lock.hold():
-            self._sweep()
             plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
             actions = _safe(plan)
             if not actions:
+                self._sweep()
                 self._close_interrupted(plan)
                 return None
             run = self._begin(plan, actions, RecoveryTrigger.OPEN)
             for position, action in enumerate(actions):
                 self._record(run, position, self._step(action, plan))
+            self._sweep()
             report = self._end(run, plan)
         for step in report.steps:
             if (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED):
@@ -154,13 +155,14 @@ class Recovery:
         actions = [action for action in plan.actions if action.kind is not ActionKind.NONE]
         with self._lock.hold():
             self._check_fits(plan, team_name)
-            self._sweep()
             if not actions:
+                self._sweep()
                 return RecoveryReport(run_number=None, plan=plan, steps=(), remaining=plan)
             run = self._begin(plan, actions, RecoveryTrigger.RECOVER)
             for position, action in enumerate(actions):
                 if not rebuilding.concerns(action):
                     self._record(run, position, self._step(action, plan))
+            self._sweep()
             # A file that is in quarantine by now may be one to rebuild.
             for action in self._look_again(plan).actions:
                 if rebuilding.concerns(action) and action.schema_name not in run.rebuilding(
@@ -361,7 +363,11 @@ class Recovery:
         return found
 
     def _sweep(self) -> None:
-        """Remove temporary files. What they were to become is in the log, whole."""
+        """Remove temporary files. What they were to become is in the log, whole; what they were
+        before a trade of names was looked at when its batch went forward, so not before that."""
+        left = self._database.read(batches.load_open)
+        if any(logged.has_contents for logged in left):
+            return
         for path in self._stray_files():
             try:
                 self._fs.unlink(path)

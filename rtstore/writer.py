@@ -85,7 +85,7 @@ from rtstore.files.system import FileSystem
 from rtstore.group import Submission, Take, WriteQueue, names_of
 from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.lock import WriterLock
-from rtstore.publication import Durability, Publisher
+from rtstore.publication import Durability, Expected, Publisher
 from rtstore.records import (
     Batch,
     BatchReason,
@@ -276,8 +276,10 @@ class BatchWriter:
                 # The file holds these bytes; left alone, it keeps what is saved after our look.
                 flush = self.publisher.durability is Durability.FILES
                 for write in logged.writes if flush else ():
-                    self.publisher.publish(write, draft.content_of[write.schema_name])
-            except OSError as error:  # to fail and undo would take the bytes from the file
+                    self.publisher.publish(
+                        write, draft.content_of[write.schema_name], draft.batch_id
+                    )
+            except (OSError, RuntimeStoreError) as error:  # to fail and undo would take the bytes from the file
                 raise BatchUnfinishedError(draft.batch_id, cause_of(error), decided=True) from error
             (outcome[0].batch,) = self._seal(logged)
         return outcome[0].result()
@@ -396,9 +398,11 @@ class BatchWriter:
         for write in logged.writes:
             if write.schema_name not in due:
                 continue
+            expected = Expected(self._committed.file_of(write.schema_name), evidence)
+            content, batch_id = content_of[write.schema_name], logged.batch.batch_id
             try:
-                self.publisher.publish(write, content_of[write.schema_name])
-            except OSError as error:
+                self.publisher.publish(write, content, batch_id, expected)
+            except (OSError, RuntimeStoreError) as error:
                 self._fail(logged, write, error, evidence)
 
     def _seal(self, *logged: LoggedBatch) -> list[Batch]:
@@ -420,7 +424,7 @@ class BatchWriter:
         self,
         logged: LoggedBatch,
         write: PlannedWrite,
-        cause: OSError,
+        cause: OSError | RuntimeStoreError,
         evidence: Sequence[QuarantinedFile],
     ) -> None:
         """Record the failure, then undo. Always raises."""

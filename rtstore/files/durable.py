@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -26,12 +27,6 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
-def remove_temporary(target: Path, fs: FileSystem) -> None:
-    """Remove what a dead writer left beside a file that is as it should be. Raises OSError."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        fs.unlink(temporary_path(target))
-
-
 def replace(
     target: Path,
     content: bytes,
@@ -40,6 +35,7 @@ def replace(
     flush: bool,
     fs: FileSystem,
     new_mode: int | None = None,
+    look_at_old: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a temporary file beside the target, all of it, and give it the target's name.
 
@@ -49,6 +45,9 @@ def replace(
     the target is then as before. No temporary file is left unless removing it failed. Only where
     the last flush, that of the name, is what fails, the new version is there already, and may not
     last.
+
+    Where two files can trade names, `look_at_old` is given the path of the version that was really
+    replaced, before that is removed. What it raises has the old version put back, and comes out.
     """
     temporary = temporary_path(target)
     there = mode_of(target, fs)
@@ -56,11 +55,19 @@ def replace(
     descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, fs)
     try:
         _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
-        _put_in_place(temporary, target, fs, exchanging=there is not None and not flush)
+        # Renamed over a file, ext4 and btrfs write the new version out there and then, which costs
+        # more than all the rest. What is not to be flushed is spared that, where names can be
+        # traded. Should the old version stay, it is a temporary file like any other.
+        trading = there is not None and (look_at_old is not None or not flush)
+        traded = trading and fs.exchange(temporary, target)
+        if not traded:
+            fs.rename(temporary, target)
     except BaseException:
         with suppress(OSError):
             fs.unlink(temporary)
         raise
+    if traded:
+        _let_go(temporary, target, look_at_old, fs)
     if flush:
         fs.fsync_directory(target.parent)
 
@@ -97,18 +104,22 @@ def mode_of(target: Path, fs: FileSystem) -> int | None:
     return stat.S_IMODE(mode) if stat.S_ISREG(mode) else None  # a link says nothing: it is 0777
 
 
-def _put_in_place(temporary: Path, target: Path, fs: FileSystem, *, exchanging: bool) -> None:
-    """Give the new version its name, in one step.
-
-    Renamed over a file, ext4 and btrfs write the new version out there and then, which costs more
-    than all the rest of a replacement. What is not to be flushed is spared that: the two versions
-    trade names, and the old one goes. Should it stay, it is a temporary file like any other.
-    """
-    if exchanging and fs.exchange(temporary, target):
-        with suppress(OSError):
-            fs.unlink(temporary)
-    else:
-        fs.rename(temporary, target)
+def _let_go(
+    old: Path, target: Path, look_at_old: Callable[[Path], None] | None, fs: FileSystem
+) -> None:
+    """Remove the version that was replaced, unless who is to look at it refuses."""
+    try:
+        if look_at_old is not None:
+            look_at_old(old)
+    except BaseException:
+        if fs.exchange(old, target):
+            with suppress(OSError):
+                fs.unlink(old)
+        else:  # the new version is gone, so there is nothing to trade with
+            fs.rename(old, target)
+        raise
+    with suppress(OSError):
+        fs.unlink(old)
 
 
 def _fill(

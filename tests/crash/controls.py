@@ -145,7 +145,7 @@ def seal_before_publish() -> None:
 def written_in_place() -> None:
     """A file is written under its own name instead of a temporary one."""
 
-    def publish(self: Publisher, write: PlannedWrite, content: bytes) -> None:
+    def publish(self: Publisher, write: PlannedWrite, content: bytes, *_: Any) -> None:
         path = store_path(self.directory, write.relative_path)
         durable.make_directories(path.parent, self.fs)
         path.unlink(missing_ok=True)
@@ -189,7 +189,7 @@ def short_writes_believed() -> None:
 def files_not_flushed() -> None:
     """`durability="files"` flushes no files."""
 
-    def publish(self: Publisher, write: PlannedWrite, content: bytes) -> None:
+    def publish(self: Publisher, write: PlannedWrite, content: bytes, *_: Any) -> None:
         path = store_path(self.directory, write.relative_path)
         durable.replace(path, content, mtime_ns=write.mtime_ns, flush=False, fs=self.fs)
 
@@ -288,7 +288,7 @@ def failed_batch_not_undone() -> None:
 
 def evidence_skipped() -> None:
     """What somebody else changed is overwritten without a copy."""
-    _replace(Publisher, "foreign_content", lambda *_, **__: None)
+    _replace(Publisher, "_is_foreign", lambda *_: False)
 
 
 def evidence_not_flushed() -> None:

@@ -1,0 +1,171 @@
+"""What somebody writes between the look at a file and its replacement is kept as evidence."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import BatchFailedError, BatchState, Durability, FileSystem, RuntimeStore
+from rtstore.files.durable import temporary_path
+from tests.support import (
+    CHECKPOINT,
+    FILE_OF,
+    IDENTITY,
+    LEASES,
+    LEDGER,
+    TEAM,
+    Crash,
+    WatchedFileSystem,
+    agree,
+    new_directory,
+    stray_files,
+    write,
+)
+
+BY_HAND = b'{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}'
+NEWER = b'{"schemaVersion": 2, "updatedAt": null, "data": "by a newer program"}'
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A runtime directory with two stores that were written once."""
+    directory = new_directory(tmp_path)
+    with open_it(directory) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: 1, LEDGER: 1})
+    first, second = directory / FILE_OF[LEASES], tmp_path / "trade"
+    second.write_bytes(b"")
+    if not FileSystem().exchange(first, second):
+        pytest.skip("two files cannot trade names here")
+    assert FileSystem().exchange(first, second)
+    return directory
+
+
+def open_it(directory: Path, **options: Any) -> RuntimeStore:
+    """Open the store; it is opened several times, so its ids are its own."""
+    return RuntimeStore.open(directory, team_name=TEAM, **options)
+
+
+class Raced(WatchedFileSystem):
+    """Somebody writes a file as soon as its new version is begun; then a call goes wrong."""
+
+    def __init__(
+        self,
+        target: Path,
+        content: bytes = BY_HAND,
+        trouble: BaseException | None = None,
+        at: int = -1,
+    ) -> None:
+        super().__init__(self._race)
+        self._target = target
+        self._content: bytes | None = content
+        self._trouble = trouble
+        self._at = at
+        self.since: list[str] = []
+        """The calls since then."""
+
+    def _race(self, _: int, name: str, subject: Path | int) -> BaseException | None:
+        if self._content is not None:
+            if (name, subject) == ("create", temporary_path(self._target)):
+                self._target.write_bytes(self._content)
+                self._content = None
+            return None
+        self.since.append(name)
+        return self._trouble if len(self.since) == self._at else None
+
+
+def evidence(store: RuntimeStore) -> list[bytes]:
+    """What is in quarantine, as its rows say."""
+    return [
+        (store.directory / item.quarantine_path).read_bytes() for item in store.quarantined_files()
+    ]
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_a_write_that_comes_between_is_kept(directory: Path, durability: Durability) -> None:
+    """The batch goes through, and the other program's version is in quarantine, with its row."""
+    fs = Raced(directory / FILE_OF[LEASES])
+    with open_it(directory, fs=fs, durability=durability) as store:
+        batch = store.write_batch(
+            identity=IDENTITY, reason=CHECKPOINT, writes={LEDGER: 2, LEASES: 2}
+        )
+
+        assert evidence(store) == [BY_HAND]
+        [item] = store.quarantined_files()
+        assert (item.schema_name, item.batch_id) == (LEASES, batch.batch_id)
+        assert store.read(LEASES).data == 2
+        assert agree(store)
+    assert stray_files(directory) == []
+
+
+def test_what_is_known_is_not_kept(directory: Path) -> None:
+    """Somebody who puts back what a batch wrote has lost nothing by it."""
+    earlier = (directory / FILE_OF[LEASES]).read_bytes()
+    with open_it(directory) as store:
+        write(store, LEASES, 2)
+    with open_it(directory, fs=Raced(directory / FILE_OF[LEASES], earlier)) as store:
+        write(store, LEASES, 3)
+
+        assert evidence(store) == []
+
+
+def test_a_newer_file_that_comes_between_is_put_back(directory: Path) -> None:
+    """The batch fails, and every file is as it was found."""
+    target = directory / FILE_OF[LEASES]
+    with open_it(directory, fs=Raced(target, NEWER)) as store:
+        with pytest.raises(BatchFailedError, match="newer"):
+            store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEDGER: 2, LEASES: 2})
+
+        assert target.read_bytes() == NEWER
+        assert store.read(LEDGER).data == 1
+        assert evidence(store) == []
+    assert stray_files(directory) == []
+
+
+@pytest.mark.parametrize("number", range(1, 16))
+def test_killed_at_any_moment_after_it(directory: Path, number: int) -> None:
+    """Whoever opens the store next finishes the batch, and has kept the other version."""
+    fs = Raced(directory / FILE_OF[LEASES], trouble=Crash(), at=number)
+    store = open_it(directory, fs=fs)
+    with pytest.raises(Crash):
+        write(store, LEASES, 2)
+    store.database.close()
+
+    with open_it(directory) as store:
+        assert evidence(store) == [BY_HAND], fs.since
+        assert store.read(LEASES).data == 2
+        assert agree(store)
+        assert stray_files(directory) == []
+        write(store, LEASES, 3)
+
+
+@pytest.mark.parametrize("number", range(1, 16))
+def test_an_error_at_any_moment_after_it(directory: Path, number: int) -> None:
+    """The batch goes through or fails; the other version is in its place or in quarantine."""
+    target = directory / FILE_OF[LEASES]
+    fs = Raced(target, trouble=OSError(errno.EIO, "input/output error"), at=number)
+    with open_it(directory, fs=fs) as store:
+        failed = False
+        try:
+            write(store, LEASES, 2)
+        except BatchFailedError:
+            failed = True
+        fs.judge = None
+
+        assert BY_HAND in [*evidence(store), target.read_bytes()], fs.since
+        write(store, LEASES, 3)
+        assert BY_HAND in evidence(store)
+        assert [batch.state for batch in store.batches()].count(BatchState.FAILED) == failed
+        assert agree(store)
+    assert stray_files(directory) == []
+
+
+def test_the_moments_are_all_there_are(directory: Path) -> None:
+    """The two tests above go through every call."""
+    fs = Raced(directory / FILE_OF[LEASES])
+    with open_it(directory, fs=fs) as store:
+        write(store, LEASES, 2)
+
+    assert len(fs.since) == 15, fs.since
