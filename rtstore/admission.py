@@ -18,8 +18,9 @@ from rtstore.database.manifest import ManifestHead
 from rtstore.descriptors import Descriptor
 from rtstore.draft import Draft
 from rtstore.errors import ConflictError, InvalidRequestError, WrongTeamError
+from rtstore.keeping import StoreFile
 from rtstore.left_over import finish_left_over
-from rtstore.publication import Publisher, StoreFile
+from rtstore.publication import Publisher
 from rtstore.records import Batch, BatchState, CommittedFile, LoggedBatch
 from rtstore.store_versions import data_now
 
@@ -161,10 +162,12 @@ def keep_evidence(
             continue
         file, committed = StoreFile.of(descriptor), files.get(descriptor.schema_name)
         refuse_newer(descriptor, committed, publisher.directory)
-        found = publisher.foreign_content(file, committed, trust_mtime=True)
+        found = publisher.evidence.foreign_content(file, committed, trust_mtime=True)
         if found is not None:
             foreign.append((file, found))
-    draft.evidence = [publisher.keep_copy(file, found, draft.batch_id) for file, found in foreign]
+    draft.evidence = [
+        publisher.evidence.keep_copy(file, found, draft.batch_id) for file, found in foreign
+    ]
 
 
 def check_paths(

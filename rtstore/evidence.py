@@ -16,8 +16,9 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
+from rtstore.keeping import ANY_VERSION, StoreFile
 from rtstore.lock import WriterLock
-from rtstore.publication import ANY_VERSION, Publisher, StoreFile
+from rtstore.publication import Publisher
 from rtstore.records import QuarantinedFile
 from rtstore.times import Clock, to_utc_ms
 
@@ -83,6 +84,6 @@ def _make_way(evidence: QuarantinedFile, publisher: Publisher) -> None:
     file = StoreFile(
         schema_name=name, schema_version=ANY_VERSION, relative_path=evidence.relative_path
     )
-    publisher.keep_evidence(
+    publisher.evidence.keep(
         file, entry, None, None, reason="replaced by evidence that was taken back"
     )

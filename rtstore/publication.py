@@ -14,24 +14,22 @@ Order that must hold (breaking it loses data):
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Self
 
-from rtstore.database import batches, contents, manifest, recovery_log
+from rtstore.database import batches, contents, manifest
 from rtstore.database.contents import Bites, Retention
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor
 from rtstore.dispatcher import EventDispatcher
-from rtstore.envelope import EnvelopeError, content_hash, decode
-from rtstore.errors import CorruptDatabaseError, NewerStoreFileError, StorageError
-from rtstore.files import durable, quarantine
-from rtstore.files.paths import check_directory, check_target, store_path
+from rtstore.envelope import content_hash
+from rtstore.errors import CorruptDatabaseError
+from rtstore.files import durable
+from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
+from rtstore.keeping import EvidenceKeeper, Expected, StoreFile
 from rtstore.records import (
     BatchState,
     CommittedFile,
@@ -42,11 +40,6 @@ from rtstore.records import (
 )
 from rtstore.times import Clock
 
-ANY_VERSION = None
-"""For a file that is moved aside or made way for: no version of it is too new for that."""
-
-CHANGED = "changed by somebody else before it was overwritten"
-
 
 class Durability(StrEnum):
     """What is flushed when a batch returns."""
@@ -55,44 +48,6 @@ class Durability(StrEnum):
     """The log only: one flush. After a loss of power, opening the store puts the files right."""
     FILES = "files"
     """The store files too, for readers that look before the store has been opened again."""
-
-
-class StoreFile(NamedTuple):
-    """One store file that is about to be replaced or removed."""
-
-    schema_name: str
-    schema_version: int | None
-    """What this program knows; a file of a newer version is never touched. Or `ANY_VERSION`."""
-    relative_path: str
-
-    @classmethod
-    def of(cls, store: Descriptor | PlannedWrite) -> Self:
-        """The file of a store, as its descriptor or a planned write knows it."""
-        return cls(
-            schema_name=store.schema_name,
-            schema_version=store.schema_version,
-            relative_path=store.relative_path,
-        )
-
-
-class Expected(NamedTuple):
-    """What a file may hold that is about to be replaced, as of the look at it."""
-
-    committed: CommittedFile | None
-    evidence: Sequence[QuarantinedFile] = ()
-    """What was kept of it."""
-
-    def is_as_committed(self, there: os.stat_result) -> bool:
-        """Whether the file has the size and the time that its batch gave it."""
-        return self.committed is not None and (there.st_size, there.st_mtime_ns) == (
-            self.committed.file_size,
-            self.committed.mtime_ns,
-        )
-
-    def was_kept(self, found: bytes) -> bool:
-        """Whether these bytes are in quarantine already."""
-        found_hash = content_hash(found) if self.evidence else None
-        return any(kept.content_hash == found_hash for kept in self.evidence)
 
 
 class Publisher:
@@ -116,6 +71,9 @@ class Publisher:
         self.durability = durability
         self.retention = retention or Retention()
         self.fs = fs or FileSystem()
+        self.evidence = EvidenceKeeper(
+            directory, database, clock=clock, fs=self.fs, events=self.events
+        )
         self._bites = Bites(self.retention)
 
     # --- forward --------------------------------------------------------------------------------
@@ -135,7 +93,7 @@ class Publisher:
             mtime_ns=write.mtime_ns,
             flush=self.durability is Durability.FILES,
             fs=self.fs,
-            look_at_old=lambda old: self._keep_replaced(
+            look_at_old=lambda old: self.evidence.keep_replaced(
                 old, StoreFile.of(write), batch_id, expected or Expected(None)
             ),
         )
@@ -192,7 +150,7 @@ class Publisher:
             if self._holds(write):
                 self._finish_trade(write, logged.batch.batch_id, entry)
                 continue
-            kept = self.keep_evidence(StoreFile.of(write), entry, logged.batch.batch_id, None)
+            kept = self.evidence.keep(StoreFile.of(write), entry, logged.batch.batch_id, None)
             expected = Expected(entry, [kept] if kept else ())
             self.publish(write, content, logged.batch.batch_id, expected)
         self.seal(logged)
@@ -203,7 +161,7 @@ class Publisher:
         """Look at the version that a dead writer replaced and did not come to remove."""
         old = durable.temporary_path(store_path(self.directory, write.relative_path))
         with suppress(FileNotFoundError, NotADirectoryError):
-            self._keep_replaced(old, StoreFile.of(write), batch_id, Expected(entry))
+            self.evidence.keep_replaced(old, StoreFile.of(write), batch_id, Expected(entry))
             self.fs.unlink(old)
 
     # --- back -----------------------------------------------------------------------------------
@@ -262,161 +220,6 @@ class Publisher:
         durable.replace(path, content, mtime_ns=entry.mtime_ns, flush=True, fs=self.fs)
         return True
 
-    # --- evidence -------------------------------------------------------------------------------
-
-    def keep_evidence(
-        self,
-        file: StoreFile,
-        entry: ManifestEntry | None,
-        batch_id: str | None,
-        plan_id: str | None,
-        *,
-        reason: str = CHANGED,
-    ) -> QuarantinedFile | None:
-        """Keep a file that is not what is committed, unless the database has its bytes; for a
-        recovery, so always by hash, and with the row written at once.
-
-        What is not a regular file (a directory, a link) is moved into quarantine as it is. Raises
-        as `foreign_content` and `keep_copy` do.
-        """
-        try:
-            moved = self._move_aside(file, batch_id, plan_id, reason)
-        except OSError as error:
-            path = store_path(self.directory, file.relative_path)
-            raise StorageError(path, "it cannot be moved into quarantine", str(error)) from error
-        if moved is not None:
-            self.events.quarantined(moved)
-            return moved
-        found = self.foreign_content(file, entry, trust_mtime=False)
-        if found is None:
-            return None
-        kept = self.keep_copy(file, found, batch_id, plan_id, reason=reason)
-        with self.database.write(flush=True) as connection:
-            recovery_log.record_evidence(connection, [kept])
-        self.events.quarantined(kept)
-        return kept
-
-    def foreign_content(
-        self, file: StoreFile, entry: CommittedFile | None, *, trust_mtime: bool
-    ) -> bytes | None:
-        """The bytes of a file that is neither what is committed nor in the database otherwise.
-
-        With `trust_mtime`, size and time are compared first, the hash only where those differ; a
-        recovery does not trust them, for a loss of power may leave both right and the bytes wrong.
-        Reads only. Raises `NewerStoreFileError` for a file of a newer schema version,
-        `UnsafePathError` for what is not a regular file, and `StorageError` when it cannot be read.
-        """
-        path = store_path(self.directory, file.relative_path)
-        try:
-            there = check_target(self.directory, file.relative_path, file.schema_name, self.fs)
-        except OSError as error:
-            raise StorageError(path, "the file cannot be looked at", str(error)) from error
-        if there is None:
-            return None
-        if (
-            trust_mtime
-            and entry is not None
-            and (there.st_size, there.st_mtime_ns) == (entry.file_size, entry.mtime_ns)
-        ):
-            return None
-        try:
-            found, _ = self.fs.read(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise StorageError(
-                path, "the file differs from what is committed and cannot be read", str(error)
-            ) from error
-        return found if self._is_foreign(found, file, path, entry) else None
-
-    def _is_foreign(
-        self, found: bytes, file: StoreFile, path: Path, entry: CommittedFile | None
-    ) -> bool:
-        found_hash = content_hash(found)
-        if entry is not None and entry.content_hash == found_hash:
-            return False
-        _refuse_newer(file, path, found)
-        return not self.database.read(
-            lambda connection: batches.has_bytes(connection, file.schema_name, found_hash)
-        )
-
-    def _keep_replaced(self, old: Path, file: StoreFile, batch_id: str, expected: Expected) -> None:
-        """Keep the version that was replaced, if it is not the expected one: between our look and
-        the trade of names somebody wrote it, and nobody has another copy."""
-        there = self.fs.lstat(old)
-        if expected.is_as_committed(there) or not stat.S_ISREG(there.st_mode):
-            return
-        found, _ = self.fs.read(old)
-        if expected.was_kept(found):
-            return
-        if self._is_foreign(found, file, old, expected.committed):
-            kept = self.keep_copy(file, found, batch_id)
-            with self.database.write(flush=True) as connection:
-                recovery_log.record_evidence(connection, [kept])
-            self.events.quarantined(kept)
-
-    def keep_copy(
-        self,
-        file: StoreFile,
-        found: bytes,
-        batch_id: str | None,
-        plan_id: str | None = None,
-        *,
-        reason: str = CHANGED,
-    ) -> QuarantinedFile:
-        """Copy what a file holds into quarantine. Durable when it returns; the caller writes the
-        row. Raises `StorageError`; nothing may be overwritten then."""
-        try:
-            kept_at = quarantine.keep(self.directory, file.relative_path, found, self.fs)
-        except OSError as error:
-            path = store_path(self.directory, file.relative_path)
-            raise StorageError(
-                path, "the file differs from what is committed and cannot be kept", str(error)
-            ) from error
-        return QuarantinedFile(
-            quarantine_number=0,
-            schema_name=file.schema_name,
-            relative_path=file.relative_path,
-            quarantine_path=kept_at,
-            reason=reason,
-            content_hash=content_hash(found),
-            file_size=len(found),
-            quarantined_at=self.clock(),
-            plan_id=plan_id,
-            batch_id=batch_id,
-        )
-
-    def _move_aside(
-        self, file: StoreFile, batch_id: str | None, plan_id: str | None, reason: str
-    ) -> QuarantinedFile | None:
-        path = store_path(self.directory, file.relative_path)
-        try:
-            found = self.fs.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if stat.S_ISREG(found.st_mode):
-            return None
-        if "/" in file.relative_path:  # real directories on the way, or nothing is touched
-            parent = file.relative_path.rpartition("/")[0]
-            check_directory(self.directory, parent, file.schema_name, self.fs)
-        moved = QuarantinedFile(
-            quarantine_number=0,
-            schema_name=file.schema_name,
-            relative_path=file.relative_path,
-            quarantine_path=quarantine.aside_path(file.relative_path, found),
-            reason=reason,
-            content_hash=None,
-            file_size=None,
-            quarantined_at=self.clock(),
-            plan_id=plan_id,
-            batch_id=batch_id,
-        )
-        # The row first: it says where to look, even if the move is all that a crash leaves.
-        with self.database.write(flush=True) as connection:
-            recovery_log.record_evidence(connection, [moved])
-        quarantine.move_aside(self.directory, file.relative_path, moved.quarantine_path, self.fs)
-        return moved
-
     # --- looking --------------------------------------------------------------------------------
 
     def seems_unchanged(self, descriptor: Descriptor, committed: CommittedFile | None) -> bool:
@@ -447,12 +250,3 @@ class Publisher:
 
     def _entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
         return self.database.read(lambda connection: manifest.load_entries(connection, names))
-
-
-def _refuse_newer(file: StoreFile, path: Path, found: bytes) -> None:
-    try:
-        version = decode(found).schema_version
-    except EnvelopeError:
-        return
-    if file.schema_version is not None and version > file.schema_version:
-        raise NewerStoreFileError(file.schema_name, path, version, file.schema_version)

@@ -14,8 +14,8 @@ from rtstore.database import manifest
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import InvalidRequestError, RuntimeStoreError
+from rtstore.keeping import StoreFile
 from rtstore.planning import REBUILDS
-from rtstore.publication import StoreFile
 from rtstore.reader import Snapshot, StoreReader
 from rtstore.records import (
     ActionKind,
@@ -170,6 +170,6 @@ class Rebuilding:
             entry = self._writer.database.read(
                 lambda connection: manifest.load_entries(connection, [name])
             ).get(name)
-            self._writer.publisher.keep_evidence(
+            self._writer.publisher.evidence.keep(
                 StoreFile.of(descriptor), entry, None, plan.plan_id, reason="rebuilt by the runtime"
             )

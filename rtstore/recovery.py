@@ -35,9 +35,10 @@ from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import check_directory, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
+from rtstore.keeping import ANY_VERSION, StoreFile
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
-from rtstore.publication import ANY_VERSION, Publisher, StoreFile
+from rtstore.publication import Publisher
 from rtstore.rebuilding import Rebuilding
 from rtstore.records import (
     ActionKind,
@@ -280,7 +281,7 @@ class Recovery:
         inspection, entry = self._look(descriptor)
         if inspection.state is InspectionState.HEALTHY:
             return _skipped(action, "the file is healthy by now")
-        kept = self._publisher.keep_evidence(
+        kept = self._publisher.evidence.keep(
             StoreFile.of(descriptor),
             entry,
             None,
@@ -302,7 +303,7 @@ class Recovery:
             return _skipped(action, "there is no file")
         # What this program cannot read is exactly what is moved aside, so no version is too new.
         anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
-        kept = self._publisher.keep_evidence(
+        kept = self._publisher.evidence.keep(
             anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
         )
         path = store_path(self._directory, descriptor.relative_path)

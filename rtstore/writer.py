@@ -3,7 +3,8 @@
     1 validate   the request, the paths, the data; nothing is touched
     2 lock       the writer lock; finish what a dead writer left; keep evidence of foreign files
     3 log        batch, planned writes and contents in one flushed SQL transaction  <- commit point
-    4 publish    each file: a temporary file beside it, which takes its name; no flush
+    4 publish    each file: a temporary file beside it, which takes its name; no flush; what it
+                 replaced is looked at before it goes
     5 seal       entries, identity, high watermark, state `committed`; no flush
     6 unlock     and return the batch with its receipts
 
@@ -23,6 +24,10 @@ they would notice is what `test_control_is_caught` shows, with libraries broken 
   sees an open batch whose lock is free: `roll_forward` for each of its stores, readiness blocked.
   Opening the store publishes the rest from the log and seals.
   [test_killed_at_every_point, test_killed_again_while_recovering, test_two_recoveries_at_once]
+* in 4, where somebody wrote the file after our look at it: the trade of names left their version
+  under the temporary name. It goes into quarantine before it is removed; if the writer died in
+  between, `roll_forward` sees to it, and nothing is swept before that. (The scenario is
+  `write_raced`.) [test_killed_at_every_point, test_error_at_every_point]
 * after the last rename, or in 5: as above; the files are already right, so only the seal is made.
   [test_killed_at_every_point]
 * after 5, power lost, the un-flushed seal gone: the log was flushed, so the batch is `preparing`
@@ -65,7 +70,7 @@ from rtstore.admission import (
     keep_evidence,
 )
 from rtstore.adoption import draft_of_file
-from rtstore.database import batches, contents, manifest, recovery_log
+from rtstore.database import batches
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
 from rtstore.database.manifest import ManifestStore
@@ -80,12 +85,14 @@ from rtstore.errors import (
     RuntimeStoreError,
     cause_of,
 )
+from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.group import Submission, Take, WriteQueue, names_of
 from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
+from rtstore.keeping import Expected
 from rtstore.lock import WriterLock
-from rtstore.publication import Durability, Expected, Publisher
+from rtstore.publication import Durability, Publisher
 from rtstore.records import (
     Batch,
     BatchReason,
@@ -94,6 +101,7 @@ from rtstore.records import (
     QuarantinedFile,
     RunIdentity,
 )
+from rtstore.redo_log import write_log
 from rtstore.superseding import UnderWay, publish_together
 from rtstore.times import Clock, utc_now
 
@@ -279,7 +287,8 @@ class BatchWriter:
                     self.publisher.publish(
                         write, draft.content_of[write.schema_name], draft.batch_id
                     )
-            except (OSError, RuntimeStoreError) as error:  # to fail and undo would take the bytes from the file
+            except (OSError, RuntimeStoreError) as error:
+                # To fail and undo would take the bytes from the file.
                 raise BatchUnfinishedError(draft.batch_id, cause_of(error), decided=True) from error
             (outcome[0].batch,) = self._seal(logged)
         return outcome[0].result()
@@ -347,22 +356,7 @@ class BatchWriter:
         """Step 3. When the commit returns, the batches will happen; before it, nothing has."""
         try:
             with self.database.write(flush=True) as connection:
-                number = batches.last_number(connection)
-                logged = [
-                    draft.numbered(number + position)
-                    for position, draft in enumerate(drafts, start=1)
-                ]
-                batches.log(connection, logged)
-                contents.insert_contents(
-                    connection,
-                    {
-                        item.batch.batch_number: draft.content_of
-                        for item, draft in zip(logged, drafts, strict=True)
-                    },
-                )
-                if evidence := [kept for draft in drafts for kept in draft.evidence]:
-                    recovery_log.record_evidence(connection, evidence)
-                manifest.mark_preparing(connection, logged[-1].batch.batch_id)
+                logged = write_log(connection, drafts)
         except DatabaseFailedError:
             raise  # an earlier flush failed: nothing of this batch was even tried
         except RuntimeStoreError as error:
@@ -402,6 +396,8 @@ class BatchWriter:
             content, batch_id = content_of[write.schema_name], logged.batch.batch_id
             try:
                 self.publisher.publish(write, content, batch_id, expected)
+            except durable.OldVersionLeftError as error:  # to undo would go over what is left
+                raise BatchUnfinishedError(batch_id, cause_of(error), decided=True) from error
             except (OSError, RuntimeStoreError) as error:
                 self._fail(logged, write, error, evidence)
 

@@ -22,6 +22,11 @@ def temporary_path(target: Path) -> Path:
     return target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
 
 
+class OldVersionLeftError(OSError):
+    """The new version is in place, and the old one, which was to be put back, could not be: it is
+    under the temporary name, and must be looked at before anything else is done."""
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file name is one of `temporary_path`."""
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
@@ -47,7 +52,8 @@ def replace(
     last.
 
     Where two files can trade names, `look_at_old` is given the path of the version that was really
-    replaced, before that is removed. What it raises has the old version put back, and comes out.
+    replaced, before that is removed. What it raises has the old version put back, and comes out;
+    where that fails too, `OldVersionLeftError` does.
     """
     temporary = temporary_path(target)
     there = mode_of(target, fs)
@@ -111,12 +117,16 @@ def _let_go(
     try:
         if look_at_old is not None:
             look_at_old(old)
-    except BaseException:
-        if fs.exchange(old, target):
+    except BaseException as error:
+        try:
+            traded = fs.exchange(old, target)
+            if not traded:  # the new version is gone by now
+                fs.rename(old, target)
+        except OSError as problem:
+            raise OldVersionLeftError(problem.errno, f"{error}; then {problem}") from error
+        if traded:
             with suppress(OSError):
                 fs.unlink(old)
-        else:  # the new version is gone, so there is nothing to trade with
-            fs.rename(old, target)
         raise
     with suppress(OSError):
         fs.unlink(old)

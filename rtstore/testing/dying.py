@@ -172,9 +172,9 @@ def _hooks_of_the_protocol(watch: Watch) -> Iterator[Hook]:
         watch.reach("after-seal")
         return batches
 
-    def watched_publish(publisher: Publisher, write: PlannedWrite, content: bytes) -> None:
+    def watched_publish(publisher: Publisher, write: PlannedWrite, *rest: Any) -> None:
         with watch.publishing(write):
-            publish(publisher, write, content)
+            publish(publisher, write, *rest)
 
     yield BatchWriter, "_log", watched_log
     yield BatchWriter, "_seal", watched_seal

@@ -348,7 +348,7 @@ class Caller:
             yield
         except BatchFailedError as error:
             self.say(_refused(error))
-            if error.undone and self._files(stores) != before:
+            if self._options.alone and error.undone and self._files(stores) != before:
                 self.say(Broken(f"{batch_id} is said to be undone, but a file is not as before"))
         except BatchUnfinishedError as error:
             self.say(_refused(error))

@@ -32,6 +32,7 @@ from rtstore.descriptors import Descriptor
 from rtstore.envelope import content_hash
 from rtstore.files import durable, quarantine
 from rtstore.files.paths import store_path
+from rtstore.keeping import EvidenceKeeper
 from rtstore.publication import Publisher
 from rtstore.records import (
     ActionKind,
@@ -288,7 +289,12 @@ def failed_batch_not_undone() -> None:
 
 def evidence_skipped() -> None:
     """What somebody else changed is overwritten without a copy."""
-    _replace(Publisher, "_is_foreign", lambda *_: False)
+    _replace(EvidenceKeeper, "_is_foreign", lambda *_: False)
+
+
+def replaced_not_looked_at() -> None:
+    """What somebody wrote after the look at a file is removed with the version it replaced."""
+    _replace(EvidenceKeeper, "keep_replaced", lambda *_: None)
 
 
 def evidence_not_flushed() -> None:
@@ -393,6 +399,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(failure_not_flushed, ((cut_power_everywhere, "write_refused"),)),
         Control(failed_batch_not_undone, ((kill_everywhere, "write_refused"),)),
         Control(evidence_skipped, ((kill_everywhere, "write_mixed"),)),
+        Control(replaced_not_looked_at, ((kill_everywhere, "write_raced"),)),
         Control(evidence_not_flushed, ((cut_power_everywhere, "write_mixed"),)),
         Control(preparing_rolled_back, ((cut_power_everywhere, "update"),)),
         Control(only_open_batches_checked, ((kill_everywhere, "open_torn"),)),

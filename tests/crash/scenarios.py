@@ -63,6 +63,9 @@ class Scenario:
     """Other files that are in the directory, and stay."""
     batches_kept: int | None = None
     """How many acknowledged batches the retention surely keeps; None for all."""
+    raced: str | None = None
+    """Somebody writes this store's file when the store has looked at it, and before it is replaced.
+    The model of a disk does not see what others write, so power is not cut in it."""
 
     def begin(self, directory: Path) -> list[Note]:
         """Build the beginning; gives the notes of those who built it."""
@@ -73,6 +76,8 @@ class Scenario:
 
     def carry_out(self, directory: Path, say: Say, fs: FileSystem | None, prefix: str) -> Caller:
         """Carry out the act; the store is still open."""
+        if self.raced and fs is not None:
+            _race(fs, directory / FILES[self.raced], self.raced, say)
         caller = Caller(directory, prefix, say, fs=fs, options=self.options, polls=self.polls)
         self.act(caller)
         return caller
@@ -82,6 +87,22 @@ class Scenario:
         if point.call == "create" and point.subject == self.disk_refuses:
             return FileFault(errno.ENOSPC)
         return None
+
+
+def _race(fs: FileSystem, path: Path, store: str, say: Say) -> None:
+    """Have somebody write a file as soon as its new version is begun, once."""
+    create, content = fs.create, edited(store, "in between")
+    written: list[Path] = []
+
+    def create_and_be_overtaken(target: Path, mode: int) -> int:
+        descriptor = create(target, mode)
+        if target == temporary_path(path) and not written:
+            written.append(target)
+            path.write_bytes(content)
+            say(Foreign(FILES[store], content))
+        return descriptor
+
+    setattr(fs, "create", create_and_be_overtaken)  # noqa: B010 - it hides the method
 
 
 @dataclass
@@ -353,6 +374,13 @@ SCENARIOS = {
         Scenario("write_new", _empty, _write_new),
         Scenario("write_over", _written, _write_over),
         Scenario("write_mixed", _changed_by_hand, _write_three),
+        Scenario(
+            "write_raced",
+            _written,
+            _write_over,
+            options=Options(alone=False),
+            raced=LAUNCH_STATE,
+        ),
         Scenario(
             "write_flushed", _written, _write_over, options=Options(durability=Durability.FILES)
         ),

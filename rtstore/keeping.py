@@ -1,0 +1,250 @@
+"""Evidence: what somebody else wrote is kept before it is replaced; a newer program's is refused.
+
+The writer and the recovery ask here about every file that they are about to replace, move or
+remove. Only what nobody else has a copy of is kept: not what is committed, and not what is in the
+database otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from rtstore.database import batches, recovery_log
+from rtstore.database.engine import Database
+from rtstore.descriptors import Descriptor
+from rtstore.dispatcher import EventDispatcher
+from rtstore.envelope import EnvelopeError, content_hash, decode
+from rtstore.errors import NewerStoreFileError, StorageError
+from rtstore.files import quarantine
+from rtstore.files.paths import check_directory, check_target, store_path
+from rtstore.files.system import FileSystem
+from rtstore.records import CommittedFile, ManifestEntry, PlannedWrite, QuarantinedFile
+from rtstore.times import Clock
+
+ANY_VERSION = None
+"""For a file that is moved aside or made way for: no version of it is too new for that."""
+
+CHANGED = "changed by somebody else before it was overwritten"
+
+
+class StoreFile(NamedTuple):
+    """One store file that is about to be replaced or removed."""
+
+    schema_name: str
+    schema_version: int | None
+    """What this program knows; a file of a newer version is never touched. Or `ANY_VERSION`."""
+    relative_path: str
+
+    @classmethod
+    def of(cls, store: Descriptor | PlannedWrite) -> Self:
+        """The file of a store, as its descriptor or a planned write knows it."""
+        return cls(
+            schema_name=store.schema_name,
+            schema_version=store.schema_version,
+            relative_path=store.relative_path,
+        )
+
+
+class Expected(NamedTuple):
+    """What a file may hold that is about to be replaced, as of the look at it."""
+
+    committed: CommittedFile | None
+    evidence: Sequence[QuarantinedFile] = ()
+    """What was kept of it."""
+
+    def is_as_committed(self, there: os.stat_result) -> bool:
+        """Whether the file has the size and the time that its batch gave it."""
+        return self.committed is not None and (there.st_size, there.st_mtime_ns) == (
+            self.committed.file_size,
+            self.committed.mtime_ns,
+        )
+
+    def was_kept(self, found: bytes) -> bool:
+        """Whether these bytes are in quarantine already."""
+        found_hash = content_hash(found) if self.evidence else None
+        return any(kept.content_hash == found_hash for kept in self.evidence)
+
+
+class EvidenceKeeper:
+    """Keeps the evidence of one runtime directory. The caller holds the writer lock."""
+
+    def __init__(
+        self,
+        directory: Path,
+        database: Database,
+        *,
+        clock: Clock,
+        fs: FileSystem,
+        events: EventDispatcher,
+    ) -> None:
+        self._directory = directory
+        self._database = database
+        self._clock = clock
+        self._fs = fs
+        self._events = events
+
+    def keep(
+        self,
+        file: StoreFile,
+        entry: ManifestEntry | None,
+        batch_id: str | None,
+        plan_id: str | None,
+        *,
+        reason: str = CHANGED,
+    ) -> QuarantinedFile | None:
+        """Keep a file that is not what is committed, unless the database has its bytes; for a
+        recovery, so always by hash, and with the row written at once.
+
+        What is not a regular file (a directory, a link) is moved into quarantine as it is. Raises
+        as `foreign_content` and `keep_copy` do.
+        """
+        try:
+            moved = self._move_aside(file, batch_id, plan_id, reason)
+        except OSError as error:
+            path = store_path(self._directory, file.relative_path)
+            raise StorageError(path, "it cannot be moved into quarantine", str(error)) from error
+        if moved is not None:
+            self._events.quarantined(moved)
+            return moved
+        found = self.foreign_content(file, entry, trust_mtime=False)
+        if found is None:
+            return None
+        kept = self.keep_copy(file, found, batch_id, plan_id, reason=reason)
+        with self._database.write(flush=True) as connection:
+            recovery_log.record_evidence(connection, [kept])
+        self._events.quarantined(kept)
+        return kept
+
+    def foreign_content(
+        self, file: StoreFile, entry: CommittedFile | None, *, trust_mtime: bool
+    ) -> bytes | None:
+        """The bytes of a file that is neither what is committed nor in the database otherwise.
+
+        With `trust_mtime`, size and time are compared first, the hash only where those differ; a
+        recovery does not trust them, for a loss of power may leave both right and the bytes wrong.
+        Reads only. Raises `NewerStoreFileError` for a file of a newer schema version,
+        `UnsafePathError` for what is not a regular file, and `StorageError` when it cannot be read.
+        """
+        path = store_path(self._directory, file.relative_path)
+        try:
+            there = check_target(self._directory, file.relative_path, file.schema_name, self._fs)
+        except OSError as error:
+            raise StorageError(path, "the file cannot be looked at", str(error)) from error
+        if there is None:
+            return None
+        if (
+            trust_mtime
+            and entry is not None
+            and (there.st_size, there.st_mtime_ns) == (entry.file_size, entry.mtime_ns)
+        ):
+            return None
+        try:
+            found, _ = self._fs.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(
+                path, "the file differs from what is committed and cannot be read", str(error)
+            ) from error
+        return found if self._is_foreign(found, file, path, entry) else None
+
+    def _is_foreign(
+        self, found: bytes, file: StoreFile, path: Path, entry: CommittedFile | None
+    ) -> bool:
+        found_hash = content_hash(found)
+        if entry is not None and entry.content_hash == found_hash:
+            return False
+        _refuse_newer(file, path, found)
+        return not self._database.read(
+            lambda connection: batches.has_bytes(connection, file.schema_name, found_hash)
+        )
+
+    def keep_replaced(self, old: Path, file: StoreFile, batch_id: str, expected: Expected) -> None:
+        """Keep the version that was replaced, if it is not the expected one: between our look and
+        the trade of names somebody wrote it, and nobody has another copy."""
+        there = self._fs.lstat(old)
+        if expected.is_as_committed(there) or not stat.S_ISREG(there.st_mode):
+            return
+        found, _ = self._fs.read(old)
+        if expected.was_kept(found):
+            return
+        if self._is_foreign(found, file, old, expected.committed):
+            kept = self.keep_copy(file, found, batch_id)
+            with self._database.write(flush=True) as connection:
+                recovery_log.record_evidence(connection, [kept])
+            self._events.quarantined(kept)
+
+    def keep_copy(
+        self,
+        file: StoreFile,
+        found: bytes,
+        batch_id: str | None,
+        plan_id: str | None = None,
+        *,
+        reason: str = CHANGED,
+    ) -> QuarantinedFile:
+        """Copy what a file holds into quarantine. Durable when it returns; the caller writes the
+        row. Raises `StorageError`; nothing may be overwritten then."""
+        try:
+            kept_at = quarantine.keep(self._directory, file.relative_path, found, self._fs)
+        except OSError as error:
+            path = store_path(self._directory, file.relative_path)
+            raise StorageError(
+                path, "the file differs from what is committed and cannot be kept", str(error)
+            ) from error
+        return QuarantinedFile(
+            quarantine_number=0,
+            schema_name=file.schema_name,
+            relative_path=file.relative_path,
+            quarantine_path=kept_at,
+            reason=reason,
+            content_hash=content_hash(found),
+            file_size=len(found),
+            quarantined_at=self._clock(),
+            plan_id=plan_id,
+            batch_id=batch_id,
+        )
+
+    def _move_aside(
+        self, file: StoreFile, batch_id: str | None, plan_id: str | None, reason: str
+    ) -> QuarantinedFile | None:
+        path = store_path(self._directory, file.relative_path)
+        try:
+            found = self._fs.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISREG(found.st_mode):
+            return None
+        if "/" in file.relative_path:  # real directories on the way, or nothing is touched
+            parent = file.relative_path.rpartition("/")[0]
+            check_directory(self._directory, parent, file.schema_name, self._fs)
+        moved = QuarantinedFile(
+            quarantine_number=0,
+            schema_name=file.schema_name,
+            relative_path=file.relative_path,
+            quarantine_path=quarantine.aside_path(file.relative_path, found),
+            reason=reason,
+            content_hash=None,
+            file_size=None,
+            quarantined_at=self._clock(),
+            plan_id=plan_id,
+            batch_id=batch_id,
+        )
+        # The row first: it says where to look, even if the move is all that a crash leaves.
+        with self._database.write(flush=True) as connection:
+            recovery_log.record_evidence(connection, [moved])
+        quarantine.move_aside(self._directory, file.relative_path, moved.quarantine_path, self._fs)
+        return moved
+
+
+def _refuse_newer(file: StoreFile, path: Path, found: bytes) -> None:
+    try:
+        version = decode(found).schema_version
+    except EnvelopeError:
+        return
+    if file.schema_version is not None and version > file.schema_version:
+        raise NewerStoreFileError(file.schema_name, path, version, file.schema_version)
