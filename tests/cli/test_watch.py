@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,7 +193,8 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
 def test_the_number_of_changes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`-n 2` ends after two changes, and tells no third one that was seen with them."""
     directory = ready_team(tmp_path)
-    monkeypatch.setattr("rtstore.cli.watch.time.sleep", lambda _: write(directory, 3))
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: write(directory, 3))
+    monkeypatch.setattr("rtstore.cli.watch.time", clock)
     result = run("watch", directory, "-n", "2", "--json")
     events = [json.loads(line) for line in result.out.splitlines()]
     assert [event["event"] for event in events] == ["state", "batch", "batch"]

@@ -72,7 +72,7 @@ class SqlFault:
     the SQL transaction by itself, as it does for some errors."""
 
     def __str__(self) -> str:
-        return f"{SQL_ERRORS[self.code][0]} ({self.when})"
+        return f"{SQL_ERRORS[self.code & 0xFF][0]} ({self.when})"  # an extended code says which
 
 
 SQL_ERRORS = {
@@ -293,7 +293,7 @@ class TracedCursor(sqlite3.Cursor):
 
 def sql_error(fault: SqlFault) -> sqlite3.OperationalError:
     """The error that the driver raises for a fault."""
-    error = sqlite3.OperationalError(SQL_ERRORS[fault.code][1])
+    error = sqlite3.OperationalError(SQL_ERRORS[fault.code & 0xFF][1])
     error.sqlite_errorcode = fault.code
     return error
 
