@@ -77,7 +77,6 @@ if TYPE_CHECKING:
     from rtstore.planner import RecoveryPlanner
     from rtstore.planning import build_plan
     from rtstore.pruning import PruneReport
-    from rtstore.publication import Durability
     from rtstore.reader import Snapshot, StoreContent
     from rtstore.readiness import build_readiness
     from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
@@ -112,6 +111,7 @@ if TYPE_CHECKING:
     from rtstore.time_travel import StoreDifferences
     from rtstore.upgrading import UpgradeReport, upgrade_directory
     from rtstore.writer import BatchWriter
+    from rtstore.writing.publication import Durability
 
 _HOMES = {
     "rtstore.aio": ("AsyncRuntimeStore",),
@@ -182,7 +182,7 @@ _HOMES = {
     "rtstore.planner": ("RecoveryPlanner",),
     "rtstore.planning": ("build_plan",),
     "rtstore.pruning": ("PruneReport",),
-    "rtstore.publication": ("Durability",),
+    "rtstore.writing.publication": ("Durability",),
     "rtstore.reader": ("Snapshot", "StoreContent"),
     "rtstore.readiness": ("build_readiness",),
     "rtstore.rebuilding": ("RebuildRequest", "Rebuilder", "Rebuilders"),

@@ -64,12 +64,10 @@ from rtstore.database.history import StoreVersion
 from rtstore.descriptors import Descriptor
 from rtstore.dispatcher import Observer
 from rtstore.files.system import FileSystem
-from rtstore.group import Submission
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.legacy import ExportReport
 from rtstore.lock import DEFAULT_TIMEOUT_S
 from rtstore.pruning import PruneProgress, PruneReport
-from rtstore.publication import Durability
 from rtstore.reader import Snapshot, StoreContent
 from rtstore.rebuilding import Rebuilders
 from rtstore.records import (
@@ -93,6 +91,8 @@ from rtstore.workers import (
     Workers,
     copier,
 )
+from rtstore.writing.group import Submission
+from rtstore.writing.publication import Durability
 
 StoreT = TypeVar("StoreT", bound="AsyncRuntimeStore")
 

@@ -27,7 +27,6 @@ from rtstore.errors import (
     InvalidRequestError,
     RuntimeStoreError,
 )
-from rtstore.group import Submission
 from rtstore.records import (
     ActionKind,
     ActionOutcome,
@@ -40,6 +39,7 @@ from rtstore.records import (
     RecoveryStep,
     RecoveryTrigger,
 )
+from rtstore.writing.group import Submission
 
 if TYPE_CHECKING:
     from rtstore.events import Event

@@ -16,11 +16,11 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
-from rtstore.keeping import ANY_VERSION, StoreFile
 from rtstore.lock import WriterLock
-from rtstore.publication import Publisher
 from rtstore.records import QuarantinedFile
 from rtstore.times import Clock, to_utc_ms
+from rtstore.writing.keeping import ANY_VERSION, StoreFile
+from rtstore.writing.publication import Publisher
 
 
 def take_back(

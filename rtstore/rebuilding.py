@@ -14,7 +14,6 @@ from rtstore.database import manifest
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.draft import BatchRequest, StoreWrite
 from rtstore.errors import InvalidRequestError, RuntimeStoreError
-from rtstore.keeping import StoreFile
 from rtstore.planning import REBUILDS
 from rtstore.reader import Snapshot, StoreReader
 from rtstore.records import (
@@ -30,6 +29,7 @@ from rtstore.records import (
     RunIdentity,
 )
 from rtstore.writer import BatchWriter
+from rtstore.writing.keeping import StoreFile
 
 REBUILD_KINDS = frozenset(
     {

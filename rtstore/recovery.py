@@ -35,10 +35,8 @@ from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import check_directory, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
-from rtstore.keeping import ANY_VERSION, StoreFile
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
-from rtstore.publication import Publisher
 from rtstore.rebuilding import Rebuilding
 from rtstore.records import (
     ActionKind,
@@ -54,6 +52,8 @@ from rtstore.records import (
     RecoveryTrigger,
 )
 from rtstore.times import Clock
+from rtstore.writing.keeping import ANY_VERSION, StoreFile
+from rtstore.writing.publication import Publisher
 
 logger = logging.getLogger("rtstore.recovery")
 

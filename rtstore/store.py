@@ -28,11 +28,9 @@ from rtstore.errors import (
 )
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
-from rtstore.group import Submission
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.planner import RecoveryPlanner
-from rtstore.publication import Durability
 from rtstore.reader import Snapshot, StoreContent, StoreReader
 from rtstore.records import (
     Batch,
@@ -48,6 +46,8 @@ from rtstore.time_travel import At, TimeTravel, checked_point
 from rtstore.times import Clock, utc_now
 from rtstore.upkeep import Upkeep
 from rtstore.writer import BatchWriter
+from rtstore.writing.group import Submission
+from rtstore.writing.publication import Durability
 
 _CLOSING_TIMEOUT_S = 1.0
 

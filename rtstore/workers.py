@@ -20,10 +20,10 @@ from typing import Any, ParamSpec, TypeVar
 from rtstore.calls import Call
 from rtstore.dispatcher import Observer
 from rtstore.errors import StoreClosedError
-from rtstore.group import GROUP_MAX, Submission
 from rtstore.lock import WriterLock
 from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
 from rtstore.records import Batch
+from rtstore.writing.group import GROUP_MAX, Submission
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -47,8 +47,8 @@ on the medium: `BatchUnfinishedError` with `decided=False`, and this process wri
 **Group commit.** Batches that callers of one process submit while another is written wait in a
 queue, and go through steps 3 to 5 together: one flushed transaction logs them, numbered in their
 order; a store that several write is published once, with the last; one unflushed transaction seals
-them. Each stays a batch of its own, with its receipts and its high watermark. `rtstore.group` says
-which cases this adds.
+them. Each stays a batch of its own, with its receipts and its high watermark. Which cases this
+adds, `rtstore.writing.group` says.
 """
 
 from __future__ import annotations
@@ -59,17 +59,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rtstore.admission import (
-    CommittedState,
-    Found,
-    check_ids,
-    check_manifest,
-    check_paths,
-    committed_data,
-    first_result,
-    keep_evidence,
-)
-from rtstore.adoption import draft_of_file
 from rtstore.database import batches
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
@@ -88,11 +77,8 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
-from rtstore.group import Submission, Take, WriteQueue, names_of
 from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
-from rtstore.keeping import Expected
 from rtstore.lock import WriterLock
-from rtstore.publication import Durability, Publisher
 from rtstore.records import (
     Batch,
     BatchReason,
@@ -101,9 +87,23 @@ from rtstore.records import (
     QuarantinedFile,
     RunIdentity,
 )
-from rtstore.redo_log import write_log
-from rtstore.superseding import UnderWay, publish_together
 from rtstore.times import Clock, utc_now
+from rtstore.writing.admission import (
+    CommittedState,
+    Found,
+    check_ids,
+    check_manifest,
+    check_paths,
+    committed_data,
+    first_result,
+    keep_evidence,
+)
+from rtstore.writing.adoption import draft_of_file
+from rtstore.writing.group import Submission, Take, WriteQueue, names_of
+from rtstore.writing.keeping import Expected
+from rtstore.writing.publication import Durability, Publisher
+from rtstore.writing.redo_log import write_log
+from rtstore.writing.superseding import UnderWay, publish_together
 
 
 class BatchWriter:

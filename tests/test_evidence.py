@@ -11,7 +11,7 @@ import pytest
 
 from rtstore import NewerStoreFileError, QuarantinedFile, RuntimeStore, StorageError
 from rtstore.errors import StopError
-from rtstore.keeping import CHANGED
+from rtstore.writing.keeping import CHANGED
 
 from .support import (
     CHECKPOINT,

@@ -17,10 +17,10 @@ from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.system import FileSystem
-from rtstore.left_over import finish_left_over
-from rtstore.publication import Durability, Publisher
 from rtstore.records import QuarantinedFile
 from rtstore.times import Clock, to_utc_ms, utc_now
+from rtstore.writing.left_over import finish_left_over
+from rtstore.writing.publication import Durability, Publisher
 
 
 def back_up(

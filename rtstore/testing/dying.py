@@ -23,10 +23,10 @@ from sqlalchemy import Connection
 from rtstore.database.engine import Database
 from rtstore.draft import Draft
 from rtstore.files.system import FileSystem
-from rtstore.publication import Publisher
 from rtstore.records import Batch, LoggedBatch, PlannedWrite
 from rtstore.testing.points import POINTS, CrashPoint
 from rtstore.writer import BatchWriter
+from rtstore.writing.publication import Publisher
 
 _OF_A_FILE = re.compile(r"(in-file|after-rename)-[1-9]\d*")
 _WATCHING = threading.Lock()

@@ -32,8 +32,6 @@ from rtstore.descriptors import Descriptor
 from rtstore.envelope import content_hash
 from rtstore.files import durable, quarantine
 from rtstore.files.paths import store_path
-from rtstore.keeping import EvidenceKeeper
-from rtstore.publication import Publisher
 from rtstore.records import (
     ActionKind,
     LoggedBatch,
@@ -42,8 +40,10 @@ from rtstore.records import (
     RecoveryPlan,
 )
 from rtstore.recovery import Recovery
-from rtstore.superseding import Publish, UnderWay
 from rtstore.writer import BatchWriter
+from rtstore.writing.keeping import EvidenceKeeper
+from rtstore.writing.publication import Publisher
+from rtstore.writing.superseding import Publish, UnderWay
 
 from .crew import Job
 from .faults import fail_everywhere

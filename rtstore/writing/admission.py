@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from rtstore.adoption import refuse_newer
 from rtstore.database import batches, contents, manifest
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.engine import Database
@@ -18,11 +17,12 @@ from rtstore.database.manifest import ManifestHead
 from rtstore.descriptors import Descriptor
 from rtstore.draft import Draft
 from rtstore.errors import ConflictError, InvalidRequestError, WrongTeamError
-from rtstore.keeping import StoreFile
-from rtstore.left_over import finish_left_over
-from rtstore.publication import Publisher
 from rtstore.records import Batch, BatchState, CommittedFile, LoggedBatch
 from rtstore.store_versions import data_now
+from rtstore.writing.adoption import refuse_newer
+from rtstore.writing.keeping import StoreFile
+from rtstore.writing.left_over import finish_left_over
+from rtstore.writing.publication import Publisher
 
 
 class Found(NamedTuple):

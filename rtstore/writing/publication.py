@@ -29,7 +29,6 @@ from rtstore.errors import CorruptDatabaseError
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
-from rtstore.keeping import EvidenceKeeper, Expected, StoreFile
 from rtstore.records import (
     BatchState,
     CommittedFile,
@@ -39,6 +38,7 @@ from rtstore.records import (
     QuarantinedFile,
 )
 from rtstore.times import Clock
+from rtstore.writing.keeping import EvidenceKeeper, Expected, StoreFile
 
 
 class Durability(StrEnum):

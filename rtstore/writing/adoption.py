@@ -13,8 +13,8 @@ from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode
 from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
-from rtstore.publication import Publisher
 from rtstore.records import BatchReason, CommittedFile, RunIdentity
+from rtstore.writing.publication import Publisher
 
 
 def draft_of_file(

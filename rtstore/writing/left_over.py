@@ -9,7 +9,6 @@ from rtstore.database import manifest, recovery_log
 from rtstore.errors import BatchUnfinishedError, cause_of
 from rtstore.ids import new_plan_id
 from rtstore.planning import build_plan
-from rtstore.publication import Publisher
 from rtstore.records import (
     ActionOutcome,
     LoggedBatch,
@@ -17,6 +16,7 @@ from rtstore.records import (
     RecoveryStep,
     RecoveryTrigger,
 )
+from rtstore.writing.publication import Publisher
 
 
 def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:

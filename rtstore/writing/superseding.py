@@ -7,8 +7,8 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 
 from rtstore.errors import BatchFailedError, BatchUnfinishedError
-from rtstore.group import Submission
 from rtstore.records import LoggedBatch, QuarantinedFile
+from rtstore.writing.group import Submission
 
 
 class UnderWay(NamedTuple):
