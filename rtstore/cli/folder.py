@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode, exit_code_of
-from rtstore.cli.looking import Look, Verdict, bytes_on_disk, look_at, open_to_look
+from rtstore.cli.looking import Look, Verdict, bytes_on_disk, look_at, open_to_look, shown
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.walking import DEPTH_NEAR, Place, Walk
@@ -159,12 +159,12 @@ def _line(place: Place, lane_id: str | None) -> Line:
             return _looked_at(store, lane_id)
     except (RuntimeStoreError, OSError) as error:
         return Line(
-            directory=str(place.path),
+            directory=str(shown(place.path)),
             lane_id=lane_id,
             state=_state_of(error),
             why=_why(error),
             exit_code=exit_code_of(error),
-            next=(_way_out(place.path, error),),
+            next=(_way_out(shown(place.path), error),),
         )
 
 
@@ -175,7 +175,7 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
     last_at = None if last is None else last.completed_at or last.started_at
     identity = manifest.active_identity
     return Line(
-        directory=str(store.directory),
+        directory=str(look.directory),
         lane_id=lane_id,
         state=State(look.verdict),
         why=_why_not_ready(look),
@@ -185,7 +185,7 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
         active_run_id=identity.run_id if identity else None,
         last_batch_at=last_at,
         age_seconds=None if last_at is None else age_of(last_at, look.now),
-        database_bytes=sum(bytes_on_disk(store.directory)),
+        database_bytes=sum(bytes_on_disk(look.directory)),
         lock_holder=store.lock.holder() or "an unknown process" if store.lock.is_held() else None,
         next=look.next,
     )

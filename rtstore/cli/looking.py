@@ -121,7 +121,7 @@ class Look:
         check: ReadinessCheck,
         expected: RunIdentity | None,
     ) -> None:
-        self.directory = store.directory
+        self.directory = shown(store.directory)
         self.team_name = store.team_name
         self.manifest: Manifest = survey.view.manifest
         self.plan = plan
@@ -132,8 +132,17 @@ class Look:
         self.lines = _lines(store, survey, plan, self.now)
         self.open_batches = _open_batches(survey, self.now)
         self.next: tuple[NextStep, ...] = next_steps(
-            store.directory, plan, check, high_watermark=self.manifest.high_watermark
+            self.directory, plan, check, high_watermark=self.manifest.high_watermark
         )
+
+
+def shown(path: Path) -> Path:
+    """A path as it is shown and typed: from the working directory on, where it is below that."""
+    path = path.absolute()
+    try:
+        return path.relative_to(Path.cwd())
+    except (ValueError, OSError):
+        return path
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from rtstore.cli.looking import (
     check_directory,
     look_at,
     open_to_look,
+    shown,
 )
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.cli.output import when as time_and_age
@@ -82,7 +83,7 @@ def run(
     check_directory(directory)
     if not os.path.lexists(directory / DATABASE_NAME):
         found = look_below(directory, quiet=as_json)
-        if any(line.directory != str(directory) for line in found.lines):
+        if any(line.directory != str(shown(directory)) for line in found.lines):
             _refuse_identity(run_id, capability_snapshot_id, behavior_fingerprint)
             return report_folder(directory, found, as_json=as_json)
     with open_to_look(directory) as store:

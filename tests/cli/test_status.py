@@ -204,3 +204,15 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     result = run("status", tmp_path / "new")
     assert "Team               [red]t[/red]\\x1b[2J\n" in result.out
     assert run("status", tmp_path / "new", "--json").json()["teamName"] == team
+
+
+def test_paths_are_shown_as_they_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the working directory a path is short, in a report and in the command to run next."""
+    directory = ready_team(tmp_path)
+    (directory / "opencode-sessions.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+
+    for words in (("status", directory.name), ("status", "."), ("plan", directory.name)):
+        result = run(*words)
+        assert str(tmp_path) not in result.out, words
+        assert f"rtstore recover {directory.name}" in result.out, words
