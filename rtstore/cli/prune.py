@@ -16,7 +16,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import open_to_look
 from rtstore.cli.output import Cell, Page, count, page_for, print_json, size
 from rtstore.cli.progress import progress_bar
-from rtstore.database.contents import Retention
+from rtstore.database.contents import KEEP_EVERYTHING, Retention
 from rtstore.errors import InvalidRequestError
 from rtstore.pruning import PruneReport
 from rtstore.records import Record
@@ -72,7 +72,9 @@ def run(
                 report = store.prune(retention, dry_run=True)
     if not dry_run:
         with (
-            RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store,
+            RuntimeStore.open(
+                directory, lock_timeout_s=lock_timeout_s, retention=KEEP_EVERYTHING
+            ) as store,
             progress_bar(quiet=as_json) as bar,
         ):
             report = store.prune(retention, progress=bar)

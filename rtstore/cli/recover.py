@@ -21,6 +21,7 @@ from rtstore.cli.looking import (
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.status import readiness_cell, show_diagnosis
+from rtstore.database.contents import KEEP_EVERYTHING
 from rtstore.records import (
     ActionKind,
     ActionOutcome,
@@ -63,7 +64,11 @@ def run(directory: Path, *, lock_timeout_s: float, dry_run: bool, as_json: bool)
     with (
         progress_bar(quiet=as_json, what="recovering"),
         RuntimeStore.open(
-            directory, recover=False, read_only=dry_run, lock_timeout_s=lock_timeout_s
+            directory,
+            recover=False,
+            read_only=dry_run,
+            lock_timeout_s=lock_timeout_s,
+            retention=KEEP_EVERYTHING,
         ) as store,
     ):
         before = temporary_files(store)

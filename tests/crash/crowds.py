@@ -70,8 +70,9 @@ CROWD = Scenario("crowd", _made, lambda _: None, options=ALL)
 
 
 def _finish(directory: Path, ledger: Ledger, outcome: Outcome) -> Outcome:
-    """Look at what the crowd left, without it."""
-    with RuntimeStore.open(directory, team_name=TEAM) as store:
+    """Look at what the crowd left, without it. Opening may finish a batch, which drops history
+    unless it is told otherwise."""
+    with RuntimeStore.open(directory, team_name=TEAM, retention=ALL.retention) as store:
         snapshot = store.snapshot([SESSION_STORE])
         outcome.items = (snapshot.data(SESSION_STORE) or {}).get("items", [])
         outcome.high_watermark = snapshot.high_watermark
@@ -234,7 +235,7 @@ def look_on(batches: int) -> Outcome:
 
         def watch(look: Callable[[RuntimeStore, Say], None]) -> Callable[[Say], None]:
             def work(say: Say) -> None:
-                with RuntimeStore.open(directory, team_name=TEAM) as store:
+                with RuntimeStore.open(directory, team_name=TEAM, retention=ALL.retention) as store:
                     looks = 0
                     while not over.exists():
                         look(store, say)
@@ -362,7 +363,7 @@ def fork_while_open(_: int) -> Outcome:
                 else:
                     say(Broken(f"{name} was not refused in a forked child"))
             store.close()
-            own = Caller(directory, f"child-{os.getpid()}", say)
+            own = Caller(directory, f"child-{os.getpid()}", say, options=ALL)
             own.write(*CHECKPOINT)
             own.close()
 
