@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,12 +36,12 @@ def compiled_environment(bytecode: Path) -> dict[str, str]:
 class Child:
     """A process that does a number of things each time it is told to; ended with the block.
 
-    It says that it is ready first: wait for that.
+    It says that it is ready first: wait for that. `under` is a command that runs it.
     """
 
-    def __init__(self, kind: str, *arguments: object) -> None:
+    def __init__(self, kind: str, *arguments: object, under: Sequence[str] = ()) -> None:
         self._process = subprocess.Popen(
-            command(kind, *arguments),
+            [*under, *command(kind, *arguments)],
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -53,11 +54,13 @@ class Child:
         self._process.stdin.write(f"{count}\n")
         self._process.stdin.flush()
 
-    def wait(self) -> None:
-        """Wait until it is ready, or has done what it was told."""
+    def wait(self) -> str:
+        """Wait until it is ready, or has done what it was told; gives what it says."""
         assert self._process.stdout is not None
-        if not self._process.stdout.readline():
+        said = self._process.stdout.readline()
+        if not said:
             raise RuntimeError(f"a child of the benchmark died ({self._process.wait()})")
+        return said
 
     def __enter__(self) -> Self:
         return self

@@ -4,54 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from threading import Barrier
-
-from rtstore import RuntimeStore
 
 from .bench import Bench
 from .children import Child
-from .documents import Documents, descriptors, open_store, write
-from .measure import Figure, Pace, Target, quantities
-from .workers import LOCK_TIMEOUT_S
+from .crowd import LOCK_TIMEOUT_S, Crowd
+from .documents import descriptors, open_store
+from .measure import Figure, Target, quantities
+from .sizes import Sizes
 
 ONE_CALLER, ONE_PROCESS = "one caller", "one process"
 MANY = Target(8, at_least=True)
 MANY_CALLERS = 64
 UNIT = "batches/s"
-
-
-class Crowd:
-    """Some threads that write into one store at once."""
-
-    def __init__(
-        self, store: RuntimeStore, names: Sequence[str], callers: int, size: int, stack: ExitStack
-    ) -> None:
-        self._store = store
-        self._names = names
-        self._callers = callers
-        self._documents = [Documents(size) for _ in range(callers)]
-        self._pool = stack.enter_context(ThreadPoolExecutor(callers))
-
-    def turn(self, batches: int) -> float:
-        """Let them write that many batches together; gives how many a second."""
-        each = max(1, batches // self._callers)
-        barrier = Barrier(self._callers + 1)
-        done = [
-            self._pool.submit(self._call, number, each, barrier) for number in range(self._callers)
-        ]
-        barrier.wait()
-        start = time.perf_counter()
-        for future in done:
-            future.result()
-        return each * self._callers / (time.perf_counter() - start)
-
-    def _call(self, number: int, batches: int, barrier: Barrier) -> None:
-        name, documents = self._names[number % len(self._names)], self._documents[number]
-        barrier.wait()
-        for _ in range(batches):
-            write(self._store, {name: documents.new()})
 
 
 def callers(bench: Bench) -> Iterator[Figure]:
@@ -67,24 +32,63 @@ def callers(bench: Bench) -> Iterator[Figure]:
             Crowd(store, names, number, sizes.document_bytes, stack) for number in sizes.callers
         ]
         crowds.append(Crowd(store, names[:1], most, sizes.document_bytes, stack))
-        one, *others = _rounds(crowds, sizes.pace, sizes.batches_per_turn)
+        one, *others = _rounds(crowds, sizes)
     titles = [f"{number} callers, a store each" for number in sizes.callers[1:]]
-    titles.append(f"{most} callers, all the same store")
+    titles.append(f"{most} callers, same store")
     targets = [MANY if number == MANY_CALLERS else None for number in (*sizes.callers[1:], most)]
     for title, speeds, target in zip(titles, others, targets, strict=True):
         yield quantities("callers", title, speeds, ONE_CALLER, one, unit=UNIT, target=target)
+    yield from _with_longer_flushes(bench, most)
 
 
-def _rounds(crowds: Sequence[Crowd], pace: Pace, batches: int) -> list[list[float]]:
-    for crowd in crowds:
-        crowd.turn(batches)
+def _with_longer_flushes(bench: Bench, callers: int) -> Iterator[Figure]:
+    """What sharing flushes gains depends on what one takes. So the same where strace holds up
+    those of SQLite, and hardly anything else."""
+    for longer_ms in bench.sizes.longer_flushes_ms:
+        try:
+            one, *others = _speeds(bench, callers, longer_ms)
+        except (OSError, RuntimeError):
+            bench.notes.append(
+                "no callers with longer flushes: strace is missing, or may not trace"
+            )
+            return
+        longer = f"flush +{longer_ms} ms"
+        for kind, speeds in zip(("a store each", "same store"), others, strict=True):
+            title = f"{callers} callers, {kind}, {longer}"
+            yield quantities("callers", title, speeds, f"{ONE_CALLER}, {longer}", one, unit=UNIT)
+
+
+def _speeds(bench: Bench, callers: int, longer_ms: int) -> list[list[float]]:
+    """Batches a second: of one caller, of many with a store each, and with the same store."""
+    hold_up = f"inject=fdatasync:delay_enter={longer_ms * 1000}"
+    strace = ("strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=fdatasync", "-e", hold_up)
+    trace = bench.directory / "trace"
+    arguments = (bench.directory / f"longer-{longer_ms}", callers, bench.sizes.document_bytes)
+    rounds = []
+    with Child("crowds", *arguments, under=[*strace, "-o", str(trace)]) as child:
+        child.wait()
+        for number in range(-1, bench.sizes.pace.rounds_min):
+            child.go(bench.sizes.batches_per_caller)
+            said = [float(speed) for speed in child.wait().split()]
+            if number >= 0:
+                rounds.append(said)
+    return [list(speeds) for speeds in zip(*rounds, strict=True)]
+
+
+def _rounds(crowds: Sequence[Crowd], sizes: Sizes) -> list[list[float]]:
+    pace = sizes.pace
+    turns = [
+        max(sizes.batches_per_caller, sizes.batches_per_turn // crowd.callers) for crowd in crowds
+    ]
+    for crowd, each in zip(crowds, turns, strict=True):
+        crowd.turn(each)
     speeds: list[list[float]] = [[] for _ in crowds]
     deadline = time.monotonic() + 2 * pace.budget_s
     while len(speeds[0]) < pace.rounds_max:
         if len(speeds[0]) >= pace.rounds_min and time.monotonic() >= deadline:
             break
-        for crowd, found in zip(crowds, speeds, strict=True):
-            found.append(crowd.turn(batches))
+        for crowd, each, found in zip(crowds, turns, speeds, strict=True):
+            found.append(crowd.turn(each))
     return speeds
 
 

@@ -28,6 +28,11 @@ class Sizes:
     callers: tuple[int, ...]
     batches_per_turn: int
     """Batches that all callers together write in a turn."""
+    batches_per_caller: int
+    """How many of them a caller writes at least: with fewer, groups that are not full yet, or no
+    longer, would be most of the turn of many callers."""
+    longer_flushes_ms: tuple[int, ...]
+    """By how much flushes are held up, to see what many callers gain on other disks."""
     processes: int
     size_batches: tuple[int, int]
     import_rounds: int
@@ -47,6 +52,8 @@ FULL = Sizes(
     histories=(0, 10_000, 100_000, 1_000_000),
     callers=(1, 8, 64),
     batches_per_turn=192,
+    batches_per_caller=30,
+    longer_flushes_ms=(1, 4),
     processes=4,
     size_batches=(1_000, 100_000),
     import_rounds=15,
@@ -66,6 +73,8 @@ QUICK = Sizes(
     histories=(0, 10_000, 100_000),
     callers=(1, 8, 64),
     batches_per_turn=128,
+    batches_per_caller=15,
+    longer_flushes_ms=(4,),
     processes=4,
     size_batches=(1_000, 10_000),
     import_rounds=7,
@@ -86,6 +95,8 @@ SMOKE = Sizes(
     histories=(0, 30),
     callers=(1, 2),
     batches_per_turn=4,
+    batches_per_caller=1,
+    longer_flushes_ms=(1,),
     processes=2,
     size_batches=(5, 10),
     import_rounds=1,

@@ -8,17 +8,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rtstore import FileSystem
 
 from . import flushes
+from .crowd import LOCK_TIMEOUT_S, Crowd
 from .documents import Documents, descriptors, open_store, write
 from .floors import RawProtocol
-
-LOCK_TIMEOUT_S = 600.0
-"""A writer that loses the lock to others for long is slow, not broken."""
 
 
 class DyingFileSystem(FileSystem):
@@ -72,6 +70,23 @@ def write_raw_on_command(directory: Path, stores: int, number: int, size: int) -
             _say("done")
 
 
+def crowds_on_command(directory: Path, callers: int, size: int) -> None:
+    """Let one caller, and then many, write as many batches each as a line of the input says; tell
+    how many a second that made: of the one, of the many with a store each, with the same store."""
+    known = descriptors(callers)
+    names = [item.schema_name for item in known]
+    with ExitStack() as stack:
+        options = {"lock_timeout_s": LOCK_TIMEOUT_S}
+        store = stack.enter_context(open_store(directory, known, **options))
+        crowds = [
+            Crowd(store, written, number, size, stack)
+            for number, written in ((1, names), (callers, names), (callers, names[:1]))
+        ]
+        _say("ready")
+        for line in sys.stdin:
+            _say(" ".join(str(crowd.turn(int(line))) for crowd in crowds))
+
+
 def _say(word: str) -> None:
     sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
@@ -83,6 +98,7 @@ def main(kind: str, directory: str, *numbers: str) -> None:
         "crash": crash,
         "write": write_on_command,
         "write-raw": write_raw_on_command,
+        "crowds": crowds_on_command,
         "flushes": flushes.run,
     }
     works[kind](Path(directory), *map(int, numbers))
