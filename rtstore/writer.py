@@ -26,8 +26,9 @@ they would notice is what `test_control_is_caught` shows, with libraries broken 
   [test_killed_at_every_point, test_killed_again_while_recovering, test_two_recoveries_at_once]
 * in 4, where somebody wrote the file after our look at it: the trade of names left their version
   under the temporary name. It goes into quarantine before it is removed; if the writer died in
-  between, `roll_forward` sees to it, and nothing is swept before that. (The scenario is
-  `write_raced`.) [test_killed_at_every_point, test_error_at_every_point]
+  between, `roll_forward` sees to it, whatever the file itself holds by then, and nothing is swept
+  before that. (The scenario is `write_raced`.)
+  [test_killed_at_every_point, test_error_at_every_point, test_power_lost_at_every_point]
 * after the last rename, or in 5: as above; the files are already right, so only the seal is made.
   [test_killed_at_every_point]
 * after 5, power lost, the un-flushed seal gone: the log was flushed, so the batch is `preparing`

@@ -53,7 +53,7 @@ LOGGED_AFTER = 9
 """The calls before the log is written: those that keep the copy of what was changed by hand."""
 CALLS = LOGGED_AFTER + 7 + 7 + 5
 """And those that publish: one file has no mode to keep, and no old version to remove."""
-CALLS_OF_RECOVERY = 29
+CALLS_OF_RECOVERY = 28
 """Of the recovery of a writer that died at its first store file."""
 
 

@@ -141,6 +141,29 @@ def test_killed_at_any_moment_after_it(directory: Path, number: int) -> None:
         write(store, LEASES, 3)
 
 
+@pytest.mark.parametrize(
+    "torn", [b"", bytes(40), b'{\n  "schemaVersion"'], ids=["empty", "zeros", "half"]
+)
+@pytest.mark.parametrize("number", range(1, 16))
+def test_power_lost_at_any_moment_after_it(directory: Path, number: int, torn: bytes) -> None:
+    """The same where the loss of power took the bytes of the new version, wherever that is."""
+    target = directory / FILE_OF[LEASES]
+    fs = Raced(target, trouble=Crash(), at=number)
+    store = open_it(directory, fs=fs)
+    with pytest.raises(Crash):
+        write(store, LEASES, 2)
+    store.database.close()
+    for path in (target, temporary_path(target)):
+        if path.exists() and path.read_bytes() != BY_HAND:
+            path.write_bytes(torn)
+
+    with open_it(directory) as store:
+        assert BY_HAND in evidence(store), fs.since
+        assert store.read(LEASES).data == 2
+        assert agree(store)
+        assert stray_files(directory) == []
+
+
 @pytest.mark.parametrize("number", range(1, 16))
 def test_an_error_at_any_moment_after_it(directory: Path, number: int) -> None:
     """The batch goes through or fails; the other version is in its place or in quarantine."""
@@ -163,7 +186,7 @@ def test_an_error_at_any_moment_after_it(directory: Path, number: int) -> None:
 
 
 def test_the_moments_are_all_there_are(directory: Path) -> None:
-    """The two tests above go through every call."""
+    """The tests above go through every call."""
     fs = Raced(directory / FILE_OF[LEASES])
     with open_it(directory, fs=fs) as store:
         write(store, LEASES, 2)

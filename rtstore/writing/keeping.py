@@ -55,6 +55,8 @@ class Expected(NamedTuple):
     committed: CommittedFile | None
     evidence: Sequence[QuarantinedFile] = ()
     """What was kept of it."""
+    begun: bytes | None = None
+    """What a dead writer may have begun to write there."""
 
     def is_as_committed(self, there: os.stat_result) -> bool:
         """Whether the file has the size and the time that its batch gave it."""
@@ -67,6 +69,14 @@ class Expected(NamedTuple):
         """Whether these bytes are in quarantine already."""
         found_hash = content_hash(found) if self.evidence else None
         return any(kept.content_hash == found_hash for kept in self.evidence)
+
+    def was_begun(self, found: bytes) -> bool:
+        """Whether these bytes are a beginning of that, with zeros for what a loss of power took."""
+        return (
+            self.begun is not None
+            and len(found) <= len(self.begun)
+            and self.begun.startswith(found.rstrip(b"\0"))
+        )
 
 
 class EvidenceKeeper:
@@ -170,7 +180,7 @@ class EvidenceKeeper:
         if expected.is_as_committed(there) or not stat.S_ISREG(there.st_mode):
             return
         found, _ = self._fs.read(old)
-        if expected.was_kept(found):
+        if expected.was_begun(found) or expected.was_kept(found):
             return
         if self._is_foreign(found, file, old, expected.committed):
             kept = self.keep_copy(file, found, batch_id)

@@ -147,8 +147,9 @@ class Publisher:
                     f"{write.schema_name} is not in the log",
                 )
             entry = entries.get(write.schema_name)
+            # Wherever names were traded: after a loss of power the file may not show it.
+            self._finish_trade(write, content, logged.batch.batch_id, entry)
             if self._holds(write):
-                self._finish_trade(write, logged.batch.batch_id, entry)
                 continue
             kept = self.evidence.keep(StoreFile.of(write), entry, logged.batch.batch_id, None)
             expected = Expected(entry, [kept] if kept else ())
@@ -156,12 +157,14 @@ class Publisher:
         self.seal(logged)
 
     def _finish_trade(
-        self, write: PlannedWrite, batch_id: str, entry: ManifestEntry | None
+        self, write: PlannedWrite, content: bytes, batch_id: str, entry: ManifestEntry | None
     ) -> None:
-        """Look at the version that a dead writer replaced and did not come to remove."""
+        """Look at the version that a dead writer replaced and did not come to remove. If it did not
+        come to the trade, its new version is found there, or a beginning of it."""
         old = durable.temporary_path(store_path(self.directory, write.relative_path))
+        expected = Expected(entry, begun=content)
         with suppress(FileNotFoundError, NotADirectoryError):
-            self.evidence.keep_replaced(old, StoreFile.of(write), batch_id, Expected(entry))
+            self.evidence.keep_replaced(old, StoreFile.of(write), batch_id, expected)
             self.fs.unlink(old)
 
     # --- back -----------------------------------------------------------------------------------

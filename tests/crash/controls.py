@@ -297,6 +297,16 @@ def replaced_not_looked_at() -> None:
     _replace(EvidenceKeeper, "keep_replaced", lambda *_: None)
 
 
+def trade_forgotten() -> None:
+    """What a dead writer's version replaced is looked at only where that version is whole."""
+
+    def finish(self: Publisher, write: PlannedWrite, *rest: Any) -> None:
+        if self._holds(write):
+            real(self, write, *rest)
+
+    real = _replace(Publisher, "_finish_trade", finish)
+
+
 def evidence_not_flushed() -> None:
     """The copy of what somebody else changed is not flushed before the file is overwritten."""
 
@@ -400,6 +410,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(failed_batch_not_undone, ((kill_everywhere, "write_refused"),)),
         Control(evidence_skipped, ((kill_everywhere, "write_mixed"),)),
         Control(replaced_not_looked_at, ((kill_everywhere, "write_raced"),)),
+        Control(trade_forgotten, ((cut_power_everywhere, "write_raced"),)),
         Control(evidence_not_flushed, ((cut_power_everywhere, "write_mixed"),)),
         Control(preparing_rolled_back, ((cut_power_everywhere, "update"),)),
         Control(only_open_batches_checked, ((kill_everywhere, "open_torn"),)),

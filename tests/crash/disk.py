@@ -155,6 +155,13 @@ class Disk:
         """A descriptor was closed."""
         self._open.pop(descriptor, None)
 
+    def overwritten(self, path: Path, content: bytes) -> None:
+        """Somebody else wrote into a file, and flushed it."""
+        file = self.node(path)
+        assert isinstance(file, File)
+        file.content = file.flushed = content
+        file.mtime_ns = path.stat().st_mtime_ns
+
     def renamed(self, source: Path, target: Path, database: Image | None) -> None:
         """A name was moved; `database` is what has the name of the database now."""
         node = self.node(source)

@@ -235,3 +235,7 @@ class ModelledFileSystem(TracedFileSystem):
     def fsync_directory(self, path: Path) -> None:
         super().fsync_directory(path)
         self.disk.flushed_names(path)
+
+    def overtake(self, path: Path, content: bytes) -> None:
+        super().overtake(path, content)
+        self.disk.overwritten(path, content)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rtstore import Durability, FileSystem, Retention, RuntimeStore
+from rtstore import Durability, Retention, RuntimeStore
 from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.files.durable import temporary_path
 from rtstore.records import BatchOrigin
@@ -22,7 +22,7 @@ from rtstore.records import BatchOrigin
 from .caller import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
 from .children import Child, Say, killer
 from .ledger import Foreign, Intent, Note, Told
-from .probe import Fault, FileFault, Point, Probe, watched
+from .probe import Fault, FileFault, Point, Probe, TracedFileSystem, watched
 
 Build = Callable[[Path, Say], None]
 Act = Callable[[Caller], None]
@@ -64,8 +64,8 @@ class Scenario:
     batches_kept: int | None = None
     """How many acknowledged batches the retention surely keeps; None for all."""
     raced: str | None = None
-    """Somebody writes this store's file when the store has looked at it, and before it is replaced.
-    The model of a disk does not see what others write, so power is not cut in it."""
+    """Somebody writes this store's file when the store has looked at it, and before it is
+    replaced."""
 
     def begin(self, directory: Path) -> list[Note]:
         """Build the beginning; gives the notes of those who built it."""
@@ -74,7 +74,9 @@ class Scenario:
         self.build(directory, notes.append)
         return notes
 
-    def carry_out(self, directory: Path, say: Say, fs: FileSystem | None, prefix: str) -> Caller:
+    def carry_out(
+        self, directory: Path, say: Say, fs: TracedFileSystem | None, prefix: str
+    ) -> Caller:
         """Carry out the act; the store is still open."""
         if self.raced and fs is not None:
             _race(fs, directory / FILES[self.raced], self.raced, say)
@@ -89,7 +91,7 @@ class Scenario:
         return None
 
 
-def _race(fs: FileSystem, path: Path, store: str, say: Say) -> None:
+def _race(fs: TracedFileSystem, path: Path, store: str, say: Say) -> None:
     """Have somebody write a file as soon as its new version is begun, once."""
     create, content = fs.create, edited(store, "in between")
     written: list[Path] = []
@@ -98,7 +100,7 @@ def _race(fs: FileSystem, path: Path, store: str, say: Say) -> None:
         descriptor = create(target, mode)
         if target == temporary_path(path) and not written:
             written.append(target)
-            path.write_bytes(content)
+            fs.overtake(path, content)
             say(Foreign(FILES[store], content))
         return descriptor
 

@@ -21,9 +21,6 @@ SLOW = ("rebuild", "take_back", "write_again")
 """Scenarios failed at every point in the full part only: others come by the same places."""
 
 every_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
-every_modelled_scenario = pytest.mark.parametrize(
-    "scenario", [name for name, scenario in SCENARIOS.items() if scenario.raced is None]
-)
 
 
 @every_scenario
@@ -46,7 +43,7 @@ def test_error_at_every_point(crew: Crew, full: bool, scenario: str) -> None:
     assert not tally.failures, str(tally)
 
 
-@every_modelled_scenario
+@every_scenario
 def test_power_lost_at_every_point(crew: Crew, full: bool, scenario: str) -> None:
     """Power lost before any call or statement, with whatever was not flushed kept, lost or torn,
     takes nothing that was acknowledged."""
