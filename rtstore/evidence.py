@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from rtstore.database import manifest, recovery_log
@@ -13,13 +12,12 @@ from rtstore.errors import (
     StorageError,
     UnsafePathError,
 )
-from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.lock import WriterLock
 from rtstore.records import QuarantinedFile
 from rtstore.times import Clock, to_utc_ms
-from rtstore.writing.keeping import ANY_VERSION, StoreFile
+from rtstore.writing.keeping import ANY_VERSION, Expected, StoreFile
 from rtstore.writing.publication import Publisher
 
 
@@ -60,9 +58,7 @@ def _put_back(evidence: QuarantinedFile, kept_at: Path, path: Path, publisher: P
     fs = publisher.fs
     if evidence.content_hash is None:
         fs.lstat(kept_at)  # there is something to put back, before anything makes way for it
-        _make_way(evidence, publisher)
-        with suppress(FileNotFoundError):
-            fs.unlink(path)
+        publisher.remove(*_make_way(evidence, publisher))
         fs.rename(kept_at, path)
         fs.fsync_directory(path.parent)
         return
@@ -71,12 +67,12 @@ def _put_back(evidence: QuarantinedFile, kept_at: Path, path: Path, publisher: P
         raise InvalidRequestError(
             "quarantine_number", f"{kept_at} is not what was kept there any more"
         )
-    _make_way(evidence, publisher)
-    durable.replace(path, content, mtime_ns=None, flush=True, fs=fs)
+    file, expected = _make_way(evidence, publisher)
+    publisher.replace(file, content, expected)
 
 
-def _make_way(evidence: QuarantinedFile, publisher: Publisher) -> None:
-    """Keep what is there now, unless it is what is committed."""
+def _make_way(evidence: QuarantinedFile, publisher: Publisher) -> tuple[StoreFile, Expected]:
+    """Keep what is there now, unless it is what is committed; gives what may be there then."""
     name = evidence.schema_name or ""
     entry = publisher.database.read(
         lambda connection: manifest.load_entries(connection, [name])
@@ -84,6 +80,7 @@ def _make_way(evidence: QuarantinedFile, publisher: Publisher) -> None:
     file = StoreFile(
         schema_name=name, schema_version=ANY_VERSION, relative_path=evidence.relative_path
     )
-    publisher.evidence.keep(
+    kept = publisher.evidence.keep(
         file, entry, None, None, reason="replaced by evidence that was taken back"
     )
+    return file, Expected(entry, [kept] if kept else ())

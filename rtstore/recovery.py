@@ -27,6 +27,7 @@ from rtstore.errors import (
     ConflictError,
     RecoveryFailedError,
     RuntimeStoreError,
+    StorageError,
     UnsafePathError,
     WrongTeamError,
 )
@@ -52,7 +53,7 @@ from rtstore.records import (
     RecoveryTrigger,
 )
 from rtstore.times import Clock
-from rtstore.writing.keeping import ANY_VERSION, StoreFile
+from rtstore.writing.keeping import ANY_VERSION, Expected, StoreFile
 from rtstore.writing.publication import Publisher
 
 logger = logging.getLogger("rtstore.recovery")
@@ -288,8 +289,8 @@ class Recovery:
             plan.plan_id,
             reason=inspection.message or "damaged",
         )
-        path = store_path(self._directory, descriptor.relative_path)
-        if not self._publisher.restore(action.schema_name, path):
+        expected = Expected(entry, [kept] if kept else ())
+        if not self._publisher.restore(StoreFile.of(descriptor), expected):
             return _skipped(action, "its committed content is not in the database")
         what = "removed: nothing is committed" if entry is None else "committed content put back"
         return _done(action, what + (f"; evidence: {kept.quarantine_path}" if kept else ""))
@@ -306,13 +307,11 @@ class Recovery:
         kept = self._publisher.evidence.keep(
             anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
         )
-        path = store_path(self._directory, descriptor.relative_path)
+        expected = Expected(entry, [kept] if kept else ())
         where = f"moved to {kept.quarantine_path}" if kept else "its bytes are in the database"
-        if entry is not None and self._publisher.restore(action.schema_name, path):
+        if entry is not None and self._publisher.restore(anything, expected):
             return _done(action, f"{where}; committed content put back")
-        with suppress(FileNotFoundError):
-            self._fs.unlink(path)
-        self._fs.fsync_directory(path.parent)
+        self._publisher.remove(anything, expected)
         return _done(action, f"{where}; nothing to put back")
 
     def _unblock(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
@@ -365,17 +364,33 @@ class Recovery:
 
     def _sweep(self) -> None:
         """Remove temporary files. What they were to become is in the log, whole; what they were
-        before a trade of names was looked at when its batch went forward, so not before that."""
+        before a trade of names was looked at when its batch went forward, so not before that, or
+        is looked at now."""
         left = self._database.read(batches.load_open)
         if any(logged.has_contents for logged in left):
             return
+        files = self._store_files()
         for path in self._stray_files():
             try:
+                if path in files:
+                    self._publisher.look_at_left(path, files[path])
                 self._fs.unlink(path)
             except FileNotFoundError:
                 continue
-            except OSError as error:
+            except (OSError, StorageError) as error:
                 logger.warning("temporary file %s cannot be removed: %s", path, error)
+
+    def _store_files(self) -> dict[Path, StoreFile]:
+        """The files of the stores, registered or committed, by their temporary names."""
+        entries = self._database.read(manifest.load).entries
+        files = [StoreFile.of(descriptor) for descriptor in self._registry]
+        files += [StoreFile(item.schema_name, None, item.relative_path) for item in entries]
+        found = {}
+        for file in files:
+            with suppress(UnsafePathError):  # of a row that somebody changed
+                path = store_path(self._directory, file.relative_path)
+                found[durable.temporary_path(path)] = file
+        return found
 
 
 def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:

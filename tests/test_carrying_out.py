@@ -50,7 +50,7 @@ from .support import (
 BY_HAND = b'{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}'
 NEWER = b'{"schemaVersion": 9, "data": "newer"}'
 NEWER_STILL = b'{"schemaVersion": 10, "data": "newer"}'
-CALLS = 41
+CALLS = 44
 """Of the recovery that brings the directory of the fixture in order."""
 STORES = (LEASES, LEDGER, DIAGNOSTICS)
 DONE, SKIPPED, FAILED = ActionOutcome.DONE, ActionOutcome.SKIPPED, ActionOutcome.FAILED

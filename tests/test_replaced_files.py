@@ -12,6 +12,7 @@ from rtstore import BatchFailedError, BatchState, Durability, FileSystem, Runtim
 from rtstore.files.durable import temporary_path
 from tests.support import (
     CHECKPOINT,
+    DIAGNOSTICS,
     FILE_OF,
     IDENTITY,
     LEASES,
@@ -26,6 +27,7 @@ from tests.support import (
 )
 
 BY_HAND = b'{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}'
+BY_HAND_TOO = b'{"schemaVersion": 1, "updatedAt": null, "data": "by hand, and before"}'
 NEWER = b'{"schemaVersion": 2, "updatedAt": null, "data": "by a newer program"}'
 
 
@@ -49,7 +51,8 @@ def open_it(directory: Path, **options: Any) -> RuntimeStore:
 
 
 class Raced(WatchedFileSystem):
-    """Somebody writes a file as soon as its new version is begun; then a call goes wrong."""
+    """Somebody writes a file when its new version is begun for that time, or before it is removed;
+    then a call goes wrong."""
 
     def __init__(
         self,
@@ -57,20 +60,24 @@ class Raced(WatchedFileSystem):
         content: bytes = BY_HAND,
         trouble: BaseException | None = None,
         at: int = -1,
+        time: int = 1,
     ) -> None:
         super().__init__(self._race)
         self._target = target
         self._content: bytes | None = content
         self._trouble = trouble
         self._at = at
+        self._times_left = time
         self.since: list[str] = []
         """The calls since then."""
 
     def _race(self, _: int, name: str, subject: Path | int) -> BaseException | None:
         if self._content is not None:
-            if (name, subject) == ("create", temporary_path(self._target)):
-                self._target.write_bytes(self._content)
-                self._content = None
+            if name in ("create", "rename") and subject == temporary_path(self._target):
+                self._times_left -= 1
+                if self._times_left == 0:
+                    self._target.write_bytes(self._content)
+                    self._content = None
             return None
         self.since.append(name)
         return self._trouble if len(self.since) == self._at else None
@@ -121,6 +128,78 @@ def test_a_newer_file_that_comes_between_is_put_back(directory: Path) -> None:
         assert target.read_bytes() == NEWER
         assert store.read(LEDGER).data == 1
         assert evidence(store) == []
+    assert stray_files(directory) == []
+
+
+def test_a_write_that_comes_between_a_recovery_is_kept(directory: Path) -> None:
+    """The committed content is put back over a torn file, and over what came after that."""
+    target = directory / FILE_OF[LEASES]
+    target.write_bytes(b"{")
+    with open_it(directory, fs=Raced(target)) as store:
+        assert evidence(store) == [b"{", BY_HAND]
+        assert agree(store)
+    assert stray_files(directory) == []
+
+
+def test_a_write_that_comes_between_an_undoing_is_kept(directory: Path) -> None:
+    """The batch fails and is undone; what was written over its file meanwhile is in quarantine."""
+    target = directory / FILE_OF[LEASES]
+    fs, ledger = Raced(target, time=2), temporary_path(directory / FILE_OF[LEDGER])
+    race = fs.judge
+    assert race is not None
+    fs.judge = lambda *call: (
+        OSError(errno.ENOSPC, "full") if call[1:] == ("create", ledger) else race(*call)
+    )
+    with open_it(directory, fs=fs) as store:
+        with pytest.raises(BatchFailedError, match="full"):
+            store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: 2, LEDGER: 2})
+
+        assert evidence(store) == [BY_HAND]
+        assert agree(store)
+    assert stray_files(directory) == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["committed before", "never committed"])
+def test_a_write_that_comes_between_quarantining_is_kept(directory: Path, known: bool) -> None:
+    """A file is moved aside and makes way for the committed content or for nothing; what was
+    written meanwhile is in quarantine beside it."""
+    name = LEASES if known else DIAGNOSTICS
+    target = directory / FILE_OF[name]
+    target.write_bytes(BY_HAND_TOO)
+    with open_it(directory, fs=Raced(target), recover=False) as store:
+        store.recover(store.plan_recovery())
+
+        assert evidence(store) == [BY_HAND_TOO, BY_HAND]
+        assert target.exists() == known
+        assert agree(store)
+    assert stray_files(directory) == []
+
+
+def test_a_write_that_comes_between_taking_back_is_kept(directory: Path) -> None:
+    """Evidence is put back over what is committed, and over what came after the look at it."""
+    target = directory / FILE_OF[LEASES]
+    target.write_bytes(BY_HAND_TOO)
+    with open_it(directory) as store:
+        store.recover(store.plan_recovery())
+    with open_it(directory, fs=Raced(target), recover=False) as store:
+        store.take_back(store.quarantined_files()[0].quarantine_number)
+
+        assert target.read_bytes() == BY_HAND_TOO
+        assert evidence(store) == [BY_HAND_TOO, BY_HAND]
+    assert stray_files(directory) == []
+
+
+def test_what_a_dead_recovery_left_is_looked_at_by_a_living_writer(directory: Path) -> None:
+    """Another program's version under the temporary name is kept before a batch uses that; a
+    beginning of what is committed is not."""
+    target = directory / FILE_OF[LEASES]
+    with open_it(directory) as store:
+        for left, kept in ((target.read_bytes()[:20], []), (BY_HAND, [BY_HAND])):
+            temporary_path(target).write_bytes(left)
+            write(store, LEASES, 2)
+
+            assert evidence(store) == kept
+            assert agree(store)
     assert stray_files(directory) == []
 
 

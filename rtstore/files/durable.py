@@ -41,6 +41,7 @@ def replace(
     fs: FileSystem,
     new_mode: int | None = None,
     look_at_old: Callable[[Path], None] | None = None,
+    look_at_left: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a temporary file beside the target, all of it, and give it the target's name.
 
@@ -53,12 +54,13 @@ def replace(
 
     Where two files can trade names, `look_at_old` is given the path of the version that was really
     replaced, before that is removed. What it raises has the old version put back, and comes out;
-    where that fails too, `OldVersionLeftError` does.
+    where that fails too, `OldVersionLeftError` does. `look_at_left` is given the path of what a
+    dead writer left under the temporary name, before that is removed: its new version, or the old.
     """
     temporary = temporary_path(target)
     there = mode_of(target, fs)
     mode = new_mode if there is None else there
-    descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, fs)
+    descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, look_at_left, fs)
     try:
         _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
         # Renamed over a file, ext4 and btrfs write the new version out there and then, which costs
@@ -90,11 +92,29 @@ def make_directories(path: Path, fs: FileSystem) -> None:
         fs.fsync_directory(directory.parent)
 
 
-def _create(temporary: Path, mode: int, fs: FileSystem) -> int:
+def remove(target: Path, *, fs: FileSystem, look_at_old: Callable[[Path], None]) -> None:
+    """Remove a file, which need not be there; durable when it returns. As by `replace`,
+    `look_at_old` is given the path of what was really removed. Raises OSError, and what it raises.
+    """
+    if mode_of(target, fs) is None:
+        with suppress(FileNotFoundError):
+            fs.unlink(target)  # what is not a file: a link
+    else:
+        temporary = temporary_path(target)
+        fs.rename(target, temporary)
+        _let_go(temporary, target, look_at_old, fs)
+    fs.fsync_directory(target.parent)
+
+
+def _create(
+    temporary: Path, mode: int, look_at_left: Callable[[Path], None] | None, fs: FileSystem
+) -> int:
     """Create the temporary file; what stands in the way, or is missing on it, is rare."""
     try:
         return fs.create(temporary, mode)
     except FileExistsError:  # a dead writer's
+        if look_at_left is not None:
+            look_at_left(temporary)
         fs.unlink(temporary)
     except FileNotFoundError:
         make_directories(temporary.parent, fs)

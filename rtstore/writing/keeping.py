@@ -72,11 +72,7 @@ class Expected(NamedTuple):
 
     def was_begun(self, found: bytes) -> bool:
         """Whether these bytes are a beginning of that, with zeros for what a loss of power took."""
-        return (
-            self.begun is not None
-            and len(found) <= len(self.begun)
-            and self.begun.startswith(found.rstrip(b"\0"))
-        )
+        return self.begun is not None and self.begun.startswith(found.rstrip(b"\0"))
 
 
 class EvidenceKeeper:
@@ -173,7 +169,9 @@ class EvidenceKeeper:
             lambda connection: batches.has_bytes(connection, file.schema_name, found_hash)
         )
 
-    def keep_replaced(self, old: Path, file: StoreFile, batch_id: str, expected: Expected) -> None:
+    def keep_replaced(
+        self, old: Path, file: StoreFile, batch_id: str | None, expected: Expected
+    ) -> None:
         """Keep the version that was replaced, if it is not the expected one: between our look and
         the trade of names somebody wrote it, and nobody has another copy."""
         there = self._fs.lstat(old)

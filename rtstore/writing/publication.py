@@ -19,6 +19,8 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from rtstore.database import batches, contents, manifest
 from rtstore.database.contents import Bites, Retention
 from rtstore.database.engine import Database
@@ -38,7 +40,7 @@ from rtstore.records import (
     QuarantinedFile,
 )
 from rtstore.times import Clock
-from rtstore.writing.keeping import EvidenceKeeper, Expected, StoreFile
+from rtstore.writing.keeping import ANY_VERSION, EvidenceKeeper, Expected, StoreFile
 
 
 class Durability(StrEnum):
@@ -87,15 +89,35 @@ class Publisher:
         `expected` nor in the database: somebody wrote it after we had looked. Raises OSError,
         `StorageError` or `NewerStoreFileError`; the file is then as before.
         """
-        durable.replace(
-            store_path(self.directory, write.relative_path),
+        self.replace(
+            StoreFile.of(write),
             content,
+            expected or Expected(None),
+            batch_id=batch_id,
             mtime_ns=write.mtime_ns,
             flush=self.durability is Durability.FILES,
+        )
+
+    def replace(
+        self,
+        file: StoreFile,
+        content: bytes,
+        expected: Expected,
+        *,
+        batch_id: str | None = None,
+        mtime_ns: int | None = None,
+        flush: bool = True,
+    ) -> None:
+        """Replace a store's file. What goes is kept as evidence unless it is expected, or in the
+        database; so is what a dead writer left behind. Raises as `publish` does."""
+        durable.replace(
+            store_path(self.directory, file.relative_path),
+            content,
+            mtime_ns=mtime_ns,
+            flush=flush,
             fs=self.fs,
-            look_at_old=lambda old: self.evidence.keep_replaced(
-                old, StoreFile.of(write), batch_id, expected or Expected(None)
-            ),
+            look_at_old=lambda old: self.evidence.keep_replaced(old, file, batch_id, expected),
+            look_at_left=lambda old: self.look_at_left(old, file),
         )
 
     def seal(self, *logged: LoggedBatch) -> int:
@@ -192,38 +214,61 @@ class Publisher:
         for write in logged.writes:
             if self._found_hash(write) != write.content_hash:
                 continue
-            path = store_path(self.directory, write.relative_path)
+            file, expected = StoreFile.of(write), Expected(write, evidence)
             if write.relative_path in kept_at:
                 theirs, _ = self.fs.read(self.directory / kept_at[write.relative_path])
-                durable.replace(path, theirs, mtime_ns=None, flush=True, fs=self.fs)
+                self.replace(file, theirs, expected)
             else:
-                self.restore(write.schema_name, path)
+                self.restore(file, expected)
 
-    def restore(self, schema_name: str, path: Path) -> bool:
+    def restore(self, file: StoreFile, expected: Expected) -> bool:
         """Put the committed content of a store back; a store without an entry loses its file.
 
         Gives False when there is an entry, but its content is not in the database: the file is
-        then left alone. Raises OSError. The caller has kept the evidence.
+        then left alone. Raises OSError, or what `EvidenceKeeper.keep_replaced` does. The caller has
+        kept the evidence; what it expects is looked for once more in what goes.
         """
-        entry = self._entries([schema_name]).get(schema_name)
+        entry, content = self._committed(file)
         if entry is None:
-            with suppress(FileNotFoundError):
-                self.fs.unlink(path)
-                self.fs.fsync_directory(path.parent)
+            self.remove(file, expected)
             return True
-        content = self.database.read(
-            lambda connection: contents.load_content(connection, entry.batch_number, schema_name)
-        )
         if content is None:
             return False
         if content_hash(content) != entry.content_hash:
             raise CorruptDatabaseError(
-                self.database.path, f"the committed content of {schema_name} was changed"
+                self.database.path, f"the committed content of {file.schema_name} was changed"
             )
-        durable.replace(path, content, mtime_ns=entry.mtime_ns, flush=True, fs=self.fs)
+        self.replace(file, content, expected, mtime_ns=entry.mtime_ns)
         return True
 
+    def remove(self, file: StoreFile, expected: Expected) -> None:
+        """Remove a store's file; as in `restore`, the evidence is kept. Durable when it returns."""
+        durable.remove(
+            store_path(self.directory, file.relative_path),
+            fs=self.fs,
+            look_at_old=lambda old: self.evidence.keep_replaced(old, file, None, expected),
+        )
+
     # --- looking --------------------------------------------------------------------------------
+
+    def look_at_left(self, old: Path, file: StoreFile) -> None:
+        """Keep what a dead writer left under the temporary name of a store's file, before it is
+        removed, if it is what it had replaced and nobody has otherwise. No batch is open."""
+        entry, content = self._committed(file)
+        anything = file._replace(schema_version=ANY_VERSION)
+        expected = Expected(entry, begun=content or b"")
+        self.evidence.keep_replaced(old, anything, None, expected)
+
+    def _committed(self, file: StoreFile) -> tuple[ManifestEntry | None, bytes | None]:
+        name = file.schema_name
+
+        def query(connection: Connection) -> tuple[ManifestEntry | None, bytes | None]:
+            entry = manifest.load_entries(connection, [name]).get(name)
+            if entry is None:
+                return None, None
+            return entry, contents.load_content(connection, entry.batch_number, name)
+
+        return self.database.read(query)
 
     def seems_unchanged(self, descriptor: Descriptor, committed: CommittedFile | None) -> bool:
         """Whether a store's file has the size and the time that were committed."""

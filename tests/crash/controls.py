@@ -305,6 +305,12 @@ def trade_forgotten() -> None:
             real(self, write, *rest)
 
     real = _replace(Publisher, "_finish_trade", finish)
+    left_not_looked_at()
+
+
+def left_not_looked_at() -> None:
+    """What a dead writer left under a temporary name is removed, whatever it is."""
+    _replace(Publisher, "look_at_left", lambda *_: None)
 
 
 def evidence_not_flushed() -> None:
@@ -411,6 +417,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(evidence_skipped, ((kill_everywhere, "write_mixed"),)),
         Control(replaced_not_looked_at, ((kill_everywhere, "write_raced"),)),
         Control(trade_forgotten, ((cut_power_everywhere, "write_raced"),)),
+        Control(left_not_looked_at, ((kill_everywhere, "torn_raced"),)),
         Control(evidence_not_flushed, ((cut_power_everywhere, "write_mixed"),)),
         Control(preparing_rolled_back, ((cut_power_everywhere, "update"),)),
         Control(only_open_batches_checked, ((kill_everywhere, "open_torn"),)),

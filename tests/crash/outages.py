@@ -239,3 +239,4 @@ class ModelledFileSystem(TracedFileSystem):
     def overtake(self, path: Path, content: bytes) -> None:
         super().overtake(path, content)
         self.disk.overwritten(path, content)
+        self.disk.flushed_names(path.parent)

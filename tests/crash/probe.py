@@ -197,13 +197,15 @@ class TracedFileSystem(FileSystem):
         return super().read(path)
 
     def overtake(self, path: Path, content: bytes) -> None:
-        """Somebody else writes into a file, and flushes it: no call of the store's, so no point."""
+        """Somebody else writes into a file, and flushes it and its name: no call of the store's,
+        so no point."""
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(descriptor, content)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        super().fsync_directory(path.parent)
 
 
 # --- SQLite -------------------------------------------------------------------------------------

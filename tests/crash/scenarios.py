@@ -7,33 +7,18 @@ failed and cut off from power at each of its points.
 from __future__ import annotations
 
 import errno
-import json
-import os
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from rtstore import Durability, Retention, RuntimeStore
-from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore import Durability
+from rtstore.descriptors import LAUNCH_STATE, SESSION_STORE
 from rtstore.files.durable import temporary_path
-from rtstore.records import BatchOrigin
 
-from .caller import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
-from .children import Child, Say, killer
-from .ledger import Foreign, Intent, Note, Told
-from .probe import Fault, FileFault, Point, Probe, TracedFileSystem, watched
-
-Build = Callable[[Path, Say], None]
-Act = Callable[[Caller], None]
-
-NEW_LEASES = temporary_path(Path(FILES[HOST_LEASES])).name
-"""What the last of three stores is written to, before it takes its name."""
-SHORT_HISTORY = Options(retention=Retention(batches=1, contents_per_store=1))
-
-
-LONG_HISTORY = Options(retention=Retention(batches=None, contents_per_store=None), filler=400_000)
-"""What a short history drops of this one is worth giving back."""
+from . import stages
+from .caller import DEFAULT_OPTIONS, FILES, Caller, Options
+from .children import Say
+from .ledger import Foreign, Note
+from .probe import Fault, FileFault, Point, TracedFileSystem
 
 
 @dataclass(frozen=True)
@@ -41,8 +26,8 @@ class Scenario:
     """A beginning and an act."""
 
     name: str
-    build: Build
-    act: Act
+    build: stages.Build
+    act: stages.Act
     options: Options = DEFAULT_OPTIONS
     disk_refuses: str | None = None
     """While the act runs, a file of this name cannot be made: the disk is full."""
@@ -66,6 +51,8 @@ class Scenario:
     raced: str | None = None
     """Somebody writes this store's file when the store has looked at it, and before it is
     replaced."""
+    raced_at: int = 1
+    """Before which of its replacements."""
 
     def begin(self, directory: Path) -> list[Note]:
         """Build the beginning; gives the notes of those who built it."""
@@ -79,7 +66,7 @@ class Scenario:
     ) -> Caller:
         """Carry out the act; the store is still open."""
         if self.raced and fs is not None:
-            _race(fs, directory / FILES[self.raced], self.raced, say)
+            _race(fs, directory / FILES[self.raced], self.raced, self.raced_at, say)
         caller = Caller(directory, prefix, say, fs=fs, options=self.options, polls=self.polls)
         self.act(caller)
         return caller
@@ -91,339 +78,123 @@ class Scenario:
         return None
 
 
-def _race(fs: TracedFileSystem, path: Path, store: str, say: Say) -> None:
-    """Have somebody write a file as soon as its new version is begun, once."""
-    create, content = fs.create, edited(store, "in between")
-    written: list[Path] = []
+def _race(fs: TracedFileSystem, path: Path, store: str, time: int, say: Say) -> None:
+    """Have somebody write a file as soon as a new version of it is begun for that time."""
+    create, content = fs.create, stages.edited(store, "in between")
+    begun: list[Path] = []
 
     def create_and_be_overtaken(target: Path, mode: int) -> int:
         descriptor = create(target, mode)
-        if target == temporary_path(path) and not written:
-            written.append(target)
-            fs.overtake(path, content)
-            say(Foreign(FILES[store], content))
+        if target == temporary_path(path):
+            begun.append(target)
+            if len(begun) == time:
+                fs.overtake(path, content)
+                say(Foreign(FILES[store], content))
         return descriptor
 
     setattr(fs, "create", create_and_be_overtaken)  # noqa: B010 - it hides the method
 
 
-@dataclass
-class _Builder:
-    """Builds beginnings."""
-
-    directory: Path
-    say: Say
-    options: Options = DEFAULT_OPTIONS
-
-    def batches(self, *batches: tuple[str, ...], prefix: str = "base") -> _Builder:
-        notes: list[Note] = []
-        caller = Caller(self.directory, prefix, notes.append, options=self.options)
-        caller.open()
-        for stores in batches:
-            if not caller.write(*stores):
-                raise AssertionError(f"the beginning could not be built: {notes[-1]}")
-        caller.close()
-        for note in notes:
-            self.say(note)
-        return self
-
-    def by_hand(self, store: str, content: bytes) -> _Builder:
-        """Somebody edits a store's file."""
-        path = self.directory / FILES[store]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        os.utime(path, ns=(1_700_000_000_000_000_000, 1_700_000_000_000_000_000))
-        self.say(Foreign(FILES[store], content))
-        return self
-
-    def killed(self, watch: Callable[[Point], Fault | bool], act: Act) -> None:
-        """A writer is killed at the first point where `watch` says True."""
-
-        def work(say: Say) -> None:
-            kill = killer(say, 0)
-
-            def watch_or_kill(point: Point) -> Fault | None:
-                found = watch(point)
-                if found is True:
-                    kill(replace(point, number=0))
-                return None if isinstance(found, bool) else found
-
-            with watched(Probe(watch_or_kill)) as fs:
-                act(Caller(self.directory, "crash", say, fs=fs))
-
-        ended = Child(work).wait()
-        if ended.killed_at is None:
-            raise AssertionError(f"the beginning could not be built: {ended}")
-        for note in ended.notes:
-            self.say(note)
-
-
-def edited(store: str, marker: str, version: int = 1) -> bytes:
-    """A store file as somebody might leave it by hand: not indented, other data."""
-    data = {**new_data(store, marker), "byHand": True}
-    return json.dumps({"schemaVersion": version, "updatedAt": None, "data": data}).encode()
-
-
-# --- beginnings ---------------------------------------------------------------------------------
-
-
-def _nowhere(directory: Path, _: Say) -> None:
-    directory.rmdir()
-
-
-def _empty(directory: Path, say: Say) -> None:
-    _Builder(directory, say).batches()
-
-
-def _written(directory: Path, say: Say) -> None:
-    _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE, HOST_LEASES), (LANE,))
-
-
-def _with_history(directory: Path, say: Say) -> None:
-    # The launch state is written once and never again: its content must outlive its batch's turn.
-    _Builder(directory, say, SHORT_HISTORY).batches(
-        (LAUNCH_STATE, SESSION_STORE), (SESSION_STORE,), (SESSION_STORE,), (SESSION_STORE,)
-    )
-
-
-def _with_too_much_history(directory: Path, say: Say) -> None:
-    """Two stores were written again and again, and nothing of that is beyond the retention yet."""
-    _Builder(directory, say).batches(
-        (LAUNCH_STATE, LANE), *[(SESSION_STORE, HOST_LEASES), (SESSION_STORE,)] * 3
-    )
-
-
-def _with_much_history(directory: Path, say: Say) -> None:
-    _Builder(directory, say, LONG_HISTORY).batches((LAUNCH_STATE,), *[(SESSION_STORE,)] * 4)
-
-
-def _with_versions(directory: Path, say: Say) -> None:
-    _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (SESSION_STORE,))
-
-
-def _changed_by_hand(directory: Path, say: Say) -> None:
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
-    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
-    builder.by_hand(HOST_LEASES, edited(HOST_LEASES, "before there was a batch"))
-
-
-def _lost(directory: Path, say: Say) -> None:
-    """A store that the provider can be asked for was written by hand, and never committed."""
-    builder = _Builder(directory, say).batches((LAUNCH_STATE,))
-    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
-
-
-def _kept_unflushed(directory: Path, say: Say) -> None:
-    """A writer was killed right before the name of the evidence that it had kept was flushed."""
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
-    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
-    renamed: list[Point] = []
-
-    def watch(point: Point) -> bool:
-        renamed.extend([point] if point.call == "rename" else [])
-        return bool(renamed) and point.call == "fsync_directory"
-
-    builder.killed(watch, _write_three)
-
-
-def _quarantined(directory: Path, say: Say) -> None:
-    """Files that were changed by hand were moved aside by a recovery."""
-    _damaged(directory, say)
-    caller = Caller(directory, "repair", say)
-    caller.recover()
-    caller.close()
-
-
-def _of_the_ancestor(directory: Path, say: Say) -> None:
-    """A directory of the file-only ancestor, with a file that was never committed there."""
-    notes: list[Note] = []
-    source = directory.with_name(f"{directory.name}-source")
-    source.mkdir()
-    builder = _Builder(source, notes.append).batches((LAUNCH_STATE, SESSION_STORE), (LANE,))
-    builder.batches((SESSION_STORE,), prefix="later")
-    with RuntimeStore.open(source) as store:
-        store.export(directory)
-    shutil.rmtree(source)
-    for note in notes:
-        if isinstance(note, Intent):
-            say(note)
-        if isinstance(note, Told):
-            say(Told(note.batch.model_copy(update={"origin": BatchOrigin.IMPORTED})))
-    _Builder(directory, say).by_hand(HOST_LEASES, edited(HOST_LEASES, "never committed"))
-
-
-def _torn(directory: Path, say: Say) -> None:
-    """Power was lost after the last batch: its seal is there, its files are torn or gone."""
-    _written(directory, say)
-    for store in (SESSION_STORE, LANE):
-        path = directory / FILES[store]
-        found = path.stat()
-        path.write_bytes(bytes(found.st_size))
-        os.utime(path, ns=(found.st_mtime_ns, found.st_mtime_ns))
-    (directory / FILES[HOST_LEASES]).unlink()
-
-
-def _killed_between_renames(directory: Path, say: Say) -> None:
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
-    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
-    # The first rename is the evidence's, the second the launch state's.
-    builder.killed(_before("rename", 3), _write_three)
-
-
-def _killed_in_undoing(directory: Path, say: Say) -> None:
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
-    failed: list[Point] = []
-
-    def watch(point: Point) -> Fault | bool:
-        if point.call == "create" and point.subject == NEW_LEASES:
-            failed.append(point)
-            return FileFault(errno.ENOSPC)
-        return bool(failed) and point.call == "create"
-
-    builder.killed(watch, _write_three)
-
-
-def _damaged(directory: Path, say: Say) -> None:
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (HOST_LEASES, LANE))
-    builder.by_hand(LAUNCH_STATE, edited(LAUNCH_STATE, "by hand"))
-    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "from a newer program", version=2))
-    builder.by_hand(HOST_LEASES, b'{"schemaVersion": 1, "data": {"cut of')
-    lane = directory / FILES[LANE]
-    lane.unlink()
-    lane.mkdir()
-    (lane / "inner.txt").write_bytes(b"somebody made a directory of it")
-    say(Foreign(f"{FILES[LANE]}/inner.txt", b"somebody made a directory of it"))
-
-
-def _before(call: str, occurrence: int) -> Callable[[Point], bool]:
-    seen: list[Point] = []
-
-    def watch(point: Point) -> bool:
-        if point.call == call:
-            seen.append(point)
-        return len(seen) == occurrence
-
-    return watch
-
-
-# --- acts ---------------------------------------------------------------------------------------
-
-
-def _open(caller: Caller) -> None:
-    caller.open()
-
-
-def _write_new(caller: Caller) -> None:
-    caller.write(LAUNCH_STATE, LANE, give_id=True)
-    caller.write(SESSION_STORE)
-
-
-def _write_one(caller: Caller) -> None:
-    caller.write(SESSION_STORE)
-
-
-def _write_over(caller: Caller) -> None:
-    caller.write(LAUNCH_STATE, LANE)
-    caller.write(LAUNCH_STATE, SESSION_STORE)
-
-
-def _write_three(caller: Caller) -> None:
-    caller.write(LAUNCH_STATE, SESSION_STORE, HOST_LEASES)
-
-
-def _write_together(caller: Caller) -> None:
-    caller.write_together(
-        (LAUNCH_STATE, SESSION_STORE), (SESSION_STORE, HOST_LEASES), (LANE, SESSION_STORE)
-    )
-    caller.write_together((LANE,), (LANE,))
-
-
-def _update(caller: Caller) -> None:
-    caller.update(SESSION_STORE)
-    caller.update(SESSION_STORE)
-
-
-def _prune(caller: Caller) -> None:
-    caller.write(SESSION_STORE)
-    caller.prune(SHORT_HISTORY.retention)
-    caller.write(HOST_LEASES)
-
-
-def _recover(caller: Caller) -> None:
-    caller.open()
-    caller.recover()
-
-
-def _adopt(caller: Caller) -> None:
-    edits = {SESSION_STORE: "by hand", HOST_LEASES: "before there was a batch"}
-    for store, marker in edits.items():
-        caller.adopt(store, json.loads(edited(store, marker))["data"])
-    caller.write(SESSION_STORE)
-
-
-def _take_back(caller: Caller) -> None:
-    caller.take_back()
-
-
-def _revert(caller: Caller) -> None:
-    caller.revert(SESSION_STORE, "base-1")
-
-
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario("make", _nowhere, _open, opens=True),
-        Scenario("write_new", _empty, _write_new),
-        Scenario("write_over", _written, _write_over),
-        Scenario("write_mixed", _changed_by_hand, _write_three),
+        Scenario("make", stages.nowhere, stages.open_it, opens=True),
+        Scenario("write_new", stages.empty, stages.write_new),
+        Scenario("write_over", stages.written, stages.write_over),
+        Scenario("write_mixed", stages.changed_by_hand, stages.write_three),
         Scenario(
             "write_raced",
-            _written,
-            _write_over,
+            stages.written,
+            stages.write_over,
             options=Options(alone=False),
             raced=LAUNCH_STATE,
         ),
         Scenario(
-            "write_flushed", _written, _write_over, options=Options(durability=Durability.FILES)
+            "write_flushed",
+            stages.written,
+            stages.write_over,
+            options=Options(durability=Durability.FILES),
         ),
-        Scenario("write_refused", _changed_by_hand, _write_three, disk_refuses=NEW_LEASES),
+        Scenario(
+            "write_refused",
+            stages.changed_by_hand,
+            stages.write_three,
+            disk_refuses=stages.NEW_LEASES,
+        ),
         Scenario(
             "update",
-            _with_history,
-            _update,
-            options=SHORT_HISTORY,
+            stages.with_history,
+            stages.update,
+            options=stages.SHORT_HISTORY,
             forgets=True,
             batches_kept=1,
         ),
-        Scenario("prune", _with_too_much_history, _prune, forgets=True, batches_kept=1),
-        Scenario("write_together", _written, _write_together),
-        Scenario("write_together_mixed", _changed_by_hand, _write_together),
-        Scenario("write_together_refused", _written, _write_together, disk_refuses=NEW_LEASES),
-        Scenario("open_crashed", _killed_between_renames, _open, opens=True),
-        Scenario("open_failed", _killed_in_undoing, _open, opens=True),
-        Scenario("open_torn", _torn, _open, opens=True, torn_before=True),
-        Scenario("recover", _damaged, _recover, recover_first=True),
+        Scenario("prune", stages.with_too_much_history, stages.prune, forgets=True, batches_kept=1),
+        Scenario("write_together", stages.written, stages.write_together),
+        Scenario("write_together_mixed", stages.changed_by_hand, stages.write_together),
+        Scenario(
+            "write_together_refused",
+            stages.written,
+            stages.write_together,
+            disk_refuses=stages.NEW_LEASES,
+        ),
+        Scenario("open_crashed", stages.killed_between_renames, stages.open_it, opens=True),
+        Scenario("open_failed", stages.killed_in_undoing, stages.open_it, opens=True),
+        Scenario("open_torn", stages.torn, stages.open_it, opens=True, torn_before=True),
+        Scenario("recover", stages.damaged, stages.recover, recover_first=True),
         Scenario(
             "import",
-            _of_the_ancestor,
-            _open,
+            stages.of_the_ancestor,
+            stages.open_it,
             options=Options(takes_over=True),
             opens=True,
             beside=frozenset({"manifest.json", "opencode-runtime-receipts.json"}),
         ),
-        Scenario("upgrade_data", _written, _open, options=Options(lane_version=2), opens=True),
+        Scenario(
+            "refused_raced",
+            stages.written,
+            stages.write_three,
+            options=Options(alone=False),
+            disk_refuses=stages.NEW_LEASES,
+            raced=LAUNCH_STATE,
+            raced_at=2,
+        ),
+        Scenario(
+            "torn_raced",
+            stages.torn,
+            stages.open_it,
+            options=Options(alone=False),
+            opens=True,
+            torn_before=True,
+            raced=SESSION_STORE,
+        ),
+        Scenario(
+            "recover_raced",
+            stages.damaged,
+            stages.recover,
+            options=Options(alone=False),
+            recover_first=True,
+            raced=LAUNCH_STATE,
+        ),
+        Scenario(
+            "upgrade_data",
+            stages.written,
+            stages.open_it,
+            options=Options(lane_version=2),
+            opens=True,
+        ),
         Scenario(
             "shrink",
-            _with_much_history,
-            _write_one,
-            options=SHORT_HISTORY,
+            stages.with_much_history,
+            stages.write_one,
+            options=stages.SHORT_HISTORY,
             forgets=True,
             batches_kept=1,
         ),
-        Scenario("revert", _with_versions, _revert),
-        Scenario("rebuild", _lost, _recover, polls=True),
-        Scenario("adopt", _changed_by_hand, _adopt),
-        Scenario("take_back", _quarantined, _take_back, recover_first=True),
-        Scenario("write_again", _kept_unflushed, _write_three, unflushed="quarantine"),
+        Scenario("revert", stages.with_versions, stages.revert),
+        Scenario("rebuild", stages.lost, stages.recover, polls=True),
+        Scenario("adopt", stages.changed_by_hand, stages.adopt),
+        Scenario("take_back", stages.quarantined, stages.take_back, recover_first=True),
+        Scenario("write_again", stages.kept_unflushed, stages.write_three, unflushed="quarantine"),
     )
 }

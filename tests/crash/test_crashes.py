@@ -17,7 +17,7 @@ VISITED = ("write_over", "update")
 """Scenarios that are visited in the fast part."""
 WRITING = ("write_new", "write_over", "write_flushed", "update")
 """Scenarios in which a living writer has nothing to repair."""
-SLOW = ("rebuild", "take_back", "write_again")
+SLOW = ("rebuild", "take_back", "write_again", "recover_raced")
 """Scenarios failed at every point in the full part only: others come by the same places."""
 
 every_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
