@@ -243,8 +243,12 @@ class WatchedFileSystem(FileSystem):
         self._ask("rename", target)
         super().rename(source, target)
 
+    def rename_new(self, source: Path, target: Path) -> bool:
+        self._ask("rename", target)  # another way to give the new version its name
+        return super().rename_new(source, target)
+
     def exchange(self, first: Path, second: Path) -> bool:
-        self._ask("rename", second)  # the other way to give the new version its name
+        self._ask("rename", second)  # and another
         return super().exchange(first, second)
 
     def unlink(self, path: Path) -> None:

@@ -51,8 +51,13 @@ class Interrupted(FileSystem):
         self.before.pop("rename", bool)()
         super().rename(source, target)
 
+    def rename_new(self, source: Path, target: Path) -> bool:
+        """Another way to give a new version its name."""
+        self.before.pop("rename", bool)()
+        return super().rename_new(source, target)
+
     def exchange(self, first: Path, second: Path) -> bool:
-        """The other way to give a new version its name."""
+        """And another."""
         self.before.pop("rename", bool)()
         return super().exchange(first, second)
 

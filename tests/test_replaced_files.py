@@ -107,6 +107,42 @@ def test_a_write_that_comes_between_is_kept(directory: Path, durability: Durabil
     assert stray_files(directory) == []
 
 
+@pytest.mark.parametrize("durability", Durability)
+def test_a_file_that_appears_is_kept(directory: Path, durability: Durability) -> None:
+    """The same for a store that has no file yet, when its batch is logged."""
+    target = directory / FILE_OF[DIAGNOSTICS]
+    with open_it(directory, fs=Raced(target), durability=durability) as store:
+        write(store, DIAGNOSTICS, 1)
+
+        assert evidence(store) == [BY_HAND]
+        assert store.read(DIAGNOSTICS).data == 1
+        assert agree(store)
+    assert stray_files(directory) == []
+
+
+@pytest.mark.parametrize("is_link", [False, True], ids=["directory", "link"])
+def test_what_appears_and_is_no_file(directory: Path, is_link: bool) -> None:
+    """A directory stays, and the batch fails; a link makes way, and leads to nothing of ours."""
+    target = directory / FILE_OF[DIAGNOSTICS]
+
+    def appear(_: int, name: str, subject: Path | int) -> None:
+        if (name, subject) == ("create", temporary_path(target)) and is_link:
+            target.symlink_to("elsewhere")
+        elif (name, subject) == ("create", temporary_path(target)):
+            target.mkdir()
+
+    with open_it(directory, fs=WatchedFileSystem(appear)) as store:
+        if is_link:
+            write(store, DIAGNOSTICS, 1)
+            assert not target.is_symlink()
+        else:
+            with pytest.raises(BatchFailedError):
+                write(store, DIAGNOSTICS, 1)
+            target.rmdir()
+        assert agree(store)
+    assert stray_files(directory) == []
+
+
 def test_what_is_known_is_not_kept(directory: Path) -> None:
     """Somebody who puts back what a batch wrote has lost nothing by it."""
     earlier = (directory / FILE_OF[LEASES]).read_bytes()

@@ -63,13 +63,10 @@ def replace(
     descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, look_at_left, fs)
     try:
         _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
-        # Renamed over a file, ext4 and btrfs write the new version out there and then, which costs
-        # more than all the rest. What is not to be flushed is spared that, where names can be
-        # traded. Should the old version stay, it is a temporary file like any other.
-        trading = there is not None and (look_at_old is not None or not flush)
-        traded = trading and fs.exchange(temporary, target)
-        if not traded:
-            fs.rename(temporary, target)
+        looking = look_at_old is not None
+        traded = _take_name(
+            temporary, target, is_new=there is None, looking=looking, flush=flush, fs=fs
+        )
     except BaseException:
         with suppress(OSError):
             fs.unlink(temporary)
@@ -78,6 +75,24 @@ def replace(
         _let_go(temporary, target, look_at_old, fs)
     if flush:
         fs.fsync_directory(target.parent)
+
+
+def _take_name(
+    temporary: Path, target: Path, *, is_new: bool, looking: bool, flush: bool, fs: FileSystem
+) -> bool:
+    """Give the new version its name; gives whether it traded names with the old one. When that is
+    to be looked at, nobody's file is renamed over where the system can help it."""
+    if is_new and looking:
+        if fs.rename_new(temporary, target):
+            return False
+        is_new = mode_of(target, fs) is None  # or somebody has made it meanwhile
+    # Renamed over a file, ext4 and btrfs write the new version out there and then, which costs more
+    # than all the rest. What is not to be flushed is spared that, where names can be traded. Should
+    # the old version stay, it is a temporary file like any other.
+    if not is_new and (looking or not flush) and fs.exchange(temporary, target):
+        return True
+    fs.rename(temporary, target)
+    return False
 
 
 def make_directories(path: Path, fs: FileSystem) -> None:

@@ -53,14 +53,15 @@ class FileSystem:
         """Give a file another name, replacing what has it, in one step."""
         os.replace(source, target)
 
+    def rename_new(self, source: Path, target: Path) -> bool:
+        """Give a file a name that nobody has, in one step; gives whether it did. Not every system
+        can, nor every file system, and none where somebody has it: `rename` says what is wrong."""
+        return _renamed(source, target, _NO_REPLACE)
+
     def exchange(self, first: Path, second: Path) -> bool:
         """Have two files trade names, in one step; gives whether they did. Not every system can,
         nor every file system, and none where one is missing: `rename` says what is wrong."""
-        renameat2 = _renameat2()
-        if renameat2 is None:
-            return False
-        here, there = os.fsencode(first), os.fsencode(second)
-        return renameat2(_WORKING_DIRECTORY, here, _WORKING_DIRECTORY, there, _EXCHANGE) == 0
+        return _renamed(first, second, _EXCHANGE)
 
     def unlink(self, path: Path) -> None:
         """Remove a name."""
@@ -118,7 +119,16 @@ class FileSystem:
             os.close(descriptor)
 
 
-_WORKING_DIRECTORY, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (linux/fcntl.h, linux/fs.h)
+_WORKING_DIRECTORY = -100  # AT_FDCWD (linux/fcntl.h)
+_NO_REPLACE, _EXCHANGE = 1, 2  # RENAME_NOREPLACE, RENAME_EXCHANGE (linux/fs.h)
+
+
+def _renamed(source: Path, target: Path, flags: int) -> bool:
+    renameat2 = _renameat2()
+    if renameat2 is None:
+        return False
+    here, there = os.fsencode(source), os.fsencode(target)
+    return renameat2(_WORKING_DIRECTORY, here, _WORKING_DIRECTORY, there, flags) == 0
 
 
 @cache

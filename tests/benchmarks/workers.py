@@ -32,6 +32,9 @@ class DyingFileSystem(FileSystem):
             self.renames_left -= 1
         super().rename(source, target)
 
+    def rename_new(self, source: Path, target: Path) -> bool:
+        return self.renames_left is None and super().rename_new(source, target)
+
     def exchange(self, first: Path, second: Path) -> bool:
         return self.renames_left is None and super().exchange(first, second)
 

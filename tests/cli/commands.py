@@ -124,6 +124,10 @@ class DyingFileSystem(FileSystem):
             raise Crash
         super().rename(source, target)
 
+    def rename_new(self, source: Path, target: Path) -> bool:
+        """Not here: it renames."""
+        return False
+
     def exchange(self, first: Path, second: Path) -> bool:
         """Not here: it renames."""
         return False

@@ -308,6 +308,16 @@ def trade_forgotten() -> None:
     left_not_looked_at()
 
 
+def new_name_taken_away() -> None:
+    """A store's first file is renamed over whatever somebody put there meanwhile."""
+
+    def rename(_: FileSystem, source: Path, target: Path) -> bool:
+        os.replace(source, target)
+        return True
+
+    _replace(FileSystem, "rename_new", rename)
+
+
 def left_not_looked_at() -> None:
     """What a dead writer left under a temporary name is removed, whatever it is."""
     _replace(Publisher, "look_at_left", lambda *_: None)
@@ -417,6 +427,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(evidence_skipped, ((kill_everywhere, "write_mixed"),)),
         Control(replaced_not_looked_at, ((kill_everywhere, "write_raced"),)),
         Control(trade_forgotten, ((cut_power_everywhere, "write_raced"),)),
+        Control(new_name_taken_away, ((kill_everywhere, "new_raced"),)),
         Control(left_not_looked_at, ((kill_everywhere, "torn_raced"),)),
         Control(evidence_not_flushed, ((cut_power_everywhere, "write_mixed"),)),
         Control(preparing_rolled_back, ((cut_power_everywhere, "update"),)),

@@ -158,6 +158,9 @@ class Disk:
     def overwritten(self, path: Path, content: bytes) -> None:
         """Somebody else wrote into a file, and flushed it."""
         file = self.node(path)
+        if file is None:
+            file = File()
+            self._change(f"create {path.name}", (path, file))
         assert isinstance(file, File)
         file.content = file.flushed = content
         file.mtime_ns = path.stat().st_mtime_ns

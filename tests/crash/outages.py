@@ -218,6 +218,12 @@ class ModelledFileSystem(TracedFileSystem):
         database = self._camera.take() if target.name == DATABASE_NAME else None
         self.disk.renamed(source, target, database)
 
+    def rename_new(self, source: Path, target: Path) -> bool:
+        renamed = super().rename_new(source, target)
+        if renamed:
+            self.disk.renamed(source, target, None)
+        return renamed
+
     def exchange(self, first: Path, second: Path) -> bool:
         exchanged = super().exchange(first, second)
         if exchanged:

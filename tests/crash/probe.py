@@ -158,6 +158,10 @@ class TracedFileSystem(FileSystem):
         self._reach("rename", f"{source.name} to {target.name}")
         super().rename(source, target)
 
+    def rename_new(self, source: Path, target: Path) -> bool:
+        self._reach("rename", f"{source.name} to {target.name}")
+        return super().rename_new(source, target)
+
     def exchange(self, first: Path, second: Path) -> bool:
         # The new version gets its name, as by a rename; what it replaces is unlinked next.
         self._reach("rename", f"{first.name} to {second.name}")
@@ -199,7 +203,7 @@ class TracedFileSystem(FileSystem):
     def overtake(self, path: Path, content: bytes) -> None:
         """Somebody else writes into a file, and flushes it and its name: no call of the store's,
         so no point."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         try:
             os.write(descriptor, content)
             os.fsync(descriptor)

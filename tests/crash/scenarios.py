@@ -151,6 +151,13 @@ SCENARIOS = {
             beside=frozenset({"manifest.json", "opencode-runtime-receipts.json"}),
         ),
         Scenario(
+            "new_raced",
+            stages.empty,
+            stages.write_new,
+            options=Options(alone=False),
+            raced=LAUNCH_STATE,
+        ),
+        Scenario(
             "refused_raced",
             stages.written,
             stages.write_three,

@@ -55,6 +55,10 @@ class _Refusing(FileSystem):
             raise OSError(28, "No space left on device")
         super().rename(source, target)
 
+    def rename_new(self, source: Path, target: Path) -> bool:
+        """Not here: it renames."""
+        return False
+
     def exchange(self, first: Path, second: Path) -> bool:
         """Not here: it renames."""
         return False

@@ -95,6 +95,9 @@ class Deadly(FileSystem):
             os.kill(os.getpid(), signal.SIGKILL)
         super().rename(source, target)
 
+    def rename_new(self, source, target):
+        return False  # so that it renames
+
     def exchange(self, first, second):
         return False  # so that it renames
 
