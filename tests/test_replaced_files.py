@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rtstore import BatchFailedError, BatchState, Durability, FileSystem, RuntimeStore
+from rtstore.arguments import batch_request
 from rtstore.files.durable import temporary_path
 from tests.support import (
     CHECKPOINT,
@@ -307,3 +308,30 @@ def test_the_moments_are_all_there_are(directory: Path) -> None:
         write(store, LEASES, 2)
 
     assert len(fs.since) == 15, fs.since
+
+
+@pytest.mark.parametrize("position", [0, 1], ids=["first of the group", "last of the group"])
+def test_a_torn_new_version_is_nobodys(directory: Path, position: int) -> None:
+    """What a loss of power left of a version that a dead writer had begun is no evidence, of
+    whichever batch of its group it is."""
+    fs = WatchedFileSystem(lambda _, name, __: Crash() if name == "create" else None)
+    store = open_it(directory, fs=fs)
+    group = [
+        store._writer.submission(
+            batch_request(
+                TEAM, store.descriptors, identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: data}
+            )
+        )
+        for data in (2, 3)
+    ]
+    with pytest.raises(Crash):
+        store._writer.write_submissions(group)
+    store.database.close()
+    begun = group[position].draft.content_of[LEASES]
+    temporary_path(directory / FILE_OF[LEASES]).write_bytes(begun[:-4] + bytes(4))
+
+    with open_it(directory) as store:
+        assert evidence(store) == []
+        assert store.read(LEASES).data == 3
+        assert agree(store)
+    assert stray_files(directory) == []

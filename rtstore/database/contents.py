@@ -122,6 +122,12 @@ def load_content(connection: Connection, batch_number: int, schema_name: str) ->
     return None if text is None else _bytes_of(text)
 
 
+def contents_since(connection: Connection, batch_number: int, schema_name: str) -> list[bytes]:
+    """The bytes that a batch and those after it wrote to a store, or were to write."""
+    rows = _SELECT_SINCE.all(connection, number=batch_number, name=schema_name)
+    return [_bytes_of(row["content"]) for row in rows]
+
+
 def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, bytes]:
     """The bytes of the current entries of some stores; absent where they are not here."""
     found = {}
@@ -210,6 +216,12 @@ _INSERT_CONTENT = Statement(insert(store_contents))
 _SELECT_CONTENT = Statement(
     select(store_contents.c.content).where(
         store_contents.c.batch_number == bindparam("number"),
+        store_contents.c.schema_name == bindparam("name"),
+    )
+)
+_SELECT_SINCE = Statement(
+    select(store_contents.c.content).where(
+        store_contents.c.batch_number >= bindparam("number"),
         store_contents.c.schema_name == bindparam("name"),
     )
 )

@@ -55,7 +55,7 @@ class Expected(NamedTuple):
     committed: CommittedFile | None
     evidence: Sequence[QuarantinedFile] = ()
     """What was kept of it."""
-    begun: bytes | None = None
+    begun: Sequence[bytes] = ()
     """What a dead writer may have begun to write there."""
 
     def is_as_committed(self, there: os.stat_result) -> bool:
@@ -72,7 +72,7 @@ class Expected(NamedTuple):
 
     def was_begun(self, found: bytes) -> bool:
         """Whether these bytes are a beginning of that, with zeros for what a loss of power took."""
-        return self.begun is not None and self.begun.startswith(found.rstrip(b"\0"))
+        return any(content.startswith(found.rstrip(b"\0")) for content in self.begun)
 
 
 class EvidenceKeeper:

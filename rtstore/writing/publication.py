@@ -19,8 +19,6 @@ from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy import Connection
-
 from rtstore.database import batches, contents, manifest
 from rtstore.database.contents import Bites, Retention
 from rtstore.database.engine import Database
@@ -32,6 +30,7 @@ from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.records import (
+    Batch,
     BatchState,
     CommittedFile,
     LoggedBatch,
@@ -170,7 +169,7 @@ class Publisher:
                 )
             entry = entries.get(write.schema_name)
             # Wherever names were traded: after a loss of power the file may not show it.
-            self._finish_trade(write, content, logged.batch.batch_id, entry)
+            self._finish_trade(write, logged.batch, entry)
             if self._holds(write):
                 continue
             kept = self.evidence.keep(StoreFile.of(write), entry, logged.batch.batch_id, None)
@@ -178,15 +177,15 @@ class Publisher:
             self.publish(write, content, logged.batch.batch_id, expected)
         self.seal(logged)
 
-    def _finish_trade(
-        self, write: PlannedWrite, content: bytes, batch_id: str, entry: ManifestEntry | None
-    ) -> None:
+    def _finish_trade(self, write: PlannedWrite, batch: Batch, entry: ManifestEntry | None) -> None:
         """Look at the version that a dead writer replaced and did not come to remove. If it did not
-        come to the trade, its new version is found there, or a beginning of it."""
+        come to the trade, its new version is found there, or a beginning of it: of this batch, or
+        of a later one that was logged with it."""
         old = durable.temporary_path(store_path(self.directory, write.relative_path))
-        expected = Expected(entry, begun=content)
         with suppress(FileNotFoundError, NotADirectoryError):
-            self.evidence.keep_replaced(old, StoreFile.of(write), batch_id, expected)
+            self.fs.lstat(old)
+            expected = Expected(entry, begun=self._since(batch.batch_number, write.schema_name))
+            self.evidence.keep_replaced(old, StoreFile.of(write), batch.batch_id, expected)
             self.fs.unlink(old)
 
     # --- back -----------------------------------------------------------------------------------
@@ -228,10 +227,15 @@ class Publisher:
         then left alone. Raises OSError, or what `EvidenceKeeper.keep_replaced` does. The caller has
         kept the evidence; what it expects is looked for once more in what goes.
         """
-        entry, content = self._committed(file)
+        entry = self._entries([file.schema_name]).get(file.schema_name)
         if entry is None:
             self.remove(file, expected)
             return True
+        content = self.database.read(
+            lambda connection: contents.load_content(
+                connection, entry.batch_number, file.schema_name
+            )
+        )
         if content is None:
             return False
         if content_hash(content) != entry.content_hash:
@@ -254,21 +258,16 @@ class Publisher:
     def look_at_left(self, old: Path, file: StoreFile) -> None:
         """Keep what a dead writer left under the temporary name of a store's file, before it is
         removed, if it is what it had replaced and nobody has otherwise. No batch is open."""
-        entry, content = self._committed(file)
+        entry = self._entries([file.schema_name]).get(file.schema_name)
+        since = 0 if entry is None else entry.batch_number
         anything = file._replace(schema_version=ANY_VERSION)
-        expected = Expected(entry, begun=content or b"")
+        expected = Expected(entry, begun=self._since(since, file.schema_name))
         self.evidence.keep_replaced(old, anything, None, expected)
 
-    def _committed(self, file: StoreFile) -> tuple[ManifestEntry | None, bytes | None]:
-        name = file.schema_name
-
-        def query(connection: Connection) -> tuple[ManifestEntry | None, bytes | None]:
-            entry = manifest.load_entries(connection, [name]).get(name)
-            if entry is None:
-                return None, None
-            return entry, contents.load_content(connection, entry.batch_number, name)
-
-        return self.database.read(query)
+    def _since(self, batch_number: int, schema_name: str) -> Sequence[bytes]:
+        return self.database.read(
+            lambda connection: contents.contents_since(connection, batch_number, schema_name)
+        )
 
     def seems_unchanged(self, descriptor: Descriptor, committed: CommittedFile | None) -> bool:
         """Whether a store's file has the size and the time that were committed."""

@@ -46,6 +46,8 @@ def check(directory: Path, ledger: Ledger, scenario: Scenario, *, whole: bool = 
             ledger.add(note)
         notes.clear()
         problems += audit(store, ledger, scenario)
+        if whole and not (scenario.torn_before or scenario.forgets):
+            problems += _needless(store, ledger)
         caller.close()
         before = contents_of(directory)
         store = caller.open()
@@ -262,6 +264,15 @@ def _evidence(
             yield f"what somebody left in {foreign.relative_path} was destroyed without a copy"
         elif foreign.relative_path in FILES.values() and content_hash not in hashes:
             yield f"what somebody left in {foreign.relative_path} is in quarantine without a row"
+
+
+def _needless(store: RuntimeStore, ledger: Ledger) -> Iterator[str]:
+    """Nothing of our own is kept as evidence of somebody else."""
+    foreign = {item.content for item in ledger.foreign}
+    for row in store.quarantined_files():
+        content = _read(store.directory / row.quarantine_path)
+        if row.content_hash is not None and content not in foreign:
+            yield f"the evidence {row.quarantine_path} is nobody's: {(content or b'')[:40]!r}"
 
 
 def _strays(directory: Path, scenario: Scenario) -> Iterator[str]:
