@@ -133,6 +133,7 @@ class AsyncRuntimeStore:
         self.directory = store.directory
         self.team_name = store.team_name
         self.descriptors = store.descriptors
+        self.retention = store.retention
         self.database = store.database
         self.lock = store.lock
         self.last_recovery = store.last_recovery

@@ -1,4 +1,5 @@
-"""Makes a runtime directory and its database, and remembers the stores that are in it."""
+"""Makes a runtime directory and its database, and remembers the stores that are in it and how much
+history is kept."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from rtstore.database import manifest, upgrade
+from rtstore.database.contents import Retention
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import default_manifest
 from rtstore.database.schema import REVISIONS
@@ -51,6 +53,7 @@ def make_or_upgrade(
     clock: Clock,
     fs: FileSystem,
     *,
+    retention: Retention | None,
     may_upgrade: bool,
     with_data: bool,
 ) -> None:
@@ -58,7 +61,7 @@ def make_or_upgrade(
     when the data of its stores could not be brought up to the registry afterwards."""
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
-        make(directory, team_name, registry, lock, clock, fs)
+        make(directory, team_name, registry, lock, clock, fs, retention)
     if not may_upgrade:
         upgrade.check_current(path)
     elif upgrade.inspect_revision(path) != REVISIONS[-1]:
@@ -81,6 +84,7 @@ def make(
     lock: WriterLock,
     clock: Clock,
     fs: FileSystem,
+    retention: Retention | None,
 ) -> None:
     """Make the runtime directory and its database, unless somebody else just did."""
     if team_name is None or not str(team_name).strip():
@@ -112,6 +116,8 @@ def make(
             manifest.save_descriptors(
                 connection, KNOWN_DESCRIPTORS if registry is None else registry
             )
+            if retention is not None:
+                manifest.save_retention(connection, retention)
 
         upgrade.create(path, fs, fill)
 
@@ -142,6 +148,23 @@ def register(
     ):
         with lock.hold(), database.write(flush=True) as connection:
             manifest.save_descriptors(connection, wanted)
+    return wanted
+
+
+def remember_retention(
+    database: Database,
+    wanted: Retention | None,
+    remembered: Retention,
+    lock: WriterLock,
+    *,
+    read_only: bool,
+) -> Retention:
+    """How much history is kept: what is wanted, remembered; or what is remembered."""
+    if wanted is None:
+        return remembered
+    if not read_only and wanted != remembered:
+        with lock.hold(), database.write(flush=True) as connection:
+            manifest.save_retention(connection, wanted)
     return wanted
 
 

@@ -16,7 +16,13 @@ from rtstore.database.contents import Retention
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor, Registry
-from rtstore.directory import check_made, make_or_upgrade, register, report_loose_modes
+from rtstore.directory import (
+    check_made,
+    make_or_upgrade,
+    register,
+    remember_retention,
+    report_loose_modes,
+)
 from rtstore.dispatcher import EventDispatcher, Observer, checked_observer
 from rtstore.draft import check_text
 from rtstore.errors import (
@@ -78,6 +84,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         self.directory = directory
         self.team_name = team_name
         self.descriptors = registry
+        self.retention = retention
+        """How much history is kept."""
         self.database = database
         self.lock = lock
         self.last_recovery: RecoveryReport | None = None
@@ -159,7 +167,9 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
             clock, batch_id_factory, receipt_id_factory, plan_id_factory: sources of times and ids.
             durability: `log` (one flush a batch) or `files` (the store files are flushed too).
             lock_timeout_s: how long a write waits for other writers, in seconds.
-            retention: how much history is kept.
+            retention: how much history is kept, by this store and, as it is remembered, by every
+                one that is opened without naming it from then on; those that are open go on as
+                they are. Default: what is remembered, or `Retention()` in a new directory.
             recover: whether to put right what is safe to.
             read_only: open for looking only: makes no file, changes nothing, takes no lock.
             upgrade: whether a database of an older revision is upgraded (it is backed up first) or
@@ -181,7 +191,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         fs = arguments.instance(FileSystem, fs or FileSystem(), "fs")
         registry = None if descriptors is None else Registry(descriptors)
         durability = member(Durability, durability, "durability")
-        retention = arguments.instance(Retention, retention or Retention(), "retention")
+        if retention is not None:
+            arguments.instance(Retention, retention, "retention")
         on_event = None if on_event is None else checked_observer(on_event)
         arguments.function(batch_id_factory, "batch_id_factory")
         arguments.function(receipt_id_factory, "receipt_id_factory")
@@ -193,11 +204,12 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         else:
             make_or_upgrade(
                 directory, team_name, registry, lock, clock, fs,
-                may_upgrade=upgrade, with_data=recover,
+                retention=retention, may_upgrade=upgrade, with_data=recover,
             )  # fmt: skip
         database = Database(directory / DATABASE_NAME, read_only=read_only)
         try:
-            found = database.read(manifest.load_head, single=True).team_name
+            head, remembered = database.read(manifest.load_for_opening, single=True)
+            found = head.team_name
             if team_name is not None and team_name != found:
                 raise WrongTeamError(directory, team_name, found)
             if registry is not None and upgrade and recover and not read_only:
@@ -211,7 +223,9 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
                 receipt_id_factory=receipt_id_factory,
                 plan_id_factory=plan_id_factory,
                 durability=durability,
-                retention=retention,
+                retention=remember_retention(
+                    database, retention, remembered, lock, read_only=read_only
+                ),
                 lock=lock,
                 fs=fs,
                 team_name=found,

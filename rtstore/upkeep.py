@@ -29,6 +29,7 @@ class Upkeep:
     """Upgrades on record, back-ups, the end of history, and the way out."""
 
     directory: Path
+    retention: Retention
     database: Database
     lock: WriterLock
     _clock: Clock
@@ -70,7 +71,7 @@ class Upkeep:
         whatever the retention; so do quarantined files and the records of recoveries.
 
         Args:
-            retention: how much is kept; default: what the store was opened with.
+            retention: how much is kept, this once; default: `store.retention`.
             dry_run: only say what would be dropped; takes no lock.
             progress: called with the step, how much of it is done, and how much there is.
 
@@ -82,7 +83,7 @@ class Upkeep:
         return prune_history(
             self.database,
             self.lock,
-            retention or self._writer.publisher.retention,
+            retention or self.retention,
             self._clock,
             dry_run=dry_run,
             progress=progress,

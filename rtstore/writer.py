@@ -111,7 +111,8 @@ class BatchWriter:
     """Writes batches into one runtime directory. Safe to share between threads.
 
     The factories make the ids of batches and receipts, the clock gives their times; both are part
-    of what is written, and tests inject them.
+    of what is written, and tests inject them. History is kept by the `retention`; default: by the
+    one that the directory remembers.
     """
 
     def __init__(

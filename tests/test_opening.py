@@ -82,14 +82,11 @@ def test_what_few_programs_need_is_not_loaded(code: str, directory: Path) -> Non
 
 def test_opening_asks_little(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A current store is opened with one look at its revision and one connection, and a handful of
-    queries, none of them twice but for the manifest's row."""
+    queries, none of them twice."""
     with traced(monkeypatch) as trace:
         store = RuntimeStore.open(directory, team_name=TEAM)
     selects = [sql for sql in trace.explained() if sql.startswith("SELECT")]
-    assert len(selects) <= 8
-    repeated = {sql for sql in selects if trace.statements[sql] > 1}
-    assert len(repeated) <= 1
-    assert all("FROM runtime_manifest" in sql for sql in repeated)
+    assert sum(trace.statements[sql] for sql in selects) == len(selects) <= 9
     assert sum(trace.statements.values()) <= 50
     store.close()
 

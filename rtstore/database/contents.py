@@ -23,6 +23,9 @@ from rtstore.times import format_time
 _BITE = 8
 """About how many rows of history one batch drops at most, so that none ever pays for all of it."""
 
+_NUMBER_MAX = 2**63 - 1
+"""The largest that SQLite holds."""
+
 _SPARE_PAGES = 256
 """Free pages that stay in the file: 1 MiB at SQLite's page size of 4 KiB."""
 
@@ -33,13 +36,15 @@ _PAGES_AT_ONCE = 32
 class Retention(Record):
     """How much history is kept. None keeps everything.
 
+    A runtime directory remembers what it was opened with last: see `RuntimeStore.open`.
+
     The content of every current entry stays, however old, and so does its batch. An eighth more
     than the limits may be there for some batches: it is dropped in bites.
     """
 
-    batches: int | None = Field(default=1_000, ge=1)
+    batches: int | None = Field(default=1_000, ge=1, le=_NUMBER_MAX)
     """Committed and failed batches, with their receipts."""
-    contents_per_store: int | None = Field(default=50, ge=1)
+    contents_per_store: int | None = Field(default=50, ge=1, le=_NUMBER_MAX)
     """Committed contents of each store, the current one included."""
     max_age: timedelta | None = Field(default=None, gt=timedelta(0))
     """How long ago a batch may have ended; younger ones are dropped by the other limits only."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
-from rtstore.database.schema import manifest_entries, runtime_manifest, store_descriptors
+from rtstore.database.schema import (
+    history_retention,
+    manifest_entries,
+    runtime_manifest,
+    store_descriptors,
+)
 from rtstore.database.statements import Row, Statement
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.errors import CorruptDatabaseError
@@ -62,6 +68,14 @@ def insert_manifest(connection: Connection, manifest: Manifest) -> None:
 def load_head(connection: Connection) -> ManifestHead:
     """Read the manifest's own row."""
     return ManifestHead.model_validate(_manifest_row(connection))
+
+
+def load_for_opening(connection: Connection) -> tuple[ManifestHead, Retention]:
+    """The manifest's own row and how much history is kept, in one statement."""
+    row = _SELECT_FOR_OPENING.first(connection)
+    if row is None:
+        raise _missing(connection, "the manifest row")
+    return ManifestHead.model_validate(row), _retention_of(connection, row)
 
 
 def high_watermark(connection: Connection) -> int:
@@ -192,6 +206,35 @@ def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) 
     )
 
 
+# --- how much history is kept -------------------------------------------------------------------
+
+
+def load_retention(connection: Connection) -> Retention:
+    """How much history is kept, as is remembered here."""
+    return _retention_of(connection, _SELECT_RETENTION.first(connection))
+
+
+def save_retention(connection: Connection, retention: Retention) -> None:
+    """Remember how much history is kept."""
+    age = retention.max_age
+    _UPDATE_RETENTION.run(
+        connection,
+        batches=retention.batches,
+        contents_per_store=retention.contents_per_store,
+        max_age_seconds=None if age is None else min(age, _AGE_MAX).total_seconds(),
+    )
+
+
+def _retention_of(connection: Connection, row: Row | None) -> Retention:
+    if row is None or row["retention_id"] is None:
+        raise _missing(connection, "the row of the retention")
+    return Retention(
+        batches=row["batches"],
+        contents_per_store=row["contents_per_store"],
+        max_age=row["max_age_seconds"],
+    )
+
+
 # --- statements ---------------------------------------------------------------------------------
 
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
@@ -219,6 +262,27 @@ _SELECT_DESCRIPTORS = Statement(
 )
 _DELETE_DESCRIPTORS = Statement(delete(store_descriptors))
 _INSERT_DESCRIPTOR = Statement(insert(store_descriptors))
+_retention_columns = (
+    history_retention.c.id.label("retention_id"),
+    history_retention.c.batches,
+    history_retention.c.contents_per_store,
+    history_retention.c.max_age_seconds,
+)
+_SELECT_RETENTION = Statement(select(*_retention_columns))
+_SELECT_FOR_OPENING = Statement(
+    select(runtime_manifest, *_retention_columns).outerjoin(
+        history_retention, history_retention.c.id == runtime_manifest.c.id
+    )
+)
+_UPDATE_RETENTION = Statement(
+    update(history_retention).values(
+        batches=bindparam("batches"),
+        contents_per_store=bindparam("contents_per_store"),
+        max_age_seconds=bindparam("max_age_seconds"),
+    )
+)
+_AGE_MAX = timedelta(days=999_999_999)
+"""The longest that is read back: what pydantic takes of seconds."""
 _MARK_PREPARING = Statement(
     update(runtime_manifest).values(last_preparing_batch_id=bindparam("batch_id"))
 )
@@ -290,6 +354,10 @@ def _entry_row(logged: LoggedBatch, write: PlannedWrite) -> dict[str, object]:
 def _manifest_row(connection: Connection) -> Row:
     row = _SELECT_MANIFEST.first(connection)
     if row is None:
-        name = connection.exec_driver_sql("PRAGMA database_list").one()[2]
-        raise CorruptDatabaseError(Path(name), "the manifest row is missing")
+        raise _missing(connection, "the manifest row")
     return row
+
+
+def _missing(connection: Connection, what: str) -> CorruptDatabaseError:
+    name = connection.exec_driver_sql("PRAGMA database_list").one()[2]
+    return CorruptDatabaseError(Path(name), f"{what} is missing")

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from sqlalchemy import (
+    REAL,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -51,7 +52,11 @@ from rtstore.records import (
 APPLICATION_ID = 0x72747374
 """`rtst` in ASCII; SQLite keeps it in the header of the file (PRAGMA application_id)."""
 
-REVISIONS: tuple[str, ...] = ("0001_control_database", "0002_history_and_upgrades")
+REVISIONS: tuple[str, ...] = (
+    "0001_control_database",
+    "0002_history_and_upgrades",
+    "0003_remembered_retention",
+)
 """Every revision ever shipped, oldest first. PRAGMA user_version is the number of those applied."""
 
 TIME_GLOB = (
@@ -310,5 +315,19 @@ database_upgrades = Table(
     Column("upgraded_at", Text, nullable=False),
     Column("backup_path", Text, nullable=False),
     _time("upgraded_at"),
+    sqlite_strict=True,
+)
+
+history_retention = Table(
+    "history_retention",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("batches", Integer),
+    Column("contents_per_store", Integer),
+    Column("max_age_seconds", REAL),
+    CheckConstraint("id = 1", name="one_row"),
+    CheckConstraint("batches >= 1", name="batches"),
+    CheckConstraint("contents_per_store >= 1", name="contents_per_store"),
+    CheckConstraint("max_age_seconds > 0", name="max_age_seconds"),
     sqlite_strict=True,
 )

@@ -15,7 +15,9 @@ from sqlalchemy import Connection
 
 from rtstore.backups.verifying import problems_of_contents
 from rtstore.database import batches, contents, copying, manifest, recovery_log, upgrade
+from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
+from rtstore.database.schema import REVISIONS
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.envelope import content_hash
 from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
@@ -31,6 +33,7 @@ class Salvage(Record):
     identity: RunIdentity | None = None
     high_watermark: int | None = None
     descriptors: tuple[Descriptor, ...] | None = None
+    retention: Retention | None = None
     entries: dict[str, ManifestEntry] = Field(default_factory=dict)
     contents: dict[str, bytes] = Field(default_factory=dict)
     """Committed contents by store name: only those whose hash is what their entry says."""
@@ -49,9 +52,9 @@ def problem_of(path: Path) -> str | None:
     try:
         if not upgrade.exists(path):
             return "there is no database"
-        upgrade.inspect_revision(path)
+        revision = upgrade.inspect_revision(path)
         copying.check(path)
-        _read_everything(path)
+        _read_everything(path, revision)
         wrong = problems_of_contents(path)
         if wrong:
             return "; ".join(wrong[:3]) + (f" (and {len(wrong) - 3} more)" if wrong[3:] else "")
@@ -66,7 +69,7 @@ def problem_of(path: Path) -> str | None:
     return None
 
 
-def _read_everything(path: Path) -> None:
+def _read_everything(path: Path, revision: str) -> None:
     database = Database(path, read_only=True)
     try:
         database.read(manifest.load)
@@ -74,6 +77,8 @@ def _read_everything(path: Path) -> None:
         database.read(batches.list_batches)
         database.read(batches.load_open)
         database.read(recovery_log.list_evidence)
+        if revision == REVISIONS[-1]:  # an older database does not remember it
+            database.read(manifest.load_retention)
     finally:
         database.close()
 
@@ -115,6 +120,7 @@ def _read(database: Database) -> Salvage:
         identity=whole.active_identity if whole else None,
         high_watermark=head.high_watermark if head else None,
         descriptors=descriptors or None,
+        retention=_attempt(database, manifest.load_retention),
         entries=entries,
         contents=content_of,
         open_batches=tuple(item.batch.batch_id for item in logged),

@@ -28,6 +28,7 @@ from sqlalchemy import Connection
 
 from rtstore import legacy
 from rtstore.database import batches, contents, manifest, upgrade
+from rtstore.database.contents import Retention
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.draft import check_id
@@ -223,6 +224,7 @@ class _NewDatabase:
         self._taken = [found for found in stores if found.content is not None]
         self.stores = [found.store for found in stores]
         self.identity = salvage.identity or identity
+        self._retention = salvage.retention
         self.batch_id = batch_id if self._taken else None
         self.high_watermark = (salvage.high_watermark or 0) + bool(self._taken)
 
@@ -242,6 +244,8 @@ class _NewDatabase:
             ),
         )
         manifest.save_descriptors(connection, registry)
+        if self._retention is not None:
+            manifest.save_retention(connection, self._retention)
         if self.batch_id is None:
             return
         number = batches.insert_batch(connection, self._batch(self.batch_id))
@@ -364,6 +368,12 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
         + (f" ({salvage.evidence} files)" if salvage.evidence else "")
         + "; what is in quarantine/ stays there",
     ]
+    if salvage.retention is None:
+        kept = Retention()
+        lost.append(
+            f"how much history is kept: {kept.batches} batches and {kept.contents_per_store} "
+            "contents a store again, until a runtime says what it keeps"
+        )
     return lost + [
         f"{store.schema_name}: its file cannot be taken: {store.detail}"
         for store in stores

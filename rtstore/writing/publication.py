@@ -70,7 +70,7 @@ class Publisher:
         self.events = events or EventDispatcher(database)
         self.clock = clock
         self.durability = durability
-        self.retention = retention or Retention()
+        self.retention = retention or database.read(manifest.load_retention, single=True)
         self.fs = fs or FileSystem()
         self.evidence = EvidenceKeeper(
             directory, database, clock=clock, fs=self.fs, events=self.events

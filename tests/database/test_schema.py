@@ -203,7 +203,8 @@ def test_every_constraint_has_a_name(populated: sqlite3.Connection) -> None:
     for name, (opening, clauses, _) in schema_of(populated).items():
         if opening.startswith("CREATE TABLE"):
             rest = {
-                re.sub(r"^\d+ \w+ (TEXT|INTEGER)( NOT NULL)?", "", clause) for clause in clauses
+                re.sub(r"^\d+ \w+ (TEXT|INTEGER|REAL)( NOT NULL)?", "", clause)
+                for clause in clauses
             }
             unnamed = {clause for clause in rest if clause and not clause.startswith("CONSTRAINT")}
             assert unnamed == set(), name

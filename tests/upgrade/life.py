@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rtstore import BatchFailedError, FileSystem, RunIdentity, RuntimeStore
+from rtstore import BatchFailedError, FileSystem, Retention, RunIdentity, RuntimeStore
 from rtstore.descriptors import KNOWN_DESCRIPTORS
 from tests.support import DIAGNOSTICS, LAUNCH, LEASES, LEDGER, SESSIONS, Ids, plain_descriptor
 
@@ -27,6 +27,8 @@ NOTES = "own.notes"
 DESCRIPTORS = (*KNOWN_DESCRIPTORS, plain_descriptor(NOTES, "own/notes.json"))
 START = datetime(2026, 5, 1, 8, 0, tzinfo=UTC)
 OPEN_BATCH = "batch-open"
+KEPT = Retention(batches=900, contents_per_store=40, max_age=timedelta(days=40_000))
+"""More than is ever there: an age before the first of all times counts for nothing."""
 
 
 class _Clock:
@@ -80,6 +82,7 @@ def live(directory: Path) -> None:
         batch_id_factory=Ids("batch"),
         receipt_id_factory=Ids("receipt"),
         plan_id_factory=Ids("plan"),
+        retention=KEPT,
         fs=fs,
     )
 

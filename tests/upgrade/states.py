@@ -22,6 +22,8 @@ from .life import NOTES, OPEN_BATCH, SECOND, TEAM
 OLDER = REVISIONS[:-1]
 ADDED = {"database_upgrades"}
 """Tables that an upgrade itself writes into."""
+DEFAULT_RETENTION = [[1, 1_000, 50, None]]
+"""What a directory is given that comes from before anything was remembered."""
 
 
 @cache
@@ -61,9 +63,13 @@ def problems_of_database(path: Path, frozen: str, wanted: tuple[str, ...]) -> li
     if schema_of(path) != schema:
         problems.append("its schema is not that of its revision")
     rows, before = rows_of(path), facts["rows"]
-    upgrades = rows.pop("database_upgrades", []) if "database_upgrades" not in before else []
-    if found != frozen and len(upgrades) != 1:
-        problems.append(f"{len(upgrades)} upgrades on record")
+    upgrades = len(rows.get("database_upgrades", [])) - len(before.get("database_upgrades", []))
+    if upgrades != (found != frozen):
+        problems.append(f"{upgrades} upgrades on record")
+    if found != frozen and rows["history_retention"] != before.get(
+        "history_retention", DEFAULT_RETENTION
+    ):
+        problems.append("it does not keep what it kept")
     return problems + [
         f"the rows of {table} are not what they were"
         for table in before
