@@ -16,7 +16,6 @@ from rtstore.cli.looking import (
 )
 from rtstore.cli.output import Cell, page_for, print_json
 from rtstore.cli.status import readiness_cell, show_next
-from rtstore.database.contents import KEEP_EVERYTHING
 from rtstore.errors import InvalidRequestError
 from rtstore.records import Batch, Record
 from rtstore.store import RuntimeStore
@@ -54,9 +53,7 @@ def run(
         )
     if identity is None:
         raise InvalidRequestError("--run-id", "is needed: nothing is committed yet")
-    with RuntimeStore.open(
-        directory, recover=False, lock_timeout_s=lock_timeout_s, retention=KEEP_EVERYTHING
-    ) as store:
+    with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
         batch = store.adopt(name, identity=identity)
         look = look_at(store)
     report = AdoptReport(

@@ -12,7 +12,6 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory, open_to_look, schema_name_of
 from rtstore.cli.options import ready_to_type
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
-from rtstore.database.contents import KEEP_EVERYTHING
 from rtstore.database.history import StoreVersion
 from rtstore.differences import Difference, DifferenceKind
 from rtstore.errors import (
@@ -139,9 +138,7 @@ def revert(
     with open_to_look(directory) as store:  # nothing is made or recovered for a wrong call
         name = schema_name_of(store, store_name)
         version = store.read(name, at=_point(to))
-    with RuntimeStore.open(
-        directory, lock_timeout_s=lock_timeout_s, retention=KEEP_EVERYTHING
-    ) as store:
+    with RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store:
         batch = store.revert(name, to=version.batch_id)
     report = RevertReport(
         directory=str(directory), schema_name=name, to=version.batch_id, batch=batch

@@ -123,6 +123,7 @@ class Look:
     ) -> None:
         self.directory = shown(store.directory)
         self.team_name = store.team_name
+        self.retention = store.retention
         self.manifest: Manifest = survey.view.manifest
         self.plan = plan
         self.check = check

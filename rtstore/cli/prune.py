@@ -1,7 +1,6 @@
 """`rtstore prune`: drops the history beyond a retention, and says what that was.
 
-How much a runtime keeps is in its program, not in the database: so nothing is dropped here but by
-limits that are given.
+Limits that are given count this once. Without any it is the retention that the directory remembers.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from pathlib import Path
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
+from rtstore.cli.kept import days_of, in_words, limits_of
 from rtstore.cli.looking import open_to_look
 from rtstore.cli.output import Cell, Page, count, page_for, print_json, size
 from rtstore.cli.progress import progress_bar
-from rtstore.database.contents import KEEP_EVERYTHING, Retention
+from rtstore.database.contents import Retention
 from rtstore.errors import InvalidRequestError
 from rtstore.pruning import PruneReport
 from rtstore.records import Record
@@ -56,40 +56,33 @@ def run(
     as_json: bool,
 ) -> ExitCode:
     """Prune, or say what pruning would drop."""
-    is_given = (batches, contents, days) != (None, None, None)
-    retention = _retention(batches, contents, days) if is_given else Retention()
-    command = _command(directory, retention)
+    retention = _retention(batches, contents, days)
     with open_to_look(directory) as store:  # nothing is recovered or dropped for a wrong call
         team_name = store.team_name
-        if not dry_run and not is_given:
-            raise InvalidRequestError(
-                "--batches, --contents, --days",
-                "say what to keep, in at least one of them. To see what goes with the "
-                f"retention that a runtime has by default, run: {command} --dry-run",
-            )
         if dry_run:
             with progress_bar(quiet=as_json, what="counting"):
                 report = store.prune(retention, dry_run=True)
     if not dry_run:
         with (
-            RuntimeStore.open(
-                directory, lock_timeout_s=lock_timeout_s, retention=KEEP_EVERYTHING
-            ) as store,
+            RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store,
             progress_bar(quiet=as_json) as bar,
         ):
             report = store.prune(retention, progress=bar)
     next_steps = []
     if dry_run and report.batches + report.contents:
-        next_steps.append(NextStep(command=command, why="drops it"))
+        next_steps.append(NextStep(command=_command(directory, retention), why="drops it"))
     document = _document(directory, team_name, report, tuple(next_steps))
     if as_json:
         print_json(document)
     else:
-        _show(page_for(), document)
+        _show(page_for(), document, report.retention)
     return ExitCode.READY
 
 
-def _retention(batches: int | None, contents: int | None, days: float | None) -> Retention:
+def _retention(batches: int | None, contents: int | None, days: float | None) -> Retention | None:
+    """The limits that are given, or None where none is."""
+    if (batches, contents, days) == (None, None, None):
+        return None
     if days is not None and not (math.isfinite(days) and _SECOND <= days <= _DAYS_MAX):
         raise InvalidRequestError("--days", f"is at least a second, and at most {_DAYS_MAX} days")
     return Retention(
@@ -99,37 +92,32 @@ def _retention(batches: int | None, contents: int | None, days: float | None) ->
     )
 
 
-def _command(directory: Path, retention: Retention) -> str:
+def _command(directory: Path, retention: Retention | None) -> str:
     parts = [f"rtstore prune {shlex.quote(str(directory))}"]
+    if retention is None:
+        return parts[0]
     if retention.batches is not None:
         parts.append(f"--batches {retention.batches}")
     if retention.contents_per_store is not None:
         parts.append(f"--contents {retention.contents_per_store}")
     if retention.max_age is not None:
-        parts.append(f"--days {_days(retention):g}")
+        parts.append(f"--days {days_of(retention):g}")
     return " ".join(parts)
-
-
-def _days(retention: Retention) -> float | None:
-    return None if retention.max_age is None else retention.max_age / timedelta(days=1)
 
 
 def _document(
     directory: Path, team_name: str, report: PruneReport, next_steps: tuple[NextStep, ...]
 ) -> PruneDocument:
-    retention = report.retention
     return PruneDocument(
         **report.model_dump(exclude={"retention"}),
         directory=str(directory),
         team_name=team_name,
-        keeps_batches=retention.batches,
-        keeps_contents_per_store=retention.contents_per_store,
-        keeps_days=_days(retention),
+        **limits_of(report.retention),
         next=next_steps,
     )
 
 
-def _show(page: Page, report: PruneDocument) -> None:
+def _show(page: Page, report: PruneDocument, retention: Retention) -> None:
     parts = []
     if report.batches:
         parts.append(f"{count(report.batches, 'batch')} with their receipts")
@@ -141,7 +129,7 @@ def _show(page: Page, report: PruneDocument) -> None:
     facts: list[tuple[str, str | Cell]] = [
         ("Runtime directory", report.directory),
         ("Team", report.team_name),
-        ("Keeps", _keeps(report)),
+        ("Keeps", f"{in_words(retention)}; in any case what is current or open"),
     ]
     if report.dry_run:
         facts += [("Would drop", Cell(dropped, "warn")), ("Would leave", left)]
@@ -155,14 +143,3 @@ def _show(page: Page, report: PruneDocument) -> None:
         for step in report.next:
             page.line(Cell(step.command or "", "title"), indent=2)
             page.line(step.why, indent=6)
-
-
-def _keeps(report: PruneDocument) -> str:
-    parts = []
-    if report.keeps_batches is not None:
-        parts.append(f"at most {count(report.keeps_batches, 'batch')}")
-    if report.keeps_contents_per_store is not None:
-        parts.append(f"at most {count(report.keeps_contents_per_store, 'content')} of each store")
-    if report.keeps_days is not None:
-        parts.append(f"nothing older than {report.keeps_days:g} days")
-    return f"{', '.join(parts)}; in any case what is current or open"

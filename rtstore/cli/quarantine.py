@@ -21,7 +21,6 @@ from rtstore.cli.output import (
     when,
 )
 from rtstore.cli.status import readiness_cell, show_next
-from rtstore.database.contents import KEEP_EVERYTHING
 from rtstore.envelope import content_hash
 from rtstore.errors import InvalidRequestError, UnsafePathError
 from rtstore.files.quarantine import quarantined_path
@@ -148,9 +147,7 @@ def restore(directory: Path, number: int, *, lock_timeout_s: float, as_json: boo
     check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made for a wrong call
         _find(store, directory, number)
-    with RuntimeStore.open(
-        directory, recover=False, lock_timeout_s=lock_timeout_s, retention=KEEP_EVERYTHING
-    ) as store:
+    with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
         file = store.take_back(number)
         look = look_at(store)
     report = RestoreReport(

@@ -21,7 +21,6 @@ from rtstore.cli.looking import (
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.status import readiness_cell, show_diagnosis
-from rtstore.database.contents import KEEP_EVERYTHING
 from rtstore.records import (
     ActionKind,
     ActionOutcome,
@@ -68,7 +67,6 @@ def run(directory: Path, *, lock_timeout_s: float, dry_run: bool, as_json: bool)
             recover=False,
             read_only=dry_run,
             lock_timeout_s=lock_timeout_s,
-            retention=KEEP_EVERYTHING,
         ) as store,
     ):
         before = temporary_files(store)

@@ -9,6 +9,7 @@ from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.folder import Line, lines_below, look_below, show_lines, show_next_of
 from rtstore.cli.folder import report as report_folder
+from rtstore.cli.kept import in_words, limits_of
 from rtstore.cli.looking import (
     FileHolds,
     Look,
@@ -64,6 +65,9 @@ class StatusReport(Record):
     """Who holds the writer lock at this moment; None when it is free."""
     database_bytes: int
     wal_bytes: int
+    keeps_batches: int | None
+    keeps_contents_per_store: int | None
+    keeps_days: float | None
     stores: tuple[StoreLine, ...]
     below: tuple[Line, ...]
     """The lanes, and what other runtime directories are not far below."""
@@ -127,6 +131,7 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         lock_holder=holder,
         database_bytes=database_bytes,
         wal_bytes=wal_bytes,
+        **limits_of(look.retention),
         stores=look.lines,
         below=lines_below(look.directory),
         next=look.next,
@@ -159,6 +164,7 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
             ("Last batch", _last_batch(report, look)),
             *(("Open batch", _open_batch(batch, look)) for batch in report.open_batches),
             ("Size", f"database {size(report.database_bytes)}, WAL {size(report.wal_bytes)}"),
+            ("History", f"keeps {in_words(look.retention)}"),
             ("Writer lock", f"held by {report.lock_holder}" if report.lock_holder else "free"),
         ]
     )

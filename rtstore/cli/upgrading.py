@@ -14,7 +14,6 @@ from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.data_upgrade import DataUpgradeReport, rehearse
-from rtstore.database.contents import KEEP_EVERYTHING
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.errors import InvalidRequestError
@@ -58,10 +57,7 @@ def run(
             data = _rehearse(directory, known)
         elif known is not None:
             with RuntimeStore.open(
-                directory,
-                descriptors=known,
-                lock_timeout_s=lock_timeout_s,
-                retention=KEEP_EVERYTHING,
+                directory, descriptors=known, lock_timeout_s=lock_timeout_s
             ) as store:
                 data = store.last_data_upgrade
     full = FullReport(

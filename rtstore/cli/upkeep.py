@@ -72,8 +72,8 @@ def prune(
     """Drop the history beyond what is to be kept, and return the space to the file system.
 
     What is committed now, open batches and the newest batch stay, whatever the limits; so does
-    quarantine. At least one limit must be given, except with --dry-run. Writers go on meanwhile;
-    stopped half-way, run it again.
+    quarantine. Without a limit, what the directory keeps anyway is kept; limits count this once,
+    and are not remembered. Writers go on meanwhile; stopped half-way, run it again.
 
     \b
     JSON: directory, teamName, dryRun, keepsBatches, keepsContentsPerStore, keepsDays (each or

@@ -1,4 +1,4 @@
-"""A command drops no history: how much is kept is for the runtime to say, and for `prune`."""
+"""A command keeps what the runtime keeps: no less, and no more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import KEEP_EVERYTHING, RunIdentity, RuntimeStore
+from rtstore import KEEP_EVERYTHING, Retention, RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import run
 
@@ -19,8 +19,13 @@ VERSIONS = 60
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A runtime directory whose runtime keeps everything, with a file that was changed by hand."""
-    directory = tmp_path / "team"
-    with RuntimeStore.open(directory, team_name="team", retention=KEEP_EVERYTHING) as store:
+    return with_history(tmp_path, KEEP_EVERYTHING)
+
+
+def with_history(parent: Path, retention: Retention) -> Path:
+    """A runtime directory whose runtime keeps so much, with a file that was changed by hand."""
+    directory = parent / "team"
+    with RuntimeStore.open(directory, team_name="team", retention=retention) as store:
         for number in range(VERSIONS):
             store.write_batch(
                 identity=RunIdentity(run_id="run-1"),
@@ -32,22 +37,35 @@ def directory(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.mark.parametrize(
+COMMANDS = pytest.mark.parametrize(
     "words",
     [
         ("adopt", "DIR", LEASES),
         ("recover", "DIR"),
         ("prune", "DIR", "--batches", "1000"),
+        ("prune", "DIR"),
     ],
-    ids=lambda words: str(words[0]),
+    ids=" ".join,
 )
-def test_no_command_drops_what_a_runtime_keeps(directory: Path, words: tuple[str, ...]) -> None:
-    """Every content is still there after it, and after the next one."""
-    for again in (words, ("recover", "DIR"), ("revert", "DIR", LEASES, "--to", "2")):
+
+
+def kept_after(directory: Path, words: tuple[str, ...]) -> set[int | None]:
+    """The versions that are there after a command, and after the next ones."""
+    for again in (words, ("recover", "DIR"), ("revert", "DIR", LEASES, "--to", str(VERSIONS - 3))):
         result = run(*(str(directory) if word == "DIR" else word for word in again))
         assert result.code == ExitCode.READY or again[0] == "recover", result.err
-
     with RuntimeStore.open(directory, read_only=True) as store:
-        kept = [version for version in store.history(LEASES) if version.has_content]
-    assert len(kept) >= VERSIONS
-    assert {version.high_watermark for version in kept} >= set(range(1, VERSIONS + 1))
+        return {version.high_watermark for version in store.history(LEASES) if version.has_content}
+
+
+@COMMANDS
+def test_no_command_drops_what_a_runtime_keeps(directory: Path, words: tuple[str, ...]) -> None:
+    """Every content is still there after it, and after the next one."""
+    assert kept_after(directory, words) >= set(range(1, VERSIONS + 1))
+
+
+@COMMANDS
+def test_no_command_keeps_what_a_runtime_drops(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Where the runtime keeps little, batches of commands leave it at that."""
+    directory = with_history(tmp_path, Retention(contents_per_store=8))
+    assert len(kept_after(directory, words)) <= 9

@@ -44,6 +44,7 @@ SHAPES = {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
         *("expectedIdentity", "lastBatch", "openBatches", "lockHolder", "stores", "next"),
         *("databaseBytes", "walBytes", "below"),
+        *("keepsBatches", "keepsContentsPerStore", "keepsDays"),
     },
     "status of a folder": {"folder", "exitCode", "directories", "backups", "wasCutShort"},
     "plan": {

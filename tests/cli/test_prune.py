@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import DATABASE_NAME, KEEP_EVERYTHING, RuntimeStore
+from rtstore import DATABASE_NAME, KEEP_EVERYTHING, Retention, RuntimeStore
 from rtstore.cli.demo_data import IDENTITY, fatal_checkpoint
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run
@@ -47,19 +47,27 @@ def test_a_dry_run_says_what_pruning_does(tmp_path: Path) -> None:
     assert "Dropped            nothing\n" in again.out
 
 
-def test_nothing_is_dropped_by_limits_that_nobody_gave(tmp_path: Path) -> None:
-    """Without a limit it refuses, with the command that looks first; as a dry run it says what
-    the default would drop. How much a runtime keeps is not to be guessed."""
+def test_without_a_limit_it_keeps_what_the_directory_keeps(tmp_path: Path) -> None:
+    """What is beyond the remembered retention goes, as the dry run said, and nothing else; limits
+    that were given before are not remembered."""
     directory = with_history(tmp_path, 60)
+    assert run("prune", directory, "--batches", "50").code == ExitCode.READY
+    kept = run("prune", directory)
+    assert "Keeps              everything; in any case what is current or open\n" in kept.out
+    assert "Dropped            nothing\n" in kept.out
+    assert "History            keeps everything\n" in run("status", directory).out
+
+    RuntimeStore.open(directory, retention=Retention(batches=20, contents_per_store=5)).close()
     before = picture(directory)
-    refused = run("prune", directory)
-    assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, "")
-    command = f"rtstore prune {directory} --batches 1000 --contents 50 --dry-run"
-    assert command in refused.err
-    looked = run("prune", directory, "--dry-run")
-    assert looked.code == ExitCode.READY
-    assert f"  {command.removesuffix(' --dry-run')}\n" in looked.out
+    looked = run("prune", directory, "--dry-run", "--json").json()
     assert picture(directory) == before
+    assert looked["next"] == [{"command": f"rtstore prune {directory}", "why": "drops it"}]
+    done = run(*looked["next"][0]["command"].split()[1:], "--json").json()
+
+    assert (done["keepsBatches"], done["keepsContentsPerStore"], done["keepsDays"]) == (20, 5, None)
+    assert done["batches"] == looked["batches"] > 0
+    status = run("status", directory, "--json").json()
+    assert (status["keepsBatches"], status["keepsContentsPerStore"]) == (20, 5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""How much history is kept, in words and for `--json`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypedDict
+
+from rtstore.cli.output import count
+from rtstore.database.contents import Retention
+
+
+class Limits(TypedDict):
+    """What `--json` says of a retention; null: no limit."""
+
+    keeps_batches: int | None
+    keeps_contents_per_store: int | None
+    keeps_days: float | None
+
+
+def limits_of(retention: Retention) -> Limits:
+    """The fields of a document."""
+    return Limits(
+        keeps_batches=retention.batches,
+        keeps_contents_per_store=retention.contents_per_store,
+        keeps_days=days_of(retention),
+    )
+
+
+def days_of(retention: Retention) -> float | None:
+    """The longest age, in days."""
+    return None if retention.max_age is None else retention.max_age / timedelta(days=1)
+
+
+def in_words(retention: Retention) -> str:
+    """The limits, or that there is none."""
+    parts = []
+    if retention.batches is not None:
+        parts.append(f"at most {count(retention.batches, 'batch')}")
+    if retention.contents_per_store is not None:
+        parts.append(f"at most {count(retention.contents_per_store, 'content')} of each store")
+    if retention.max_age is not None:
+        parts.append(f"nothing older than {days_of(retention):g} days")
+    return ", ".join(parts) or "everything"
