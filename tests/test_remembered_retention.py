@@ -311,7 +311,6 @@ def test_a_writer_made_by_hand_keeps_what_the_runtime_keeps(directory: Path) -> 
 # --- damage -------------------------------------------------------------------------------------
 
 DAMAGE = (
-    "DELETE FROM history_retention",
     "UPDATE history_retention SET batches = 0",
     "UPDATE history_retention SET batches = -5",
     "UPDATE history_retention SET contents_per_store = 0",
@@ -327,6 +326,20 @@ def _damage(directory: Path, statement: str) -> None:
     with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
         raw.execute("PRAGMA ignore_check_constraints = ON")
         raw.execute(statement)
+
+
+def test_a_row_that_is_deleted_drops_nothing(directory: Path) -> None:
+    """Everything is kept, until a program names a retention; that is remembered as ever."""
+    with_history(directory)
+    _damage(directory, "DELETE FROM history_retention")
+    with RuntimeStore.open(directory) as store:
+        assert store.retention == KEEP_EVERYTHING
+        write(store, LEASES, "one more")
+    assert contents(directory) == VERSIONS + 1
+
+    RuntimeStore.open(directory, retention=Retention(batches=5)).close()
+    with RuntimeStore.open(directory) as store:
+        assert store.retention == Retention(batches=5)
 
 
 @pytest.mark.parametrize("statement", DAMAGE)

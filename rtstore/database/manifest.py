@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from rtstore.database.contents import Retention
+from rtstore.database.contents import KEEP_EVERYTHING, Retention
 from rtstore.database.engine import Database
 from rtstore.database.schema import (
     history_retention,
@@ -74,8 +74,8 @@ def load_for_opening(connection: Connection) -> tuple[ManifestHead, Retention]:
     """The manifest's own row and how much history is kept, in one statement."""
     row = _SELECT_FOR_OPENING.first(connection)
     if row is None:
-        raise _missing(connection, "the manifest row")
-    return ManifestHead.model_validate(row), _retention_of(connection, row)
+        raise _missing(connection)
+    return ManifestHead.model_validate(row), _retention_of(row)
 
 
 def high_watermark(connection: Connection) -> int:
@@ -210,24 +210,25 @@ def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) 
 
 
 def load_retention(connection: Connection) -> Retention:
-    """How much history is kept, as is remembered here."""
-    return _retention_of(connection, _SELECT_RETENTION.first(connection))
+    """How much history is kept, as is remembered here; everything where the row was deleted."""
+    return _retention_of(_SELECT_RETENTION.first(connection))
 
 
 def save_retention(connection: Connection, retention: Retention) -> None:
     """Remember how much history is kept."""
     age = retention.max_age
-    _UPDATE_RETENTION.run(
+    _SAVE_RETENTION.run(
         connection,
+        id=1,
         batches=retention.batches,
         contents_per_store=retention.contents_per_store,
         max_age_seconds=None if age is None else min(age, _AGE_MAX).total_seconds(),
     )
 
 
-def _retention_of(connection: Connection, row: Row | None) -> Retention:
+def _retention_of(row: Row | None) -> Retention:
     if row is None or row["retention_id"] is None:
-        raise _missing(connection, "the row of the retention")
+        return KEEP_EVERYTHING  # nothing is dropped before a program says how much
     return Retention(
         batches=row["batches"],
         contents_per_store=row["contents_per_store"],
@@ -274,11 +275,15 @@ _SELECT_FOR_OPENING = Statement(
         history_retention, history_retention.c.id == runtime_manifest.c.id
     )
 )
-_UPDATE_RETENTION = Statement(
-    update(history_retention).values(
-        batches=bindparam("batches"),
-        contents_per_store=bindparam("contents_per_store"),
-        max_age_seconds=bindparam("max_age_seconds"),
+_named = sqlite_insert(history_retention)
+_SAVE_RETENTION = Statement(
+    _named.on_conflict_do_update(
+        index_elements=[history_retention.c.id],
+        set_={
+            column.name: _named.excluded[column.name]
+            for column in history_retention.columns
+            if column.name != "id"
+        },
     )
 )
 _AGE_MAX = timedelta(days=999_999_999)
@@ -354,10 +359,10 @@ def _entry_row(logged: LoggedBatch, write: PlannedWrite) -> dict[str, object]:
 def _manifest_row(connection: Connection) -> Row:
     row = _SELECT_MANIFEST.first(connection)
     if row is None:
-        raise _missing(connection, "the manifest row")
+        raise _missing(connection)
     return row
 
 
-def _missing(connection: Connection, what: str) -> CorruptDatabaseError:
+def _missing(connection: Connection) -> CorruptDatabaseError:
     name = connection.exec_driver_sql("PRAGMA database_list").one()[2]
-    return CorruptDatabaseError(Path(name), f"{what} is missing")
+    return CorruptDatabaseError(Path(name), "the manifest row is missing")
