@@ -70,10 +70,11 @@ class StoreMachine(CheckedRuntime):
         chosen = {self.name(pick): number for pick, number in writes.items()}
         data = {name: data_for(name, number) for name, number in chosen.items()}
         batch_id = self.names() if named else None
-        expected = None if offset is None else world.watermark + len(world.pending) + offset
+        current = world.watermark + len(world.pending)
+        expected = None if offset is None else max(0, current + offset)
 
         def refusal() -> Refusal:
-            if offset:
+            if expected not in (None, current):
                 return ConflictError
             return NewerStoreFileError if any(map(world.is_newer, data)) else None
 

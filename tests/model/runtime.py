@@ -207,16 +207,19 @@ class Runtime(RuleBasedStateMachine):
     def _after_error(self, intent: Intent, error: RuntimeStoreError) -> None:
         """The operating system refused: nothing happened, or the batch failed or is left open."""
         world = self.world
+        allowed: dict[str, set[bytes | None]] = {}
         if isinstance(error, BatchUnfinishedError):
-            assert intent.exact, "only a file that holds its bytes already can be left for later"
-            intent.decided = error.decided
-            world.absorb({}, by_hash=True)
+            # Its file holds its bytes already, or the old version could not get its place back.
+            assert error.decided
+            intent.decided = True
+            if not intent.exact:
+                allowed = world.loosely([intent])
+            world.absorb(allowed, by_hash=intent.exact)
             self.settle([intent])
             return
         if not isinstance(error, BatchFailedError):
             world.absorb({}, by_hash=True)
             return
-        allowed: dict[str, set[bytes | None]] = {}
         if not error.undone:
             allowed = world.loosely([intent])
             for name in intent.contents:
