@@ -17,7 +17,9 @@ VISITED = ("write_over", "update")
 """Scenarios that are visited in the fast part."""
 WRITING = ("write_new", "write_over", "write_flushed", "update")
 """Scenarios in which a living writer has nothing to repair."""
-SLOW = ("rebuild", "take_back", "write_again", "recover_raced")
+RACED = ("new_raced", "refused_raced", "torn_raced", "recover_raced")
+"""Variants of others, which in the fast part are only killed."""
+SLOW = ("rebuild", "take_back", "write_again", *RACED)
 """Scenarios failed at every point in the full part only: others come by the same places."""
 
 every_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
@@ -47,7 +49,7 @@ def test_error_at_every_point(crew: Crew, full: bool, scenario: str) -> None:
 def test_power_lost_at_every_point(crew: Crew, full: bool, scenario: str) -> None:
     """Power lost before any call or statement, with whatever was not flushed kept, lost or torn,
     takes nothing that was acknowledged."""
-    if not full and scenario == "rebuild":
+    if not full and scenario in ("rebuild", *RACED):
         pytest.skip("in the full crash suite only: --crash=full")
     tally = crew.run(cut_power_everywhere, scenario)
     assert tally.states > 4, str(tally)

@@ -1,7 +1,8 @@
 """SIGKILL before every SQL statement and every file operation of an upgrade, and what is left.
 
-    python -m tests.upgrade.kills [kill|control|crowd]
+    python -m tests.upgrade.kills [--quick] [kill|control|crowd]
 
+With --quick those points are left out before which nothing can have changed since the last one.
 Prints a line of JSON for each job and revision: how many points, before SQL statements and before
 file operations, and one more at the end. Run in a process of one thread, which forks a child for
 each trial.
@@ -16,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import create_engine
@@ -141,11 +143,12 @@ def begin(frozen: str, workplace: Path) -> Path:
     return beginning
 
 
-def killed(frozen: str) -> Kills:
+def killed(frozen: str, *, quick: bool = False) -> Kills:
     """Kill the upgrade of a frozen directory everywhere."""
     copying.PAGES_AT_ONCE = 8
     with workshop() as workplace:
-        return kill_everywhere(frozen, begin(frozen, workplace), opening, check_upgrade(frozen))
+        before, check = begin(frozen, workplace), check_upgrade(frozen)
+        return kill_everywhere(frozen, before, opening, check, quick=quick)
 
 
 def in_pieces(directory: Path, _say: Say, _fs: TracedFileSystem) -> None:
@@ -211,15 +214,17 @@ def crowd(frozen: str) -> Kills:
     return tally
 
 
-JOBS = {"kill": killed, "control": control, "crowd": crowd}
-
-
-def main(names: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """The command: one line of JSON for each job and revision."""
-    for name in names or JOBS:
+    jobs: dict[str, Callable[[str], Kills]] = {
+        "kill": partial(killed, quick="--quick" in arguments),
+        "control": control,
+        "crowd": crowd,
+    }
+    for name in [each for each in arguments if each != "--quick"] or jobs:
         for frozen in OLDER:
             try:
-                tally = JOBS[name](frozen)
+                tally = jobs[name](frozen)
             except RuntimeStoreError as error:
                 raise SystemExit(str(error)) from error
             print(tally.line(name, revision=frozen), flush=True)

@@ -370,13 +370,13 @@ def lines(*words: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork and SIGKILL")
 def test_an_upgrade_that_is_killed() -> None:
-    """Killed before any SQL statement or file operation, the store is at the old revision or the
-    new one, whole, and a runtime goes on."""
-    found = list(lines("kills", "kill"))
+    """Killed before any SQL statement or file operation that follows a change, the store is at the
+    old revision or the new one, whole, and a runtime goes on."""
+    found = list(lines("kills", "--quick", "kill"))
     assert {line["revision"] for line in found} == set(OLDER)
     for line in found:
-        assert line["sql"] > 100
-        assert line["file"] >= 10
+        assert line["sql"] > 10
+        assert line["file"] > 5
         assert line["failures"] == 0, line["first"]
 
 
