@@ -83,4 +83,4 @@ def _make_way(evidence: QuarantinedFile, publisher: Publisher) -> tuple[StoreFil
     kept = publisher.evidence.keep(
         file, entry, None, None, reason="replaced by evidence that was taken back"
     )
-    return file, Expected(entry, [kept] if kept else ())
+    return file, Expected.after(kept, entry)

@@ -289,7 +289,7 @@ class Recovery:
             plan.plan_id,
             reason=inspection.message or "damaged",
         )
-        expected = Expected(entry, [kept] if kept else ())
+        expected = Expected.after(kept, entry)
         if not self._publisher.restore(StoreFile.of(descriptor), expected):
             return _skipped(action, "its committed content is not in the database")
         what = "removed: nothing is committed" if entry is None else "committed content put back"
@@ -307,7 +307,7 @@ class Recovery:
         kept = self._publisher.evidence.keep(
             anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
         )
-        expected = Expected(entry, [kept] if kept else ())
+        expected = Expected.after(kept, entry)
         where = f"moved to {kept.quarantine_path}" if kept else "its bytes are in the database"
         if entry is not None and self._publisher.restore(anything, expected):
             return _done(action, f"{where}; committed content put back")
@@ -369,8 +369,9 @@ class Recovery:
         left = self._database.read(batches.load_open)
         if any(logged.has_contents for logged in left):
             return
-        files = self._store_files()
-        for path in self._stray_files():
+        strays = self._stray_files()
+        files = self._store_files() if strays else {}
+        for path in strays:
             try:
                 if path in files:
                     self._publisher.look_at_left(path, files[path])

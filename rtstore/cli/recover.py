@@ -63,10 +63,7 @@ def run(directory: Path, *, lock_timeout_s: float, dry_run: bool, as_json: bool)
     with (
         progress_bar(quiet=as_json, what="recovering"),
         RuntimeStore.open(
-            directory,
-            recover=False,
-            read_only=dry_run,
-            lock_timeout_s=lock_timeout_s,
+            directory, recover=False, read_only=dry_run, lock_timeout_s=lock_timeout_s
         ) as store,
     ):
         before = temporary_files(store)

@@ -58,6 +58,11 @@ class Expected(NamedTuple):
     begun: Sequence[bytes] = ()
     """What a dead writer may have begun to write there."""
 
+    @classmethod
+    def after(cls, kept: QuarantinedFile | None, committed: CommittedFile | None) -> Self:
+        """What it may hold once `EvidenceKeeper.keep` has looked at it."""
+        return cls(committed, () if kept is None else (kept,))
+
     def is_as_committed(self, there: os.stat_result) -> bool:
         """Whether the file has the size and the time that its batch gave it."""
         return self.committed is not None and (there.st_size, there.st_mtime_ns) == (

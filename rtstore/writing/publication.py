@@ -173,7 +173,7 @@ class Publisher:
             if self._holds(write):
                 continue
             kept = self.evidence.keep(StoreFile.of(write), entry, logged.batch.batch_id, None)
-            expected = Expected(entry, [kept] if kept else ())
+            expected = Expected.after(kept, entry)
             self.publish(write, content, logged.batch.batch_id, expected)
         self.seal(logged)
 
