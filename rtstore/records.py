@@ -112,11 +112,12 @@ class BatchState(StrEnum):
 
 BATCH_TRANSITIONS: dict[BatchState, frozenset[BatchState]] = {
     # `committing`: recovery has taken over and decided to go forward; a second crash continues it.
-    # `failed` is recorded durably before anything is undone.
+    # `failed` is recorded durably before anything is undone; of a batch that is `committing`, when
+    # what it wrote is nowhere any more.
     BatchState.PREPARING: frozenset(
         {BatchState.COMMITTED, BatchState.COMMITTING, BatchState.FAILED}
     ),
-    BatchState.COMMITTING: frozenset({BatchState.COMMITTED}),
+    BatchState.COMMITTING: frozenset({BatchState.COMMITTED, BatchState.FAILED}),
     # Terminal: what was acknowledged stays, and a batch marked failed never comes back.
     BatchState.COMMITTED: frozenset(),
     BatchState.FAILED: frozenset(),

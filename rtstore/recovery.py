@@ -54,6 +54,7 @@ from rtstore.records import (
 )
 from rtstore.times import Clock
 from rtstore.writing.keeping import ANY_VERSION, Expected, StoreFile
+from rtstore.writing.left_over import step_of, take_to_their_end
 from rtstore.writing.publication import Publisher
 
 logger = logging.getLogger("rtstore.recovery")
@@ -118,8 +119,9 @@ class Recovery:
         """Do what opening a store does by itself; None when there was nothing to do.
 
         Takes the writer lock only when there is something to do. Raises `RecoveryFailedError` when
-        an open batch cannot be finished: nothing can be written before it is. A file that cannot be
-        put back is logged, and stays in the plan.
+        an open batch cannot be finished: nothing can be written before it is. One whose content is
+        nowhere any more has failed by then: the report says so. A file that cannot be put back is
+        logged, and stays in the plan.
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, single=True)
@@ -135,15 +137,20 @@ class Recovery:
             run = self._begin(plan, actions, RecoveryTrigger.OPEN)
             for position, action in enumerate(actions):
                 self._record(run, position, self._step(action, plan))
+            failed = [step for step in run.steps.values() if _is_failed_batch(step)]
+            for action in _safe(self._look_again(plan)) if failed else ():
+                if action.kind is ActionKind.RESTORE_COMMITTED:  # what a failed batch left
+                    self._append(run, action)
+                    self._record(run, len(run.actions) - 1, self._step(action, plan))
             self._sweep()
             report = self._end(run, plan)
-        for step in report.steps:
-            if (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED):
-                raise RecoveryFailedError(
-                    f"{step.action.kind} ({step.action.schema_name})",
-                    self._directory,
-                    step.detail or "unknown cause",
-                )
+            left = self._open_batches()
+        for step in failed if left else ():
+            raise RecoveryFailedError(
+                f"{step.action.kind} ({step.action.schema_name})",
+                self._directory,
+                step.detail or "unknown cause",
+            )
         return report
 
     def carry_out(
@@ -268,14 +275,10 @@ class Recovery:
     # --- actions --------------------------------------------------------------------------------
 
     def _roll_forward(self, action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
-        if self._open_batch(action) is None:  # by an earlier action: a batch goes as a whole
-            return _done(action, f"batch {action.batch_id} is finished")
-        for logged in self._database.read(batches.load_open):  # oldest first, always
-            if logged.has_contents:
-                self._publisher.roll_forward(logged)
-            if logged.batch.batch_id == action.batch_id:
-                break
-        return _done(action, f"batch {action.batch_id} finished from the log")
+        left = self._open_batches()
+        if left:  # or they were finished by an earlier action: they go together
+            take_to_their_end(left, self._publisher)
+        return step_of(action, self._database)
 
     def _restore(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
         descriptor = self._registry.get(action.schema_name)
@@ -326,6 +329,10 @@ class Recovery:
 
     # --- looking --------------------------------------------------------------------------------
 
+    def _open_batches(self) -> list[LoggedBatch]:
+        """The open batches that can be finished, oldest first."""
+        return [item for item in self._database.read(batches.load_open) if item.has_contents]
+
     def _open_batch(self, action: RecoveryAction) -> LoggedBatch | None:
         for logged in self._database.read(batches.load_open):
             if logged.batch.batch_id == action.batch_id:
@@ -366,8 +373,7 @@ class Recovery:
         """Remove temporary files. What they were to become is in the log, whole; what they were
         before a trade of names was looked at when its batch went forward, so not before that, or
         is looked at now."""
-        left = self._database.read(batches.load_open)
-        if any(logged.has_contents for logged in left):
+        if self._open_batches():
             return
         strays = self._stray_files()
         files = self._store_files() if strays else {}
@@ -396,6 +402,10 @@ class Recovery:
 
 def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:
     return [action for action in plan.actions if action.kind in SAFE_KINDS]
+
+
+def _is_failed_batch(step: RecoveryStep) -> bool:
+    return (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED)
 
 
 def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:

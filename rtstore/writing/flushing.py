@@ -1,0 +1,142 @@
+"""What store files may hold on the medium: the versions that a loss of power can bring back.
+
+Publishing flushes no file, so the medium may hold any version since the last flush, however many
+batches ago that was. An old version is known as ours by the hashes in the history; so before a
+batch is dropped from it, the files that it wrote are known to be on the medium with something else.
+A flush answers that for all batches before it: one a file is needed for a whole retention.
+
+What is known is of this process: the first batches that it drops cost a flush of their files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from rtstore.database import batches, manifest
+from rtstore.envelope import content_hash
+from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
+from rtstore.records import ManifestEntry
+
+logger = logging.getLogger("rtstore.flushing")
+
+_File = tuple[str, str]
+"""A store and the path of its file."""
+
+
+class _Flushed(NamedTuple):
+    """A file as it was flushed."""
+
+    newest: int
+    """The newest batch at that time. Of the batches up to it none is on the medium any more …"""
+    but_not: int
+    """… but this one, whose version was flushed; 0 where the file was nobody's of ours."""
+
+    def rules_out(self, batch_number: int) -> bool:
+        """Whether the medium cannot hold what a batch wrote."""
+        return batch_number <= self.newest and batch_number != self.but_not
+
+
+class FlushKnowledge:
+    """What is known of the files of one runtime directory. The caller holds the writer lock."""
+
+    def __init__(self, directory: Path, fs: FileSystem) -> None:
+        self._directory = directory
+        self._fs = fs
+        self._flushed: dict[_File, _Flushed] = {}
+        self._failed: dict[_File, int | None] = {}
+        """Files whose flush failed, by inode. To ask again would say that all is well."""
+
+    def may_forget(
+        self, connection: Connection, numbers: Sequence[int], newest: int
+    ) -> Sequence[int]:
+        """Those of the batches that no file can hold on the medium; flushes files to find out.
+
+        `connection` sees what is committed now, `newest` is the last batch that has ended. Raises
+        nothing for a file that cannot be flushed: its batches may not be forgotten.
+        """
+        if not numbers:
+            return numbers
+        asked, held = set(numbers), set()
+        looked_at: set[_File] = set()
+        for number, file in batches.written_files(connection, min(numbers), max(numbers)):
+            if number not in asked or self._rules_out(file, number):
+                continue
+            if file not in looked_at:
+                looked_at.add(file)
+                self._look(connection, file, newest)
+            if not self._rules_out(file, number):
+                held.add(number)
+        return [number for number in numbers if number not in held]
+
+    @property
+    def distrusted(self) -> Sequence[_File]:
+        """The files whose flush failed: only a new version of them can be flushed."""
+        return list(self._failed)
+
+    def _rules_out(self, file: _File, number: int) -> bool:
+        flushed = self._flushed.get(file)
+        return flushed is not None and flushed.rules_out(number)
+
+    def _look(self, connection: Connection, file: _File, newest: int) -> None:
+        name, relative_path = file
+        entry = manifest.load_entries(connection, [name]).get(name)
+        if entry is not None and entry.relative_path != relative_path:
+            self._flushed[file] = _Flushed(newest, 0)  # no file of the store any more
+            return
+        path = store_path(self._directory, relative_path)
+        inode = None
+        try:
+            there = self._there(path)
+            inode = None if there is None else there.st_ino
+            if file in self._failed and self._failed[file] == inode:
+                return
+            if there is not None:
+                self._fs.flush(path)
+            self._fs.fsync_directory(_nearest(path.parent, self._directory, self._fs))
+            ours = self._holds_another_version(connection, path, name, entry)
+        except OSError as error:
+            logger.warning(
+                "%s cannot be flushed: no batch that wrote it is dropped: %s", path, error
+            )
+            self._failed[file] = inode
+            return
+        self._failed.pop(file, None)
+        if not ours:
+            self._flushed[file] = _Flushed(newest, 0 if entry is None else entry.batch_number)
+
+    def _there(self, path: Path) -> os.stat_result | None:
+        """A regular file; anything else under that name holds no version of ours."""
+        try:
+            found = self._fs.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found if stat.S_ISREG(found.st_mode) else None
+
+    def _holds_another_version(
+        self, connection: Connection, path: Path, name: str, entry: ManifestEntry | None
+    ) -> bool:
+        """Whether the file is a version of ours that is not the current one: a failed batch that
+        was not undone yet, or an old one that somebody put back."""
+        there = self._there(path)
+        if there is None:
+            return False
+        if entry and (there.st_size, there.st_mtime_ns) == (entry.file_size, entry.mtime_ns):
+            return False
+        found, _ = self._fs.read(path)
+        number = None if entry is None else entry.batch_number
+        return batches.wrote_same_bytes(connection, name, content_hash(found), but_not=number)
+
+
+def _nearest(path: Path, top: Path, fs: FileSystem) -> Path:
+    """The directory, or the nearest above it that is there."""
+    while path != top and not fs.is_directory(path):
+        path = path.parent
+    return path
