@@ -266,12 +266,13 @@ LEGAL = {
     (BatchState.PREPARING, BatchState.COMMITTING),
     (BatchState.PREPARING, BatchState.FAILED),
     (BatchState.COMMITTING, BatchState.COMMITTED),
+    (BatchState.COMMITTING, BatchState.FAILED),
 }
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(BatchState, BatchState)))
 def test_batch_transitions(before: BatchState, after: BatchState) -> None:
-    """Of all pairs of states exactly four are legal; nothing leaves committed or failed."""
+    """Of all pairs of states exactly five are legal; nothing leaves committed or failed."""
     assert (after in BATCH_TRANSITIONS[before]) == ((before, after) in LEGAL)
 
 
