@@ -112,11 +112,11 @@ class BatchState(StrEnum):
 
 BATCH_TRANSITIONS: dict[BatchState, frozenset[BatchState]] = {
     # `committing`: recovery has taken over and decided to go forward; a second crash continues it.
-    # `failed` is recorded durably before anything is undone; of a batch that is `committing`, when
-    # what it wrote is nowhere any more.
+    # `failed` is recorded durably before anything is undone.
     BatchState.PREPARING: frozenset(
         {BatchState.COMMITTED, BatchState.COMMITTING, BatchState.FAILED}
     ),
+    # It fails only where what it wrote is nowhere any more, so that nobody can finish it.
     BatchState.COMMITTING: frozenset({BatchState.COMMITTED, BatchState.FAILED}),
     # Terminal: what was acknowledged stays, and a batch marked failed never comes back.
     BatchState.COMMITTED: frozenset(),
@@ -234,6 +234,9 @@ class ManifestEntry(_TimedFile):
     state: InspectionState = InspectionState.HEALTHY
     batch_number: int
     """The batch that wrote it."""
+    file_inode: int | None = Field(default=None, exclude=True)
+    """With `file_ctime_ns`, the file as it was published; None where the hash must tell."""
+    file_ctime_ns: int | None = Field(default=None, exclude=True)
 
 
 CommittedFile = ManifestEntry | PlannedWrite

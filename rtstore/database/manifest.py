@@ -6,8 +6,19 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnClause,
+    Connection,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.database.contents import KEEP_EVERYTHING, Retention
@@ -103,8 +114,9 @@ def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, Mani
 @lru_cache(maxsize=4096)
 def _entry_of(*values: object) -> ManifestEntry:
     """The entry of a row. Most of them are the same from one look to the next, and an entry cannot
-    be changed; so a row that was checked once is not checked again."""
-    return ManifestEntry.model_validate(dict(zip(_ENTRY_COLUMNS, values, strict=True)))
+    be changed; so a row that was checked once is not checked again. That of an older revision has
+    the first of the columns."""
+    return ManifestEntry.model_validate(dict(zip(_ENTRY_COLUMNS, values, strict=False)))
 
 
 def load_versions(connection: Connection) -> dict[str, int]:
@@ -242,9 +254,15 @@ _INSERT_MANIFEST = Statement(insert(runtime_manifest))
 _SELECT_MANIFEST = Statement(select(runtime_manifest))
 _SELECT_HIGH_WATERMARK = Statement(select(runtime_manifest.c.high_watermark))
 _ENTRY_COLUMNS = tuple(manifest_entries.c.keys())
-_SELECT_ENTRIES = Statement(select(manifest_entries).order_by(manifest_entries.c.schema_name))
+# Whatever columns there are: entries and retention of an older revision are read too, by a rebuild.
+_EVERY_COLUMN: ColumnClause[Any] = literal_column("*")
+_SELECT_ENTRIES = Statement(
+    select(_EVERY_COLUMN).select_from(manifest_entries).order_by(manifest_entries.c.schema_name)
+)
 _SELECT_ENTRY = Statement(
-    select(manifest_entries).where(manifest_entries.c.schema_name == bindparam("schema_name"))
+    select(_EVERY_COLUMN)
+    .select_from(manifest_entries)
+    .where(manifest_entries.c.schema_name == bindparam("schema_name"))
 )
 _SELECT_PATH_OWNER = Statement(
     select(manifest_entries.c.schema_name).where(
@@ -268,8 +286,13 @@ _retention_columns = (
     history_retention.c.batches,
     history_retention.c.contents_per_store,
     history_retention.c.max_age_seconds,
+    history_retention.c.content_bytes,
 )
-_SELECT_RETENTION = Statement(select(*_retention_columns))
+_SELECT_RETENTION = Statement(
+    select(history_retention.c.id.label("retention_id"), _EVERY_COLUMN).select_from(
+        history_retention
+    )
+)
 _SELECT_FOR_OPENING = Statement(
     select(runtime_manifest, *_retention_columns).outerjoin(
         history_retention, history_retention.c.id == runtime_manifest.c.id

@@ -10,7 +10,8 @@ What depends on what, and so in which order things are written and dropped:
   dropping a batch drops both;
 * a `manifest_entries` row needs the `batch_writes` row of the batch that wrote it, so the batch of
   a current entry cannot be dropped, however old;
-* the `store_contents` row of a current entry must stay too; `contents.prune` sees to it.
+* the `store_contents` rows of current entries and of open batches cannot be deleted, nor can the
+  batches: triggers refuse it, whoever asks (revision 0004).
 
 A receipt is a `batch_writes` row of a committed batch (view `write_receipts`): everything in it is
 decided when the batch is logged, so committing the batch is what makes it one.
@@ -56,6 +57,7 @@ REVISIONS: tuple[str, ...] = (
     "0001_control_database",
     "0002_history_and_upgrades",
     "0003_remembered_retention",
+    "0004_file_identity",
 )
 """Every revision ever shipped, oldest first. PRAGMA user_version is the number of those applied."""
 
@@ -227,6 +229,8 @@ manifest_entries = Table(
     Column("last_write_receipt_id", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("batch_number", Integer, nullable=False),
+    Column("file_inode", Integer),
+    Column("file_ctime_ns", Integer),
     ForeignKeyConstraint(
         ["batch_number", "schema_name"],
         ["batch_writes.batch_number", "batch_writes.schema_name"],
@@ -234,6 +238,7 @@ manifest_entries = Table(
     _hash("content_hash"),
     _not_negative("file_size"),
     _one_of("state", InspectionState),
+    CheckConstraint("(file_inode IS NULL) = (file_ctime_ns IS NULL)", name="file_identity"),
     Index(None, "batch_number"),
     sqlite_strict=True,
     sqlite_with_rowid=False,
@@ -325,9 +330,11 @@ history_retention = Table(
     Column("batches", Integer),
     Column("contents_per_store", Integer),
     Column("max_age_seconds", REAL),
+    Column("content_bytes", Integer),
     CheckConstraint("id = 1", name="one_row"),
     CheckConstraint("batches >= 1", name="batches"),
     CheckConstraint("contents_per_store >= 1", name="contents_per_store"),
     CheckConstraint("max_age_seconds > 0", name="max_age_seconds"),
+    CheckConstraint("content_bytes >= 1", name="content_bytes"),
     sqlite_strict=True,
 )

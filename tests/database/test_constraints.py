@@ -205,15 +205,51 @@ def test_rows_refer_to_rows_that_are_there(
         populated.execute(statement, values)
 
 
-def test_the_batch_of_a_current_entry_stays(populated: sqlite3.Connection) -> None:
-    """A batch that a manifest entry refers to cannot be dropped, however old; nor can its write."""
-    for statement in (
-        "DELETE FROM write_batches WHERE batch_number = 2",
-        "DELETE FROM write_batches WHERE batch_number = 1",
-        "DELETE FROM batch_writes WHERE batch_number = 2",
-    ):
-        with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY constraint failed"):
-            populated.execute(statement)
+IN_USE = [
+    ("write_batches WHERE batch_number = 2", "the batch of a current entry"),
+    ("write_batches WHERE batch_number = 1", "the batch of a current entry"),
+    ("write_batches WHERE batch_number = 3", "or an open batch"),
+    ("batch_writes WHERE batch_number = 2", "the content of a current entry"),
+    ("batch_writes WHERE batch_number = 3", "or of an open batch"),
+    ("batch_writes WHERE batch_number = 1", "FOREIGN KEY constraint failed"),  # has no content
+    ("store_contents WHERE batch_number = 2", "the content of a current entry"),
+    ("store_contents WHERE batch_number = 3", "or of an open batch"),
+    ("store_contents", "the content of a current entry"),
+    ("write_batches", "the batch of a current entry"),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), IN_USE)
+@pytest.mark.parametrize("foreign_keys", ["ON", "OFF"])
+def test_what_is_current_or_open_stays(
+    populated: sqlite3.Connection, rows: str, message: str, foreign_keys: str
+) -> None:
+    """What is committed now and what an open batch is finished from cannot be deleted, however old:
+    neither the contents nor the batch; not by a shell either, which checks no foreign keys."""
+    populated.execute(f"PRAGMA foreign_keys = {foreign_keys}")
+    if foreign_keys == "OFF" and "batch_writes" in rows:
+        pytest.skip("only the cascade goes from there to the contents")
+    counts = "SELECT (SELECT count(*) FROM write_batches), (SELECT count(*) FROM store_contents)"
+    before = populated.execute(counts).fetchone()
+    with pytest.raises(sqlite3.IntegrityError, match=message):
+        populated.execute(f"DELETE FROM {rows}")
+    assert populated.execute(counts).fetchone() == before
+
+
+def test_what_is_neither_current_nor_open_goes(populated: sqlite3.Connection) -> None:
+    """History is dropped as ever: the content of an older version, and that of a failed batch."""
+    populated.execute("DELETE FROM store_contents WHERE batch_number IN (1, 4)")
+    left = populated.execute("SELECT batch_number FROM store_contents ORDER BY 1").fetchall()
+    assert left == [(2,), (3,)]
+
+
+def test_a_file_is_known_whole_or_not_at_all(populated: sqlite3.Connection) -> None:
+    """An entry has both inode and change time of its file, or neither."""
+    populated.execute("UPDATE manifest_entries SET file_inode = 1, file_ctime_ns = 2")
+    populated.execute("UPDATE manifest_entries SET file_inode = NULL, file_ctime_ns = NULL")
+    for column in ("file_inode", "file_ctime_ns"):
+        with pytest.raises(sqlite3.IntegrityError, match="ck_manifest_entries_file_identity"):
+            populated.execute(f"UPDATE manifest_entries SET {column} = 1")
 
 
 def test_what_a_batch_wrote_goes_with_it(populated: sqlite3.Connection) -> None:

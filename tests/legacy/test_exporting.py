@@ -73,12 +73,14 @@ def content_rows(directory: Path) -> dict[str, Any]:
     the import, the history of contents, and the tables that cannot be told."""
     rows = all_rows(directory)
     order = {row[0]: place for place, row in enumerate(sorted(rows["write_batches"]))}
-    current = {(row[0], row[-1]) for row in rows["manifest_entries"]}
+    current = {(row[0], row[-3]) for row in rows["manifest_entries"]}
     return {
         "manifest": [row[:-2] for row in rows["runtime_manifest"]],
         "batches": [(order[row[0]], *row[1:-1]) for row in rows["write_batches"]],
         "writes": sorted((order[row[0]], *row[1:]) for row in rows["batch_writes"]),
-        "entries": sorted((*row[:-1], order[row[-1]]) for row in rows["manifest_entries"]),
+        "entries": sorted(
+            (*entry, order[number]) for *entry, number, _, _ in rows["manifest_entries"]
+        ),
         "contents": sorted(
             (row[0], order[row[1]], row[2])
             for row in rows["store_contents"]

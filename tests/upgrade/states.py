@@ -24,6 +24,8 @@ ADDED = {"database_upgrades"}
 """Tables that an upgrade itself writes into."""
 DEFAULT_RETENTION = [[1, 1_000, 50, None]]
 """What a directory is given that comes from before anything was remembered."""
+COLUMNS_ADDED = {"manifest_entries": (2, "0004"), "history_retention": (1, "0004")}
+"""How many columns a table has got, and by which revision: empty in rows that come from before."""
 
 
 @cache
@@ -66,15 +68,19 @@ def problems_of_database(path: Path, frozen: str, wanted: tuple[str, ...]) -> li
     upgrades = len(rows.get("database_upgrades", [])) - len(before.get("database_upgrades", []))
     if upgrades != (found != frozen):
         problems.append(f"{upgrades} upgrades on record")
-    if found != frozen and rows["history_retention"] != before.get(
-        "history_retention", DEFAULT_RETENTION
-    ):
-        problems.append("it does not keep what it kept")
+    if found != frozen:
+        before = {"history_retention": DEFAULT_RETENTION, **before}
     return problems + [
         f"the rows of {table} are not what they were"
         for table in before
-        if table not in ADDED and rows.get(table) != before[table]
+        if table not in ADDED and rows.get(table) != _widened(table, before[table], frozen, found)
     ]
+
+
+def _widened(table: str, rows: list[list[Any]], frozen: str, found: str) -> list[list[Any]]:
+    count, since = COLUMNS_ADDED.get(table, (0, ""))
+    added = count if frozen < since <= found else 0
+    return [[*row, *[None] * added] for row in rows]
 
 
 def problems_of_files(directory: Path, frozen: str) -> list[str]:

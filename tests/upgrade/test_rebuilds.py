@@ -1,6 +1,6 @@
 """How a later revision rebuilds a table, on a database in which everything refers to it.
 
-SQLite changes a table by making another one. Views that mention it are in the way, triggers and
+SQLite changes a table by making another one. Views and triggers that mention it are in the way,
 indexes go with it, and with foreign keys on so would the rows that refer to it. The recipe is here,
 run on every frozen directory, so that whoever writes the next revision can take it.
 """
@@ -38,14 +38,16 @@ depends_on = None
 def upgrade():
     connection = op.get_bind()
     run = connection.exec_driver_sql
-    views = run("SELECT name, sql FROM sqlite_schema WHERE type = 'view'").fetchall()
-    beside = run(
+    others = run(
+        "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('view', 'trigger')"
+    ).fetchall()
+    indexes = run(
         "SELECT sql FROM sqlite_schema WHERE tbl_name = 'write_batches' AND sql IS NOT NULL"
-        " AND type IN ('index', 'trigger')"
+        " AND type = 'index'"
     ).fetchall()
     (text,) = run("SELECT sql FROM sqlite_schema WHERE name = 'write_batches'").fetchone()
-    for name, _ in views:
-        run(f"DROP VIEW {{name}}")
+    for kind, name, _ in others:
+        run(f"DROP {{kind}} {{name}}")
     run(
         text.replace("write_batches (", "rebuilt (", 1).replace(
             "CONSTRAINT pk_write_batches",
@@ -56,7 +58,7 @@ def upgrade():
     run("INSERT INTO rebuilt SELECT * FROM write_batches")
     run("DROP TABLE write_batches")
     run("ALTER TABLE rebuilt RENAME TO write_batches")
-    for (sql,) in [*beside, *((sql,) for _, sql in views)]:
+    for (sql,) in [*indexes, *((sql,) for _, _, sql in others)]:
         run(sql)
     run("PRAGMA user_version = {number}")
 '''
@@ -100,14 +102,19 @@ def test_a_table_that_everything_refers_to_is_rebuilt(
             driver.execute(f"SELECT * FROM {view}").fetchall()
 
 
-def test_the_views_are_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: without dropping the views first SQLite refuses, and nothing is changed."""
+@pytest.mark.parametrize("kind", ["view", "trigger"])
+def test_what_mentions_the_table_is_in_the_way(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: without dropping views and triggers first SQLite refuses, and nothing is
+    changed."""
     path = unpack(REVISIONS[-1], tmp_path) / DATABASE_NAME
     before, rows = schema_of(path), rows_of(path)
-    careless = REBUILD.replace('        run(f"DROP VIEW {{name}}")', "        pass")
+    kept = "view" if kind == "trigger" else "trigger"
+    careless = REBUILD.replace("type IN ('view', 'trigger')", f"type = '{kept}'")
     add_revision(tmp_path / "migrations", monkeypatch, careless)
     with (
-        pytest.raises(Exception, match="error in view"),
+        pytest.raises(Exception, match=f"error in {kind}"),
         upgrade.revision_connection(path) as connection,
     ):
         upgrade.run_revisions(connection)
