@@ -16,7 +16,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from rtstore.database import pruning
+from rtstore.database import pruning, space
 from rtstore.database.contents import Retention
 from rtstore.database.pruning import Chunk, Excess, Limits
 from rtstore.errors import RuntimeStoreError
@@ -75,7 +75,7 @@ def _rehearse(connection: Connection, retention: Retention, clock: Clock) -> Pru
         **dropped._asdict(),
         batches_left=there.batches - dropped.batches,
         contents_left=there.contents - dropped.contents,
-        database_bytes_before=pruning.database_bytes(connection),
+        database_bytes_before=space.database_bytes(connection),
         database_bytes_after=None,
     )
 
@@ -98,7 +98,7 @@ class _Pruning:
 
         def look(connection: Connection) -> tuple[Limits, Excess, int]:
             limits = pruning.limits_of(connection, retention, clock())
-            return limits, pruning.measure(connection, limits), pruning.database_bytes(connection)
+            return limits, pruning.measure(connection, limits), space.database_bytes(connection)
 
         limits, self._expected, before = self._database.read(look)
         self._drop("batches", partial(self._drop_batches, limits=limits))
@@ -106,7 +106,7 @@ class _Pruning:
             self._drop("contents", partial(_drop_contents, name=name, oldest_kept=number))
         self._release()
         there, after = self._database.read(
-            lambda connection: (pruning.total(connection), pruning.database_bytes(connection))
+            lambda connection: (pruning.total(connection), space.database_bytes(connection))
         )
         logger.info("dropped %d batches and %d contents", *self._dropped[:2])
         return PruneReport(
@@ -137,17 +137,17 @@ class _Pruning:
         return pruning.drop_batches(connection, limits, after, may_forget)
 
     def _release(self) -> None:
-        free = self._database.read(pruning.free_pages)
+        free = self._database.read(space.free_pages)
         left = free
         while left:
             with self._lock.hold():
                 before = left
                 try:
                     with self._database.write(flush=True) as connection:
-                        left = pruning.release_free_pages(connection)
+                        left = space.release_free_pages(connection)
                 finally:
                     with suppress(RuntimeStoreError):
-                        self._database.read_as_writer(pruning.checkpoint_as_ever)
+                        self._database.read_as_writer(space.checkpoint_as_ever)
             self._tell("space", max(0, free - left), free)
             if left >= before:
                 return  # the writers between two chunks drop more than we give back

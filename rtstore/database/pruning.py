@@ -38,24 +38,17 @@ from rtstore.database.schema import (
     store_contents,
     write_batches,
 )
-from rtstore.database.statements import Row, Statement, driver_of
-from rtstore.records import LoggedBatch
+from rtstore.database.statements import Row, Statement
 from rtstore.times import format_time
 
 _ROWS_AT_ONCE = 200
 _BYTES_AT_ONCE = 8 << 20
-_PAGES_AT_ONCE = 256
 """A chunk is a fraction of a second, however large the contents are: a writer waits no longer."""
 
 _CHUNK = 8
 """About how many rows of history one batch drops at most, so that none ever pays for all of it."""
 _CHUNK_BYTES = 32 << 20
 """About how many bytes of contents one batch drops at most."""
-_SPARE_PAGES = 256
-"""Free pages that stay in the file: 1 MiB at SQLite's page size of 4 KiB."""
-_PAGES_WITH_A_BATCH = 32
-"""How many of them one batch releases at most."""
-
 MayForget = Callable[[Connection, Sequence[int]], Sequence[int]]
 """Given numbers of batches, returns those whose hashes no file can need any more."""
 
@@ -105,59 +98,6 @@ class Due(NamedTuple):
     """The stores that they wrote, once for each."""
     to_weigh: frozenset[str]
     """Those of them whose contents may be too many bytes by now."""
-
-
-class PruneSchedule:
-    """Decides which batches also prune history. Pruning several batches' worth at once touches the
-    same pages and costs little more than pruning one, so most batches skip it.
-
-    The first batches of a process do not: there may be no more of them. Age is looked at with every
-    batch: who sets it has a reason.
-    """
-
-    def __init__(self, retention: Retention) -> None:
-        limits = (retention.batches, retention.contents_per_store)
-        smallest = min(limit for limit in (*limits, 8 * _CHUNK) if limit is not None)
-        # So that an eighth too much is there at most.
-        self._every = max(1, smallest // 8) if retention.max_age is None else 1
-        self._bytes = retention.content_bytes and max(1, retention.content_bytes // 8)
-        self._first = self._every
-        """How many of the first batches are still to come."""
-        self._batches = 0
-        self._names: list[str] = []
-        self._unweighed: dict[str, int] = {}
-        """By store, the bytes written since its contents were last weighed."""
-        self._heavy: set[str] = set()
-
-    def written(self, logged: Sequence[LoggedBatch]) -> None:
-        """Batches were written."""
-        self._batches += len(logged)
-        self._first -= 1
-        for item in logged:
-            for write in item.writes:
-                self._names.append(write.schema_name)
-                if self._bytes is not None:
-                    self._weigh(write.schema_name, write.file_size, self._bytes)
-
-    def _weigh(self, name: str, size: int, too_much: int) -> None:
-        unweighed = self._unweighed.get(name, too_much) + size  # the first time: nobody knows
-        self._unweighed[name] = unweighed
-        if unweighed >= too_much:
-            self._heavy.add(name)
-
-    def due(self) -> Due | None:
-        """What is to be pruned with the last of these batches; None where it can wait."""
-        if self._batches < self._every and self._first < 0 and not self._heavy:
-            return None
-        due = Due(self._batches, self._names, frozenset(self._heavy))
-        for name in self._heavy:
-            self._unweighed[name] = 0
-        self._batches, self._names, self._heavy = 0, [], set()
-        return due
-
-    def more_of(self, name: str) -> None:
-        """There is more of a store's contents than was dropped at once."""
-        self._unweighed.pop(name, None)
 
 
 class OldContents(NamedTuple):
@@ -222,21 +162,6 @@ def batches_beyond(
 def delete_batches(connection: Connection, numbers: Iterable[int]) -> None:
     """Delete batches that may go, with their receipts and contents."""
     _DELETE_BATCH.run_many(connection, [{"number": number} for number in numbers])
-
-
-def release_some_pages(connection: Connection) -> None:
-    """Return some of the space that dropped history left, where there is much of it.
-
-    What little there is, the next batches fill again; so in the steady state nothing is moved.
-    """
-    driver = driver_of(connection)
-    free = driver.execute("PRAGMA freelist_count").fetchone()[0]
-    if free <= _SPARE_PAGES:
-        return
-    if free > driver.execute("PRAGMA page_count").fetchone()[0] // 4:
-        for _ in range(_PAGES_WITH_A_BATCH):
-            # One page a call: the driver takes a single step of a statement without columns.
-            driver.execute("PRAGMA incremental_vacuum(1)")
 
 
 # --- all that is beyond a retention -------------------------------------------------------------
@@ -323,40 +248,6 @@ def drop_contents(connection: Connection, name: str, oldest_kept: int, after: in
     delete_contents(connection, name, chosen)
     dropped = Excess(0, len(chosen), sum(row["content_bytes"] for row in chosen))
     return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
-
-
-def free_pages(connection: Connection) -> int:
-    """How many pages of the database hold nothing."""
-    free: int = driver_of(connection).execute("PRAGMA freelist_count").fetchone()[0]
-    return free
-
-
-def release_free_pages(connection: Connection) -> int:
-    """Return a chunk of the free pages to the file system; returns how many are free still.
-
-    When that is the last of them, SQLite moves the WAL into the database after the commit, as far
-    as readers let it: the file is as long as before until then.
-    """
-    driver = driver_of(connection)
-    for _ in range(min(free_pages(connection), _PAGES_AT_ONCE)):
-        # One page a call: the driver takes a single step of a statement without columns.
-        driver.execute("PRAGMA incremental_vacuum(1)")
-    left = free_pages(connection)
-    driver.execute("PRAGMA wal_autocheckpoint = 1000" if left else "PRAGMA wal_autocheckpoint = 1")
-    return left
-
-
-def checkpoint_as_ever(connection: Connection) -> None:
-    """Have SQLite checkpoint when the WAL has grown to a thousand pages, as is its default."""
-    driver_of(connection).execute("PRAGMA wal_autocheckpoint = 1000")
-
-
-def database_bytes(connection: Connection) -> int:
-    """The size of the database, as this transaction sees it."""
-    driver = driver_of(connection)
-    pages: int = driver.execute("PRAGMA page_count").fetchone()[0]
-    size: int = driver.execute("PRAGMA page_size").fetchone()[0]
-    return pages * size
 
 
 def _bounds(limits: Limits) -> dict[str, object]:

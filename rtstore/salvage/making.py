@@ -371,8 +371,8 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
     if salvage.retention is None:
         kept = Retention()
         lost.append(
-            f"how much history is kept: {kept.batches} batches and {kept.contents_per_store} "
-            "contents a store again, until a runtime says what it keeps"
+            f"how much history is kept: {kept.batches} batches, {kept.contents_per_store} contents "
+            "and 64 MiB a store again, until a runtime says what it keeps"
         )
     return lost + [
         f"{store.schema_name}: its file cannot be taken: {store.detail}"

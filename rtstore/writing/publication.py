@@ -276,6 +276,7 @@ class Publisher:
         return content_hash(found)
 
     def entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
+        """What is committed for stores; one that was never written is absent."""
         return self.database.read(lambda connection: manifest.load_entries(connection, names))
 
 
