@@ -56,7 +56,8 @@ class StoreFinding(NamedTuple):
     """The committed content is there, so that the file can be put back."""
     written_by_another_batch: bool = False
     """The file is, byte for byte, what a failed or an earlier batch wrote: the undoing of the one
-    or the un-flushed successor of the other was lost. Nothing of anybody else's is in it."""
+    or the un-flushed successor of the other was lost. Or it is a beginning of what a batch wrote:
+    the rest was lost. Nothing of anybody else's is in it."""
 
 
 def build_plan(

@@ -9,6 +9,7 @@ from pydantic import Field
 from sqlalchemy import Connection, bindparam, exists, insert, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from rtstore.database import batches
 from rtstore.database.schema import (
     batch_writes,
     manifest_entries,
@@ -107,6 +108,24 @@ def contents_since(connection: Connection, batch_number: int, schema_name: str) 
     """The bytes that a batch and those after it wrote to a store, or were to write."""
     rows = _SELECT_SINCE.all(connection, number=batch_number, name=schema_name)
     return [_bytes_of(row["content"]) for row in rows]
+
+
+def is_beginning(connection: Connection, found: bytes, schema_name: str, current: int) -> bool:
+    """Whether bytes are a beginning of what a batch wrote to a store, with zeros for what a loss of
+    power took. `current` is the batch of its entry, 0 without one.
+
+    Of older versions the one that is looked for lacks its last newline: any other is no JSON. It is
+    known by its hash, wherever its content is.
+    """
+    whole = found.rstrip(b"\0")
+    for newline in (b"\n", b"\r\n"):
+        if batches.wrote_same_bytes(
+            connection, schema_name, content_hash(whole + newline), but_not=None
+        ):
+            return True
+    return any(
+        content.startswith(whole) for content in contents_since(connection, current, schema_name)
+    )
 
 
 def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, bytes]:

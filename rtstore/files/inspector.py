@@ -53,6 +53,14 @@ class FileInspector:
             self._passed[name] = (descriptor, inspection)
         return inspection
 
+    def read(self, inspection: Inspection) -> bytes | None:
+        """The bytes that an inspection has seen; None when they are not there any more."""
+        try:
+            content, _ = self._fs.read(store_path(self.directory, inspection.relative_path))
+        except OSError:
+            return None
+        return content if content_hash(content) == inspection.content_hash else None
+
 
 def _judge(
     descriptor: Descriptor,

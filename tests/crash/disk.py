@@ -42,11 +42,12 @@ class File:
             LOST: self.flushed or b"",
             ZEROS: bytes(len(self.content)),
             HALF: self.content[: len(self.content) // 2],
+            SHORT: self.content[:-1],
         }[loss]
 
 
-KEPT, LOST, ZEROS, HALF = "kept", "lost", "zeros", "half"
-LOSSES = (KEPT, LOST, ZEROS, HALF)
+KEPT, LOST, ZEROS, HALF, SHORT = "kept", "lost", "zeros", "half", "all but the last byte"
+LOSSES = (KEPT, LOST, ZEROS, HALF, SHORT)
 PAGE_BYTES = 4096
 
 
@@ -184,6 +185,12 @@ class Disk:
     def made(self, path: Path) -> None:
         """A directory was made."""
         self._change(f"mkdir {path.name}", (path, Directory()))
+
+    def flushed_bytes(self, path: Path) -> None:
+        """The bytes of a file were flushed, not its name."""
+        file = self.node(path)
+        assert isinstance(file, File)
+        file.flushed = file.content
 
     def flushed_names(self, path: Path) -> None:
         """The names in a directory were flushed."""

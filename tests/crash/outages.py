@@ -209,6 +209,10 @@ class ModelledFileSystem(TracedFileSystem):
         file = self.disk.file(descriptor)
         file.flushed = file.content
 
+    def flush(self, path: Path) -> None:
+        super().flush(path)
+        self.disk.flushed_bytes(path)
+
     def close(self, descriptor: int) -> None:
         super().close(descriptor)
         self.disk.closed(descriptor)
