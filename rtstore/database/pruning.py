@@ -45,7 +45,7 @@ _ROWS_AT_ONCE = 200
 _BYTES_AT_ONCE = 8 << 20
 """A chunk is a fraction of a second, however large the contents are: a writer waits no longer."""
 
-_CHUNK = 8
+CHUNK = 8
 """About how many rows of history one batch drops at most, so that none ever pays for all of it."""
 _CHUNK_BYTES = 32 << 20
 """About how many bytes of contents one batch drops at most."""
@@ -116,7 +116,7 @@ def contents_beyond(connection: Connection, retention: Retention, due: Due) -> l
         oldest = _oldest_kept(connection, retention, name, weigh=name in due.to_weigh)
         if oldest is None:
             continue
-        chunk = _CHUNK * times
+        chunk = CHUNK * times
         rows = _SELECT_CONTENTS.all(
             connection, name=name, oldest_kept=oldest, after=-1, chunk=chunk
         )
@@ -149,7 +149,7 @@ def batches_beyond(
         return []
     # Only the oldest are asked for their age: batches carry times in order.
     rows = _SELECT_OLDEST.all(
-        connection, newest=newest, upto=upto, after=after, chunk=max(_CHUNK, 2 * len(due.names))
+        connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * len(due.names))
     )
     return [
         row["batch_number"]

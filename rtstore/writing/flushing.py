@@ -14,6 +14,7 @@ import logging
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from sqlalchemy import Connection
 
 from rtstore.database import batches, manifest
 from rtstore.envelope import content_hash
+from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.records import ManifestEntry
@@ -29,6 +31,8 @@ logger = logging.getLogger("rtstore.flushing")
 
 _File = tuple[str, str]
 """A store and the path of its file."""
+_Identity = tuple[int, int]
+"""Inode and change time: no other file, and no other version, has the same."""
 
 
 class _Flushed(NamedTuple):
@@ -51,8 +55,10 @@ class FlushKnowledge:
         self._directory = directory
         self._fs = fs
         self._flushed: dict[_File, _Flushed] = {}
-        self._failed: dict[_File, int | None] = {}
-        """Files whose flush failed, by inode. To ask again would say that all is well."""
+        self._others: dict[_File, _Identity | None] = {}
+        """Files that hold another version of ours."""
+        self._failed: dict[_File, _Identity | None] = {}
+        """Files whose flush failed. To ask again would say that all is well."""
 
     def may_forget(
         self, connection: Connection, numbers: Sequence[int], newest: int
@@ -76,9 +82,13 @@ class FlushKnowledge:
                 held.add(number)
         return [number for number in numbers if number not in held]
 
-    @property
-    def distrusted(self) -> Sequence[_File]:
-        """The files whose flush failed: only a new version of them can be flushed."""
+    def distrusted(self) -> list[_File]:
+        """The files whose flush failed, and that are still there: only a new version of them can be
+        flushed."""
+        for file, failed in list(self._failed.items()):
+            with suppress(OSError):
+                if _identity(self._there(store_path(self._directory, file[1]))) != failed:
+                    del self._failed[file]
         return list(self._failed)
 
     def _rules_out(self, file: _File, number: int) -> bool:
@@ -91,25 +101,27 @@ class FlushKnowledge:
         if entry is not None and entry.relative_path != relative_path:
             self._flushed[file] = _Flushed(newest, 0)  # no file of the store any more
             return
-        path = store_path(self._directory, relative_path)
-        inode = None
+        seen: _Identity | None = None
         try:
+            path = store_path(self._directory, relative_path)
             there = self._there(path)
-            inode = None if there is None else there.st_ino
-            if file in self._failed and self._failed[file] == inode:
+            seen = _identity(there)
+            if any(file in known and known[file] == seen for known in (self._failed, self._others)):
                 return
             if there is not None:
                 self._fs.flush(path)
             self._fs.fsync_directory(_nearest(path.parent, self._directory, self._fs))
             ours = self._holds_another_version(connection, path, name, entry)
+        except UnsafePathError:
+            return
         except OSError as error:
-            logger.warning(
-                "%s cannot be flushed: no batch that wrote it is dropped: %s", path, error
-            )
-            self._failed[file] = inode
+            logger.warning("%s cannot be flushed: no batch of it is dropped: %s", name, error)
+            self._failed[file] = seen
             return
         self._failed.pop(file, None)
-        if not ours:
+        if ours:
+            self._others[file] = seen
+        else:
             self._flushed[file] = _Flushed(newest, 0 if entry is None else entry.batch_number)
 
     def _there(self, path: Path) -> os.stat_result | None:
@@ -133,6 +145,10 @@ class FlushKnowledge:
         found, _ = self._fs.read(path)
         number = None if entry is None else entry.batch_number
         return batches.wrote_same_bytes(connection, name, content_hash(found), but_not=number)
+
+
+def _identity(there: os.stat_result | None) -> _Identity | None:
+    return None if there is None else (there.st_ino, there.st_ctime_ns)
 
 
 def _nearest(path: Path, top: Path, fs: FileSystem) -> Path:

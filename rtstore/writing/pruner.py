@@ -79,7 +79,7 @@ class Pruner:
         self._retention = retention
         self._schedule = PruneSchedule(retention)
         self._after = -1
-        """Batches up to this one may not be forgotten yet; they are asked again in the next round.
+        """Batches up to this one may not be forgotten yet; the next time it is asked behind them.
         """
 
     def prune(self, connection: Connection, logged: Sequence[LoggedBatch]) -> bool:
@@ -109,4 +109,5 @@ class Pruner:
         gone = self.flushes.may_forget(connection, found, number)
         pruning.delete_batches(connection, gone)
         # What is held must not keep the turn from what comes after it.
-        self._after = found[-1] if len(gone) < len(found) else self._after if found else -1
+        is_full = len(found) >= pruning.CHUNK
+        self._after = found[-1] if is_full and len(gone) < len(found) else -1

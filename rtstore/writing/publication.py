@@ -146,14 +146,14 @@ class Publisher:
     def write_anew(self) -> None:
         """Write files anew whose flush failed: the next flush of the same file would say that all
         is well. Raises nothing: as long as one cannot be written, its history stays."""
-        for name, relative_path in self.pruner.flushes.distrusted:
+        for name, relative_path in self.pruner.flushes.distrusted():
             try:
                 entry = self.entries([name]).get(name)
                 file = StoreFile(name, ANY_VERSION, relative_path)
                 if entry is not None and self.found_hash(file) == entry.content_hash:
                     self.restore(file, Expected(entry))
             except (OSError, RuntimeStoreError) as error:
-                logger.warning("%s cannot be written anew after its flush failed: %s", name, error)
+                logger.info("%s cannot be written anew after its flush failed: %s", name, error)
 
     def finish_trade(
         self, write: PlannedWrite, first: int, batch_id: str, entry: ManifestEntry | None
