@@ -46,7 +46,7 @@ def check(directory: Path, ledger: Ledger, scenario: Scenario, *, whole: bool = 
             ledger.add(note)
         notes.clear()
         problems += audit(store, ledger, scenario)
-        if whole and not (scenario.torn_before or scenario.forgets):
+        if whole and not scenario.torn_before:
             problems += _needless(store, ledger)
         caller.close()
         before = contents_of(directory)
@@ -69,7 +69,7 @@ def _go_on(
     caller: Caller, store: RuntimeStore, ledger: Ledger, scenario: Scenario, notes: list[Note]
 ) -> list[str]:
     """A further batch works, and so does a call that is repeated under its id."""
-    if scenario.recover_first or scenario.forgets:
+    if scenario.recover_first:
         caller.recover()
     for intent in list(ledger.intents.values()):
         refused = ledger.refused.get(intent.batch_id)
@@ -119,7 +119,7 @@ def audit(
     problems += _files(store, ledger, scenario, in_place=in_place)
     problems += _evidence(store.directory, store.quarantined_files(), ledger, in_place=in_place)
     problems += _strays(store.directory, scenario)
-    if in_place and not scenario.forgets:
+    if in_place:
         problems += _plan(store, ledger)
     return problems
 
@@ -231,8 +231,6 @@ def _files(
         content = _read(store.directory / relative_path)
         entry = manifest.entry(name)
         if in_place and content in ledger.foreign_at(relative_path):
-            continue
-        if in_place and scenario.forgets and _is_version(content, name, ledger):
             continue
         found = None if content is None else "sha256:" + hashlib.sha256(content).hexdigest()
         expected = None if entry is None else entry.content_hash

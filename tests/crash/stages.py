@@ -28,6 +28,9 @@ NEW_LEASES = temporary_path(Path(FILES[HOST_LEASES])).name
 SHORT_HISTORY = Options(retention=Retention(batches=1, contents_per_store=1))
 
 
+FEW_BATCHES = Options(retention=Retention(batches=3, contents_per_store=2))
+
+
 LONG_HISTORY = Options(retention=Retention(batches=None, contents_per_store=None), filler=400_000)
 """What a short history drops of this one is worth giving back."""
 
@@ -261,6 +264,21 @@ def write_together(caller: Caller) -> None:
         (LAUNCH_STATE, SESSION_STORE), (SESSION_STORE, HOST_LEASES), (LANE, SESSION_STORE)
     )
     caller.write_together((LANE,), (LANE,))
+
+
+def write_many(caller: Caller) -> None:
+    """More batches than are kept, of more than one store."""
+    for stores in ((SESSION_STORE,), (SESSION_STORE, LANE), (SESSION_STORE,), (LAUNCH_STATE,)):
+        caller.write(*stores)
+    caller.write(SESSION_STORE)
+
+
+def write_many_together(caller: Caller) -> None:
+    """The same with one flush."""
+    caller.write_together(
+        (SESSION_STORE,), (SESSION_STORE, LANE), (SESSION_STORE,), (LAUNCH_STATE,), (SESSION_STORE,)
+    )
+    caller.write(SESSION_STORE)
 
 
 def update(caller: Caller) -> None:
