@@ -364,7 +364,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         The file's size and time are held against the entry, its hash where those differ. Raises
         `StoreFileChangedError` when somebody else changed or removed the file, and
         `BatchUnfinishedError` when a batch whose writer died has changed it (with `verify=False`
-        the file is not looked at); `InvalidRequestError` when nothing is committed for it.
+        the file is not looked at); `InvalidRequestError` when nothing is committed for it, and
+        `ContentMissingError` when something is and the database has lost it.
 
         With `at` it is what the store held at a point in time: as of a batch (its id, or the high
         watermark that it made), or at a time; the file is not looked at. Raises
@@ -382,7 +383,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
 
     def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
         """Several stores (default: all) as of one batch, from the database; takes no lock and does
-        not look at the files. A store that was never written is absent."""
+        not look at the files. A store that was never written is absent; one whose content
+        the database has lost is in `lost`."""
         if isinstance(stores, str):
             raise InvalidRequestError("stores", f"must be several names: [{stores!r}]")
         names = [

@@ -28,7 +28,17 @@ from rtstore.salvage.making import BROKEN_PREFIX
 from tests.crash.children import Say
 from tests.crash.crew import Tally, workshop
 from tests.crash.probe import TracedFileSystem
-from tests.support import LEASES, LEDGER, NOON, TEAM, agree, digest, new_directory, open_store, write
+from tests.support import (
+    LEASES,
+    LEDGER,
+    NOON,
+    TEAM,
+    agree,
+    digest,
+    new_directory,
+    open_store,
+    write,
+)
 from tests.test_rebuild_database import overwrite
 from tests.upgrade.kills import kill_everywhere
 
