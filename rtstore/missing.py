@@ -1,5 +1,5 @@
-"""What to do where there is no runtime store: a new directory, one to take over, or one that lost its
-database."""
+"""What to do where there is no runtime store: a new directory, one to take over, or one whose
+database is gone."""
 
 from __future__ import annotations
 

@@ -184,9 +184,10 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
             fs: the seam to the file system, for tests.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError`,
-        `DatabaseMissingError` (nothing is made or changed), `OlderDatabaseError`, `NewerDatabaseError`, `ForeignDatabaseError`,
-        `CorruptDatabaseError` (nothing is touched), `UpgradeFailedError`, `DataUpgradeError`,
-        `LockTimeoutError`, `StorageError`, `RecoveryFailedError`.
+        `DatabaseMissingError` (nothing is made or changed), `OlderDatabaseError`,
+        `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError` (nothing is touched),
+        `UpgradeFailedError`, `DataUpgradeError`, `LockTimeoutError`, `StorageError`,
+        `RecoveryFailedError`.
         """
         directory = arguments.path(directory, "directory").absolute()  # wherever the process goes
         fs = arguments.instance(FileSystem, fs or FileSystem(), "fs")
