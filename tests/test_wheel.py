@@ -13,8 +13,6 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
-import pytest
-
 from rtstore.database.schema import REVISIONS
 from tests.installed import CHECKOUT, Installed
 from tests.upgrade.freeze import unpack
@@ -278,7 +276,6 @@ def check_types(installed: Installed, program: Path, expected: int) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_types_hold_from_outside(installed: Installed) -> None:
     """A typed program that uses the installed package passes mypy --strict, and each mistake in
     another one is found: the types are not `Any`."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.scene import THOROUGH, Scene
+from tests import breadth
+from tests.hostile.scene import Scene
 from tests.hostile.template import DATABASE, template
 from tests.hostile.test_databases import spoil, try_everything
 
@@ -105,7 +106,7 @@ def test_values_of_another_type(scene: Scene, table: str) -> None:
     """A value that no column of its type may hold, nothing included, is damage that SQLite does not
     see; it is told as damage."""
     for column in (name for owner, name in _columns() if owner == table):
-        for value in ("NULL", "x'ff00'", "1.5", "7", "'nonsense'")[: 2 if THOROUGH == 1 else None]:
+        for value in ("NULL", "x'ff00'", "1.5", "7", "'nonsense'")[: breadth.drawn(2)]:
             path = spoil(scene, crashed=True)
             _damage(path, f"UPDATE OR IGNORE {table} SET {column} = {value}")
             try_everything(scene, f"{table}.{column} = {value}, whatever its type")
