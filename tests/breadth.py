@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 SEED = 20260421
 """Draws whatever is drawn, unless the command line has another: runs are the same each time."""
@@ -45,7 +48,7 @@ def drawn(number: int) -> int:
 
 
 def params(
-    every: Iterable[str], *, normal: Collection[str], thorough: Collection[str] | None = None
+    every: Iterable[T], *, normal: Collection[T], thorough: Collection[T] | None = None
 ) -> list[object]:
     """Parameters of a test: the normal ones as they are, the thorough ones with their mark (all
     others, where none are named), and the rest in the full run only."""

@@ -13,6 +13,8 @@ import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
 
+import pytest
+
 from rtstore.database.schema import REVISIONS
 from tests.installed import CHECKOUT, Installed
 from tests.upgrade.freeze import unpack
@@ -276,6 +278,7 @@ def check_types(installed: Installed, program: Path, expected: int) -> str:
     return done.stdout
 
 
+@pytest.mark.thorough
 def test_types_hold_from_outside(installed: Installed) -> None:
     """A typed program that uses the installed package passes mypy --strict, and each mistake in
     another one is found: the types are not `Any`."""

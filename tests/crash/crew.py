@@ -67,6 +67,10 @@ class Share:
     stop_at_first: bool = False
     """The first failure is enough (a control was caught)."""
 
+    draws: int = 0
+    """How many states after a loss of power are drawn at each point; 0 to enumerate them."""
+    seed: int = 0
+
     calls: tuple[str, ...] = ()
     """Only the points of these calls; all of them when there are none."""
 
@@ -114,10 +118,9 @@ class Crew:
         """What else is to be said at the end."""
         self._hands = hands
 
-    def run(self, job: Job, scenario: str, index: int = 0, count: int = 1) -> Tally:
-        """Carry out a job, or one of some shares of it; gives what came of it, which is in the
-        total too."""
-        tally = self._hands.do(job, scenario, Share(index, count, self.full))
+    def run(self, job: Job, scenario: str, *, draws: int = 0, seed: int = 0) -> Tally:
+        """Carry out a job; gives what came of it, which is in the total too."""
+        tally = self._hands.do(job, scenario, Share(full=self.full, draws=draws, seed=seed))
         self.total.add(tally)
         return tally
 

@@ -76,6 +76,7 @@ def test_spoiled_pages(scene: Scene) -> None:
         try_everything(scene, f"page {page + 1} of {size // PAGE}")
 
 
+@pytest.mark.thorough
 def test_spoiled_bytes(scene: Scene) -> None:
     """A few random bytes anywhere end in an error of ours, or do no harm."""
     size = (template(crashed=False) / DATABASE).stat().st_size
@@ -88,6 +89,7 @@ def test_spoiled_bytes(scene: Scene) -> None:
         try_everything(scene, f"random bytes {number}")
 
 
+@pytest.mark.thorough
 def test_spoiled_header(scene: Scene) -> None:
     """Every byte of the header, turned over, ends in an error of ours, or does no harm."""
     for position in range(100):
@@ -177,6 +179,7 @@ def _wals() -> Iterator[tuple[str, bytes | None]]:
     yield "noise after it", real + dice.randbytes(5000)
 
 
+@pytest.mark.thorough
 def test_spoiled_wal(scene: Scene) -> None:
     """Whatever is in the WAL, what of it holds together counts; there is no other error."""
     for what, content in _wals():
