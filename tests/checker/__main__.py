@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -27,12 +28,13 @@ def main() -> int:
     for name in {*(names["only"] or ()), *(names["without"] or ())}:
         if name not in DISTURBANCES:
             raise SystemExit(f"no disturbance is called {name!r}: {', '.join(DISTURBANCES)}")
+    fixed = {name: json.loads(value) for name, value in (part.split("=") for part in options.set)}
     print(f"checker: rtstore from {Path(rtstore.__file__).parent}", flush=True)
     total, began, number = Verdict(), time.monotonic(), 0
     while number < (options.lives or 10**9) and time.monotonic() < began + options.seconds:
         mix = draw(
             options.seed + number,
-            seconds=options.life_seconds,
+            fixed=fixed,
             only=names["only"],
             without=names["without"] or (),
         )
@@ -66,7 +68,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3600.0, help="how long (default: an hour)")
     parser.add_argument("--seed", type=int, default=1, help="of the first life; the next has one more")
     parser.add_argument("--lives", type=int, help="at most so many")
-    parser.add_argument("--life-seconds", type=float, help="how long each life is")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
+                        help="a field of the mix that is not drawn (contents=3, loop=true)")  # fmt: skip
     parser.add_argument("--only", help=f"exactly these disturbances of {', '.join(DISTURBANCES)}")
     parser.add_argument("--without", help="not these disturbances")
     parser.add_argument("--control", choices=sorted(CONTROLS), help="a library broken on purpose")

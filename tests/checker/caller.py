@@ -182,11 +182,11 @@ class Caller:
         return value
 
     def _disturbed(self, function: Callable[[], Any]) -> Any:
-        if self.alarm is not None and self.mix.has("signal") and self.random.random() < 0.3:
+        if self.alarm is not None and self.mix.has("signal") and self.random.random() < 0.6:
             with self.alarm.armed(self.random):
                 return function()
-        if self.mix.has("deep") and self.random.random() < 0.1:
-            return _deep(self.random.randint(700, 960), function)
+        if self.mix.has("deep") and self.random.random() < 0.3:
+            return _deep(self.random.randint(880, 985), function)
         return function()
 
     # --- what is called -------------------------------------------------------------------------
@@ -244,10 +244,11 @@ class Caller:
         """Add to the ledger, or replace a store by what follows from it."""
         name = name or self.random.choice((LEDGER, LEDGER, *STORES))
         op = self.next_name()
+        takes_s = self.takes_s()
         batch: Batch | None = self.call(
             "update",
             lambda: store.update(
-                name, changing(op, name), identity=IDENTITY, reason="delivery_commit"
+                name, changing(op, name, takes_s), identity=IDENTITY, reason="delivery_commit"
             ),
             store,
             op=op,
@@ -255,6 +256,13 @@ class Caller:
             batch_id=None,
         )
         return batch
+
+    def takes_s(self) -> float:
+        """How long the function of an update takes."""
+        if not self.mix.has("slow") or self.random.random() < 0.9:
+            return 0.0
+        timeout_s = self.mix.lock_timeout_s * self.random.uniform(0.5, 1.5)
+        return min(1.5, self.random.choice((timeout_s, timeout_s, 0.05, 1.5)))
 
     def read(self, store: RuntimeStore, name: str | None = None) -> None:
         """Read a store."""
@@ -323,10 +331,12 @@ class Caller:
                 self.call("close", old.close)
 
 
-def changing(op: str, name: str) -> Callable[[Any], Any]:
+def changing(op: str, name: str, takes_s: float = 0.0) -> Callable[[Any], Any]:
     """The function of an update."""
 
     def change(data: Any) -> Any:
+        if takes_s:
+            time.sleep(takes_s)
         if name == LEDGER:
             return {"by": op, "stores": [name], "seen": [*data["seen"], op]}
         return {"by": op, "stores": [name], "after": data["by"]}

@@ -408,9 +408,10 @@ class _Judge:
                     there = op.watermarks & set(watermarks)
                     if not there and (self.mix.contents is None or newer < self.mix.contents):
                         self.fail("lost", f"not in the history of {name}", *op.calls)
-            newest = versions[-(self.mix.contents or 100) :]
-            if any(by is None for _, _, by in newest):
-                self.fail("lost", f"the history of {name} has no contents: {newest}")
+            for batch_id, _, by in versions[-(self.mix.contents or 100) :]:
+                known = self.by_batch_id.get(batch_id)
+                if by is None and known is not None and self._must_be_kept(known):
+                    self.fail("lost", f"no content in the history of {name}", *known.calls)
 
     def _ledger(self) -> None:
         """Every update of the ledger that was told committed is in it, once and in order."""

@@ -162,9 +162,9 @@ class Life:
         random, mix = self.random, self.mix
         half = time.monotonic() + mix.seconds * random.uniform(0.3, 0.7)
         chances: list[tuple[str, float, Callable[[], None]]] = [
-            ("kill", 2.0, self._kill),
+            ("kill", 4.0, self._kill),
             ("stop", 4.0, self._stop),
-            ("unlock", 3.0, self._unlock),
+            ("unlock", 15.0, self._unlock),
         ]
         while time.monotonic() < self.end:
             time.sleep(0.005)
@@ -177,22 +177,33 @@ class Life:
                 self._remove_wal()
 
     def _kill(self) -> None:
+        """Kill one, or all at once; and some of the time just when a file was written."""
         workers = self._workers()
-        if workers:
-            victim = self.random.choice(workers)
+        self.random.shuffle(workers)
+        victims = workers if self.random.random() < 0.3 else workers[:1]
+        self._aim()
+        for victim in victims:
             victim.killed = True
-            self.journal.write("killed", name=victim.name)
             os.kill(victim.pid, signal.SIGKILL)
-            os.kill(victim.pid, signal.SIGCONT)
+            self.journal.write("killed", name=victim.name)
+        for _ in victims:
             if time.monotonic() < self.end - 0.2:
                 self._start_worker()
+
+    def _aim(self) -> None:
+        """Wait until a store file is another one, for then a batch is being published."""
+        paths = [self.directory / descriptor.relative_path for descriptor in DESCRIPTORS]
+        before, end = _inodes(paths), time.monotonic() + self.random.choice((0, 0.03, 0.03))
+        while time.monotonic() < end and _inodes(paths) == before:
+            pass
 
     def _stop(self) -> None:
         running = [process for process in self._workers() if process.stopped_until is None]
         if running:
             victim = self.random.choice(running)
-            self.journal.write("stopped", name=victim.name)
+            self._aim()
             os.kill(victim.pid, signal.SIGSTOP)
+            self.journal.write("stopped", name=victim.name)
             victim.stopped_until = time.monotonic() + self.random.choice((0.01, 0.1, 0.5))
 
     def _go_on(self, *, all_of_them: bool = False) -> None:
@@ -254,6 +265,10 @@ class Life:
         shutil.copytree(self.folder, target)
         (target / "verdict.txt").write_text(f"{self.mix}\n\n{verdict.details()}\n")
         (target / "mix.json").write_text(json.dumps({"seed": self.mix.seed}))
+
+
+def _inodes(paths: list[Path]) -> list[int]:
+    return [os.stat(path).st_ino for path in paths if path.exists()]
 
 
 def intrude(mix: Mix, directory: Path, name: str, end: float) -> None:

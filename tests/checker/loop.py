@@ -83,7 +83,7 @@ class LoopCaller:
     def _update(self, store: AsyncRuntimeStore) -> Awaitable[object]:
         name = self.random.choice((LEDGER, *STORES))
         op = self.caller.next_name()
-        change = changing(op, name)
+        change = changing(op, name, self.caller.takes_s())
         return self._call(
             "update",
             lambda: store.update(name, change, identity=IDENTITY, reason="delivery_commit"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from random import Random
+from types import MappingProxyType
+from typing import Any
 
 from rtstore import Retention
 
@@ -16,6 +18,7 @@ DISTURBANCES = {
     "drop": "a store object is dropped without being closed",
     "signal": "a signal raises an exception in the main thread, in the middle of a call",
     "deep": "a call is made so deep in the stack that it runs out of it somewhere",
+    "slow": "the function of an update takes long",
     "cancel": "a task is cancelled while it waits for a call",
     "stop": "a worker is stopped for a while (SIGSTOP)",
     "kill": "a worker is killed (SIGKILL), and another one takes its place",
@@ -69,12 +72,12 @@ class Mix:
 def draw(
     seed: int,
     *,
-    seconds: float | None = None,
+    fixed: Mapping[str, Any] = MappingProxyType({}),
     only: Collection[str] | None = None,
     without: Collection[str] = (),
 ) -> Mix:
     """The life of a seed. With `only` exactly these disturbances are in it; `without` takes some
-    away. Whatever is switched, the rest of what is drawn stays the same."""
+    away, and `fixed` fields are as they say. The rest of what is drawn stays the same."""
     random = Random(seed)
     length = random.choice((0.7, 1.0, 1.5, 2.5))
     batches, contents = random.choice(
@@ -83,20 +86,21 @@ def draw(
     )  # fmt: skip
     drawn = {name: random.random() for name in DISTURBANCES}
     chosen = {name for name, value in drawn.items() if value < _SELDOM.get(name, _OFTEN)}
-    return Mix(
+    mix = Mix(
         seed=seed,
         processes=random.randint(2, 4),
-        threads=random.randint(1, 3),
+        threads=random.choice((1, 2, 3, 6)),
         loop=random.random() < 0.5,
         group=random.choice((4, 20, 100)),
         batches=batches,
         contents=contents,
         lock_timeout_s=random.choice((0.01, 0.03, 0.3, 3.0, 10.0)),
         objects=random.randint(1, 3),
-        seconds=seconds or length,
+        seconds=length,
         disturbances=tuple(
             name
             for name in DISTURBANCES
             if name in (chosen if only is None else only) and name not in without
         ),
     )
+    return replace(mix, **fixed)

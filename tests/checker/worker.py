@@ -24,7 +24,7 @@ from tests.checker.loop import LoopCaller
 
 QUIET_S = 12.0
 """How long a store object may be locked out when nobody calls it any more but us."""
-CHILD_S = 25.0
+CHILD_S = 15.0
 """How long a forked child may take."""
 
 
@@ -54,6 +54,7 @@ def work(name: str, shared: Shared, quiet: Path) -> None:
     """Be a worker until the life is over and everybody has come to an end."""
     alarm = Alarm()
     first = Caller(f"{name}.main", shared, alarm)
+    sys.setswitchinterval(first.random.choice((5e-3, 1e-4, 1e-6)))
     while not shared.objects and not shared.over():
         for _ in range(shared.mix.objects):
             opened = first.open()
