@@ -23,7 +23,7 @@ from rtstore.errors import ConflictError
 from rtstore.files.inspector import FileInspector
 from rtstore.ids import IdFactory, new_plan_id
 from rtstore.lock import WriterLock
-from rtstore.planning import StoreFinding, build_plan
+from rtstore.planning import REFUSED, StoreFinding, build_plan
 from rtstore.records import (
     BatchState,
     Inspection,
@@ -161,13 +161,17 @@ class RecoveryPlanner:
     ) -> Survey:
         findings = {}
         for name, inspection in inspections.items():
+            entry = view.manifest.entry(name)
             has_content = name in view.stores_with_content
             findings[name] = StoreFinding(
                 inspection=inspection,
                 content_in_database=has_content,
-                written_by_another_batch=self._is_ours(
-                    inspection, view.manifest.entry(name), has_content=has_content
-                ),
+                content_missing=entry is not None and not has_content,
+                committed_is_refused=entry is not None
+                and inspection.state in REFUSED
+                and inspection.content_hash == entry.content_hash,
+                is_link=self.inspector.is_behind_a_link(inspection),
+                written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
             )
         return Survey(view=view, findings=findings, crashed_batches=crashed)
 

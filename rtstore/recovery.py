@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rtstore.database import batches, manifest, recovery_log
+from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor, Registry
+from rtstore.envelope import content_hash
 from rtstore.errors import (
     ConflictError,
     RecoveryFailedError,
@@ -38,6 +39,7 @@ from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
+from rtstore.planning import CONTENT_MISSING
 from rtstore.rebuilding import Rebuilding
 from rtstore.records import (
     ActionKind,
@@ -284,6 +286,8 @@ class Recovery:
         descriptor = self._registry.get(action.schema_name)
         inspection, entry = self._look(descriptor)
         if inspection.state is InspectionState.HEALTHY:
+            if entry is not None and action.reason == CONTENT_MISSING:
+                return self._take_from_file(action, descriptor, entry)
             return _skipped(action, "the file is healthy by now")
         kept = self._publisher.evidence.keep(
             StoreFile.of(descriptor),
@@ -297,6 +301,23 @@ class Recovery:
             return _skipped(action, "its committed content is not in the database")
         what = "removed: nothing is committed" if entry is None else "committed content put back"
         return _done(action, what + (f"; evidence: {kept.quarantine_path}" if kept else ""))
+
+    def _take_from_file(
+        self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry
+    ) -> RecoveryStep:
+        """The content goes back into the database from the file, which is what was committed: the
+        hash says so."""
+        path = store_path(self._directory, descriptor.relative_path)
+        content, _ = self._fs.read(path)
+        if content_hash(content) != entry.content_hash:
+            return _skipped(action, "the file was changed meanwhile")
+        with self._database.write(flush=True) as connection:
+            if descriptor.schema_name in contents.stores_with_content(connection):
+                return _skipped(action, "its content is in the database by now")
+            contents.insert_contents(
+                connection, {entry.batch_number: {descriptor.schema_name: content}}
+            )
+        return _done(action, "its content was taken from the file into the database")
 
     def _quarantine(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
         descriptor = self._registry.get(action.schema_name)

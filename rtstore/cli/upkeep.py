@@ -165,8 +165,8 @@ def backup(
 
     \b
     JSON: formatVersion, path, teamName, revision, highWatermark, lastCommittedBatchId or null,
-      createdAt, databaseHash, files[] {relativePath, contentHash, fileSize, mtimeNs or null,
-      mode or null},
+      origin or null (the directory that it was made of), createdAt, databaseHash,
+      files[] {relativePath, contentHash, fileSize, mtimeNs or null, mode or null},
       leftOut[] (files whose bytes could not be had, and why)
     """
     with reporting(directory, as_json=as_json):

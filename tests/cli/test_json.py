@@ -31,7 +31,7 @@ PLAN = {
 }
 BACKUP = {
     *("formatVersion", "path", "teamName", "revision", "highWatermark", "lastCommittedBatchId"),
-    *("createdAt", "databaseHash", "files", "leftOut"),
+    *("origin", "createdAt", "databaseHash", "files", "leftOut"),
 }
 SHAPES = {
     "init": {"directory", "teamName", "created", "database", "highWatermark", "stores"},

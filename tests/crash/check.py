@@ -18,13 +18,13 @@ from rtstore import (
     Batch,
     BatchState,
     Manifest,
-    QuarantinedFile,
+    Retention,
     RuntimeStore,
 )
 from rtstore.lock import LOCK_NAME
 
 from .caller import FILES, IDENTITY, STORES, TEAM, Caller, holds
-from .ledger import Broken, Escaped, Ledger, Note, Outcome, Refused
+from .ledger import Broken, Escaped, Foreign, Ledger, Note, Outcome, Refused
 from .scenarios import Scenario
 
 OURS = {DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME}
@@ -117,7 +117,7 @@ def audit(
     ]
     problems += _contents(store, committed, ledger)
     problems += _files(store, ledger, scenario, in_place=in_place)
-    problems += _evidence(store.directory, store.quarantined_files(), ledger, in_place=in_place)
+    problems += _evidence(store, committed, ledger, scenario, in_place=in_place)
     problems += _strays(store.directory, scenario)
     if in_place:
         problems += _plan(store, ledger)
@@ -239,9 +239,15 @@ def _files(
 
 
 def _evidence(
-    directory: Path, rows: list[QuarantinedFile], ledger: Ledger, *, in_place: bool
+    store: RuntimeStore,
+    committed: list[Batch],
+    ledger: Ledger,
+    scenario: Scenario,
+    *,
+    in_place: bool,
 ) -> Iterator[str]:
     """Nothing of anybody else's is gone: it is where it was, or in quarantine with its row."""
+    directory, rows = store.directory, store.quarantined_files()
     for row in rows:
         content = _read(directory / row.quarantine_path)
         if row.content_hash is not None and (
@@ -257,11 +263,24 @@ def _evidence(
             continue
         if foreign.content in logged:
             continue  # it was adopted, so the database has its bytes
+        if scenario.options.retention != Retention() and _adopted(foreign, committed, ledger):
+            continue  # since then it is history like any other
         content_hash = "sha256:" + hashlib.sha256(foreign.content).hexdigest()
         if foreign.content not in kept:
             yield f"what somebody left in {foreign.relative_path} was destroyed without a copy"
         elif foreign.relative_path in FILES.values() and content_hash not in hashes:
             yield f"what somebody left in {foreign.relative_path} is in quarantine without a row"
+
+
+def _adopted(foreign: Foreign, committed: list[Batch], ledger: Ledger) -> bool:
+    """Whether a batch has made somebody's file the committed content."""
+    written = {*ledger.sure(), *(batch.batch_id for batch in committed)}
+    return any(
+        holds(foreign.content, data)
+        for batch_id in written & ledger.intents.keys()
+        for store, data in ledger.intents[batch_id].writes.items()
+        if FILES[store] == foreign.relative_path
+    )
 
 
 def _needless(store: RuntimeStore, ledger: Ledger) -> Iterator[str]:
