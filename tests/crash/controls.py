@@ -463,7 +463,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(rename_before_log, ((kill_everywhere, "write_over"),)),
         Control(log_not_flushed, ((cut_power_everywhere, "update"),)),
         Control(contents_pruned_too_early, ((kill_everywhere, "open_torn"),)),
-        Control(open_batches_pruned, ((kill_everywhere, "write_many_together"),)),
+        Control(open_batches_pruned, ((cut_power_everywhere, "write_many_together"),)),
         Control(batches_forgotten_unflushed, ((cut_power_everywhere, "write_many"),)),
         Control(beginnings_taken_for_theirs, ((cut_power_everywhere, "write_over"),)),
         Control(failed_flush_forgotten, ((fail_everywhere, "write_over"),), ("COMMIT",)),
