@@ -187,6 +187,26 @@ class StorageError(RetryableError):
         super().__init__(f"{path}: {problem} ({cause}). Nothing was committed.")
 
 
+class PruneStoppedError(StorageError):
+    """The disk is full, so no more history could be dropped. What was dropped before is."""
+
+    def __init__(self, path: Path, cause: str, *, batches: int, contents: int, room: int) -> None:
+        super().__init__(path, "the disk is full", cause)
+        self.batches = batches
+        """How many batches were dropped before."""
+        self.contents = contents
+        """How many contents were dropped before, those of the batches included."""
+        self.room = room
+        """About how many bytes must be free on the file system."""
+        message = (
+            f"{path}: the disk is full ({cause}). Dropped so far: {batches} batches and {contents} "
+            "contents; all else is as before. What is dropped must be written down before its "
+            f"space is returned: free about {-(-room >> 20)} MiB on this file system, then prune "
+            "again."
+        )
+        self.args = (message,)
+
+
 def cause_of(error: Exception) -> str:
     """What went wrong, for an error that says itself what came of it."""
     if isinstance(error, StorageError):

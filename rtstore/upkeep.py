@@ -77,8 +77,8 @@ class Upkeep:
 
         Takes the writer lock for a fraction of a second at a time, so writers go on meanwhile. What
         was dropped when it is interrupted or raises is dropped, the rest is as before; make it
-        again. Flushed when it returns. Raises `LockTimeoutError`, and what a failing database
-        raises.
+        again. Flushed when it returns. Raises `LockTimeoutError`, `PruneStoppedError` where the
+        disk is full, and what a failing database raises.
         """
         return prune_history(
             self._writer.publisher,

@@ -70,6 +70,14 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
 
 
+def is_full(error: StorageError) -> bool:
+    """Whether the database found no room on the disk."""
+    cause = error.__cause__
+    return isinstance(cause, (DBAPIError, sqlite3.Error)) and (
+        error_code(cause) & 0xFF == sqlite3.SQLITE_FULL
+    )
+
+
 def error_code(error: DBAPIError | sqlite3.Error) -> int:
     """SQLite's extended result code, 0 where there is none."""
     original = error.orig if isinstance(error, DBAPIError) else error

@@ -17,10 +17,10 @@ finished) is the leader's alone: the others try for themselves.
 To the cases of `rtstore.writer` a group adds (tried by the same tests, in the scenarios
 `write_together`):
 
-* a crash between 3 and the end of 5 leaves several `preparing` batches. They go forward oldest
-  first, each published and sealed as if it were alone, so the last version of a store is the last
-  to be published again; that is how it would have been, had they been written one by one. All
-  versions are in the log, so none is taken for somebody else's.
+* a crash between 3 and the end of 5 leaves several `preparing` batches. They go forward together,
+  as they were to: a store is published with the last of its versions, one transaction seals them in
+  their order. Nothing of the history is dropped before that. All versions are in the log, so none
+  is taken for somebody else's.
 * the seal of a group is one transaction: after a loss of power all of it is there or none.
 * a batch refused before the log leaves the group; one that the database refuses has each of the
   group logged by itself. What a batch is compared with (`expected_high_watermark`, the data that

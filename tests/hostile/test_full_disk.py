@@ -8,14 +8,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from rtstore import (
     FileSystem,
+    PruneStoppedError,
     QuarantinedFile,
+    Retention,
     RuntimeStore,
     upgrade_directory,
     verify_backup,
@@ -116,6 +118,28 @@ def _check_after(scene: Scene, acknowledged: set[int], unsure: set[int]) -> None
         assert acknowledged <= found <= acknowledged | unsure, scene.what
         _write(store, 99)
         assert agree(store), scene.what
+
+
+def test_pruning_on_a_full_disk(tmp_path: Path) -> None:
+    """It cannot drop what it cannot write down: it says how much room it needs, drops nothing by
+    half, and with that much room it works."""
+    folder = tmp_path / "small"
+    with _mounted(folder, "size=14m"), RuntimeStore.open(folder / "rt", team_name="t") as store:
+        (folder / "other").write_bytes(bytes(4 << 20))
+        with suppress(RuntimeStoreError):
+            for number in range(100):
+                _write(store, number, size=150 * KILOBYTE)
+        _fill(folder, 0)
+        before = len(store.batches())
+        few = Retention(batches=2, contents_per_store=1)
+        with pytest.raises(PruneStoppedError, match=r"free about [1-4] MiB") as caught:
+            store.prune(few)
+        assert len(store.batches()) == before - caught.value.batches
+        os.truncate(folder / "other", (4 << 20) - caught.value.room)
+        report = store.prune(few)
+        assert report.batches_left < 5 < before
+        _write(store, 1000)
+        assert agree(store)
 
 
 class FullFileSystem(FileSystem):
