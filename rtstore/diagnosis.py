@@ -235,11 +235,12 @@ def _rebuild(facts: Facts, *options: str) -> Way:
         "--capability-snapshot-id": facts.capability_snapshot_in_files,
     }
     told = [word for option, value in known.items() if value for word in (option, value)]
+    aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"
     named = "; team and run are what the launch state says" if facts.run_in_files else ""
     return Way(
         command=_run("rebuild", facts, *told, *options),
-        why="makes a new database from the store files as they are now, and keeps the old one "
-        f"aside; history and receipts are lost{named}",
+        why=f"makes a new database from the store files as they are now{aside}; history and "
+        f"receipts are lost{named}",
     )
 
 

@@ -403,8 +403,8 @@ class DatabaseMissingError(StopError):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         quoted = shlex.quote(str(directory))
         super().__init__(
-            f"{directory}: {problem}, but {', '.join(map(repr, found[:3]))}{more} "
-            "is there, so this is not a new directory. Nothing was made or changed. "
+            f"{directory}: {problem}, but this is not a new directory: there is "
+            f"{', '.join(map(repr, found[:3]))}{more}. Nothing was made or changed. "
             f"Run: {run} (all ways out: rtstore doctor {quoted})"
         )
 
