@@ -1,5 +1,5 @@
-"""Every kind of trouble, walked: what is advised is run as it is printed, until the runtime may start
-or somebody is named who must act."""
+"""Every kind of trouble, walked: what is advised is run as it is printed, until the runtime may
+start or somebody is named who must act."""
 
 from __future__ import annotations
 
