@@ -340,7 +340,11 @@ def _space(facts: Facts) -> Iterator[Finding]:
     look = Way(command=f"df -h {shlex.quote(str(facts.directory))}", why="shows what is full")
     free = f"{_size(facts.free_bytes)} free"
     if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
-        yield say.red(f"the disk is full: {free}. Batches fail, and are undone", look)
+        yield say.red(
+            f"the disk is full: {free}. Batches fail, and are undone; dropping history, too, needs "
+            "some room before it gives any back",
+            look,
+        )
     elif facts.free_bytes < needed + SPARE_BYTES:
         yield say.yellow(f"{free}: too little for a back-up or an upgrade", look)
     else:
