@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from rtstore import (
     Descriptor,
     RecoveryNeededError,
     RuntimeStore,
+    StoreFileChangedError,
     WriterLock,
 )
 from tests.cli.commands import run
 from tests.cli.walks import delete_contents
 from tests.support import (
+    FILE_OF,
     IDENTITY,
     LEASES,
     LEDGER,
@@ -170,3 +173,18 @@ def test_what_others_wrote_steers_no_terminal(tmp_path: Path) -> None:
     for command in ("status", "doctor", "rebuild"):
         result = run(command, directory)
         assert "\x1b" not in result.out + result.err, result
+
+
+def test_errors_name_the_directory(tmp_path: Path) -> None:
+    """The command in the message of an error can be typed as it stands."""
+    directory = new_directory(tmp_path, "a team's")
+    with open_store(directory) as store:
+        (directory / FILE_OF[LEASES]).write_text("{}")
+        with pytest.raises(StoreFileChangedError, match="nothing is committed") as caught:
+            store.read(LEASES)
+        assert f"rtstore plan {shlex.quote(str(directory))}" in str(caught.value)
+        write(store, LEASES, 1)
+        (directory / FILE_OF[LEASES]).unlink()
+        with pytest.raises(StoreFileChangedError, match="is missing") as caught:
+            store.read(LEASES)
+        assert f"rtstore plan {shlex.quote(str(directory))}" in str(caught.value)
