@@ -31,6 +31,11 @@ def _rebuild(
     return error
 
 
+def _typed(directory: Path | None) -> str:
+    """A directory as it is typed in a command."""
+    return "DIR" if directory is None else shlex.quote(str(directory))
+
+
 # --- fix the call -------------------------------------------------------------------------------
 
 
@@ -160,7 +165,16 @@ class BatchFailedError(RetryableError):
     When `undone` is false, putting the files back failed too: `rtstore recover` finishes it.
     """
 
-    def __init__(self, batch_id: str, store: str, path: Path, cause: str, *, undone: bool) -> None:
+    def __init__(
+        self,
+        batch_id: str,
+        store: str,
+        path: Path,
+        cause: str,
+        *,
+        undone: bool,
+        directory: Path | None = None,
+    ) -> None:
         self.batch_id = batch_id
         self.store = store
         self.path = path
@@ -170,7 +184,7 @@ class BatchFailedError(RetryableError):
             "It is recorded as failed and every file is as it was before."
             if undone
             else "It is recorded as failed; putting the files back failed too. "
-            "Run: rtstore recover DIR (or open the store again)."
+            f"Run: rtstore recover {_typed(directory)} (or open the store again)."
         )
         super().__init__(
             f"batch {batch_id} could not write store {store} to {path}: {cause}. {outcome}"
@@ -221,10 +235,13 @@ class BatchUnfinishedError(RecoveryNeededError):
     after opening the store again.
     """
 
-    def __init__(self, batch_id: str, cause: str, *, decided: bool) -> None:
+    def __init__(
+        self, batch_id: str, cause: str, *, decided: bool, directory: Path | None = None
+    ) -> None:
         self.batch_id = batch_id
         self.cause = cause
         self.decided = decided
+        self.directory = directory
         outcome = (
             "Its outcome is decided: it is in the log, and recovery will complete it"
             if decided
@@ -232,14 +249,16 @@ class BatchUnfinishedError(RecoveryNeededError):
         )
         super().__init__(
             f"batch {batch_id} was not finished: {cause}. {outcome}. "
-            "Open the store again (RuntimeStore.open or rtstore recover DIR)."
+            f"Open the store again (RuntimeStore.open or rtstore recover {_typed(directory)})."
         )
 
     def about(self, batch_id: str) -> BatchUnfinishedError:
         """The same, said of another batch that was logged with it."""
         if batch_id == self.batch_id:
             return self
-        other = BatchUnfinishedError(batch_id, self.cause, decided=self.decided)
+        other = BatchUnfinishedError(
+            batch_id, self.cause, decided=self.decided, directory=self.directory
+        )
         other.__cause__ = self.__cause__
         return other
 
@@ -247,17 +266,32 @@ class BatchUnfinishedError(RecoveryNeededError):
 class StoreFileChangedError(RecoveryNeededError):
     """A store file is not what was committed: somebody else changed or removed it."""
 
-    def __init__(self, store: str, path: Path, expected: str, found: str | None) -> None:
+    def __init__(
+        self,
+        store: str,
+        path: Path,
+        expected: str | None,
+        found: str | None,
+        *,
+        directory: Path | None = None,
+    ) -> None:
         self.store = store
         self.path = path
         self.expected_hash = expected
+        """None: nothing is committed for the store."""
         self.found_hash = found
-        what = "is missing" if found is None else "was changed by somebody else"
-        super().__init__(
-            f"{path} {what}: store {store} was committed as {expected}"
-            f"{'' if found is None else f', the file is {found}'}. "
-            "Run: rtstore plan DIR (read with verify=False to use the committed content)."
-        )
+        self.directory = directory
+        if expected is None:
+            what = f"is there, and nothing is committed for store {store}: somebody else wrote it"
+        elif found is None:
+            what = f"is missing: store {store} was committed as {expected}"
+        else:
+            what = (
+                f"was changed by somebody else: store {store} was committed as {expected}, "
+                f"the file is {found}"
+            )
+        hint = "" if expected is None else " (read with verify=False to use the committed content)"
+        super().__init__(f"{path} {what}. Run: rtstore plan {_typed(directory)}{hint}.")
 
 
 class ContentMissingError(RecoveryNeededError):
@@ -284,7 +318,7 @@ class RecoveryFailedError(RecoveryNeededError):
         self.cause = cause
         super().__init__(
             f"recovery stopped at {step} of {path}: {cause}. Nothing is lost: remove the cause "
-            "and open the store again (to look first: rtstore plan DIR)."
+            f"and open the store again (to look first: rtstore plan {_typed(path)})."
         )
 
 
@@ -403,8 +437,8 @@ class DatabaseMissingError(StopError):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         quoted = shlex.quote(str(directory))
         super().__init__(
-            f"{directory}: {problem}, but {', '.join(map(repr, found[:3]))}{more} "
-            "is there, so this is not a new directory. Nothing was made or changed. "
+            f"{directory}: {problem}, but this is not a new directory: there is "
+            f"{', '.join(map(repr, found[:3]))}{more}. Nothing was made or changed. "
             f"Run: {run} (all ways out: rtstore doctor {quoted})"
         )
 

@@ -15,6 +15,8 @@ from rtstore.errors import (
     StorageError,
 )
 
+DISK_FULL = "the disk is full"
+
 
 class Translated:
     """A block in which the errors of the driver become ours. Has no state of its own."""
@@ -54,7 +56,7 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseLockedError(path, cause)
     if code == sqlite3.SQLITE_FULL:
-        return StorageError(path, "the disk is full", cause)
+        return StorageError(path, DISK_FULL, cause)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return StorageError(path, "writing is not allowed", cause)
     if code == sqlite3.SQLITE_CANTOPEN:

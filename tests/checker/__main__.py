@@ -66,7 +66,9 @@ def live(mix: Mix, control: str | None, keep: Path | None) -> Verdict:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.checker", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3600.0, help="how long (default: an hour)")
-    parser.add_argument("--seed", type=int, default=1, help="of the first life; the next has one more")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the first life; the next has one more"
+    )
     parser.add_argument("--lives", type=int, help="at most so many")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
                         help="a field of the mix that is not drawn (contents=3, loop=true)")  # fmt: skip

@@ -153,7 +153,9 @@ class _Judge:
             if "op" not in call.facts or call.action.startswith("inherited"):
                 continue
             name = call.facts["op"]
-            op = ops.setdefault(name, Op(name, tuple(call.facts["stores"]), call.action == "update"))
+            op = ops.setdefault(
+                name, Op(name, tuple(call.facts["stores"]), call.action == "update")
+            )
             op.calls.append(call)
             op.batch_id = op.batch_id or call.facts["batch_id"] or call.result.get("batch_id")
             if call.outcome == "committed" and call.result.get("hw") is not None:

@@ -266,5 +266,3 @@ def works(caller: Caller, store: RuntimeStore) -> bool:
     caller.read(store)
     caller.snapshot(store)
     return written is not None
-
-
