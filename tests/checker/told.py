@@ -14,7 +14,6 @@ from rtstore import (
     StoreClosedError,
     StoreFileChangedError,
 )
-
 from tests.checker.mix import WITH_STOP_ERRORS, Mix
 
 
