@@ -41,6 +41,9 @@ def _check_processes(found: Evidence) -> None:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
             kind = "crashes" if code < 0 else "foreign exceptions"
             found.fail(kind, f"{name} ended with {how}", *open_calls)
+        elif record["kind"] == "held":
+            files = sorted(set(record["files"]))
+            found.fail("left over", f"{name} closed or dropped all, and has open: {files}")
         elif record["kind"] == "unusable":
             last = [call for call in found.calls if call.name.startswith(f"{name}.")][-3:]
             found.fail("unusable", f"{name}: an object is locked out for good", *last)

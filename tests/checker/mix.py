@@ -80,7 +80,7 @@ def draw(
     """The life of a seed. With `only` exactly these disturbances are in it; `without` takes some
     away, and `fixed` fields are as they say. The rest of what is drawn stays the same."""
     random = Random(seed)
-    length = random.choice((0.7, 1.0, 1.5, 2.5))
+    length = random.choice((1.0, 2.0, 4.0))
     batches, contents = random.choice(
         ((None, None), (None, None), (1_000, 50), (1_000, 50), (random.randint(2, 5), 1),
          (random.randint(2, 5), random.randint(1, 3)), (1_000, random.randint(1, 3)))

@@ -52,10 +52,11 @@ def work(name: str, shared: Shared, quiet: Path) -> None:
     first = Caller(f"{name}.main", shared, alarm)
     sys.setswitchinterval(first.random.choice((5e-3, 1e-4, 1e-6)))
     while not shared.objects and not shared.over():
-        for _ in range(shared.mix.objects):
-            opened = first.open()
-            if opened is not None:
-                shared.objects.append(opened)
+        shared.objects += [
+            opened
+            for opened in (first.open() for _ in range(shared.mix.objects))
+            if opened is not None
+        ]
     callers = [Caller(f"{name}.t{number}", shared) for number in range(1, shared.mix.threads)]
     threads = [threading.Thread(target=live, args=(caller,), daemon=True) for caller in callers]
     if shared.mix.has("close", "drop"):
@@ -88,6 +89,7 @@ def live(caller: Caller) -> None:
             continue
         kind = caller.random.choices(kinds, weights)[0]
         actions[kind][1](store)
+        del store
         if caller.suspicious is not None:
             look_again(caller)
 
@@ -257,9 +259,22 @@ def come_to_rest(caller: Caller) -> None:
     for store in list(caller.shared.objects):
         if caller.random.random() < 0.7:
             caller.replace(store)
-    if caller.random.random() < 0.5:
-        caller.shared.objects.clear()
-        gc.collect()
+        del store
+    caller.shared.objects.clear()
+    caller.suspicious = None
+    gc.collect()
+    held = open_files(caller.shared.directory)
+    if held:
+        caller.journal.write("held", name=caller.name, files=held)
+
+
+def open_files(directory: Path) -> list[str]:
+    """What this process has open in a folder (Linux; elsewhere nothing is known)."""
+    found = []
+    for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return sorted(name for name in found if name.startswith(f"{directory}/"))
 
 
 def works(caller: Caller, store: RuntimeStore) -> bool:
