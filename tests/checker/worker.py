@@ -257,7 +257,7 @@ def come_to_rest(caller: Caller) -> None:
                 break
             time.sleep(0.01)
     for store in list(caller.shared.objects):
-        if caller.random.random() < 0.7:
+        if not caller.mix.has("drop") or caller.random.random() < 0.7:
             caller.replace(store)
         del store
     caller.shared.objects.clear()
