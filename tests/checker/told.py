@@ -60,7 +60,7 @@ def _outcome_of_notes(error: BaseException) -> tuple[str, str | None]:
 _ALWAYS = {"LockTimeoutError", "ConflictError", "DatabaseLockedError", "BatchUnfinishedError"}
 _WITH: dict[str, set[str]] = {
     "BatchFailedError": {"signal", "deep", "unlock", "wal", "shell", "cancel"},
-    "StoreClosedError": {"close", "drop", "fork", "signal", "deep"},
+    "StoreClosedError": {"close", "drop", "signal", "deep", *WITH_STOP_ERRORS},
     "StorageError": {"unlock", "wal"},
     "RecoveryFailedError": {"unlock", "wal", "shell"},
     "CorruptDatabaseError": {"wal"},
