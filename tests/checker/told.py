@@ -11,6 +11,7 @@ from rtstore import (
     CallError,
     RetryableError,
     RuntimeStoreError,
+    StopError,
     StoreClosedError,
     StoreFileChangedError,
 )
@@ -81,4 +82,4 @@ def is_expected(error: BaseException, mix: Mix) -> bool:
         return True
     if name in _WITH:
         return mix.has(*_WITH[name])
-    return isinstance(error, rtstore.StopError) and mix.has(*WITH_STOP_ERRORS)
+    return isinstance(error, StopError | RetryableError) and mix.has(*WITH_STOP_ERRORS)
