@@ -11,10 +11,10 @@ from rtstore import (
     CallError,
     RetryableError,
     RuntimeStoreError,
+    StopError,
     StoreClosedError,
     StoreFileChangedError,
 )
-
 from tests.checker.mix import WITH_STOP_ERRORS, Mix
 
 
@@ -61,7 +61,7 @@ def _outcome_of_notes(error: BaseException) -> tuple[str, str | None]:
 _ALWAYS = {"LockTimeoutError", "ConflictError", "DatabaseLockedError", "BatchUnfinishedError"}
 _WITH: dict[str, set[str]] = {
     "BatchFailedError": {"signal", "deep", "unlock", "wal", "shell", "cancel"},
-    "StoreClosedError": {"close", "drop", "fork", "signal", "deep"},
+    "StoreClosedError": {"close", "drop", "signal", "deep", *WITH_STOP_ERRORS},
     "StorageError": {"unlock", "wal"},
     "RecoveryFailedError": {"unlock", "wal", "shell"},
     "CorruptDatabaseError": {"wal"},
@@ -82,4 +82,4 @@ def is_expected(error: BaseException, mix: Mix) -> bool:
         return True
     if name in _WITH:
         return mix.has(*_WITH[name])
-    return isinstance(error, rtstore.StopError) and mix.has(*WITH_STOP_ERRORS)
+    return isinstance(error, StopError | RetryableError) and mix.has(*WITH_STOP_ERRORS)
