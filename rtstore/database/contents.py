@@ -17,7 +17,7 @@ from rtstore.database.schema import (
 )
 from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
-from rtstore.records import LoggedBatch, Record
+from rtstore.records import LoggedBatch, PublishedFile, Record
 from rtstore.times import format_time
 
 _BITE = 8
@@ -240,9 +240,7 @@ _SELECT_CURRENT = Statement(
 )
 _SELECT_CURRENT_WITH_BATCH = Statement(
     select(
-        manifest_entries.c.content_hash,
-        manifest_entries.c.file_size,
-        manifest_entries.c.mtime_ns,
+        *(manifest_entries.c[field] for field in PublishedFile._fields),
         manifest_entries.c.run_id,
         manifest_entries.c.capability_snapshot_id,
         manifest_entries.c.behavior_fingerprint,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from rtstore.files.stamp import FileStamp, stamp_of
 from rtstore.files.system import FileSystem
 
 TEMPORARY_SUFFIX = ".rtstore-tmp"
@@ -42,11 +44,12 @@ def replace(
     new_mode: int | None = None,
     look_at_old: Callable[[Path], None] | None = None,
     look_at_left: Callable[[Path], None] | None = None,
-) -> None:
+) -> FileStamp | None:
     """Write a temporary file beside the target, all of it, and give it the target's name.
 
     The permissions of the file that is replaced are kept; a new one gets `new_mode`, or is for its
-    owner alone. With `flush` the file and the name are durable when it returns; without it the
+    owner alone. Gives the stamp of the new version, by which every later change shows, or None.
+    With `flush` the file and the name are durable when it returns; without it the
     caller can write them again. A directory made on the way has its parent flushed. Raises OSError;
     the target is then as before. No temporary file is left unless removing it failed. Only where
     the last flush, that of the name, is what fails, the new version is there already, and may not
@@ -62,7 +65,7 @@ def replace(
     mode = new_mode if there is None else there
     descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, look_at_left, fs)
     try:
-        _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
+        written = _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
         looking = look_at_old is not None
         traded = _take_name(
             temporary, target, is_new=there is None, looking=looking, flush=flush, fs=fs
@@ -71,10 +74,14 @@ def replace(
         with suppress(OSError):
             fs.unlink(temporary)
         raise
+    stamp = None
+    with suppress(OSError):
+        stamp = stamp_of(written, fs.lstat(target))
     if traded:
         _let_go(temporary, target, look_at_old, fs)
     if flush:
         fs.fsync_directory(target.parent)
+    return stamp
 
 
 def _take_name(
@@ -175,8 +182,9 @@ def _fill(
     *,
     flush: bool,
     fs: FileSystem,
-) -> None:
+) -> os.stat_result:
     try:
+        fs.stat(descriptor)  # looked at, its next change gets a time of its own
         if mode is not None:
             fs.set_mode(descriptor, mode)
         remaining = memoryview(content)
@@ -187,5 +195,6 @@ def _fill(
             fs.set_mtime(descriptor, mtime_ns)
         if flush:
             fs.fsync(descriptor)
+        return fs.stat(descriptor)
     finally:
         fs.close(descriptor)

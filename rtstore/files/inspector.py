@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rtstore.descriptors import Descriptor
-from rtstore.envelope import EnvelopeError, content_hash, decode, payload_problem
+from rtstore.envelope import EnvelopeError, decode, payload_problem
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import check_target, store_path
+from rtstore.files.stamp import read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.records import Inspection, InspectionFault, InspectionState, ManifestEntry
 
@@ -32,7 +33,7 @@ class FileInspector:
         path = store_path(self.directory, descriptor.relative_path)
         try:
             check_target(self.directory, descriptor.relative_path, descriptor.schema_name, self._fs)
-            content, stat = self._fs.read(path)
+            content, found_hash, stat = read_hashed(path, self._fs)
         except (FileNotFoundError, NotADirectoryError):
             return _finding(
                 descriptor,
@@ -41,7 +42,7 @@ class FileInspector:
             )
         except (OSError, UnsafePathError) as error:
             return _failed(descriptor, InspectionFault.UNREADABLE, str(error))
-        name, found_hash = descriptor.schema_name, content_hash(content)
+        name = descriptor.schema_name
         known = self._passed.get(name)
         if known is not None and entry is not None:
             known_descriptor, passed = known

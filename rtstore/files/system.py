@@ -41,6 +41,10 @@ class FileSystem:
         """Set the time of modification, in nanoseconds since 1970."""
         os.utime(descriptor, ns=(mtime_ns, mtime_ns))
 
+    def stat(self, descriptor: int) -> os.stat_result:
+        """What an open file is."""
+        return os.fstat(descriptor)
+
     def fsync(self, descriptor: int) -> None:
         """Flush a file to the medium."""
         os.fsync(descriptor)

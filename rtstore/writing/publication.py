@@ -28,6 +28,7 @@ from rtstore.envelope import content_hash
 from rtstore.errors import CorruptDatabaseError
 from rtstore.files import durable
 from rtstore.files.paths import store_path
+from rtstore.files.stamp import FileStamp, is_as_committed
 from rtstore.files.system import FileSystem
 from rtstore.records import (
     Batch,
@@ -36,6 +37,7 @@ from rtstore.records import (
     LoggedBatch,
     ManifestEntry,
     PlannedWrite,
+    PublishedFile,
     QuarantinedFile,
 )
 from rtstore.times import Clock
@@ -76,6 +78,8 @@ class Publisher:
             directory, database, clock=clock, fs=self.fs, events=self.events
         )
         self._bites = Bites(self.retention)
+        self._stamps: dict[str, tuple[str, FileStamp | None]] = {}
+        """By store: the receipt of what was published last, and the stamp of its file."""
 
     # --- forward --------------------------------------------------------------------------------
 
@@ -88,13 +92,27 @@ class Publisher:
         `expected` nor in the database: somebody wrote it after we had looked. Raises OSError,
         `StorageError` or `NewerStoreFileError`; the file is then as before.
         """
-        self.replace(
+        stamp = self.replace(
             StoreFile.of(write),
             content,
             expected or Expected(None),
             batch_id=batch_id,
             mtime_ns=write.mtime_ns,
             flush=self.durability is Durability.FILES,
+        )
+        self._stamps[write.schema_name] = write.receipt_id, stamp
+
+    def published(self, write: PlannedWrite) -> PublishedFile:
+        """What the file of a write is once it is published; with its stamp where we did that."""
+        receipt_id, stamp = self._stamps.get(write.schema_name, ("", None))
+        known = stamp if receipt_id == write.receipt_id else None
+        return PublishedFile(
+            write.schema_version,
+            write.relative_path,
+            write.content_hash,
+            write.file_size,
+            write.mtime_ns,
+            *(known or (None, None)),
         )
 
     def replace(
@@ -106,10 +124,10 @@ class Publisher:
         batch_id: str | None = None,
         mtime_ns: int | None = None,
         flush: bool = True,
-    ) -> None:
+    ) -> FileStamp | None:
         """Replace a store's file. What goes is kept as evidence unless it is expected, or in the
         database; so is what a dead writer left behind. Raises as `publish` does."""
-        durable.replace(
+        return durable.replace(
             store_path(self.directory, file.relative_path),
             content,
             mtime_ns=mtime_ns,
@@ -130,7 +148,10 @@ class Publisher:
             before = manifest.high_watermark(connection)
             high_watermark = before + len(logged)
             batches.commit(connection, logged, high_watermark=before + 1)
-            manifest.seal(connection, logged, high_watermark=high_watermark)
+            files = {
+                write.receipt_id: self.published(write) for item in logged for write in item.writes
+            }
+            manifest.seal(connection, logged, files, high_watermark=high_watermark)
             due = self._bites.due(logged)
             if due:
                 newest = logged[-1].batch
@@ -213,7 +234,7 @@ class Publisher:
         for write in logged.writes:
             if self._found_hash(write) != write.content_hash:
                 continue
-            file, expected = StoreFile.of(write), Expected(write, evidence)
+            file, expected = StoreFile.of(write), Expected(self.published(write), evidence)
             if write.relative_path in kept_at:
                 theirs, _ = self.fs.read(self.directory / kept_at[write.relative_path])
                 self.replace(file, theirs, expected)
@@ -270,14 +291,12 @@ class Publisher:
         )
 
     def seems_unchanged(self, descriptor: Descriptor, committed: CommittedFile | None) -> bool:
-        """Whether a store's file has the size and the time that were committed."""
-        if committed is None:
-            return False
+        """Whether a store's file shows no change since it was committed, or hashed."""
         try:
             found = self.fs.lstat(store_path(self.directory, descriptor.relative_path))
         except OSError:
             return False
-        return (found.st_size, found.st_mtime_ns) == (committed.file_size, committed.mtime_ns)
+        return is_as_committed(found, committed)
 
     def _holds(self, write: PlannedWrite) -> bool:
         """Whether the file is, byte for byte, what the batch writes."""
