@@ -56,8 +56,10 @@ def _ticked(found: os.stat_result) -> os.stat_result:
 
 
 def _at(found: os.stat_result, ctime_ns: int) -> os.stat_result:
-    (*plain, _), named = found.__reduce__()[1]  # type: ignore[misc]
-    return os.stat_result((*plain, ctime_ns // 1_000_000_000), {**named, "st_ctime_ns": ctime_ns})
+    reduced: Any = found.__reduce__()
+    plain, named = reduced[1]
+    whole = (*plain[:-1], ctime_ns // 1_000_000_000)
+    return os.stat_result(whole, {**named, "st_ctime_ns": ctime_ns})
 
 
 def edit(path: Path, old: bytes = b"AAAA", new: bytes = b"BBBB") -> None:

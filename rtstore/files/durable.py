@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from rtstore.files.stamp import FileStamp, stamp_of
-from rtstore.files.system import FileSystem
+from rtstore.files.system import FileSystem, is_root
 
 TEMPORARY_SUFFIX = ".rtstore-tmp"
 NEW_FILE_MODE = 0o600
@@ -47,13 +47,13 @@ def replace(
 ) -> FileStamp | None:
     """Write a temporary file beside the target, all of it, and give it the target's name.
 
-    The permissions of the file that is replaced are kept; a new one gets `new_mode`, or is for its
-    owner alone. Gives the stamp of the new version, by which every later change shows, or None.
-    With `flush` the file and the name are durable when it returns; without it the
-    caller can write them again. A directory made on the way has its parent flushed. Raises OSError;
-    the target is then as before. No temporary file is left unless removing it failed. Only where
-    the last flush, that of the name, is what fails, the new version is there already, and may not
-    last.
+    The permissions of the file that is replaced are kept, by root also its owner; a new one gets
+    `new_mode`, or is for its owner alone. Gives the stamp of the new version, by which every later
+    change shows, or None. With `flush` the file and the name are durable when it returns; without
+    it the caller can write them again. A directory made on the way has its parent flushed. Raises
+    OSError; the target is then as before. No temporary file is left unless removing it failed. Only
+    where the last flush, that of the name, is what fails, the new version is there already, and may
+    not last.
 
     Where two files can trade names, `look_at_old` is given the path of the version that was really
     replaced, before that is removed. What it raises has the old version put back, and comes out;
@@ -61,11 +61,11 @@ def replace(
     dead writer left under the temporary name, before that is removed: its new version, or the old.
     """
     temporary = temporary_path(target)
-    there = mode_of(target, fs)
-    mode = new_mode if there is None else there
+    there = _regular(target, fs)
+    mode = new_mode if there is None else stat.S_IMODE(there.st_mode)
     descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, look_at_left, fs)
     try:
-        written = _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
+        written = _fill(descriptor, content, mode, mtime_ns, there, flush=flush, fs=fs)
         looking = look_at_old is not None
         traded = _take_name(
             temporary, target, is_new=there is None, looking=looking, flush=flush, fs=fs
@@ -145,11 +145,16 @@ def _create(
 
 def mode_of(target: Path, fs: FileSystem) -> int | None:
     """The permission bits of a regular file, None where there is none. Raises OSError."""
+    there = _regular(target, fs)
+    return None if there is None else stat.S_IMODE(there.st_mode)
+
+
+def _regular(target: Path, fs: FileSystem) -> os.stat_result | None:
     try:
-        mode = fs.lstat(target).st_mode
+        there = fs.lstat(target)
     except FileNotFoundError:
         return None
-    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else None  # a link says nothing: it is 0777
+    return there if stat.S_ISREG(there.st_mode) else None  # a link says nothing: it is 0777
 
 
 def _let_go(
@@ -179,12 +184,19 @@ def _fill(
     content: bytes,
     mode: int | None,
     mtime_ns: int | None,
+    replaced: os.stat_result | None,
     *,
     flush: bool,
     fs: FileSystem,
 ) -> os.stat_result:
     try:
-        fs.stat(descriptor)  # looked at, its next change gets a time of its own
+        made = fs.stat(descriptor)  # looked at, its next change gets a time of its own
+        # What was root's goes to the owner of the directory, from whom root has once taken it.
+        if replaced is not None and is_root() and replaced.st_uid:
+            owner = replaced.st_uid, replaced.st_gid
+            if owner != (made.st_uid, made.st_gid):
+                with suppress(OSError):
+                    fs.set_owner(descriptor, *owner)
         if mode is not None:
             fs.set_mode(descriptor, mode)
         remaining = memoryview(content)

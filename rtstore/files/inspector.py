@@ -9,6 +9,7 @@ from typing import Any
 from rtstore.descriptors import Descriptor
 from rtstore.envelope import EnvelopeError, decode, payload_problem
 from rtstore.errors import UnsafePathError
+from rtstore.files.ownership import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.stamp import read_hashed
 from rtstore.files.system import FileSystem
@@ -40,7 +41,9 @@ class FileInspector:
                 InspectionState.MISSING,
                 message=f"Runtime store missing: {descriptor.schema_name}",
             )
-        except (OSError, UnsafePathError) as error:
+        except OSError as error:
+            return _failed(descriptor, InspectionFault.UNREADABLE, explained(error, path))
+        except UnsafePathError as error:
             return _failed(descriptor, InspectionFault.UNREADABLE, str(error))
         name = descriptor.schema_name
         known = self._passed.get(name)

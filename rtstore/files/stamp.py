@@ -43,8 +43,8 @@ class FileStamp(NamedTuple):
 
 def stamp_of(written: os.stat_result, published: os.stat_result) -> FileStamp | None:
     """The stamp of a file that has just taken its name; None where a later change might have the
-    same one. `written` is from before it took its name, which is a change as well; the file was looked
-    at once more before that was written, so that its change time is not that of the last tick."""
+    same one. `written` is from before it took its name, which is a change as well. The file was
+    looked at even before its last bytes were written, so its change time is not the last tick's."""
     if _without_change(written) != _without_change(published):
         return None  # somebody else's already
     if not 0 < published.st_ctime_ns - written.st_ctime_ns < _FINE_NS:

@@ -19,6 +19,7 @@ from rtstore.dispatcher import EventDispatcher
 from rtstore.envelope import EnvelopeError, content_hash, decode
 from rtstore.errors import NewerStoreFileError, StorageError
 from rtstore.files import quarantine
+from rtstore.files.ownership import explained
 from rtstore.files.paths import check_directory, check_target, store_path
 from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
@@ -109,7 +110,9 @@ class EvidenceKeeper:
             moved = self._move_aside(file, batch_id, plan_id, reason)
         except OSError as error:
             path = store_path(self._directory, file.relative_path)
-            raise StorageError(path, "it cannot be moved into quarantine", str(error)) from error
+            raise StorageError(
+                path, "it cannot be moved into quarantine", explained(error, path)
+            ) from error
         if moved is not None:
             self._events.quarantined(moved)
             return moved
@@ -136,7 +139,9 @@ class EvidenceKeeper:
         try:
             there = check_target(self._directory, file.relative_path, file.schema_name, self._fs)
         except OSError as error:
-            raise StorageError(path, "the file cannot be looked at", str(error)) from error
+            raise StorageError(
+                path, "the file cannot be looked at", explained(error, path)
+            ) from error
         if there is None:
             return None
         if trust_stamp and is_as_committed(there, entry):
@@ -147,7 +152,9 @@ class EvidenceKeeper:
             return None
         except OSError as error:
             raise StorageError(
-                path, "the file differs from what is committed and cannot be read", str(error)
+                path,
+                "the file differs from what is committed and cannot be read",
+                explained(error, path),
             ) from error
         return found if self._is_foreign(found, found_hash, file, path, entry) else None
 
@@ -202,7 +209,9 @@ class EvidenceKeeper:
         except OSError as error:
             path = store_path(self._directory, file.relative_path)
             raise StorageError(
-                path, "the file differs from what is committed and cannot be kept", str(error)
+                path,
+                "the file differs from what is committed and cannot be kept",
+                explained(error, self._directory / quarantine.QUARANTINE_DIRECTORY),
             ) from error
         return QuarantinedFile(
             quarantine_number=0,
