@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rtstore.descriptors import (
 )
 from rtstore.envelope import decode_own, payload_problem
 from rtstore.errors import BatchUnfinishedError, StoreFileChangedError
+from rtstore.files.ownership import explained
 from rtstore.files.paths import store_path
 from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
@@ -197,7 +199,9 @@ class StoreReader:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            return f"unreadable ({error})"
+            if error.errno == errno.ELOOP:
+                return "a symbolic link"
+            return f"unreadable ({explained(error, path)})"
         return _SAME if entry is not None and found == entry.content_hash else found
 
     def _invariant_data(self, name: str, content: StoreContent | None) -> dict[str, Any] | None:

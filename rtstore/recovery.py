@@ -15,6 +15,7 @@ failed and leaves its store as it was; the others go on.
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pathlib import Path
 from rtstore.database import batches, manifest, recovery_log
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor, Registry
+from rtstore.envelope import content_hash
 from rtstore.errors import (
     ConflictError,
     RecoveryFailedError,
@@ -33,8 +35,8 @@ from rtstore.errors import (
 )
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
-from rtstore.files.paths import check_directory, store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.paths import check_directory, link_at, replace_link_command, store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
@@ -123,11 +125,11 @@ class Recovery:
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, single=True)
-        if not _safe(plan) and not interrupted and not self._stray_files():
+        if not self._safe(plan) and not interrupted and not self._stray_files():
             return None
         with self._lock.hold():
             plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
-            actions = _safe(plan)
+            actions = self._safe(plan)
             if not actions:
                 self._sweep()
                 self._close_interrupted(plan)
@@ -248,6 +250,44 @@ class Recovery:
             for number in recovery_log.unfinished_runs(connection):
                 recovery_log.end_run(connection, number, remaining.readiness_impact, self._clock())
 
+    def _safe(self, plan: RecoveryPlan) -> list[RecoveryAction]:
+        """What opening does by itself. A link that somebody made is left to that person."""
+        return [
+            action
+            for action in plan.actions
+            if action.kind in SAFE_KINDS
+            and (action.kind is not ActionKind.RESTORE_COMMITTED or not self._link_of(action))
+        ]
+
+    def _link_of(self, action: RecoveryAction) -> Path | None:
+        descriptor = self._registry.get(action.schema_name)
+        return link_at(self._directory, descriptor.relative_path, self._fs)
+
+    def _left_behind_link(
+        self, action: RecoveryAction, entry: ManifestEntry | None
+    ) -> RecoveryStep | None:
+        """Leave a link to the person who made it, where the file behind it holds what nobody else
+        has: what is committed is not put in its place."""
+        link = self._link_of(action)
+        if link is None:
+            return None
+        try:
+            found = content_hash(self._fs.read(link.resolve())[0])
+        except FileNotFoundError:
+            return None  # it leads nowhere
+        except (OSError, RuntimeError) as error:
+            found = f"unreadable ({error})"
+        if entry is not None and found == entry.content_hash:
+            return None
+        place, name = shlex.quote(str(self._directory)), shlex.quote(action.schema_name)
+        return _skipped(
+            action,
+            f"{link} is a symbolic link to {link.resolve()}, which is not what is committed. It is "
+            f"left to you. To take what it holds: {replace_link_command(link)}; "
+            f"rtstore adopt {place} {name}. To drop it: rm {shlex.quote(str(link))}; "
+            f"rtstore recover {place}",
+        )
+
     def _look_again(self, plan: RecoveryPlan) -> RecoveryPlan:
         return self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)
 
@@ -282,6 +322,9 @@ class Recovery:
         inspection, entry = self._look(descriptor)
         if inspection.state is InspectionState.HEALTHY:
             return _skipped(action, "the file is healthy by now")
+        left = self._left_behind_link(action, entry)
+        if left is not None:
+            return left
         kept = self._publisher.evidence.keep(
             StoreFile.of(descriptor),
             entry,
@@ -302,6 +345,9 @@ class Recovery:
             return _skipped(action, "the file is healthy by now")
         if inspection.state is InspectionState.MISSING:
             return _skipped(action, "there is no file")
+        left = self._left_behind_link(action, entry)
+        if left is not None:
+            return left
         # What this program cannot read is exactly what is moved aside, so no version is too new.
         anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
         kept = self._publisher.evidence.keep(
@@ -344,7 +390,10 @@ class Recovery:
     def _stray_files(self) -> list[Path]:
         """Temporary files in the folders of the stores and of the evidence. A living writer has one
         at a time, so only under the lock are they a dead writer's."""
-        folders = {self._directory, self._directory / QUARANTINE_DIRECTORY}
+        folders = {self._directory}
+        with suppress(OSError, UnsafePathError):
+            check_folder(self._directory, self._fs)
+            folders.add(self._directory / QUARANTINE_DIRECTORY)
         for descriptor in self._registry:
             parent = descriptor.relative_path.rpartition("/")[0]
             if not parent:
@@ -392,10 +441,6 @@ class Recovery:
                 path = store_path(self._directory, file.relative_path)
                 found[durable.temporary_path(path)] = file
         return found
-
-
-def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:
-    return [action for action in plan.actions if action.kind in SAFE_KINDS]
 
 
 def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:

@@ -168,6 +168,12 @@ def _look_at_header(path: Path) -> None:
         found = os.lstat(path)  # a link: two directories, and so two locks, for one database
     except OSError as error:
         raise StorageError(path, "the file cannot be looked at", explained(error, path)) from error
+    if stat.S_ISLNK(found.st_mode):
+        raise ForeignDatabaseError(
+            path,
+            "it is a symbolic link, and a database that has two names has two writer locks. Have "
+            "the database itself here, or make the whole directory a link",
+        )
     if not stat.S_ISREG(found.st_mode):
         raise ForeignDatabaseError(path, "it is not a regular file")
     if found.st_size == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -98,7 +99,16 @@ def _take_name(
     # the old version stay, it is a temporary file like any other.
     if not is_new and (looking or not flush) and fs.exchange(temporary, target):
         return True
-    fs.rename(temporary, target)
+    try:
+        fs.rename(temporary, target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        problem = (
+            "it cannot be replaced: the file is a mount point of its own. Mount the directory that "
+            "it is in, not the one file"
+        )
+        raise OSError(errno.EBUSY, problem, str(target)) from error
     return False
 
 
@@ -109,8 +119,12 @@ def make_directories(path: Path, fs: FileSystem) -> None:
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        with suppress(FileExistsError):
+        try:
             fs.mkdir(directory)
+        except FileExistsError:
+            if not fs.is_directory(directory):
+                problem = "it is a symbolic link that leads nowhere, or a file"
+                raise NotADirectoryError(errno.ENOTDIR, problem, str(directory)) from None
         fs.fsync_directory(directory.parent)
 
 
@@ -135,6 +149,9 @@ def _create(
     try:
         return fs.create(temporary, mode)
     except FileExistsError:  # a dead writer's
+        if stat.S_ISDIR(fs.lstat(temporary).st_mode):
+            problem = "a directory has the name of a temporary file: move it away"
+            raise IsADirectoryError(errno.EISDIR, problem, str(temporary)) from None
         if look_at_left is not None:
             look_at_left(temporary)
         fs.unlink(temporary)

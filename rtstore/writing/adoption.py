@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rtstore.descriptors import Descriptor
 from rtstore.draft import BatchRequest, Draft, StoreWrite, validate
-from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode
+from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode, refuse_too_large
 from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
 from rtstore.files.ownership import explained
 from rtstore.files.paths import check_target, store_path
@@ -80,6 +80,7 @@ def read_for_adoption(
             f"the store has {descriptor.schema_version}"
         )
         raise InvalidRequestError("file", problem, store=name)
+    refuse_too_large(len(content), name)
     if entry is not None and entry.content_hash == content_hash(content):
         problem = f"{path} is what is committed: there is nothing to adopt"
         raise InvalidRequestError("file", problem, store=name)

@@ -236,6 +236,7 @@ class EvidenceKeeper:
             return None
         if stat.S_ISREG(found.st_mode):
             return None
+        quarantine.check_folder(self._directory, self._fs)
         if "/" in file.relative_path:  # real directories on the way, or nothing is touched
             parent = file.relative_path.rpartition("/")[0]
             check_directory(self._directory, parent, file.schema_name, self._fs)

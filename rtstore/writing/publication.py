@@ -28,6 +28,7 @@ from rtstore.envelope import content_hash
 from rtstore.errors import CorruptDatabaseError
 from rtstore.files import durable
 from rtstore.files.paths import store_path
+from rtstore.files.quarantine import quarantined_path
 from rtstore.files.stamp import FileStamp, is_as_committed
 from rtstore.files.system import FileSystem
 from rtstore.records import (
@@ -236,7 +237,9 @@ class Publisher:
                 continue
             file, expected = StoreFile.of(write), Expected(self.published(write), evidence)
             if write.relative_path in kept_at:
-                theirs, _ = self.fs.read(self.directory / kept_at[write.relative_path])
+                theirs, _ = self.fs.read(
+                    quarantined_path(self.directory, kept_at[write.relative_path])
+                )
                 self.replace(file, theirs, expected)
             else:
                 self.restore(file, expected)
