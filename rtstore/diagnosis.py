@@ -129,7 +129,7 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case DatabaseState.LOCKED:
             yield say.red(f"another program has locked it: {facts.problem}")
         case DatabaseState.UNREADABLE:
-            way = _copy_elsewhere(facts) if facts.is_read_only else _open_up(facts)
+            way = _copy_elsewhere(facts) if facts.is_read_only else _make_accessible(facts)
             yield say.red(f"it cannot be read: {facts.problem}", way)
         case _:
             yield _without(facts, say)
@@ -142,6 +142,12 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
             return say.red(
                 "there is none yet: this is a directory of the file-only ancestor",
                 Way(command=_run("import", facts), why="takes it over; its files stay as they are"),
+            )
+        case DatabaseState.ABSENT if facts.left_behind and not facts.has_store_files:
+            return say.red(
+                f"it is gone, and so are the store files; left are {', '.join(facts.left_behind)}",
+                *_ways_out(facts),
+                *_move_aside(facts),
             )
         case DatabaseState.ABSENT if not facts.has_store_files:
             return say.red(
@@ -191,14 +197,35 @@ def _bring_back(facts: Facts) -> Way:
 def _ways_out(facts: Facts) -> Iterator[Way]:
     """A back-up has the history, the files have the newest state: both are offered."""
     if facts.backup is not None:
-        restored = f"{facts.directory}-restored"
+        restored = str(facts.restored or f"{facts.directory}-restored")
         yield Way(
             command=f"rtstore restore {shlex.quote(str(facts.backup))} {shlex.quote(restored)}",
             why="makes a new directory of the newest sound back-up, with its history; what was "
             "written since is not in it. Stop the runtime before it takes the old one's place",
         )
-    if facts.has_store_files:
+    if facts.nameless_files:
+        yield _rebuild_in_the_runtime(facts)
+    elif facts.has_store_files:
         yield _rebuild(facts)
+
+
+def _rebuild_in_the_runtime(facts: Facts) -> Way:
+    """A store file does not say the name of its store, so no command can rebuild these."""
+    team = facts.team_in_files or "NAME"
+    names = ", ".join(facts.nameless_files[:5])
+    return Way(
+        command=None,
+        why=f"the runtime must rebuild it, for only its descriptors name the stores of {names}: "
+        f"rtstore.rebuild_database({str(facts.directory)!r}, team_name={team!r}, "
+        "descriptors=[...]); what it does not know stays as it is",
+    )
+
+
+def _move_aside(facts: Facts) -> Iterator[Way]:
+    """Where no store file is left, what was kept of them is all that keeps a new store out."""
+    moves = [str(facts.directory / name) for name in facts.left_behind]
+    command = " && ".join(shlex.join(["mv", name, f"{name}.aside"]) for name in moves)
+    yield Way(command=command, why="moves that aside; then a new store can be made here")
 
 
 def _rebuild(facts: Facts, *options: str) -> Way:
@@ -321,12 +348,24 @@ def _space(facts: Facts) -> Iterator[Finding]:
 
 def _permissions(facts: Facts) -> Iterator[Finding]:
     say = _Sayer(Check.PERMISSIONS)
-    if facts.unreadable:
-        yield say.red(f"not readable: {', '.join(facts.unreadable)}", _open_up(facts))
+    well = True
+    if facts.others:
+        names = ", ".join(facts.others[:5]) + (", ..." if facts.others[5:] else "")
+        yield say.red(f"of another user, and not to be changed by this one: {names}", _own(facts))
+        well = False
+    unreadable = [name for name in facts.unreadable if name not in facts.others]
+    if unreadable:
+        yield say.red(f"not readable: {', '.join(unreadable)}", _make_accessible(facts))
+        well = False
     if facts.is_read_only:
-        yield say.yellow("the file system is mounted read-only: looking works, writing does not")
-    elif not facts.may_write:
-        yield say.red("this user may not write here", _open_up(facts))
+        yield say.yellow(
+            "the file system is mounted read-only: looking works, writing does not, nor a recovery",
+            Way(command=None, why="whoever mounted it must mount it for writing first"),
+        )
+        well = False
+    elif not facts.may_write and not facts.others:
+        yield say.red("this user may not write here", _make_accessible(facts))
+        well = False
     if facts.loose_modes:
         yield say.yellow(
             f"open to other users: {', '.join(facts.loose_modes)}; it may be meant",
@@ -335,8 +374,25 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
                 why="closes it to everybody but its owner",
             ),
         )
-    if not (facts.unreadable or facts.is_read_only or facts.loose_modes) and facts.may_write:
+        well = False
+    if well:
         yield say.green("for its owner alone, who may read and write")
+
+
+def _make_accessible(facts: Facts) -> Way:
+    """By ownership where that is what is wrong, by modes otherwise."""
+    return _own(facts) if facts.others or facts.is_others else _open_up(facts)
+
+
+def _own(facts: Facts) -> Way:
+    """Everything to one user: the one that the directory belongs to, unless that is another than
+    this one; then whoever may decide has the choice."""
+    directory = shlex.quote(str(facts.directory))
+    owner = facts.user if facts.is_others else facts.owner or facts.user
+    why = "gives it all to the user of the directory (as root)"
+    if facts.is_others:
+        why = f"gives it all to this user (as root); or run this as its owner, {facts.owner}"
+    return Way(command=f"sudo chown -R {owner} {directory}", why=why)
 
 
 def _open_up(facts: Facts) -> Way:

@@ -22,7 +22,7 @@ from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, Stora
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
-from rtstore.missing import how_to_make
+from rtstore.missing import how_to_make, refuse_lost_database
 from rtstore.times import Clock
 
 # `rtstore.upgrading` and `rtstore.legacy` are imported where they are used: nearly every directory
@@ -31,14 +31,18 @@ from rtstore.times import Clock
 logger = logging.getLogger("rtstore.directory")
 
 
-def check_made(directory: Path, team_name: str | None) -> None:
+def check_made(
+    directory: Path, team_name: str | None, descriptors: Registry | None, fs: FileSystem
+) -> None:
     """Raise unless there is a database that this package can read as it is; touch nothing.
 
-    Raises `NotARuntimeDirectoryError`, `OlderDatabaseError`, `NewerDatabaseError`,
-    `ForeignDatabaseError`, `CorruptDatabaseError`, `StorageError`.
+    Raises `NotARuntimeDirectoryError`, `DatabaseMissingError`, `OlderDatabaseError`,
+    `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError`, `StorageError`.
     """
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
+        if not _is_legacy(directory):
+            refuse_lost_database(directory, team_name, descriptors, fs)
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here", how_to_make(directory, team_name)
         )
@@ -87,6 +91,8 @@ def make(
     retention: Retention | None,
 ) -> None:
     """Make the runtime directory and its database, unless somebody else just did."""
+    if not _is_legacy(directory):
+        refuse_lost_database(directory, team_name, registry, fs)
     if team_name is None or not str(team_name).strip():
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here, and no team_name to make one for",
@@ -110,6 +116,7 @@ def make(
     with lock.hold():
         if upgrade.exists(path):
             return
+        refuse_lost_database(directory, team_name, registry, fs)  # nobody else writes now
 
         def fill(connection: Connection) -> None:
             manifest.insert_manifest(connection, default_manifest(team_name, clock()))

@@ -260,6 +260,21 @@ class StoreFileChangedError(RecoveryNeededError):
         )
 
 
+class ContentMissingError(RecoveryNeededError):
+    """A store is committed, and its content is not in the database any more."""
+
+    def __init__(self, store: str, directory: Path, batch_number: int) -> None:
+        self.store = store
+        self.directory = directory
+        self.batch_number = batch_number
+        super().__init__(
+            f"store {store} is committed (batch number {batch_number}), but its content is not in "
+            f"the database of {directory}: rows were deleted, or it was imported without. "
+            f"Run: rtstore recover {shlex.quote(str(directory))} "
+            "(takes it from the file, where that is what was committed)"
+        )
+
+
 class RecoveryFailedError(RecoveryNeededError):
     """A step of a recovery failed. What was done before it stays done; run it again."""
 
@@ -372,6 +387,25 @@ class CorruptDatabaseError(StopError):
             f"{path} is damaged: {problem}. The JSON files are as they are. "
             "Keep the whole directory. The ways out, a back-up or a rebuild from the files: "
             f"rtstore doctor {shlex.quote(str(path.parent))}"
+        )
+
+
+class DatabaseMissingError(StopError):
+    """There are store files, or what lies beside a control database, and no database that knows
+    them: that is not a new directory. Nothing was made or changed."""
+
+    def __init__(self, directory: Path, found: tuple[str, ...], problem: str, run: str) -> None:
+        self.directory = directory
+        self.found = found
+        """What is there, relative to the directory."""
+        self.problem = problem
+        self.run = run
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        quoted = shlex.quote(str(directory))
+        super().__init__(
+            f"{directory}: {problem}, but {', '.join(map(repr, found[:3]))}{more} "
+            "is there, so this is not a new directory. Nothing was made or changed. "
+            f"Run: {run} (all ways out: rtstore doctor {quoted})"
         )
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from rtstore import legacy
 from rtstore.backups import verify_backup
-from rtstore.backups.record import RECORD_NAME, read_record
+from rtstore.backups.record import RECORD_NAME, Backup, read_record
 from rtstore.database import manifest, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
@@ -36,13 +36,15 @@ from rtstore.errors import (
 )
 from rtstore.facts import DatabaseState, Facts, Process
 from rtstore.files import durable, processes
+from rtstore.files.owners import mounts, not_changeable, owner, this_user
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.remains import kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.lock import LOCK_NAME, WriterLock
-from rtstore.salvage import BROKEN_PREFIX, problem_of, what_is_left
+from rtstore.salvage import BROKEN_PREFIX, knows_batch, problem_of, what_is_left
 from rtstore.times import parse_time, utc_now
 from rtstore.upgrading import backups_in
 
@@ -71,6 +73,13 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
     team = launch.get("teamName")
     if team is None and state is DatabaseState.DAMAGED:
         team = what_is_left(path).team_name
+    kept: tuple[str, ...] = ()
+    nameless: tuple[str, ...] = ()
+    if helps:
+        kept = kept_beside(directory, fs)
+    if helps and _descriptors_left(path) is None:
+        known = {item.relative_path for item in KNOWN_DESCRIPTORS}
+        nameless = tuple(set(store_files(directory, (), fs)) - known)
     holder, sql_writer = _writers(directory, path)
     since = None if holder is None else parse_since(holder)
     space = _space(directory)
@@ -81,11 +90,14 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         problem=problem,
         odd_file=odd_file,
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
-        has_store_files=bool(there),
+        has_store_files=bool(there or nameless),
+        nameless_files=tuple(sorted(nameless)),
+        left_behind=kept,
         team_in_files=team,
         run_in_files=launch.get("runId"),
         capability_snapshot_in_files=launch.get("capabilitySnapshotId"),
-        backup=_backup(directory, team, fs) if helps else None,
+        backup=_backup(directory, fs) if helps else None,
+        restored=_free_name(directory) if helps else None,
         lock_holder=holder,
         lock_since=None if since is None else parse_time(since),
         sql_writer=sql_writer,
@@ -94,6 +106,10 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         file_system=_file_system(directory),
         is_read_only=bool(space and space.f_flag & os.ST_RDONLY),
         free_bytes=None if space is None else space.f_bavail * space.f_frsize,
+        others=tuple(_others(directory, names, there)),
+        owner=owner(directory),
+        user=this_user(),
+        is_others=directory.stat().st_uid != os.geteuid() if os.geteuid() else False,
         may_write=all(os.access(item, os.W_OK) for item in (directory, path) if item.exists()),
         loose_modes=tuple(_loose(directory, (directory, path, *there))),
         unreadable=tuple(
@@ -207,23 +223,60 @@ def _newest_batch(path: Path) -> datetime | None:
     return None if found is None else parse_time(found)
 
 
-def _backup(directory: Path, team: str | None, fs: FileSystem) -> Path | None:
-    """The newest back-up of this directory that is sound: those of upgrades in it, and those of
-    the same team beside it."""
+def _backup(directory: Path, fs: FileSystem) -> Path | None:
+    """The newest back-up of this directory that is sound: those of upgrades in it, and those beside
+    it that say so. Another directory of the same team may have its back-ups there, too."""
     candidates = [(_mtime(path), path) for path in backups_in(directory, fs)]
     beside: list[str] = []
     with suppress(OSError):
         beside = fs.list_directory(directory.absolute().parent)[:_NEIGHBOURS]
     for name in beside:
-        path = directory.parent / name
+        path = directory.absolute().parent / name
         with suppress(RuntimeStoreError, OSError):
-            if _lstat(path / RECORD_NAME) is not None and read_record(path, fs).team_name == team:
+            if _lstat(path / RECORD_NAME) is not None and _is_of(directory, read_record(path, fs)):
                 candidates.append((_mtime(path / RECORD_NAME), path))
     for _, path in sorted(candidates, reverse=True):
         with suppress(RuntimeStoreError, OSError):
             verify_backup(path)
             return path
     return None
+
+
+def _free_name(directory: Path) -> Path:
+    """A name beside a directory that nobody has, for what a back-up is restored to."""
+    base = directory if directory.name not in ("", "..") else directory.resolve()
+    for number in range(1, _NEIGHBOURS):
+        path = base.with_name(f"{base.name}-restored{'' if number == 1 else f'-{number}'}")
+        if _lstat(path) is None:
+            return path
+    return base.with_name(f"{base.name}-restored")
+
+
+def _is_of(directory: Path, record: Backup) -> bool:
+    """Whether a back-up is of this directory: its record says so, or the database still knows the
+    batch that was the last in it (a directory that was moved since; a back-up without the word)."""
+    if record.origin == str(directory.absolute()):
+        return True
+    last = record.last_committed_batch_id
+    return last is not None and knows_batch(directory / DATABASE_NAME, last)
+
+
+def _descriptors_left(path: Path) -> Sequence[Descriptor] | None:
+    """The descriptors that a damaged database still tells."""
+    return what_is_left(path).descriptors
+
+
+def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
+    """What is ours by its place, and another user's."""
+    inside = [str(file.relative_to(directory)) for file in files]
+    inside += [name for name in sorted(names) if name.startswith(_OWN_PREFIXES)]
+    inside.append(QUARANTINE_DIRECTORY)
+    with suppress(OSError):
+        inside += [
+            f"{QUARANTINE_DIRECTORY}/{name}"
+            for name in sorted(os.listdir(directory / QUARANTINE_DIRECTORY))
+        ]
+    yield from not_changeable(directory, dict.fromkeys(inside))
 
 
 def _linked(path: Path) -> Iterator[Path]:
@@ -330,14 +383,12 @@ def _file_system(directory: Path) -> str | None:
     best: tuple[int, str] | None = None
     try:
         real = directory.resolve()
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
+    except (OSError, RuntimeError):
         return None
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        mounted = Path(before.split()[4].replace("\\040", " "))
-        if real.is_relative_to(mounted) and (best is None or len(mounted.parts) >= best[0]):
-            best = len(mounted.parts), after.split()[0]
+    for mount in mounts():
+        depth = len(mount.path.parts)
+        if real.is_relative_to(mount.path) and (best is None or depth >= best[0]):
+            best = depth, mount.kind
     return None if best is None else best[1]
 
 

@@ -54,6 +54,11 @@ class Facts(Record):
     linked: tuple[Path, ...] = ()
     """Where a link under the database's name leads to a sound one: its files, itself the last."""
     has_store_files: bool = False
+    nameless_files: tuple[str, ...] = ()
+    """Store files of stores that no descriptor here names; looked for where there is no database
+    that could be used."""
+    left_behind: tuple[str, ...] = ()
+    """What only a directory has that once had a database: evidence, databases that were kept."""
     team_in_files: str | None = None
     """The team that the launch state names, or else the damaged database; the next two are what
     the launch state says."""
@@ -61,7 +66,8 @@ class Facts(Record):
     capability_snapshot_in_files: str | None = None
     backup: Path | None = None
     """The newest back-up, verified; looked for only where one would help."""
-    backups_spoiled: int = 0
+    restored: Path | None = None
+    """Where it can be restored to: beside the directory, a name that nobody has."""
     lock_holder: str | None = None
     """What the holder of the writer lock wrote; None when the lock is free."""
     lock_since: Timestamp | None = None
@@ -77,6 +83,14 @@ class Facts(Record):
     loose_modes: tuple[str, ...] = ()
     """What others may read or write, each with its mode."""
     unreadable: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """What is here and belongs to another user, so that this one cannot read or change it."""
+    owner: str | None = None
+    """USER:GROUP of the directory."""
+    user: str = ""
+    """USER:GROUP of this process."""
+    is_others: bool = False
+    """The directory itself belongs to another user than this one."""
     settings: dict[str, str | int | None] = Field(default_factory=dict)
     """Pragmas of the database file as they are; None: not looked at."""
     stray_files: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ from rtstore.errors import (
     StoreClosedError,
     UnusableEngineError,
 )
-from rtstore.files.ownership import explained
+from rtstore.files.owners import explained
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.times import format_time, utc_now
 

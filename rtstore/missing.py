@@ -1,13 +1,19 @@
-"""What to run where there is no runtime store."""
+"""What to do where there is no runtime store: a new directory, one to take over, or one whose
+database is gone."""
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.descriptors import KNOWN_DESCRIPTORS
+from rtstore.database import batches, upgrade
+from rtstore.database.engine import DATABASE_NAME, Database
+from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.errors import DatabaseMissingError
+from rtstore.files.remains import has_envelope, kept_beside, store_files
+from rtstore.files.system import FileSystem
 
 
 def how_to_make(directory: Path, team_name: str | None) -> str:
@@ -19,10 +25,66 @@ def how_to_make(directory: Path, team_name: str | None) -> str:
     where, below = shlex.quote(str(directory)), directory / legacy.RUNTIME_DIRECTORY
     if legacy.is_legacy_directory(directory):
         return f"rtstore import {where}"
-    if any((directory / item.relative_path).exists() for item in KNOWN_DESCRIPTORS):
+    if what_is_there(directory, KNOWN_DESCRIPTORS, FileSystem()):
         return f"rtstore doctor {where}"
     if os.path.lexists(below / DATABASE_NAME):
         return f"rtstore status {shlex.quote(str(below))}"
     if legacy.is_legacy_directory(below):
         return f"rtstore import {where}"
     return f"rtstore init {where} --team {shlex.quote(team_name or 'NAME')}"
+
+
+def what_is_there(
+    directory: Path, descriptors: Iterable[Descriptor], fs: FileSystem
+) -> tuple[str, ...]:
+    """What shows that a directory without a database had one: store files, and what was kept."""
+    known = [item.relative_path for item in (*KNOWN_DESCRIPTORS, *descriptors)]
+    return (*store_files(directory, known, fs), *kept_beside(directory, fs))
+
+
+def refuse_lost_database(
+    directory: Path,
+    team_name: str | None,
+    descriptors: Iterable[Descriptor] | None,
+    fs: FileSystem,
+) -> None:
+    """Raise `DatabaseMissingError` where there is no database and something that it knew of.
+
+    Looks at the files first and then whether there is a database after all: one that somebody else
+    makes at this moment is there before the first of its files.
+    """
+    found = what_is_there(directory, descriptors or (), fs)
+    if found and not upgrade.exists(directory / DATABASE_NAME):
+        raise DatabaseMissingError(
+            directory, found, "its database is gone", how_to_rebuild(directory, team_name)
+        )
+
+
+def refuse_lost_batches(
+    directory: Path, database: Database, descriptors: Iterable[Descriptor], fs: FileSystem
+) -> None:
+    """Raise `DatabaseMissingError` where the database knows of no batch at all and a store's file
+    is there: what its first session committed was in a WAL that did not come along.
+
+    The rows are asked after the files: a batch is in them before its first file is there.
+    """
+    paths = [item.relative_path for item in descriptors]
+    found = tuple(path for path in paths if has_envelope(directory, path, fs))
+    if found and knows_no_batch(database):
+        raise DatabaseMissingError(
+            directory,
+            found,
+            "its database knows of no batch: it is a new one, or its WAL did not come along",
+            how_to_rebuild(directory, None),
+        )
+
+
+def knows_no_batch(database: Database) -> bool:
+    """Whether nothing was ever logged in a database."""
+    return database.read(batches.last_number) == 0
+
+
+def how_to_rebuild(directory: Path, team_name: str | None) -> str:
+    """The command that makes a new database of the store files."""
+    team = f" --team {shlex.quote(team_name)}" if team_name else ""
+    return f"rtstore rebuild {shlex.quote(str(directory))}{team}"

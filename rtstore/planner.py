@@ -23,13 +23,14 @@ from rtstore.errors import ConflictError
 from rtstore.files.inspector import FileInspector
 from rtstore.ids import IdFactory, new_plan_id
 from rtstore.lock import WriterLock
-from rtstore.planning import StoreFinding, build_plan
+from rtstore.planning import REFUSED, StoreFinding, build_plan
 from rtstore.records import (
     BatchState,
     Inspection,
     InspectionState,
     LoggedBatch,
     Manifest,
+    ManifestEntry,
     RecoveryPlan,
     RunIdentity,
 )
@@ -161,12 +162,16 @@ class RecoveryPlanner:
         findings = {}
         for name, inspection in inspections.items():
             entry = view.manifest.entry(name)
+            has_content = name in view.stores_with_content
             findings[name] = StoreFinding(
                 inspection=inspection,
-                content_in_database=name in view.stores_with_content,
-                written_by_another_batch=self._wrote_same_bytes(
-                    inspection, None if entry is None else entry.batch_number
-                ),
+                content_in_database=has_content,
+                content_missing=entry is not None and not has_content,
+                committed_is_refused=entry is not None
+                and inspection.state in REFUSED
+                and inspection.content_hash == entry.content_hash,
+                is_link=self.inspector.is_behind_a_link(inspection),
+                written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
             )
         return Survey(view=view, findings=findings, crashed_batches=crashed)
 
@@ -198,14 +203,26 @@ class RecoveryPlanner:
             inspections[name] = inspection
         return inspections
 
-    def _wrote_same_bytes(self, inspection: Inspection, but_not: int | None) -> bool:
-        found = inspection.content_hash
-        if inspection.state not in _UNEXPLAINED or found is None:
+    def _is_ours(
+        self, inspection: Inspection, entry: ManifestEntry | None, *, has_content: bool
+    ) -> bool:
+        """Whether a file that differs is what a failed or an earlier batch wrote, or a beginning of
+        what a batch wrote."""
+        name, found = inspection.schema_name, inspection.content_hash
+        number = None if entry is None else entry.batch_number
+        if found is None or inspection.state not in (*_UNEXPLAINED, InspectionState.QUARANTINED):
             return False
-        return self._database.read(
-            lambda connection: batches.wrote_same_bytes(
-                connection, inspection.schema_name, found, but_not=but_not
-            )
+        if inspection.state is not InspectionState.QUARANTINED and self._database.read(
+            lambda connection: batches.wrote_same_bytes(connection, name, found, but_not=number)
+        ):
+            return True
+        if entry is not None and not has_content:
+            return False  # there is nothing to put back
+        if entry is not None and inspection.state is InspectionState.QUARANTINED:
+            return False  # what is no JSON is put back in any case
+        content = self.inspector.read(inspection)
+        return content is not None and self._database.read(
+            lambda connection: contents.is_beginning(connection, content, name, number or 0)
         )
 
 

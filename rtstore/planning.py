@@ -29,6 +29,8 @@ from rtstore.records import (
 )
 
 TEAM_MISMATCH = "manifest_team_mismatch"
+CONTENT_MISSING = "content_missing"
+"""The file is what is committed, and its content is not in the database."""
 MANIFEST_STORE = "opencode.launchState"
 """The store that stands for the whole manifest in an action."""
 OPEN_BATCH_STORE = "opencode.launchTransaction"
@@ -43,6 +45,9 @@ REBUILDS: Mapping[RebuildStrategy, ActionKind] = {
     RebuildStrategy.NONE: ActionKind.BLOCK_READINESS,
 }
 
+REFUSED = frozenset({InspectionState.FUTURE_SCHEMA, InspectionState.QUARANTINED})
+"""States of a file that this program does not accept, though it is what is committed."""
+
 _QUARANTINED_REBUILDS = frozenset(
     {RebuildStrategy.POLL_OPENCODE_PROVIDER, RebuildStrategy.VERIFY_CANONICAL_DESTINATIONS}
 )
@@ -56,7 +61,16 @@ class StoreFinding(NamedTuple):
     """The committed content is there, so that the file can be put back."""
     written_by_another_batch: bool = False
     """The file is, byte for byte, what a failed or an earlier batch wrote: the undoing of the one
-    or the un-flushed successor of the other was lost. Nothing of anybody else's is in it."""
+    or the un-flushed successor of the other was lost. Or it is a beginning of what a batch wrote:
+    the rest was lost. Nothing of anybody else's is in it."""
+    content_missing: bool = False
+    """There is an entry, and its content is not in the database: somebody deleted the row."""
+    committed_is_refused: bool = False
+    """The file is what is committed, and this program does not accept it: putting it back would
+    change nothing."""
+    is_link: bool = False
+    """The path leads through a symbolic link. What is behind it is for a person to judge: it may be
+    the newer version."""
 
 
 def build_plan(
@@ -140,13 +154,26 @@ def _store_action(
         stale = None
         if entry and expected and descriptor.criticality is not Criticality.DIAGNOSTIC_ONLY:
             stale = stale_identity(entry, expected)
+        if finding.content_missing:
+            return _restore_content(name), f"Runtime store content is not in the database: {name}"
         if stale is None:
             return _nothing(name), None
         reason = f"Runtime store {name} has {stale}"
         return _block(name, reason), reason
-    kind = _kind(descriptor.rebuild_strategy, finding, inspection.state)
+    if finding.is_link or finding.committed_is_refused:
+        kind = _for_somebody_else(descriptor.rebuild_strategy, finding)
+    else:
+        kind = _kind(descriptor.rebuild_strategy, finding, inspection.state)
     action = RecoveryAction(kind=kind, schema_name=name, reason=inspection.state.value)
     return action, inspection.message
+
+
+def _for_somebody_else(strategy: RebuildStrategy, finding: StoreFinding) -> ActionKind:
+    """A newer program, or a person; the runtime, where it can make the store anew."""
+    kind = REBUILDS[strategy]
+    if finding.is_link or finding.inspection.state is InspectionState.FUTURE_SCHEMA:
+        return ActionKind.BLOCK_READINESS
+    return ActionKind.BLOCK_READINESS if kind is ActionKind.QUARANTINE else kind
 
 
 @lru_cache(maxsize=4096)
@@ -205,6 +232,10 @@ def _impact(
         if action.kind is ActionKind.NONE:
             continue
         of_store = criticality.get(action.schema_name)
+        if action.reason == CONTENT_MISSING:
+            impact = ReadinessImpact.DEGRADED  # of any store: `read` cannot answer
+        if of_store is Criticality.DIAGNOSTIC_ONLY and action.reason in REFUSED:
+            continue
         if (
             action.kind in (ActionKind.BLOCK_READINESS, ActionKind.ROLL_FORWARD)
             or of_store is Criticality.READINESS_BLOCKING
@@ -218,6 +249,12 @@ def _impact(
 def _roll_forward(name: str, batch_id: str) -> RecoveryAction:
     return RecoveryAction(
         kind=ActionKind.ROLL_FORWARD, schema_name=name, reason=UNCOMMITTED_BATCH + batch_id
+    )
+
+
+def _restore_content(name: str) -> RecoveryAction:
+    return RecoveryAction(
+        kind=ActionKind.RESTORE_COMMITTED, schema_name=name, reason=CONTENT_MISSING
     )
 
 

@@ -1,6 +1,6 @@
 """Drops the history beyond a retention at once, where batches do it by and by.
 
-Done in bites: each is a transaction of its own, flushed, under the writer lock, and takes a
+Done in chunks: each is a transaction of its own, flushed, under the writer lock, and takes a
 fraction of a second. Between two of them the lock is free for long enough that a waiting writer
 gets it. So it can be interrupted anywhere, and made again: what was dropped is dropped, the rest is
 as before.
@@ -16,14 +16,14 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from rtstore.database import pruning
+from rtstore.database import pruning, space
 from rtstore.database.contents import Retention
-from rtstore.database.engine import Database
-from rtstore.database.pruning import Bite, Excess, Limits
+from rtstore.database.pruning import Chunk, Excess, Limits
 from rtstore.errors import RuntimeStoreError
 from rtstore.lock import POLL_INTERVAL_S_MAX, WriterLock
 from rtstore.records import Record
 from rtstore.times import Clock
+from rtstore.writing.publication import Publisher
 
 logger = logging.getLogger("rtstore.pruning")
 
@@ -52,7 +52,7 @@ class PruneReport(Record):
 
 
 def prune_history(
-    database: Database,
+    publisher: Publisher,
     lock: WriterLock,
     retention: Retention,
     clock: Clock,
@@ -62,8 +62,8 @@ def prune_history(
 ) -> PruneReport:
     """Drop what is beyond the retention, and return the space; see `RuntimeStore.prune`."""
     if dry_run:
-        return database.read(lambda connection: _rehearse(connection, retention, clock))
-    return _Pruning(database, lock, progress).run(retention, clock)
+        return publisher.database.read(lambda connection: _rehearse(connection, retention, clock))
+    return _Pruning(publisher, lock, progress).run(retention, clock)
 
 
 def _rehearse(connection: Connection, retention: Retention, clock: Clock) -> PruneReport:
@@ -75,7 +75,7 @@ def _rehearse(connection: Connection, retention: Retention, clock: Clock) -> Pru
         **dropped._asdict(),
         batches_left=there.batches - dropped.batches,
         contents_left=there.contents - dropped.contents,
-        database_bytes_before=pruning.database_bytes(connection),
+        database_bytes_before=space.database_bytes(connection),
         database_bytes_after=None,
     )
 
@@ -84,9 +84,10 @@ class _Pruning:
     """One run: what it has dropped so far."""
 
     def __init__(
-        self, database: Database, lock: WriterLock, progress: PruneProgress | None
+        self, publisher: Publisher, lock: WriterLock, progress: PruneProgress | None
     ) -> None:
-        self._database = database
+        self._publisher = publisher
+        self._database = publisher.database
         self._lock = lock
         self._progress = progress
         self._dropped = Excess()
@@ -97,17 +98,15 @@ class _Pruning:
 
         def look(connection: Connection) -> tuple[Limits, Excess, int]:
             limits = pruning.limits_of(connection, retention, clock())
-            return limits, pruning.measure(connection, limits), pruning.database_bytes(connection)
+            return limits, pruning.measure(connection, limits), space.database_bytes(connection)
 
         limits, self._expected, before = self._database.read(look)
-        self._drop("batches", lambda connection, after: pruning.drop_batches(
-            connection, limits, after
-        ))  # fmt: skip
+        self._drop("batches", partial(self._drop_batches, limits=limits))
         for name, number in limits.oldest_kept.items():
             self._drop("contents", partial(_drop_contents, name=name, oldest_kept=number))
-        self._give_back()
+        self._release()
         there, after = self._database.read(
-            lambda connection: (pruning.total(connection), pruning.database_bytes(connection))
+            lambda connection: (pruning.total(connection), space.database_bytes(connection))
         )
         logger.info("dropped %d batches and %d contents", *self._dropped[:2])
         return PruneReport(
@@ -120,11 +119,11 @@ class _Pruning:
             database_bytes_after=after,
         )
 
-    def _drop(self, step: str, bite: Callable[[Connection, int], Bite]) -> None:
+    def _drop(self, step: str, chunk: Callable[[Connection, int], Chunk]) -> None:
         after = -1
         while True:
             with self._lock.hold(), self._database.write(flush=True) as connection:
-                found = bite(connection, after)
+                found = chunk(connection, after)
             if found.last is None:
                 return
             after = found.last
@@ -133,21 +132,25 @@ class _Pruning:
             self._tell(step, done, max(done, expected))
             time.sleep(_PAUSE_S)
 
-    def _give_back(self) -> None:
-        free = self._database.read(pruning.free_pages)
+    def _drop_batches(self, connection: Connection, after: int, *, limits: Limits) -> Chunk:
+        may_forget = partial(self._publisher.pruner.flushes.may_forget, newest=limits.newest)
+        return pruning.drop_batches(connection, limits, after, may_forget)
+
+    def _release(self) -> None:
+        free = self._database.read(space.free_pages)
         left = free
         while left:
             with self._lock.hold():
                 before = left
                 try:
                     with self._database.write(flush=True) as connection:
-                        left = pruning.give_back(connection)
+                        left = space.release_free_pages(connection)
                 finally:
                     with suppress(RuntimeStoreError):
-                        self._database.read_as_writer(pruning.checkpoint_as_ever)
+                        self._database.read_as_writer(space.checkpoint_as_ever)
             self._tell("space", max(0, free - left), free)
             if left >= before:
-                return  # the writers between two bites drop more than we give back
+                return  # the writers between two chunks drop more than we give back
             time.sleep(_PAUSE_S)
 
     def _tell(self, step: str, done: int, total: int) -> None:
@@ -155,5 +158,5 @@ class _Pruning:
             self._progress(step, done, total)
 
 
-def _drop_contents(connection: Connection, after: int, *, name: str, oldest_kept: int) -> Bite:
+def _drop_contents(connection: Connection, after: int, *, name: str, oldest_kept: int) -> Chunk:
     return pruning.drop_contents(connection, name, oldest_kept, after)

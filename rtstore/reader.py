@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from sqlalchemy import Connection
 
 from rtstore.database import batches, contents, manifest
@@ -23,8 +24,8 @@ from rtstore.descriptors import (
     Registry,
 )
 from rtstore.envelope import decode_own, payload_problem
-from rtstore.errors import BatchUnfinishedError, StoreFileChangedError
-from rtstore.files.ownership import explained
+from rtstore.errors import BatchUnfinishedError, ContentMissingError, StoreFileChangedError
+from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
@@ -68,9 +69,17 @@ class Snapshot(Record):
     high_watermark: int
     contents: dict[str, StoreContent]
     """By store name; a store without committed content is absent."""
+    lost: dict[str, int] = Field(default_factory=dict)
+    """Stores that are committed, and whose content the database has lost (or never had, where an
+    import found none), each with the number of its batch."""
+    directory: Path = Field(default=Path(), exclude=True)
+    """The runtime directory."""
 
     def data(self, schema_name: str) -> Any:
-        """The data of a store, or None when nothing is committed for it."""
+        """The data of a store, or None when nothing is committed for it. Raises
+        `ContentMissingError` for one that is `lost`."""
+        if schema_name in self.lost:
+            raise ContentMissingError(schema_name, self.directory, self.lost[schema_name])
         content = self.contents.get(schema_name)
         return None if content is None else content.data
 
@@ -111,6 +120,7 @@ class StoreReader:
 
         found = self._database.read(query, single=True)
         if found is None:
+            self._refuse_lost(name)
             if verify:
                 self.check_file(descriptor)
             return None
@@ -129,12 +139,23 @@ class StoreReader:
 
     def snapshot(self, names: Sequence[str]) -> Snapshot:
         """The same, with the high watermark that it is of."""
-        return self._database.read(
-            lambda connection: Snapshot(
+
+        def query(connection: Connection) -> Snapshot:
+            found = _load(connection, names)
+            absent = [name for name in names if name not in found]
+            return Snapshot(
                 high_watermark=manifest.load_head(connection).high_watermark,
-                contents=_load(connection, names),
+                contents=found,
+                lost=_lost(connection, absent),
+                directory=self._directory,
             )
-        )
+
+        return self._database.read(query)
+
+    def _refuse_lost(self, name: str) -> None:
+        """Raise `ContentMissingError` for a store that has an entry and no content."""
+        for batch_number in self._database.read(lambda found: _lost(found, [name])).values():
+            raise ContentMissingError(name, self._directory, batch_number)
 
     def invariant_failures(self, seen: Manifest | None = None) -> list[str]:
         """What the committed contents contradict each other in, as of one batch: that of a manifest
@@ -233,6 +254,13 @@ def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreConten
 
 def _file_of(row: Row) -> PublishedFile:
     return PublishedFile(*(row[field] for field in PublishedFile._fields))
+
+
+def _lost(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Those of some stores that have an entry and no content, each with the batch of its entry."""
+    entries = manifest.load_entries(connection, names)
+    there = contents.stores_with_content(connection) if entries else frozenset()
+    return {name: entry.batch_number for name, entry in entries.items() if name not in there}
 
 
 def _content_of(name: str, content: bytes, row: Row) -> StoreContent:

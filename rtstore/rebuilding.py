@@ -40,6 +40,15 @@ REBUILD_KINDS = frozenset(
 )
 
 
+_FOR_THE_RUNTIME = (
+    InspectionState.MISSING,
+    InspectionState.UNCOMMITTED_WRITE,
+    InspectionState.QUARANTINED,
+)
+"""Why a store is blocked that the runtime can make anew: it is not there, nobody committed it, or
+what is committed is refused."""
+
+
 class RebuildRequest(Record):
     """What a rebuilder is told."""
 
@@ -104,7 +113,7 @@ class Rebuilding:
         ):
             return False
         strategy = self._registry.get(action.schema_name).rebuild_strategy
-        lost = action.reason in (InspectionState.MISSING, InspectionState.UNCOMMITTED_WRITE)
+        lost = action.reason in _FOR_THE_RUNTIME
         return lost and strategy in self._rebuilders and strategy in REBUILDS
 
     def rebuild(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:

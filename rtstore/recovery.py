@@ -15,13 +15,12 @@ failed and leaves its store as it was; the others go on.
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rtstore.database import batches, manifest, recovery_log
+from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.envelope import content_hash
@@ -35,11 +34,12 @@ from rtstore.errors import (
 )
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
-from rtstore.files.paths import check_directory, link_at, replace_link_command, store_path
+from rtstore.files.paths import check_directory, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
+from rtstore.planning import CONTENT_MISSING
 from rtstore.rebuilding import Rebuilding
 from rtstore.records import (
     ActionKind,
@@ -56,6 +56,7 @@ from rtstore.records import (
 )
 from rtstore.times import Clock
 from rtstore.writing.keeping import ANY_VERSION, Expected, StoreFile
+from rtstore.writing.left_over import step_of, take_to_their_end
 from rtstore.writing.publication import Publisher
 
 logger = logging.getLogger("rtstore.recovery")
@@ -120,16 +121,17 @@ class Recovery:
         """Do what opening a store does by itself; None when there was nothing to do.
 
         Takes the writer lock only when there is something to do. Raises `RecoveryFailedError` when
-        an open batch cannot be finished: nothing can be written before it is. A file that cannot be
-        put back is logged, and stays in the plan.
+        an open batch cannot be finished: nothing can be written before it is. One whose content is
+        nowhere any more has failed by then: the report says so. A file that cannot be put back is
+        logged, and stays in the plan.
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, single=True)
-        if not self._safe(plan) and not interrupted and not self._stray_files():
+        if not _safe(plan) and not interrupted and not self._stray_files():
             return None
         with self._lock.hold():
             plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
-            actions = self._safe(plan)
+            actions = _safe(plan)
             if not actions:
                 self._sweep()
                 self._close_interrupted(plan)
@@ -137,15 +139,20 @@ class Recovery:
             run = self._begin(plan, actions, RecoveryTrigger.OPEN)
             for position, action in enumerate(actions):
                 self._record(run, position, self._step(action, plan))
+            failed = [step for step in run.steps.values() if _is_failed_batch(step)]
+            for action in _safe(self._look_again(plan)) if failed else ():
+                if action.kind is ActionKind.RESTORE_COMMITTED:  # what a failed batch left
+                    self._append(run, action)
+                    self._record(run, len(run.actions) - 1, self._step(action, plan))
             self._sweep()
             report = self._end(run, plan)
-        for step in report.steps:
-            if (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED):
-                raise RecoveryFailedError(
-                    f"{step.action.kind} ({step.action.schema_name})",
-                    self._directory,
-                    step.detail or "unknown cause",
-                )
+            left = self._open_batches()
+        for step in failed if left else ():
+            raise RecoveryFailedError(
+                f"{step.action.kind} ({step.action.schema_name})",
+                self._directory,
+                step.detail or "unknown cause",
+            )
         return report
 
     def carry_out(
@@ -250,44 +257,6 @@ class Recovery:
             for number in recovery_log.unfinished_runs(connection):
                 recovery_log.end_run(connection, number, remaining.readiness_impact, self._clock())
 
-    def _safe(self, plan: RecoveryPlan) -> list[RecoveryAction]:
-        """What opening does by itself. A link that somebody made is left to that person."""
-        return [
-            action
-            for action in plan.actions
-            if action.kind in SAFE_KINDS
-            and (action.kind is not ActionKind.RESTORE_COMMITTED or not self._link_of(action))
-        ]
-
-    def _link_of(self, action: RecoveryAction) -> Path | None:
-        descriptor = self._registry.get(action.schema_name)
-        return link_at(self._directory, descriptor.relative_path, self._fs)
-
-    def _left_behind_link(
-        self, action: RecoveryAction, entry: ManifestEntry | None
-    ) -> RecoveryStep | None:
-        """Leave a link to the person who made it, where the file behind it holds what nobody else
-        has: what is committed is not put in its place."""
-        link = self._link_of(action)
-        if link is None:
-            return None
-        try:
-            found = content_hash(self._fs.read(link.resolve())[0])
-        except FileNotFoundError:
-            return None  # it leads nowhere
-        except (OSError, RuntimeError) as error:
-            found = f"unreadable ({error})"
-        if entry is not None and found == entry.content_hash:
-            return None
-        place, name = shlex.quote(str(self._directory)), shlex.quote(action.schema_name)
-        return _skipped(
-            action,
-            f"{link} is a symbolic link to {link.resolve()}, which is not what is committed. It is "
-            f"left to you. To take what it holds: {replace_link_command(link)}; "
-            f"rtstore adopt {place} {name}. To drop it: rm {shlex.quote(str(link))}; "
-            f"rtstore recover {place}",
-        )
-
     def _look_again(self, plan: RecoveryPlan) -> RecoveryPlan:
         return self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)
 
@@ -308,23 +277,18 @@ class Recovery:
     # --- actions --------------------------------------------------------------------------------
 
     def _roll_forward(self, action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
-        if self._open_batch(action) is None:  # by an earlier action: a batch goes as a whole
-            return _done(action, f"batch {action.batch_id} is finished")
-        for logged in self._database.read(batches.load_open):  # oldest first, always
-            if logged.has_contents:
-                self._publisher.roll_forward(logged)
-            if logged.batch.batch_id == action.batch_id:
-                break
-        return _done(action, f"batch {action.batch_id} finished from the log")
+        left = self._open_batches()
+        if left:  # or they were finished by an earlier action: they go together
+            take_to_their_end(left, self._publisher)
+        return step_of(action, self._database)
 
     def _restore(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
         descriptor = self._registry.get(action.schema_name)
         inspection, entry = self._look(descriptor)
         if inspection.state is InspectionState.HEALTHY:
+            if entry is not None and action.reason == CONTENT_MISSING:
+                return self._take_from_file(action, descriptor, entry)
             return _skipped(action, "the file is healthy by now")
-        left = self._left_behind_link(action, entry)
-        if left is not None:
-            return left
         kept = self._publisher.evidence.keep(
             StoreFile.of(descriptor),
             entry,
@@ -338,6 +302,23 @@ class Recovery:
         what = "removed: nothing is committed" if entry is None else "committed content put back"
         return _done(action, what + (f"; evidence: {kept.quarantine_path}" if kept else ""))
 
+    def _take_from_file(
+        self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry
+    ) -> RecoveryStep:
+        """The content goes back into the database from the file, which is what was committed: the
+        hash says so."""
+        path = store_path(self._directory, descriptor.relative_path)
+        content, _ = self._fs.read(path)
+        if content_hash(content) != entry.content_hash:
+            return _skipped(action, "the file was changed meanwhile")
+        with self._database.write(flush=True) as connection:
+            if descriptor.schema_name in contents.stores_with_content(connection):
+                return _skipped(action, "its content is in the database by now")
+            contents.insert_contents(
+                connection, {entry.batch_number: {descriptor.schema_name: content}}
+            )
+        return _done(action, "its content was taken from the file into the database")
+
     def _quarantine(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
         descriptor = self._registry.get(action.schema_name)
         inspection, entry = self._look(descriptor)
@@ -345,9 +326,6 @@ class Recovery:
             return _skipped(action, "the file is healthy by now")
         if inspection.state is InspectionState.MISSING:
             return _skipped(action, "there is no file")
-        left = self._left_behind_link(action, entry)
-        if left is not None:
-            return left
         # What this program cannot read is exactly what is moved aside, so no version is too new.
         anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
         kept = self._publisher.evidence.keep(
@@ -371,6 +349,10 @@ class Recovery:
         return _done(action, f"batch {action.batch_id} closed as failed; no file was touched")
 
     # --- looking --------------------------------------------------------------------------------
+
+    def _open_batches(self) -> list[LoggedBatch]:
+        """The open batches that can be finished, oldest first."""
+        return [item for item in self._database.read(batches.load_open) if item.has_contents]
 
     def _open_batch(self, action: RecoveryAction) -> LoggedBatch | None:
         for logged in self._database.read(batches.load_open):
@@ -415,8 +397,7 @@ class Recovery:
         """Remove temporary files. What they were to become is in the log, whole; what they were
         before a trade of names was looked at when its batch went forward, so not before that, or
         is looked at now."""
-        left = self._database.read(batches.load_open)
-        if any(logged.has_contents for logged in left):
+        if self._open_batches():
             return
         strays = self._stray_files()
         files = self._store_files() if strays else {}
@@ -441,6 +422,14 @@ class Recovery:
                 path = store_path(self._directory, file.relative_path)
                 found[durable.temporary_path(path)] = file
         return found
+
+
+def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:
+    return [action for action in plan.actions if action.kind in SAFE_KINDS]
+
+
+def _is_failed_batch(step: RecoveryStep) -> bool:
+    return (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED)
 
 
 def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:

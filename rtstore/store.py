@@ -36,6 +36,7 @@ from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
+from rtstore.missing import refuse_lost_batches
 from rtstore.planner import RecoveryPlanner
 from rtstore.reader import Snapshot, StoreContent, StoreReader
 from rtstore.records import (
@@ -182,10 +183,11 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
                 share the store call it at the same time.
             fs: the seam to the file system, for tests.
 
-        Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError` (nothing is
-        made or changed), `OlderDatabaseError`, `NewerDatabaseError`, `ForeignDatabaseError`,
-        `CorruptDatabaseError` (nothing is touched), `UpgradeFailedError`, `DataUpgradeError`,
-        `LockTimeoutError`, `StorageError`, `RecoveryFailedError`.
+        Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError`,
+        `DatabaseMissingError` (nothing is made or changed), `OlderDatabaseError`,
+        `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError` (nothing is touched),
+        `UpgradeFailedError`, `DataUpgradeError`, `LockTimeoutError`, `StorageError`,
+        `RecoveryFailedError`.
         """
         directory = arguments.path(directory, "directory").absolute()  # wherever the process goes
         fs = arguments.instance(FileSystem, fs or FileSystem(), "fs")
@@ -200,7 +202,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         lock_timeout_s = arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
         lock = WriterLock(directory, lock_timeout_s, read_only=read_only)
         if read_only:
-            check_made(directory, team_name)
+            check_made(directory, team_name, registry, fs)
         else:
             make_or_upgrade(
                 directory, team_name, registry, lock, clock, fs,
@@ -212,6 +214,9 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
             found = head.team_name
             if team_name is not None and team_name != found:
                 raise WrongTeamError(directory, team_name, found)
+            if head.high_watermark == 0 and recover and not read_only:
+                known = registry or database.read(manifest.load_descriptors)
+                refuse_lost_batches(directory, database, known, fs)
             if registry is not None and upgrade and recover and not read_only:
                 rehearse(database, registry)  # what must fail does so before anything is changed
             store = cls(
@@ -360,7 +365,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         The file's size and time are held against the entry, its hash where those differ. Raises
         `StoreFileChangedError` when somebody else changed or removed the file, and
         `BatchUnfinishedError` when a batch whose writer died has changed it (with `verify=False`
-        the file is not looked at); `InvalidRequestError` when nothing is committed for it.
+        the file is not looked at); `InvalidRequestError` when nothing is committed for it, and
+        `ContentMissingError` when something is and the database has lost it.
 
         With `at` it is what the store held at a point in time: as of a batch (its id, or the high
         watermark that it made), or at a time; the file is not looked at. Raises
@@ -378,7 +384,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
 
     def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
         """Several stores (default: all) as of one batch, from the database; takes no lock and does
-        not look at the files. A store that was never written is absent."""
+        not look at the files. A store that was never written is absent; one whose content
+        the database has lost is in `lost`."""
         if isinstance(stores, str):
             raise InvalidRequestError("stores", f"must be several names: [{stores!r}]")
         names = [

@@ -81,7 +81,7 @@ class Upkeep:
         raises.
         """
         return prune_history(
-            self.database,
+            self._writer.publisher,
             self.lock,
             retention or self.retention,
             self._clock,

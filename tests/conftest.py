@@ -1,11 +1,16 @@
-"""What is made once for all tests, and what holds for all of them."""
+"""What is made once for all tests, how much they try, and what they counted."""
 
 from __future__ import annotations
 
+import os
+import pickle
 import signal
 
 import pytest
+from filelock import FileLock
 
+from tests import breadth
+from tests.counts import Counts, Summary
 from tests.installed import Installed, install_wheel
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -13,8 +18,68 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a test starts and means to interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_SUMMARY = pytest.StashKey[Summary]()
+NORMAL = "not thorough"
+"""The marks that `pytest` runs by itself, as in pyproject.toml."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full` tries everything, in about an hour; `--seed` draws anew."""
+    group = parser.getgroup("rtstore")
+    group.addoption("--full", action="store_true", help="every test, every point, in every way")
+    group.addoption("--seed", type=int, default=breadth.SEED, help="what draws (%(default)s)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how much is tried, before any test is collected."""
+    full = bool(config.getoption("--full"))
+    breadth.choose(full=full, seed=config.getoption("--seed"))
+    if full and config.option.markexpr == NORMAL:
+        config.option.markexpr = ""
+    config.stash[_SUMMARY] = Summary()
+    config.pluginmanager.register(_Listener(config.stash[_SUMMARY]))
+
+
+class _Listener:
+    """Hears the reports of all processes."""
+
+    def __init__(self, summary: Summary) -> None:
+        self._summary = summary
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """The last report of a test has everything that it counted."""
+        if report.when == "teardown":
+            self._summary.hear(report.user_properties)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what was tried."""
+    lines = list(config.stash[_SUMMARY].told())
+    if lines:
+        terminalreporter.section("what was tried" + (", in full" if breadth.is_full() else ""))
+        for line in lines:
+            terminalreporter.line(line)
+
+
+@pytest.fixture
+def counts(request: pytest.FixtureRequest) -> Counts:
+    """Where a test puts what it counted."""
+    return Counts(request.node)
+
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """An environment with the wheel of this checkout."""
-    return install_wheel(tmp_path_factory.mktemp("wheel"))
+    """An environment with the wheel of this checkout, made by the first process that needs it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return install_wheel(tmp_path_factory.mktemp("wheel"))
+    shared = tmp_path_factory.getbasetemp().parent
+    made = shared / "installed.pickle"
+    with FileLock(shared / "installed.lock"):
+        if not made.exists():
+            folder = shared / "wheel"
+            folder.mkdir()
+            made.write_bytes(pickle.dumps(install_wheel(folder)))
+        found: Installed = pickle.loads(made.read_bytes())
+        return found

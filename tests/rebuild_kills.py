@@ -13,6 +13,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from rtstore import (
     DATABASE_NAME,
     CorruptDatabaseError,
@@ -20,12 +22,23 @@ from rtstore import (
     RuntimeStore,
     rebuild_database,
 )
-from rtstore.database import upgrade
+from rtstore.database import manifest, upgrade
+from rtstore.descriptors import KNOWN_DESCRIPTORS
 from rtstore.salvage.making import BROKEN_PREFIX
 from tests.crash.children import Say
 from tests.crash.crew import Tally, workshop
 from tests.crash.probe import TracedFileSystem
-from tests.support import LEASES, LEDGER, TEAM, agree, digest, new_directory, open_store, write
+from tests.support import (
+    LEASES,
+    LEDGER,
+    NOON,
+    TEAM,
+    agree,
+    digest,
+    new_directory,
+    open_store,
+    write,
+)
 from tests.test_rebuild_database import overwrite
 from tests.upgrade.kills import kill_everywhere
 
@@ -67,7 +80,12 @@ def in_place(place: Path, _say: Say, fs: TracedFileSystem) -> None:
     directory = _directory(place)
     for suffix in ("", "-wal"):
         fs.unlink(directory / f"{DATABASE_NAME}{suffix}")
-    RuntimeStore.open(directory, team_name=TEAM, fs=fs).close()
+    upgrade.create(directory / DATABASE_NAME, fs, _nothing_committed)
+
+
+def _nothing_committed(connection: Connection) -> None:
+    manifest.insert_manifest(connection, manifest.default_manifest(TEAM, NOON))
+    manifest.save_descriptors(connection, KNOWN_DESCRIPTORS)
 
 
 def check(place: Path) -> list[str]:

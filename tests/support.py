@@ -235,6 +235,10 @@ class WatchedFileSystem(FileSystem):
         self._ask("fsync", descriptor)
         super().fsync(descriptor)
 
+    def flush(self, path: Path) -> None:
+        self._ask("flush", path)
+        super().flush(path)
+
     def close(self, descriptor: int) -> None:
         super().close(descriptor)  # also when it fails: the descriptor is gone then too
         self._ask("close", descriptor)

@@ -390,6 +390,7 @@ def test_every_failing_file_operation(directory: Path, tmp_path: Path) -> None:
         assert not list((tmp_path / "places").glob(".*"))
 
 
+@pytest.mark.thorough
 def test_killed_anywhere() -> None:
     """Killed before any step of a back-up or a restore that changes something, there is none of
     that name, or a whole one; the directory that was backed up is as it was."""

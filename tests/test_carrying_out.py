@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from rtstore import (
     ReadinessImpact,
     RecoveryPlan,
     RuntimeStore,
+    UnsafePathError,
     WrongTeamError,
 )
 
@@ -334,30 +334,41 @@ def test_an_open_batch_is_rolled_forward_by_a_plan(directory: Path) -> None:
         assert report.remaining.manifest_healthy
 
 
-@pytest.mark.parametrize("kind", ["directory", "link", "link to nowhere"])
+@pytest.mark.parametrize("kind", ["link", "link to nowhere"])
 @pytest.mark.parametrize("name", [LEASES, DIAGNOSTICS])
-def test_what_is_no_file_is_moved_aside_as_it_is(directory: Path, kind: str, name: str) -> None:
-    """With all that is in it; what a link points to is not touched."""
+def test_a_link_is_left_to_a_person(directory: Path, kind: str, name: str) -> None:
+    """What is behind it may be the newer version, so neither opening nor a recovery replaces it; a
+    write to the store is refused, and the others go on."""
     path, target = directory / FILE_OF[name], directory / "target.json"
     path.unlink()
-    target.write_text("not ours")
-    makers: dict[str, Callable[[], None]] = {
-        "directory": path.mkdir,
-        "link": lambda: path.symlink_to(target),
-        "link to nowhere": lambda: path.symlink_to("nowhere"),
-    }
-    makers[kind]()
-    if kind == "directory":
-        (path / "inside").write_text("kept")
+    target.write_text("edited there")
+    path.symlink_to(target if kind == "link" else "nowhere")
+    with open_store(directory) as store:
+        plan = store.plan_recovery()
+        (action,) = [item for item in plan.actions if item.schema_name == name]
+        assert action.kind is ActionKind.BLOCK_READINESS
+        store.recover(plan)
+        with pytest.raises(UnsafePathError, match="symbolic link"):
+            write(store, name, 3)
+        other = LEASES if name == DIAGNOSTICS else DIAGNOSTICS
+        write(store, other, 3)
+        assert (path.is_symlink(), target.read_text()) == (True, "edited there")
+
+
+@pytest.mark.parametrize("name", [LEASES, DIAGNOSTICS])
+def test_what_is_no_file_is_moved_aside_as_it_is(directory: Path, name: str) -> None:
+    """With all that is in it."""
+    path = directory / FILE_OF[name]
+    path.unlink()
+    path.mkdir()
+    (path / "inside").write_text("kept")
 
     with _open(directory) as store:
         store.recover(store.plan_recovery())
         [item] = [item for item in store.quarantined_files() if item.relative_path == path.name]
         aside = directory / item.quarantine_path
         assert (item.content_hash, item.file_size) == (None, None)
-        assert aside.is_symlink() is kind.startswith("link")
-        assert kind != "directory" or (aside / "inside").read_text() == "kept"
-        assert target.read_text() == "not ours"
+        assert (aside / "inside").read_text() == "kept"
         assert path.exists() is (name == LEASES)
         assert agree(store)
 

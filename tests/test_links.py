@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -196,17 +195,6 @@ def linked(directory: Path, outside: Path) -> Path:
     return path
 
 
-def left_to_person(store: RuntimeStore) -> str:
-    """What a recovery says of the link that it leaves alone."""
-    (step,) = [
-        step
-        for step in store.recover(store.plan_recovery()).steps
-        if step.action.schema_name == LEASES
-    ]
-    assert step.outcome is ActionOutcome.SKIPPED
-    return str(step.detail)
-
-
 @pytest.mark.parametrize("edited", [False, True], ids=["as it was", "edited"])
 def test_opening_leaves_a_link_alone(linked: Path, outside: Path, edited: bool) -> None:
     """It is in the plan, reading and writing say so, other stores go on; no run is recorded."""
@@ -219,7 +207,7 @@ def test_opening_leaves_a_link_alone(linked: Path, outside: Path, edited: bool) 
             (action,) = [
                 action for action in store.plan_recovery().actions if action.schema_name == LEASES
             ]
-            assert action.kind is ActionKind.RESTORE_COMMITTED
+            assert action.kind is ActionKind.BLOCK_READINESS
             with pytest.raises(StoreFileChangedError, match="the file is a symbolic link"):
                 store.read(LEASES)
             with pytest.raises(UnsafePathError, match=r"cp \S+ \S+\.new && mv \S+\.new \S+"):
@@ -229,44 +217,23 @@ def test_opening_leaves_a_link_alone(linked: Path, outside: Path, edited: bool) 
     assert contents(outside) == before
 
 
-def test_a_link_to_what_is_committed_is_put_right(linked: Path, outside: Path) -> None:
-    """On request: the link goes into quarantine, what it leads to stays where it is."""
-    before = contents(outside)
-    with RuntimeStore.open(linked.parent, team_name=TEAM) as store:
-        store.recover(store.plan_recovery())
-        assert not linked.is_symlink()
-        assert store.read(LEASES).data == {"token": "ours"}
-        (kept,) = store.quarantined_files()
-        assert os.readlink(linked.parent / kept.quarantine_path) == str(outside / "leases.json")
-    assert contents(outside) == before
-
-
-def test_a_link_to_nowhere_is_put_right(linked: Path, outside: Path) -> None:
-    """There is nothing behind it that could be lost."""
-    (outside / "leases.json").unlink()
-    with RuntimeStore.open(linked.parent, team_name=TEAM) as store:
-        store.recover(store.plan_recovery())
-        assert store.read(LEASES).data == {"token": "ours"}
-
-
 @pytest.mark.parametrize("take", [True, False], ids=["take", "drop"])
 def test_an_edit_behind_a_link_is_the_persons(linked: Path, outside: Path, take: bool) -> None:
-    """No recovery puts what is committed in its place. The commands that it names, for taking the
-    edit and for dropping it, do what they say."""
+    """No recovery puts what is committed in its place. The command that errors name for taking the
+    edit does what it says; without the link, what is committed comes back."""
     (outside / "leases.json").write_bytes(EDITED)
     before = contents(outside)
     with RuntimeStore.open(linked.parent, team_name=TEAM) as store:
-        for _ in range(2):
-            said = left_to_person(store)
-            assert linked.is_symlink()
-        copying, dropping = said.split("To take what it holds: ")[1].split(" To drop it: ")
-        command = (copying if take else dropping).split("; rtstore")[0]
-        subprocess.run(["/bin/sh", "-c", command], check=True)
+        store.recover(store.plan_recovery())
+        assert linked.is_symlink()
+        with pytest.raises(UnsafePathError) as caught:
+            write(store, LEASES, {"token": "new"})
         if take:
-            assert f"rtstore adopt {linked.parent} {LEASES}" in copying
+            command = str(caught.value).split("by what it points to: ")[1]
+            subprocess.run(["/bin/sh", "-c", command], check=True)
             store.adopt(LEASES, identity=IDENTITY)
         else:
-            assert f"rtstore recover {linked.parent}" in dropping
+            linked.unlink()
             store.recover(store.plan_recovery())
         assert store.read(LEASES).data == {"token": "edited" if take else "ours"}
         assert not linked.is_symlink()

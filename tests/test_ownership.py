@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from rtstore import FileSystem, InspectionState, RuntimeStore, StorageError
+from rtstore import InspectionState, RuntimeStore, StorageError
 from rtstore.files import system
 from rtstore.files.inspector import FileInspector
-from rtstore.files.ownership import foreign_files, give_away_command
-from tests.support import FILE_OF, LEASES, LEDGER, TEAM, data_in, new_directory, write
+from tests.support import FILE_OF, LEASES, LEDGER, TEAM, new_directory, write
 
 USER, GROUP = 65_533, 65_532
 
@@ -192,21 +191,3 @@ def test_errors_name_the_command(directory: Path, name: str) -> None:
         as_user(looked_at)
     os.chown(path, USER, GROUP)
     as_user(lambda: use(directory, 8))
-
-
-def test_what_is_foreign_in_a_directory(directory: Path) -> None:
-    """What another user owns is found, at the top of it, without following links."""
-    assert foreign_files(directory, FileSystem()) == []
-    folder = directory / "quarantine"
-    folder.mkdir()
-    (folder / "evidence").write_bytes(b"")
-    (directory / "link").symlink_to("/etc")
-    os.chown(directory / "link", USER, GROUP, follow_symlinks=False)
-    os.chown(directory / FILE_OF[LEASES], 0, 0)
-    found = foreign_files(directory, FileSystem())
-    assert found == sorted([directory / FILE_OF[LEASES], folder])
-    command = give_away_command(directory, found)
-    assert command == f"sudo chown -R {USER}:{GROUP} {found[0]} {found[1]}"
-    assert os.waitstatus_to_exitcode(os.system(command.removeprefix("sudo "))) == 0
-    assert foreign_files(directory, FileSystem()) == []
-    assert data_in(directory / FILE_OF[LEASES]) == {"number": 2}

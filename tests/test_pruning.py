@@ -272,9 +272,9 @@ def test_writers_go_on_meanwhile(directory: Path, monkeypatch: pytest.MonkeyPatc
 PRUNE = """
 from pathlib import Path
 from rtstore import Retention, RuntimeStore
-from rtstore.database import pruning
+from rtstore.database import pruning, space
 pruning._ROWS_AT_ONCE = 7
-pruning._PAGES_AT_ONCE = 16
+space._PAGES_AT_ONCE = 16
 with RuntimeStore.open(sys.argv[1]) as store:
     def tell(step, done, total):
         say(step, done)

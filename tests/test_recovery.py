@@ -290,17 +290,12 @@ def _directory(path: Path) -> None:
     (path / "inside").write_text("kept")
 
 
-def _link(path: Path) -> None:
-    path.rename(path.with_name("target.json"))
-    path.symlink_to("target.json")
-
-
 def _fifo(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
 
-DAMAGES = [_remove, _cut, _empty, _zero, _directory, _link, _fifo]
+DAMAGES = [_remove, _cut, _empty, _zero, _directory, _fifo]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -355,7 +355,7 @@ def test_a_row_that_makes_no_sense_is_damage(directory: Path, statement: str) ->
 
     report = rebuild_database(directory)
 
-    assert any("1000 batches and 50 contents" in line for line in report.lost), report.lost
+    assert any("1000 batches, 50 contents and 64 MiB" in line for line in report.lost), report.lost
     assert row(directory) == DEFAULT
     with open_store(directory) as store:
         assert store.read(LEASES).data == VERSIONS - 1

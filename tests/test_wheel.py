@@ -278,7 +278,7 @@ def check_types(installed: Installed, program: Path, expected: int) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_types_hold_from_outside(installed: Installed) -> None:
     """A typed program that uses the installed package passes mypy --strict, and each mistake in
     another one is found: the types are not `Any`."""

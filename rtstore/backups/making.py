@@ -50,7 +50,12 @@ def back_up(
         copying.copy(database, path, fs, lambda done, of: tell(Step.DATABASE, done, of))
         left_out, files = _fill(directory, building, clock, fs, tell)
         backup = describe(path, files).model_copy(
-            update={"path": destination, "created_at": created_at, "left_out": tuple(left_out)}
+            update={
+                "path": destination,
+                "origin": str(directory.absolute()),
+                "created_at": created_at,
+                "left_out": tuple(left_out),
+            }
         )
         write_record(building, backup, fs)
         verify_backup(building, fs=fs, progress=progress)

@@ -58,6 +58,8 @@ class Backup(Record):
     high_watermark: int
     """The number of batches that were committed."""
     last_committed_batch_id: str | None
+    origin: str | None = None
+    """The runtime directory that it was made of; None where that is not on record."""
     created_at: Timestamp | None
     """When it was made; None for the database that an upgrade kept, whose name says it."""
     database_hash: str

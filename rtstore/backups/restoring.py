@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rtstore.backups.making import write_store_files
@@ -37,18 +38,29 @@ def restore_backup(
     is_whole = fs.is_directory(source)
     outside = source if is_whole else None
     with new_directory(directory, "directory", fs, outside=outside) as building:
-        image = copying.image(source / DATABASE_NAME if is_whole else source)
-        if content_hash(image) != record.database_hash:
-            raise BackupDamagedError(source, ("the database changed meanwhile",))
         database = building / DATABASE_NAME
-        durable.replace(database, image, mtime_ns=None, flush=True, fs=fs)
-        if progress is not None:
-            progress(Step.DATABASE, len(image), len(image))
+        _copy_database(source / DATABASE_NAME if is_whole else source, database, fs, progress)
+        if copying.hash_of(copying.pages(database)) != record.database_hash:
+            raise BackupDamagedError(source, ("the database changed meanwhile",))
         if is_whole:
             _copy_files(record, building, fs, progress)
         else:
             _write_files(database, building, fs)
     return record.model_copy(update={"path": directory})
+
+
+def _copy_database(source: Path, target: Path, fs: FileSystem, progress: Progress | None) -> None:
+    total = source.stat().st_size
+
+    def pieces() -> Iterator[bytes]:
+        done = 0
+        for piece in copying.pages(source):
+            yield piece
+            done += len(piece)
+            if progress is not None:
+                progress(Step.DATABASE, done, max(done, total))
+
+    durable.create(target, pieces(), fs)
 
 
 def _write_files(path: Path, building: Path, fs: FileSystem) -> None:

@@ -38,7 +38,7 @@ def verify_backup(
         copying.check(database)
         if found != record.revision:
             problems.append(f"the database is at {found}, not {record.revision}")
-        if content_hash(copying.image(database)) != record.database_hash:
+        if copying.hash_of(copying.pages(database)) != record.database_hash:
             problems.append("the database is not the one that was backed up: it was changed since")
         problems += problems_of_contents(database)
     except BackupDamagedError:
@@ -107,7 +107,7 @@ def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
         high_watermark=head.high_watermark,
         last_committed_batch_id=head.last_committed_batch_id,
         created_at=None,
-        database_hash=content_hash(copying.image(path)),
+        database_hash=copying.hash_of(copying.pages(path)),
         files=tuple(files),
     )
 

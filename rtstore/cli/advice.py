@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from rtstore.cli.obstacles import Obstacle, ObstacleKind
 from rtstore.records import (
     ActionKind,
     InspectionState,
@@ -30,16 +31,36 @@ class NextStep(Record):
 
 
 def next_steps(
-    directory: Path, plan: RecoveryPlan, check: ReadinessCheck, *, high_watermark: int
+    directory: Path,
+    plan: RecoveryPlan,
+    check: ReadinessCheck,
+    *,
+    high_watermark: int,
+    knows_no_batch: bool = False,
+    obstacles: Sequence[Obstacle] = (),
+    details: Mapping[str, str] | None = None,
 ) -> tuple[NextStep, ...]:
-    """What to do about a plan, in order; empty when there is nothing to do."""
-    steps = [*_keep_changes(directory, plan.actions), *_recover(directory, plan.actions)]
+    """What to do about a plan, in order; empty when there is nothing to do.
+
+    What would end as it did before is not advised again: where an obstacle is in the way of a
+    store, that goes first, and by whoever can. `details` says what was found in a file, by store.
+    """
+    if knows_no_batch and any(
+        action.reason == InspectionState.UNCOMMITTED_WRITE for action in plan.actions
+    ):
+        return (_rebuild(directory),)
+    in_the_way = {obstacle.schema_name for obstacle in obstacles}
+    free = [action for action in plan.actions if action.schema_name not in in_the_way]
+    steps = [*_keep_changes(directory, free, high_watermark), *_recover(directory, free)]
+    steps += [step for obstacle in obstacles for step in _clear(directory, obstacle)]
     if not steps and high_watermark == 0:
         if check.ok:
             return ()
         why = "nothing is committed yet: start the runtime, its first batches write the stores"
         return (NextStep(command=None, why=why),)
-    steps += _for_the_runtime(plan.actions)
+    steps += _for_the_runtime(free, details or {})
+    if not steps and not check.ok:
+        steps += _for_the_runtime_too(free)
     contradictions = len(check.diagnostics) - len(plan.diagnostics)
     if not check.ok and contradictions > 0:
         why = "the stores contradict each other: the runtime must write a batch that settles it"
@@ -64,13 +85,80 @@ def _recover(directory: Path, actions: Iterable[RecoveryAction]) -> list[NextSte
     return [NextStep(command=command, why="; ".join(parts))]
 
 
-def _keep_changes(directory: Path, actions: Iterable[RecoveryAction]) -> list[NextStep]:
+def _rebuild(directory: Path) -> NextStep:
+    return NextStep(
+        command=f"rtstore rebuild {shlex.quote(str(directory))}",
+        why="makes a new database of the store files: this one knows of no batch, so it is a new "
+        "one or its WAL did not come along. Rather a back-up, where there is one. A runtime that "
+        "goes on without either begins anew, and its first batch replaces the files",
+    )
+
+
+def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
+    """What removes an obstacle; afterwards the state is another, and so is the advice."""
+    name, path = obstacle.schema_name, shlex.quote(str(obstacle.path))
+    again = f"rtstore recover {shlex.quote(str(directory))}"
+    match obstacle.kind:
+        case ObstacleKind.LINK if obstacle.target is not None:
+            copy = shlex.quote(f"{obstacle.path}.copy")
+            target = shlex.quote(str(obstacle.target))
+            return [
+                NextStep(
+                    command=f"cp -p {target} {copy} && mv {copy} {path}",
+                    why=f"{name} is a symbolic link, which is never followed nor replaced: this "
+                    "puts what it leads to in its place",
+                ),
+                NextStep(
+                    command=f"rm {path}",
+                    why=f"or this, if only what is committed counts; {again} puts it back then",
+                ),
+            ]
+        case ObstacleKind.LINK if str(obstacle.path) == str(obstacle.store_path):
+            why = f"{name} is a symbolic link that leads to no file: this removes it"
+            return [
+                NextStep(command=f"rm {path}", why=f"{why}; {again} puts back what is committed")
+            ]
+        case ObstacleKind.LINK:
+            why = (
+                f"a person must put a real directory in the place of the symbolic link {path}, "
+                f"which is on the way to {name} and never followed; then: {again}"
+            )
+        case ObstacleKind.MOUNT:
+            why = (
+                f"a person must mount the directory instead of the one file: {path} is a mount "
+                f"point, and what is mounted cannot be replaced; then: {again}"
+            )
+        case ObstacleKind.OWNER:
+            command = f"sudo chown -R {obstacle.owner} {shlex.quote(str(directory))}"
+            why = f"{path} belongs to somebody else, and this user cannot change it; then: {again}"
+            return [NextStep(command=command, why=why)]
+        case _:
+            why = f"a person must see to {name}: {obstacle.detail}. Then: {again}"
+    return [NextStep(command=None, why=why)]
+
+
+def _keep_changes(
+    directory: Path, actions: Iterable[RecoveryAction], high_watermark: int
+) -> list[NextStep]:
+    actions = list(actions)
     changed = [
         action.schema_name
         for action in actions
         if action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.HASH_MISMATCH
     ]
+    nobodys = [
+        action.schema_name
+        for action in actions
+        if action.reason == InspectionState.UNCOMMITTED_WRITE and high_watermark
+    ]
     return [
+        NextStep(
+            command=f"rtstore adopt {shlex.quote(str(directory))} {shlex.quote(name)}",
+            why=f"only if the file of {name}, which nobody committed, is to be kept: makes it the "
+            "truth. The runtime's next batch replaces it otherwise",
+        )
+        for name in nobodys
+    ] + [
         NextStep(
             command=f"rtstore adopt {shlex.quote(str(directory))} {shlex.quote(name)}",
             why=f"first, only if the changed file of {name} is to be kept: makes it the truth",
@@ -79,7 +167,17 @@ def _keep_changes(directory: Path, actions: Iterable[RecoveryAction]) -> list[Ne
     ]
 
 
-def _for_the_runtime(actions: Iterable[RecoveryAction]) -> list[NextStep]:
+def _for_the_runtime_too(actions: Iterable[RecoveryAction]) -> list[NextStep]:
+    """Stores that nobody can put back, and that no strategy makes anew."""
+    lost = _names(actions, ActionKind.QUARANTINE)
+    why = f"the runtime must write {lost} again: there is nothing to put back"
+    return [NextStep(command=None, why=why)] if lost else []
+
+
+def _for_the_runtime(
+    actions: Iterable[RecoveryAction], details: Mapping[str, str]
+) -> list[NextStep]:
+    actions = list(actions)
     steps = []
     rebuilt = _names(actions, *_REBUILDS)
     if rebuilt:
@@ -94,7 +192,26 @@ def _for_the_runtime(actions: Iterable[RecoveryAction]) -> list[NextStep]:
     if stale:
         why = f"start the expected run: it must write {', '.join(stale)} under its own identity"
         steps.append(NextStep(command=None, why=why))
-    lost = [action.schema_name for action in blocked if action.schema_name not in stale]
+    for action in blocked:
+        detail = details.get(action.schema_name, "no more is known")
+        if action.reason == InspectionState.FUTURE_SCHEMA:
+            why = (
+                f"start the newer program: what is committed of {action.schema_name} is its "
+                f"({detail}), and is never replaced by an older one"
+            )
+            steps.append(NextStep(command=None, why=why))
+        elif action.reason == InspectionState.QUARANTINED:
+            why = (
+                f"the runtime must write {action.schema_name} again, or accept its data: what is "
+                f"committed does not pass its model ({detail})"
+            )
+            steps.append(NextStep(command=None, why=why))
+    lost = [
+        action.schema_name
+        for action in blocked
+        if action.schema_name not in stale
+        and action.reason in (InspectionState.MISSING, InspectionState.UNCOMMITTED_WRITE)
+    ]
     if lost:
         why = f"the runtime must write {', '.join(lost)} again: there is nothing to put back"
         steps.append(NextStep(command=None, why=why))

@@ -165,7 +165,7 @@ def status(
       lastBatch {batchId, reason, runId, completedAt, ageSeconds, stores[]} or null,
       openBatches[] {batchId, reason, runId, startedAt, ageSeconds, inProgress, stores[]},
       lockHolder, databaseBytes, walBytes,
-      keepsBatches, keepsContentsPerStore, keepsDays (each or null: no limit),
+      keepsBatches, keepsContentsPerStore, keepsContentBytes, keepsDays (each or null: no limit),
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
         batchId, batchReason, writtenAt, ageSeconds},

@@ -22,6 +22,7 @@ from rtstore.cli.walking import DEPTH_NEAR, Place, Walk
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
+    DatabaseMissingError,
     ForeignDatabaseError,
     NewerDatabaseError,
     NotARuntimeDirectoryError,
@@ -61,6 +62,7 @@ _STATES: tuple[tuple[type[Exception], State], ...] = (
     (DatabaseLockedError, State.LOCKED),
     (PermissionError, State.FORBIDDEN),
     (NotARuntimeDirectoryError, State.NO_DATABASE),
+    (DatabaseMissingError, State.NO_DATABASE),
 )
 
 
@@ -215,7 +217,7 @@ def _why(error: RuntimeStoreError | OSError) -> str:
         return f"{error.problem} ({error.cause})"
     if isinstance(error, DatabaseLockedError):
         return error.cause
-    if isinstance(error, NotARuntimeDirectoryError) and error.run.startswith("rtstore doctor"):
+    if isinstance(error, DatabaseMissingError):
         return "the store files are there, the database is gone"
     if isinstance(error, OSError):
         return error.strerror or str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TypedDict
 
-from rtstore.cli.output import count
+from rtstore.cli.output import count, size
 from rtstore.database.contents import Retention
 
 
@@ -14,6 +14,7 @@ class Limits(TypedDict):
 
     keeps_batches: int | None
     keeps_contents_per_store: int | None
+    keeps_content_bytes: int | None
     keeps_days: float | None
 
 
@@ -22,6 +23,7 @@ def limits_of(retention: Retention) -> Limits:
     return Limits(
         keeps_batches=retention.batches,
         keeps_contents_per_store=retention.contents_per_store,
+        keeps_content_bytes=retention.content_bytes,
         keeps_days=days_of(retention),
     )
 
@@ -36,8 +38,13 @@ def in_words(retention: Retention) -> str:
     parts = []
     if retention.batches is not None:
         parts.append(f"at most {count(retention.batches, 'batch')}")
+    of_each = []
     if retention.contents_per_store is not None:
-        parts.append(f"at most {count(retention.contents_per_store, 'content')} of each store")
+        of_each.append(count(retention.contents_per_store, "content"))
+    if retention.content_bytes is not None:
+        of_each.append(size(retention.content_bytes))
+    if of_each:
+        parts.append(f"at most {' and '.join(of_each)} of each store")
     if retention.max_age is not None:
         parts.append(f"nothing older than {days_of(retention):g} days")
     return ", ".join(parts) or "everything"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rtstore.cli.advice import NextStep, next_steps
+from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
 from rtstore.cli.views import WrittenBy, written_by
 from rtstore.database.batches import ReceiptStore
@@ -133,7 +134,18 @@ class Look:
         self.lines = _lines(store, survey, plan, self.now)
         self.open_batches = _open_batches(survey, self.now)
         self.next: tuple[NextStep, ...] = next_steps(
-            self.directory, plan, check, high_watermark=self.manifest.high_watermark
+            self.directory,
+            plan,
+            check,
+            high_watermark=self.manifest.high_watermark,
+            knows_no_batch=survey.view.last_batch_number == 0,
+            obstacles=obstacles_of(
+                self.directory,
+                plan.actions,
+                {line.schema_name: line.relative_path for line in self.lines},
+                store.database,
+            ),
+            details={line.schema_name: line.detail for line in self.lines if line.detail},
         )
 
 

@@ -34,6 +34,7 @@ class PruneDocument(Record):
     dry_run: bool
     keeps_batches: int | None
     keeps_contents_per_store: int | None
+    keeps_content_bytes: int | None
     keeps_days: float | None
     batches: int
     contents: int
@@ -50,13 +51,14 @@ def run(
     *,
     batches: int | None,
     contents: int | None,
+    mib: int | None,
     days: float | None,
     dry_run: bool,
     lock_timeout_s: float,
     as_json: bool,
 ) -> ExitCode:
     """Prune, or say what pruning would drop."""
-    retention = _retention(batches, contents, days)
+    retention = _retention(batches, contents, mib, days)
     with open_to_look(directory) as store:  # nothing is recovered or dropped for a wrong call
         team_name = store.team_name
         if dry_run:
@@ -79,15 +81,18 @@ def run(
     return ExitCode.READY
 
 
-def _retention(batches: int | None, contents: int | None, days: float | None) -> Retention | None:
+def _retention(
+    batches: int | None, contents: int | None, mib: int | None, days: float | None
+) -> Retention | None:
     """The limits that are given, or None where none is."""
-    if (batches, contents, days) == (None, None, None):
+    if (batches, contents, mib, days) == (None, None, None, None):
         return None
     if days is not None and not (math.isfinite(days) and _SECOND <= days <= _DAYS_MAX):
         raise InvalidRequestError("--days", f"is at least a second, and at most {_DAYS_MAX} days")
     return Retention(
         batches=batches,
         contents_per_store=contents,
+        content_bytes=None if mib is None else mib << 20,
         max_age=None if days is None else timedelta(days=days),
     )
 
@@ -100,6 +105,8 @@ def _command(directory: Path, retention: Retention | None) -> str:
         parts.append(f"--batches {retention.batches}")
     if retention.contents_per_store is not None:
         parts.append(f"--contents {retention.contents_per_store}")
+    if retention.content_bytes is not None:
+        parts.append(f"--mib {max(1, retention.content_bytes >> 20)}")
     if retention.max_age is not None:
         parts.append(f"--days {days_of(retention):g}")
     return " ".join(parts)

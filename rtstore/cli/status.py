@@ -67,6 +67,7 @@ class StatusReport(Record):
     wal_bytes: int
     keeps_batches: int | None
     keeps_contents_per_store: int | None
+    keeps_content_bytes: int | None
     keeps_days: float | None
     stores: tuple[StoreLine, ...]
     below: tuple[Line, ...]

@@ -61,6 +61,16 @@ def prune(
             help="Keep at most so many contents of each store.",
         ),
     ] = None,
+    mib: Annotated[
+        int | None,
+        typer.Option(
+            "--mib",
+            metavar="N",
+            min=1,
+            max=NUMBER_MAX >> 20,
+            help="Keep at most so many MiB of the contents of each store.",
+        ),
+    ] = None,
     days: Annotated[
         float | None,
         typer.Option("--days", metavar="N", help="Keep nothing that ended longer ago."),
@@ -76,9 +86,10 @@ def prune(
     and are not remembered. Writers go on meanwhile; stopped half-way, run it again.
 
     \b
-    JSON: directory, teamName, dryRun, keepsBatches, keepsContentsPerStore, keepsDays (each or
-      null: no limit), batches, contents, contentBytes (what was dropped, or would be),
-      batchesLeft, contentsLeft, databaseBytesBefore, databaseBytesAfter (null in a dry run),
+    JSON: directory, teamName, dryRun, keepsBatches, keepsContentsPerStore, keepsContentBytes,
+      keepsDays (each or null: no limit), batches, contents, contentBytes (what was dropped, or
+      would be), batchesLeft, contentsLeft, databaseBytesBefore, databaseBytesAfter (null in a dry
+      run),
       next[] {command, why}
     """
     with reporting(directory, as_json=as_json):
@@ -88,6 +99,7 @@ def prune(
             directory,
             batches=batches,
             contents=contents,
+            mib=mib,
             days=days,
             dry_run=dry_run,
             lock_timeout_s=lock_timeout,
@@ -153,8 +165,8 @@ def backup(
 
     \b
     JSON: formatVersion, path, teamName, revision, highWatermark, lastCommittedBatchId or null,
-      createdAt, databaseHash, files[] {relativePath, contentHash, fileSize, mtimeNs or null,
-      mode or null},
+      origin or null (the directory that it was made of), createdAt, databaseHash,
+      files[] {relativePath, contentHash, fileSize, mtimeNs or null, mode or null},
       leftOut[] (files whose bytes could not be had, and why)
     """
     with reporting(directory, as_json=as_json):

@@ -175,6 +175,16 @@ def wrote_same_bytes(
     return row is not None
 
 
+def written_files(
+    connection: Connection, first: int, last: int
+) -> list[tuple[int, tuple[str, str]]]:
+    """What the batches of these numbers wrote, or were to write: each with a store and its file."""
+    return [
+        (row["batch_number"], (row["schema_name"], row["relative_path"]))
+        for row in _SELECT_FILES.all(connection, first=first, last=last)
+    ]
+
+
 def has_bytes(connection: Connection, schema_name: str, content_hash: str) -> bool:
     """Whether these very bytes of a store are in the database, so that no copy is needed."""
     return _SELECT_KEEPER.first(connection, name=schema_name, hash=content_hash) is not None
@@ -184,6 +194,11 @@ def last_number(connection: Connection) -> int:
     """The number of the newest batch, 0 before the first. It moves with every batch, failed ones
     included, which the high watermark does not."""
     return int(_SELECT_LAST_NUMBER.scalar(connection) or 0)
+
+
+def is_known(connection: Connection, batch_id: str) -> bool:
+    """Whether there is a batch of that id, in whatever state."""
+    return _SELECT_IS_KNOWN.scalar(connection, batch_id=batch_id) is not None
 
 
 def _batch_row(batch: Batch) -> Row:
@@ -265,7 +280,15 @@ _SELECT_WRITES = Statement(
 _SELECT_RECEIPT = Statement(
     select(batch_writes.c.batch_number).where(batch_writes.c.receipt_id == bindparam("receipt_id"))
 )
+_SELECT_FILES = Statement(
+    select(
+        batch_writes.c.batch_number, batch_writes.c.schema_name, batch_writes.c.relative_path
+    ).where(batch_writes.c.batch_number.between(bindparam("first"), bindparam("last")))
+)
 _SELECT_LAST_NUMBER = Statement(select(func.max(write_batches.c.batch_number)))
+_SELECT_IS_KNOWN = Statement(
+    select(write_batches.c.batch_number).where(write_batches.c.batch_id == bindparam("batch_id"))
+)
 # Both are found through the index on (schema_name, content_hash), however long the history is.
 _SELECT_WRITER = Statement(
     select(batch_writes.c.batch_number)

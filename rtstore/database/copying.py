@@ -1,19 +1,23 @@
 """Copies of a control database, made by SQLite itself and verified before anybody relies on them.
 
 A copy is of one moment, however busy the writers are: it is read in one transaction, through the
-WAL. Plain file calls never touch a database here: closing any descriptor of one would drop the
-locks that this process has on it (sqlite.org/howtocorrupt.html, 2.2).
+WAL. Plain file calls never touch a database that this process has open: closing any descriptor of
+one would drop the locks on it (sqlite.org/howtocorrupt.html, 2.2). Nothing here holds more of a
+database in memory than a few pages.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection
 
+from rtstore.database import idle
 from rtstore.database.engine import Database
 from rtstore.database.statements import driver_of
 from rtstore.database.translation import translate
@@ -23,6 +27,8 @@ from rtstore.files.system import FileSystem
 
 PAGES_AT_ONCE = 512
 """Between two bites of so many pages the progress is told; the copy stays of one moment."""
+
+PIECE_BYTES = 1 << 20
 
 Progress = Callable[[int, int], None]
 """Called with how much is done and how much there is to do."""
@@ -78,14 +84,52 @@ def check(path: Path) -> None:
         raise CorruptDatabaseError(path, f"{orphans} rows refer to rows that are not there")
 
 
-def image(path: Path) -> bytes:
-    """The pages of a database as SQLite reads them, all of them in memory: of a database at rest
-    they are the bytes of the file."""
+def pages(path: Path) -> Iterator[bytes]:
+    """The bytes of a database at rest, a piece at a time.
+
+    They are read by plain file calls, unless this process has the file open: closing would drop
+    the locks that SQLite holds for it. Then, and where there is a WAL, they come through SQLite,
+    all at once: there is no other way to have them from it.
+    """
+    if idle.wal_size(path) > 0 or _is_open_here(path):
+        yield _image(path)
+        return
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+    except OSError as error:
+        raise StorageError(path, "the file cannot be read", str(error)) from error
+
+
+def hash_of(pieces: Iterable[bytes]) -> str:
+    """`content_hash` of bytes that come piece by piece."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _image(path: Path) -> bytes:
     database = Database(path, read_only=True)
     try:
         return database.read(lambda connection: driver_of(connection).serialize())
     finally:
         database.close()
+
+
+def _is_open_here(path: Path) -> bool:
+    """Whether a descriptor of this process is of that file; true where that cannot be told."""
+    try:
+        wanted = path.stat()
+        numbers = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return True
+    for number in numbers:
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(number), wanted):
+                return True
+    return False
 
 
 def _is_of_target(error: sqlite3.Error) -> bool:

@@ -248,6 +248,7 @@ def save_retention(connection: Connection, retention: Retention) -> None:
         batches=retention.batches,
         contents_per_store=retention.contents_per_store,
         max_age_seconds=None if age is None else min(age, _AGE_MAX).total_seconds(),
+        content_bytes=retention.content_bytes,
     )
 
 
@@ -258,6 +259,7 @@ def _retention_of(row: Row | None) -> Retention:
         batches=row["batches"],
         contents_per_store=row["contents_per_store"],
         max_age=row["max_age_seconds"],
+        content_bytes=row.get("content_bytes"),  # a database of an older revision has none
     )
 
 

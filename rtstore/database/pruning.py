@@ -1,12 +1,18 @@
-"""History beyond a retention: how much there is, and dropping it in bites.
+"""What may go of the history, how much of it is beyond a retention, and dropping it in chunks.
 
-A batch drops a bite of what its own stores have too much of (`contents.prune`); here all of it is
-found. What a manifest entry refers to, open batches, and the newest batch always stay.
+One predicate says which batches may be dropped, and one which contents: those of batches that have
+ended, and that nothing current refers to. So neither an open batch nor what it needs is ever
+dropped, nor counted in place of what is. Everything that deletes is built on these two: a batch
+that drops some history of the stores that it wrote, and a run that drops all that is too much.
+
+A batch is dropped with the hashes of what it wrote, and only by them is an old version of a file
+known as ours. So whoever drops batches asks first which of them may be forgotten (`MayForget`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -25,21 +31,33 @@ from sqlalchemy import (
 )
 
 from rtstore.database.contents import Retention
-from rtstore.database.schema import batch_writes, manifest_entries, store_contents, write_batches
-from rtstore.database.statements import Row, Statement, driver_of
+from rtstore.database.schema import (
+    OPEN_CONDITION,
+    batch_writes,
+    manifest_entries,
+    store_contents,
+    write_batches,
+)
+from rtstore.database.statements import Row, Statement
 from rtstore.times import format_time
 
 _ROWS_AT_ONCE = 200
 _BYTES_AT_ONCE = 8 << 20
-_PAGES_AT_ONCE = 256
-"""A bite is a fraction of a second, however large the contents are: a writer waits no longer."""
+"""A chunk is a fraction of a second, however large the contents are: a writer waits no longer."""
+
+CHUNK = 8
+"""About how many rows of history one batch drops at most, so that none ever pays for all of it."""
+_CHUNK_BYTES = 32 << 20
+"""About how many bytes of contents one batch drops at most."""
+MayForget = Callable[[Connection, Sequence[int]], Sequence[int]]
+"""Given numbers of batches, returns those whose hashes no file can need any more."""
 
 
 class Limits(NamedTuple):
     """A retention held against a history as it was at one moment."""
 
     newest: int
-    """The number of the newest batch."""
+    """The number of the newest batch that has ended."""
     last_dropped: int
     """Batches up to this number go for their number."""
     oldest: str
@@ -60,7 +78,7 @@ class Excess(NamedTuple):
         return Excess(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
-class Bite(NamedTuple):
+class Chunk(NamedTuple):
     """What one transaction dropped, and where the next one goes on."""
 
     dropped: Excess
@@ -68,26 +86,125 @@ class Bite(NamedTuple):
     """The number of the last batch that it came to; None when there was nothing left."""
 
 
+# --- with the batches of a writer ---------------------------------------------------------------
+
+
+class Due(NamedTuple):
+    """History that is to be dropped now."""
+
+    batches: int
+    """How many batches were written since the last time."""
+    names: Sequence[str]
+    """The stores that they wrote, once for each."""
+    to_weigh: frozenset[str]
+    """Those of them whose contents may be too many bytes by now."""
+
+
+class OldContents(NamedTuple):
+    """Contents of a store that are beyond a retention."""
+
+    name: str
+    rows: Sequence[Row]
+    more: bool
+    """Whether there are perhaps more than these."""
+
+
+def contents_beyond(connection: Connection, retention: Retention, due: Due) -> list[OldContents]:
+    """The contents that go with the batches just written: a chunk for each of their stores."""
+    found = []
+    for name, times in Counter(due.names).items():
+        oldest = _oldest_kept(connection, retention, name, weigh=name in due.to_weigh)
+        if oldest is None:
+            continue
+        chunk = CHUNK * times
+        rows = _SELECT_CONTENTS.all(
+            connection, name=name, oldest_kept=oldest, after=-1, chunk=chunk
+        )
+        chosen = _chunk_of(rows, _CHUNK_BYTES)
+        found.append(OldContents(name, chosen, more=len(chosen) < len(rows) or len(rows) == chunk))
+    return found
+
+
+def delete_contents(connection: Connection, name: str, rows: Sequence[Row]) -> None:
+    """Delete contents of a store that may go."""
+    _DELETE_CONTENT.run_many(
+        connection, [{"number": row["batch_number"], "name": name} for row in rows]
+    )
+
+
+def batches_beyond(
+    connection: Connection,
+    retention: Retention,
+    due: Due,
+    *,
+    newest: int,
+    now: datetime,
+    after: int,
+) -> list[int]:
+    """The numbers of the batches that go with the batches just written: the oldest above `after`.
+    `newest` is the last of those just written, `now` its time."""
+    limits = _limits(retention, newest, now, {})
+    upto = newest - 1 if limits.oldest else limits.last_dropped
+    if upto < 1:
+        return []
+    # Only the oldest are asked for their age: batches carry times in order.
+    rows = _SELECT_OLDEST.all(
+        connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * len(due.names))
+    )
+    return [
+        row["batch_number"]
+        for row in rows
+        if row["batch_number"] <= limits.last_dropped
+        or (row["completed_at"] or "~") < limits.oldest
+    ]
+
+
+def delete_batches(connection: Connection, numbers: Iterable[int]) -> None:
+    """Delete batches that may go, with their receipts and contents."""
+    _DELETE_BATCH.run_many(connection, [{"number": number} for number in numbers])
+
+
+# --- all that is beyond a retention -------------------------------------------------------------
+
+
 def limits_of(connection: Connection, retention: Retention, now: datetime) -> Limits:
-    """What a retention means for the history as it is."""
-    newest = _NEWEST.scalar(connection) or 0
+    """Hold a retention against the history as it is."""
+    oldest_kept = {}
+    if retention.contents_per_store is not None or retention.content_bytes is not None:
+        for row in _STORES.all(connection):
+            number = _oldest_kept(connection, retention, row["schema_name"], weigh=True)
+            if number is not None:
+                oldest_kept[row["schema_name"]] = number
+    return _limits(retention, _NEWEST.scalar(connection) or 0, now, oldest_kept)
+
+
+def _limits(
+    retention: Retention, newest: int, now: datetime, oldest_kept: Mapping[str, int]
+) -> Limits:
     oldest = ""
     if retention.max_age is not None and now.timestamp() > retention.max_age.total_seconds():
         oldest = format_time(now - retention.max_age)
-    oldest_kept = {}
-    if retention.contents_per_store is not None:
-        newer = retention.contents_per_store - 1
-        for row in _STORES.all(connection):
-            name = row["schema_name"]
-            number = _OLDEST_KEPT.scalar(connection, name=name, newer=newer)
-            if number is not None:
-                oldest_kept[name] = number
     return Limits(
         newest=newest,
         last_dropped=-1 if retention.batches is None else newest - retention.batches,
         oldest=oldest,
         oldest_kept=oldest_kept,
     )
+
+
+def _oldest_kept(
+    connection: Connection, retention: Retention, name: str, *, weigh: bool
+) -> int | None:
+    """The number of the batch from which on a store's contents stay; None where all of them do."""
+    found: list[int | None] = []
+    if retention.contents_per_store is not None:
+        newer = retention.contents_per_store - 1
+        found.append(_OLDEST_BY_NUMBER.scalar(connection, name=name, newer=newer))
+    if weigh and retention.content_bytes is not None:
+        light = _OLDEST_BY_BYTES.scalar(connection, name=name, bytes=retention.content_bytes)
+        # The newest stays, whatever its size.
+        found.append(light or _OLDEST_BY_NUMBER.scalar(connection, name=name, newer=0))
+    return max((number for number in found if number is not None), default=None)
 
 
 def measure(connection: Connection, limits: Limits) -> Excess:
@@ -105,65 +222,32 @@ def total(connection: Connection) -> Excess:
     return _excess(_TOTAL.first(connection))
 
 
-def drop_batches(connection: Connection, limits: Limits, after: int) -> Bite:
-    """Drop a bite of the batches beyond the limits, with their receipts and contents: the oldest
+def drop_batches(
+    connection: Connection, limits: Limits, after: int, may_forget: MayForget
+) -> Chunk:
+    """Drop a chunk of the batches beyond the limits, with their receipts and contents: the oldest
     of those with a number above `after`."""
-    rows = _SELECT_BATCHES.all(connection, after=after, bite=_ROWS_AT_ONCE, **_bounds(limits))
-    chosen = _bite_of(rows)
-    _DELETE_BATCH.run_many(connection, [{"number": row["batch_number"]} for row in chosen])
+    rows = _SELECT_BATCHES.all(connection, after=after, chunk=_ROWS_AT_ONCE, **_bounds(limits))
+    chosen = _chunk_of(rows, _BYTES_AT_ONCE)
+    gone = set(may_forget(connection, [row["batch_number"] for row in chosen]))
+    delete_batches(connection, gone)
     dropped = Excess(
-        batches=len(chosen),
-        contents=sum(row["contents"] for row in chosen),
-        content_bytes=sum(row["content_bytes"] for row in chosen),
+        batches=len(gone),
+        contents=sum(row["contents"] for row in chosen if row["batch_number"] in gone),
+        content_bytes=sum(row["content_bytes"] for row in chosen if row["batch_number"] in gone),
     )
-    return Bite(dropped, chosen[-1]["batch_number"] if chosen else None)
+    return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
 
 
-def drop_contents(connection: Connection, name: str, oldest_kept: int, after: int) -> Bite:
-    """Drop a bite of the contents of a store that are older than those kept; their batches stay."""
+def drop_contents(connection: Connection, name: str, oldest_kept: int, after: int) -> Chunk:
+    """Drop a chunk of the contents of a store that are older than those kept. Batches stay."""
     rows = _SELECT_CONTENTS.all(
-        connection, name=name, oldest_kept=oldest_kept, after=after, bite=_ROWS_AT_ONCE
+        connection, name=name, oldest_kept=oldest_kept, after=after, chunk=_ROWS_AT_ONCE
     )
-    chosen = _bite_of(rows)
-    _DELETE_CONTENT.run_many(
-        connection, [{"number": row["batch_number"], "name": name} for row in chosen]
-    )
+    chosen = _chunk_of(rows, _BYTES_AT_ONCE)
+    delete_contents(connection, name, chosen)
     dropped = Excess(0, len(chosen), sum(row["content_bytes"] for row in chosen))
-    return Bite(dropped, chosen[-1]["batch_number"] if chosen else None)
-
-
-def free_pages(connection: Connection) -> int:
-    """How many pages of the database hold nothing."""
-    free: int = driver_of(connection).execute("PRAGMA freelist_count").fetchone()[0]
-    return free
-
-
-def give_back(connection: Connection) -> int:
-    """Return a bite of the free pages to the file system; gives how many are free still.
-
-    When that is the last of them, SQLite moves the WAL into the database after the commit, as far
-    as readers let it: the file is as long as before until then.
-    """
-    driver = driver_of(connection)
-    for _ in range(min(free_pages(connection), _PAGES_AT_ONCE)):
-        # One page a call: the driver takes a single step of a statement without columns.
-        driver.execute("PRAGMA incremental_vacuum(1)")
-    left = free_pages(connection)
-    driver.execute("PRAGMA wal_autocheckpoint = 1000" if left else "PRAGMA wal_autocheckpoint = 1")
-    return left
-
-
-def checkpoint_as_ever(connection: Connection) -> None:
-    """Have SQLite checkpoint when the WAL has grown to a thousand pages, as is its default."""
-    driver_of(connection).execute("PRAGMA wal_autocheckpoint = 1000")
-
-
-def database_bytes(connection: Connection) -> int:
-    """The size of the database, as this transaction sees it."""
-    driver = driver_of(connection)
-    pages: int = driver.execute("PRAGMA page_count").fetchone()[0]
-    size: int = driver.execute("PRAGMA page_size").fetchone()[0]
-    return pages * size
+    return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
 
 
 def _bounds(limits: Limits) -> dict[str, object]:
@@ -174,13 +258,13 @@ def _bounds(limits: Limits) -> dict[str, object]:
     }
 
 
-def _bite_of(rows: Iterable[Row]) -> list[Row]:
-    """The first of the rows, as many as hold no more bytes than a bite may; at least one."""
+def _chunk_of(rows: Iterable[Row], at_once: int) -> list[Row]:
+    """The first of the rows, as many as hold no more bytes than that; at least one."""
     chosen: list[Row] = []
     size = 0
     for row in rows:
         size += row["content_bytes"]
-        if chosen and size > _BYTES_AT_ONCE:
+        if chosen and size > at_once:
             break
         chosen.append(row)
     return chosen
@@ -192,26 +276,69 @@ def _excess(row: Row | None) -> Excess:
 
 # --- statements ---------------------------------------------------------------------------------
 
-_NEWEST = Statement(select(func.max(write_batches.c.batch_number)))
 _STORES = Statement(select(batch_writes.c.schema_name).distinct())
-_HAS_ENDED = or_(write_batches.c.state == "committed", write_batches.c.state == "failed")
 _IN_BATCH = store_contents.c.batch_number == write_batches.c.batch_number
 _AS_WRITTEN = and_(
     store_contents.c.batch_number == batch_writes.c.batch_number,
     store_contents.c.schema_name == batch_writes.c.schema_name,
 )
-_OLDEST_KEPT = Statement(
+
+_BATCH_HAS_ENDED = or_(write_batches.c.state == "committed", write_batches.c.state == "failed")
+_BATCH_MAY_GO = and_(
+    _BATCH_HAS_ENDED,
+    write_batches.c.batch_number < bindparam("newest"),
+    ~exists()
+    .where(manifest_entries.c.batch_number == write_batches.c.batch_number)
+    .correlate(write_batches),
+)
+"""Which batches may be dropped, with what they wrote; `newest` is the last that has ended."""
+
+# Asked through the index of the open batches, which is as good as empty.
+_CONTENT_HAS_ENDED = ~exists().where(
+    write_batches.c.batch_number == store_contents.c.batch_number, OPEN_CONDITION
+).correlate(store_contents)
+_CONTENT_MAY_GO = and_(
+    _CONTENT_HAS_ENDED,
+    ~exists()
+    .where(
+        manifest_entries.c.batch_number == store_contents.c.batch_number,
+        manifest_entries.c.schema_name == store_contents.c.schema_name,
+    )
+    .correlate(store_contents),
+)
+"""Which contents may be dropped while their batch stays."""
+
+_NEWEST = Statement(
+    select(write_batches.c.batch_number)
+    .where(_BATCH_HAS_ENDED)
+    .order_by(write_batches.c.batch_number.desc())
+    .limit(1)
+)
+# Found in the primary key (schema_name, batch_number) alone, however large the contents are.
+_OLDEST_BY_NUMBER = Statement(
     select(store_contents.c.batch_number)
-    .join(write_batches, _IN_BATCH)
-    .where(store_contents.c.schema_name == bindparam("name"), _HAS_ENDED)
+    .where(store_contents.c.schema_name == bindparam("name"), _CONTENT_HAS_ENDED)
     .order_by(store_contents.c.batch_number.desc())
     .limit(1)
     .offset(bindparam("newer"))
 )
+_weighed = (
+    select(
+        store_contents.c.batch_number,
+        func.sum(batch_writes.c.file_size)
+        .over(order_by=store_contents.c.batch_number.desc())
+        .label("with_newer"),
+    )
+    .join(batch_writes, _AS_WRITTEN)
+    .where(store_contents.c.schema_name == bindparam("name"), _CONTENT_HAS_ENDED)
+    .subquery()
+)
+_OLDEST_BY_BYTES = Statement(
+    select(func.min(_weighed.c.batch_number)).where(_weighed.c.with_newer <= bindparam("bytes"))
+)
 
 _BEYOND = and_(
-    _HAS_ENDED,
-    write_batches.c.batch_number < bindparam("newest"),
+    _BATCH_MAY_GO,
     or_(
         write_batches.c.batch_number <= bindparam("last_dropped"),
         and_(
@@ -219,9 +346,16 @@ _BEYOND = and_(
             write_batches.c.completed_at < bindparam("oldest"),
         ),
     ),
-    ~exists()
-    .where(manifest_entries.c.batch_number == write_batches.c.batch_number)
-    .correlate(write_batches),
+)
+_SELECT_OLDEST = Statement(
+    select(write_batches.c.batch_number, write_batches.c.completed_at)
+    .where(
+        _BATCH_MAY_GO,
+        write_batches.c.batch_number > bindparam("after"),
+        write_batches.c.batch_number <= bindparam("upto"),
+    )
+    .order_by(write_batches.c.batch_number)
+    .limit(bindparam("chunk"))
 )
 
 
@@ -246,7 +380,7 @@ _BATCHES_WITH_SIZES = select(
 _SELECT_BATCHES = Statement(
     _BATCHES_WITH_SIZES.where(_BEYOND, write_batches.c.batch_number > bindparam("after"))
     .order_by(write_batches.c.batch_number)
-    .limit(bindparam("bite"))
+    .limit(bindparam("chunk"))
 )
 _measured = _BATCHES_WITH_SIZES.where(_BEYOND).subquery()
 _MEASURE_BATCHES = Statement(
@@ -263,25 +397,18 @@ _DELETE_BATCH = Statement(
 _OLD_CONTENTS = (
     select(store_contents.c.batch_number, batch_writes.c.file_size.label("content_bytes"))
     .join(batch_writes, _AS_WRITTEN)
-    .join(write_batches, _IN_BATCH)
     .where(
         store_contents.c.schema_name == bindparam("name"),
         store_contents.c.batch_number < bindparam("oldest_kept"),
-        _HAS_ENDED,
-        ~exists()
-        .where(
-            manifest_entries.c.batch_number == store_contents.c.batch_number,
-            manifest_entries.c.schema_name == store_contents.c.schema_name,
-        )
-        .correlate(store_contents),
+        _CONTENT_MAY_GO,
     )
 )
 _SELECT_CONTENTS = Statement(
     _OLD_CONTENTS.where(store_contents.c.batch_number > bindparam("after"))
     .order_by(store_contents.c.batch_number)
-    .limit(bindparam("bite"))
+    .limit(bindparam("chunk"))
 )
-_of_batches_that_stay = _OLD_CONTENTS.where(not_(_BEYOND)).subquery()
+_of_batches_that_stay = _OLD_CONTENTS.join(write_batches, _IN_BATCH).where(not_(_BEYOND)).subquery()
 _MEASURE_CONTENTS = Statement(
     select(
         literal(0).label("batches"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.database.schema import (
@@ -94,6 +94,20 @@ def unfinished_runs(connection: Connection) -> list[int]:
     return [row["run_number"] for row in _SELECT_UNFINISHED.all(connection)]
 
 
+def last_steps(connection: Connection) -> list[RecoveryStep]:
+    """What the newest run that came to its end did, in order; empty before the first."""
+    return [
+        RecoveryStep(
+            action=RecoveryAction(
+                kind=row["kind"], schema_name=row["schema_name"], reason=row["reason"]
+            ),
+            outcome=row["outcome"],
+            detail=row["detail"],
+        )
+        for row in _SELECT_LAST_STEPS.all(connection)
+    ]
+
+
 def record_evidence(connection: Connection, evidence: Sequence[QuarantinedFile]) -> None:
     """Record files that were kept. The same bytes of the same store are one piece of evidence."""
     _INSERT_EVIDENCE.run_many(
@@ -145,6 +159,16 @@ _SELECT_UNFINISHED = Statement(
     select(recovery_runs.c.run_number)
     .where(UNFINISHED_CONDITION)
     .order_by(recovery_runs.c.run_number)
+)
+_last_run = (
+    select(func.max(recovery_runs.c.run_number))
+    .where(recovery_runs.c.completed_at.is_not(None))
+    .scalar_subquery()
+)
+_SELECT_LAST_STEPS = Statement(
+    select(recovery_actions)
+    .where(recovery_actions.c.run_number == _last_run, recovery_actions.c.outcome.is_not(None))
+    .order_by(recovery_actions.c.position)
 )
 _INSERT_EVIDENCE = Statement(
     sqlite_insert(quarantined_files).on_conflict_do_nothing(

@@ -15,7 +15,7 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
-from rtstore.files.ownership import whose
+from rtstore.files.owners import whose
 
 
 class Translated:

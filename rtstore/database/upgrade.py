@@ -19,7 +19,8 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from rtstore.database import idle
+from rtstore.database import idle, manifest
+from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
 from rtstore.database.schema import APPLICATION_ID, REVISIONS
 from rtstore.database.statements import driver_of
@@ -34,7 +35,7 @@ from rtstore.errors import (
     UnusableEngineError,
 )
 from rtstore.files.durable import NEW_FILE_MODE
-from rtstore.files.ownership import explained
+from rtstore.files.owners import explained
 from rtstore.files.system import FileSystem
 
 NEW_SUFFIX = ".new"
@@ -267,6 +268,7 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
         fs.close(fs.create(building, NEW_FILE_MODE))
         with revision_connection(building, create=True) as connection:
             run_revisions(connection)
+            manifest.save_retention(connection, Retention())  # the revisions know the older limits
             fill(connection)
         _make_wal(building)
         fs.rename(building, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -83,6 +83,18 @@ def replace(
     if flush:
         fs.fsync_directory(target.parent)
     return stamp
+
+
+def create(target: Path, pieces: Iterable[bytes], fs: FileSystem) -> None:
+    """Make a file that must not exist, piece by piece, for its owner alone; flushed, but for its
+    name. What was begun stays when it raises."""
+    descriptor = fs.create(target, NEW_FILE_MODE)
+    try:
+        for piece in pieces:
+            _write_all(descriptor, piece, fs)
+        fs.fsync(descriptor)
+    finally:
+        fs.close(descriptor)
 
 
 def _take_name(
@@ -216,10 +228,7 @@ def _fill(
                     fs.set_owner(descriptor, *owner)
         if mode is not None:
             fs.set_mode(descriptor, mode)
-        remaining = memoryview(content)
-        while remaining:  # an unbuffered write may be short
-            written = fs.write(descriptor, remaining)
-            remaining = remaining[written:]
+        _write_all(descriptor, content, fs)
         if mtime_ns is not None:
             fs.set_mtime(descriptor, mtime_ns)
         if flush:
@@ -227,3 +236,10 @@ def _fill(
         return fs.stat(descriptor)
     finally:
         fs.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes, fs: FileSystem) -> None:
+    remaining = memoryview(content)
+    while remaining:  # an unbuffered write may be short
+        written = fs.write(descriptor, remaining)
+        remaining = remaining[written:]

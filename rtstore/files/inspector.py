@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from rtstore.descriptors import Descriptor
-from rtstore.envelope import EnvelopeError, decode, payload_problem
+from rtstore.envelope import EnvelopeError, content_hash, decode, payload_problem
 from rtstore.errors import UnsafePathError
-from rtstore.files.ownership import explained
+from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.stamp import read_hashed
 from rtstore.files.system import FileSystem
@@ -34,7 +35,7 @@ class FileInspector:
         path = store_path(self.directory, descriptor.relative_path)
         try:
             check_target(self.directory, descriptor.relative_path, descriptor.schema_name, self._fs)
-            content, found_hash, stat = read_hashed(path, self._fs)
+            content, found_hash, there = read_hashed(path, self._fs)
         except (FileNotFoundError, NotADirectoryError):
             return _finding(
                 descriptor,
@@ -50,12 +51,34 @@ class FileInspector:
         if known is not None and entry is not None:
             known_descriptor, passed = known
             same = passed.content_hash == found_hash == entry.content_hash
-            if same and known_descriptor is descriptor and passed.mtime_ns == stat.st_mtime_ns:
+            if same and known_descriptor is descriptor and passed.mtime_ns == there.st_mtime_ns:
                 return passed
-        inspection = _judge(descriptor, entry, content, found_hash, stat)
+        inspection = _judge(descriptor, entry, content, found_hash, there)
         if inspection.state is InspectionState.HEALTHY:
             self._passed[name] = (descriptor, inspection)
         return inspection
+
+    def read(self, inspection: Inspection) -> bytes | None:
+        """The bytes that an inspection has seen; None when they are not there any more."""
+        try:
+            content, _ = self._fs.read(store_path(self.directory, inspection.relative_path))
+        except OSError:
+            return None
+        return content if content_hash(content) == inspection.content_hash else None
+
+    def is_behind_a_link(self, inspection: Inspection) -> bool:
+        """Whether what could not be read is a symbolic link, or behind one."""
+        if inspection.fault is not InspectionFault.UNREADABLE:
+            return False
+        path = self.directory
+        for part in inspection.relative_path.split("/"):
+            path = path / part
+            try:
+                if stat.S_ISLNK(self._fs.lstat(path).st_mode):
+                    return True
+            except OSError:
+                return False
+        return False
 
 
 def _judge(
@@ -63,12 +86,12 @@ def _judge(
     entry: ManifestEntry | None,
     content: bytes,
     found_hash: str,
-    stat: os.stat_result,
+    there: os.stat_result,
 ) -> Inspection:
     found: dict[str, Any] = {
         "content_hash": found_hash,
         "file_size": len(content),
-        "mtime_ns": stat.st_mtime_ns,
+        "mtime_ns": there.st_mtime_ns,
     }
     name = descriptor.schema_name
     try:

@@ -64,16 +64,7 @@ def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) ->
     return path
 
 
-def link_at(directory: Path, relative_path: str, fs: FileSystem) -> Path | None:
-    """The symbolic link that has the name of a store's file, or None. Reads only."""
-    path = store_path(directory, relative_path)
-    try:
-        return path if stat.S_ISLNK(fs.lstat(path).st_mode) else None
-    except OSError:
-        return None
-
-
-def replace_link_command(link: Path) -> str:
+def _replace_link_command(link: Path) -> str:
     """The command that puts a copy of what a link leads to in its place."""
     at = shlex.quote(str(link))
     new = shlex.quote(f"{link}.new")
@@ -82,7 +73,7 @@ def replace_link_command(link: Path) -> str:
 
 def _through_link(relative_path: str, link: Path, store: str) -> UnsafePathError:
     is_file = link.name == relative_path.rpartition("/")[2]
-    how = f": {replace_link_command(link)}" if is_file else ""
+    how = f": {_replace_link_command(link)}" if is_file else ""
     return UnsafePathError(
         relative_path,
         f"goes through a symbolic link ({link}), which may leave the runtime directory. "

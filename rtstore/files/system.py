@@ -79,6 +79,14 @@ class FileSystem:
         """Flush a file to the medium."""
         os.fsync(descriptor)
 
+    def flush(self, path: Path) -> None:
+        """Flush a file that was closed long ago to the medium. Follows no symbolic link."""
+        descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _NON_BLOCKING)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""
         os.close(descriptor)

@@ -99,6 +99,21 @@ def what_is_left(path: Path) -> Salvage:
         database.close()
 
 
+def knows_batch(path: Path, batch_id: str) -> bool:
+    """Whether what is left of a database has a batch of that id."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        upgrade.check_side_files(path)
+    except (OSError, RuntimeStoreError):
+        return False
+    database = Database(path, read_only=True)
+    try:
+        return bool(_attempt(database, lambda found: batches.is_known(found, batch_id)))
+    finally:
+        database.close()
+
+
 def _read(database: Database) -> Salvage:
     head = _attempt(database, manifest.load_head)
     whole = _attempt(database, manifest.load)

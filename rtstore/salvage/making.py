@@ -29,20 +29,23 @@ from sqlalchemy import Connection
 from rtstore import legacy
 from rtstore.database import batches, contents, manifest, upgrade
 from rtstore.database.contents import Retention
-from rtstore.database.engine import DATABASE_NAME
+from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.draft import check_id
 from rtstore.envelope import content_hash
 from rtstore.errors import (
+    DatabaseMissingError,
     ForeignDatabaseError,
     InvalidRequestError,
     NotARuntimeDirectoryError,
     StorageError,
     WrongTeamError,
 )
+from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
+from rtstore.missing import refuse_lost_batches
 from rtstore.records import (
     Batch,
     BatchReason,
@@ -58,6 +61,7 @@ from rtstore.salvage.report import RebuildReport, RebuiltStore, StoreOutcome
 from rtstore.salvage.stores import FoundStore, look_at_store, unknown_files
 from rtstore.times import Clock, to_utc_ms, utc_now
 
+NO_BATCH = "it knows of no batch: it is a new one, or its WAL did not come along"
 BROKEN_PREFIX = "runtime-store.broken-"
 _FILES = ("", "-wal", "-shm", "-journal")
 
@@ -89,7 +93,8 @@ def rebuild_database(
         identity: the run that the files belong to of which the old database does not tell it any
             more, and the active identity if it does not tell that. Without it they belong to none,
             and are stale to every run that expects its own.
-        force: rebuild although the database is sound, or another program's.
+        force: rebuild although the database is sound, or another program's, or although there are
+            store files whose stores no descriptor names; they are left out.
         clock, batch_id_factory, receipt_id_factory: sources of times and ids.
         lock_timeout_s: how long to wait for a writer, in seconds.
         fs: the seam to the file system, for tests.
@@ -102,9 +107,9 @@ def rebuild_database(
     directory, fs = Path(directory), fs or FileSystem()
     path = directory / DATABASE_NAME
     registry = None if descriptors is None else Registry(descriptors)
-    _check_reason(directory, registry, force=force)
+    _check_reason(directory, registry, fs, force=force)
     with WriterLock(directory, lock_timeout_s).hold():
-        problem = _check_reason(directory, registry, force=force)
+        problem = _check_reason(directory, registry, fs, force=force)
         now = to_utc_ms(clock())
         try:
             interrupted = _interrupted(directory)
@@ -114,6 +119,8 @@ def rebuild_database(
             salvage = what_is_left((folder or directory) / DATABASE_NAME)
             team = _team(directory, team_name, salvage)
             known = registry or Registry(salvage.descriptors or KNOWN_DESCRIPTORS)
+            if registry is None and salvage.descriptors is None:
+                _refuse_nameless(directory, known, team, fs, force=force)
             stores = [look_at_store(directory, item, salvage, fs) for item in known]
             batch_id = check_id("batch_id_factory", batch_id_factory())
             new = _NewDatabase(team, identity, salvage, stores, batch_id, now, receipt_id_factory)
@@ -146,7 +153,9 @@ def rebuild_database(
 # --- 1 to 3 -----------------------------------------------------------------------------------
 
 
-def _check_reason(directory: Path, registry: Registry | None, *, force: bool) -> str:
+def _check_reason(
+    directory: Path, registry: Registry | None, fs: FileSystem, *, force: bool
+) -> str:
     """What is wrong with the database; raises where nothing is, or where it is not ours to move."""
     path = directory / DATABASE_NAME
     if not directory.is_dir():
@@ -160,6 +169,8 @@ def _check_reason(directory: Path, registry: Registry | None, *, force: bool) ->
             raise
         return error.problem
     if problem is None:
+        if _knows_less_than_the_files(directory):
+            return NO_BATCH
         if force:
             return "nothing: it was rebuilt on demand"
         raise InvalidRequestError(
@@ -172,7 +183,7 @@ def _check_reason(directory: Path, registry: Registry | None, *, force: bool) ->
         raise NotARuntimeDirectoryError(
             directory, "it is a directory of the file-only ancestor", f"rtstore import {quoted}"
         )
-    if not _anything_to_rebuild(directory, registry):
+    if not _anything_to_rebuild(directory, registry, fs):
         quoted = shlex.quote(str(directory))
         raise NotARuntimeDirectoryError(
             directory,
@@ -182,12 +193,47 @@ def _check_reason(directory: Path, registry: Registry | None, *, force: bool) ->
     return problem
 
 
-def _anything_to_rebuild(directory: Path, registry: Registry | None) -> bool:
+def _knows_less_than_the_files(directory: Path) -> bool:
+    """Whether the files have what a sound database never heard of: see `refuse_lost_batches`."""
+    database = Database(directory / DATABASE_NAME, read_only=True)
+    try:
+        known = database.read(manifest.load_descriptors)
+        refuse_lost_batches(directory, database, known, FileSystem())
+    except DatabaseMissingError:
+        return True
+    finally:
+        database.close()
+    return False
+
+
+def _anything_to_rebuild(directory: Path, registry: Registry | None, fs: FileSystem) -> bool:
     own = [f"{DATABASE_NAME}{suffix}" for suffix in _FILES]
-    stores = [item.relative_path for item in registry or KNOWN_DESCRIPTORS]
-    return _interrupted(directory) or any(
-        os.path.lexists(directory / name) for name in [*own, *stores]
+    return (
+        _interrupted(directory)
+        or any(os.path.lexists(directory / name) for name in own)
+        or bool(store_files(directory, _paths(registry or KNOWN_DESCRIPTORS), fs))
     )
+
+
+def _refuse_nameless(
+    directory: Path, known: Registry, team: str, fs: FileSystem, *, force: bool
+) -> None:
+    """A store file does not say the name of its store. Leaving it out unasked would be the silent
+    reset that a rebuild is there to prevent."""
+    found = sorted(set(store_files(directory, (), fs)) - set(_paths(known)))
+    if found and not force:
+        names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
+        raise InvalidRequestError(
+            "descriptors",
+            f"{names}: store files whose stores only the runtime can name. Have it call "
+            f"rtstore.rebuild_database({str(directory)!r}, team_name={team!r}, descriptors=[...]) "
+            "with its descriptors. Or say force: then they stay as they are, and are adopted one "
+            "by one once the runtime has opened the store with its descriptors",
+        )
+
+
+def _paths(descriptors: Iterable[Descriptor]) -> list[str]:
+    return [item.relative_path for item in descriptors]
 
 
 def _team(directory: Path, wanted: str | None, salvage: Salvage) -> str:
@@ -371,8 +417,8 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
     if salvage.retention is None:
         kept = Retention()
         lost.append(
-            f"how much history is kept: {kept.batches} batches and {kept.contents_per_store} "
-            "contents a store again, until a runtime says what it keeps"
+            f"how much history is kept: {kept.batches} batches, {kept.contents_per_store} contents "
+            "and 64 MiB a store again, until a runtime says what it keeps"
         )
     return lost + [
         f"{store.schema_name}: its file cannot be taken: {store.detail}"

@@ -16,7 +16,12 @@ from rtstore.database.engine import Database
 from rtstore.database.manifest import ManifestHead
 from rtstore.descriptors import Descriptor
 from rtstore.draft import Draft
-from rtstore.errors import ConflictError, InvalidRequestError, WrongTeamError
+from rtstore.errors import (
+    ConflictError,
+    ContentMissingError,
+    InvalidRequestError,
+    WrongTeamError,
+)
 from rtstore.records import Batch, BatchState, CommittedFile, LoggedBatch
 from rtstore.store_versions import data_now
 from rtstore.writing.adoption import refuse_newer
@@ -99,12 +104,17 @@ class CommittedState:
 
 def committed_data(descriptor: Descriptor, database: Database) -> Any:
     """The committed data of a store that is about to be changed, or None before the first. Raises
-    `DataUpgradeError` when it is of an older version."""
+    `DataUpgradeError` when it is of an older version, `ContentMissingError` when it is not there:
+    None would have the caller begin anew."""
     name = descriptor.schema_name
 
     def query(connection: Connection) -> Any:
         content = contents.current_contents(connection, [name]).get(name)
-        return None if content is None else data_now(descriptor, content)
+        if content is not None:
+            return data_now(descriptor, content)
+        for entry in manifest.load_entries(connection, [name]).values():
+            raise ContentMissingError(name, database.path.parent, entry.batch_number)
+        return None
 
     return database.read_as_writer(query)
 

@@ -11,7 +11,7 @@ from rtstore.descriptors import Descriptor
 from rtstore.draft import BatchRequest, Draft, StoreWrite, validate
 from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode, refuse_too_large
 from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
-from rtstore.files.ownership import explained
+from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
 from rtstore.records import BatchReason, CommittedFile, RunIdentity

@@ -19,7 +19,7 @@ from rtstore.dispatcher import EventDispatcher
 from rtstore.envelope import EnvelopeError, content_hash, decode
 from rtstore.errors import NewerStoreFileError, StorageError
 from rtstore.files import quarantine
-from rtstore.files.ownership import explained
+from rtstore.files.owners import explained
 from rtstore.files.paths import check_directory, check_target, store_path
 from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem

@@ -1,4 +1,4 @@
-"""A logged batch taken to its end: forward to committed, or back after a failure.
+"""The steps of a logged batch: published and sealed, or taken back after a failure.
 
 The writer uses it while it lives, recovery when the writer died; both under the writer lock. What a
 batch does was decided when it was logged, so nothing here invents anything: contents, order, ids
@@ -14,25 +14,27 @@ Order that must hold (breaking it loses data):
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from rtstore.database import batches, contents, manifest
-from rtstore.database.contents import Bites, Retention
+from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor
 from rtstore.dispatcher import EventDispatcher
 from rtstore.envelope import content_hash
-from rtstore.errors import CorruptDatabaseError
+from rtstore.errors import CorruptDatabaseError, RuntimeStoreError
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.stamp import FileStamp, is_as_committed
 from rtstore.files.system import FileSystem
 from rtstore.records import (
-    Batch,
     BatchState,
     CommittedFile,
     LoggedBatch,
@@ -43,6 +45,9 @@ from rtstore.records import (
 )
 from rtstore.times import Clock
 from rtstore.writing.keeping import ANY_VERSION, EvidenceKeeper, Expected, StoreFile
+from rtstore.writing.pruner import Pruner
+
+logger = logging.getLogger("rtstore.publication")
 
 
 class Durability(StrEnum):
@@ -78,9 +83,9 @@ class Publisher:
         self.evidence = EvidenceKeeper(
             directory, database, clock=clock, fs=self.fs, events=self.events
         )
-        self._bites = Bites(self.retention)
         self._stamps: dict[str, tuple[str, FileStamp | None]] = {}
         """By store: the receipt of what was published last, and the stamp of its file."""
+        self.pruner = Pruner(directory, self.retention, self.fs)
 
     # --- forward --------------------------------------------------------------------------------
 
@@ -140,74 +145,57 @@ class Publisher:
 
     def seal(self, *logged: LoggedBatch) -> int:
         """Commit published batches, in their order: entries, identity, high watermark; gives the
-        high watermark of the last.
+        high watermark of the last. Some history beyond the retention goes with them.
 
         Not flushed: should the seal be lost, they are still in the log, and recovery seals them
         again with the same ids and times.
         """
         with self.database.write(flush=False) as connection:
-            before = manifest.high_watermark(connection)
-            high_watermark = before + len(logged)
-            batches.commit(connection, logged, high_watermark=before + 1)
-            files = {
-                write.receipt_id: self.published(write) for item in logged for write in item.writes
-            }
-            manifest.seal(connection, logged, files, high_watermark=high_watermark)
-            due = self._bites.due(logged)
-            if due:
-                newest = logged[-1].batch
-                contents.prune(
-                    connection, self.retention, due, newest.batch_number, newest.started_at
-                )
-                contents.give_back(connection)
+            high_watermark = self._commit(connection, logged)
+            has_pruned = self.pruner.prune(connection, logged)
+        if has_pruned:
+            self.write_anew()
         return high_watermark
 
-    def roll_forward(self, logged: LoggedBatch) -> None:
-        """Finish a batch whose writer died, from the log.
+    def _commit(self, connection: Connection, logged: Sequence[LoggedBatch]) -> int:
+        """Commit batches in their order; gives the high watermark of the last."""
+        before = manifest.high_watermark(connection)
+        high_watermark = before + len(logged)
+        batches.commit(connection, logged, high_watermark=before + 1)
+        files = {
+            write.receipt_id: self.published(write) for item in logged for write in item.writes
+        }
+        manifest.seal(connection, logged, files, high_watermark=high_watermark)
+        return high_watermark
 
-        The decision to go forward is recorded before the first file is touched, so that a second
-        crash continues it. Files that already hold what the batch wrote are left as they are.
-        Raises OSError, `StorageError`, `NewerStoreFileError` or `UnsafePathError` when a file
-        cannot be replaced; the batch then stays open.
-        """
-        number = logged.batch.batch_number
-        if logged.batch.state is BatchState.PREPARING:
-            with self.database.write(flush=True) as connection:
-                batches.change_state(connection, logged, BatchState.COMMITTING)
-        content_of = self.database.read(
-            lambda connection: {
-                write.schema_name: contents.load_content(connection, number, write.schema_name)
-                for write in logged.writes
-            }
-        )
-        entries = self._entries([write.schema_name for write in logged.writes])
-        for write in logged.writes:
-            content = content_of[write.schema_name]
-            if content is None or content_hash(content) != write.content_hash:
-                raise CorruptDatabaseError(
-                    self.database.path,
-                    f"batch {logged.batch.batch_id} is open, but its content for "
-                    f"{write.schema_name} is not in the log",
-                )
-            entry = entries.get(write.schema_name)
-            # Wherever names were traded: after a loss of power the file may not show it.
-            self._finish_trade(write, logged.batch, entry)
-            if self._holds(write):
-                continue
-            kept = self.evidence.keep(StoreFile.of(write), entry, logged.batch.batch_id, None)
-            expected = Expected.after(kept, entry)
-            self.publish(write, content, logged.batch.batch_id, expected)
-        self.seal(logged)
+    def seal_left_over(self, logged: Sequence[LoggedBatch]) -> None:
+        """`seal` for batches whose writer died: nothing is dropped before all of them are in."""
+        with self.database.write(flush=False) as connection:
+            self._commit(connection, logged)
 
-    def _finish_trade(self, write: PlannedWrite, batch: Batch, entry: ManifestEntry | None) -> None:
+    def write_anew(self) -> None:
+        """Write files anew whose flush failed: the next flush of the same file would say that all
+        is well. Raises nothing: as long as one cannot be written, its history stays."""
+        for name, relative_path in self.pruner.flushes.distrusted():
+            try:
+                entry = self.entries([name]).get(name)
+                file = StoreFile(name, ANY_VERSION, relative_path)
+                if entry is not None and self.found_hash(file) == entry.content_hash:
+                    self.restore(file, Expected(entry))
+            except (OSError, RuntimeStoreError) as error:
+                logger.info("%s cannot be written anew after its flush failed: %s", name, error)
+
+    def finish_trade(
+        self, write: PlannedWrite, first: int, batch_id: str, entry: ManifestEntry | None
+    ) -> None:
         """Look at the version that a dead writer replaced and did not come to remove. If it did not
-        come to the trade, its new version is found there, or a beginning of it: of this batch, or
-        of a later one that was logged with it."""
+        come to the trade, its new version is found there, or a beginning of it: of the open batch
+        number `first`, or of a later one."""
         old = durable.temporary_path(store_path(self.directory, write.relative_path))
         with suppress(FileNotFoundError, NotADirectoryError):
             self.fs.lstat(old)
-            expected = Expected(entry, begun=self._since(batch.batch_number, write.schema_name))
-            self.evidence.keep_replaced(old, StoreFile.of(write), batch.batch_id, expected)
+            expected = Expected(entry, begun=self._since(first, write.schema_name))
+            self.evidence.keep_replaced(old, StoreFile.of(write), batch_id, expected)
             self.fs.unlink(old)
 
     # --- back -----------------------------------------------------------------------------------
@@ -233,7 +221,7 @@ class Publisher:
         """
         kept_at = {item.relative_path: item.quarantine_path for item in evidence}
         for write in logged.writes:
-            if self._found_hash(write) != write.content_hash:
+            if self.found_hash(StoreFile.of(write)) != write.content_hash:
                 continue
             file, expected = StoreFile.of(write), Expected(self.published(write), evidence)
             if write.relative_path in kept_at:
@@ -251,7 +239,7 @@ class Publisher:
         then left alone. Raises OSError, or what `EvidenceKeeper.keep_replaced` does. The caller has
         kept the evidence; what it expects is looked for once more in what goes.
         """
-        entry = self._entries([file.schema_name]).get(file.schema_name)
+        entry = self.entries([file.schema_name]).get(file.schema_name)
         if entry is None:
             self.remove(file, expected)
             return True
@@ -282,7 +270,7 @@ class Publisher:
     def look_at_left(self, old: Path, file: StoreFile) -> None:
         """Keep what a dead writer left under the temporary name of a store's file, before it is
         removed, if it is what it had replaced and nobody has otherwise. No batch is open."""
-        entry = self._entries([file.schema_name]).get(file.schema_name)
+        entry = self.entries([file.schema_name]).get(file.schema_name)
         since = 0 if entry is None else entry.batch_number
         anything = file._replace(schema_version=ANY_VERSION)
         expected = Expected(entry, begun=self._since(since, file.schema_name))
@@ -301,21 +289,22 @@ class Publisher:
             return False
         return is_as_committed(found, committed)
 
-    def _holds(self, write: PlannedWrite) -> bool:
+    def holds(self, write: PlannedWrite) -> bool:
         """Whether the file is, byte for byte, what the batch writes."""
         try:
-            return self._found_hash(write) == write.content_hash
+            return self.found_hash(StoreFile.of(write)) == write.content_hash
         except OSError:
             return False
 
-    def _found_hash(self, write: PlannedWrite) -> str | None:
-        """Hash of the file of a planned write, None when there is none. Raises OSError for one
-        that cannot be read: what is in it is then not known."""
+    def found_hash(self, file: StoreFile) -> str | None:
+        """Hash of a store's file, None when there is none. Raises OSError for one that cannot be
+        read: what is in it is then not known."""
         try:
-            found, _ = self.fs.read(store_path(self.directory, write.relative_path))
+            found, _ = self.fs.read(store_path(self.directory, file.relative_path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         return content_hash(found)
 
-    def _entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
+    def entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
+        """What is committed for stores; one that was never written is absent."""
         return self.database.read(lambda connection: manifest.load_entries(connection, names))

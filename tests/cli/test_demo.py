@@ -19,11 +19,14 @@ from rtstore.cli.demo_points import KILL_POINTS, STORES, find_point
 from rtstore.cli.exits import ExitCode
 from rtstore.lock import WriterLock
 from rtstore.testing import CrashPoint
+from tests import breadth
 from tests.cli.commands import CHECKOUT, ready_team, run, run_process
 from tests.support import agree, data_in, stray_files
 
 
-@pytest.mark.parametrize("point", KILL_POINTS, ids=lambda point: point.name)
+@pytest.mark.parametrize(
+    "point", breadth.params(KILL_POINTS, normal=KILL_POINTS[1::4]), ids=lambda point: point.name
+)
 def test_killed_at_every_point(tmp_path: Path, point: CrashPoint) -> None:
     """The writer says that it is at the point, dies of signal 9 there, and afterwards the batch is
     whole with the ids it was logged with, or was never there; the team is ready."""

@@ -206,8 +206,9 @@ def test_status_sends_to_the_doctor(tmp_path: Path) -> None:
     assert f"rtstore doctor {directory}" in run("status", directory).err
     path.unlink()
     result = run("status", directory)
-    assert (result.code, "rtstore init" in result.err) == (ExitCode.WRONG_CALL, False)
-    assert f"Run: rtstore doctor {directory}" in result.err
+    assert (result.code, "rtstore init" in result.err) == (ExitCode.STOP, False)
+    assert f"Run: rtstore rebuild {directory}" in result.err
+    assert f"rtstore doctor {directory}" in result.err
 
 
 def test_an_older_database(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_broken_directories_stop_no_other(tmp_path: Path) -> None:
         "d-foreign": ("foreign", 5),
         "e-damaged": ("damaged", 5),
         "f-emptied": ("damaged", 5),
-        "g-gone": ("no_database", 2),
+        "g-gone": ("no_database", 5),
         "h-linked": ("foreign", 5),
         "i-ancestor": ("not_imported", 2),
         "j-new": ("blocked", 1),

@@ -31,7 +31,7 @@ PLAN = {
 }
 BACKUP = {
     *("formatVersion", "path", "teamName", "revision", "highWatermark", "lastCommittedBatchId"),
-    *("createdAt", "databaseHash", "files", "leftOut"),
+    *("origin", "createdAt", "databaseHash", "files", "leftOut"),
 }
 SHAPES = {
     "init": {"directory", "teamName", "created", "database", "highWatermark", "stores"},
@@ -44,7 +44,7 @@ SHAPES = {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
         *("expectedIdentity", "lastBatch", "openBatches", "lockHolder", "stores", "next"),
         *("databaseBytes", "walBytes", "below"),
-        *("keepsBatches", "keepsContentsPerStore", "keepsDays"),
+        *("keepsBatches", "keepsContentsPerStore", "keepsContentBytes", "keepsDays"),
     },
     "status of a folder": {"folder", "exitCode", "directories", "backups", "wasCutShort"},
     "plan": {
@@ -60,7 +60,8 @@ SHAPES = {
         *("upgradedAt", "backup", "batchId", "stores", "backups"),
     },
     "prune": {
-        *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore", "keepsDays"),
+        *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore"),
+        *("keepsContentBytes", "keepsDays"),
         *("batches", "contents", "contentBytes", "batchesLeft", "contentsLeft"),
         *("databaseBytesBefore", "databaseBytesAfter", "next"),
     },

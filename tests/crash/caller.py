@@ -299,6 +299,12 @@ class Caller:
             self.store.close()
             self.store = None
 
+    def beside(self, prefix: str) -> Caller:
+        """Another caller of the same directory."""
+        return Caller(
+            self.directory, prefix, self.say, fs=self._fs, options=self._options, polls=self._polls
+        )
+
     # --- parts ----------------------------------------------------------------------------------
 
     @property

@@ -18,13 +18,13 @@ from rtstore import (
     Batch,
     BatchState,
     Manifest,
-    QuarantinedFile,
+    Retention,
     RuntimeStore,
 )
 from rtstore.lock import LOCK_NAME
 
 from .caller import FILES, IDENTITY, STORES, TEAM, Caller, holds
-from .ledger import Broken, Escaped, Ledger, Note, Outcome, Refused
+from .ledger import Broken, Escaped, Foreign, Ledger, Note, Outcome, Refused
 from .scenarios import Scenario
 
 OURS = {DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME}
@@ -46,7 +46,7 @@ def check(directory: Path, ledger: Ledger, scenario: Scenario, *, whole: bool = 
             ledger.add(note)
         notes.clear()
         problems += audit(store, ledger, scenario)
-        if whole and not (scenario.torn_before or scenario.forgets):
+        if whole and not scenario.torn_before:
             problems += _needless(store, ledger)
         caller.close()
         before = contents_of(directory)
@@ -69,7 +69,7 @@ def _go_on(
     caller: Caller, store: RuntimeStore, ledger: Ledger, scenario: Scenario, notes: list[Note]
 ) -> list[str]:
     """A further batch works, and so does a call that is repeated under its id."""
-    if scenario.recover_first or scenario.forgets:
+    if scenario.recover_first:
         caller.recover()
     for intent in list(ledger.intents.values()):
         refused = ledger.refused.get(intent.batch_id)
@@ -117,9 +117,9 @@ def audit(
     ]
     problems += _contents(store, committed, ledger)
     problems += _files(store, ledger, scenario, in_place=in_place)
-    problems += _evidence(store.directory, store.quarantined_files(), ledger, in_place=in_place)
+    problems += _evidence(store, committed, ledger, scenario, in_place=in_place)
     problems += _strays(store.directory, scenario)
-    if in_place and not scenario.forgets:
+    if in_place:
         problems += _plan(store, ledger)
     return problems
 
@@ -232,8 +232,6 @@ def _files(
         entry = manifest.entry(name)
         if in_place and content in ledger.foreign_at(relative_path):
             continue
-        if in_place and scenario.forgets and _is_version(content, name, ledger):
-            continue
         found = None if content is None else "sha256:" + hashlib.sha256(content).hexdigest()
         expected = None if entry is None else entry.content_hash
         if found != expected and not (in_place and (store.directory / relative_path).is_dir()):
@@ -241,9 +239,15 @@ def _files(
 
 
 def _evidence(
-    directory: Path, rows: list[QuarantinedFile], ledger: Ledger, *, in_place: bool
+    store: RuntimeStore,
+    committed: list[Batch],
+    ledger: Ledger,
+    scenario: Scenario,
+    *,
+    in_place: bool,
 ) -> Iterator[str]:
     """Nothing of anybody else's is gone: it is where it was, or in quarantine with its row."""
+    directory, rows = store.directory, store.quarantined_files()
     for row in rows:
         content = _read(directory / row.quarantine_path)
         if row.content_hash is not None and (
@@ -259,11 +263,24 @@ def _evidence(
             continue
         if foreign.content in logged:
             continue  # it was adopted, so the database has its bytes
+        if scenario.options.retention != Retention() and _adopted(foreign, committed, ledger):
+            continue  # since then it is history like any other
         content_hash = "sha256:" + hashlib.sha256(foreign.content).hexdigest()
         if foreign.content not in kept:
             yield f"what somebody left in {foreign.relative_path} was destroyed without a copy"
         elif foreign.relative_path in FILES.values() and content_hash not in hashes:
             yield f"what somebody left in {foreign.relative_path} is in quarantine without a row"
+
+
+def _adopted(foreign: Foreign, committed: list[Batch], ledger: Ledger) -> bool:
+    """Whether a batch has made somebody's file the committed content."""
+    written = {*ledger.sure(), *(batch.batch_id for batch in committed)}
+    return any(
+        holds(foreign.content, data)
+        for batch_id in written & ledger.intents.keys()
+        for store, data in ledger.intents[batch_id].writes.items()
+        if FILES[store] == foreign.relative_path
+    )
 
 
 def _needless(store: RuntimeStore, ledger: Ledger) -> Iterator[str]:

@@ -41,7 +41,10 @@ from rtstore.records import (
 )
 from rtstore.recovery import Recovery
 from rtstore.writer import BatchWriter
+from rtstore.writing import left_over
+from rtstore.writing.flushing import FlushKnowledge
 from rtstore.writing.keeping import EvidenceKeeper
+from rtstore.writing.pruner import Pruner
 from rtstore.writing.publication import Publisher
 from rtstore.writing.superseding import Publish, UnderWay
 
@@ -106,11 +109,53 @@ def log_not_flushed() -> None:
 def contents_pruned_too_early() -> None:
     """The history is dropped without a look at what is current."""
 
-    def prune(connection: Connection, _: Any, __: Sequence[str], newest: int, ___: Any) -> None:
+    def prune(_: Pruner, connection: Connection, logged: Sequence[LoggedBatch]) -> bool:
+        _let_everything_be_deleted(connection)
         sql = "DELETE FROM store_contents WHERE batch_number < ?"
-        driver_of(connection).execute(sql, (newest,))
+        driver_of(connection).execute(sql, (logged[-1].batch.batch_number,))
+        return False
 
-    _replace(contents, "prune", prune)
+    _replace(Pruner, "prune", prune)
+
+
+def _let_everything_be_deleted(connection: Connection) -> None:
+    """Take away what the database holds by itself."""
+    for name in ("store_contents_in_use_stay", "write_batches_in_use_stay"):
+        driver_of(connection).execute(f"DROP TRIGGER IF EXISTS {name}")
+
+
+def open_batches_pruned() -> None:
+    """Batches that a dead writer left are finished one by one, and with each go contents that those
+    after it need."""
+    sql = """
+        DELETE FROM store_contents WHERE schema_name = ?1 AND batch_number < (
+          SELECT batch_number FROM store_contents WHERE schema_name = ?1
+          ORDER BY batch_number DESC LIMIT 1 OFFSET ?2
+        ) AND batch_number > ?3
+        """
+
+    def take(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
+        keep = publisher.retention.contents_per_store or 1
+        for logged in left:
+            real([logged], publisher)
+            with publisher.database.write(flush=False) as connection:
+                _let_everything_be_deleted(connection)
+                for write in logged.writes:
+                    values = (write.schema_name, keep - 1, logged.batch.batch_number)
+                    driver_of(connection).execute(sql, values)
+
+    real = _replace(left_over, "take_to_their_end", take)
+    _replace(recovery_module, "take_to_their_end", take)
+
+
+def batches_forgotten_unflushed() -> None:
+    """Batches are dropped from the history whatever the medium may hold of them."""
+    _replace(FlushKnowledge, "may_forget", lambda _, __, numbers, newest: numbers)
+
+
+def beginnings_taken_for_theirs() -> None:
+    """A file that is a beginning of what we wrote is taken for changed by somebody else."""
+    _replace(contents, "is_beginning", lambda *_: False)
 
 
 def failed_flush_forgotten() -> None:
@@ -301,10 +346,10 @@ def trade_forgotten() -> None:
     """What a dead writer's version replaced is looked at only where that version is whole."""
 
     def finish(self: Publisher, write: PlannedWrite, *rest: Any) -> None:
-        if self._holds(write):
+        if self.holds(write):
             real(self, write, *rest)
 
-    real = _replace(Publisher, "_finish_trade", finish)
+    real = _replace(Publisher, "finish_trade", finish)
     left_not_looked_at()
 
 
@@ -382,17 +427,23 @@ def mtime_trusted_in_recovery() -> None:
 def receipts_regenerated() -> None:
     """Recovery finishes a batch under receipt ids of its own."""
 
-    def roll_forward(self: Publisher, logged: LoggedBatch) -> None:
+    def take(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
         sql = "UPDATE batch_writes SET receipt_id = receipt_id || '-again' WHERE batch_number = ?"
-        with self.database.write(flush=True) as connection:
-            driver_of(connection).execute(sql, (logged.batch.batch_number,))
-        renamed = [
-            write.model_copy(update={"receipt_id": f"{write.receipt_id}-again"})
-            for write in logged.writes
-        ]
-        real(self, logged.model_copy(update={"writes": tuple(renamed)}))
+        with publisher.database.write(flush=True) as connection:
+            for logged in left:
+                driver_of(connection).execute(sql, (logged.batch.batch_number,))
+        real([_with_other_receipts(logged) for logged in left], publisher)
 
-    real = _replace(Publisher, "roll_forward", roll_forward)
+    real = _replace(left_over, "take_to_their_end", take)
+    _replace(recovery_module, "take_to_their_end", take)
+
+
+def _with_other_receipts(logged: LoggedBatch) -> LoggedBatch:
+    renamed = [
+        write.model_copy(update={"receipt_id": f"{write.receipt_id}-again"})
+        for write in logged.writes
+    ]
+    return logged.model_copy(update={"writes": tuple(renamed)})
 
 
 def no_lock() -> None:
@@ -412,6 +463,9 @@ CONTROLS: Mapping[str, Control] = {
         Control(rename_before_log, ((kill_everywhere, "write_over"),)),
         Control(log_not_flushed, ((cut_power_everywhere, "update"),)),
         Control(contents_pruned_too_early, ((kill_everywhere, "open_torn"),)),
+        Control(open_batches_pruned, ((cut_power_everywhere, "write_many_together"),)),
+        Control(batches_forgotten_unflushed, ((cut_power_everywhere, "write_many"),)),
+        Control(beginnings_taken_for_theirs, ((cut_power_everywhere, "write_over"),)),
         Control(failed_flush_forgotten, ((fail_everywhere, "write_over"),), ("COMMIT",)),
         Control(seal_before_publish, ((visit_everywhere, "update"),)),
         Control(written_in_place, ((kill_everywhere, "update"),)),

@@ -1,8 +1,8 @@
-"""The processes that carry out the trials, and the tally of what they tried.
+"""The process that carries out the trials, and the tally of what it tried.
 
 A job runs in a fresh process of one thread, which may therefore fork a child for each trial from
-its own warm memory; a new interpreter for each would take ten times as long. Every job takes a
-share of the points (`share` of `shares`), so that all processors are used.
+its own warm memory; a new interpreter for each would take ten times as long. Tests run in parallel,
+so each process of theirs has one of these.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import gc
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+from tests.counts import Counts
+
 Result = TypeVar("Result")
 
-WORKERS = max(2, min(4, os.cpu_count() or 2))
 _SHOWN = 10
 
 MEMORY = "/dev/shm"
@@ -67,6 +67,10 @@ class Share:
     stop_at_first: bool = False
     """The first failure is enough (a control was caught)."""
 
+    draws: int = 0
+    """How many states after a loss of power are drawn at each point; 0 to enumerate them."""
+    seed: int = 0
+
     calls: tuple[str, ...] = ()
     """Only the points of these calls; all of them when there are none."""
 
@@ -87,40 +91,60 @@ Job = Callable[[str, Share], Tally]
 """An enumeration over one scenario, given by its name. A function of a module, to be pickled."""
 
 
-class Crew:
-    """Worker processes that share out jobs."""
+class Hands:
+    """A process that carries out jobs, for many tests."""
 
-    def __init__(self, *, full: bool) -> None:
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_settle)
+
+    def do(self, job: Callable[..., Result], *arguments: object) -> Result:
+        """Have a job done; gives what came of it."""
+        return self._pool.submit(job, *arguments).result()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Crew:
+    """Has the jobs of one test carried out, and adds up what they tried."""
+
+    def __init__(self, hands: Hands, *, full: bool) -> None:
         self.full = full
         self.total = Tally()
         self.controls_caught: list[str] = []
         self.controls_tried: list[str] = []
         self.lines: list[str] = []
         """What else is to be said at the end."""
-        self.started_s = time.monotonic()
-        self._pool = ProcessPoolExecutor(
-            WORKERS, mp_context=get_context("spawn"), initializer=_settle
-        )
+        self._hands = hands
 
-    def run(self, job: Job, scenario: str) -> Tally:
-        """Carry out a job in equal shares; gives what came of it, which is in the total too."""
-        tally = Tally()
-        shares = [
-            self._pool.submit(job, scenario, Share(index, WORKERS, self.full))
-            for index in range(WORKERS)
-        ]
-        for share in shares:
-            tally.add(share.result())
+    def run(self, job: Job, scenario: str, *, draws: int = 0, seed: int = 0) -> Tally:
+        """Carry out a job; gives what came of it, which is in the total too."""
+        tally = self._hands.do(job, scenario, Share(full=self.full, draws=draws, seed=seed))
         self.total.add(tally)
         return tally
 
-    def submit(self, job: Callable[..., Result], *arguments: object) -> Future[Result]:
-        """Have one worker carry out something of its own."""
-        return self._pool.submit(job, *arguments)
+    def do(self, job: Callable[..., Result], *arguments: object) -> Result:
+        """Have something of its own carried out."""
+        return self._hands.do(job, *arguments)
 
-    def close(self) -> None:
-        """End the workers."""
-        self._pool.shutdown(cancel_futures=True)
+    def count(self, counts: Counts) -> None:
+        """Count what was tried, where there was something."""
+        if self.total.points:
+            counts.add(
+                "crash suite",
+                points=self.total.points,
+                states=self.total.states,
+                failures=len(self.total.failures),
+            )
+        if self.controls_tried:
+            counts.add(
+                "crash suite",
+                controls=len(self.controls_tried),
+                controls_caught=len(self.controls_caught),
+            )
+        for line in self.lines:
+            counts.say("crash suite", line)
 
 
 def _settle() -> None:

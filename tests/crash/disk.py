@@ -11,6 +11,7 @@ there and others not, and a checkpoint that was cut off leaves some pages of the
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +43,12 @@ class File:
             LOST: self.flushed or b"",
             ZEROS: bytes(len(self.content)),
             HALF: self.content[: len(self.content) // 2],
+            SHORT: self.content[:-1],
         }[loss]
 
 
-KEPT, LOST, ZEROS, HALF = "kept", "lost", "zeros", "half"
-LOSSES = (KEPT, LOST, ZEROS, HALF)
+KEPT, LOST, ZEROS, HALF, SHORT = "kept", "lost", "zeros", "half", "all but the last byte"
+LOSSES = (KEPT, LOST, ZEROS, HALF, SHORT)
 PAGE_BYTES = 4096
 
 
@@ -185,6 +187,12 @@ class Disk:
         """A directory was made."""
         self._change(f"mkdir {path.name}", (path, Directory()))
 
+    def flushed_bytes(self, path: Path) -> None:
+        """The bytes of a file were flushed, not its name."""
+        file = self.node(path)
+        assert isinstance(file, File)
+        file.flushed = file.content
+
     def flushed_names(self, path: Path) -> None:
         """The names in a directory were flushed."""
         directory = self.top if path == self.root.parent else self.node(path)
@@ -263,6 +271,44 @@ class Disk:
                 for number, image in enumerate(_images(tree, torn=full or all_kept)):
                     label = f"names: {names}; bytes: {bytes_label}; database: image {number}"
                     yield DiskState(laid, directories, tuple(sorted(image.items())), label)
+
+    def drawn(self, dice: random.Random, number: int) -> Iterator[DiskState]:
+        """Some of what may be on the disk now, where there is too much of it to enumerate.
+
+        Names: none, all, those up to a moment, or any. Bytes: all kept, or each file as it comes.
+        Database: any image, the newest as often as all others.
+        """
+        for _ in range(number):
+            names, kept = self._drawn_names(dice)
+            tree = _flatten(self.top, kept)
+            files = {name: node for name, node in tree.items() if isinstance(node, File)}
+            unsure = [name for name, node in files.items() if node.unsure]
+            whole = dice.random() < 0.5
+            losses = {name: KEPT if whole else dice.choice(LOSSES) for name in unsure}
+            laid = tuple(
+                (name, node.after(losses.get(name, KEPT)), node.mode, node.mtime_ns)
+                for name, node in files.items()
+            )
+            directories = tuple(n for n, node in tree.items() if isinstance(node, Directory))
+            images = _images(tree, torn=True)
+            at = len(_images(tree, torn=False)) - 1
+            if dice.random() < 0.5:
+                at = dice.randrange(len(images))
+            lost = ", ".join(f"{loss} of {name}" for name, loss in losses.items() if loss != KEPT)
+            label = f"names: {names}; bytes: {lost or 'kept'}; database: image {at}"
+            yield DiskState(laid, directories, tuple(sorted(images[at].items())), label)
+
+    def _drawn_names(self, dice: random.Random) -> tuple[str, Sequence[Change]]:
+        pending, way = self.pending, dice.random()
+        if way < 0.3:
+            return "none", ()
+        if way < 0.5:
+            return "all", pending
+        if way < 0.75:
+            count = dice.randint(0, len(pending))
+            return f"the first {count}", pending[:count]
+        kept = [change for change in pending if dice.random() < 0.5]
+        return f"only {', '.join(change.label for change in kept)}", kept
 
     def _kept_names(self, *, full: bool) -> Iterator[tuple[str, Sequence[Change]]]:
         pending = self.pending

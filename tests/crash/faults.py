@@ -21,7 +21,8 @@ from .crew import Copies, Share, Tally, workshop
 from .kills import act_of, points_of
 from .ledger import Ledger, Note, Told
 from .probe import FILE, SQL, Fault, FileFault, Point, Probe, SqlFault, TracedFileSystem, watched
-from .scenarios import SCENARIOS, Scenario
+from .product import scenario_of
+from .scenarios import Scenario
 
 FULL, IOERR = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR
 READONLY, CANTOPEN = sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN
@@ -34,7 +35,7 @@ _FORBIDDEN = ("BEGIN", "INSERT", "UPDATE", "DELETE", "COMMIT")
 
 def fail_everywhere(name: str, share: Share) -> Tally:
     """Fail the act of a scenario at each of its points, in each way; check each time."""
-    scenario, tally = SCENARIOS[name], Tally()
+    scenario, tally = scenario_of(name), Tally()
     with workshop() as workplace:
         notes = scenario.begin(workplace / "beginning")
         copies = Copies(workplace / "beginning", workplace)

@@ -14,7 +14,8 @@ from .children import Child, Ended, Say, killer
 from .crew import Copies, Share, Tally, workshop
 from .ledger import Ledger, Note, Opened
 from .probe import END, Fault, Point, Probe, TracedFileSystem, Watcher, ignore, watched
-from .scenarios import SCENARIOS, Scenario
+from .product import scenario_of
+from .scenarios import Scenario
 
 Act = Callable[[Path, Say, TracedFileSystem], object]
 
@@ -80,7 +81,7 @@ def kill_everywhere(name: str, share: Share) -> Tally:
     In the fast part those points are left out before which nothing can have changed since the
     last one: the calls that only look.
     """
-    scenario, tally = SCENARIOS[name], Tally()
+    scenario, tally = scenario_of(name), Tally()
     with workshop() as workplace:
         notes = scenario.begin(workplace / "beginning")
         copies = Copies(workplace / "beginning", workplace)
@@ -120,7 +121,7 @@ STEPS = frozenset({"rename", "unlink", "COMMIT"})
 def wrecks(name: str, workplace: Path, *, full: bool) -> Iterator[Wreck]:
     """Every different directory that a SIGKILL of a scenario's act can leave; in the fast part,
     before the steps of the protocol and at the end."""
-    scenario = SCENARIOS[name]
+    scenario = scenario_of(name)
     base = scenario.begin(workplace / "beginning")
     copies, seen = Copies(workplace / "beginning", workplace), set()
     for point in points_of(act_of(scenario), copies, scenario.refusal):
@@ -146,7 +147,7 @@ def wrecks(name: str, workplace: Path, *, full: bool) -> Iterator[Wreck]:
 
 def kill_recoveries(name: str, share: Share) -> Tally:
     """Crash, then kill the recovery before each of its points, then recover and check."""
-    scenario, tally = SCENARIOS[name], Tally()
+    scenario, tally = scenario_of(name), Tally()
     reopen = reopening_of(scenario)
     with workshop() as workplace:
         for order, wreck in enumerate(wrecks(name, workplace, full=share.full)):
@@ -172,7 +173,7 @@ def kill_recoveries(name: str, share: Share) -> Tally:
 
 def open_twice_at_once(name: str, share: Share) -> Tally:
     """Crash, then have two processes open the directory at the same moment; both must succeed."""
-    scenario, tally = SCENARIOS[name], Tally()
+    scenario, tally = scenario_of(name), Tally()
     with workshop() as workplace:
         for order, wreck in enumerate(wrecks(name, workplace, full=share.full)):
             if not share.takes(order):

@@ -20,7 +20,8 @@ from .crew import Copies, Share, Tally, workshop
 from .kills import act_of, points_of
 from .ledger import Broken, Ledger, Reached
 from .probe import END, Fault, Point, Probe, watched
-from .scenarios import SCENARIOS, Scenario
+from .product import scenario_of
+from .scenarios import Scenario
 
 HURRIED = Options(lock_timeout_s=0.02)
 """The visitor does not wait: the writer stands still until it has gone."""
@@ -28,7 +29,7 @@ HURRIED = Options(lock_timeout_s=0.02)
 
 def visit_everywhere(name: str, share: Share) -> Tally:
     """Stop a scenario's act before each of its points, and let a visitor come by; check."""
-    scenario, tally = SCENARIOS[name], Tally()
+    scenario, tally = scenario_of(name), Tally()
     with workshop() as workplace:
         notes = scenario.begin(workplace / "beginning")
         copies = Copies(workplace / "beginning", workplace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from .crew import Copies, Share, Tally, workshop
 from .disk import Disk, DiskState, Image
 from .ledger import Ledger, Note
 from .probe import END, Fault, Point, Probe, TracedFileSystem, watched
-from .scenarios import SCENARIOS, Scenario
+from .product import scenario_of
+from .scenarios import Scenario
 
 FULL = 2
 """PRAGMA synchronous = FULL."""
@@ -25,11 +27,11 @@ NEW = f".{DATABASE_NAME}.new"
 
 def cut_power_everywhere(name: str, share: Share) -> Tally:
     """Cut the power before each point of a scenario's act; check every state that may be left."""
-    scenario, tally = SCENARIOS[name], Tally()
+    scenario, tally = scenario_of(name), Tally()
     with workshop() as workplace:
         base = scenario.begin(workplace / "beginning")
         copies = Copies(workplace / "beginning", workplace)
-        outages = Outages(scenario, full=share.full)
+        outages = Outages(scenario, share)
         with copies.fresh() as directory:
             outages.watch_act(directory, workplace)
         # The last ones first when one is enough: what was acknowledged is most easily lost.
@@ -84,11 +86,12 @@ class Outage:
 class Outages:
     """Runs an act once on a modelled disk, and keeps every different state on the way."""
 
-    def __init__(self, scenario: Scenario, *, full: bool) -> None:
+    def __init__(self, scenario: Scenario, share: Share) -> None:
         self.notes: list[Note] = []
         self.found: list[Outage] = []
         self._scenario = scenario
-        self._full = full
+        self._share = share
+        self._dice = random.Random(f"{share.seed} {scenario.name}")
         self._seen: set[tuple[DiskState, int]] = set()
 
     def watch_act(self, directory: Path, workplace: Path) -> None:
@@ -113,7 +116,11 @@ class Outages:
 
     def _look(self, disk: Disk, point: Point) -> None:
         first = True
-        for state in disk.states(full=self._full):
+        if self._share.draws:
+            states = disk.drawn(self._dice, self._share.draws)
+        else:
+            states = disk.states(full=self._share.full)
+        for state in states:
             key = (state, len(self.notes))
             if key not in self._seen:
                 self._seen.add(key)
@@ -208,6 +215,10 @@ class ModelledFileSystem(TracedFileSystem):
         super().fsync(descriptor)
         file = self.disk.file(descriptor)
         file.flushed = file.content
+
+    def flush(self, path: Path) -> None:
+        super().flush(path)
+        self.disk.flushed_bytes(path)
 
     def close(self, descriptor: int) -> None:
         super().close(descriptor)

@@ -148,6 +148,10 @@ class TracedFileSystem(FileSystem):
         self._reach("fsync")
         super().fsync(descriptor)
 
+    def flush(self, path: Path) -> None:
+        self._reach("fsync", path.name)
+        super().flush(path)
+
     def close(self, descriptor: int) -> None:
         try:
             self._reach("close")

@@ -41,9 +41,6 @@ class Scenario:
     """After the act only a recovery makes way for a further batch."""
     torn_before: bool = False
     """The beginning itself has store files that are no whole version."""
-    forgets: bool = False
-    """The history is so short that a file which a loss of power took back to an older version
-    cannot be told from one that was changed by hand: it waits for a recovery, with a copy kept."""
     beside: frozenset[str] = frozenset()
     """Other files that are in the directory, and stay."""
     batches_kept: int | None = None
@@ -126,10 +123,23 @@ SCENARIOS = {
             stages.with_history,
             stages.update,
             options=stages.SHORT_HISTORY,
-            forgets=True,
             batches_kept=1,
         ),
-        Scenario("prune", stages.with_too_much_history, stages.prune, forgets=True, batches_kept=1),
+        Scenario("prune", stages.with_too_much_history, stages.prune, batches_kept=1),
+        Scenario(
+            "write_many",
+            stages.written,
+            stages.write_many,
+            options=stages.FEW_BATCHES,
+            batches_kept=3,
+        ),
+        Scenario(
+            "write_many_together",
+            stages.written,
+            stages.write_many_together,
+            options=stages.FEW_BATCHES,
+            batches_kept=3,
+        ),
         Scenario("write_together", stages.written, stages.write_together),
         Scenario("write_together_mixed", stages.changed_by_hand, stages.write_together),
         Scenario(
@@ -195,7 +205,6 @@ SCENARIOS = {
             stages.with_much_history,
             stages.write_one,
             options=stages.SHORT_HISTORY,
-            forgets=True,
             batches_kept=1,
         ),
         Scenario("revert", stages.with_versions, stages.revert),

@@ -28,19 +28,22 @@ NEW_LEASES = temporary_path(Path(FILES[HOST_LEASES])).name
 SHORT_HISTORY = Options(retention=Retention(batches=1, contents_per_store=1))
 
 
+FEW_BATCHES = Options(retention=Retention(batches=3, contents_per_store=2))
+
+
 LONG_HISTORY = Options(retention=Retention(batches=None, contents_per_store=None), filler=400_000)
 """What a short history drops of this one is worth giving back."""
 
 
 @dataclass
-class _Builder:
+class Builder:
     """Builds beginnings."""
 
     directory: Path
     say: Say
     options: Options = DEFAULT_OPTIONS
 
-    def batches(self, *batches: tuple[str, ...], prefix: str = "base") -> _Builder:
+    def batches(self, *batches: tuple[str, ...], prefix: str = "base") -> Builder:
         notes: list[Note] = []
         caller = Caller(self.directory, prefix, notes.append, options=self.options)
         caller.open()
@@ -52,7 +55,7 @@ class _Builder:
             self.say(note)
         return self
 
-    def by_hand(self, store: str, content: bytes) -> _Builder:
+    def by_hand(self, store: str, content: bytes) -> Builder:
         """Somebody edits a store's file."""
         path = self.directory / FILES[store]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,50 +100,50 @@ def nowhere(directory: Path, _: Say) -> None:
 
 
 def empty(directory: Path, say: Say) -> None:
-    _Builder(directory, say).batches()
+    Builder(directory, say).batches()
 
 
 def written(directory: Path, say: Say) -> None:
-    _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE, HOST_LEASES), (LANE,))
+    Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE, HOST_LEASES), (LANE,))
 
 
 def with_history(directory: Path, say: Say) -> None:
     # The launch state is written once and never again: its content must outlive its batch's turn.
-    _Builder(directory, say, SHORT_HISTORY).batches(
+    Builder(directory, say, SHORT_HISTORY).batches(
         (LAUNCH_STATE, SESSION_STORE), (SESSION_STORE,), (SESSION_STORE,), (SESSION_STORE,)
     )
 
 
 def with_too_much_history(directory: Path, say: Say) -> None:
     """Two stores were written again and again, and nothing of that is beyond the retention yet."""
-    _Builder(directory, say).batches(
+    Builder(directory, say).batches(
         (LAUNCH_STATE, LANE), *[(SESSION_STORE, HOST_LEASES), (SESSION_STORE,)] * 3
     )
 
 
 def with_much_history(directory: Path, say: Say) -> None:
-    _Builder(directory, say, LONG_HISTORY).batches((LAUNCH_STATE,), *[(SESSION_STORE,)] * 4)
+    Builder(directory, say, LONG_HISTORY).batches((LAUNCH_STATE,), *[(SESSION_STORE,)] * 4)
 
 
 def with_versions(directory: Path, say: Say) -> None:
-    _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (SESSION_STORE,))
+    Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (SESSION_STORE,))
 
 
 def changed_by_hand(directory: Path, say: Say) -> None:
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
+    builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
     builder.by_hand(HOST_LEASES, edited(HOST_LEASES, "before there was a batch"))
 
 
 def lost(directory: Path, say: Say) -> None:
     """A store that the provider can be asked for was written by hand, and never committed."""
-    builder = _Builder(directory, say).batches((LAUNCH_STATE,))
+    builder = Builder(directory, say).batches((LAUNCH_STATE,))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
 
 
 def kept_unflushed(directory: Path, say: Say) -> None:
     """A writer was killed right before the name of the evidence that it had kept was flushed."""
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
+    builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
     renamed: list[Point] = []
 
@@ -164,7 +167,7 @@ def of_the_ancestor(directory: Path, say: Say) -> None:
     notes: list[Note] = []
     source = directory.with_name(f"{directory.name}-source")
     source.mkdir()
-    builder = _Builder(source, notes.append).batches((LAUNCH_STATE, SESSION_STORE), (LANE,))
+    builder = Builder(source, notes.append).batches((LAUNCH_STATE, SESSION_STORE), (LANE,))
     builder.batches((SESSION_STORE,), prefix="later")
     with RuntimeStore.open(source) as store:
         store.export(directory)
@@ -174,7 +177,7 @@ def of_the_ancestor(directory: Path, say: Say) -> None:
             say(note)
         if isinstance(note, Told):
             say(Told(note.batch.model_copy(update={"origin": BatchOrigin.IMPORTED})))
-    _Builder(directory, say).by_hand(HOST_LEASES, edited(HOST_LEASES, "never committed"))
+    Builder(directory, say).by_hand(HOST_LEASES, edited(HOST_LEASES, "never committed"))
 
 
 def torn(directory: Path, say: Say) -> None:
@@ -189,14 +192,14 @@ def torn(directory: Path, say: Say) -> None:
 
 
 def killed_between_renames(directory: Path, say: Say) -> None:
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
+    builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
     # The first rename is the evidence's, the second the launch state's.
     builder.killed(_before("rename", 3), write_three)
 
 
 def killed_in_undoing(directory: Path, say: Say) -> None:
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
+    builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
     failed: list[Point] = []
 
     def watch(point: Point) -> Fault | bool:
@@ -209,7 +212,7 @@ def killed_in_undoing(directory: Path, say: Say) -> None:
 
 
 def damaged(directory: Path, say: Say) -> None:
-    builder = _Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (HOST_LEASES, LANE))
+    builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (HOST_LEASES, LANE))
     builder.by_hand(LAUNCH_STATE, edited(LAUNCH_STATE, "by hand"))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "from a newer program", version=2))
     builder.by_hand(HOST_LEASES, b'{"schemaVersion": 1, "data": {"cut of')
@@ -261,6 +264,21 @@ def write_together(caller: Caller) -> None:
         (LAUNCH_STATE, SESSION_STORE), (SESSION_STORE, HOST_LEASES), (LANE, SESSION_STORE)
     )
     caller.write_together((LANE,), (LANE,))
+
+
+def write_many(caller: Caller) -> None:
+    """More batches than are kept, of more than one store."""
+    for stores in ((SESSION_STORE,), (SESSION_STORE, LANE), (SESSION_STORE,), (LAUNCH_STATE,)):
+        caller.write(*stores)
+    caller.write(SESSION_STORE)
+
+
+def write_many_together(caller: Caller) -> None:
+    """The same with one flush."""
+    caller.write_together(
+        (SESSION_STORE,), (SESSION_STORE, LANE), (SESSION_STORE,), (LAUNCH_STATE,), (SESSION_STORE,)
+    )
+    caller.write(SESSION_STORE)
 
 
 def update(caller: Caller) -> None:

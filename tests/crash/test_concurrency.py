@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +9,11 @@ from typing import Any
 
 from rtstore import RuntimeStore
 from rtstore.descriptors import SESSION_STORE
+from tests import breadth
 
 from .caller import IDENTITY, TEAM
 from .crew import Crew
 from .crowds import Outcome, fork_while_open, live_and_die, look_on, outlive, update_together
-
-SEED = int(os.environ.get("RTSTORE_SEED", "20260421"))
-"""Draws who lives and when they are killed; printed, and set by the environment to repeat a run."""
 
 
 def _report(crew: Crew, name: str, outcome: Outcome) -> None:
@@ -32,7 +29,7 @@ def _report(crew: Crew, name: str, outcome: Outcome) -> None:
 def test_eight_processes_update_one_store(crew: Crew) -> None:
     """Eight processes, each fifty updates that append to one store: four hundred entries, a high
     watermark of four hundred, and files that equal the manifest."""
-    outcome = crew.submit(update_together, 8, 50).result()
+    outcome = crew.do(update_together, 8, 50)
     _report(crew, "eight updaters", outcome)
     assert not outcome.problems, str(outcome)
     assert outcome.high_watermark == outcome.acknowledged == 400
@@ -42,8 +39,8 @@ def test_eight_processes_update_one_store(crew: Crew) -> None:
 def test_killed_again_and_again(crew: Crew, full: bool) -> None:
     """Updaters, writers, readers, planners and recoveries that are killed and replaced again and
     again: every acknowledged batch is there, none in part, and no entry twice."""
-    outcome = crew.submit(live_and_die, SEED, 200 if full else 25).result()
-    _report(crew, f"lives and deaths, seed {SEED}", outcome)
+    outcome = crew.do(live_and_die, breadth.seed(), 200 if full else 25)
+    _report(crew, f"lives and deaths, seed {breadth.seed()}", outcome)
     assert not outcome.problems, str(outcome)
     assert outcome.kills > outcome.processes // 4, str(outcome)
     assert outcome.acknowledged > outcome.processes // 4, str(outcome)
@@ -54,7 +51,7 @@ def test_nobody_is_alarmed_by_a_healthy_writer(crew: Crew, full: bool) -> None:
     """Plans, readiness checks, reads and snapshots made without pause beside a healthy writer show
     nothing wrong, and every snapshot is of one batch."""
     batches = 2_000 if full else 400
-    outcome = crew.submit(look_on, batches).result()
+    outcome = crew.do(look_on, batches)
     _report(crew, "beside a healthy writer", outcome)
     assert not outcome.problems, str(outcome)
     assert outcome.looks > 100, str(outcome)
@@ -64,7 +61,7 @@ def test_nobody_is_alarmed_by_a_healthy_writer(crew: Crew, full: bool) -> None:
 def test_survivor_finishes_what_the_dead_began(crew: Crew) -> None:
     """A writer killed at any point of a batch is finished by the next write of a process that had
     the store open all the time."""
-    outcome = crew.submit(outlive, 0).result()
+    outcome = crew.do(outlive, 0)
     _report(crew, "a survivor", outcome)
     assert not outcome.problems, str(outcome)
     assert outcome.kills > 50, str(outcome)
@@ -73,7 +70,7 @@ def test_survivor_finishes_what_the_dead_began(crew: Crew) -> None:
 def test_fork_while_open_is_refused(crew: Crew) -> None:
     """A store that was open in the parent refuses every call in a forked child, and says why; the
     child may open it anew, and the parent's goes on working."""
-    outcome = crew.submit(fork_while_open, 0).result()
+    outcome = crew.do(fork_while_open, 0)
     assert not outcome.problems, str(outcome)
     assert outcome.acknowledged == 3
 

@@ -1,4 +1,4 @@
-"""The scene of every test here; and at the end of a run, how much hostile input was tried."""
+"""The scene of every test here, which counts how much hostile input was tried."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.counts import Counts
 from tests.hostile.scene import TRIED, UNEXPECTED, Scene
 
 
 @pytest.fixture
-def scene(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Scene]:
+def scene(tmp_path: Path, caplog: pytest.LogCaptureFixture, counts: Counts) -> Iterator[Scene]:
     """A runtime directory to be, beside files that must not change; checked at the end."""
     caplog.set_level(logging.CRITICAL, logger="rtstore")  # every input has its warnings
-    before = len(UNEXPECTED)
+    problems_before, tried_before = len(UNEXPECTED), TRIED.copy()
     scene = Scene(tmp_path)
     yield scene
     scene.check()
-    problems = UNEXPECTED[before:]
+    problems, tried = UNEXPECTED[problems_before:], TRIED - tried_before
+    counts.add(
+        "hostile input",
+        inputs=sum(number for name, number in tried.items() if name != "calls"),
+        calls=tried["calls"],
+        unexpected_outcomes=len(problems),
+    )
     assert not problems, "\n".join(problems[:20])
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line: inputs, calls made with them, outcomes that must not be."""
-    if TRIED:
-        inputs = sum(TRIED[name] for name in TRIED if name != "calls")
-        terminalreporter.write_line(
-            f"hostile input: {inputs} inputs tried in {TRIED['calls']} calls, "
-            f"unexpected outcomes {len(UNEXPECTED)}"
-        )

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 
-from tests.hostile.scene import THOROUGH
+from tests import breadth
 
 VALID = (
     '{\n  "schemaVersion": 1,\n  "updatedAt": "2026-04-21T12:00:00.000Z",\n'
@@ -29,9 +29,9 @@ def truncated() -> Iterator[Input]:
 def noise() -> Iterator[Input]:
     """Random bytes, and the small file with random bytes changed, put in, and taken out."""
     dice = random.Random(20260421)
-    for number in range(40 * THOROUGH):
+    for number in range(breadth.drawn(40)):
         yield f"random bytes {number}", dice.randbytes(dice.randrange(1, 400))
-    for number in range(40 * THOROUGH):
+    for number in range(breadth.drawn(40)):
         content = bytearray(VALID)
         for _ in range(dice.randrange(1, 4)):
             at = dice.randrange(len(content))

@@ -18,9 +18,6 @@ from rtstore import RuntimeStore, RuntimeStoreError
 from rtstore.errors import BatchUnfinishedError, DatabaseFailedError
 from tests.support import CONTROL, Picture, digest, picture
 
-THOROUGH = int(os.environ.get("RTSTORE_THOROUGH") or 1)
-"""By how much more than by default is tried where input is drawn at random."""
-
 LIMIT_S = 60.0
 """A call that takes longer hangs. Far above what any of them takes, for slow machines."""
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from rtstore.database.schema import APPLICATION_ID
-from tests.hostile.scene import THOROUGH, Scene
+from tests import breadth
+from tests.hostile.scene import Scene
 from tests.hostile.sessions import ABOUT, LOOK, RECOVER, WRITE
 from tests.hostile.template import DATABASE, template
 
@@ -55,8 +56,8 @@ def test_cut_short(scene: Scene) -> None:
     page that is cut for one that ends in zeros: that is noticed where the page is read.)"""
     size = (template(crashed=False) / DATABASE).stat().st_size
     dice = random.Random(1)
-    lengths = {0, 1, 15, 16, 99, 100, 512, size - 1, *range(0, size, 4 * PAGE // THOROUGH)}
-    lengths |= {dice.randrange(size) for _ in range(12 * THOROUGH)}
+    lengths = {0, 1, 15, 16, 99, 100, 512, size - 1, *range(0, size, 4 * PAGE // breadth.drawn(1))}
+    lengths |= {dice.randrange(size) for _ in range(breadth.drawn(12))}
     for length in sorted(lengths):
         with spoil(scene).open("r+b") as file:
             file.truncate(length)
@@ -75,10 +76,11 @@ def test_spoiled_pages(scene: Scene) -> None:
         try_everything(scene, f"page {page + 1} of {size // PAGE}")
 
 
+@pytest.mark.thorough
 def test_spoiled_bytes(scene: Scene) -> None:
     """A few random bytes anywhere end in an error of ours, or do no harm."""
     size = (template(crashed=False) / DATABASE).stat().st_size
-    for number in range(80 * THOROUGH):
+    for number in range(breadth.drawn(80)):
         dice = random.Random(f"bytes {number}")
         with spoil(scene).open("r+b") as file:
             for _ in range(dice.choice([1, 1, 4, 40])):
@@ -87,6 +89,7 @@ def test_spoiled_bytes(scene: Scene) -> None:
         try_everything(scene, f"random bytes {number}")
 
 
+@pytest.mark.thorough
 def test_spoiled_header(scene: Scene) -> None:
     """Every byte of the header, turned over, ends in an error of ours, or does no harm."""
     for position in range(100):
@@ -165,9 +168,9 @@ def _wals() -> Iterator[tuple[str, bytes | None]]:
     yield "empty", b""
     yield "zeros", bytes(len(real))
     frame = PAGE + 24
-    for length in {1, 31, 32, 33, *range(32, len(real), 3 * frame // THOROUGH + 1)}:
+    for length in {1, 31, 32, 33, *range(32, len(real), 3 * frame // breadth.drawn(1) + 1)}:
         yield f"cut at {length}", real[:length]
-    for number in range(20 * THOROUGH):
+    for number in range(breadth.drawn(20)):
         yield f"noise {number}", dice.randbytes(dice.randrange(1, len(real)))
         content = bytearray(real)
         for _ in range(dice.choice([1, 5])):
@@ -176,6 +179,7 @@ def _wals() -> Iterator[tuple[str, bytes | None]]:
     yield "noise after it", real + dice.randbytes(5000)
 
 
+@pytest.mark.thorough
 def test_spoiled_wal(scene: Scene) -> None:
     """Whatever is in the WAL, what of it holds together counts; there is no other error."""
     for what, content in _wals():

@@ -14,9 +14,10 @@ import pytest
 
 from rtstore import DATABASE_NAME
 from rtstore.legacy import import_directory
+from tests import breadth
 from tests.hostile import contents
 from tests.hostile.odd import ODD
-from tests.hostile.scene import THOROUGH, Scene
+from tests.hostile.scene import Scene
 from tests.hostile.sessions import LOOK, RECOVER
 from tests.support import CHECKOUT, picture
 
@@ -78,7 +79,7 @@ def test_changed_places(scene: Scene, name: str) -> None:
     document = json.loads((HARBOUR / name).read_bytes())
     places = list(_places(document))
     dice = random.Random(name)
-    for number in range(120 * THOROUGH):
+    for number in range(breadth.drawn(120)):
         place, value = dice.choice(places), dice.choice(VALUES)
         shutil.copytree(HARBOUR, scene.directory)
         changed = _put(document, place, value)
@@ -96,7 +97,7 @@ def test_spoiled_bytes(scene: Scene, name: str) -> None:
     inputs += [
         (f"{encoding}", real.decode().encode(encoding)) for encoding in ("utf-16", "utf-8-sig")
     ]
-    for number in range(20 * THOROUGH):
+    for number in range(breadth.drawn(20)):
         changed = bytearray(real)
         for _ in range(dice.choice([1, 1, 5])):
             changed[dice.randrange(len(changed))] = dice.randrange(256)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import breadth
 from tests.hostile.odd import ODD
 from tests.hostile.scene import Scene
 from tests.hostile.sessions import ABOUT, LOOK, NOTES_FILE, RECOVER, WRITE
@@ -38,7 +39,11 @@ KEPT = list(PLACES)[:6]
 so a hard link there is a file of two directories, and not tried."""
 
 
-@pytest.mark.parametrize("place", PLACES)
+QUICK = ("a store's file", "the folder of a file", "the quarantine", "the writer lock")
+"""Places that are tried with every change."""
+
+
+@pytest.mark.parametrize("place", breadth.params(PLACES, normal=QUICK))
 def test_odd_things(scene: Scene, place: str) -> None:
     """Whatever is in the place of a file or a folder, every call answers, nothing outside is
     touched, and what was there is still there, at its place or in quarantine."""

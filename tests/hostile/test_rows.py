@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.scene import THOROUGH, Scene
+from tests import breadth
+from tests.hostile.scene import Scene
 from tests.hostile.template import DATABASE, template
 from tests.hostile.test_databases import spoil, try_everything
 
@@ -67,7 +68,15 @@ def _values(column: str) -> tuple[str, ...]:
     return VALUES + (PATHS if column.endswith("_path") else ())
 
 
-@pytest.mark.parametrize("table", sorted({table for table, _ in _columns()}))
+def _all_tables() -> list[str]:
+    return sorted({table for table, _ in _columns()})
+
+
+QUICK = ("batch_writes", "history_retention", "store_contents", "store_descriptors")
+"""Tables that are tried with every change."""
+
+
+@pytest.mark.parametrize("table", breadth.params(_all_tables(), normal=QUICK))
 def test_columns(scene: Scene, table: str) -> None:
     """Any value in any column ends in an error of ours, or does no harm: above all nothing is
     written outside the runtime directory, whatever path a row holds."""
@@ -100,12 +109,12 @@ def _set_schema(connection: sqlite3.Connection, tables: list[tuple[str, str]]) -
     connection.execute("PRAGMA writable_schema = OFF")
 
 
-@pytest.mark.parametrize("table", sorted({table for table, _ in _columns()}))
+@pytest.mark.parametrize("table", breadth.params(_all_tables(), normal=QUICK))
 def test_values_of_another_type(scene: Scene, table: str) -> None:
     """A value that no column of its type may hold, nothing included, is damage that SQLite does not
     see; it is told as damage."""
     for column in (name for owner, name in _columns() if owner == table):
-        for value in ("NULL", "x'ff00'", "1.5", "7", "'nonsense'")[: 2 if THOROUGH == 1 else None]:
+        for value in ("NULL", "x'ff00'", "1.5", "7", "'nonsense'")[: breadth.drawn(2)]:
             path = spoil(scene, crashed=True)
             _damage(path, f"UPDATE OR IGNORE {table} SET {column} = {value}")
             try_everything(scene, f"{table}.{column} = {value}, whatever its type")
@@ -114,7 +123,7 @@ def test_values_of_another_type(scene: Scene, table: str) -> None:
 @pytest.mark.parametrize("crashed", [False, True], ids=["at rest", "crashed"])
 def test_missing_rows_and_tables(scene: Scene, crashed: bool) -> None:
     """A table that is empty or gone ends in an error of ours, or does no harm."""
-    for table in sorted({table for table, _ in _columns()}):
+    for table in _all_tables():
         for statement in (f"DELETE FROM {table}", f"DROP TABLE {table}"):
             if _change(spoil(scene, crashed=crashed), statement):
                 try_everything(scene, statement)

@@ -152,8 +152,19 @@ def run(scene: Scene, inputs: Iterator[Input], *, committed: bool) -> None:
 SMALL = [contents.truncated, contents.noise, contents.encodings, contents.documents]
 
 
-@pytest.mark.parametrize("inputs", SMALL, ids=lambda inputs: inputs.__name__)
-@pytest.mark.parametrize("committed", [True, False], ids=["committed", "never committed"])
+@pytest.mark.parametrize(
+    ("inputs", "committed"),
+    [
+        pytest.param(
+            inputs,
+            committed,
+            id=f"{'committed' if committed else 'never committed'}-{inputs.__name__}",
+            marks=[pytest.mark.thorough] if committed and inputs is not contents.noise else [],
+        )
+        for committed in (True, False)
+        for inputs in SMALL
+    ],
+)
 def test_small_files(scene: Scene, inputs: Callable[[], Iterator[Input]], committed: bool) -> None:
     """Whatever a store's file holds, every call answers, and nothing of it is lost."""
     run(scene, inputs(), committed=committed)
@@ -165,6 +176,7 @@ def test_deep_files(scene: Scene, committed: bool) -> None:
     run(scene, contents.deep(), committed=committed)
 
 
+@pytest.mark.thorough
 def test_large_files(scene: Scene) -> None:
     """A file of 64 MB is judged and kept like any other."""
     files = Files(scene, committed=True, names=(LEDGER,))

@@ -215,6 +215,7 @@ def test_a_lane_in_use(tmp_path: Path) -> None:
     assert report.lanes[0].report.changed
 
 
+@pytest.mark.thorough
 def test_killed_anywhere() -> None:
     """Killed at any step that changes something and run again, the import of a team with a lane
     ends in the same rows, no file of the ancestor's changed."""

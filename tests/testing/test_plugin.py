@@ -132,8 +132,8 @@ def test_a_runtime_that_starts_as_it_should_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("start", "points"),
     [
-        ("without the store", HALF_WRITTEN),
-        ("without recovery", HALF_WRITTEN),
+        pytest.param("without the store", HALF_WRITTEN, marks=pytest.mark.thorough),
+        pytest.param("without recovery", HALF_WRITTEN, marks=pytest.mark.thorough),
         ("with an empty state whenever anything is odd", OPEN),
     ],
 )

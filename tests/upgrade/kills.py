@@ -1,6 +1,6 @@
 """SIGKILL before every SQL statement and every file operation of an upgrade, and what is left.
 
-    python -m tests.upgrade.kills [--quick] [kill|control|crowd]
+    python -m tests.upgrade.kills [--quick] [kill|control|crowd] [REVISION]
 
 With --quick those points are left out before which nothing can have changed since the last one.
 Prints a line of JSON for each job and revision: how many points, before SQL statements and before
@@ -36,7 +36,7 @@ from tests.crash.probe import TracedFileSystem
 
 from .freeze import unpack
 from .states import (
-    OLDER,
+    chosen,
     looked_at,
     problems_in_use,
     problems_of_backups,
@@ -221,8 +221,8 @@ def main(arguments: list[str]) -> None:
         "control": control,
         "crowd": crowd,
     }
-    for name in [each for each in arguments if each != "--quick"] or jobs:
-        for frozen in OLDER:
+    for name in [each for each in arguments if each in jobs] or jobs:
+        for frozen in chosen(arguments):
             try:
                 tally = jobs[name](frozen)
             except RuntimeStoreError as error:

@@ -20,6 +20,13 @@ from .freeze import facts_of, rows_of, schema_of
 from .life import NOTES, OPEN_BATCH, SECOND, TEAM
 
 OLDER = REVISIONS[:-1]
+
+
+def chosen(arguments: list[str]) -> tuple[str, ...]:
+    """The older revisions among the arguments of a command; all of them when it names none."""
+    return tuple(name for name in OLDER if name in arguments) or OLDER
+
+
 ADDED = {"database_upgrades"}
 """Tables that an upgrade itself writes into."""
 DEFAULT_RETENTION = [[1, 1_000, 50, None]]

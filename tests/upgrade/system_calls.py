@@ -1,6 +1,6 @@
 """SIGKILL in place of every system call of an upgrade that changes a file, SQLite's own included.
 
-    python -m tests.upgrade.system_calls [--quick]
+    python -m tests.upgrade.system_calls [--quick] [REVISION]
 
 Needs strace, which puts the signal in the place of the call. Prints a line of JSON for each
 revision; with --quick only the first and the last call of each kind are tried. Run in a process of
@@ -20,7 +20,7 @@ from tests.crash.crew import Copies, workshop
 from tests.support import CHECKOUT
 
 from .kills import Kills, begin, check_in_a_child, check_upgrade
-from .states import OLDER
+from .states import chosen
 
 CALLS = ",".join(
     f"?{call}"  # an architecture has one of the unlinks, another one the other
@@ -83,7 +83,7 @@ def _upgrade(directory: Path, log: Path, *options: str) -> tuple[int, list[str]]
 
 def main(arguments: list[str]) -> None:
     """The command."""
-    for frozen in OLDER:
+    for frozen in chosen(arguments):
         try:
             tally = killed_in(frozen, quick="--quick" in arguments)
         except CannotTraceError as error:

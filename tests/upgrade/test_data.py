@@ -299,6 +299,7 @@ def test_somebody_writes_in_between(directory: Path, monkeypatch: pytest.MonkeyP
 # --- killed ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_killed_anywhere() -> None:
     """Killed before any SQL statement or file operation, all stores are of the old version or all
     of the new one; the next opening brings up the rest, in one batch altogether."""

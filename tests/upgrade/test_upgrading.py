@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -34,6 +35,7 @@ from rtstore import (
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.schema import REVISIONS
 from rtstore.upgrading import BACKUPS_KEPT, backups_in
+from tests import breadth
 from tests.support import (
     CHECKOUT,
     LEASES,
@@ -368,46 +370,54 @@ def lines(*words: str) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork and SIGKILL")
-def test_an_upgrade_that_is_killed() -> None:
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+each_older = pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=()))
+
+
+@needs_fork
+@pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=OLDER[-1:]))
+def test_an_upgrade_that_is_killed(frozen: str) -> None:
     """Killed before any SQL statement or file operation that follows a change, the store is at the
     old revision or the new one, whole, and a runtime goes on."""
-    found = list(lines("kills", "--quick", "kill"))
-    assert {line["revision"] for line in found} == set(OLDER)
-    for line in found:
-        assert line["sql"] > 10
-        assert line["file"] > 5
-        assert line["failures"] == 0, line["first"]
+    (line,) = lines("kills", "--quick", "kill", frozen)
+    assert line["revision"] == frozen
+    assert line["sql"] > 10
+    assert line["file"] > 5
+    assert line["failures"] == 0, line["first"]
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_killed_in_a_system_call() -> None:
+@each_older
+def test_killed_in_a_system_call(frozen: str) -> None:
     """The same, killed in place of a system call that changes a file, those of SQLite included: the
     first and the last of each kind."""
-    for line in lines("system_calls", "--quick"):
-        assert {"fdatasync", "pwrite64", "ftruncate"} <= line.keys()
-        assert line["failures"] == 0, line["first"]
+    (line,) = lines("system_calls", "--quick", frozen)
+    assert {"fdatasync", "pwrite64", "ftruncate"} <= line.keys()
+    assert line["failures"] == 0, line["first"]
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
-def test_an_upgrade_in_trouble() -> None:
+@needs_fork
+@each_older
+@pytest.mark.parametrize("job", ["fail", "power", "control"])
+def test_an_upgrade_in_trouble(frozen: str, job: str) -> None:
     """With an error in place of any call that writes, and with the power lost at any moment, the
     store is at the old revision or the new one, whole; at the new one its back-up is there. The
     control, whose back-up is not flushed with its name, is caught."""
-    found = list(lines("trouble", "--quick"))
-    assert {line["job"] for line in found} == {"fail", "power", "control"}
-    for line in found:
-        assert line["points"] > 10
-        assert bool(line["failures"]) is (line["job"] == "control"), line["first"]
+    (line,) = lines("trouble", "--quick", job, frozen)
+    assert line["job"] == job
+    assert line["points"] > 10
+    assert bool(line["failures"]) is (job == "control"), line["first"]
 
 
-def test_the_check_sees_half_an_upgrade() -> None:
+@each_older
+def test_the_check_sees_half_an_upgrade(frozen: str) -> None:
     """The control of the above: an upgrade in pieces, killed the same way, is caught."""
-    for line in lines("kills", "control"):
-        assert line["failures"] > 0
+    (line,) = lines("kills", "control", frozen)
+    assert line["failures"] > 0
 
 
-def test_ten_processes_at_once() -> None:
+@each_older
+def test_ten_processes_at_once(frozen: str) -> None:
     """Ten processes open one old store at the same moment: one upgrades, ten work."""
-    for line in lines("kills", "crowd"):
-        assert (line["points"], line["failures"]) == (10, 0), line["first"]
+    (line,) = lines("kills", "crowd", frozen)
+    assert (line["points"], line["failures"]) == (10, 0), line["first"]

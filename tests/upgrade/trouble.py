@@ -1,6 +1,6 @@
 """What else may go wrong with an upgrade: an error in place of any call, and a loss of power.
 
-    python -m tests.upgrade.trouble [--quick] [fail|power|control]
+    python -m tests.upgrade.trouble [--quick] [fail|power|control] [REVISION]
 
 With --quick no error takes the place of a statement that only looks or sets. Prints a line of JSON
 for each job and revision. Run in a process of one thread, which forks a child for each check.
@@ -23,7 +23,7 @@ from tests.crash.outages import Camera, DiskProbe, ModelledFileSystem
 from tests.crash.probe import END, Fault, Point, Probe, watched
 
 from .kills import Kills, begin, check_in_a_child, check_upgrade, opening
-from .states import OLDER
+from .states import chosen
 
 # --- an error in place of any call ----------------------------------------------------------------
 
@@ -141,7 +141,7 @@ def main(arguments: list[str]) -> None:
         "control": forgotten,
     }
     for name in [each for each in arguments if each in jobs] or jobs:
-        for frozen in OLDER:
+        for frozen in chosen(arguments):
             print(jobs[name](frozen).line(name, revision=frozen), flush=True)
 
 

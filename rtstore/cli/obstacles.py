@@ -1,0 +1,127 @@
+"""What keeps a recovery from a store's file, so that the next one would end as the last did."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+
+from rtstore.database import recovery_log
+from rtstore.database.engine import Database
+from rtstore.files.owners import is_mount_point, not_changeable, owner
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.records import ActionKind, ActionOutcome, Record, RecoveryAction
+
+
+class ObstacleKind(StrEnum):
+    """What is in the way."""
+
+    LINK = "link"
+    MOUNT = "mount"
+    OWNER = "owner"
+    FAILED = "failed"
+    """Not known, but the last recovery failed at it."""
+
+
+class Obstacle(Record):
+    """What is in the way of one store."""
+
+    kind: ObstacleKind
+    schema_name: str
+    path: Path
+    """What is in the way: the link, the mount point, what belongs to somebody else."""
+    store_path: Path
+    """The file of the store."""
+    target: Path | None = None
+    """The file that the link leads to, where there is one."""
+    owner: str | None = None
+    """USER:GROUP that the runtime directory belongs to."""
+    detail: str | None = None
+    """What the last recovery said."""
+
+
+_TOUCHING = frozenset(
+    {
+        ActionKind.RESTORE_COMMITTED,
+        ActionKind.QUARANTINE,
+        ActionKind.ROLL_FORWARD,
+        ActionKind.BLOCK_READINESS,
+    }
+)
+
+
+def obstacles_of(
+    directory: Path, actions: Iterable[RecoveryAction], paths: dict[str, str], database: Database
+) -> tuple[Obstacle, ...]:
+    """What is in the way of these actions, by the path of each store. Reads only."""
+    concerned = [
+        action for action in actions if action.kind in _TOUCHING and action.schema_name in paths
+    ]
+    if not concerned:
+        return ()
+    failed = _failed(database)
+    found: dict[str, Obstacle] = {}
+    for action in concerned:
+        obstacle = _of(directory, action, paths[action.schema_name], failed)
+        if obstacle is not None:
+            found.setdefault(action.schema_name, obstacle)
+    return tuple(found.values())
+
+
+def _of(
+    directory: Path,
+    action: RecoveryAction,
+    relative_path: str,
+    failed: dict[tuple[str, str], str],
+) -> Obstacle | None:
+    name, path = action.schema_name, directory.joinpath(*relative_path.split("/"))
+    link = _link_on_the_way(directory, relative_path)
+    if link is not None:
+        target = path.resolve() if link == path and path.is_file() else None
+        return Obstacle(
+            kind=ObstacleKind.LINK, schema_name=name, path=link, store_path=path, target=target
+        )
+    if action.kind is ActionKind.BLOCK_READINESS:
+        return None
+    if is_mount_point(path):
+        return Obstacle(kind=ObstacleKind.MOUNT, schema_name=name, path=path, store_path=path)
+    parts = relative_path.split("/")
+    way = [".", QUARANTINE_DIRECTORY, *("/".join(parts[: end + 1]) for end in range(len(parts)))]
+    for blocked in not_changeable(directory, way):
+        return Obstacle(
+            kind=ObstacleKind.OWNER,
+            schema_name=name,
+            path=directory if blocked == "." else directory / blocked,
+            store_path=path,
+            owner=owner(directory),
+        )
+    detail = failed.get((action.kind, name))
+    if detail is None:
+        return None
+    return Obstacle(
+        kind=ObstacleKind.FAILED, schema_name=name, path=path, store_path=path, detail=detail
+    )
+
+
+def _link_on_the_way(directory: Path, relative_path: str) -> Path | None:
+    path = directory
+    for part in relative_path.split("/"):
+        path = path / part
+        try:
+            if stat.S_ISLNK(os.lstat(path).st_mode):
+                return path
+        except OSError:
+            return None
+    return None
+
+
+def _failed(database: Database) -> dict[tuple[str, str], str]:
+    """What the newest recovery that came to its end failed at."""
+    steps = database.read(recovery_log.last_steps)
+    return {
+        (step.action.kind, step.action.schema_name): step.detail or "the cause is not on record"
+        for step in steps
+        if step.outcome is ActionOutcome.FAILED
+    }

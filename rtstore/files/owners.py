@@ -1,0 +1,133 @@
+"""Whose files there are, and what is mounted where: what keeps a user from changing a directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
+
+
+class Mount(NamedTuple):
+    """A place where a file system begins, or a part of one."""
+
+    path: Path
+    kind: str
+
+
+def mounts() -> list[Mount]:
+    """What is mounted, as Linux tells it; empty elsewhere."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    found = []
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        name, kind = before.split()[4], after.split()[0]
+        for escape, character in _ESCAPES:
+            name = name.replace(escape, character)
+        found.append(Mount(Path(name), kind))
+    return found
+
+
+def is_mount_point(path: Path) -> bool:
+    """Whether something is mounted at exactly this path, a single file included."""
+    try:
+        real = path.parent.resolve() / path.name
+    except (OSError, RuntimeError):
+        return False
+    return any(mount.path == real for mount in mounts())
+
+
+def not_changeable(directory: Path, names: Iterable[str]) -> Iterator[str]:
+    """Those of some paths below a directory that this user cannot read and write, though the
+    directory is theirs: somebody else owns them. They are relative to it."""
+    for name in names:
+        path = directory / name
+        try:
+            found = os.lstat(path)
+        except OSError:
+            continue
+        if stat.S_ISLNK(found.st_mode):
+            continue
+        if found.st_uid != os.geteuid() and not os.access(path, _needed(found)):
+            yield name
+
+
+def _needed(found: os.stat_result) -> int:
+    needed = os.R_OK | os.W_OK
+    return needed | os.X_OK if stat.S_ISDIR(found.st_mode) else needed
+
+
+def owner(path: Path) -> str | None:
+    """USER:GROUP as `chown` takes it, by name where they have one; None where nobody can tell."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return f"{user_name(found.st_uid)}:{_group_name(found.st_gid)}"
+
+
+def this_user() -> str:
+    """USER:GROUP of this process."""
+    return f"{user_name(os.geteuid())}:{_group_name(os.getegid())}"
+
+
+def explained(error: OSError, path: Path) -> str:
+    """What the operating system said of a path; where something was forbidden, with whose the file
+    is and the command that changes it."""
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return str(error)
+    hint = whose(path)
+    return f"{error}. {hint}" if hint else str(error)
+
+
+def whose(path: Path) -> str | None:
+    """Whose the nearest thing is that shows on the way to a path, where it is not ours, and the
+    command that makes it so."""
+    if not hasattr(os, "geteuid") or os.geteuid() == 0:
+        return None
+    me, group = os.geteuid(), os.getegid()
+    for candidate in (path, *path.absolute().parents):
+        with suppress(OSError):
+            found = os.lstat(candidate)
+            if found.st_uid == me:
+                return None
+            deep = "-R " if stat.S_ISDIR(found.st_mode) else ""
+            return (
+                f"{candidate} belongs to {_user(found.st_uid)}, and this process runs as "
+                f"{_user(me)}. Run it as that user, or: "
+                f"sudo chown {deep}{me}:{group} {shlex.quote(str(candidate))}"
+            )
+    return None
+
+
+def _user(uid: int) -> str:
+    name = user_name(uid)
+    return f"uid {uid}" if name == str(uid) else f"{name} (uid {uid})"
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the number."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(uid).pw_name
+    except (ImportError, KeyError):
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        import grp
+
+        return grp.getgrgid(gid).gr_name
+    except (ImportError, KeyError):
+        return str(gid)

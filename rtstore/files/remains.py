@@ -1,0 +1,147 @@
+"""What a store leaves in its directory when its database is gone. Reads only.
+
+A store file is known by its envelope, whatever its name: a runtime with stores of its own is no
+better off than one with the known stores. Of a name that a store has, a file that cannot be read as
+JSON counts too, for it may be one that was torn. A JSON document that is no envelope is somebody
+else's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rtstore.envelope import EnvelopeError, decode
+from rtstore.errors import UnsafePathError
+from rtstore.files.paths import store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.system import FileSystem
+from rtstore.records import InspectionFault
+
+_NAMES_MAX = 2_000
+"""How many names are looked at in one folder."""
+_DECODED_MAX = 1 << 20
+"""Larger files are judged by their beginning alone."""
+_BEGINNING = re.compile(
+    rb'\s*\{\s*"schemaVersion"\s*:\s*\d{1,9}\s*,\s*"updatedAt"\s*:\s*"[^"]{0,40}"\s*,\s*"data"\s*:'
+)
+_LOOK_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_OWN_PREFIX = "runtime-store."
+_EVIDENCE = re.compile(r".+\.([0-9a-f]{32}|link-\d+)")
+_KEPT = re.compile(r"runtime-store\.(backup-.*\.sqlite3|broken-\d+)")
+"""A database that an upgrade or a rebuild kept."""
+
+
+def store_files(directory: Path, known: Iterable[str], fs: FileSystem) -> tuple[str, ...]:
+    """The store files in a directory and one level below, by the paths that stores have (`known`),
+    and by their envelope; relative to the directory, sorted."""
+    of_stores = {path for path in known if _is_left_by(directory, path, fs)}
+    found = {
+        name
+        for name in _json_files(directory, fs)
+        if name not in of_stores and has_envelope(directory, name, fs)
+    }
+    return tuple(sorted(of_stores | found))
+
+
+def kept_beside(directory: Path, fs: FileSystem) -> tuple[str, ...]:
+    """What only a directory has that had a database: evidence, and databases that were kept."""
+    try:
+        names = sorted(fs.list_directory(directory))
+    except OSError:
+        return ()
+    found = [name for name in names if _KEPT.fullmatch(name)]
+    try:
+        if any(map(_EVIDENCE.fullmatch, fs.list_directory(directory / QUARANTINE_DIRECTORY))):
+            found.append(QUARANTINE_DIRECTORY)
+    except OSError:
+        pass
+    return tuple(found)
+
+
+def _json_files(directory: Path, fs: FileSystem) -> Iterator[str]:
+    """Files that may be stores, by name. A folder that is a runtime directory of its own is not
+    looked into, nor one behind a link."""
+    for name, found in _entries(directory, fs):
+        if stat.S_ISREG(found.st_mode) and name.endswith(".json"):
+            yield name
+        elif stat.S_ISDIR(found.st_mode) and name != QUARANTINE_DIRECTORY:
+            inner = list(_entries(directory / name, fs))
+            if not any(inside.startswith(_OWN_PREFIX) for inside, _ in inner):
+                for inside, found_inside in inner:
+                    if stat.S_ISREG(found_inside.st_mode) and inside.endswith(".json"):
+                        yield f"{name}/{inside}"
+
+
+def _entries(folder: Path, fs: FileSystem) -> Iterator[tuple[str, os.stat_result]]:
+    try:
+        names = sorted(fs.list_directory(folder))[:_NAMES_MAX]
+    except OSError:
+        return
+    for name in names:
+        if name.startswith("."):
+            continue
+        try:
+            yield name, fs.lstat(folder / name)
+        except OSError:
+            continue
+
+
+def _is_left_by(directory: Path, relative_path: str, fs: FileSystem) -> bool:
+    """Whether what has a store's name may be what a store wrote."""
+    try:
+        path = store_path(directory, relative_path)
+        fs.lstat(path)
+    except (OSError, UnsafePathError):
+        return False
+    try:
+        content, _ = fs.read(path)
+    except OSError:
+        return True  # a link, a pipe, one that may not be read: nobody can say that it is not
+    return _fault_of(content) in (None, InspectionFault.INVALID_JSON)
+
+
+def has_envelope(directory: Path, relative_path: str, fs: FileSystem) -> bool:
+    """Whether a file is what a store writes."""
+    try:
+        path = store_path(directory, relative_path)
+        if _BEGINNING.match(_beginning(path)):
+            return True
+        if fs.lstat(path).st_size > _DECODED_MAX:
+            return False
+        content, _ = fs.read(path)
+    except (OSError, UnsafePathError):
+        return False
+    return _fault_of(content) is None
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a regular file, for one may be very large; b"" of anything else."""
+    descriptor = os.open(path, _LOOK_FLAGS)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        return os.read(descriptor, 512)
+    finally:
+        os.close(descriptor)
+
+
+def _fault_of(content: bytes) -> InspectionFault | None:
+    """Why bytes are no envelope of ours: all three keys, in any order."""
+    if _BEGINNING.match(content):
+        return None
+    try:
+        envelope = decode(content)
+    except EnvelopeError as error:
+        return error.fault
+    whole = envelope.updated_at is not None and b'"data"' in content
+    return None if whole else InspectionFault.INVALID_ENVELOPE

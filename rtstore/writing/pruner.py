@@ -1,0 +1,113 @@
+"""History dropped with the batches of one writer, in the transaction that seals them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.database import pruning, space
+from rtstore.database.contents import Retention
+from rtstore.database.pruning import Due
+from rtstore.files.system import FileSystem
+from rtstore.records import Batch, LoggedBatch
+from rtstore.writing.flushing import FlushKnowledge
+
+_MOST = 64
+"""How many batches go by at most before some prune."""
+
+
+class PruneSchedule:
+    """Decides which batches also prune history. Pruning several batches' worth at once touches the
+    same pages and costs little more than pruning one, so most batches skip it.
+
+    The first batches of a process do not: there may be no more of them. Age is looked at with every
+    batch: who sets it has a reason.
+    """
+
+    def __init__(self, retention: Retention) -> None:
+        limits = (retention.batches, retention.contents_per_store)
+        smallest = min(limit for limit in (*limits, _MOST) if limit is not None)
+        # So that an eighth too much is there at most.
+        self._every = max(1, smallest // 8) if retention.max_age is None else 1
+        self._bytes = retention.content_bytes and max(1, retention.content_bytes // 8)
+        self._first = self._every
+        """How many of the first batches are still to come."""
+        self._batches = 0
+        self._names: list[str] = []
+        self._unweighed: dict[str, int] = {}
+        """By store, the bytes written since its contents were last weighed."""
+        self._heavy: set[str] = set()
+
+    def written(self, logged: Sequence[LoggedBatch]) -> None:
+        """Batches were written."""
+        self._batches += len(logged)
+        self._first -= 1
+        for item in logged:
+            for write in item.writes:
+                self._names.append(write.schema_name)
+                if self._bytes is not None:
+                    self._weigh(write.schema_name, write.file_size, self._bytes)
+
+    def _weigh(self, name: str, size: int, too_much: int) -> None:
+        unweighed = self._unweighed.get(name, too_much) + size  # the first time: nobody knows
+        self._unweighed[name] = unweighed
+        if unweighed >= too_much:
+            self._heavy.add(name)
+
+    def due(self) -> Due | None:
+        """What is to be pruned with the last of these batches; None where it can wait."""
+        if self._batches < self._every and self._first < 0 and not self._heavy:
+            return None
+        due = Due(self._batches, self._names, frozenset(self._heavy))
+        for name in self._heavy:
+            self._unweighed[name] = 0
+        self._batches, self._names, self._heavy = 0, [], set()
+        return due
+
+    def more_of(self, name: str) -> None:
+        """There is more of a store's contents than was dropped at once."""
+        self._unweighed.pop(name, None)
+
+
+class Pruner:
+    """Drops what is beyond a retention, some with each batch. The caller holds the writer lock."""
+
+    def __init__(self, directory: Path, retention: Retention, fs: FileSystem) -> None:
+        self.flushes = FlushKnowledge(directory, fs)
+        self._retention = retention
+        self._schedule = PruneSchedule(retention)
+        self._after = -1
+        """Batches up to this one may not be forgotten yet; the next time it is asked behind them.
+        """
+
+    def prune(self, connection: Connection, logged: Sequence[LoggedBatch]) -> bool:
+        """Drop history with batches that are being sealed; returns whether it was their turn."""
+        self._schedule.written(logged)
+        due = self._schedule.due()
+        if due is None:
+            return False
+        for old in pruning.contents_beyond(connection, self._retention, due):
+            pruning.delete_contents(connection, old.name, old.rows)
+            if old.more:
+                self._schedule.more_of(old.name)
+        self._drop_batches(connection, due, logged[-1].batch)
+        space.release_some_pages(connection)
+        return True
+
+    def _drop_batches(self, connection: Connection, due: Due, newest: Batch) -> None:
+        number = newest.batch_number
+        found = pruning.batches_beyond(
+            connection,
+            self._retention,
+            due,
+            newest=number,
+            now=newest.started_at,
+            after=self._after,
+        )
+        gone = self.flushes.may_forget(connection, found, number)
+        pruning.delete_batches(connection, gone)
+        # What is held must not keep the turn from what comes after it.
+        is_full = len(found) >= pruning.CHUNK
+        self._after = found[-1] if is_full and len(gone) < len(found) else -1
