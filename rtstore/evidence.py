@@ -12,8 +12,8 @@ from rtstore.errors import (
     StorageError,
     UnsafePathError,
 )
+from rtstore.files import quarantine
 from rtstore.files.paths import store_path
-from rtstore.files.quarantine import quarantined_path
 from rtstore.lock import WriterLock
 from rtstore.records import QuarantinedFile
 from rtstore.times import Clock, to_utc_ms
@@ -38,8 +38,9 @@ def take_back(
             raise InvalidRequestError(
                 "quarantine_number", f"there is no quarantined file {quarantine_number}"
             )
+        quarantine.check_folder(publisher.directory, publisher.fs)
         try:
-            kept_at = quarantined_path(publisher.directory, evidence.quarantine_path)
+            kept_at = quarantine.quarantined_path(publisher.directory, evidence.quarantine_path)
             path = store_path(publisher.directory, evidence.relative_path)
         except UnsafePathError as error:
             problem = f"the row of evidence {quarantine_number} was changed: {error}"

@@ -29,6 +29,8 @@ from rtstore.errors import (
     StoreClosedError,
     UnusableEngineError,
 )
+from rtstore.files.owners import explained
+from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.times import format_time, utc_now
 
 try:
@@ -178,7 +180,9 @@ class WriterLock:
                 raise UnusableEngineError(
                     self.path, f"the file system has no locks ({error}). Use a local directory."
                 ) from error
-            raise StorageError(self.path, "the writer lock cannot be taken", str(error)) from error
+            raise StorageError(
+                self.path, "the writer lock cannot be taken", explained(error, self.path)
+            ) from error
 
     def _release(self, descriptor: int) -> None:
         try:
@@ -203,6 +207,8 @@ class WriterLock:
         return os.path.samestat(found, os.fstat(descriptor))
 
     def _sign(self, descriptor: int) -> None:
+        if is_root():
+            give_to_owner_of(self.path.parent, descriptor)
         line = f"process {os.getpid()} on {_HOST} since {format_time(utc_now())}"
         try:
             os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)

@@ -35,7 +35,7 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import check_directory, store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
@@ -372,7 +372,10 @@ class Recovery:
     def _stray_files(self) -> list[Path]:
         """Temporary files in the folders of the stores and of the evidence. A living writer has one
         at a time, so only under the lock are they a dead writer's."""
-        folders = {self._directory, self._directory / QUARANTINE_DIRECTORY}
+        folders = {self._directory}
+        with suppress(OSError, UnsafePathError):
+            check_folder(self._directory, self._fs)
+            folders.add(self._directory / QUARANTINE_DIRECTORY)
         for descriptor in self._registry:
             parent = descriptor.relative_path.rpartition("/")[0]
             if not parent:

@@ -18,7 +18,7 @@ from rtstore.database.schema import (
 )
 from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
-from rtstore.records import Record
+from rtstore.records import PublishedFile, Record
 
 _NUMBER_MAX = 2**63 - 1
 """The largest that SQLite holds."""
@@ -198,9 +198,7 @@ _SELECT_CURRENT = Statement(
 )
 _SELECT_CURRENT_WITH_BATCH = Statement(
     select(
-        manifest_entries.c.content_hash,
-        manifest_entries.c.file_size,
-        manifest_entries.c.mtime_ns,
+        *(manifest_entries.c[field] for field in PublishedFile._fields),
         manifest_entries.c.run_id,
         manifest_entries.c.capability_snapshot_id,
         manifest_entries.c.behavior_fingerprint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
+from rtstore.files.owners import whose
 
 DISK_FULL = "the disk is full"
 
@@ -44,6 +46,20 @@ class Translated:
             raise CorruptDatabaseError(self._path, problem) from error
 
 
+_FORBIDDEN = {
+    sqlite3.SQLITE_READONLY: "writing is not allowed",
+    sqlite3.SQLITE_PERM: "writing is not allowed",
+    sqlite3.SQLITE_AUTH: "writing is not allowed",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
+}
+_OF_THE_SYSTEM = {
+    sqlite3.SQLITE_FULL: DISK_FULL,
+    sqlite3.SQLITE_IOERR: "input/output error",
+    sqlite3.SQLITE_NOMEM: "it does not fit into memory",
+    sqlite3.SQLITE_TOOBIG: "a value is larger than SQLite takes",
+}
+
+
 def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
     """The error of ours for one of the driver: locked, full, forbidden, damaged told apart.
 
@@ -55,21 +71,25 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     code = error_code(error) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseLockedError(path, cause)
-    if code == sqlite3.SQLITE_FULL:
-        return StorageError(path, DISK_FULL, cause)
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return StorageError(path, "writing is not allowed", cause)
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return StorageError(path, "the file cannot be opened", cause)
-    if code == sqlite3.SQLITE_IOERR:
-        return StorageError(path, "input/output error", cause)
-    if code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG):
-        return StorageError(path, "it does not fit into memory", cause)
+    if code in _FORBIDDEN:
+        if _is_mounted_read_only(path):
+            return StorageError(path, "its file system is mounted read-only", cause)
+        owner = whose(path)
+        return StorageError(path, _FORBIDDEN[code], f"{cause}. {owner}" if owner else cause)
+    if code in _OF_THE_SYSTEM:
+        return StorageError(path, _OF_THE_SYSTEM[code], cause)
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return CorruptDatabaseError(path, cause)
     if code == 0 and str(original).startswith("Could not decode to UTF-8"):
         return CorruptDatabaseError(path, cause)  # of the driver's own, for a column of ours
     return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
+
+
+def _is_mounted_read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except (AttributeError, OSError):
+        return False
 
 
 def error_code(error: DBAPIError | sqlite3.Error) -> int:

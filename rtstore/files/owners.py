@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +100,40 @@ def owner(path: Path) -> str | None:
 def this_user() -> str:
     """USER:GROUP of this process."""
     return f"{user_name(os.geteuid())}:{_group_name(os.getegid())}"
+
+
+def explained(error: OSError, path: Path) -> str:
+    """What the operating system said of a path; where something was forbidden, with whose the file
+    is and the command that changes it."""
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return str(error)
+    hint = whose(path)
+    return f"{error}. {hint}" if hint else str(error)
+
+
+def whose(path: Path) -> str | None:
+    """Whose the nearest thing is that shows on the way to a path, where it is not ours, and the
+    command that makes it so."""
+    if not hasattr(os, "geteuid") or os.geteuid() == 0:
+        return None
+    me, group = os.geteuid(), os.getegid()
+    for candidate in (path, *path.absolute().parents):
+        with suppress(OSError):
+            found = os.lstat(candidate)
+            if found.st_uid == me:
+                return None
+            deep = "-R " if stat.S_ISDIR(found.st_mode) else ""
+            return (
+                f"{candidate} belongs to {_user(found.st_uid)}, and this process runs as "
+                f"{_user(me)}. Run it as that user, or: "
+                f"sudo chown {deep}{me}:{group} {shlex.quote(str(candidate))}"
+            )
+    return None
+
+
+def _user(uid: int) -> str:
+    name = user_name(uid)
+    return f"uid {uid}" if name == str(uid) else f"{name} (uid {uid})"
 
 
 def user_name(uid: int) -> str:
