@@ -472,6 +472,57 @@ class DatabaseFailedError(StopError):
         )
 
 
+class DatabaseLostError(StopError):
+    """The files of the open database were removed or replaced, and what its write-ahead log (WAL)
+    held could not be saved. The store files hold what was published last.
+
+    `lost` says which files. `committed` is true when the transaction under way was committed into
+    files that nobody else sees any more: of the batch, if it was one, nobody knows whether it is in
+    the database that the name says. When it is false, nothing was written.
+    """
+
+    def __init__(
+        self, path: Path, lost: str, *, committed: bool = False, batch_id: str | None = None
+    ) -> None:
+        self.path = path
+        self.lost = lost
+        self.committed = committed
+        self.batch_id = batch_id
+        if not committed:
+            outcome = "Nothing was written by this call, but the last batches before it may be gone"
+        elif batch_id is None:
+            outcome = "Whether the last change is in the database is not known"
+        else:
+            outcome = f"Whether batch {batch_id} is in the database is not known"
+        super().__init__(
+            f"{path}: {lost} while it was open here. {outcome}; the store files hold what was "
+            f"published last. This store can only be closed. Run: "
+            f"rtstore doctor {shlex.quote(str(path.parent))}"
+        )
+
+    def about(self, batch_id: str) -> DatabaseLostError:
+        """The same, said of a batch that was being logged or sealed."""
+        other = DatabaseLostError(self.path, self.lost, committed=self.committed, batch_id=batch_id)
+        other.__cause__ = self.__cause__
+        return other
+
+
+class StoreForkedError(StopError):
+    """This process was forked in the middle of a transaction of its parent on the same database.
+
+    SQLite in this process still has the parent's transaction in its memory: using it would damage
+    what the parent does.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        super().__init__(
+            f"the runtime store of {directory} cannot be opened in this process, which was forked "
+            "in the middle of a transaction on it. Fork outside of reads and writes, or start a "
+            'new process (multiprocessing.get_context("spawn")).'
+        )
+
+
 class UnusableEngineError(StopError):
     """SQLite, or the file system, cannot give what the store promises."""
 

@@ -111,6 +111,11 @@ class WriterLock:
                 "call", "a function that runs inside a write must not write to the same store"
             )
 
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a thread of this process holds it, through this object."""
+        return self._holder is not None and self._pid == os.getpid()
+
     def is_held(self) -> bool:
         """Whether anybody, this process included, holds the lock at this moment.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from rtstore.errors import (
     LockTimeoutError,
     StorageError,
     StoreClosedError,
+    UnusableEngineError,
     WrongTeamError,
 )
 from rtstore.files.inspector import FileInspector
@@ -259,17 +261,29 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         """Close the database. Everything written is durable already; closing twice is harmless, and
         a store that nobody closes loses nothing.
 
+        What has not begun yet is refused from here on (`StoreClosedError`, nothing of it was
+        written). A batch under way may end; closing waits for it as long as a write waits for the
+        lock. A read under way ends, too. Raises `InvalidRequestError` inside of a write, and
+        `DatabaseLostError` when somebody removed the database's WAL and it could not be saved.
+
         The last connection to close moves the WAL into the database: not beside a writer, so under
         the writer lock; when that cannot be had, somebody else will be the last.
         """
         if self.database.read_only:
             self.database.close()
             return
-        try:
-            with self.lock.hold(_CLOSING_TIMEOUT_S):
-                self.database.close()
-        except (LockTimeoutError, StorageError, InvalidRequestError):
-            self.database.close()
+        self.lock.refuse_reentry()
+        self.database.begin_closing()
+        deadline = time.monotonic() + self.lock.timeout_s
+        while True:
+            try:
+                with self.lock.hold(_CLOSING_TIMEOUT_S):
+                    self.database.close()
+            except (LockTimeoutError, StorageError, UnusableEngineError):
+                if self.lock.is_held_here and time.monotonic() < deadline:
+                    continue
+                self.database.close(tidy=False)
+            return
 
     def __repr__(self) -> str:
         try:

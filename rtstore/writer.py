@@ -71,6 +71,7 @@ from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
     DatabaseFailedError,
+    DatabaseLostError,
     InvalidRequestError,
     RuntimeStoreError,
     cause_of,
@@ -347,7 +348,7 @@ class BatchWriter:
             return
         try:
             sealed = self._seal(*(item.logged for item in published))
-        except BatchUnfinishedError as error:
+        except (BatchUnfinishedError, DatabaseLostError) as error:
             for item in published:
                 item.submission.error = error.about(item.logged.batch.batch_id)
             return
@@ -359,6 +360,8 @@ class BatchWriter:
         try:
             with self.database.write(flush=True) as connection:
                 logged = write_log(connection, drafts)
+        except DatabaseLostError as error:
+            raise error.about(str(drafts[0].batch_id)) from error
         except DatabaseFailedError:
             raise  # an earlier flush failed: nothing of this batch was even tried
         except RuntimeStoreError as error:
@@ -375,7 +378,7 @@ class BatchWriter:
         """What becomes of batches that could not be logged together."""
         if len(going) == 1:
             going[0].error = error
-        elif isinstance(error, BatchUnfinishedError):
+        elif isinstance(error, (BatchUnfinishedError, DatabaseLostError)):
             for item in going:  # nobody knows of any of them
                 item.error = error.about(str(item.draft.batch_id))
         else:
@@ -407,6 +410,8 @@ class BatchWriter:
         """Step 5. Must not fail the batches: their outcome was decided in step 3."""
         try:
             high_watermark = self.publisher.seal(*logged)
+        except DatabaseLostError as error:
+            raise error.about(logged[0].batch.batch_id) from error
         except RuntimeStoreError as error:
             raise BatchUnfinishedError(
                 logged[0].batch.batch_id, cause_of(error), decided=True
