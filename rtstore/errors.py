@@ -148,7 +148,7 @@ class LockLostError(RetryableError):
         self.path = path
         super().__init__(
             f"the writer lock {path} was removed or replaced while it was held. Nothing was "
-            "written: try again. Nothing needs to remove it; the lock is freed when its holder ends."
+            "written: try again. Nobody needs to remove it: it is freed when its holder ends."
         )
 
 

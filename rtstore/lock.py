@@ -137,28 +137,26 @@ class Hold(io.FileIO):
             self.abandon()
 
 
-class Look:
-    """A look at whether the lock is free: a context manager; see `WriterLock.kept_free`."""
+class Look(io.BytesIO):
+    """A look at whether the lock is free: a context manager; see `WriterLock.kept_free`.
+
+    What it has open is closed with the object, which nobody has after the block. (It is a `BytesIO`
+    for its `__exit__`, which is in C.)
+    """
 
     def __init__(self, lock: WriterLock) -> None:
+        super().__init__()
         self._lock = lock
         self._owners: list[_Owner] = []
 
-    def __enter__(self) -> bool:
+    def __enter__(self) -> bool:  # type: ignore[override]
         """Keep the lock free, if it is."""
-        _open_after_fork.add(weakref.ref(self, _open_after_fork.discard))
         try:
+            _open_after_fork.add(weakref.ref(self, _open_after_fork.discard))
             return self._keep_free()
         except BaseException:
             self.abandon()
             raise
-
-    def __exit__(self, *_: object) -> None:
-        """Let it go."""
-        try:
-            self.abandon()
-        finally:
-            self.abandon()
 
     def abandon(self) -> None:
         """Close the descriptors."""

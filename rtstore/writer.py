@@ -121,8 +121,7 @@ STACK_NEEDED = 120
 
 def need_stack(depth: int = STACK_NEEDED) -> None:
     """Raise RecursionError now, before anything is begun, when the stack has no room for it."""
-    if depth:
-        need_stack(depth - 1)
+    return need_stack(depth - 1) if depth else None
 
 
 class BatchWriter:
