@@ -146,6 +146,17 @@ class LockTimeoutError(RetryableError):
         )
 
 
+class LockLostError(RetryableError):
+    """The lock file was removed or replaced while this process held the writer lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"the writer lock {path} was removed or replaced while it was held. Nothing was "
+            "written: try again. Nobody needs to remove it: it is freed when its holder ends."
+        )
+
+
 class ConflictError(RetryableError):
     """Somebody committed a batch in between: the high watermark is not the expected one."""
 
