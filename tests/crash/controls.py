@@ -196,7 +196,7 @@ def written_in_place() -> None:
         durable.make_directories(path.parent, self.fs)
         path.unlink(missing_ok=True)
         descriptor = self.fs.create(path, 0o600)
-        durable._fill(descriptor, content, None, write.mtime_ns, flush=False, fs=self.fs)
+        durable._fill(descriptor, content, None, write.mtime_ns, None, flush=False, fs=self.fs)
 
     _replace(Publisher, "publish", publish)
 
