@@ -93,9 +93,9 @@ class Due(NamedTuple):
     """History that is to be dropped now."""
 
     batches: int
-    """How many batches were written since the last time."""
+    """How many batches were written since some were dropped; 0 where that can wait."""
     names: Sequence[str]
-    """The stores that they wrote, once for each."""
+    """The stores that were written since their contents were dropped, once for each time."""
     to_weigh: frozenset[str]
     """Those of them whose contents may be too many bytes by now."""
 
@@ -149,7 +149,7 @@ def batches_beyond(
         return []
     # Only the oldest are asked for their age: batches carry times in order.
     rows = _SELECT_OLDEST.all(
-        connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * len(due.names))
+        connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * due.batches)
     )
     return [
         row["batch_number"]
