@@ -27,7 +27,7 @@ from rtstore.files import durable, owners
 from rtstore.files.owners import is_read_only
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
-from rtstore.missing import how_to_make, refuse_lost_database
+from rtstore.missing import how_to_make, refuse_lost_batches, refuse_lost_database
 from rtstore.times import Clock
 
 # `rtstore.upgrading` and `rtstore.legacy` are imported where they are used: nearly every directory
@@ -143,6 +143,29 @@ def make(
                 manifest.save_retention(connection, retention)
 
         upgrade.create(path, fs, fill)
+
+
+def check_before_use(
+    directory: Path,
+    database: Database,
+    head: manifest.ManifestHead,
+    registry: Registry | None,
+    fs: FileSystem,
+    *,
+    with_data: bool,
+) -> None:
+    """Refuse what a runtime must not go on with; nothing was changed then.
+
+    Raises `DatabaseMissingError` where the database knows of no batch and the files do, and, with
+    `with_data`, `DataUpgradeError` where the data of a store cannot be brought up to the registry.
+    """
+    if head.high_watermark == 0:
+        known = registry or database.read(manifest.load_descriptors)
+        refuse_lost_batches(directory, database, known, fs)
+    if registry is not None and with_data:
+        from rtstore.data_upgrade import rehearse
+
+        rehearse(database, registry)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self
 
 from rtstore import arguments
 from rtstore.arguments import Writes, batch_request, checked_identity, member
-from rtstore.data_upgrade import DataUpgradeReport, rehearse, upgrade_data
+from rtstore.data_upgrade import DataUpgradeReport, upgrade_data
 from rtstore.database import manifest, recovery_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
@@ -18,6 +18,7 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.directory import (
+    check_before_use,
     check_made,
     make_or_upgrade,
     register,
@@ -38,7 +39,6 @@ from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
-from rtstore.missing import refuse_lost_batches
 from rtstore.planner import RecoveryPlanner
 from rtstore.reader import Snapshot, StoreContent, StoreReader
 from rtstore.records import (
@@ -216,11 +216,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
             found = head.team_name
             if team_name is not None and team_name != found:
                 raise WrongTeamError(directory, team_name, found)
-            if head.high_watermark == 0 and recover and not read_only:
-                known = registry or database.read(manifest.load_descriptors)
-                refuse_lost_batches(directory, database, known, fs)
-            if registry is not None and upgrade and recover and not read_only:
-                rehearse(database, registry)  # what must fail does so before anything is changed
+            if recover and not read_only:  # what must fail does so before anything is changed
+                check_before_use(directory, database, head, registry, fs, with_data=upgrade)
             store = cls(
                 directory,
                 database,

@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).parents[1]
 TOP_LEVEL = {"README.md", "migrations", "pyproject.toml", "rtstore", "tests"}
 TOP_LEVEL_OPTIONAL = {"LICENSE", "PKG-INFO", "uv.lock"}  # the second is in packed sources
 
-LINES_PER_MODULE_MAX = 450
+LINES_PER_MODULE_MAX = 900
 LINES_PER_FUNCTION_MAX = 70
 
 LONGER_MODULES: dict[str, str] = {"rtstore/records.py": "all records of the domain"}
