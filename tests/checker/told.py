@@ -23,7 +23,7 @@ class InterruptedByTestError(BaseException):
 
 
 _COMMITTED = re.compile(r"\bbatch (\S+) is committed")
-_REFUSED = re.compile(r"(?i)\bnothing (?:of it )?was (?:written|carried out|committed)")
+_REFUSED = re.compile(r"(?i)\bnothing (?:of .{1,80} )?was (?:written|carried out|committed)")
 _FAILED = re.compile(r"and failed: (\w+): ")
 
 
