@@ -107,6 +107,8 @@ class Caller:
         self.random = Random(f"{shared.mix.seed} {name}")
         self.journal = shared.journal
         self.alarm = alarm
+        self.calm = False
+        """Whether its calls are left alone."""
         self.big = True
         """Whether it may write documents of megabytes."""
         self.suspicious: RuntimeStore | None = None
@@ -173,7 +175,7 @@ class Caller:
         on is replaced."""
         call = self.begin(action, **facts)
         try:
-            value = function() if action.startswith("inherited") else self._disturbed(function)
+            value = self._disturbed(function)
         except BaseException as error:
             self.raised(call, error, retried=facts.get("retried", False))
             if isinstance(error, StopError) and store is not None:
@@ -185,6 +187,8 @@ class Caller:
         return value
 
     def _disturbed(self, function: Callable[[], Any]) -> Any:
+        if self.calm:
+            return function()
         if self.alarm is not None and self.mix.has("signal") and self.random.random() < 0.6:
             with self.alarm.armed(self.random):
                 return function()

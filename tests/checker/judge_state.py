@@ -36,7 +36,10 @@ def _check_watermarks(found: Evidence) -> None:
     for call in found.calls:
         known |= {watermark for _, watermark, *_ in call.result.get("contents", {}).values()}
     missing = set(range(1, last + 1)) - known
-    if len(missing) > len(found.told("unknown")) + len(found.told("decided")):
+    unplaced = [
+        op for op in found.ops.values() if op.told != "refused" and not op.watermarks
+    ]  # unknown, decided, or told committed without a number
+    if len(missing) > len(unplaced):
         found.fail("lies", f"nobody knows who wrote {sorted(missing)[:10]} of {last}")
 
 

@@ -89,6 +89,7 @@ class Life:
     def _make(self) -> None:
         self.end = 0.0
         caller = Caller("setup", self._shared("setup"))
+        caller.calm = True
         with RuntimeStore.open(
             self.directory,
             team_name=TEAM,

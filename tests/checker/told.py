@@ -23,8 +23,8 @@ class InterruptedByTestError(BaseException):
 
 
 _COMMITTED = re.compile(r"\bbatch (\S+) is committed")
-_REFUSED = re.compile(r"(?i)\bnothing (?:of it )?was (?:written|carried out|committed)")
-_FAILED = re.compile(r"and failed: (\w+): ")
+_REFUSED = re.compile(r"(?i)\bnothing (?:of .{1,80} )?was (?:written|carried out|committed)")
+_FAILED = re.compile(r"(?:and failed|\bbatch \S+|\bthe batch): (\w+Error): ")
 
 
 def outcome_of(error: BaseException) -> tuple[str, str | None]:

@@ -119,14 +119,14 @@ def _actions(caller: Caller) -> dict[str, tuple[float, Callable[[RuntimeStore], 
 def look_again(caller: Caller) -> None:
     """Use an object whose call was interrupted: it must see what others commit, and write."""
     store, caller.suspicious = caller.suspicious, None
-    alarm, caller.alarm = caller.alarm, None
+    caller.calm = True
     other = caller.pick()
     if store is not None and other is not None:
         caller.write(other, STORES[0])
         caller.read(store, STORES[0])
         caller.snapshot(store)
         caller.write(store, STORES[0])
-    caller.suspicious, caller.alarm = None, alarm
+    caller.suspicious, caller.calm = None, False
 
 
 # --- what a process does to itself ----------------------------------------------------------------
@@ -198,6 +198,7 @@ def be_child(parent: Caller, name: str, kind: str, store: RuntimeStore) -> None:
         min(parent.shared.end, time.monotonic() + 1.0), parent.shared.patience_s,
     )  # fmt: skip
     child = Caller(name, shared)
+    child.calm = True
     if kind in ("inherited", "both"):
         child.call("inherited write", lambda: store.write_batch(**child.arguments(
             child.facts_of_write())))  # fmt: skip
@@ -248,7 +249,7 @@ def wait_for_child(caller: Caller, pid: int) -> None:
 def come_to_rest(caller: Caller) -> None:
     """Now that nobody else calls: every object works, or says that it does not. It may wait for
     others that try the same, for half of everybody's patience."""
-    caller.alarm = None
+    caller.calm = True
     for store in list(caller.shared.objects):
         end = time.monotonic() + caller.shared.patience_s / 2
         while not works(caller, store):
