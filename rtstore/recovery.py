@@ -255,7 +255,13 @@ class Recovery:
         What they did not come to stays without an outcome."""
         with self._database.write(flush=True) as connection:
             for number in recovery_log.unfinished_runs(connection):
-                recovery_log.end_run(connection, number, remaining.readiness_impact, self._clock())
+                recovery_log.end_run(
+                    connection,
+                    number,
+                    remaining.readiness_impact,
+                    self._clock(),
+                    keep=self._publisher.retention.batches,
+                )
 
     def _look_again(self, plan: RecoveryPlan) -> RecoveryPlan:
         return self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)

@@ -128,6 +128,23 @@ def is_beginning(connection: Connection, found: bytes, schema_name: str, current
     )
 
 
+def holds(connection: Connection, found: bytes, found_hash: str, schema_name: str) -> bool:
+    """Whether the database has every byte of what a store's file held: a version of it, or the
+    beginning of one, with zeros for what a loss of power took. Of versions before the current one,
+    all but the last newline."""
+    whole = found.rstrip(b"\0")
+    return (
+        batches.has_bytes(connection, schema_name, found_hash)
+        or batches.has_bytes(connection, schema_name, content_hash(whole + b"\n"))
+        or any(
+            content.startswith(whole)
+            for content in contents_since(
+                connection, _SELECT_NUMBER.scalar(connection, name=schema_name) or 0, schema_name
+            )
+        )
+    )
+
+
 def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, bytes]:
     """The bytes of the current entries of some stores; absent where they are not here."""
     found = {}
@@ -180,6 +197,11 @@ _SELECT_CONTENT = Statement(
     select(store_contents.c.content).where(
         store_contents.c.batch_number == bindparam("number"),
         store_contents.c.schema_name == bindparam("name"),
+    )
+)
+_SELECT_NUMBER = Statement(
+    select(manifest_entries.c.batch_number).where(
+        manifest_entries.c.schema_name == bindparam("name")
     )
 )
 _SELECT_SINCE = Statement(

@@ -154,6 +154,17 @@ def remove(target: Path, *, fs: FileSystem, look_at_old: Callable[[Path], None])
     fs.fsync_directory(target.parent)
 
 
+def remove_tree(path: Path, fs: FileSystem) -> None:
+    """Remove whatever has a name, a directory with all that is in it; follows no link. Raises
+    OSError; what was removed is removed."""
+    if not stat.S_ISDIR(fs.lstat(path).st_mode):
+        fs.unlink(path)
+        return
+    for name in fs.list_directory(path):
+        remove_tree(path / name, fs)
+    fs.rmdir(path)
+
+
 def _create(
     temporary: Path, mode: int, look_at_left: Callable[[Path], None] | None, fs: FileSystem
 ) -> int:

@@ -1,8 +1,8 @@
 """Evidence: what somebody else wrote is kept before it is replaced; a newer program's is refused.
 
 The writer and the recovery ask here about every file that they are about to replace, move or
-remove. Only what nobody else has a copy of is kept: not what is committed, and not what is in the
-database otherwise.
+remove. Only what nobody else has a copy of is kept: not what is committed, not what is in the
+database otherwise, and not what a loss of power left of either.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from rtstore.database import batches, recovery_log
+from rtstore.database import contents, recovery_log
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor
 from rtstore.dispatcher import EventDispatcher
@@ -170,7 +170,7 @@ class EvidenceKeeper:
             return False
         _refuse_newer(file, path, found)
         return not self._database.read(
-            lambda connection: batches.has_bytes(connection, file.schema_name, found_hash)
+            lambda connection: contents.holds(connection, found, found_hash, file.schema_name)
         )
 
     def keep_replaced(
