@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
+
+_IN_TRANSACTION = re.compile("within a transaction|no transaction is active")
+"""What SQLite says of a BEGIN or COMMIT in the wrong place: that is no damage."""
 
 
 class Translated:
@@ -63,6 +67,8 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
         return StorageError(path, "input/output error", cause)
     if code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG):
         return StorageError(path, "it does not fit into memory", cause)
+    if code == sqlite3.SQLITE_ERROR and _IN_TRANSACTION.search(str(original)):
+        return RuntimeStoreError(f"{path}: a transaction is not where it should be ({cause})")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return CorruptDatabaseError(path, cause)
     if code == 0 and str(original).startswith("Could not decode to UTF-8"):
