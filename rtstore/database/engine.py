@@ -16,8 +16,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
@@ -145,8 +147,8 @@ class Database:
     ) -> Result:
         """Run a query on a connection for reading. One on which anything went wrong is closed."""
         session: Session | None = None
-        with self._translated:
-            try:
+        try:
+            with self._translated:
                 session = self._take_reader(idle=idle)
                 if single:
                     result = self._understood(query, session.connection)
@@ -159,10 +161,10 @@ class Database:
                 else:
                     self._give_back(session, self._pool.readers)
                 return result
-            except BaseException:
-                if session is not None:
-                    session.close()
-                raise
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
 
     def _looked(self, query: Callable[[Connection], Result], session: Session) -> Result:
         version = session.driver.execute("PRAGMA data_version").fetchone()[0]
@@ -178,16 +180,16 @@ class Database:
         """`read`, on the connection for writing; the caller holds the writer lock. What the last
         transaction wrote is still in its cache."""
         session: Session | None = None
-        with self._translated:
-            try:
+        try:
+            with self._translated:
                 session = self._take_writer()
                 result = self._in_transaction(query, session)
                 self._give_back(session, self._pool.writers)
                 return result
-            except BaseException as error:
-                if session is not None:
-                    self._end(session, error)
-                raise
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
 
     def moment(self) -> tuple[int, int]:
         """A value that changes with every commit, whoever makes it: what was read at a moment holds
@@ -199,8 +201,8 @@ class Database:
         """
         self.check_usable()
         session: Session | None = None
-        with self._translated:
-            try:
+        try:
+            with self._translated:
                 session = self._take_writer()
                 if self._ground_lost() is not None:
                     session = self._regain(session)
@@ -208,10 +210,10 @@ class Database:
                 found = (session.number << 32) + version, self._commits
                 self._give_back(session, self._pool.writers)
                 return found
-            except BaseException:
-                if session is not None:
-                    session.close()
-                raise
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
 
     def _in_transaction(self, query: Callable[[Connection], Result], session: Session) -> Result:
         driver = session.driver
@@ -235,54 +237,60 @@ class Database:
         """
         return _Writing(self, flush=flush)
 
-    def begin(self, *, flush: bool) -> Session:
-        """Begin a write transaction on the connection for writing, which is now the caller's."""
+    def begin(self, end: _End, *, flush: bool) -> Connection:
+        """Begin a write transaction on the connection for writing, and give it to its end."""
         if self._failure is not None:
             raise DatabaseFailedError(self.path, self._failure)
         session: Session | None = None
-        with self._translated:
-            try:
+        try:
+            with self._translated:
                 session = self._take_writer()
                 self._set_synchronous(session.driver, flush=flush)
                 session.driver.execute("BEGIN IMMEDIATE")
                 self._check_revision(session.driver)
-                return session
-            except BaseException as error:
-                if session is not None:
-                    self._end(session, error)
-                raise
+                end.own(session)
+                return session.connection
+        except BaseException as error:
+            if session is not None:
+                self._end(session, error)
+            raise
 
-    def commit(self, session: Session) -> None:
-        """Commit the transaction of the caller, whose connection goes back. When it returns, the
-        transaction is in the database and the WAL that everybody else sees."""
-        with self._translated:
-            try:
+    def finish(self, owned: list[weakref.ref[Session]], error: BaseException | None) -> None:
+        """Commit a write transaction, or undo it because of an error; the connection goes back.
+
+        When it returns from a commit, the transaction is in the database and the WAL that everybody
+        else sees.
+        """
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = owned.pop()()
+                if error is not None:
+                    raise error
+                assert session is not None  # noqa: S101 - its end has it
                 self._check_process()
                 self._commit(session.driver)
                 if self._ground_lost() is not None:
                     session = self._regain(session, committed=True)
                 self._give_back(session, self._pool.writers)
-            except BaseException as error:
-                self._end(session, error)
+        except BaseException as reason:
+            if session is not None:
+                self._end(session, reason)
+            if reason is not error:
                 raise
 
-    def roll_back(self, session: Session, error: BaseException) -> None:
-        """Undo the transaction of the caller, in which something went wrong. Raises the error of
-        ours for one of the driver's."""
-        self._end(session, error)
-        self._translated.__exit__(None, error, None)
-
     def _end(self, session: Session, error: BaseException) -> None:
-        """End what an error left of a transaction. The connection goes back when it is whole; after
-        an exception from nowhere, and wherever that cannot be told, it is closed."""
-        if isinstance(error, Exception) and os.getpid() == self._pid:
+        """End what an error left of a transaction. The connection goes back after an error of the
+        database or of ours; after an exception from nowhere it is closed."""
+        known = isinstance(error, (sqlite3.Error, DBAPIError, RuntimeStoreError))
+        if known and session.is_ours:
             # An error may have ended the transaction already (sqlite.org/lang_transaction).
             with suppress(sqlite3.Error):
                 if session.is_open and session.driver.in_transaction:
                     session.driver.execute("ROLLBACK")
             self._give_back(session, self._pool.writers)
         else:
-            session.close()
+            session.abandon()
 
     def _check_revision(self, driver: sqlite3.Connection) -> None:
         """Refuse to write into a database that another process has upgraded since we opened it."""
@@ -358,7 +366,7 @@ class Database:
             pass  # it is closed as it is
         finally:
             if session is not None:
-                session.close()
+                session.abandon()
 
     # --- connections ----------------------------------------------------------------------------
 
@@ -564,29 +572,50 @@ class Database:
             raise CorruptDatabaseError(self.path, problem) from error
 
 
-class _Writing:
-    """A write transaction of `Database.write`: begun where the block begins, committed where it
-    ends, rolled back on any exception."""
+class _End(partial[None]):
+    """The end of a write transaction: `Database.finish`, and the one reference to its connection.
 
-    __slots__ = ("_database", "_flush", "_session")
+    An exception may come before the first line of any function; then the connection must not be in
+    its frame, which the traceback keeps. So the function gets a weak reference, and is called by
+    code of C; the block that is left drops this object, and with it a connection that nobody ended.
+    """
+
+    def own(self, session: Session) -> None:
+        """The end is that of this connection's transaction."""
+        self.args[0].append(weakref.ref(session))
+        self.session = session
+
+
+class _Writing:
+    """The context of `Database.write`: begun where the block begins, committed where it ends,
+    undone on any exception."""
+
+    __slots__ = ("_database", "_flush", "_left")
 
     def __init__(self, database: Database, *, flush: bool) -> None:
         self._database = database
         self._flush = flush
-        self._session: Session | None = None
+        self._left = _End(_left, [], database)
 
     def __enter__(self) -> Connection:
-        self._session = self._database.begin(flush=self._flush)
-        return self._session.connection
+        return self._database.begin(self._left, flush=self._flush)
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        session, self._session = self._session, None
-        if session is None:
-            return
-        if error is None:
-            self._database.commit(session)
-        else:
-            self._database.roll_back(session, error)
+    if TYPE_CHECKING:
+
+        def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+            """As `Database.finish`."""
+    else:
+        __exit__ = property(attrgetter("_left"))
+
+
+def _left(
+    owned: list[weakref.ref[Session]],
+    database: Database,
+    _: object,
+    error: BaseException | None,
+    __: object,
+) -> None:
+    database.finish(owned, error)
 
 
 class _Held:

@@ -35,6 +35,7 @@ except ImportError:  # pragma: no cover - Windows
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510  # of the database: held by every connection
 _FIRST_BYTE = 128  # of the index: held from the first opening to the last close
 _DESCRIPTORS = "/proc/self/fd"
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 _POLL_S = 0.001
 
 
@@ -144,35 +145,34 @@ class Ground:
         )
 
     def try_to_close(self) -> bool:
-        """Close the descriptors of ours if this process has no other of the same files."""
+        """Close the descriptors of ours whose file this process has not open otherwise; False when
+        some are left."""
         opened = _open_files()
-        if not opened and self._own:
-            return False  # not to be told here
         own = {descriptor for descriptor, _ in self._own}
-        if any(set(opened.get(file, ())) - own for _, file in self._own):
-            return False
-        self.close_own()
-        return True
+        for descriptor, file in list(self._own):
+            if opened and not set(opened.get(file, ())) - own:
+                self._own.remove((descriptor, file))
+                _close(descriptor, file)
+        return not self._own
 
     def close_own(self) -> None:
-        """Close the descriptors of ours. A number may be somebody else's by now: left alone."""
+        """Close the descriptors of ours."""
         while self._own:
-            descriptor, file = self._own.pop()
-            if _identity_of(descriptor) == file:
-                os.close(descriptor)
+            _close(*self._own.pop())
 
     def _descriptor_of(self, path: str, file: Identity) -> int | None:
         for descriptor, its_file in self._own:
             if its_file == file:
                 return descriptor
         try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            found = os.stat(path)
+            # Noted in the same breath: a descriptor that nobody knows of would never be closed, and
+            # one that is closed drops the locks, whatever file it is of.
+            self._own.append((os.open(path, _OPEN_FLAGS), (found.st_dev, found.st_ino)))
         except OSError:
             return None
-        found = os.fstat(descriptor)
-        identity = found.st_dev, found.st_ino
-        self._own.append((descriptor, identity))  # whatever it is: a close may drop locks
-        return descriptor if identity == file else None
+        descriptor, noted = self._own[-1]
+        return descriptor if _identity_of(descriptor) == noted == file else None
 
 
 class Names:
@@ -250,6 +250,11 @@ def _locked(descriptor: int, first: int, size: int) -> bool:
 def _set_lock(descriptor: int, kind: int, first: int, size: int) -> None:
     assert _SET_LOCK is not None  # noqa: S101 - only called where there are such locks
     fcntl.fcntl(descriptor, _SET_LOCK, struct.pack("hhqqi4x", kind, os.SEEK_SET, first, size, 0))
+
+
+def _close(descriptor: int, file: Identity) -> None:
+    if _identity_of(descriptor) == file:  # somebody else may have closed it, and have its number
+        os.close(descriptor)
 
 
 def _identity(name: str) -> Identity | None:

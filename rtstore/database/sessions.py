@@ -47,7 +47,7 @@ class Session:
     made it or took it from its pool.
     """
 
-    __slots__ = ("_connection", "_driver", "_pid", "looks", "number")
+    __slots__ = ("__weakref__", "_connection", "_driver", "_pid", "looks", "number")
 
     def __init__(self, file: Identity) -> None:
         self._pid = os.getpid()
@@ -87,9 +87,33 @@ class Session:
         driver = self._driver
         return driver is not None and not driver.in_transaction and self._pid == os.getpid()
 
-    def belongs_to(self, thread: int | None) -> None:
-        """Say which thread uses it."""
-        _uses[self.number][1] = thread
+    @property
+    def is_ours(self) -> bool:
+        """Whether this thread uses it. One that it has given back may be another's by now."""
+        use = _uses.get(self.number)
+        return use is not None and use[1] == threading.get_ident()
+
+    def taken(self) -> Session:
+        """The same, used by this thread."""
+        _uses[self.number][1] = threading.get_ident()
+        return self
+
+    def released(self) -> Session:
+        """The same, used by nobody."""
+        _uses[self.number][1] = None
+        return self
+
+    def abandon(self) -> None:
+        """Close it after an exception, unless it was given back before that."""
+        if self.is_ours or self._pid != os.getpid():
+            self.close()
+
+    def undo(self) -> None:
+        """Roll back what an interrupted owner left open. It is not closed: its thread may be in a
+        call on it."""
+        with suppress(sqlite3.Error):
+            if self._driver is not None and self._driver.in_transaction:
+                self._driver.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close it; an open transaction is rolled back. In a forked child it is only kept."""
@@ -120,6 +144,7 @@ class Pool:
         self.readers: deque[Session] = deque()
         self.writers: deque[Session] = deque()
         self._readers_kept = readers_kept
+        self._last_writer: weakref.ref[Session] | None = None
         number = next(_numbers)
         _pools[number] = weakref.ref(self, partial(_forget_pool, number))
 
@@ -130,17 +155,21 @@ class Pool:
         new one. None is lent while another thread forks."""
         session: Session | None = None
         try:
+            if idle is self.writers:
+                self._undo_what_is_left()
             while True:
                 wait_for_others()
                 try:
                     session = idle.pop()
                 except IndexError:
                     session = Session(file)
-                session.belongs_to(threading.get_ident())
+                session.taken()
                 if not (_pauses and _pause_of_another()):
                     if not session.is_open:
                         connect(session)
                     if session.is_clean:
+                        if idle is self.writers:
+                            self._last_writer = weakref.ref(session)
                         return session
                 session.close()
         except BaseException:
@@ -148,14 +177,20 @@ class Pool:
                 session.close()
             raise
 
+    def _undo_what_is_left(self) -> None:
+        """Whoever takes the connection for writing holds the writer lock: the last one who had it
+        has left the lock, and if its transaction is still open, it was interrupted."""
+        last = None if self._last_writer is None else self._last_writer()
+        if last is not None:
+            last.undo()
+
     def give_back(self, session: Session, idle: deque[Session]) -> None:
         """Keep a connection for the next one who needs it, unless it is in doubt or too many."""
         limit = self._readers_kept if idle is self.readers else 1
         if not session.is_clean or len(idle) >= limit:
             session.close()
             return
-        session.belongs_to(None)
-        idle.append(session)
+        idle.append(session.released())
         if self.is_closed:
             self.close_idle()
 
@@ -293,16 +328,19 @@ def _engine() -> Engine:
     # One for all databases: it takes as long to make as a connection, and keeps none.
     return create_engine(
         "sqlite+pysqlite://",
-        creator=lambda: _next.driver,
+        creator=_taken,
         poolclass=NullPool,
         pool_reset_on_return=None,
         isolation_level="AUTOCOMMIT",
     )
 
 
+def _taken() -> sqlite3.Connection:
+    driver, _next.driver = _next.driver, None
+    assert driver is not None  # noqa: S101 - it is put there by the one caller
+    return driver
+
+
 def _wrapped(driver: sqlite3.Connection) -> Connection:
     _next.driver = driver
-    try:
-        return _engine().connect()
-    finally:
-        _next.driver = None
+    return _engine().connect()

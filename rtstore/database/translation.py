@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from rtstore.errors import (
 from rtstore.files.owners import whose
 
 DISK_FULL = "the disk is full"
+
+_IN_TRANSACTION = re.compile("within a transaction|no transaction is active")
+"""What SQLite says of a BEGIN or COMMIT in the wrong place: that is no damage."""
 
 
 class Translated:
@@ -78,6 +82,8 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
         return StorageError(path, _FORBIDDEN[code], f"{cause}. {owner}" if owner else cause)
     if code in _OF_THE_SYSTEM:
         return StorageError(path, _OF_THE_SYSTEM[code], cause)
+    if code == sqlite3.SQLITE_ERROR and _IN_TRANSACTION.search(str(original)):
+        return RuntimeStoreError(f"{path}: a transaction is not where it should be ({cause})")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return CorruptDatabaseError(path, cause)
     if code == 0 and str(original).startswith("Could not decode to UTF-8"):
