@@ -165,7 +165,7 @@ class Look(io.BytesIO):
 
     def _keep_free(self) -> bool:
         if fcntl is None:  # pragma: no cover - Windows
-            return not self._lock.is_ours()
+            return not self._lock.is_held_here
         path, directory = self._lock.names
         # A pipe that somebody put there must not make us wait, and is no lock.
         with suppress(OSError):
@@ -279,8 +279,9 @@ class WriterLock:
                 "call", "a function that runs inside a write must not write to the same store"
             )
 
-    def is_ours(self) -> bool:
-        """Whether a thread of this process holds the lock through this object."""
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a thread of this process holds it, through this object."""
         return self._current() is not None
 
     def check_name(self) -> None:
