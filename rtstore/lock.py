@@ -90,7 +90,7 @@ def _find_owner() -> Callable[[int], _Owner] | None:
 _own = _find_owner()
 
 
-def _open_owned(path: Path, flags: int) -> _Owner:
+def _open_owned(path: str, flags: int) -> _Owner:
     """Open a file or a directory. The descriptor goes from one call of C to the next, so that no
     exception can come in between and lose it."""
     return next(map(_own or io.FileIO, map(os.open, (path,), (flags,))))
@@ -109,7 +109,7 @@ class Hold(io.FileIO):
     directory: _Owner | None
 
     @classmethod
-    def open_file(cls, path: Path) -> Hold:
+    def open_file(cls, path: str) -> Hold:
         """Open the lock file, and make it if there is none. Nothing is locked yet."""
         hold = next(
             map(cls, map(os.open, (path,), (_OPEN_FLAGS,), (0o600,)), ("r+b",))
@@ -167,17 +167,17 @@ class Look(io.BytesIO):
 
     def _keep_free(self) -> bool:
         if fcntl is None:  # pragma: no cover - Windows
-            return not self._lock.is_ours()
-        path = self._lock.path
+            return not self._lock.is_held_here
+        path, directory = self._lock.names
         # A pipe that somebody put there must not make us wait, and is no lock.
         with suppress(OSError):
             if stat.S_ISREG(os.stat(path).st_mode) and not self._share(path, _LOOK_FLAGS):
                 return False
         with suppress(OSError):
-            return _own is None or self._share(path.parent, _DIRECTORY_FLAGS)
+            return _own is None or self._share(directory, _DIRECTORY_FLAGS)
         return True
 
-    def _share(self, path: Path, flags: int) -> bool:
+    def _share(self, path: str, flags: int) -> bool:
         self._owners.append(owner := _open_owned(path, flags))
         try:
             fcntl.flock(owner.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -235,6 +235,8 @@ class WriterLock:
     ) -> None:
         self._read_only = read_only
         self.path = directory / LOCK_NAME
+        self.names = os.fspath(self.path), os.fspath(directory)
+        """What is locked."""
         self.timeout_s = timeout_s
         self._held: weakref.ref[Hold] | None = None
         """The last hold of this object; it is over when that is closed, or lost."""
@@ -281,8 +283,9 @@ class WriterLock:
                 "call", "a function that runs inside a write must not write to the same store"
             )
 
-    def is_ours(self) -> bool:
-        """Whether a thread of this process holds the lock through this object."""
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a thread of this process holds it, through this object."""
         return self._current() is not None
 
     def check_name(self) -> None:
@@ -342,7 +345,7 @@ class WriterLock:
         if left is not None and left.closed:
             left.abandon()
         forks = _forks.begun
-        hold = Hold.open_file(self.path)
+        hold = Hold.open_file(self.names[0])
         try:
             _open_after_fork.add(weakref.ref(hold, _open_after_fork.discard))
             if (
@@ -367,7 +370,7 @@ class WriterLock:
         if _own is None or fcntl is None:  # pragma: no cover - Windows
             return True
         try:
-            hold.directory = _open_owned(self.path.parent, _DIRECTORY_FLAGS)
+            hold.directory = _open_owned(self.names[1], _DIRECTORY_FLAGS)
             fcntl.flock(hold.directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
@@ -377,7 +380,7 @@ class WriterLock:
 
     def _is_at_path(self, hold: Hold) -> bool:
         try:
-            found = os.stat(self.path, follow_symlinks=False)
+            found = os.stat(self.names[0], follow_symlinks=False)
             return os.path.samestat(found, os.fstat(hold.fileno()))
         except (OSError, ValueError):  # gone; or our descriptor was closed under us
             return False

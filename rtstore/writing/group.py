@@ -203,7 +203,12 @@ class _Place(io.BytesIO):
 
     @property
     def is_done(self) -> bool:
-        return not (self.alone or self.leads) and all(item.is_done for item in self.submissions)
+        if self.alone or self.leads:
+            return False
+        for item in self.submissions:  # noqa: SIM110 - a generator could be left half-way
+            if not item.is_done:
+                return False
+        return True
 
 
 class TakeGroup:
@@ -241,13 +246,15 @@ class TakeGroup:
         """More batches of the leader: they are the next that are taken."""
         self._place.submissions.extend(submissions)
 
-    def _waiting(self) -> Iterable[Submission]:
+    def _waiting(self) -> list[Submission]:
         """The batches at the head of the queue; none behind somebody who has to lead."""
+        waiting: list[Submission] = []
         for place in list(self._places):
             if place.alone:
-                return
+                break
             if not place.closed:
-                yield from (item for item in list(place.submissions) if not item.is_done)
+                waiting += [item for item in place.submissions if not item.is_done]
+        return waiting
 
 
 class WriteQueue:
