@@ -144,7 +144,7 @@ class Call(Generic[Result]):
         what happened. By default a cancellation withdraws the call."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
-        looking = loop.call_later(RECHECK_S, lambda: look())
+        looking = loop.call_later(RECHECK_S, lambda: look())  # noqa: PLW0108 - defined below
 
         def arrive() -> None:
             looking.cancel()

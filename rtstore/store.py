@@ -277,7 +277,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
                 with self.lock.hold(_CLOSING_TIMEOUT_S):
                     self.database.close()
             except (LockTimeoutError, StorageError, UnusableEngineError):
-                if self.lock.is_ours() and time.monotonic() < deadline:
+                if self.lock.is_held_here and time.monotonic() < deadline:
                     continue
                 self.database.close(tidy=False)
             return
