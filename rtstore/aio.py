@@ -50,6 +50,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -408,6 +409,14 @@ class AsyncRuntimeStore:
         """Write what a store held at a point in time again, in a new batch."""
         return await self._workers.writes.run(
             self.sync_store.revert, store, to=to, identity=identity, reason=reason
+        )
+
+    async def prune_quarantine(
+        self, *, older_than: timedelta, dry_run: bool = False
+    ) -> tuple[QuarantinedFile, ...]:
+        """Drop the files in quarantine that were kept longer ago than that, for good."""
+        return await self._workers.writes.run(
+            self.sync_store.prune_quarantine, older_than=older_than, dry_run=dry_run
         )
 
     async def take_back(self, quarantine_number: int) -> QuarantinedFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,6 +117,13 @@ def timeout_s(value: object, field: str) -> float:
         raise InvalidRequestError(field, f"must be a number of seconds, not {value!r:.80}")
     if not 0 <= value <= _TIMEOUT_S_MAX:  # not a number is neither
         raise InvalidRequestError(field, f"must be 0 to {_TIMEOUT_S_MAX:,.0f} seconds, not {value}")
+    return value
+
+
+def duration(value: object, field: str) -> timedelta:
+    """Give a length of time that is not negative. Raises `InvalidRequestError`."""
+    if not isinstance(value, timedelta) or value < timedelta(0):
+        raise InvalidRequestError(field, f"must be a timedelta of zero or more, not {value!r:.80}")
     return value
 
 

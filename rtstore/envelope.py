@@ -50,6 +50,11 @@ _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * (_DIGITS_MAX + 1)
 
 
+CONTENT_BYTES_MAX = 999_900_000
+"""What SQLite holds in one row (1,000,000,000 bytes) with room for the rest of the row."""
+_CONTAINERS_LOOKED_AT = 8
+
+
 class Envelope(NamedTuple):
     """What a store file says."""
 
@@ -114,7 +119,8 @@ def encode(
 
     Raises `InvalidRequestError`, naming the place, when the data is not JSON (NaN, infinities,
     sets, tuples, bytes, lone surrogates, keys that are no strings, cycles), when it could not be
-    read back (numbers of more than 4300 digits), or when the payload model refuses it. The data
+    read back (numbers of more than 4300 digits), when it is larger than SQLite holds, or when the
+    payload model refuses it. The data
     itself is written, never the model's idea of it: unknown keys and their order are kept.
     """
     if isinstance(data, BaseModel):
@@ -122,6 +128,7 @@ def encode(
             data = data.model_dump(mode="json", by_alias=True)
         except ValueError as error:
             raise InvalidRequestError("data", str(error), store=store) from None
+    refuse_too_large(_least_size(data), store)
     plain = _plain(data, store)
     check_payload(plain, store=store, payload=payload)
     document = {"schemaVersion": schema_version, "updatedAt": _TIME_PLACEHOLDER, "data": plain}
@@ -129,10 +136,42 @@ def encode(
         encoded = pydantic_core.to_json(document, indent=2)
     except (pydantic_core.PydanticSerializationError, UnicodeEncodeError):
         _refuse_surrogate(plain, store)
+    refuse_too_large(len(encoded), store)
     if len(encoded) > _DIGITS_MAX and _LONG_NUMBER in encoded.translate(_DIGITS_AS_ZEROS):
         _refuse_long_number(plain, store)
     head, _, tail = encoded.partition(_TIME_PLACEHOLDER.encode())
     return EncodedStore(head, tail + b"\n")
+
+
+def _least_size(data: object) -> int:
+    """How many bytes data has at least, told by the texts in its first containers: what is far too
+    large shows before it is copied and encoded."""
+    size, pending = 0, [data]
+    for _ in range(_CONTAINERS_LOOKED_AT):
+        if not pending:
+            break
+        found = pending.pop()
+        if isinstance(found, str):
+            size += len(found)
+        elif isinstance(found, (dict, list)):
+            for value in found.values() if isinstance(found, dict) else found:
+                if isinstance(value, str):
+                    size += len(value)
+                elif isinstance(value, (dict, list)):
+                    pending.append(value)
+    return size
+
+
+def refuse_too_large(size: int, store: str) -> None:
+    """Raise `InvalidRequestError` for a store that would have more bytes than SQLite holds."""
+    if size > CONTENT_BYTES_MAX:
+        raise InvalidRequestError(
+            "data",
+            f"the store would have {size:,} bytes or more, and a store holds at most "
+            f"{CONTENT_BYTES_MAX:,}: a database of SQLite takes no larger value. Split it over "
+            "several stores, or keep its large parts in files of their own",
+            store=store,
+        )
 
 
 def _plain(data: object, store: str) -> object:

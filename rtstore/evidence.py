@@ -1,7 +1,9 @@
-"""Evidence taken back: a quarantined file put where it was."""
+"""Evidence that a person has looked at: put back where it was, or dropped for good."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 from rtstore.database import manifest, recovery_log
@@ -12,8 +14,9 @@ from rtstore.errors import (
     StorageError,
     UnsafePathError,
 )
+from rtstore.files import durable, quarantine
+from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
-from rtstore.files.quarantine import quarantined_path
 from rtstore.lock import WriterLock
 from rtstore.records import QuarantinedFile
 from rtstore.times import Clock, to_utc_ms
@@ -38,8 +41,9 @@ def take_back(
             raise InvalidRequestError(
                 "quarantine_number", f"there is no quarantined file {quarantine_number}"
             )
+        quarantine.check_folder(publisher.directory, publisher.fs)
+        kept_at = _path_of(evidence, publisher)
         try:
-            kept_at = quarantined_path(publisher.directory, evidence.quarantine_path)
             path = store_path(publisher.directory, evidence.relative_path)
         except UnsafePathError as error:
             problem = f"the row of evidence {quarantine_number} was changed: {error}"
@@ -52,6 +56,46 @@ def take_back(
         with database.write(flush=True) as connection:
             recovery_log.mark_restored(connection, quarantine_number, now)
     return evidence.model_copy(update={"restored_at": now})
+
+
+def drop_old_evidence(
+    older_than: timedelta, publisher: Publisher, lock: WriterLock, clock: Clock, *, dry_run: bool
+) -> tuple[QuarantinedFile, ...]:
+    """Drop what was kept before that long ago; see `RuntimeStore.prune_quarantine`.
+
+    First the file, then its row: interrupted in between, the row is found again, and its file gone.
+    """
+    database, fs = publisher.database, publisher.fs
+    kept_before = to_utc_ms(clock()) - older_than
+
+    def find() -> tuple[QuarantinedFile, ...]:
+        found = database.read(recovery_log.list_evidence)
+        return tuple(item for item in found if item.quarantined_at <= kept_before)
+
+    if dry_run:
+        return find()
+    with lock.hold():
+        dropped = find()
+        quarantine.check_folder(publisher.directory, fs)
+        for item in dropped:
+            path = _path_of(item, publisher)
+            try:
+                with suppress(FileNotFoundError):
+                    durable.remove_tree(path, fs)
+            except OSError as error:
+                cause = explained(error, path)
+                raise StorageError(path, "the evidence cannot be removed", cause) from error
+            with database.write(flush=False) as connection:
+                recovery_log.drop_evidence(connection, item.quarantine_number)
+    return dropped
+
+
+def _path_of(evidence: QuarantinedFile, publisher: Publisher) -> Path:
+    try:
+        return quarantine.quarantined_path(publisher.directory, evidence.quarantine_path)
+    except UnsafePathError as error:
+        problem = f"the row of evidence {evidence.quarantine_number} was changed: {error}"
+        raise CorruptDatabaseError(publisher.database.path, problem) from error
 
 
 def _put_back(evidence: QuarantinedFile, kept_at: Path, path: Path, publisher: Publisher) -> None:

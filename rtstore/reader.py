@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from rtstore.descriptors import (
     Descriptor,
     Registry,
 )
-from rtstore.envelope import content_hash, decode_own, payload_problem
+from rtstore.envelope import decode_own, payload_problem
 from rtstore.errors import BatchUnfinishedError, ContentMissingError, StoreFileChangedError
+from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
+from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.invariants import validate_invariants
 from rtstore.lock import WriterLock
-from rtstore.records import LoggedBatch, Manifest, ManifestEntry, Record
+from rtstore.records import LoggedBatch, Manifest, ManifestEntry, PublishedFile, Record
 from rtstore.times import Timestamp, parse_time
 
 _SAME = "same"
@@ -108,12 +111,12 @@ class StoreReader:
         """The committed content of a store, or None; with `verify` as `check_file` besides."""
         name = descriptor.schema_name
 
-        def query(connection: Connection) -> tuple[StoreContent, int, int] | None:
+        def query(connection: Connection) -> tuple[StoreContent, PublishedFile] | None:
             found = contents.current_row(connection, name)
             if found is None:
                 return None
             content, row = found
-            return _content_of(name, content, row), row["file_size"], row["mtime_ns"]
+            return _content_of(name, content, row), _file_of(row)
 
         found = self._database.read(query, single=True)
         if found is None:
@@ -121,18 +124,18 @@ class StoreReader:
             if verify:
                 self.check_file(descriptor)
             return None
-        content, file_size, mtime_ns = found
-        if verify and not self._is_untouched(descriptor, file_size, mtime_ns):
+        content, committed = found
+        if verify and not self._is_untouched(descriptor, committed):
             self.check_file(descriptor)
         return content
 
-    def _is_untouched(self, descriptor: Descriptor, file_size: int, mtime_ns: int) -> bool:
-        """Whether the file has the size and the time that its batch gave it."""
+    def _is_untouched(self, descriptor: Descriptor, committed: PublishedFile) -> bool:
+        """Whether the file shows no change since its batch published it, or we hashed it."""
         try:
             found = self._fs.lstat(store_path(self._directory, descriptor.relative_path))
         except OSError:
             return False
-        return found.st_size == file_size and found.st_mtime_ns == mtime_ns
+        return is_as_committed(found, committed)
 
     def snapshot(self, names: Sequence[str]) -> Snapshot:
         """The same, with the high watermark that it is of."""
@@ -202,24 +205,27 @@ class StoreReader:
                         return  # published, and about to be committed
                     if before == after:
                         raise BatchUnfinishedError(
-                            logged.batch.batch_id, "its writer died", decided=True
+                            logged.batch.batch_id,
+                            "its writer died",
+                            decided=True,
+                            directory=self._directory,
                         )
             if before == after:
-                expected = "nothing" if entry is None else entry.content_hash
-                raise StoreFileChangedError(name, path, expected, found)
+                expected = None if entry is None else entry.content_hash
+                raise StoreFileChangedError(name, path, expected, found, directory=self._directory)
         return  # batches come faster than we can look: then nobody else's version lasted either
 
     def _hash_unless_same(self, path: Path, entry: ManifestEntry | None) -> str | None:
         try:
-            if entry is not None:
-                stat = self._fs.lstat(path)
-                if (stat.st_size, stat.st_mtime_ns) == (entry.file_size, entry.mtime_ns):
-                    return _SAME
-            found = content_hash(self._fs.read(path)[0])
+            if entry is not None and is_as_committed(self._fs.lstat(path), entry):
+                return _SAME
+            _, found, _ = read_hashed(path, self._fs)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            return f"unreadable ({error})"
+            if error.errno == errno.ELOOP:
+                return "a symbolic link"
+            return f"unreadable ({explained(error, path)})"
         return _SAME if entry is not None and found == entry.content_hash else found
 
     def _invariant_data(self, name: str, content: StoreContent | None) -> dict[str, Any] | None:
@@ -247,6 +253,10 @@ def _entry_and_open(
 def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreContent]:
     found = ((name, contents.current_row(connection, name)) for name in names)
     return {name: _content_of(name, *current) for name, current in found if current is not None}
+
+
+def _file_of(row: Row) -> PublishedFile:
+    return PublishedFile(*(row[field] for field in PublishedFile._fields))
 
 
 def _lost(connection: Connection, names: Sequence[str]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from pydantic.alias_generators import to_camel
@@ -239,7 +239,19 @@ class ManifestEntry(_TimedFile):
     file_ctime_ns: int | None = Field(default=None, exclude=True)
 
 
-CommittedFile = ManifestEntry | PlannedWrite
+class PublishedFile(NamedTuple):
+    """What a store's file should be, as far as a writer needs it that has just published it."""
+
+    schema_version: int
+    relative_path: str
+    content_hash: str
+    file_size: int
+    mtime_ns: int
+    file_inode: int | None = None
+    file_ctime_ns: int | None = None
+
+
+CommittedFile = ManifestEntry | PublishedFile
 """What a store's file should be: by its entry, or by the write that made the entry."""
 
 

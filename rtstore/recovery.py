@@ -35,7 +35,7 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import check_directory, store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
@@ -255,7 +255,13 @@ class Recovery:
         What they did not come to stays without an outcome."""
         with self._database.write(flush=True) as connection:
             for number in recovery_log.unfinished_runs(connection):
-                recovery_log.end_run(connection, number, remaining.readiness_impact, self._clock())
+                recovery_log.end_run(
+                    connection,
+                    number,
+                    remaining.readiness_impact,
+                    self._clock(),
+                    keep=self._publisher.retention.batches,
+                )
 
     def _look_again(self, plan: RecoveryPlan) -> RecoveryPlan:
         return self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)
@@ -372,7 +378,10 @@ class Recovery:
     def _stray_files(self) -> list[Path]:
         """Temporary files in the folders of the stores and of the evidence. A living writer has one
         at a time, so only under the lock are they a dead writer's."""
-        folders = {self._directory, self._directory / QUARANTINE_DIRECTORY}
+        folders = {self._directory}
+        with suppress(OSError, UnsafePathError):
+            check_folder(self._directory, self._fs)
+            folders.add(self._directory / QUARANTINE_DIRECTORY)
         for descriptor in self._registry:
             parent = descriptor.relative_path.rpartition("/")[0]
             if not parent:

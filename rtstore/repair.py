@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from rtstore import arguments
 from rtstore.arguments import checked_identity, member
 from rtstore.database import manifest
 from rtstore.database.engine import Database
 from rtstore.descriptors import Registry
 from rtstore.errors import InvalidRequestError
-from rtstore.evidence import take_back
+from rtstore.evidence import drop_old_evidence, take_back
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
 from rtstore.reader import StoreReader
@@ -141,6 +143,24 @@ class Repair:
             team_name=self.team_name,
             identity=checked_identity(identity),
             reason=member(BatchReason, reason, "reason"),
+        )
+
+    def prune_quarantine(
+        self, *, older_than: timedelta, dry_run: bool = False
+    ) -> tuple[QuarantinedFile, ...]:
+        """Drop the files in quarantine that were kept longer ago than that, for good; returns them.
+
+        Nothing is dropped from quarantine otherwise, however much there is: what is there nobody
+        else has. With `dry_run` nothing is dropped now either. Interrupted, it can be made again.
+        Raises `InvalidRequestError`, `LockTimeoutError`, and `StorageError` for a file that cannot
+        be removed; those before it are gone.
+        """
+        return drop_old_evidence(
+            arguments.duration(older_than, "older_than"),
+            self._writer.publisher,
+            self.lock,
+            self._clock,
+            dry_run=dry_run,
         )
 
     def take_back(self, quarantine_number: int) -> QuarantinedFile:

@@ -21,10 +21,10 @@ CHECKOUT = Path(__file__).parents[1]
 TOP_LEVEL = {"README.md", "migrations", "pyproject.toml", "rtstore", "tests"}
 TOP_LEVEL_OPTIONAL = {"LICENSE", "PKG-INFO", "uv.lock"}  # the second is in packed sources
 
-LINES_PER_MODULE_MAX = 450
+LINES_PER_MODULE_MAX = 900
 LINES_PER_FUNCTION_MAX = 70
 
-LONGER_MODULES: dict[str, str] = {}
+LONGER_MODULES: dict[str, str] = {"rtstore/records.py": "all records of the domain"}
 """Modules that may be longer, each with the reason."""
 
 LONGER_FUNCTIONS: dict[str, str] = {}

@@ -31,6 +31,8 @@ Number = Annotated[
     ),
 ]
 
+DAYS_MAX = 36_500
+
 quarantine = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -44,6 +46,7 @@ def register(app: typer.Typer) -> None:
     quarantine.command("list", short_help="The files that were kept.")(list_)
     quarantine.command(short_help="One of them, with its content.")(show)
     quarantine.command(short_help="Put one back where it was.")(restore)
+    quarantine.command(short_help="Drop those that are old, for good.")(prune)
     app.add_typer(quarantine, name="quarantine", short_help="Files kept before they were lost.")
 
 
@@ -143,4 +146,38 @@ def restore(
         from rtstore.cli import quarantine as command
 
         code = command.restore(directory, number, lock_timeout_s=lock_timeout, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def prune(
+    directory: Directory,
+    *,
+    older_than: Annotated[
+        float,
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, max=DAYS_MAX, help="Kept before so many days."
+        ),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what would be dropped.")
+    ] = False,
+    lock_timeout: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> None:
+    """Drop the files in quarantine that were kept before so many days, for good. Nothing else ever
+    drops any.
+
+    \b
+    JSON: directory, dryRun, files[] (as in "quarantine list"), bytes
+    """
+    with reporting(directory, as_json=as_json):
+        from rtstore.cli import quarantine as command
+
+        code = command.prune(
+            directory,
+            days=older_than,
+            dry_run=dry_run,
+            lock_timeout_s=lock_timeout,
+            as_json=as_json,
+        )
     raise typer.Exit(code)

@@ -1,9 +1,9 @@
-"""`rtstore quarantine list`, `show`, `restore`: files kept before they were lost."""
+"""`rtstore quarantine list`, `show`, `restore`, `prune`: files kept before they were lost."""
 
 from __future__ import annotations
 
 import shlex
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from rtstore.cli.advice import NextStep
@@ -61,6 +61,15 @@ class RestoreReport(Record):
     file: QuarantinedFile
     verdict: Verdict
     next: tuple[NextStep, ...]
+
+
+class DropReport(Record):
+    """What `rtstore quarantine prune --json` prints."""
+
+    directory: str
+    dry_run: bool
+    files: tuple[QuarantinedFile, ...]
+    bytes: int
 
 
 def list_files(directory: Path, *, as_json: bool) -> ExitCode:
@@ -161,6 +170,31 @@ def restore(directory: Path, number: int, *, lock_timeout_s: float, as_json: boo
         [("Put back", Cell(file.relative_path, "good")), ("Readiness", readiness_cell(look))]
     )
     show_next(page, look)
+    return ExitCode.READY
+
+
+def prune(
+    directory: Path, *, days: float, dry_run: bool, lock_timeout_s: float, as_json: bool
+) -> ExitCode:
+    """Drop old files for good, or list what would be dropped."""
+    check_directory(directory)
+    older_than = timedelta(days=days)
+    if dry_run:
+        with open_to_look(directory) as store:
+            dropped = store.prune_quarantine(older_than=older_than, dry_run=True)
+    else:
+        with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
+            dropped = store.prune_quarantine(older_than=older_than)
+    total = sum(file.file_size or 0 for file in dropped)
+    report = DropReport(directory=str(directory), dry_run=dry_run, files=dropped, bytes=total)
+    if as_json:
+        print_json(report)
+        return ExitCode.READY
+    page = page_for()
+    what = "would be dropped from quarantine" if dry_run else "dropped from quarantine"
+    page.line(f"{count(len(dropped), 'file')} {what}, {size(total)}")
+    for file in dropped if dry_run else ():
+        page.line(f"  {file.quarantine_number}  {file.quarantine_path}")
     return ExitCode.READY
 
 

@@ -18,7 +18,7 @@ from rtstore.database.schema import (
 )
 from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
-from rtstore.records import Record
+from rtstore.records import PublishedFile, Record
 
 _NUMBER_MAX = 2**63 - 1
 """The largest that SQLite holds."""
@@ -128,6 +128,23 @@ def is_beginning(connection: Connection, found: bytes, schema_name: str, current
     )
 
 
+def holds(connection: Connection, found: bytes, found_hash: str, schema_name: str) -> bool:
+    """Whether the database has every byte of what a store's file held: a version of it, or the
+    beginning of one, with zeros for what a loss of power took. Of versions before the current one,
+    all but the last newline."""
+    whole = found.rstrip(b"\0")
+    return (
+        batches.has_bytes(connection, schema_name, found_hash)
+        or batches.has_bytes(connection, schema_name, content_hash(whole + b"\n"))
+        or any(
+            content.startswith(whole)
+            for content in contents_since(
+                connection, _SELECT_NUMBER.scalar(connection, name=schema_name) or 0, schema_name
+            )
+        )
+    )
+
+
 def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, bytes]:
     """The bytes of the current entries of some stores; absent where they are not here."""
     found = {}
@@ -182,6 +199,11 @@ _SELECT_CONTENT = Statement(
         store_contents.c.schema_name == bindparam("name"),
     )
 )
+_SELECT_NUMBER = Statement(
+    select(manifest_entries.c.batch_number).where(
+        manifest_entries.c.schema_name == bindparam("name")
+    )
+)
 _SELECT_SINCE = Statement(
     select(store_contents.c.content).where(
         store_contents.c.batch_number >= bindparam("number"),
@@ -198,9 +220,7 @@ _SELECT_CURRENT = Statement(
 )
 _SELECT_CURRENT_WITH_BATCH = Statement(
     select(
-        manifest_entries.c.content_hash,
-        manifest_entries.c.file_size,
-        manifest_entries.c.mtime_ns,
+        *(manifest_entries.c[field] for field in PublishedFile._fields),
         manifest_entries.c.run_id,
         manifest_entries.c.capability_snapshot_id,
         manifest_entries.c.behavior_fingerprint,

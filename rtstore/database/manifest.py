@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +32,14 @@ from rtstore.database.schema import (
 from rtstore.database.statements import Row, Statement
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.errors import CorruptDatabaseError
-from rtstore.records import LoggedBatch, Manifest, ManifestEntry, PlannedWrite, Record
+from rtstore.records import (
+    LoggedBatch,
+    Manifest,
+    ManifestEntry,
+    PlannedWrite,
+    PublishedFile,
+    Record,
+)
 from rtstore.times import Clock, format_time, utc_now
 
 
@@ -135,9 +142,15 @@ def mark_preparing(connection: Connection, batch_id: str | None) -> None:
     _MARK_PREPARING.run(connection, batch_id=batch_id)
 
 
-def seal(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermark: int) -> None:
+def seal(
+    connection: Connection,
+    logged: Sequence[LoggedBatch],
+    files: Mapping[str, PublishedFile],
+    *,
+    high_watermark: int,
+) -> None:
     """Make what batches wrote the current entries, the identity of the last the active one.
-    `high_watermark` is that of the last.
+    `files` are what was published, by receipt; `high_watermark` is that of the last batch.
 
     A batch without an identity belongs to no run (an upgrade of store data): the entries that it
     writes keep the identity that they have, and the active one stays.
@@ -146,7 +159,7 @@ def seal(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermar
     keeping: set[str] = set()
     for item in logged:
         for write in item.writes:
-            name, row = write.schema_name, _entry_row(item, write)
+            name, row = write.schema_name, _entry_row(item, write, files[write.receipt_id])
             if item.batch.run_id is not None:
                 keeping.discard(name)
             elif name in rows:
@@ -364,7 +377,7 @@ _SELECT_VERSIONS = Statement(
 )
 
 
-def _entry_row(logged: LoggedBatch, write: PlannedWrite) -> dict[str, object]:
+def _entry_row(logged: LoggedBatch, write: PlannedWrite, file: PublishedFile) -> dict[str, object]:
     return {
         "schema_name": write.schema_name,
         "schema_version": write.schema_version,
@@ -378,6 +391,8 @@ def _entry_row(logged: LoggedBatch, write: PlannedWrite) -> dict[str, object]:
         "last_write_receipt_id": write.receipt_id,
         "state": "healthy",
         "batch_number": logged.batch.batch_number,
+        "file_inode": file.file_inode,
+        "file_ctime_ns": file.file_ctime_ns,
     }
 
 

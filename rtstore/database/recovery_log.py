@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.database.schema import (
@@ -83,10 +83,18 @@ def record_step(
 
 
 def end_run(
-    connection: Connection, run_number: int, remaining: ReadinessImpact, at: datetime
+    connection: Connection,
+    run_number: int,
+    remaining: ReadinessImpact,
+    at: datetime,
+    *,
+    keep: int | None,
 ) -> None:
-    """Record that a run came to its end, and what is left."""
+    """Record that a run came to its end, and what is left. As many runs are kept as batches are;
+    one that did not come to its end stays."""
     _END_RUN.run(connection, run=run_number, remaining=remaining, at=format_time(at))
+    if keep is not None:
+        _DROP_RUNS.run(connection, before=run_number - keep)
 
 
 def unfinished_runs(connection: Connection) -> list[int]:
@@ -138,6 +146,11 @@ def list_evidence(connection: Connection) -> list[QuarantinedFile]:
     return [QuarantinedFile.model_validate(row) for row in _SELECT_EVIDENCE.all(connection)]
 
 
+def drop_evidence(connection: Connection, quarantine_number: int) -> None:
+    """Forget a piece of evidence that is gone."""
+    _DELETE_EVIDENCE.run(connection, number=quarantine_number)
+
+
 # --- statements ---------------------------------------------------------------------------------
 
 _INSERT_RUN = Statement(insert(recovery_runs))
@@ -154,6 +167,12 @@ _END_RUN = Statement(
     update(recovery_runs)
     .where(recovery_runs.c.run_number == bindparam("run"))
     .values(completed_at=bindparam("at"), remaining_impact=bindparam("remaining"))
+)
+_DROP_RUNS = Statement(
+    delete(recovery_runs).where(
+        recovery_runs.c.run_number <= bindparam("before"),
+        recovery_runs.c.completed_at.is_not(None),
+    )
 )
 _SELECT_UNFINISHED = Statement(
     select(recovery_runs.c.run_number)
@@ -185,6 +204,9 @@ _SELECT_ONE_EVIDENCE = Statement(
 )
 _SELECT_EVIDENCE_AT = Statement(
     select(quarantined_files).where(quarantined_files.c.quarantine_path == bindparam("path"))
+)
+_DELETE_EVIDENCE = Statement(
+    delete(quarantined_files).where(quarantined_files.c.quarantine_number == bindparam("number"))
 )
 _SELECT_EVIDENCE = Statement(
     select(quarantined_files).order_by(quarantined_files.c.quarantine_number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -14,6 +16,12 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
+from rtstore.files.owners import whose
+
+DISK_FULL = "the disk is full"
+
+_IN_TRANSACTION = re.compile("within a transaction|no transaction is active")
+"""What SQLite says of a BEGIN or COMMIT in the wrong place: that is no damage."""
 
 
 class Translated:
@@ -42,6 +50,20 @@ class Translated:
             raise CorruptDatabaseError(self._path, problem) from error
 
 
+_FORBIDDEN = {
+    sqlite3.SQLITE_READONLY: "writing is not allowed",
+    sqlite3.SQLITE_PERM: "writing is not allowed",
+    sqlite3.SQLITE_AUTH: "writing is not allowed",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
+}
+_OF_THE_SYSTEM = {
+    sqlite3.SQLITE_FULL: DISK_FULL,
+    sqlite3.SQLITE_IOERR: "input/output error",
+    sqlite3.SQLITE_NOMEM: "it does not fit into memory",
+    sqlite3.SQLITE_TOOBIG: "a value is larger than SQLite takes",
+}
+
+
 def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
     """The error of ours for one of the driver: locked, full, forbidden, damaged told apart.
 
@@ -53,16 +75,15 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     code = error_code(error) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseLockedError(path, cause)
-    if code == sqlite3.SQLITE_FULL:
-        return StorageError(path, "the disk is full", cause)
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return StorageError(path, "writing is not allowed", cause)
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return StorageError(path, "the file cannot be opened", cause)
-    if code == sqlite3.SQLITE_IOERR:
-        return StorageError(path, "input/output error", cause)
-    if code in (sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG):
-        return StorageError(path, "it does not fit into memory", cause)
+    if code in _FORBIDDEN:
+        if _is_mounted_read_only(path):
+            return StorageError(path, "its file system is mounted read-only", cause)
+        owner = whose(path)
+        return StorageError(path, _FORBIDDEN[code], f"{cause}. {owner}" if owner else cause)
+    if code in _OF_THE_SYSTEM:
+        return StorageError(path, _OF_THE_SYSTEM[code], cause)
+    if code == sqlite3.SQLITE_ERROR and _IN_TRANSACTION.search(str(original)):
+        return RuntimeStoreError(f"{path}: a transaction is not where it should be ({cause})")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return CorruptDatabaseError(path, cause)
     if code == 0 and str(original).startswith("Could not decode to UTF-8"):
@@ -76,6 +97,13 @@ def is_full(error: StorageError) -> bool:
     return isinstance(cause, (DBAPIError, sqlite3.Error)) and (
         error_code(cause) & 0xFF == sqlite3.SQLITE_FULL
     )
+
+
+def _is_mounted_read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
+    except (AttributeError, OSError):
+        return False
 
 
 def error_code(error: DBAPIError | sqlite3.Error) -> int:

@@ -35,6 +35,7 @@ from rtstore.errors import (
     UnusableEngineError,
 )
 from rtstore.files.durable import NEW_FILE_MODE
+from rtstore.files.owners import explained
 from rtstore.files.system import FileSystem
 
 NEW_SUFFIX = ".new"
@@ -91,7 +92,7 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise StorageError(path, "it cannot be looked at", str(error)) from error
+        raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
     return True
 
 
@@ -167,7 +168,13 @@ def _look_at_header(path: Path) -> None:
     try:
         found = os.lstat(path)  # a link: two directories, and so two locks, for one database
     except OSError as error:
-        raise StorageError(path, "the file cannot be looked at", str(error)) from error
+        raise StorageError(path, "the file cannot be looked at", explained(error, path)) from error
+    if stat.S_ISLNK(found.st_mode):
+        raise ForeignDatabaseError(
+            path,
+            "it is a symbolic link, and a database that has two names has two writer locks. Have "
+            "the database itself here, or make the whole directory a link",
+        )
     if not stat.S_ISREG(found.st_mode):
         raise ForeignDatabaseError(path, "it is not a regular file")
     if found.st_size == 0:
@@ -222,7 +229,9 @@ def check_side_files(path: Path) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise StorageError(side, "the file cannot be looked at", str(error)) from error
+            raise StorageError(
+                side, "the file cannot be looked at", explained(error, side)
+            ) from error
         if not stat.S_ISREG(found.st_mode):
             raise ForeignDatabaseError(side, "it is not a regular file")
         if suffix == "-journal" and found.st_size > 0 and _is_wal(path):
@@ -267,7 +276,9 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
         with suppress(OSError):
             remove_unfinished(path, fs)
         if isinstance(error, OSError):
-            raise StorageError(path, "the database could not be made", str(error)) from error
+            raise StorageError(
+                path, "the database could not be made", explained(error, path)
+            ) from error
         if isinstance(error, (DBAPIError, sqlite3.Error)):
             raise translate(error, path) from error
         raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from rtstore.files.system import FileSystem
+from rtstore.files.stamp import FileStamp, stamp_of
+from rtstore.files.system import FileSystem, is_root
 
 TEMPORARY_SUFFIX = ".rtstore-tmp"
 NEW_FILE_MODE = 0o600
@@ -42,15 +45,16 @@ def replace(
     new_mode: int | None = None,
     look_at_old: Callable[[Path], None] | None = None,
     look_at_left: Callable[[Path], None] | None = None,
-) -> None:
+) -> FileStamp | None:
     """Write a temporary file beside the target, all of it, and give it the target's name.
 
-    The permissions of the file that is replaced are kept; a new one gets `new_mode`, or is for its
-    owner alone. With `flush` the file and the name are durable when it returns; without it the
-    caller can write them again. A directory made on the way has its parent flushed. Raises OSError;
-    the target is then as before. No temporary file is left unless removing it failed. Only where
-    the last flush, that of the name, is what fails, the new version is there already, and may not
-    last.
+    The permissions of the file that is replaced are kept, by root also its owner; a new one gets
+    `new_mode`, or is for its owner alone. Gives the stamp of the new version, by which every later
+    change shows, or None. With `flush` the file and the name are durable when it returns; without
+    it the caller can write them again. A directory made on the way has its parent flushed. Raises
+    OSError; the target is then as before. No temporary file is left unless removing it failed. Only
+    where the last flush, that of the name, is what fails, the new version is there already, and may
+    not last.
 
     Where two files can trade names, `look_at_old` is given the path of the version that was really
     replaced, before that is removed. What it raises has the old version put back, and comes out;
@@ -58,11 +62,11 @@ def replace(
     dead writer left under the temporary name, before that is removed: its new version, or the old.
     """
     temporary = temporary_path(target)
-    there = mode_of(target, fs)
-    mode = new_mode if there is None else there
+    there = _regular(target, fs)
+    mode = new_mode if there is None else stat.S_IMODE(there.st_mode)
     descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, look_at_left, fs)
     try:
-        _fill(descriptor, content, mode, mtime_ns, flush=flush, fs=fs)
+        written = _fill(descriptor, content, mode, mtime_ns, there, flush=flush, fs=fs)
         looking = look_at_old is not None
         traded = _take_name(
             temporary, target, is_new=there is None, looking=looking, flush=flush, fs=fs
@@ -71,10 +75,14 @@ def replace(
         with suppress(OSError):
             fs.unlink(temporary)
         raise
+    stamp = None
+    with suppress(OSError):
+        stamp = stamp_of(written, fs.lstat(target))
     if traded:
         _let_go(temporary, target, look_at_old, fs)
     if flush:
         fs.fsync_directory(target.parent)
+    return stamp
 
 
 def create(target: Path, pieces: Iterable[bytes], fs: FileSystem) -> None:
@@ -103,7 +111,16 @@ def _take_name(
     # the old version stay, it is a temporary file like any other.
     if not is_new and (looking or not flush) and fs.exchange(temporary, target):
         return True
-    fs.rename(temporary, target)
+    try:
+        fs.rename(temporary, target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        problem = (
+            "it cannot be replaced: the file is a mount point of its own. Mount the directory that "
+            "it is in, not the one file"
+        )
+        raise OSError(errno.EBUSY, problem, str(target)) from error
     return False
 
 
@@ -114,8 +131,12 @@ def make_directories(path: Path, fs: FileSystem) -> None:
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        with suppress(FileExistsError):
+        try:
             fs.mkdir(directory)
+        except FileExistsError:
+            if not fs.is_directory(directory):
+                problem = "it is a symbolic link that leads nowhere, or a file"
+                raise NotADirectoryError(errno.ENOTDIR, problem, str(directory)) from None
         fs.fsync_directory(directory.parent)
 
 
@@ -133,6 +154,17 @@ def remove(target: Path, *, fs: FileSystem, look_at_old: Callable[[Path], None])
     fs.fsync_directory(target.parent)
 
 
+def remove_tree(path: Path, fs: FileSystem) -> None:
+    """Remove whatever has a name, a directory with all that is in it; follows no link. Raises
+    OSError; what was removed is removed."""
+    if not stat.S_ISDIR(fs.lstat(path).st_mode):
+        fs.unlink(path)
+        return
+    for name in fs.list_directory(path):
+        remove_tree(path / name, fs)
+    fs.rmdir(path)
+
+
 def _create(
     temporary: Path, mode: int, look_at_left: Callable[[Path], None] | None, fs: FileSystem
 ) -> int:
@@ -140,6 +172,9 @@ def _create(
     try:
         return fs.create(temporary, mode)
     except FileExistsError:  # a dead writer's
+        if stat.S_ISDIR(fs.lstat(temporary).st_mode):
+            problem = "a directory has the name of a temporary file: move it away"
+            raise IsADirectoryError(errno.EISDIR, problem, str(temporary)) from None
         if look_at_left is not None:
             look_at_left(temporary)
         fs.unlink(temporary)
@@ -150,11 +185,16 @@ def _create(
 
 def mode_of(target: Path, fs: FileSystem) -> int | None:
     """The permission bits of a regular file, None where there is none. Raises OSError."""
+    there = _regular(target, fs)
+    return None if there is None else stat.S_IMODE(there.st_mode)
+
+
+def _regular(target: Path, fs: FileSystem) -> os.stat_result | None:
     try:
-        mode = fs.lstat(target).st_mode
+        there = fs.lstat(target)
     except FileNotFoundError:
         return None
-    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else None  # a link says nothing: it is 0777
+    return there if stat.S_ISREG(there.st_mode) else None  # a link says nothing: it is 0777
 
 
 def _let_go(
@@ -184,11 +224,19 @@ def _fill(
     content: bytes,
     mode: int | None,
     mtime_ns: int | None,
+    replaced: os.stat_result | None,
     *,
     flush: bool,
     fs: FileSystem,
-) -> None:
+) -> os.stat_result:
     try:
+        made = fs.stat(descriptor)  # looked at, its next change gets a time of its own
+        # What was root's goes to the owner of the directory, from whom root has once taken it.
+        if replaced is not None and is_root() and replaced.st_uid:
+            owner = replaced.st_uid, replaced.st_gid
+            if owner != (made.st_uid, made.st_gid):
+                with suppress(OSError):
+                    fs.set_owner(descriptor, *owner)
         if mode is not None:
             fs.set_mode(descriptor, mode)
         _write_all(descriptor, content, fs)
@@ -196,6 +244,7 @@ def _fill(
             fs.set_mtime(descriptor, mtime_ns)
         if flush:
             fs.fsync(descriptor)
+        return fs.stat(descriptor)
     finally:
         fs.close(descriptor)
 

@@ -10,7 +10,9 @@ from typing import Any
 from rtstore.descriptors import Descriptor
 from rtstore.envelope import EnvelopeError, content_hash, decode, payload_problem
 from rtstore.errors import UnsafePathError
+from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
+from rtstore.files.stamp import read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.records import Inspection, InspectionFault, InspectionState, ManifestEntry
 
@@ -33,16 +35,18 @@ class FileInspector:
         path = store_path(self.directory, descriptor.relative_path)
         try:
             check_target(self.directory, descriptor.relative_path, descriptor.schema_name, self._fs)
-            content, there = self._fs.read(path)
+            content, found_hash, there = read_hashed(path, self._fs)
         except (FileNotFoundError, NotADirectoryError):
             return _finding(
                 descriptor,
                 InspectionState.MISSING,
                 message=f"Runtime store missing: {descriptor.schema_name}",
             )
-        except (OSError, UnsafePathError) as error:
+        except OSError as error:
+            return _failed(descriptor, InspectionFault.UNREADABLE, explained(error, path))
+        except UnsafePathError as error:
             return _failed(descriptor, InspectionFault.UNREADABLE, str(error))
-        name, found_hash = descriptor.schema_name, content_hash(content)
+        name = descriptor.schema_name
         known = self._passed.get(name)
         if known is not None and entry is not None:
             known_descriptor, passed = known

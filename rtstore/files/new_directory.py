@@ -47,7 +47,7 @@ def new_directory(
             fs.fsync_directory(target.parent)
         except BaseException:
             with suppress(OSError):
-                _remove(building, fs)
+                durable.remove_tree(building, fs)
             raise
     except OSError as error:
         raise StorageError(target, "it cannot be made", str(error)) from error
@@ -66,14 +66,3 @@ def _refuse_used(target: Path, what: str, fs: FileSystem) -> None:
         raise InvalidRequestError(
             what, f"{target} is not empty: give a directory that is new or empty"
         )
-
-
-def _remove(directory: Path, fs: FileSystem) -> None:
-    """Remove a directory that this process made, with everything in it."""
-    for name in fs.list_directory(directory):
-        path = directory / name
-        if fs.is_directory(path):
-            _remove(path, fs)
-        else:
-            fs.unlink(path)
-    fs.rmdir(directory)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +66,28 @@ def _needed(found: os.stat_result) -> int:
     return needed | os.X_OK if stat.S_ISDIR(found.st_mode) else needed
 
 
+def is_read_only(path: Path) -> bool:
+    """Whether a path is on a file system that is mounted read-only; false where nobody can tell."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except (AttributeError, OSError):
+        return False
+
+
+def why_forbidden(directory: Path) -> str | None:
+    """Why this user may not use a directory, where it is somebody else's, and who may mend that."""
+    try:
+        uid = os.stat(directory).st_uid
+    except OSError:
+        return None
+    if uid == os.geteuid() or os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        return None
+    return (
+        f"it belongs to {owner(directory)}, and this is {this_user()}: run this as its owner, or "
+        f"have root give it away (sudo chown -R {this_user()} {shlex.quote(str(directory))})"
+    )
+
+
 def owner(path: Path) -> str | None:
     """USER:GROUP as `chown` takes it, by name where they have one; None where nobody can tell."""
     try:
@@ -77,10 +102,44 @@ def this_user() -> str:
     return f"{user_name(os.geteuid())}:{_group_name(os.getegid())}"
 
 
+def explained(error: OSError, path: Path) -> str:
+    """What the operating system said of a path; where something was forbidden, with whose the file
+    is and the command that changes it."""
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return str(error)
+    hint = whose(path)
+    return f"{error}. {hint}" if hint else str(error)
+
+
+def whose(path: Path) -> str | None:
+    """Whose the nearest thing is that shows on the way to a path, where it is not ours, and the
+    command that makes it so."""
+    if not hasattr(os, "geteuid") or os.geteuid() == 0:
+        return None
+    me, group = os.geteuid(), os.getegid()
+    for candidate in (path, *path.absolute().parents):
+        with suppress(OSError):
+            found = os.lstat(candidate)
+            if found.st_uid == me:
+                return None
+            deep = "-R " if stat.S_ISDIR(found.st_mode) else ""
+            return (
+                f"{candidate} belongs to {_user(found.st_uid)}, and this process runs as "
+                f"{_user(me)}. Run it as that user, or: "
+                f"sudo chown {deep}{me}:{group} {shlex.quote(str(candidate))}"
+            )
+    return None
+
+
+def _user(uid: int) -> str:
+    name = user_name(uid)
+    return f"uid {uid}" if name == str(uid) else f"{name} (uid {uid})"
+
+
 def user_name(uid: int) -> str:
     """The name of a user, or the number."""
     try:
-        import pwd
+        import pwd  # not on Windows
 
         return pwd.getpwuid(uid).pw_name
     except (ImportError, KeyError):

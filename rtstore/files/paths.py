@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from functools import lru_cache
 from pathlib import Path
@@ -63,10 +64,19 @@ def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) ->
     return path
 
 
+def _replace_link_command(link: Path) -> str:
+    """The command that puts a copy of what a link leads to in its place."""
+    at = shlex.quote(str(link))
+    new = shlex.quote(f"{link}.new")
+    return f"cp {at} {new} && mv {new} {at}"
+
+
 def _through_link(relative_path: str, link: Path, store: str) -> UnsafePathError:
+    is_file = link.name == relative_path.rpartition("/")[2]
+    how = f": {_replace_link_command(link)}" if is_file else ""
     return UnsafePathError(
         relative_path,
         f"goes through a symbolic link ({link}), which may leave the runtime directory. "
-        "Replace the link by what it points to",
+        f"Replace the link by what it points to{how}",
         store=store,
     )

@@ -7,6 +7,7 @@ kept once, however often an interrupted recovery runs again.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -29,20 +30,45 @@ def quarantine_path(relative_path: str, hash_of_content: str) -> str:
     return f"{QUARANTINE_DIRECTORY}/{_flat(relative_path)}.{digits}"
 
 
+def check_folder(directory: Path, fs: FileSystem) -> None:
+    """Raise `UnsafePathError` unless evidence is kept inside of the runtime directory: in a real
+    folder, or in none yet. Reads only."""
+    folder = directory / QUARANTINE_DIRECTORY
+    try:
+        mode = fs.lstat(folder).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        at = shlex.quote(str(folder))
+        raise UnsafePathError(
+            QUARANTINE_DIRECTORY,
+            "is a symbolic link: evidence would be written, or read, outside of the runtime "
+            f"directory. Have the folder itself there: rm {at} && mkdir -m 700 {at} (and move into "
+            "it what evidence the link leads to)",
+        )
+    if not stat.S_ISDIR(mode):
+        raise UnsafePathError(
+            QUARANTINE_DIRECTORY, f"is no directory: move {folder} away, evidence is kept there"
+        )
+
+
 def quarantined_path(directory: Path, kept_at: str) -> Path:
     """Where evidence is kept, as its row says. Raises `UnsafePathError` unless that is a plain name
-    in quarantine: somebody may have tampered with the row."""
+    in quarantine (somebody may have tampered with the row), and as `check_folder` does."""
     folder, _, name = kept_at.partition("/")
     if folder != QUARANTINE_DIRECTORY or name in ("", ".", "..") or "/" in name or "\0" in name:
         raise UnsafePathError(kept_at, "is not in quarantine")
+    check_folder(directory, FileSystem())
     return directory / folder / name
 
 
 def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:
     """Keep a copy of the bytes; gives its path relative to the runtime directory.
 
-    Durable, name included, when it returns. The original is not touched. Raises OSError.
+    Durable, name included, when it returns. The original is not touched. Raises OSError, and as
+    `check_folder` does.
     """
+    check_folder(directory, fs)
     kept_at = quarantine_path(relative_path, content_hash(content))
     target = directory / kept_at
     # What is there may be a dead writer's, killed right before it flushed the name; or the flush
@@ -69,7 +95,8 @@ def aside_path(relative_path: str, found: os.stat_result) -> str:
 
 def move_aside(directory: Path, relative_path: str, aside: str, fs: FileSystem) -> None:
     """Move what is not a regular file, as it is, to where `aside_path` says. Durable when it
-    returns. Raises OSError."""
+    returns. Raises OSError, and as `check_folder` does."""
+    check_folder(directory, fs)
     source, target = directory.joinpath(*relative_path.split("/")), directory / aside
     durable.make_directories(target.parent, fs)
     fs.rename(source, target)

@@ -11,6 +11,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,16 +19,41 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)
+_DIRECTORY_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSE_ON_EXEC
 _SMALL = 1 << 14
 
 
+def is_root() -> bool:
+    """Whether this process may give files away."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def give_to_owner_of(directory: Path, descriptor: int) -> None:
+    """Give an open file of root's to the owner of the directory that it is in, as SQLite does with
+    the files beside a database: a command that ran once as root takes nothing from its user.
+
+    Not what has a second name: that may be a file that the user has only linked here.
+    """
+    with suppress(OSError):  # in a container root may be nobody in particular
+        wanted, made = os.stat(directory), os.fstat(descriptor)
+        is_ours = made.st_uid == 0 and (made.st_nlink == 1 or stat.S_ISDIR(made.st_mode))
+        if is_ours and (wanted.st_uid, wanted.st_gid) != (0, made.st_gid):
+            os.fchown(descriptor, wanted.st_uid, wanted.st_gid)
+
+
 class FileSystem:
-    """The real file system. Every call raises `OSError`, as the operating system says it."""
+    """The real file system. Every call raises `OSError`, as the operating system says it.
+
+    What root makes belongs to the owner of the directory that it is made in.
+    """
 
     def create(self, path: Path, mode: int) -> int:
         """Create a file that must not exist, for writing; gives its descriptor."""
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY
-        return os.open(path, flags, mode)
+        descriptor = os.open(path, flags, mode)
+        if is_root():
+            give_to_owner_of(path.parent, descriptor)
+        return descriptor
 
     def write(self, descriptor: int, content: memoryview) -> int:
         """Write some of the content, perhaps not all; gives the number of bytes written."""
@@ -37,9 +63,17 @@ class FileSystem:
         """Set the permission bits, whatever the umask."""
         os.fchmod(descriptor, mode)
 
+    def set_owner(self, descriptor: int, uid: int, gid: int) -> None:
+        """Give a file to a user and a group; only root may."""
+        os.fchown(descriptor, uid, gid)
+
     def set_mtime(self, descriptor: int, mtime_ns: int) -> None:
         """Set the time of modification, in nanoseconds since 1970."""
         os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+
+    def stat(self, descriptor: int) -> os.stat_result:
+        """What an open file is."""
+        return os.fstat(descriptor)
 
     def fsync(self, descriptor: int) -> None:
         """Flush a file to the medium."""
@@ -78,6 +112,12 @@ class FileSystem:
     def mkdir(self, path: Path) -> None:
         """Make one directory, for its owner alone."""
         os.mkdir(path, 0o700)
+        if is_root():
+            descriptor = os.open(path, _DIRECTORY_FLAGS | _NO_FOLLOW)
+            try:
+                give_to_owner_of(path.parent, descriptor)
+            finally:
+                os.close(descriptor)
 
     def rmdir(self, path: Path) -> None:
         """Remove an empty directory."""
@@ -85,7 +125,7 @@ class FileSystem:
 
     def fsync_directory(self, path: Path) -> None:
         """Flush the names in a directory to the medium."""
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSE_ON_EXEC)
+        descriptor = os.open(path, _DIRECTORY_FLAGS)
         try:
             os.fsync(descriptor)
         finally:
@@ -109,13 +149,8 @@ class FileSystem:
         Raises OSError for anything that is not a regular file: a symbolic link, a directory, a
         pipe that nobody writes to.
         """
-        descriptor = os.open(
-            path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING
-        )
+        descriptor, found = _open_to_read(path)
         try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise OSError(f"{path} is not a regular file")
             # In one piece, and one more call that says so; a large buffer would cost more than a
             # small file does.
             size = max(found.st_size + 1, _SMALL)
@@ -125,6 +160,27 @@ class FileSystem:
             return b"".join(chunks), found
         finally:
             os.close(descriptor)
+
+    def read_beginning(self, path: Path, size: int) -> bytes:
+        """The first bytes of a regular file, which may be a very large one; raises as `read`."""
+        descriptor, _ = _open_to_read(path)
+        try:
+            return os.read(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+
+def _open_to_read(path: Path) -> tuple[int, os.stat_result]:
+    """A descriptor of a regular file, and what it is of; of nothing else, a link included."""
+    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{path} is not a regular file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, found
 
 
 _WORKING_DIRECTORY = -100  # AT_FDCWD (linux/fcntl.h)

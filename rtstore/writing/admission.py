@@ -73,6 +73,10 @@ class CommittedState:
             self._asked |= new
         return Found(self._team_name, self._high_watermark, self._files)
 
+    def forget(self) -> None:
+        """Ask the database for everything at the next look."""
+        self._moment = None
+
     def file_of(self, name: str) -> CommittedFile | None:
         """What a store's file was at the last look."""
         return self._files.get(name)
@@ -83,7 +87,11 @@ class CommittedState:
         assert self._moment is not None  # noqa: S101 - it has looked
         version, commits = self._moment
         self._high_watermark = high_watermark
-        self._files |= {write.schema_name: write for item in logged for write in item.writes}
+        self._files |= {
+            write.schema_name: self._publisher.published(write)
+            for item in logged
+            for write in item.writes
+        }
         self._moment = version, commits + 2
 
     def _ask_everything(self) -> list[LoggedBatch]:
@@ -172,7 +180,7 @@ def keep_evidence(
             continue
         file, committed = StoreFile.of(descriptor), files.get(descriptor.schema_name)
         refuse_newer(descriptor, committed, publisher.directory)
-        found = publisher.evidence.foreign_content(file, committed, trust_mtime=True)
+        found = publisher.evidence.foreign_content(file, committed, trust_stamp=True)
         if found is not None:
             foreign.append((file, found))
     draft.evidence = [

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rtstore.descriptors import Descriptor
 from rtstore.draft import BatchRequest, Draft, StoreWrite, validate
-from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode
+from rtstore.envelope import EncodedStore, EnvelopeError, content_hash, decode, refuse_too_large
 from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
+from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
 from rtstore.records import BatchReason, CommittedFile, RunIdentity
@@ -68,7 +69,7 @@ def read_for_adoption(
     except FileNotFoundError:
         raise InvalidRequestError("store", f"there is no file {path}", store=name) from None
     except OSError as error:
-        raise StorageError(path, "the file cannot be read", str(error)) from error
+        raise StorageError(path, "the file cannot be read", explained(error, path)) from error
     except EnvelopeError as error:
         raise InvalidRequestError("file", f"{path}: {error}", store=name) from None
     if envelope.schema_version > descriptor.schema_version:
@@ -79,6 +80,7 @@ def read_for_adoption(
             f"the store has {descriptor.schema_version}"
         )
         raise InvalidRequestError("file", problem, store=name)
+    refuse_too_large(len(content), name)
     if entry is not None and entry.content_hash == content_hash(content):
         problem = f"{path} is what is committed: there is nothing to adopt"
         raise InvalidRequestError("file", problem, store=name)

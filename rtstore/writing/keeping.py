@@ -1,26 +1,27 @@
 """Evidence: what somebody else wrote is kept before it is replaced; a newer program's is refused.
 
 The writer and the recovery ask here about every file that they are about to replace, move or
-remove. Only what nobody else has a copy of is kept: not what is committed, and not what is in the
-database otherwise.
+remove. Only what nobody else has a copy of is kept: not what is committed, not what is in the
+database otherwise, and not what a loss of power left of either.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from rtstore.database import batches, recovery_log
+from rtstore.database import contents, recovery_log
 from rtstore.database.engine import Database
 from rtstore.descriptors import Descriptor
 from rtstore.dispatcher import EventDispatcher
 from rtstore.envelope import EnvelopeError, content_hash, decode
 from rtstore.errors import NewerStoreFileError, StorageError
 from rtstore.files import quarantine
+from rtstore.files.owners import explained
 from rtstore.files.paths import check_directory, check_target, store_path
+from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.records import CommittedFile, ManifestEntry, PlannedWrite, QuarantinedFile
 from rtstore.times import Clock
@@ -63,16 +64,8 @@ class Expected(NamedTuple):
         """What it may hold once `EvidenceKeeper.keep` has looked at it."""
         return cls(committed, () if kept is None else (kept,))
 
-    def is_as_committed(self, there: os.stat_result) -> bool:
-        """Whether the file has the size and the time that its batch gave it."""
-        return self.committed is not None and (there.st_size, there.st_mtime_ns) == (
-            self.committed.file_size,
-            self.committed.mtime_ns,
-        )
-
-    def was_kept(self, found: bytes) -> bool:
-        """Whether these bytes are in quarantine already."""
-        found_hash = content_hash(found) if self.evidence else None
+    def was_kept(self, found_hash: str) -> bool:
+        """Whether the bytes of that hash are in quarantine already."""
         return any(kept.content_hash == found_hash for kept in self.evidence)
 
     def was_begun(self, found: bytes) -> bool:
@@ -117,11 +110,13 @@ class EvidenceKeeper:
             moved = self._move_aside(file, batch_id, plan_id, reason)
         except OSError as error:
             path = store_path(self._directory, file.relative_path)
-            raise StorageError(path, "it cannot be moved into quarantine", str(error)) from error
+            raise StorageError(
+                path, "it cannot be moved into quarantine", explained(error, path)
+            ) from error
         if moved is not None:
             self._events.quarantined(moved)
             return moved
-        found = self.foreign_content(file, entry, trust_mtime=False)
+        found = self.foreign_content(file, entry, trust_stamp=False)
         if found is None:
             return None
         kept = self.keep_copy(file, found, batch_id, plan_id, reason=reason)
@@ -131,12 +126,12 @@ class EvidenceKeeper:
         return kept
 
     def foreign_content(
-        self, file: StoreFile, entry: CommittedFile | None, *, trust_mtime: bool
+        self, file: StoreFile, entry: CommittedFile | None, *, trust_stamp: bool
     ) -> bytes | None:
         """The bytes of a file that is neither what is committed nor in the database otherwise.
 
-        With `trust_mtime`, size and time are compared first, the hash only where those differ; a
-        recovery does not trust them, for a loss of power may leave both right and the bytes wrong.
+        With `trust_stamp` it is read only where that does not show without reading it. A recovery
+        reads it: a loss of power may leave the file as it was published, and its bytes wrong.
         Reads only. Raises `NewerStoreFileError` for a file of a newer schema version,
         `UnsafePathError` for what is not a regular file, and `StorageError` when it cannot be read.
         """
@@ -144,48 +139,55 @@ class EvidenceKeeper:
         try:
             there = check_target(self._directory, file.relative_path, file.schema_name, self._fs)
         except OSError as error:
-            raise StorageError(path, "the file cannot be looked at", str(error)) from error
+            raise StorageError(
+                path, "the file cannot be looked at", explained(error, path)
+            ) from error
         if there is None:
             return None
-        if (
-            trust_mtime
-            and entry is not None
-            and (there.st_size, there.st_mtime_ns) == (entry.file_size, entry.mtime_ns)
-        ):
+        if trust_stamp and is_as_committed(there, entry):
             return None
         try:
-            found, _ = self._fs.read(path)
+            found, found_hash, _ = read_hashed(path, self._fs)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise StorageError(
-                path, "the file differs from what is committed and cannot be read", str(error)
+                path,
+                "the file differs from what is committed and cannot be read",
+                explained(error, path),
             ) from error
-        return found if self._is_foreign(found, file, path, entry) else None
+        return found if self._is_foreign(found, found_hash, file, path, entry) else None
 
     def _is_foreign(
-        self, found: bytes, file: StoreFile, path: Path, entry: CommittedFile | None
+        self,
+        found: bytes,
+        found_hash: str,
+        file: StoreFile,
+        path: Path,
+        entry: CommittedFile | None,
     ) -> bool:
-        found_hash = content_hash(found)
         if entry is not None and entry.content_hash == found_hash:
             return False
         _refuse_newer(file, path, found)
         return not self._database.read(
-            lambda connection: batches.has_bytes(connection, file.schema_name, found_hash)
+            lambda connection: contents.holds(connection, found, found_hash, file.schema_name)
         )
 
     def keep_replaced(
         self, old: Path, file: StoreFile, batch_id: str | None, expected: Expected
     ) -> None:
         """Keep the version that was replaced, if it is not the expected one: between our look and
-        the trade of names somebody wrote it, and nobody has another copy."""
-        there = self._fs.lstat(old)
-        if expected.is_as_committed(there) or not stat.S_ISREG(there.st_mode):
+        the trade of names somebody wrote it, and nobody has another copy. Always by the hash: to
+        take another name was a change of its own, after which no other shows."""
+        if not stat.S_ISREG(self._fs.lstat(old).st_mode):
             return
         found, _ = self._fs.read(old)
-        if expected.was_begun(found) or expected.was_kept(found):
+        found_hash = content_hash(found)
+        if expected.committed is not None and expected.committed.content_hash == found_hash:
             return
-        if self._is_foreign(found, file, old, expected.committed):
+        if expected.was_begun(found) or expected.was_kept(found_hash):
+            return
+        if self._is_foreign(found, found_hash, file, old, expected.committed):
             kept = self.keep_copy(file, found, batch_id)
             with self._database.write(flush=True) as connection:
                 recovery_log.record_evidence(connection, [kept])
@@ -207,7 +209,9 @@ class EvidenceKeeper:
         except OSError as error:
             path = store_path(self._directory, file.relative_path)
             raise StorageError(
-                path, "the file differs from what is committed and cannot be kept", str(error)
+                path,
+                "the file differs from what is committed and cannot be kept",
+                explained(error, self._directory / quarantine.QUARANTINE_DIRECTORY),
             ) from error
         return QuarantinedFile(
             quarantine_number=0,
@@ -232,6 +236,7 @@ class EvidenceKeeper:
             return None
         if stat.S_ISREG(found.st_mode):
             return None
+        quarantine.check_folder(self._directory, self._fs)
         if "/" in file.relative_path:  # real directories on the way, or nothing is touched
             parent = file.relative_path.rpartition("/")[0]
             check_directory(self._directory, parent, file.schema_name, self._fs)

@@ -75,7 +75,8 @@ def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     with database.write(flush=False) as connection:
         for position, step in enumerate(steps):
             recovery_log.record_step(connection, number, position, step, clock())
-        recovery_log.end_run(connection, number, ReadinessImpact.NONE, clock())
+        keep = publisher.retention.batches
+        recovery_log.end_run(connection, number, ReadinessImpact.NONE, clock(), keep=keep)
     duration_s = time.perf_counter() - began_at
     publisher.events.recovered(number, RecoveryTrigger.WRITE, steps, duration_s)
 

@@ -31,6 +31,8 @@ from rtstore.envelope import content_hash
 from rtstore.errors import CorruptDatabaseError, RuntimeStoreError
 from rtstore.files import durable
 from rtstore.files.paths import store_path
+from rtstore.files.quarantine import quarantined_path
+from rtstore.files.stamp import FileStamp, is_as_committed
 from rtstore.files.system import FileSystem
 from rtstore.records import (
     BatchState,
@@ -38,6 +40,7 @@ from rtstore.records import (
     LoggedBatch,
     ManifestEntry,
     PlannedWrite,
+    PublishedFile,
     QuarantinedFile,
 )
 from rtstore.times import Clock
@@ -80,6 +83,8 @@ class Publisher:
         self.evidence = EvidenceKeeper(
             directory, database, clock=clock, fs=self.fs, events=self.events
         )
+        self._stamps: dict[str, tuple[str, FileStamp | None]] = {}
+        """By store: the receipt of what was published last, and the stamp of its file."""
         self.pruner = Pruner(directory, self.retention, self.fs)
 
     # --- forward --------------------------------------------------------------------------------
@@ -93,13 +98,27 @@ class Publisher:
         `expected` nor in the database: somebody wrote it after we had looked. Raises OSError,
         `StorageError` or `NewerStoreFileError`; the file is then as before.
         """
-        self.replace(
+        stamp = self.replace(
             StoreFile.of(write),
             content,
             expected or Expected(None),
             batch_id=batch_id,
             mtime_ns=write.mtime_ns,
             flush=self.durability is Durability.FILES,
+        )
+        self._stamps[write.schema_name] = write.receipt_id, stamp
+
+    def published(self, write: PlannedWrite) -> PublishedFile:
+        """What the file of a write is once it is published; with its stamp where we did that."""
+        receipt_id, stamp = self._stamps.get(write.schema_name, ("", None))
+        known = stamp if receipt_id == write.receipt_id else None
+        return PublishedFile(
+            write.schema_version,
+            write.relative_path,
+            write.content_hash,
+            write.file_size,
+            write.mtime_ns,
+            *(known or (None, None)),
         )
 
     def replace(
@@ -111,10 +130,10 @@ class Publisher:
         batch_id: str | None = None,
         mtime_ns: int | None = None,
         flush: bool = True,
-    ) -> None:
+    ) -> FileStamp | None:
         """Replace a store's file. What goes is kept as evidence unless it is expected, or in the
         database; so is what a dead writer left behind. Raises as `publish` does."""
-        durable.replace(
+        return durable.replace(
             store_path(self.directory, file.relative_path),
             content,
             mtime_ns=mtime_ns,
@@ -132,16 +151,27 @@ class Publisher:
         again with the same ids and times.
         """
         with self.database.write(flush=False) as connection:
-            high_watermark = _commit(connection, logged)
+            high_watermark = self._commit(connection, logged)
             has_pruned = self.pruner.prune(connection, logged)
         if has_pruned:
             self.write_anew()
         return high_watermark
 
+    def _commit(self, connection: Connection, logged: Sequence[LoggedBatch]) -> int:
+        """Commit batches in their order; gives the high watermark of the last."""
+        before = manifest.high_watermark(connection)
+        high_watermark = before + len(logged)
+        batches.commit(connection, logged, high_watermark=before + 1)
+        files = {
+            write.receipt_id: self.published(write) for item in logged for write in item.writes
+        }
+        manifest.seal(connection, logged, files, high_watermark=high_watermark)
+        return high_watermark
+
     def seal_left_over(self, logged: Sequence[LoggedBatch]) -> None:
         """`seal` for batches whose writer died: nothing is dropped before all of them are in."""
         with self.database.write(flush=False) as connection:
-            _commit(connection, logged)
+            self._commit(connection, logged)
 
     def write_anew(self) -> None:
         """Write files anew whose flush failed: the next flush of the same file would say that all
@@ -193,9 +223,11 @@ class Publisher:
         for write in logged.writes:
             if self.found_hash(StoreFile.of(write)) != write.content_hash:
                 continue
-            file, expected = StoreFile.of(write), Expected(write, evidence)
+            file, expected = StoreFile.of(write), Expected(self.published(write), evidence)
             if write.relative_path in kept_at:
-                theirs, _ = self.fs.read(self.directory / kept_at[write.relative_path])
+                theirs, _ = self.fs.read(
+                    quarantined_path(self.directory, kept_at[write.relative_path])
+                )
                 self.replace(file, theirs, expected)
             else:
                 self.restore(file, expected)
@@ -250,14 +282,12 @@ class Publisher:
         )
 
     def seems_unchanged(self, descriptor: Descriptor, committed: CommittedFile | None) -> bool:
-        """Whether a store's file has the size and the time that were committed."""
-        if committed is None:
-            return False
+        """Whether a store's file shows no change since it was committed, or hashed."""
         try:
             found = self.fs.lstat(store_path(self.directory, descriptor.relative_path))
         except OSError:
             return False
-        return (found.st_size, found.st_mtime_ns) == (committed.file_size, committed.mtime_ns)
+        return is_as_committed(found, committed)
 
     def holds(self, write: PlannedWrite) -> bool:
         """Whether the file is, byte for byte, what the batch writes."""
@@ -278,11 +308,3 @@ class Publisher:
     def entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
         """What is committed for stores; one that was never written is absent."""
         return self.database.read(lambda connection: manifest.load_entries(connection, names))
-
-
-def _commit(connection: Connection, logged: Sequence[LoggedBatch]) -> int:
-    before = manifest.high_watermark(connection)
-    high_watermark = before + len(logged)
-    batches.commit(connection, logged, high_watermark=before + 1)
-    manifest.seal(connection, logged, high_watermark=high_watermark)
-    return high_watermark

@@ -284,13 +284,14 @@ def _adopted(foreign: Foreign, committed: list[Batch], ledger: Ledger) -> bool:
 
 
 def _needless(store: RuntimeStore, ledger: Ledger, scenario: Scenario) -> Iterator[str]:
-    """Nothing of our own is kept as evidence of somebody else, as far as the history goes back."""
+    """Nothing of our own is kept as evidence of somebody else: nothing but an old version whose
+    temporary name could not be removed, and whose content is history no more."""
     foreign = {item.content for item in ledger.foreign}
-    forgets = scenario.batches_kept is not None
+    short = scenario.options.retention != Retention()
     for row in store.quarantined_files():
         content = _read(store.directory / row.quarantine_path)
-        if forgets and any(_is_version(content, name, ledger) for name in STORES):
-            continue  # somebody may have put it back, and nobody else has its bytes
+        if short and _is_version(content, row.schema_name or "", ledger):
+            continue
         if row.content_hash is not None and content not in foreign:
             yield f"the evidence {row.quarantine_path} is nobody's: {(content or b'')[:40]!r}"
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from rtstore import (
     FileSystem,
@@ -63,6 +64,13 @@ def _mounted(folder: Path, options: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _allow(connection: Connection, pages: int) -> None:
+    """Let the database grow by so many pages, as far as the writing connection goes."""
+    driver = driver_of(connection)
+    now = driver.execute("PRAGMA page_count").fetchone()[0]
+    driver.execute(f"PRAGMA max_page_count = {now + pages}")
 
 
 def _write(store: RuntimeStore, number: int, size: int = 3 * KILOBYTE) -> None:
@@ -205,9 +213,7 @@ def test_database_does_not_grow(scene: Scene) -> None:
         shutil.copytree(template(crashed=False), scene.directory)
         with RuntimeStore.open(scene.directory) as store:
             _write(store, 0)
-            driver = driver_of(store.database._writing())
-            now = driver.execute("PRAGMA page_count").fetchone()[0]
-            driver.execute(f"PRAGMA max_page_count = {now + pages}")
+            store.database.read_as_writer(functools.partial(_allow, pages=pages))
             acknowledged: set[int] = {0}
             for number in range(1, 8):
                 files = scene.files()
