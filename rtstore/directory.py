@@ -116,6 +116,10 @@ def make(
         )  # fmt: skip
     check_id("team_name", team_name)
     time_of(clock)
+    if directory.is_symlink() and not directory.exists():
+        raise InvalidRequestError(
+            "directory", f"{directory} is a symbolic link that leads to nothing"
+        )
     if directory.exists() and not directory.is_dir():
         raise InvalidRequestError("directory", f"{directory} is not a directory")
     if _is_legacy(directory):
@@ -182,7 +186,7 @@ def _in_its_own_words(directory: Path) -> Iterator[None]:
             )
             raise StorageError(directory, problem, error.cause) from error
         forbidden = owners.why_forbidden(directory)
-        if forbidden is None:
+        if forbidden is None or owners.whose(directory) is not None:  # it is said already
             raise
         raise StorageError(directory, forbidden, error.cause) from error
 

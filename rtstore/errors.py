@@ -435,10 +435,16 @@ class ForeignDatabaseError(StopError):
         self.problem = problem
         self.may_be_damage = may_be_damage
         """It is no database at all: one of ours whose beginning was overwritten looks so."""
+        doctor = f"rtstore doctor {shlex.quote(str(path.parent))}"
+        advice = (
+            "One of ours that was overwritten or emptied looks so, too; the ways out, a back-up or "
+            f"a rebuild from the files: {doctor}"
+            if may_be_damage
+            else "Move it away if it is not yours, or choose another directory "
+            f"({doctor} says more)."
+        )
         super().__init__(
-            f"{path} is not a control database of rtstore: {problem}. Nothing was touched. "
-            "Move it away if it is not yours, or choose another directory "
-            f"(rtstore doctor {shlex.quote(str(path.parent))} says more)."
+            f"{path} is not a control database of rtstore: {problem}. Nothing was touched. {advice}"
         )
 
 
@@ -561,6 +567,9 @@ class UnusableEngineError(StopError):
         self.path = path
         self.problem = problem
         super().__init__(f"{path}: {problem}")
+
+
+MOVED = "is not there any more: it was moved, renamed or removed while it was open"
 
 
 class StoreClosedError(StopError):

@@ -267,9 +267,10 @@ class WriterLock:
                 raise UnusableEngineError(
                     self.path, f"the file system has no locks ({error}). Use a local directory."
                 ) from error
-            raise StorageError(
-                self.path, "the writer lock cannot be taken", explained(error, self.path)
-            ) from error
+            problem = "the writer lock cannot be taken"
+            if error.errno == errno.ENOENT and not self.path.parent.is_dir():
+                problem = f"{problem}, for its directory was moved, renamed or removed"
+            raise StorageError(self.path, problem, explained(error, self.path)) from error
         except BaseException:
             if hold is not None:
                 hold.release()

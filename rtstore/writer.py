@@ -328,7 +328,9 @@ class BatchWriter:
                     )
             except (OSError, RuntimeStoreError) as error:
                 # To fail and undo would take the bytes from the file.
-                raise BatchUnfinishedError(draft.batch_id, cause_of(error), decided=True) from error
+                raise BatchUnfinishedError(
+                    draft.batch_id, cause_of(error), decided=True, directory=self.directory
+                ) from error
             (outcome[0].batch,) = self._seal(logged)
 
         try:
@@ -443,7 +445,10 @@ class BatchWriter:
         except RuntimeStoreError as error:
             if self.database.failure is not None:
                 raise BatchUnfinishedError(
-                    str(drafts[0].batch_id), cause_of(error), decided=False
+                    str(drafts[0].batch_id),
+                    cause_of(error),
+                    decided=False,
+                    directory=self.directory,
                 ) from error
             for draft in drafts:  # where an id is what the database refused, it is said so
                 self.database.read_as_writer(partial(check_ids, draft))
@@ -481,7 +486,9 @@ class BatchWriter:
             try:
                 self.publisher.publish(write, content, batch_id, expected)
             except durable.OldVersionLeftError as error:  # to undo would go over what is left
-                raise BatchUnfinishedError(batch_id, cause_of(error), decided=True) from error
+                raise BatchUnfinishedError(
+                    batch_id, cause_of(error), decided=True, directory=self.directory
+                ) from error
             except (OSError, RuntimeStoreError) as error:
                 self._fail(logged, write, error, evidence)
 
@@ -495,7 +502,7 @@ class BatchWriter:
             raise error.about(logged[0].batch.batch_id) from error
         except RuntimeStoreError as error:
             raise BatchUnfinishedError(
-                logged[0].batch.batch_id, cause_of(error), decided=True
+                logged[0].batch.batch_id, cause_of(error), decided=True, directory=self.directory
             ) from error
         self._committed.sealed(logged, high_watermark)
         first = high_watermark - len(logged) + 1
@@ -526,14 +533,22 @@ class BatchWriter:
             # that record failed, it may be there all the same: then nobody knows.
             decided = self.database.failure is None
             raise BatchUnfinishedError(
-                batch_id, f"{cause}; then {cause_of(error)}", decided=decided
+                batch_id,
+                f"{cause}; then {cause_of(error)}",
+                decided=decided,
+                directory=self.directory,
             ) from cause
         try:
             self.publisher.undo(logged, evidence)
         except (OSError, RuntimeStoreError) as error:
             raise BatchFailedError(
-                batch_id, write.schema_name, path, f"{cause}; then {cause_of(error)}", undone=False
+                batch_id,
+                write.schema_name,
+                path,
+                f"{cause}; then {cause_of(error)}",
+                undone=False,
+                directory=self.directory,
             ) from cause
         raise BatchFailedError(
-            batch_id, write.schema_name, path, str(cause), undone=True
+            batch_id, write.schema_name, path, str(cause), undone=True, directory=self.directory
         ) from cause

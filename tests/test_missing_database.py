@@ -319,3 +319,42 @@ def test_one_that_came_first_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with open_store(directory) as store:
         assert store.read(LEASES).data == 1
     assert looks
+
+
+# --- in its own words -----------------------------------------------------------------------------
+
+
+def test_a_directory_that_was_moved_while_it_is_open(tmp_path: Path) -> None:
+    """It is not called locked, nor without a database; nothing appears where it was; where it is
+    now it opens."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store:
+        write(store, LEASES, 1)
+        moved = directory.rename(tmp_path / "moved")
+        for call in (
+            lambda: write(store, LEASES, 2),
+            lambda: store.read(LEASES),
+            store.check_readiness,
+        ):
+            with pytest.raises(RuntimeStoreError, match="moved, renamed or removed"):
+                call()
+    assert not directory.exists()
+    with open_store(moved) as store:
+        assert store.read(LEASES).data == 1
+
+
+def test_a_database_full_of_zeros(tmp_path: Path) -> None:
+    """It is said so, with the ways out, and not advised to be moved away as another program's."""
+    directory = new_directory(tmp_path)
+    path = directory / DATABASE_NAME
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(StopError, match=r"nothing but zeros.*rtstore doctor") as caught:
+        open_store(directory)
+    assert "Move it away" not in str(caught.value)
+
+
+def test_a_directory_that_is_a_link_to_nothing(tmp_path: Path) -> None:
+    """It is called that."""
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(InvalidRequestError, match="leads to nothing"):
+        RuntimeStore.open(tmp_path / "link", team_name=TEAM)

@@ -32,6 +32,7 @@ from rtstore.database.statements import Statement
 from rtstore.database.translation import Translated, error_code
 from rtstore.envelope import EnvelopeError
 from rtstore.errors import (
+    MOVED,
     CorruptDatabaseError,
     DatabaseFailedError,
     DatabaseLockedError,
@@ -515,7 +516,9 @@ class Database:
         except OSError as error:
             if self._file is None:  # as SQLite would say it, but without asking it
                 raise StorageError(self.path, "the file cannot be opened", str(error)) from error
-            raise StoreClosedError(self.path.parent, "has no database any more") from None
+            moved = not self.path.parent.is_dir()
+            problem = MOVED if moved else "has no database any more"
+            raise StoreClosedError(self.path.parent, problem) from None
         identity = found.st_dev, found.st_ino
         if self._file is None:
             self._file = identity

@@ -368,7 +368,9 @@ class WriteQueue:
                 item.error = error
                 if item.log_begun:  # by a leader that did not come to its end
                     batch_id = str(item.draft.batch_id)
-                    item.error = BatchUnfinishedError(batch_id, str(error), decided=False)
+                    item.error = BatchUnfinishedError(
+                        batch_id, str(error), decided=False, directory=self._lock.path.parent
+                    )
 
     def _leave(self, place: _Place) -> None:
         """Leave the queue, whatever happened; what a leader has is waited for."""
