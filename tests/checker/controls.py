@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
+from random import SystemRandom
 from typing import Any
 
 from rtstore import (
@@ -27,7 +27,7 @@ from rtstore import (
 )
 
 Method = Callable[..., Any]
-_random = Random()
+_random = SystemRandom()  # another one in each process, forks too
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _wrap(name: str, broken: Callable[[Method, RuntimeStore, dict[str, Any]], An
 
 
 def _now_and_then() -> bool:
-    return _random.random() < 0.1
+    return _random.random() < 0.2
 
 
 def _forged(store: RuntimeStore, more: dict[str, Any]) -> Batch | None:

@@ -63,7 +63,7 @@ def test_control_is_caught(counts: Counts, name: str) -> None:
     """A library that is broken in one way is caught, and for what is wrong with it."""
     counts.add("checker", controls=1)
     fields = ("seconds=0.5", "processes=2", "threads=2", "lock_timeout_s=0.3", "batches=null",
-              "contents=null")  # fmt: skip
+              "contents=null", "loop=false")  # fmt: skip
     output, failures = _check(
         "--control", name, "--only", CONTROLS[name].only, "--lives", "12", "--patience", "5",
         "--first", *(part for field in fields for part in ("--set", field)),
