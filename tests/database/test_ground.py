@@ -154,7 +154,7 @@ def test_nothing_is_left_open(path: Path) -> None:
     database = Database(path)
     write_one(database, 5)
     database.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert _side_files(path) == []
 
 
