@@ -205,8 +205,6 @@ class Database:
         try:
             with self._translated:
                 session = self._take_writer()
-                if self._ground_lost() is not None:
-                    session = self._regain(session)
                 version: int = session.driver.execute("PRAGMA data_version").fetchone()[0]
                 found = (session.number << 32) + version, self._commits
                 self._give_back(session, self._pool.writers)
@@ -246,6 +244,8 @@ class Database:
         try:
             with self._translated:
                 session = self._take_writer()
+                if flush and self._ground_lost() is not None:
+                    session = self._regain(session)
                 self._set_synchronous(session.driver, flush=flush)
                 session.driver.execute("BEGIN IMMEDIATE")
                 self._check_revision(session.driver)
@@ -337,7 +337,8 @@ class Database:
             return
         try:
             tidy = tidy or (self._made_wal and os.path.exists(self._names.wal))
-            if tidy and self._held.ground is not None and not self._pool.is_closed:
+            usable = self._lost is None and not self._pool.is_closed
+            if tidy and usable and self._held.ground is not None:
                 self._tidy()
         finally:
             self._held.close()

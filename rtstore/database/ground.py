@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rtstore.database import sessions
@@ -65,11 +66,18 @@ class Ground:
         if descriptor is None:
             return
         deadline = time.monotonic() + patience_s
-        while not _locked(descriptor, _SHARED_FIRST, _SHARED_SIZE):
-            if time.monotonic() >= deadline:
-                return  # SQLite is going to say that it is locked
-            time.sleep(_POLL_S)
-        self.is_held = True
+        while True:
+            try:
+                _lock(descriptor, _SHARED_FIRST, _SHARED_SIZE)
+            except BlockingIOError:  # somebody is closing "last" at this moment
+                if time.monotonic() >= deadline:
+                    return  # SQLite is going to say that it is locked
+                time.sleep(_POLL_S)
+            except OSError:
+                return  # no such locks on this file system
+            else:
+                self.is_held = True
+                return
 
     def settle(self, names: Names) -> bool:
         """Remember the WAL and its index, which SQLite has just opened. Returns False when it has
@@ -86,7 +94,8 @@ class Ground:
         if self.is_held:
             descriptor = self._descriptor_of(names.index, index)
             if descriptor is not None:
-                _locked(descriptor, _FIRST_BYTE, 1)
+                with suppress(OSError):
+                    _lock(descriptor, _FIRST_BYTE, 1)
         self.wal = wal
         return True
 
@@ -111,10 +120,11 @@ class Ground:
         return self._in_words(names)
 
     def can_be_regained(self, names: Names) -> bool:
-        """Whether the database can take up what the WAL held: it is in its place, and nobody has
-        begun another WAL."""
+        """Whether the database can take up what the WAL held: it is in its place, nobody has begun
+        another WAL, and nobody can have begun one and closed it again."""
         return (
-            _identity(names.database) == self.file
+            self.is_held
+            and _identity(names.database) == self.file
             and _identity(names.wal) in (None, self.wal)
             and _identity(names.index) in (None, self.index)
         )
@@ -236,15 +246,8 @@ if hasattr(os, "register_at_fork"):
 # --- system calls ---------------------------------------------------------------------------------
 
 
-def _locked(descriptor: int, first: int, size: int) -> bool:
-    """Set a read lock; False when somebody is closing "last", or opening first, at this moment."""
-    try:
-        _set_lock(descriptor, fcntl.F_RDLCK, first, size)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # no such locks here: what is left is looking at the names
-    return True
+def _lock(descriptor: int, first: int, size: int) -> None:
+    _set_lock(descriptor, fcntl.F_RDLCK, first, size)
 
 
 def _set_lock(descriptor: int, kind: int, first: int, size: int) -> None:

@@ -211,7 +211,13 @@ in_child(child)
 leave.set()
 thread.join()
 sound(database, 2)
-in_child(lambda: sound(Database(path), 2))   # a later one may
+
+def later():
+    own = Database(path)
+    sound(own, 2)
+    own.close()
+
+in_child(later)
 database.close()
 print("fine")
 """
