@@ -62,7 +62,7 @@ def test_control_a_lock_that_is_released_by_python(
         self.release()
 
     monkeypatch.setattr(Hold, "__exit__", leave, raising=False)
-    field = Field(new_directory(tmp_path), lambda: itertools.count(), ("lock.py",), 0.1)
+    field = Field(new_directory(tmp_path), itertools.count, ("lock.py",), 0.1)
     assert any("locks left" in fault for fault in SCENARIOS["the lock"](field).faults)
 
 
