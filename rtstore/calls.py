@@ -144,10 +144,7 @@ class Call(Generic[Result]):
         what happened. By default a cancellation withdraws the call."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
-        looking = loop.call_later(RECHECK_S, lambda: look())  # noqa: PLW0108 - defined below
-
         def arrive() -> None:
-            looking.cancel()
             ended.set()
             while self._told and self.on_event is not None:
                 tell_observer(self.on_event, self._told.popleft())
@@ -159,12 +156,12 @@ class Call(Generic[Result]):
                 loop.call_soon_threadsafe(arrive, context=context)
 
         def look() -> None:  # whether the announcement was lost
-            nonlocal looking
             if self.future.done():
                 arrive()
-            else:
-                looking = loop.call_later(RECHECK_S, look)
+            elif not ended.is_set():
+                loop.call_later(RECHECK_S, look)
 
+        loop.call_later(RECHECK_S, look)
         self.future.add_done_callback(announce)
         cancellation: asyncio.CancelledError | None = None
         while not ended.is_set():

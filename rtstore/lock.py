@@ -117,13 +117,15 @@ class Hold(io.FileIO):
         hold.thread, hold.pid, hold.directory = threading.get_ident(), os.getpid(), None
         return hold
 
+    def add_directory(self, directory: _Owner) -> None:
+        """Have the directory closed with the file: `close` of the base class, in C, first calls
+        `flush` of the object."""
+        self.flush = directory.close  # type: ignore[method-assign]
+        self.directory = directory
+
     def abandon(self) -> None:
-        """Close the descriptors, without unlocking what a forked parent may hold with them."""
-        try:
-            if self.directory is not None:
-                self.directory.close()
-        finally:
-            self.close()
+        """Close both, without unlocking what a forked parent may hold with them."""
+        self.close()
 
     def release(self) -> None:
         """Release the lock before the end of the block; harmless when that is done.
@@ -131,12 +133,17 @@ class Hold(io.FileIO):
         It is unlocked before it is closed: a child between fork and exec has the descriptors too.
         """
         try:
-            if self.pid == os.getpid() and not self.closed:
-                if self.directory is not None:  # then there is fcntl
-                    fcntl.flock(self.directory.fileno(), fcntl.LOCK_UN)
-                unlock_descriptor(self.fileno())
+            self._unlock()
         finally:
             self.abandon()
+
+    def _unlock(self) -> None:
+        if self.closed or self.pid != os.getpid():
+            return
+        with suppress(OSError, ValueError):  # somebody closed them under us
+            if self.directory is not None:  # then there is fcntl
+                fcntl.flock(self.directory.fileno(), fcntl.LOCK_UN)
+            unlock_descriptor(self.fileno())
 
 
 class Look(io.BytesIO):
@@ -333,18 +340,12 @@ class WriterLock:
         return text.strip()[:200] or None
 
     def _current(self) -> Hold | None:
-        held = self._last_hold()
+        held = None if self._held is None else self._held()
         return None if held is None or held.closed else held
-
-    def _last_hold(self) -> Hold | None:
-        return None if self._held is None else self._held()
 
     def _attempt(self) -> Hold | None:
         """Take the lock if it is free. Everything is opened anew, so nobody waits for a file that
         has lost its name."""
-        left = self._last_hold()
-        if left is not None and left.closed:
-            left.abandon()
         forks = _forks.begun
         hold = Hold.open_file(self.names[0])
         try:
@@ -371,11 +372,14 @@ class WriterLock:
         if _own is None or fcntl is None:  # pragma: no cover - Windows
             return True
         try:
-            hold.directory = _open_owned(self.names[1], _DIRECTORY_FLAGS)
-            fcntl.flock(hold.directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            directory = _open_owned(self.names[1], _DIRECTORY_FLAGS)
+            hold.add_directory(directory)
+            fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:
+            if hold.directory is not None:
+                hold.directory.close()
             hold.directory = None
         return True
 

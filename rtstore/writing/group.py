@@ -16,7 +16,9 @@ more. So nothing has to be put back: the next leader takes the batch and finds o
 it. An error that is no batch's own (the lock, a left-over batch that cannot be finished) is the
 leader's alone: the others try for themselves.
 
-An exception may come at any line. A place is out of the queue when it is closed, which the end of a
+An exception may come at any line. (Also at that of a `try` inside of another `try` or `with` of the
+same function, where CPython 3.11 runs no handler of that function: so what must run is in the
+calling function, or in C.) A place is out of the queue when it is closed, which the end of a
 `with` block does in C; others pass over places that are closed or done. A wake-up that was lost
 costs `RECHECK_S`.
 
@@ -214,10 +216,20 @@ class _Place(io.BytesIO):
 class TakeGroup:
     """Takes batches from the queue for a leader, while it holds the writer lock."""
 
-    def __init__(self, places: deque[_Place], place: _Place, hold: Hold) -> None:
+    def __init__(self, places: deque[_Place], place: _Place) -> None:
         self._places = places
         self._place = place
-        self._hold = hold
+        self.hold: Hold | None = None
+
+    def begin(self) -> None:
+        """The lock is held: the leader keeps its place at the head until it has ended."""
+        self._place.leads, self._place.alone = True, False
+
+    def end(self) -> None:
+        """Let the lock go. Harmless when that is done."""
+        if self.hold is not None:
+            self.hold.release()
+        self._place.leads = False
 
     def __call__(self, group: Sequence[Submission]) -> list[Submission]:
         """Take the batches at the head of the queue that can share the flush of those given."""
@@ -235,7 +247,7 @@ class TakeGroup:
                 and (item.draft.batch_id is None or item.draft.batch_id not in ids)
             ):
                 break
-            if item.claim(self._hold) and not item.is_done:
+            if item.claim(self.hold) and not item.is_done:
                 ids.add(item.draft.batch_id)
                 taken.append(item)
             else:  # its caller has withdrawn it
@@ -301,21 +313,22 @@ class WriteQueue:
                 self._leave(place)
 
     def _lead(self, place: _Place, lead: Callable[[TakeGroup], None], deadline: float) -> None:
-        hold: Hold | None = None
+        group = TakeGroup(self._places, place)
         try:
-            with self._acquire(deadline) as hold:
-                try:
-                    place.leads, place.alone = True, False
-                    lead(TakeGroup(self._places, place, hold))
-                finally:
-                    hold.release()
+            self._hold_and_lead(group, lead, deadline)
         except _NotAcquiredError:
             self._give_up(place)
         finally:
-            if hold is not None:
-                hold.release()  # again: the claims keep it, and with it the lock on the directory
-            place.leads = False
+            group.end()
             self._wake()
+
+    def _hold_and_lead(
+        self, group: TakeGroup, lead: Callable[[TakeGroup], None], deadline: float
+    ) -> None:
+        with self._acquire(deadline) as group.hold:
+            group.begin()
+            lead(group)
+            group.end()
 
     def _acquire(self, deadline: float) -> Hold:
         try:

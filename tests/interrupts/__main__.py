@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("scenario", nargs="*", help=f"default: all ({', '.join(SCENARIOS)})")
     parser.add_argument("--every", type=int, default=1, help="strike at every n-th line only")
     parser.add_argument("--first", type=int, default=1, help="the first line to strike at")
-    parser.add_argument("--files", default="", help="only in these files of the package")
+    parser.add_argument("--files", nargs="+", default=[""], help="only in such files (beginnings)")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     found = 0

@@ -67,8 +67,15 @@ def new_batch_id() -> str:
 class Field:
     """A store that is struck again and again, with a neighbour who looks on."""
 
-    def __init__(self, directory: Path, points: Points, files: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        points: Points,
+        files: Sequence[str] = ("",),
+        lock_timeout_s: float = PATIENCE_S / 2,
+    ) -> None:
         self.tally = Tally()
+        self.lock_timeout_s = lock_timeout_s
         self.files = files
         self._directory = directory
         self._points = points
@@ -78,7 +85,7 @@ class Field:
     def _prepared(self) -> Iterator[tuple[RuntimeStore, Neighbour]]:
         with (
             open_store(
-                self._directory, batch_id_factory=new_batch_id, lock_timeout_s=PATIENCE_S / 2
+                self._directory, batch_id_factory=new_batch_id, lock_timeout_s=self.lock_timeout_s
             ) as store,
             Neighbour(self._directory) as neighbour,
         ):

@@ -8,15 +8,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import rtstore
-from rtstore import RuntimeStore
+from rtstore import Batch, RuntimeStore
 from rtstore.lock import LOCK_NAME
 from tests.support import LEDGER, write
 
@@ -33,13 +32,12 @@ class Striker:
     """Raises once, at the n-th line that the current thread runs in files of the package whose
     names begin as given. A context manager; the trace function goes with it."""
 
-    def __init__(self, number: int, files: str = "", error: type[BaseException] = Strike) -> None:
+    def __init__(self, number: int, files: Sequence[str] = ("",)) -> None:
         self.number = number
         self.lines = 0
         self.struck: str | None = None
         """Where it raised."""
-        self._prefix = PACKAGE + files
-        self._error = error
+        self._prefixes = tuple(PACKAGE + name for name in files)
 
     def __enter__(self) -> Self:
         sys.settrace(self._enter_frame)
@@ -49,7 +47,7 @@ class Striker:
         sys.settrace(None)
 
     def _enter_frame(self, frame: FrameType, event: str, _: Any) -> Any:
-        return self._trace if frame.f_code.co_filename.startswith(self._prefix) else None
+        return self._trace if frame.f_code.co_filename.startswith(self._prefixes) else None
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "line":
@@ -58,7 +56,7 @@ class Striker:
                 code = frame.f_code
                 name = code.co_filename.removeprefix(PACKAGE)
                 self.struck = f"{name}:{frame.f_lineno} {code.co_name}"
-                raise self._error
+                raise Strike
         return self._trace
 
 
@@ -141,17 +139,15 @@ def check_told(
     known = store.batch(batch_id)
     found = "absent" if known is None else known.state.value
     notes = " ".join(getattr(outcome, "__notes__", ()))
-    if isinstance(outcome, rtstore.Batch) or "is committed" in notes.replace("whether", ""):
-        told = "committed"
-    elif "is not known" in notes:
+    if "not known" in notes:
         tally.told["not known"] += 1
         return
-    elif "nothing of" in notes or isinstance(outcome, Strike):
-        told = "nothing written" if notes else "nothing said"
+    if isinstance(outcome, Batch) or "is committed" in notes:
+        told = "committed"
+    elif "nothing of" in notes:
+        told = "nothing written"
     else:
-        told = f"{type(outcome).__name__}"
-    if "whether" in notes:
-        told = "not known"
+        told = "nothing said" if isinstance(outcome, Strike) else type(outcome).__name__
     tally.told[told] += 1
     if (told == "committed") != (found == "committed"):
         tally.fault(point, f"untrue: told {told}, it is {found} ({outcome!r} {notes})")
@@ -180,13 +176,3 @@ def check_usable(store: RuntimeStore, point: str | None, tally: Tally) -> None:
             tally.fault(point, "hangs")
         elif found[0] != [number, in_thread]:
             tally.fault(point, f"unusable ({found[0]!r})")
-
-
-@contextmanager
-def no_descriptor_lost(point: Callable[[], str | None], tally: Tally) -> Iterator[None]:
-    """A block after which as many descriptors are open as before it."""
-    before = count_descriptors()
-    yield
-    after = count_descriptors()
-    if after > before:
-        tally.fault(point(), f"descriptors lost ({after - before})")
