@@ -39,7 +39,7 @@ from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
-from rtstore.planning import CONTENT_MISSING
+from rtstore.planning import CONTENT_MISSING, REFUSED
 from rtstore.rebuilding import Rebuilding
 from rtstore.records import (
     ActionKind,
@@ -439,6 +439,11 @@ def _is_failed_batch(step: RecoveryStep) -> bool:
 
 
 def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
+    if action.reason in REFUSED:
+        detail = (
+            "left as it is: what a recovery does would change nothing; status says who must act"
+        )
+        return _skipped(action, detail)
     return _skipped(action, "waits for the runtime to write the store again")
 
 
