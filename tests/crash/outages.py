@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from rtstore import DATABASE_NAME, Durability
 
 from .caller import FILES, holds
 from .check import check, torn_files
-from .children import Child, Say
 from .crew import Copies, Share, Tally, workshop
 from .disk import Disk, DiskState, Image
 from .ledger import Ledger, Note
@@ -131,7 +131,9 @@ class Outages:
 class Camera:
     """Takes pictures of the database while it is open.
 
-    A child does it: closing any descriptor of the file in this process would drop SQLite's locks.
+    Another program does it: closing any descriptor of the file in this process would drop SQLite's
+    locks. No fork of this process does: the library closes its connections before one, and waits
+    for the SQL transaction that the picture is taken in.
     """
 
     def __init__(self, directory: Path, picture: Path) -> None:
@@ -142,15 +144,10 @@ class Camera:
         """The database and its WAL, as they are. (Not the `-shm`: it is made anew.)"""
         shutil.rmtree(self._picture, ignore_errors=True)
         self._picture.mkdir()
-
-        def work(_: Say) -> None:
-            for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal", NEW):
-                if (self._directory / name).exists():
-                    shutil.copy(self._directory / name, self._picture)
-
-        ended = Child(work).wait()
-        if not ended.finished:
-            raise AssertionError(str(ended))
+        names = (DATABASE_NAME, f"{DATABASE_NAME}-wal", NEW)
+        there = [path for name in names if (path := self._directory / name).exists()]
+        if there:
+            subprocess.run(["cp", "--", *there, self._picture], check=True)
         if (self._picture / NEW).exists():
             return {"": (self._picture / NEW).read_bytes()}
         return {
