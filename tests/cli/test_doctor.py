@@ -296,7 +296,7 @@ def test_where_sqlite_cannot_read_the_wal(tmp_path: Path) -> None:
     with place as directory:
         doctor = run_process("doctor", directory)
         assert doctor.code == ExitCode.NOT_READY
-        assert "it cannot be read: the file cannot be opened" in doctor.out
+        assert "it cannot be read: its file system is mounted read-only" in doctor.out
         assert f"cp -r {directory} ~/copy-of-team" in doctor.out
         assert run_process("status", directory).code == ExitCode.RETRY_LATER
         copy = shutil.copytree(directory, tmp_path / "copy")
