@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
@@ -30,6 +30,9 @@ logger = logging.getLogger("rtstore.aio")
 
 Result = TypeVar("Result")
 Other = TypeVar("Other")
+
+RECHECK_S = 1.0
+"""How often the loop looks for the end of a call that nobody announced to it."""
 
 _told: ContextVar[deque[Event] | None] = ContextVar("_told", default=None)
 """What the call that is carried out in this context has told, for its caller's loop."""
@@ -81,7 +84,7 @@ class Call(Generic[Result]):
 
     def start(self, executor: ThreadPoolExecutor) -> Self:
         """Put the call into the queue of an executor."""
-        executor.submit(self.carry_out)
+        executor.submit(self.carry_out).add_done_callback(self.see_to_end)
         return self
 
     def start_alone(self) -> Self:
@@ -107,6 +110,12 @@ class Call(Generic[Result]):
         else:
             self.settle()
 
+    def see_to_end(self, work: Future[None]) -> None:
+        """The worker has done its work: an exception from nowhere may have kept it from saying
+        so, and the caller must not wait for ever."""
+        if not self.future.done():
+            self.fail(work.exception() or _NotBegunError())
+
     def begin(self) -> bool:
         """Whether it is to be carried out, which from here on cannot be given up."""
         return self.future.set_running_or_notify_cancel()
@@ -122,8 +131,9 @@ class Call(Generic[Result]):
             self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        """Have its outcome be an error."""
-        self.future.set_exception(error)
+        """Have its outcome be an error, unless it has one."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
 
     def in_context(self, function: Callable[[], Other]) -> Other:
         """Call a function with the context variables of the caller."""
@@ -145,6 +155,13 @@ class Call(Generic[Result]):
                 context.run(_told.set, None)
                 loop.call_soon_threadsafe(arrive, context=context)
 
+        def look() -> None:  # whether the announcement was lost
+            if self.future.done():
+                arrive()
+            elif not ended.is_set():
+                loop.call_later(RECHECK_S, look)
+
+        loop.call_later(RECHECK_S, look)
         self.future.add_done_callback(announce)
         cancellation: asyncio.CancelledError | None = None
         while not ended.is_set():

@@ -235,11 +235,12 @@ def _rebuild(facts: Facts, *options: str) -> Way:
         "--capability-snapshot-id": facts.capability_snapshot_in_files,
     }
     told = [word for option, value in known.items() if value for word in (option, value)]
+    aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"
     named = "; team and run are what the launch state says" if facts.run_in_files else ""
     return Way(
         command=_run("rebuild", facts, *told, *options),
-        why="makes a new database from the store files as they are now, and keeps the old one "
-        f"aside; history and receipts are lost{named}",
+        why=f"makes a new database from the store files as they are now{aside}; history and "
+        f"receipts are lost{named}",
     )
 
 
@@ -339,7 +340,11 @@ def _space(facts: Facts) -> Iterator[Finding]:
     look = Way(command=f"df -h {shlex.quote(str(facts.directory))}", why="shows what is full")
     free = f"{_size(facts.free_bytes)} free"
     if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
-        yield say.red(f"the disk is full: {free}. Batches fail, and are undone", look)
+        yield say.red(
+            f"the disk is full: {free}. Batches fail, and are undone; dropping history, too, needs "
+            "some room before it gives any back",
+            look,
+        )
     elif facts.free_bytes < needed + SPARE_BYTES:
         yield say.yellow(f"{free}: too little for a back-up or an upgrade", look)
     else:

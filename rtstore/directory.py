@@ -3,9 +3,13 @@ history is kept."""
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shlex
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +23,11 @@ from rtstore.database.schema import REVISIONS
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.draft import check_id, time_of
 from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, StorageError
-from rtstore.files import durable
+from rtstore.files import durable, owners
+from rtstore.files.owners import is_read_only
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
-from rtstore.missing import how_to_make, refuse_lost_database
+from rtstore.missing import how_to_make, refuse_lost_batches, refuse_lost_database
 from rtstore.times import Clock
 
 # `rtstore.upgrading` and `rtstore.legacy` are imported where they are used: nearly every directory
@@ -40,13 +45,15 @@ def check_made(
     `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError`, `StorageError`.
     """
     path = directory / DATABASE_NAME
-    if not upgrade.exists(path):
+    with _in_its_own_words(directory):
+        if upgrade.exists(path):
+            upgrade.check_current(path)
+            return
         if not _is_legacy(directory):
             refuse_lost_database(directory, team_name, descriptors, fs)
-        raise NotARuntimeDirectoryError(
-            directory, "there is no runtime store here", how_to_make(directory, team_name)
-        )
-    upgrade.check_current(path)
+    raise NotARuntimeDirectoryError(
+        directory, "there is no runtime store here", how_to_make(directory, team_name)
+    )
 
 
 def make_or_upgrade(
@@ -64,7 +71,16 @@ def make_or_upgrade(
     """See to it that there is a database at the newest revision. `with_data`: it is not upgraded
     when the data of its stores could not be brought up to the registry afterwards."""
     path = directory / DATABASE_NAME
-    if not upgrade.exists(path):
+    if is_read_only(directory):
+        raise StorageError(
+            directory,
+            "the file system is mounted read-only: it can be looked at (read_only=True), and must "
+            "be mounted for writing before a runtime starts on it",
+            os.strerror(errno.EROFS),
+        )
+    with _in_its_own_words(directory):
+        there = upgrade.exists(path)
+    if not there:
         make(directory, team_name, registry, lock, clock, fs, retention)
     if not may_upgrade:
         upgrade.check_current(path)
@@ -100,6 +116,10 @@ def make(
         )  # fmt: skip
     check_id("team_name", team_name)
     time_of(clock)
+    if directory.is_symlink() and not directory.exists():
+        raise InvalidRequestError(
+            "directory", f"{directory} is a symbolic link that leads to nothing"
+        )
     if directory.exists() and not directory.is_dir():
         raise InvalidRequestError("directory", f"{directory} is not a directory")
     if _is_legacy(directory):
@@ -127,6 +147,48 @@ def make(
                 manifest.save_retention(connection, retention)
 
         upgrade.create(path, fs, fill)
+
+
+def check_before_use(
+    directory: Path,
+    database: Database,
+    head: manifest.ManifestHead,
+    registry: Registry | None,
+    fs: FileSystem,
+    *,
+    with_data: bool,
+) -> None:
+    """Refuse what a runtime must not go on with; nothing was changed then.
+
+    Raises `DatabaseMissingError` where the database knows of no batch and the files do, and, with
+    `with_data`, `DataUpgradeError` where the data of a store cannot be brought up to the registry.
+    """
+    if head.high_watermark == 0:
+        known = registry or database.read(manifest.load_descriptors)
+        refuse_lost_batches(directory, database, known, fs)
+    if registry is not None and with_data:
+        from rtstore.data_upgrade import rehearse
+
+        rehearse(database, registry)
+
+
+@contextmanager
+def _in_its_own_words(directory: Path) -> Iterator[None]:
+    """Say what the operating system means where it says no more than that something failed."""
+    try:
+        yield
+    except StorageError as error:
+        wal = directory / f"{DATABASE_NAME}-wal"
+        if is_read_only(directory) and wal.exists():
+            problem = (
+                "its WAL cannot be read where nothing may be written, as long as its index (-shm) "
+                "is not there: copy the directory to look at it"
+            )
+            raise StorageError(directory, problem, error.cause) from error
+        forbidden = owners.why_forbidden(directory)
+        if forbidden is None or owners.whose(directory) is not None:  # it is said already
+            raise
+        raise StorageError(directory, forbidden, error.cause) from error
 
 
 def report_loose_modes(directory: Path) -> None:

@@ -11,10 +11,9 @@ error where nobody listens to the log.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -106,30 +105,18 @@ class EventDispatcher:
             level, event = make()
             self._tell(level, event)
 
-    @contextmanager
-    def of_batches(self, submissions: Sequence[Submission]) -> Iterator[None]:
-        """Tell what came of batches when the block has been left, and what it put into the queue.
-        Each is told of in the context of its submitter."""
-        began_at = time.perf_counter()
-        raised: BaseException | None = None
-        try:
-            yield
-        except BaseException as error:
-            raised = error
-            raise
-        finally:
-            self.tell()
-            if self.is_heard(logging.WARNING):
-                duration_s = time.perf_counter() - began_at
-                for submission in submissions:
-                    submission.run(partial(self._batch_ended, raised, duration_s))
+    def batches_ended(self, submissions: Sequence[Submission], duration_s: float) -> None:
+        """Tell what came of batches that a call submitted, and what it put into the queue. Each is
+        told of in the context of its submitter."""
+        self.tell()
+        if self.is_heard(logging.WARNING):
+            for submission in submissions:
+                submission.run(partial(self._batch_ended, duration_s))
 
-    def _batch_ended(
-        self, raised: BaseException | None, duration_s: float, submission: Submission
-    ) -> None:
+    def _batch_ended(self, duration_s: float, submission: Submission) -> None:
         if not submission.draft.writes:
             return  # it was refused, or an earlier call wrote it
-        batch, error = submission.batch, submission.error or raised
+        batch, error = submission.batch, submission.error
         if batch is None and not (
             isinstance(error, BatchFailedError | BatchUnfinishedError)
             and error.batch_id == submission.draft.batch_id

@@ -31,6 +31,11 @@ def _rebuild(
     return error
 
 
+def _typed(directory: Path | None) -> str:
+    """A directory as it is typed in a command."""
+    return "DIR" if directory is None else shlex.quote(str(directory))
+
+
 # --- fix the call -------------------------------------------------------------------------------
 
 
@@ -141,6 +146,17 @@ class LockTimeoutError(RetryableError):
         )
 
 
+class LockLostError(RetryableError):
+    """The lock file was removed or replaced while this process held the writer lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"the writer lock {path} was removed or replaced while it was held. Nothing was "
+            "written: try again. Nobody needs to remove it: it is freed when its holder ends."
+        )
+
+
 class ConflictError(RetryableError):
     """Somebody committed a batch in between: the high watermark is not the expected one."""
 
@@ -160,7 +176,16 @@ class BatchFailedError(RetryableError):
     When `undone` is false, putting the files back failed too: `rtstore recover` finishes it.
     """
 
-    def __init__(self, batch_id: str, store: str, path: Path, cause: str, *, undone: bool) -> None:
+    def __init__(
+        self,
+        batch_id: str,
+        store: str,
+        path: Path,
+        cause: str,
+        *,
+        undone: bool,
+        directory: Path | None = None,
+    ) -> None:
         self.batch_id = batch_id
         self.store = store
         self.path = path
@@ -170,7 +195,7 @@ class BatchFailedError(RetryableError):
             "It is recorded as failed and every file is as it was before."
             if undone
             else "It is recorded as failed; putting the files back failed too. "
-            "Run: rtstore recover DIR (or open the store again)."
+            f"Run: rtstore recover {_typed(directory)} (or open the store again)."
         )
         super().__init__(
             f"batch {batch_id} could not write store {store} to {path}: {cause}. {outcome}"
@@ -185,6 +210,26 @@ class StorageError(RetryableError):
         self.problem = problem
         self.cause = cause
         super().__init__(f"{path}: {problem} ({cause}). Nothing was committed.")
+
+
+class PruneStoppedError(StorageError):
+    """The disk is full, so no more history could be dropped. What was dropped before is."""
+
+    def __init__(self, path: Path, cause: str, *, batches: int, contents: int, room: int) -> None:
+        super().__init__(path, "the disk is full", cause)
+        self.batches = batches
+        """How many batches were dropped before."""
+        self.contents = contents
+        """How many contents were dropped before, those of the batches included."""
+        self.room = room
+        """About how many bytes must be free on the file system."""
+        message = (
+            f"{path}: the disk is full ({cause}). Dropped so far: {batches} batches and {contents} "
+            "contents; all else is as before. What is dropped must be written down before its "
+            f"space is returned: free about {-(-room >> 20)} MiB on this file system, then prune "
+            "again."
+        )
+        self.args = (message,)
 
 
 def cause_of(error: Exception) -> str:
@@ -221,10 +266,13 @@ class BatchUnfinishedError(RecoveryNeededError):
     after opening the store again.
     """
 
-    def __init__(self, batch_id: str, cause: str, *, decided: bool) -> None:
+    def __init__(
+        self, batch_id: str, cause: str, *, decided: bool, directory: Path | None = None
+    ) -> None:
         self.batch_id = batch_id
         self.cause = cause
         self.decided = decided
+        self.directory = directory
         outcome = (
             "Its outcome is decided: it is in the log, and recovery will complete it"
             if decided
@@ -232,14 +280,16 @@ class BatchUnfinishedError(RecoveryNeededError):
         )
         super().__init__(
             f"batch {batch_id} was not finished: {cause}. {outcome}. "
-            "Open the store again (RuntimeStore.open or rtstore recover DIR)."
+            f"Open the store again (RuntimeStore.open or rtstore recover {_typed(directory)})."
         )
 
     def about(self, batch_id: str) -> BatchUnfinishedError:
         """The same, said of another batch that was logged with it."""
         if batch_id == self.batch_id:
             return self
-        other = BatchUnfinishedError(batch_id, self.cause, decided=self.decided)
+        other = BatchUnfinishedError(
+            batch_id, self.cause, decided=self.decided, directory=self.directory
+        )
         other.__cause__ = self.__cause__
         return other
 
@@ -247,17 +297,32 @@ class BatchUnfinishedError(RecoveryNeededError):
 class StoreFileChangedError(RecoveryNeededError):
     """A store file is not what was committed: somebody else changed or removed it."""
 
-    def __init__(self, store: str, path: Path, expected: str, found: str | None) -> None:
+    def __init__(
+        self,
+        store: str,
+        path: Path,
+        expected: str | None,
+        found: str | None,
+        *,
+        directory: Path | None = None,
+    ) -> None:
         self.store = store
         self.path = path
         self.expected_hash = expected
+        """None: nothing is committed for the store."""
         self.found_hash = found
-        what = "is missing" if found is None else "was changed by somebody else"
-        super().__init__(
-            f"{path} {what}: store {store} was committed as {expected}"
-            f"{'' if found is None else f', the file is {found}'}. "
-            "Run: rtstore plan DIR (read with verify=False to use the committed content)."
-        )
+        self.directory = directory
+        if expected is None:
+            what = f"is there, and nothing is committed for store {store}: somebody else wrote it"
+        elif found is None:
+            what = f"is missing: store {store} was committed as {expected}"
+        else:
+            what = (
+                f"was changed by somebody else: store {store} was committed as {expected}, "
+                f"the file is {found}"
+            )
+        hint = "" if expected is None else " (read with verify=False to use the committed content)"
+        super().__init__(f"{path} {what}. Run: rtstore plan {_typed(directory)}{hint}.")
 
 
 class ContentMissingError(RecoveryNeededError):
@@ -284,7 +349,7 @@ class RecoveryFailedError(RecoveryNeededError):
         self.cause = cause
         super().__init__(
             f"recovery stopped at {step} of {path}: {cause}. Nothing is lost: remove the cause "
-            "and open the store again (to look first: rtstore plan DIR)."
+            f"and open the store again (to look first: rtstore plan {_typed(path)})."
         )
 
 
@@ -370,10 +435,16 @@ class ForeignDatabaseError(StopError):
         self.problem = problem
         self.may_be_damage = may_be_damage
         """It is no database at all: one of ours whose beginning was overwritten looks so."""
+        doctor = f"rtstore doctor {shlex.quote(str(path.parent))}"
+        advice = (
+            "One of ours that was overwritten or emptied looks so, too; the ways out, a back-up or "
+            f"a rebuild from the files: {doctor}"
+            if may_be_damage
+            else "Move it away if it is not yours, or choose another directory "
+            f"({doctor} says more)."
+        )
         super().__init__(
-            f"{path} is not a control database of rtstore: {problem}. Nothing was touched. "
-            "Move it away if it is not yours, or choose another directory "
-            f"(rtstore doctor {shlex.quote(str(path.parent))} says more)."
+            f"{path} is not a control database of rtstore: {problem}. Nothing was touched. {advice}"
         )
 
 
@@ -403,8 +474,8 @@ class DatabaseMissingError(StopError):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         quoted = shlex.quote(str(directory))
         super().__init__(
-            f"{directory}: {problem}, but {', '.join(map(repr, found[:3]))}{more} "
-            "is there, so this is not a new directory. Nothing was made or changed. "
+            f"{directory}: {problem}, but this is not a new directory: there is "
+            f"{', '.join(map(repr, found[:3]))}{more}. Nothing was made or changed. "
             f"Run: {run} (all ways out: rtstore doctor {quoted})"
         )
 
@@ -438,6 +509,57 @@ class DatabaseFailedError(StopError):
         )
 
 
+class DatabaseLostError(StopError):
+    """The files of the open database were removed or replaced, and what its write-ahead log (WAL)
+    held could not be saved. The store files hold what was published last.
+
+    `lost` says which files. `committed` is true when the transaction under way was committed into
+    files that nobody else sees any more: of the batch, if it was one, nobody knows whether it is in
+    the database that the name says. When it is false, nothing was written.
+    """
+
+    def __init__(
+        self, path: Path, lost: str, *, committed: bool = False, batch_id: str | None = None
+    ) -> None:
+        self.path = path
+        self.lost = lost
+        self.committed = committed
+        self.batch_id = batch_id
+        if not committed:
+            outcome = "Nothing was written by this call, but the last batches before it may be gone"
+        elif batch_id is None:
+            outcome = "Whether the last change is in the database is not known"
+        else:
+            outcome = f"Whether batch {batch_id} is in the database is not known"
+        super().__init__(
+            f"{path}: {lost} while it was open here. {outcome}; the store files hold what was "
+            f"published last. This store can only be closed. Run: "
+            f"rtstore doctor {shlex.quote(str(path.parent))}"
+        )
+
+    def about(self, batch_id: str) -> DatabaseLostError:
+        """The same, said of a batch that was being logged or sealed."""
+        other = DatabaseLostError(self.path, self.lost, committed=self.committed, batch_id=batch_id)
+        other.__cause__ = self.__cause__
+        return other
+
+
+class StoreForkedError(StopError):
+    """This process was forked in the middle of a transaction of its parent on the same database.
+
+    SQLite in this process still has the parent's transaction in its memory: using it would damage
+    what the parent does.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        super().__init__(
+            f"the runtime store of {directory} cannot be opened in this process, which was forked "
+            "in the middle of a transaction on it. Fork outside of reads and writes, or start a "
+            'new process (multiprocessing.get_context("spawn")).'
+        )
+
+
 class UnusableEngineError(StopError):
     """SQLite, or the file system, cannot give what the store promises."""
 
@@ -445,6 +567,9 @@ class UnusableEngineError(StopError):
         self.path = path
         self.problem = problem
         super().__init__(f"{path}: {problem}")
+
+
+MOVED = "is not there any more: it was moved, renamed or removed while it was open"
 
 
 class StoreClosedError(StopError):

@@ -44,6 +44,7 @@ from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.lock import LOCK_NAME, WriterLock
+from rtstore.missing import nameless as nameless_of
 from rtstore.salvage import BROKEN_PREFIX, knows_batch, problem_of, what_is_left
 from rtstore.times import parse_time, utc_now
 from rtstore.upgrading import backups_in
@@ -78,8 +79,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
     if helps:
         kept = kept_beside(directory, fs)
     if helps and _descriptors_left(path) is None:
-        known = {item.relative_path for item in KNOWN_DESCRIPTORS}
-        nameless = tuple(set(store_files(directory, (), fs)) - known)
+        nameless = tuple(nameless_of(store_files(directory, (), fs)))
     holder, sql_writer = _writers(directory, path)
     since = None if holder is None else parse_since(holder)
     space = _space(directory)
@@ -91,7 +91,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         odd_file=odd_file,
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
         has_store_files=bool(there or nameless),
-        nameless_files=tuple(sorted(nameless)),
+        nameless_files=nameless,
         left_behind=kept,
         team_in_files=team,
         run_in_files=launch.get("runId"),

@@ -5,6 +5,16 @@ dies with its holder, so it is never stale and nothing judges it by its age. The
 written in it says who took the lock last, for the message of somebody who waits, and decides
 nothing.
 
+A file can be removed under its holder, and whoever comes next would lock another one. So the
+directory itself is locked too, where the file system can do that: its name cannot be given to
+another one while anything is in it. The file is for older programs, for other tools and for the
+signature; a holder still looks whether the name is its file's before it writes (`check_name`).
+
+What is held is two descriptors, owned by objects of C (`Hold`): they are closed when the block
+ends or the object is lost, and no line of Python, at which an exception could come, is needed for
+that. Nothing else says that the lock is held, so nothing else can be left behind. Threads exclude
+each other the same way as processes do, each with descriptors of its own.
+
 The lock also serialises checkpoints. SQLite 3.7.0 to 3.51.2 can corrupt a WAL database when two
 connections write or checkpoint at the same moment (sqlite.org/wal.html, "the WAL-reset bug").
 """
@@ -12,18 +22,24 @@ connections write or checkpoint at the same moment (sqlite.org/wal.html, "the WA
 from __future__ import annotations
 
 import errno
+import io
 import os
+import select
 import socket
+import stat
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from filelock import lock_descriptor, unlock_descriptor
 
 from rtstore.errors import (
     InvalidRequestError,
+    LockLostError,
     LockTimeoutError,
     StorageError,
     StoreClosedError,
@@ -42,25 +58,180 @@ LOCK_NAME = "runtime-store.lock"
 DEFAULT_TIMEOUT_S = 30.0
 POLL_INTERVAL_S_MIN = 0.0005
 POLL_INTERVAL_S_MAX = 0.005
+FORK_S_MAX = 1.0
+"""How long a fork may take before a hold no longer waits for its end."""
 
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-_LOOK_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_LOOK_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 """Not blocking: whatever has the name, a pipe included, looking at it must not wait."""
-_descriptors: set[int] = set()
-"""Open descriptors of lock files of this process."""
+_DIRECTORY_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 
 
-def _close_after_fork() -> None:
-    # A forked child shares the parent's lock through the descriptor it inherited: the lock would
-    # outlive the parent. Closing (not unlocking) leaves the parent's lock alone.
-    for descriptor in _descriptors:
+class _Owner(Protocol):
+    """An object of C that owns a descriptor, and closes it when it is closed or lost."""
+
+    @property
+    def closed(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+def _find_owner() -> Callable[[int], _Owner] | None:
+    # `io.FileIO` refuses directories. Both of these take any descriptor, by a documented call.
+    for name in ("epoll", "kqueue"):
+        kind = getattr(select, name, None)
+        if kind is not None:
+            owner: Callable[[int], _Owner] = kind.fromfd
+            return owner
+    return None  # pragma: no cover - Windows
+
+
+_own = _find_owner()
+
+
+def _open_owned(path: str, flags: int) -> _Owner:
+    """Open a file or a directory. The descriptor goes from one call of C to the next, so that no
+    exception can come in between and lose it."""
+    return next(map(_own or io.FileIO, map(os.open, (path,), (flags,))))
+
+
+class Hold(io.FileIO):
+    """The writer lock while it is held: a context manager that releases it.
+
+    `__exit__` and the closing of a lost object are inherited, and in C: see the module.
+    """
+
+    _finalizing = False  # of the base class; so named, a lost hold is closed without a warning
+
+    thread: int
+    pid: int
+    directory: _Owner | None
+
+    @classmethod
+    def open_file(cls, path: str) -> Hold:
+        """Open the lock file, and make it if there is none. Nothing is locked yet."""
+        hold = next(
+            map(cls, map(os.open, (path,), (_OPEN_FLAGS,), (0o600,)), ("r+b",))
+        )  # as in `_open_owned`
+        hold.thread, hold.pid, hold.directory = threading.get_ident(), os.getpid(), None
+        return hold
+
+    def add_directory(self, directory: _Owner) -> None:
+        """Have the directory closed with the file: `close` of the base class, in C, first calls
+        `flush` of the object."""
+        self.flush = directory.close  # type: ignore[method-assign]
+        self.directory = directory
+
+    def abandon(self) -> None:
+        """Close both, without unlocking what a forked parent may hold with them."""
+        self.close()
+
+    def release(self) -> None:
+        """Release the lock before the end of the block; harmless when that is done.
+
+        It is unlocked before it is closed: a child between fork and exec has the descriptors too.
+        """
+        try:
+            self._unlock()
+        finally:
+            self.abandon()
+
+    def _unlock(self) -> None:
+        if self.closed or self.pid != os.getpid():
+            return
+        with suppress(OSError, ValueError):  # somebody closed them under us
+            if self.directory is not None:  # then there is fcntl
+                fcntl.flock(self.directory.fileno(), fcntl.LOCK_UN)
+            unlock_descriptor(self.fileno())
+
+
+class Look(io.BytesIO):
+    """A look at whether the lock is free: a context manager; see `WriterLock.kept_free`.
+
+    What it has open is closed with the object, which nobody has after the block. (It is a `BytesIO`
+    for its `__exit__`, which is in C.)
+    """
+
+    def __init__(self, lock: WriterLock) -> None:
+        super().__init__()
+        self._lock = lock
+        self._owners: list[_Owner] = []
+
+    def __enter__(self) -> bool:  # type: ignore[override]
+        """Keep the lock free, if it is."""
+        try:
+            _open_after_fork.add(weakref.ref(self, _open_after_fork.discard))
+            return self._keep_free()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Close the descriptors."""
+        for owner in self._owners:
+            owner.close()
+
+    def _keep_free(self) -> bool:
+        if fcntl is None:  # pragma: no cover - Windows
+            return not self._lock.is_held_here
+        path, directory = self._lock.names
+        # A pipe that somebody put there must not make us wait, and is no lock.
         with suppress(OSError):
-            os.close(descriptor)
-    _descriptors.clear()
+            if stat.S_ISREG(os.stat(path).st_mode) and not self._share(path, _LOOK_FLAGS):
+                return False
+        with suppress(OSError):
+            return _own is None or self._share(directory, _DIRECTORY_FLAGS)
+        return True
+
+    def _share(self, path: str, flags: int) -> bool:
+        self._owners.append(owner := _open_owned(path, flags))
+        try:
+            fcntl.flock(owner.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
+_open_after_fork: set[weakref.ref[Hold | Look]] = set()
+"""What a forked child must close. References of C: a lost hold is not kept alive by its entry."""
+
+
+class _Forks:
+    """The forks of this process. A descriptor that is being opened while another thread forks may
+    be in the child without an entry in `_open_after_fork`; it must not become a lock."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self._under_way: list[float] = []
+
+    def before(self) -> None:
+        self.begun += 1
+        self._under_way.append(time.monotonic())
+
+    def after_in_parent(self) -> None:
+        self._under_way.clear()
+
+    def after_in_child(self) -> None:
+        # A forked child shares the parent's lock through the descriptors it inherited: the lock
+        # would outlive the parent. Closing (not unlocking) leaves the parent's lock alone.
+        self._under_way.clear()
+        for reference in list(_open_after_fork):
+            found = reference()
+            if found is not None:
+                found.abandon()
+
+    def is_under_way(self) -> bool:
+        return any(time.monotonic() - began_at < FORK_S_MAX for began_at in self._under_way)
+
+
+_forks = _Forks()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_after_fork)
+    os.register_at_fork(
+        before=_forks.before,
+        after_in_parent=_forks.after_in_parent,
+        after_in_child=_forks.after_in_child,
+    )
 
 
 class WriterLock:
@@ -71,14 +242,14 @@ class WriterLock:
     ) -> None:
         self._read_only = read_only
         self.path = directory / LOCK_NAME
+        self.names = os.fspath(self.path), os.fspath(directory)
+        """What is locked."""
         self.timeout_s = timeout_s
-        self._threads = threading.Lock()
-        self._holder: int | None = None
-        self._pid = os.getpid()
+        self._held: weakref.ref[Hold] | None = None
+        """The last hold of this object; it is over when that is closed, or lost."""
 
-    @contextmanager
-    def hold(self, timeout_s: float | None = None) -> Iterator[None]:
-        """Hold the lock for the block. Waits up to `timeout_s` seconds (default: the lock's own).
+    def hold(self, timeout_s: float | None = None) -> Hold:
+        """Take the lock, for a `with` block. Waits up to `timeout_s` seconds (default: the lock's).
 
         Raises `LockTimeoutError` with who holds it and since when, `StorageError` when the lock
         file cannot be made, and `InvalidRequestError` when this thread holds it already: waiting
@@ -87,29 +258,57 @@ class WriterLock:
         """
         if self._read_only:
             raise StoreClosedError(self.path.parent, "was opened read-only")
-        self._renew_after_fork()
         self.refuse_reentry()
-        limit = self.timeout_s if timeout_s is None else timeout_s
-        deadline = time.monotonic() + limit
-        if not self._threads.acquire(timeout=limit):
-            raise LockTimeoutError(self.path, limit, self.holder())
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline, pause = time.monotonic() + limit_s, POLL_INTERVAL_S_MIN
+        hold: Hold | None = None
         try:
-            descriptor = self._acquire(deadline, limit)
-            self._holder = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._holder = None
-                self._release(descriptor)
-        finally:
-            self._threads.release()
+            while (hold := self._attempt()) is None:
+                if time.monotonic() >= deadline:
+                    raise LockTimeoutError(self.path, limit_s, self.holder())
+                time.sleep(pause)
+                pause = min(2 * pause, POLL_INTERVAL_S_MAX)
+            return hold
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise UnusableEngineError(
+                    self.path, f"the file system has no locks ({error}). Use a local directory."
+                ) from error
+            problem = "the writer lock cannot be taken"
+            if error.errno == errno.ENOENT and not self.path.parent.is_dir():
+                problem = f"{problem}, for its directory was moved, renamed or removed"
+            raise StorageError(self.path, problem, explained(error, self.path)) from error
+        except BaseException:
+            if hold is not None:
+                hold.release()
+            raise
 
     def refuse_reentry(self) -> None:
         """Raise `InvalidRequestError` when this thread holds the lock."""
-        if self._holder == threading.get_ident() and self._pid == os.getpid():
+        held = self._current()
+        if held is not None and held.thread == threading.get_ident():
             raise InvalidRequestError(
                 "call", "a function that runs inside a write must not write to the same store"
             )
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a thread of this process holds it, through this object."""
+        return self._current() is not None
+
+    def check_name(self) -> None:
+        """Raise `LockLostError` unless the name is still that of the file that is held here: the
+        caller is about to write, and has not."""
+        held = self._current()
+        if held is None or not self._is_at_path(held):
+            raise LockLostError(self.path)
+
+    def is_sure(self) -> bool:
+        """Whether nobody else can have had the lock since it was taken here."""
+        held = self._current()
+        if held is None:
+            return False
+        return held.directory is not None or self._is_at_path(held)
 
     def is_held(self) -> bool:
         """Whether anybody, this process included, holds the lock at this moment.
@@ -121,27 +320,10 @@ class WriterLock:
         with self.kept_free() as is_free:
             return not is_free
 
-    @contextmanager
-    def kept_free(self) -> Iterator[bool]:
-        """Whether nobody holds the lock; if so, nobody takes it during the block, which should be
-        over in an instant. Otherwise as `is_held`."""
-        if fcntl is None:  # pragma: no cover - Windows
-            yield self._holder is None
-            return
-        try:
-            descriptor = os.open(self.path, _LOOK_FLAGS)
-        except OSError:
-            yield True
-            return
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                is_free = True
-            except BlockingIOError:
-                is_free = False
-            yield is_free
-        finally:
-            os.close(descriptor)
+    def kept_free(self) -> Look:
+        """A block with whether nobody holds the lock; if so, nobody takes it during the block,
+        which should be over in an instant. Otherwise as `is_held`."""
+        return Look(self)
 
     def holder(self) -> str | None:
         """Who took the lock last and when, as written by that process, or None."""
@@ -153,58 +335,60 @@ class WriterLock:
                 os.close(descriptor)
         except OSError:
             return None
+        # Anybody may have written there, and this goes to terminals.
+        text = "".join(char if char.isprintable() else " " for char in text)
         return text.strip()[:200] or None
 
-    def _acquire(self, deadline: float, limit_s: float) -> int:
-        """Lock the file at the path; gives its descriptor."""
-        pause = POLL_INTERVAL_S_MIN
+    def _current(self) -> Hold | None:
+        held = None if self._held is None else self._held()
+        return None if held is None or held.closed else held
+
+    def _attempt(self) -> Hold | None:
+        """Take the lock if it is free. Everything is opened anew, so nobody waits for a file that
+        has lost its name."""
+        forks = _forks.begun
+        hold = Hold.open_file(self.names[0])
         try:
-            while True:
-                descriptor = self._open()
-                try:
-                    while not lock_descriptor(descriptor, blocking=False):
-                        if time.monotonic() >= deadline:
-                            raise LockTimeoutError(self.path, limit_s, self.holder())
-                        time.sleep(pause)
-                        pause = min(2 * pause, POLL_INTERVAL_S_MAX)
-                    if self._is_at_path(descriptor):
-                        self._sign(descriptor)
-                        return descriptor
-                except BaseException:
-                    self._close(descriptor)
-                    raise
-                # Somebody removed the file: a lock on it excludes nobody who comes later.
-                self._close(descriptor)
-        except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                raise UnusableEngineError(
-                    self.path, f"the file system has no locks ({error}). Use a local directory."
-                ) from error
-            raise StorageError(
-                self.path, "the writer lock cannot be taken", explained(error, self.path)
-            ) from error
+            _open_after_fork.add(weakref.ref(hold, _open_after_fork.discard))
+            if (
+                forks == _forks.begun
+                and not _forks.is_under_way()
+                and lock_descriptor(hold.fileno(), blocking=False)
+                and self._is_at_path(hold)
+                and self._lock_directory(hold)
+            ):
+                self._held = weakref.ref(hold)
+                self._sign(hold.fileno())
+                return hold
+            hold.abandon()
+        except BaseException:
+            hold.abandon()
+            raise
+        return None
 
-    def _release(self, descriptor: int) -> None:
+    def _lock_directory(self, hold: Hold) -> bool:
+        """Lock the directory too; gives False when somebody else has: they hold a lock file that
+        has lost its name. Where directories cannot be locked, the file alone is the lock."""
+        if _own is None or fcntl is None:  # pragma: no cover - Windows
+            return True
         try:
-            unlock_descriptor(descriptor)
-        finally:
-            self._close(descriptor)
-
-    def _open(self) -> int:
-        descriptor = os.open(self.path, _OPEN_FLAGS, 0o600)
-        _descriptors.add(descriptor)
-        return descriptor
-
-    def _close(self, descriptor: int) -> None:
-        _descriptors.discard(descriptor)
-        os.close(descriptor)
-
-    def _is_at_path(self, descriptor: int) -> bool:
-        try:
-            found = os.stat(self.path, follow_symlinks=False)
-        except FileNotFoundError:
+            directory = _open_owned(self.names[1], _DIRECTORY_FLAGS)
+            hold.add_directory(directory)
+            fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             return False
-        return os.path.samestat(found, os.fstat(descriptor))
+        except OSError:
+            if hold.directory is not None:
+                hold.directory.close()
+            hold.directory = None
+        return True
+
+    def _is_at_path(self, hold: Hold) -> bool:
+        try:
+            found = os.stat(self.names[0], follow_symlinks=False)
+            return os.path.samestat(found, os.fstat(hold.fileno()))
+        except (OSError, ValueError):  # gone; or our descriptor was closed under us
+            return False
 
     def _sign(self, descriptor: int) -> None:
         if is_root():
@@ -214,13 +398,6 @@ class WriterLock:
             os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)
         except OSError:
             return  # the signature is for people; the lock is held without it
-
-    def _renew_after_fork(self) -> None:
-        """A lock that a thread of the parent held at the fork is nobody's in the child."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._threads = threading.Lock()
-            self._holder = None
 
 
 _HOST = socket.gethostname()

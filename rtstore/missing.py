@@ -55,9 +55,10 @@ def refuse_lost_database(
     """
     found = what_is_there(directory, descriptors or (), fs)
     if found and not upgrade.exists(directory / DATABASE_NAME):
-        raise DatabaseMissingError(
-            directory, found, "its database is gone", how_to_rebuild(directory, team_name)
-        )
+        run = how_to_rebuild(directory, team_name)
+        if nameless(store_files(directory, (), fs)):
+            run = how_to_rebuild_in_the_runtime(directory, team_name)
+        raise DatabaseMissingError(directory, found, "its database is gone", run)
 
 
 def refuse_lost_batches(
@@ -82,6 +83,20 @@ def refuse_lost_batches(
 def knows_no_batch(database: Database) -> bool:
     """Whether nothing was ever logged in a database."""
     return database.read(batches.last_number) == 0
+
+
+def nameless(files: Iterable[str]) -> list[str]:
+    """Those of some store files whose stores only the runtime can name: a file does not say it."""
+    known = {item.relative_path for item in KNOWN_DESCRIPTORS}
+    return [path for path in files if path not in known]
+
+
+def how_to_rebuild_in_the_runtime(directory: Path, team_name: str | None) -> str:
+    """The same for a runtime with stores of its own, which no command can name."""
+    return (
+        f"rtstore.rebuild_database({str(directory)!r}, team_name={team_name or 'NAME'!r}, "
+        "descriptors=[...]) in the runtime, with its descriptors"
+    )
 
 
 def how_to_rebuild(directory: Path, team_name: str | None) -> str:

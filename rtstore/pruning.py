@@ -9,6 +9,8 @@ as before.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +21,8 @@ from sqlalchemy import Connection
 from rtstore.database import pruning, space
 from rtstore.database.contents import Retention
 from rtstore.database.pruning import Chunk, Excess, Limits
-from rtstore.errors import RuntimeStoreError
+from rtstore.database.translation import is_full
+from rtstore.errors import PruneStoppedError, RuntimeStoreError, StorageError
 from rtstore.lock import POLL_INTERVAL_S_MAX, WriterLock
 from rtstore.records import Record
 from rtstore.times import Clock
@@ -32,6 +35,10 @@ PruneProgress = Callable[[str, int, int], None]
 
 _PAUSE_S = 2 * POLL_INTERVAL_S_MAX
 """A writer that waits looks for the lock at least this often."""
+
+
+_ROOM = 1 << 20
+"""What a chunk writes beside the contents that it drops."""
 
 
 class PruneReport(Record):
@@ -92,18 +99,53 @@ class _Pruning:
         self._progress = progress
         self._dropped = Excess()
         self._expected = Excess()
+        self._at_once = pruning.BYTES_AT_ONCE
 
     def run(self, retention: Retention, clock: Clock) -> PruneReport:
         """Drop batches, then contents of those that stay; return the space."""
+        try:
+            return self._run(retention, clock)
+        except StorageError as error:
+            if not is_full(error):
+                raise
+            raise PruneStoppedError(
+                self._database.path,
+                error.cause,
+                batches=self._dropped.batches,
+                contents=self._dropped.contents,
+                room=self._room(),
+            ) from error
+        finally:
+            if self._is_tight:
+                self._checkpoint_as_ever()
+
+    def _room(self) -> int:
+        """About how many bytes it needs: what is in the WAL and makes the database longer, and what
+        dropping one row writes."""
+        contents = max(1, self._expected.contents)
+        return self._growth() + _ROOM + 2 * self._expected.content_bytes // contents
+
+    def _growth(self) -> int:
+        path = self._database.path
+        return max(0, self._database.read(space.database_bytes) - os.stat(path).st_size)
+
+    def _checkpoint_as_ever(self) -> None:
+        with suppress(RuntimeStoreError):
+            self._database.read_as_writer(space.checkpoint_as_ever)
+
+    def _run(self, retention: Retention, clock: Clock) -> PruneReport:
 
         def look(connection: Connection) -> tuple[Limits, Excess, int]:
             limits = pruning.limits_of(connection, retention, clock())
             return limits, pruning.measure(connection, limits), space.database_bytes(connection)
 
         limits, self._expected, before = self._database.read(look)
+        free = shutil.disk_usage(self._database.path.parent).free
+        if free < self._growth() + 4 * pruning.BYTES_AT_ONCE:
+            self._at_once = 1
         self._drop("batches", partial(self._drop_batches, limits=limits))
         for name, number in limits.oldest_kept.items():
-            self._drop("contents", partial(_drop_contents, name=name, oldest_kept=number))
+            self._drop("contents", partial(self._drop_contents, name=name, oldest_kept=number))
         self._release()
         there, after = self._database.read(
             lambda connection: (pruning.total(connection), space.database_bytes(connection))
@@ -123,6 +165,8 @@ class _Pruning:
         after = -1
         while True:
             with self._lock.hold(), self._database.write(flush=True) as connection:
+                if self._is_tight:
+                    space.checkpoint_at_once(connection)
                 found = chunk(connection, after)
             if found.last is None:
                 return
@@ -132,9 +176,20 @@ class _Pruning:
             self._tell(step, done, max(done, expected))
             time.sleep(_PAUSE_S)
 
+    @property
+    def _is_tight(self) -> bool:
+        """Whether there is so little room on the disk that one row is dropped at a time. What is
+        deleted may be overwritten with zeros, and that is written to the WAL first."""
+        return self._at_once == 1
+
     def _drop_batches(self, connection: Connection, after: int, *, limits: Limits) -> Chunk:
         may_forget = partial(self._publisher.pruner.flushes.may_forget, newest=limits.newest)
-        return pruning.drop_batches(connection, limits, after, may_forget)
+        return pruning.drop_batches(connection, limits, after, may_forget, self._at_once)
+
+    def _drop_contents(
+        self, connection: Connection, after: int, *, name: str, oldest_kept: int
+    ) -> Chunk:
+        return pruning.drop_contents(connection, name, oldest_kept, after, self._at_once)
 
     def _release(self) -> None:
         free = self._database.read(space.free_pages)
@@ -146,8 +201,7 @@ class _Pruning:
                     with self._database.write(flush=True) as connection:
                         left = space.release_free_pages(connection)
                 finally:
-                    with suppress(RuntimeStoreError):
-                        self._database.read_as_writer(space.checkpoint_as_ever)
+                    self._checkpoint_as_ever()
             self._tell("space", max(0, free - left), free)
             if left >= before:
                 return  # the writers between two chunks drop more than we give back
@@ -156,7 +210,3 @@ class _Pruning:
     def _tell(self, step: str, done: int, total: int) -> None:
         if self._progress is not None:
             self._progress(step, done, total)
-
-
-def _drop_contents(connection: Connection, after: int, *, name: str, oldest_kept: int) -> Chunk:
-    return pruning.drop_contents(connection, name, oldest_kept, after)

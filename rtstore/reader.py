@@ -205,11 +205,14 @@ class StoreReader:
                         return  # published, and about to be committed
                     if before == after:
                         raise BatchUnfinishedError(
-                            logged.batch.batch_id, "its writer died", decided=True
+                            logged.batch.batch_id,
+                            "its writer died",
+                            decided=True,
+                            directory=self._directory,
                         )
             if before == after:
-                expected = "nothing" if entry is None else entry.content_hash
-                raise StoreFileChangedError(name, path, expected, found)
+                expected = None if entry is None else entry.content_hash
+                raise StoreFileChangedError(name, path, expected, found, directory=self._directory)
         return  # batches come faster than we can look: then nobody else's version lasted either
 
     def _hash_unless_same(self, path: Path, entry: ManifestEntry | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +10,7 @@ from typing import Any, NoReturn, Self
 
 from rtstore import arguments
 from rtstore.arguments import Writes, batch_request, checked_identity, member
-from rtstore.data_upgrade import DataUpgradeReport, rehearse, upgrade_data
+from rtstore.data_upgrade import DataUpgradeReport, upgrade_data
 from rtstore.database import manifest, recovery_log
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.contents import Retention
@@ -17,6 +18,7 @@ from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestStore
 from rtstore.descriptors import Descriptor, Registry
 from rtstore.directory import (
+    check_before_use,
     check_made,
     make_or_upgrade,
     register,
@@ -30,13 +32,13 @@ from rtstore.errors import (
     LockTimeoutError,
     StorageError,
     StoreClosedError,
+    UnusableEngineError,
     WrongTeamError,
 )
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
 from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
-from rtstore.missing import refuse_lost_batches
 from rtstore.planner import RecoveryPlanner
 from rtstore.reader import Snapshot, StoreContent, StoreReader
 from rtstore.records import (
@@ -214,11 +216,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
             found = head.team_name
             if team_name is not None and team_name != found:
                 raise WrongTeamError(directory, team_name, found)
-            if head.high_watermark == 0 and recover and not read_only:
-                known = registry or database.read(manifest.load_descriptors)
-                refuse_lost_batches(directory, database, known, fs)
-            if registry is not None and upgrade and recover and not read_only:
-                rehearse(database, registry)  # what must fail does so before anything is changed
+            if recover and not read_only:  # what must fail does so before anything is changed
+                check_before_use(directory, database, head, registry, fs, with_data=upgrade)
             store = cls(
                 directory,
                 database,
@@ -259,17 +258,29 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         """Close the database. Everything written is durable already; closing twice is harmless, and
         a store that nobody closes loses nothing.
 
+        What has not begun yet is refused from here on (`StoreClosedError`, nothing of it was
+        written). A batch under way may end; closing waits for it as long as a write waits for the
+        lock. A read under way ends, too. Raises `InvalidRequestError` inside of a write, and
+        `DatabaseLostError` when somebody removed the database's WAL and it could not be saved.
+
         The last connection to close moves the WAL into the database: not beside a writer, so under
         the writer lock; when that cannot be had, somebody else will be the last.
         """
         if self.database.read_only:
             self.database.close()
             return
-        try:
-            with self.lock.hold(_CLOSING_TIMEOUT_S):
-                self.database.close()
-        except (LockTimeoutError, StorageError, InvalidRequestError):
-            self.database.close()
+        self.lock.refuse_reentry()
+        self.database.begin_closing()
+        deadline = time.monotonic() + self.lock.timeout_s
+        while True:
+            try:
+                with self.lock.hold(_CLOSING_TIMEOUT_S):
+                    self.database.close()
+            except (LockTimeoutError, StorageError, UnusableEngineError):
+                if self.lock.is_held_here and time.monotonic() < deadline:
+                    continue
+                self.database.close(tidy=False)
+            return
 
     def __repr__(self) -> str:
         try:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from rtstore.errors import StoreClosedError
 from rtstore.lock import WriterLock
 from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
 from rtstore.records import Batch
-from rtstore.writing.group import GROUP_MAX, Submission
+from rtstore.writing.group import GROUP_MAX, Submission, explain
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -168,30 +168,51 @@ class WriteLane(Lane):
         super().__init__(workers, "write", 1, lock)
         self._write = write
         self._waiting: deque[Call[Any]] = deque()
+        self._taken: list[Call[Any]] = []
+        """What the turn that is on has taken from the queue."""
 
     def _start(self, call: Call[Any]) -> None:
         self._waiting.append(call)
-        self.executor.submit(self._next)
+        self._give_turn()
+
+    def _give_turn(self) -> None:
+        self.executor.submit(self._next).add_done_callback(self._turn_ended)
+
+    def _turn_ended(self, turn: Future[None]) -> None:
+        """See to it that every call ends, should an exception from nowhere have ended a turn."""
+        error = turn.exception()
+        if error is None:
+            return
+        taken, self._taken = self._taken, []
+        for call in taken:
+            call.fail(error)
+        with suppress(RuntimeError):  # no more turns: it is being closed
+            self._give_turn()
 
     def _next(self) -> None:
         """Carry out the call at the head of the queue, and the batches right behind it. There is
         one turn for each call, so the turn of a batch that went with an earlier one is idle."""
+        self._taken = []
         if not self._waiting:
             return
         head = self._waiting[0]
         try:
             head.wait_for_turn()
         except BaseException as error:  # noqa: BLE001 - it is for the caller
-            self._waiting.popleft()
-            if head.begin():
+            if self._take().begin():
                 head.fail(error)
             return
         if isinstance(head, BatchCall):
             self._write_together(self._begin_batches())
             return
-        self._waiting.popleft()
-        if head.begin():
+        if self._take().begin():
             self._carry_out(head)
+
+    def _take(self) -> Call[Any]:
+        """Take the call at the head of the queue: it goes from one list to the other in C, so that
+        no exception can lose it."""
+        self._taken.extend(map(deque.popleft, (self._waiting,)))
+        return self._taken[-1]
 
     def _begin_batches(self) -> list[BatchCall]:
         """Begin the batches at the head of the queue; those that can be written."""
@@ -200,7 +221,7 @@ class WriteLane(Lane):
             call = self._waiting[0] if self._waiting else None
             if not isinstance(call, BatchCall):
                 break
-            self._waiting.popleft()
+            self._take()
             if call.begin() and call.prepare():
                 begun.append(call)
         return begun
@@ -226,6 +247,7 @@ class WriteLane(Lane):
             if left:
                 self._write(left)
         except BaseException as error:  # noqa: BLE001 - it is for the callers
+            explain(error, left)
             raised = error
         for call in calls:
             call.settle_with(raised)

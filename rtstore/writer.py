@@ -54,6 +54,7 @@ adds, `rtstore.writing.group` says.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -71,7 +72,9 @@ from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
     DatabaseFailedError,
+    DatabaseLostError,
     InvalidRequestError,
+    LockLostError,
     RuntimeStoreError,
     cause_of,
 )
@@ -100,11 +103,26 @@ from rtstore.writing.admission import (
     keep_evidence,
 )
 from rtstore.writing.adoption import draft_of_file
-from rtstore.writing.group import Submission, Take, WriteQueue, names_of
+from rtstore.writing.group import (
+    Submission,
+    TakeGroup,
+    WriteQueue,
+    explain,
+    names_of,
+    own_error,
+)
 from rtstore.writing.keeping import Expected
 from rtstore.writing.publication import Durability, Publisher
 from rtstore.writing.redo_log import write_log
 from rtstore.writing.superseding import UnderWay, publish_together
+
+STACK_NEEDED = 120
+"""How many calls deep a write goes, and what finds out about one that was interrupted."""
+
+
+def need_stack(depth: int = STACK_NEEDED) -> None:
+    """Raise RecursionError now, before anything is begun, when the stack has no room for it."""
+    return need_stack(depth - 1) if depth else None
 
 
 class BatchWriter:
@@ -170,9 +188,14 @@ class BatchWriter:
         `StorageError`, `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError`
         (in the log, or perhaps so), `DatabaseFailedError`.
         """
-        submission = self.submission(request, expected_high_watermark, batch_id)
-        self.write_submissions([submission])
-        return submission.result()
+        submissions: list[Submission] = []
+        try:
+            submissions.append(self.submission(request, expected_high_watermark, batch_id))
+            self.write_submissions(submissions)
+            return submissions[0].result()
+        except BaseException as error:
+            explain(error, submissions)
+            raise
 
     def submission(
         self,
@@ -188,11 +211,15 @@ class BatchWriter:
     def write_submissions(self, submissions: Sequence[Submission]) -> None:
         """Write batches in their order; each gets its own outcome, as `write_batch` gives it.
 
-        Raises what stands in the way of all of them, such as `LockTimeoutError`; some may have an
+        Raises what stands in the way of all of them, such as `StorageError`; some may have an
         outcome all the same.
         """
-        with self.events.of_batches(submissions):
+        began_at = time.perf_counter()
+        try:
+            need_stack()
             self._queue.carry_out(submissions, self._lead)
+        finally:
+            self.events.batches_ended(submissions, time.perf_counter() - began_at)
 
     def update(
         self,
@@ -218,8 +245,9 @@ class BatchWriter:
         name = descriptor.schema_name
         outcome: list[Submission] = []
         joined: list[Submission] = []
+        began_at = time.perf_counter()
 
-        def lead(take: Take) -> None:
+        def lead(take: TakeGroup) -> None:
             committed = self._committed.look([name]).files.get(name)
             if check_current and not self.publisher.seems_unchanged(descriptor, committed):
                 check_current()
@@ -237,14 +265,20 @@ class BatchWriter:
             outcome.append(Submission(validate(request, None, self._now())))
             if beside is not None:
                 joined.extend(beside())
-                self._queue.add(joined)
-            others = take(outcome)
-            group = [*outcome, *others]
-            self._write(group, self._committed.look(names_of(group)))
+                take.add(joined)
+            self._write_group([*outcome, *take(outcome)])
 
-        with self.events.of_batches(joined), self.events.of_batches(outcome):
-            self._queue.carry_out([], self._lead, first=lead)
-        return outcome[0].result()
+        try:
+            try:
+                need_stack()
+                self._queue.carry_out([], self._lead, first=lead)
+            finally:
+                duration_s = time.perf_counter() - began_at
+                self.events.batches_ended([*outcome, *joined], duration_s)
+            return outcome[0].result()
+        except BaseException as error:
+            explain(error, outcome)
+            raise
 
     def check(self, request: BatchRequest) -> None:
         """Raise what `write_batch` would raise for the request itself; nothing is touched."""
@@ -265,7 +299,9 @@ class BatchWriter:
         committed already; otherwise as `write_batch`.
         """
         outcome: list[Submission] = []
-        with self.events.of_batches(outcome), self.lock.hold():
+        began_at = time.perf_counter()
+
+        def log_and_seal() -> None:
             found = self._committed.look([descriptor.schema_name])
             draft = draft_of_file(
                 descriptor,
@@ -281,6 +317,7 @@ class BatchWriter:
             draft.plan(self._now(), self._receipt_id_factory)
             check_paths(draft, found.files, {}, self.database)
             outcome.append(Submission(draft))
+            outcome[0].log_begun = True
             (logged,) = self._log(draft)
             try:
                 # The file holds these bytes; left alone, it keeps what is saved after our look.
@@ -291,19 +328,58 @@ class BatchWriter:
                     )
             except (OSError, RuntimeStoreError) as error:
                 # To fail and undo would take the bytes from the file.
-                raise BatchUnfinishedError(draft.batch_id, cause_of(error), decided=True) from error
+                raise BatchUnfinishedError(
+                    draft.batch_id, cause_of(error), decided=True, directory=self.directory
+                ) from error
             (outcome[0].batch,) = self._seal(logged)
-        return outcome[0].result()
+
+        try:
+            try:
+                need_stack()
+                with self.lock.hold():
+                    self._settled(outcome, log_and_seal)
+            except RuntimeStoreError as error:
+                for item in outcome:
+                    item.error = error
+                raise
+            finally:
+                self.events.batches_ended(outcome, time.perf_counter() - began_at)
+            return outcome[0].result()
+        except BaseException as error:
+            explain(error, outcome)
+            raise
 
     def _now(self) -> datetime:
         return time_of(self._clock)
 
     # --- 2: lock, and look at what is there -------------------------------------------------------
 
-    def _lead(self, take: Take) -> None:
+    def _lead(self, take: TakeGroup) -> None:
         """The writer lock is held, and it is this thread's turn: carry out what waits."""
-        group = take(())
-        self._write(group, self._committed.look(names_of(group)))
+        self._write_group(take(()))
+
+    def _write_group(self, group: Sequence[Submission]) -> None:
+        self._settled(group, lambda: self._write(group, self._committed.look(names_of(group))))
+
+    def _settled(self, group: Sequence[Submission], write: Callable[[], None]) -> None:
+        """Write batches. When an exception comes from outside, find out what became of those that
+        may be in the log, while the lock is still held: what is there goes forward."""
+        try:
+            write()
+        except RuntimeStoreError:
+            raise
+        except BaseException:
+            self._committed.forget()
+            unsure = [item for item in group if item.log_begun and not item.is_done]
+            if unsure:
+                self._committed.look(names_of(unsure))
+                for item in unsure:
+                    item.attempt(self._find_outcome)
+            raise
+
+    def _find_outcome(self, item: Submission) -> None:
+        item.batch = first_result(item.draft, self.receipt_store)
+        item.log_begun = item.batch is not None
 
     def _write(self, group: Sequence[Submission], found: Found) -> None:
         """The rest of step 2, and 3 to 5; the lock is held and no batch is open. Each batch of the
@@ -319,10 +395,10 @@ class BatchWriter:
             check_manifest(draft, found, item.expected_high_watermark, self.directory)
             check_paths(draft, found.files, owners, self.database)
             draft.batch_id = draft.batch_id or check_id(
-                "batch_id_factory", self._batch_id_factory()
+                "batch_id_factory", own_error(self._batch_id_factory)
             )
             keep_evidence(draft, found.files, self.publisher, but_not=looked_at)
-            draft.plan(self._now(), self._receipt_id_factory)
+            draft.plan(own_error(self._now), partial(own_error, self._receipt_id_factory))
             looked_at.update(draft.names)
             owners.update((write.relative_path, write.schema_name) for write in draft.writes)
 
@@ -336,9 +412,11 @@ class BatchWriter:
 
     def _carry_out(self, going: Sequence[Submission]) -> None:
         """Steps 3 to 5 for batches that were admitted."""
+        for submission in going:
+            submission.log_begun = True
         try:
             logged = self._log(*(item.draft for item in going))
-        except Exception as error:  # noqa: BLE001 - it is for the submitters, whatever it is
+        except RuntimeStoreError as error:
             self._not_logged(going, error)
             return
         under_way = [UnderWay(*pair) for pair in zip(going, logged, strict=True)]
@@ -347,7 +425,7 @@ class BatchWriter:
             return
         try:
             sealed = self._seal(*(item.logged for item in published))
-        except BatchUnfinishedError as error:
+        except (BatchUnfinishedError, DatabaseLostError) as error:
             for item in published:
                 item.submission.error = error.about(item.logged.batch.batch_id)
             return
@@ -358,24 +436,33 @@ class BatchWriter:
         """Step 3. When the commit returns, the batches will happen; before it, nothing has."""
         try:
             with self.database.write(flush=True) as connection:
+                self.lock.check_name()
                 logged = write_log(connection, drafts)
+        except DatabaseLostError as error:
+            raise error.about(str(drafts[0].batch_id)) from error
         except DatabaseFailedError:
             raise  # an earlier flush failed: nothing of this batch was even tried
         except RuntimeStoreError as error:
             if self.database.failure is not None:
                 raise BatchUnfinishedError(
-                    str(drafts[0].batch_id), cause_of(error), decided=False
+                    str(drafts[0].batch_id),
+                    cause_of(error),
+                    decided=False,
+                    directory=self.directory,
                 ) from error
             for draft in drafts:  # where an id is what the database refused, it is said so
                 self.database.read_as_writer(partial(check_ids, draft))
             raise
         return logged
 
-    def _not_logged(self, going: Sequence[Submission], error: Exception) -> None:
+    def _not_logged(self, going: Sequence[Submission], error: RuntimeStoreError) -> None:
         """What becomes of batches that could not be logged together."""
         if len(going) == 1:
             going[0].error = error
-        elif isinstance(error, BatchUnfinishedError):
+        elif isinstance(error, LockLostError):
+            for item in going:
+                item.error = LockLostError(error.path)
+        elif isinstance(error, (BatchUnfinishedError, DatabaseLostError)):
             for item in going:  # nobody knows of any of them
                 item.error = error.about(str(item.draft.batch_id))
         else:
@@ -399,17 +486,23 @@ class BatchWriter:
             try:
                 self.publisher.publish(write, content, batch_id, expected)
             except durable.OldVersionLeftError as error:  # to undo would go over what is left
-                raise BatchUnfinishedError(batch_id, cause_of(error), decided=True) from error
+                raise BatchUnfinishedError(
+                    batch_id, cause_of(error), decided=True, directory=self.directory
+                ) from error
             except (OSError, RuntimeStoreError) as error:
                 self._fail(logged, write, error, evidence)
 
     def _seal(self, *logged: LoggedBatch) -> list[Batch]:
         """Step 5. Must not fail the batches: their outcome was decided in step 3."""
         try:
+            self._check_lock()
             high_watermark = self.publisher.seal(*logged)
+            self._check_lock()
+        except DatabaseLostError as error:
+            raise error.about(logged[0].batch.batch_id) from error
         except RuntimeStoreError as error:
             raise BatchUnfinishedError(
-                logged[0].batch.batch_id, cause_of(error), decided=True
+                logged[0].batch.batch_id, cause_of(error), decided=True, directory=self.directory
             ) from error
         self._committed.sealed(logged, high_watermark)
         first = high_watermark - len(logged) + 1
@@ -417,6 +510,11 @@ class BatchWriter:
             batches.committed(item, high_watermark)
             for high_watermark, item in enumerate(logged, start=first)
         ]
+
+    def _check_lock(self) -> None:
+        """Raise `LockLostError` when somebody else may have the lock, and finish our batches."""
+        if not self.lock.is_sure():
+            raise LockLostError(self.lock.path)
 
     def _fail(
         self,
@@ -435,14 +533,22 @@ class BatchWriter:
             # that record failed, it may be there all the same: then nobody knows.
             decided = self.database.failure is None
             raise BatchUnfinishedError(
-                batch_id, f"{cause}; then {cause_of(error)}", decided=decided
+                batch_id,
+                f"{cause}; then {cause_of(error)}",
+                decided=decided,
+                directory=self.directory,
             ) from cause
         try:
             self.publisher.undo(logged, evidence)
         except (OSError, RuntimeStoreError) as error:
             raise BatchFailedError(
-                batch_id, write.schema_name, path, f"{cause}; then {cause_of(error)}", undone=False
+                batch_id,
+                write.schema_name,
+                path,
+                f"{cause}; then {cause_of(error)}",
+                undone=False,
+                directory=self.directory,
             ) from cause
         raise BatchFailedError(
-            batch_id, write.schema_name, path, str(cause), undone=True
+            batch_id, write.schema_name, path, str(cause), undone=True, directory=self.directory
         ) from cause

@@ -40,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Listener(config.stash[_SUMMARY]))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 class _Listener:
     """Hears the reports of all processes."""
 

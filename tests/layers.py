@@ -117,13 +117,14 @@ AMBIENT_TIME = {
 HOMES: dict[str, tuple[str, ...]] = {
     "alembic": ("rtstore.database.upgrade",),
     "filelock": ("rtstore.lock",),
-    "fcntl": ("rtstore.lock",),
+    "fcntl": ("rtstore.database.ground", "rtstore.lock"),
     "pytest": ("rtstore.testing.plugin",),
     "rich": ("rtstore.cli",),
     "sqlite3": (
         "rtstore.cli",
         "rtstore.database.copying",
         "rtstore.database.engine",
+        "rtstore.database.sessions",
         "rtstore.database.settings",
         "rtstore.database.statements",
         "rtstore.database.translation",
@@ -152,8 +153,14 @@ CLOCKS = {
     "now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter",
 }  # fmt: skip
 
-SEAM = ("rtstore.files.system", "rtstore.lock", "rtstore.cli.demo_writer")
-"""Where files are changed: the seam, and the lock, which is no file that holds anything. (The demo
+SEAM = (
+    "rtstore.files.system",
+    "rtstore.lock",
+    "rtstore.cli.demo_writer",
+    "rtstore.database.ground",
+)
+"""Where files are changed: the seam, and the lock, which is no file that holds anything. (The
+ground of the database only opens what SQLite has open, and writes nothing; the demo
 writes to its standard output.) What crash tests could not see happens nowhere else."""
 
 OS_CHANGES = {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rtstore.database.contents import KEEP_EVERYTHING
 from tests.support import CHECKOUT, LEASES, new_directory, open_store, write
 
 BATCHES, CONTENT_BYTES = 52, 2 << 20
@@ -36,16 +37,15 @@ print(json.dumps(peak_mib() - before))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is another one")
 def test_memory_does_not_grow_with_the_database(tmp_path: Path) -> None:
-    """150 MiB of history: what making, checking and restoring take is a few contents, and nowhere
+    """100 MiB of history: what making, checking and restoring take is a few contents, and nowhere
     near the database, of which one image used to be held twice."""
     directory = new_directory(tmp_path)
-    with open_store(directory) as store:
+    with open_store(directory, retention=KEEP_EVERYTHING) as store:
         for number in range(BATCHES):
             if number < BATCHES - 1:
                 write(store, LEASES, {"n": number, "text": os.urandom(CONTENT_BYTES // 2).hex()})
             else:
                 write(store, LEASES, {"n": number})
-        store.close()
     assert (directory / "runtime-store.sqlite3").stat().st_size > 90 << 20
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, directory, tmp_path / "backup", tmp_path / "restored"],

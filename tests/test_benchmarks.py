@@ -40,6 +40,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.early
 @pytest.mark.thorough
 def test_every_case_runs_and_is_in_the_table_and_in_the_json(tmp_path: Path) -> None:
     """With tiny sizes all cases run to their end; each of their figures is printed with its floor,

@@ -19,6 +19,7 @@ INSTALL_AND_TEST = (
 )
 
 
+@pytest.mark.early
 def test_every_command_and_program_prints_what_the_readme_shows(
     tmp_path: Path, installed: Installed
 ) -> None:
@@ -54,6 +55,7 @@ def test_the_two_commands_are_in_the_readme_and_ci_runs_the_same() -> None:
     assert re.search(r"(^|/)pytest(\s|$|\")", ci, re.MULTILINE)
 
 
+@pytest.mark.early
 @pytest.mark.thorough
 def test_the_first_command_works_on_a_fresh_machine(tmp_path: Path) -> None:
     """The README's first command, as it stands, in a copy of the tracked files: it makes the

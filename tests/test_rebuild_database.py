@@ -16,6 +16,7 @@ import pytest
 
 from rtstore import (
     DATABASE_NAME,
+    KNOWN_DESCRIPTORS,
     CorruptDatabaseError,
     ForeignDatabaseError,
     InvalidRequestError,
@@ -154,7 +155,7 @@ def test_what_can_still_be_read_is_used(directory: Path) -> None:
     """Team, identities, descriptors and the high watermark come from what is readable; so does the
     committed content of a file that is gone or torn, when its hash is right."""
     own = plain_descriptor("own.notes", "notes.json")
-    with RuntimeStore.open(directory, descriptors=[*open_store(directory).descriptors, own]) as s:
+    with RuntimeStore.open(directory, descriptors=[*KNOWN_DESCRIPTORS, own]) as s:
         write(s, "own.notes", "mine")
         torn, gone = file_of(s, LEASES), file_of(s, LEDGER)
     torn.write_bytes(torn.read_bytes()[:20])

@@ -21,10 +21,14 @@ CHECKOUT = Path(__file__).parents[1]
 TOP_LEVEL = {"README.md", "migrations", "pyproject.toml", "rtstore", "tests"}
 TOP_LEVEL_OPTIONAL = {"LICENSE", "PKG-INFO", "uv.lock"}  # the second is in packed sources
 
-LINES_PER_MODULE_MAX = 450
+LINES_PER_MODULE_MAX = 900
 LINES_PER_FUNCTION_MAX = 70
 
-LONGER_MODULES: dict[str, str] = {"rtstore/records.py": "all records of the domain"}
+LONGER_MODULES: dict[str, str] = {
+    "rtstore/database/engine.py": "one subject: connections and transactions of one database",
+    "rtstore/errors.py": "every error, in one place",
+    "rtstore/writer.py": "one subject: the commit protocol",
+}
 """Modules that may be longer, each with the reason."""
 
 LONGER_FUNCTIONS: dict[str, str] = {}

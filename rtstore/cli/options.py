@@ -76,7 +76,11 @@ def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool)
     if as_json:
         report = {"type": type(error).__name__, "message": message, "exitCode": int(code)}
         sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
-    typer.echo(f"rtstore: {message}", err=True)
+    from rtstore.cli.output import visible
+
+    # What others wrote may be in it: names of files, the line of a lock's holder.
+    lines = "\n".join(map(visible, message.splitlines()))
+    typer.echo(f"rtstore: {lines}", err=True)
     raise typer.Exit(code)
 
 
@@ -86,6 +90,11 @@ def _message(error: RuntimeStoreError | OSError) -> str:
         return _where_it_is(error)
     if isinstance(error, UnknownStoreError):
         return _known_stores(error)
+    if isinstance(error, PermissionError) and error.filename:
+        from rtstore.files.owners import why_forbidden
+
+        why = why_forbidden(Path(error.filename))
+        return f"{error.filename}: {why} ({error.strerror})" if why else str(error)
     if isinstance(error, StorageError | DatabaseLockedError):
         from rtstore.database.engine import DATABASE_NAME
 

@@ -196,11 +196,6 @@ def last_number(connection: Connection) -> int:
     return int(_SELECT_LAST_NUMBER.scalar(connection) or 0)
 
 
-def is_known(connection: Connection, batch_id: str) -> bool:
-    """Whether there is a batch of that id, in whatever state."""
-    return _SELECT_IS_KNOWN.scalar(connection, batch_id=batch_id) is not None
-
-
 def _batch_row(batch: Batch) -> Row:
     return {
         "batch_number": batch.batch_number,
@@ -286,9 +281,6 @@ _SELECT_FILES = Statement(
     ).where(batch_writes.c.batch_number.between(bindparam("first"), bindparam("last")))
 )
 _SELECT_LAST_NUMBER = Statement(select(func.max(write_batches.c.batch_number)))
-_SELECT_IS_KNOWN = Statement(
-    select(write_batches.c.batch_number).where(write_batches.c.batch_id == bindparam("batch_id"))
-)
 # Both are found through the index on (schema_name, content_hash), however long the history is.
 _SELECT_WRITER = Statement(
     select(batch_writes.c.batch_number)

@@ -9,10 +9,9 @@ database in memory than a few pages.
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -91,7 +90,7 @@ def pages(path: Path) -> Iterator[bytes]:
     the locks that SQLite holds for it. Then, and where there is a WAL, they come through SQLite,
     all at once: there is no other way to have them from it.
     """
-    if idle.wal_size(path) > 0 or _is_open_here(path):
+    if idle.wal_size(path) > 0 or idle.is_open_here(path):
         yield _image(path)
         return
     try:
@@ -116,20 +115,6 @@ def _image(path: Path) -> bytes:
         return database.read(lambda connection: driver_of(connection).serialize())
     finally:
         database.close()
-
-
-def _is_open_here(path: Path) -> bool:
-    """Whether a descriptor of this process is of that file; true where that cannot be told."""
-    try:
-        wanted = path.stat()
-        numbers = [int(name) for name in os.listdir("/dev/fd")]
-    except OSError:
-        return True
-    for number in numbers:
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(number), wanted):
-                return True
-    return False
 
 
 def _is_of_target(error: sqlite3.Error) -> bool:

@@ -7,32 +7,41 @@ is ours, IMMEDIATE for writers and plain for readers, and so are COMMIT and ROLL
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import urllib.parse
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
-from rtstore.database import idle
-from rtstore.database.schema import REVISIONS
-from rtstore.database.statements import driver_of
+from rtstore.database import ground, idle, sessions
+from rtstore.database.ground import Ground, Names
+from rtstore.database.schema import REVISIONS, runtime_manifest, write_batches
+from rtstore.database.sessions import Identity, Pool, Session
+from rtstore.database.statements import Statement
 from rtstore.database.translation import Translated, error_code
 from rtstore.envelope import EnvelopeError
 from rtstore.errors import (
+    MOVED,
     CorruptDatabaseError,
     DatabaseFailedError,
     DatabaseLockedError,
+    DatabaseLostError,
     NewerDatabaseError,
     RuntimeStoreError,
+    StorageError,
     StoreClosedError,
+    StoreForkedError,
     UnusableEngineError,
 )
 
@@ -50,21 +59,7 @@ _WRITING, _READING, _READING_IDLE = "mode=rw", "mode=ro", "mode=ro&immutable=1" 
 
 Result = TypeVar("Result")
 
-_leaked_by_fork: list[object] = []
-"""Connections that a forked child inherited. Closing them there would drop the parent's locks
-(sqlite.org/howtocorrupt.html, 2.6), so they are kept and never used."""
-
-
-_open_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-
-
-def _abandon_all_after_fork() -> None:
-    for database in list(_open_databases):
-        database.abandon_after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all_after_fork)
+logger = logging.getLogger("rtstore.database")
 
 
 class Database:
@@ -90,25 +85,23 @@ class Database:
                 path, f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed"
             )
         self.path = path
+        self._names = Names(path)
         self._translated = Translated(path)
         self.read_only = read_only
         self._busy_timeout_s = busy_timeout_s
-        self._file: tuple[int, int] | None = None
+        self._file: Identity | None = None
         self._pid = os.getpid()
         self._failure: str | None = None
+        self._lost: str | None = None
         self._commits = 0
-        self._wal = path.with_name(path.name + "-wal")
-        self._made_wal = not self._wal.exists()
-        self._closed = False
+        self._made_wal = not os.path.exists(self._names.wal)
+        self._is_closing = False
         # Read-only access keeps no connection between two reads: the file may be idle at one and
         # written at the next, and an open connection would keep a writer from tidying up the WAL.
-        self._readers_kept = 0 if read_only else READERS_KEPT
-        self._engines: dict[str, Engine] = {}
-        self._writing_connection: Connection | None = None
-        self._free_readers: deque[Connection] = deque()
-        self._looks: dict[Callable[[Connection], Any], tuple[Connection, int, Any]] = {}
-        """What a query gave on a connection, and the version of the data that it was of."""
-        _open_databases.add(self)
+        self._held = _Held(path, 0 if read_only else READERS_KEPT)
+        self._pool = self._held.pool
+        self._unclosed = weakref.finalize(self, _Held.drop, self._held)
+        self._unclosed.atexit = False
 
     # --- transactions ---------------------------------------------------------------------------
 
@@ -123,11 +116,7 @@ class Database:
         for _ in range(idle.ATTEMPTS):
             before = self._idle_state()
             try:
-                with self._translated, self._reading(idle=before is not None) as connection:
-                    if single:
-                        result = self._understood(query, connection)
-                    else:
-                        result = self._in_transaction(query, connection)
+                result = self._read(query, single=single, idle=before is not None)
             except CorruptDatabaseError:
                 if before is None or before == self._idle_state():
                     raise
@@ -147,47 +136,94 @@ class Database:
         self.check_usable()
         if self._idle_state() is not None:
             return self.read(query)
-        with self._translated, self._reading(idle=False) as connection:
-            version = driver_of(connection).execute("PRAGMA data_version").fetchone()[0]
-            known = self._looks.get(query)
-            if known is not None and known[0] is connection and known[1] == version:
-                result: Result = known[2]
+        return self._read(query, cached=True)
+
+    def _read(
+        self,
+        query: Callable[[Connection], Result],
+        *,
+        single: bool = False,
+        idle: bool = False,
+        cached: bool = False,
+    ) -> Result:
+        """Run a query on a connection for reading. One on which anything went wrong is closed."""
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_reader(idle=idle)
+                if single:
+                    result = self._understood(query, session.connection)
+                elif cached:
+                    result = self._looked(query, session)
+                else:
+                    result = self._in_transaction(query, session)
+                if idle:
+                    session.close()
+                else:
+                    self._give_back(session, self._pool.readers)
                 return result
-            result = self._in_transaction(query, connection)
-            self._looks[query] = connection, version, result
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
+
+    def _looked(self, query: Callable[[Connection], Result], session: Session) -> Result:
+        version = session.driver.execute("PRAGMA data_version").fetchone()[0]
+        known = session.looks.get(query)
+        if known is not None and known[0] == version:
+            result: Result = known[1]
             return result
+        result = self._in_transaction(query, session)
+        session.looks[query] = version, result
+        return result
 
     def read_as_writer(self, query: Callable[[Connection], Result]) -> Result:
         """`read`, on the connection for writing; the caller holds the writer lock. What the last
         transaction wrote is still in its cache."""
-        with self._translated:
-            return self._in_transaction(query, self._writing())
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_writer()
+                result = self._in_transaction(query, session)
+                self._give_back(session, self._pool.writers)
+                return result
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
 
     def moment(self) -> tuple[int, int]:
         """A value that changes with every commit, whoever makes it: what was read at a moment holds
-        until there is another. The caller holds the writer lock.
+        until there is another. The caller holds the writer lock, and is about to begin a batch:
+        raises `StoreClosedError` when the store is being closed.
 
         The connection for writing is told of every commit of others by its `data_version`
-        (sqlite.org/pragma.html); its own are counted.
+        (sqlite.org/pragma.html), which another connection counts anew; its own are counted.
         """
-        with self._translated:
-            driver = driver_of(self._writing())
-            return driver.execute("PRAGMA data_version").fetchone()[0], self._commits
-
-    def _in_transaction(
-        self, query: Callable[[Connection], Result], connection: Connection
-    ) -> Result:
-        driver = driver_of(connection)
+        self.check_usable()
+        session: Session | None = None
         try:
-            driver.execute("BEGIN")
-            return self._understood(query, connection)
-        finally:
-            with suppress(sqlite3.Error):
-                driver.execute("ROLLBACK")
+            with self._translated:
+                session = self._take_writer()
+                version: int = session.driver.execute("PRAGMA data_version").fetchone()[0]
+                found = (session.number << 32) + version, self._commits
+                self._give_back(session, self._pool.writers)
+                return found
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
 
-    @contextmanager
-    def write(self, *, flush: bool) -> Iterator[Connection]:
-        """One write transaction; the caller holds the writer lock.
+    def _in_transaction(self, query: Callable[[Connection], Result], session: Session) -> Result:
+        driver = session.driver
+        driver.execute("BEGIN")
+        result = self._understood(query, session.connection)
+        self._check_process()  # the query may have forked
+        driver.execute("ROLLBACK")
+        return result
+
+    def write(self, *, flush: bool) -> _Writing:
+        """One write transaction, as a context; the caller holds the writer lock.
 
         With `flush` the commit is durable when the block has been left (synchronous=FULL: the WAL
         is flushed). Without it (synchronous=NORMAL) it is atomic and survives the death of the
@@ -195,25 +231,67 @@ class Database:
 
         On any exception the transaction is rolled back. When COMMIT itself fails with an
         input/output error, nobody knows what is on disk: this process writes no more
-        (`DatabaseFailedError`).
+        (`DatabaseFailedError`). When the database or its WAL is not under its name any more, and
+        cannot be put back, it raises `DatabaseLostError`, before or after the commit.
         """
+        return _Writing(self, flush=flush)
+
+    def begin(self, end: _End, *, flush: bool) -> Connection:
+        """Begin a write transaction on the connection for writing, and give it to its end."""
         if self._failure is not None:
             raise DatabaseFailedError(self.path, self._failure)
-        with self._translated:
-            connection = self._writing()
-            driver = driver_of(connection)
-            self._set_synchronous(driver, flush=flush)
-            try:
-                driver.execute("BEGIN IMMEDIATE")
-                self._check_revision(driver)
-                yield connection
-            except BaseException:
-                # An error may have ended the transaction already (sqlite.org/lang_transaction);
-                # rolling back then would hide the first error.
-                if driver.in_transaction:
-                    driver.execute("ROLLBACK")
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_writer()
+                if flush and self._ground_lost() is not None:
+                    session = self._regain(session)
+                self._set_synchronous(session.driver, flush=flush)
+                session.driver.execute("BEGIN IMMEDIATE")
+                self._check_revision(session.driver)
+                end.own(session)
+                return session.connection
+        except BaseException as error:
+            if session is not None:
+                self._end(session, error)
+            raise
+
+    def finish(self, owned: list[weakref.ref[Session]], error: BaseException | None) -> None:
+        """Commit a write transaction, or undo it because of an error; the connection goes back.
+
+        When it returns from a commit, the transaction is in the database and the WAL that everybody
+        else sees.
+        """
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = owned.pop()()
+                if error is not None:
+                    raise error
+                assert session is not None  # noqa: S101 - its end has it
+                self._check_process()
+                self._commit(session.driver)
+                if self._ground_lost() is not None:
+                    session = self._regain(session, committed=True)
+                self._give_back(session, self._pool.writers)
+        except BaseException as reason:
+            if session is not None:
+                self._end(session, reason)
+            if reason is not error:
                 raise
-            self._commit(driver)
+
+    def _end(self, session: Session, error: BaseException) -> None:
+        """End what an error left of a transaction. The connection goes back after an error of the
+        database or of ours; after an exception from nowhere it is closed."""
+        known = isinstance(error, (sqlite3.Error, DBAPIError, RuntimeStoreError))
+        if known and session.is_ours:
+            # An error may have ended the transaction already (sqlite.org/lang_transaction).
+            with suppress(sqlite3.Error):
+                if session.is_open and session.driver.in_transaction:
+                    session.driver.execute("ROLLBACK")
+            self._give_back(session, self._pool.writers)
+        else:
+            session.abandon()
 
     def _check_revision(self, driver: sqlite3.Connection) -> None:
         """Refuse to write into a database that another process has upgraded since we opened it."""
@@ -238,80 +316,126 @@ class Database:
         """Why this process must not write any more, or None."""
         return self._failure
 
+    # --- closing --------------------------------------------------------------------------------
+
+    def begin_closing(self) -> None:
+        """Refuse what has not begun yet. A batch under way may end."""
+        self._is_closing = True
+
     def close(self, *, tidy: bool = True) -> None:
-        """Close every connection. The caller holds the writer lock unless it only read: the last
-        connection to close checkpoints the WAL. Closing twice is harmless.
+        """Close every connection; one that another thread uses is closed by that thread, when it
+        has done with it. Closing twice is harmless, and so is closing again after an interrupt.
 
-        With `tidy` False a WAL that was there before stays as it is; only one that our own reading
-        made, which is empty, is removed.
+        The caller holds the writer lock if `tidy`, unless it only read: the last connection of all
+        processes moves the WAL into the database and removes it. Otherwise the WAL stays as it is;
+        only one that our own reading made, which is empty, is removed. Raises `DatabaseLostError`
+        when the WAL was removed by somebody else, and what it held could not be saved.
         """
-        if self._closed:
+        self._is_closing = True
+        if os.getpid() != self._pid:
+            self._unclosed.detach()
             return
-        if os.getpid() == self._pid:
-            self._close_connections(tidy=tidy or (self._made_wal and self._wal.exists()))
-        self._closed = True
-
-    def _close_connections(self, *, tidy: bool) -> None:
-        while self._free_readers:
-            self._free_readers.pop().close()
-        if tidy and not self.read_only:
-            # Only a connection that may write tidies up the files beside the database, and only
-            # when it is the last to close; one that cannot be used for damage does so, too.
-            with suppress(RuntimeStoreError, sqlite3.Error, DBAPIError, UnicodeDecodeError):
-                self._writing()
-        if self._writing_connection is not None:
-            self._writing_connection.close()
-
-    def abandon_after_fork(self) -> None:
-        """Called in a forked child: keep the parent's connections alive, and never use them."""
-        _leaked_by_fork.extend((self._writing_connection, *self._free_readers))
-
-    @contextmanager
-    def _reading(self, *, idle: bool) -> Iterator[Connection]:
-        """A connection for one read; it may be kept for the next one."""
-        if idle:
-            with self._engine(_READING_IDLE).connect() as connection:
-                yield connection
-            return
-        self._check_same_file()
         try:
-            connection = self._free_readers.pop()
-        except IndexError:
-            connection = self._engine(_READING).connect()
-        try:
-            yield connection
+            tidy = tidy or (self._made_wal and os.path.exists(self._names.wal))
+            usable = self._lost is None and not self._pool.is_closed
+            if tidy and usable and self._held.ground is not None:
+                self._tidy()
         finally:
-            if self._closed or len(self._free_readers) >= self._readers_kept:
-                connection.close()
-            else:
-                self._free_readers.append(connection)
+            self._held.close()
+            self._unclosed.detach()
 
-    def _writing(self) -> Connection:
-        """The one connection for writing, opened when it is first needed."""
-        self.check_usable()
-        if self.read_only:
-            raise StoreClosedError(self.path.parent, "was opened read-only")
-        self._check_same_file()
-        if self._writing_connection is None:
-            self._writing_connection = self._engine(_WRITING).connect()
-        return self._writing_connection
+    def _tidy(self) -> None:
+        """Close all connections, that for writing last: only one that may write tidies up the files
+        beside the database, and one that cannot be used for damage does so, too."""
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_writer()
+                if self._ground_lost() is not None:
+                    session = self._regain(session)
+            self._pool.is_closed = True
+            self._pool.close_idle()
+            self._held.leave()
+        except DatabaseLostError:
+            raise
+        except CorruptDatabaseError:
+            self._pool.is_closed = True
+            self._pool.close_idle()
+            self._held.leave()
+            with suppress(RuntimeStoreError, sqlite3.Error, UnicodeDecodeError):
+                self._connected(_WRITING).close()
+        except (RuntimeStoreError, sqlite3.Error, DBAPIError, UnicodeDecodeError):
+            pass  # it is closed as it is
+        finally:
+            if session is not None:
+                session.abandon()
 
     # --- connections ----------------------------------------------------------------------------
 
-    def _engine(self, parameters: str) -> Engine:
-        # Made when first needed: it takes as long as connecting, and nobody needs all three kinds.
-        # This class keeps its connections itself: taking one from a pool costs as much as a query.
-        if parameters not in self._engines:
-            self._engines[parameters] = create_engine(
-                "sqlite+pysqlite://",
-                creator=lambda: self._connect(parameters),
-                poolclass=NullPool,
-                pool_reset_on_return=None,
-                isolation_level="AUTOCOMMIT",
-            )
-        return self._engines[parameters]
+    def _take_reader(self, *, idle: bool) -> Session:
+        """A connection for one read."""
+        file = self._check_same_file()
+        if idle:
+            session = Session(file)
+            self._connect(session, _READING_IDLE)
+            return session
+        if self._held.ground is not None and self._ground_lost() is not None:
+            # What was committed is in the WAL that our open connections have; the next one to
+            # write, or to close, sees to it.
+            return self._pool.take(self._pool.readers, file, self._refuse_to_connect)
+        return self._pool.take(self._pool.readers, file, self._connect_reader)
 
-    def _connect(self, parameters: str) -> sqlite3.Connection:
+    def _take_writer(self) -> Session:
+        """The one connection for writing, opened when it is first needed."""
+        self._check_process()
+        if self._pool.is_closed:
+            raise StoreClosedError(self.path.parent, "is closed")
+        if self.read_only:
+            raise StoreClosedError(self.path.parent, "was opened read-only")
+        file = self._check_same_file()
+        return self._pool.take(self._pool.writers, file, self._connect_writer)
+
+    def _give_back(self, session: Session, idle: deque[Session]) -> None:
+        self._pool.give_back(session, idle)
+        if self._pool.is_closed:  # meanwhile: what this thread had is the last
+            self._held.close()
+
+    def _connect_reader(self, session: Session) -> None:
+        self._connect(session, _READING)
+
+    def _connect_writer(self, session: Session) -> None:
+        self._connect(session, _WRITING)
+
+    def _refuse_to_connect(self, _: Session) -> None:
+        raise DatabaseLostError(self.path, self._ground_lost() or "it changed")
+
+    def _connect(self, session: Session, parameters: str) -> None:
+        stands = parameters != _READING_IDLE and not self.read_only
+        held = self._stand() if stands else None
+        driver = self._connected(parameters)
+        session.connect(driver)
+        if held is not None:
+            driver.execute("PRAGMA user_version").fetchone()  # now SQLite has opened the WAL
+            if not held.settle(self._names):
+                if self._pool.is_closed:
+                    raise StoreClosedError(self.path.parent, "is closed")
+                raise DatabaseLockedError(self.path, "its WAL was replaced while it was opened")
+
+    def _stand(self) -> Ground:
+        """Hold the files where they are, before SQLite opens them."""
+        file = self._check_same_file()
+        if sessions.is_barred(file):
+            raise StoreForkedError(self.path.parent)
+        if self._pool.is_closed:
+            raise StoreClosedError(self.path.parent, "is closed")
+        held = self._held.stand_on(file)
+        held.hold(self._names.database, self._busy_timeout_s)
+        lost = held.lost(self._names)
+        if lost is not None:
+            raise DatabaseLostError(self.path, lost)
+        return held
+
+    def _connected(self, parameters: str) -> sqlite3.Connection:
         uri = f"file:{urllib.parse.quote(os.fsencode(self.path))}?{parameters}"
         connection = sqlite3.connect(
             uri,
@@ -372,27 +496,73 @@ class Database:
 
     def check_usable(self) -> None:
         """Raise `StoreClosedError` unless this process may use it, and it is open."""
+        self._check_process()
+        if self._is_closing:
+            raise StoreClosedError(self.path.parent, "is closed")
+
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise StoreClosedError(
                 self.path.parent, "was opened before this process was forked from its parent"
             )
-        if self._closed:
-            raise StoreClosedError(self.path.parent, "is closed")
 
-    def _check_same_file(self) -> None:
-        """Raise `StoreClosedError` when another file has the name by now: a rebuild put it there,
-        and what a connection of ours wrote into the old one would be seen by nobody."""
+    def _check_same_file(self) -> Identity:
+        """The identity of the database. Raises `StoreClosedError` when another file has the name by
+        now: a rebuild put it there, and what a connection of ours wrote into the old one would be
+        seen by nobody."""
+        if self._lost is not None:
+            raise DatabaseLostError(self.path, self._lost)
         try:
-            found = os.stat(self.path)
-        except OSError:
-            if self._file is None:
-                return  # SQLite says so
-            raise StoreClosedError(self.path.parent, "has no database any more") from None
+            found = os.stat(self._names.database)
+        except OSError as error:
+            if self._file is None:  # as SQLite would say it, but without asking it
+                raise StorageError(self.path, "the file cannot be opened", str(error)) from error
+            moved = not self.path.parent.is_dir()
+            problem = MOVED if moved else "has no database any more"
+            raise StoreClosedError(self.path.parent, problem) from None
         identity = found.st_dev, found.st_ino
         if self._file is None:
             self._file = identity
         elif self._file != identity:
             raise StoreClosedError(self.path.parent, "has another database now: it was rebuilt")
+        return identity
+
+    # --- the ground -----------------------------------------------------------------------------
+
+    def _ground_lost(self) -> str | None:
+        held = self._held.ground
+        return None if held is None else held.lost(self._names)
+
+    def _regain(self, session: Session, *, committed: bool = False) -> Session:
+        """Somebody removed the WAL. The connection still has it: move all of it into the database,
+        and open everything anew. The caller holds the writer lock.
+
+        Raises `DatabaseLostError` where that cannot be done, and this object is of no use any more.
+        """
+        held, lost = self._held.ground, self._ground_lost()
+        assert held is not None  # noqa: S101 - a connection for writing stands on it
+        if lost is None:
+            return session
+        sessions.pause()
+        try:
+            if sessions.quiesce(held.file) and held.can_be_regained(self._names):
+                wanted = _state_of(session)
+                busy, *_ = session.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                session.close()
+                if not busy and held.can_be_regained(self._names):
+                    held.forget_wal()
+                    session = self._pool.take(self._pool.writers, held.file, self._connect_writer)
+                    if _state_of(session) == wanted:
+                        logger.warning(
+                            "%s: %s while it was open; everything that was committed is in the "
+                            "database, which goes on with a new WAL", self.path, lost,
+                        )  # fmt: skip
+                        return session
+            session.close()
+        finally:
+            sessions.resume()
+        self._lost = lost
+        raise DatabaseLostError(self.path, lost, committed=committed)
 
     def _understood(self, query: Callable[[Connection], Result], connection: Connection) -> Result:
         """The result of a query. Rows are read into records, and contents decoded, inside of it: a
@@ -404,3 +574,99 @@ class Database:
         except (ValueError, EnvelopeError) as error:
             problem = f"a row makes no sense ({' '.join(str(error).split())[:200]})"
             raise CorruptDatabaseError(self.path, problem) from error
+
+
+class _End(partial[None]):
+    """The end of a write transaction: `Database.finish`, and the one reference to its connection.
+
+    An exception may come before the first line of any function; then the connection must not be in
+    its frame, which the traceback keeps. So the function gets a weak reference, and is called by
+    code of C; the block that is left drops this object, and with it a connection that nobody ended.
+    """
+
+    def own(self, session: Session) -> None:
+        """The end is that of this connection's transaction."""
+        self.args[0].append(weakref.ref(session))
+        self.session = session
+
+
+class _Writing:
+    """The context of `Database.write`: begun where the block begins, committed where it ends,
+    undone on any exception."""
+
+    __slots__ = ("_database", "_flush", "_left")
+
+    def __init__(self, database: Database, *, flush: bool) -> None:
+        self._database = database
+        self._flush = flush
+        self._left = _End(_left, [], database)
+
+    def __enter__(self) -> Connection:
+        return self._database.begin(self._left, flush=self._flush)
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+            """As `Database.finish`."""
+    else:
+        __exit__ = property(attrgetter("_left"))
+
+
+def _left(
+    owned: list[weakref.ref[Session]],
+    database: Database,
+    _: object,
+    error: BaseException | None,
+    __: object,
+) -> None:
+    database.finish(owned, error)
+
+
+class _Held:
+    """What a `Database` has open. It knows nothing of the `Database`, so that both are released at
+    once when nobody refers to that any more."""
+
+    def __init__(self, path: Path, readers_kept: int) -> None:
+        self.pool = Pool(readers_kept)
+        self.ground: Ground | None = None
+        self._path = path
+        self._pid = os.getpid()
+
+    def stand_on(self, file: Identity) -> Ground:
+        """The ground of the connections, until `leave`."""
+        if self.ground is None:
+            self.ground = ground.stand_on(file, id(self))
+        return self.ground
+
+    def leave(self) -> None:
+        """Let the connections that are left be closed as the last ones."""
+        held, self.ground = self.ground, None
+        if held is not None:
+            ground.leave(held, id(self))
+
+    def close(self) -> None:
+        """Close what is open, and leave the WAL as it is."""
+        self.pool.is_closed = True
+        self.pool.close_idle()
+        self.leave()
+        ground.tidy_up()
+
+    def drop(self) -> None:
+        """Release everything of a `Database` that nobody closed."""
+        if os.getpid() == self._pid and self.ground is not None:
+            self.close()
+            warnings.warn(
+                f"the runtime store of {self._path.parent} was not closed",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+
+def _state_of(session: Session) -> tuple[object, ...]:
+    """What tells whether two connections see the same commits."""
+    manifest = _MANIFEST.first(session.connection)
+    return manifest, _LAST_BATCH.scalar(session.connection)
+
+
+_MANIFEST = Statement(select(runtime_manifest))
+_LAST_BATCH = Statement(select(func.max(write_batches.c.batch_number)))

@@ -7,6 +7,7 @@ what was read then is thrown away, an error included, and read again.
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ ATTEMPTS = 20
 TICK_NS = 20_000_000
 """Two changes of a file that are closer may leave the same time: that is how coarse the clock of
 some kernels is (100 ticks a second), doubled."""
+
+_PIECE_BYTES = 1 << 16
 
 State = tuple[int, int, int]
 """Inode, size, time of modification."""
@@ -49,3 +52,35 @@ def wal_size(path: Path) -> int:
     with suppress(OSError):
         return path.with_name(path.name + "-wal").stat().st_size
     return 0
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether a descriptor of this process is of that file; true where that cannot be told."""
+    try:
+        wanted = path.stat()
+        numbers = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        return True
+    for number in numbers:
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(number), wanted):
+                return True
+    return False
+
+
+def why_no_database(path: Path) -> str:
+    """What there is to say of a file that SQLite takes for no database."""
+    zeros = ": it has nothing but zeros" if _is_zeroed(path) else ""
+    return f"the file is not a SQLite database{zeros}"
+
+
+def _is_zeroed(path: Path) -> bool:
+    """Whether a file has nothing but zeros, as after a loss of power or a failed copy. It is no
+    database, so plain file calls may touch it, unless this process had it open before."""
+    if is_open_here(path):
+        return False
+    try:
+        with path.open("rb", buffering=0) as file:
+            return not any(any(piece) for piece in iter(lambda: file.read(_PIECE_BYTES), b""))
+    except OSError:
+        return False

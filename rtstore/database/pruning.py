@@ -42,7 +42,7 @@ from rtstore.database.statements import Row, Statement
 from rtstore.times import format_time
 
 _ROWS_AT_ONCE = 200
-_BYTES_AT_ONCE = 8 << 20
+BYTES_AT_ONCE = 8 << 20
 """A chunk is a fraction of a second, however large the contents are: a writer waits no longer."""
 
 CHUNK = 8
@@ -93,9 +93,9 @@ class Due(NamedTuple):
     """History that is to be dropped now."""
 
     batches: int
-    """How many batches were written since the last time."""
+    """How many batches were written since some were dropped; 0 where that can wait."""
     names: Sequence[str]
-    """The stores that they wrote, once for each."""
+    """The stores that were written since their contents were dropped, once for each time."""
     to_weigh: frozenset[str]
     """Those of them whose contents may be too many bytes by now."""
 
@@ -149,7 +149,7 @@ def batches_beyond(
         return []
     # Only the oldest are asked for their age: batches carry times in order.
     rows = _SELECT_OLDEST.all(
-        connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * len(due.names))
+        connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * due.batches)
     )
     return [
         row["batch_number"]
@@ -223,12 +223,12 @@ def total(connection: Connection) -> Excess:
 
 
 def drop_batches(
-    connection: Connection, limits: Limits, after: int, may_forget: MayForget
+    connection: Connection, limits: Limits, after: int, may_forget: MayForget, at_once: int
 ) -> Chunk:
     """Drop a chunk of the batches beyond the limits, with their receipts and contents: the oldest
-    of those with a number above `after`."""
+    of those with a number above `after`, of about `at_once` bytes."""
     rows = _SELECT_BATCHES.all(connection, after=after, chunk=_ROWS_AT_ONCE, **_bounds(limits))
-    chosen = _chunk_of(rows, _BYTES_AT_ONCE)
+    chosen = _chunk_of(rows, at_once)
     gone = set(may_forget(connection, [row["batch_number"] for row in chosen]))
     delete_batches(connection, gone)
     dropped = Excess(
@@ -239,12 +239,14 @@ def drop_batches(
     return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
 
 
-def drop_contents(connection: Connection, name: str, oldest_kept: int, after: int) -> Chunk:
+def drop_contents(
+    connection: Connection, name: str, oldest_kept: int, after: int, at_once: int
+) -> Chunk:
     """Drop a chunk of the contents of a store that are older than those kept. Batches stay."""
     rows = _SELECT_CONTENTS.all(
         connection, name=name, oldest_kept=oldest_kept, after=after, chunk=_ROWS_AT_ONCE
     )
-    chosen = _chunk_of(rows, _BYTES_AT_ONCE)
+    chosen = _chunk_of(rows, at_once)
     delete_contents(connection, name, chosen)
     dropped = Excess(0, len(chosen), sum(row["content_bytes"] for row in chosen))
     return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)

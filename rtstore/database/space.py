@@ -50,6 +50,11 @@ def release_free_pages(connection: Connection) -> int:
     return left
 
 
+def checkpoint_at_once(connection: Connection) -> None:
+    """Have SQLite checkpoint after each commit, so that the WAL does not grow."""
+    driver_of(connection).execute("PRAGMA wal_autocheckpoint = 1")
+
+
 def checkpoint_as_ever(connection: Connection) -> None:
     """Have SQLite checkpoint when the WAL has grown to a thousand pages, as is its default."""
     driver_of(connection).execute("PRAGMA wal_autocheckpoint = 1000")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from rtstore.errors import (
     StorageError,
 )
 from rtstore.files.owners import whose
+
+DISK_FULL = "the disk is full"
+
+_IN_TRANSACTION = re.compile("within a transaction|no transaction is active")
+"""What SQLite says of a BEGIN or COMMIT in the wrong place: that is no damage."""
 
 
 class Translated:
@@ -51,7 +57,7 @@ _FORBIDDEN = {
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
 }
 _OF_THE_SYSTEM = {
-    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_FULL: DISK_FULL,
     sqlite3.SQLITE_IOERR: "input/output error",
     sqlite3.SQLITE_NOMEM: "it does not fit into memory",
     sqlite3.SQLITE_TOOBIG: "a value is larger than SQLite takes",
@@ -76,11 +82,21 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
         return StorageError(path, _FORBIDDEN[code], f"{cause}. {owner}" if owner else cause)
     if code in _OF_THE_SYSTEM:
         return StorageError(path, _OF_THE_SYSTEM[code], cause)
+    if code == sqlite3.SQLITE_ERROR and _IN_TRANSACTION.search(str(original)):
+        return RuntimeStoreError(f"{path}: a transaction is not where it should be ({cause})")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return CorruptDatabaseError(path, cause)
     if code == 0 and str(original).startswith("Could not decode to UTF-8"):
         return CorruptDatabaseError(path, cause)  # of the driver's own, for a column of ours
     return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
+
+
+def is_full(error: StorageError) -> bool:
+    """Whether the database found no room on the disk."""
+    cause = error.__cause__
+    return isinstance(cause, (DBAPIError, sqlite3.Error)) and (
+        error_code(cause) & 0xFF == sqlite3.SQLITE_FULL
+    )
 
 
 def _is_mounted_read_only(path: Path) -> bool:

@@ -194,7 +194,7 @@ def _look_at_header(path: Path) -> None:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         if code == sqlite3.SQLITE_NOTADB:
-            problem = "the file is not a SQLite database"
+            problem = idle.why_no_database(path)
             raise ForeignDatabaseError(path, problem, may_be_damage=True) from error
         if code == sqlite3.SQLITE_CORRUPT and idle.wal_size(path) > 0:
             return  # a checkpoint that did not end: only with its WAL is the file whole

@@ -66,6 +66,28 @@ def _needed(found: os.stat_result) -> int:
     return needed | os.X_OK if stat.S_ISDIR(found.st_mode) else needed
 
 
+def is_read_only(path: Path) -> bool:
+    """Whether a path is on a file system that is mounted read-only; false where nobody can tell."""
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except (AttributeError, OSError):
+        return False
+
+
+def why_forbidden(directory: Path) -> str | None:
+    """Why this user may not use a directory, where it is somebody else's, and who may mend that."""
+    try:
+        uid = os.stat(directory).st_uid
+    except OSError:
+        return None
+    if uid == os.geteuid() or os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        return None
+    return (
+        f"it belongs to {owner(directory)}, and this is {this_user()}: run this as its owner, or "
+        f"have root give it away (sudo chown -R {this_user()} {shlex.quote(str(directory))})"
+    )
+
+
 def owner(path: Path) -> str | None:
     """USER:GROUP as `chown` takes it, by name where they have one; None where nobody can tell."""
     try:
@@ -117,7 +139,7 @@ def _user(uid: int) -> str:
 def user_name(uid: int) -> str:
     """The name of a user, or the number."""
     try:
-        import pwd
+        import pwd  # not on Windows
 
         return pwd.getpwuid(uid).pw_name
     except (ImportError, KeyError):

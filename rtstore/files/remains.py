@@ -28,13 +28,6 @@ _DECODED_MAX = 1 << 20
 _BEGINNING = re.compile(
     rb'\s*\{\s*"schemaVersion"\s*:\s*\d{1,9}\s*,\s*"updatedAt"\s*:\s*"[^"]{0,40}"\s*,\s*"data"\s*:'
 )
-_LOOK_FLAGS = (
-    os.O_RDONLY
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
 _OWN_PREFIX = "runtime-store."
 _EVIDENCE = re.compile(r".+\.([0-9a-f]{32}|link-\d+)")
 _KEPT = re.compile(r"runtime-store\.(backup-.*\.sqlite3|broken-\d+)")
@@ -114,7 +107,7 @@ def has_envelope(directory: Path, relative_path: str, fs: FileSystem) -> bool:
     """Whether a file is what a store writes."""
     try:
         path = store_path(directory, relative_path)
-        if _BEGINNING.match(_beginning(path)):
+        if _BEGINNING.match(fs.read_beginning(path, 512)):
             return True
         if fs.lstat(path).st_size > _DECODED_MAX:
             return False
@@ -122,17 +115,6 @@ def has_envelope(directory: Path, relative_path: str, fs: FileSystem) -> bool:
     except (OSError, UnsafePathError):
         return False
     return _fault_of(content) is None
-
-
-def _beginning(path: Path) -> bytes:
-    """The first bytes of a regular file, for one may be very large; b"" of anything else."""
-    descriptor = os.open(path, _LOOK_FLAGS)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b""
-        return os.read(descriptor, 512)
-    finally:
-        os.close(descriptor)
 
 
 def _fault_of(content: bytes) -> InspectionFault | None:

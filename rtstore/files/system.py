@@ -149,13 +149,8 @@ class FileSystem:
         Raises OSError for anything that is not a regular file: a symbolic link, a directory, a
         pipe that nobody writes to.
         """
-        descriptor = os.open(
-            path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING
-        )
+        descriptor, found = _open_to_read(path)
         try:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise OSError(f"{path} is not a regular file")
             # In one piece, and one more call that says so; a large buffer would cost more than a
             # small file does.
             size = max(found.st_size + 1, _SMALL)
@@ -165,6 +160,27 @@ class FileSystem:
             return b"".join(chunks), found
         finally:
             os.close(descriptor)
+
+    def read_beginning(self, path: Path, size: int) -> bytes:
+        """The first bytes of a regular file, which may be a very large one; raises as `read`."""
+        descriptor, _ = _open_to_read(path)
+        try:
+            return os.read(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+
+def _open_to_read(path: Path) -> tuple[int, os.stat_result]:
+    """A descriptor of a regular file, and what it is of; of nothing else, a link included."""
+    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{path} is not a regular file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, found
 
 
 _WORKING_DIRECTORY = -100  # AT_FDCWD (linux/fcntl.h)

@@ -77,7 +77,9 @@ def export_here(
         state = database.read(_read)
         unfinished = next(iter(database.read(batches.load_open)), None)
         if unfinished is not None and unfinished.has_contents:
-            raise BatchUnfinishedError(unfinished.batch.batch_id, "its writer died", decided=True)
+            raise BatchUnfinishedError(
+                unfinished.batch.batch_id, "its writer died", decided=True, directory=directory
+            )
         names = [name for name in MANIFEST_NAMES if (directory / name).exists()]
         files = _files(state, names or [MANIFEST_NAMES[0]])
         try:

@@ -109,7 +109,7 @@ def knows_batch(path: Path, batch_id: str) -> bool:
         return False
     database = Database(path, read_only=True)
     try:
-        return bool(_attempt(database, lambda found: batches.is_known(found, batch_id)))
+        return bool(_attempt(database, lambda found: batches.batch_id_is_known(found, batch_id)))
     finally:
         database.close()
 

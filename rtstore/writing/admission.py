@@ -73,6 +73,10 @@ class CommittedState:
             self._asked |= new
         return Found(self._team_name, self._high_watermark, self._files)
 
+    def forget(self) -> None:
+        """Ask the database for everything at the next look."""
+        self._moment = None
+
     def file_of(self, name: str) -> CommittedFile | None:
         """What a store's file was at the last look."""
         return self._files.get(name)

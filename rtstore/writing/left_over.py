@@ -70,7 +70,9 @@ def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     try:
         take_to_their_end(left, publisher)
     except OSError as error:
-        raise BatchUnfinishedError(left[0].batch.batch_id, cause_of(error), decided=True) from error
+        raise BatchUnfinishedError(
+            left[0].batch.batch_id, cause_of(error), decided=True, directory=database.path.parent
+        ) from error
     steps = [step_of(action, database) for action in plan.actions]
     with database.write(flush=False) as connection:
         for position, step in enumerate(steps):

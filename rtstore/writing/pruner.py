@@ -14,57 +14,75 @@ from rtstore.files.system import FileSystem
 from rtstore.records import Batch, LoggedBatch
 from rtstore.writing.flushing import FlushKnowledge
 
-_MOST = 64
+_CONTENTS_AT_ONCE = 8
+_BATCHES_AT_ONCE = 32
 """How many batches go by at most before some prune."""
+
+
+class _Turn:
+    """Every so many batches it is the turn to drop something: so many that an eighth too much is
+    there at most. The first batches of a process drop some each: there may be no more of them."""
+
+    def __init__(self, limit: int | None, at_most: int) -> None:
+        self._every = at_most if limit is None else max(1, min(at_most, limit // 8))
+        self._first = self._every
+        self._waiting = 0
+
+    def pass_by(self, number: int) -> None:
+        """Batches were written."""
+        self._waiting += number
+        self._first -= 1
+
+    def take(self) -> int:
+        """The number of batches since the last turn, if it is the turn now; else 0."""
+        if self._waiting < self._every and self._first < 0:
+            return 0
+        waiting, self._waiting = self._waiting, 0
+        return waiting
 
 
 class PruneSchedule:
     """Decides which batches also prune history. Pruning several batches' worth at once touches the
     same pages and costs little more than pruning one, so most batches skip it.
 
-    The first batches of a process do not: there may be no more of them. Age is looked at with every
-    batch: who sets it has a reason.
+    Age is looked at with every batch: who sets it has a reason. Bytes are when a store may have an
+    eighth too many: they are added up again only then.
     """
 
     def __init__(self, retention: Retention) -> None:
-        limits = (retention.batches, retention.contents_per_store)
-        smallest = min(limit for limit in (*limits, _MOST) if limit is not None)
-        # So that an eighth too much is there at most.
-        self._every = max(1, smallest // 8) if retention.max_age is None else 1
+        self._contents = _Turn(retention.contents_per_store, _CONTENTS_AT_ONCE)
+        limit = retention.batches if retention.max_age is None else 1
+        self._batches = _Turn(limit, _BATCHES_AT_ONCE)
         self._bytes = retention.content_bytes and max(1, retention.content_bytes // 8)
-        self._first = self._every
-        """How many of the first batches are still to come."""
-        self._batches = 0
         self._names: list[str] = []
         self._unweighed: dict[str, int] = {}
         """By store, the bytes written since its contents were last weighed."""
         self._heavy: set[str] = set()
 
-    def written(self, logged: Sequence[LoggedBatch]) -> None:
-        """Batches were written."""
-        self._batches += len(logged)
-        self._first -= 1
+    def written(self, logged: Sequence[LoggedBatch]) -> Due | None:
+        """Batches were written: what is to be pruned with the last of them; None where all can
+        wait."""
+        self._contents.pass_by(len(logged))
+        self._batches.pass_by(len(logged))
         for item in logged:
             for write in item.writes:
                 self._names.append(write.schema_name)
                 if self._bytes is not None:
                     self._weigh(write.schema_name, write.file_size, self._bytes)
+        batches = self._batches.take()
+        if not self._contents.take() and not self._heavy:
+            return Due(batches, (), frozenset()) if batches else None
+        due = Due(batches, self._names, frozenset(self._heavy))
+        for name in self._heavy:
+            self._unweighed[name] = 0
+        self._names, self._heavy = [], set()
+        return due
 
     def _weigh(self, name: str, size: int, too_much: int) -> None:
         unweighed = self._unweighed.get(name, too_much) + size  # the first time: nobody knows
         self._unweighed[name] = unweighed
         if unweighed >= too_much:
             self._heavy.add(name)
-
-    def due(self) -> Due | None:
-        """What is to be pruned with the last of these batches; None where it can wait."""
-        if self._batches < self._every and self._first < 0 and not self._heavy:
-            return None
-        due = Due(self._batches, self._names, frozenset(self._heavy))
-        for name in self._heavy:
-            self._unweighed[name] = 0
-        self._batches, self._names, self._heavy = 0, [], set()
-        return due
 
     def more_of(self, name: str) -> None:
         """There is more of a store's contents than was dropped at once."""
@@ -84,15 +102,15 @@ class Pruner:
 
     def prune(self, connection: Connection, logged: Sequence[LoggedBatch]) -> bool:
         """Drop history with batches that are being sealed; returns whether it was their turn."""
-        self._schedule.written(logged)
-        due = self._schedule.due()
+        due = self._schedule.written(logged)
         if due is None:
             return False
         for old in pruning.contents_beyond(connection, self._retention, due):
             pruning.delete_contents(connection, old.name, old.rows)
             if old.more:
                 self._schedule.more_of(old.name)
-        self._drop_batches(connection, due, logged[-1].batch)
+        if due.batches:
+            self._drop_batches(connection, due, logged[-1].batch)
         space.release_some_pages(connection)
         return True
 

@@ -1,4 +1,4 @@
-"""`python -m tests.checker`: lives one after the other, and one line that says what came of them."""
+"""`python -m tests.checker`: lives one after the other, and a line that says what they came to."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 
 import rtstore
-
 from tests.checker.controls import CONTROLS
-from tests.checker.judge import Verdict
-from tests.checker.life import Life
+from tests.checker.life import PATIENCE_S, Life
 from tests.checker.mix import DISTURBANCES, Mix, draw
+from tests.checker.verdict import Verdict
 
 
 def main() -> int:
@@ -38,7 +37,7 @@ def main() -> int:
             only=names["only"],
             without=names["without"] or (),
         )
-        verdict = live(mix, options.control, options.keep)
+        verdict = live(mix, options)
         total.add(verdict)
         number += 1
         if verdict.failures or options.verbose:
@@ -50,14 +49,15 @@ def main() -> int:
     return 1 if total.failures else 0
 
 
-def live(mix: Mix, control: str | None, keep: Path | None) -> Verdict:
+def live(mix: Mix, options: argparse.Namespace) -> Verdict:
     """One life, in a folder that is gone afterwards, unless it failed and is to be kept."""
     folder = Path(tempfile.mkdtemp(prefix="rtstore-checker-"))
     try:
-        life = Life(mix, folder, None if control is None else CONTROLS[control].break_it)
+        control = None if options.control is None else CONTROLS[options.control].break_it
+        life = Life(mix, folder, control, options.patience)
         verdict = life.run()
-        if verdict.failures and keep is not None:
-            life.keep(keep / f"life-{mix.seed}", verdict)
+        if verdict.failures and options.keep is not None:
+            life.keep(options.keep / f"life-{mix.seed}", verdict)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return verdict
@@ -65,15 +65,17 @@ def live(mix: Mix, control: str | None, keep: Path | None) -> Verdict:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.checker", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3600.0, help="how long (default: an hour)")
-    parser.add_argument("--seed", type=int, default=1, help="of the first life; the next has one more")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="default: an hour")
+    parser.add_argument("--seed", type=int, default=1, help="of the first life")
     parser.add_argument("--lives", type=int, help="at most so many")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
-                        help="a field of the mix that is not drawn (contents=3, loop=true)")  # fmt: skip
+                        help="a field that is not drawn (contents=3, loop=true)")  # fmt: skip
     parser.add_argument("--only", help=f"exactly these disturbances of {', '.join(DISTURBANCES)}")
     parser.add_argument("--without", help="not these disturbances")
     parser.add_argument("--control", choices=sorted(CONTROLS), help="a library broken on purpose")
     parser.add_argument("--keep", type=Path, help="where the lives that failed are kept")
+    parser.add_argument("--patience", type=float, default=PATIENCE_S,
+                        help="how long calls may go on when a life is over")  # fmt: skip
     parser.add_argument("--first", action="store_true", help="stop at the first failure")
     parser.add_argument("--show", type=int, default=2, help="how many failures of a kind are shown")
     parser.add_argument("--verbose", action="store_true", help="every life is told")

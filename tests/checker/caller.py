@@ -26,7 +26,6 @@ from rtstore import (
     StopError,
     StoreContent,
 )
-
 from tests.checker.journal import Journal
 from tests.checker.mix import Mix
 from tests.checker.told import InterruptedByTestError, is_expected, outcome_of
@@ -56,6 +55,7 @@ class Shared:
     scratch: Path
     journal: Journal
     end: float
+    patience_s: float
     objects: list[RuntimeStore] = field(default_factory=list)
     children: list[int] = field(default_factory=list)
 
@@ -107,6 +107,10 @@ class Caller:
         self.random = Random(f"{shared.mix.seed} {name}")
         self.journal = shared.journal
         self.alarm = alarm
+        self.calm = False
+        """Whether its calls are left alone."""
+        self.big = True
+        """Whether it may write documents of megabytes."""
         self.suspicious: RuntimeStore | None = None
         """The object whose last call was interrupted."""
         self._count = 0
@@ -128,7 +132,8 @@ class Caller:
 
     def returned(self, call: str, value: Any) -> None:
         """Write down what a call returned."""
-        outcome, result = "ok", {}
+        outcome = "ok"
+        result: dict[str, Any] = {}
         if isinstance(value, Batch):
             outcome = "committed" if value.state == "committed" else f"returned {value.state}"
             result = {"batch_id": value.batch_id, "hw": value.high_watermark}
@@ -182,6 +187,8 @@ class Caller:
         return value
 
     def _disturbed(self, function: Callable[[], Any]) -> Any:
+        if self.calm:
+            return function()
         if self.alarm is not None and self.mix.has("signal") and self.random.random() < 0.6:
             with self.alarm.armed(self.random):
                 return function()
@@ -204,9 +211,14 @@ class Caller:
             "op": op,
             "stores": names,
             "batch_id": f"batch-{op}" if batch_id else None,
-            "size": self.random.choice((0, 10, 300, 5_000)),
+            "size": self._size(),
             **more,
         }
+
+    def _size(self) -> int:
+        if self.big and self.mix.has("big") and self.random.random() < 0.3:
+            return self.random.choice((1_000_000, 4_000_000))
+        return self.random.choice((0, 10, 300, 5_000))
 
     def arguments(self, facts: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a write, from what was written down of it."""
@@ -272,7 +284,7 @@ class Caller:
 
     def snapshot(self, store: RuntimeStore) -> None:
         """Read all stores as of one batch."""
-        self.call("snapshot", lambda: store.snapshot(), store)
+        self.call("snapshot", store.snapshot, store)
 
     def list_batches(self, store: RuntimeStore) -> None:
         """Read the last few batches."""

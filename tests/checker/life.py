@@ -11,18 +11,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from rtstore import DATABASE_NAME, RuntimeStore
-
 from tests.checker.caller import DESCRIPTORS, LEDGER, STORES, Caller, Shared
 from tests.checker.journal import Journal
-from tests.checker.judge import Verdict, judge
+from tests.checker.judge import judge
 from tests.checker.mix import Mix
 from tests.checker.state import write_down_state
-from tests.checker.worker import CHILD_S, QUIET_S, run_in_child, work
+from tests.checker.verdict import Verdict
+from tests.checker.worker import CHILD_S, run_in_child, work
 
 LOCK_NAME = "runtime-store.lock"
 TEAM = "team-a"
@@ -48,6 +49,7 @@ class Life:
     mix: Mix
     folder: Path
     breaking: Callable[[], object] | None = None
+    patience_s: float = PATIENCE_S
     processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -68,25 +70,26 @@ class Life:
         for _ in range(self.mix.processes):
             self._start_worker()
         others = [
-            self._start(name, lambda name=name: intrude(self.mix, self.directory, name, self.end))
+            self._start(name, partial(intrude, self.mix, self.directory, name, self.end))
             for name in ("shell", "reader")
             if self.mix.has(name)
         ]
         self._disturb()
         for other in others:
-            self._wait(other, PATIENCE_S)
+            self._wait(other, self.patience_s)
         self._let_end()
         for name in ("state", "again"):
-            self._wait(self._start(name, lambda name=name: self._write_down(name)), PATIENCE_S)
+            self._wait(self._start(name, partial(self._write_down, name)), PATIENCE_S)
         return judge(self.mix, self.journals)
 
     def _shared(self, name: str) -> Shared:
         journal = Journal(self.journals / f"{name}.journal")
-        return Shared(self.mix, self.directory, self.scratch, journal, self.end)
+        return Shared(self.mix, self.directory, self.scratch, journal, self.end, self.patience_s)
 
     def _make(self) -> None:
         self.end = 0.0
         caller = Caller("setup", self._shared("setup"))
+        caller.calm = True
         with RuntimeStore.open(
             self.directory,
             team_name=TEAM,
@@ -230,7 +233,7 @@ class Life:
     def _let_end(self) -> None:
         """Wait until no worker calls any more, let each use its objects once more, and end."""
         self._go_on(all_of_them=True)
-        bound = PATIENCE_S + (CHILD_S if self.mix.has("fork") else 0)
+        bound = self.patience_s + (CHILD_S if self.mix.has("fork") else 0)
         end = time.monotonic() + bound
         while not all(self._has_done(process) for process in self._workers()):
             if time.monotonic() > end:
@@ -241,7 +244,7 @@ class Life:
             time.sleep(0.005)
         (self.journals / "quiet").touch()
         for process in self._workers():
-            self._wait(process, PATIENCE_S + QUIET_S)
+            self._wait(process, 2 * self.patience_s)
         for process in self.processes:
             self._wait_for_group(process)
 

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rtstore import AsyncRuntimeStore, StopError
-
 from tests.checker.caller import IDENTITY, LEDGER, STORES, Caller, changing
 
 
@@ -16,6 +15,7 @@ class LoopCaller:
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
+        self.caller.big = False  # there may be a hundred at once
         self.shared, self.mix, self.random = caller.shared, caller.mix, caller.random
 
     def run(self) -> None:

@@ -19,6 +19,7 @@ DISTURBANCES = {
     "signal": "a signal raises an exception in the main thread, in the middle of a call",
     "deep": "a call is made so deep in the stack that it runs out of it somewhere",
     "slow": "the function of an update takes long",
+    "big": "some documents have megabytes",
     "cancel": "a task is cancelled while it waits for a call",
     "stop": "a worker is stopped for a while (SIGSTOP)",
     "kill": "a worker is killed (SIGKILL), and another one takes its place",
@@ -28,7 +29,7 @@ DISTURBANCES = {
     "wal": "the WAL is removed, once",
 }
 
-_SELDOM = {"wal": 0.06, "unlock": 0.15, "shell": 0.2}
+_SELDOM = {"wal": 0.06, "big": 0.1, "unlock": 0.15, "shell": 0.2}
 _OFTEN = 0.3
 
 WITH_STOP_ERRORS = {"fork", "copy", "peek", "unlock", "wal"}
@@ -79,7 +80,7 @@ def draw(
     """The life of a seed. With `only` exactly these disturbances are in it; `without` takes some
     away, and `fixed` fields are as they say. The rest of what is drawn stays the same."""
     random = Random(seed)
-    length = random.choice((0.7, 1.0, 1.5, 2.5))
+    length = random.choice((1.0, 2.0, 4.0))
     batches, contents = random.choice(
         ((None, None), (None, None), (1_000, 50), (1_000, 50), (random.randint(2, 5), 1),
          (random.randint(2, 5), random.randint(1, 3)), (1_000, random.randint(1, 3)))
@@ -88,14 +89,14 @@ def draw(
     chosen = {name for name, value in drawn.items() if value < _SELDOM.get(name, _OFTEN)}
     mix = Mix(
         seed=seed,
-        processes=random.randint(2, 4),
+        processes=random.choice((1, 2, 3, 4)),
         threads=random.choice((1, 2, 3, 6)),
         loop=random.random() < 0.5,
         group=random.choice((4, 20, 100)),
         batches=batches,
         contents=contents,
         lock_timeout_s=random.choice((0.01, 0.03, 0.3, 3.0, 10.0)),
-        objects=random.randint(1, 3),
+        objects=random.choice((1, 1, 2, 3)),
         seconds=length,
         disturbances=tuple(
             name

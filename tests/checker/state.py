@@ -9,8 +9,13 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from rtstore import DATABASE_NAME, InvalidRequestError, RuntimeStore
-
+from rtstore import (
+    DATABASE_NAME,
+    InvalidRequestError,
+    RuntimeStore,
+    RuntimeStoreError,
+    StoreContent,
+)
 from tests.checker.caller import DESCRIPTORS, STORES, Caller
 
 _VERSIONS_MAX = 400
@@ -38,13 +43,13 @@ def _before(_caller: Caller, directory: Path, state: dict[str, Any]) -> None:
 
 def _after(_caller: Caller, directory: Path, state: dict[str, Any]) -> None:
     """What is on record, and in the files, when opening has finished what was left over."""
-    with RuntimeStore.open(directory) as store:
+    with _opened(directory, state) as store:
         state["high_watermark"] = store.manifest().high_watermark
         state["batches"] = [[b.batch_id, b.state, b.high_watermark] for b in store.batches()]
         state["contents"], state["versions"], state["files"] = {}, {}, {}
         for descriptor in DESCRIPTORS:
             name = descriptor.schema_name
-            content = store.read(name)
+            content = _read(store, name, state)
             state["contents"][name] = {
                 "data": {**content.data, "text": ""},
                 "hw": content.high_watermark,
@@ -71,6 +76,22 @@ def _after(_caller: Caller, directory: Path, state: dict[str, Any]) -> None:
             "diagnostics": list(check.diagnostics),
         }
         state["quarantined"] = [str(item) for item in store.quarantined_files()]
+
+
+def _opened(directory: Path, state: dict[str, Any]) -> RuntimeStore:
+    try:
+        return RuntimeStore.open(directory)
+    except RuntimeStoreError as error:
+        state["problems"].append(f"open: {type(error).__name__}: {error}"[:600])
+        return RuntimeStore.open(directory, read_only=True)
+
+
+def _read(store: RuntimeStore, name: str, state: dict[str, Any]) -> StoreContent:
+    try:
+        return store.read(name)
+    except RuntimeStoreError as error:
+        state["problems"].append(f"read: {type(error).__name__}: {error}"[:600])
+        return store.read(name, verify=False)
 
 
 def _writer(store: RuntimeStore, name: str, batch_id: str) -> str | None:

@@ -11,10 +11,10 @@ from rtstore import (
     CallError,
     RetryableError,
     RuntimeStoreError,
+    StopError,
     StoreClosedError,
     StoreFileChangedError,
 )
-
 from tests.checker.mix import WITH_STOP_ERRORS, Mix
 
 
@@ -23,8 +23,8 @@ class InterruptedByTestError(BaseException):
 
 
 _COMMITTED = re.compile(r"\bbatch (\S+) is committed")
-_REFUSED = re.compile(r"(?i)\bnothing (?:of it )?was (?:written|carried out|committed)")
-_FAILED = re.compile(r"and failed: (\w+): ")
+_REFUSED = re.compile(r"(?i)\bnothing (?:of .{1,80} )?was (?:written|carried out|committed)")
+_FAILED = re.compile(r"(?:and failed|\bbatch \S+|\bthe batch): (\w+Error): ")
 
 
 def outcome_of(error: BaseException) -> tuple[str, str | None]:
@@ -61,7 +61,7 @@ def _outcome_of_notes(error: BaseException) -> tuple[str, str | None]:
 _ALWAYS = {"LockTimeoutError", "ConflictError", "DatabaseLockedError", "BatchUnfinishedError"}
 _WITH: dict[str, set[str]] = {
     "BatchFailedError": {"signal", "deep", "unlock", "wal", "shell", "cancel"},
-    "StoreClosedError": {"close", "drop", "fork", "signal", "deep"},
+    "StoreClosedError": {"close", "drop", "signal", "deep", *WITH_STOP_ERRORS},
     "StorageError": {"unlock", "wal"},
     "RecoveryFailedError": {"unlock", "wal", "shell"},
     "CorruptDatabaseError": {"wal"},
@@ -82,4 +82,4 @@ def is_expected(error: BaseException, mix: Mix) -> bool:
         return True
     if name in _WITH:
         return mix.has(*_WITH[name])
-    return isinstance(error, rtstore.StopError) and mix.has(*WITH_STOP_ERRORS)
+    return isinstance(error, StopError | RetryableError) and mix.has(*WITH_STOP_ERRORS)

@@ -15,15 +15,11 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 from rtstore import DATABASE_NAME, RuntimeStore, StopError
-
 from tests.checker.caller import STORES, Alarm, Caller, Shared
 from tests.checker.loop import LoopCaller
 
-QUIET_S = 12.0
-"""How long a store object may be locked out when nobody calls it any more but us."""
 CHILD_S = 15.0
 """How long a forked child may take."""
 
@@ -56,12 +52,16 @@ def work(name: str, shared: Shared, quiet: Path) -> None:
     first = Caller(f"{name}.main", shared, alarm)
     sys.setswitchinterval(first.random.choice((5e-3, 1e-4, 1e-6)))
     while not shared.objects and not shared.over():
-        for _ in range(shared.mix.objects):
-            opened = first.open()
-            if opened is not None:
-                shared.objects.append(opened)
+        shared.objects += [
+            opened
+            for opened in (first.open() for _ in range(shared.mix.objects))
+            if opened is not None
+        ]
     callers = [Caller(f"{name}.t{number}", shared) for number in range(1, shared.mix.threads)]
     threads = [threading.Thread(target=live, args=(caller,), daemon=True) for caller in callers]
+    if shared.mix.has("close", "drop"):
+        exchanging = Caller(f"{name}.exchange", shared)
+        threads.append(threading.Thread(target=keep_exchanging, args=(exchanging,), daemon=True))
     if shared.mix.loop:
         loop = LoopCaller(Caller(f"{name}.loop", shared))
         threads.append(threading.Thread(target=loop.run, daemon=True))
@@ -89,6 +89,7 @@ def live(caller: Caller) -> None:
             continue
         kind = caller.random.choices(kinds, weights)[0]
         actions[kind][1](store)
+        del store
         if caller.suspicious is not None:
             look_again(caller)
 
@@ -108,11 +109,9 @@ def _actions(caller: Caller) -> dict[str, tuple[float, Callable[[RuntimeStore], 
         "plan": (2, caller.plan),
     }
     disturbing: dict[str, tuple[float, Callable[[RuntimeStore], object]]] = {
-        "copy": (1.0, lambda _: copy_directory(caller)),
-        "peek": (1.5, lambda _: peek(caller)),
-        "close": (1.5, lambda store: exchange(caller, store, close=True)),
-        "drop": (1.5, lambda store: exchange(caller, store, close=False)),
-        "fork": (1.0, lambda store: fork(caller, store)),
+        "copy": (2.0, lambda _: copy_directory(caller)),
+        "peek": (4.0, lambda _: peek(caller)),
+        "fork": (4.0, lambda store: fork(caller, store)),
     }
     return actions | {name: found for name, found in disturbing.items() if mix.has(name)}
 
@@ -120,14 +119,14 @@ def _actions(caller: Caller) -> dict[str, tuple[float, Callable[[RuntimeStore], 
 def look_again(caller: Caller) -> None:
     """Use an object whose call was interrupted: it must see what others commit, and write."""
     store, caller.suspicious = caller.suspicious, None
-    alarm, caller.alarm = caller.alarm, None
+    caller.calm = True
     other = caller.pick()
     if store is not None and other is not None:
         caller.write(other, STORES[0])
         caller.read(store, STORES[0])
         caller.snapshot(store)
         caller.write(store, STORES[0])
-    caller.suspicious, caller.alarm = None, alarm
+    caller.suspicious, caller.calm = None, False
 
 
 # --- what a process does to itself ----------------------------------------------------------------
@@ -148,8 +147,23 @@ def peek(caller: Caller) -> None:
             (caller.shared.directory / f"{DATABASE_NAME}{suffix}").read_bytes()
 
 
+def keep_exchanging(caller: Caller) -> None:
+    """Close, or drop, one object after the other, beside whatever the other threads do."""
+    while not caller.shared.over():
+        time.sleep(caller.random.choice((0.01, 0.05, 0.2, 0.5)))
+        store = caller.pick()
+        if store is not None:
+            closes = caller.mix.has("close")
+            if closes and caller.mix.has("drop"):
+                closes = caller.random.random() < 0.5
+            exchange(caller, store, close=closes)
+            del store
+
+
 def exchange(caller: Caller, store: RuntimeStore, *, close: bool) -> None:
-    """Open another object instead of one that others may be using."""
+    """Open another object, before or after one that others may be using is closed or dropped."""
+    if caller.random.random() < 0.5:
+        caller.replace(store, close=close)
     opened = caller.open()
     if opened is not None:
         caller.shared.objects.append(opened)
@@ -181,9 +195,10 @@ def be_child(parent: Caller, name: str, kind: str, store: RuntimeStore) -> None:
     """What a forked child does."""
     shared = Shared(
         parent.mix, parent.shared.directory, parent.shared.scratch, parent.journal,
-        min(parent.shared.end, time.monotonic() + 0.3),
+        min(parent.shared.end, time.monotonic() + 1.0), parent.shared.patience_s,
     )  # fmt: skip
     child = Caller(name, shared)
+    child.calm = True
     if kind in ("inherited", "both"):
         child.call("inherited write", lambda: store.write_batch(**child.arguments(
             child.facts_of_write())))  # fmt: skip
@@ -194,7 +209,10 @@ def be_child(parent: Caller, name: str, kind: str, store: RuntimeStore) -> None:
         opened = child.open()
         if opened is not None:
             shared.objects.append(opened)
-            for _ in range(child.random.randint(1, 10)):
+            for _ in range(child.random.randint(1, 20)):
+                if shared.over():
+                    break
+                time.sleep(child.random.choice((0, 0, 0.05)))
                 child.write(opened)
                 child.update(opened)
                 child.read(opened)
@@ -229,21 +247,35 @@ def wait_for_child(caller: Caller, pid: int) -> None:
 
 
 def come_to_rest(caller: Caller) -> None:
-    """Now that nobody else calls: every object works, or says that it does not."""
-    caller.alarm = None
+    """Now that nobody else calls: every object works, or says that it does not. It may wait for
+    others that try the same, for half of everybody's patience."""
+    caller.calm = True
     for store in list(caller.shared.objects):
-        end = time.monotonic() + QUIET_S
+        end = time.monotonic() + caller.shared.patience_s / 2
         while not works(caller, store):
             if time.monotonic() > end:
                 caller.journal.write("unusable", name=caller.name)
                 break
             time.sleep(0.01)
     for store in list(caller.shared.objects):
-        if caller.random.random() < 0.7:
+        if not caller.mix.has("drop") or caller.random.random() < 0.7:
             caller.replace(store)
-    if caller.random.random() < 0.5:
-        caller.shared.objects.clear()
-        gc.collect()
+        del store
+    caller.shared.objects.clear()
+    caller.suspicious = None
+    gc.collect()
+    held = open_files(caller.shared.directory)
+    if held:
+        caller.journal.write("held", name=caller.name, files=held)
+
+
+def open_files(directory: Path) -> list[str]:
+    """What this process has open in a folder (Linux; elsewhere nothing is known)."""
+    found = []
+    for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        with suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return sorted(name for name in found if name.startswith(f"{directory}/"))
 
 
 def works(caller: Caller, store: RuntimeStore) -> bool:
@@ -266,5 +298,3 @@ def works(caller: Caller, store: RuntimeStore) -> bool:
     caller.read(store)
     caller.snapshot(store)
     return written is not None
-
-

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -13,19 +16,29 @@ from random import Random
 
 import pytest
 
-from rtstore import DATABASE_NAME, LockTimeoutError, RuntimeStore, WriterLock, rebuild_database
+from rtstore import (
+    DATABASE_NAME,
+    LockTimeoutError,
+    RuntimeStore,
+    StorageError,
+    WriterLock,
+    rebuild_database,
+)
+from rtstore.cli.demo_data import IDENTITY
 from rtstore.cli.exits import ExitCode
 from rtstore.database.schema import REVISIONS
 from rtstore.examination import examine
 from rtstore.facts import DatabaseState, Process
 from rtstore.files import processes
+from rtstore.files.owners import this_user
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import _without_privileges
 from tests.cli.test_import import _copy
 from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
-from tests.cli.troubles import TROUBLES, Trouble, findings, go_through
+from tests.cli.troubles import LEASES_FILE, TROUBLES, Trouble, findings, go_through
 from tests.pure.build import needs_legacy
-from tests.support import agree, child, hear, picture
+from tests.support import CHECKOUT, LEASES, agree, child, hear, picture
+from tests.test_rebuild_database import overwrite
 from tests.upgrade.freeze import unpack
 
 
@@ -363,3 +376,122 @@ def test_a_link_to_a_database_with_a_wal(tmp_path: Path) -> None:
     subprocess.run(command, shell=True, check=True)
     assert run("recover", directory).code == ExitCode.READY
     assert run("doctor", directory).code == ExitCode.READY
+
+
+# --- back-ups of this directory, and of no other --------------------------------------------------
+
+
+def _backup_offered(directory: Path) -> str | None:
+    """The back-up that the doctor would restore."""
+    commands = [
+        way["command"]
+        for finding in findings(directory, "database")
+        for way in finding["ways"]  # type: ignore[attr-defined]
+    ]
+    offered = [shlex.split(command)[2] for command in commands if " restore " in command]
+    return offered[0] if offered else None
+
+
+def test_the_back_up_of_another_directory_is_not_offered(tmp_path: Path) -> None:
+    """Two directories of one team, each with its back-up beside them: each gets its own, and none
+    the other's, though that is the newer one. One that was moved since is known by its batches."""
+    (tmp_path / "other").mkdir()
+    mine = ready_team(tmp_path)
+    other = ready_team(tmp_path / "other").rename(tmp_path / "team of the other")
+    for directory in (mine, other):
+        with RuntimeStore.open(directory) as store:
+            store.update(LEASES, lambda data: data, identity=IDENTITY, reason="host_lease_update")
+            store.back_up(f"{directory}.backup")
+    for directory in (mine, other):
+        overwrite(directory / DATABASE_NAME, "recovery_runs")
+        assert _backup_offered(directory) == f"{directory}.backup"
+    moved = mine.rename(tmp_path / "moved")
+    assert _backup_offered(moved) == f"{mine}.backup"
+    shutil.rmtree(f"{mine}.backup")
+    assert _backup_offered(moved) is None
+    (moved / DATABASE_NAME).unlink()
+    assert _backup_offered(moved) is None
+
+
+def test_a_name_to_restore_to_that_is_free(tmp_path: Path) -> None:
+    """The second time the first place is taken, and the command works as it is printed."""
+    directory = ready_team(tmp_path)
+    assert run("backup", directory, tmp_path / "kept").code == 0
+    overwrite(directory / DATABASE_NAME, "write_batches")
+    for number in ("", "-2"):
+        (finding,) = findings(directory, "database")
+        command = finding["ways"][0]["command"]  # type: ignore[index]
+        assert command.endswith(f"-restored{number}")
+        assert run(*shlex.split(command)[1:]).code == 0
+
+
+# --- what belongs to somebody else ----------------------------------------------------------------
+
+SOMEBODY_ELSE = 54321
+
+
+def _give_away(*paths: Path) -> None:
+    try:
+        for path in paths:
+            os.chown(path, SOMEBODY_ELSE, SOMEBODY_ELSE)
+    except PermissionError:
+        pytest.skip("only root gives files away")
+
+
+def test_what_another_user_left_here(tmp_path: Path) -> None:
+    """Doctor and status name `chown`, for the user of the directory; a recovery that cannot keep
+    its evidence is not advised again."""
+    directory = ready_team(tmp_path)
+    (directory / LEASES_FILE).write_text("{")
+    (directory / "quarantine").mkdir(mode=0o700)
+    _give_away(directory / "quarantine", directory / "opencode-sessions.json")
+    user = this_user()
+    doctor = run_process("doctor", directory, before=_without_privileges())
+    assert "of another user, and not to be changed by this one" in doctor.out, doctor
+    assert f"sudo chown -R {user} {directory}" in doctor.out
+    assert "chmod" not in doctor.out
+    status = run_process("status", directory, before=_without_privileges())
+    assert f"sudo chown -R {user} {directory}" in status.out, status
+    assert f"\n  rtstore recover {directory}" not in status.out
+    subprocess.run(["chown", "-R", user, str(directory)], check=True)
+    assert run_process("recover", directory, before=_without_privileges()).code == 0
+
+
+def test_another_users_directory(tmp_path: Path) -> None:
+    """It says whose it is and who asks, in the library and in every command."""
+    directory = ready_team(tmp_path)
+    _give_away(directory, *directory.iterdir())
+    for command in ("status", "doctor", "recover"):
+        result = run_process(command, directory, before=_without_privileges())
+        assert result.code == ExitCode.RETRY_LATER, result
+        assert f"it belongs to {SOMEBODY_ELSE}:{SOMEBODY_ELSE}, and this is" in result.err
+        assert f"sudo chown -R {this_user()} {directory}" in result.err
+    code = (
+        "import sys; from rtstore import RuntimeStore, StorageError\n"
+        "try: RuntimeStore.open(sys.argv[1], team_name='demo-team')\n"
+        "except StorageError as error: print(error)"
+    )
+    done = subprocess.run(
+        [*_without_privileges(), sys.executable, "-c", code, str(directory)],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "it belongs to" in done.stdout, done
+
+
+def test_a_read_only_mount_in_its_own_words(tmp_path: Path) -> None:
+    """Opening for writing says so at once, whatever lies beside the database."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    try:
+        directory = ready_team(tmp_path)
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
+        with pytest.raises(StorageError, match="mounted read-only: it can be looked at"):
+            RuntimeStore.open(directory)
+        RuntimeStore.open(directory, read_only=True).close()
+        assert "mounted read-only" in run("recover", directory).err
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)

@@ -299,10 +299,15 @@ class Caller:
             self.store.close()
             self.store = None
 
-    def beside(self, prefix: str) -> Caller:
+    def beside(self) -> Caller:
         """Another caller of the same directory."""
         return Caller(
-            self.directory, prefix, self.say, fs=self._fs, options=self._options, polls=self._polls
+            self.directory,
+            f"{self._next_id()}-beside",
+            self.say,
+            fs=self._fs,
+            options=self._options,
+            polls=self._polls,
         )
 
     # --- parts ----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def check(directory: Path, ledger: Ledger, scenario: Scenario, *, whole: bool = 
         notes.clear()
         problems += audit(store, ledger, scenario)
         if whole and not scenario.torn_before:
-            problems += _needless(store, ledger)
+            problems += _needless(store, ledger, scenario)
         caller.close()
         before = contents_of(directory)
         store = caller.open()
@@ -283,11 +283,15 @@ def _adopted(foreign: Foreign, committed: list[Batch], ledger: Ledger) -> bool:
     )
 
 
-def _needless(store: RuntimeStore, ledger: Ledger) -> Iterator[str]:
-    """Nothing of our own is kept as evidence of somebody else."""
+def _needless(store: RuntimeStore, ledger: Ledger, scenario: Scenario) -> Iterator[str]:
+    """Nothing of our own is kept as evidence of somebody else: nothing but an old version whose
+    temporary name could not be removed, and whose content is history no more."""
     foreign = {item.content for item in ledger.foreign}
+    short = scenario.options.retention != Retention()
     for row in store.quarantined_files():
         content = _read(store.directory / row.quarantine_path)
+        if short and _is_version(content, row.schema_name or "", ledger):
+            continue
         if row.content_hash is not None and content not in foreign:
             yield f"the evidence {row.quarantine_path} is nobody's: {(content or b'')[:40]!r}"
 

@@ -7,8 +7,7 @@ enumerations as the real one. One that is not caught means that the suite looks 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from rtstore import (
     WriterLock,
     writer,
 )
+from rtstore import lock as lock_module
 from rtstore import recovery as recovery_module
 from rtstore.database import batches, contents, upgrade
 from rtstore.database.statements import driver_of
@@ -196,7 +196,7 @@ def written_in_place() -> None:
         durable.make_directories(path.parent, self.fs)
         path.unlink(missing_ok=True)
         descriptor = self.fs.create(path, 0o600)
-        durable._fill(descriptor, content, None, write.mtime_ns, flush=False, fs=self.fs)
+        durable._fill(descriptor, content, None, write.mtime_ns, None, flush=False, fs=self.fs)
 
     _replace(Publisher, "publish", publish)
 
@@ -449,11 +449,8 @@ def _with_other_receipts(logged: LoggedBatch) -> LoggedBatch:
 def no_lock() -> None:
     """Nobody takes the writer lock."""
 
-    @contextmanager
-    def hold(_: WriterLock, __: float | None = None) -> Iterator[None]:
-        yield
-
-    _replace(WriterLock, "hold", hold)
+    _replace(lock_module, "lock_descriptor", lambda _, **__: True)
+    _replace(WriterLock, "_lock_directory", lambda _, __: True)
     _replace(WriterLock, "is_held", lambda _: False)
 
 

@@ -118,7 +118,7 @@ def _reopen(caller: Caller, _: Recipe) -> None:
 
 def _another(caller: Caller, recipe: Recipe) -> None:
     """Another object has the directory open beside the first, and writes."""
-    other = caller.beside("another")
+    other = caller.beside()
     try:
         other.write(*recipe.batch(1))
     finally:

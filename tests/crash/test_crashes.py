@@ -21,7 +21,7 @@ KILLED = ("make", "write_new", "write_over", "write_mixed", "update", "write_tog
 """Scenarios killed with every change."""
 FAILED = ("write_over", "write_together_refused", "update")
 """Scenarios failed with every change."""
-CUT = ("make", "write_over", "update", "write_together", "write_refused")
+CUT = ("make", "update", "write_refused")
 """Scenarios cut off from power with every change."""
 RECOVERED = ("write_mixed",)
 """Scenarios whose wrecks are recovered again and again, but for the full run."""

@@ -8,14 +8,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from rtstore import (
     FileSystem,
+    PruneStoppedError,
     QuarantinedFile,
+    Retention,
     RuntimeStore,
     upgrade_directory,
     verify_backup,
@@ -61,6 +64,13 @@ def _mounted(folder: Path, options: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _allow(connection: Connection, pages: int) -> None:
+    """Let the database grow by so many pages, as far as the writing connection goes."""
+    driver = driver_of(connection)
+    now = driver.execute("PRAGMA page_count").fetchone()[0]
+    driver.execute(f"PRAGMA max_page_count = {now + pages}")
 
 
 def _write(store: RuntimeStore, number: int, size: int = 3 * KILOBYTE) -> None:
@@ -116,6 +126,28 @@ def _check_after(scene: Scene, acknowledged: set[int], unsure: set[int]) -> None
         assert acknowledged <= found <= acknowledged | unsure, scene.what
         _write(store, 99)
         assert agree(store), scene.what
+
+
+def test_pruning_on_a_full_disk(tmp_path: Path) -> None:
+    """It cannot drop what it cannot write down: it says how much room it needs, drops nothing by
+    half, and with that much room it works."""
+    folder = tmp_path / "small"
+    with _mounted(folder, "size=14m"), RuntimeStore.open(folder / "rt", team_name="t") as store:
+        (folder / "other").write_bytes(bytes(4 << 20))
+        with suppress(RuntimeStoreError):
+            for number in range(100):
+                _write(store, number, size=150 * KILOBYTE)
+        _fill(folder, 0)
+        before = len(store.batches())
+        few = Retention(batches=2, contents_per_store=1)
+        with pytest.raises(PruneStoppedError, match=r"free about [1-4] MiB") as caught:
+            store.prune(few)
+        assert len(store.batches()) == before - caught.value.batches
+        os.truncate(folder / "other", (4 << 20) - caught.value.room)
+        report = store.prune(few)
+        assert report.batches_left < 5 < before
+        _write(store, 1000)
+        assert agree(store)
 
 
 class FullFileSystem(FileSystem):
@@ -181,9 +213,7 @@ def test_database_does_not_grow(scene: Scene) -> None:
         shutil.copytree(template(crashed=False), scene.directory)
         with RuntimeStore.open(scene.directory) as store:
             _write(store, 0)
-            driver = driver_of(store.database._writing())
-            now = driver.execute("PRAGMA page_count").fetchone()[0]
-            driver.execute(f"PRAGMA max_page_count = {now + pages}")
+            store.database.read_as_writer(functools.partial(_allow, pages=pages))
             acknowledged: set[int] = {0}
             for number in range(1, 8):
                 files = scene.files()

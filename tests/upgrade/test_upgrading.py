@@ -386,6 +386,7 @@ def test_an_upgrade_that_is_killed(frozen: str) -> None:
     assert line["failures"] == 0, line["first"]
 
 
+@pytest.mark.early
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @each_older
 def test_killed_in_a_system_call(frozen: str) -> None:
@@ -396,6 +397,7 @@ def test_killed_in_a_system_call(frozen: str) -> None:
     assert line["failures"] == 0, line["first"]
 
 
+@pytest.mark.early
 @needs_fork
 @each_older
 @pytest.mark.parametrize("job", ["fail", "power", "control"])

@@ -1,0 +1,57 @@
+"""No advice leads back to itself, whatever is wrong and whichever way is chosen."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.commands import ready_team, run
+from tests.cli.troubles import LEASES_FILE
+from tests.cli.walks import WALKED, Step, walk
+
+CHOICES: dict[str, Callable[[list[Any]], Any]] = {
+    "the first": lambda ways: ways[0],
+    "the last": lambda ways: ways[-1],
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("trouble", WALKED)
+def test_advice_comes_to_an_end(tmp_path: Path, trouble: str, choice: str) -> None:
+    """Status, or else the doctor, is asked what to do, and that is run as it is printed, again and
+    again: in the end the runtime may start, or somebody is named who must act."""
+    (tmp_path / "a team's").mkdir()
+    walk(WALKED[trouble](tmp_path / "a team's"), choose=CHOICES[choice])
+
+
+def test_a_walk_finds_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: an advice that changes nothing is caught."""
+    again = ("degraded", [{"command": f"rtstore status {tmp_path}", "why": "it may help"}])
+    monkeypatch.setattr("tests.cli.walks.advice_for", lambda _: again)
+    with pytest.raises(AssertionError, match="leads back to itself"):
+        walk(ready_team(tmp_path))
+
+
+def test_a_file_that_is_a_mount_point(tmp_path: Path) -> None:
+    """It cannot be replaced, so a person is named at once, and not after a recovery that fails."""
+    directory = ready_team(tmp_path)
+    path, host = directory / LEASES_FILE, tmp_path / "host.json"
+    shutil.copy(path, host)
+    bound = ["mount", "--bind", str(host), str(path)]
+    if shutil.which("mount") is None or subprocess.run(bound, check=False).returncode:
+        pytest.skip("mounting a file is not permitted here")
+    try:
+        host.write_text("{")
+        (step,) = walk(directory)
+        assert isinstance(step, Step)
+        assert "is a mount point" in step.advice
+        result = run("recover", directory)
+        assert "is a mount point" in result.out, result
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+    assert run("recover", directory).code == 0

@@ -1,0 +1,255 @@
+"""Every kind of trouble, walked: what is advised is run as it is printed, until the runtime may
+start or somebody is named who must act."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rtstore import DATABASE_NAME, Descriptor, RuntimeStore, import_directory
+from rtstore.cli.demo_data import IDENTITY, TEAM
+from tests.cli.commands import crashed_team, ready_team, run
+from tests.cli.troubles import LEASES_FILE, TROUBLES
+from tests.legacy.build import FERRY, OWN
+from tests.support import LEASES, plain_descriptor
+from tests.test_rebuild_database import overwrite
+
+SOMEBODY = (
+    "the runtime must",
+    "a person must",
+    "start the newer program",
+    "start the runtime",
+    "start the expected run",
+    "nothing is committed yet",
+)
+"""How an advice begins that no command can follow."""
+
+NOTES = plain_descriptor("own.notes", "own/notes.json")
+
+
+class Step(NamedTuple):
+    """One advice, and what status said when it was given."""
+
+    state: str
+    advice: str
+
+
+def advice_for(directory: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What status says, or else the doctor: the state, and what to do about it; nothing when it is
+    ready."""
+    status = run("status", directory, "--json").json()
+    if "verdict" in status:
+        stores = [(item["schemaName"], item["state"], item["action"]) for item in status["stores"]]
+        return f"{status['verdict']} {stores}", [] if status["verdict"] == "ready" else status[
+            "next"
+        ]
+    found = run("doctor", directory, "--json").json()["findings"]
+    red = [item for item in found if item["level"] == "red"]
+    sentences = " ".join(str(item["sentence"]) for item in red)
+    return sentences, [way for item in red for way in item["ways"]]
+
+
+def walk(
+    directory: Path, *, choose: Callable[[list[Any]], Any] = lambda ways: ways[0]
+) -> list[Step]:
+    """Follow the advice to its end. Fails where an advice comes back, or there is none."""
+    steps: list[Step] = []
+    for _ in range(12):
+        state, ways = advice_for(directory)
+        if state.startswith("ready"):
+            return steps
+        assert ways, f"nothing is advised for: {state}"
+        commands = [way for way in ways if way["command"]]
+        if not commands:
+            named = " ".join(way["why"] for way in ways)
+            assert any(word in named for word in SOMEBODY), named
+            return [*steps, Step(state, named)]
+        command = choose(commands)["command"]
+        step = Step(state, command)
+        assert step not in steps, f"it leads back to itself: {step}"
+        steps.append(step)
+        directory = _run(command, directory)
+    raise AssertionError(f"no end of it: {steps}")
+
+
+def _run(command: str, directory: Path) -> Path:
+    """Run what was printed, as it is; gives where the store is then."""
+    words = shlex.split(command)
+    if words[0] != "rtstore":
+        subprocess.run(command.removeprefix("sudo "), shell=True, check=True)
+        return directory
+    given = [TEAM if word == "NAME" else word for word in words[1:]]
+    result = run(*given)
+    assert result.code in (0, 1), (command, result)
+    return Path(words[3]) if words[1] == "restore" else directory
+
+
+# --- more kinds of trouble ------------------------------------------------------------------------
+
+
+def _with(change: Callable[[Path], object]) -> Callable[[Path], Path]:
+    def make(parent: Path) -> Path:
+        directory = ready_team(parent)
+        change(directory)
+        return directory
+
+    return make
+
+
+def _own_store(parent: Path) -> Path:
+    directory = parent / "own team"
+    with RuntimeStore.open(directory, team_name=TEAM, descriptors=[NOTES]) as store:
+        store.write_batch(identity=IDENTITY, reason="delivery_commit", writes={"own.notes": 1})
+    return directory
+
+
+def _own_stores_without_database(parent: Path) -> Path:
+    directory = _own_store(parent)
+    (directory / DATABASE_NAME).unlink()
+    return directory
+
+
+def _first_session_without_wal(parent: Path) -> Path:
+    directory = parent / "first"
+    store = RuntimeStore.open(parent / "origin", team_name=TEAM, descriptors=[NOTES])
+    store.write_batch(identity=IDENTITY, reason="delivery_commit", writes={"own.notes": 1})
+    shutil.copytree(parent / "origin", directory, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    store.close()
+    return directory
+
+
+def _only_evidence(directory: Path) -> None:
+    (directory / LEASES_FILE).write_text("{")
+    assert run("recover", directory).code == 0
+    for path in directory.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
+def _newer_committed(parent: Path) -> Path:
+    directory = parent / "newer"
+    newer = plain_descriptor("own.notes", "notes.json", version=2)
+    with RuntimeStore.open(directory, team_name=TEAM, descriptors=[newer]) as store:
+        store.write_batch(identity=IDENTITY, reason="delivery_commit", writes={"own.notes": 1})
+    older = plain_descriptor("own.notes", "notes.json")
+    RuntimeStore.open(directory, descriptors=[older], upgrade=False).close()
+    return directory
+
+
+def _newer_file(directory: Path) -> None:
+    path = directory / LEASES_FILE
+    path.write_text(path.read_text().replace('"schemaVersion": 1', '"schemaVersion": 2'))
+
+
+def _imported_open(parent: Path) -> Path:
+    directory = Path(shutil.copytree(OWN / FERRY, parent / "runtime"))
+    import_directory(directory)
+    return directory
+
+
+def delete_contents(directory: Path) -> None:
+    """By somebody who means it: past what the database holds against it."""
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        query = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?"
+        for (name,) in raw.execute(query, ("store_contents",)).fetchall():
+            raw.execute(f'DROP TRIGGER "{name}"')
+        raw.execute("DELETE FROM store_contents")
+
+
+def _contents_and_a_file_gone(directory: Path) -> None:
+    delete_contents(directory)
+    (directory / LEASES_FILE).unlink()
+
+
+def _contents_gone_and_an_edit(directory: Path) -> None:
+    delete_contents(directory)
+    path = directory / LEASES_FILE
+    path.write_text(path.read_text().replace("{", "{ ", 1))
+
+
+def _link_to(directory: Path, target: str | None, *, edited: bool = False) -> None:
+    path = directory / LEASES_FILE
+    if target is None:
+        path.unlink()
+        path.symlink_to("nowhere")
+        return
+    elsewhere = directory.parent / target
+    path.rename(elsewhere)
+    if edited:
+        elsewhere.write_text(elsewhere.read_text().replace("{", "{ ", 1))
+    path.symlink_to(elsewhere.absolute())
+
+
+def _linked_folder(parent: Path) -> Path:
+    directory = _own_store(parent)
+    (directory / "own").rename(parent / "away")
+    (directory / "own").symlink_to((parent / "away").absolute())
+    return directory
+
+
+def _never_committed(parent: Path) -> Path:
+    directory = _own_store(parent)
+    more = plain_descriptor("own.more", "more.json")
+    RuntimeStore.open(directory, descriptors=[NOTES, more]).close()
+    shutil.copy(directory / "own" / "notes.json", directory / "more.json")
+    return directory
+
+
+def _bytes(change: Callable[[Path], object]) -> Callable[[Path], Path]:
+    return _with(lambda directory: change(directory / DATABASE_NAME))
+
+
+def _beside_another(parent: Path) -> Path:
+    """The back-up of another directory of the same team lies beside it."""
+    (parent / "other").mkdir()
+    other = ready_team(parent / "other")
+    with RuntimeStore.open(other) as store:
+        store.update(LEASES, lambda data: data, identity=IDENTITY, reason="host_lease_update")
+        store.back_up(parent / "backup-of-the-other")
+    directory = ready_team(parent)
+    overwrite(directory / DATABASE_NAME, "write_batches")
+    return directory
+
+
+MORE: dict[str, Callable[[Path], Path]] = {
+    "stores of its own, the database gone": _own_stores_without_database,
+    "a first session without its WAL": _first_session_without_wal,
+    "nothing but evidence": _with(_only_evidence),
+    "what is committed is a newer program's": _newer_committed,
+    "a file of a newer program": _with(_newer_file),
+    "an imported batch without contents": _imported_open,
+    "contents deleted": _with(delete_contents),
+    "contents deleted, and a file": _with(_contents_and_a_file_gone),
+    "contents deleted, and a file edited": _with(_contents_gone_and_an_edit),
+    "a file that is a link": _with(lambda place: _link_to(place, "same.json")),
+    "a link to an edited file": _with(lambda place: _link_to(place, "an edit.json", edited=True)),
+    "a link to nothing": _with(lambda place: _link_to(place, None)),
+    "a folder that is a link": _linked_folder,
+    "a file that nobody committed": _never_committed,
+    "the database full of zeros": _bytes(lambda path: path.write_bytes(bytes(path.stat().st_size))),
+    "the first page alone": _bytes(lambda path: os.truncate(path, 4096)),
+    "half of the database": _bytes(
+        lambda path: os.truncate(path, path.stat().st_size // 8192 * 4096)
+    ),
+    "a text under the database's name": _bytes(lambda path: path.write_text("version 1\n" * 99)),
+    "only its WAL": _bytes(lambda path: path.rename(path.with_name(path.name + "-wal"))),
+    "the back-up of another directory beside it": _beside_another,
+    "crashed": crashed_team,
+}
+
+WALKED: dict[str, Callable[[Path], Path]] = {
+    **{name: item.make for name, item in TROUBLES.items() if not item.sql_lock},
+    **MORE,
+}
+
+
+def with_registry(directory: Path, descriptors: list[Descriptor]) -> None:
+    """Have a runtime open a directory, as it does when it starts."""
+    RuntimeStore.open(directory, descriptors=descriptors).close()

@@ -1,0 +1,236 @@
+"""The calls that are struck: alone, as the leader of others, as one that follows, at the lock."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rtstore import Batch, RuntimeStore, WriterLock
+from tests.interrupts.strike import (
+    PATIENCE_S,
+    Neighbour,
+    Strike,
+    Striker,
+    Tally,
+    check_told,
+    check_usable,
+    count_descriptors,
+)
+from tests.support import CHECKPOINT, DIAGNOSTICS, IDENTITY, LEASES, LEDGER, open_store
+
+Points = Callable[[], Iterator[int]]
+Call = Callable[[RuntimeStore, str], Batch]
+
+
+def write_batch(store: RuntimeStore, batch_id: str) -> Batch:
+    """Write two stores."""
+    return store.write_batch(
+        identity=IDENTITY,
+        reason=CHECKPOINT,
+        writes={LEASES: batch_id, DIAGNOSTICS: batch_id},
+        batch_id=batch_id,
+    )
+
+
+_ids: dict[int, str] = {}
+
+
+def update(store: RuntimeStore, batch_id: str) -> Batch:
+    """Change a store; the factory of ids gives the batch its name."""
+    _ids[threading.get_ident()] = batch_id
+    try:
+        return store.update(LEASES, lambda _: batch_id, identity=IDENTITY, reason=CHECKPOINT)
+    finally:
+        del _ids[threading.get_ident()]
+
+
+def adopt(store: RuntimeStore, batch_id: str) -> Batch:
+    """Adopt a file that was changed by hand."""
+    path = store.directory / store.descriptors.get(LEDGER).relative_path
+    path.write_bytes(path.read_bytes().replace(b'"data":', b'"data": ', 1))
+    _ids[threading.get_ident()] = batch_id
+    try:
+        return store.adopt(LEDGER, identity=IDENTITY)
+    finally:
+        del _ids[threading.get_ident()]
+
+
+def new_batch_id() -> str:
+    """The id that the call of this thread wants, or any."""
+    return _ids.get(threading.get_ident()) or f"any-{time.monotonic_ns()}"
+
+
+class Field:
+    """A store that is struck again and again, with a neighbour who looks on."""
+
+    def __init__(
+        self,
+        directory: Path,
+        points: Points,
+        files: Sequence[str] = ("",),
+        lock_timeout_s: float = PATIENCE_S / 2,
+    ) -> None:
+        self.tally = Tally()
+        self.lock_timeout_s = lock_timeout_s
+        self.files = files
+        self._directory = directory
+        self._points = points
+        self._called = 0
+
+    @contextmanager
+    def _prepared(self) -> Iterator[tuple[RuntimeStore, Neighbour]]:
+        with (
+            open_store(
+                self._directory, batch_id_factory=new_batch_id, lock_timeout_s=self.lock_timeout_s
+            ) as store,
+            Neighbour(self._directory) as neighbour,
+        ):
+            check_usable(store, "before any", self.tally)
+            check_usable(store, "before any", self.tally)
+            yield store, neighbour
+
+    def strike(self, run: Callable[[RuntimeStore, Striker], dict[str, object]]) -> Tally:
+        """Run with a strike at each of the points, until there are no more lines."""
+        with self._prepared() as (store, neighbour):
+            for number in self._points():
+                before = count_descriptors()
+                striker = Striker(number, self.files)
+                outcomes = run(store, striker)  # holds the exceptions, as a debugger would
+                if striker.struck is None:
+                    break
+                self.tally.points += 1
+                held = neighbour.what_is_held()
+                if held:
+                    self.tally.fault(striker.struck, f"locks left ({held})")
+                for batch_id, outcome in outcomes.items():
+                    check_told(store, striker.struck, batch_id, outcome, self.tally)
+                check_usable(store, striker.struck, self.tally)
+                outcomes.clear()
+                outcome = None
+                lost = count_descriptors() - before
+                if lost > 0:
+                    self.tally.fault(striker.struck, f"descriptors lost ({lost})")
+        return self.tally
+
+    def name(self) -> str:
+        """A new batch id."""
+        self._called += 1
+        return f"batch-{self._called}"
+
+
+def alone(field: Field, call: Call) -> Tally:
+    """One caller, alone."""
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        batch_id = field.name()
+        return {batch_id: struck(striker, lambda: call(store, batch_id))}
+
+    return field.strike(run)
+
+
+def together(field: Field, calls: Sequence[Call], victim: int) -> Tally:
+    """Several callers in the queue, of which one is struck."""
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        outcomes: dict[str, object] = {}
+        threads = []
+        with store.lock.hold():
+            for number, call in enumerate(calls):
+                batch_id = field.name()
+                outcomes[batch_id] = None
+                thread = threading.Thread(
+                    target=_report,
+                    args=(outcomes, batch_id, call, store, striker if number == victim else None),
+                    daemon=True,
+                )
+                threads.append(thread)
+                thread.start()
+                deadline = time.monotonic() + PATIENCE_S
+                while _in_queue(store) < sum(waiting.is_alive() for waiting in threads):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.0002)
+        for number, (thread, batch_id) in enumerate(zip(threads, list(outcomes), strict=True)):
+            thread.join(PATIENCE_S)
+            if thread.is_alive():
+                field.tally.fault(striker.struck, "hangs")
+            elif number != victim and not isinstance(outcomes[batch_id], Batch):
+                field.tally.fault(striker.struck, f"harmed another ({outcomes[batch_id]!r})")
+        return outcomes
+
+    return field.strike(run)
+
+
+def _in_queue(store: RuntimeStore) -> int:
+    return len(store._writer._queue._places)
+
+
+def _report(
+    outcomes: dict[str, object],
+    batch_id: str,
+    call: Call,
+    store: RuntimeStore,
+    striker: Striker | None,
+) -> None:
+    if striker is not None:
+        outcomes[batch_id] = struck(striker, lambda: call(store, batch_id))
+        return
+    try:
+        outcomes[batch_id] = call(store, batch_id)
+    except BaseException as error:
+        outcomes[batch_id] = error
+
+
+def struck(striker: Striker, call: Callable[[], Any]) -> object:
+    """What a call gave or raised, with a strike on its way."""
+    try:
+        with striker:
+            return call()
+    except BaseException as error:
+        return error
+
+
+def locks(field: Field) -> Tally:
+    """The writer lock by itself: held, looked at, kept free."""
+
+    def use(lock: WriterLock) -> None:
+        with lock.hold(1):
+            pass
+        lock.is_held()
+        with lock.kept_free():
+            pass
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        return {"none": struck(striker, lambda: use(WriterLock(store.directory)))}
+
+    return field.strike(run)
+
+
+def closing(field: Field) -> Tally:
+    """A store that is closed: again, afterwards, and its directory is free."""
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        other = open_store(store.directory)
+        write_batch(other, field.name())
+        error = struck(striker, other.close)
+        with suppress(Strike):
+            other.close()
+        return {"none": error}
+
+    return field.strike(run)
+
+
+SCENARIOS: dict[str, Callable[[Field], Tally]] = {
+    "write_batch, alone": lambda field: alone(field, write_batch),
+    "update, alone": lambda field: alone(field, update),
+    "adopt, alone": lambda field: alone(field, adopt),
+    "a batch that leads": lambda field: together(field, [write_batch] * 3, 0),
+    "an update that leads": lambda field: together(field, [update, write_batch, update], 0),
+    "a batch that follows": lambda field: together(field, [write_batch] * 3, 1),
+    "an update that waits": lambda field: together(field, [write_batch, update, write_batch], 1),
+    "the lock": locks,
+    "close": closing,
+}

@@ -1,0 +1,100 @@
+"""Whatever line an exception comes at, nobody is harmed, and what is said is true: a sample."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import lock as lock_module
+from rtstore.lock import Hold
+from rtstore.writing import group
+from tests.interrupts.scenarios import SCENARIOS, Field
+from tests.support import new_directory
+
+WRITE_PATH = ("store.py", "writer.py", "lock.py", "dispatcher.py", "writing/")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def sample(seed: str, step: int) -> Iterator[int]:
+    """Some lines, others for each scenario."""
+    chosen = random.Random(seed)
+    return (number + chosen.randrange(step) for number in itertools.count(1, step))
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "close"])
+def test_an_exception_at_any_line(tmp_path: Path, name: str) -> None:
+    """The object works, locks and descriptors are free, no thread hangs, the note is true."""
+    step = 1 if name == "the lock" else 31
+    field = Field(new_directory(tmp_path), lambda: sample(name, step), WRITE_PATH)
+    tally = SCENARIOS[name](field)
+    assert tally.points > 3
+    assert not tally.faults, str(tally)
+    assert not tally.told["not known"], str(tally)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "close"])
+def test_an_exception_at_every_third_line(tmp_path: Path, name: str) -> None:
+    """The same, at more of them."""
+    field = Field(new_directory(tmp_path), lambda: itertools.count(2, 3), WRITE_PATH)
+    tally = SCENARIOS[name](field)
+    assert not tally.faults, str(tally)
+
+
+def test_control_a_lock_that_is_released_by_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hold whose end is a function in Python, as it used to be, is found out."""
+
+    def leave(self: Hold, *_: object) -> None:
+        self.release()
+
+    monkeypatch.setattr(Hold, "__exit__", leave, raising=False)
+    field = Field(new_directory(tmp_path), itertools.count, ("lock.py",), 0.1)
+    assert any("locks left" in fault for fault in SCENARIOS["the lock"](field).faults)
+
+
+def test_control_an_interrupted_batch_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A note that takes for granted that nothing was written is found to be untrue."""
+    described = group.Submission.describe
+
+    def describe(self: Any) -> str:
+        self.batch = None
+        self.log_begun = False
+        return described(self)
+
+    monkeypatch.setattr(group.Submission, "describe", describe)
+    field = Field(new_directory(tmp_path), lambda: sample("control", 9), ("writer.py",))
+    assert any("untrue" in fault for fault in SCENARIOS["write_batch, alone"](field).faults)
+
+
+def test_both_locks_end_with_the_block(tmp_path: Path) -> None:
+    """Also where somebody still has the object; and a lost one ends with it."""
+    lock = lock_module.WriterLock(tmp_path)
+    with lock.hold() as held:
+        assert held.directory is not None
+        assert not held.directory.closed
+        assert lock.is_held()
+    assert held.closed
+    assert held.directory.closed
+    assert not lock.is_held()
+    lost = lock.hold()
+    directory = lost.directory
+    del lost
+    assert directory is not None
+    assert directory.closed
+    assert not lock.is_held()
