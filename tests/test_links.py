@@ -11,6 +11,7 @@ from rtstore import (
     ActionKind,
     ActionOutcome,
     ForeignDatabaseError,
+    InvalidRequestError,
     RuntimeStore,
     StorageError,
     StoreFileChangedError,
@@ -179,7 +180,7 @@ def test_the_lock_file_is_no_link(directory: Path, outside: Path) -> None:
 def test_a_directory_that_is_a_link_to_nowhere(tmp_path: Path) -> None:
     """It is said so, not that a lock file is missing."""
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(StorageError, match="a symbolic link that leads nowhere"):
+    with pytest.raises(InvalidRequestError, match="a symbolic link that leads to nothing"):
         RuntimeStore.open(tmp_path / "link", team_name=TEAM)
 
 

@@ -76,7 +76,7 @@ def directory() -> Iterator[Path]:
     try:
         directory = new_directory(top)
         use(directory, 0)
-        (directory / FILE_OF[LEASES]).write_bytes(b"{")
+        (directory / FILE_OF[LEASES]).write_bytes(b"no JSON")
         use(directory, 1)
         shutil.rmtree(directory / "quarantine")
         chown_all(directory)
@@ -166,7 +166,7 @@ def test_errors_name_the_command(directory: Path, name: str) -> None:
     path = directory / name
     if name == "quarantine":
         path.mkdir()
-        (directory / FILE_OF[LEASES]).write_bytes(b"{")
+        (directory / FILE_OF[LEASES]).write_bytes(b"no JSON")
     os.chown(path, 0, 0)
     path.chmod(0o700 if stat.S_ISDIR(path.stat().st_mode) else 0o600)
 

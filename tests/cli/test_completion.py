@@ -49,7 +49,7 @@ def test_versions(tmp_path: Path) -> None:
 def test_evidence(tmp_path: Path) -> None:
     """The numbers of the files in quarantine."""
     directory = ready_team(tmp_path)
-    (directory / "opencode-sessions.json").write_text("{")
+    (directory / "opencode-sessions.json").write_text("no JSON")
     run("recover", directory)
     assert completed(f"rtstore quarantine show {directory} ") == ["1"]
 
