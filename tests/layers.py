@@ -152,7 +152,7 @@ CLOCKS = {
     "now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter",
 }  # fmt: skip
 
-SEAM = ("rtstore.files.system", "rtstore.lock", "rtstore.cli.demo_writer")
+SEAM = ("rtstore.files.system", "rtstore.files.owned", "rtstore.lock", "rtstore.cli.demo_writer")
 """Where files are changed: the seam, and the lock, which is no file that holds anything. (The demo
 writes to its standard output.) What crash tests could not see happens nowhere else."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +112,7 @@ class Field:
                 check_usable(store, striker.struck, self.tally)
                 outcomes.clear()
                 outcome = None
+                gc.collect()
                 lost = count_descriptors() - before
                 if lost > 0:
                     self.tally.fault(striker.struck, f"descriptors lost ({lost})")
@@ -213,7 +215,7 @@ def closing(field: Field) -> Tally:
     """A store that is closed: again, afterwards, and its directory is free."""
 
     def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
-        other = open_store(store.directory)
+        other = RuntimeStore.open(store.directory)
         write_batch(other, field.name())
         error = struck(striker, other.close)
         with suppress(Strike):
