@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import time
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rtstore import Batch, RuntimeStore, WriterLock
+from rtstore import AsyncRuntimeStore, Batch, RuntimeStore, WriterLock
 from tests.interrupts.strike import (
     PATIENCE_S,
     Neighbour,
@@ -232,6 +233,56 @@ def closing(field: Field) -> Tally:
     return field.strike(run)
 
 
+def reading(field: Field) -> Tally:
+    """Everything that only reads."""
+
+    def use(store: RuntimeStore) -> None:
+        store.read(LEDGER)
+        store.snapshot()
+        store.batches(limit=1)
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        return {"none": struck(striker, lambda: use(store))}
+
+    return field.strike(run)
+
+
+def on_a_loop(field: Field) -> Tally:
+    """Tasks whose worker thread is struck: each of them ends."""
+
+    async def write(store: RuntimeStore, striker: Striker, names: list[str]) -> list[object]:
+        wrapped = AsyncRuntimeStore(store)
+        lane = wrapped._workers.writes
+        carry_out: Callable[[], None] = lane._next
+
+        def struck_once() -> None:
+            lane._next = carry_out  # type: ignore[method-assign]
+            with striker:
+                carry_out()
+
+        lane._next = struck_once  # type: ignore[method-assign]
+        tasks = [
+            asyncio.ensure_future(
+                wrapped.write_batch(
+                    identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: name}, batch_id=name
+                )
+            )
+            for name in names
+        ]
+        done, waiting = await asyncio.wait(tasks, timeout=PATIENCE_S)
+        if waiting:
+            field.tally.fault(striker.struck, "hangs")
+        await wrapped.aclose()
+        return [task.exception() or task.result() if task in done else None for task in tasks]
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        names = [field.name() for _ in range(3)]
+        other = RuntimeStore.open(store.directory)
+        return dict(zip(names, asyncio.run(write(other, striker, names)), strict=True))
+
+    return field.strike(run)
+
+
 SCENARIOS: dict[str, Callable[[Field], Tally]] = {
     "write_batch, alone": lambda field: alone(field, write_batch),
     "update, alone": lambda field: alone(field, update),
@@ -242,4 +293,6 @@ SCENARIOS: dict[str, Callable[[Field], Tally]] = {
     "an update that waits": lambda field: together(field, [write_batch, update, write_batch], 1),
     "the lock": locks,
     "close": closing,
+    "reading": reading,
+    "tasks of a loop": on_a_loop,
 }
