@@ -24,16 +24,13 @@ from __future__ import annotations
 import errno
 import io
 import os
-import select
 import socket
 import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from filelock import lock_descriptor, unlock_descriptor
 
@@ -45,6 +42,7 @@ from rtstore.errors import (
     StoreClosedError,
     UnusableEngineError,
 )
+from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.owners import explained
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.times import format_time, utc_now
@@ -68,34 +66,6 @@ _LOOK_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 
 
-class _Owner(Protocol):
-    """An object of C that owns a descriptor, and closes it when it is closed or lost."""
-
-    @property
-    def closed(self) -> bool: ...
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
-
-
-def _find_owner() -> Callable[[int], _Owner] | None:
-    # `io.FileIO` refuses directories. Both of these take any descriptor, by a documented call.
-    for name in ("epoll", "kqueue"):
-        kind = getattr(select, name, None)
-        if kind is not None:
-            owner: Callable[[int], _Owner] = kind.fromfd
-            return owner
-    return None  # pragma: no cover - Windows
-
-
-_own = _find_owner()
-
-
-def _open_owned(path: str, flags: int) -> _Owner:
-    """Open a file or a directory. The descriptor goes from one call of C to the next, so that no
-    exception can come in between and lose it."""
-    return next(map(_own or io.FileIO, map(os.open, (path,), (flags,))))
-
-
 class Hold(io.FileIO):
     """The writer lock while it is held: a context manager that releases it.
 
@@ -106,18 +76,18 @@ class Hold(io.FileIO):
 
     thread: int
     pid: int
-    directory: _Owner | None
+    directory: Owner | None
 
     @classmethod
     def open_file(cls, path: str) -> Hold:
         """Open the lock file, and make it if there is none. Nothing is locked yet."""
         hold = next(
             map(cls, map(os.open, (path,), (_OPEN_FLAGS,), (0o600,)), ("r+b",))
-        )  # as in `_open_owned`
+        )  # as in `open_owned`
         hold.thread, hold.pid, hold.directory = threading.get_ident(), os.getpid(), None
         return hold
 
-    def add_directory(self, directory: _Owner) -> None:
+    def add_directory(self, directory: Owner) -> None:
         """Have the directory closed with the file: `close` of the base class, in C, first calls
         `flush` of the object."""
         self.flush = directory.close  # type: ignore[method-assign]
@@ -156,7 +126,7 @@ class Look(io.BytesIO):
     def __init__(self, lock: WriterLock) -> None:
         super().__init__()
         self._lock = lock
-        self._owners: list[_Owner] = []
+        self._owners: list[Owner] = []
 
     def __enter__(self) -> bool:  # type: ignore[override]
         """Keep the lock free, if it is."""
@@ -181,11 +151,11 @@ class Look(io.BytesIO):
             if stat.S_ISREG(os.stat(path).st_mode) and not self._share(path, _LOOK_FLAGS):
                 return False
         with suppress(OSError):
-            return _own is None or self._share(directory, _DIRECTORY_FLAGS)
+            return not CAN_OWN_DIRECTORIES or self._share(directory, _DIRECTORY_FLAGS)
         return True
 
     def _share(self, path: str, flags: int) -> bool:
-        self._owners.append(owner := _open_owned(path, flags))
+        self._owners.append(owner := open_owned(path, flags))
         try:
             fcntl.flock(owner.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -328,11 +298,9 @@ class WriterLock:
     def holder(self) -> str | None:
         """Who took the lock last and when, as written by that process, or None."""
         try:
-            descriptor = os.open(self.path, _LOOK_FLAGS)
-            try:
-                text = os.read(descriptor, 400).decode("utf-8", errors="replace")
-            finally:
-                os.close(descriptor)
+            owner = open_owned(self.names[0], _LOOK_FLAGS)
+            text = os.read(owner.fileno(), 400).decode("utf-8", errors="replace")
+            owner.close()
         except OSError:
             return None
         # Anybody may have written there, and this goes to terminals.
@@ -369,10 +337,10 @@ class WriterLock:
     def _lock_directory(self, hold: Hold) -> bool:
         """Lock the directory too; gives False when somebody else has: they hold a lock file that
         has lost its name. Where directories cannot be locked, the file alone is the lock."""
-        if _own is None or fcntl is None:  # pragma: no cover - Windows
+        if not CAN_OWN_DIRECTORIES or fcntl is None:  # pragma: no cover - Windows
             return True
         try:
-            directory = _open_owned(self.names[1], _DIRECTORY_FLAGS)
+            directory = open_owned(self.names[1], _DIRECTORY_FLAGS)
             hold.add_directory(directory)
             fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -155,6 +155,7 @@ CLOCKS = {
 
 SEAM = (
     "rtstore.files.system",
+    "rtstore.files.owned",
     "rtstore.lock",
     "rtstore.cli.demo_writer",
     "rtstore.database.ground",

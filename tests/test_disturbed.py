@@ -128,14 +128,16 @@ def test_a_lock_that_is_removed_in_the_middle_of_a_batch(tmp_path: Path, call: s
     """Somebody removes the lock file under its holder, whose batch is in the log: no other writer
     gets in, and the holder ends its batch itself."""
     directory, fs = new_directory(tmp_path), Interrupted()
-    with open_store(directory, fs=fs) as store:
+    with (
+        open_store(directory, fs=fs) as store,
+        open_store(directory, lock_timeout_s=0.05) as other,
+    ):
         write(store, LEASES, 1)
 
         def sabotage() -> None:
             store.lock.path.unlink()
-            with open_store(directory, lock_timeout_s=0.05) as other:
-                with pytest.raises(LockTimeoutError):
-                    write(other, LEASES, 9)
+            with pytest.raises(LockTimeoutError):
+                write(other, LEASES, 9)
 
         fs.before[call] = sabotage
         write(store, LEASES, 2)

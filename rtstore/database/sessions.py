@@ -120,6 +120,8 @@ class Session:
         if self._pid != os.getpid():
             _keep_for_ever(self._driver, self._connection)
             return
+        # A cursor in a traceback keeps what is closed alive, and with it an open transaction.
+        self.undo()
         connection, driver = self._connection, self._driver
         if connection is not None:
             with suppress(sqlite3.Error):

@@ -15,10 +15,13 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from rtstore.files.owned import close, open_descriptor
+
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 _NON_BLOCKING = getattr(os, "O_NONBLOCK", 0)
+_READ_FLAGS = os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING
 _DIRECTORY_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSE_ON_EXEC
 _SMALL = 1 << 14
 
@@ -50,7 +53,7 @@ class FileSystem:
     def create(self, path: Path, mode: int) -> int:
         """Create a file that must not exist, for writing; gives its descriptor."""
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY
-        descriptor = os.open(path, flags, mode)
+        descriptor = open_descriptor(path, flags, mode)
         if is_root():
             give_to_owner_of(path.parent, descriptor)
         return descriptor
@@ -81,15 +84,17 @@ class FileSystem:
 
     def flush(self, path: Path) -> None:
         """Flush a file that was closed long ago to the medium. Follows no symbolic link."""
-        descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _NON_BLOCKING)
+        descriptor = open_descriptor(
+            path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _NON_BLOCKING
+        )
         try:
             os.fsync(descriptor)
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor."""
-        os.close(descriptor)
+        close(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name, replacing what has it, in one step."""
@@ -113,11 +118,11 @@ class FileSystem:
         """Make one directory, for its owner alone."""
         os.mkdir(path, 0o700)
         if is_root():
-            descriptor = os.open(path, _DIRECTORY_FLAGS | _NO_FOLLOW)
+            descriptor = open_descriptor(path, _DIRECTORY_FLAGS | _NO_FOLLOW)
             try:
                 give_to_owner_of(path.parent, descriptor)
             finally:
-                os.close(descriptor)
+                close(descriptor)
 
     def rmdir(self, path: Path) -> None:
         """Remove an empty directory."""
@@ -125,11 +130,11 @@ class FileSystem:
 
     def fsync_directory(self, path: Path) -> None:
         """Flush the names in a directory to the medium."""
-        descriptor = os.open(path, _DIRECTORY_FLAGS)
+        descriptor = open_descriptor(path, _DIRECTORY_FLAGS)
         try:
             os.fsync(descriptor)
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
     def lstat(self, path: Path) -> os.stat_result:
         """What a name stands for, without following a symbolic link."""
@@ -159,7 +164,7 @@ class FileSystem:
                 chunks.append(chunk)
             return b"".join(chunks), found
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
     def read_beginning(self, path: Path, size: int) -> bytes:
         """The first bytes of a regular file, which may be a very large one; raises as `read`."""
@@ -167,18 +172,20 @@ class FileSystem:
         try:
             return os.read(descriptor, size)
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
 
 def _open_to_read(path: Path) -> tuple[int, os.stat_result]:
     """A descriptor of a regular file, and what it is of; of nothing else, a link included."""
-    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING)
+    descriptor = open_descriptor(
+        path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING
+    )
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(f"{path} is not a regular file")
     except BaseException:
-        os.close(descriptor)
+        close(descriptor)
         raise
     return descriptor, found
 
