@@ -374,12 +374,15 @@ class Database:
 
     def _take_reader(self, *, idle: bool) -> Session:
         """A connection for one read."""
+        held = self._held.ground
+        if held is not None and held.is_in_place(self._names) and self._lost is None:
+            return self._pool.take(self._pool.readers, held.file, self._connect_reader)
         file = self._check_same_file()
         if idle:
             session = Session(file)
             self._connect(session, _READING_IDLE)
             return session
-        if self._held.ground is not None and self._ground_lost() is not None:
+        if held is not None and held.lost(self._names) is not None:
             # What was committed is in the WAL that our open connections have; the next one to
             # write, or to close, sees to it.
             return self._pool.take(self._pool.readers, file, self._refuse_to_connect)

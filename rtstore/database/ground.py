@@ -99,6 +99,14 @@ class Ground:
         self.wal = wal
         return True
 
+    def is_in_place(self, names: Names) -> bool:
+        """Whether the database and the WAL are under their names: all that a read stands on."""
+        try:
+            file, wal = os.stat(names.database), os.stat(names.wal)
+        except OSError:
+            return False
+        return (file.st_dev, file.st_ino) == self.file and (wal.st_dev, wal.st_ino) == self.wal
+
     def lost(self, names: Names) -> str | None:
         """What of it is not under its name any more, in words, or None."""
         try:
