@@ -134,6 +134,12 @@ class BatchCall(Call[Batch]):
             return False
         return True
 
+    def fail(self, error: BaseException) -> None:
+        """Have its outcome be an error, which says what is known of the batch."""
+        submission = getattr(self, "submission", None)
+        explain(error, () if submission is None else (submission,))
+        super().fail(error)
+
     def settle_with(self, error: BaseException | None) -> None:
         """Have the outcome be that of the batch, or else this error."""
         if error is None or self.submission.is_done:
@@ -247,7 +253,6 @@ class WriteLane(Lane):
             if left:
                 self._write(left)
         except BaseException as error:  # noqa: BLE001 - it is for the callers
-            explain(error, left)
             raised = error
         for call in calls:
             call.settle_with(raised)

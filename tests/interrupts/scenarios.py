@@ -117,8 +117,10 @@ class Field:
                 check_usable(store, striker.struck, self.tally)
                 outcomes.clear()
                 outcome = None
-                gc.collect()
                 found = count_descriptors()
+                if found > most:
+                    gc.collect()  # a cycle of frames is no loss
+                    found = count_descriptors()
                 if found > most:  # where one line loses one, others do
                     self._growing.append(f"{striker.struck} +{found - most}")
                 most = max(most, found)

@@ -17,6 +17,11 @@ from rtstore.writing import group
 from tests.interrupts.scenarios import SCENARIOS, Field
 from tests.support import new_directory
 
+pytestmark = pytest.mark.filterwarnings(
+    # A strike at a line of a `__del__` goes no further.
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
@@ -59,7 +64,7 @@ def test_control_a_lock_that_is_released_by_python(
         self.release()
 
     monkeypatch.setattr(Hold, "__exit__", leave, raising=False)
-    field = Field(new_directory(tmp_path), itertools.count, ("lock.py",), 0.1)
+    field = Field(new_directory(tmp_path), lambda: itertools.count(1), ("lock.py",), 0.1)
     assert any("locks left" in fault for fault in SCENARIOS["the lock"](field).faults)
 
 
