@@ -169,11 +169,11 @@ def test_a_newer_file_that_comes_between_is_put_back(directory: Path) -> None:
 
 
 def test_a_write_that_comes_between_a_recovery_is_kept(directory: Path) -> None:
-    """The committed content is put back over a torn file, and over what came after that."""
+    """The committed content is put back over a spoiled file, and over what came after that."""
     target = directory / FILE_OF[LEASES]
-    target.write_bytes(b"{")
+    target.write_bytes(b"no JSON")
     with open_it(directory, fs=Raced(target)) as store:
-        assert evidence(store) == [b"{", BY_HAND]
+        assert evidence(store) == [b"no JSON", BY_HAND]
         assert agree(store)
     assert stray_files(directory) == []
 

@@ -18,9 +18,14 @@ class Owner(Protocol):
     """An object of C that owns a descriptor, and closes it when it is closed or lost."""
 
     @property
-    def closed(self) -> bool: ...
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
+    def closed(self) -> bool:
+        """Whether the descriptor is closed."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+    def close(self) -> None:
+        """Close the descriptor; closing twice is harmless."""
 
 
 def _find_owner() -> Callable[[int], Owner] | None:

@@ -19,7 +19,7 @@ from typing import Any
 from rtstore import RuntimeStore
 from rtstore.cli.app import app
 from rtstore.cli.demo_data import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
-from rtstore.files.system import FileSystem
+from rtstore.testing import crash_at
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -111,34 +111,6 @@ class Crash(BaseException):
     """Stands for the death of a writer."""
 
 
-class DyingFileSystem(FileSystem):
-    """Dies at its third rename."""
-
-    def __init__(self) -> None:
-        self._renames = 0
-
-    def rename(self, source: Path, target: Path) -> None:
-        """As always, twice."""
-        self._renames += 1
-        if self._renames > 2:
-            raise Crash
-        super().rename(source, target)
-
-    def rename_new(self, source: Path, target: Path) -> bool:
-        """Not here: it renames."""
-        return False
-
-    def exchange(self, first: Path, second: Path) -> bool:
-        """Not here: it renames."""
-        return False
-
-    def unlink(self, path: Path) -> None:
-        """A dead process tidies nothing up."""
-        if self._renames > 2:
-            raise Crash
-        super().unlink(path)
-
-
 @functools.cache
 def _templates() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="rtstore-cli-"))
@@ -148,15 +120,13 @@ def _templates() -> Path:
             store.write_batch(identity=IDENTITY, reason=checkpoint.reason, writes=checkpoint.writes)
     crashed = Path(shutil.copytree(directory, folder / "crashed"))
     checkpoint = fatal_checkpoint()
-    store = RuntimeStore.open(crashed, fs=DyingFileSystem())
-    with contextlib.suppress(Crash):
+    with crash_at("in-file-3"), RuntimeStore.open(crashed) as store:
         store.write_batch(
             identity=IDENTITY,
             reason=checkpoint.reason,
             writes=checkpoint.writes,
             batch_id="batch-crashed",
         )
-    store.close()
     return folder
 
 
