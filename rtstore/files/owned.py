@@ -18,9 +18,14 @@ class Owner(Protocol):
     """An object of C that owns a descriptor, and closes it when it is closed or lost."""
 
     @property
-    def closed(self) -> bool: ...
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
+    def closed(self) -> bool:
+        """Whether it is closed."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+    def close(self) -> None:
+        """Close it; harmless when it is closed."""
 
 
 def _find_owner() -> Callable[[int], Owner] | None:
