@@ -269,3 +269,46 @@ def test_a_lock_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).mkdir()
     with pytest.raises(StorageError, match=LOCK_NAME), WriterLock(tmp_path).hold():
         pass
+
+
+FORK = """
+from pathlib import Path
+from rtstore.lock import WriterLock
+import os
+lock = WriterLock(Path(sys.argv[1]))
+reading, writing = os.pipe()
+with lock.hold():
+    process = os.fork()
+    if process == 0:
+        os.close(writing)
+        mine = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
+        os.read(reading, 1)  # until the parent is gone
+if process == 0:
+    for descriptor in mine:
+        os.fstat(descriptor)  # the end of the block has closed nothing of ours
+    with lock.hold(10):
+        pass
+    os._exit(7)
+say("free")
+wait()
+os.close(writing)
+say(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_that_is_forked_under_the_lock_has_no_part_in_it(tmp_path: Path) -> None:
+    """It neither keeps the lock from others nor lets it go for its parent, and closes nothing that
+    is its own."""
+    with child(FORK, tmp_path) as process:
+        assert hear(process) == "free"
+        with WriterLock(tmp_path).hold(10):  # the child may just be being born
+            pass
+        answer(process)
+        assert hear(process) == "7"
+
+
+def test_what_stands_in_the_lock_file_is_shown_without_control_characters(tmp_path: Path) -> None:
+    """Anybody may have written there."""
+    (tmp_path / LOCK_NAME).write_bytes(b"\x1b[31mprocess 1\x07\n")
+    assert WriterLock(tmp_path).holder() == "[31mprocess 1"

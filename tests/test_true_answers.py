@@ -292,3 +292,47 @@ def _stack() -> list[Any]:
         frames.append(frame)
         frame = frame.f_back  # type: ignore[assignment]
     return frames
+
+
+MEMORY = """
+import _testcapi, logging
+from rtstore import RunIdentity, RuntimeStore
+logging.disable(logging.CRITICAL)
+identity = RunIdentity(run_id="run-1", capability_snapshot_id="c", behavior_fingerprint="b")
+names = ("opencode.hostLeases", "opencode.promptDeliveryLedger")
+def write(store, batch_id):
+    return store.write_batch(identity=identity, reason="launch_checkpoint", batch_id=batch_id,
+                             writes=dict.fromkeys(names, batch_id))
+with RuntimeStore.open(sys.argv[1], lock_timeout_s=1) as store:
+    for number in range(5):
+        write(store, f"warm-{number}")
+    for number in range(int(sys.argv[2]), 2500, int(sys.argv[3])):
+        batch_id, notes = f"batch-{number}", ""
+        try:
+            _testcapi.set_nomemory(number, number + 1)
+            try:
+                write(store, batch_id)
+            finally:
+                _testcapi.remove_mem_hooks()
+            notes = "is committed"
+        except BaseException as error:
+            notes = " ".join(getattr(error, "__notes__", ()))
+        write(store, f"after-{number}")
+        assert store.read(names[0]).data == f"after-{number}"
+        known = store.batch(batch_id)
+        if "is committed" in notes and "not known" not in notes:
+            assert known is not None, (number, notes)
+        elif "nothing of" in notes:
+            assert known is None, (number, notes)
+say("done")
+"""
+
+
+@pytest.mark.parametrize(
+    "step", [157, pytest.param(7, marks=pytest.mark.thorough, id="most of them")]
+)
+def test_an_allocation_that_fails(tmp_path: Path, step: int) -> None:
+    """Whichever it is: the object works afterwards, and what is said is true."""
+    pytest.importorskip("_testcapi")
+    with child(MEMORY, new_directory(tmp_path), "3", str(step)) as process:
+        assert hear(process) == "done"

@@ -19,13 +19,13 @@ class Owner(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether the descriptor is closed."""
+        """Whether it is closed."""
 
     def fileno(self) -> int:
-        """Return the descriptor."""
+        """The descriptor."""
 
     def close(self) -> None:
-        """Close the descriptor; closing twice is harmless."""
+        """Close it; harmless when it is closed."""
 
 
 def _find_owner() -> Callable[[int], Owner] | None:

@@ -24,8 +24,8 @@ from tests.interrupts.strike import (
 )
 from tests.support import CHECKPOINT, DIAGNOSTICS, IDENTITY, LEASES, LEDGER, open_store
 
-FEW_DESCRIPTORS = 3
-"""How many more there may be at the end: connections for reading are kept for the next reader."""
+FEW_DESCRIPTORS = 6
+"""How many more there may be at the end: connections are kept for the next who reads or writes."""
 
 Points = Callable[[], Iterator[int]]
 Call = Callable[[RuntimeStore, str], Batch]

@@ -138,7 +138,11 @@ def check_told(
     """Hold what a caller was told of its batch against what is on record."""
     known = store.batch(batch_id)
     found = "absent" if known is None else known.state.value
-    notes = " ".join(note for note in getattr(outcome, "__notes__", ()) if f"{batch_id} " in note)
+    notes = " ".join(
+        note
+        for note in getattr(outcome, "__notes__", ())
+        if f"{batch_id} " in note or "the batch " in note
+    )
     if "not known" in notes:
         tally.told["not known"] += 1
         return
