@@ -9,8 +9,6 @@ from rtstore import arguments
 from rtstore.database import upgrade_log
 from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
-from rtstore.database.translation import DISK_FULL
-from rtstore.errors import StorageError
 from rtstore.files.system import FileSystem
 from rtstore.lock import WriterLock
 from rtstore.pruning import PruneProgress, PruneReport, prune_history
@@ -82,23 +80,14 @@ class Upkeep:
         again. Flushed when it returns. Raises `LockTimeoutError`, `PruneStoppedError` where the
         disk is full, and what a failing database raises.
         """
-        try:
-            return prune_history(
-                self._writer.publisher,
-                self.lock,
-                retention or self.retention,
-                self._clock,
-                dry_run=dry_run,
-                progress=progress,
-            )
-        except StorageError as error:
-            if error.problem != DISK_FULL:
-                raise
-            problem = (
-                f"{DISK_FULL}, and dropping history needs some room of its own before it gives any "
-                "back: make room elsewhere first, then run it again"
-            )
-            raise StorageError(error.path, problem, error.cause) from error
+        return prune_history(
+            self._writer.publisher,
+            self.lock,
+            retention or self.retention,
+            self._clock,
+            dry_run=dry_run,
+            progress=progress,
+        )
 
     def export(self, destination: str | Path | None = None) -> ExportReport:
         """Write the manifest and the receipts of the file-only ancestor, whose readers then accept

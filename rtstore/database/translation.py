@@ -18,8 +18,6 @@ from rtstore.errors import (
 )
 from rtstore.files.owners import whose
 
-DISK_FULL = "the disk is full"
-
 _IN_TRANSACTION = re.compile("within a transaction|no transaction is active")
 """What SQLite says of a BEGIN or COMMIT in the wrong place: that is no damage."""
 
@@ -57,7 +55,7 @@ _FORBIDDEN = {
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
 }
 _OF_THE_SYSTEM = {
-    sqlite3.SQLITE_FULL: DISK_FULL,
+    sqlite3.SQLITE_FULL: "the disk is full",
     sqlite3.SQLITE_IOERR: "input/output error",
     sqlite3.SQLITE_NOMEM: "it does not fit into memory",
     sqlite3.SQLITE_TOOBIG: "a value is larger than SQLite takes",
