@@ -48,7 +48,8 @@ def test_a_writer_alone_does_not_ask_for_what_it_committed(
             write(store, LEASES if number % 2 else LEDGER, number)
         assert agree(store)
     asked = [sql for sql in trace.statements if "WHERE" in sql and "SELECT" in sql[:6]]
-    assert not [sql for sql in asked if "state IN" in sql]
+    pruning = "SELECT store_contents.batch_number"  # what may go is looked for in the database
+    assert not [sql for sql in asked if "state IN" in sql and not sql.startswith(pruning)]
     assert trace.statements["PRAGMA data_version"] == 10
 
 

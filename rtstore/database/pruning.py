@@ -201,7 +201,12 @@ def _oldest_kept(
         newer = retention.contents_per_store - 1
         found.append(_OLDEST_BY_NUMBER.scalar(connection, name=name, newer=newer))
     if weigh and retention.content_bytes is not None:
-        light = _OLDEST_BY_BYTES.scalar(connection, name=name, bytes=retention.content_bytes)
+        light = _OLDEST_BY_BYTES.scalar(
+            connection,
+            name=name,
+            bytes=retention.content_bytes,
+            since=found[0] if found and found[0] is not None else 0,  # older ones go anyway
+        )
         # The newest stays, whatever its size.
         found.append(light or _OLDEST_BY_NUMBER.scalar(connection, name=name, newer=0))
     return max((number for number in found if number is not None), default=None)
@@ -332,7 +337,11 @@ _weighed = (
         .label("with_newer"),
     )
     .join(batch_writes, _AS_WRITTEN)
-    .where(store_contents.c.schema_name == bindparam("name"), _CONTENT_HAS_ENDED)
+    .where(
+        store_contents.c.schema_name == bindparam("name"),
+        store_contents.c.batch_number >= bindparam("since"),
+        _CONTENT_HAS_ENDED,
+    )
     .subquery()
 )
 _OLDEST_BY_BYTES = Statement(
