@@ -432,6 +432,8 @@ class Database:
         if self._pool.is_closed:
             raise StoreClosedError(self.path.parent, "is closed")
         held = self._held.stand_on(file)
+        if held.has_rollback_journal(self._names.database):
+            self._connected(_WRITING).close()  # which puts it into WAL mode
         held.hold(self._names.database, self._busy_timeout_s)
         lost = held.lost(self._names)
         if lost is not None:

@@ -35,6 +35,7 @@ except ImportError:  # pragma: no cover - Windows
 
 _SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510  # of the database: held by every connection
 _FIRST_BYTE = 128  # of the index: held from the first opening to the last close
+_FORMAT_AT, _ROLLBACK_JOURNAL = 18, b"\x01\x01"  # of the database (sqlite.org/fileformat.html, 1.3)
 _DESCRIPTORS = "/proc/self/fd"
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 _POLL_S = 0.001
@@ -78,6 +79,20 @@ class Ground:
             else:
                 self.is_held = True
                 return
+
+    def has_rollback_journal(self, path: str) -> bool:
+        """Whether the database is out of WAL mode: somebody set another journal mode by hand. It
+        cannot be put back while the database is held, which must be alone for that moment; nor can
+        anybody take a held database out of WAL mode."""
+        if self.is_held or _SET_LOCK is None:
+            return False
+        descriptor = self._descriptor_of(path, self.file)
+        if descriptor is None:
+            return False
+        try:
+            return os.pread(descriptor, 2, _FORMAT_AT) == _ROLLBACK_JOURNAL
+        except OSError:
+            return False  # SQLite says what is wrong with it
 
     def settle(self, names: Names) -> bool:
         """Remember the WAL and its index, which SQLite has just opened. Returns False when it has

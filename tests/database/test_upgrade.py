@@ -145,8 +145,12 @@ REFUSED: list[tuple[Callable[[Path], None], type[RuntimeStoreError], str]] = [
     (_one_page, CorruptDatabaseError, "malformed"),
     (_half, CorruptDatabaseError, "malformed"),
     (_folder, ForeignDatabaseError, "not a regular file"),
-    (_link, ForeignDatabaseError, "not a regular file"),
-    (_dangling_link, ForeignDatabaseError, "not a regular file"),
+    (_link, ForeignDatabaseError, "it is a symbolic link.*make the whole directory a link"),
+    (
+        _dangling_link,
+        ForeignDatabaseError,
+        "it is a symbolic link.*make the whole directory a link",
+    ),
 ]
 
 
