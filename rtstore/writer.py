@@ -39,9 +39,9 @@ they would notice is what `test_control_is_caught` shows, with libraries broken 
   wrote: `restore_committed`, done when the store is opened, from the content in the database.
   [test_power_lost_at_every_point]
 * the same, and a file is older than all of the history that is kept: nobody flushed it since. Its
-  version is known as ours by the hash in `batch_writes`, and a row there is dropped only when a flush
-  of the file and its directory rules that version out (`rtstore.writing.flushing`). So it is brought
-  up to date like any earlier version; where its bytes are history no more, a copy is kept.
+  version is known as ours by the hash in `batch_writes`, and a row there is dropped only when a
+  flush of the file and its directory rules that version out (`rtstore.writing.flushing`). So it is
+  brought up to date like any earlier version; where its bytes are history no more, a copy is kept.
   [test_power_lost_at_every_point, test_control_is_caught]
 
 Errors while the writer lives: publishing fails -> the batch is recorded as failed, durably, then
