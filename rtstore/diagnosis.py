@@ -131,6 +131,8 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case DatabaseState.UNREADABLE:
             way = _copy_elsewhere(facts) if facts.is_read_only else _make_accessible(facts)
             yield say.red(f"it cannot be read: {facts.problem}", way)
+        case DatabaseState.UNUSABLE:
+            yield say.red(f"it must not be used: {facts.problem}")
         case _:
             yield _without(facts, say)
 

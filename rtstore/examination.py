@@ -33,6 +33,7 @@ from rtstore.errors import (
     NewerDatabaseError,
     RuntimeStoreError,
     StorageError,
+    UnusableEngineError,
 )
 from rtstore.facts import DatabaseState, Facts, Process
 from rtstore.files import durable, processes
@@ -185,6 +186,8 @@ def _state_of_error(error: RuntimeStoreError, path: Path) -> _State:
             return DatabaseState.LOCKED, error.cause, None
         case StorageError():
             return DatabaseState.UNREADABLE, f"{error.problem} ({error.cause})", None
+        case UnusableEngineError():
+            return DatabaseState.UNUSABLE, error.problem, None
         case _:
             return DatabaseState.UNREADABLE, str(error), None
 

@@ -32,6 +32,8 @@ class DatabaseState(StrEnum):
     REBUILD_INTERRUPTED = "rebuild_interrupted"
     LOCKED = "locked"
     UNREADABLE = "unreadable"
+    UNUSABLE = "unusable"
+    """Nothing is wrong with it, but with where it is, or how."""
 
 
 class Process(Record):

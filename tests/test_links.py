@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rtstore import (
     StorageError,
     StoreFileChangedError,
     UnsafePathError,
+    UnusableEngineError,
 )
 from rtstore.files.durable import temporary_path
 from tests.support import (
@@ -161,6 +163,23 @@ def test_the_database_is_no_link(directory: Path, outside: Path, suffix: str) ->
     before = contents(outside)
     with pytest.raises(ForeignDatabaseError, match="link" if not suffix else "not a regular file"):
         RuntimeStore.open(directory, team_name=TEAM)
+    assert contents(outside) == before
+
+
+def test_the_database_has_one_name(directory: Path, outside: Path) -> None:
+    """A second name would have a WAL and a writer lock of its own: acknowledged batches would be
+    lost. The command that is named gives the directory a database of its own."""
+    path = directory / "runtime-store.sqlite3"
+    os.link(path, outside / path.name)
+    before = contents(outside)
+    for read_only in (False, True):
+        with pytest.raises(UnusableEngineError, match="a hard link") as caught:
+            RuntimeStore.open(directory, team_name=TEAM, read_only=read_only)
+    command = str(caught.value).partition("open: ")[2]
+    assert command.startswith("cp -p "), str(caught.value)
+    subprocess.run(command, shell=True, check=True)
+    with RuntimeStore.open(directory, team_name=TEAM) as store:
+        assert store.manifest().team_name == TEAM
     assert contents(outside) == before
 
 

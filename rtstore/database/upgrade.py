@@ -8,6 +8,7 @@ where revisions are run.
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import stat
 import threading
@@ -164,7 +165,8 @@ def _check_header(path: Path) -> None:
     raise DatabaseLockedError(path, "it kept changing while it was looked at")
 
 
-def _look_at_header(path: Path) -> None:
+def _look_at_names(path: Path) -> os.stat_result:
+    """Look at the file without opening it: a regular one, under this one name."""
     try:
         found = os.lstat(path)  # a link: two directories, and so two locks, for one database
     except OSError as error:
@@ -177,6 +179,20 @@ def _look_at_header(path: Path) -> None:
         )
     if not stat.S_ISREG(found.st_mode):
         raise ForeignDatabaseError(path, "it is not a regular file")
+    if found.st_nlink > 1:  # each name would have a WAL and a writer lock of its own
+        here, own = shlex.quote(str(path)), shlex.quote(f"{path}.own")
+        raise UnusableEngineError(
+            path,
+            "the database has another name as well (a hard link, such as `cp -al` makes), and each "
+            "name has a writer lock and a WAL of its own: batches would be lost. Give this one "
+            "a file of its own, while no program has either open: "
+            f"cp -p {here} {own} && mv {own} {here}",
+        )
+    return found
+
+
+def _look_at_header(path: Path) -> None:
+    found = _look_at_names(path)
     if found.st_size == 0:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
     check_side_files(path)

@@ -93,6 +93,7 @@ STATES: dict[DatabaseState, tuple[Level, list[str]]] = {
     DatabaseState.REBUILD_INTERRUPTED: (Level.RED, ["rtstore rebuild '/teams/a team' --team NAME"]),
     DatabaseState.LOCKED: (Level.RED, []),
     DatabaseState.UNREADABLE: (Level.RED, ["chmod -R u+rwX '/teams/a team'"]),
+    DatabaseState.UNUSABLE: (Level.RED, []),
 }
 
 
