@@ -184,7 +184,10 @@ class Ground:
         own = {descriptor for descriptor, _ in self._own}
         for descriptor, file in list(self._own):
             if opened and not set(opened.get(file, ())) - own:
-                self._own.remove((descriptor, file))
+                try:
+                    self._own.remove((descriptor, file))
+                except ValueError:
+                    continue  # another thread tidies up, too: whoever removes it closes it
                 _close(descriptor, file)
         return not self._own
 
