@@ -294,6 +294,23 @@ class BatchUnfinishedError(RecoveryNeededError):
         return other
 
 
+class OpenBatchError(RecoveryNeededError):
+    """A batch that was left open must be finished first, and could not be. Nothing of this call was
+    written."""
+
+    def __init__(self, batch_id: str, cause: str, directory: Path) -> None:
+        self.batch_id = batch_id
+        """The batch that is open; it is not one of this call's."""
+        self.cause = cause
+        self.directory = directory
+        super().__init__(
+            f"nothing of this call was written: batch {batch_id}, which was left open, must be "
+            f"finished first, and could not be: {cause}. That batch is in the log: its outcome is "
+            "decided. Remove the cause, then try again; what is in the way: rtstore status "
+            f"{_typed(directory)}"
+        )
+
+
 class StoreFileChangedError(RecoveryNeededError):
     """A store file is not what was committed: somebody else changed or removed it."""
 

@@ -61,6 +61,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -190,8 +191,9 @@ class BatchWriter:
         back when the contents are the same.
 
         Raises `CallError` for a bad request (nothing written), `ConflictError`, `LockTimeoutError`,
-        `StorageError`, `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError`
-        (in the log, or perhaps so), `DatabaseFailedError`.
+        `StorageError`, `OpenBatchError` (another batch is in the way; nothing written),
+        `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError` (in the log, or
+        perhaps so), `DatabaseFailedError`.
         """
         submissions: list[Submission] = []
         try:
@@ -223,6 +225,10 @@ class BatchWriter:
         try:
             need_stack()
             self._queue.carry_out(submissions, self._lead)
+        except RuntimeStoreError:
+            # What befell the leader afterwards says nothing of a batch that has its outcome.
+            if not submissions or not all(item.is_done for item in submissions):
+                raise
         finally:
             self.events.batches_ended(submissions, time.perf_counter() - began_at)
 
@@ -277,6 +283,9 @@ class BatchWriter:
             try:
                 need_stack()
                 self._queue.carry_out([], self._lead, first=lead)
+            except RuntimeStoreError:
+                if not (outcome and outcome[0].is_done):  # as in `write_submissions`
+                    raise
             finally:
                 duration_s = time.perf_counter() - began_at
                 self.events.batches_ended([*outcome, *joined], duration_s)
@@ -376,15 +385,19 @@ class BatchWriter:
         except BaseException:
             self._committed.forget()
             unsure = [item for item in group if item.log_begun and not item.is_done]
-            if unsure:
-                self._committed.look(names_of(unsure))
+            with suppress(RuntimeStoreError):  # then it is not known, and the note says so
+                if unsure:
+                    self._committed.look(names_of(unsure))
                 for item in unsure:
-                    item.attempt(self._find_outcome)
+                    self._find_outcome(item)
             raise
 
     def _find_outcome(self, item: Submission) -> None:
-        item.batch = first_result(item.draft, self.receipt_store)
-        item.log_begun = item.batch is not None
+        try:
+            item.batch = first_result(item.draft, self.receipt_store)
+            item.log_begun = item.batch is not None
+        except InvalidRequestError as error:  # it has failed
+            item.error = error
 
     def _write(self, group: Sequence[Submission], found: Found) -> None:
         """The rest of step 2, and 3 to 5; the lock is held and no batch is open. Each batch of the
@@ -472,7 +485,10 @@ class BatchWriter:
                 item.error = error.about(str(item.draft.batch_id))
         else:
             for item in going:  # one of them is to blame, or is too much: each by itself then
-                self._write([item], self._committed.look(item.draft.names))
+                item.attempt(self._write_alone)
+
+    def _write_alone(self, item: Submission) -> None:
+        self._write([item], self._committed.look(item.draft.names))
 
     def _publish(
         self,

@@ -22,10 +22,17 @@ from rtstore import (
     ActionOutcome,
     BatchState,
     BatchUnfinishedError,
+    BatchWriter,
+    OpenBatchError,
     Retention,
     RuntimeStore,
+    StorageError,
 )
 from rtstore.arguments import batch_request
+from rtstore.draft import Draft
+from rtstore.records import LoggedBatch
+from rtstore.writing import left_over
+from rtstore.writing.publication import Publisher
 
 from .crash.children import Child
 from .support import (
@@ -262,14 +269,65 @@ def test_a_file_that_cannot_be_written_leaves_all_open(directory: Path) -> None:
         lambda _number, name, _subject: OSError("no room") if name == "rename" else None
     )
     with reopened(directory, recover=False, fs=fs) as store:
-        with pytest.raises(BatchUnfinishedError, match="no room"):
+        with pytest.raises(OpenBatchError, match=r"nothing of this call .* no room") as caught:
             write(store, LEASES, "fourth")
+        assert caught.value.batch_id == store.batches()[1].batch_id  # not the caller's own
+        with pytest.raises(OpenBatchError):
+            store.update(LEDGER, lambda _: "mine", identity=IDENTITY, reason="delivery_commit")
         assert states(store) == ["committed", *["committing"] * 3]
         fs.judge = None
         write(store, LEASES, "fourth")
         assert store.read(LEASES).data == "fourth"
         assert store.read(LEDGER).data == "second"
         assert states(store) == ["committed"] * 5
+
+
+def test_what_befalls_the_rest_of_a_group_is_nobody_elses_outcome(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that cannot be logged is written batch by batch. One of them is logged and its seal
+    fails; it is told so. The next cannot be written before that one is finished; it is told so."""
+    log, seal = BatchWriter._log, Publisher.seal
+
+    def log_one(self: BatchWriter, *drafts: Draft) -> list[LoggedBatch]:
+        if len(drafts) > 1:
+            raise StorageError(directory, "the disk is full", "for a group")
+        return log(self, *drafts)
+
+    def no_seal(*_: object) -> int:
+        raise StorageError(directory, "the disk is full", "for a seal")
+
+    monkeypatch.setattr(BatchWriter, "_log", log_one)
+    monkeypatch.setattr(Publisher, "seal", no_seal)
+    with reopened(directory, recover=False) as store:
+        before = len(store.batches())
+        writer = store._writer
+        group = [
+            writer.submission(
+                batch_request(
+                    TEAM,
+                    store.descriptors,
+                    identity=IDENTITY,
+                    reason="delivery_commit",
+                    writes={LEASES: number},
+                ),
+                batch_id=f"of-a-group-{number}",
+            )
+            for number in range(3)
+        ]
+        monkeypatch.setattr(left_over, "take_to_their_end", no_seal)
+        writer.write_submissions(group)
+        assert [type(item.error) for item in group] == [
+            BatchUnfinishedError,
+            OpenBatchError,
+            OpenBatchError,
+        ]
+        assert store.batch("of-a-group-1") is store.batch("of-a-group-2") is None
+        assert len(store.batches()) == before + 1
+        monkeypatch.setattr(Publisher, "seal", seal)
+    monkeypatch.undo()
+    with reopened(directory) as store:
+        assert store.read(LEASES).data == 0
 
 
 def test_a_backup_of_such_a_directory(directory: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from rtstore.database import batches, contents, manifest, recovery_log
 from rtstore.database.engine import Database
 from rtstore.envelope import content_hash
-from rtstore.errors import BatchUnfinishedError, UnsafePathError, cause_of
+from rtstore.errors import OpenBatchError, StorageError, UnsafePathError, cause_of
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
@@ -49,8 +49,8 @@ def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     """Take open batches to their end before a batch is written, and record it like any recovery.
 
     The caller holds the writer lock and is about to write a batch of its own, so nothing needs to
-    be flushed here. Raises `BatchUnfinishedError` when a file cannot be replaced; what else
-    `take_to_their_end` raises comes out unchanged. The batches then stay open.
+    be flushed here. Raises `OpenBatchError` when that cannot be done now; a `StopError` comes out
+    unchanged. The batches then stay open.
     """
     began_at, database, clock = time.perf_counter(), publisher.database, publisher.clock
     plan = build_plan(
@@ -69,10 +69,9 @@ def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
         )
     try:
         take_to_their_end(left, publisher)
-    except OSError as error:
-        raise BatchUnfinishedError(
-            left[0].batch.batch_id, cause_of(error), decided=True, directory=database.path.parent
-        ) from error
+    except (OSError, StorageError) as error:
+        batch_id, directory = left[0].batch.batch_id, database.path.parent
+        raise OpenBatchError(batch_id, cause_of(error), directory) from error
     steps = [step_of(action, database) for action in plan.actions]
     with database.write(flush=False) as connection:
         for position, step in enumerate(steps):
