@@ -32,6 +32,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from rtstore.forks import no_fork
+
 PATIENCE_S = 10.0
 """How long a fork waits for the transactions of other threads; they take milliseconds."""
 POLL_S = 0.0005
@@ -297,7 +299,8 @@ def _after_in_child() -> None:
 def _keep_for_ever(*inherited: object) -> None:
     """Closing them in the child would end the parent's transaction in the memory that both share;
     even the end of the interpreter must not."""
-    import ctypes
+    with no_fork():
+        import ctypes
 
     for item in inherited:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))
