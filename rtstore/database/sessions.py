@@ -218,14 +218,12 @@ def _forget_pool(number: int, _: object) -> None:
 
 def pause() -> None:
     """Let no other thread take a connection until `resume`."""
-    _pauses[threading.get_ident()] = threading.Event()
+    _pauses[threading.get_ident()] = next(_numbers)
 
 
 def resume() -> None:
     """End the pause of this thread; without one it does nothing."""
-    over = _pauses.pop(threading.get_ident(), None)
-    if over is not None:
-        over.set()
+    _pauses.pop(threading.get_ident(), None)
 
 
 def is_pausing() -> bool:
@@ -240,9 +238,13 @@ def wait_for_others() -> None:
         found = _pause_of_another()
         if found is None:
             return
-        thread, over = found
-        if not over.wait(2 * PATIENCE_S) and _pauses.get(thread) is over:
-            _pauses.pop(thread, None)
+        thread, number = found
+        # Not an `Event`: a signal handler that raises inside of its wait comes out as another error.
+        deadline = time.monotonic() + 2 * PATIENCE_S
+        while _pauses.get(thread) == number:
+            if time.monotonic() >= deadline:
+                _pauses.pop(thread, None)
+            time.sleep(POLL_S)
 
 
 def quiesce(file: Identity | None = None) -> bool:
@@ -274,11 +276,11 @@ def is_barred(file: Identity) -> bool:
     return file in _barred
 
 
-def _pause_of_another() -> tuple[int, threading.Event] | None:
+def _pause_of_another() -> tuple[int, int] | None:
     thread = threading.get_ident()
-    for other, over in list(_pauses.items()):
+    for other, number in list(_pauses.items()):
         if other != thread:
-            return other, over
+            return other, number
     return None
 
 
@@ -312,8 +314,8 @@ if hasattr(os, "register_at_fork"):
 _numbers = count(1)
 _uses: dict[int, list[Any]] = {}
 """By the number of a connection: its database, and the thread that uses it or None."""
-_pauses: dict[int, threading.Event] = {}
-"""By thread: who lets nobody take a connection, and the end of it."""
+_pauses: dict[int, int] = {}
+"""By thread: who lets nobody take a connection, and the number of this pause."""
 _pools: dict[int, weakref.ref[Pool]] = {}
 _barred: set[Identity] = set()
 
