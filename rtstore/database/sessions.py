@@ -239,7 +239,7 @@ def wait_for_others() -> None:
         if found is None:
             return
         thread, number = found
-        # Not an `Event`: a signal handler that raises inside of its wait comes out as another error.
+        # No `Event`: what a signal handler raises in its wait comes out as an error of its lock.
         deadline = time.monotonic() + 2 * PATIENCE_S
         while _pauses.get(thread) == number:
             if time.monotonic() >= deadline:
