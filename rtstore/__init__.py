@@ -8,6 +8,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from rtstore.forks import no_fork
+
 if TYPE_CHECKING:
     from rtstore.aio import AsyncRuntimeStore
     from rtstore.backups import Backup, restore_backup, verify_backup
@@ -245,7 +247,9 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         value: object = _version()
     elif name in _HOME_OF:
-        value = getattr(import_module(_HOME_OF[name]), name)
+        with no_fork():
+            module = import_module(_HOME_OF[name])
+        value = getattr(module, name)
     else:
         raise AttributeError(f"module 'rtstore' has no attribute {name!r}")
     globals()[name] = value
@@ -257,7 +261,8 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
+    with no_fork():
+        from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("rtstore")

@@ -26,6 +26,7 @@ from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, Stora
 from rtstore.files import durable, owners
 from rtstore.files.owners import is_read_only
 from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
 from rtstore.lock import WriterLock
 from rtstore.missing import how_to_make, refuse_lost_batches, refuse_lost_database
 from rtstore.times import Clock
@@ -85,7 +86,8 @@ def make_or_upgrade(
     if not may_upgrade:
         upgrade.check_current(path)
     elif upgrade.inspect_revision(path) != REVISIONS[-1]:
-        from rtstore.upgrading import upgrade_directory
+        with no_fork():
+            from rtstore.upgrading import upgrade_directory
 
         upgrade_directory(
             directory,
@@ -167,7 +169,8 @@ def check_before_use(
         known = registry or database.read(manifest.load_descriptors)
         refuse_lost_batches(directory, database, known, fs)
     if registry is not None and with_data:
-        from rtstore.data_upgrade import rehearse
+        with no_fork():
+            from rtstore.data_upgrade import rehearse
 
         rehearse(database, registry)
 
@@ -200,7 +203,8 @@ def report_loose_modes(directory: Path) -> None:
 
 
 def _is_legacy(directory: Path) -> bool:
-    from rtstore.legacy import is_legacy_directory
+    with no_fork():
+        from rtstore.legacy import is_legacy_directory
 
     return is_legacy_directory(directory)
 

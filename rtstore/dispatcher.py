@@ -26,6 +26,7 @@ from rtstore.errors import (
     InvalidRequestError,
     RuntimeStoreError,
 )
+from rtstore.forks import no_fork
 from rtstore.records import (
     ActionKind,
     ActionOutcome,
@@ -151,7 +152,8 @@ class EventDispatcher:
         return {"team_name": self._team_name, "directory": self._database.path.parent}
 
     def _committed(self, batch: Batch, duration_s: float) -> Event:
-        from rtstore.events import BatchCommitted
+        with no_fork():
+            from rtstore.events import BatchCommitted
 
         return BatchCommitted(
             **self._where,
@@ -162,7 +164,8 @@ class EventDispatcher:
         )
 
     def _failed(self, error: BatchFailedError, duration_s: float) -> Event:
-        from rtstore.events import BatchFailed
+        with no_fork():
+            from rtstore.events import BatchFailed
 
         return BatchFailed(
             **self._where,
@@ -174,7 +177,8 @@ class EventDispatcher:
         )
 
     def _unfinished(self, error: BatchUnfinishedError, duration_s: float) -> Event:
-        from rtstore.events import BatchUnfinished
+        with no_fork():
+            from rtstore.events import BatchUnfinished
 
         return BatchUnfinished(
             **self._where,
@@ -185,7 +189,8 @@ class EventDispatcher:
         )
 
     def _quarantined(self, file: QuarantinedFile) -> tuple[int, Event]:
-        from rtstore.events import FileQuarantined
+        with no_fork():
+            from rtstore.events import FileQuarantined
 
         with suppress(RuntimeStoreError):  # then it is told without its number
             file = (
@@ -208,7 +213,8 @@ class EventDispatcher:
         steps: tuple[RecoveryStep, ...],
         duration_s: float,
     ) -> tuple[int, Event]:
-        from rtstore.events import StoreRecovered
+        with no_fork():
+            from rtstore.events import StoreRecovered
 
         return _level(steps), StoreRecovered(
             **self._where,
@@ -220,7 +226,8 @@ class EventDispatcher:
         )
 
     def _not_ready(self, plan: RecoveryPlan, check: ReadinessCheck) -> Event:
-        from rtstore.events import EventKind, NotReady
+        with no_fork():
+            from rtstore.events import EventKind, NotReady
 
         degraded = check.reason is ReadinessReason.REBUILD_IN_PROGRESS
         return NotReady(

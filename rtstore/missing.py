@@ -14,13 +14,15 @@ from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.errors import DatabaseMissingError
 from rtstore.files.remains import has_envelope, kept_beside, store_files
 from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
 
 
 def how_to_make(directory: Path, team_name: str | None) -> str:
     """The command that makes a store in a directory, takes over what is in it, or goes on where the
     store is. Store files whose database is gone want a look first: a new store would know none of
     them."""
-    from rtstore import legacy  # only where there is no store
+    with no_fork():  # only where there is no store
+        from rtstore import legacy
 
     where, below = shlex.quote(str(directory)), directory / legacy.RUNTIME_DIRECTORY
     if legacy.is_legacy_directory(directory):

@@ -38,6 +38,7 @@ from rtstore.errors import (
     cause_of,
 )
 from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.records import Record
 from rtstore.times import Clock, Timestamp, format_time, to_utc_ms, utc_now
@@ -101,7 +102,8 @@ def upgrade_directory(
     directory, fs = Path(directory), fs or FileSystem()
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
-        from rtstore.missing import how_to_make  # only here: it knows the ancestor's directories
+        with no_fork():  # only here: it knows the ancestor's directories
+            from rtstore.missing import how_to_make
 
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here", how_to_make(directory, team_name)
@@ -242,7 +244,8 @@ def _backed_up(
 
 
 def _check_data(path: Path, descriptors: Iterable[Descriptor]) -> None:
-    from rtstore.data_upgrade import rehearse
+    with no_fork():
+        from rtstore.data_upgrade import rehearse
 
     database = Database(path, read_only=True)
     try:

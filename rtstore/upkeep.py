@@ -10,6 +10,7 @@ from rtstore.database import upgrade_log
 from rtstore.database.contents import Retention
 from rtstore.database.engine import Database
 from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
 from rtstore.lock import WriterLock
 from rtstore.pruning import PruneProgress, PruneReport, prune_history
 from rtstore.records import DatabaseUpgrade
@@ -46,7 +47,8 @@ class Upkeep:
         Takes no lock, and no writer waits for it. `progress` is called with the step, how much of
         it is done, and how much there is to do. See `rtstore.backups.back_up` for the errors.
         """
-        from rtstore.backups import back_up
+        with no_fork():
+            from rtstore.backups import back_up
 
         return back_up(
             self.directory,
@@ -95,7 +97,8 @@ class Upkeep:
 
         Flushed when it returns. See `rtstore.legacy.exporting` for what is in it and the errors.
         """
-        from rtstore.legacy import export_here, export_to
+        with no_fork():
+            from rtstore.legacy import export_here, export_to
 
         if destination is not None:
             target = arguments.path(destination, "destination")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache, cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import TypeGuard
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -63,12 +64,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.store_versions",
     ),
     ("rtstore.errors", "rtstore.ids", "rtstore.records", "rtstore.times", "rtstore.trusted"),
+    ("rtstore.forks",),
 )
 """Top to bottom. A module imports from its own layer and from those below it, never in a circle.
 A package stands for all modules in it; `rtstore` alone is the front door, which nobody uses but
 the command."""
 
-PURE = LAYERS[-2] + LAYERS[-1]
+PURE = LAYERS[-3] + LAYERS[-2]
 """No input, no output, no database: what they give follows from what they are given."""
 
 PURE_IMPORTS = {
@@ -412,7 +414,34 @@ def _is_built(node: ast.expr) -> bool:
     return False
 
 
-RULES = (misplaced, upward_imports, circles, strays_from_home, impurities, past_the_seam, built_sql)
+def cut_by_forks(package: Package) -> Iterator[str]:
+    """Imports inside of functions that a fork does not wait for. The command has no threads."""
+    for module in package.modules.values():
+        if is_in(module.name, ("rtstore.cli", "rtstore.testing")):
+            continue
+        whole = {
+            inner
+            for node in module.nodes
+            if isinstance(node, ast.With) and ast.unparse(node.items[0]) == "no_fork()"
+            for inner in ast.walk(node)
+        }
+        for function in module.nodes:
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                for node in ast.walk(function):
+                    if _imports(node) and node not in whole:
+                        yield f"{module.path}:{node.lineno} imports where a fork may cut it in two"
+
+
+def _imports(node: ast.AST) -> TypeGuard[ast.expr | ast.stmt]:
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) in ("import_module", "importlib.import_module")
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+RULES = (
+    misplaced, upward_imports, circles, strays_from_home, impurities, past_the_seam, built_sql,
+    cut_by_forks,
+)  # fmt: skip
 
 
 def findings(root: Path) -> list[str]:

@@ -125,6 +125,12 @@ BROKEN = [
     ("rtstore/reader.py", "def q(c, n):\n    s = f'SELECT {n}'\n    c.execute(s)", "puts SQL"),
     ("rtstore/database/batches.py", "def q(n):\n    return text(f'{n} = 1')", "puts SQL together"),
     ("rtstore/database/engine.py", "def q(c, n):\n    c.execute(f'PRAGMA {n} = 1')", "puts SQL"),
+    ("rtstore/reader.py", "def later():\n    import ctypes", "imports where a fork may cut it"),
+    (
+        "rtstore/store.py",
+        "async def later():\n    with lock:\n        from rtstore.events import Event",
+        "imports where a fork may cut it in two",
+    ),
 ]
 
 

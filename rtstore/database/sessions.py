@@ -32,6 +32,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from rtstore.forks import no_fork
+
 PATIENCE_S = 10.0
 """How long a fork waits for the transactions of other threads; they take milliseconds."""
 POLL_S = 0.0005
@@ -216,14 +218,12 @@ def _forget_pool(number: int, _: object) -> None:
 
 def pause() -> None:
     """Let no other thread take a connection until `resume`."""
-    _pauses[threading.get_ident()] = threading.Event()
+    _pauses[threading.get_ident()] = next(_numbers)
 
 
 def resume() -> None:
     """End the pause of this thread; without one it does nothing."""
-    over = _pauses.pop(threading.get_ident(), None)
-    if over is not None:
-        over.set()
+    _pauses.pop(threading.get_ident(), None)
 
 
 def is_pausing() -> bool:
@@ -238,9 +238,13 @@ def wait_for_others() -> None:
         found = _pause_of_another()
         if found is None:
             return
-        thread, over = found
-        if not over.wait(2 * PATIENCE_S) and _pauses.get(thread) is over:
-            _pauses.pop(thread, None)
+        thread, number = found
+        # No `Event`: what a signal handler raises in its wait comes out as an error of its lock.
+        deadline = time.monotonic() + 2 * PATIENCE_S
+        while _pauses.get(thread) == number:
+            if time.monotonic() >= deadline:
+                _pauses.pop(thread, None)
+            time.sleep(POLL_S)
 
 
 def quiesce(file: Identity | None = None) -> bool:
@@ -272,11 +276,11 @@ def is_barred(file: Identity) -> bool:
     return file in _barred
 
 
-def _pause_of_another() -> tuple[int, threading.Event] | None:
+def _pause_of_another() -> tuple[int, int] | None:
     thread = threading.get_ident()
-    for other, over in list(_pauses.items()):
+    for other, number in list(_pauses.items()):
         if other != thread:
-            return other, over
+            return other, number
     return None
 
 
@@ -297,7 +301,8 @@ def _after_in_child() -> None:
 def _keep_for_ever(*inherited: object) -> None:
     """Closing them in the child would end the parent's transaction in the memory that both share;
     even the end of the interpreter must not."""
-    import ctypes
+    with no_fork():
+        import ctypes
 
     for item in inherited:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))
@@ -309,8 +314,8 @@ if hasattr(os, "register_at_fork"):
 _numbers = count(1)
 _uses: dict[int, list[Any]] = {}
 """By the number of a connection: its database, and the thread that uses it or None."""
-_pauses: dict[int, threading.Event] = {}
-"""By thread: who lets nobody take a connection, and the end of it."""
+_pauses: dict[int, int] = {}
+"""By thread: who lets nobody take a connection, and the number of this pause."""
 _pools: dict[int, weakref.ref[Pool]] = {}
 _barred: set[Identity] = set()
 

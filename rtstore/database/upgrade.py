@@ -13,7 +13,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, event
@@ -38,6 +38,7 @@ from rtstore.errors import (
 from rtstore.files.durable import NEW_FILE_MODE
 from rtstore.files.owners import explained
 from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
 
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -46,6 +47,15 @@ _NAMES = "SELECT count(*), max(version_num) FROM alembic_version"
 _one_at_a_time = threading.Lock()
 """Alembic keeps the connection and the revision it is at in module globals: two threads that run
 revisions at once, even on two databases, would run each other's."""
+
+
+def _after_in_child() -> None:
+    global _one_at_a_time  # noqa: PLW0603 - whoever has it may be a thread that is not here
+    _one_at_a_time = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_in_child)
 
 
 def migrations_path() -> Path:
@@ -315,13 +325,14 @@ def remove_unfinished(path: Path, fs: FileSystem) -> None:
 
 def run_revisions(connection: Connection) -> None:
     """Bring the database of a connection to the newest revision, in the caller's transaction."""
-    from alembic import command
-    from alembic.config import Config
+    with no_fork():
+        from alembic import command
+        from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
     config.attributes["connection"] = connection
-    with _one_at_a_time:
+    with no_fork(), _one_at_a_time:
         command.upgrade(config, "head")
 
 
@@ -351,7 +362,7 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
     event.listen(engine, "begin", _begin_immediate)
     event.listen(engine, "commit", lambda connection: _commit(connection, path))
     try:
-        with engine.begin() as connection:
+        with no_fork(), engine.begin() as connection:
             yield connection
             _check_whole(connection, path)
     except (DBAPIError, sqlite3.Error) as error:
@@ -390,11 +401,8 @@ def _check_whole(connection: Connection, path: Path) -> None:
 
 def _make_wal(path: Path) -> None:
     # The mode is a property of the file; set while nobody else can know the file.
-    driver = sqlite3.connect(path, isolation_level=None)
-    try:
+    with no_fork(), closing(sqlite3.connect(path, isolation_level=None)) as driver:
         mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-    finally:
-        driver.close()
     if mode != "wal":
         raise UnusableEngineError(
             path.parent,

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from rtstore.forks import no_fork
+
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
@@ -139,7 +141,8 @@ def _user(uid: int) -> str:
 def user_name(uid: int) -> str:
     """The name of a user, or the number."""
     try:
-        import pwd  # not on Windows
+        with no_fork():  # not on Windows
+            import pwd
 
         return pwd.getpwuid(uid).pw_name
     except (ImportError, KeyError):
@@ -148,7 +151,8 @@ def user_name(uid: int) -> str:
 
 def _group_name(gid: int) -> str:
     try:
-        import grp
+        with no_fork():
+            import grp
 
         return grp.getgrgid(gid).gr_name
     except (ImportError, KeyError):

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from rtstore.files.owned import close, open_descriptor
+from rtstore.forks import no_fork
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
@@ -207,7 +208,8 @@ def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
     """The system call of that name, which Python has no function for; None where there is none."""
     if sys.platform != "linux":
         return None
-    import ctypes  # here, for only those who write need it
+    with no_fork():  # only those who write need it
+        import ctypes
 
     function = getattr(ctypes.CDLL(None), "renameat2", None)
     if function is None:

@@ -4,6 +4,7 @@ sees what is committed, nobody else is kept out, and nothing stays open."""
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from rtstore.database import sessions
 from rtstore.database.engine import Database
 
 from .anywhere import every_line, raise_at
-from .build import add_batch, batch_count, write_one
+from .build import add_batch, batch_count, run, write_one
 
 
 def _committed(database: Database) -> None:
@@ -141,3 +142,50 @@ def test_a_late_rollback_ends_nobody_elses_transaction(database: Database) -> No
         generator.close()
         add_batch(connection, 3)
     assert database.read(batch_count) == 2
+
+
+STORM = """
+import signal, sys, threading, time
+from rtstore.database import sessions
+
+begun, over = threading.Event(), threading.Event()
+
+def pause():
+    sessions.pause()
+    begun.set()
+    over.wait()
+    sessions.resume()
+
+thread = threading.Thread(target=pause, daemon=True)
+thread.start()
+begun.wait()
+waits, caught = False, 0
+
+def strike(*_):
+    global waits
+    if waits:
+        waits = False
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, strike)
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    try:
+        waits = True
+        sessions.wait_for_others()
+    except KeyboardInterrupt:
+        caught += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+over.set()
+thread.join()
+sessions.wait_for_others()
+assert caught > 100, caught
+print("fine")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer here")
+def test_a_storm_of_signals_while_another_thread_pauses() -> None:
+    """What a signal handler raises comes out of a wait as it is, at whatever instruction."""
+    assert run(STORM) == "fine\n"

@@ -1,0 +1,99 @@
+"""What a fork waits for: imports inside of functions, and runs of revisions.
+
+A fork copies only the thread that forks. When another thread is in the middle of an import, the
+child has its half-made module and the lock on it, which nobody will ever release: the child waits
+for ever when it needs that module. The same goes for the globals of alembic. So what must be whole
+in a child is done in `with no_fork():`. A fork waits for those blocks that have begun, and those
+that have not wait for the fork. Nobody takes a connection from a pool inside of one: for these a
+fork waits first (see `rtstore.database.sessions`).
+
+Nothing here is a lock that a thread could leave taken. A block counts as long as its `no_fork`
+exists, which it keeps, whatever exception ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from itertools import count
+
+PATIENCE_S = 10.0
+"""How long a fork waits for a block, and a block for a fork."""
+_POLL_S = 0.001
+
+
+class no_fork:  # noqa: N801 - used like a word of the language
+    """The context in which no other thread of this process forks."""
+
+    __slots__ = ("__weakref__", "_number", "_thread")
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._number = next(_numbers)
+
+    def __enter__(self) -> None:
+        is_inner = _thread_is_in_one()
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            # Said first, looked second; a fork does the same.
+            _blocks[self._number] = weakref.ref(self), self._thread
+            if is_inner or not _another_forks() or time.monotonic() >= deadline:
+                return
+            _blocks.pop(self._number, None)
+            time.sleep(_POLL_S)
+
+    def __exit__(self, *_: object) -> None:
+        _blocks.pop(self._number, None)
+
+    def __del__(self) -> None:
+        _blocks.pop(self._number, None)
+
+
+def _thread_is_in_one() -> bool:
+    this = threading.get_ident()
+    return any(thread == this and block() is not None for block, thread in list(_blocks.values()))
+
+
+def _another_is_in_one() -> bool:
+    this = threading.get_ident()
+    return any(thread != this and block() is not None for block, thread in list(_blocks.values()))
+
+
+def _another_forks() -> bool:
+    this = threading.get_ident()
+    return any(thread != this for thread in list(_forking))
+
+
+def _before_fork() -> None:
+    _forking[threading.get_ident()] = True
+    deadline = time.monotonic() + PATIENCE_S
+    while _another_is_in_one() and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def _after_in_parent() -> None:
+    _forking.pop(threading.get_ident(), None)
+
+
+def _after_in_child() -> None:
+    this = threading.get_ident()
+    _forking.clear()
+    for number, (_, thread) in list(_blocks.items()):
+        if thread != this:
+            _blocks.pop(number, None)
+
+
+_numbers = count()
+_blocks: dict[int, tuple[weakref.ref[no_fork], int]] = {}
+"""Those that are open, with the thread of each."""
+_forking: dict[int, bool] = {}
+"""The threads that are about to fork."""
+
+if hasattr(os, "register_at_fork"):
+    # Handlers run in the reverse of the order in which they came: this one is the last to wait, for
+    # this module is imported before all others that have some.
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )
