@@ -8,9 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import DATABASE_NAME, KEEP_EVERYTHING, Retention, RuntimeStore
+from rtstore import (
+    DATABASE_NAME,
+    KEEP_EVERYTHING,
+    Retention,
+    RuntimeStore,
+    RuntimeStoreError,
+)
+from rtstore.database import pruning
 
-from .support import LEASES, LEDGER, agree, new_directory, open_store, write
+from .support import (
+    LEASES,
+    LEDGER,
+    agree,
+    new_directory,
+    open_store,
+    write,
+)
 
 KIB = 1024
 
@@ -106,3 +120,43 @@ def test_it_is_remembered(directory: Path) -> None:
         pass
     with open_store(directory) as store:
         assert store.retention == only_bytes(7)
+
+
+def test_a_history_that_was_kept_for_ever_is_weighed_by_and_by(directory: Path) -> None:
+    """However many contents there are, and however little is written since: in the end no more are
+    there than the limit allows, and no fewer."""
+    with open_store(directory, retention=KEEP_EVERYTHING) as store:
+        for _ in range(300):
+            write_large(store, 1, 1)
+        told = store.prune(only_bytes(150), dry_run=True)
+    with RuntimeStore.open(directory, retention=only_bytes(150)) as store:
+        counts = []
+        for _ in range(30):
+            write(store, LEDGER, 1)
+            write(store, LEASES, 1)
+            counts.append(len(kept(directory, LEASES)))
+    assert counts[0] == 301, "one batch does not weigh all of it"
+    assert counts[-1] <= told.contents_left + 30
+    assert counts[-1] >= told.contents_left
+
+
+def test_what_is_left_to_weigh_survives_a_failing_transaction(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch after it goes on."""
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with open_store(directory, retention=KEEP_EVERYTHING) as store:
+        for _ in range(100):
+            write_large(store, 1, 1)
+    with RuntimeStore.open(directory, retention=only_bytes(40)) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(pruning, "delete_contents", refuse)
+            with pytest.raises(RuntimeStoreError):
+                write(store, LEASES, 1)
+        for _ in range(30):
+            write(store, LEASES, 1)
+        assert len(kept(directory, LEASES)) <= 31 + 40
+        assert agree(store)

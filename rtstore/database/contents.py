@@ -20,7 +20,7 @@ from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
 from rtstore.records import PublishedFile, Record
 
-_NUMBER_MAX = 2**63 - 1
+NUMBER_MAX = 2**63 - 1
 """The largest that SQLite holds."""
 
 
@@ -33,11 +33,11 @@ class Retention(Record):
     limits may be there for some batches: it is dropped in chunks.
     """
 
-    batches: int | None = Field(default=1_000, ge=1, le=_NUMBER_MAX)
+    batches: int | None = Field(default=1_000, ge=1, le=NUMBER_MAX)
     """Committed and failed batches, with their receipts."""
-    contents_per_store: int | None = Field(default=50, ge=1, le=_NUMBER_MAX)
+    contents_per_store: int | None = Field(default=50, ge=1, le=NUMBER_MAX)
     """Committed contents of each store, the current one included."""
-    content_bytes: int | None = Field(default=64 << 20, ge=1, le=_NUMBER_MAX)
+    content_bytes: int | None = Field(default=64 << 20, ge=1, le=NUMBER_MAX)
     """Bytes of the committed contents of each store, the current one included. For each store, as
     `contents_per_store` is: a large document does not push out the history of a small one. The
     default keeps 50 contents of up to 1.3 MB, and three of a document of 17 MB."""

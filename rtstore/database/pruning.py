@@ -30,7 +30,7 @@ from sqlalchemy import (
     select,
 )
 
-from rtstore.database.contents import Retention
+from rtstore.database.contents import NUMBER_MAX, Retention
 from rtstore.database.schema import (
     OPEN_CONDITION,
     batch_writes,
@@ -49,6 +49,8 @@ CHUNK = 8
 """About how many rows of history one batch drops at most, so that none ever pays for all of it."""
 _CHUNK_BYTES = 32 << 20
 """About how many bytes of contents one batch drops at most."""
+_WEIGHED_AT_ONCE = 40
+"""How many contents of a store one batch weighs at most."""
 MayForget = Callable[[Connection, Sequence[int]], Sequence[int]]
 """Given numbers of batches, returns those whose hashes no file can need any more."""
 
@@ -96,8 +98,21 @@ class Due(NamedTuple):
     """How many batches were written since some were dropped; 0 where that can wait."""
     names: Sequence[str]
     """The stores that were written since their contents were dropped, once for each time."""
-    to_weigh: frozenset[str]
-    """Those of them whose contents may be too many bytes by now."""
+    to_weigh: Mapping[str, Weighed]
+    """The stores whose contents may be too many bytes by now, and how far each is weighed."""
+
+
+class Weighed(NamedTuple):
+    """How far the contents of a store are weighed, from the newest to the oldest."""
+
+    number: int | None = None
+    """The batch of the last one that was; None before the first."""
+    size: int = 0
+    """The bytes of those that were. What is written meanwhile is weighed the next time."""
+    oldest_kept: int | None = None
+    """The batch from which on contents are not too many bytes, once that is known."""
+    is_done: bool = False
+    """There is nothing left to weigh: the oldest one to keep is known, or all are kept."""
 
 
 class OldContents(NamedTuple):
@@ -107,21 +122,30 @@ class OldContents(NamedTuple):
     rows: Sequence[Row]
     more: bool
     """Whether there are perhaps more than these."""
+    weighed: Weighed | None
+    """How far they are weighed now; None where they were not."""
 
 
 def contents_beyond(connection: Connection, retention: Retention, due: Due) -> list[OldContents]:
-    """The contents that go with the batches just written: a chunk for each of their stores."""
+    """The contents that go with the batches just written: a chunk for each of their stores, and of
+    those that are being weighed."""
     found = []
-    for name, times in Counter(due.names).items():
-        oldest = _oldest_kept(connection, retention, name, weigh=name in due.to_weigh)
-        if oldest is None:
-            continue
-        chunk = CHUNK * times
-        rows = _SELECT_CONTENTS.all(
-            connection, name=name, oldest_kept=oldest, after=-1, chunk=chunk
-        )
+    times = Counter(due.names)
+    for name in {**times, **due.to_weigh}:
+        by_number = _oldest_by_number(connection, retention, name)
+        weighed = due.to_weigh.get(name)
+        if weighed is not None and not weighed.is_done:
+            weighed = _weigh(connection, retention, name, weighed, by_number or 0)
+        oldest = max(by_number or 0, (weighed and weighed.oldest_kept) or 0)
+        rows: list[Row] = []
+        chunk = CHUNK * max(1, times[name])
+        if oldest:
+            rows = _SELECT_CONTENTS.all(
+                connection, name=name, oldest_kept=oldest, after=-1, chunk=chunk
+            )
         chosen = _chunk_of(rows, _CHUNK_BYTES)
-        found.append(OldContents(name, chosen, more=len(chosen) < len(rows) or len(rows) == chunk))
+        more = len(chosen) < len(rows) or len(rows) == chunk
+        found.append(OldContents(name, chosen, more, weighed))
     return found
 
 
@@ -172,7 +196,7 @@ def limits_of(connection: Connection, retention: Retention, now: datetime) -> Li
     oldest_kept = {}
     if retention.contents_per_store is not None or retention.content_bytes is not None:
         for row in _STORES.all(connection):
-            number = _oldest_kept(connection, retention, row["schema_name"], weigh=True)
+            number = _oldest_kept(connection, retention, row["schema_name"])
             if number is not None:
                 oldest_kept[row["schema_name"]] = number
     return _limits(retention, _NEWEST.scalar(connection) or 0, now, oldest_kept)
@@ -192,24 +216,44 @@ def _limits(
     )
 
 
-def _oldest_kept(
-    connection: Connection, retention: Retention, name: str, *, weigh: bool
-) -> int | None:
+def _oldest_kept(connection: Connection, retention: Retention, name: str) -> int | None:
     """The number of the batch from which on a store's contents stay; None where all of them do."""
-    found: list[int | None] = []
-    if retention.contents_per_store is not None:
-        newer = retention.contents_per_store - 1
-        found.append(_OLDEST_BY_NUMBER.scalar(connection, name=name, newer=newer))
-    if weigh and retention.content_bytes is not None:
-        light = _OLDEST_BY_BYTES.scalar(
-            connection,
-            name=name,
-            bytes=retention.content_bytes,
-            since=found[0] if found and found[0] is not None else 0,  # older ones go anyway
-        )
-        # The newest stays, whatever its size.
-        found.append(light or _OLDEST_BY_NUMBER.scalar(connection, name=name, newer=0))
-    return max((number for number in found if number is not None), default=None)
+    by_number = _oldest_by_number(connection, retention, name)
+    weighed = Weighed(is_done=retention.content_bytes is None)
+    while not weighed.is_done:
+        weighed = _weigh(connection, retention, name, weighed, by_number or 0)
+    return max(by_number or 0, weighed.oldest_kept or 0) or None
+
+
+def _oldest_by_number(connection: Connection, retention: Retention, name: str) -> int | None:
+    if retention.contents_per_store is None:
+        return None
+    newer = retention.contents_per_store - 1
+    number: int | None = _OLDEST_BY_NUMBER.scalar(connection, name=name, newer=newer)
+    return number
+
+
+def _weigh(
+    connection: Connection, retention: Retention, name: str, weighed: Weighed, lowest: int
+) -> Weighed:
+    """Weigh a chunk more of a store's contents, down to the batch `lowest`: what is older goes
+    anyway. The newest is kept, whatever its size."""
+    assert retention.content_bytes is not None  # noqa: S101 - asked where there is a limit only
+    number, size, _, _ = weighed
+    rows = _SELECT_SIZES.all(
+        connection,
+        name=name,
+        lowest=lowest,
+        below=NUMBER_MAX if number is None else number,
+        chunk=_WEIGHED_AT_ONCE,
+    )
+    for row in rows:
+        size += row["content_bytes"]
+        if size > retention.content_bytes:
+            kept = row["batch_number"] if number is None else number
+            return Weighed(number, size, oldest_kept=kept, is_done=True)
+        number = row["batch_number"]
+    return Weighed(number, size, is_done=len(rows) < _WEIGHED_AT_ONCE)
 
 
 def measure(connection: Connection, limits: Limits) -> Excess:
@@ -329,23 +373,18 @@ _OLDEST_BY_NUMBER = Statement(
     .limit(1)
     .offset(bindparam("newer"))
 )
-_weighed = (
-    select(
-        store_contents.c.batch_number,
-        func.sum(batch_writes.c.file_size)
-        .over(order_by=store_contents.c.batch_number.desc())
-        .label("with_newer"),
-    )
+# From the newest to the oldest, in the same key.
+_SELECT_SIZES = Statement(
+    select(store_contents.c.batch_number, batch_writes.c.file_size.label("content_bytes"))
     .join(batch_writes, _AS_WRITTEN)
     .where(
         store_contents.c.schema_name == bindparam("name"),
-        store_contents.c.batch_number >= bindparam("since"),
+        store_contents.c.batch_number >= bindparam("lowest"),
+        store_contents.c.batch_number < bindparam("below"),
         _CONTENT_HAS_ENDED,
     )
-    .subquery()
-)
-_OLDEST_BY_BYTES = Statement(
-    select(func.min(_weighed.c.batch_number)).where(_weighed.c.with_newer <= bindparam("bytes"))
+    .order_by(store_contents.c.batch_number.desc())
+    .limit(bindparam("chunk"))
 )
 
 _BEYOND = and_(

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from rtstore.database import pruning, space
 from rtstore.database.contents import Retention
-from rtstore.database.pruning import Due
+from rtstore.database.pruning import Due, OldContents, Weighed
 from rtstore.files.system import FileSystem
 from rtstore.records import Batch, LoggedBatch
 from rtstore.writing.flushing import FlushKnowledge
@@ -46,7 +46,7 @@ class PruneSchedule:
     same pages and costs little more than pruning one, so most batches skip it.
 
     Age is looked at with every batch: who sets it has a reason. Bytes are when a store may have an
-    eighth too many: they are added up again only then.
+    eighth too many: they are added up again only then, and of a long history some with each batch.
     """
 
     def __init__(self, retention: Retention) -> None:
@@ -57,7 +57,8 @@ class PruneSchedule:
         self._names: list[str] = []
         self._unweighed: dict[str, int] = {}
         """By store, the bytes written since its contents were last weighed."""
-        self._heavy: set[str] = set()
+        self._weighed: dict[str, Weighed] = {}
+        """By store that may have too many bytes, how far its contents are weighed."""
 
     def written(self, logged: Sequence[LoggedBatch]) -> Due | None:
         """Batches were written: what is to be pruned with the last of them; None where all can
@@ -70,23 +71,27 @@ class PruneSchedule:
                 if self._bytes is not None:
                     self._weigh(write.schema_name, write.file_size, self._bytes)
         batches = self._batches.take()
-        if not self._contents.take() and not self._heavy:
-            return Due(batches, (), frozenset()) if batches else None
-        due = Due(batches, self._names, frozenset(self._heavy))
-        for name in self._heavy:
-            self._unweighed[name] = 0
-        self._names, self._heavy = [], set()
+        if not self._contents.take() and not self._weighed:
+            return Due(batches, (), {}) if batches else None
+        due = Due(batches, self._names, dict(self._weighed))
+        self._names = []
         return due
 
     def _weigh(self, name: str, size: int, too_much: int) -> None:
         unweighed = self._unweighed.get(name, too_much) + size  # the first time: nobody knows
+        if unweighed >= too_much and name not in self._weighed:
+            self._weighed[name] = Weighed()
+            unweighed = 0
         self._unweighed[name] = unweighed
-        if unweighed >= too_much:
-            self._heavy.add(name)
 
-    def more_of(self, name: str) -> None:
-        """There is more of a store's contents than was dropped at once."""
-        self._unweighed.pop(name, None)
+    def pruned(self, old: OldContents) -> None:
+        """Some of a store's contents were dropped; what is left to do comes with the next batch."""
+        if old.weighed is not None and (old.more or not old.weighed.is_done):
+            self._weighed[old.name] = old.weighed
+            return
+        self._weighed.pop(old.name, None)
+        if old.more:
+            self._unweighed.pop(old.name, None)
 
 
 class Pruner:
@@ -107,8 +112,7 @@ class Pruner:
             return False
         for old in pruning.contents_beyond(connection, self._retention, due):
             pruning.delete_contents(connection, old.name, old.rows)
-            if old.more:
-                self._schedule.more_of(old.name)
+            self._schedule.pruned(old)
         if due.batches:
             self._drop_batches(connection, due, logged[-1].batch)
         space.release_some_pages(connection)

@@ -55,7 +55,7 @@ def test_an_upgrade_does_not_make_a_long_history_short(
     batches: int, contents: int, remembered: Retention, tmp_path: Path
 ) -> None:
     """Where far more is there than who names no retention ever kept, nothing of it is dropped until
-    the runtime says how much it keeps. There never was a limit in bytes."""
+    the runtime says how much it keeps. Bytes had no limit, so they have none until it names one."""
     directory = unpack(REVISIONS[0], tmp_path)
     _with_history(directory, batches=batches, contents=contents)
     with RuntimeStore.open(directory) as store:
