@@ -206,6 +206,12 @@ class Disk:
         if self._database is None:
             return
         database = self._database
+        before = {**image, "": database.images[-1].get("", b"")}
+        if image[""] != before[""]:
+            # The commit ended with a checkpoint, which flushes the WAL, and then the database.
+            database.torn = torn_checkpoints(before, image)
+            database.images = [image]
+            return
         database.torn = [] if sure else [*database.torn, *torn_wals(database.images[-1], image)]
         database.images = [image] if sure else [*database.images, image]
 

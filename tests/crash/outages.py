@@ -139,9 +139,21 @@ class Camera:
     def __init__(self, directory: Path, picture: Path) -> None:
         self._directory = directory
         self._picture = picture
+        self.closed = 0
+        """How many connections were closed so far."""
 
     def take(self) -> Image:
-        """The database and its WAL, as they are. (Not the `-shm`: it is made anew.)"""
+        """The database and its WAL, as they are. (Not the `-shm`: it is made anew.)
+
+        Raises AssertionError when a connection was closed meanwhile: that may checkpoint, and the
+        picture would be of no moment.
+        """
+        closed = self.closed
+        image = self._take()
+        assert self.closed == closed, "a connection was closed while a picture was taken"
+        return image
+
+    def _take(self) -> Image:
         shutil.rmtree(self._picture, ignore_errors=True)
         self._picture.mkdir()
         names = (DATABASE_NAME, f"{DATABASE_NAME}-wal", NEW)
@@ -174,6 +186,7 @@ class DiskProbe(Probe):
 
     def checkpointed(self) -> None:
         """The WAL may have been written back: then everything was flushed."""
+        self.camera.closed += 1
         last = self.disk.last_image()
         if self.off or last is None:
             return
