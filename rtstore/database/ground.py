@@ -243,18 +243,24 @@ def leave(ground: Ground, user: int) -> None:
 
 
 def tidy_up() -> None:
-    """Close the descriptors that nobody stands on, where that drops no lock of anybody."""
-    if sessions.is_pausing() or all(ground.users for ground in list(_grounds.values())):
-        return
-    sessions.pause()  # nobody opens one of the files in between
-    try:
-        for file, ground in list(_grounds.items()):
-            if not ground.users and not sessions.is_in_use(file) and ground.try_to_close():
-                _grounds.pop(file, None)
-    finally:
-        sessions.resume()
+    """Close the descriptors that nobody stands on, where that drops no lock of anybody. While
+    another thread does so, it is left to that one."""
+    _wanted.append(None)
+    while _wanted and not sessions.is_pausing():
+        _wanted.clear()
+        if all(ground.users for ground in list(_grounds.values())):
+            return
+        sessions.pause()  # nobody opens one of the files in between
+        try:
+            for file, ground in list(_grounds.items()):
+                if not ground.users and not sessions.is_in_use(file) and ground.try_to_close():
+                    _grounds.pop(file, None)
+        finally:
+            sessions.resume()
 
 
+_wanted: list[None] = []
+"""Not empty while somebody asked for it and was turned away."""
 _grounds: dict[Identity, Ground] = {}
 
 
@@ -266,7 +272,7 @@ def _after_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_in_child)
+    os.register_at_fork(after_in_parent=tidy_up, after_in_child=_after_in_child)
 
 
 # --- system calls ---------------------------------------------------------------------------------
