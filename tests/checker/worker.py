@@ -264,6 +264,13 @@ def come_to_rest(caller: Caller) -> None:
     caller.shared.objects.clear()
     caller.suspicious = None
     gc.collect()
+    # What an exception interrupted at its closing is closed with the next object, at the latest.
+    last = caller.open()
+    if last is not None:
+        caller.shared.objects.append(last)
+        caller.replace(last)
+        del last
+    gc.collect()
     held = open_files(caller.shared.directory)
     if held:
         caller.journal.write("held", name=caller.name, files=held)
