@@ -73,11 +73,17 @@ class Database:
     idle database is read as an immutable file, which creates nothing beside it; should a writer
     come along meanwhile, what was read is thrown away and read again. Otherwise it is read through
     the WAL, beside a living writer or after a dead one; SQLite may then make the `-shm` anew, which
-    is an index of the WAL and holds no data.
+    is an index of the WAL and holds no data. With `at_once` it does not wait until a change of the
+    file could be told from the last one: what was read may be of two moments.
     """
 
     def __init__(
-        self, path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        at_once: bool = False,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
             needed = ".".join(map(str, SQLITE_MINIMUM))
@@ -88,6 +94,7 @@ class Database:
         self._names = Names(path)
         self._translated = Translated(path)
         self.read_only = read_only
+        self._at_once = at_once
         self._busy_timeout_s = busy_timeout_s
         self._file: Identity | None = None
         self._pid = os.getpid()
@@ -487,7 +494,7 @@ class Database:
     def _idle_state(self) -> idle.State | None:
         """As `idle.idle_state`; only read-only access may use it: nothing else keeps a writer
         away."""
-        return idle.idle_state(self.path) if self.read_only else None
+        return idle.idle_state(self.path, at_once=self._at_once) if self.read_only else None
 
     def _set_synchronous(self, driver: sqlite3.Connection, *, flush: bool) -> None:
         # Outside of any transaction: inside one the pragma is silently ignored.

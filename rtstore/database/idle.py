@@ -25,15 +25,16 @@ State = tuple[int, int, int]
 """Inode, size, time of modification."""
 
 
-def idle_state(path: Path) -> State | None:
+def idle_state(path: Path, *, at_once: bool = False) -> State | None:
     """What identifies an idle database file, or None when it must be read through its WAL.
 
     What is read after this call is of this state, if the state is the same after the reading, too.
+    With `at_once` that is not sure of a file that was changed a moment ago.
     """
     if wal_size(path) > 0:
         return None
     state = file_state(path)
-    if state is not None and 0 <= time.time_ns() - state[2] < TICK_NS:
+    if state is not None and not at_once and 0 <= time.time_ns() - state[2] < TICK_NS:
         time.sleep(TICK_NS / 1e9)  # a change of the same tick is over then, and a later one is seen
     return state
 

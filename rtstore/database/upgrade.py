@@ -32,6 +32,7 @@ from rtstore.errors import (
     ForeignDatabaseError,
     NewerDatabaseError,
     OlderDatabaseError,
+    RuntimeStoreError,
     StorageError,
     UnusableEngineError,
 )
@@ -42,6 +43,7 @@ from rtstore.forks import no_fork
 
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
+_CURRENT = APPLICATION_ID, len(REVISIONS), 1, REVISIONS[-1]
 _NAMES = "SELECT count(*), max(version_num) FROM alembic_version"
 
 _one_at_a_time = threading.Lock()
@@ -124,11 +126,12 @@ def inspect_revision(path: Path) -> str:
     `StorageError` when it cannot be read.
     """
     _check_header(path)
-    database = Database(path, read_only=True)
-    try:
-        application_id, number, rows, name = database.read(_applied)
-    finally:
-        database.close()
+    # The answer that opening hopes for holds even where a writer came in between: no part of an
+    # older revision says it. Any other one is looked at again, and then with patience.
+    with suppress(RuntimeStoreError):
+        if _look_at_revision(path, at_once=True) == _CURRENT:
+            return REVISIONS[-1]
+    application_id, number, rows, name = _look_at_revision(path)
     _check_application(path, application_id)
     _check_not_newer(path, number, name)
     if rows > 1:
@@ -138,6 +141,14 @@ def inspect_revision(path: Path) -> str:
             path, f"user_version is {number}, but alembic_version says {name!r}"
         )
     return name
+
+
+def _look_at_revision(path: Path, *, at_once: bool = False) -> tuple[int, int, int, str | None]:
+    database = Database(path, read_only=True, at_once=at_once)
+    try:
+        return database.read(_applied)
+    finally:
+        database.close()
 
 
 def name_of_revision(connection: Connection) -> str:

@@ -139,3 +139,23 @@ def test_a_change_within_one_tick_of_the_clock_is_seen(path: Path) -> None:
     assert reader.read(query) == 0
     assert looks[-1] >= idle.TICK_NS
     reader.close()
+
+
+def test_the_newest_revision_is_known_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open what was closed a moment ago waits for no clock; what is to be refused does, once
+    more."""
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    later = time.time_ns() - idle.TICK_NS // 2
+    monkeypatch.setattr(time, "time_ns", lambda: later + idle.TICK_NS // 2)
+    os.utime(path, ns=(later, later))
+    assert upgrade.inspect_revision(path) == REVISIONS[-1]
+    assert waits == []
+    with plain(path) as connection:
+        connection.execute("DELETE FROM alembic_version")
+    for side in path.parent.glob(f"{path.name}-*"):
+        side.unlink()
+    os.utime(path, ns=(later, later))
+    with pytest.raises(CorruptDatabaseError):
+        upgrade.inspect_revision(path)
+    assert set(waits) == {idle.TICK_NS / 1e9}
