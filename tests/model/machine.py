@@ -12,6 +12,7 @@ from rtstore import (
     ActionKind,
     ActionOutcome,
     ConflictError,
+    DatabaseMissingError,
     InvalidRequestError,
     NewerStoreFileError,
     RecoveryFailedError,
@@ -140,7 +141,7 @@ class StoreMachine(CheckedRuntime):
         except InvalidRequestError:
             assert not same or first.exact
         self.finish_pending()
-        world.absorb({}, by_hash=True)
+        world.absorb({})
 
     @precondition(is_open)
     @rule(pick=PICK)
@@ -159,7 +160,7 @@ class StoreMachine(CheckedRuntime):
         except InvalidRequestError as error:
             check_message(error)
         self.finish_pending()
-        world.absorb({}, by_hash=True)
+        world.absorb({})
 
     @precondition(lambda self: is_open(self) and not self.world.pending)
     @rule(pick=PICK, which=st.integers(0, 9), trouble=TROUBLE)
@@ -220,10 +221,10 @@ class StoreMachine(CheckedRuntime):
         pick=PICK,
         kind=st.sampled_from(["truncated", "flipped", "zeros"]),
         at=st.integers(0, 500),
-        silent=st.booleans(),
+        as_before=st.booleans(),
     )
-    def damage(self, pick: int, kind: str, at: int, silent: bool) -> None:
-        """The disk damages a file; with size and time as before, only its hash tells."""
+    def damage(self, pick: int, kind: str, at: int, as_before: bool) -> None:
+        """The disk damages a file, or somebody does who sets its time back afterwards."""
         world, name = self.world, self.name(pick)
         content = world.disk[name]
         if not content:
@@ -236,21 +237,21 @@ class StoreMachine(CheckedRuntime):
         else:
             damaged = content[:at] + bytes(len(content) - at)
         before = world.path(name).stat()
-        silent = silent and len(damaged) == len(content) and self.is_untouched(name)
         world.outsider(name, damaged)
-        if silent:
+        if as_before:
             os.utime(world.path(name), ns=(before.st_atime_ns, before.st_mtime_ns))
-            world.silent.add(name)
 
     # --- open and close -------------------------------------------------------------------------
 
     @rule(recover=st.sampled_from([True, True, False]), trouble=CRASH)
     def reopen(self, recover: bool, trouble: Trouble | None) -> None:
         """Opening finishes what a dead writer left and puts back what was damaged; with
-        recover=False it leaves all as found."""
+        recover=False it leaves all as found. Files of which the database knows no batch are no new
+        directory: that is refused, and recover=False is the way in."""
         self.tick()
         world = self.world
         unsettled = [*world.pending, *world.maybe]
+        may_refuse = recover and world.may_have_lost_its_database()
         if self.store is not None:
             self.store.close()
             self.store = None
@@ -261,7 +262,7 @@ class StoreMachine(CheckedRuntime):
             with troubled(None, self.fs, trouble):
                 self.store = self.open(recover=recover)
         except Crash:
-            world.absorb(loose if recover else {}, by_hash=True)
+            world.absorb(loose if recover else {})
             self.bury(unsettled)
             return
         except RecoveryFailedError as error:
@@ -269,10 +270,22 @@ class StoreMachine(CheckedRuntime):
             self.tally["RecoveryFailedError"] += 1
             assert recover
             assert world.blocked(unsettled)
-            world.absorb(loose, by_hash=True)
+            world.absorb(loose)
             world.pending, world.maybe = [], unsettled
             return
+        except DatabaseMissingError as error:
+            check_message(error)
+            self.tally["DatabaseMissingError"] += 1
+            assert may_refuse
+            world.absorb({})
+            self.store = self.open(recover=False)
+            self.settle(unsettled)
+            assert world.may_have_lost_its_database()
+            return
+        if recover:
+            world.absorb(loose)  # what is kept of a file is decided before its batch is committed
         self.settle(unsettled)
+        assert not may_refuse or unsettled, "it was taken for a new directory"
         if recover:
             assert not world.pending
             assert not stray_files(world.directory)
@@ -280,9 +293,9 @@ class StoreMachine(CheckedRuntime):
             allowed = {name: world.restored(name) for name in STORES}
             for name in done & world.committed.keys():
                 allowed[name].add(world.current(name))
-            world.absorb(allowed, by_hash=True)
+            world.absorb(allowed)
         else:
-            world.absorb({}, by_hash=True)
+            world.absorb({})
 
     @rule()
     def look_only(self) -> None:
@@ -318,11 +331,11 @@ class StoreMachine(CheckedRuntime):
             with troubled(store, self.fs, trouble):
                 report = store.recover(plan, rebuilders=rebuilders(behaviour), identity=IDENTITY)
         except Crash:
-            world.absorb(loose, by_hash=True)
+            world.absorb(loose)
             self.bury([*waiting, *intents])
             return
         if self.fs.hit or blocked:
-            world.absorb(loose, by_hash=True)
+            world.absorb(loose)
             self.settle([*waiting, *intents])
             return
         bad = (Rebuilding.RAISING, Rebuilding.INVALID)
@@ -333,7 +346,7 @@ class StoreMachine(CheckedRuntime):
         rebuilt = [intent for intent in intents if not intent.contents.keys() & world.committed]
         for intent in rebuilt:
             allowed.update({name: {content} for name, content in intent.contents.items()})
-        world.absorb(allowed, by_hash=True)
+        world.absorb(allowed)
         self.settle(rebuilt)
         self.tally["stores rebuilt"] += len(rebuilt)
         assert len(rebuilt) == sum("rebuilt in batch" in (s.detail or "") for s in report.steps)
@@ -363,7 +376,7 @@ class StoreMachine(CheckedRuntime):
             raise AssertionError("a plan that does not fit any more was carried out")
         except ConflictError as error:
             check_message(error)
-        self.world.absorb({}, by_hash=True)
+        self.world.absorb({})
 
     @precondition(is_open)
     @rule(pick=PICK, trouble=TROUBLE)
@@ -400,14 +413,14 @@ class StoreMachine(CheckedRuntime):
             with troubled(store, self.fs, trouble):
                 taken = store.take_back(row.quarantine_number)
         except Crash:
-            world.absorb(loose, by_hash=True)
+            world.absorb(loose)
             self.bury(world.pending)
             return
         except StorageError as error:
             check_message(error)
             assert self.fs.hit
-            world.absorb(loose, by_hash=True)
+            world.absorb(loose)
             return
-        world.absorb({name: {content}}, by_hash=True)
+        world.absorb({name: {content}})
         assert taken.restored_at == self.now
         self.tally["evidence taken back"] += 1

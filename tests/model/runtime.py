@@ -98,14 +98,6 @@ class Runtime(RuleBasedStateMachine):
         """One of the stores that this program is about: few, so that they meet trouble twice."""
         return self.focus[pick % len(self.focus)]
 
-    def is_untouched(self, name: str) -> bool:
-        """The file is what is committed, and has the time of its entry."""
-        if self.store is None or not self.world.is_healthy(name):
-            return False
-        entry = self.store.manifest().entry(name)
-        assert entry is not None
-        return self.world.path(name).stat().st_mtime_ns == entry.mtime_ns
-
     def tick(self) -> None:
         """Every rule has a second of its own, so that what it wrote is told apart."""
         self.tally["steps"] += 1
@@ -154,7 +146,7 @@ class Runtime(RuleBasedStateMachine):
             batch = self.living.batch(intent.batch_id)
             assert batch is not None
             for name, content in intent.contents.items():
-                self.world.assume(name, content, by_hash=True)
+                self.world.assume(name, content)
             self.world.commit(intent, batch)
         self.world.pending = []
 
@@ -177,7 +169,7 @@ class Runtime(RuleBasedStateMachine):
                 batch = call(self.living)
         except Crash:
             intent.decided = trouble is not None and trouble.after_log and not waiting
-            world.absorb(world.loosely([*waiting, intent]), by_hash=False)
+            world.absorb(world.loosely([*waiting, intent]))
             self.bury([*waiting, intent])
             return None
         except RuntimeStoreError as error:
@@ -185,7 +177,7 @@ class Runtime(RuleBasedStateMachine):
             self.tally[f"{type(error).__name__}"] += 1
             if world.blocked(waiting):
                 assert isinstance(error, NewerStoreFileError)
-                world.absorb(world.loosely(waiting), by_hash=True)
+                world.absorb(world.loosely(waiting))
             elif self.fs.hit and isinstance(error, _AFTER_ERROR):
                 self._after_error(intent, error)
             else:
@@ -193,12 +185,12 @@ class Runtime(RuleBasedStateMachine):
                 expected = refusal()
                 assert expected is not None, f"refused: {error}"
                 assert isinstance(error, expected), f"{error!r} is no {expected}"
-                world.absorb({}, by_hash=True)
+                world.absorb({})
             return None
         assert not world.blocked(waiting)
         self.finish_pending()
         assert refusal() is None, f"{refusal()} was to be raised"
-        world.absorb({name: [content] for name, content in intent.contents.items()}, by_hash=False)
+        world.absorb({name: [content] for name, content in intent.contents.items()})
         world.commit(intent, batch)
         assert self.living.batch(batch.batch_id) == batch
         self.tally["batches acknowledged"] += 1
@@ -214,17 +206,17 @@ class Runtime(RuleBasedStateMachine):
             intent.decided = True
             if not intent.exact:
                 allowed = world.loosely([intent])
-            world.absorb(allowed, by_hash=intent.exact)
+            world.absorb(allowed)
             self.settle([intent])
             return
         if not isinstance(error, BatchFailedError):
-            world.absorb({}, by_hash=True)
+            world.absorb({})
             return
         if not error.undone:
             allowed = world.loosely([intent])
             for name in intent.contents:
                 allowed[name].add(world.current(name))
-        world.absorb(allowed, by_hash=False)
+        world.absorb(allowed)
         world.fail(intent, error.batch_id)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -72,6 +73,25 @@ def judge(name: str, content: bytes) -> Worth:
         except ValidationError:
             return Worth.DAMAGED
     return Worth.VALID if version == descriptor.schema_version else Worth.OLDER
+
+
+_HEAD = (b"{", b'"schemaVersion"', b":", rb"\d+", b",", b'"updatedAt"', b":", b'"[^"]{0,40}"', b",")
+
+
+def is_of_store(content: bytes) -> bool:
+    """A file begins as a store's does, or is JSON with the same three keys."""
+    if re.match(rb"\s*".join([b"", *_HEAD, b'"data"', b":"]), content):
+        return True
+    try:
+        document = json.loads(content.decode("utf-8"), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return False
+    return (
+        isinstance(document, dict)
+        and type(document.get("schemaVersion")) is int
+        and isinstance(document.get("updatedAt"), str)
+        and "data" in document
+    )
 
 
 def _refuse(word: str) -> None:

@@ -17,6 +17,7 @@ from tests.model.stores import (
     Rebuilding,
     Worth,
     data_of,
+    is_of_store,
     judge,
     rebuilt,
     render,
@@ -82,8 +83,6 @@ class World:
     watermark: int = 0
     active: RunIdentity | None = None
     disk: dict[str, Bytes] = field(default_factory=lambda: dict.fromkeys(STORES))
-    silent: set[str] = field(default_factory=set)
-    """Files that were damaged and still have the size and time of their entry."""
     batches: dict[str, Batch] = field(default_factory=dict)
     """Those committed, as they were acknowledged or found after a crash."""
     intents: dict[str, Intent] = field(default_factory=dict)
@@ -91,8 +90,11 @@ class World:
     failed: set[str] = field(default_factory=set)
     logged: dict[str, set[bytes]] = field(default_factory=lambda: {name: set() for name in STORES})
     """What the batches that are in the database wrote."""
-    replaced: set[tuple[str, bytes]] = field(default_factory=set)
-    """What somebody else wrote and the store then replaced: it must be retrievable for ever."""
+    newest: dict[str, list[bytes]] = field(default_factory=lambda: {name: [] for name in STORES})
+    """The committed bytes of a store, and what batches that failed since were to write."""
+    replaced: set[frozenset[tuple[str, bytes]]] = field(default_factory=set)
+    """What somebody else wrote and the store then replaced: it must be retrievable for ever, each
+    time one of these."""
     pending: list[Intent] = field(default_factory=list)
     """Open batches of a dead writer, in a store that was opened without recovery."""
     maybe: list[Intent] = field(default_factory=list)
@@ -128,13 +130,20 @@ class World:
         return name in self.committed and self.disk[name] == self.current(name)
 
     def seems_changed(self, name: str) -> bool:
-        """Somebody who looks at size and time first takes the file for changed."""
-        return self.disk[name] != self.current(name) and name not in self.silent
+        """Somebody changed the file. With its size and time as before it shows all the same, for
+        nobody can set the time of the last change: a file that was published has it recorded only
+        where a later change has another, and is read otherwise. There is no exception."""
+        return self.disk[name] != self.current(name)
 
     def worth(self, name: str) -> Worth | None:
         """What the file is worth; None when there is none."""
         content = self.disk[name]
         return None if content is None else judge(name, content)
+
+    def may_have_lost_its_database(self) -> bool:
+        """No batch is known for certain, and there is a file that a store may have written."""
+        known = self.batches or self.failed or self.pending
+        return not known and any(content and is_of_store(content) for content in self.disk.values())
 
     def is_newer(self, name: str) -> bool:
         """The file is one of a newer program."""
@@ -157,26 +166,44 @@ class World:
 
     # --- what happened --------------------------------------------------------------------------
 
-    def absorb(self, allowed: Allowed, *, by_hash: bool) -> None:
+    def absorb(self, allowed: Allowed) -> None:
         """Look at the disk: each file must be as it was, or for a store named in `allowed` one of
-        the contents given. `by_hash`: nothing was judged by its size and time alone."""
+        the contents given."""
         for name in STORES:
             before, now = self.disk[name], self.on_disk(name)
             assert now in set(allowed.get(name, [before])), f"{name} holds {now!r}, not {before!r}"
-            self.assume(name, now, by_hash=by_hash)
+            self.assume(name, now)
 
-    def assume(self, name: str, now: Bytes, *, by_hash: bool) -> None:
-        """The store replaced a file; what somebody else had written there is kept as evidence."""
+    def assume(self, name: str, now: Bytes) -> None:
+        """The store replaced a file; what somebody else had written there is kept as evidence,
+        unless the database has its bytes: then what has them stays, where nothing is pruned."""
         before = self.disk[name]
         if now == before:
             return
-        unfinished = [intent.contents.get(name) for intent in [*self.pending, *self.maybe]]
-        ours = before in self.logged[name] or before in unfinished
-        overlooked = name in self.silent and not by_hash
-        if before is not None and not overlooked and (self.keeps_everything or not ours):
-            self.replaced.add((name, before))
         self.disk[name] = now
-        self.silent.discard(name)
+        if before is None:
+            return
+        source = self.source_of(name, before)
+        if source is None:
+            undecided = [intent.contents[name] for intent in self.maybe if name in intent.contents]
+            sources = [content for content in undecided if begins(content, before)]
+            if self.keeps_everything or not sources:
+                self.replaced.add(frozenset((name, item) for item in (before, *sources)))
+        elif self.keeps_everything:
+            self.replaced.add(frozenset({(name, source)}))
+
+    def source_of(self, name: str, found: bytes) -> Bytes:
+        """The content in the database that has every byte of what a file held, so that no copy is
+        due: of older versions the same bytes or all but the last newline; of the current one and
+        later ones any beginning, with zeros for the rest."""
+        for content in (found, found.rstrip(b"\0") + b"\n"):
+            if content in self.logged[name]:
+                return content
+        waiting = [intent.contents[name] for intent in self.pending if name in intent.contents]
+        for content in (*self.newest[name], *waiting):
+            if begins(content, found):
+                return content
+        return None
 
     def loosely(self, intents: Iterable[Intent]) -> dict[str, set[Bytes]]:
         """What may be on disk after somebody was interrupted who wrote these batches."""
@@ -200,6 +227,7 @@ class World:
         self.active = intent.identity
         for name, content in intent.contents.items():
             self.logged[name].add(content)
+            self.newest[name] = [content]
             self.committed[name] = Version(
                 content, data_of(content), intent.identity, batch.batch_id, self.watermark
             )
@@ -209,6 +237,7 @@ class World:
         self.failed.add(batch_id)
         for name, content in intent.contents.items():
             self.logged[name].add(content)
+            self.newest[name].append(content)
 
     def outsider(self, name: str, content: Bytes) -> None:
         """Somebody else writes or removes a file."""
@@ -219,7 +248,6 @@ class World:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         self.disk[name] = content
-        self.silent.discard(name)
 
     # --- what recovery makes of it --------------------------------------------------------------
 
@@ -259,3 +287,8 @@ class World:
             for name in STORES
             if name in REBUILDABLE and name not in self.committed
         ]
+
+
+def begins(content: bytes, found: bytes) -> bool:
+    """Bytes are a beginning of a content, with zeros for what a loss of power took."""
+    return content[: len(found.rstrip(b"\0"))] == found.rstrip(b"\0")
