@@ -65,7 +65,7 @@ def test_control_is_caught(counts: Counts, name: str) -> None:
     fields = ("seconds=0.5", "processes=2", "threads=2", "lock_timeout_s=0.3", "batches=null",
               "contents=null", "loop=false")  # fmt: skip
     output, failures = _check(
-        "--control", name, "--only", CONTROLS[name].only, "--lives", "12", "--patience", "5",
+        "--control", name, "--only", CONTROLS[name].only, "--lives", "40", "--patience", "5",
         "--first", *(part for field in fields for part in ("--set", field)),
     )  # fmt: skip
     assert any(failures[kind] for kind in CONTROLS[name].kinds), output

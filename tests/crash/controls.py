@@ -226,8 +226,8 @@ def short_writes_believed() -> None:
         def close(self, descriptor: int) -> None:
             self.fs.close(descriptor)
 
-    def fill(*arguments: Any, fs: FileSystem, **options: Any) -> None:
-        real(*arguments, fs=Once(fs), **options)
+    def fill(*arguments: Any, fs: FileSystem, **options: Any) -> Any:
+        return real(*arguments, fs=Once(fs), **options)
 
     real = _replace(durable, "_fill", fill)
 
