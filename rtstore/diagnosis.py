@@ -250,6 +250,9 @@ def _stores(facts: Facts) -> Iterator[Finding]:
     say = _Sayer(Check.STORES)
     if facts.verdict is None:
         return
+    if facts.verdict == "ready" and facts.next:
+        yield say.yellow("ready, but not every store file is what is committed", *facts.next)
+        return
     if facts.verdict == "ready":
         yield say.green("every store file is what is committed: ready")
         return

@@ -42,6 +42,17 @@ from tests.test_rebuild_database import overwrite
 from tests.upgrade.freeze import unpack
 
 
+def test_a_diagnostic_file_that_is_rubbish(tmp_path: Path) -> None:
+    """It lessens no readiness, yet the doctor does not call it committed; its command mends it."""
+    directory = ready_team(tmp_path)
+    (directory / "opencode-diagnostics.json").write_text("rubbish, not JSON")
+    before = run("doctor", str(directory))
+    assert "yellow  stores" in before.out
+    assert f"rtstore recover {directory}" in before.out
+    assert run("recover", str(directory)).code == ExitCode.READY
+    assert "green   stores" in run("doctor", str(directory)).out
+
+
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
 def test_the_fix_that_is_printed_helps(tmp_path: Path, trouble: Trouble) -> None:
     """The doctor finds it, says so in its colour, and prints a command; after that command, status

@@ -154,6 +154,14 @@ def test_stores_that_are_not_as_committed(verdict: str, level: str) -> None:
     assert verdict in finding.sentence
 
 
+def test_ready_with_something_to_do_is_not_green() -> None:
+    """A diagnostic file does not keep the runtime from starting; it is not as committed, though."""
+    way = Way(command="rtstore recover X", why="because")
+    finding = found(Check.STORES, verdict="ready", next=(way,))
+    assert (finding.level, finding.ways) == ("yellow", (way,))
+    assert finding.sentence == "ready, but not every store file is what is committed"
+
+
 HOLDER = "process 42 on box since 2026-04-21T11:58:00.000Z"
 
 
