@@ -439,6 +439,13 @@ def _is_failed_batch(step: RecoveryStep) -> bool:
 
 
 def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
+    if action.reason == InspectionState.QUARANTINED:
+        detail = (
+            "left as it is: what is committed does not pass this runtime's model of "
+            f"{action.schema_name}, which no command knows. The runtime must write the store again "
+            "or accept its data; rtstore revert goes back to an older version"
+        )
+        return _skipped(action, detail)
     if action.reason in REFUSED:
         detail = (
             "left as it is: what a recovery does would change nothing; status says who must act"
