@@ -287,7 +287,7 @@ def _needless(store: RuntimeStore, ledger: Ledger, scenario: Scenario) -> Iterat
     """Nothing of our own is kept as evidence of somebody else: nothing but an old version whose
     temporary name could not be removed, and whose content is history no more."""
     foreign = {item.content for item in ledger.foreign}
-    short = scenario.options.retention != Retention()
+    short = scenario.options.retention != Retention() or scenario.batches_kept is not None
     for row in store.quarantined_files():
         content = _read(store.directory / row.quarantine_path)
         if short and _is_version(content, row.schema_name or "", ledger):
