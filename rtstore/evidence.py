@@ -41,7 +41,7 @@ def take_back(
             raise InvalidRequestError(
                 "quarantine_number", f"there is no quarantined file {quarantine_number}"
             )
-        quarantine.check_folder(publisher.directory, publisher.fs)
+        _check_folder(publisher)
         kept_at = _path_of(evidence, publisher)
         try:
             path = store_path(publisher.directory, evidence.relative_path)
@@ -76,7 +76,7 @@ def drop_old_evidence(
         return find()
     with lock.hold():
         dropped = find()
-        quarantine.check_folder(publisher.directory, fs)
+        _check_folder(publisher)
         for item in dropped:
             path = _path_of(item, publisher)
             try:
@@ -88,6 +88,15 @@ def drop_old_evidence(
             with database.write(flush=False) as connection:
                 recovery_log.drop_evidence(connection, item.quarantine_number)
     return dropped
+
+
+def _check_folder(publisher: Publisher) -> None:
+    try:
+        quarantine.check_folder(publisher.directory, publisher.fs)
+    except OSError as error:
+        folder = publisher.directory / quarantine.QUARANTINE_DIRECTORY
+        problem = "the folder of evidence cannot be looked at"
+        raise StorageError(folder, problem, explained(error, folder)) from error
 
 
 def _path_of(evidence: QuarantinedFile, publisher: Publisher) -> Path:

@@ -200,6 +200,35 @@ def test_interrupted_it_is_made_again(full: Path) -> None:
         assert kept_in(full) == set()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.take_back(1),
+        lambda store: store.prune_quarantine(older_than=timedelta(0)),
+    ],
+    ids=["take_back", "prune_quarantine"],
+)
+def test_a_folder_that_cannot_be_looked_at_is_told(
+    full: Path, call: Callable[[RuntimeStore], object]
+) -> None:
+    """It is an error of the store, and nothing is put back or dropped."""
+
+    class Unreadable(FileSystem):
+        def lstat(self, path: Path) -> os.stat_result:
+            if path.name == "quarantine":
+                raise OSError(5, "Input/output error")
+            return super().lstat(path)
+
+    before = kept_in(full)
+    with open_store(full, fs=Unreadable(), recover=False) as store:
+        rows = store.quarantined_files()
+        with pytest.raises(StorageError, match="folder of evidence cannot be looked at") as caught:
+            call(store)
+        assert caught.value.path == full / "quarantine"
+        assert store.quarantined_files() == rows
+    assert kept_in(full) == before
+
+
 def test_a_changed_row_removes_nothing_elsewhere(full: Path) -> None:
     """A path in a row that leads out of quarantine is not followed."""
     victim = full.parent / "victim"
