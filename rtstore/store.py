@@ -181,8 +181,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
                 the descriptors, in one batch of reason `migration`.
             on_event: is told of every `Event` (see `rtstore.events`) when it is durable: in the
                 thread of the call that did it, before that call returns, without the writer lock,
-                so it may use the store. What it raises is logged, and changes nothing. Threads that
-                share the store call it at the same time.
+                so it may use the store. An Exception of it is logged, and changes nothing. Threads
+                that share the store call it at the same time.
             fs: the seam to the file system, for tests.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError`,
