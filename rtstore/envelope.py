@@ -17,6 +17,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
+from rtstore import json_data
 from rtstore.errors import InvalidRequestError
 from rtstore.records import InspectionFault
 from rtstore.times import format_time
@@ -124,10 +125,7 @@ def encode(
     itself is written, never the model's idea of it: unknown keys and their order are kept.
     """
     if isinstance(data, BaseModel):
-        try:
-            data = data.model_dump(mode="json", by_alias=True)
-        except ValueError as error:
-            raise InvalidRequestError("data", str(error), store=store) from None
+        data = json_data.dump(data, store)
     refuse_too_large(_least_size(data), store)
     plain = _plain(data, store)
     check_payload(plain, store=store, payload=payload)
@@ -182,7 +180,8 @@ def _plain(data: object, store: str) -> object:
         try:
             return _JSON.validate_python(data, strict=True)
         except ValidationError as error:
-            raise InvalidRequestError(*_first_problem(error), store=store) from None
+            problem = json_data.first_problem(data) or _first_problem(error)
+            raise InvalidRequestError(*problem, store=store) from None
 
 
 def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) -> None:
@@ -275,7 +274,8 @@ def _refuse_surrogate(data: object, store: str) -> NoReturn:
         if isinstance(value, str) and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
             problem = "the text holds a lone surrogate, which UTF-8 cannot carry"
             raise InvalidRequestError(path, problem, store=store)
-    raise InvalidRequestError("data", "cannot be written as JSON", store=store)
+    problem = json_data.first_problem(data) or ("data", "cannot be written as JSON")
+    raise InvalidRequestError(*problem, store=store)
 
 
 def _refuse_long_number(data: object, store: str) -> None:

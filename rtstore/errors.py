@@ -31,6 +31,15 @@ def _rebuild(
     return error
 
 
+def shown(value: object, length: int = 80) -> str:
+    """What a value is, for a message: not longer than that, and never an exception."""
+    try:
+        text = repr(value[: length + 1] if isinstance(value, (str, bytes)) else value)
+    except Exception:  # noqa: BLE001 - it is an argument, of any kind
+        text = f"an object of type {type(value).__name__}"
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def _typed(directory: Path | None) -> str:
     """A directory as it is typed in a command."""
     return "DIR" if directory is None else shlex.quote(str(directory))
@@ -60,9 +69,11 @@ class UnknownStoreError(CallError):
     def __init__(self, store: str, known: tuple[str, ...]) -> None:
         self.store = store
         self.known = known
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        names = f"Known: {', '.join(known[:20])}{more}" if known else "None is registered at all"
         super().__init__(
-            f"unknown store {store!r}: no descriptor of that name is registered. "
-            f"Known: {', '.join(known)}. Pass descriptors=[...] to RuntimeStore.open to add one."
+            f"unknown store {shown(store)}: no descriptor of that name is registered. "
+            f"{names}. Pass descriptors=[...] to RuntimeStore.open to add one."
         )
 
 

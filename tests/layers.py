@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.events",
         "rtstore.facts",
         "rtstore.invariants",
+        "rtstore.json_data",
         "rtstore.payloads",
         "rtstore.planning",
         "rtstore.readiness",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
 
 from rtstore import envelope
 from rtstore.envelope import EnvelopeError, content_hash, decode, encode
@@ -166,6 +166,27 @@ class Measure(BaseModel):
     values: list[float]
 
 
+class Open(BaseModel):
+    """A model that holds anything, and whatever else it is given."""
+
+    model_config = ConfigDict(extra="allow")
+    thing: Any = None
+
+
+class Member(BaseModel):
+    """A model that may be in a set."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str | None
+    score: Any = 0
+
+
+class Members(BaseModel):
+    """A model with a set of models, which only JSON makes a list of."""
+
+    members: set[Member]
+
+
 @pytest.mark.parametrize(
     ("data", "field"),
     [
@@ -192,6 +213,17 @@ class Measure(BaseModel):
         pytest.param(Odd(thing=object()), "data", id="model with an object"),
         pytest.param(Measure(values=[1.0, math.nan]), "data.values[1]", id="model with NaN"),
         pytest.param({"m": Measure(values=[1.0])}, "data.m", id="model inside of plain data"),
+        pytest.param(Open(thing=math.nan), "data.thing", id="model with NaN for anything"),
+        pytest.param(Open(thing={"a": [0, -math.inf]}), "data.thing.a[1]", id="model, deep inside"),
+        pytest.param(Open(thing=(1, math.nan)), "data.thing[1]", id="model with NaN in a tuple"),
+        pytest.param(Open(thing={0.5, math.inf}), "data.thing", id="model with infinity in a set"),
+        pytest.param(Open(thing=Open(thing=math.nan)), "data.thing.thing", id="model in a model"),
+        pytest.param(Open(score=math.nan), "data.score", id="model with NaN as an extra field"),  # type: ignore[call-arg]
+        pytest.param(Open(thing={1: 2, "1": 3}), "data.thing", id="model with keys alike in JSON"),
+        pytest.param(RootModel[Any](math.nan), "data", id="model that is NaN"),
+        pytest.param(
+            Members(members={Member(name="a", score=math.nan)}), "data", id="set of models with NaN"
+        ),
     ],
 )
 def test_data_that_is_not_json_is_refused_with_its_place(data: Any, field: str) -> None:
@@ -202,6 +234,39 @@ def test_data_that_is_not_json_is_refused_with_its_place(data: Any, field: str) 
     assert error.problem
     str(error).encode()
     assert len(str(error)) < 1000
+
+
+def test_a_model_is_written_by_its_own_rules() -> None:
+    """What is not JSON is what the model makes of it; a null that it holds is a null."""
+    thing = {"at": NOON, "pair": (1, None), "none": None, "raw": b"raw", 7: {2}}
+    plain = {"at": "2026-04-21T12:00:00Z", "pair": [1, None], "none": None, "raw": "raw", "7": [2]}
+
+    assert decode(written(Open(thing=thing))).data == {"thing": plain}
+    members = Members(members={Member(name=None)})
+    assert decode(written(members)).data == {"members": [{"name": None, "score": 0}]}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"a": b"raw"}, "of type bytes"),
+        ({"a": (1, 2)}, "of type tuple"),
+        ({"a": {1, 2}}, "of type set"),
+        ({"a": NOON}, "of type datetime"),
+        ({None: 1}, "the key None is refused: it must be a text, not NoneType"),
+        ({True: 1}, "the key True is refused: it must be a text, not bool"),
+        ({1.5: 1}, "the key 1.5 is refused: it must be a text, not float"),
+        (_nested(254), "is nested deeper than 253"),
+        (_nested(300), "is nested deeper than 253"),
+        (_cycle(), "a part of"),
+    ],
+)
+def test_what_is_refused_is_named_as_what_it_is(data: Any, words: str) -> None:
+    """Its type, or how deep it may be: no guess at what the caller sees."""
+    error = refused(data)
+
+    assert words in error.problem
+    assert len(str(error)) < 250
 
 
 def test_the_deepest_nesting_and_the_longest_number_that_pass_can_be_read_back() -> None:

@@ -1,0 +1,129 @@
+"""What is JSON data: what a model is as JSON, and where some data is none."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from rtstore.errors import InvalidRequestError, shown
+
+DEPTH_MAX = 253
+"""How deep lists and objects may be in each other: pydantic goes no deeper, with the envelope."""
+_JSON_TYPES = (str, int, float, dict, list, type(None))
+_FINITE = "must be a finite number, not {}: JSON has none such"
+
+
+def dump(model: BaseModel, store: str) -> object:
+    """Return a model as JSON data, by its own rules.
+
+    Where the type of a field is open (`Any`, extra fields), pydantic writes NaN and infinity as
+    null; and of the keys 1 and "1" it keeps one. Raises `InvalidRequestError`, naming the place,
+    for a number or a key that would be lost so.
+    """
+    try:
+        dumped: object = model.model_dump(mode="json", by_alias=True)
+    except ValueError as error:
+        raise InvalidRequestError("data", str(error), store=store) from None
+    try:
+        held: object = model.model_dump(by_alias=True, warnings=False)
+    except Exception:  # noqa: BLE001 - a set of models, say: there is no such thing without JSON
+        if not _is_made_of_its_json(model):
+            problem = f"{type(model).__name__} cannot be made of its JSON again"
+            raise InvalidRequestError("data", problem, store=store) from None
+        return dumped
+    if not _are_equal(held, dumped):
+        loss = next(_losses(held, dumped), None)
+        if loss is not None:
+            raise InvalidRequestError(*loss, store=store)
+    return dumped
+
+
+def _is_made_of_its_json(model: BaseModel) -> bool:
+    try:
+        again = type(model).model_validate_json(model.model_dump_json(by_alias=True))
+    except ValueError:
+        return False
+    return _are_equal(again, model)
+
+
+def _are_equal(held: object, dumped: object) -> bool:
+    try:
+        return bool(held == dumped)
+    except Exception:  # noqa: BLE001 - of the caller's objects; whoever looks closer decides
+        return False
+
+
+def _losses(held: object, dumped: object) -> Iterator[tuple[str, str]]:
+    """The places of what a model holds and its JSON does not, each with the problem."""
+    pending: list[tuple[str, Any, Any]] = [("data", held, dumped)]
+    while pending:
+        place, value, written = pending.pop()
+        if _is_not_finite(value):
+            if written is None:
+                yield place, _FINITE.format(value)
+        elif isinstance(value, dict) and isinstance(written, dict):
+            if len(written) < len(value) and not all(isinstance(key, str) for key in value):
+                yield place, f"of {len(value)} keys two or more are the same text in JSON"
+            elif len(written) == len(value):
+                pairs = zip(value.values(), written.items(), strict=True)
+                pending += [(f"{place}.{key}", item, other) for item, (key, other) in pairs]
+            else:
+                pending += [
+                    (f"{place}.{key}", item, written[key])
+                    for key, item in value.items()
+                    if key in written
+                ]
+        elif isinstance(value, (set, frozenset)):  # a copy: its order may be another one
+            if isinstance(written, list) and None in written and None not in value:
+                yield place, _FINITE.format(next(filter(_is_not_finite, value), "what is in it"))
+        elif isinstance(written, list) and isinstance(value, (list, tuple, deque)):
+            items = enumerate(zip(value, written, strict=False))
+            pending += [(f"{place}[{index}]", *both) for index, both in items]
+
+
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def first_problem(data: object) -> tuple[str, str] | None:
+    """The first place in data that is no JSON, and why; None when none is found."""
+    pending: list[tuple[str, object, tuple[Any, ...] | None, int]] = [("data", data, None, 0)]
+    while pending:
+        place, value, around, depth = pending.pop()
+        problem = _problem_of(value)
+        if problem is not None:
+            return place, problem
+        if not isinstance(value, (dict, list)):
+            continue
+        if _is_in(value, around):
+            return place, "is an object that it is itself a part of"
+        if depth >= DEPTH_MAX:
+            return place[:80], f"is nested deeper than {DEPTH_MAX}"
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        form = "{}.{}" if isinstance(value, dict) else "{}[{}]"
+        inner = [(form.format(place, key), item, (value, around), depth + 1) for key, item in pairs]
+        pending.extend(reversed(inner))
+    return None
+
+
+def _problem_of(value: object) -> str | None:
+    if not isinstance(value, _JSON_TYPES):
+        return f"is of type {type(value).__name__}, and no JSON: {shown(value)}"
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                kind = type(key).__name__
+                return f"the key {shown(key)} is refused: it must be a text, not {kind}"
+    return _FINITE.format(value) if _is_not_finite(value) else None
+
+
+def _is_in(value: object, around: tuple[Any, ...] | None) -> bool:
+    while around is not None:
+        holder, around = around
+        if holder is value:
+            return True
+    return False
