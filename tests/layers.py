@@ -120,7 +120,7 @@ AMBIENT_TIME = {
 HOMES: dict[str, tuple[str, ...]] = {
     "alembic": ("rtstore.database.upgrade",),
     "filelock": ("rtstore.lock",),
-    "fcntl": ("rtstore.database.ground", "rtstore.lock"),
+    "fcntl": ("rtstore.database.ground", "rtstore.files.new_directory", "rtstore.lock"),
     "pytest": ("rtstore.testing.plugin",),
     "rich": ("rtstore.cli",),
     "sqlite3": (

@@ -32,6 +32,7 @@ from rtstore import (
 from rtstore.backups import RECORD_NAME, Step
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.schema import REVISIONS
+from rtstore.files.system import FileSystem
 from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
 from tests.support import (
     CHECKOUT,
@@ -427,8 +428,62 @@ def test_which_disk_is_full(directory: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*backup*"))
 
 
-def test_what_a_dead_one_left_is_named(directory: Path, tmp_path: Path) -> None:
-    """Where a process died making the same back-up, the next one says what is in the way."""
-    (tmp_path / ".backup.rtstore-tmp").mkdir()
-    with pytest.raises(InvalidRequestError, match=r"\.backup\.rtstore-tmp is in the way.*remove"):
-        back_up(directory, tmp_path / "backup")
+def test_what_a_dead_one_left_is_taken_over(directory: Path, tmp_path: Path) -> None:
+    """Where a process died making the same back-up, the next one makes it, without its remains."""
+    left = tmp_path / ".backup.rtstore-tmp"
+    (left / "folder").mkdir(parents=True)
+    (left / "folder" / "half.json").write_text("{")
+
+    with RuntimeStore.open(directory, read_only=True) as store:
+        backup = store.back_up(tmp_path / "backup")
+
+    assert not left.exists()
+    assert not (backup.path / "folder").exists()
+    assert verify_backup(backup.path).database_hash == backup.database_hash
+
+
+def test_two_do_not_make_the_same_backup(directory: Path, tmp_path: Path) -> None:
+    """While one makes it, another is refused and disturbs nothing."""
+    refused: list[str] = []
+
+    def meanwhile(step: Step, done: int, of: int) -> None:
+        if not refused:
+            with pytest.raises(InvalidRequestError, match="another process makes backup") as caught:
+                store.back_up(tmp_path / "backup")
+            refused.append(caught.value.field)
+
+    with RuntimeStore.open(directory, read_only=True) as store:
+        backup = store.back_up(tmp_path / "backup", progress=meanwhile)
+
+    assert refused == ["destination"]
+    assert verify_backup(backup.path).database_hash == backup.database_hash
+
+
+def test_what_is_not_left_by_a_dead_one_is_named(directory: Path, tmp_path: Path) -> None:
+    """A file of that name is not taken over; the error says how to remove it."""
+    left = tmp_path / ".backup.rtstore-tmp"
+    left.write_text("mine")
+    with (
+        RuntimeStore.open(directory, read_only=True) as store,
+        pytest.raises(InvalidRequestError, match=f"in the way.*rm -r {left}"),
+    ):
+        store.back_up(tmp_path / "backup")
+    assert left.read_text() == "mine"
+
+
+def test_a_backup_interrupted_in_its_first_moment_leaves_nothing(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Not even the directory that was just made."""
+
+    class Interrupted(FileSystem):
+        def mkdir(self, path: Path) -> None:
+            super().mkdir(path)
+            raise KeyboardInterrupt
+
+    with (
+        RuntimeStore.open(directory, read_only=True, fs=Interrupted()) as store,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        store.back_up(tmp_path / "backup")
+    assert not list(tmp_path.glob("*backup*"))

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rtstore.errors import InvalidRequestError, StorageError
 from rtstore.files import durable
+from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.system import FileSystem
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
+
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_DIRECTORY", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+)
+_ATTEMPTS = 5
 
 
 @contextmanager
@@ -18,10 +34,11 @@ def new_directory(
     """A directory that gets its name when the block has ended well, whole and flushed.
 
     `target` must not exist, or be an empty directory, and not be inside of the directory `outside`,
-    which it is made from: it would be lost with that, or be taken for a part of it. What a process
-    that died in the block left has another name, and is in nobody's way but that of the next one
-    that makes the same target.
-    Raises `InvalidRequestError` where something is in the way, `StorageError`.
+    which it is made from: it would be lost with that, or be taken for a part of it.
+
+    Until then it has another name, and whoever has locked it makes it: what a process left that
+    died in the block is nobody's, and goes. Raises `InvalidRequestError` where something is in the
+    way, `StorageError`.
     """
     _refuse_used(target, what, fs)
     if outside is not None and target.resolve().is_relative_to(outside.resolve()):
@@ -31,15 +48,11 @@ def new_directory(
     building = target.with_name(f".{target.name}{durable.TEMPORARY_SUFFIX}")
     try:
         durable.make_directories(target.parent, fs)
+        held: list[Owner] = []
+        is_mine = False
         try:
-            fs.mkdir(building)
-        except FileExistsError:
-            raise InvalidRequestError(
-                what,
-                f"{building} is in the way: somebody makes {target.name} at this moment, or died "
-                "doing it. In the second case remove that directory and run this again",
-            ) from None
-        try:
+            _make(building, target, what, fs, held)
+            is_mine = True
             yield building
             fs.fsync_directory(building)
             _refuse_used(target, what, fs)
@@ -47,10 +60,65 @@ def new_directory(
             fs.fsync_directory(target.parent)
         except BaseException:
             with suppress(OSError):
-                durable.remove_tree(building, fs)
+                if not is_mine:  # or interrupted before that was known
+                    _release(held)
+                    is_mine = _lock(building, held)
+                if is_mine:
+                    durable.remove_tree(building, fs)
             raise
+        finally:
+            _release(held)
     except OSError as error:
         raise StorageError(target, "it cannot be made", str(error)) from error
+
+
+def _make(building: Path, target: Path, what: str, fs: FileSystem, held: list[Owner]) -> None:
+    """Make the directory and lock it, or take over what a dead process left of one, emptied. Where
+    directories cannot be locked, only a new one will do."""
+    for _ in range(_ATTEMPTS):
+        try:
+            fs.mkdir(building)
+            is_new = True
+        except FileExistsError:
+            is_new = False
+        try:
+            is_locked = _lock(building, held)
+        except FileNotFoundError:  # whoever made it has given up
+            continue
+        except OSError:
+            if is_new:
+                return
+            remove = f"If no process makes it now, remove it: rm -r {shlex.quote(str(building))}"
+            raise InvalidRequestError(what, f"{building} is in the way. {remove}") from None
+        if is_locked:
+            for name in () if is_new else fs.list_directory(building):
+                durable.remove_tree(building / name, fs)
+            return
+    problem = f"{building} is in the way: another process makes {target.name} at this moment"
+    raise InvalidRequestError(what, f"{problem}. Wait for its end, or give another directory")
+
+
+def _lock(building: Path, held: list[Owner]) -> bool:
+    """Lock the directory that has the name; gives False when somebody else has, or it has lost its
+    name. Raises OSError where it is none, is another user's, or cannot be locked."""
+    if not CAN_OWN_DIRECTORIES or fcntl is None:  # pragma: no cover - Windows
+        raise OSError("this system cannot lock a directory")
+    held.append(open_owned(building, _FLAGS))
+    found = os.fstat(held[-1].fileno())
+    if found.st_uid not in (os.geteuid(), building.parent.stat().st_uid):
+        raise PermissionError(f"{building} belongs to another user")
+    try:
+        fcntl.flock(held[-1].fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.path.samestat(os.lstat(building), found)
+
+
+def _release(held: list[Owner]) -> None:
+    while held:
+        with suppress(OSError, ValueError):  # unlocked, too: a child of a fork has it as well
+            fcntl.flock(held[-1].fileno(), fcntl.LOCK_UN)
+        held.pop().close()
 
 
 def _refuse_used(target: Path, what: str, fs: FileSystem) -> None:
