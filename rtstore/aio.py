@@ -269,7 +269,8 @@ class AsyncRuntimeStore:
     ) -> Batch:
         """Read, change and write one store under the writer lock, so that no update is lost.
 
-        `change` is a plain function, and should be quick; it runs in a thread, under the lock.
+        `change` is a plain function, and should be quick; it runs in a thread, under the lock. What
+        it raises is raised here; only a `StopIteration` becomes a `RuntimeError`, as Python has it.
         """
         plain, inside = plain_change(change, store), self.sync_store
         update = partial(inside._update, store, plain, identity, reason)  # noqa: SLF001 - see above

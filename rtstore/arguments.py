@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rtstore.descriptors import Registry
 from rtstore.draft import BatchRequest, StoreWrite, check_text
-from rtstore.errors import InvalidRequestError
+from rtstore.errors import InvalidRequestError, shown
 from rtstore.records import BatchReason, RunIdentity
 from rtstore.trusted import trusted
 
@@ -21,6 +21,8 @@ Kind = TypeVar("Kind")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _TIMEOUT_S_MAX = 1e6
+_NAME_MAX = 255
+"""What every usual system allows; some mean bytes, others characters."""
 
 
 _IDENTITY = tuple(RunIdentity.model_fields)
@@ -46,29 +48,47 @@ def pairs(writes: Writes) -> list[tuple[str, Any]]:
         raise InvalidRequestError("writes", f"no mapping, and no pairs: {error}") from None
 
 
-def member(kind: type[Choice], value: str, field: str) -> Choice:
+def member(kind: type[Choice], value: object, field: str) -> Choice:
     """The member of an enum that an argument names, or is."""
     if isinstance(value, kind):
         return value
     try:
-        return kind(value)
+        return kind(value if isinstance(value, str) else "")
     except ValueError:
-        problem = f"{value!r} is not one of: {', '.join(kind)}"
+        problem = f"{shown(value)} is not one of: {', '.join(kind)}"
         raise InvalidRequestError(field, problem) from None
 
 
 def instance(kind: type[Kind], value: object, field: str) -> Kind:
     """An argument, if it is an object of the class."""
     if not isinstance(value, kind):
-        raise InvalidRequestError(field, f"must be a {kind.__name__}, not {value!r:.80}")
+        raise InvalidRequestError(field, f"must be a {kind.__name__}, not {shown(value)}")
     return value
+
+
+def optional(kind: type[Kind], value: object, field: str) -> Kind | None:
+    """An argument, if it is an object of the class or None."""
+    return None if value is None else instance(kind, value, field)
 
 
 def function(value: Function, field: str) -> Function:
     """An argument, if it can be called."""
     if not callable(value):
-        raise InvalidRequestError(field, f"must be a function, not {value!r:.80}")
+        raise InvalidRequestError(field, f"must be a function, not {shown(value)}")
     return value
+
+
+def optional_function(value: Function | None, field: str) -> Function | None:
+    """An argument, if it can be called or is None."""
+    return None if value is None else function(value, field)
+
+
+def several(values: Iterable[Kind], field: str) -> list[Kind]:
+    """What is in an argument that is several things. A text is one thing."""
+    given: object = values
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise InvalidRequestError(field, f"must be a list, not {shown(given)}")
+    return list(values)
 
 
 def plain_function(
@@ -103,36 +123,47 @@ def path(value: object, field: str) -> Path:
     try:
         found = Path(value)  # type: ignore[arg-type]
     except TypeError:
-        raise InvalidRequestError(field, f"must be a path, not {value!r:.80}") from None
+        raise InvalidRequestError(field, f"must be a path, not {shown(value)}") from None
     if value == "":
         raise InvalidRequestError(field, "is empty; '.' is the working directory")
+    try:
+        str(found).encode("utf-8", "surrogateescape")  # as names that are no UTF-8 are read
+    except UnicodeEncodeError:
+        problem = f"holds a lone surrogate, so no file has that name: {shown(str(found))}"
+        raise InvalidRequestError(field, problem) from None
     if "\0" in str(found):
-        raise InvalidRequestError(field, f"holds a null character: {str(found)!r:.80}")
+        raise InvalidRequestError(field, f"holds a null character: {shown(str(found))}")
+    longest = max(map(len, found.parts), default=0)
+    if longest > _NAME_MAX:
+        problem = f"holds a name of {longest:,} characters; a file has at most {_NAME_MAX}"
+        raise InvalidRequestError(field, problem)
     return found
 
 
 def timeout_s(value: object, field: str) -> float:
     """A time-out in seconds, if it is one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidRequestError(field, f"must be a number of seconds, not {value!r:.80}")
+        raise InvalidRequestError(field, f"must be a number of seconds, not {shown(value)}")
     if not 0 <= value <= _TIMEOUT_S_MAX:  # not a number is neither
-        raise InvalidRequestError(field, f"must be 0 to {_TIMEOUT_S_MAX:,.0f} seconds, not {value}")
+        raise InvalidRequestError(
+            field, f"must be 0 to {_TIMEOUT_S_MAX:,.0f} seconds, not {shown(value)}"
+        )
     return value
 
 
 def duration(value: object, field: str) -> timedelta:
     """Give a length of time that is not negative. Raises `InvalidRequestError`."""
     if not isinstance(value, timedelta) or value < timedelta(0):
-        raise InvalidRequestError(field, f"must be a timedelta of zero or more, not {value!r:.80}")
+        raise InvalidRequestError(field, f"must be a timedelta of zero or more, not {shown(value)}")
     return value
 
 
 def number(value: object, field: str, *, least: int = 0) -> int:
     """A whole number that the database can hold, if it is one."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequestError(field, f"must be a whole number, not {value!r:.80}")
+        raise InvalidRequestError(field, f"must be a whole number, not {shown(value)}")
     if not least <= value < 2**63:
-        raise InvalidRequestError(field, f"must be {least} or more, not {value}")
+        raise InvalidRequestError(field, f"must be {least} or more, not {shown(value)}")
     return value
 
 

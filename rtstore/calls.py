@@ -18,7 +18,6 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from rtstore.dispatcher import Observer, checked_observer, tell_observer
-from rtstore.errors import LockTimeoutError
 from rtstore.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.pruning import PruneReport
 from rtstore.records import Batch, QuarantinedFile, RecoveryReport
@@ -182,7 +181,7 @@ class Call(Generic[Result]):
             return
         while not self._withdrawn.is_set() and _is_held(lock):
             if time.monotonic() >= self._called_at + lock.timeout_s:
-                raise LockTimeoutError(lock.path, lock.timeout_s, lock.holder())
+                raise lock.timed_out(lock.timeout_s)
             self._withdrawn.wait(pause)
             pause = min(2 * pause, POLL_INTERVAL_S_MAX)
         if self._withdrawn.is_set():

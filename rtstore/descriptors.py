@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from rtstore.errors import InvalidRequestError, UnknownStoreError
+from rtstore.errors import InvalidRequestError, UnknownStoreError, shown
 from rtstore.payloads import (
     CompatibilitySnapshotData,
     DeliveryJournalData,
@@ -17,7 +17,7 @@ from rtstore.payloads import (
     PermissionRequestsData,
     SessionStoreData,
 )
-from rtstore.records import Criticality, Owner, RebuildStrategy, Record
+from rtstore.records import Argument, Criticality, Owner, RebuildStrategy
 
 LAUNCH_STATE = "opencode.launchState"
 SESSION_STORE = "opencode.sessionStore"
@@ -55,7 +55,7 @@ DataUpgrade = Callable[[Any], Any]
 more than once with the same data, so it must have no effect of its own."""
 
 
-class Descriptor(Record):
+class Descriptor(Argument):
     """One kind of state kept in one JSON file, as known before any file is looked at.
 
     `payload` is the pydantic model that the data of the store must satisfy, or None when any JSON
@@ -81,7 +81,7 @@ class Descriptor(Record):
     def _plain_path(cls, path: str) -> str:
         problem = relative_path_problem(path)
         if problem is not None:
-            raise ValueError(f"relative path {path!r} {problem}")
+            raise ValueError(f"relative path {shown(path)} {problem}")
         return path
 
 
@@ -125,30 +125,38 @@ class Registry:
 
     def __init__(self, descriptors: Iterable[Descriptor]) -> None:
         self._by_name: dict[str, Descriptor] = {}
-        paths: dict[str, str] = {}
+        owner_of: dict[str, str] = {}
+        user_of: dict[str, str] = {}  # of a directory
         given: object = descriptors
         if isinstance(given, Descriptor) or not isinstance(given, Iterable):
             raise InvalidRequestError("descriptors", "must be several: a list of Descriptor")
         for descriptor in descriptors:
             one: object = descriptor
             if not isinstance(one, Descriptor):
-                wrong = f"must be a list of Descriptor; one is {one!r:.80}"
+                wrong = f"must be a list of Descriptor; one is {shown(one)}"
                 raise InvalidRequestError("descriptors", wrong)
             name, path = descriptor.schema_name, same_file_key(descriptor.relative_path)
             if name in self._by_name:
                 raise InvalidRequestError("descriptors", "registered twice", store=name)
-            problem = _clash(path, paths)
-            if problem is not None:
+            if path in owner_of:
+                problem = f"has the same file as {owner_of[path]}"
+                raise InvalidRequestError("descriptors", problem, store=name)
+            needed = _directories(path)
+            other = next(filter(None, map(owner_of.get, needed)), user_of.get(path))
+            if other is not None:
+                problem = f"needs as a directory what {other} has as its file, or the reverse"
                 raise InvalidRequestError("descriptors", problem, store=name)
             self._by_name[name] = descriptor
-            paths[path] = name
+            owner_of[path] = name
+            user_of.update(dict.fromkeys(needed, name))
 
     def get(self, schema_name: str) -> Descriptor:
         """The descriptor of a store. Raises `UnknownStoreError`."""
-        try:
-            return self._by_name[schema_name]
-        except (KeyError, TypeError):
-            raise UnknownStoreError(schema_name, self.names) from None
+        name: object = schema_name
+        found = self._by_name.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise UnknownStoreError(schema_name, self.names)
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -162,17 +170,13 @@ class Registry:
         return len(self._by_name)
 
     def __contains__(self, schema_name: object) -> bool:
-        return schema_name in self._by_name
+        return isinstance(schema_name, str) and schema_name in self._by_name
 
 
-def _clash(path: str, taken: Mapping[str, str]) -> str | None:
-    """Why a path cannot stand beside those taken, given with their stores; None when it can."""
-    for other, owner in taken.items():
-        if path == other:
-            return f"has the same file as {owner}"
-        if path.startswith(f"{other}/") or other.startswith(f"{path}/"):
-            return f"needs as a directory what {owner} has as its file, or the reverse"
-    return None
+def _directories(path: str) -> list[str]:
+    """The directories that a path needs, relative as it is."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def _known() -> tuple[Descriptor, ...]:

@@ -111,7 +111,7 @@ def make(
     """Make the runtime directory and its database, unless somebody else just did."""
     if not _is_legacy(directory):
         refuse_lost_database(directory, team_name, registry, fs)
-    if team_name is None or not str(team_name).strip():
+    if team_name is None or not team_name.strip():
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here, and no team_name to make one for",
             how_to_make(directory, team_name),

@@ -9,7 +9,7 @@ from typing import Any
 
 from rtstore.descriptors import Descriptor
 from rtstore.envelope import EncodedStore, content_hash, encode
-from rtstore.errors import InvalidRequestError
+from rtstore.errors import InvalidRequestError, shown
 from rtstore.ids import IdFactory
 from rtstore.records import (
     Batch,
@@ -183,7 +183,7 @@ def check_id(field: str, value: object) -> str:
     """Give an id that comes from outside. Raises `InvalidRequestError` unless it is a text that
     can be written down."""
     if not isinstance(value, str):
-        raise InvalidRequestError(field, f"an id is a text, not {value!r}")
+        raise InvalidRequestError(field, f"an id is a text, not {shown(value)}")
     if not value.strip():
         raise InvalidRequestError(field, "an id is not empty")
     return check_text(field, value)
@@ -202,7 +202,7 @@ def check_text(field: str, value: object) -> str:
     """Give a text that comes from outside. Raises `InvalidRequestError` for what is none, or holds
     a lone surrogate: UTF-8 cannot carry one."""
     if not isinstance(value, str):
-        raise InvalidRequestError(field, f"must be a text, not {value!r:.80}")
+        raise InvalidRequestError(field, f"must be a text, not {shown(value)}")
     if not value.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
         raise InvalidRequestError(field, f"{value[:80]!a} holds a lone surrogate")
     return value

@@ -274,8 +274,8 @@ def _refuse_surrogate(data: object, store: str) -> NoReturn:
         if isinstance(value, str) and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
             problem = "the text holds a lone surrogate, which UTF-8 cannot carry"
             raise InvalidRequestError(path, problem, store=store)
-    problem = json_data.first_problem(data) or ("data", "cannot be written as JSON")
-    raise InvalidRequestError(*problem, store=store)
+    other = json_data.first_problem(data) or ("data", "cannot be written as JSON")
+    raise InvalidRequestError(*other, store=store)
 
 
 def _refuse_long_number(data: object, store: str) -> None:

@@ -85,7 +85,7 @@ class UnsafePathError(CallError):
         self.problem = problem
         self.store = store
         of_store = f" of store {store}" if store else ""
-        super().__init__(f"path {path!r}{of_store} {problem}")
+        super().__init__(f"path {shown(path, 400)}{of_store} {problem}")
 
 
 class WrongTeamError(CallError):
@@ -96,8 +96,8 @@ class WrongTeamError(CallError):
         self.expected = expected
         self.found = found
         super().__init__(
-            f"{directory} holds the runtime store of team {found!r}, not of {expected!r}. "
-            f"Open it with team_name={found!r}, or give {expected!r} a directory of its own."
+            f"{directory} holds the runtime store of team {found!r}, not of {shown(expected)}. "
+            f"Open it with team_name={found!r}, or give {shown(expected)} a directory of its own."
         )
 
 
@@ -109,6 +109,17 @@ class NotARuntimeDirectoryError(CallError):
         self.problem = problem
         self.run = run
         super().__init__(f"{directory}: {problem}. Run: {run}")
+
+
+class ReadOnlyStoreError(CallError):
+    """The store was opened with `read_only=True`: it can be read, and not written."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        super().__init__(
+            f"the runtime store of {directory} was opened read-only. Nothing was written: "
+            "open it without read_only=True."
+        )
 
 
 class DataUpgradeError(CallError):
@@ -146,14 +157,23 @@ class RetryableError(RuntimeStoreError):
 class LockTimeoutError(RetryableError):
     """Another writer kept the writer lock for longer than the time-out."""
 
-    def __init__(self, path: Path, timeout_s: float, holder: str | None) -> None:
+    def __init__(
+        self, path: Path, timeout_s: float, holder: str | None, *, is_own_process: bool = False
+    ) -> None:
         self.path = path
         self.timeout_s = timeout_s
         self.holder = holder
+        self.is_own_process = is_own_process
+        """Whether this process holds it, in another thread or through another object."""
+        advice = (
+            "That is this very process: a write of it is under way, of another object or thread. "
+            "Try again when that has ended; inside of it, waiting would never end."
+            if is_own_process
+            else "Try again, or raise lock_timeout_s; the lock is freed when its holder ends."
+        )
         super().__init__(
             f"the writer lock {path} was not free within {timeout_s:g} s: "
-            f"held by {holder or 'an unknown process'}. "
-            "Try again, or raise lock_timeout_s; the lock is freed when its holder ends."
+            f"held by {holder or 'an unknown process'}. {advice}"
         )
 
 

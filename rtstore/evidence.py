@@ -66,7 +66,10 @@ def drop_old_evidence(
     First the file, then its row: interrupted in between, the row is found again, and its file gone.
     """
     database, fs = publisher.database, publisher.fs
-    kept_before = to_utc_ms(clock()) - older_than
+    try:
+        kept_before = to_utc_ms(clock()) - older_than
+    except OverflowError:  # before any time that there is: nothing is that old
+        return ()
 
     def find() -> tuple[QuarantinedFile, ...]:
         found = database.read(recovery_log.list_evidence)

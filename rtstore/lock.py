@@ -38,8 +38,8 @@ from rtstore.errors import (
     InvalidRequestError,
     LockLostError,
     LockTimeoutError,
+    ReadOnlyStoreError,
     StorageError,
-    StoreClosedError,
     UnusableEngineError,
 )
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
@@ -77,6 +77,8 @@ class Hold(io.FileIO):
     thread: int
     pid: int
     directory: Owner | None
+    has_lock = False
+    """Whether the lock was taken with it; it is over when it is closed."""
 
     @classmethod
     def open_file(cls, path: str) -> Hold:
@@ -224,10 +226,10 @@ class WriterLock:
         Raises `LockTimeoutError` with who holds it and since when, `StorageError` when the lock
         file cannot be made, and `InvalidRequestError` when this thread holds it already: waiting
         for oneself would never end. Of a store that was opened read-only it raises
-        `StoreClosedError` before anything is made.
+        `ReadOnlyStoreError` before anything is made.
         """
         if self._read_only:
-            raise StoreClosedError(self.path.parent, "was opened read-only")
+            raise ReadOnlyStoreError(self.path.parent)
         self.refuse_reentry()
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline, pause = time.monotonic() + limit_s, POLL_INTERVAL_S_MIN
@@ -235,7 +237,7 @@ class WriterLock:
         try:
             while (hold := self._attempt()) is None:
                 if time.monotonic() >= deadline:
-                    raise LockTimeoutError(self.path, limit_s, self.holder())
+                    raise self.timed_out(limit_s)
                 time.sleep(pause)
                 pause = min(2 * pause, POLL_INTERVAL_S_MAX)
             return hold
@@ -260,6 +262,22 @@ class WriterLock:
             raise InvalidRequestError(
                 "call", "a function that runs inside a write must not write to the same store"
             )
+
+    def timed_out(self, timeout_s: float) -> LockTimeoutError:
+        """Return the error for a wait that was too long, with who holds the lock."""
+        is_own_process = any(map(self._is_held_with, list(_open_after_fork)))
+        return LockTimeoutError(self.path, timeout_s, self.holder(), is_own_process=is_own_process)
+
+    def _is_held_with(self, reference: weakref.ref[Hold | Look]) -> bool:
+        """Whether it is held with what an object of this process, this or another, has open."""
+        held = reference()
+        return (
+            isinstance(held, Hold)
+            and held.has_lock
+            and held.pid == os.getpid()
+            and not held.closed
+            and self._is_at_path(held)
+        )
 
     @property
     def is_held_here(self) -> bool:
@@ -326,6 +344,7 @@ class WriterLock:
                 and self._lock_directory(hold)
             ):
                 self._held = weakref.ref(hold)
+                hold.has_lock = True
                 self._sign(hold.fileno())
                 return hold
             hold.abandon()

@@ -10,9 +10,17 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 from pydantic.alias_generators import to_camel
 
+from rtstore.errors import InvalidRequestError, shown
 from rtstore.times import Timestamp
 
 UNCOMMITTED_BATCH = "uncommitted_batch:"
@@ -23,6 +31,29 @@ class Record(BaseModel):
     """Base of every record: frozen, camelCase when dumped by alias."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class Argument(Record):
+    """Base of the records that callers make. What is wrong in the making is an error of the call;
+    `model_validate` raises what pydantic raises."""
+
+    def __init__(self, /, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise self._refusal(error) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # not for model_validate
+
+    @classmethod
+    def _refusal(cls, error: ValidationError) -> InvalidRequestError:
+        first = error.errors(include_url=False)[0]
+        name_of = {field.alias: name for name, field in cls.model_fields.items()}
+        place = ".".join(str(name_of.get(str(part), part)) for part in first["loc"])
+        given = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
+        more = error.error_count() - 1
+        problem = first["msg"] + given + (f" (and {more} more)" if more else "")
+        return InvalidRequestError(f"{cls.__name__}.{place}", problem)
 
 
 class _TimedFile(Record):
@@ -77,12 +108,12 @@ class RebuildStrategy(StrEnum):
     DROP_AFTER_QUARANTINE = "drop_after_quarantine"
 
 
-class RunIdentity(Record):
+class RunIdentity(Argument):
     """What state is bound to: the run, the capability snapshot, the behavior fingerprint."""
 
-    run_id: str = Field(min_length=1)
-    capability_snapshot_id: str | None = None
-    behavior_fingerprint: str | None = None
+    run_id: str = Field(min_length=1, strict=True)
+    capability_snapshot_id: str | None = Field(default=None, strict=True)
+    behavior_fingerprint: str | None = Field(default=None, strict=True)
 
 
 # --- batches ------------------------------------------------------------------------------------
@@ -285,10 +316,12 @@ class Manifest(Record):
         """The identity of the last committed batch, or None before the first."""
         if not self.active_run_id:
             return None
-        return RunIdentity(
-            run_id=self.active_run_id,
-            capability_snapshot_id=self.active_capability_snapshot_id,
-            behavior_fingerprint=self.active_behavior_fingerprint,
+        return RunIdentity.model_validate(
+            {
+                "run_id": self.active_run_id,
+                "capability_snapshot_id": self.active_capability_snapshot_id,
+                "behavior_fingerprint": self.active_behavior_fingerprint,
+            }
         )
 
 

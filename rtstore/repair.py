@@ -102,7 +102,7 @@ class Repair:
         arguments.instance(RecoveryPlan, plan, "plan")
         if identity is not None:
             checked_identity(identity)
-        rebuilders = checked_rebuilders(rebuilders or {})
+        rebuilders = checked_rebuilders({} if rebuilders is None else rebuilders)
         if dry_run:
             return self._recovery.rehearse(plan, self.team_name)
         rebuilding = Rebuilding(
@@ -135,13 +135,17 @@ class Repair:
         identity of the last committed batch. Raises `InvalidRequestError` when the file does not
         pass, is missing, or is what is committed already; otherwise as `write_batch`.
         """
-        identity = identity or self.database.read(manifest.load).active_identity
+        descriptor = self.descriptors.get(store)
+        if identity is not None:
+            checked_identity(identity)
+        else:
+            identity = self.database.read(manifest.load).active_identity
         if identity is None:
             raise InvalidRequestError("identity", "nothing is committed yet, so it must be given")
         return self._writer.adopt(
-            self.descriptors.get(store),
+            descriptor,
             team_name=self.team_name,
-            identity=checked_identity(identity),
+            identity=identity,
             reason=member(BatchReason, reason, "reason"),
         )
 

@@ -192,11 +192,11 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         `RecoveryFailedError`.
         """
         directory = arguments.path(directory, "directory").absolute()  # wherever the process goes
-        fs = arguments.instance(FileSystem, fs or FileSystem(), "fs")
+        fs = arguments.instance(FileSystem, FileSystem() if fs is None else fs, "fs")
+        arguments.optional(str, team_name, "team_name")
         registry = None if descriptors is None else Registry(descriptors)
         durability = member(Durability, durability, "durability")
-        if retention is not None:
-            arguments.instance(Retention, retention, "retention")
+        arguments.optional(Retention, retention, "retention")
         on_event = None if on_event is None else checked_observer(on_event)
         arguments.function(batch_id_factory, "batch_id_factory")
         arguments.function(receipt_id_factory, "receipt_id_factory")
@@ -397,13 +397,8 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
         """Several stores (default: all) as of one batch, from the database; takes no lock and does
         not look at the files. A store that was never written is absent; one whose content
         the database has lost is in `lost`."""
-        if isinstance(stores, str):
-            raise InvalidRequestError("stores", f"must be several names: [{stores!r}]")
-        names = [
-            self.descriptors.get(name).schema_name
-            for name in (self.descriptors.names if stores is None else stores)
-        ]
-        return self._reader.snapshot(names)
+        names = self.descriptors.names if stores is None else arguments.several(stores, "stores")
+        return self._reader.snapshot([self.descriptors.get(name).schema_name for name in names])
 
     def manifest(self) -> Manifest:
         """What is committed now."""

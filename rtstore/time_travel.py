@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from rtstore import arguments
-from rtstore.arguments import batch_request
+from rtstore.arguments import batch_request, checked_identity, member
 from rtstore.database import contents, history, manifest
 from rtstore.database.engine import Database
 from rtstore.database.history import Point, StoreVersion
@@ -15,7 +15,7 @@ from rtstore.descriptors import Registry
 from rtstore.differences import Difference, differences
 from rtstore.draft import check_text
 from rtstore.envelope import content_hash, decode
-from rtstore.errors import InvalidRequestError
+from rtstore.errors import InvalidRequestError, shown
 from rtstore.reader import StoreContent, StoreReader
 from rtstore.records import Batch, BatchReason, Record, RunIdentity
 from rtstore.store_versions import brought_up
@@ -52,7 +52,7 @@ class TimeTravel:
         """
         name = self.descriptors.get(store).schema_name
         if limit is not None:
-            arguments.number(limit, "limit", least=1)
+            arguments.number(limit, "limit")
         return self.database.read(
             lambda connection: history.list_versions(connection, name, limit)[::-1]
         )
@@ -98,6 +98,9 @@ class TimeTravel:
         """
         descriptor = self.descriptors.get(store)
         name, point = descriptor.schema_name, checked_point(to, "to")
+        if identity is not None:
+            checked_identity(identity)
+        reason = member(BatchReason, reason, "reason")
 
         def query(connection: Connection) -> tuple[StoreVersion, bytes]:
             return load_version(connection, name, point)
@@ -108,7 +111,8 @@ class TimeTravel:
         if version.is_current:
             problem = f"{name} as of batch {version.batch_id} is what is committed"
             raise InvalidRequestError("to", f"{problem}: there is nothing to revert", store=name)
-        identity = identity or head.active_identity
+        if identity is None:
+            identity = head.active_identity
         if identity is None:
             raise InvalidRequestError("identity", "no run is active, so it must be given")
         request = batch_request(
@@ -159,7 +163,7 @@ def find_point(connection: Connection, at: At) -> Point:
     none yet, or when it is not on record any more."""
     if isinstance(at, str):
         found = history.point_of_batch(connection, at)
-        problem = f"no committed batch {at!r} is on record"
+        problem = f"no committed batch {shown(at)} is on record"
     elif isinstance(at, datetime):
         moment = format_time(to_utc_ms(at))
         found = history.point_of_time(connection, moment)
@@ -211,7 +215,7 @@ def checked_point(at: object, field: str = "at") -> At:
     if isinstance(at, str):
         return check_text(field, at)
     if isinstance(at, int) and not 0 < at < 2**63:
-        raise InvalidRequestError(field, f"a high watermark is 1 or more, not {at}")
+        raise InvalidRequestError(field, f"a high watermark is 1 or more, not {shown(at)}")
     if isinstance(at, datetime) and at.tzinfo is None:
         raise InvalidRequestError(field, "the time has no time zone")
     return at

@@ -23,6 +23,7 @@ from pathlib import Path
 from pydantic import computed_field
 from sqlalchemy import Connection
 
+from rtstore import arguments
 from rtstore.database import copying, upgrade, upgrade_log
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
@@ -99,7 +100,10 @@ def upgrade_directory(
     `CorruptDatabaseError`, `StorageError`, `DatabaseLockedError`, and `LockTimeoutError` after
     `lock_timeout_s` seconds.
     """
-    directory, fs = Path(directory), fs or FileSystem()
+    directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
+    arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
+    arguments.optional(str, team_name, "team_name")
+    arguments.optional_function(progress, "progress")
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
         with no_fork():  # only here: it knows the ancestor's directories

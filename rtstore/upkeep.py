@@ -56,7 +56,7 @@ class Upkeep:
             arguments.path(destination, "destination"),
             clock=self._clock,
             fs=self._fs,
-            progress=progress,
+            progress=arguments.optional_function(progress, "progress"),
         )
 
     def prune(
@@ -85,10 +85,10 @@ class Upkeep:
         return prune_history(
             self._writer.publisher,
             self.lock,
-            retention or self.retention,
+            arguments.optional(Retention, retention, "retention") or self.retention,
             self._clock,
             dry_run=dry_run,
-            progress=progress,
+            progress=arguments.optional_function(progress, "progress"),
         )
 
     def export(self, destination: str | Path | None = None) -> ExportReport:

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from rtstore import KNOWN_DESCRIPTORS, AsyncRuntimeStore, InvalidRequestError, RuntimeStore
-from tests.support import CHECKPOINT, IDENTITY, LEASES, TEAM, new_directory, open_store, write
+from rtstore import (
+    KNOWN_DESCRIPTORS,
+    AsyncRuntimeStore,
+    BackupDamagedError,
+    CallError,
+    Descriptor,
+    InvalidRequestError,
+    LockTimeoutError,
+    Retention,
+    RunIdentity,
+    RuntimeStore,
+    StorageError,
+    UnknownStoreError,
+    import_directory,
+    import_team,
+    rebuild_database,
+    restore_backup,
+    upgrade_directory,
+)
+from tests.support import (
+    CHECKPOINT,
+    IDENTITY,
+    LAUNCH,
+    LEASES,
+    TEAM,
+    new_directory,
+    open_store,
+    write,
+)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +124,14 @@ CALLS: list[tuple[str, Callable[[RuntimeStore], Any]]] = [
     ("limit", lambda store: store.batches(limit=-1)),
     ("limit", lambda store: store.batches(limit="1")),  # type: ignore[arg-type]
     ("limit", lambda store: store.history(LEASES, limit="1")),  # type: ignore[arg-type]
-    ("limit", lambda store: store.history(LEASES, limit=0)),
+    ("limit", lambda store: store.history(LEASES, limit=-1)),
+    ("stores", lambda store: store.snapshot(5)),  # type: ignore[arg-type]
+    ("retention", lambda store: store.prune(0)),  # type: ignore[arg-type]
+    ("retention", lambda store: store.prune({"batches": 2})),  # type: ignore[arg-type]
+    ("progress", lambda store: store.prune(progress=5)),  # type: ignore[arg-type]
+    ("identity", lambda store: store.revert(LEASES, to=1, identity=False)),  # type: ignore[arg-type]
+    ("identity", lambda store: store.adopt(LEASES, identity="")),  # type: ignore[arg-type]
+    ("rebuilders", lambda store: _recover(store, [])),
     ("batch_id", lambda store: store.batch(None)),  # type: ignore[arg-type]
     ("identity", lambda store: store.plan_recovery(expected="run-1")),  # type: ignore[arg-type]
     ("identity", lambda store: store.check_readiness(expected={})),  # type: ignore[arg-type]
@@ -145,6 +181,187 @@ def test_arguments_of_the_wrong_kind_are_named(
         assert raised.value.field == field
         assert store.manifest() == before
         assert not store.lock.is_held()
+
+
+class _Evil:
+    """An object that is nothing, and cannot even be shown or compared."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no text of it")
+
+    __str__ = __repr__
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not to be compared")
+
+
+KINDS: list[Any] = [
+    None, True, False, 0, -1, 3.5, math.nan, math.inf, 2**63, -(10**5000), "", " ", "a\nb", "a\0b",
+    "\ud800", "x" * 100_000, b"raw", b"", [], [1], {}, {"a": 1}, (), {1}, object(), _Evil(), len,
+    int, ValueError("error"), timedelta(0), timedelta(days=-1), timedelta.max, datetime.min,  # noqa: DTZ901
+    datetime.max.replace(tzinfo=UTC), Path("x"), IDENTITY, Retention(), KNOWN_DESCRIPTORS[0],
+]  # fmt: skip
+"""One of each kind; for every parameter most of them are wrong."""
+
+PARAMETERS: dict[str, Callable[[RuntimeStore, Any], Any]] = {
+    "batch": lambda store, wrong: store.batch(wrong),
+    "batches(limit)": lambda store, wrong: store.batches(limit=wrong),
+    "read": lambda store, wrong: store.read(wrong),
+    "read(at)": lambda store, wrong: store.read(LEASES, at=wrong),
+    "snapshot": lambda store, wrong: store.snapshot(wrong),
+    "update": lambda store, wrong: store.update(wrong, str, identity=IDENTITY, reason=CHECKPOINT),
+    "update(change)": lambda store, wrong: _update(store, None if callable(wrong) else wrong),
+    "write_batch(identity)": lambda store, wrong: _write(store, identity=wrong),
+    "write_batch(reason)": lambda store, wrong: _write(store, reason=wrong),
+    "write_batch(writes)": lambda store, wrong: _write(store, writes=wrong),
+    "write_batch(name)": lambda store, wrong: _write(store, writes=[(wrong, 1)]),
+    "write_batch(data)": lambda store, wrong: _write(store, writes={LAUNCH: wrong}),
+    "write_batch(batch_id)": lambda store, wrong: _write(store, batch_id=wrong),
+    "adopt": lambda store, wrong: store.adopt(wrong),
+    "adopt(identity)": lambda store, wrong: store.adopt(LEASES, identity=wrong),
+    "adopt(reason)": lambda store, wrong: store.adopt(LEASES, reason=wrong),
+    "assess": lambda store, wrong: store.assess(expected=wrong),
+    "plan_recovery": lambda store, wrong: store.plan_recovery(expected=wrong),
+    "prune_quarantine": lambda store, wrong: store.prune_quarantine(older_than=wrong),
+    "recover": lambda store, wrong: store.recover(wrong),
+    "recover(rebuilders)": lambda store, wrong: store.recover(
+        store.plan_recovery(), rebuilders=wrong
+    ),
+    "recover(identity)": lambda store, wrong: store.recover(store.plan_recovery(), identity=wrong),
+    "take_back": lambda store, wrong: store.take_back(wrong),
+    "diff": lambda store, wrong: store.diff(wrong, 1),
+    "diff(a)": lambda store, wrong: store.diff(LEASES, wrong),
+    "diff(b)": lambda store, wrong: store.diff(LEASES, 1, wrong),
+    "history": lambda store, wrong: store.history(wrong),
+    "history(limit)": lambda store, wrong: store.history(LEASES, limit=wrong),
+    "revert": lambda store, wrong: store.revert(wrong, to=1),
+    "revert(to)": lambda store, wrong: store.revert(LEASES, to=wrong),
+    "revert(identity)": lambda store, wrong: store.revert(LEASES, to=1, identity=wrong),
+    "revert(reason)": lambda store, wrong: store.revert(LEASES, to=1, reason=wrong),
+    "prune": lambda store, wrong: store.prune(wrong),
+    "prune(progress)": lambda store, wrong: store.prune(progress=wrong),
+    "back_up": lambda store, wrong: store.back_up(wrong),
+    "back_up(progress)": lambda store, wrong: store.back_up("backup", progress=wrong),
+    "export": lambda store, wrong: store.export(wrong),
+    "open": lambda _, wrong: RuntimeStore.open(wrong, team_name=TEAM).close(),
+    "open(team_name)": lambda _, wrong: RuntimeStore.open("new", team_name=wrong).close(),
+    "open(descriptors)": lambda _, wrong: _open(descriptors=wrong),
+    "open(retention)": lambda _, wrong: _open(retention=wrong),
+    "open(lock_timeout_s)": lambda _, wrong: _open(lock_timeout_s=wrong),
+    "open(on_event)": lambda _, wrong: _open(on_event=wrong),
+    "open(fs)": lambda _, wrong: _open(fs=wrong),
+    "restore_backup": lambda _, wrong: restore_backup(wrong, "restored"),
+    "restore_backup(directory)": lambda _, wrong: restore_backup("none", wrong),
+    "import_directory": lambda _, wrong: import_directory(wrong),
+    "import_team": lambda _, wrong: import_team(wrong),
+    "upgrade_directory": lambda _, wrong: upgrade_directory(wrong),
+    "rebuild_database": lambda _, wrong: rebuild_database(wrong),
+    "import_directory(progress)": lambda _, wrong: import_directory("none", progress=wrong),
+    "import_team(lock_timeout_s)": lambda _, wrong: import_team("none", lock_timeout_s=wrong),
+    "upgrade_directory(progress)": lambda _, wrong: upgrade_directory("none", progress=wrong),
+    "rebuild_database(identity)": lambda _, wrong: rebuild_database("none", identity=wrong),
+    "RunIdentity": lambda _, wrong: RunIdentity(run_id=wrong),
+    "Retention": lambda _, wrong: Retention(batches=wrong),
+    "Descriptor": lambda _, wrong: _descriptor(schema_name=wrong),
+    "Descriptor(relative_path)": lambda _, wrong: _descriptor(relative_path=wrong),
+    "Descriptor(criticality)": lambda _, wrong: _descriptor(criticality=wrong),
+    "Descriptor(payload)": lambda _, wrong: _descriptor(payload=wrong),
+    "Descriptor(upgrades)": lambda _, wrong: _descriptor(upgrades=wrong),
+}
+
+
+def _open(**options: Any) -> None:
+    RuntimeStore.open("new", team_name=TEAM, **options).close()
+
+
+def _descriptor(**fields: Any) -> Descriptor:
+    return Descriptor(**{**KNOWN_DESCRIPTORS[0].model_dump(), **fields})
+
+
+@pytest.mark.parametrize("call", PARAMETERS.values(), ids=PARAMETERS.keys())
+def test_whatever_the_argument_no_foreign_exception_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[RuntimeStore, Any], Any]
+) -> None:
+    """Each kind is taken or refused as an error of the call, in few words; the store works on."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    taken = 0
+    with open_store(new_directory(tmp_path)) as store:
+        write(store, LEASES, 1)
+        write(store, LEASES, 2)
+        for wrong in KINDS:
+            try:
+                call(store, wrong)
+            except (CallError, StorageError, BackupDamagedError) as error:
+                assert 0 < len(str(error)) < 700, str(error)[:1000]
+                assert "pydantic.dev" not in str(error)
+            else:
+                taken += 1
+        assert taken < len(KINDS) / 2
+        assert store.read(LEASES, verify=False).batch_id
+        assert not store.lock.is_held()
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: RunIdentity(run_id=5), "RunIdentity.run_id"),  # type: ignore[arg-type]
+        (lambda: RunIdentity(run_id=b"x"), "RunIdentity.run_id"),  # type: ignore[arg-type]
+        (lambda: RunIdentity(run_id="\ud800"), "RunIdentity.run_id"),
+        (RunIdentity, "RunIdentity.run_id"),
+        (lambda: Retention(batches=0), "Retention.batches"),
+        (lambda: _descriptor(schema_name=5), "Descriptor.schema_name"),
+        (lambda: _descriptor(relative_path="../x"), "Descriptor.relative_path"),
+    ],
+)
+def test_what_is_made_wrongly_is_an_error_of_the_call(
+    make: Callable[[], object], field: str
+) -> None:
+    """The error names the class and the field; validating data stays pydantic's."""
+    with pytest.raises(InvalidRequestError) as raised:
+        make()
+    assert raised.value.field == field
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ValidationError):
+        RunIdentity.model_validate({"runId": 5})
+
+
+def test_none_of_anything_is_an_answer(tmp_path: Path) -> None:
+    """The newest 0 of them are none, of batches as of versions."""
+    with open_store(new_directory(tmp_path)) as store:
+        write(store, LEASES, 1)
+        assert store.batches(limit=0) == []
+        assert store.history(LEASES, limit=0) == []
+        assert store.prune_quarantine(older_than=timedelta.max) == ()
+
+
+def test_an_unknown_store_is_named_in_few_words(tmp_path: Path) -> None:
+    """With the stores that there are, some of them where there are many, or that there are none."""
+    many = [
+        _descriptor(schema_name=f"own.{number}", relative_path=f"{number}.json")
+        for number in range(30)
+    ]
+    for name, descriptors, words in (("many", many, "own.19 and 10 more."), ("no", [], "None is")):
+        with RuntimeStore.open(tmp_path / name, team_name=TEAM, descriptors=descriptors) as store:
+            with pytest.raises(UnknownStoreError, match=words) as raised:
+                store.read("x" * 100_000)
+            assert len(str(raised.value)) < 500
+
+
+def test_a_second_object_inside_of_an_update_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    """It is this very process: to wait longer would not help."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store, open_store(directory, lock_timeout_s=0) as other:
+
+        def change(_: Any) -> Any:
+            with pytest.raises(LockTimeoutError, match="this very process") as raised:
+                write(other, LEASES, 2)
+            assert raised.value.is_own_process
+            return 1
+
+        _update(store, change)
+        assert store.read(LEASES).data == 1
 
 
 def test_a_store_says_what_it_is(tmp_path: Path) -> None:

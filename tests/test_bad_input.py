@@ -223,7 +223,7 @@ def test_an_identity_needs_a_run() -> None:
 @pytest.mark.parametrize("path", ["../out.json", "a/../../out.json", "/out.json", "C:/out.json"])
 def test_a_path_that_leaves_the_directory_cannot_be_registered(path: str) -> None:
     """It is refused with its text when the descriptor is made: no store with it can be opened."""
-    with pytest.raises(ValidationError, match="runtime directory") as caught:
+    with pytest.raises(InvalidRequestError, match="runtime directory") as caught:
         plain_descriptor("test.out", path)
 
     assert path in str(caught.value)

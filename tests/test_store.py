@@ -15,6 +15,7 @@ from rtstore import (
     NotARuntimeDirectoryError,
     ReadinessImpact,
     ReadinessReason,
+    ReadOnlyStoreError,
     Retention,
     RunIdentity,
     RuntimeStore,
@@ -260,7 +261,7 @@ def test_read_only_opens_look_and_change_nothing(tmp_path: Path) -> None:
 
     with open_store(directory, read_only=True) as store:
         for attempt in (lambda: write(store, LEASES, 2), lambda: store.recover(plan)):
-            with pytest.raises(StoreClosedError, match="read-only"):
+            with pytest.raises(ReadOnlyStoreError, match="read-only"):
                 attempt()
     assert files_picture(directory).items() <= before.items()
 
@@ -282,7 +283,7 @@ def test_read_only_refuses_to_write_before_anything_is_made(tmp_path: Path) -> N
             lambda: store.prune(Retention(batches=1)),
             store.export,
         ):
-            with pytest.raises(StoreClosedError, match="was opened read-only"):
+            with pytest.raises(ReadOnlyStoreError, match="without read_only=True"):
                 call()
     assert picture(directory) == before
 

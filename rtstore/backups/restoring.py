@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from rtstore import arguments
 from rtstore.backups.making import write_store_files
 from rtstore.backups.record import Backup, Progress, Step
 from rtstore.backups.verifying import path_of, verify_backup
@@ -33,7 +34,9 @@ def restore_backup(
     Raises `BackupDamagedError`, `InvalidRequestError` when the directory is not empty, or is inside
     of the back-up, `StorageError`. Gives the back-up's record, with the path of the new directory.
     """
-    source, directory, fs = Path(backup), Path(directory), fs or FileSystem()
+    source, directory = arguments.path(backup, "backup"), arguments.path(directory, "directory")
+    fs = fs or FileSystem()
+    arguments.optional_function(progress, "progress")
     record = verify_backup(source, fs=fs, progress=progress)
     is_whole = fs.is_directory(source)
     outside = source if is_whole else None

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from rtstore import arguments
 from rtstore.backups.record import Backup, BackupFile, Progress, Step, read_record
 from rtstore.database import contents, copying, manifest, recovery_log, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.envelope import content_hash
-from rtstore.errors import BackupDamagedError, RuntimeStoreError, UnsafePathError
+from rtstore.errors import BackupDamagedError, RuntimeStoreError, StorageError, UnsafePathError
+from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, quarantined_path
 from rtstore.files.system import FileSystem
@@ -27,7 +29,8 @@ def verify_backup(
     every content in it, and that of every file. Raises `BackupDamagedError` with everything that
     is wrong, `NewerDatabaseError` for one of a newer rtstore.
     """
-    path, fs = Path(backup), fs or FileSystem()
+    path, fs = arguments.path(backup, "backup"), fs or FileSystem()
+    arguments.optional_function(progress, "progress")
     if not fs.is_directory(path):
         return verify_database(path)
     record = read_record(path, fs)
@@ -52,8 +55,12 @@ def verify_backup(
 
 def verify_database(path: Path) -> Backup:
     """The same for a database alone, at any revision that this package knows."""
-    if not path.exists():
-        raise BackupDamagedError(path, ("there is no such file or directory",))
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BackupDamagedError(path, ("there is no such file or directory",)) from None
+    except OSError as error:
+        raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
     upgrade.inspect_revision(path)
     copying.check(path)
     problems = problems_of_contents(path)

@@ -18,13 +18,13 @@ from rtstore.database.schema import (
 )
 from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
-from rtstore.records import PublishedFile, Record
+from rtstore.records import Argument, PublishedFile, Record
 
 NUMBER_MAX = 2**63 - 1
 """The largest that SQLite holds."""
 
 
-class Retention(Record):
+class Retention(Argument):
     """How much history is kept. None keeps everything.
 
     A runtime directory remembers what it was opened with last: see `RuntimeStore.open`.

@@ -38,6 +38,7 @@ from rtstore.errors import (
     DatabaseLockedError,
     DatabaseLostError,
     NewerDatabaseError,
+    ReadOnlyStoreError,
     RuntimeStoreError,
     StorageError,
     StoreClosedError,
@@ -401,7 +402,7 @@ class Database:
         if self._pool.is_closed:
             raise StoreClosedError(self.path.parent, "is closed")
         if self.read_only:
-            raise StoreClosedError(self.path.parent, "was opened read-only")
+            raise ReadOnlyStoreError(self.path.parent)
         file = self._check_same_file()
         return self._pool.take(self._pool.writers, file, self._connect_writer)
 

@@ -255,11 +255,13 @@ def save_retention(connection: Connection, retention: Retention) -> None:
 def _retention_of(row: Row | None) -> Retention:
     if row is None or row["retention_id"] is None:
         return KEEP_EVERYTHING  # nothing is dropped before a program says how much
-    return Retention(
-        batches=row["batches"],
-        contents_per_store=row["contents_per_store"],
-        max_age=row["max_age_seconds"],
-        content_bytes=row.get("content_bytes"),  # a database of an older revision has none
+    return Retention.model_validate(
+        {
+            "batches": row["batches"],
+            "contents_per_store": row["contents_per_store"],
+            "max_age": row["max_age_seconds"],
+            "content_bytes": row.get("content_bytes"),  # one of an older revision has none
+        }
     )
 
 

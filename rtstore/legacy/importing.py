@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select
 
+from rtstore import arguments
 from rtstore.database import batches, manifest, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.manifest import ManifestHead
@@ -93,7 +94,9 @@ def import_directory(
     ancestor's, when a control file is damaged or changes meanwhile, and when the store here has
     batches of its own; nothing is written then. Otherwise as `RuntimeStore.open`.
     """
-    directory, fs = Path(directory), fs or FileSystem()
+    directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
+    arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
+    arguments.optional_function(progress, "progress")
     registry = None if descriptors is None else Registry(descriptors)
     # Everything that can be refused is refused before there is so much as a lock file.
     task = _look(directory, registry, fs)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from rtstore import arguments
 from rtstore.descriptors import Descriptor
 from rtstore.errors import LegacyImportError
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
@@ -71,7 +72,10 @@ def import_team(
 
     Raises what `import_directory` raises for the team's own directory.
     """
-    directory, fs = runtime_directory_of(Path(directory)), fs or FileSystem()
+    directory = runtime_directory_of(arguments.path(directory, "directory"))
+    fs = fs or FileSystem()
+    arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
+    arguments.optional_function(progress, "progress")
     known = None if descriptors is None else tuple(descriptors)
 
     def take(place: Path, name: str) -> ImportReport:

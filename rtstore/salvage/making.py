@@ -26,7 +26,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore import legacy
+from rtstore import arguments, legacy
 from rtstore.database import batches, contents, manifest, upgrade
 from rtstore.database.contents import Retention
 from rtstore.database.engine import DATABASE_NAME, Database
@@ -104,7 +104,10 @@ def rebuild_database(
     `DatabaseLockedError`, `LockTimeoutError`, `StorageError`; the old database is then in its place
     or the error says what to run.
     """
-    directory, fs = Path(directory), fs or FileSystem()
+    directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
+    arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
+    arguments.optional(str, team_name, "team_name")
+    arguments.optional(RunIdentity, identity, "identity")
     path = directory / DATABASE_NAME
     registry = None if descriptors is None else Registry(descriptors)
     _check_reason(directory, registry, fs, force=force)
@@ -158,7 +161,7 @@ def _check_reason(
 ) -> str:
     """What is wrong with the database; raises where nothing is, or where it is not ours to move."""
     path = directory / DATABASE_NAME
-    if not directory.is_dir():
+    if not fs.is_directory(directory):
         raise NotARuntimeDirectoryError(
             directory, "there is no such directory", f"rtstore init {shlex.quote(str(directory))}"
         )

@@ -372,13 +372,11 @@ class WriteQueue:
 
     def _give_up(self, place: _Place) -> None:
         """The time-out is over: withdraw what no leader has. The rest is being carried out."""
-        holder = self._lock.holder()
         if place.alone:
-            raise LockTimeoutError(self._lock.path, self._lock.timeout_s, holder)
+            raise self._lock.timed_out(self._lock.timeout_s)
         for item in place.submissions:
             if not item.is_done and item.withdraw() and not item.is_done:
-                error = LockTimeoutError(self._lock.path, self._lock.timeout_s, holder)
-                item.error = error
+                item.error = error = self._lock.timed_out(self._lock.timeout_s)
                 if item.log_begun:  # by a leader that did not come to its end
                     batch_id = str(item.draft.batch_id)
                     item.error = BatchUnfinishedError(

@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 from rtstore.database.engine import Database
 from rtstore.database.statements import driver_of
 from rtstore.errors import (
+    ReadOnlyStoreError,
     RuntimeStoreError,
     StorageError,
-    StoreClosedError,
     UnusableEngineError,
 )
 
@@ -283,9 +283,9 @@ def test_a_reader_cannot_write(path: Path, read_only: bool) -> None:
 def test_read_only_access_has_no_writer(path: Path) -> None:
     """Read-only access offers no way to write."""
     database = Database(path, read_only=True)
-    with pytest.raises(StoreClosedError, match="read-only"), database.write(flush=False):
+    with pytest.raises(ReadOnlyStoreError, match="read-only"), database.write(flush=False):
         pass
-    with pytest.raises(StoreClosedError, match="read-only"):
+    with pytest.raises(ReadOnlyStoreError, match="read-only"):
         database.read_as_writer(batch_count)
     database.close()
 

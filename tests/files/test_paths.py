@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from rtstore import FileSystem
-from rtstore.errors import UnsafePathError
+from rtstore.errors import InvalidRequestError, UnsafePathError
 from rtstore.files.paths import check_target, store_path
 from tests.support import plain_descriptor
 
@@ -50,12 +49,11 @@ from tests.support import plain_descriptor
 )
 def test_a_path_that_leaves_the_directory_is_no_path_of_a_store(path: str) -> None:
     """A descriptor refuses it when it is made, and the error quotes it."""
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         plain_descriptor("test.store", path)
 
-    [error] = caught.value.errors()
-    assert error["loc"] == ("relative_path",)
-    assert repr(path)[:40] in error["msg"]
+    assert caught.value.field == "Descriptor.relative_path"
+    assert repr(path)[:40] in caught.value.problem
 
 
 @pytest.mark.parametrize(

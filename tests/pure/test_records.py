@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 from pydantic import ValidationError
 
+from rtstore.errors import InvalidRequestError
 from rtstore.reader import Snapshot, StoreContent
 from rtstore.records import (
     BATCH_TRANSITIONS,
@@ -138,7 +139,7 @@ def test_records_are_frozen(record: Record, field: str) -> None:
 
 def test_a_run_has_a_name() -> None:
     """A run identity without a run id is none."""
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidRequestError):
         RunIdentity(run_id="")
 
 
