@@ -62,7 +62,7 @@ def test_history_lists_the_versions(directory: Path) -> None:
         assert versions[-1].file_size == (directory / "opencode-host-leases.json").stat().st_size
         assert [item.batch_id for item in store.history(LEASES, limit=2)] == ["b3", "b4"]
         with pytest.raises(InvalidRequestError, match="limit"):
-            store.history(LEASES, limit=0)
+            store.history(LEASES, limit=-1)
         with pytest.raises(UnknownStoreError):
             store.history("nobody")
 
