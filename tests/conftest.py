@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from tests import breadth
+from tests import breadth, places
 from tests.counts import Counts, Summary
 from tests.installed import Installed, install_wheel
 
@@ -33,11 +35,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Choose how much is tried, before any test is collected."""
     full = bool(config.getoption("--full"))
+    places.choose(full=full)
     breadth.choose(full=full, seed=config.getoption("--seed"))
     if full and config.option.markexpr == NORMAL:
         config.option.markexpr = ""
     config.stash[_SUMMARY] = Summary()
     config.pluginmanager.register(_Listener(config.stash[_SUMMARY]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One process more than processors, for a test that waits leaves its processor to another."""
+    return (yield) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,6 +81,13 @@ def pytest_terminal_summary(
 def counts(request: pytest.FixtureRequest) -> Counts:
     """Where a test puts what it counted."""
     return Counts(request.node)
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A directory on a disk, where others are in memory."""
+    with places.on_disk() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -445,7 +445,7 @@ RULES = (
 )  # fmt: skip
 
 
-def findings(root: Path) -> list[str]:
-    """What breaks a rule in the package below `root`."""
+def findings(root: Path) -> Iterator[str]:
+    """What breaks a rule in the package below `root`, rule by rule as it is asked for."""
     package = Package(root)
-    return [finding for rule in RULES for finding in rule(package)]
+    return (finding for rule in RULES for finding in rule(package))

@@ -48,9 +48,9 @@ STORES = tuple(f"test.store{number}" for number in range(5))
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory of five plain stores."""
-    directory = new_directory(tmp_path)
+def directory(disk: Path) -> Path:
+    """A runtime directory of five plain stores, on a disk."""
+    directory = new_directory(disk)
     descriptors = [plain_descriptor(name, f"{name}.json") for name in STORES]
     open_store(directory, descriptors=descriptors).close()
     return directory

@@ -21,13 +21,13 @@ INSTALL_AND_TEST = (
 
 @pytest.mark.early
 def test_every_command_and_program_prints_what_the_readme_shows(
-    tmp_path: Path, installed: Installed
+    disk: Path, installed: Installed
 ) -> None:
     """All commands and programs of the README, run in order in a fresh directory with nothing but
     the installed wheel, print what it shows (ids, times and sizes compared by their shape)."""
     ran = 0
     for step in readme.steps(readme.README.read_text(encoding="utf-8")):
-        printed = readme.run(step, tmp_path, installed.bin)
+        printed = readme.run(step, disk, installed.bin)
         ran += 1
         if step.kind == "console":
             assert readme.matches(step.shown, printed), (

@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.counts import Counts
+from tests.places import MEMORY
 
 Result = TypeVar("Result")
 
 _SHOWN = 10
-
-MEMORY = "/dev/shm"
-"""A file system in memory, where Linux has one."""
 
 
 @dataclass
