@@ -42,6 +42,7 @@ def _check(*options: str) -> tuple[str, dict[str, int]]:
     return done.stdout, {kind: int(match[1]) for kind, match in found.items() if match}
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("part", breadth.params(range(breadth.drawn(PARTS)), normal=range(4)))
 def test_every_answer_is_true(tmp_path: Path, counts: Counts, part: int) -> None:
     """Told committed is there, told refused never appears, order holds, nobody hangs."""
