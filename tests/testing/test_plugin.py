@@ -15,6 +15,7 @@ import pytest
 from rtstore.testing import crash_points
 from tests.support import CHECKOUT
 
+OPTIONS = ("-q", "-rf", "-W", "error", "-p", "no:cacheprovider")
 CONFTEST = 'pytest_plugins = ["rtstore.testing.plugin"]\n'
 
 RUNTIME = """
@@ -98,7 +99,7 @@ def run_suite(folder: Path, start: str, *, conftest: str = CONFTEST) -> tuple[in
     }.items():  # fmt: skip
         (folder / name).write_text(text, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rf", "-W", "error", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", *OPTIONS, "--basetemp", folder / "made"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         capture_output=True,
