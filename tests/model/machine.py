@@ -209,13 +209,14 @@ class StoreMachine(CheckedRuntime):
         """Somebody else removes a file."""
         self.world.outsider(self.name(pick), None)
 
-    @rule(pick=PICK, which=st.integers(0, 5))
-    def put_back_an_older_version(self, pick: int, which: int) -> None:
-        """Somebody copies a version back that the store once wrote."""
+    @rule(pick=PICK, which=st.integers(0, 5), cut=st.sampled_from([0, 0, 0, 1, 2, 20]))
+    def put_back_an_older_version(self, pick: int, which: int, cut: int) -> None:
+        """Somebody copies a version back that the store once wrote, whole or not."""
         name = self.name(pick)
         older = sorted(self.world.logged[name])
         if older:
-            self.world.outsider(name, older[-1 - which % len(older)])
+            content = older[-1 - which % len(older)]
+            self.world.outsider(name, content[: len(content) - cut])
 
     @rule(
         pick=PICK,
@@ -296,6 +297,18 @@ class StoreMachine(CheckedRuntime):
             world.absorb(allowed)
         else:
             world.absorb({})
+
+    @precondition(lambda self: is_open(self) and not self.world.knows_a_batch)
+    @rule(pick=PICK, number=NUMBER)
+    def bring_a_file_before_the_first_batch(self, pick: int, number: int) -> None:
+        """A valid file of which the database knows no batch makes opening refuse."""
+        name = self.name(pick)
+        self.world.outsider(name, render(name, data_for(name, number), self.now))
+        before = files_picture(self.world.directory)
+        refused = self.tally["DatabaseMissingError"]
+        self.reopen(recover=True, trouble=None)
+        assert self.tally["DatabaseMissingError"] == refused + 1
+        assert files_picture(self.world.directory) == before
 
     @rule()
     def look_only(self) -> None:

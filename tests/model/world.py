@@ -140,10 +140,15 @@ class World:
         content = self.disk[name]
         return None if content is None else judge(name, content)
 
+    @property
+    def knows_a_batch(self) -> bool:
+        """The database has a batch for certain."""
+        return bool(self.batches or self.failed or self.pending)
+
     def may_have_lost_its_database(self) -> bool:
         """No batch is known for certain, and there is a file that a store may have written."""
-        known = self.batches or self.failed or self.pending
-        return not known and any(content and is_of_store(content) for content in self.disk.values())
+        files = self.disk.values()
+        return not self.knows_a_batch and any(content and is_of_store(content) for content in files)
 
     def is_newer(self, name: str) -> bool:
         """The file is one of a newer program."""
