@@ -51,7 +51,11 @@ def next_steps(
         return (_rebuild(directory),)
     in_the_way = {obstacle.schema_name for obstacle in obstacles}
     free = [action for action in plan.actions if action.schema_name not in in_the_way]
-    steps = [*_keep_changes(directory, free, high_watermark), *_recover(directory, free)]
+    steps = [
+        *_newer_files(free, details or {}),
+        *_keep_changes(directory, free, high_watermark),
+        *_recover(directory, free),
+    ]
     steps += [step for obstacle in obstacles for step in _clear(directory, obstacle)]
     if not steps and high_watermark == 0:
         if check.ok:
@@ -164,6 +168,26 @@ def _keep_changes(
             why=f"first, only if the changed file of {name} is to be kept: makes it the truth",
         )
         for name in changed
+    ]
+
+
+def _newer_files(
+    actions: Iterable[RecoveryAction], details: Mapping[str, str]
+) -> list[NextStep]:
+    """Files that a newer program wrote, and that a recovery by this one would move away."""
+    return [
+        NextStep(
+            command=None,
+            why=f"first, if the file of {name} is to be kept where it is: start the newer program "
+            f"that wrote it ({details.get(name, 'no more is known')}). A recovery by this one "
+            "moves it into quarantine, from where rtstore quarantine restore brings it back",
+        )
+        for name in dict.fromkeys(
+            action.schema_name
+            for action in actions
+            if action.kind is ActionKind.QUARANTINE
+            and action.reason == InspectionState.FUTURE_SCHEMA
+        )
     ]
 
 
