@@ -171,9 +171,7 @@ def _keep_changes(
     ]
 
 
-def _newer_files(
-    actions: Iterable[RecoveryAction], details: Mapping[str, str]
-) -> list[NextStep]:
+def _newer_files(actions: Iterable[RecoveryAction], details: Mapping[str, str]) -> list[NextStep]:
     """Files that a newer program wrote, and that a recovery by this one would move away."""
     return [
         NextStep(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 
 from pydantic import Field
 from sqlalchemy import Connection, bindparam, exists, insert, select
@@ -18,6 +19,7 @@ from rtstore.database.schema import (
 )
 from rtstore.database.statements import Row, Statement, driver_of
 from rtstore.envelope import content_hash
+from rtstore.errors import CorruptDatabaseError
 from rtstore.records import Argument, PublishedFile, Record
 
 NUMBER_MAX = 2**63 - 1
@@ -163,7 +165,18 @@ def current_row(connection: Connection, name: str) -> tuple[bytes, Row] | None:
 
 
 def stores_with_content(connection: Connection) -> frozenset[str]:
-    """The stores whose committed content is in the database."""
+    """The stores whose committed content is in the database.
+
+    Raises `CorruptDatabaseError` where the rows of the batch of an entry are gone.
+    """
+    orphan = _SELECT_ORPHAN.first(connection)
+    if orphan is not None:
+        path = connection.exec_driver_sql("PRAGMA database_list").one()[2]
+        raise CorruptDatabaseError(
+            Path(path),
+            f"the rows of batch number {orphan['batch_number']}, which wrote "
+            f"{orphan['schema_name']}, are gone: somebody edited the database",
+        )
     return frozenset(row["schema_name"] for row in _SELECT_WITH_CONTENT.all(connection))
 
 
@@ -242,6 +255,18 @@ _SELECT_WITH_CONTENT = Statement(
     select(manifest_entries.c.schema_name).where(
         exists().where(_IS_CURRENT).correlate(manifest_entries)
     )
+)
+_SELECT_ORPHAN = Statement(
+    select(manifest_entries.c.schema_name, manifest_entries.c.batch_number)
+    .where(
+        ~exists()
+        .where(
+            (batch_writes.c.batch_number == manifest_entries.c.batch_number)
+            & (batch_writes.c.schema_name == manifest_entries.c.schema_name)
+        )
+        .correlate(manifest_entries)
+    )
+    .limit(1)
 )
 
 _SELECT_COMMITTED = Statement(

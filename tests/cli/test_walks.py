@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from rtstore import CorruptDatabaseError, RuntimeStore
 from tests.cli.commands import ready_team, run
 from tests.cli.troubles import LEASES_FILE
-from tests.cli.walks import WALKED, Step, walk
+from tests.cli.walks import WALKED, Step, delete_batch_writes, walk
 
 CHOICES: dict[str, Callable[[list[Any]], Any]] = {
     "the first": lambda ways: ways[0],
@@ -35,6 +36,28 @@ def test_a_walk_finds_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("tests.cli.walks.advice_for", lambda _: again)
     with pytest.raises(AssertionError, match="leads back to itself"):
         walk(ready_team(tmp_path))
+
+
+def test_deleted_writes_of_batches_are_told_by_all(tmp_path: Path) -> None:
+    """Reading, status and opening call it damage, as the doctor does, and not never written."""
+    directory = ready_team(tmp_path)
+    store = RuntimeStore.open(directory, read_only=True)
+    with store:
+        delete_batch_writes(directory)
+        with pytest.raises(CorruptDatabaseError, match=r"which wrote .* are gone"):
+            store.read("opencode.hostLeases")
+    result = run("status", directory)
+    assert result.code != 0
+    assert "are gone: somebody edited the database" in result.out + result.err
+    with pytest.raises(CorruptDatabaseError, match="are gone"), RuntimeStore.open(directory):
+        pass
+
+
+def test_a_newer_file_names_the_newer_program(tmp_path: Path) -> None:
+    """Before the recovery that would move the file away."""
+    directory = WALKED["a file of a newer program"](tmp_path)
+    out = run("status", directory).out
+    assert out.index("start the newer program") < out.index("rtstore recover")
 
 
 def test_a_file_that_is_a_mount_point(tmp_path: Path) -> None:

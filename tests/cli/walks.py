@@ -163,6 +163,12 @@ def delete_contents(directory: Path) -> None:
         raw.execute("DELETE FROM store_contents")
 
 
+def delete_batch_writes(directory: Path) -> None:
+    """In a shell, which holds no foreign keys."""
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        raw.execute("DELETE FROM batch_writes")
+
+
 def _contents_and_a_file_gone(directory: Path) -> None:
     delete_contents(directory)
     (directory / LEASES_FILE).unlink()
@@ -226,6 +232,7 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "a file of a newer program": _with(_newer_file),
     "an imported batch without contents": _imported_open,
     "contents deleted": _with(delete_contents),
+    "the writes of batches deleted": _with(delete_batch_writes),
     "contents deleted, and a file": _with(_contents_and_a_file_gone),
     "contents deleted, and a file edited": _with(_contents_gone_and_an_edit),
     "a file that is a link": _with(lambda place: _link_to(place, "same.json")),
