@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
 
-from rtstore.facts import DatabaseState, Facts, Way
+from rtstore.facts import DatabaseState, Facts, HindranceKind, Way, owning_way
 from rtstore.records import Record
 from rtstore.times import format_time
 
@@ -116,10 +116,7 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case DatabaseState.OLDER:
             yield say.yellow(
                 f"it is older than this rtstore ({facts.problem}); opening the store upgrades it",
-                Way(
-                    command=_run("upgrade", facts),
-                    why="backs it up and upgrades it, whole or not at all",
-                ),
+                _writing(facts, "upgrade", "backs it up and upgrades it, whole or not at all"),
             )
         case DatabaseState.NEWER:
             yield say.red(
@@ -143,7 +140,7 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
         case DatabaseState.LEGACY:
             return say.red(
                 "there is none yet: this is a directory of the file-only ancestor",
-                Way(command=_run("import", facts), why="takes it over; its files stay as they are"),
+                _writing(facts, "import", "takes it over; its files stay as they are"),
             )
         case DatabaseState.ABSENT if facts.left_behind and not facts.has_store_files:
             return say.red(
@@ -230,6 +227,11 @@ def _move_aside(facts: Facts) -> Iterator[Way]:
     yield Way(command=command, why="moves that aside; then a new store can be made here")
 
 
+def _unless_hindered(facts: Facts, way: Way) -> Way:
+    """A way that writes, or else what has to be done before it."""
+    return next((item.way for item in facts.hindrances if item.schema_name is None), way)
+
+
 def _rebuild(facts: Facts, *options: str) -> Way:
     known = {
         "--team": facts.team_in_files or "NAME",
@@ -239,11 +241,12 @@ def _rebuild(facts: Facts, *options: str) -> Way:
     told = [word for option, value in known.items() if value for word in (option, value)]
     aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"
     named = "; team and run are what the launch state says" if facts.run_in_files else ""
-    return Way(
+    way = Way(
         command=_run("rebuild", facts, *told, *options),
         why=f"makes a new database from the store files as they are now{aside}; history and "
         f"receipts are lost{named}",
     )
+    return _unless_hindered(facts, way)
 
 
 def _stores(facts: Facts) -> Iterator[Finding]:
@@ -264,7 +267,10 @@ def _stores(facts: Facts) -> Iterator[Finding]:
 def _lock(facts: Facts) -> Iterator[Finding]:
     say = _Sayer(Check.LOCK)
     writer = facts.sql_writer
-    if facts.lock_holder is not None:
+    odd = [item for item in facts.hindrances if item.kind is HindranceKind.LOCK]
+    if odd:
+        yield from (say.red(item.problem, item.way) for item in odd)
+    elif facts.lock_holder is not None:
         age = None if facts.lock_since is None else facts.now - facts.lock_since
         if age is not None and age > LONG_HOLD:
             pid = re.search(r"process (\d+)", facts.lock_holder)
@@ -347,13 +353,33 @@ def _space(facts: Facts) -> Iterator[Finding]:
     if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
         yield say.red(
             f"the disk is full: {free}. Batches fail, and are undone; dropping history, too, needs "
-            "some room before it gives any back",
+            f"some room before it gives any back.{_wal_in(facts)}",
             look,
+            _make_room(facts),
         )
     elif facts.free_bytes < needed + SPARE_BYTES:
         yield say.yellow(f"{free}: too little for a back-up or an upgrade", look)
     else:
         yield say.green(free)
+
+
+def _wal_in(facts: Facts) -> str:
+    wal = facts.sizes.get("WAL", 0)
+    return f" The database's own WAL takes {_size(wal)} of it" if wal else ""
+
+
+def _make_room(facts: Facts) -> Way:
+    """How much room is missing: for a batch, and for moving the WAL into the database."""
+    database, wal = facts.sizes.get("database", 0), facts.sizes.get("WAL", 0)
+    growth = wal if facts.committed_bytes is None else max(0, facts.committed_bytes - database)
+    needed = max(1 << 20, facts.sizes.get("store files", 0)) + (growth if wal else 0)
+    gives = f", which moves the WAL into the database and gives its {_size(wal)} back"
+    return Way(
+        command=None,
+        why=f"a person must free about {_size(max(0, needed - (facts.free_bytes or 0)))} elsewhere "
+        f"on this file system, or make it larger; then: {_run('recover', facts)}"
+        + (gives if wal else ""),
+    )
 
 
 def _permissions(facts: Facts) -> Iterator[Finding]:
@@ -367,11 +393,11 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
     if unreadable:
         yield say.red(f"not readable: {', '.join(unreadable)}", _make_accessible(facts))
         well = False
+    for found in facts.hindrances:
+        if found.kind is not HindranceKind.LOCK:
+            yield say.red(found.problem, found.way)
+            well = False
     if facts.is_read_only:
-        yield say.yellow(
-            "the file system is mounted read-only: looking works, writing does not, nor a recovery",
-            Way(command=None, why="whoever mounted it must mount it for writing first"),
-        )
         well = False
     elif not facts.may_write and not facts.others:
         yield say.red("this user may not write here", _make_accessible(facts))
@@ -395,14 +421,10 @@ def _make_accessible(facts: Facts) -> Way:
 
 
 def _own(facts: Facts) -> Way:
-    """Everything to one user: the one that the directory belongs to, unless that is another than
-    this one; then whoever may decide has the choice."""
-    directory = shlex.quote(str(facts.directory))
-    owner = facts.user if facts.is_others else facts.owner or facts.user
-    why = "gives it all to the user of the directory (as root)"
-    if facts.is_others:
-        why = f"gives it all to this user (as root); or run this as its owner, {facts.owner}"
-    return Way(command=f"sudo chown -R {owner} {directory}", why=why)
+    """Everything to one user: see `owning_way`."""
+    return owning_way(
+        facts.directory, owner=facts.owner, user=facts.user, is_others=facts.is_others
+    )
 
 
 def _open_up(facts: Facts) -> Way:
@@ -430,7 +452,7 @@ def _settings(facts: Facts) -> Iterator[Finding]:
     if facts.settings.get("journal_mode") not in (None, "wal"):
         yield say.yellow(
             f"{told}: another program took it out of WAL mode",
-            Way(command=_run("recover", facts), why="opens it for writing, which sets it again"),
+            _writing(facts, "recover", "opens it for writing, which sets it again"),
         )
     else:
         yield say.green(told)
@@ -444,7 +466,7 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
     if facts.stray_files and facts.lock_holder is None:
         yield say.yellow(
             f"left by a process that died: {', '.join(facts.stray_files)}",
-            Way(command=_run("recover", facts), why="removes them"),
+            _writing(facts, "recover", "removes them"),
         )
     elif facts.unknown_files:
         names = ", ".join(facts.unknown_files)
@@ -495,6 +517,10 @@ def _seconds(span: timedelta) -> int:
 
 def _run(command: str, facts: Facts, *options: str) -> str:
     return shlex.join(["rtstore", command, str(facts.directory), *options])
+
+
+def _writing(facts: Facts, command: str, why: str) -> Way:
+    return _unless_hindered(facts, Way(command=_run(command, facts), why=why))
 
 
 class _Sayer:

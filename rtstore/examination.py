@@ -24,6 +24,7 @@ from rtstore.database import manifest, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
 from rtstore.database.settings import engine_version, settings
+from rtstore.database.space import database_bytes
 from rtstore.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
 from rtstore.diagnosis import parse_since
 from rtstore.errors import (
@@ -35,13 +36,14 @@ from rtstore.errors import (
     StorageError,
     UnusableEngineError,
 )
-from rtstore.facts import DatabaseState, Facts, Process
+from rtstore.facts import DatabaseState, Facts, Hindrance, Process
 from rtstore.files import durable, processes
-from rtstore.files.owners import mounts, not_changeable, owner, this_user
+from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.remains import kept_beside, store_files
 from rtstore.files.system import FileSystem
+from rtstore.hindrances import hindrances, mounted_database, no_room
 from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.lock import LOCK_NAME, WriterLock
@@ -84,6 +86,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
     holder, sql_writer = _writers(directory, path)
     since = None if holder is None else parse_since(holder)
     space = _space(directory)
+    is_full = no_room(directory) is not None
     return Facts(
         directory=directory,
         now=moment,
@@ -106,11 +109,13 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         engine=engine_version(),
         file_system=_file_system(directory),
         is_read_only=bool(space and space.f_flag & os.ST_RDONLY),
+        hindrances=_hindrances(directory, descriptors, state),
+        committed_bytes=_read(path, database_bytes) if is_full and state in _READABLE else None,
         free_bytes=None if space is None else space.f_bavail * space.f_frsize,
         others=tuple(_others(directory, names, there)),
         owner=owner(directory),
         user=this_user(),
-        is_others=directory.stat().st_uid != os.geteuid() if os.geteuid() else False,
+        is_others=is_others(directory),
         may_write=all(os.access(item, os.W_OK) for item in (directory, path) if item.exists()),
         loose_modes=tuple(_loose(directory, (directory, path, *there))),
         unreadable=tuple(
@@ -123,6 +128,14 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         newest_batch_at=_newest_batch(path) if state in _READABLE else None,
         future_files=tuple(_from_the_future(there, moment)),
     )
+
+
+def _hindrances(
+    directory: Path, descriptors: Sequence[Descriptor], state: DatabaseState
+) -> tuple[Hindrance, ...]:
+    paths = {item.schema_name: item.relative_path for item in descriptors}
+    mounted = None if state in _READABLE else mounted_database(directory)
+    return (*hindrances(directory, paths), *((mounted,) if mounted else ()))
 
 
 def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:

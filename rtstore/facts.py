@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,6 +17,35 @@ class Way(Record):
 
     command: str | None
     why: str
+
+
+class HindranceKind(StrEnum):
+    """What kind of thing keeps everybody from writing."""
+
+    READ_ONLY = "read_only"
+    LOCK = "lock"
+    MOUNT = "mount"
+    FULL = "full"
+
+
+class Hindrance(Record):
+    """What keeps everybody from writing, whoever they are."""
+
+    kind: HindranceKind
+    problem: str
+    way: Way
+    schema_name: str | None = None
+    """The store that it is about; None: nothing at all can be written."""
+
+
+def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool) -> Way:
+    """Everything to one user: the one that the directory belongs to, unless that is another than
+    this one; then whoever may decide has the choice."""
+    why = "gives it all to the user of the directory (as root)"
+    if is_others:
+        why = f"gives it all to this user (as root); or run this as its owner, {owner}"
+    heir = user if is_others else owner or user
+    return Way(command=f"sudo chown -R {heir} {shlex.quote(str(directory))}", why=why)
 
 
 class DatabaseState(StrEnum):
@@ -80,7 +110,12 @@ class Facts(Record):
     engine: tuple[int, int, int] = (3, 51, 3)
     file_system: str | None = None
     is_read_only: bool = False
+    hindrances: tuple[Hindrance, ...] = ()
+    """What keeps everybody from writing here, or from replacing the database where that would be
+    the way out."""
     free_bytes: int | None = None
+    committed_bytes: int | None = None
+    """How large the database is once its WAL is moved into it; looked at where the disk is full."""
     may_write: bool = True
     loose_modes: tuple[str, ...] = ()
     """What others may read or write, each with its mode."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shlex
 import socket
 import stat
 import threading
@@ -249,7 +250,7 @@ class WriterLock:
             problem = "the writer lock cannot be taken"
             if error.errno == errno.ENOENT and not self.path.parent.is_dir():
                 problem = f"{problem}, for its directory was moved, renamed or removed"
-            raise StorageError(self.path, problem, explained(error, self.path)) from error
+            raise StorageError(self.path, problem, _way_out(error, self.path)) from error
         except BaseException:
             if hold is not None:
                 hold.release()
@@ -385,6 +386,36 @@ class WriterLock:
             os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)
         except OSError:
             return  # the signature is for people; the lock is held without it
+
+
+def odd_lock(path: Path) -> str | None:
+    """What has the name of the lock file and cannot be locked, in words; None for anything else,
+    and where there is nothing."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return None
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode))
+
+
+def move_aside(path: Path) -> str:
+    """The command that moves away what has a name, to one that nobody has."""
+    names = (f"{path}.aside{'' if number == 1 else number}" for number in range(1, 1000))
+    target = next((name for name in names if not os.path.lexists(name)), f"{path}.aside")
+    return shlex.join(["mv", str(path), target])
+
+
+def _way_out(error: OSError, path: Path) -> str:
+    """What the operating system said, and what helps."""
+    odd = odd_lock(path)
+    if odd is not None:
+        return f"{error.strerror}: {odd} has its name. Move it away: {move_aside(path)}"
+    if error.errno == errno.EROFS:
+        return f"{error}. A person must mount the file system for writing first"
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full: {error}. A person must make room first"
+    return explained(error, path)
 
 
 _HOST = socket.gethostname()

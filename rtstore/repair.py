@@ -11,6 +11,8 @@ from rtstore.database.engine import Database
 from rtstore.descriptors import Registry
 from rtstore.errors import InvalidRequestError
 from rtstore.evidence import drop_old_evidence, take_back
+from rtstore.facts import Hindrance
+from rtstore.hindrances import hindrances
 from rtstore.lock import WriterLock
 from rtstore.planner import RecoveryPlanner
 from rtstore.reader import StoreReader
@@ -68,9 +70,17 @@ class Repair:
         """The plan, and the readiness that follows from it and from the invariants."""
         plan, seen = self._plan(expected)
         failures = self._reader.invariant_failures(seen)
-        check = build_readiness(recovery_plan=plan, invariant_failures=failures)
+        check = build_readiness(
+            recovery_plan=plan, invariant_failures=failures, hindrances=self.hindrances()
+        )
         self._writer.events.checked(plan, check)
         return plan, check
+
+    def hindrances(self) -> tuple[Hindrance, ...]:
+        """What keeps everybody from writing here: a file system that is mounted read-only, a lock
+        file that is none, a store file that is a mount point."""
+        paths = {item.schema_name: item.relative_path for item in self.descriptors}
+        return hindrances(self.lock.path.parent, paths)
 
     def invariant_failures(self) -> list[str]:
         """What the committed contents contradict each other in."""

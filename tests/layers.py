@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.dispatcher",
         "rtstore.evidence",
         "rtstore.examination",
+        "rtstore.hindrances",
         "rtstore.legacy",
         "rtstore.missing",
         "rtstore.planner",

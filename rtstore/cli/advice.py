@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
+from rtstore.facts import Hindrance
 from rtstore.records import (
     ActionKind,
     InspectionState,
@@ -38,6 +39,7 @@ def next_steps(
     high_watermark: int,
     knows_no_batch: bool = False,
     obstacles: Sequence[Obstacle] = (),
+    hindrances: Sequence[Hindrance] = (),
     details: Mapping[str, str] | None = None,
 ) -> tuple[NextStep, ...]:
     """What to do about a plan, in order; empty when there is nothing to do.
@@ -45,17 +47,22 @@ def next_steps(
     What would end as it did before is not advised again: where an obstacle is in the way of a
     store, that goes first, and by whoever can. `details` says what was found in a file, by store.
     """
+    whole = [_step(item) for item in hindrances if item.schema_name is None]
+    if whole:
+        return tuple(whole)
     if knows_no_batch and any(
         action.reason == InspectionState.UNCOMMITTED_WRITE for action in plan.actions
     ):
         return (_rebuild(directory),)
-    in_the_way = {obstacle.schema_name for obstacle in obstacles}
+    in_the_way = {item.schema_name for item in hindrances}
+    in_the_way |= {item.schema_name for item in obstacles}
     free = [action for action in plan.actions if action.schema_name not in in_the_way]
     steps = [
         *_newer_files(free, details or {}),
         *_keep_changes(directory, free, high_watermark),
         *_recover(directory, free),
     ]
+    steps += [_step(item) for item in hindrances]
     steps += [step for obstacle in obstacles for step in _clear(directory, obstacle)]
     if not steps and high_watermark == 0:
         if check.ok:
@@ -65,11 +72,15 @@ def next_steps(
     steps += _for_the_runtime(free, details or {})
     if not steps and not check.ok:
         steps += _for_the_runtime_too(free)
-    contradictions = len(check.diagnostics) - len(plan.diagnostics)
+    contradictions = len(check.diagnostics) - len(plan.diagnostics) - len(hindrances)
     if not check.ok and contradictions > 0:
         why = "the stores contradict each other: the runtime must write a batch that settles it"
         steps.append(NextStep(command=None, why=why))
     return tuple(steps)
+
+
+def _step(hindrance: Hindrance) -> NextStep:
+    return NextStep(command=hindrance.way.command, why=hindrance.way.why)
 
 
 def _recover(directory: Path, actions: Iterable[RecoveryAction]) -> list[NextStep]:
@@ -127,15 +138,13 @@ def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
                 f"a person must put a real directory in the place of the symbolic link {path}, "
                 f"which is on the way to {name} and never followed; then: {again}"
             )
-        case ObstacleKind.MOUNT:
-            why = (
-                f"a person must mount the directory instead of the one file: {path} is a mount "
-                f"point, and what is mounted cannot be replaced; then: {again}"
-            )
-        case ObstacleKind.OWNER:
-            command = f"sudo chown -R {obstacle.owner} {shlex.quote(str(directory))}"
-            why = f"{path} belongs to somebody else, and this user cannot change it; then: {again}"
-            return [NextStep(command=command, why=why)]
+        case ObstacleKind.OWNER if obstacle.way is not None:
+            why = f"{path} belongs to somebody else, and this user cannot change it: this "
+            return [
+                NextStep(
+                    command=obstacle.way.command, why=f"{why}{obstacle.way.why}. Then: {again}"
+                )
+            ]
         case _:
             why = f"a person must see to {name}: {obstacle.detail}. Then: {again}"
     return [NextStep(command=None, why=why)]

@@ -20,9 +20,11 @@ from rtstore.database.batches import ReceiptStore
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.manifest import ManifestStore
 from rtstore.errors import ConflictError, InvalidRequestError, NotARuntimeDirectoryError
+from rtstore.facts import Hindrance
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
+from rtstore.hindrances import no_room
 from rtstore.missing import how_to_make
 from rtstore.planner import RecoveryPlanner, Survey
 from rtstore.readiness import build_readiness
@@ -121,6 +123,7 @@ class Look:
         plan: RecoveryPlan,
         check: ReadinessCheck,
         expected: RunIdentity | None,
+        hindered: Sequence[Hindrance],
     ) -> None:
         self.directory = shown(store.directory)
         self.team_name = store.team_name
@@ -133,7 +136,7 @@ class Look:
         self.now = utc_now()
         self.lines = _lines(store, survey, plan, self.now)
         self.open_batches = _open_batches(survey, self.now)
-        self.next: tuple[NextStep, ...] = next_steps(
+        steps = next_steps(
             self.directory,
             plan,
             check,
@@ -145,8 +148,12 @@ class Look:
                 {line.schema_name: line.relative_path for line in self.lines},
                 store.database,
             ),
+            hindrances=hindered,
             details={line.schema_name: line.detail for line in self.lines if line.detail},
         )
+        full = no_room(self.directory) if any(step.command for step in steps) else None
+        first = () if full is None or hindered else (NextStep(command=None, why=full.way.why),)
+        self.next: tuple[NextStep, ...] = (*first, *steps)
 
 
 def shown(path: Path) -> Path:
@@ -248,8 +255,11 @@ def look_at(
         survey.view.manifest, run_id, capability_snapshot_id, behavior_fingerprint
     )
     plan = planner.plan_of(survey, team_name=store.team_name, expected=expected)
-    check = build_readiness(recovery_plan=plan, invariant_failures=store.invariant_failures())
-    return Look(store, survey, plan, check, expected)
+    hindered = store.hindrances()
+    check = build_readiness(
+        recovery_plan=plan, invariant_failures=store.invariant_failures(), hindrances=hindered
+    )
+    return Look(store, survey, plan, check, expected, hindered)
 
 
 def until_it_fits(plan_and_use: Callable[[], Result]) -> Result:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rtstore.database import recovery_log
 from rtstore.database.engine import Database
-from rtstore.files.owners import is_mount_point, not_changeable, owner
+from rtstore.facts import Way, owning_way
+from rtstore.files.owners import is_others, not_changeable, owner, this_user
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.records import ActionKind, ActionOutcome, Record, RecoveryAction
 
@@ -19,7 +20,6 @@ class ObstacleKind(StrEnum):
     """What is in the way."""
 
     LINK = "link"
-    MOUNT = "mount"
     OWNER = "owner"
     FAILED = "failed"
     """Not known, but the last recovery failed at it."""
@@ -31,13 +31,13 @@ class Obstacle(Record):
     kind: ObstacleKind
     schema_name: str
     path: Path
-    """What is in the way: the link, the mount point, what belongs to somebody else."""
+    """What is in the way: the link, what belongs to somebody else."""
     store_path: Path
     """The file of the store."""
     target: Path | None = None
     """The file that the link leads to, where there is one."""
-    owner: str | None = None
-    """USER:GROUP that the runtime directory belongs to."""
+    way: Way | None = None
+    """What gives it to whom it should belong."""
     detail: str | None = None
     """What the last recovery said."""
 
@@ -85,8 +85,6 @@ def _of(
         )
     if action.kind is ActionKind.BLOCK_READINESS:
         return None
-    if is_mount_point(path):
-        return Obstacle(kind=ObstacleKind.MOUNT, schema_name=name, path=path, store_path=path)
     parts = relative_path.split("/")
     way = [".", QUARANTINE_DIRECTORY, *("/".join(parts[: end + 1]) for end in range(len(parts)))]
     for blocked in not_changeable(directory, way):
@@ -95,7 +93,12 @@ def _of(
             schema_name=name,
             path=directory if blocked == "." else directory / blocked,
             store_path=path,
-            owner=owner(directory),
+            way=owning_way(
+                directory,
+                owner=owner(directory),
+                user=this_user(),
+                is_others=is_others(directory),
+            ),
         )
     detail = failed.get((action.kind, name))
     if detail is None:

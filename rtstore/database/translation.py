@@ -48,6 +48,8 @@ class Translated:
             raise CorruptDatabaseError(self._path, problem) from error
 
 
+_FULL_BYTES = 64 << 10
+"""With less room than this, the index of the WAL may find none: it grows by half of it."""
 _FORBIDDEN = {
     sqlite3.SQLITE_READONLY: "writing is not allowed",
     sqlite3.SQLITE_PERM: "writing is not allowed",
@@ -78,6 +80,8 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
             return StorageError(path, "its file system is mounted read-only", cause)
         owner = whose(path)
         return StorageError(path, _FORBIDDEN[code], f"{cause}. {owner}" if owner else cause)
+    if _found_no_room(code, path):
+        return StorageError(path, _OF_THE_SYSTEM[sqlite3.SQLITE_FULL], cause)
     if code in _OF_THE_SYSTEM:
         return StorageError(path, _OF_THE_SYSTEM[code], cause)
     if code == sqlite3.SQLITE_ERROR and _IN_TRANSACTION.search(str(original)):
@@ -93,8 +97,19 @@ def is_full(error: StorageError) -> bool:
     """Whether the database found no room on the disk."""
     cause = error.__cause__
     return isinstance(cause, (DBAPIError, sqlite3.Error)) and (
-        error_code(cause) & 0xFF == sqlite3.SQLITE_FULL
+        _found_no_room(error_code(cause) & 0xFF, error.path)
     )
+
+
+def _found_no_room(code: int, path: Path) -> bool:
+    """Whether an error is that of a full disk: SQLite says "input/output error" of some."""
+    if code != sqlite3.SQLITE_IOERR:
+        return code == sqlite3.SQLITE_FULL
+    try:
+        found = os.statvfs(path.parent)
+    except (AttributeError, OSError):
+        return False
+    return found.f_bavail * found.f_frsize < _FULL_BYTES
 
 
 def _is_mounted_read_only(path: Path) -> bool:

@@ -99,6 +99,11 @@ def owner(path: Path) -> str | None:
     return f"{user_name(found.st_uid)}:{_group_name(found.st_gid)}"
 
 
+def is_others(directory: Path) -> bool:
+    """Whether a directory belongs to another user than this one; root is everybody."""
+    return bool(os.geteuid()) and directory.stat().st_uid != os.geteuid()
+
+
 def this_user() -> str:
     """USER:GROUP of this process."""
     return f"{user_name(os.geteuid())}:{_group_name(os.getegid())}"

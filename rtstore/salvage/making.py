@@ -43,6 +43,7 @@ from rtstore.errors import (
 )
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
+from rtstore.hindrances import refuse_mounted_database
 from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.missing import refuse_lost_batches
@@ -111,6 +112,7 @@ def rebuild_database(
     path = directory / DATABASE_NAME
     registry = None if descriptors is None else Registry(descriptors)
     _check_reason(directory, registry, fs, force=force)
+    refuse_mounted_database(directory)
     with WriterLock(directory, lock_timeout_s).hold():
         problem = _check_reason(directory, registry, fs, force=force)
         now = to_utc_ms(clock())
