@@ -88,7 +88,7 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
     if problem is not None:
         yield Hindrance(
             kind=HindranceKind.LOCK,
-            problem=f"the writer lock cannot be taken: {problem}",
+            problem=f"the writer lock cannot be taken: its file is {problem}",
             way=Way(
                 command=move_aside(lock),
                 why=f"moves away what has the name of the lock file, which is {problem}: until "

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rtstore import CorruptDatabaseError, RuntimeStore
+from rtstore import DATABASE_NAME, CorruptDatabaseError, RuntimeStore
 from tests.cli.commands import ready_team, run
 from tests.cli.troubles import LEASES_FILE
 from tests.cli.walks import WALKED, Step, delete_batch_writes, walk
@@ -78,3 +78,34 @@ def test_a_file_that_is_a_mount_point(tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", str(path)], check=True)
     assert run("recover", directory).code == 0
+
+
+@pytest.mark.parametrize("name", [LEASES_FILE, DATABASE_NAME, "."])
+def test_what_is_mounted_is_named_with_a_person(tmp_path: Path, name: str) -> None:
+    """A store file with what is committed, an empty database, the directory read-only: nobody is
+    sent to a command that cannot work."""
+    directory = ready_team(tmp_path)
+    path, host = directory / name, tmp_path / "host"
+    bound = ["mount", "--bind", str(directory if name == "." else host), str(path)]
+    host.write_bytes(b"" if name == DATABASE_NAME else (directory / LEASES_FILE).read_bytes())
+    if shutil.which("mount") is None or subprocess.run(bound, check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        if name == ".":
+            subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
+        (step,) = walk(directory)
+        assert step.advice.startswith("a person must")
+        if name == DATABASE_NAME:
+            assert "must unmount" in run("rebuild", directory).err
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+    assert walk(directory) == []
+
+
+def test_a_lock_file_that_is_none_stops_the_runtime(tmp_path: Path) -> None:
+    """The readiness check of a living store says it too."""
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory) as store:
+        store.lock.path.unlink()
+        store.lock.path.mkdir()
+        assert not store.check_readiness().ok

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from rtstore import DATABASE_NAME, Descriptor, RuntimeStore, import_directory
 from rtstore.cli.demo_data import IDENTITY, TEAM
+from rtstore.lock import LOCK_NAME
 from tests.cli.commands import crashed_team, ready_team, run
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.legacy.build import FERRY, OWN
@@ -224,6 +225,15 @@ def _beside_another(parent: Path) -> Path:
     return directory
 
 
+def _odd_lock(directory: Path, target: str | None) -> None:
+    lock = directory / LOCK_NAME
+    lock.unlink()
+    if target is None:
+        lock.mkdir()
+    else:
+        lock.symlink_to(target)
+
+
 MORE: dict[str, Callable[[Path], Path]] = {
     "stores of its own, the database gone": _own_stores_without_database,
     "a first session without its WAL": _first_session_without_wal,
@@ -248,6 +258,9 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "a text under the database's name": _bytes(lambda path: path.write_text("version 1\n" * 99)),
     "only its WAL": _bytes(lambda path: path.rename(path.with_name(path.name + "-wal"))),
     "the back-up of another directory beside it": _beside_another,
+    "the lock file is a directory": _with(lambda place: _odd_lock(place, None)),
+    "the lock file is a link to nothing": _with(lambda place: _odd_lock(place, "nowhere")),
+    "the lock file is a link": _with(lambda place: _odd_lock(place, DATABASE_NAME)),
     "crashed": crashed_team,
 }
 

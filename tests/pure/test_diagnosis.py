@@ -18,7 +18,7 @@ from rtstore.diagnosis import (
     parse_since,
     worst,
 )
-from rtstore.facts import DatabaseState, Facts, Process, Way
+from rtstore.facts import DatabaseState, Facts, Hindrance, HindranceKind, Process, Way
 
 NOW = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 PLACE = Path("/teams/a team")
@@ -216,7 +216,13 @@ def test_permissions() -> None:
     """What cannot be read, cannot be written, or is open to others."""
     assert found(Check.PERMISSIONS, unreadable=("a.json",)).level is Level.RED
     assert found(Check.PERMISSIONS, may_write=False).level is Level.RED
-    assert found(Check.PERMISSIONS, may_write=False, is_read_only=True).level is Level.YELLOW
+    mounted = Hindrance(
+        kind=HindranceKind.READ_ONLY,
+        problem="mounted read-only",
+        way=Way(command=None, why="a person must mount it for writing"),
+    )
+    finding = found(Check.PERMISSIONS, may_write=False, is_read_only=True, hindrances=(mounted,))
+    assert (finding.level, finding.ways) == (Level.RED, (mounted.way,))
     loose = found(Check.PERMISSIONS, loose_modes=("a.json (644)",))
     assert (loose.level, commands(loose)) == (Level.YELLOW, ["chmod -R go-rwx '/teams/a team'"])
 
