@@ -7,14 +7,23 @@ not work, or will lose something), each with a sentence, and with commands where
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 
-from rtstore.facts import DatabaseState, Facts, HindranceKind, Way, owning_way
+from rtstore.facts import (
+    DatabaseState,
+    Facts,
+    HindranceKind,
+    Way,
+    owning_way,
+    rebuild_command,
+    two_teams,
+)
 from rtstore.records import Record
 from rtstore.times import format_time
+from rtstore.typed import typed, typed_command
 
 WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
 """The first and the last version of SQLite with the WAL-reset bug, but for the back-ports: fixed in
@@ -63,6 +72,7 @@ class Check(StrEnum):
     SPACE = "space"
     PERMISSIONS = "permissions"
     SETTINGS = "settings"
+    QUARANTINE = "quarantine"
     STRAY_FILES = "stray_files"
     SIZES = "sizes"
     CLOCK = "clock"
@@ -81,7 +91,7 @@ def diagnose(facts: Facts) -> tuple[Finding, ...]:
     """Every finding, in the order of the checks."""
     checks = (
         _database, _stores, _lock, _engine, _file_system, _space, _permissions, _settings,
-        _stray_files, _sizes, _clock,
+        _quarantine, _stray_files, _sizes, _clock,
     )  # fmt: skip
     return tuple(finding for check in checks for finding in check(facts))
 
@@ -137,6 +147,12 @@ def _database(facts: Facts) -> Iterator[Finding]:
 def _without(facts: Facts, say: _Sayer) -> Finding:
     """Where there is no database that could be used."""
     match facts.state:
+        case DatabaseState.LEGACY if facts.import_refused is not None:
+            return say.red(
+                "there is none yet: this is a directory of the file-only ancestor, and cannot be "
+                f"taken over as it is: {facts.import_refused}",
+                _without_control_file(facts),
+            )
         case DatabaseState.LEGACY:
             return say.red(
                 "there is none yet: this is a directory of the file-only ancestor",
@@ -152,7 +168,7 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
             return say.red(
                 "there is no runtime store here: neither a database nor store files",
                 Way(
-                    command=_run("init", facts, "--team", facts.team_in_files or "NAME"),
+                    command=_run("init", facts, "--team", facts.launch.team_name or "NAME"),
                     why="makes one",
                 ),
             )
@@ -161,7 +177,7 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
         case DatabaseState.REBUILD_INTERRUPTED:
             return say.red("a rebuild was interrupted", _rebuild(facts))
         case DatabaseState.FOREIGN if facts.odd_file is not None:
-            odd = shlex.quote(str(facts.odd_file))
+            odd = typed(facts.odd_file)
             return say.red(
                 f"{facts.odd_file.name}, which SQLite would open beside it: {facts.problem}",
                 Way(command=f"mv {odd} {odd}.aside", why="moves it out of the way"),
@@ -185,20 +201,43 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
 def _bring_back(facts: Facts) -> Way:
     path = facts.directory / "runtime-store.sqlite3"
     *beside, database = facts.linked
-    moves = [(item, f"{path}{str(item).removeprefix(str(database))}") for item in beside]
-    moves.append((database, str(path)))
+    moves = [(item, Path(f"{path}{str(item).removeprefix(str(database))}")) for item in beside]
+    moves.append((database, path))
     return Way(
-        command=" && ".join(shlex.join(["mv", str(source), target]) for source, target in moves),
+        command=" && ".join(typed_command("mv", source, target) for source, target in moves),
         why="puts it in the place of the link; stop what uses it first",
+    )
+
+
+def _without_control_file(facts: Facts) -> Way:
+    """The ancestor's control files say more than the store files, but an import takes them only
+    whole."""
+    damaged = facts.damaged_control_file
+    if damaged is None:
+        why = f"a person must see to that; then: {_run('import', facts)}"
+        return Way(command=None, why=why)
+    move = typed_command("mv", damaged, Path(f"{damaged}.aside"))
+    if damaged.name == "opencode-runtime-receipts.json":
+        return Way(
+            command=f"{move} && {_run('import', facts)}",
+            why="takes the stores over without their receipts, which it keeps aside; rather the "
+            "file from a back-up, where there is one",
+        )
+    team = facts.launch.team_name or "NAME"
+    rebuild = rebuild_command(facts.directory, facts.launch, team_name=team)
+    return Way(
+        command=f"{move} && {rebuild}",
+        why="makes a database of the store files as they are, without what the manifest said of "
+        "them, which it keeps aside; rather the manifest from a back-up, where there is one",
     )
 
 
 def _ways_out(facts: Facts) -> Iterator[Way]:
     """A back-up has the history, the files have the newest state: both are offered."""
     if facts.backup is not None:
-        restored = str(facts.restored or f"{facts.directory}-restored")
+        restored = facts.restored or Path(f"{facts.directory}-restored")
         yield Way(
-            command=f"rtstore restore {shlex.quote(str(facts.backup))} {shlex.quote(restored)}",
+            command=f"rtstore restore {typed(facts.backup)} {typed(restored)}",
             why="makes a new directory of the newest sound back-up, with its history; what was "
             "written since is not in it. Stop the runtime before it takes the old one's place",
         )
@@ -206,15 +245,21 @@ def _ways_out(facts: Facts) -> Iterator[Way]:
         yield _rebuild_in_the_runtime(facts)
     elif facts.has_store_files:
         yield _rebuild(facts)
+    elif facts.state is DatabaseState.DAMAGED:  # contents may be readable still
+        if not facts.knows_descriptors:
+            yield _rebuild_in_the_runtime(facts)
+        yield _rebuild(facts)
 
 
 def _rebuild_in_the_runtime(facts: Facts) -> Way:
     """A store file does not say the name of its store, so no command can rebuild these."""
-    team = facts.team_in_files or "NAME"
-    names = ", ".join(facts.nameless_files[:5])
+    team = facts.launch.team_name or facts.team_in_database or "NAME"
+    stores = "stores of its own, if it has any"
+    if facts.nameless_files:
+        stores = f"the stores of {', '.join(facts.nameless_files[:5])}"
     return Way(
         command=None,
-        why=f"the runtime must rebuild it, for only its descriptors name the stores of {names}: "
+        why=f"the runtime must rebuild it, for only its descriptors name {stores}: "
         f"rtstore.rebuild_database({str(facts.directory)!r}, team_name={team!r}, "
         "descriptors=[...]); what it does not know stays as it is",
     )
@@ -222,8 +267,8 @@ def _rebuild_in_the_runtime(facts: Facts) -> Way:
 
 def _move_aside(facts: Facts) -> Iterator[Way]:
     """Where no store file is left, what was kept of them is all that keeps a new store out."""
-    moves = [str(facts.directory / name) for name in facts.left_behind]
-    command = " && ".join(shlex.join(["mv", name, f"{name}.aside"]) for name in moves)
+    moves = [facts.directory / name for name in facts.left_behind]
+    command = " && ".join(typed_command("mv", item, Path(f"{item}.aside")) for item in moves)
     yield Way(command=command, why="moves that aside; then a new store can be made here")
 
 
@@ -233,16 +278,14 @@ def _unless_hindered(facts: Facts, way: Way) -> Way:
 
 
 def _rebuild(facts: Facts, *options: str) -> Way:
-    known = {
-        "--team": facts.team_in_files or "NAME",
-        "--run-id": facts.run_in_files,
-        "--capability-snapshot-id": facts.capability_snapshot_in_files,
-    }
-    told = [word for option, value in known.items() if value for word in (option, value)]
+    undecided = two_teams(facts.directory, facts.team_in_database, facts.launch)
+    if undecided is not None:
+        return Way(command=None, why=undecided)
+    team = facts.launch.team_name or facts.team_in_database or "NAME"
     aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"
-    named = "; team and run are what the launch state says" if facts.run_in_files else ""
+    named = "; team and run are what the launch state says" if facts.launch.run_id else ""
     way = Way(
-        command=_run("rebuild", facts, *told, *options),
+        command=rebuild_command(facts.directory, facts.launch, *options, team_name=team),
         why=f"makes a new database from the store files as they are now{aside}; history and "
         f"receipts are lost{named}",
     )
@@ -315,7 +358,7 @@ def _engine(facts: Facts) -> Iterator[Finding]:
         "checkpoint at the same moment can corrupt a database. rtstore is safe from it, as it does "
         "both under its writer lock only; other programs should open the database read-only",
         Way(
-            command=f"sqlite3 -readonly {shlex.quote(str(facts.directory))}/runtime-store.sqlite3",
+            command=f"sqlite3 -readonly {typed(facts.directory)}/runtime-store.sqlite3",
             why="looks without writing",
         ),
     )
@@ -324,8 +367,9 @@ def _engine(facts: Facts) -> Iterator[Finding]:
 def _file_system(facts: Facts) -> Iterator[Finding]:
     say = _Sayer(Check.FILE_SYSTEM)
     kind, away = facts.file_system, Way(
-        command=f"rtstore backup {shlex.quote(str(facts.directory))} /a/local/directory",
-        why="copies everything into a directory that opens as a ready store",
+        command=f"rtstore backup {typed(facts.directory)} /a/local/directory",
+        why="copies all that is committed into a directory that opens as a ready store, with "
+        "changed files as evidence",
     )  # fmt: skip
     if kind is None:
         yield say.green("its kind cannot be told here")
@@ -348,7 +392,7 @@ def _space(facts: Facts) -> Iterator[Finding]:
     if facts.free_bytes is None:
         return
     needed = sum(facts.sizes.values())
-    look = Way(command=f"df -h {shlex.quote(str(facts.directory))}", why="shows what is full")
+    look = Way(command=f"df -h {typed(facts.directory)}", why="shows what is full")
     free = f"{_size(facts.free_bytes)} free"
     if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
         yield say.red(
@@ -406,7 +450,7 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
         yield say.yellow(
             f"open to other users: {', '.join(facts.loose_modes)}; it may be meant",
             Way(
-                command=f"chmod -R go-rwx {shlex.quote(str(facts.directory))}",
+                command=f"chmod -R go-rwx {typed(facts.directory)}",
                 why="closes it to everybody but its owner",
             ),
         )
@@ -429,15 +473,15 @@ def _own(facts: Facts) -> Way:
 
 def _open_up(facts: Facts) -> Way:
     return Way(
-        command=f"chmod -R u+rwX {shlex.quote(str(facts.directory))}",
+        command=f"chmod -R u+rwX {typed(facts.directory)}",
         why="gives its owner what is missing (as its owner, or root)",
     )
 
 
 def _copy_elsewhere(facts: Facts) -> Way:
-    copy = shlex.quote(f"copy-of-{facts.directory.name}")
+    copy = typed(f"copy-of-{facts.directory.name}")
     return Way(
-        command=f"cp -r {shlex.quote(str(facts.directory))} ~/{copy}",
+        command=f"cp -r {typed(facts.directory)} ~/{copy}",
         why="makes a copy that can be looked at: SQLite cannot read a WAL whose index (-shm) is "
         "gone where it may not make it anew",
     )
@@ -459,6 +503,23 @@ def _settings(facts: Facts) -> Iterator[Finding]:
 
 
 # --- what lies about ------------------------------------------------------------------------------
+
+
+def _quarantine(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.QUARANTINE)
+    if facts.lost_evidence is None:
+        return
+    if not facts.lost_evidence:
+        yield say.green("no evidence is missing in it")
+        return
+    names = ", ".join(facts.lost_evidence[:5]) + (", ..." if facts.lost_evidence[5:] else "")
+    yield say.yellow(
+        f"evidence that somebody removed, so that it cannot be put back: {names}",
+        Way(
+            command=f"rtstore quarantine list {typed(facts.directory)}",
+            why="marks what is gone; only a back-up may have it. Pruning the quarantine forgets it",
+        ),
+    )
 
 
 def _stray_files(facts: Facts) -> Iterator[Finding]:
@@ -516,7 +577,7 @@ def _seconds(span: timedelta) -> int:
 
 
 def _run(command: str, facts: Facts, *options: str) -> str:
-    return shlex.join(["rtstore", command, str(facts.directory), *options])
+    return typed_command("rtstore", command, facts.directory, *options)
 
 
 def _writing(facts: Facts, command: str, why: str) -> Way:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from rtstore.forks import no_fork
 from rtstore.lock import WriterLock
 from rtstore.missing import how_to_make, refuse_lost_batches, refuse_lost_database
 from rtstore.times import Clock
+from rtstore.typed import typed
 
 # `rtstore.upgrading` and `rtstore.legacy` are imported where they are used: nearly every directory
 # that is opened is there, and current, and then neither is needed.
@@ -128,7 +128,7 @@ def make(
         raise NotARuntimeDirectoryError(
             directory,
             "it holds the manifest of the file-only ancestor, which a new store would not know",
-            f"rtstore import {shlex.quote(str(directory))}",
+            f"rtstore import {typed(directory)}",
         )
     try:
         durable.make_directories(directory, fs)

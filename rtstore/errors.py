@@ -10,9 +10,10 @@ Each error says what happened, to which thing, and what to run; the same facts a
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
+
+from rtstore.typed import typed
 
 
 class RuntimeStoreError(Exception):
@@ -40,9 +41,9 @@ def shown(value: object, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _typed(directory: Path | None) -> str:
+def _dir(directory: Path | None) -> str:
     """A directory as it is typed in a command."""
-    return "DIR" if directory is None else shlex.quote(str(directory))
+    return "DIR" if directory is None else typed(directory)
 
 
 # --- fix the call -------------------------------------------------------------------------------
@@ -141,10 +142,16 @@ class DataUpgradeError(CallError):
 class LegacyImportError(CallError):
     """The directory of the file-only ancestor cannot be imported as it is. Nothing was written."""
 
-    def __init__(self, path: Path, problem: str) -> None:
+    def __init__(self, path: Path, problem: str, *, damaged: bool = False) -> None:
         self.path = path
         self.problem = problem
-        super().__init__(f"cannot import {path}: {problem}")
+        self.damaged = damaged
+        """`path` is a control file that is damaged: no other call helps."""
+        way = (
+            ". Nothing was touched. The ways out, the control file from a back-up or a new "
+            f"database of the store files: rtstore doctor {typed(path.parent)}"
+        )
+        super().__init__(f"cannot import {path}: {problem}{way if damaged else ''}")
 
 
 # --- retry --------------------------------------------------------------------------------------
@@ -226,7 +233,7 @@ class BatchFailedError(RetryableError):
             "It is recorded as failed and every file is as it was before."
             if undone
             else "It is recorded as failed; putting the files back failed too. "
-            f"Run: rtstore recover {_typed(directory)} (or open the store again)."
+            f"Run: rtstore recover {_dir(directory)} (or open the store again)."
         )
         super().__init__(
             f"batch {batch_id} could not write store {store} to {path}: {cause}. {outcome}"
@@ -311,7 +318,7 @@ class BatchUnfinishedError(RecoveryNeededError):
         )
         super().__init__(
             f"batch {batch_id} was not finished: {cause}. {outcome}. "
-            f"Open the store again (RuntimeStore.open or rtstore recover {_typed(directory)})."
+            f"Open the store again (RuntimeStore.open or rtstore recover {_dir(directory)})."
         )
 
     def about(self, batch_id: str) -> BatchUnfinishedError:
@@ -338,7 +345,7 @@ class OpenBatchError(RecoveryNeededError):
             f"nothing of this call was written: batch {batch_id}, which was left open, must be "
             f"finished first, and could not be: {cause}. That batch is in the log: its outcome is "
             "decided. Remove the cause, then try again; what is in the way: rtstore status "
-            f"{_typed(directory)}"
+            f"{_dir(directory)}"
         )
 
 
@@ -370,7 +377,7 @@ class StoreFileChangedError(RecoveryNeededError):
                 f"the file is {found}"
             )
         hint = "" if expected is None else " (read with verify=False to use the committed content)"
-        super().__init__(f"{path} {what}. Run: rtstore plan {_typed(directory)}{hint}.")
+        super().__init__(f"{path} {what}. Run: rtstore plan {_dir(directory)}{hint}.")
 
 
 class ContentMissingError(RecoveryNeededError):
@@ -383,7 +390,7 @@ class ContentMissingError(RecoveryNeededError):
         super().__init__(
             f"store {store} is committed (batch number {batch_number}), but its content is not in "
             f"the database of {directory}: rows were deleted, or it was imported without. "
-            f"Run: rtstore recover {shlex.quote(str(directory))} "
+            f"Run: rtstore recover {typed(directory)} "
             "(takes it from the file, where that is what was committed)"
         )
 
@@ -397,7 +404,7 @@ class RecoveryFailedError(RecoveryNeededError):
         self.cause = cause
         super().__init__(
             f"recovery stopped at {step} of {path}: {cause}. Nothing is lost: remove the cause "
-            f"and open the store again (to look first: rtstore plan {_typed(path)})."
+            f"and open the store again (to look first: rtstore plan {_dir(path)})."
         )
 
 
@@ -444,7 +451,7 @@ class OlderDatabaseError(StopError):
         self.supported_revision = supported
         super().__init__(
             f"{path} is at revision {found}, this rtstore needs {supported}. "
-            f"Nothing was touched. Run: rtstore upgrade {shlex.quote(str(path.parent))} "
+            f"Nothing was touched. Run: rtstore upgrade {typed(path.parent)} "
             "(opening the store for writing does it too, unless with upgrade=False)"
         )
 
@@ -483,7 +490,7 @@ class ForeignDatabaseError(StopError):
         self.problem = problem
         self.may_be_damage = may_be_damage
         """It is no database at all: one of ours whose beginning was overwritten looks so."""
-        doctor = f"rtstore doctor {shlex.quote(str(path.parent))}"
+        doctor = f"rtstore doctor {typed(path.parent)}"
         advice = (
             "One of ours that was overwritten or emptied looks so, too; the ways out, a back-up or "
             f"a rebuild from the files: {doctor}"
@@ -505,7 +512,7 @@ class CorruptDatabaseError(StopError):
         super().__init__(
             f"{path} is damaged: {problem}. The JSON files are as they are. "
             "Keep the whole directory. The ways out, a back-up or a rebuild from the files: "
-            f"rtstore doctor {shlex.quote(str(path.parent))}"
+            f"rtstore doctor {typed(path.parent)}"
         )
 
 
@@ -520,11 +527,12 @@ class DatabaseMissingError(StopError):
         self.problem = problem
         self.run = run
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        quoted = shlex.quote(str(directory))
+        doctor = f"rtstore doctor {typed(directory)}"
+        ways = "" if run == doctor else f" (all ways out: {doctor})"
         super().__init__(
             f"{directory}: {problem}, but this is not a new directory: there is "
             f"{', '.join(map(repr, found[:3]))}{more}. Nothing was made or changed. "
-            f"Run: {run} (all ways out: rtstore doctor {quoted})"
+            f"Run: {run}{ways}"
         )
 
 
@@ -582,7 +590,7 @@ class DatabaseLostError(StopError):
         super().__init__(
             f"{path}: {lost} while it was open here. {outcome}; the store files hold what was "
             f"published last. This store can only be closed. Run: "
-            f"rtstore doctor {shlex.quote(str(path.parent))}"
+            f"rtstore doctor {typed(path.parent)}"
         )
 
     def about(self, batch_id: str) -> DatabaseLostError:

@@ -112,8 +112,13 @@ def _path_of(evidence: QuarantinedFile, publisher: Publisher) -> Path:
 
 def _put_back(evidence: QuarantinedFile, kept_at: Path, path: Path, publisher: Publisher) -> None:
     fs = publisher.fs
+    if quarantine.is_gone(publisher.directory, evidence.quarantine_path, fs):
+        raise InvalidRequestError(
+            "quarantine_number",
+            f"{kept_at} is gone: somebody removed it, and there is nothing to put back. Only a "
+            "back-up may have it",
+        )
     if evidence.content_hash is None:
-        fs.lstat(kept_at)  # there is something to put back, before anything makes way for it
         publisher.remove(*_make_way(evidence, publisher))
         fs.rename(kept_at, path)
         fs.fsync_directory(path.parent)

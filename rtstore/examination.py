@@ -6,7 +6,6 @@ alike. A fact that cannot be had is left out; the one that matters then says why
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -20,12 +19,12 @@ from sqlalchemy import Connection
 from rtstore import legacy
 from rtstore.backups import verify_backup
 from rtstore.backups.record import RECORD_NAME, Backup, read_record
-from rtstore.database import manifest, upgrade
+from rtstore.database import manifest, recovery_log, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.database.schema import REVISIONS
 from rtstore.database.settings import engine_version, settings
 from rtstore.database.space import database_bytes
-from rtstore.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
+from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.diagnosis import parse_since
 from rtstore.errors import (
     CorruptDatabaseError,
@@ -40,7 +39,7 @@ from rtstore.facts import DatabaseState, Facts, Hindrance, Process
 from rtstore.files import durable, processes
 from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
 from rtstore.files.paths import store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_gone
 from rtstore.files.remains import kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.hindrances import hindrances, mounted_database, no_room
@@ -48,7 +47,8 @@ from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.lock import LOCK_NAME, WriterLock
 from rtstore.missing import nameless as nameless_of
-from rtstore.salvage import BROKEN_PREFIX, knows_batch, problem_of, what_is_left
+from rtstore.missing import read_launch_state
+from rtstore.salvage import BROKEN_PREFIX, Salvage, knows_batch, problem_of, what_is_left
 from rtstore.times import parse_time, utc_now
 from rtstore.upgrading import backups_in
 
@@ -69,20 +69,19 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
     path = directory / DATABASE_NAME
     moment = now()
     state, problem, odd_file = _state(directory)
-    descriptors = _descriptors(path) if state in _READABLE else KNOWN_DESCRIPTORS
+    left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
+    told = _descriptors(path) if state in _READABLE else left.descriptors
+    descriptors = told or KNOWN_DESCRIPTORS
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
-    launch = _launch_state(directory, fs)
-    team = launch.get("teamName")
-    if team is None and state is DatabaseState.DAMAGED:
-        team = what_is_left(path).team_name
     kept: tuple[str, ...] = ()
     nameless: tuple[str, ...] = ()
     if helps:
         kept = kept_beside(directory, fs)
-    if helps and _descriptors_left(path) is None:
+    if helps and left.descriptors is None:
         nameless = tuple(nameless_of(store_files(directory, (), fs)))
+    refused = legacy.why_refused(directory, fs) if state is DatabaseState.LEGACY else None
     holder, sql_writer = _writers(directory, path)
     since = None if holder is None else parse_since(holder)
     space = _space(directory)
@@ -96,12 +95,14 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
         has_store_files=bool(there or nameless),
         nameless_files=nameless,
+        knows_descriptors=state is not DatabaseState.DAMAGED or left.descriptors is not None,
         left_behind=kept,
-        team_in_files=team,
-        run_in_files=launch.get("runId"),
-        capability_snapshot_in_files=launch.get("capabilitySnapshotId"),
+        launch=read_launch_state(directory, fs),
+        team_in_database=left.team_name,
         backup=_backup(directory, fs) if helps else None,
         restored=_free_name(directory) if helps else None,
+        import_refused=None if refused is None else f"{refused.path.name}: {refused.problem}",
+        damaged_control_file=refused.path if refused is not None and refused.damaged else None,
         lock_holder=holder,
         lock_since=None if since is None else parse_time(since),
         sql_writer=sql_writer,
@@ -122,6 +123,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
             file.name for file in (path, *there) if file.exists() and not os.access(file, os.R_OK)
         ),
         settings=(_read(path, settings) or {}) if state in _READABLE else {},
+        lost_evidence=_lost_evidence(directory, fs) if state in _READABLE else None,
         stray_files=tuple(_strays(directory, names, there)),
         unknown_files=tuple(_unknown(names, descriptors)),
         sizes=_sizes(directory, there),
@@ -226,8 +228,19 @@ def _read(path: Path, query: Callable[[Connection], Result]) -> Result | None:
         database.close()
 
 
-def _descriptors(path: Path) -> Sequence[Descriptor]:
-    return _read(path, manifest.load_descriptors) or KNOWN_DESCRIPTORS
+def _descriptors(path: Path) -> Sequence[Descriptor] | None:
+    return _read(path, manifest.load_descriptors)
+
+
+def _lost_evidence(directory: Path, fs: FileSystem) -> tuple[str, ...] | None:
+    known = _read(directory / DATABASE_NAME, recovery_log.list_evidence)
+    if known is None:
+        return None
+    return tuple(
+        item.quarantine_path
+        for item in known
+        if item.restored_at is None and is_gone(directory, item.quarantine_path, fs)
+    )
 
 
 def _newest_batch(path: Path) -> datetime | None:
@@ -277,11 +290,6 @@ def _is_of(directory: Path, record: Backup) -> bool:
     return last is not None and knows_batch(directory / DATABASE_NAME, last)
 
 
-def _descriptors_left(path: Path) -> Sequence[Descriptor] | None:
-    """The descriptors that a damaged database still tells."""
-    return what_is_left(path).descriptors
-
-
 def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
     """What is ours by its place, and another user's."""
     inside = [str(file.relative_to(directory)) for file in files]
@@ -314,21 +322,6 @@ def _linked(path: Path) -> Iterator[Path]:
 
 
 # --- the files ------------------------------------------------------------------------------------
-
-
-def _launch_state(directory: Path, fs: FileSystem) -> dict[str, str]:
-    """What the launch state says in plain text, if it can be read at all."""
-    (launch,) = (item for item in KNOWN_DESCRIPTORS if item.schema_name == LAUNCH_STATE)
-    try:
-        document = json.loads(fs.read(store_path(directory, launch.relative_path))[0])
-        data = document["data"].items()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return {}
-    return {
-        name: value
-        for name, value in data
-        if isinstance(value, str) and value.strip() and value.isprintable()
-    }
 
 
 def _strays(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:

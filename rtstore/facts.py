@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pydantic import Field
 
 from rtstore.records import Record
 from rtstore.times import Timestamp
+from rtstore.typed import typed, typed_command
 
 
 class Way(Record):
@@ -45,7 +45,44 @@ def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool
     if is_others:
         why = f"gives it all to this user (as root); or run this as its owner, {owner}"
     heir = user if is_others else owner or user
-    return Way(command=f"sudo chown -R {heir} {shlex.quote(str(directory))}", why=why)
+    return Way(command=f"sudo chown -R {heir} {typed(directory)}", why=why)
+
+
+class LaunchState(Record):
+    """Whose state the files are, as the launch state says it in plain text."""
+
+    team_name: str | None = None
+    run_id: str | None = None
+    capability_snapshot_id: str | None = None
+
+
+def rebuild_command(
+    directory: Path, launch: LaunchState, *options: str, team_name: str | None = None
+) -> str:
+    """Return the command that makes a new database of the store files, for the run that they are
+    of. `team_name` is needed where no database tells it."""
+    known = {
+        "--team": team_name,
+        "--run-id": launch.run_id,
+        "--capability-snapshot-id": launch.capability_snapshot_id,
+    }
+    told = [word for option, value in known.items() if value for word in (option, value)]
+    return typed_command("rtstore", "rebuild", directory, *told, *options)
+
+
+def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState) -> str | None:
+    """Return what a person must decide where the files are of another team than the database."""
+    if team_in_database is None or launch.team_name in (None, team_in_database):
+        return None
+    aside = directory / "runtime-store.aside"
+    database = typed(directory / "runtime-store.sqlite3")
+    rebuild = rebuild_command(directory, launch, team_name=launch.team_name)
+    return (
+        f"a person must say whose state this is: the database is of team {team_in_database!r}, the "
+        f"files are of team {launch.team_name!r}, as launch-state.json says. If they are, this "
+        f"moves the database aside and makes one of them: mkdir {typed(aside)} && mv {database}* "
+        f"{typed(aside)} && {rebuild}"
+    )
 
 
 class DatabaseState(StrEnum):
@@ -89,17 +126,21 @@ class Facts(Record):
     nameless_files: tuple[str, ...] = ()
     """Store files of stores that no descriptor here names; looked for where there is no database
     that could be used."""
+    knows_descriptors: bool = True
+    """A damaged database still tells what stores there are."""
     left_behind: tuple[str, ...] = ()
     """What only a directory has that once had a database: evidence, databases that were kept."""
-    team_in_files: str | None = None
-    """The team that the launch state names, or else the damaged database; the next two are what
-    the launch state says."""
-    run_in_files: str | None = None
-    capability_snapshot_in_files: str | None = None
+    launch: LaunchState = LaunchState()
+    team_in_database: str | None = None
+    """The team that a damaged database still tells."""
     backup: Path | None = None
     """The newest back-up, verified; looked for only where one would help."""
     restored: Path | None = None
     """Where it can be restored to: beside the directory, a name that nobody has."""
+    import_refused: str | None = None
+    """Why the control files of the file-only ancestor cannot be imported as they are."""
+    damaged_control_file: Path | None = None
+    """The one of them that is damaged, where that is why."""
     lock_holder: str | None = None
     """What the holder of the writer lock wrote; None when the lock is free."""
     lock_since: Timestamp | None = None
@@ -130,6 +171,8 @@ class Facts(Record):
     """The directory itself belongs to another user than this one."""
     settings: dict[str, str | int | None] = Field(default_factory=dict)
     """Pragmas of the database file as they are; None: not looked at."""
+    lost_evidence: tuple[str, ...] | None = None
+    """What the database says is in quarantine, and is not; None: it cannot be asked."""
     stray_files: tuple[str, ...] = ()
     unknown_files: tuple[str, ...] = ()
     sizes: dict[str, int] = Field(default_factory=dict)

@@ -6,7 +6,6 @@ Whether this user may write is another question: the runtime may be another one'
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from rtstore.facts import Hindrance, HindranceKind, Way
 from rtstore.files.owners import is_mount_point, is_read_only, mounts
 from rtstore.files.paths import store_path
 from rtstore.lock import LOCK_NAME, move_aside, odd_lock
+from rtstore.typed import typed
 
 FULL_BYTES = 1 << 20
 """With less free space than this, a batch may find no room."""
@@ -35,7 +35,7 @@ def mounted_database(directory: Path) -> Hindrance | None:
     path = directory / DATABASE_NAME
     if not is_mount_point(path):
         return None
-    quoted = shlex.quote(str(path))
+    quoted = typed(path)
     return Hindrance(
         kind=HindranceKind.MOUNT,
         problem="the database is a mount point, and what is mounted cannot be replaced",
@@ -74,7 +74,7 @@ def no_room(directory: Path) -> Hindrance | None:
         way=Way(
             command=None,
             why=f"first, a person must make room, for the disk is full: {free >> 10} KiB are free. "
-            f"How much is missing: rtstore doctor {shlex.quote(str(directory))}",
+            f"How much is missing: rtstore doctor {typed(directory)}",
         ),
     )
 
@@ -109,7 +109,7 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
         path = store_path(real, relative_path)
         shown = store_path(directory, relative_path)
         if path in mounted:
-            again = f"rtstore recover {shlex.quote(str(directory))}"
+            again = f"rtstore recover {typed(directory)}"
             yield Hindrance(
                 kind=HindranceKind.MOUNT,
                 schema_name=name,
@@ -117,7 +117,7 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
                 way=Way(
                     command=None,
                     why="a person must mount the directory instead of the one file: "
-                    f"{shlex.quote(str(shown))} is a mount point, and what is mounted cannot be "
+                    f"{typed(shown)} is a mount point, and what is mounted cannot be "
                     f"replaced; then: {again}",
                 ),
             )
@@ -133,7 +133,7 @@ def _read_only(path: Path, name: str | None) -> Hindrance:
         problem=f"the file system is mounted read-only: looking works, {what}",
         way=Way(
             command=None,
-            why=f"a person must mount {shlex.quote(str(path))} for writing first: until then "
+            why=f"a person must mount {typed(path)} for writing first: until then "
             "neither the runtime nor a recovery can work there",
         ),
     )

@@ -3,18 +3,21 @@ database is gone."""
 
 from __future__ import annotations
 
+import json
 import os
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from rtstore.database import batches, upgrade
+from rtstore.database import batches, manifest, upgrade
 from rtstore.database.engine import DATABASE_NAME, Database
-from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
 from rtstore.errors import DatabaseMissingError
+from rtstore.facts import LaunchState, rebuild_command, two_teams
+from rtstore.files.paths import store_path
 from rtstore.files.remains import has_envelope, kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
+from rtstore.typed import typed
 
 
 def how_to_make(directory: Path, team_name: str | None) -> str:
@@ -24,16 +27,16 @@ def how_to_make(directory: Path, team_name: str | None) -> str:
     with no_fork():  # only where there is no store
         from rtstore import legacy
 
-    where, below = shlex.quote(str(directory)), directory / legacy.RUNTIME_DIRECTORY
+    where, below = typed(directory), directory / legacy.RUNTIME_DIRECTORY
     if legacy.is_legacy_directory(directory):
         return f"rtstore import {where}"
     if what_is_there(directory, KNOWN_DESCRIPTORS, FileSystem()):
         return f"rtstore doctor {where}"
     if os.path.lexists(below / DATABASE_NAME):
-        return f"rtstore status {shlex.quote(str(below))}"
+        return f"rtstore status {typed(below)}"
     if legacy.is_legacy_directory(below):
         return f"rtstore import {where}"
-    return f"rtstore init {where} --team {shlex.quote(team_name or 'NAME')}"
+    return f"rtstore init {where} --team {typed(team_name or 'NAME')}"
 
 
 def what_is_there(
@@ -57,7 +60,9 @@ def refuse_lost_database(
     """
     found = what_is_there(directory, descriptors or (), fs)
     if found and not upgrade.exists(directory / DATABASE_NAME):
-        run = how_to_rebuild(directory, team_name)
+        launch = read_launch_state(directory, fs)
+        team_name = launch.team_name or team_name
+        run = rebuild_command(directory, launch, team_name=team_name)
         if nameless(store_files(directory, (), fs)):
             run = how_to_rebuild_in_the_runtime(directory, team_name)
         raise DatabaseMissingError(directory, found, "its database is gone", run)
@@ -74,12 +79,14 @@ def refuse_lost_batches(
     paths = [item.relative_path for item in descriptors]
     found = tuple(path for path in paths if has_envelope(directory, path, fs))
     if found and knows_no_batch(database):
-        raise DatabaseMissingError(
-            directory,
-            found,
-            "its database knows of no batch: it is a new one, or its WAL did not come along",
-            how_to_rebuild(directory, None),
-        )
+        launch = read_launch_state(directory, fs)
+        problem = "its database knows of no batch: it is a new one, or its WAL did not come along"
+        run = rebuild_command(directory, launch)
+        team = database.read(manifest.load_head).team_name
+        if two_teams(directory, team, launch) is not None:
+            problem += f"; it is of team {team!r}, and the files are of team {launch.team_name!r}"
+            run = f"rtstore doctor {typed(directory)}"
+        raise DatabaseMissingError(directory, found, problem, run)
 
 
 def knows_no_batch(database: Database) -> bool:
@@ -101,7 +108,21 @@ def how_to_rebuild_in_the_runtime(directory: Path, team_name: str | None) -> str
     )
 
 
-def how_to_rebuild(directory: Path, team_name: str | None) -> str:
-    """The command that makes a new database of the store files."""
-    team = f" --team {shlex.quote(team_name)}" if team_name else ""
-    return f"rtstore rebuild {shlex.quote(str(directory))}{team}"
+def read_launch_state(directory: Path, fs: FileSystem) -> LaunchState:
+    """Return what the launch state says in plain text, if it can be read at all."""
+    (launch,) = (item for item in KNOWN_DESCRIPTORS if item.schema_name == LAUNCH_STATE)
+    try:
+        document = json.loads(fs.read(store_path(directory, launch.relative_path))[0])
+        data = document["data"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return LaunchState()
+    told = {
+        name: value
+        for name, value in data
+        if isinstance(value, str) and value.strip() and value.isprintable()
+    }
+    return LaunchState(
+        team_name=told.get("teamName"),
+        run_id=told.get("runId"),
+        capability_snapshot_id=told.get("capabilitySnapshotId"),
+    )

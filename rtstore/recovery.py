@@ -70,8 +70,14 @@ _INTENTIONS = {
     ActionKind.ROLL_FORWARD: "finish the batch from the log",
     ActionKind.RESTORE_COMMITTED: "keep the file as evidence and put the committed content back",
     ActionKind.QUARANTINE: "move the file into quarantine and put back what is committed",
-    ActionKind.BLOCK_READINESS: "leave it to the runtime, or close a batch that was imported open",
+    ActionKind.BLOCK_READINESS: "leave it to a person or the runtime",
 }
+
+
+def _intention(action: RecoveryAction) -> str:
+    if action.kind is ActionKind.BLOCK_READINESS and action.batch_id is not None:
+        return "close the batch that was imported open"
+    return _INTENTIONS.get(action.kind, _REBUILD)
 
 
 class _Run:
@@ -192,7 +198,7 @@ class Recovery:
         """Say what `carry_out` would do; changes nothing and takes no lock."""
         self._check_fits(plan, team_name)
         steps = tuple(
-            _skipped(action, f"dry run: would {_INTENTIONS.get(action.kind, _REBUILD)}")
+            _skipped(action, f"dry run: would {_intention(action)}")
             for action in plan.actions
             if action.kind is not ActionKind.NONE
         )

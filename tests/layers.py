@@ -65,7 +65,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "rtstore.readiness",
         "rtstore.store_versions",
     ),
-    ("rtstore.errors", "rtstore.ids", "rtstore.records", "rtstore.times", "rtstore.trusted"),
+    (
+        "rtstore.errors",
+        "rtstore.ids",
+        "rtstore.records",
+        "rtstore.times",
+        "rtstore.trusted",
+        "rtstore.typed",
+    ),
     ("rtstore.forks",),
 )
 """Top to bottom. A module imports from its own layer and from those below it, never in a circle.
@@ -100,6 +107,7 @@ PURE_IMPORTS = {
 
 PURE_EXCEPTIONS = {
     ("rtstore.arguments", "pathlib"): "arguments may be paths; only their text is looked at",
+    ("rtstore.diagnosis", "pathlib"): "commands name paths that it puts together",
     ("rtstore.errors", "pathlib"): "errors carry the path that they are about; it is only shown",
     ("rtstore.events", "pathlib"): "events carry the directory that they are about",
     ("rtstore.facts", "pathlib"): "facts carry the paths that they are about",
@@ -108,6 +116,7 @@ PURE_EXCEPTIONS = {
         "time",
     ): "the default id factories read the clock; every user can inject others",
     ("rtstore.ids", "secrets"): "the default id factories need random bits",
+    ("rtstore.typed", "pathlib"): "paths are typed otherwise than other words",
     ("rtstore.draft", "time"): "the time that a written file will have; planned with the batch",
 }
 

@@ -138,6 +138,43 @@ def test_a_backup_is_a_ready_store(directory: Path, tmp_path: Path) -> None:
         assert store.read(OWN.schema_name).data == {"n": 2}
 
 
+def test_an_edited_file_is_kept_as_evidence(directory: Path, tmp_path: Path) -> None:
+    """The back-up has what is committed in its place, says so, and the edit comes back from it."""
+    path, never = directory / "opencode-host-leases.json", directory / "launch-state.json"
+    edited = path.read_text().replace('"n": 3', '"n": 33')
+    path.write_text(edited)
+    never.write_text(edited)
+    (directory / "own" / "notes.json").unlink()
+    (directory / "own" / "notes.json").symlink_to(path)
+    backup = back_up(directory, tmp_path / "backup")
+    told = {file.relative_path: file for file in backup.changed}
+    assert told.keys() == {path.name, never.name, "own/notes.json"}
+    assert told["own/notes.json"].kept_at is None
+    assert verify_backup(tmp_path / "backup") == backup
+    with RuntimeStore.open(restore_backup(tmp_path / "backup", tmp_path / "new").path) as store:
+        assert agree(store)
+        numbers = {
+            item.quarantine_path: item.quarantine_number for item in store.quarantined_files()
+        }
+        store.take_back(numbers[str(told[path.name].kept_at)])
+        assert (tmp_path / "new" / path.name).read_text() == edited
+    again = back_up(tmp_path / "new", tmp_path / "again")  # the same evidence, once
+    assert [file.relative_path for file in again.changed] == [path.name]
+    assert len(again.files) == len({file.relative_path for file in again.files})
+
+
+def test_an_earlier_version_in_the_place_of_a_file_is_no_edit(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Its bytes are in the database; a writer at work leaves such a file to be seen, too."""
+    path = directory / "opencode-host-leases.json"
+    before = path.read_bytes()
+    with RuntimeStore.open(directory) as store:
+        write(store, LEASES, {"n": 4})
+    path.write_bytes(before)
+    assert back_up(directory, tmp_path / "backup").changed == ()
+
+
 def test_a_batch_that_a_dead_writer_left_is_finished_in_the_copy(tmp_path: Path) -> None:
     """A batch in the log will happen, so the back-up has it whole; the directory stays as found."""
     directory = new_directory(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tests.support import (
     data_in,
     file_of,
     new_directory,
+    plain_descriptor,
     write,
 )
 
@@ -230,11 +232,35 @@ def test_opening_leaves_a_link_alone(linked: Path, outside: Path, edited: bool) 
             assert action.kind is ActionKind.BLOCK_READINESS
             with pytest.raises(StoreFileChangedError, match="the file is a symbolic link"):
                 store.read(LEASES)
-            with pytest.raises(UnsafePathError, match=r"cp \S+ \S+\.new && mv \S+\.new \S+"):
+            with pytest.raises(UnsafePathError, match=r"cp -p \S+ \S+\.new && mv \S+\.new \S+"):
                 write(store, LEASES, {"token": "new"})
             write(store, LEDGER, {"token": "new"})
     assert linked.is_symlink()
     assert contents(outside) == before
+
+
+@pytest.mark.parametrize("leads_to", ["a folder", "nothing", "a file", "itself"])
+def test_the_command_for_a_folder_that_is_a_link(tmp_path: Path, leads_to: str) -> None:
+    """What the error of a write prints runs, and the write goes through then."""
+    notes = plain_descriptor("own.notes", "own/notes.json")
+    away = tmp_path / "away"
+    with RuntimeStore.open(tmp_path / "team", team_name=TEAM, descriptors=[notes]) as store:
+        write(store, "own.notes", 1)
+        folder = store.directory / "own"
+        folder.rename(away)
+        folder.symlink_to(folder if leads_to == "itself" else away)
+        if leads_to != "a folder":
+            shutil.rmtree(away)
+        if leads_to == "a file":
+            away.write_text("no folder")
+        with pytest.raises(UnsafePathError) as caught:
+            write(store, "own.notes", 2)
+        command = str(caught.value).rpartition(": ")[2]
+        subprocess.run(["/bin/sh", "-c", command], check=True)
+        store.recover(store.plan_recovery())
+        write(store, "own.notes", 2)
+        assert not folder.is_symlink()
+    assert away.exists() is (leads_to in ("a folder", "a file"))
 
 
 @pytest.mark.parametrize("take", [True, False], ids=["take", "drop"])

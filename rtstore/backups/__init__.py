@@ -6,7 +6,7 @@ database is copied as of one moment, and the store files are written from what w
 """
 
 from rtstore.backups.making import back_up
-from rtstore.backups.record import RECORD_NAME, Backup, BackupFile, Step
+from rtstore.backups.record import RECORD_NAME, Backup, BackupFile, ChangedFile, Step
 from rtstore.backups.restoring import restore_backup
 from rtstore.backups.verifying import verify_backup
 
@@ -14,6 +14,7 @@ __all__ = [
     "RECORD_NAME",
     "Backup",
     "BackupFile",
+    "ChangedFile",
     "Step",
     "back_up",
     "restore_backup",

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.backups.record import Backup, BackupFile, Progress, Step, write_record
+from rtstore.backups.record import (
+    Backup,
+    BackupFile,
+    ChangedFile,
+    Progress,
+    Step,
+    write_record,
+)
 from rtstore.backups.verifying import describe, verify_backup, without_content
-from rtstore.database import batches, contents, copying, recovery_log
+from rtstore.database import batches, contents, copying, manifest, recovery_log
 from rtstore.database.engine import DATABASE_NAME, Database
 from rtstore.envelope import content_hash
 from rtstore.errors import UnsafePathError
-from rtstore.files import durable
+from rtstore.files import durable, quarantine
 from rtstore.files.new_directory import new_directory
-from rtstore.files.paths import store_path
+from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.system import FileSystem
 from rtstore.records import QuarantinedFile
@@ -36,7 +45,8 @@ def back_up(
 
     The state is that of one batch: a batch that is in the log at that moment is finished in the
     copy, as opening the store would. Takes no lock, and no writer waits for it. Evidence in
-    quarantine comes along. The destination appears whole, and is flushed.
+    quarantine comes along, and a store file that nobody committed becomes evidence in the copy. The
+    destination appears whole, and is flushed.
 
     Raises `InvalidRequestError` when the destination is neither new nor empty, or is inside of the
     runtime directory, `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when what
@@ -49,12 +59,16 @@ def back_up(
         tell = progress or _nothing
         copying.copy(database, path, fs, lambda done, of: tell(Step.DATABASE, done, of))
         left_out, files = _fill(directory, building, clock, fs, tell)
+        changed, more = _keep_changed(directory, building, database, created_at, fs)
+        kept = {file.relative_path for file in files}
+        files += [file for file in more if file.relative_path not in kept]
         backup = describe(path, files).model_copy(
             update={
                 "path": destination,
                 "origin": str(directory.absolute()),
                 "created_at": created_at,
                 "left_out": tuple(left_out),
+                "changed": tuple(changed),
             }
         )
         write_record(building, backup, fs)
@@ -126,6 +140,79 @@ def _fill(
     finally:
         copy.close()  # nobody else knows of it: no lock is needed
     return left_out, files
+
+
+def _keep_changed(
+    directory: Path, building: Path, source: Database, now: datetime, fs: FileSystem
+) -> tuple[list[ChangedFile], list[BackupFile]]:
+    """Keep every store file that nobody committed as evidence in the copy: a person's edit would be
+    in no copy at all otherwise.
+
+    The rows are asked after the files: what a writer at work writes is in them before its file is.
+    """
+    changed: list[ChangedFile] = []
+    files: list[BackupFile] = []
+    evidence: list[QuarantinedFile] = []
+    for name, relative_path in source.read(_store_files):
+        try:
+            check_target(directory, relative_path, name, fs)
+            content, _ = fs.read(store_path(directory, relative_path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnsafePathError) as error:
+            problem = f"it cannot be read ({error})"
+            changed.append(_changed(name, relative_path, None, problem))
+            continue
+        found = content_hash(content)
+        if source.read(partial(_is_known, content=content, found=found, name=name)):
+            continue
+        kept_at = quarantine.keep(building, relative_path, content, fs)
+        changed.append(_changed(name, relative_path, kept_at, None))
+        size = len(content)
+        files.append(
+            BackupFile(relative_path=kept_at, content_hash=found, file_size=size, mtime_ns=None)
+        )
+        evidence.append(
+            QuarantinedFile(
+                quarantine_number=0,  # the database gives it
+                schema_name=name,
+                relative_path=relative_path,
+                quarantine_path=kept_at,
+                reason="changed by somebody else when the back-up was made",
+                content_hash=found,
+                file_size=size,
+                quarantined_at=now,
+            )
+        )
+    if evidence:
+        copy = Database(building / DATABASE_NAME)
+        try:
+            with copy.write(flush=True) as connection:
+                recovery_log.record_evidence(connection, evidence)
+        finally:
+            copy.close()
+    return changed, files
+
+
+def _store_files(connection: Connection) -> list[tuple[str, str]]:
+    """Every store that the database knows, registered or only written once, with its file."""
+    known = {item.schema_name: item.relative_path for item in contents.list_committed(connection)}
+    known |= {
+        item.schema_name: item.relative_path for item in manifest.load_descriptors(connection)
+    }
+    return sorted(known.items())
+
+
+def _is_known(connection: Connection, *, content: bytes, found: str, name: str) -> bool:
+    return contents.holds(connection, content, found, name)
+
+
+def _changed(
+    name: str, relative_path: str, kept_at: str | None, problem: str | None
+) -> ChangedFile:
+    return ChangedFile(
+        schema_name=name, relative_path=relative_path, kept_at=kept_at, problem=problem
+    )
 
 
 def _evidence_kept(connection: Connection) -> list[QuarantinedFile]:

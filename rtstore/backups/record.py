@@ -46,6 +46,17 @@ class BackupFile(Record):
     """The permission bits that the file has for its readers; None: for its owner alone."""
 
 
+class ChangedFile(Record):
+    """A store file that nobody committed as it was when the back-up was made."""
+
+    schema_name: str
+    relative_path: str
+    kept_at: str | None
+    """Where its bytes are in the back-up, as evidence; None: they could not be read."""
+    problem: str | None = None
+    """Why not."""
+
+
 class Backup(Record):
     """A back-up, as its record says it is."""
 
@@ -66,6 +77,8 @@ class Backup(Record):
     files: tuple[BackupFile, ...]
     left_out: tuple[str, ...] = ()
     """Files that the database knows of and whose bytes could not be had, each with the reason."""
+    changed: tuple[ChangedFile, ...] = ()
+    """Store files in whose place the back-up has what is committed."""
 
 
 def write_record(directory: Path, backup: Backup, fs: FileSystem) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
-from rtstore.facts import Hindrance
+from rtstore.facts import Hindrance, LaunchState, rebuild_command, two_teams
+from rtstore.files.paths import replace_link_command
 from rtstore.records import (
     ActionKind,
     InspectionState,
@@ -16,6 +16,7 @@ from rtstore.records import (
     RecoveryAction,
     RecoveryPlan,
 )
+from rtstore.typed import typed
 
 _REBUILDS = (
     ActionKind.REBUILD_FROM_PROVIDER,
@@ -37,23 +38,26 @@ def next_steps(
     check: ReadinessCheck,
     *,
     high_watermark: int,
-    knows_no_batch: bool = False,
+    rebuild: NextStep | None = None,
     obstacles: Sequence[Obstacle] = (),
     hindrances: Sequence[Hindrance] = (),
+    newer_files: Sequence[str] = (),
     details: Mapping[str, str] | None = None,
 ) -> tuple[NextStep, ...]:
     """What to do about a plan, in order; empty when there is nothing to do.
 
     What would end as it did before is not advised again: where an obstacle is in the way of a
     store, that goes first, and by whoever can. `details` says what was found in a file, by store.
+    `newer_files` say that they were written after the last batch that the database knows.
+    `rebuild` is the advice for files that a database without any batch knows nothing of.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
     if whole:
         return tuple(whole)
-    if knows_no_batch and any(
+    if rebuild is not None and any(
         action.reason == InspectionState.UNCOMMITTED_WRITE for action in plan.actions
     ):
-        return (_rebuild(directory),)
+        return (rebuild,)
     in_the_way = {item.schema_name for item in hindrances}
     in_the_way |= {item.schema_name for item in obstacles}
     free = [action for action in plan.actions if action.schema_name not in in_the_way]
@@ -62,6 +66,8 @@ def next_steps(
         *_keep_changes(directory, free, high_watermark),
         *_recover(directory, free),
     ]
+    if newer_files:
+        steps.insert(0, _batches_may_be_missing(newer_files))
     steps += [_step(item) for item in hindrances]
     steps += [step for obstacle in obstacles for step in _clear(directory, obstacle)]
     if not steps and high_watermark == 0:
@@ -96,48 +102,60 @@ def _recover(directory: Path, actions: Iterable[RecoveryAction]) -> list[NextSte
         parts.append(f"moves the files of {moved} into quarantine")
     if not parts:
         return []
-    command = f"rtstore recover {shlex.quote(str(directory))}"
+    command = f"rtstore recover {typed(directory)}"
     return [NextStep(command=command, why="; ".join(parts))]
 
 
-def _rebuild(directory: Path) -> NextStep:
+def rebuild_of_files(directory: Path, team_name: str, launch: LaunchState) -> NextStep:
+    """What to do where the database knows of no batch, and there are store files."""
+    undecided = two_teams(directory, team_name, launch)
+    if undecided is not None:
+        why = f"{undecided}. The database knows of no batch: nothing of it is lost by that"
+        return NextStep(command=None, why=why)
     return NextStep(
-        command=f"rtstore rebuild {shlex.quote(str(directory))}",
+        command=rebuild_command(directory, launch),
         why="makes a new database of the store files: this one knows of no batch, so it is a new "
         "one or its WAL did not come along. Rather a back-up, where there is one. A runtime that "
         "goes on without either begins anew, and its first batch replaces the files",
     )
 
 
+def _batches_may_be_missing(newer_files: Sequence[str]) -> NextStep:
+    return NextStep(
+        command=None,
+        why=f"look first: {', '.join(newer_files)} differ, and say that they were written after "
+        "the last batch that the database knows. If nobody edited them, the database is a copy "
+        "from before, or its WAL (runtime-store.sqlite3-wal) did not come along, and batches that "
+        "were acknowledged are missing in it. Then stop the runtime, and put the newer database or "
+        "the WAL in its place, or a back-up. Where there is none, adopt the files: a recovery "
+        "moves their content into quarantine",
+    )
+
+
 def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
     """What removes an obstacle; afterwards the state is another, and so is the advice."""
-    name, path = obstacle.schema_name, shlex.quote(str(obstacle.path))
-    again = f"rtstore recover {shlex.quote(str(directory))}"
+    name, path = obstacle.schema_name, typed(obstacle.path)
+    again = f"rtstore recover {typed(directory)}"
     match obstacle.kind:
         case ObstacleKind.LINK if obstacle.target is not None:
-            copy = shlex.quote(f"{obstacle.path}.copy")
-            target = shlex.quote(str(obstacle.target))
+            is_folder = obstacle.path != obstacle.store_path
+            what = f"{path} is on the way to {name}, and" if is_folder else f"{name} is"
             return [
                 NextStep(
-                    command=f"cp -p {target} {copy} && mv {copy} {path}",
-                    why=f"{name} is a symbolic link, which is never followed nor replaced: this "
-                    "puts what it leads to in its place",
+                    command=replace_link_command(obstacle.path, is_folder=is_folder),
+                    why=f"{what} a symbolic link, which is never followed nor replaced: this "
+                    f"puts what it leads to, {obstacle.target}, in its place",
                 ),
                 NextStep(
                     command=f"rm {path}",
                     why=f"or this, if only what is committed counts; {again} puts it back then",
                 ),
             ]
-        case ObstacleKind.LINK if str(obstacle.path) == str(obstacle.store_path):
-            why = f"{name} is a symbolic link that leads to no file: this removes it"
+        case ObstacleKind.LINK:
+            why = f"{name} is, or is behind, a symbolic link that leads nowhere: this removes it"
             return [
                 NextStep(command=f"rm {path}", why=f"{why}; {again} puts back what is committed")
             ]
-        case ObstacleKind.LINK:
-            why = (
-                f"a person must put a real directory in the place of the symbolic link {path}, "
-                f"which is on the way to {name} and never followed; then: {again}"
-            )
         case ObstacleKind.OWNER if obstacle.way is not None:
             why = f"{path} belongs to somebody else, and this user cannot change it: this "
             return [
@@ -166,14 +184,14 @@ def _keep_changes(
     ]
     return [
         NextStep(
-            command=f"rtstore adopt {shlex.quote(str(directory))} {shlex.quote(name)}",
+            command=f"rtstore adopt {typed(directory)} {typed(name)}",
             why=f"only if the file of {name}, which nobody committed, is to be kept: makes it the "
             "truth. The runtime's next batch replaces it otherwise",
         )
         for name in nobodys
     ] + [
         NextStep(
-            command=f"rtstore adopt {shlex.quote(str(directory))} {shlex.quote(name)}",
+            command=f"rtstore adopt {typed(directory)} {typed(name)}",
             why=f"first, only if the changed file of {name} is to be kept: makes it the truth",
         )
         for name in changed

@@ -132,7 +132,8 @@ def import_(
       activeIdentity or null, batches {STATE: number}, receipts (number),
       stores[] {schemaName, relativePath, outcome, registered, detail},
       controlFiles[], otherFiles[] {path, kind}, notes[],
-      lanes[] {laneId, path, report (the keys above) or null, problem or null},
+      lanes[] {laneId, path, report (the keys above) or null, problem or null,
+        damaged},
       found, imported (numbers of files), skipped[] {path, why}
     """
     with reporting(directory, as_json=as_json):
@@ -164,7 +165,8 @@ def status(
         {runId, capabilitySnapshotId, behaviorFingerprint} or null,
       lastBatch {batchId, reason, runId, completedAt, ageSeconds, stores[]} or null,
       openBatches[] {batchId, reason, runId, startedAt, ageSeconds, inProgress, stores[]},
-      lockHolder, databaseBytes, walBytes,
+      newerFiles[] (of which the database may lack the batches), lockHolder,
+      databaseBytes, walBytes,
       keepsBatches, keepsContentsPerStore, keepsContentBytes, keepsDays (each or null: no limit),
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
-from rtstore.backups import Backup, restore_backup, verify_backup
+from rtstore.backups import Backup, ChangedFile, restore_backup, verify_backup
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Page, count, page_for, print_json, size, when
@@ -13,6 +12,7 @@ from rtstore.cli.progress import progress_bar
 from rtstore.database.schema import REVISIONS
 from rtstore.store import RuntimeStore
 from rtstore.times import utc_now
+from rtstore.typed import typed
 
 
 def back_up(directory: Path, destination: Path, *, as_json: bool) -> ExitCode:
@@ -27,7 +27,7 @@ def back_up(directory: Path, destination: Path, *, as_json: bool) -> ExitCode:
     page.line(Cell("Backed up", "good"), f" {directory}")
     _show(page, backup)
     page.title("Next")
-    place = shlex.quote(str(destination))
+    place = typed(destination)
     page.line(Cell(f"rtstore verify {place}", "title"), indent=2)
     page.line(Cell(f"rtstore restore {place} NEW_DIR", "title"), indent=2)
     return ExitCode.READY
@@ -44,7 +44,7 @@ def restore(source: Path, directory: Path, *, as_json: bool) -> ExitCode:
     page.line(Cell("Restored", "good"), f" {source}")
     _show(page, backup)
     page.title("Next")
-    place = shlex.quote(str(directory))
+    place = typed(directory)
     if backup.revision == REVISIONS[-1]:
         page.line(Cell(f"rtstore status {place}", "title"), indent=2)
     else:
@@ -78,5 +78,14 @@ def _show(page: Page, backup: Backup) -> None:
     if backup.created_at is not None:
         facts.insert(1, ("Made", when(backup.created_at, utc_now())))
     page.facts(facts)
+    for file in backup.changed:
+        page.line(Cell("changed: ", "warn"), _in_words(file))
     for problem in backup.left_out:
         page.line(Cell("left out: ", "warn"), problem)
+
+
+def _in_words(file: ChangedFile) -> str:
+    what = f"{file.relative_path} was not as committed when this was made, and"
+    if file.kept_at is None:
+        return f"{what} is not in the back-up: {file.problem}; what is committed is"
+    return f"{what} is kept as {file.kept_at}: in its place is what is committed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from rtstore.cli.output import visible
 from rtstore.records import Record
+from rtstore.typed import typed
 
 WHO = """SELECT batch_id, reason, written_at FROM current_stores
 WHERE store = 'opencode.sessionStore'"""
@@ -47,7 +47,7 @@ def ask(database: Path) -> tuple[Query, ...]:
 
 def _ask(database: Path, question: str, sql: str) -> Query:
     command = ["sqlite3", "-readonly", "-header", "-column", str(database), sql]
-    shown = " ".join([*command[:4], shlex.quote(command[4]), f'"{sql}"'])
+    shown = " ".join([*command[:4], typed(command[4]), f'"{sql}"'])
     output, program = _by_program(command), "sqlite3"
     if output is None:
         output, program = _by_module(database, sql), "Python's sqlite3 module"

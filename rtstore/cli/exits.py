@@ -6,6 +6,7 @@ from enum import IntEnum
 
 from rtstore.errors import (
     CallError,
+    LegacyImportError,
     RetryableError,
     RuntimeStoreError,
     StopError,
@@ -35,6 +36,8 @@ class ExitCode(IntEnum):
 
 def exit_code_of(error: RuntimeStoreError | OSError) -> ExitCode:
     """The exit code for an error: what the caller can do about it."""
+    if isinstance(error, LegacyImportError) and error.damaged:
+        return ExitCode.STOP
     if isinstance(error, CallError):
         return ExitCode.WRONG_CALL
     if isinstance(error, RetryableError | OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from rtstore.cli.exits import ExitCode
@@ -12,6 +11,7 @@ from rtstore.cli.progress import progress_bar
 from rtstore.legacy import ExportReport
 from rtstore.records import BatchState
 from rtstore.store import RuntimeStore
+from rtstore.typed import typed
 
 
 def run(
@@ -56,5 +56,5 @@ def _show(report: ExportReport) -> None:
         page.line(Cell("left out: ", "warn"), f"{store}: its content is not in the database")
     page.title("Next")
     page.line("start the runtime that reads these files, and no other beside it", indent=2)
-    back = f"rtstore import {shlex.quote(str(report.directory))}"
+    back = f"rtstore import {typed(report.directory)}"
     page.line(Cell(back, "title"), " takes a directory without a database over again", indent=2)

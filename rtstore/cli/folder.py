@@ -5,7 +5,6 @@ Each is looked at by itself: one that cannot be opened is a line that says why, 
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -33,6 +32,7 @@ from rtstore.errors import (
 from rtstore.records import Record
 from rtstore.store import RuntimeStore
 from rtstore.times import Timestamp, utc_now
+from rtstore.typed import typed
 
 
 class State(StrEnum):
@@ -225,7 +225,7 @@ def _why(error: RuntimeStoreError | OSError) -> str:
 
 
 def _way_out(directory: Path, error: RuntimeStoreError | OSError) -> NextStep:
-    quoted = shlex.quote(str(directory))
+    quoted = typed(directory)
     if isinstance(error, OlderDatabaseError):
         return NextStep(command=f"rtstore upgrade {quoted}", why="backs it up, and upgrades it")
     if isinstance(error, NewerDatabaseError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json, 
 from rtstore.cli.progress import progress_bar
 from rtstore.legacy import ImportReport, StoreOutcome, TeamImportReport, import_team
 from rtstore.times import utc_now
+from rtstore.typed import typed
 
 
 def run(directory: Path, *, dry_run: bool, lock_timeout_s: float, as_json: bool) -> ExitCode:
@@ -26,6 +26,8 @@ def run(directory: Path, *, dry_run: bool, lock_timeout_s: float, as_json: bool)
     else:
         _show(page_for(), report)
     failed = [lane for lane in report.lanes if lane.report is None]
+    if any(lane.damaged for lane in failed):
+        return ExitCode.STOP
     return ExitCode.WRONG_CALL if failed else ExitCode.READY
 
 
@@ -44,7 +46,7 @@ def _show(page: Page, team: TeamImportReport) -> None:
         return
     for report in (team, *(lane.report for lane in team.lanes)):
         if report is not None:
-            where = shlex.quote(str(report.directory))
+            where = typed(report.directory)
             page.line(Cell(f"rtstore status {where}", "title"), indent=2)
 
 

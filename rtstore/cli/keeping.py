@@ -103,7 +103,8 @@ def list_(directory: Directory, *, as_json: AsJson = False) -> None:
     \b
     JSON: directory, teamName,
       files[] {file {quarantineNumber, schemaName, relativePath, quarantinePath, reason,
-        contentHash, fileSize, quarantinedAt, planId, batchId, restoredAt}, ageSeconds}
+        contentHash, fileSize, quarantinedAt, planId, batchId, restoredAt}, ageSeconds,
+        isGone}
     """
     with reporting(directory, as_json=as_json):
         from rtstore.cli import quarantine as command

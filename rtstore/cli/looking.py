@@ -12,20 +12,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from rtstore.cli.advice import NextStep, next_steps
+from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
 from rtstore.cli.views import WrittenBy, written_by
 from rtstore.database.batches import ReceiptStore
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.database.manifest import ManifestStore
+from rtstore.envelope import EnvelopeError, decode
 from rtstore.errors import ConflictError, InvalidRequestError, NotARuntimeDirectoryError
 from rtstore.facts import Hindrance
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
 from rtstore.hindrances import no_room
-from rtstore.missing import how_to_make
+from rtstore.missing import how_to_make, read_launch_state
 from rtstore.planner import RecoveryPlanner, Survey
 from rtstore.readiness import build_readiness
 from rtstore.records import (
@@ -45,7 +47,8 @@ from rtstore.records import (
     RunIdentity,
 )
 from rtstore.store import RuntimeStore
-from rtstore.times import Timestamp, utc_now
+from rtstore.times import Timestamp, parse_time, utc_now
+from rtstore.typed import typed
 
 Result = TypeVar("Result")
 
@@ -136,12 +139,13 @@ class Look:
         self.now = utc_now()
         self.lines = _lines(store, survey, plan, self.now)
         self.open_batches = _open_batches(survey, self.now)
+        self.newer_files = _newer_files(store, survey, plan)
         steps = next_steps(
             self.directory,
             plan,
             check,
             high_watermark=self.manifest.high_watermark,
-            knows_no_batch=survey.view.last_batch_number == 0,
+            rebuild=_rebuild(store) if survey.view.last_batch_number == 0 else None,
             obstacles=obstacles_of(
                 self.directory,
                 plan.actions,
@@ -149,11 +153,17 @@ class Look:
                 store.database,
             ),
             hindrances=hindered,
+            newer_files=self.newer_files,
             details={line.schema_name: line.detail for line in self.lines if line.detail},
         )
         full = no_room(self.directory) if any(step.command for step in steps) else None
         first = () if full is None or hindered else (NextStep(command=None, why=full.way.why),)
         self.next: tuple[NextStep, ...] = (*first, *steps)
+
+
+def _rebuild(store: RuntimeStore) -> NextStep:
+    launch = read_launch_state(store.directory, FileSystem())
+    return rebuild_of_files(shown(store.directory), store.team_name, launch)
 
 
 def shown(path: Path) -> Path:
@@ -186,7 +196,7 @@ def check_directory(directory: Path) -> None:
     if not directory.exists():
         problem, run = "there is no such directory", how_to_make(directory, None)
     elif not directory.is_dir():
-        problem, run = "it is not a directory", f"rtstore status {directory.parent}"
+        problem, run = "it is not a directory", f"rtstore status {typed(directory.parent)}"
     else:
         list(directory.iterdir())  # forbidden is not the same as empty
         return
@@ -357,6 +367,32 @@ def _planned(open_batches: Sequence[LoggedBatch]) -> frozenset[tuple[str, str | 
         for logged in open_batches
         for write in logged.writes
     )
+
+
+def _newer_files(store: RuntimeStore, survey: Survey, plan: RecoveryPlan) -> tuple[str, ...]:
+    """The store files that nobody in the database wrote, and that say that they were written after
+    the batch that is the last there."""
+    last_id = survey.view.manifest.last_committed_batch_id
+    batch = None if last_id is None else store.batch(last_id)
+    last = None if batch is None else batch.completed_at
+    if last is None:
+        return ()
+    newer, inspector = [], FileInspector(store.directory)
+    for action in plan.actions:
+        if action.reason in (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE):
+            inspection = survey.findings[action.schema_name].inspection
+            written_at = _written_at(inspector.read(inspection))
+            if written_at is not None and written_at > last:
+                newer.append(inspection.relative_path)
+    return tuple(newer)
+
+
+def _written_at(content: bytes | None) -> datetime | None:
+    try:
+        written_at = None if content is None else decode(content).updated_at
+        return None if written_at is None else parse_time(written_at)
+    except (EnvelopeError, ValueError):
+        return None
 
 
 def _open_batches(survey: Survey, now: datetime) -> tuple[OpenBatch, ...]:

@@ -12,6 +12,7 @@ from rtstore.database import recovery_log
 from rtstore.database.engine import Database
 from rtstore.facts import Way, owning_way
 from rtstore.files.owners import is_others, not_changeable, owner, this_user
+from rtstore.files.paths import end_of_link
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.records import ActionKind, ActionOutcome, Record, RecoveryAction
 
@@ -35,7 +36,7 @@ class Obstacle(Record):
     store_path: Path
     """The file of the store."""
     target: Path | None = None
-    """The file that the link leads to, where there is one."""
+    """What the link leads to, where that can take its place."""
     way: Way | None = None
     """What gives it to whom it should belong."""
     detail: str | None = None
@@ -79,7 +80,7 @@ def _of(
     name, path = action.schema_name, directory.joinpath(*relative_path.split("/"))
     link = _link_on_the_way(directory, relative_path)
     if link is not None:
-        target = path.resolve() if link == path and path.is_file() else None
+        target = end_of_link(link, is_folder=link != path)
         return Obstacle(
             kind=ObstacleKind.LINK, schema_name=name, path=link, store_path=path, target=target
         )

@@ -6,7 +6,6 @@ Limits that are given count this once. Without any it is the retention that the 
 from __future__ import annotations
 
 import math
-import shlex
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from rtstore.errors import InvalidRequestError
 from rtstore.pruning import PruneReport
 from rtstore.records import Record
 from rtstore.store import RuntimeStore
+from rtstore.typed import typed
 
 _DAYS_MAX = 36_500
 _SECOND = 1 / 86_400
@@ -98,7 +98,7 @@ def _retention(
 
 
 def _command(directory: Path, retention: Retention | None) -> str:
-    parts = [f"rtstore prune {shlex.quote(str(directory))}"]
+    parts = [f"rtstore prune {typed(directory)}"]
     if retention is None:
         return parts[0]
     if retention.batches is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -23,11 +22,12 @@ from rtstore.cli.output import (
 from rtstore.cli.status import readiness_cell, show_next
 from rtstore.envelope import content_hash
 from rtstore.errors import InvalidRequestError, UnsafePathError
-from rtstore.files.quarantine import quarantined_path
+from rtstore.files.quarantine import is_gone, quarantined_path
 from rtstore.files.system import FileSystem
 from rtstore.records import QuarantinedFile, Record
 from rtstore.store import RuntimeStore
 from rtstore.times import utc_now
+from rtstore.typed import typed
 
 
 class KeptFile(Record):
@@ -35,6 +35,8 @@ class KeptFile(Record):
 
     file: QuarantinedFile
     age_seconds: float
+    is_gone: bool
+    """Somebody removed it: there is nothing to put back."""
 
 
 class ListReport(Record):
@@ -76,12 +78,17 @@ def list_files(directory: Path, *, as_json: bool) -> ExitCode:
     """Print the files in quarantine; changes nothing."""
     with open_to_look(directory) as store:
         team_name, found = store.team_name, store.quarantined_files()
-    now = utc_now()
+    now, fs = utc_now(), FileSystem()
     report = ListReport(
         directory=str(directory),
         team_name=team_name,
         files=tuple(
-            KeptFile(file=file, age_seconds=age_of(file.quarantined_at, now)) for file in found
+            KeptFile(
+                file=file,
+                age_seconds=age_of(file.quarantined_at, now),
+                is_gone=file.restored_at is None and is_gone(directory, file.quarantine_path, fs),
+            )
+            for file in found
         ),
     )
     if as_json:
@@ -102,11 +109,12 @@ def list_files(directory: Path, *, as_json: bool) -> ExitCode:
         Column("put back", 4),
         Column("kept at", 5),
     ]
-    page.table(columns, [_row(file, now) for file in found])
+    page.table(columns, [_row(kept, now) for kept in report.files])
     return ExitCode.READY
 
 
-def _row(file: QuarantinedFile, now: datetime) -> list[str | Cell]:
+def _row(kept: KeptFile, now: datetime) -> list[str | Cell]:
+    file = kept.file
     return [
         str(file.quarantine_number),
         file.relative_path,
@@ -114,7 +122,7 @@ def _row(file: QuarantinedFile, now: datetime) -> list[str | Cell]:
         ago(file.quarantined_at, now),
         "-" if file.file_size is None else size(file.file_size),
         ago(file.restored_at, now) if file.restored_at else "-",
-        file.quarantine_path,
+        Cell(f"gone: {file.quarantine_path}", "bad") if kept.is_gone else file.quarantine_path,
     ]
 
 
@@ -204,8 +212,7 @@ def _find(store: RuntimeStore, directory: Path, number: int) -> QuarantinedFile:
             return file
     raise InvalidRequestError(
         "NUMBER",
-        f"there is no quarantined file {number}. "
-        f"Run: rtstore quarantine list {shlex.quote(str(directory))}",
+        f"there is no quarantined file {number}. Run: rtstore quarantine list {typed(directory)}",
     )
 
 

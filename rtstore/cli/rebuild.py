@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from rtstore.cli.advice import NextStep
@@ -13,6 +12,7 @@ from rtstore.cli.progress import progress_bar
 from rtstore.errors import InvalidRequestError
 from rtstore.records import Record, RunIdentity
 from rtstore.salvage import RebuildReport, RebuiltStore, StoreOutcome, rebuild_database
+from rtstore.typed import typed
 
 _TONES = {
     StoreOutcome.FROM_FILE: "good",
@@ -76,7 +76,7 @@ def run(
     except InvalidRequestError as error:
         option = {"team_name": "--team", "force": "--force"}.get(error.field, error.field)
         raise InvalidRequestError(option, error.problem, store=error.store) from None
-    quoted = shlex.quote(str(directory))
+    quoted = typed(directory)
     if any(store.outcome is StoreOutcome.FROM_DATABASE for store in report.stores):
         why = "writes the files whose content was still in the old database"
         next_step = NextStep(command=f"rtstore recover {quoted}", why=why)

@@ -61,6 +61,9 @@ class StatusReport(Record):
     expected_identity: RunIdentity | None
     last_batch: CommittedBatch | None
     open_batches: tuple[OpenBatch, ...]
+    newer_files: tuple[str, ...]
+    """Store files that differ and say that they were written after the last committed batch: the
+    database may lack acknowledged batches."""
     lock_holder: str | None
     """Who holds the writer lock at this moment; None when it is free."""
     database_bytes: int
@@ -129,6 +132,7 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         expected_identity=look.expected,
         last_batch=None if last is None else _committed(last, look),
         open_batches=look.open_batches,
+        newer_files=look.newer_files,
         lock_holder=holder,
         database_bytes=database_bytes,
         wal_bytes=wal_bytes,

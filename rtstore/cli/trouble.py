@@ -28,7 +28,7 @@ def doctor(directory: Directory, *, as_json: AsJson = False) -> None:
     \b
     JSON: directory, level (green|yellow|red),
       findings[] {check (database|stores|lock|engine|file_system|space|permissions|settings|
-        stray_files|sizes|clock), level, sentence, ways[] {command or null, why}}
+        quarantine|stray_files|sizes|clock), level, sentence, ways[] {command or null, why}}
     """
     with reporting(directory, as_json=as_json):
         from rtstore.cli import doctor as command

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pkgutil
-import shlex
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -20,6 +19,7 @@ from rtstore.errors import InvalidRequestError
 from rtstore.files.system import FileSystem
 from rtstore.store import RuntimeStore
 from rtstore.store_versions import UpgradedStore
+from rtstore.typed import typed
 from rtstore.upgrading import UpgradeReport, backups_in, upgrade_directory
 
 
@@ -124,7 +124,7 @@ def _show_stores(page: Page, report: FullReport) -> None:
 
 
 def _show_next(page: Page, report: FullReport) -> None:
-    where = shlex.quote(str(report.directory))
+    where = typed(report.directory)
     if report.dry_run:
         if report.revisions or report.stores:
             page.title("Next")
@@ -133,6 +133,6 @@ def _show_next(page: Page, report: FullReport) -> None:
     page.title("Next")
     page.line(Cell(f"rtstore status {where}", "title"), indent=2)
     if report.backups:
-        kept = shlex.quote(str(report.backup or report.backups[-1]))
+        kept = typed(report.backup or report.backups[-1])
         page.line(Cell(f"rtstore restore {kept} NEW_DIR", "title"), indent=2)
         page.line("makes a directory of the database as it was, for an older rtstore", indent=6)

@@ -167,7 +167,9 @@ def backup(
     JSON: formatVersion, path, teamName, revision, highWatermark, lastCommittedBatchId or null,
       origin or null (the directory that it was made of), createdAt, databaseHash,
       files[] {relativePath, contentHash, fileSize, mtimeNs or null, mode or null},
-      leftOut[] (files whose bytes could not be had, and why)
+      leftOut[] (files whose bytes could not be had, and why),
+      changed[] {schemaName, relativePath, keptAt or null, problem or null} (store files that nobody
+        committed; in the back-up they are evidence)
     """
     with reporting(directory, as_json=as_json):
         from rtstore.cli import backups as command

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from rtstore.errors import InvalidRequestError, StorageError
 from rtstore.files import durable
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.system import FileSystem
+from rtstore.typed import typed
 
 try:
     import fcntl
@@ -88,7 +88,7 @@ def _make(building: Path, target: Path, what: str, fs: FileSystem, held: list[Ow
         except OSError:
             if is_new:
                 return
-            remove = f"If no process makes it now, remove it: rm -r {shlex.quote(str(building))}"
+            remove = f"If no process makes it now, remove it: rm -r {typed(building)}"
             raise InvalidRequestError(what, f"{building} is in the way. {remove}") from None
         if is_locked:
             for name in () if is_new else fs.list_directory(building):

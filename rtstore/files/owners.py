@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtstore.forks import no_fork
+from rtstore.typed import typed
 
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
@@ -86,7 +86,7 @@ def why_forbidden(directory: Path) -> str | None:
         return None
     return (
         f"it belongs to {owner(directory)}, and this is {this_user()}: run this as its owner, or "
-        f"have root give it away (sudo chown -R {this_user()} {shlex.quote(str(directory))})"
+        f"have root give it away (sudo chown -R {this_user()} {typed(directory)})"
     )
 
 
@@ -133,7 +133,7 @@ def whose(path: Path) -> str | None:
             return (
                 f"{candidate} belongs to {_user(found.st_uid)}, and this process runs as "
                 f"{_user(me)}. Run it as that user, or: "
-                f"sudo chown {deep}{me}:{group} {shlex.quote(str(candidate))}"
+                f"sudo chown {deep}{me}:{group} {typed(candidate)}"
             )
     return None
 

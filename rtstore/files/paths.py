@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from rtstore.descriptors import relative_path_problem
 from rtstore.errors import UnsafePathError
 from rtstore.files.system import FileSystem
+from rtstore.typed import typed
 
 
 @lru_cache(maxsize=4096)
@@ -41,7 +41,7 @@ def check_target(
         return None
     mode = found.st_mode
     if stat.S_ISLNK(mode):
-        raise _through_link(relative_path, path, store)
+        raise _through_link(relative_path, path, store, is_folder=False)
     if not stat.S_ISREG(mode):
         raise UnsafePathError(relative_path, f"is not a regular file ({path})", store=store)
     return found
@@ -58,25 +58,47 @@ def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) ->
         except FileNotFoundError:
             continue
         if stat.S_ISLNK(mode):
-            raise _through_link(parent, path, store)
+            raise _through_link(parent, path, store, is_folder=True)
         if not stat.S_ISDIR(mode):
             raise UnsafePathError(parent, f"{path} is not a directory", store=store)
     return path
 
 
-def _replace_link_command(link: Path) -> str:
-    """The command that puts a copy of what a link leads to in its place."""
-    at = shlex.quote(str(link))
-    new = shlex.quote(f"{link}.new")
-    return f"cp {at} {new} && mv {new} {at}"
+def end_of_link(link: Path, *, is_folder: bool) -> Path | None:
+    """Return what a link leads to that can take its place, or None: it leads to nothing, to
+    something else than there must be, or around in a circle."""
+    try:
+        end = link.resolve()
+        fits = end.is_dir() if is_folder else end.is_file()
+        return end if fits and not link.absolute().is_relative_to(end) else None
+    except (OSError, RuntimeError):  # a loop; a folder that may not be looked into
+        return None
 
 
-def _through_link(relative_path: str, link: Path, store: str) -> UnsafePathError:
-    is_file = link.name == relative_path.rpartition("/")[2]
-    how = f": {_replace_link_command(link)}" if is_file else ""
+def replace_link_command(link: Path, *, is_folder: bool) -> str:
+    """Return the command that puts a copy of what a link leads to in its place, or else removes
+    it."""
+    at, new = typed(link), typed(Path(f"{link}.new"))
+    if end_of_link(link, is_folder=is_folder) is None:
+        return f"rm {at}"
+    if is_folder:
+        return f"cp -Rp {at}/. {new} && rm {at} && mv {new} {at}"
+    return f"cp -p {at} {new} && mv {new} {at}"
+
+
+def _through_link(
+    relative_path: str, link: Path, store: str, *, is_folder: bool
+) -> UnsafePathError:
+    leads = end_of_link(link, is_folder=is_folder)
+    what = "folder" if is_folder else "file"
+    advice = (
+        f"It leads to no {what} that could take its place; remove it"
+        if leads is None
+        else "Replace the link by what it points to"
+    )
     return UnsafePathError(
         relative_path,
         f"goes through a symbolic link ({link}), which may leave the runtime directory. "
-        f"Replace the link by what it points to{how}",
+        f"{advice}: {replace_link_command(link, is_folder=is_folder)}",
         store=store,
     )

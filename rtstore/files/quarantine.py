@@ -7,7 +7,6 @@ kept once, however often an interrupted recovery runs again.
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from rtstore.envelope import content_hash
 from rtstore.errors import UnsafePathError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
+from rtstore.typed import typed
 
 QUARANTINE_DIRECTORY = "quarantine"
 _HASH_DIGITS = 32
@@ -39,7 +39,7 @@ def check_folder(directory: Path, fs: FileSystem) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
-        at = shlex.quote(str(folder))
+        at = typed(folder)
         raise UnsafePathError(
             QUARANTINE_DIRECTORY,
             "is a symbolic link: evidence would be written, or read, outside of the runtime "
@@ -60,6 +60,17 @@ def quarantined_path(directory: Path, kept_at: str) -> Path:
         raise UnsafePathError(kept_at, "is not in quarantine")
     check_folder(directory, FileSystem())
     return directory / folder / name
+
+
+def is_gone(directory: Path, kept_at: str, fs: FileSystem) -> bool:
+    """Return whether evidence is not there any more where its row says that it is."""
+    try:
+        fs.lstat(quarantined_path(directory, kept_at))
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, UnsafePathError):
+        return False
+    return False
 
 
 def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:

@@ -8,7 +8,7 @@ changes no JSON file. `exporting` goes the other way.
 
 from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory
 from rtstore.legacy.exporting import ExportReport, export_here, export_to
-from rtstore.legacy.importing import import_directory
+from rtstore.legacy.importing import import_directory, why_refused
 from rtstore.legacy.report import (
     ImportedStore,
     ImportReport,
@@ -37,4 +37,5 @@ __all__ = [
     "import_directory",
     "import_team",
     "is_legacy_directory",
+    "why_refused",
 ]

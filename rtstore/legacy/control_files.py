@@ -211,9 +211,14 @@ def _read(path: Path, fs: FileSystem) -> bytes | None:
     try:
         return fs.read(path)[0]
     except FileNotFoundError:
-        return None
+        if not os.path.lexists(path):
+            return None
+        problem = "it cannot be read: it is a symbolic link that leads nowhere"
+        raise LegacyImportError(path, problem, damaged=True) from None
     except OSError as error:
-        raise LegacyImportError(path, f"it cannot be read ({error})") from error
+        damaged = not isinstance(error, PermissionError)
+        problem = f"it cannot be read ({error})"
+        raise LegacyImportError(path, problem, damaged=damaged) from error
 
 
 def _hash_of_both(manifest: bytes, receipts: bytes | None) -> str:
@@ -229,12 +234,12 @@ def _parse(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> tuple[_V
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
     except ValueError as error:
-        raise LegacyImportError(path, f"it is damaged: not JSON ({error})") from None
+        raise LegacyImportError(path, f"it is damaged: not JSON ({error})", damaged=True) from None
     _check_version(path, "", document)
     if not isinstance(document, dict) or "data" not in document:
         return _validate(path, "", document, adapter), ""
     if "schemaVersion" not in document:
-        raise LegacyImportError(path, "schemaVersion: missing in the envelope")
+        raise LegacyImportError(path, "schemaVersion: missing in the envelope", damaged=True)
     _check_version(path, "data", document["data"])
     return _validate(path, "data", document["data"], adapter), "data"
 
@@ -266,7 +271,8 @@ def _validate(path: Path, place: str, value: object, adapter: TypeAdapter[_Value
         found = first["input"]
         shown = f", found {found!r:.80}" if isinstance(found, str | int | float) else ""
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise LegacyImportError(path, f"{where}: {first['msg']}{shown}{more}") from None
+        problem = f"{where}: {first['msg']}{shown}{more}"
+        raise LegacyImportError(path, problem, damaged=True) from None
 
 
 def _check_version(path: Path, place: str, document: object) -> None:
@@ -277,9 +283,11 @@ def _check_version(path: Path, place: str, document: object) -> None:
     if is_number and version == SCHEMA_VERSION:
         return
     problem = f"found {version!r:.80}, this rtstore knows {SCHEMA_VERSION}"
-    if is_number and version > SCHEMA_VERSION:
+    is_newer = is_number and version > SCHEMA_VERSION
+    if is_newer:
         problem += ". A newer program wrote it. Run: pip install --upgrade rtstore"
-    raise LegacyImportError(path, f"{_joined(place, 'schemaVersion')}: {problem}")
+    where = _joined(place, "schemaVersion")
+    raise LegacyImportError(path, f"{where}: {problem}", damaged=not is_newer)
 
 
 def _joined(place: str, inner: str) -> str:
@@ -294,7 +302,7 @@ _OF_RECEIPT = ("schema_name", "relative_path", "content_hash", "file_size")
 
 def _check(path: Path, place: str, problems: Iterator[str]) -> None:
     for problem in problems:
-        raise LegacyImportError(path, _joined(place, problem))
+        raise LegacyImportError(path, _joined(place, problem), damaged=True)
 
 
 def _problems_of_batches(batches: tuple[AncestorBatch, ...]) -> Iterator[str]:

@@ -112,6 +112,15 @@ def import_directory(
         return importer.run(task)
 
 
+def why_refused(directory: Path, fs: FileSystem) -> LegacyImportError | None:
+    """Return what an import with the known stores would be refused for, or None. Reads only."""
+    try:
+        check_descriptors(read_control_files(directory, fs), Registry(KNOWN_DESCRIPTORS))
+    except LegacyImportError as error:
+        return error
+    return None
+
+
 # --- 1 and 2: look --------------------------------------------------------------------------------
 
 

@@ -100,6 +100,8 @@ class LaneImport(Record):
     """None: it could not be imported."""
     problem: str | None = None
     """Why not. What is repaired is taken over by importing again."""
+    damaged: bool = False
+    """A control file of it is damaged."""
 
 
 class TeamImportReport(ImportReport):

@@ -95,10 +95,16 @@ def import_team(
     for path in _lanes_of(directory, fs):
         place, lane_id = directory / path, unquote(path.removeprefix(f"{LANES}/"))
         try:
-            report, problem = take(place, lane_id), None
+            lane = LaneImport(lane_id=lane_id, path=path, report=take(place, lane_id))
         except LegacyImportError as error:
-            report, problem = None, str(error)
-        lanes.append(LaneImport(lane_id=lane_id, path=path, report=report, problem=problem))
+            lane = LaneImport(
+                lane_id=lane_id,
+                path=path,
+                report=None,
+                problem=str(error),
+                damaged=error.damaged,
+            )
+        lanes.append(lane)
     skipped = [*_skipped(directory, own, "", fs)]
     for lane in lanes:
         skipped += _skipped(directory / lane.path, lane.report, f"{lane.path}/", fs)

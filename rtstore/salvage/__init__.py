@@ -1,6 +1,6 @@
 """A new control database made from the store files, when the old one is beyond help."""
 
-from rtstore.salvage.broken import knows_batch, problem_of, what_is_left
+from rtstore.salvage.broken import Salvage, knows_batch, problem_of, what_is_left
 from rtstore.salvage.making import BROKEN_PREFIX, rebuild_database
 from rtstore.salvage.report import RebuildReport, RebuiltStore, StoreOutcome
 
@@ -8,6 +8,7 @@ __all__ = [
     "BROKEN_PREFIX",
     "RebuildReport",
     "RebuiltStore",
+    "Salvage",
     "StoreOutcome",
     "knows_batch",
     "problem_of",

@@ -19,7 +19,6 @@ closing it leaves the new WAL alone: SQLite sees that its database was moved.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -41,12 +40,13 @@ from rtstore.errors import (
     StorageError,
     WrongTeamError,
 )
+from rtstore.facts import LaunchState, two_teams
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
 from rtstore.hindrances import refuse_mounted_database
 from rtstore.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
-from rtstore.missing import refuse_lost_batches
+from rtstore.missing import read_launch_state, refuse_lost_batches
 from rtstore.records import (
     Batch,
     BatchReason,
@@ -61,6 +61,7 @@ from rtstore.salvage.broken import Salvage, problem_of, what_is_left
 from rtstore.salvage.report import RebuildReport, RebuiltStore, StoreOutcome
 from rtstore.salvage.stores import FoundStore, look_at_store, unknown_files
 from rtstore.times import Clock, to_utc_ms, utc_now
+from rtstore.typed import typed
 
 NO_BATCH = "it knows of no batch: it is a new one, or its WAL did not come along"
 BROKEN_PREFIX = "runtime-store.broken-"
@@ -122,7 +123,7 @@ def rebuild_database(
             if folder is not None:
                 _set_aside(directory, folder, fs)  # the WAL belongs to the database that went
             salvage = what_is_left((folder or directory) / DATABASE_NAME)
-            team = _team(directory, team_name, salvage)
+            team = _team(directory, team_name, salvage, read_launch_state(directory, fs))
             known = registry or Registry(salvage.descriptors or KNOWN_DESCRIPTORS)
             if registry is None and salvage.descriptors is None:
                 _refuse_nameless(directory, known, team, fs, force=force)
@@ -165,7 +166,7 @@ def _check_reason(
     path = directory / DATABASE_NAME
     if not fs.is_directory(directory):
         raise NotARuntimeDirectoryError(
-            directory, "there is no such directory", f"rtstore init {shlex.quote(str(directory))}"
+            directory, "there is no such directory", f"rtstore init {typed(directory)}"
         )
     try:
         problem = problem_of(path)
@@ -181,15 +182,15 @@ def _check_reason(
         raise InvalidRequestError(
             "force",
             f"the database of {directory} is sound, and rebuilding it would lose its history. "
-            f"Run: rtstore status {shlex.quote(str(directory))} (or say force)",
+            f"Run: rtstore status {typed(directory)} (or say force)",
         )
     if not os.path.lexists(path) and legacy.is_legacy_directory(directory):
-        quoted = shlex.quote(str(directory))
+        quoted = typed(directory)
         raise NotARuntimeDirectoryError(
             directory, "it is a directory of the file-only ancestor", f"rtstore import {quoted}"
         )
     if not _anything_to_rebuild(directory, registry, fs):
-        quoted = shlex.quote(str(directory))
+        quoted = typed(directory)
         raise NotARuntimeDirectoryError(
             directory,
             "there is neither a database nor a store file to rebuild from",
@@ -241,7 +242,7 @@ def _paths(descriptors: Iterable[Descriptor]) -> list[str]:
     return [item.relative_path for item in descriptors]
 
 
-def _team(directory: Path, wanted: str | None, salvage: Salvage) -> str:
+def _team(directory: Path, wanted: str | None, salvage: Salvage, launch: LaunchState) -> str:
     found = salvage.team_name
     if wanted is None and found is None:
         raise InvalidRequestError(
@@ -249,6 +250,10 @@ def _team(directory: Path, wanted: str | None, salvage: Salvage) -> str:
         )
     if wanted is not None and found is not None and wanted != found:
         raise WrongTeamError(directory, wanted, found)
+    undecided = two_teams(directory, found, launch) if wanted is None else None
+    if undecided is not None:
+        problem = f"{undecided}. Or say {found!r}: then the files become those of that team"
+        raise InvalidRequestError("team_name", problem)
     return check_id("team_name", wanted or found)
 
 

@@ -51,7 +51,7 @@ def run(*arguments: str | Path) -> Result:
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            app([str(argument) for argument in arguments], prog_name="rtstore")
+            app([_argument(argument) for argument in arguments], prog_name="rtstore")
         except SystemExit as end:
             code = int(end.code or 0)
     texts = []
@@ -59,6 +59,19 @@ def run(*arguments: str | Path) -> Result:
         stream.seek(0)
         texts.append(stream.read())
     return Result(code, *texts)
+
+
+def _argument(argument: str | Path) -> str:
+    """An argument as somebody must give it who wants no option."""
+    text = str(argument)
+    return f"./{text}" if isinstance(argument, Path) and text.startswith("-") else text
+
+
+def words_of(command: str) -> list[str]:
+    """The words of a command of ours that was printed, as bash reads them."""
+    script = f"rtstore() {{ printf '%s\\0' \"$@\"; }}\n{command}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
 
 
 def run_process(

@@ -81,7 +81,16 @@ def test_a_ready_team(tmp_path: Path) -> None:
     report = run("doctor", directory, "--json").json()
     levels = {finding["check"]: finding["level"] for finding in report["findings"]}
     assert levels.keys() == {
-        *("database", "stores", "lock", "engine", "file_system", "space", "permissions"),
+        *(
+            "database",
+            "stores",
+            "lock",
+            "engine",
+            "file_system",
+            "space",
+            "permissions",
+            "quarantine",
+        ),
         *("settings", "stray_files", "sizes", "clock"),
     }
     machine = {"engine", "file_system", "space"}

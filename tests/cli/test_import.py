@@ -74,7 +74,7 @@ def test_a_lane_that_is_damaged(tmp_path: Path) -> None:
     sound = path.read_bytes()
     path.write_bytes(sound[:100])
     result = run("import", directory)
-    assert result.code == ExitCode.WRONG_CALL
+    assert result.code == ExitCode.STOP
     assert "Not imported: lane secondary:opencode:alice: cannot import " in result.out
     assert run("import", directory, "--json").json()["lanes"][0]["report"] is None
     path.write_bytes(sound)
@@ -142,6 +142,7 @@ def test_a_damaged_control_file(tmp_path: Path) -> None:
     (directory / "manifest.json").write_text('{"schemaVersion": 1, "data"')
     before = picture(directory)
     result = run("import", directory)
-    assert (result.code, result.out) == (ExitCode.WRONG_CALL, "")
+    assert (result.code, result.out) == (ExitCode.STOP, "")
     assert f"cannot import {directory / 'manifest.json'}" in result.err
+    assert f"rtstore doctor {directory}" in result.err
     assert picture(directory) == before

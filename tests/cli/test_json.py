@@ -31,7 +31,7 @@ PLAN = {
 }
 BACKUP = {
     *("formatVersion", "path", "teamName", "revision", "highWatermark", "lastCommittedBatchId"),
-    *("origin", "createdAt", "databaseHash", "files", "leftOut"),
+    *("origin", "createdAt", "databaseHash", "files", "leftOut", "changed"),
 }
 SHAPES = {
     "init": {"directory", "teamName", "created", "database", "highWatermark", "stores"},
@@ -42,7 +42,8 @@ SHAPES = {
     },
     "status": {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
-        *("expectedIdentity", "lastBatch", "openBatches", "lockHolder", "stores", "next"),
+        *("expectedIdentity", "lastBatch", "openBatches", "newerFiles", "lockHolder"),
+        *("stores", "next"),
         *("databaseBytes", "walBytes", "below"),
         *("keepsBatches", "keepsContentsPerStore", "keepsContentBytes", "keepsDays"),
     },

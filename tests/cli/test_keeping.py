@@ -89,6 +89,24 @@ def test_quarantine_list_and_show(kept: Path) -> None:
     assert "it cannot be read" in run("quarantine", "show", kept, "1").out
 
 
+def test_evidence_that_is_gone(kept: Path) -> None:
+    """The list marks it, the doctor says it, and nothing is there to be put back."""
+    (file,) = (kept / "quarantine").iterdir()
+    file.unlink()
+    assert "gone: quarantine/" in run("quarantine", "list", kept).out
+    (listed,) = run("quarantine", "list", kept, "--json").json()["files"]
+    assert listed["isGone"] is True
+    before = picture(kept, without=("runtime-store.lock",))
+    result = run("quarantine", "restore", kept, "1")
+    assert result.code == ExitCode.WRONG_CALL
+    assert "is gone" in result.err
+    assert "doctor" not in result.err
+    assert picture(kept, without=("runtime-store.lock",)) == before
+    doctor = run("doctor", kept)
+    assert "yellow  quarantine" in doctor.out
+    assert doctor.code == ExitCode.READY
+
+
 def test_nothing_in_quarantine(tmp_path: Path) -> None:
     """That is said, and is no error; a number that there is not is one, with the next command."""
     directory = ready_team(tmp_path)

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from rtstore import DATABASE_NAME, CorruptDatabaseError, RuntimeStore
-from tests.cli.commands import ready_team, run
-from tests.cli.troubles import LEASES_FILE
-from tests.cli.walks import WALKED, Step, delete_batch_writes, walk
+from rtstore.cli.demo_data import TEAM
+from rtstore.cli.exits import ExitCode
+from rtstore.typed import typed_command
+from tests.cli.commands import ready_team, run, words_of
+from tests.cli.troubles import LEASES_FILE, TROUBLES
+from tests.cli.walks import WALKED, Step, delete_batch_writes, old_copy, walk
 
 CHOICES: dict[str, Callable[[list[Any]], Any]] = {
     "the first": lambda ways: ways[0],
@@ -28,6 +31,87 @@ def test_advice_comes_to_an_end(tmp_path: Path, trouble: str, choice: str) -> No
     again: in the end the runtime may start, or somebody is named who must act."""
     (tmp_path / "a team's").mkdir()
     walk(WALKED[trouble](tmp_path / "a team's"), choose=CHOICES[choice])
+
+
+ODD_NAMES = (
+    "-dash",
+    "two words",
+    "it's",
+    "esc\x1b[31mred",
+    "new\nline",
+    "\\'\t'",
+    "\u202eleft",
+    "$(true)",
+)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_names_that_a_shell_reads_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What is printed for a directory of such a name is for this directory, and runs."""
+    monkeypatch.chdir(tmp_path)
+    directory = ready_team(tmp_path).rename(tmp_path / name).relative_to(tmp_path)
+    (directory / DATABASE_NAME).unlink()
+    (directory / LEASES_FILE).unlink()
+    (directory / LEASES_FILE).symlink_to("nowhere")
+    steps = [step.advice.split()[0] for step in walk(directory)]
+    assert steps[0] == "rtstore"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_word_is_read_back(name: str) -> None:
+    """Bash gets every word back, and a terminal shows it whole."""
+    command = typed_command("rtstore", name, Path(name))
+    assert words_of(command) == [name, f"./{name}" if name.startswith("-") else name]
+    assert command.isprintable()
+
+
+def test_files_of_another_team_than_the_database(tmp_path: Path) -> None:
+    """Nobody takes them over without a word: status, doctor and a rebuild name both teams, and what
+    they say makes them the team's again."""
+    directory = WALKED["an empty database of another team"](tmp_path)
+    (step,) = walk(directory)
+    refused = run("rebuild", directory)
+    assert refused.code == ExitCode.WRONG_CALL, refused
+    for told in (step.advice, refused.err, run("doctor", directory).out):
+        assert "of team 'blue'" in told
+        assert f"of team '{TEAM}'" in told
+    command = step.advice.partition("makes one of them: ")[2].partition(". The database")[0]
+    aside, rebuild = command.rsplit(" && ", 1)
+    subprocess.run(["bash", "-c", aside], check=True)
+    assert run(*words_of(rebuild)).code == 0
+    assert run("status", directory, "--json").json()["teamName"] == TEAM
+    assert walk(directory) == []
+
+
+def test_import_of_a_damaged_manifest(tmp_path: Path) -> None:
+    """It is damage, not a wrong call; the doctor knows of it before anybody imports."""
+    directory = WALKED["the ancestor's manifest torn"](tmp_path)
+    result = run("import", directory)
+    assert result.code == ExitCode.STOP
+    assert f"rtstore doctor {directory}" in result.err
+    assert "manifest.json: it is damaged" in run("doctor", directory).out
+
+
+def test_an_old_copy_of_the_database(tmp_path: Path) -> None:
+    """Status and doctor say that batches may be missing, before they advise what moves the files; a
+    file that was edited by hand does not look so."""
+    directory = old_copy(tmp_path)
+    status = run("status", directory, "--json").json()
+    assert set(status["newerFiles"]) == {LEASES_FILE, "opencode-sessions.json"}
+    assert status["next"][0]["command"] is None
+    for told in (status["next"][0]["why"], run("doctor", directory).out):
+        assert "batches that were acknowledged are missing" in told
+    (tmp_path / "edited").mkdir()
+    edited = TROUBLES["a file edited by hand"].make(tmp_path / "edited")
+    assert run("status", edited, "--json").json()["newerFiles"] == []
+
+
+def test_an_empty_database_of_the_same_team(tmp_path: Path) -> None:
+    """The command that is printed names the run of the files: one rebuild, and it is ready."""
+    assert len(walk(WALKED["an empty database of the same team"](tmp_path))) == 1
 
 
 def test_a_walk_finds_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ prints the transcript; the commands are run in this process, but for those of th
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from rtstore import DATABASE_NAME, FileSystem, rebuild_database
 from rtstore.cli.demo_data import TEAM
-from tests.cli.commands import Crash, Result, crashed_team, ready_team, run
+from tests.cli.commands import Crash, Result, crashed_team, ready_team, run, words_of
 from tests.support import child, hear
 from tests.test_rebuild_database import overwrite
 
@@ -248,10 +247,9 @@ def go_through(trouble: Trouble, parent: Path) -> tuple[list[Told], Path]:
 
 def run_command(command: str) -> Result:
     """Run what was printed: our own command in this process, others as a shell would."""
-    words = shlex.split(command)
-    if words[0] == "rtstore":
-        return run(*words[1:])
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if command.startswith("rtstore "):
+        return run(*words_of(command))
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     return Result(done.returncode, done.stdout, done.stderr)
 
 

@@ -3,8 +3,8 @@ start or somebody is named who must act."""
 
 from __future__ import annotations
 
+import json
 import os
-import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from rtstore import DATABASE_NAME, Descriptor, RuntimeStore, import_directory
 from rtstore.cli.demo_data import IDENTITY, TEAM
 from rtstore.lock import LOCK_NAME
-from tests.cli.commands import crashed_team, ready_team, run
+from tests.cli.commands import crashed_team, ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
-from tests.legacy.build import FERRY, OWN
-from tests.support import LEASES, plain_descriptor
+from tests.legacy.build import FERRY, MANIFEST, OTHER_MANIFEST, OWN, RECEIPTS
+from tests.support import LEASES, SESSIONS, plain_descriptor
 from tests.test_rebuild_database import overwrite
 
 SOMEBODY = (
@@ -82,14 +82,14 @@ def walk(
 
 def _run(command: str, directory: Path) -> Path:
     """Run what was printed, as it is; gives where the store is then."""
-    words = shlex.split(command)
-    if words[0] != "rtstore":
-        subprocess.run(command.removeprefix("sudo "), shell=True, check=True)
-        return directory
-    given = [TEAM if word == "NAME" else word for word in words[1:]]
-    result = run(*given)
+    if not command.startswith("rtstore "):
+        before, _, ours = command.partition(" && rtstore ")
+        subprocess.run(["bash", "-c", before.removeprefix("sudo ")], check=True)
+        return _run(f"rtstore {ours}", directory) if ours else directory
+    words = words_of(command)
+    result = run(*[TEAM if word == "NAME" else word for word in words])
     assert result.code in (0, 1), (command, result)
-    return Path(words[3]) if words[1] == "restore" else directory
+    return Path(words[2]) if words[0] == "restore" else directory
 
 
 # --- more kinds of trouble ------------------------------------------------------------------------
@@ -201,6 +201,18 @@ def _linked_folder(parent: Path) -> Path:
     return directory
 
 
+def _folder_to_nowhere(parent: Path) -> Path:
+    directory = _linked_folder(parent)
+    shutil.rmtree(parent / "away")
+    return directory
+
+
+def _folder_to_a_file(parent: Path) -> Path:
+    directory = _folder_to_nowhere(parent)
+    (parent / "away").write_text("no folder")
+    return directory
+
+
 def _never_committed(parent: Path) -> Path:
     directory = _own_store(parent)
     more = plain_descriptor("own.more", "more.json")
@@ -234,9 +246,91 @@ def _odd_lock(directory: Path, target: str | None) -> None:
         lock.symlink_to(target)
 
 
+def _empty_database(parent: Path, team: str) -> Path:
+    """An empty database takes the place of the one that knows the files."""
+    directory = ready_team(parent)
+    RuntimeStore.open(parent / "fresh", team_name=team).close()
+    shutil.copy(parent / "fresh" / DATABASE_NAME, directory / DATABASE_NAME)
+    return directory
+
+
+def old_copy(parent: Path) -> Path:
+    """The database is a copy from before two batches that were acknowledged."""
+    directory = ready_team(parent)
+    before = (directory / DATABASE_NAME).read_bytes()
+    with RuntimeStore.open(directory) as store:
+        for name in (LEASES, SESSIONS):
+            store.update(name, lambda data: {**data}, identity=IDENTITY, reason="delivery_commit")
+    (directory / DATABASE_NAME).write_bytes(before)
+    return directory
+
+
+def damaged_own_store(parent: Path) -> Path:
+    """The database still tells the descriptors, and not what was committed."""
+    directory = _own_store(parent)
+    overwrite(directory / DATABASE_NAME, "write_batches")
+    return directory
+
+
+def _damaged_own_store_without_files(parent: Path) -> Path:
+    directory = damaged_own_store(parent)
+    shutil.rmtree(directory / "own")
+    return directory
+
+
+def _exported(change: Callable[[Path], object]) -> Callable[[Path], Path]:
+    """A directory of the file-only ancestor."""
+
+    def make(parent: Path) -> Path:
+        directory = parent / "exported"
+        assert run("export", ready_team(parent), "--to", directory).code == 0
+        change(directory)
+        return directory
+
+    return make
+
+
+def _cut(name: str) -> Callable[[Path], object]:
+    return lambda directory: os.truncate(directory / name, 300)
+
+
+def _manifest_to_nowhere(directory: Path) -> None:
+    (directory / MANIFEST).unlink()
+    (directory / MANIFEST).symlink_to("nowhere")
+
+
+def _manifest_not_as_receipts(directory: Path) -> None:
+    path = directory / MANIFEST
+    document = json.loads(path.read_text())
+    document["data"]["entries"][0]["fileSize"] += 1
+    path.write_text(json.dumps(document))
+
+
+def _newer_manifest(directory: Path) -> None:
+    path = directory / MANIFEST
+    path.write_text(path.read_text().replace('"schemaVersion": 1', '"schemaVersion": 9', 1))
+
+
+def _two_manifests(directory: Path) -> None:
+    text = (directory / MANIFEST).read_text()
+    (directory / OTHER_MANIFEST).write_text(text.replace("highWatermark", "highWaterMark"))
+
+
 MORE: dict[str, Callable[[Path], Path]] = {
     "stores of its own, the database gone": _own_stores_without_database,
     "a first session without its WAL": _first_session_without_wal,
+    "an empty database of the same team": lambda parent: _empty_database(parent, TEAM),
+    "an empty database of another team": lambda parent: _empty_database(parent, "blue"),
+    "an old copy of the database": old_copy,
+    "stores of its own, the database damaged": damaged_own_store,
+    "stores of its own, database damaged and no file": _damaged_own_store_without_files,
+    "the ancestor's files": _exported(lambda _: None),
+    "the ancestor's manifest torn": _exported(_cut(MANIFEST)),
+    "the ancestor's receipts torn": _exported(_cut(RECEIPTS)),
+    "the ancestor's manifest a link to nothing": _exported(_manifest_to_nowhere),
+    "the ancestor's manifest contradicts the receipts": _exported(_manifest_not_as_receipts),
+    "the ancestor's manifest of a newer program": _exported(_newer_manifest),
+    "two manifests of the ancestor": _exported(_two_manifests),
     "nothing but evidence": _with(_only_evidence),
     "what is committed is a newer program's": _newer_committed,
     "a file of a newer program": _with(_newer_file),
@@ -249,6 +343,8 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "a link to an edited file": _with(lambda place: _link_to(place, "an edit.json", edited=True)),
     "a link to nothing": _with(lambda place: _link_to(place, None)),
     "a folder that is a link": _linked_folder,
+    "a folder that is a link to nothing": _folder_to_nowhere,
+    "a folder that is a link to a file": _folder_to_a_file,
     "a file that nobody committed": _never_committed,
     "the database full of zeros": _bytes(lambda path: path.write_bytes(bytes(path.stat().st_size))),
     "the first page alone": _bytes(lambda path: os.truncate(path, 4096)),

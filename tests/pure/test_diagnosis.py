@@ -18,7 +18,15 @@ from rtstore.diagnosis import (
     parse_since,
     worst,
 )
-from rtstore.facts import DatabaseState, Facts, Hindrance, HindranceKind, Process, Way
+from rtstore.facts import (
+    DatabaseState,
+    Facts,
+    Hindrance,
+    HindranceKind,
+    LaunchState,
+    Process,
+    Way,
+)
 
 NOW = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 PLACE = Path("/teams/a team")
@@ -36,6 +44,7 @@ def facts(**known: Any) -> Facts:
         "settings": {"journal_mode": "wal"},
         "sizes": {"store files": 4096},
         "verdict": "ready",
+        "lost_evidence": (),
     }
     return Facts(**{**well, **known})
 
@@ -131,9 +140,7 @@ def test_ways_out_of_damage() -> None:
         Check.DATABASE,
         state=DatabaseState.DAMAGED,
         backup=backup,
-        team_in_files="it's us",
-        run_in_files="run-1",
-        capability_snapshot_in_files="cap-1",
+        launch=LaunchState(team_name="it's us", run_id="run-1", capability_snapshot_id="cap-1"),
     )
     restore, rebuild = (shlex.split(command) for command in commands(finding))
     assert restore == ["rtstore", "restore", str(backup), "/teams/a team-restored"]
@@ -141,6 +148,11 @@ def test_ways_out_of_damage() -> None:
         *("rtstore", "rebuild", str(PLACE), "--team", "it's us", "--run-id", "run-1"),
         *("--capability-snapshot-id", "cap-1"),
     ]
+    finding = found(
+        Check.DATABASE, state=DatabaseState.DAMAGED, has_store_files=False, knows_descriptors=False
+    )
+    assert "rtstore.rebuild_database(" in finding.ways[0].why
+    assert commands(finding) == ["rtstore rebuild '/teams/a team' --team NAME"]
     nothing = found(Check.DATABASE, state=DatabaseState.ABSENT, has_store_files=False)
     assert commands(nothing) == ["rtstore init '/teams/a team' --team NAME"]
 
