@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rtstore import RuntimeStore, StoreClosedError
+from rtstore.database.ground import Ground, Names
 from tests.database.build import run
+from tests.support import TEAM
 
 COMMON = """
 import asyncio, gc, os, sys, threading, time, warnings
@@ -158,6 +161,22 @@ print("fine")
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="there is no /proc")
+def test_a_read_in_the_middle_of_closing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing removes the WAL: a read that comes then is told that the store is closed, and not
+    that somebody took the WAL away."""
+    store = RuntimeStore.open(tmp_path / "runtime", team_name=TEAM)
+    store.manifest()
+    is_in_place = Ground.is_in_place
+
+    def close_first(self: Ground, names: Names) -> bool:
+        store.close()
+        return is_in_place(self, names)
+
+    monkeypatch.setattr(Ground, "is_in_place", close_first)
+    with pytest.raises(StoreClosedError, match="is closed"):
+        store.manifest()
+
+
 @pytest.mark.parametrize("how", ["threads", "a loop"])
 def test_a_store_that_nobody_closes(tmp_path: Path, how: str) -> None:
     """It warns once, leaves no descriptor, loses nothing, and the directory can be opened again."""

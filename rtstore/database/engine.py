@@ -418,7 +418,7 @@ class Database:
         self._connect(session, _WRITING)
 
     def _refuse_to_connect(self, _: Session) -> None:
-        raise DatabaseLostError(self.path, self._ground_lost() or "it changed")
+        raise self._lost_error(self._ground_lost() or "it changed")
 
     def _connect(self, session: Session, parameters: str) -> None:
         stands = parameters != _READING_IDLE and not self.read_only
@@ -445,8 +445,14 @@ class Database:
         held.hold(self._names.database, self._busy_timeout_s)
         lost = held.lost(self._names)
         if lost is not None:
-            raise DatabaseLostError(self.path, lost)
+            raise self._lost_error(lost)
         return held
+
+    def _lost_error(self, lost: str) -> RuntimeStoreError:
+        """Closing removes the WAL, too: who comes in the middle of that finds a closed store."""
+        if self._is_closing:
+            return StoreClosedError(self.path.parent, "is closed")
+        return DatabaseLostError(self.path, lost)
 
     def _connected(self, parameters: str) -> sqlite3.Connection:
         uri = f"file:{urllib.parse.quote(os.fsencode(self.path))}?{parameters}"
