@@ -13,12 +13,14 @@ from rtstore.cli.looking import (
     look_at,
     open_to_look,
     schema_name_of,
+    shown,
 )
 from rtstore.cli.output import Cell, page_for, print_json
 from rtstore.cli.status import readiness_cell, show_next
 from rtstore.errors import InvalidRequestError
 from rtstore.records import Batch, Record
 from rtstore.store import RuntimeStore
+from rtstore.typed import typed_command
 
 
 class AdoptReport(Record):
@@ -27,6 +29,11 @@ class AdoptReport(Record):
     directory: str
     schema_name: str
     batch: Batch
+    model_was_checked: bool
+    """Whether the store's payload model accepts the file; a model of the runtime's own is known to
+    no command, so then nobody asked it."""
+    undo: str | None
+    """The command that commits again what was committed before; None where nothing was."""
     verdict: Verdict
     next: tuple[NextStep, ...]
 
@@ -54,12 +61,21 @@ def run(
     if identity is None:
         raise InvalidRequestError("--run-id", "is needed: nothing is committed yet")
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
+        before = store.manifest()
         batch = store.adopt(name, identity=identity)
+        model_was_checked = store.descriptors.get(name).payload is not None
         look = look_at(store)
+    undo = None
+    if before.entry(name) is not None:
+        undo = typed_command(
+            "rtstore", "revert", shown(directory), name, "--to", str(before.high_watermark)
+        )
     report = AdoptReport(
         directory=str(directory),
         schema_name=name,
         batch=batch,
+        model_was_checked=model_was_checked,
+        undo=undo,
         verdict=look.verdict,
         next=look.next,
     )
@@ -73,7 +89,15 @@ def run(
             ("Committed in batch", Cell(batch.batch_id, "good")),
             ("High watermark", str(batch.high_watermark)),
             ("Readiness", readiness_cell(look)),
+            ("Payload model", _model(report)),
+            *([] if undo is None else [("To undo it", undo)]),
         ]
     )
     show_next(page, look)
     return ExitCode.READY
+
+
+def _model(report: AdoptReport) -> Cell:
+    if report.model_was_checked:
+        return Cell("accepts it", "good")
+    return Cell("of the runtime's own, if it has one: not asked. Start the runtime to know", "warn")

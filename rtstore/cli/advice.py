@@ -219,7 +219,7 @@ def _newer_files(actions: Iterable[RecoveryAction], details: Mapping[str, str]) 
 def _for_the_runtime_too(actions: Iterable[RecoveryAction]) -> list[NextStep]:
     """Stores that nobody can put back, and that no strategy makes anew."""
     lost = _names(actions, ActionKind.QUARANTINE)
-    why = f"the runtime must write {lost} again: there is nothing to put back"
+    why = f"the runtime must write {lost}: there is nothing to put back"
     return [NextStep(command=None, why=why)] if lost else []
 
 
@@ -262,7 +262,7 @@ def _for_the_runtime(
         and action.reason in (InspectionState.MISSING, InspectionState.UNCOMMITTED_WRITE)
     ]
     if lost:
-        why = f"the runtime must write {', '.join(lost)} again: there is nothing to put back"
+        why = f"the runtime must write {', '.join(lost)}: there is nothing to put back"
         steps.append(NextStep(command=None, why=why))
     return steps
 

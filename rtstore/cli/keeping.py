@@ -76,11 +76,12 @@ def adopt(
 ) -> None:
     """Make a file that was changed by hand the committed content, byte for byte, in a new batch.
 
-    It must pass what a write must pass. History stays: "rtstore revert" goes back.
+    It must pass what a write must pass; a payload model of the runtime's own is known to no
+    command, and is not asked. History stays: "rtstore revert" goes back.
 
     \b
-    JSON: directory, schemaName, batch (as in "log"), verdict (ready|degraded|blocked),
-      next[] {command, why}
+    JSON: directory, schemaName, batch (as in "log"), modelWasChecked, undo,
+      verdict (ready|degraded|blocked), next[] {command, why}
     """
     with reporting(directory, store, as_json=as_json):
         from rtstore.cli import adopt as command

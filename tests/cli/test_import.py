@@ -103,7 +103,7 @@ def test_import_of_a_crashed_team(tmp_path: Path) -> None:
     assert "closed as failed" in recovered.row(
         "block_readiness", "opencode.launchTransaction", "done"
     )
-    assert "the runtime must write opencode.launchState again" in recovered.out
+    assert "the runtime must write opencode.launchState: there" in recovered.out
 
 
 def test_import_again(tmp_path: Path) -> None:

@@ -83,7 +83,9 @@ SHAPES = {
     "show": {"directory", "note", "content"},
     "diff": {"directory", "schemaName", "before", "after", "differences"},
     "revert": {"directory", "schemaName", "to", "batch"},
-    "adopt": {"directory", "schemaName", "batch", "verdict", "next"},
+    "adopt": {
+        *("directory", "schemaName", "batch", "modelWasChecked", "undo", "verdict", "next"),
+    },
     "quarantine list": {"directory", "teamName", "files"},
     "quarantine show": {"directory", "file", "content", "note"},
     "quarantine restore": {"directory", "file", "verdict", "next"},

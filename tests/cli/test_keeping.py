@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from rtstore import RuntimeStore
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run
-from tests.support import picture
+from tests.support import CHECKPOINT, IDENTITY, TEAM, picture, plain_descriptor
 
 SESSIONS = "opencode.sessionStore"
 FILE = "opencode-sessions.json"
@@ -59,6 +62,23 @@ def test_adopt_refuses_what_a_write_would_refuse(edited: Path) -> None:
         assert {name: after[name] for name in before if name.endswith(".json")} == {
             name: before[name] for name in before if name.endswith(".json")
         }
+
+
+def test_adopt_says_which_model_was_asked_and_how_to_undo_it(edited: Path, tmp_path: Path) -> None:
+    """A known store's model accepts the file; that of a runtime's own store is known to no command,
+    and was not asked. The command that undoes it runs, and what was committed is back."""
+    before = (edited / FILE).read_bytes().rstrip(b"\n")
+    done = run("adopt", edited, SESSIONS, "--json").json()
+    assert done["modelWasChecked"] is True
+    assert run(*shlex.split(done["undo"])[1:]).code == ExitCode.READY
+    assert json.loads((edited / FILE).read_bytes())["data"] == json.loads(before)["data"]
+    with RuntimeStore.open(
+        tmp_path / "own", team_name=TEAM, descriptors=[plain_descriptor("own.notes", "notes.json")]
+    ) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={"own.notes": {"a": 1}})
+        path = store.directory / store.descriptors.get("own.notes").relative_path
+    path.write_text(path.read_text().replace('"a": 1', '"a": 2'))
+    assert "not asked" in run("adopt", tmp_path / "own", "own.notes").out
 
 
 def test_adopt_needs_a_run_while_nothing_is_committed(tmp_path: Path) -> None:
