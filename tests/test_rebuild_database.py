@@ -177,6 +177,22 @@ def test_what_can_still_be_read_is_used(directory: Path) -> None:
         assert not [action for action in plan.actions if "stale" in (action.reason or "")]
 
 
+@pytest.mark.parametrize("table", ["runtime_manifest", "manifest_entries"])
+def test_the_active_identity_is_read_wherever_it_is_left(directory: Path, table: str) -> None:
+    """Without the manifest's row it is that of the last batch; without entries it is in that row.
+    The high watermark goes on. So a runtime of that identity finds nothing stale."""
+    with open_store(directory) as store:
+        head = store.manifest()
+    overwrite(directory / DATABASE_NAME, table)
+    given = RunIdentity(run_id="run-1")  # as the doctor's command has it: a part of what is known
+    report = rebuild_database(directory, team_name=TEAM, identity=given)
+    assert report.active_identity == head.active_identity
+    assert report.high_watermark == head.high_watermark + 1
+    with RuntimeStore.open(directory) as store:
+        plan = store.plan_recovery(expected=head.active_identity)
+        assert not [action for action in plan.actions if "stale" in (action.reason or "")]
+
+
 def test_what_no_write_would_take_is_left_out(directory: Path) -> None:
     """A torn file, data that its model refuses, a newer file and a link stay as they are, and each
     is named with the reason; the plan sees them."""

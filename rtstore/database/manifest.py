@@ -39,6 +39,7 @@ from rtstore.records import (
     PlannedWrite,
     PublishedFile,
     Record,
+    RunIdentity,
 )
 from rtstore.times import Clock, format_time, utc_now
 
@@ -86,6 +87,11 @@ def insert_manifest(connection: Connection, manifest: Manifest) -> None:
 def load_head(connection: Connection) -> ManifestHead:
     """Read the manifest's own row."""
     return ManifestHead.model_validate(_manifest_row(connection))
+
+
+def load_active_identity(connection: Connection) -> RunIdentity | None:
+    """Read the identity of the last committed batch from the manifest's own row."""
+    return Manifest.model_validate(_manifest_row(connection)).active_identity
 
 
 def load_for_opening(connection: Connection) -> tuple[ManifestHead, Retention]:

@@ -6,7 +6,7 @@ Everything goes through SQLite, read-only; a damaged page makes one question fai
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from rtstore.database.schema import REVISIONS
 from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.envelope import content_hash
 from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
-from rtstore.records import ManifestEntry, Record, RunIdentity
+from rtstore.records import Batch, BatchState, ManifestEntry, Record, RunIdentity
 
 Result = TypeVar("Result")
 
@@ -116,7 +116,6 @@ def knows_batch(path: Path, batch_id: str) -> bool:
 
 def _read(database: Database) -> Salvage:
     head = _attempt(database, manifest.load_head)
-    whole = _attempt(database, manifest.load)
     descriptors = _attempt(database, manifest.load_descriptors)
     known = descriptors or KNOWN_DESCRIPTORS
     entries, content_of = {}, {}
@@ -129,11 +128,14 @@ def _read(database: Database) -> Salvage:
         if content is not None and content_hash(content) == entry.content_hash:
             content_of[name] = content
     logged = _attempt(database, batches.load_open) or ()
+    last = _last_committed(database)
     evidence = _attempt(database, recovery_log.list_evidence)
     return Salvage(
-        team_name=head.team_name if head else None,
-        identity=whole.active_identity if whole else None,
-        high_watermark=head.high_watermark if head else None,
+        team_name=head.team_name if head else last.team_name if last else None,
+        identity=_attempt(database, manifest.load_active_identity)
+        if head
+        else _identity_of(last, entries.values()),
+        high_watermark=head.high_watermark if head else last.high_watermark if last else None,
         descriptors=descriptors or None,
         retention=_attempt(database, manifest.load_retention),
         entries=entries,
@@ -141,6 +143,23 @@ def _read(database: Database) -> Salvage:
         open_batches=tuple(item.batch.batch_id for item in logged),
         batches=_attempt(database, batches.last_number),
         evidence=None if evidence is None else len(evidence),
+    )
+
+
+def _last_committed(database: Database) -> Batch | None:
+    found = _attempt(database, batches.list_batches) or []
+    return next((each for each in reversed(found) if each.state is BatchState.COMMITTED), None)
+
+
+def _identity_of(last: Batch | None, entries: Iterable[ManifestEntry]) -> RunIdentity | None:
+    """The identity of the last committed batch, or else of the newest entry that can be read."""
+    source = last or max(entries, key=lambda entry: entry.batch_number, default=None)
+    if source is None or source.run_id is None:
+        return None
+    return RunIdentity(
+        run_id=source.run_id,
+        capability_snapshot_id=source.capability_snapshot_id,
+        behavior_fingerprint=source.behavior_fingerprint,
     )
 
 

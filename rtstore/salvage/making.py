@@ -260,6 +260,17 @@ def _team(directory: Path, wanted: str | None, salvage: Salvage, launch: LaunchS
 # --- 5: make ----------------------------------------------------------------------------------
 
 
+def _completed(given: RunIdentity | None, active: RunIdentity | None) -> RunIdentity | None:
+    """The identity that was given; what it leaves open, the old database says of that run."""
+    if given is None or active is None or given.run_id != active.run_id:
+        return given
+    return RunIdentity(
+        run_id=given.run_id,
+        capability_snapshot_id=given.capability_snapshot_id or active.capability_snapshot_id,
+        behavior_fingerprint=given.behavior_fingerprint or active.behavior_fingerprint,
+    )
+
+
 class _NewDatabase:
     """The rows of the new database, decided before it is made."""
 
@@ -274,7 +285,7 @@ class _NewDatabase:
         receipt_id_factory: IdFactory,
     ) -> None:
         self._team_name = team_name
-        self._given = identity
+        self._given = _completed(identity, salvage.identity)
         self._now = now
         self._receipt_id_factory = receipt_id_factory
         self._taken = [found for found in stores if found.content is not None]
