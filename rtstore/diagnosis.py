@@ -48,6 +48,8 @@ IN_MEMORY = frozenset({"ramfs", "tmpfs"})
 
 LONG_HOLD = timedelta(seconds=60)
 CLOCK_TOLERANCE = timedelta(seconds=2)
+ROOM_FOR_NOTHING = 64 << 10
+"""With less free space than this, no batch finds room."""
 SPARE_BYTES = 16 << 20
 """Less free space than this, beside what the files here take, is worth a word."""
 LARGE_WAL = 64 << 20
@@ -395,11 +397,20 @@ def _space(facts: Facts) -> Iterator[Finding]:
     look = Way(command=f"df -h {typed(facts.directory)}", why="shows what is full")
     free = f"{_size(facts.free_bytes)} free"
     if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
+        full = (
+            "the disk is full" if facts.free_bytes < ROOM_FOR_NOTHING else "the disk is nearly full"
+        )
         yield say.red(
-            f"the disk is full: {free}. Batches fail, and are undone; dropping history, too, needs "
-            f"some room before it gives any back.{_wal_in(facts)}",
+            f"{full}: {free}. A batch that finds no room fails, and is undone; dropping history, "
+            f"too, needs some room before it gives any back.{_wal_in(facts)}",
             look,
             _make_room(facts),
+        )
+    elif facts.free_inodes == 0:
+        yield say.red(
+            f"{free}, and no file can be made: the file system has no inodes left",
+            Way(command=f"df -i {typed(facts.directory)}", why="shows which has none left"),
+            Way(command=None, why="a person must remove files that nobody needs, elsewhere on it"),
         )
     elif facts.free_bytes < needed + SPARE_BYTES:
         yield say.yellow(f"{free}: too little for a back-up or an upgrade", look)

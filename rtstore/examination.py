@@ -113,6 +113,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         hindrances=_hindrances(directory, descriptors, state),
         committed_bytes=_read(path, database_bytes) if is_full and state in _READABLE else None,
         free_bytes=None if space is None else space.f_bavail * space.f_frsize,
+        free_inodes=space.f_favail if space is not None and space.f_files else None,
         others=tuple(_others(directory, names, there)),
         owner=owner(directory),
         user=this_user(),

@@ -155,6 +155,8 @@ class Facts(Record):
     """What keeps everybody from writing here, or from replacing the database where that would be
     the way out."""
     free_bytes: int | None = None
+    free_inodes: int | None = None
+    """How many files can still be made; None where the file system has no such limit."""
     committed_bytes: int | None = None
     """How large the database is once its WAL is moved into it; looked at where the disk is full."""
     may_write: bool = True

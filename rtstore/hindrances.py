@@ -19,6 +19,8 @@ from rtstore.typed import typed
 
 FULL_BYTES = 1 << 20
 """With less free space than this, a batch may find no room."""
+ROOM_FOR_NOTHING = 64 << 10
+"""With less than this, none does."""
 
 
 def hindrances(directory: Path, stores: Mapping[str, str]) -> tuple[Hindrance, ...]:
@@ -68,12 +70,13 @@ def no_room(directory: Path) -> Hindrance | None:
     free = free_bytes(directory)
     if free is None or free >= FULL_BYTES:
         return None
+    full = "full" if free < ROOM_FOR_NOTHING else "nearly full"
     return Hindrance(
         kind=HindranceKind.FULL,
-        problem="the disk is full",
+        problem=f"the disk is {full}",
         way=Way(
             command=None,
-            why=f"first, a person must make room, for the disk is full: {free >> 10} KiB are free. "
+            why=f"first, a person must make room, for the disk is {full}: {free >> 10} KiB are free. "
             f"How much is missing: rtstore doctor {typed(directory)}",
         ),
     )

@@ -62,7 +62,7 @@ def refuse_lost_database(
     if found and not upgrade.exists(directory / DATABASE_NAME):
         launch = read_launch_state(directory, fs)
         team_name = launch.team_name or team_name
-        run = rebuild_command(directory, launch, team_name=team_name)
+        run = rebuild_command(directory, launch, team_name=team_name or "NAME")
         if nameless(store_files(directory, (), fs)):
             run = how_to_rebuild_in_the_runtime(directory, team_name)
         raise DatabaseMissingError(directory, found, "its database is gone", run)

@@ -133,6 +133,7 @@ class Look:
         self.retention = store.retention
         self.manifest: Manifest = survey.view.manifest
         self.plan = plan
+        self.hindrances = tuple(hindered)
         self.check = check
         self.verdict = Verdict.of(check)
         self.expected = expected

@@ -26,6 +26,7 @@ from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for,
 from rtstore.cli.output import when as time_and_age
 from rtstore.database.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
+from rtstore.facts import HindranceKind
 from rtstore.records import (
     ActionKind,
     Batch,
@@ -143,6 +144,12 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
     )
 
 
+def _lock(look: Look, report: StatusReport) -> str:
+    if any(item.kind is HindranceKind.LOCK for item in look.hindrances):
+        return "cannot be taken"
+    return f"held by {report.lock_holder}" if report.lock_holder else "free"
+
+
 def _committed(batch: Batch, look: Look) -> CommittedBatch:
     completed_at = batch.completed_at or batch.started_at
     return CommittedBatch(
@@ -170,7 +177,7 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
             *(("Open batch", _open_batch(batch, look)) for batch in report.open_batches),
             ("Size", f"database {size(report.database_bytes)}, WAL {size(report.wal_bytes)}"),
             ("History", f"keeps {in_words(look.retention)}"),
-            ("Writer lock", f"held by {report.lock_holder}" if report.lock_holder else "free"),
+            ("Writer lock", _lock(look, report)),
         ]
     )
     page.gap()

@@ -246,7 +246,7 @@ def _team(directory: Path, wanted: str | None, salvage: Salvage, launch: LaunchS
     found = salvage.team_name
     if wanted is None and found is None:
         raise InvalidRequestError(
-            "team_name", "the damaged database does not tell it any more: say whose state this is"
+            "team_name", "no database tells it (any more): say whose state this is"
         )
     if wanted is not None and found is not None and wanted != found:
         raise WrongTeamError(directory, wanted, found)

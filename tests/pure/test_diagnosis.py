@@ -220,6 +220,9 @@ def test_space() -> None:
     """Full is less than a batch needs; little is less than a back-up needs."""
     sizes = {"store files": 3 << 20, "database": 50 << 20}
     assert found(Check.SPACE, sizes=sizes, free_bytes=2 << 20).level is Level.RED
+    assert "nearly full" in found(Check.SPACE, sizes=sizes, free_bytes=2 << 20).sentence
+    assert "is full" in found(Check.SPACE, sizes=sizes, free_bytes=1 << 10).sentence
+    assert "inodes" in found(Check.SPACE, sizes=sizes, free_bytes=80 << 20, free_inodes=0).sentence
     assert found(Check.SPACE, sizes=sizes, free_bytes=60 << 20).level is Level.YELLOW
     assert found(Check.SPACE, sizes=sizes, free_bytes=80 << 20).level is Level.GREEN
 
