@@ -397,12 +397,10 @@ def _space(facts: Facts) -> Iterator[Finding]:
     look = Way(command=f"df -h {typed(facts.directory)}", why="shows what is full")
     free = f"{_size(facts.free_bytes)} free"
     if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
-        full = (
-            "the disk is full" if facts.free_bytes < ROOM_FOR_NOTHING else "the disk is nearly full"
-        )
+        full = "full" if facts.free_bytes < ROOM_FOR_NOTHING else "nearly full"
         yield say.red(
-            f"{full}: {free}. A batch that finds no room fails, and is undone; dropping history, "
-            f"too, needs some room before it gives any back.{_wal_in(facts)}",
+            f"the disk is {full}: {free}. A batch that finds no room fails, and is undone; "
+            f"dropping history, too, needs some room before it gives any back.{_wal_in(facts)}",
             look,
             _make_room(facts),
         )

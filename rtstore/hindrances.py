@@ -76,8 +76,8 @@ def no_room(directory: Path) -> Hindrance | None:
         problem=f"the disk is {full}",
         way=Way(
             command=None,
-            why=f"first, a person must make room, for the disk is {full}: {free >> 10} KiB are free. "
-            f"How much is missing: rtstore doctor {typed(directory)}",
+            why=f"first, a person must make room, for the disk is {full}: {free >> 10} KiB are "
+            f"free. How much is missing: rtstore doctor {typed(directory)}",
         ),
     )
 

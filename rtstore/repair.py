@@ -71,14 +71,12 @@ class Repair:
         plan, seen = self._plan(expected)
         failures = self._reader.invariant_failures(seen)
         check = build_readiness(
-            recovery_plan=plan, invariant_failures=failures, hindrances=self.hindrances()
+            recovery_plan=plan, invariant_failures=failures, hindrances=self._hindrances()
         )
         self._writer.events.checked(plan, check)
         return plan, check
 
-    def hindrances(self) -> tuple[Hindrance, ...]:
-        """What keeps everybody from writing here: a file system that is mounted read-only, a lock
-        file that is none, a store file that is a mount point."""
+    def _hindrances(self) -> tuple[Hindrance, ...]:
         paths = {item.schema_name: item.relative_path for item in self.descriptors}
         return hindrances(self.lock.path.parent, paths)
 

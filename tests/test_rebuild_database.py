@@ -92,6 +92,14 @@ def _change_a_content(path: Path) -> None:
         )
 
 
+def _drop(kind: str, name: str) -> Callable[[Path], object]:
+    def drop(path: Path) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute(f"DROP {kind} {name}")
+
+    return drop
+
+
 def _change_a_time(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as raw:
         raw.execute("PRAGMA ignore_check_constraints = ON")
@@ -109,6 +117,8 @@ BEYOND_HELP: dict[str, Callable[[Path], object]] = {
     "a content changed": _change_a_content,
     "a row that makes no sense": _change_a_time,
     "the contents overwritten": lambda path: overwrite(path, "store_contents"),
+    "a table dropped": _drop("TABLE", "recovery_actions"),
+    "a trigger dropped": _drop("TRIGGER", "store_contents_in_use_stay"),
 }
 
 

@@ -26,7 +26,7 @@ from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
-from rtstore.hindrances import no_room
+from rtstore.hindrances import hindrances, no_room
 from rtstore.missing import how_to_make, read_launch_state
 from rtstore.planner import RecoveryPlanner, Survey
 from rtstore.readiness import build_readiness
@@ -266,7 +266,8 @@ def look_at(
         survey.view.manifest, run_id, capability_snapshot_id, behavior_fingerprint
     )
     plan = planner.plan_of(survey, team_name=store.team_name, expected=expected)
-    hindered = store.hindrances()
+    paths = {item.schema_name: item.relative_path for item in store.descriptors}
+    hindered = hindrances(store.directory, paths)
     check = build_readiness(
         recovery_plan=plan, invariant_failures=store.invariant_failures(), hindrances=hindered
     )

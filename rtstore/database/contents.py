@@ -169,15 +169,16 @@ def stores_with_content(connection: Connection) -> frozenset[str]:
 
     Raises `CorruptDatabaseError` where the rows of the batch of an entry are gone.
     """
-    orphan = _SELECT_ORPHAN.first(connection)
-    if orphan is not None:
-        path = connection.exec_driver_sql("PRAGMA database_list").one()[2]
-        raise CorruptDatabaseError(
-            Path(path),
-            f"the rows of batch number {orphan['batch_number']}, which wrote "
-            f"{orphan['schema_name']}, are gone: somebody edited the database",
-        )
-    return frozenset(row["schema_name"] for row in _SELECT_WITH_CONTENT.all(connection))
+    rows = _SELECT_ENTRIES.all(connection)
+    for row in rows:
+        if not row["has_batch"]:
+            path = connection.exec_driver_sql("PRAGMA database_list").one()[2]
+            raise CorruptDatabaseError(
+                Path(path),
+                f"the rows of batch number {row['batch_number']}, which wrote "
+                f"{row['schema_name']}, are gone: somebody edited the database",
+            )
+    return frozenset(row["schema_name"] for row in rows if row["has_content"])
 
 
 def _checked(schema_name: str, text: str, expected_hash: str) -> bytes:
@@ -251,22 +252,19 @@ _SELECT_CURRENT_WITH_BATCH = Statement(
     )
     .where(manifest_entries.c.schema_name == bindparam("name"))
 )
-_SELECT_WITH_CONTENT = Statement(
-    select(manifest_entries.c.schema_name).where(
-        exists().where(_IS_CURRENT).correlate(manifest_entries)
-    )
-)
-_SELECT_ORPHAN = Statement(
-    select(manifest_entries.c.schema_name, manifest_entries.c.batch_number)
-    .where(
-        ~exists()
+_SELECT_ENTRIES = Statement(
+    select(
+        manifest_entries.c.schema_name,
+        manifest_entries.c.batch_number,
+        exists().where(_IS_CURRENT).correlate(manifest_entries).label("has_content"),
+        exists()
         .where(
             (batch_writes.c.batch_number == manifest_entries.c.batch_number)
             & (batch_writes.c.schema_name == manifest_entries.c.schema_name)
         )
         .correlate(manifest_entries)
+        .label("has_batch"),
     )
-    .limit(1)
 )
 
 _SELECT_COMMITTED = Statement(

@@ -13,11 +13,12 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from rtstore.database import idle, manifest
 from rtstore.database.contents import Retention
@@ -345,6 +346,35 @@ def run_revisions(connection: Connection) -> None:
     config.attributes["connection"] = connection
     with no_fork(), _one_at_a_time:
         command.upgrade(config, "head")
+
+
+def missing_parts(path: Path) -> list[str]:
+    """Return the tables, indexes, triggers and views that a database at the newest revision lacks:
+    somebody dropped them. What somebody added is nobody's fault."""
+    database = Database(path, read_only=True)
+    try:
+        found = database.read(_parts)
+    finally:
+        database.close()
+    return sorted(f"{kind} {name}" for kind, name in _parts_of_the_newest() - found)
+
+
+def _parts(connection: Connection) -> frozenset[tuple[str, str]]:
+    rows = connection.exec_driver_sql(
+        "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    )
+    return frozenset((kind, name) for kind, name in rows)
+
+
+@cache
+def _parts_of_the_newest() -> frozenset[tuple[str, str]]:
+    engine = create_engine("sqlite+pysqlite://", poolclass=StaticPool)  # in memory
+    try:
+        with no_fork(), engine.begin() as connection:
+            run_revisions(connection)
+            return _parts(connection)
+    finally:
+        engine.dispose()
 
 
 @contextmanager

@@ -56,6 +56,8 @@ def problem_of(path: Path) -> str | None:
         copying.check(path)
         _read_everything(path, revision)
         wrong = problems_of_contents(path)
+        if revision == REVISIONS[-1] and (missing := upgrade.missing_parts(path)):
+            return f"its {' and its '.join(missing[:3])} is gone: somebody dropped it"
         if wrong:
             return "; ".join(wrong[:3]) + (f" (and {len(wrong) - 3} more)" if wrong[3:] else "")
     except CorruptDatabaseError as error:

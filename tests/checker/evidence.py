@@ -34,6 +34,11 @@ class Op:
         return "refused" if outcomes == {"refused"} else "unknown"
 
     @property
+    def has_unknown_call(self) -> bool:
+        """Whether a call of it ended without an answer, or with one that leaves it open."""
+        return any(call.outcome not in ("committed", "refused") for call in self.calls)
+
+    @property
     def begun(self) -> int:
         """When the first call was begun."""
         return min(call.begun for call in self.calls)
