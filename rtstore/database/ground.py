@@ -143,12 +143,15 @@ class Ground:
         return self._in_words(names)
 
     def can_be_regained(self, names: Names) -> bool:
-        """Whether the database can take up what the WAL held: it is in its place, nobody has begun
-        another WAL, and nobody can have begun one and closed it again."""
+        """Whether the database can take up what the WAL held: it is in its place, and nobody has
+        written anything into another WAL, or can have done so and closed it again.
+
+        Whoever opened the database since the WAL was removed has made another one, which is empty.
+        """
         return (
             self.is_held
             and _identity(names.database) == self.file
-            and _identity(names.wal) in (None, self.wal)
+            and (_identity(names.wal) in (None, self.wal) or _is_empty(names.wal))
             and _identity(names.index) in (None, self.index)
         )
 
@@ -209,6 +212,13 @@ class Ground:
             return None
         descriptor, noted = self._own[-1]
         return descriptor if _identity_of(descriptor) == noted == file else None
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.stat(path).st_size == 0
+    except OSError:
+        return False
 
 
 class Names:

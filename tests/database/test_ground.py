@@ -123,6 +123,31 @@ def test_removed_by_hand(
         assert raw.execute("SELECT count(*) FROM write_batches").fetchone() == (count,)
 
 
+@pytest.mark.parametrize("then", ["write", "close"])
+def test_removed_by_hand_and_opened_by_another(path: Path, then: str) -> None:
+    """Whoever opens the database then has an error, and makes another WAL, which is empty: what the
+    first one held is moved into the database all the same."""
+    database = Database(path)
+    write_one(database, 1)
+    database.close()
+    database = Database(path)
+    for number in range(2, 6):
+        write_one(database, number)
+    wal = path.with_name(f"{path.name}-wal")
+    wal.unlink()
+    with closing(sqlite3.connect(path)) as other, pytest.raises(sqlite3.OperationalError):
+        other.execute("SELECT count(*) FROM write_batches").fetchone()
+    assert wal.stat().st_size == 0
+    if then == "write":
+        write_one(database, 6)
+    database.close()
+    assert _side_files(path) == []
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        count = 6 if then == "write" else 5
+        assert raw.execute("SELECT count(*) FROM write_batches").fetchone() == (count,)
+
+
 BEGIN_ANOTHER = """
 import sqlite3, sys
 other = sqlite3.connect(sys.argv[1], isolation_level=None)
