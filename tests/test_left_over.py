@@ -88,14 +88,17 @@ def leave_open(directory: Path, *batches: Mapping[str, object], at: str = "creat
 def lose_contents(directory: Path, store: str, *numbers: int) -> None:
     """Delete contents by hand, whatever the database says to it."""
     with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw, raw:
-        for (name,) in raw.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'"):
-            if "state_is_final" not in name:
-                raw.execute(f"DROP TRIGGER {name}")
+        query = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+        triggers = raw.execute(query).fetchall()
+        for name, _ in triggers:
+            raw.execute(f"DROP TRIGGER {name}")
         for number in numbers:
             raw.execute(
                 "DELETE FROM store_contents WHERE schema_name = ? AND batch_number = ?",
                 (store, number),
             )
+        for _, sql in triggers:
+            raw.execute(sql)
 
 
 def reopened(directory: Path, **options: object) -> RuntimeStore:

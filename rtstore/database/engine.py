@@ -387,9 +387,7 @@ class Database:
             return self._pool.take(self._pool.readers, held.file, self._connect_reader)
         file = self._check_same_file()
         if idle:
-            session = Session(file)
-            self._connect(session, _READING_IDLE)
-            return session
+            return self._pool.take(deque(), file, self._connect_idle)  # not beside a fork
         if held is not None and held.lost(self._names) is not None:
             # What was committed is in the WAL that our open connections have; the next one to
             # write, or to close, sees to it.
@@ -413,6 +411,9 @@ class Database:
 
     def _connect_reader(self, session: Session) -> None:
         self._connect(session, _READING)
+
+    def _connect_idle(self, session: Session) -> None:
+        self._connect(session, _READING_IDLE)
 
     def _connect_writer(self, session: Session) -> None:
         self._connect(session, _WRITING)

@@ -219,14 +219,11 @@ def _look_at_header(path: Path) -> None:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
     check_side_files(path)
     try:
-        header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-        try:
+        with _header_of(path) as header:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
             number = header.execute("PRAGMA user_version").fetchone()[0]
             page_size = header.execute("PRAGMA page_size").fetchone()[0]
             name = _name_in(header) if number > len(REVISIONS) else None
-        finally:
-            header.close()
     except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
         raise CorruptDatabaseError(path, "what it says of itself is no text") from error
     except sqlite3.Error as error:
@@ -282,13 +279,24 @@ def check_side_files(path: Path) -> None:
 
 def _is_wal(path: Path) -> bool:
     """Whether the header says WAL mode (sqlite.org/fileformat.html, 1.3)."""
-    header = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     try:
-        return bool(header.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+        with _header_of(path) as header:
+            return bool(header.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
     except (sqlite3.Error, UnicodeDecodeError):
         return False
-    finally:
-        header.close()
+
+
+@contextmanager
+def _header_of(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that looks at the main file alone. A fork waits for its end: in the middle of
+    opening or closing, SQLite holds locks of its own, which a child would inherit for ever."""
+    with (
+        no_fork(),
+        closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        ) as header,
+    ):
+        yield header
 
 
 def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:

@@ -158,10 +158,13 @@ def _imported_open(parent: Path) -> Path:
 def delete_contents(directory: Path) -> None:
     """By somebody who means it: past what the database holds against it."""
     with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
-        query = "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?"
-        for (name,) in raw.execute(query, ("store_contents",)).fetchall():
+        query = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?"
+        triggers = raw.execute(query, ("store_contents",)).fetchall()
+        for name, _ in triggers:
             raw.execute(f'DROP TRIGGER "{name}"')
         raw.execute("DELETE FROM store_contents")
+        for _, sql in triggers:
+            raw.execute(sql)
 
 
 def delete_batch_writes(directory: Path) -> None:

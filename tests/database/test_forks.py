@@ -224,6 +224,62 @@ print("fine")
 )
 
 
+BESIDE_A_LOOK = (
+    COMMON
+    + """
+import sqlite3, time
+from rtstore import forks
+from rtstore.database import engine, upgrade
+
+where, how = sys.argv[2:]
+is_inside, begun = False, threading.Event()
+
+class Slow:
+    # SQLite as it is, but for opening: that takes until another thread is about to fork.
+    def __getattr__(self, name):
+        return getattr(sqlite3, name)
+
+    def connect(self, *args, **options):
+        global is_inside
+        is_inside = True
+        begun.set()
+        deadline = time.monotonic() + 20
+        while not (forks._forking or sessions._pauses) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        is_inside = False
+        return sqlite3.connect(*args, **options)
+
+if how == "control":
+    forks.no_fork.__enter__ = lambda self: None
+    sessions.quiesce = lambda *_: True
+(upgrade if where == "header" else engine).sqlite3 = Slow()
+look = {
+    "header": lambda: upgrade.inspect_revision(path),
+    "idle": lambda: Database(path, read_only=True).read(batch_count),
+}[where]
+thread = threading.Thread(target=look)
+thread.start()
+assert begun.wait(60)
+child = os.fork()
+if not child:
+    os._exit(3 if is_inside else 0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+thread.join()
+"""
+)
+
+
+@pytest.mark.parametrize("where", ["header", "idle"])
+@pytest.mark.parametrize(("how", "code"), [("library", "0\n"), ("control", "3\n")])
+def test_a_fork_beside_a_thread_that_opens_sqlite(
+    path: Path, where: str, how: str, code: str
+) -> None:
+    """SQLite has locks of its own while it opens a file: a fork waits for that, or its child could
+    never open one."""
+    assert run(BESIDE_A_LOOK, path, where, how) == code
+
+
 def test_a_transaction_that_does_not_end(path: Path) -> None:
     """A fork waits for other threads' transactions only so long; then its child is refused."""
     assert run(IMPATIENT, path) == "fine\n"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -43,25 +42,24 @@ def _columns() -> list[tuple[str, str]]:
 def _change(path: Path, *statements: str) -> bool:
     """Run statements past every check of the schema; gives whether SQLite let them happen."""
     connection = sqlite3.connect(path, isolation_level=None)
+    query = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"
+    triggers = connection.execute(query).fetchall()
     try:
         for statement in (
             "PRAGMA ignore_check_constraints = ON",
             "PRAGMA foreign_keys = OFF",
-            *_without_triggers(connection),
+            *(f"DROP TRIGGER {name}" for name, _ in triggers),
             *statements,
         ):
             connection.execute(statement)
+        for _, sql in triggers:
+            with suppress(sqlite3.OperationalError):  # its table is gone
+                connection.execute(sql)
     except sqlite3.IntegrityError:
         return False
     finally:
         connection.close()
     return True
-
-
-def _without_triggers(connection: sqlite3.Connection) -> Iterator[str]:
-    query = "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
-    for (name,) in connection.execute(query).fetchall():
-        yield f"DROP TRIGGER {name}"
 
 
 def _values(column: str) -> tuple[str, ...]:
