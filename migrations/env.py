@@ -19,7 +19,7 @@ from pathlib import Path
 from alembic import context
 from sqlalchemy import Connection
 
-from rtstore.database.schema import metadata
+from rtstore.control.schema import metadata
 
 NEVER = {
     "downgrade": "a revision is not taken back: rtstore restore makes a directory of the back-up "
@@ -43,18 +43,18 @@ def run(connection: Connection) -> None:
 
 def run_by_hand(command: str, directory: Path) -> None:
     """Run a command that somebody gave to alembic. Raises `RuntimeStoreError`."""
-    from rtstore.database import upgrade
-    from rtstore.database.engine import DATABASE_NAME, Database
-    from rtstore.upgrading import upgrade_by_hand
+    from rtstore.control import revisions
+    from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+    from rtstore.maintenance.upgrade import upgrade_by_hand
 
     path = directory / DATABASE_NAME
-    if not upgrade.exists(path):
+    if not revisions.exists(path):
         raise SystemExit(f"there is no control database in {directory}: rtstore init makes one")
-    if command == "upgrade" and upgrade.inspect_revision(path) != context.get_head_revision():
+    if command == "upgrade" and revisions.inspect_revision(path) != context.get_head_revision():
         with upgrade_by_hand(directory) as connection:
             run(connection)
         return
-    upgrade.inspect_revision(path)
+    revisions.inspect_revision(path)
     database = Database(path, read_only=True)
     try:
         database.read(run)

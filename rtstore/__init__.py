@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from rtstore.forks import no_fork
 
 if TYPE_CHECKING:
-    from rtstore.aio import AsyncRuntimeStore
-    from rtstore.backups import Backup, restore_backup, verify_backup
-    from rtstore.database.batches import ReceiptStore
-    from rtstore.database.contents import KEEP_EVERYTHING, Retention
-    from rtstore.database.engine import DATABASE_NAME, Database
-    from rtstore.database.history import StoreVersion
-    from rtstore.database.manifest import ManifestStore, default_manifest
-    from rtstore.database.upgrade import migrations_path
-    from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
-    from rtstore.differences import Difference, DifferenceKind
-    from rtstore.draft import BatchRequest, StoreWrite
+    from rtstore.aio.store import AsyncRuntimeStore
+    from rtstore.commit.draft import BatchRequest, StoreWrite
+    from rtstore.commit.publisher import Durability
+    from rtstore.commit.writer import BatchWriter
+    from rtstore.control.batches import ReceiptStore
+    from rtstore.control.contents import KEEP_EVERYTHING, Retention
+    from rtstore.control.history import StoreVersion
+    from rtstore.control.lock import WriterLock
+    from rtstore.control.manifest import ManifestStore, default_manifest
+    from rtstore.control.revisions import migrations_path
+    from rtstore.control.sqlite.engine import DATABASE_NAME, Database
     from rtstore.errors import (
         BackupDamagedError,
         BatchFailedError,
@@ -62,7 +62,25 @@ if TYPE_CHECKING:
         UpgradeFailedError,
         WrongTeamError,
     )
-    from rtstore.events import (
+    from rtstore.files.inspector import FileInspector
+    from rtstore.files.system import FileSystem
+    from rtstore.history.prune import PruneReport
+    from rtstore.history.reader import Snapshot, StoreContent
+    from rtstore.history.versions import StoreDifferences
+    from rtstore.legacy import (
+        ExportReport,
+        ImportReport,
+        TeamImportReport,
+        import_directory,
+        import_team,
+    )
+    from rtstore.maintenance.backup import Backup, restore_backup, verify_backup
+    from rtstore.maintenance.rebuild_database import RebuildReport, rebuild_database
+    from rtstore.maintenance.upgrade import UpgradeReport, upgrade_directory
+    from rtstore.model.decide import build_plan
+    from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+    from rtstore.model.differences import Difference, DifferenceKind
+    from rtstore.model.events import (
         BatchCommitted,
         BatchFailed,
         BatchUnfinished,
@@ -73,24 +91,9 @@ if TYPE_CHECKING:
         StoreEvent,
         StoreRecovered,
     )
-    from rtstore.files.inspector import FileInspector
-    from rtstore.files.system import FileSystem
-    from rtstore.invariants import validate_invariants
-    from rtstore.legacy import (
-        ExportReport,
-        ImportReport,
-        TeamImportReport,
-        import_directory,
-        import_team,
-    )
-    from rtstore.lock import WriterLock
-    from rtstore.planner import RecoveryPlanner
-    from rtstore.planning import build_plan
-    from rtstore.pruning import PruneReport
-    from rtstore.reader import Snapshot, StoreContent
-    from rtstore.readiness import build_readiness
-    from rtstore.rebuilding import Rebuilder, Rebuilders, RebuildRequest
-    from rtstore.records import (
+    from rtstore.model.invariants import validate_invariants
+    from rtstore.model.readiness import build_readiness
+    from rtstore.model.records import (
         ActionKind,
         ActionOutcome,
         Batch,
@@ -116,25 +119,22 @@ if TYPE_CHECKING:
         RecoveryTrigger,
         RunIdentity,
     )
-    from rtstore.salvage import RebuildReport, rebuild_database
+    from rtstore.recovery.gather import RecoveryPlanner
+    from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest
     from rtstore.store import RuntimeStore
-    from rtstore.time_travel import StoreDifferences
-    from rtstore.upgrading import UpgradeReport, upgrade_directory
-    from rtstore.writer import BatchWriter
-    from rtstore.writing.publication import Durability
 
 _HOMES = {
-    "rtstore.aio": ("AsyncRuntimeStore",),
-    "rtstore.backups": ("Backup", "restore_backup", "verify_backup"),
-    "rtstore.database.batches": ("ReceiptStore",),
-    "rtstore.database.contents": ("KEEP_EVERYTHING", "Retention"),
-    "rtstore.database.engine": ("DATABASE_NAME", "Database"),
-    "rtstore.database.history": ("StoreVersion",),
-    "rtstore.database.manifest": ("ManifestStore", "default_manifest"),
-    "rtstore.database.upgrade": ("migrations_path",),
-    "rtstore.descriptors": ("Descriptor", "KNOWN_DESCRIPTORS", "Registry"),
-    "rtstore.differences": ("Difference", "DifferenceKind"),
-    "rtstore.draft": ("BatchRequest", "StoreWrite"),
+    "rtstore.aio.store": ("AsyncRuntimeStore",),
+    "rtstore.maintenance.backup": ("Backup", "restore_backup", "verify_backup"),
+    "rtstore.control.batches": ("ReceiptStore",),
+    "rtstore.control.contents": ("KEEP_EVERYTHING", "Retention"),
+    "rtstore.control.sqlite.engine": ("DATABASE_NAME", "Database"),
+    "rtstore.control.history": ("StoreVersion",),
+    "rtstore.control.manifest": ("ManifestStore", "default_manifest"),
+    "rtstore.control.revisions": ("migrations_path",),
+    "rtstore.model.descriptors": ("Descriptor", "KNOWN_DESCRIPTORS", "Registry"),
+    "rtstore.model.differences": ("Difference", "DifferenceKind"),
+    "rtstore.commit.draft": ("BatchRequest", "StoreWrite"),
     "rtstore.errors": (
         "BackupDamagedError",
         "BatchFailedError",
@@ -175,7 +175,7 @@ _HOMES = {
         "UpgradeFailedError",
         "WrongTeamError",
     ),
-    "rtstore.events": (
+    "rtstore.model.events": (
         "BatchCommitted",
         "BatchFailed",
         "BatchUnfinished",
@@ -188,7 +188,7 @@ _HOMES = {
     ),
     "rtstore.files.inspector": ("FileInspector",),
     "rtstore.files.system": ("FileSystem",),
-    "rtstore.invariants": ("validate_invariants",),
+    "rtstore.model.invariants": ("validate_invariants",),
     "rtstore.legacy": (
         "ExportReport",
         "ImportReport",
@@ -196,15 +196,15 @@ _HOMES = {
         "import_directory",
         "import_team",
     ),
-    "rtstore.lock": ("WriterLock",),
-    "rtstore.planner": ("RecoveryPlanner",),
-    "rtstore.planning": ("build_plan",),
-    "rtstore.pruning": ("PruneReport",),
-    "rtstore.writing.publication": ("Durability",),
-    "rtstore.reader": ("Snapshot", "StoreContent"),
-    "rtstore.readiness": ("build_readiness",),
-    "rtstore.rebuilding": ("RebuildRequest", "Rebuilder", "Rebuilders"),
-    "rtstore.records": (
+    "rtstore.control.lock": ("WriterLock",),
+    "rtstore.recovery.gather": ("RecoveryPlanner",),
+    "rtstore.model.decide": ("build_plan",),
+    "rtstore.history.prune": ("PruneReport",),
+    "rtstore.commit.publisher": ("Durability",),
+    "rtstore.history.reader": ("Snapshot", "StoreContent"),
+    "rtstore.model.readiness": ("build_readiness",),
+    "rtstore.recovery.rebuilders": ("RebuildRequest", "Rebuilder", "Rebuilders"),
+    "rtstore.model.records": (
         "ActionKind",
         "ActionOutcome",
         "Batch",
@@ -230,11 +230,11 @@ _HOMES = {
         "RecoveryTrigger",
         "RunIdentity",
     ),
-    "rtstore.salvage": ("RebuildReport", "rebuild_database"),
+    "rtstore.maintenance.rebuild_database": ("RebuildReport", "rebuild_database"),
     "rtstore.store": ("RuntimeStore",),
-    "rtstore.time_travel": ("StoreDifferences",),
-    "rtstore.upgrading": ("UpgradeReport", "upgrade_directory"),
-    "rtstore.writer": ("BatchWriter",),
+    "rtstore.history.versions": ("StoreDifferences",),
+    "rtstore.maintenance.upgrade": ("UpgradeReport", "upgrade_directory"),
+    "rtstore.commit.writer": ("BatchWriter",),
 }
 """The modules behind the front door, each with its names here. A module is imported when one of its
 names is first used, so that a program that needs little of the package (`rtstore --help`) does not

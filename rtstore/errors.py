@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rtstore.typed import typed
+from rtstore.shell import typed
 
 
 class RuntimeStoreError(Exception):

@@ -5,7 +5,7 @@ child has its half-made module and the lock on it, which nobody will ever releas
 for ever when it needs that module. The same goes for the globals of alembic. So what must be whole
 in a child is done in `with no_fork():`. A fork waits for those blocks that have begun, and those
 that have not wait for the fork. Nobody takes a connection from a pool inside of one: for these a
-fork waits first (see `rtstore.database.sessions`).
+fork waits first (see `rtstore.control.sqlite.sessions`).
 
 Nothing here is a lock that a thread could leave taken. A block counts as long as its `no_fork`
 exists, which it keeps, whatever exception ends it.

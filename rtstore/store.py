@@ -8,25 +8,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from rtstore import arguments
-from rtstore.arguments import Writes, batch_request, checked_identity, member
-from rtstore.data_upgrade import DataUpgradeReport, upgrade_data
-from rtstore.database import manifest, recovery_log
-from rtstore.database.batches import ReceiptStore
-from rtstore.database.contents import Retention
-from rtstore.database.engine import DATABASE_NAME, Database
-from rtstore.database.manifest import ManifestStore
-from rtstore.descriptors import Descriptor, Registry
-from rtstore.directory import (
-    check_before_use,
-    check_made,
-    make_or_upgrade,
-    register,
-    remember_retention,
-    report_loose_modes,
-)
-from rtstore.dispatcher import EventDispatcher, Observer, checked_observer
-from rtstore.draft import check_text
+from rtstore.commit.draft import check_text
+from rtstore.commit.group import Submission
+from rtstore.commit.publisher import Durability
+from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
+from rtstore.commit.writer import BatchWriter
+from rtstore.control import manifest, recovery_log
+from rtstore.control.batches import ReceiptStore
+from rtstore.control.contents import Retention
+from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
+from rtstore.control.manifest import ManifestStore
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import (
     InvalidRequestError,
     LockTimeoutError,
@@ -37,11 +29,24 @@ from rtstore.errors import (
 )
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
-from rtstore.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
-from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
-from rtstore.planner import RecoveryPlanner
-from rtstore.reader import Snapshot, StoreContent, StoreReader
-from rtstore.records import (
+from rtstore.history.reader import Snapshot, StoreContent, StoreReader
+from rtstore.history.versions import At, TimeTravel, checked_point
+from rtstore.maintenance.create import (
+    check_before_use,
+    check_made,
+    make_or_upgrade,
+    register,
+    remember_retention,
+    report_loose_modes,
+)
+from rtstore.maintenance.repair import Repair
+from rtstore.maintenance.upgrade_data import DataUpgradeReport, upgrade_data
+from rtstore.maintenance.upkeep import Upkeep
+from rtstore.model import arguments
+from rtstore.model.arguments import Writes, batch_request, checked_identity, member
+from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
+from rtstore.model.records import (
     Batch,
     BatchReason,
     Manifest,
@@ -49,14 +54,9 @@ from rtstore.records import (
     RecoveryReport,
     RunIdentity,
 )
-from rtstore.recovery import Recovery
-from rtstore.repair import Repair
-from rtstore.time_travel import At, TimeTravel, checked_point
-from rtstore.times import Clock, utc_now
-from rtstore.upkeep import Upkeep
-from rtstore.writer import BatchWriter
-from rtstore.writing.group import Submission
-from rtstore.writing.publication import Durability
+from rtstore.model.times import Clock, utc_now
+from rtstore.recovery.execute import Recovery
+from rtstore.recovery.gather import RecoveryPlanner
 
 _CLOSING_TIMEOUT_S = 1.0
 
@@ -179,7 +179,7 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
                 refused with `OlderDatabaseError`, as it always is when opened read-only; and
                 whether store data of an older schema version is brought up, by the functions of
                 the descriptors, in one batch of reason `migration`.
-            on_event: is told of every `Event` (see `rtstore.events`) when it is durable: in the
+            on_event: is told of every `Event` (see `rtstore.model.events`) when it is durable: in the
                 thread of the call that did it, before that call returns, without the writer lock,
                 so it may use the store. An Exception of it is logged, and changes nothing. Threads
                 that share the store call it at the same time.

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from rtstore import RuntimeStore, restore_backup, verify_backup
-from rtstore.backups import back_up
-from rtstore.database import copying
+from rtstore.control.sqlite import copying
+from rtstore.maintenance.backup import back_up
 from tests.crash.children import Say
 from tests.crash.crew import workshop
 from tests.crash.probe import TracedFileSystem

@@ -22,9 +22,9 @@ from rtstore import (
     RuntimeStore,
     rebuild_database,
 )
-from rtstore.database import manifest, upgrade
-from rtstore.descriptors import KNOWN_DESCRIPTORS
-from rtstore.salvage.making import BROKEN_PREFIX
+from rtstore.control import manifest, revisions
+from rtstore.maintenance.rebuild_database.making import BROKEN_PREFIX
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 from tests.crash.children import Say
 from tests.crash.crew import Tally, workshop
 from tests.crash.probe import TracedFileSystem
@@ -80,7 +80,7 @@ def in_place(place: Path, _say: Say, fs: TracedFileSystem) -> None:
     directory = _directory(place)
     for suffix in ("", "-wal"):
         fs.unlink(directory / f"{DATABASE_NAME}{suffix}")
-    upgrade.create(directory / DATABASE_NAME, fs, _nothing_committed)
+    revisions.create(directory / DATABASE_NAME, fs, _nothing_committed)
 
 
 def _nothing_committed(connection: Connection) -> None:
@@ -103,7 +103,7 @@ def check(place: Path) -> list[str]:
     kept = [_hashes(folder) for folder in sorted(directory.glob(f"{BROKEN_PREFIX}*"))]
     if kept != [was]:
         problems.append(f"the damaged database is not as it was, in one folder: {kept}")
-    if upgrade.rebuilt_path(directory / DATABASE_NAME).exists():
+    if revisions.rebuilt_path(directory / DATABASE_NAME).exists():
         problems.append("the waiting database is still there")
     return problems
 

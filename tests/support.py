@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import Criticality, Descriptor, FileSystem, Owner, RebuildStrategy, RuntimeStore
-from rtstore.records import RunIdentity
+from rtstore.model.records import RunIdentity
 from rtstore.testing import Ids as Ids
 
 NOON = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)

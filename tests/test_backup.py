@@ -29,10 +29,10 @@ from rtstore import (
     upgrade_directory,
     verify_backup,
 )
-from rtstore.backups import RECORD_NAME, Step
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.system import FileSystem
+from rtstore.maintenance.backup import RECORD_NAME, Step
 from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
 from tests.support import (
     CHECKOUT,
@@ -405,7 +405,7 @@ def test_every_failing_file_operation(directory: Path, tmp_path: Path) -> None:
     stays; or it is there whole."""
     whole = WatchedFileSystem()
     back_up(directory, tmp_path / "backup", fs=whole)
-    from rtstore.backups import back_up as back_up_of
+    from rtstore.maintenance.backup import back_up as back_up_of
 
     def backing(target: Path, fs: WatchedFileSystem) -> None:
         with RuntimeStore.open(directory, read_only=True) as store:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore.database.contents import KEEP_EVERYTHING
+from rtstore.control.contents import KEEP_EVERYTHING
 from tests.support import CHECKOUT, LEASES, new_directory, open_store, write
 
 BATCHES, CONTENT_BYTES = 52, 2 << 20
@@ -26,7 +26,7 @@ def peak_mib():  # of this program alone: ru_maxrss begins with what its parent 
 
 directory, backup, restored, as_before = sys.argv[1:]
 if as_before == "as before":  # the control: the whole database at once, as an image
-    from rtstore.database import copying
+    from rtstore.control.sqlite import copying
     copying.pages = lambda path: iter([copying._image(path)])
 with RuntimeStore.open(directory, read_only=True) as store:
     small = store.read("opencode.hostLeases")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import RuntimeStore, StoreClosedError
-from rtstore.database.ground import Ground, Names
+from rtstore.control.sqlite.ground import Ground, Names
 from tests.database.build import run
 from tests.support import TEAM
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rtstore import NewerStoreFileError, QuarantinedFile, RuntimeStore, StorageError
+from rtstore.commit.quarantine import CHANGED
 from rtstore.errors import StopError
 from rtstore.files.durable import temporary_path
-from rtstore.writing.keeping import CHANGED
 
 from .support import (
     CHECKPOINT,

@@ -30,7 +30,7 @@ def trade_names(here):
     assert (here / "a").read_text() == "b"
 
 def make_a_database(here):
-    from rtstore.database import upgrade
+    from rtstore.control import revisions as upgrade
     from tests.database.build import make
     assert make(here).exists()
 
@@ -38,20 +38,20 @@ def front_door(here):
     rtstore.build_readiness  # noqa: B018
 
 def tell(here):
-    from rtstore.dispatcher import EventDispatcher
+    from rtstore.commit.reporting import EventDispatcher
     from rtstore.errors import BatchFailedError
-    from rtstore.database.engine import Database
+    from rtstore.control.sqlite.engine import Database
     error = BatchFailedError("batch-1", "todo.state", "a reason", "a cause", undone=True)
     EventDispatcher(Database(here / "none"))._failed(error, 0.1)
 
 work, module = {
     "trade names": (trade_names, "ctypes"),
     "make a database": (make_a_database, "alembic.config"),
-    "front door": (front_door, "rtstore.readiness"),
-    "tell": (tell, "rtstore.events"),
+    "front door": (front_door, "rtstore.model.readiness"),
+    "tell": (tell, "rtstore.model.events"),
 }[what]
-import tests.database.build, rtstore.dispatcher, rtstore.files.system  # no matter of this test
-if module == "rtstore.readiness":
+import tests.database.build, rtstore.commit.reporting, rtstore.files.system  # no matter of this test
+if module == "rtstore.model.readiness":
     sys.modules.pop(module, None)
 assert module not in sys.modules, module
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import writer
+from rtstore.commit import writer
 from tests.readme import README
 
 TESTS = Path(__file__).parent

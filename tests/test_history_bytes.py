@@ -15,7 +15,7 @@ from rtstore import (
     RuntimeStore,
     RuntimeStoreError,
 )
-from rtstore.database import pruning
+from rtstore.control import retention
 
 from .support import (
     LEASES,
@@ -153,7 +153,7 @@ def test_what_is_left_to_weigh_survives_a_failing_transaction(
             write_large(store, 1, 1)
     with RuntimeStore.open(directory, retention=only_bytes(40)) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(pruning, "delete_contents", refuse)
+            patch.setattr(retention, "delete_contents", refuse)
             with pytest.raises(RuntimeStoreError):
                 write(store, LEASES, 1)
         for _ in range(30):

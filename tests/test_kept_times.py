@@ -12,7 +12,7 @@ import pytest
 
 from rtstore import Durability, FileSystem, RuntimeStore, StoreFileChangedError
 from rtstore.files import stamp
-from rtstore.records import CommittedFile
+from rtstore.model.records import CommittedFile
 from tests.support import IDENTITY, LEASES, LEDGER, data_in, file_of, new_directory, write
 from tests.support import open_store as open_seeded
 

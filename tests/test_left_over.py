@@ -28,11 +28,11 @@ from rtstore import (
     RuntimeStore,
     StorageError,
 )
-from rtstore.arguments import batch_request
-from rtstore.draft import Draft
-from rtstore.records import LoggedBatch
-from rtstore.writing import left_over
-from rtstore.writing.publication import Publisher
+from rtstore.commit import in_doubt
+from rtstore.commit.draft import Draft
+from rtstore.commit.publisher import Publisher
+from rtstore.model.arguments import batch_request
+from rtstore.model.records import LoggedBatch
 
 from .crash.children import Child
 from .support import (
@@ -318,7 +318,7 @@ def test_what_befalls_the_rest_of_a_group_is_nobody_elses_outcome(
             )
             for number in range(3)
         ]
-        monkeypatch.setattr(left_over, "take_to_their_end", no_seal)
+        monkeypatch.setattr(in_doubt, "take_to_their_end", no_seal)
         writer.write_submissions(group)
         assert [type(item.error) for item in group] == [
             BatchUnfinishedError,

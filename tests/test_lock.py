@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from rtstore import InvalidRequestError, LockTimeoutError, StorageError, WriterLock
+from rtstore.control.lock import LOCK_NAME
 from rtstore.errors import RetryableError
-from rtstore.lock import LOCK_NAME
 
 from .support import answer, child, hear
 
 HOLD = """
 from pathlib import Path
-from rtstore.lock import WriterLock
+from rtstore.control.lock import WriterLock
 import os
 with WriterLock(Path(sys.argv[1])).hold():
     say("held", os.getpid())
@@ -31,7 +31,7 @@ wait()
 
 COUNT = """
 from pathlib import Path
-from rtstore.lock import WriterLock
+from rtstore.control.lock import WriterLock
 directory = Path(sys.argv[1])
 lock, counter = WriterLock(directory), directory / "counter"
 say("ready")
@@ -273,7 +273,7 @@ def test_a_lock_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
 
 FORK = """
 from pathlib import Path
-from rtstore.lock import WriterLock
+from rtstore.control.lock import WriterLock
 import os
 lock = WriterLock(Path(sys.argv[1]))
 reading, writing = os.pipe()

@@ -50,14 +50,14 @@ def store(directory: Path, told: Told) -> Iterator[RuntimeStore]:
 def test_the_log_has_every_event_with_its_facts(
     store: RuntimeStore, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One record of `rtstore.events` for each event; the levels and the names beside the message
+    """One record of `rtstore.model.events` for each event; the levels and the names beside the message
     are those of the documentation."""
     caplog.set_level(logging.DEBUG, "rtstore")
     write(store, LEASES, 1)
     file_of(store, LEASES).write_text("{}")
     store.recover(store.plan_recovery())
     store.check_readiness()
-    records = [record for record in caplog.records if record.name == "rtstore.events"]
+    records = [record for record in caplog.records if record.name == "rtstore.model.events"]
     assert [record.getMessage() for record in records] == [event.message for event in told]
     levels = {vars(record)["event"]: record.levelname for record in records}
     assert levels == {
@@ -88,7 +88,7 @@ def test_the_log_can_be_formatted_with_its_facts(store: RuntimeStore) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(event)s %(batch_id)s %(stores)s"))
-    logger = logging.getLogger("rtstore.events")
+    logger = logging.getLogger("rtstore.model.events")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
@@ -127,13 +127,13 @@ def test_no_event_is_made_where_nobody_listens(
 ) -> None:
     """Without an observer, and with the log at its usual level, a committed batch costs the
     question whether anybody listens, and no more."""
-    from rtstore import dispatcher
+    from rtstore.commit import reporting
 
     def never(*_: Any) -> None:
         pytest.fail("an event was made")
 
-    monkeypatch.setattr(dispatcher.EventDispatcher, "_tell", never)
-    monkeypatch.setattr(dispatcher.EventDispatcher, "_committed", never)
+    monkeypatch.setattr(reporting.EventDispatcher, "_tell", never)
+    monkeypatch.setattr(reporting.EventDispatcher, "_committed", never)
     with open_store(directory) as store:
         write(store, LEASES, 1)
 

@@ -23,7 +23,7 @@ from rtstore import (
     StopError,
     rebuild_database,
 )
-from rtstore.database.upgrade import NEW_SUFFIX
+from rtstore.control.revisions import NEW_SUFFIX
 from tests.cli.commands import run
 from tests.support import (
     IDENTITY,
@@ -300,9 +300,9 @@ def test_one_that_came_first_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Between the look for a database and the look at the files somebody makes one and writes: that
     is no directory that lost it."""
     directory = tmp_path / "runtime"
-    from rtstore.database import upgrade
+    from rtstore.control import revisions
 
-    real = upgrade.exists
+    real = revisions.exists
     looks: list[Path] = []
 
     def exists(path: Path) -> bool:
@@ -310,12 +310,12 @@ def test_one_that_came_first_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if not looks:
             looks.append(path)
             with monkeypatch.context() as patch:
-                patch.setattr(upgrade, "exists", real)
+                patch.setattr(revisions, "exists", real)
                 with open_store(directory) as first:
                     write(first, LEASES, 1)
         return found
 
-    monkeypatch.setattr(upgrade, "exists", exists)
+    monkeypatch.setattr(revisions, "exists", exists)
     with open_store(directory) as store:
         assert store.read(LEASES).data == 1
     assert looks

@@ -28,8 +28,18 @@ with RuntimeStore.open(sys.argv[1]) as store:
 """
 RARE = (
     *("alembic", "mako", "rich", "typer", "click"),
-    *("rtstore.aio", "rtstore.backups", "rtstore.cli", "rtstore.legacy", "rtstore.salvage"),
-    *("rtstore.diagnosis", "rtstore.examination", "rtstore.upgrading"),
+    *(
+        "rtstore.aio.store",
+        "rtstore.maintenance.backup",
+        "rtstore.cli",
+        "rtstore.legacy",
+        "rtstore.maintenance.rebuild_database",
+    ),
+    *(
+        "rtstore.maintenance.doctor.judge",
+        "rtstore.maintenance.doctor.gather",
+        "rtstore.maintenance.upgrade",
+    ),
 )
 """What a program that opens, writes and reads has no use for."""
 
@@ -77,7 +87,7 @@ def test_what_few_programs_need_is_not_loaded(code: str, directory: Path) -> Non
     """Neither importing the facade nor opening, writing, reading and checking with it loads the
     command line, the migrations, back-ups, or what takes over the ancestor's directories."""
     modules = loaded_by(code, directory)
-    assert {"rtstore.store", "rtstore.writer", "sqlalchemy"} <= modules
+    assert {"rtstore.store", "rtstore.commit.writer", "sqlalchemy"} <= modules
     assert of(RARE, modules) == []
 
 

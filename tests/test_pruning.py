@@ -21,7 +21,7 @@ from rtstore import (
     Retention,
     RuntimeStore,
 )
-from rtstore.database import pruning
+from rtstore.control import retention as pruning
 
 from .aio_support import run as run_async
 from .support import (
@@ -272,7 +272,8 @@ def test_writers_go_on_meanwhile(directory: Path, monkeypatch: pytest.MonkeyPatc
 PRUNE = """
 from pathlib import Path
 from rtstore import Retention, RuntimeStore
-from rtstore.database import pruning, space
+from rtstore.control import retention as pruning
+from rtstore.control.sqlite import space
 pruning._ROWS_AT_ONCE = 7
 space._PAGES_AT_ONCE = 16
 with RuntimeStore.open(sys.argv[1]) as store:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import InvalidRequestError, Retention, RuntimeStore, StorageError
-from rtstore.database.engine import DATABASE_NAME
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.system import FileSystem
 from tests.support import (
     FILE_OF,

@@ -27,8 +27,8 @@ from rtstore import (
     RuntimeStore,
     StoreFileChangedError,
 )
-from rtstore.database.contents import KEEP_EVERYTHING
-from rtstore.database.engine import DATABASE_NAME
+from rtstore.control.contents import KEEP_EVERYTHING
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from tests.benchmarks import history
 from tests.benchmarks.documents import IDENTITY, REASON, TEAM, Documents

@@ -30,8 +30,8 @@ from rtstore import (
     WrongTeamError,
     rebuild_database,
 )
-from rtstore.database import upgrade
-from rtstore.salvage import StoreOutcome
+from rtstore.control import revisions
+from rtstore.maintenance.rebuild_database import StoreOutcome
 
 from .support import (
     CHECKOUT,
@@ -368,7 +368,7 @@ def test_an_interrupted_rebuild_is_in_nobodys_way_but_its_own(directory: Path) -
     folder = directory / "runtime-store.broken-001"
     folder.mkdir()
     path.rename(folder / path.name)
-    upgrade.rebuilt_path(path).write_bytes((folder / path.name).read_bytes())
+    revisions.rebuilt_path(path).write_bytes((folder / path.name).read_bytes())
     for options in ({"team_name": TEAM}, {"read_only": True}):
         with pytest.raises(CorruptDatabaseError, match="interrupted"):
             RuntimeStore.open(directory, **options)
@@ -376,7 +376,7 @@ def test_an_interrupted_rebuild_is_in_nobodys_way_but_its_own(directory: Path) -
     report = rebuild_database(directory)
     assert (report.team_name, report.kept_aside) == (TEAM, folder)
     assert digest((folder / path.name).read_bytes()) == hashed
-    assert not upgrade.rebuilt_path(path).exists()
+    assert not revisions.rebuilt_path(path).exists()
     with RuntimeStore.open(directory) as store:
         assert agree(store)
 

@@ -23,7 +23,7 @@ from rtstore import (
     RunIdentity,
     RuntimeStore,
 )
-from rtstore.records import Criticality, Owner
+from rtstore.model.records import Criticality, Owner
 
 IDENTITY = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1")
 

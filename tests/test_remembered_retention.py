@@ -28,7 +28,7 @@ from rtstore import (
     rebuild_database,
     restore_backup,
 )
-from rtstore.records import BatchReason
+from rtstore.model.records import BatchReason
 
 from .query_trace import traced
 from .support import (

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rtstore import BatchFailedError, BatchState, Durability, FileSystem, RuntimeStore
-from rtstore.arguments import batch_request
 from rtstore.files.durable import temporary_path
+from rtstore.model.arguments import batch_request
 from tests.support import (
     CHECKPOINT,
     DIAGNOSTICS,

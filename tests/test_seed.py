@@ -34,7 +34,7 @@ from rtstore import (
     default_manifest,
     validate_invariants,
 )
-from rtstore.records import Record
+from rtstore.model.records import Record
 
 from .support import NOON, NOON_TEXT, TEAM, Ids
 

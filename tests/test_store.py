@@ -23,8 +23,8 @@ from rtstore import (
     StoreFileChangedError,
     UnknownStoreError,
 )
-from rtstore.descriptors import KNOWN_DESCRIPTORS
-from rtstore.lock import LOCK_NAME
+from rtstore.control.lock import LOCK_NAME
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 
 from .support import (
     CHECKPOINT,

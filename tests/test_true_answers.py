@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rtstore import Batch, FileSystem, LockLostError, LockTimeoutError, RuntimeStore, WriterLock
-from rtstore.lock import LOCK_NAME
-from rtstore.writing.group import Submission
+from rtstore.commit.group import Submission
+from rtstore.control.lock import LOCK_NAME
 
 from .group_support import batch
 from .support import (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore.database.schema import REVISIONS
+from rtstore.control.schema import REVISIONS
 from tests.installed import CHECKOUT, Installed
 from tests.upgrade.freeze import unpack
 

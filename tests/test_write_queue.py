@@ -24,7 +24,7 @@ from rtstore import (
     RuntimeStore,
     WriterLock,
 )
-from rtstore.arguments import batch_request
+from rtstore.model.arguments import batch_request
 
 from .group_support import Flushes, batch, carry_out, numbers, together, update
 from .support import (
@@ -249,12 +249,12 @@ def test_a_group_has_an_end(store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
     """Who comes later does not make the first wait for any number of others: a group is bounded,
     by the number of its batches and by their bytes."""
     flushes = Flushes(store.database, monkeypatch)
-    monkeypatch.setattr("rtstore.writing.group.GROUP_MAX", 2)
+    monkeypatch.setattr("rtstore.commit.group.GROUP_MAX", 2)
     outcomes = carry_out(store, *(batch(store, {LEASES: n}) for n in range(5)))
     assert numbers(outcomes) == [1, 2, 3, 4, 5]
     assert flushes.made.count(True) == 3
     flushes.made.clear()
-    monkeypatch.setattr("rtstore.writing.group.GROUP_BYTES_MAX", 1)
+    monkeypatch.setattr("rtstore.commit.group.GROUP_BYTES_MAX", 1)
     assert numbers(carry_out(store, *(batch(store, {LEASES: n}) for n in range(3)))) == [6, 7, 8]
     assert flushes.made.count(True) == 3
 
@@ -265,7 +265,7 @@ def test_submissions_of_one_thread_share_a_flush(
     """Several batches that one thread hands over at once are a group too, each with its outcome,
     also where they are more than a group holds."""
     flushes = Flushes(store.database, monkeypatch)
-    monkeypatch.setattr("rtstore.writing.group.GROUP_MAX", 3)
+    monkeypatch.setattr("rtstore.commit.group.GROUP_MAX", 3)
     submissions = [
         store._writer.submission(
             batch_request(

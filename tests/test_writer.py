@@ -26,8 +26,8 @@ from rtstore import (
     StoreWrite,
     WrongTeamError,
 )
+from rtstore.commit.writer import BatchWriter
 from rtstore.errors import RetryableError
-from rtstore.writer import BatchWriter
 
 from .support import (
     CHECKPOINT,

@@ -18,9 +18,9 @@ from rtstore.cli.looking import (
 from rtstore.cli.output import Cell, page_for, print_json
 from rtstore.cli.status import readiness_cell, show_next
 from rtstore.errors import InvalidRequestError
-from rtstore.records import Batch, Record
+from rtstore.model.records import Batch, Record
+from rtstore.shell import typed_command
 from rtstore.store import RuntimeStore
-from rtstore.typed import typed_command
 
 
 class AdoptReport(Record):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
-from rtstore.facts import Hindrance, LaunchState, rebuild_command, two_teams
 from rtstore.files.paths import replace_link_command
-from rtstore.records import (
+from rtstore.maintenance.doctor.facts import Hindrance, LaunchState, rebuild_command, two_teams
+from rtstore.model.records import (
     ActionKind,
     InspectionState,
     ReadinessCheck,
@@ -16,7 +16,7 @@ from rtstore.records import (
     RecoveryAction,
     RecoveryPlan,
 )
-from rtstore.typed import typed
+from rtstore.shell import typed
 
 _REBUILDS = (
     ActionKind.REBUILD_FROM_PROVIDER,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtstore.backups import Backup, ChangedFile, restore_backup, verify_backup
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Page, count, page_for, print_json, size, when
 from rtstore.cli.progress import progress_bar
-from rtstore.database.schema import REVISIONS
+from rtstore.control.schema import REVISIONS
+from rtstore.maintenance.backup import Backup, ChangedFile, restore_backup, verify_backup
+from rtstore.model.times import utc_now
+from rtstore.shell import typed
 from rtstore.store import RuntimeStore
-from rtstore.times import utc_now
-from rtstore.typed import typed
 
 
 def back_up(directory: Path, destination: Path, *, as_json: bool) -> ExitCode:

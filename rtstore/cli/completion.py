@@ -41,7 +41,7 @@ def versions(context: typer.Context, incomplete: str) -> Choices:
         from rtstore.cli.looking import schema_name_of
         from rtstore.cli.output import ago
         from rtstore.errors import RuntimeStoreError
-        from rtstore.times import utc_now
+        from rtstore.model.times import utc_now
 
         try:
             name = schema_name_of(store, _typed(context, "store", 1))

@@ -35,11 +35,11 @@ from rtstore.cli.looking import (
     temporary_files,
 )
 from rtstore.cli.output import Page, page_for, print_json
-from rtstore.database.batches import ReceiptStore
-from rtstore.database.engine import DATABASE_NAME
+from rtstore.control.batches import ReceiptStore
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
-from rtstore.ids import new_batch_id
-from rtstore.records import Batch
+from rtstore.model.ids import new_batch_id
+from rtstore.model.records import Batch
 from rtstore.store import RuntimeStore
 from rtstore.testing.points import CrashPoint
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from rtstore.errors import RetryableError
-from rtstore.records import Record
+from rtstore.model.records import Record
 from rtstore.testing.points import CrashPoint
 
 HANDSHAKE_TIMEOUT_S = 60.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from rtstore.descriptors import (
+from rtstore.model.descriptors import (
     COMPATIBILITY_SNAPSHOT,
     DELIVERY_JOURNAL,
     HOST_LEASES,
@@ -20,7 +20,7 @@ from rtstore.descriptors import (
     RUNTIME_REVISION,
     SESSION_STORE,
 )
-from rtstore.records import BatchReason, RunIdentity
+from rtstore.model.records import BatchReason, RunIdentity
 
 TEAM = "demo-team"
 RUN = "run-7f3a"

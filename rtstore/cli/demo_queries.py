@@ -11,8 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 from rtstore.cli.output import visible
-from rtstore.records import Record
-from rtstore.typed import typed
+from rtstore.model.records import Record
+from rtstore.shell import typed
 
 WHO = """SELECT batch_id, reason, written_at FROM current_stores
 WHERE store = 'opencode.sessionStore'"""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from rtstore.cli.demo_crash import Kill
 from rtstore.cli.demo_queries import Query
 from rtstore.cli.looking import Verdict
-from rtstore.records import (
+from rtstore.model.records import (
     BatchReason,
     BatchState,
     ReadinessCheck,

@@ -13,8 +13,8 @@ from rtstore.cli.looking import Look
 from rtstore.cli.output import Cell, Column, Page, count
 from rtstore.cli.recover import show_steps
 from rtstore.cli.status import readiness_cell
-from rtstore.records import ActionKind, RecoveryStep
-from rtstore.typed import typed
+from rtstore.model.records import ActionKind, RecoveryStep
+from rtstore.shell import typed
 
 _WORDS = {
     Version.NEW: "new version",

@@ -9,9 +9,9 @@ from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.legacy import ExportReport
-from rtstore.records import BatchState
+from rtstore.model.records import BatchState
+from rtstore.shell import typed
 from rtstore.store import RuntimeStore
-from rtstore.typed import typed
 
 
 def run(

@@ -29,10 +29,10 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
-from rtstore.records import Record
+from rtstore.model.records import Record
+from rtstore.model.times import Timestamp, utc_now
+from rtstore.shell import typed
 from rtstore.store import RuntimeStore
-from rtstore.times import Timestamp, utc_now
-from rtstore.typed import typed
 
 
 class State(StrEnum):

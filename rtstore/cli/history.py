@@ -12,19 +12,19 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory, open_to_look, schema_name_of
 from rtstore.cli.options import ready_to_type
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
-from rtstore.database.history import StoreVersion
-from rtstore.differences import Difference, DifferenceKind
+from rtstore.control.history import StoreVersion
 from rtstore.errors import (
     BatchUnfinishedError,
     InvalidRequestError,
     NotARuntimeDirectoryError,
     StoreFileChangedError,
 )
-from rtstore.reader import StoreContent
-from rtstore.records import Batch, Record
+from rtstore.history.reader import StoreContent
+from rtstore.history.versions import At
+from rtstore.model.differences import Difference, DifferenceKind
+from rtstore.model.records import Batch, Record
+from rtstore.model.times import format_time, utc_now
 from rtstore.store import RuntimeStore
-from rtstore.time_travel import At
-from rtstore.times import format_time, utc_now
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]|$)")
 _SIGNS = {

@@ -10,8 +10,8 @@ from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json, when
 from rtstore.cli.progress import progress_bar
 from rtstore.legacy import ImportReport, StoreOutcome, TeamImportReport, import_team
-from rtstore.times import utc_now
-from rtstore.typed import typed
+from rtstore.model.times import utc_now
+from rtstore.shell import typed
 
 
 def run(directory: Path, *, dry_run: bool, lock_timeout_s: float, as_json: bool) -> ExitCode:

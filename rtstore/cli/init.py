@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.output import Cell, count, page_for, print_json
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.records import Record
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.model.records import Record
 from rtstore.store import RuntimeStore
 
 

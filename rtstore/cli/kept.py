@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TypedDict
 
 from rtstore.cli.output import count, size
-from rtstore.database.contents import Retention
+from rtstore.control.contents import Retention
 
 
 class Limits(TypedDict):

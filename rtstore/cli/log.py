@@ -10,8 +10,8 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import open_to_look
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json
 from rtstore.cli.views import stores_of_batches
-from rtstore.records import OPEN_STATES, Batch, BatchState, Record
-from rtstore.times import format_time, utc_now
+from rtstore.model.records import OPEN_STATES, Batch, BatchState, Record
+from rtstore.model.times import format_time, utc_now
 
 
 class LoggedLine(Record):

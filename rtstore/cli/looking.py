@@ -16,21 +16,20 @@ from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
 from rtstore.cli.views import WrittenBy, written_by
-from rtstore.database.batches import ReceiptStore
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.manifest import ManifestStore
-from rtstore.envelope import EnvelopeError, decode
+from rtstore.control.batches import ReceiptStore
+from rtstore.control.manifest import ManifestStore
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import ConflictError, InvalidRequestError, NotARuntimeDirectoryError
-from rtstore.facts import Hindrance
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
-from rtstore.hindrances import hindrances, no_room
-from rtstore.missing import how_to_make, read_launch_state
-from rtstore.planner import RecoveryPlanner, Survey
-from rtstore.readiness import build_readiness
-from rtstore.records import (
+from rtstore.maintenance.doctor.facts import Hindrance
+from rtstore.maintenance.hindrances import hindrances, no_room
+from rtstore.maintenance.hints import how_to_make, read_launch_state
+from rtstore.model.envelope import EnvelopeError, decode
+from rtstore.model.readiness import build_readiness
+from rtstore.model.records import (
     ActionKind,
     BatchReason,
     Criticality,
@@ -46,9 +45,10 @@ from rtstore.records import (
     RecoveryPlan,
     RunIdentity,
 )
+from rtstore.model.times import Timestamp, parse_time, utc_now
+from rtstore.recovery.gather import RecoveryPlanner, Survey
+from rtstore.shell import typed
 from rtstore.store import RuntimeStore
-from rtstore.times import Timestamp, parse_time, utc_now
-from rtstore.typed import typed
 
 Result = TypeVar("Result")
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
-from rtstore.database import recovery_log
-from rtstore.database.engine import Database
-from rtstore.facts import Way, owning_way
+from rtstore.control import recovery_log
+from rtstore.control.sqlite.engine import Database
 from rtstore.files.owners import is_others, not_changeable, owner, this_user
 from rtstore.files.paths import end_of_link
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
-from rtstore.records import ActionKind, ActionOutcome, Record, RecoveryAction
+from rtstore.maintenance.doctor.facts import Way, owning_way
+from rtstore.model.records import ActionKind, ActionOutcome, Record, RecoveryAction
 
 
 class ObstacleKind(StrEnum):

@@ -21,7 +21,7 @@ from rtstore.errors import (
     StorageError,
     UnknownStoreError,
 )
-from rtstore.typed import typed
+from rtstore.shell import typed
 
 LOCK_TIMEOUT_S = 10.0
 NUMBER_MAX = 1_000_000_000
@@ -96,7 +96,7 @@ def _message(error: RuntimeStoreError | OSError) -> str:
         why = why_forbidden(Path(error.filename))
         return f"{error.filename}: {why} ({error.strerror})" if why else str(error)
     if isinstance(error, StorageError | DatabaseLockedError):
-        from rtstore.database.engine import DATABASE_NAME
+        from rtstore.control.sqlite.engine import DATABASE_NAME
 
         directory = error.path if error.path.is_dir() else error.path.parent
         if (directory / DATABASE_NAME).is_file():

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from rtstore.times import format_time
+from rtstore.model.times import format_time
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.padding import Padding
     from rich.text import Text
 
-    from rtstore.records import Record
+    from rtstore.model.records import Record
 
 _STYLES = {"good": "green", "bad": "bold red", "warn": "yellow", "dim": "dim", "title": "bold"}
 

@@ -10,7 +10,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import Look, Verdict, look_at, open_to_look, until_it_fits
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.status import readiness_cell, show_diagnosis
-from rtstore.records import (
+from rtstore.model.records import (
     ActionKind,
     ReadinessCheck,
     Record,

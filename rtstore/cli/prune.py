@@ -15,12 +15,12 @@ from rtstore.cli.kept import days_of, in_words, limits_of
 from rtstore.cli.looking import open_to_look
 from rtstore.cli.output import Cell, Page, count, page_for, print_json, size
 from rtstore.cli.progress import progress_bar
-from rtstore.database.contents import Retention
+from rtstore.control.contents import Retention
 from rtstore.errors import InvalidRequestError
-from rtstore.pruning import PruneReport
-from rtstore.records import Record
+from rtstore.history.prune import PruneReport
+from rtstore.model.records import Record
+from rtstore.shell import typed
 from rtstore.store import RuntimeStore
-from rtstore.typed import typed
 
 _DAYS_MAX = 36_500
 _SECOND = 1 / 86_400

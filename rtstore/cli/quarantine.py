@@ -20,14 +20,14 @@ from rtstore.cli.output import (
     when,
 )
 from rtstore.cli.status import readiness_cell, show_next
-from rtstore.envelope import content_hash
 from rtstore.errors import InvalidRequestError, UnsafePathError
 from rtstore.files.quarantine import is_gone, quarantined_path
 from rtstore.files.system import FileSystem
-from rtstore.records import QuarantinedFile, Record
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import QuarantinedFile, Record
+from rtstore.model.times import utc_now
+from rtstore.shell import typed
 from rtstore.store import RuntimeStore
-from rtstore.times import utc_now
-from rtstore.typed import typed
 
 
 class KeptFile(Record):

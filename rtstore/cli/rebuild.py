@@ -10,9 +10,14 @@ from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.errors import InvalidRequestError
-from rtstore.records import Record, RunIdentity
-from rtstore.salvage import RebuildReport, RebuiltStore, StoreOutcome, rebuild_database
-from rtstore.typed import typed
+from rtstore.maintenance.rebuild_database import (
+    RebuildReport,
+    RebuiltStore,
+    StoreOutcome,
+    rebuild_database,
+)
+from rtstore.model.records import Record, RunIdentity
+from rtstore.shell import typed
 
 _TONES = {
     StoreOutcome.FROM_FILE: "good",

@@ -21,7 +21,7 @@ from rtstore.cli.looking import (
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.status import readiness_cell, show_diagnosis
-from rtstore.records import (
+from rtstore.model.records import (
     ActionKind,
     ActionOutcome,
     ReadinessCheck,

@@ -24,10 +24,10 @@ from rtstore.cli.looking import (
 )
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.cli.output import when as time_and_age
-from rtstore.database.engine import DATABASE_NAME
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
-from rtstore.facts import HindranceKind
-from rtstore.records import (
+from rtstore.maintenance.doctor.facts import HindranceKind
+from rtstore.model.records import (
     ActionKind,
     Batch,
     BatchReason,
@@ -36,7 +36,7 @@ from rtstore.records import (
     Record,
     RunIdentity,
 )
-from rtstore.times import Timestamp
+from rtstore.model.times import Timestamp
 
 
 class CommittedBatch(Record):

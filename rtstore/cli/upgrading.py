@@ -12,15 +12,15 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.looking import check_directory
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
-from rtstore.data_upgrade import DataUpgradeReport, rehearse
-from rtstore.database.engine import DATABASE_NAME, Database
-from rtstore.descriptors import Descriptor, Registry
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import InvalidRequestError
 from rtstore.files.system import FileSystem
+from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_directory
+from rtstore.maintenance.upgrade_data import DataUpgradeReport, rehearse
+from rtstore.model.data_upgrade import UpgradedStore
+from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.shell import typed
 from rtstore.store import RuntimeStore
-from rtstore.store_versions import UpgradedStore
-from rtstore.typed import typed
-from rtstore.upgrading import UpgradeReport, backups_in, upgrade_directory
 
 
 class FullReport(UpgradeReport):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from rtstore.records import BatchReason, Record
+from rtstore.model.records import BatchReason, Record
+from rtstore.model.times import Timestamp
 from rtstore.store import RuntimeStore
-from rtstore.times import Timestamp
 
 _WRITTEN_BY = """
     SELECT entry.schema_name, batch.batch_id, batch.reason, written.written_at

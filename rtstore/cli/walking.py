@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.descriptors import KNOWN_DESCRIPTORS
+from rtstore.control.lock import LOCK_NAME
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
-from rtstore.lock import LOCK_NAME
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 
 DEPTH_MAX = 8
 DEPTH_NEAR = 3

@@ -34,9 +34,9 @@ from rtstore.cli.output import (
 from rtstore.cli.status import readiness_cell, show_next
 from rtstore.cli.views import stores_of_batches
 from rtstore.errors import RuntimeStoreError
-from rtstore.records import OPEN_STATES, Batch, ReadinessCheck, Record, RunIdentity
+from rtstore.model.records import OPEN_STATES, Batch, ReadinessCheck, Record, RunIdentity
+from rtstore.model.times import Timestamp, format_time, utc_now
 from rtstore.store import RuntimeStore
-from rtstore.times import Timestamp, format_time, utc_now
 
 _BATCHES_SHOWN = 12
 _FIRST_LIMIT = 50

@@ -7,14 +7,14 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from rtstore.descriptors import Descriptor
-from rtstore.envelope import EnvelopeError, content_hash, decode, payload_problem
 from rtstore.errors import UnsafePathError
 from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.stamp import read_hashed
 from rtstore.files.system import FileSystem
-from rtstore.records import Inspection, InspectionFault, InspectionState, ManifestEntry
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.envelope import EnvelopeError, content_hash, decode, payload_problem
+from rtstore.model.records import Inspection, InspectionFault, InspectionState, ManifestEntry
 
 
 class FileInspector:

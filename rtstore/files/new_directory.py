@@ -11,7 +11,7 @@ from rtstore.errors import InvalidRequestError, StorageError
 from rtstore.files import durable
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.system import FileSystem
-from rtstore.typed import typed
+from rtstore.shell import typed
 
 try:
     import fcntl

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtstore.forks import no_fork
-from rtstore.typed import typed
+from rtstore.shell import typed
 
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 

@@ -7,10 +7,10 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
-from rtstore.descriptors import relative_path_problem
 from rtstore.errors import UnsafePathError
 from rtstore.files.system import FileSystem
-from rtstore.typed import typed
+from rtstore.model.descriptors import relative_path_problem
+from rtstore.shell import typed
 
 
 @lru_cache(maxsize=4096)

@@ -10,11 +10,11 @@ import os
 import stat
 from pathlib import Path
 
-from rtstore.envelope import content_hash
 from rtstore.errors import UnsafePathError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
-from rtstore.typed import typed
+from rtstore.model.envelope import content_hash
+from rtstore.shell import typed
 
 QUARANTINE_DIRECTORY = "quarantine"
 _HASH_DIGITS = 32

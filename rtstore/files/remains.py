@@ -14,12 +14,12 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from rtstore.envelope import EnvelopeError, decode
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
-from rtstore.records import InspectionFault
+from rtstore.model.envelope import EnvelopeError, decode
+from rtstore.model.records import InspectionFault
 
 _NAMES_MAX = 2_000
 """How many names are looked at in one folder."""

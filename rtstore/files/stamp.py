@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from rtstore.envelope import content_hash
 from rtstore.files.system import FileSystem
-from rtstore.records import CommittedFile
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import CommittedFile
 
 _TICK_NS = 20_000_000
 """Longer than the tick of any kernel's clock."""

@@ -12,9 +12,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field, PlainValidator
 
-from rtstore.descriptors import relative_path_problem
-from rtstore.records import BatchReason, BatchState, InspectionState, Record
-from rtstore.times import parse_time
+from rtstore.model.descriptors import relative_path_problem
+from rtstore.model.records import BatchReason, BatchState, InspectionState, Record
+from rtstore.model.times import parse_time
 
 _INTEGER_MAX = 2**63 - 1
 _MTIME_MS_MAX = 9.0e12

@@ -16,7 +16,6 @@ import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from rtstore.envelope import content_hash
 from rtstore.errors import LegacyImportError
 from rtstore.files.system import FileSystem
 from rtstore.legacy.ancestor import (
@@ -26,7 +25,8 @@ from rtstore.legacy.ancestor import (
     Ancestral,
     OurPart,
 )
-from rtstore.records import OPEN_STATES, BatchState, Record
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import OPEN_STATES, BatchState, Record
 
 UNAMBIGUOUS_MANIFEST = "opencode-runtime-manifest.json"
 MANIFEST_NAMES = ("manifest.json", UNAMBIGUOUS_MANIFEST)

@@ -15,10 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from rtstore.backups.making import write_store_files
-from rtstore.database import batches, manifest, recovery_log
-from rtstore.database.engine import Database
-from rtstore.envelope import content_hash
+from rtstore.control import batches, manifest, recovery_log
+from rtstore.control.lock import WriterLock
+from rtstore.control.sqlite.engine import Database
 from rtstore.errors import BatchUnfinishedError, StorageError
 from rtstore.files import durable, quarantine
 from rtstore.files.new_directory import new_directory
@@ -30,9 +29,10 @@ from rtstore.legacy.control_files import (
     SCHEMA_VERSION,
     UNAMBIGUOUS_MANIFEST,
 )
-from rtstore.lock import WriterLock
-from rtstore.records import Batch, BatchState, Manifest, PlannedWrite, QuarantinedFile, Record
-from rtstore.times import Clock, format_time, to_utc_ms
+from rtstore.maintenance.backup.making import write_store_files
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import Batch, BatchState, Manifest, PlannedWrite, QuarantinedFile, Record
+from rtstore.model.times import Clock, format_time, to_utc_ms
 
 REPLACED = "replaced by an export"
 """Why an older control file of the ancestor lies in quarantine."""

@@ -18,15 +18,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select
 
-from rtstore import arguments
-from rtstore.database import batches, manifest, upgrade
-from rtstore.database.engine import DATABASE_NAME, Database
-from rtstore.database.manifest import ManifestHead
-from rtstore.database.schema import batch_writes, runtime_manifest, write_batches
-from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.control import batches, manifest, revisions
+from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
+from rtstore.control.manifest import ManifestHead
+from rtstore.control.schema import batch_writes, runtime_manifest, write_batches
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import InvalidRequestError, LegacyImportError
 from rtstore.files.system import FileSystem
-from rtstore.ids import IdFactory, new_batch_id
 from rtstore.legacy.control_files import (
     RECEIPTS_NAME,
     ControlFiles,
@@ -42,9 +40,11 @@ from rtstore.legacy.survey import (
     look_at_stores,
     look_beside,
 )
-from rtstore.lock import DEFAULT_TIMEOUT_S, WriterLock
-from rtstore.records import BatchOrigin, BatchState, Record
-from rtstore.times import Clock, parse_time, to_utc_ms, utc_now
+from rtstore.model import arguments
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.model.ids import IdFactory, new_batch_id
+from rtstore.model.records import BatchOrigin, BatchState, Record
+from rtstore.model.times import Clock, parse_time, to_utc_ms, utc_now
 
 
 class _Task(Record):
@@ -128,8 +128,8 @@ def _look(directory: Path, registry: Registry | None, fs: FileSystem) -> _Task |
     """What is to be imported, or the report that it was. Reads only."""
     path = directory / DATABASE_NAME
     head: ManifestHead | None = None
-    if upgrade.exists(path):
-        upgrade.check_current(path)
+    if revisions.exists(path):
+        revisions.check_current(path)
         database = Database(path, read_only=True)
         try:
             head, last_number, remembered = database.read(_look_at_database)
@@ -215,13 +215,13 @@ class _Importer:
         path = self._directory / DATABASE_NAME
         if task.into_existing:
             return self._import(task, lambda fill: _fill_existing(path, fill))
-        return self._import(task, lambda fill: upgrade.create(path, self._fs, fill))
+        return self._import(task, lambda fill: revisions.create(path, self._fs, fill))
 
     def rehearse(self, task: _Task) -> ImportReport:
         """Import into a database that nobody else can see, and throw it away."""
         with tempfile.TemporaryDirectory(prefix="rtstore-import-") as temporary:
             trial = Path(temporary) / DATABASE_NAME
-            report = self._import(task, lambda fill: upgrade.create(trial, FileSystem(), fill))
+            report = self._import(task, lambda fill: revisions.create(trial, FileSystem(), fill))
         return report.model_copy(update={"changed": False, "dry_run": True})
 
     def _import(

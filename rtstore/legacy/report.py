@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from rtstore.records import BatchState, Record, RunIdentity
-from rtstore.times import Timestamp
+from rtstore.model.records import BatchState, Record, RunIdentity
+from rtstore.model.times import Timestamp
 
 
 class StoreOutcome(StrEnum):

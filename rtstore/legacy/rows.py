@@ -20,12 +20,12 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, update
 
-from rtstore.database import batches, contents, manifest
-from rtstore.database.schema import runtime_manifest
-from rtstore.descriptors import Descriptor
+from rtstore.control import batches, contents, manifest
+from rtstore.control.schema import runtime_manifest
 from rtstore.legacy.ancestor import AncestorBatch, AncestorEntry, AncestorReceipt
 from rtstore.legacy.control_files import ControlFiles
-from rtstore.records import (
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.records import (
     Batch,
     BatchOrigin,
     BatchReason,
@@ -34,7 +34,7 @@ from rtstore.records import (
     ManifestEntry,
     PlannedWrite,
 )
-from rtstore.times import format_time, to_utc_ms
+from rtstore.model.times import format_time, to_utc_ms
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rtstore.descriptors import RESERVED_NAMES, Registry
-from rtstore.envelope import EnvelopeError, content_hash, decode
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
@@ -18,7 +16,9 @@ from rtstore.files.system import FileSystem
 from rtstore.legacy.ancestor import AncestorEntry
 from rtstore.legacy.control_files import ControlFiles, is_legacy_directory
 from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutcome
-from rtstore.records import Record
+from rtstore.model.descriptors import RESERVED_NAMES, Registry
+from rtstore.model.envelope import EnvelopeError, content_hash, decode
+from rtstore.model.records import Record
 
 LANES = "lanes"
 KNOWN_OTHERS = {

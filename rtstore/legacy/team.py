@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from rtstore import arguments
-from rtstore.descriptors import Descriptor
+from rtstore.control.lock import DEFAULT_TIMEOUT_S
 from rtstore.errors import LegacyImportError
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
-from rtstore.ids import IdFactory, new_batch_id
 from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory
 from rtstore.legacy.importing import import_directory
 from rtstore.legacy.report import (
@@ -28,8 +26,10 @@ from rtstore.legacy.report import (
     TeamImportReport,
 )
 from rtstore.legacy.survey import LANES, is_own, kind_of
-from rtstore.lock import DEFAULT_TIMEOUT_S
-from rtstore.times import Clock, utc_now
+from rtstore.model import arguments
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.ids import IdFactory, new_batch_id
+from rtstore.model.times import Clock, utc_now
 
 Progress = Callable[[str, int, int], None]
 """Called with the directory, how many of its stores were read, and how many there are."""

@@ -20,13 +20,13 @@ from unittest.mock import patch
 
 from sqlalchemy import Connection
 
-from rtstore.database.engine import Database
-from rtstore.draft import Draft
+from rtstore.commit.draft import Draft
+from rtstore.commit.publisher import Publisher
+from rtstore.commit.writer import BatchWriter
+from rtstore.control.sqlite.engine import Database
 from rtstore.files.system import FileSystem
-from rtstore.records import Batch, LoggedBatch, PlannedWrite
+from rtstore.model.records import Batch, LoggedBatch, PlannedWrite
 from rtstore.testing.points import POINTS, CrashPoint
-from rtstore.writer import BatchWriter
-from rtstore.writing.publication import Publisher
 
 _OF_A_FILE = re.compile(r"(in-file|after-rename)-[1-9]\d*")
 _WATCHING = threading.Lock()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from rtstore.records import Record
+from rtstore.model.records import Record
 from rtstore.testing.crashes import PointNotReachedError, not_reached
 from rtstore.testing.dying import Watch, checked_point, dying_at
 from rtstore.testing.points import CrashPoint

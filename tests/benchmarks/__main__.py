@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rtstore.times import format_time, utc_now
+from rtstore.model.times import format_time, utc_now
 
 from . import __doc__ as about
 from . import concurrency, growth, opening, reading, report, writing

@@ -18,7 +18,7 @@ from rtstore import (
     RunIdentity,
     RuntimeStore,
 )
-from rtstore.descriptors import COMPATIBILITY_SNAPSHOT, LAUNCH_STATE
+from rtstore.model.descriptors import COMPATIBILITY_SNAPSHOT, LAUNCH_STATE
 
 TEAM = "team-bench"
 IDENTITY = RunIdentity(

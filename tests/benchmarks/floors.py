@@ -22,8 +22,8 @@ from typing import Any
 import pydantic_core
 
 from rtstore import Descriptor
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.lock import LOCK_NAME
+from rtstore.control.lock import LOCK_NAME
+from rtstore.control.sqlite.engine import DATABASE_NAME
 
 from .documents import IDENTITY, REASON, TEAM, open_store
 

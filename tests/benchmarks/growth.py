@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rtstore import Descriptor, RuntimeStore
-from rtstore.database.contents import KEEP_EVERYTHING
-from rtstore.database.engine import DATABASE_NAME
+from rtstore.control.contents import KEEP_EVERYTHING
+from rtstore.control.sqlite.engine import DATABASE_NAME
 
 from . import history
 from .bench import Bench

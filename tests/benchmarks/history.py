@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import Descriptor
-from rtstore.database.contents import KEEP_EVERYTHING
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.ids import time_ordered_id
+from rtstore.control.contents import KEEP_EVERYTHING
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.model.ids import time_ordered_id
 
 from .documents import IDENTITY, REASON, TEAM, open_store, write
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rtstore import Descriptor, RuntimeStore
-from rtstore.database.engine import DATABASE_NAME
+from rtstore.control.sqlite.engine import DATABASE_NAME
 
 from .bench import Bench
 from .children import command, compiled_environment, environment

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import KNOWN_DESCRIPTORS, Descriptor, RuntimeStore
-from rtstore.database.engine import DATABASE_NAME
+from rtstore.control.sqlite.engine import DATABASE_NAME
 
 from . import peers
 from .bench import Bench, human_size

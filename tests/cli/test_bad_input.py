@@ -202,7 +202,7 @@ def test_a_database_that_is_not_ours_to_touch(
 
 HOLD = """
 from pathlib import Path
-from rtstore.lock import WriterLock
+from rtstore.control.lock import WriterLock
 with WriterLock(Path(sys.argv[1])).hold():
     say("held")
     wait()

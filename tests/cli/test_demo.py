@@ -17,7 +17,7 @@ from rtstore.cli.demo_crash import DemoFailedError, kill_writer
 from rtstore.cli.demo_data import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
 from rtstore.cli.demo_points import KILL_POINTS, STORES, find_point
 from rtstore.cli.exits import ExitCode
-from rtstore.lock import WriterLock
+from rtstore.control.lock import WriterLock
 from rtstore.testing import CrashPoint
 from tests import breadth
 from tests.cli.commands import CHECKOUT, ready_team, run, run_process

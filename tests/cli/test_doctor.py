@@ -26,11 +26,11 @@ from rtstore import (
 )
 from rtstore.cli.demo_data import IDENTITY
 from rtstore.cli.exits import ExitCode
-from rtstore.database.schema import REVISIONS
-from rtstore.examination import examine
-from rtstore.facts import DatabaseState, Process
-from rtstore.files import processes
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite import processes
 from rtstore.files.owners import this_user
+from rtstore.maintenance.doctor.facts import DatabaseState, Process
+from rtstore.maintenance.doctor.gather import examine
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import _without_privileges
 from tests.cli.test_import import _copy

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from rtstore import DATABASE_NAME, RuntimeStore
-from rtstore.backups import RECORD_NAME
 from rtstore.cli import walking
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.folder import State
 from rtstore.cli.walking import Walk
-from rtstore.database.schema import REVISIONS
+from rtstore.control.schema import REVISIONS
 from rtstore.legacy.control_files import MANIFEST_NAMES, RUNTIME_DIRECTORY
 from rtstore.legacy.survey import LANES
+from rtstore.maintenance.backup import RECORD_NAME
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import HOLD, _newer, _without_privileges
 from tests.support import child, hear, picture

@@ -11,8 +11,8 @@ import pytest
 
 from rtstore import DATABASE_NAME
 from rtstore.cli.watch import _Watcher
-from rtstore.database.schema import REVISIONS
-from rtstore.records import Receipt
+from rtstore.control.schema import REVISIONS
+from rtstore.model.records import Receipt
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_import import _copy
 from tests.pure.build import needs_legacy

@@ -19,7 +19,7 @@ from rtstore.cli.output import (
     size,
     visible,
 )
-from rtstore.times import utc_now
+from rtstore.model.times import utc_now
 
 COLUMNS = [Column("name"), Column("note", 2), Column("state", 1)]
 ROWS: list[list[str | Cell]] = [

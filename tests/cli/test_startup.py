@@ -19,7 +19,7 @@ from tests.cli.commands import CHECKOUT, ready_team, run, run_process
 
 COMMANDS = tuple(name for names in SECTIONS.values() for name in names if name != "quarantine")
 QUARANTINE = ("list", "show", "restore")
-HEAVY = ("sqlalchemy", "alembic", "sqlite3", "pydantic", "rtstore.database", "rtstore.store")
+HEAVY = ("sqlalchemy", "alembic", "sqlite3", "pydantic", "rtstore.control", "rtstore.store")
 
 _LOADED_BY_HELP = """
 import sys, types
@@ -62,7 +62,13 @@ def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
     )
     loaded = set(done.stderr.split())
     assert "rtstore.cli.folder" in loaded
-    spared = ("alembic", "rich", "rtstore.backups", "rtstore.legacy", "rtstore.salvage")
+    spared = (
+        "alembic",
+        "rich",
+        "rtstore.maintenance.backup",
+        "rtstore.legacy",
+        "rtstore.maintenance.rebuild_database",
+    )
     assert [name for name in spared if name in loaded] == []
 
 

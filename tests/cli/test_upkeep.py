@@ -9,7 +9,7 @@ import pytest
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.progress import progress_bar
-from rtstore.database.schema import REVISIONS
+from rtstore.control.schema import REVISIONS
 from tests.cli.commands import ready_team, run
 from tests.support import picture
 from tests.upgrade.freeze import unpack

@@ -13,7 +13,7 @@ import pytest
 from rtstore import DATABASE_NAME, CorruptDatabaseError, RuntimeStore
 from rtstore.cli.demo_data import TEAM
 from rtstore.cli.exits import ExitCode
-from rtstore.typed import typed_command
+from rtstore.shell import typed_command
 from tests.cli.commands import ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.cli.walks import WALKED, Step, delete_batch_writes, old_copy, walk

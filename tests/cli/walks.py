@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from rtstore import DATABASE_NAME, Descriptor, RuntimeStore, import_directory
 from rtstore.cli.demo_data import IDENTITY, TEAM
-from rtstore.lock import LOCK_NAME
+from rtstore.control.lock import LOCK_NAME
 from tests.cli.commands import crashed_team, ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.legacy.build import FERRY, MANIFEST, OTHER_MANIFEST, OWN, RECEIPTS

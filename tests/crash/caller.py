@@ -28,10 +28,10 @@ from rtstore import (
     RuntimeStoreError,
     import_directory,
 )
-from rtstore.arguments import batch_request
-from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
-from rtstore.draft import BatchRequest
-from rtstore.rebuilding import RebuildRequest
+from rtstore.commit.draft import BatchRequest
+from rtstore.model.arguments import batch_request
+from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.recovery.rebuilders import RebuildRequest
 
 from .children import Say
 from .ledger import (

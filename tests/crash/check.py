@@ -21,7 +21,7 @@ from rtstore import (
     Retention,
     RuntimeStore,
 )
-from rtstore.lock import LOCK_NAME
+from rtstore.control.lock import LOCK_NAME
 
 from .caller import FILES, IDENTITY, STORES, TEAM, Caller, holds
 from .ledger import Broken, Escaped, Foreign, Ledger, Note, Outcome, Refused

@@ -22,31 +22,30 @@ from rtstore import (
     Inspection,
     InspectionState,
     WriterLock,
-    writer,
 )
-from rtstore import lock as lock_module
-from rtstore import recovery as recovery_module
-from rtstore.database import batches, contents, upgrade
-from rtstore.database.statements import driver_of
-from rtstore.descriptors import Descriptor
-from rtstore.envelope import content_hash
+from rtstore.commit import in_doubt, writer
+from rtstore.commit.flushing import FlushKnowledge
+from rtstore.commit.pruner import Pruner
+from rtstore.commit.publisher import Publisher
+from rtstore.commit.quarantine import EvidenceKeeper
+from rtstore.commit.superseding import Publish, UnderWay
+from rtstore.commit.writer import BatchWriter
+from rtstore.control import batches, contents, revisions
+from rtstore.control import lock as lock_module
+from rtstore.control.sqlite.statements import driver_of
 from rtstore.files import durable, quarantine
 from rtstore.files.paths import store_path
-from rtstore.records import (
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import (
     ActionKind,
     LoggedBatch,
     ManifestEntry,
     PlannedWrite,
     RecoveryPlan,
 )
-from rtstore.recovery import Recovery
-from rtstore.writer import BatchWriter
-from rtstore.writing import left_over
-from rtstore.writing.flushing import FlushKnowledge
-from rtstore.writing.keeping import EvidenceKeeper
-from rtstore.writing.pruner import Pruner
-from rtstore.writing.publication import Publisher
-from rtstore.writing.superseding import Publish, UnderWay
+from rtstore.recovery import execute as recovery_module
+from rtstore.recovery.execute import Recovery
 
 from .crew import Job
 from .faults import fail_everywhere
@@ -144,7 +143,7 @@ def open_batches_pruned() -> None:
                     values = (write.schema_name, keep - 1, logged.batch.batch_number)
                     driver_of(connection).execute(sql, values)
 
-    real = _replace(left_over, "take_to_their_end", take)
+    real = _replace(in_doubt, "take_to_their_end", take)
     _replace(recovery_module, "take_to_their_end", take)
 
 
@@ -247,13 +246,13 @@ def database_named_too_early() -> None:
 
     def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:
         fs.close(fs.create(path, 0o600))
-        with upgrade.revision_connection(path, create=True) as connection:
-            upgrade.run_revisions(connection)
+        with revisions.revision_connection(path, create=True) as connection:
+            revisions.run_revisions(connection)
             fill(connection)
-        upgrade._make_wal(path)
+        revisions._make_wal(path)
         fs.fsync_directory(path.parent)
 
-    _replace(upgrade, "create", create)
+    _replace(revisions, "create", create)
 
 
 # --- batches that share a flush -----------------------------------------------------------------
@@ -434,7 +433,7 @@ def receipts_regenerated() -> None:
                 driver_of(connection).execute(sql, (logged.batch.batch_number,))
         real([_with_other_receipts(logged) for logged in left], publisher)
 
-    real = _replace(left_over, "take_to_their_end", take)
+    real = _replace(in_doubt, "take_to_their_end", take)
     _replace(recovery_module, "take_to_their_end", take)
 
 

@@ -21,7 +21,7 @@ from rtstore import (
     StoreClosedError,
     StoreFileChangedError,
 )
-from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 
 from .caller import IDENTITY, TEAM, Caller, Options, new_data
 from .check import check

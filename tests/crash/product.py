@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtstore import Retention
-from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 
 from . import stages
 from .caller import FILES, LANE, Caller, Options

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rtstore import Durability
-from rtstore.descriptors import LAUNCH_STATE, SESSION_STORE
 from rtstore.files.durable import temporary_path
+from rtstore.model.descriptors import LAUNCH_STATE, SESSION_STORE
 
 from . import stages
 from .caller import DEFAULT_OPTIONS, FILES, Caller, Options

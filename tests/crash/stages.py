@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rtstore import Retention, RuntimeStore
-from rtstore.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.files.durable import temporary_path
-from rtstore.records import BatchOrigin
+from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.model.records import BatchOrigin
 
 from .caller import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
 from .children import Child, Say, killer

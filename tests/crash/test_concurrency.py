@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import RuntimeStore
-from rtstore.descriptors import SESSION_STORE
+from rtstore.model.descriptors import SESSION_STORE
 from tests import breadth
 
 from .caller import IDENTITY, TEAM

@@ -1,4 +1,4 @@
-"""Control databases for the tests of `rtstore.database`, and small helpers to look at them."""
+"""Control databases for the tests of `rtstore.control`, and small helpers to look at them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.database import manifest, upgrade
-from rtstore.database.engine import DATABASE_NAME, Database
-from rtstore.descriptors import KNOWN_DESCRIPTORS
+from rtstore.control import manifest, revisions
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.files.system import FileSystem
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def make(directory: Path) -> Path:
     """A new control database in a directory, as `RuntimeStore.open` makes one."""
     directory.mkdir(exist_ok=True)
     path = directory / DATABASE_NAME
-    upgrade.create(path, FileSystem(), fill)
+    revisions.create(path, FileSystem(), fill)
     return path
 
 

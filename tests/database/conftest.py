@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore.database.engine import Database
+from rtstore.control.sqlite.engine import Database
 
 from .build import make, plain, populate
 

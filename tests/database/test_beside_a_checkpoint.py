@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from rtstore.database import idle, upgrade
-from rtstore.database.engine import Database
-from rtstore.database.schema import REVISIONS
+from rtstore.control import revisions
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite import idle
+from rtstore.control.sqlite.engine import Database
 from rtstore.errors import CorruptDatabaseError
 
 from .build import batch_count, plain, run
@@ -24,7 +25,7 @@ from .build import batch_count, plain, run
 LEAVE_A_LONG_WAL = """
 import os, sys
 from pathlib import Path
-from rtstore.database.engine import Database
+from rtstore.control.sqlite.engine import Database
 from tests.database.build import INSERT_CONTENT, INSERT_WRITE, add_batch
 
 database = Database(Path(sys.argv[1]))
@@ -89,7 +90,7 @@ def test_a_checkpoint_that_ends_while_the_header_is_read(
     """A file that is shorter than its first page says is no damage when the WAL went meanwhile."""
     checkpoint.begin()
     monkeypatch.setattr(sqlite3, "connect", _when_closed(checkpoint.end))
-    assert upgrade.inspect_revision(checkpoint.path) == REVISIONS[-1]
+    assert revisions.inspect_revision(checkpoint.path) == REVISIONS[-1]
 
 
 def test_a_checkpoint_that_comes_and_goes_during_an_idle_read(checkpoint: Checkpoint) -> None:
@@ -118,7 +119,7 @@ def test_damage_that_stays_is_told(checkpoint: Checkpoint) -> None:
     checkpoint.begin()
     checkpoint.path.with_name(checkpoint.path.name + "-wal").unlink()
     with pytest.raises(CorruptDatabaseError):
-        upgrade.inspect_revision(checkpoint.path)
+        revisions.inspect_revision(checkpoint.path)
     with pytest.raises(CorruptDatabaseError):
         Database(checkpoint.path, read_only=True).read(batch_count)
 
@@ -149,7 +150,7 @@ def test_the_newest_revision_is_known_at_once(path: Path, monkeypatch: pytest.Mo
     later = time.time_ns() - idle.TICK_NS // 2
     monkeypatch.setattr(time, "time_ns", lambda: later + idle.TICK_NS // 2)
     os.utime(path, ns=(later, later))
-    assert upgrade.inspect_revision(path) == REVISIONS[-1]
+    assert revisions.inspect_revision(path) == REVISIONS[-1]
     assert waits == []
     with plain(path) as connection:
         connection.execute("DELETE FROM alembic_version")
@@ -157,5 +158,5 @@ def test_the_newest_revision_is_known_at_once(path: Path, monkeypatch: pytest.Mo
         side.unlink()
     os.utime(path, ns=(later, later))
     with pytest.raises(CorruptDatabaseError):
-        upgrade.inspect_revision(path)
+        revisions.inspect_revision(path)
     assert set(waits) == {idle.TICK_NS / 1e9}

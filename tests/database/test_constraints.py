@@ -13,8 +13,8 @@ from sqlalchemy import (
     Integer,
 )
 
-from rtstore.database.schema import metadata
-from rtstore.records import (
+from rtstore.control.schema import metadata
+from rtstore.model.records import (
     BATCH_TRANSITIONS,
     ActionKind,
     ActionOutcome,

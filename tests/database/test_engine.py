@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from rtstore.database.engine import Database
-from rtstore.database.statements import driver_of
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.statements import driver_of
 from rtstore.errors import (
     ReadOnlyStoreError,
     RuntimeStoreError,

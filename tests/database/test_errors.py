@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from rtstore.database.engine import Database
-from rtstore.database.translation import translate
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.translation import translate
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseFailedError,
@@ -222,7 +222,7 @@ def test_a_commit_that_was_refused_may_be_tried_again(failing: Database, code: i
 REAL_IO_ERROR = """
 import resource, sys
 from pathlib import Path
-from rtstore.database.engine import Database
+from rtstore.control.sqlite.engine import Database
 from rtstore.errors import DatabaseFailedError, StorageError
 from tests.database.build import add_batch, batch_count
 

@@ -15,8 +15,8 @@ COMMON = """
 import os, sys, threading
 from contextlib import suppress
 from pathlib import Path
-from rtstore.database import sessions
-from rtstore.database.engine import Database
+from rtstore.control.sqlite import sessions
+from rtstore.control.sqlite.engine import Database
 from rtstore.errors import StoreClosedError, StoreForkedError
 from tests.database.build import add_batch, batch_count, write_one
 
@@ -229,7 +229,8 @@ BESIDE_A_LOOK = (
     + """
 import sqlite3, time
 from rtstore import forks
-from rtstore.database import engine, upgrade
+from rtstore.control.sqlite import engine
+from rtstore.control import revisions as upgrade
 
 where, how = sys.argv[2:]
 is_inside, begun = False, threading.Event()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rtstore.database import ground
-from rtstore.database.engine import Database
-from rtstore.database.ground import Ground
+from rtstore.control.sqlite import ground
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.ground import Ground
 from rtstore.errors import DatabaseLostError
 
 from .build import batch_count, run, write_one
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks and /proc
 COME_AND_GO = """
 import sqlite3, sys
 from pathlib import Path
-from rtstore.database.engine import Database
+from rtstore.control.sqlite.engine import Database
 from tests.database.build import batch_count, write_one
 
 path, how = Path(sys.argv[1]), sys.argv[2]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rtstore import RunIdentity, RuntimeStore
-from rtstore.database import sessions
-from rtstore.database.engine import Database
+from rtstore.control.sqlite import sessions
+from rtstore.control.sqlite.engine import Database
 
 from .anywhere import every_line, raise_at
 from .build import add_batch, batch_count, run, write_one
@@ -146,7 +146,7 @@ def test_a_late_rollback_ends_nobody_elses_transaction(database: Database) -> No
 
 STORM = """
 import signal, sys, threading, time
-from rtstore.database import sessions
+from rtstore.control.sqlite import sessions
 
 begun, over = threading.Event(), threading.Event()
 

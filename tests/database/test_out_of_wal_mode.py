@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rtstore.database.engine import Database
-from rtstore.database.ground import Ground
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.ground import Ground
 from rtstore.errors import DatabaseLockedError
 
 from .build import batch_count, hashes, plain, run, write_one

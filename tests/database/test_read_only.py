@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from rtstore.database import manifest
-from rtstore.database.engine import Database
+from rtstore.control import manifest
+from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
@@ -53,7 +53,7 @@ def test_read_only_access_beside_a_writer(path: Path) -> None:
 LEAVE_A_WAL = """
 import os, sys
 from pathlib import Path
-from rtstore.database.engine import Database
+from rtstore.control.sqlite.engine import Database
 from tests.database.build import add_batch
 
 database = Database(Path(sys.argv[1]))
@@ -191,7 +191,7 @@ def test_what_looking_at_a_damaged_database_made_goes_with_it(path: Path) -> Non
 FORKED = """
 import os, sys
 from pathlib import Path
-from rtstore.database.engine import Database
+from rtstore.control.sqlite.engine import Database
 from rtstore.errors import StoreClosedError
 from tests.database.build import add_batch, batch_count
 

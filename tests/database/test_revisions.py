@@ -11,8 +11,8 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from rtstore.database import upgrade
-from rtstore.database.schema import REVISIONS
+from rtstore.control import revisions
+from rtstore.control.schema import REVISIONS
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
@@ -29,7 +29,7 @@ def test_one_line_of_revisions() -> None:
     """There is one first revision and one newest, and `REVISIONS` lists exactly those between, in
     order; each is in a file of its name, and numbered."""
     config = Config()
-    config.set_main_option("script_location", str(upgrade.migrations_path()))
+    config.set_main_option("script_location", str(revisions.migrations_path()))
     scripts = ScriptDirectory.from_config(config)
     assert scripts.get_heads() == [LATEST]
     assert len(scripts.get_bases()) == 1
@@ -37,13 +37,13 @@ def test_one_line_of_revisions() -> None:
     assert tuple(reversed(walked)) == REVISIONS
     for number, name in enumerate(REVISIONS, start=1):
         assert re.fullmatch(rf"{number:04d}_[a-z_]+", name)
-        assert (upgrade.migrations_path() / "versions" / f"{name}.py").is_file()
+        assert (revisions.migrations_path() / "versions" / f"{name}.py").is_file()
 
 
 def test_revisions_say_what_they_are_for() -> None:
     """Every revision has a note: its purpose and what to mind."""
     for name in REVISIONS:
-        text = (upgrade.migrations_path() / "versions" / f"{name}.py").read_text(encoding="utf-8")
+        text = (revisions.migrations_path() / "versions" / f"{name}.py").read_text(encoding="utf-8")
         assert "\nPurpose: " in text
         assert "\nConcerns: " in text
 
@@ -51,14 +51,14 @@ def test_revisions_say_what_they_are_for() -> None:
 def test_migrations_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a checkout the migrations are beside the package; without any the error says what to
     run."""
-    assert upgrade.migrations_path() == CHECKOUT / "migrations"
+    assert revisions.migrations_path() == CHECKOUT / "migrations"
     lonely = tmp_path / "site-packages" / "rtstore" / "database" / "upgrade.py"
-    monkeypatch.setattr(upgrade, "__file__", str(lonely))
+    monkeypatch.setattr(revisions, "__file__", str(lonely))
     with pytest.raises(UnusableEngineError, match="Run: pip install rtstore"):
-        upgrade.migrations_path()
+        revisions.migrations_path()
     installed = lonely.parents[1] / "migrations"
     shutil.copytree(CHECKOUT / "migrations", installed)
-    assert upgrade.migrations_path() == installed
+    assert revisions.migrations_path() == installed
 
 
 SECOND_REVISION = '''
@@ -95,7 +95,7 @@ def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -
         name=name, before=LATEST, number=len(REVISIONS) + 1, ending=ending
     )
     (folder / "versions" / f"{name}.py").write_text(text)
-    monkeypatch.setattr(upgrade, "migrations_path", lambda: folder)
+    monkeypatch.setattr(revisions, "migrations_path", lambda: folder)
     return name
 
 
@@ -127,11 +127,11 @@ def test_a_revision_that_fails_leaves_nothing_behind(
     add_revision(tmp_path, monkeypatch, FAILURES[failure])
     with (
         pytest.raises((RuntimeError, KeyboardInterrupt, CorruptDatabaseError)),
-        upgrade.revision_connection(path) as connection,
+        revisions.revision_connection(path) as connection,
     ):
-        upgrade.run_revisions(connection)
+        revisions.run_revisions(connection)
     assert everything(path) == before
-    assert upgrade.inspect_revision(path) == LATEST
+    assert revisions.inspect_revision(path) == LATEST
 
 
 def test_a_revision_that_works_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +139,13 @@ def test_a_revision_that_works_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
     with its number and its name; this package then calls the database newer."""
     path = make(tmp_path / "runtime")
     name = add_revision(tmp_path, monkeypatch, "pass")
-    with upgrade.revision_connection(path) as connection:
-        upgrade.run_revisions(connection)
+    with revisions.revision_connection(path) as connection:
+        revisions.run_revisions(connection)
     with plain(path) as driver:
         assert driver.execute("SELECT name FROM colours").fetchall() == [("red",)]
         assert driver.execute("SELECT version_num FROM alembic_version").fetchall() == [(name,)]
     with pytest.raises(NewerDatabaseError, match=name):
-        upgrade.inspect_revision(path)
+        revisions.inspect_revision(path)
 
 
 def test_making_with_a_revision_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_revisions_wait_for_nobody_long(tmp_path: Path, monkeypatch: pytest.Monk
         other.execute("BEGIN IMMEDIATE")
         with (
             pytest.raises(DatabaseLockedError, match="is locked by another program"),
-            upgrade.revision_connection(path),
+            revisions.revision_connection(path),
         ):
             pass
 
@@ -177,7 +177,7 @@ def test_foreign_keys_rest_while_revisions_run(tmp_path: Path) -> None:
     path = make(tmp_path)
     with plain(path) as driver:
         populate(driver)
-    with upgrade.revision_connection(path) as connection:
+    with revisions.revision_connection(path) as connection:
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 0
         connection.exec_driver_sql("CREATE TABLE kept AS SELECT * FROM recovery_runs")
         connection.exec_driver_sql("DELETE FROM recovery_runs")

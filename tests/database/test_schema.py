@@ -25,8 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.pool import StaticPool
 
-from rtstore.database import schema
-from rtstore.database.schema import APPLICATION_ID, REVISIONS, metadata
+from rtstore.control import schema
+from rtstore.control.schema import APPLICATION_ID, REVISIONS, metadata
 
 from .build import (
     make,

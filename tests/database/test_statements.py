@@ -13,15 +13,15 @@ from importlib import import_module
 import pytest
 from sqlalchemy import bindparam, select
 
-import rtstore.database
-from rtstore.database.engine import Database
-from rtstore.database.schema import write_batches
-from rtstore.database.statements import Statement
+import rtstore.control
+from rtstore.control.schema import write_batches
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.statements import Statement
 
 
 def statements() -> Iterator[tuple[str, Statement]]:
     """Every statement that stands in a module of the database, with its name."""
-    for found in pkgutil.iter_modules(rtstore.database.__path__, "rtstore.database."):
+    for found in pkgutil.iter_modules(rtstore.control.__path__, "rtstore.control."):
         for name, value in vars(import_module(found.name)).items():
             several = value if isinstance(value, dict) else {"": value}
             for key, statement in several.items():

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from rtstore.database import upgrade
-from rtstore.database.engine import DATABASE_NAME, Database
-from rtstore.database.schema import REVISIONS
+from rtstore.control import revisions
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import (
     CorruptDatabaseError,
     ForeignDatabaseError,
@@ -42,7 +42,7 @@ def test_a_current_database(tmp_path: Path) -> None:
     """A current database is at the newest revision; looking changes nothing."""
     path = make(tmp_path)
     before = hashes(tmp_path)
-    assert upgrade.inspect_revision(path) == LATEST
+    assert revisions.inspect_revision(path) == LATEST
     assert hashes(tmp_path) == before
 
 
@@ -170,7 +170,7 @@ def test_what_is_refused(
     before = hashes(tmp_path)
     names = {each.name for each in tmp_path.iterdir()}
     with pytest.raises(error, match=message) as caught:
-        upgrade.inspect_revision(path)
+        revisions.inspect_revision(path)
     assert type(caught.value) is error
     assert str(path) in str(caught.value)
     assert hashes(tmp_path) == before
@@ -182,7 +182,7 @@ def test_a_newer_database_says_both_versions(tmp_path: Path) -> None:
     path = make(tmp_path)
     _newer(path)
     with pytest.raises(NewerDatabaseError) as caught:
-        upgrade.inspect_revision(path)
+        revisions.inspect_revision(path)
     assert caught.value.found_revision == "0999_from_the_future"
     assert caught.value.supported_revision == LATEST
 
@@ -193,7 +193,7 @@ def test_a_name_that_is_none(tmp_path: Path, name: str) -> None:
     path = make(tmp_path)
     change(path, f"UPDATE alembic_version SET version_num = {name}")
     with pytest.raises(NewerDatabaseError) as caught:
-        upgrade.inspect_revision(path)
+        revisions.inspect_revision(path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < len(str(path)) + 250
 
@@ -205,18 +205,18 @@ def test_what_a_wal_says_counts(tmp_path: Path) -> None:
         other.execute("PRAGMA wal_autocheckpoint = 0")
         other.execute(f"PRAGMA user_version = {len(REVISIONS) + 1}")
         with pytest.raises(NewerDatabaseError):
-            upgrade.inspect_revision(path)
+            revisions.inspect_revision(path)
 
 
 def test_whether_there_is_one(tmp_path: Path) -> None:
     """There is a database where something has its name, be it damaged or a dangling link."""
     path = tmp_path / DATABASE_NAME
-    assert not upgrade.exists(path)
+    assert not revisions.exists(path)
     path.symlink_to("nowhere")
-    assert upgrade.exists(path)
+    assert revisions.exists(path)
     path.unlink()
     path.write_bytes(b"")
-    assert upgrade.exists(path)
+    assert revisions.exists(path)
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
@@ -228,7 +228,7 @@ def test_a_wal_without_its_database(tmp_path: Path, suffix: str) -> None:
     side.write_bytes(b"\0" * 4096)
     before = hashes(tmp_path)
     with pytest.raises(CorruptDatabaseError, match=f"gone, but {side.name} is still there"):
-        upgrade.exists(path)
+        revisions.exists(path)
     assert hashes(tmp_path) == before
 
 
@@ -279,7 +279,7 @@ def test_making_that_fails_leaves_nothing(
         raise error
 
     with pytest.raises((ValueError, KeyboardInterrupt, StorageError)):
-        upgrade.create(tmp_path / DATABASE_NAME, FileSystem(), fail)
+        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), fail)
     assert hashes(tmp_path) == {}
 
 
@@ -305,7 +305,7 @@ class _FailingFileSystem(FileSystem):
 def test_a_rename_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """Without its name a database is none: what was built is removed."""
     with pytest.raises(StorageError, match="the database could not be made"):
-        upgrade.create(tmp_path / DATABASE_NAME, _FailingFileSystem("rename"), fill)
+        revisions.create(tmp_path / DATABASE_NAME, _FailingFileSystem("rename"), fill)
     assert hashes(tmp_path) == {}
 
 
@@ -314,8 +314,8 @@ def test_a_flush_that_fails_after_the_rename(tmp_path: Path) -> None:
     database."""
     path = tmp_path / DATABASE_NAME
     with pytest.raises(StorageError, match="was made, but its name could not be flushed"):
-        upgrade.create(path, _FailingFileSystem("fsync_directory"), fill)
-    assert upgrade.inspect_revision(path) == LATEST
+        revisions.create(path, _FailingFileSystem("fsync_directory"), fill)
+    assert revisions.inspect_revision(path) == LATEST
 
 
 def test_errors_of_sqlite_are_ours(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_errors_of_sqlite_are_ours(tmp_path: Path) -> None:
         connection.exec_driver_sql("INSERT INTO bulk VALUES (hex(zeroblob(100000)))")
 
     with pytest.raises(StorageError, match="the disk is full"):
-        upgrade.create(tmp_path / DATABASE_NAME, FileSystem(), overfill)
+        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), overfill)
     assert hashes(tmp_path) == {}
 
 
@@ -343,7 +343,7 @@ def test_rows_that_refer_to_nothing_are_found(tmp_path: Path) -> None:
         )
 
     with pytest.raises(CorruptDatabaseError, match="1 rows refer to rows that are not there"):
-        upgrade.create(tmp_path / DATABASE_NAME, FileSystem(), orphan)
+        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), orphan)
     assert hashes(tmp_path) == {}
 
 
@@ -352,16 +352,16 @@ def test_what_a_dead_maker_left_is_removed(tmp_path: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         (tmp_path / f".{DATABASE_NAME}.new{suffix}").write_bytes(b"half of something")
     path = tmp_path / DATABASE_NAME
-    assert not upgrade.exists(path)
+    assert not revisions.exists(path)
     make(tmp_path)
     assert set(hashes(tmp_path)) == {DATABASE_NAME}
-    assert upgrade.inspect_revision(path) == LATEST
+    assert revisions.inspect_revision(path) == LATEST
 
 
 DIE_WHILE_MAKING = """
 import os, signal, sys
 from pathlib import Path
-from rtstore.database import upgrade
+from rtstore.control import revisions as upgrade
 from rtstore.files.system import FileSystem
 
 class Deadly(FileSystem):
@@ -388,12 +388,12 @@ def test_a_maker_that_is_killed(tmp_path: Path, moment: str) -> None:
         [sys.executable, "-c", DIE_WHILE_MAKING, str(path), moment], cwd=CHECKOUT, check=False
     )
     assert done.returncode == -9
-    assert upgrade.exists(path) == (moment == "after")
+    assert revisions.exists(path) == (moment == "after")
     if moment != "after":
         assert hashes(tmp_path) != {}
         make(tmp_path)
     assert set(hashes(tmp_path)) == {DATABASE_NAME}
-    assert upgrade.inspect_revision(path) == LATEST
+    assert revisions.inspect_revision(path) == LATEST
 
 
 def test_threads_make_databases_at_the_same_time(tmp_path: Path) -> None:
@@ -414,5 +414,5 @@ def test_threads_make_databases_at_the_same_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    found = [upgrade.inspect_revision(tmp_path / str(n) / DATABASE_NAME) for n in range(6)]
+    found = [revisions.inspect_revision(tmp_path / str(n) / DATABASE_NAME) for n in range(6)]
     assert found == [LATEST] * 6

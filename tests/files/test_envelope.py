@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, RootModel
 
-from rtstore import envelope
-from rtstore.envelope import EnvelopeError, content_hash, decode, encode
 from rtstore.errors import InvalidRequestError
-from rtstore.payloads import LaunchStateData
-from rtstore.records import BatchReason, InspectionFault
+from rtstore.model import envelope
+from rtstore.model.envelope import EnvelopeError, content_hash, decode, encode
+from rtstore.model.payloads import LaunchStateData
+from rtstore.model.records import BatchReason, InspectionFault
 from tests.pure.build import LEGACY, needs_legacy
 from tests.support import NOON, NOON_TEXT, digest
 

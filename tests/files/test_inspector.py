@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from rtstore import FileInspector
-from rtstore.descriptors import KNOWN_DESCRIPTORS, Descriptor
-from rtstore.envelope import content_hash
-from rtstore.records import Inspection, InspectionFault, InspectionState, ManifestEntry
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import Inspection, InspectionFault, InspectionState, ManifestEntry
 from tests.support import LAUNCH, LEASES, launch_state, plain_descriptor
 
 PLAIN = plain_descriptor("test.store", "store.json", version=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore.database.schema import APPLICATION_ID
+from rtstore.control.schema import APPLICATION_ID
 from tests import breadth
 from tests.hostile.scene import Scene
 from tests.hostile.sessions import ABOUT, LOOK, RECOVER, WRITE

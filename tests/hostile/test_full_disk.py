@@ -23,8 +23,8 @@ from rtstore import (
     upgrade_directory,
     verify_backup,
 )
-from rtstore.database.schema import REVISIONS
-from rtstore.database.statements import driver_of
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.statements import driver_of
 from rtstore.errors import BatchFailedError, BatchUnfinishedError, RuntimeStoreError, StorageError
 from tests.hostile.scene import Scene
 from tests.hostile.sessions import ABOUT, LOOK, RECOVER, WRITE

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import rtstore
 from rtstore import Batch, RuntimeStore
-from rtstore.lock import LOCK_NAME
+from rtstore.control.lock import LOCK_NAME
 from tests.support import LEDGER, write
 
 PACKAGE = str(Path(rtstore.__file__).parent) + os.sep

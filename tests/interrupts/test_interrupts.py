@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from rtstore import lock as lock_module
-from rtstore.lock import Hold
-from rtstore.writing import group
+from rtstore.commit import group
+from rtstore.control import lock as lock_module
+from rtstore.control.lock import Hold
 from tests.interrupts.scenarios import SCENARIOS, Field
 from tests.support import new_directory
 

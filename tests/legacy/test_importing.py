@@ -14,7 +14,7 @@ from rtstore import (
     RuntimeStore,
 )
 from rtstore.legacy import StoreOutcome
-from rtstore.records import BatchOrigin
+from rtstore.model.records import BatchOrigin
 from tests.legacy.build import (
     DUSK,
     FERRY,

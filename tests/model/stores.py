@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rtstore import KNOWN_DESCRIPTORS, Descriptor, RebuildStrategy, RuntimeStore
-from rtstore.rebuilding import Rebuilders, RebuildRequest
+from rtstore.recovery.rebuilders import Rebuilders, RebuildRequest
 from tests.support import DIAGNOSTICS, LAUNCH, LEDGER, NOON, SESSIONS, TEAM, launch_state
 from tests.support import plain_descriptor as plain
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rtstore.descriptors import Descriptor
-from rtstore.planning import StoreFinding, build_plan
-from rtstore.records import (
+from rtstore.model.decide import StoreFinding, build_plan
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.records import (
     ActionKind,
     Batch,
     BatchReason,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from rtstore.descriptors import (
+from rtstore.errors import CallError, InvalidRequestError, UnknownStoreError
+from rtstore.model.descriptors import (
     KNOWN_DESCRIPTORS,
     RESERVED_NAMES,
     Descriptor,
     Registry,
     relative_path_problem,
 )
-from rtstore.errors import CallError, InvalidRequestError, UnknownStoreError
-from rtstore.records import Criticality, Owner, RebuildStrategy
+from rtstore.model.records import Criticality, Owner, RebuildStrategy
 
 from .build import descriptor
 

@@ -9,16 +9,7 @@ from typing import Any
 
 import pytest
 
-from rtstore.diagnosis import (
-    Check,
-    Finding,
-    Level,
-    diagnose,
-    has_wal_reset_bug,
-    parse_since,
-    worst,
-)
-from rtstore.facts import (
+from rtstore.maintenance.doctor.facts import (
     DatabaseState,
     Facts,
     Hindrance,
@@ -26,6 +17,15 @@ from rtstore.facts import (
     LaunchState,
     Process,
     Way,
+)
+from rtstore.maintenance.doctor.judge import (
+    Check,
+    Finding,
+    Level,
+    diagnose,
+    has_wal_reset_bug,
+    parse_since,
+    worst,
 )
 
 NOW = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from rtstore import Difference, DifferenceKind
-from rtstore.differences import differences
+from rtstore.model.differences import differences
 
 DATA = some.recursive(
     some.none() | some.booleans() | some.integers(-3, 3) | some.sampled_from(["", "a", "a/b", "~"]),

@@ -7,10 +7,10 @@ from typing import Any, TypedDict, Unpack
 
 import pytest
 
-from rtstore.descriptors import KNOWN_DESCRIPTORS
 from rtstore.errors import InvalidRequestError
-from rtstore.invariants import validate_invariants
-from rtstore.payloads import (
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
+from rtstore.model.invariants import validate_invariants
+from rtstore.model.payloads import (
     CompatibilitySnapshotData,
     DeliveryJournalData,
     LaunchStateData,
@@ -18,7 +18,7 @@ from rtstore.payloads import (
     PermissionRequestsData,
     SessionStoreData,
 )
-from rtstore.records import Manifest
+from rtstore.model.records import Manifest
 
 from .build import IDENTITY, LEGACY, NOON, manifest, needs_legacy, read_json
 

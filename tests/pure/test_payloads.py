@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rtstore.descriptors import KNOWN_DESCRIPTORS
-from rtstore.payloads import (
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
+from rtstore.model.payloads import (
     CompatibilitySnapshotData,
     DeliveryJournalData,
     DeliveryRecord,

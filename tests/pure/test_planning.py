@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rtstore.descriptors import KNOWN_DESCRIPTORS
-from rtstore.planning import REBUILDS, StoreFinding, stale_identity
-from rtstore.readiness import build_readiness
-from rtstore.records import (
+from rtstore.model.decide import REBUILDS, StoreFinding, stale_identity
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
+from rtstore.model.readiness import build_readiness
+from rtstore.model.records import (
     ActionKind,
     Criticality,
     InspectionState,

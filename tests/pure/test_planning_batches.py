@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rtstore.planning import StoreFinding
-from rtstore.records import (
+from rtstore.model.decide import StoreFinding
+from rtstore.model.records import (
     ActionKind,
     Criticality,
     InspectionState,

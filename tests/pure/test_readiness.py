@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rtstore.readiness import build_readiness
-from rtstore.records import ReadinessImpact, ReadinessReason
+from rtstore.model.readiness import build_readiness
+from rtstore.model.records import ReadinessImpact, ReadinessReason
 
 from .build import plan
 

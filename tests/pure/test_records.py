@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from rtstore.errors import InvalidRequestError
-from rtstore.reader import Snapshot, StoreContent
-from rtstore.records import (
+from rtstore.history.reader import Snapshot, StoreContent
+from rtstore.model.records import (
     BATCH_TRANSITIONS,
     OPEN_STATES,
     ActionKind,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from rtstore import InvalidRequestError, envelope
-from rtstore.envelope import encode
+from rtstore import InvalidRequestError
+from rtstore.model import envelope
+from rtstore.model.envelope import encode
 
 MEGABYTE = "x" * 1_000_000
 MESSAGES: list[Any] = [

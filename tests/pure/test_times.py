@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rtstore.times import Timestamp, format_time, parse_time, to_utc_ms, utc_now
+from rtstore.model.times import Timestamp, format_time, parse_time, to_utc_ms, utc_now
 
 EAST = timezone(timedelta(hours=3))
 

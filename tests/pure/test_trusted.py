@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rtstore.records import PlannedWrite, Receipt
-from rtstore.trusted import trusted
+from rtstore.model.records import PlannedWrite, Receipt
+from rtstore.model.trusted import trusted
 
 NOON = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 RECEIPT: dict[str, Any] = {

@@ -22,8 +22,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.support import CHECKOUT, digest
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -24,10 +24,11 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from rtstore import FileSystem, RuntimeStore, RuntimeStoreError, upgrade_directory
-from rtstore.database import copying, upgrade
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
-from rtstore.upgrading import BACKUPS_KEPT, backups_in
+from rtstore.control import revisions
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite import copying
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
 from tests.crash.children import Child, Say
 from tests.crash.crew import Copies, Tally, workshop
 from tests.crash.kills import Act, kill, points_of
@@ -161,7 +162,7 @@ def in_pieces(directory: Path, _say: Say, _fs: TracedFileSystem) -> None:
         poolclass=NullPool,
     )
     with engine.connect() as connection:
-        upgrade.run_revisions(connection)
+        revisions.run_revisions(connection)
     engine.dispose()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import BatchFailedError, FileSystem, Retention, RunIdentity, RuntimeStore
-from rtstore.descriptors import KNOWN_DESCRIPTORS
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 from tests.support import DIAGNOSTICS, LAUNCH, LEASES, LEDGER, SESSIONS, Ids, plain_descriptor
 
 TEAM = "team-frozen"

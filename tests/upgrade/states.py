@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rtstore import FileSystem, RuntimeStore
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
-from rtstore.upgrading import BACKUPS_KEPT, backups_in
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
 from tests.support import LAUNCH, LEASES, Ids, agree, digest
 
 from .freeze import facts_of, rows_of, schema_of

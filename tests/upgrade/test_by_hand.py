@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rtstore import FileSystem, RuntimeStore
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
-from rtstore.upgrading import backups_in
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.maintenance.upgrade import backups_in
 from tests.support import CHECKOUT, picture
 
 from .freeze import rows_of, unpack

@@ -26,9 +26,9 @@ from rtstore import (
     StoreFileChangedError,
     upgrade_directory,
 )
-from rtstore.data_upgrade import rehearse
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.maintenance.upgrade_data import rehearse
 from tests.support import (
     CHECKOUT,
     IDENTITY,

@@ -16,10 +16,10 @@ from rtstore import (
     UpgradeFailedError,
     upgrade_directory,
 )
-from rtstore.database import upgrade
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
-from rtstore.upgrading import BACKUPS_KEPT, backups_in
+from rtstore.control import revisions
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
 from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
 from tests.support import NOON, Crash, WatchedFileSystem, at_call, picture
 
@@ -43,7 +43,7 @@ def test_a_revision_that_fails(oldest: Path, monkeypatch: pytest.MonkeyPatch) ->
     """When a revision fails the database is as it was, and the error says so; with the mistake gone
     the upgrade works."""
     with monkeypatch.context() as patch:
-        patch.setattr(upgrade, "run_revisions", _fail)
+        patch.setattr(revisions, "run_revisions", _fail)
         with pytest.raises(UpgradeFailedError, match="a revision with a mistake") as caught:
             RuntimeStore.open(oldest)
     assert f"is at {OLDEST} as before" in str(caught.value)
@@ -78,7 +78,7 @@ def test_a_full_disk_is_worth_another_try(oldest: Path, monkeypatch: pytest.Monk
         raise StorageError(oldest / DATABASE_NAME, "the disk is full", "no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(upgrade, "run_revisions", full)
+        patch.setattr(revisions, "run_revisions", full)
         with pytest.raises(StorageError, match="the disk is full"):
             RuntimeStore.open(oldest)
     assert problems_in_use(oldest) == []
@@ -132,7 +132,7 @@ def test_an_upgrade_that_fails_costs_no_backup(
     for name in kept:
         (oldest / name).write_bytes(b"a database")
     with monkeypatch.context() as patch:
-        patch.setattr(upgrade, "run_revisions", _fail)
+        patch.setattr(revisions, "run_revisions", _fail)
         with pytest.raises(UpgradeFailedError):
             upgrade_directory(oldest)
     assert [path.name for path in backups_in(oldest, WatchedFileSystem())] == kept
@@ -150,7 +150,7 @@ def test_what_dead_ones_left_does_not_fill_the_disk(
     fs = WatchedFileSystem()
     days = iter(range(99))
     with monkeypatch.context() as patch:
-        patch.setattr("rtstore.upgrading.run", _crash)
+        patch.setattr("rtstore.maintenance.upgrade.run", _crash)
         for _ in range(BACKUPS_KEPT + 3):
             with pytest.raises(Crash):
                 upgrade_directory(oldest, clock=lambda: NOON + timedelta(days=next(days)))

@@ -11,8 +11,8 @@ from alembic.config import Config
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from rtstore.database import upgrade
-from rtstore.database.schema import REVISIONS
+from rtstore.control import revisions
+from rtstore.control.schema import REVISIONS
 from tests.support import CHECKOUT
 
 from .freeze import ARCHIVE, FACTS, FIXTURES, facts_of, folder_of, schema_of
@@ -34,7 +34,7 @@ def test_a_revision_is_what_it_was_when_it_was_frozen(revision: str, tmp_path: P
     path = tmp_path / "made.sqlite3"
     engine = create_engine(f"sqlite+pysqlite:///{path}", poolclass=NullPool)
     config = Config()
-    config.set_main_option("script_location", str(upgrade.migrations_path()))
+    config.set_main_option("script_location", str(revisions.migrations_path()))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

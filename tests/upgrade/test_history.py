@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rtstore import KEEP_EVERYTHING, Retention, RuntimeStore
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.support import LEASES
 
 from .freeze import unpack

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from rtstore.database import upgrade
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
+from rtstore.control import revisions
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.support import CHECKOUT
 
 from .freeze import facts_of, rows_of, schema_of, unpack
@@ -72,7 +72,7 @@ def add_revision(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> st
     (folder / "versions" / f"{name}.py").write_text(
         text.format(name=name, before=REVISIONS[-1], number=number)
     )
-    monkeypatch.setattr(upgrade, "migrations_path", lambda: folder)
+    monkeypatch.setattr(revisions, "migrations_path", lambda: folder)
     return name
 
 
@@ -83,12 +83,12 @@ def test_a_table_that_everything_refers_to_is_rebuilt(
     """Every row stays, those that refer to the table too; views, trigger and index are back with
     the very text that they had; the new rule holds."""
     path = unpack(frozen, tmp_path) / DATABASE_NAME
-    with upgrade.revision_connection(path) as connection:
-        upgrade.run_revisions(connection)
+    with revisions.revision_connection(path) as connection:
+        revisions.run_revisions(connection)
     before, rows = schema_of(path), rows_of(path)
     add_revision(tmp_path / "migrations", monkeypatch, REBUILD)
-    with upgrade.revision_connection(path) as connection:
-        upgrade.run_revisions(connection)
+    with revisions.revision_connection(path) as connection:
+        revisions.run_revisions(connection)
     after = schema_of(path)
     changed = {name for name in before | after if before.get(name) != after.get(name)}
     assert changed == {"table write_batches"}
@@ -115,7 +115,7 @@ def test_what_mentions_the_table_is_in_the_way(
     add_revision(tmp_path / "migrations", monkeypatch, careless)
     with (
         pytest.raises(Exception, match=f"error in {kind}"),
-        upgrade.revision_connection(path) as connection,
+        revisions.revision_connection(path) as connection,
     ):
-        upgrade.run_revisions(connection)
+        revisions.run_revisions(connection)
     assert (schema_of(path), rows_of(path)) == (before, rows)

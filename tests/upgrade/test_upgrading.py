@@ -32,9 +32,9 @@ from rtstore import (
     import_directory,
     upgrade_directory,
 )
-from rtstore.database.engine import DATABASE_NAME
-from rtstore.database.schema import REVISIONS
-from rtstore.upgrading import BACKUPS_KEPT, backups_in
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
 from tests import breadth
 from tests.support import (
     CHECKOUT,

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from rtstore import RuntimeStoreError, upgrade_directory
-from rtstore.database import copying
+from rtstore.control.sqlite import copying
 from tests.crash.crew import Copies, workshop
 from tests.crash.disk import Disk, DiskState, File
 from tests.crash.faults import faults_at

@@ -1,0 +1,319 @@
+"""Worker threads for an event loop: the lanes in which calls queue for them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import copy
+import inspect
+import marshal
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from rtstore.aio.calls import Call
+from rtstore.commit.group import GROUP_MAX, Submission, explain
+from rtstore.commit.reporting import Observer
+from rtstore.control.lock import WriterLock
+from rtstore.errors import StoreClosedError
+from rtstore.model.records import Batch
+from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """The lanes of one store; a lane is a queue and its threads.
+
+    `directory` is for messages, `write` writes batches together. Not for use after a fork: the
+    threads stay with the parent.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        lock: WriterLock,
+        write: Callable[[Sequence[Submission]], None],
+        on_event: Observer | None = None,
+    ) -> None:
+        self.reads = Lane(self, "read", 4)
+        self.plans = Lane(self, "plan", 2)
+        self.writes = WriteLane(self, lock, write)
+        self.recoveries = Lane(self, "recover", 64, lock)
+        self.on_event = on_event
+        self._directory = directory
+        self._admission = threading.Lock()
+        self._closing: Call[None] | None = None
+        self._pid = os.getpid()
+
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        """A block in which calls may be started. Raises `StoreClosedError`."""
+        if os.getpid() != self._pid:
+            problem = "was opened before this process was forked from its parent"
+            raise StoreClosedError(self._directory, problem)
+        with self._admission:
+            if self._closing is not None:
+                raise StoreClosedError(self._directory, "is closed")
+            yield
+
+    async def close(self, at_last: Callable[[], None]) -> None:
+        """Admit no more calls, wait for those that were, end the threads, then call `at_last`.
+        A cancellation changes nothing of this; whoever closes again waits too."""
+        if os.getpid() != self._pid:
+            return
+        with self._admission:
+            if self._closing is None:
+                function = partial(self._close, at_last)
+                self._closing = Call("aclose", function, ended="the store is closed").start_alone()
+        await self._closing.end(on_cancellation=lambda: None)
+
+    def _close(self, at_last: Callable[[], None]) -> None:
+        for lane in (self.recoveries, self.plans, self.reads, self.writes):
+            lane.executor.shutdown(wait=True)
+        at_last()
+
+
+class Lane:
+    """Calls that queue for the same threads. With `lock` each waits until that is free."""
+
+    def __init__(
+        self, workers: Workers, name: str, threads: int, lock: WriterLock | None = None
+    ) -> None:
+        self.executor = ThreadPoolExecutor(threads, f"rtstore-{name}")
+        self._workers = workers
+        self._lock = lock
+
+    async def run(
+        self,
+        method: Callable[Parameters, Result],
+        *args: Parameters.args,
+        **options: Parameters.kwargs,
+    ) -> Result:
+        """Carry out a method; gives what it gives, raises what it raises."""
+        call = Call(method.__name__, partial(method, *args, **options), self._lock)
+        return await self.carry_out(call)
+
+    async def carry_out(
+        self, call: Call[Result], on_cancellation: Callable[[], None] | None = None
+    ) -> Result:
+        """The same for a call that was made before; see `Call.end`."""
+        call.on_event = self._workers.on_event
+        with self._workers.admission():
+            self._start(call)
+        return await call.end(on_cancellation)
+
+    def _start(self, call: Call[Any]) -> None:
+        call.start(self.executor)
+
+
+class BatchCall(Call[Batch]):
+    """A call that writes one batch, and can share a flush with others.
+
+    `submit` checks and encodes the batch; the lane then writes it.
+    """
+
+    def __init__(self, submit: Callable[[], Submission], lock: WriterLock) -> None:
+        super().__init__("write_batch", self._result, lock)
+        self._submit = submit
+        self.submission: Submission
+
+    def prepare(self) -> bool:
+        """Make the submission; gives whether there is one. If not, the call has ended."""
+        try:
+            self.submission = self.in_context(self._submit)
+        except BaseException as error:  # noqa: BLE001 - as an executor does it
+            self.fail(error)
+            return False
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        """Have its outcome be an error, which says what is known of the batch."""
+        submission = getattr(self, "submission", None)
+        explain(error, () if submission is None else (submission,))
+        super().fail(error)
+
+    def settle_with(self, error: BaseException | None) -> None:
+        """Have the outcome be that of the batch, or else this error."""
+        if error is None or self.submission.is_done:
+            self.settle()
+        else:
+            self.fail(error)
+
+    def _result(self) -> Batch:
+        return self.submission.result()
+
+
+class UpdateCall(Call[Batch]):
+    """A call that changes a store under the lock, and writes the batches behind it with it.
+
+    `update` gets a function that begins them, and gives their submissions.
+    """
+
+    def __init__(
+        self, update: Callable[[Callable[[], Sequence[Submission]]], Batch], lock: WriterLock
+    ) -> None:
+        super().__init__("update", lambda: update(self.beside), lock)
+        self.beside: Callable[[], Sequence[Submission]] = tuple
+
+
+class WriteLane(Lane):
+    """One thread that carries calls out in their order. Batches that wait by then are written
+    together and share a flush; `write` does that."""
+
+    def __init__(
+        self, workers: Workers, lock: WriterLock, write: Callable[[Sequence[Submission]], None]
+    ) -> None:
+        super().__init__(workers, "write", 1, lock)
+        self._write = write
+        self._waiting: deque[Call[Any]] = deque()
+        self._taken: list[Call[Any]] = []
+        """What the turn that is on has taken from the queue."""
+
+    def _start(self, call: Call[Any]) -> None:
+        self._waiting.append(call)
+        self._give_turn()
+
+    def _give_turn(self) -> None:
+        self.executor.submit(self._next).add_done_callback(self._turn_ended)
+
+    def _turn_ended(self, turn: Future[None]) -> None:
+        """See to it that every call ends, should an exception from nowhere have ended a turn."""
+        error = turn.exception()
+        if error is None:
+            return
+        taken, self._taken = self._taken, []
+        for call in taken:
+            call.fail(error)
+        with suppress(RuntimeError):  # no more turns: it is being closed
+            self._give_turn()
+
+    def _next(self) -> None:
+        """Carry out the call at the head of the queue, and the batches right behind it. There is
+        one turn for each call, so the turn of a batch that went with an earlier one is idle."""
+        self._taken = []
+        if not self._waiting:
+            return
+        head = self._waiting[0]
+        try:
+            head.wait_for_turn()
+        except BaseException as error:  # noqa: BLE001 - it is for the caller
+            if self._take().begin():
+                head.fail(error)
+            return
+        if isinstance(head, BatchCall):
+            self._write_together(self._begin_batches())
+            return
+        if self._take().begin():
+            self._carry_out(head)
+
+    def _take(self) -> Call[Any]:
+        """Take the call at the head of the queue: it goes from one list to the other in C, so that
+        no exception can lose it."""
+        self._taken.extend(map(deque.popleft, (self._waiting,)))
+        return self._taken[-1]
+
+    def _begin_batches(self) -> list[BatchCall]:
+        """Begin the batches at the head of the queue; those that can be written."""
+        begun = []
+        for _ in range(GROUP_MAX):
+            call = self._waiting[0] if self._waiting else None
+            if not isinstance(call, BatchCall):
+                break
+            self._take()
+            if call.begin() and call.prepare():
+                begun.append(call)
+        return begun
+
+    def _carry_out(self, head: Call[Any]) -> None:
+        """Carry out a call that is no batch, and beside an update the batches behind it."""
+        batches: list[BatchCall] = []
+
+        def beside() -> list[Submission]:
+            batches.extend(self._begin_batches())
+            return [call.submission for call in batches]
+
+        if isinstance(head, UpdateCall):
+            head.beside = beside
+        head.settle()
+        self._write_together(batches)
+
+    def _write_together(self, calls: Sequence[BatchCall]) -> None:
+        """Write those of the batches that have no outcome yet; then all of them have one."""
+        raised: BaseException | None = None
+        left = [call.submission for call in calls if not call.submission.is_done]
+        try:
+            if left:
+                self._write(left)
+        except BaseException as error:  # noqa: BLE001 - it is for the callers
+            raised = error
+        for call in calls:
+            call.settle_with(raised)
+        del raised  # or the error, its traceback and this frame would hold each other
+
+
+class LoopRebuilders:
+    """The rebuilders of one recovery as plain functions; what they await runs on the loop.
+
+    Made on the loop. Rebuilders are called one after the other.
+    """
+
+    def __init__(self, rebuilders: Rebuilders) -> None:
+        self.rebuilders = {
+            strategy: partial(self._rebuild, rebuilder)
+            for strategy, rebuilder in rebuilders.items()
+        }
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Cancel the coroutine that runs, and call no other rebuilder."""
+        if self._task is not None and not self._stopped:
+            self._task.cancel()
+        self._stopped = True
+
+    def _rebuild(self, rebuilder: Rebuilder, request: RebuildRequest) -> Any:
+        if self._stopped:
+            raise concurrent.futures.CancelledError("the recovery was cancelled")
+        data = rebuilder(request)
+        if not inspect.isawaitable(data):
+            return data
+        future = asyncio.run_coroutine_threadsafe(self._awaited(data), self._loop)
+        while not concurrent.futures.wait([future], timeout=1).done:
+            if self._loop.is_closed():
+                raise concurrent.futures.CancelledError("the event loop was closed")
+        if future.cancelled():
+            raise concurrent.futures.CancelledError("its coroutine was cancelled")
+        return future.result()()
+
+    async def _awaited(self, data: Any) -> Callable[[], Any]:
+        self._task = asyncio.current_task()
+        if self._stopped and self._task is not None:
+            self._task.cancel()
+        try:
+            return copier(await data)
+        finally:
+            self._task = None
+
+
+def copier(data: Any) -> Callable[[], Any]:
+    """Take a copy of data at once, quickly; gives what makes it data again, in the thread.
+
+    Plain JSON goes through `marshal`: one call of C, some tenth of what `copy` takes. What cannot
+    be copied is no data for a store, and is refused as it is.
+    """
+    with suppress(ValueError):  # an object, or a cycle
+        content = marshal.dumps(data)
+        return lambda: marshal.loads(content)  # noqa: S302 - bytes of our own making
+    with suppress(Exception):
+        copied = copy.deepcopy(data)
+        return lambda: copied
+    return lambda: data

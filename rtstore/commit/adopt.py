@@ -1,0 +1,93 @@
+"""A file changed by hand, read as the new truth: it must pass what a write must pass.
+
+Neither goes over what a newer program committed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from rtstore.commit.draft import BatchRequest, Draft, StoreWrite, validate
+from rtstore.commit.publisher import Publisher
+from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
+from rtstore.files.owners import explained
+from rtstore.files.paths import check_target, store_path
+from rtstore.files.system import FileSystem
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.envelope import (
+    EncodedStore,
+    EnvelopeError,
+    content_hash,
+    decode,
+    refuse_too_large,
+)
+from rtstore.model.records import BatchReason, CommittedFile, RunIdentity
+
+
+def draft_of_file(
+    descriptor: Descriptor,
+    entry: CommittedFile | None,
+    publisher: Publisher,
+    *,
+    team_name: str,
+    identity: RunIdentity,
+    reason: BatchReason,
+    now: datetime,
+) -> Draft:
+    """The draft of a batch that holds a store file byte for byte. Raises as `read_for_adoption`,
+    and what `validate` raises for its data."""
+    content = read_for_adoption(publisher.directory, descriptor, entry, publisher.fs)
+    write = StoreWrite(descriptor=descriptor, data=decode(content).data)
+    request = BatchRequest(team_name=team_name, identity=identity, reason=reason, writes=(write,))
+    draft = validate(request, None, now)
+    draft.encoded = [(descriptor, EncodedStore.exactly(content))]
+    return draft
+
+
+def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory: Path) -> None:
+    """Raise `NewerStoreFileError` where a newer program committed what an older one would go
+    over."""
+    if entry is not None and entry.schema_version > descriptor.schema_version:
+        raise NewerStoreFileError(
+            descriptor.schema_name,
+            store_path(directory, entry.relative_path),
+            entry.schema_version,
+            descriptor.schema_version,
+        )
+
+
+def read_for_adoption(
+    directory: Path, descriptor: Descriptor, entry: CommittedFile | None, fs: FileSystem
+) -> bytes:
+    """The bytes of a store file that is to be adopted.
+
+    Raises `InvalidRequestError` when there is no file, when it is no envelope, of an older schema
+    version, or what is committed already; `NewerStoreFileError`; `StorageError` when it cannot be
+    read. Its data is checked when the batch is made.
+    """
+    name = descriptor.schema_name
+    refuse_newer(descriptor, entry, directory)
+    path = store_path(directory, descriptor.relative_path)
+    try:
+        check_target(directory, descriptor.relative_path, name, fs)
+        content, _ = fs.read(path)
+        envelope = decode(content)
+    except FileNotFoundError:
+        raise InvalidRequestError("store", f"there is no file {path}", store=name) from None
+    except OSError as error:
+        raise StorageError(path, "the file cannot be read", explained(error, path)) from error
+    except EnvelopeError as error:
+        raise InvalidRequestError("file", f"{path}: {error}", store=name) from None
+    if envelope.schema_version > descriptor.schema_version:
+        raise NewerStoreFileError(name, path, envelope.schema_version, descriptor.schema_version)
+    if envelope.schema_version < descriptor.schema_version:
+        problem = (
+            f"{path} has schema version {envelope.schema_version}, "
+            f"the store has {descriptor.schema_version}"
+        )
+        raise InvalidRequestError("file", problem, store=name)
+    refuse_too_large(len(content), name)
+    if entry is not None and entry.content_hash == content_hash(content):
+        problem = f"{path} is what is committed: there is nothing to adopt"
+        raise InvalidRequestError("file", problem, store=name)
+    return content

@@ -1,0 +1,208 @@
+"""A batch before it is logged: checked and encoded without looking at any file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from rtstore.errors import InvalidRequestError, shown
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.envelope import EncodedStore, content_hash, encode
+from rtstore.model.ids import IdFactory
+from rtstore.model.records import (
+    Batch,
+    BatchOrigin,
+    BatchReason,
+    BatchState,
+    LoggedBatch,
+    PlannedWrite,
+    QuarantinedFile,
+    Record,
+    RunIdentity,
+)
+from rtstore.model.times import Clock, to_utc_ms
+from rtstore.model.trusted import trusted
+
+
+class StoreWrite(Record):
+    """New data for one store."""
+
+    descriptor: Descriptor
+    data: Any
+
+
+class BatchRequest(Record):
+    """What is to be written as one batch, in the order in which the files are published."""
+
+    team_name: str
+    identity: RunIdentity | None
+    """None for what belongs to no run: an upgrade of store data. The stores keep theirs."""
+    reason: BatchReason
+    writes: tuple[StoreWrite, ...]
+
+
+class Draft:
+    """A validated request: everything encoded but for the time, which is known under the lock;
+    then its contents and writes are planned."""
+
+    __slots__ = (
+        "batch_id", "content_of", "encoded", "evidence", "id_given", "request", "size",
+        "started_at", "writes",
+    )  # fmt: skip
+
+    def __init__(self, request: BatchRequest, batch_id: str | None, started_at: datetime) -> None:
+        self.request = request
+        self.batch_id = batch_id
+        """None until it has one."""
+        self.id_given = batch_id is not None
+        """Whether the caller chose the id, and may repeat the call."""
+        self.started_at = started_at
+        self.encoded: list[tuple[Descriptor, EncodedStore]] = []
+        self.size = 0
+        """About how many bytes it writes."""
+        self.evidence: Sequence[QuarantinedFile] = ()
+        """What somebody else had written, kept before this batch comes over it."""
+        self.content_of: dict[str, bytes] = {}
+        """What it writes, by store; planned, like the writes."""
+        self.writes: tuple[PlannedWrite, ...] = ()
+
+    def add(self, descriptor: Descriptor, encoded: EncodedStore) -> None:
+        """Have it write one more store."""
+        self.encoded.append((descriptor, encoded))
+        self.size += encoded.size
+
+    @property
+    def names(self) -> list[str]:
+        """The stores that it writes, in order."""
+        return [descriptor.schema_name for descriptor, _ in self.encoded]
+
+    def repeats(self, first: Batch) -> bool:
+        """Whether this is the batch that was written before.
+
+        Encoding is deterministic, so the same data at the time of the first writing must give the
+        same bytes; that holds even where the contents have left the history.
+        """
+        identity = self.request.identity
+        now = {descriptor.schema_name: encoded for descriptor, encoded in self.encoded}
+        return (
+            (first.run_id, first.capability_snapshot_id, first.behavior_fingerprint, first.reason)
+            == (*_parts(identity), self.request.reason)
+            and now.keys() == {receipt.schema_name for receipt in first.receipts}
+            and all(
+                content_hash(now[receipt.schema_name].at(receipt.written_at))
+                == receipt.content_hash
+                for receipt in first.receipts
+            )
+        )
+
+    def plan(self, written_at: datetime, new_receipt_id: IdFactory) -> None:
+        """Decide everything about the writes: order, contents, hashes, times, ids of receipts."""
+        # Microseconds are what every usual file system keeps exactly.
+        mtime_ns = time.time_ns() // 1000 * 1000
+        self.content_of = {
+            descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in self.encoded
+        }
+        self.writes = tuple(
+            trusted(
+                PlannedWrite,
+                position=position,
+                schema_name=descriptor.schema_name,
+                schema_version=descriptor.schema_version,
+                relative_path=descriptor.relative_path,
+                content_hash=content_hash(self.content_of[descriptor.schema_name]),
+                file_size=len(self.content_of[descriptor.schema_name]),
+                mtime_ns=mtime_ns,
+                receipt_id=check_id("receipt_id_factory", new_receipt_id()),
+                written_at=written_at,
+            )
+            for position, (descriptor, _) in enumerate(self.encoded)
+        )
+
+    def numbered(self, batch_number: int) -> LoggedBatch:
+        """The planned batch as it is logged under a number."""
+        run_id, capability_snapshot_id, behavior_fingerprint = _parts(self.request.identity)
+        assert self.batch_id is not None  # noqa: S101 - it has one before it is logged
+        batch = trusted(
+            Batch,
+            batch_number=batch_number,
+            batch_id=self.batch_id,
+            team_name=self.request.team_name,
+            run_id=run_id,
+            capability_snapshot_id=capability_snapshot_id,
+            behavior_fingerprint=behavior_fingerprint,
+            reason=self.request.reason,
+            state=BatchState.PREPARING,
+            origin=BatchOrigin.WRITTEN,
+            high_watermark=None,
+            started_at=self.started_at,
+            completed_at=None,
+            last_error=None,
+            receipts=(),
+        )
+        return trusted(LoggedBatch, batch=batch, writes=self.writes)
+
+
+def _parts(identity: RunIdentity | None) -> tuple[str | None, str | None, str | None]:
+    if identity is None:
+        return None, None, None
+    return identity.run_id, identity.capability_snapshot_id, identity.behavior_fingerprint
+
+
+def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) -> Draft:
+    """Step 1 of the commit protocol: check and encode everything that can be without I/O.
+
+    Raises `InvalidRequestError` for an empty batch, a store that is in it twice, a batch id that is
+    none, and data that is not JSON or that the payload model refuses.
+    """
+    if not request.writes:
+        raise InvalidRequestError("writes", "a batch writes at least one store; it is empty")
+    if batch_id is not None:
+        check_id("batch_id", batch_id)
+    draft = Draft(request, batch_id, started_at)
+    seen: set[str] = set()
+    for write in request.writes:
+        descriptor = write.descriptor
+        if descriptor.schema_name in seen:
+            raise InvalidRequestError(
+                "writes", "the store is in the batch twice", store=descriptor.schema_name
+            )
+        seen.add(descriptor.schema_name)
+        encoded = encode(
+            schema_version=descriptor.schema_version,
+            data=write.data,
+            store=descriptor.schema_name,
+            payload=descriptor.payload,
+        )
+        draft.add(descriptor, encoded)
+    return draft
+
+
+def check_id(field: str, value: object) -> str:
+    """Give an id that comes from outside. Raises `InvalidRequestError` unless it is a text that
+    can be written down."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(field, f"an id is a text, not {shown(value)}")
+    if not value.strip():
+        raise InvalidRequestError(field, "an id is not empty")
+    return check_text(field, value)
+
+
+def time_of(clock: Clock) -> datetime:
+    """What a clock of the caller's says, in UTC. Raises `InvalidRequestError` for what is no time,
+    or has no time zone."""
+    try:
+        return to_utc_ms(clock())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidRequestError("clock", str(error)) from error
+
+
+def check_text(field: str, value: object) -> str:
+    """Give a text that comes from outside. Raises `InvalidRequestError` for what is none, or holds
+    a lone surrogate: UTF-8 cannot carry one."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(field, f"must be a text, not {shown(value)}")
+    if not value.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise InvalidRequestError(field, f"{value[:80]!a} holds a lone surrogate")
+    return value

@@ -1,0 +1,228 @@
+"""Step 2 of the commit protocol: what a draft must pass before it is logged. The writer lock is
+held, and nothing is changed; only evidence is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from rtstore.commit.adopt import refuse_newer
+from rtstore.commit.draft import Draft
+from rtstore.commit.in_doubt import finish_left_over
+from rtstore.commit.publisher import Publisher
+from rtstore.commit.quarantine import StoreFile
+from rtstore.control import batches, contents, manifest
+from rtstore.control.batches import ReceiptStore
+from rtstore.control.manifest import ManifestHead
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import (
+    ConflictError,
+    ContentMissingError,
+    InvalidRequestError,
+    WrongTeamError,
+)
+from rtstore.model.data_upgrade import data_now
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.records import Batch, BatchState, CommittedFile, LoggedBatch
+
+
+class Found(NamedTuple):
+    """What is committed, as found under the lock."""
+
+    team_name: str
+    high_watermark: int
+    files: Mapping[str, CommittedFile]
+    """By store; one that was never written is absent."""
+
+
+class CommittedState:
+    """What is committed, as one writer sees it whenever it has the lock.
+
+    Most often nobody else has written since its own last batch, and then it knows: the database is
+    asked for stores that are new to it, and for everything again only after commits of others.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._database = publisher.database
+        self._moment: tuple[int, int] | None = None
+        """The moment of which all this is."""
+        self._team_name = ""
+        self._high_watermark = 0
+        self._asked: set[str] = set()
+        self._files: dict[str, CommittedFile] = {}
+
+    def look(self, names: Collection[str]) -> Found:
+        """What is committed for the stores about to be written, after what a dead writer left was
+        rolled forward. We hold its lock, so it is dead."""
+        moment = self._database.moment()
+        if moment != self._moment:
+            left = self._ask_everything()
+            if left:
+                finish_left_over(left, self._publisher)
+                moment = self._database.moment()
+                self._ask_everything()
+            self._moment = moment
+        new = set(names) - self._asked
+        if new:
+            self._files |= self._database.read_as_writer(partial(manifest.load_entries, names=new))
+            self._asked |= new
+        return Found(self._team_name, self._high_watermark, self._files)
+
+    def forget(self) -> None:
+        """Ask the database for everything at the next look."""
+        self._moment = None
+
+    def file_of(self, name: str) -> CommittedFile | None:
+        """What a store's file was at the last look."""
+        return self._files.get(name)
+
+    def sealed(self, logged: Sequence[LoggedBatch], high_watermark: int) -> None:
+        """Batches were committed by this writer, which has looked before: by one transaction that
+        logged them and one that sealed them. Were there others, the next look finds out."""
+        assert self._moment is not None  # noqa: S101 - it has looked
+        version, commits = self._moment
+        self._high_watermark = high_watermark
+        self._files |= {
+            write.schema_name: self._publisher.published(write)
+            for item in logged
+            for write in item.writes
+        }
+        self._moment = version, commits + 2
+
+    def _ask_everything(self) -> list[LoggedBatch]:
+        """Forget all stores; gives the batches that were left open and can be finished."""
+
+        def query(connection: Connection) -> tuple[ManifestHead, tuple[LoggedBatch, ...]]:
+            return manifest.load_head(connection), batches.load_open(connection)
+
+        head, open_batches = self._database.read_as_writer(query)
+        self._team_name, self._high_watermark = head.team_name, head.high_watermark
+        self._asked, self._files = set(), {}
+        return [item for item in open_batches if item.has_contents]
+
+
+def committed_data(descriptor: Descriptor, database: Database) -> Any:
+    """The committed data of a store that is about to be changed, or None before the first. Raises
+    `DataUpgradeError` when it is of an older version, `ContentMissingError` when it is not there:
+    None would have the caller begin anew."""
+    name = descriptor.schema_name
+
+    def query(connection: Connection) -> Any:
+        content = contents.current_contents(connection, [name]).get(name)
+        if content is not None:
+            return data_now(descriptor, content)
+        for entry in manifest.load_entries(connection, [name]).values():
+            raise ContentMissingError(name, database.path.parent, entry.batch_number)
+        return None
+
+    return database.read_as_writer(query)
+
+
+def check_manifest(
+    draft: Draft, found: Found, expected_high_watermark: int | None, directory: Path
+) -> None:
+    """Raise `WrongTeamError`, or `ConflictError` unless the high watermark is the expected one."""
+    if found.team_name != draft.request.team_name:
+        raise WrongTeamError(directory, draft.request.team_name, found.team_name)
+    if expected_high_watermark not in (None, found.high_watermark):
+        assert expected_high_watermark is not None  # noqa: S101 - the line above
+        raise ConflictError("this batch", expected_high_watermark, found.high_watermark)
+
+
+def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:
+    """The first result of a batch that is written again under the same id. Raises
+    `InvalidRequestError` when the id was another batch's, or the batch has failed."""
+    if draft.batch_id is None:
+        return None
+    first = receipt_store.get(draft.batch_id)
+    if first is None:
+        return None
+    if not draft.id_given:
+        # It was carried out before, or tried, by a leader that did not come to its end.
+        if [receipt.receipt_id for receipt in first.receipts] != [
+            write.receipt_id for write in draft.writes
+        ]:
+            raise _taken(draft)
+        return first
+    if first.state is BatchState.FAILED:
+        raise InvalidRequestError(
+            "batch_id", f"batch {first.batch_id} failed before, and stays so: take a new id"
+        )
+    if not draft.repeats(first):
+        raise InvalidRequestError(
+            "batch_id",
+            f"batch {first.batch_id} was written before with other contents: take a new id",
+        )
+    return first
+
+
+def keep_evidence(
+    draft: Draft,
+    files: Mapping[str, CommittedFile],
+    publisher: Publisher,
+    *,
+    but_not: Collection[str],
+) -> None:
+    """Copy what somebody else changed into quarantine. The rows are written with the log.
+
+    All files are looked at before the first copy is made: an unsafe path, a newer file or newer
+    committed content refuses the batch, and it leaves no trace then. `but_not` are stores whose
+    files were looked at for an earlier batch of the group.
+    """
+    foreign = []
+    for descriptor, _ in draft.encoded:
+        if descriptor.schema_name in but_not:
+            continue
+        file, committed = StoreFile.of(descriptor), files.get(descriptor.schema_name)
+        refuse_newer(descriptor, committed, publisher.directory)
+        found = publisher.evidence.foreign_content(file, committed, trust_stamp=True)
+        if found is not None:
+            foreign.append((file, found))
+    draft.evidence = [
+        publisher.evidence.keep_copy(file, found, draft.batch_id) for file, found in foreign
+    ]
+
+
+def check_paths(
+    draft: Draft,
+    files: Mapping[str, CommittedFile],
+    owners: Mapping[str, str],
+    database: Database,
+) -> None:
+    """Raise `InvalidRequestError` when a file that it writes is another store's: by its entry, by
+    an earlier batch of the group (`owners`, by path), or in the batch itself."""
+    here: dict[str, str] = {}
+    for descriptor, _ in draft.encoded:
+        name, path = descriptor.schema_name, descriptor.relative_path
+        committed = files.get(name)
+        owner = owners.get(path) or here.setdefault(path, name)
+        if owner == name and (committed is None or committed.relative_path != path):
+            owner = (
+                database.read_as_writer(partial(manifest.path_owner, relative_path=path)) or name
+            )
+        if owner != name:
+            raise InvalidRequestError(
+                "relative_path", f"the file {path} is that of store {owner}", store=name
+            )
+
+
+def check_ids(draft: Draft, connection: Connection) -> None:
+    """Raise `InvalidRequestError` when an id of it is taken: they come from outside (factories,
+    callers), so they are checked like any other input."""
+    if batches.batch_id_is_known(connection, str(draft.batch_id)):
+        raise _taken(draft)
+    receipt_ids = [write.receipt_id for write in draft.writes]
+    taken = batches.known_receipts(connection, receipt_ids)
+    if taken or len(set(receipt_ids)) < len(receipt_ids):
+        raise InvalidRequestError(
+            "receipt_id_factory", f"it made {(taken or receipt_ids)[0]!r}, which is taken"
+        )
+
+
+def _taken(draft: Draft) -> InvalidRequestError:
+    return InvalidRequestError("batch_id_factory", f"it made {draft.batch_id!r}, which is taken")

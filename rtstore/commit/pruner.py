@@ -1,0 +1,136 @@
+"""History dropped with the batches of one writer, in the transaction that seals them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.commit.flushing import FlushKnowledge
+from rtstore.control import retention as pruning
+from rtstore.control.contents import Retention
+from rtstore.control.retention import Due, OldContents, Weighed
+from rtstore.control.sqlite import space
+from rtstore.files.system import FileSystem
+from rtstore.model.records import Batch, LoggedBatch
+
+_CONTENTS_AT_ONCE = 8
+_BATCHES_AT_ONCE = 32
+"""How many batches go by at most before some prune."""
+
+
+class _Turn:
+    """Every so many batches it is the turn to drop something: so many that an eighth too much is
+    there at most. The first batches of a process drop some each: there may be no more of them."""
+
+    def __init__(self, limit: int | None, at_most: int) -> None:
+        self._every = at_most if limit is None else max(1, min(at_most, limit // 8))
+        self._first = self._every
+        self._waiting = 0
+
+    def pass_by(self, number: int) -> None:
+        """Batches were written."""
+        self._waiting += number
+        self._first -= 1
+
+    def take(self) -> int:
+        """The number of batches since the last turn, if it is the turn now; else 0."""
+        if self._waiting < self._every and self._first < 0:
+            return 0
+        waiting, self._waiting = self._waiting, 0
+        return waiting
+
+
+class PruneSchedule:
+    """Decides which batches also prune history. Pruning several batches' worth at once touches the
+    same pages and costs little more than pruning one, so most batches skip it.
+
+    Age is looked at with every batch: who sets it has a reason. Bytes are when a store may have an
+    eighth too many: they are added up again only then, and of a long history some with each batch.
+    """
+
+    def __init__(self, retention: Retention) -> None:
+        self._contents = _Turn(retention.contents_per_store, _CONTENTS_AT_ONCE)
+        limit = retention.batches if retention.max_age is None else 1
+        self._batches = _Turn(limit, _BATCHES_AT_ONCE)
+        self._bytes = retention.content_bytes and max(1, retention.content_bytes // 8)
+        self._names: list[str] = []
+        self._unweighed: dict[str, int] = {}
+        """By store, the bytes written since its contents were last weighed."""
+        self._weighed: dict[str, Weighed] = {}
+        """By store that may have too many bytes, how far its contents are weighed."""
+
+    def written(self, logged: Sequence[LoggedBatch]) -> Due | None:
+        """Batches were written: what is to be pruned with the last of them; None where all can
+        wait."""
+        self._contents.pass_by(len(logged))
+        self._batches.pass_by(len(logged))
+        for item in logged:
+            for write in item.writes:
+                self._names.append(write.schema_name)
+                if self._bytes is not None:
+                    self._weigh(write.schema_name, write.file_size, self._bytes)
+        batches = self._batches.take()
+        if not self._contents.take() and not self._weighed:
+            return Due(batches, (), {}) if batches else None
+        due = Due(batches, self._names, dict(self._weighed))
+        self._names = []
+        return due
+
+    def _weigh(self, name: str, size: int, too_much: int) -> None:
+        unweighed = self._unweighed.get(name, too_much) + size  # the first time: nobody knows
+        if unweighed >= too_much and name not in self._weighed:
+            self._weighed[name] = Weighed()
+            unweighed = 0
+        self._unweighed[name] = unweighed
+
+    def pruned(self, old: OldContents) -> None:
+        """Some of a store's contents were dropped; what is left to do comes with the next batch."""
+        if old.weighed is not None and (old.more or not old.weighed.is_done):
+            self._weighed[old.name] = old.weighed
+            return
+        self._weighed.pop(old.name, None)
+        if old.more:
+            self._unweighed.pop(old.name, None)
+
+
+class Pruner:
+    """Drops what is beyond a retention, some with each batch. The caller holds the writer lock."""
+
+    def __init__(self, directory: Path, retention: Retention, fs: FileSystem) -> None:
+        self.flushes = FlushKnowledge(directory, fs)
+        self._retention = retention
+        self._schedule = PruneSchedule(retention)
+        self._after = -1
+        """Batches up to this one may not be forgotten yet; the next time it is asked behind them.
+        """
+
+    def prune(self, connection: Connection, logged: Sequence[LoggedBatch]) -> bool:
+        """Drop history with batches that are being sealed; returns whether it was their turn."""
+        due = self._schedule.written(logged)
+        if due is None:
+            return False
+        for old in pruning.contents_beyond(connection, self._retention, due):
+            pruning.delete_contents(connection, old.name, old.rows)
+            self._schedule.pruned(old)
+        if due.batches:
+            self._drop_batches(connection, due, logged[-1].batch)
+        space.release_some_pages(connection)
+        return True
+
+    def _drop_batches(self, connection: Connection, due: Due, newest: Batch) -> None:
+        number = newest.batch_number
+        found = pruning.batches_beyond(
+            connection,
+            self._retention,
+            due,
+            newest=number,
+            now=newest.started_at,
+            after=self._after,
+        )
+        gone = self.flushes.may_forget(connection, found, number)
+        pruning.delete_batches(connection, gone)
+        # What is held must not keep the turn from what comes after it.
+        is_full = len(found) >= pruning.CHUNK
+        self._after = found[-1] if is_full and len(gone) < len(found) else -1

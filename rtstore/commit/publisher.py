@@ -1,0 +1,310 @@
+"""The steps of a logged batch: published and sealed, or taken back after a failure.
+
+The writer uses it while it lives, recovery when the writer died; both under the writer lock. What a
+batch does was decided when it was logged, so nothing here invents anything: contents, order, ids
+and times come from the log, and doing a step again does no harm.
+
+Order that must hold (breaking it loses data):
+
+* the batch is in the log, durable, before the first rename (`writer` sees to it);
+* a file that is neither what is committed nor what this batch writes is in quarantine, durable,
+  before it is replaced;
+* a batch is recorded as failed, durable, before anything is undone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.commit.pruner import Pruner
+from rtstore.commit.quarantine import ANY_VERSION, EvidenceKeeper, Expected, StoreFile
+from rtstore.commit.reporting import EventDispatcher
+from rtstore.control import batches, contents, manifest
+from rtstore.control.contents import Retention
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import CorruptDatabaseError, RuntimeStoreError
+from rtstore.files import durable
+from rtstore.files.paths import store_path
+from rtstore.files.quarantine import quarantined_path
+from rtstore.files.stamp import FileStamp, is_as_committed
+from rtstore.files.system import FileSystem
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import (
+    BatchState,
+    CommittedFile,
+    LoggedBatch,
+    ManifestEntry,
+    PlannedWrite,
+    PublishedFile,
+    QuarantinedFile,
+)
+from rtstore.model.times import Clock
+
+logger = logging.getLogger("rtstore.publication")
+
+
+class Durability(StrEnum):
+    """What is flushed when a batch returns."""
+
+    LOG = "log"
+    """The log only: one flush. After a loss of power, opening the store puts the files right."""
+    FILES = "files"
+    """The store files too, for readers that look before the store has been opened again."""
+
+
+class Publisher:
+    """Publishes, seals and undoes the logged batches of one runtime directory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        database: Database,
+        *,
+        clock: Clock,
+        durability: Durability = Durability.LOG,
+        retention: Retention | None = None,
+        fs: FileSystem | None = None,
+        events: EventDispatcher | None = None,
+    ) -> None:
+        self.directory = directory
+        self.database = database
+        self.events = events or EventDispatcher(database)
+        self.clock = clock
+        self.durability = durability
+        self.retention = retention or database.read(manifest.load_retention, single=True)
+        self.fs = fs or FileSystem()
+        self.evidence = EvidenceKeeper(
+            directory, database, clock=clock, fs=self.fs, events=self.events
+        )
+        self._stamps: dict[str, tuple[str, FileStamp | None]] = {}
+        """By store: the receipt of what was published last, and the stamp of its file."""
+        self.pruner = Pruner(directory, self.retention, self.fs)
+
+    # --- forward --------------------------------------------------------------------------------
+
+    def publish(
+        self, write: PlannedWrite, content: bytes, batch_id: str, expected: Expected | None = None
+    ) -> None:
+        """Put one planned write on disk.
+
+        Where names can be traded, what it replaces is kept as evidence when it is neither
+        `expected` nor in the database: somebody wrote it after we had looked. Raises OSError,
+        `StorageError` or `NewerStoreFileError`; the file is then as before.
+        """
+        stamp = self.replace(
+            StoreFile.of(write),
+            content,
+            expected or Expected(None),
+            batch_id=batch_id,
+            mtime_ns=write.mtime_ns,
+            flush=self.durability is Durability.FILES,
+        )
+        self._stamps[write.schema_name] = write.receipt_id, stamp
+
+    def published(self, write: PlannedWrite) -> PublishedFile:
+        """What the file of a write is once it is published; with its stamp where we did that."""
+        receipt_id, stamp = self._stamps.get(write.schema_name, ("", None))
+        known = stamp if receipt_id == write.receipt_id else None
+        return PublishedFile(
+            write.schema_version,
+            write.relative_path,
+            write.content_hash,
+            write.file_size,
+            write.mtime_ns,
+            *(known or (None, None)),
+        )
+
+    def replace(
+        self,
+        file: StoreFile,
+        content: bytes,
+        expected: Expected,
+        *,
+        batch_id: str | None = None,
+        mtime_ns: int | None = None,
+        flush: bool = True,
+    ) -> FileStamp | None:
+        """Replace a store's file. What goes is kept as evidence unless it is expected, or in the
+        database; so is what a dead writer left behind. Raises as `publish` does."""
+        return durable.replace(
+            store_path(self.directory, file.relative_path),
+            content,
+            mtime_ns=mtime_ns,
+            flush=flush,
+            fs=self.fs,
+            look_at_old=lambda old: self.evidence.keep_replaced(old, file, batch_id, expected),
+            look_at_left=lambda old: self.look_at_left(old, file),
+        )
+
+    def seal(self, *logged: LoggedBatch) -> int:
+        """Commit published batches, in their order: entries, identity, high watermark; gives the
+        high watermark of the last. Some history beyond the retention goes with them.
+
+        Not flushed: should the seal be lost, they are still in the log, and recovery seals them
+        again with the same ids and times.
+        """
+        with self.database.write(flush=False) as connection:
+            high_watermark = self._commit(connection, logged)
+            has_pruned = self.pruner.prune(connection, logged)
+        if has_pruned:
+            self.write_anew()
+        return high_watermark
+
+    def _commit(self, connection: Connection, logged: Sequence[LoggedBatch]) -> int:
+        """Commit batches in their order; gives the high watermark of the last."""
+        before = manifest.high_watermark(connection)
+        high_watermark = before + len(logged)
+        batches.commit(connection, logged, high_watermark=before + 1)
+        files = {
+            write.receipt_id: self.published(write) for item in logged for write in item.writes
+        }
+        manifest.seal(connection, logged, files, high_watermark=high_watermark)
+        return high_watermark
+
+    def seal_left_over(self, logged: Sequence[LoggedBatch]) -> None:
+        """`seal` for batches whose writer died: nothing is dropped before all of them are in."""
+        with self.database.write(flush=False) as connection:
+            self._commit(connection, logged)
+
+    def write_anew(self) -> None:
+        """Write files anew whose flush failed: the next flush of the same file would say that all
+        is well. Raises nothing: as long as one cannot be written, its history stays."""
+        for name, relative_path in self.pruner.flushes.distrusted():
+            try:
+                entry = self.entries([name]).get(name)
+                file = StoreFile(name, ANY_VERSION, relative_path)
+                if entry is not None and self.found_hash(file) == entry.content_hash:
+                    self.restore(file, Expected(entry))
+            except (OSError, RuntimeStoreError) as error:
+                logger.info("%s cannot be written anew after its flush failed: %s", name, error)
+
+    def finish_trade(
+        self, write: PlannedWrite, first: int, batch_id: str, entry: ManifestEntry | None
+    ) -> None:
+        """Look at the version that a dead writer replaced and did not come to remove. If it did not
+        come to the trade, its new version is found there, or a beginning of it: of the open batch
+        number `first`, or of a later one."""
+        old = durable.temporary_path(store_path(self.directory, write.relative_path))
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self.fs.lstat(old)
+            expected = Expected(entry, begun=self._since(first, write.schema_name))
+            self.evidence.keep_replaced(old, StoreFile.of(write), batch_id, expected)
+            self.fs.unlink(old)
+
+    # --- back -----------------------------------------------------------------------------------
+
+    def mark_failed(self, logged: LoggedBatch, cause: str) -> None:
+        """Record, durably, that a batch failed. From here it never comes back."""
+        with self.database.write(flush=True) as connection:
+            batches.change_state(
+                connection,
+                logged,
+                BatchState.FAILED,
+                completed_at=self.clock(),
+                last_error=cause,
+            )
+            manifest.mark_preparing(connection, None)
+
+    def undo(self, logged: LoggedBatch, evidence: Sequence[QuarantinedFile] = ()) -> None:
+        """Put the files that a failed batch published back as they were before it.
+
+        `evidence` is what was kept before the batch came over somebody else's versions. A store
+        that had no file loses the one it got; the bytes are still in the log. Raises OSError;
+        recovery then finishes it.
+        """
+        kept_at = {item.relative_path: item.quarantine_path for item in evidence}
+        for write in logged.writes:
+            if self.found_hash(StoreFile.of(write)) != write.content_hash:
+                continue
+            file, expected = StoreFile.of(write), Expected(self.published(write), evidence)
+            if write.relative_path in kept_at:
+                theirs, _ = self.fs.read(
+                    quarantined_path(self.directory, kept_at[write.relative_path])
+                )
+                self.replace(file, theirs, expected)
+            else:
+                self.restore(file, expected)
+
+    def restore(self, file: StoreFile, expected: Expected) -> bool:
+        """Put the committed content of a store back; a store without an entry loses its file.
+
+        Gives False when there is an entry, but its content is not in the database: the file is
+        then left alone. Raises OSError, or what `EvidenceKeeper.keep_replaced` does. The caller has
+        kept the evidence; what it expects is looked for once more in what goes.
+        """
+        entry = self.entries([file.schema_name]).get(file.schema_name)
+        if entry is None:
+            self.remove(file, expected)
+            return True
+        content = self.database.read(
+            lambda connection: contents.load_content(
+                connection, entry.batch_number, file.schema_name
+            )
+        )
+        if content is None:
+            return False
+        if content_hash(content) != entry.content_hash:
+            raise CorruptDatabaseError(
+                self.database.path, f"the committed content of {file.schema_name} was changed"
+            )
+        self.replace(file, content, expected, mtime_ns=entry.mtime_ns)
+        return True
+
+    def remove(self, file: StoreFile, expected: Expected) -> None:
+        """Remove a store's file; as in `restore`, the evidence is kept. Durable when it returns."""
+        durable.remove(
+            store_path(self.directory, file.relative_path),
+            fs=self.fs,
+            look_at_old=lambda old: self.evidence.keep_replaced(old, file, None, expected),
+        )
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def look_at_left(self, old: Path, file: StoreFile) -> None:
+        """Keep what a dead writer left under the temporary name of a store's file, before it is
+        removed, if it is what it had replaced and nobody has otherwise. No batch is open."""
+        entry = self.entries([file.schema_name]).get(file.schema_name)
+        since = 0 if entry is None else entry.batch_number
+        anything = file._replace(schema_version=ANY_VERSION)
+        expected = Expected(entry, begun=self._since(since, file.schema_name))
+        self.evidence.keep_replaced(old, anything, None, expected)
+
+    def _since(self, batch_number: int, schema_name: str) -> Sequence[bytes]:
+        return self.database.read(
+            lambda connection: contents.contents_since(connection, batch_number, schema_name)
+        )
+
+    def seems_unchanged(self, descriptor: Descriptor, committed: CommittedFile | None) -> bool:
+        """Whether a store's file shows no change since it was committed, or hashed."""
+        try:
+            found = self.fs.lstat(store_path(self.directory, descriptor.relative_path))
+        except OSError:
+            return False
+        return is_as_committed(found, committed)
+
+    def holds(self, write: PlannedWrite) -> bool:
+        """Whether the file is, byte for byte, what the batch writes."""
+        try:
+            return self.found_hash(StoreFile.of(write)) == write.content_hash
+        except OSError:
+            return False
+
+    def found_hash(self, file: StoreFile) -> str | None:
+        """Hash of a store's file, None when there is none. Raises OSError for one that cannot be
+        read: what is in it is then not known."""
+        try:
+            found, _ = self.fs.read(store_path(self.directory, file.relative_path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return content_hash(found)
+
+    def entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
+        """What is committed for stores; one that was never written is absent."""
+        return self.database.read(lambda connection: manifest.load_entries(connection, names))

@@ -1,0 +1,287 @@
+"""Tells the log and the observer of a store what happened.
+
+The records of `rtstore.model.events` are made, and their module is imported, when there is somebody to
+tell. What happens under the writer lock, or deep inside of an operation, is put into a queue; the
+call that had it done tells it at its end, in the thread that called, without the lock.
+
+An observer that fails harms nothing: its error goes to the log with its traceback, and to standard
+error where nobody listens to the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rtstore.commit.group import Submission
+from rtstore.control import recovery_log
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import (
+    BatchFailedError,
+    BatchUnfinishedError,
+    InvalidRequestError,
+    RuntimeStoreError,
+)
+from rtstore.forks import no_fork
+from rtstore.model import arguments
+from rtstore.model.records import (
+    ActionKind,
+    ActionOutcome,
+    Batch,
+    QuarantinedFile,
+    ReadinessCheck,
+    ReadinessReason,
+    RecoveryAction,
+    RecoveryPlan,
+    RecoveryStep,
+    RecoveryTrigger,
+)
+
+if TYPE_CHECKING:
+    from rtstore.model.events import Event
+
+logger = logging.getLogger("rtstore.model.events")
+
+Observer = Callable[["Event"], object]
+"""Is told what happened. What it returns is ignored."""
+
+
+def checked_observer(on_event: Observer) -> Observer:
+    """The observer, if it is one. A coroutine function would never be awaited."""
+    if arguments.is_coroutine_function(on_event):
+        raise InvalidRequestError("on_event", "must be a plain function: nobody would await it")
+    return arguments.function(on_event, "on_event")
+
+
+class EventDispatcher:
+    """Makes the events of one store and hands them on. Safe to share between threads.
+
+    Costs next to nothing where nobody listens: no event is made then.
+    """
+
+    def __init__(
+        self, database: Database, team_name: str = "", on_event: Observer | None = None
+    ) -> None:
+        self._database = database
+        self._team_name = team_name
+        self._on_event = on_event
+        self._queue: deque[Callable[[], tuple[int, Event]]] = deque()
+
+    def is_heard(self, level: int) -> bool:
+        """Whether anybody listens to what the log has at that level."""
+        return self._on_event is not None or logger.isEnabledFor(level)
+
+    # --- under the lock: put into the queue -------------------------------------------------------
+
+    def quarantined(self, file: QuarantinedFile) -> None:
+        """A file was kept, and so was its row."""
+        if self.is_heard(logging.WARNING):
+            self._queue.append(lambda: self._quarantined(file))
+
+    def recovered(
+        self,
+        run_number: int,
+        started_by: RecoveryTrigger,
+        steps: Sequence[RecoveryStep],
+        duration_s: float,
+    ) -> None:
+        """A recovery came to its end."""
+        if self.is_heard(_level(steps)):
+            told = tuple(steps)
+            self._queue.append(lambda: self._recovered(run_number, started_by, told, duration_s))
+
+    # --- without the lock: tell -------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """Tell what is in the queue, whoever put it there."""
+        while self._queue:
+            try:
+                make = self._queue.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            level, event = make()
+            self._tell(level, event)
+
+    def batches_ended(self, submissions: Sequence[Submission], duration_s: float) -> None:
+        """Tell what came of batches that a call submitted, and what it put into the queue. Each is
+        told of in the context of its submitter."""
+        self.tell()
+        if self.is_heard(logging.WARNING):
+            for submission in submissions:
+                submission.run(partial(self._batch_ended, duration_s))
+
+    def _batch_ended(self, duration_s: float, submission: Submission) -> None:
+        if not submission.draft.writes:
+            return  # it was refused, or an earlier call wrote it
+        batch, error = submission.batch, submission.error
+        if batch is None and not (
+            isinstance(error, BatchFailedError | BatchUnfinishedError)
+            and error.batch_id == submission.draft.batch_id
+        ):
+            return  # nothing of it is on record
+        for file in submission.draft.evidence:
+            self.quarantined(file)
+        self.tell()
+        if batch is not None:
+            if self.is_heard(logging.DEBUG):
+                self._tell(logging.DEBUG, self._committed(batch, duration_s))
+        elif isinstance(error, BatchFailedError):
+            self._tell(logging.WARNING, self._failed(error, duration_s))
+        elif isinstance(error, BatchUnfinishedError):
+            self._tell(logging.WARNING, self._unfinished(error, duration_s))
+
+    def checked(self, plan: RecoveryPlan, check: ReadinessCheck) -> None:
+        """A readiness check was made."""
+        if not check.ok and self.is_heard(logging.INFO):
+            self._tell(logging.INFO, self._not_ready(plan, check))
+
+    def _tell(self, level: int, event: Event) -> None:
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s", event.message, extra=event.log_fields())
+        if self._on_event is not None:
+            tell_observer(self._on_event, event)
+
+    # --- the events -------------------------------------------------------------------------------
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"team_name": self._team_name, "directory": self._database.path.parent}
+
+    def _committed(self, batch: Batch, duration_s: float) -> Event:
+        with no_fork():
+            from rtstore.model.events import BatchCommitted
+
+        return BatchCommitted(
+            **self._where,
+            batch_id=batch.batch_id,
+            stores=tuple(receipt.schema_name for receipt in batch.receipts),
+            duration_s=duration_s,
+            batch=batch,
+        )
+
+    def _failed(self, error: BatchFailedError, duration_s: float) -> Event:
+        with no_fork():
+            from rtstore.model.events import BatchFailed
+
+        return BatchFailed(
+            **self._where,
+            batch_id=error.batch_id,
+            stores=(error.store,),
+            duration_s=duration_s,
+            cause=error.cause,
+            undone=error.undone,
+        )
+
+    def _unfinished(self, error: BatchUnfinishedError, duration_s: float) -> Event:
+        with no_fork():
+            from rtstore.model.events import BatchUnfinished
+
+        return BatchUnfinished(
+            **self._where,
+            batch_id=error.batch_id,
+            duration_s=duration_s,
+            cause=error.cause,
+            decided=error.decided,
+        )
+
+    def _quarantined(self, file: QuarantinedFile) -> tuple[int, Event]:
+        with no_fork():
+            from rtstore.model.events import FileQuarantined
+
+        with suppress(RuntimeStoreError):  # then it is told without its number
+            file = (
+                self._database.read(
+                    partial(recovery_log.find_evidence_at, quarantine_path=file.quarantine_path)
+                )
+                or file
+            )
+        return logging.WARNING, FileQuarantined(
+            **self._where,
+            batch_id=file.batch_id,
+            stores=() if file.schema_name is None else (file.schema_name,),
+            file=file,
+        )
+
+    def _recovered(
+        self,
+        run_number: int,
+        started_by: RecoveryTrigger,
+        steps: tuple[RecoveryStep, ...],
+        duration_s: float,
+    ) -> tuple[int, Event]:
+        with no_fork():
+            from rtstore.model.events import StoreRecovered
+
+        return _level(steps), StoreRecovered(
+            **self._where,
+            stores=_stores(step.action for step in steps),
+            duration_s=duration_s,
+            started_by=started_by,
+            run_number=run_number,
+            steps=steps,
+        )
+
+    def _not_ready(self, plan: RecoveryPlan, check: ReadinessCheck) -> Event:
+        with no_fork():
+            from rtstore.model.events import EventKind, NotReady
+
+        degraded = check.reason is ReadinessReason.REBUILD_IN_PROGRESS
+        return NotReady(
+            **self._where,
+            kind=EventKind.DEGRADED if degraded else EventKind.BLOCKED,
+            stores=_stores(plan.actions),
+            check=check,
+            plan=plan,
+        )
+
+
+def tell_observer(on_event: Observer, event: Event) -> None:
+    """Call an observer. Whatever it raises is reported, for what happened has happened."""
+    try:
+        on_event(event)
+    except Exception as error:  # noqa: BLE001 - it is an observer's own
+        _report(error, event)
+
+
+def _level(steps: Iterable[RecoveryStep]) -> int:
+    failed = any(step.outcome is ActionOutcome.FAILED for step in steps)
+    return logging.WARNING if failed else logging.INFO
+
+
+def _stores(actions: Iterable[RecoveryAction]) -> tuple[str, ...]:
+    """The stores that something is to be done about, each once."""
+    names = (action.schema_name for action in actions if action.kind is not ActionKind.NONE)
+    return tuple(dict.fromkeys(names))
+
+
+def _report(error: Exception, event: Event) -> None:
+    """Log what an observer raised. A program that never set up logging hears of it as Python tells
+    such programs of errors: on standard error."""
+    record = logger.makeRecord(
+        logger.name,
+        logging.ERROR,
+        __file__,
+        0,
+        "the observer raised %s when it was told: %s",
+        (type(error).__name__, event.message),
+        (type(error), error, error.__traceback__),
+        extra=event.log_fields(),
+    )
+    if logger.isEnabledFor(logging.ERROR):
+        logger.handle(record)
+    if not _has_listeners() and logging.lastResort is not None:
+        logging.lastResort.handle(record)
+
+
+def _has_listeners() -> bool:
+    """Whether a handler that does something gets the records of our logger."""
+    current: logging.Logger | None = logger
+    while current is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in current.handlers):
+            return True
+        current = current.parent if current.propagate else None
+    return False

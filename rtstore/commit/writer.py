@@ -1,0 +1,575 @@
+"""The commit protocol: several store files written as one batch, all there or not at all.
+
+    1 validate   the request, the paths, the data; nothing is touched
+    2 lock       the writer lock; finish what a dead writer left; keep evidence of foreign files
+    3 log        batch, planned writes and contents in one flushed SQL transaction  <- commit point
+    4 publish    each file: a temporary file beside it, which takes its name; no flush; what it
+                 replaced is looked at before it goes
+    5 seal       entries, identity, high watermark, state `committed`; no flush
+    6 unlock     and return the batch with its receipts
+
+**Must** hold, or data is lost: contents and planned writes are durable before the first rename; a
+`preparing` batch goes forward, never back, unless its living writer recorded it as failed; a batch
+marked failed never comes back; the content of every current entry stays in the database; no file
+that differs from what is committed is destroyed without its copy in quarantine. **Should** hold,
+and is repaired when not: temporary files are gone, files are on disk, old history is gone.
+
+What a crash leaves, and what then happens (in brackets, the tests of `tests/crash` behind it; that
+they would notice is what `test_control_is_caught` shows, with libraries broken on purpose):
+
+* before 3, or in 3: no row of the batch. Files and manifest are as before; nothing to do. (Evidence
+  kept in step 2 may lie in quarantine without its row; the same bytes get the same name again.)
+  [test_killed_at_every_point, test_power_lost_at_every_point]
+* between 3 and 4, or between two renames: the batch is `preparing`; some files are new. The planner
+  sees an open batch whose lock is free: `roll_forward` for each of its stores, readiness blocked.
+  Opening the store publishes the rest from the log and seals.
+  [test_killed_at_every_point, test_killed_again_while_recovering, test_two_recoveries_at_once]
+* in 4, where somebody wrote the file after our look at it: the trade of names left their version
+  under the temporary name. It goes into quarantine before it is removed; if the writer died in
+  between, `roll_forward` sees to it, whatever the file itself holds by then, and nothing is swept
+  before that. (The scenario is `write_raced`.)
+  [test_killed_at_every_point, test_error_at_every_point, test_power_lost_at_every_point]
+* after the last rename, or in 5: as above; the files are already right, so only the seal is made.
+  [test_killed_at_every_point]
+* after 5, power lost, the un-flushed seal gone: the log was flushed, so the batch is `preparing`
+  again and is sealed again, with the ids and times that the caller was told.
+  [test_power_lost_at_every_point]
+* after 5, power lost, the seal kept (a later batch's flush took it along), files lost or torn: a
+  current file's hash is wrong. The planner sees `missing`, `quarantined`, or what an earlier batch
+  wrote: `restore_committed`, done when the store is opened, from the content in the database.
+  [test_power_lost_at_every_point]
+* the same, and a file is older than all of the history that is kept: nobody flushed it since. Its
+  version is known as ours by the hash in `batch_writes`, and a row there is dropped only when a
+  flush of the file and its directory rules that version out (`rtstore.commit.flushing`). So it is
+  brought up to date like any earlier version; where its bytes are history no more, a copy is kept.
+  [test_power_lost_at_every_point, test_control_is_caught]
+
+Errors while the writer lives: publishing fails -> the batch is recorded as failed, durably, then
+what was published is put back (`BatchFailedError`). The database fails after the commit point ->
+`BatchUnfinishedError`, the outcome is decided. The flush of the log fails -> nobody knows what is
+on the medium: `BatchUnfinishedError` with `decided=False`, and this process writes no more.
+[test_error_at_every_point]
+
+**Group commit.** Batches that callers of one process submit while another is written wait in a
+queue, and go through steps 3 to 5 together: one flushed transaction logs them, numbered in their
+order; a store that several write is published once, with the last; one unflushed transaction seals
+them. Each stays a batch of its own, with its receipts and its high watermark. Which cases this
+adds, `rtstore.commit.group` says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rtstore.commit.adopt import draft_of_file
+from rtstore.commit.draft import BatchRequest, Draft, StoreWrite, check_id, time_of, validate
+from rtstore.commit.group import (
+    Submission,
+    TakeGroup,
+    WriteQueue,
+    explain,
+    names_of,
+    own_error,
+)
+from rtstore.commit.preconditions import (
+    CommittedState,
+    Found,
+    check_ids,
+    check_manifest,
+    check_paths,
+    committed_data,
+    first_result,
+    keep_evidence,
+)
+from rtstore.commit.publisher import Durability, Publisher
+from rtstore.commit.quarantine import Expected
+from rtstore.commit.redo_log import write_log
+from rtstore.commit.reporting import EventDispatcher
+from rtstore.commit.superseding import UnderWay, publish_together
+from rtstore.control import batches
+from rtstore.control.batches import ReceiptStore
+from rtstore.control.contents import Retention
+from rtstore.control.lock import WriterLock
+from rtstore.control.manifest import ManifestStore
+from rtstore.errors import (
+    BatchFailedError,
+    BatchUnfinishedError,
+    DatabaseFailedError,
+    DatabaseLostError,
+    InvalidRequestError,
+    LockLostError,
+    RuntimeStoreError,
+    cause_of,
+)
+from rtstore.files import durable
+from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
+from rtstore.model.records import (
+    Batch,
+    BatchReason,
+    LoggedBatch,
+    PlannedWrite,
+    QuarantinedFile,
+    RunIdentity,
+)
+from rtstore.model.times import Clock, utc_now
+
+STACK_NEEDED = 120
+"""How many calls deep a write goes, and what finds out about one that was interrupted."""
+
+
+def need_stack(depth: int = STACK_NEEDED) -> None:
+    """Raise RecursionError now, before anything is begun, when the stack has no room for it."""
+    return need_stack(depth - 1) if depth else None
+
+
+class BatchWriter:
+    """Writes batches into one runtime directory. Safe to share between threads.
+
+    The factories make the ids of batches and receipts, the clock gives their times; both are part
+    of what is written, and tests inject them. History is kept by the `retention`; default: by the
+    one that the directory remembers.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        manifest_store: ManifestStore,
+        receipt_store: ReceiptStore,
+        *,
+        batch_id_factory: IdFactory = new_batch_id,
+        receipt_id_factory: IdFactory = new_receipt_id,
+        clock: Clock = utc_now,
+        lock: WriterLock | None = None,
+        durability: Durability = Durability.LOG,
+        retention: Retention | None = None,
+        fs: FileSystem | None = None,
+        events: EventDispatcher | None = None,
+    ) -> None:
+        self.directory = directory
+        self.database = manifest_store.database
+        self.events = events or EventDispatcher(self.database)
+        self.receipt_store = receipt_store
+        self.lock = lock or WriterLock(directory)
+        self.publisher = Publisher(
+            directory,
+            self.database,
+            clock=clock,
+            durability=durability,
+            retention=retention,
+            fs=fs,
+            events=self.events,
+        )
+        self._batch_id_factory = batch_id_factory
+        self._receipt_id_factory = receipt_id_factory
+        self._clock = clock
+        self._committed = CommittedState(self.publisher)
+        self._queue = WriteQueue(self.lock)
+
+    def write_batch(
+        self,
+        request: BatchRequest,
+        *,
+        expected_high_watermark: int | None = None,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """Write all stores of the request as one batch; gives it with its receipts.
+
+        Durable when it returns: the batch survives the death of the process and a loss of power.
+        The files are in place; they are flushed only with `Durability.FILES`.
+
+        With `expected_high_watermark` the batch is written only while the manifest is there
+        (compare and swap). With a `batch_id` that was committed before, the first result is given
+        back when the contents are the same.
+
+        Raises `CallError` for a bad request (nothing written), `ConflictError`, `LockTimeoutError`,
+        `StorageError`, `OpenBatchError` (another batch is in the way; nothing written),
+        `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError` (in the log, or
+        perhaps so), `DatabaseFailedError`.
+        """
+        submissions: list[Submission] = []
+        try:
+            submissions.append(self.submission(request, expected_high_watermark, batch_id))
+            self.write_submissions(submissions)
+            return submissions[0].result()
+        except BaseException as error:
+            explain(error, submissions)
+            raise
+
+    def submission(
+        self,
+        request: BatchRequest,
+        expected_high_watermark: int | None = None,
+        batch_id: str | None = None,
+    ) -> Submission:
+        """Step 1 for a batch that is to be written by `write_submissions`. Raises `CallError`."""
+        self.database.check_usable()
+        draft = validate(request, batch_id, self._now())
+        return Submission(draft, expected_high_watermark)
+
+    def write_submissions(self, submissions: Sequence[Submission]) -> None:
+        """Write batches in their order; each gets its own outcome, as `write_batch` gives it.
+
+        Raises what stands in the way of all of them, such as `StorageError`; some may have an
+        outcome all the same.
+        """
+        began_at = time.perf_counter()
+        try:
+            need_stack()
+            self._queue.carry_out(submissions, self._lead)
+        except RuntimeStoreError:
+            # What befell the leader afterwards says nothing of a batch that has its outcome.
+            if not submissions or not all(item.is_done for item in submissions):
+                raise
+        finally:
+            self.events.batches_ended(submissions, time.perf_counter() - began_at)
+
+    def update(
+        self,
+        descriptor: Descriptor,
+        change: Callable[[Any], Any],
+        *,
+        team_name: str,
+        identity: RunIdentity,
+        reason: BatchReason,
+        check_current: Callable[[], None] | None = None,
+        beside: Callable[[], Sequence[Submission]] | None = None,
+    ) -> Batch:
+        """Read, change and write one store under the writer lock: no update is lost.
+
+        `change` gets the committed data (None before the first) and gives the new data. It runs
+        under the lock, so it should be quick, and it must not write to the store itself. What it
+        raises comes out unchanged, and nothing is written. Otherwise as `write_batch`.
+
+        `beside` is called when it is about to be logged; the batches that it gives are written
+        right behind it, and get an outcome each, unless this raises before: then none was tried.
+        """
+        self.database.check_usable()
+        name = descriptor.schema_name
+        outcome: list[Submission] = []
+        joined: list[Submission] = []
+        began_at = time.perf_counter()
+
+        def lead(take: TakeGroup) -> None:
+            committed = self._committed.look([name]).files.get(name)
+            if check_current and not self.publisher.seems_unchanged(descriptor, committed):
+                check_current()
+            data = change(committed_data(descriptor, self.database))
+            if data is None:
+                raise InvalidRequestError(
+                    "change", "the function returned None: it must return the new data", store=name
+                )
+            request = BatchRequest(
+                team_name=team_name,
+                identity=identity,
+                reason=reason,
+                writes=(StoreWrite(descriptor=descriptor, data=data),),
+            )
+            outcome.append(Submission(validate(request, None, self._now())))
+            if beside is not None:
+                joined.extend(beside())
+                take.add(joined)
+            self._write_group([*outcome, *take(outcome)])
+
+        try:
+            try:
+                need_stack()
+                self._queue.carry_out([], self._lead, first=lead)
+            except RuntimeStoreError:
+                if not (outcome and outcome[0].is_done):  # as in `write_submissions`
+                    raise
+            finally:
+                duration_s = time.perf_counter() - began_at
+                self.events.batches_ended([*outcome, *joined], duration_s)
+            return outcome[0].result()
+        except BaseException as error:
+            explain(error, outcome)
+            raise
+
+    def check(self, request: BatchRequest) -> None:
+        """Raise what `write_batch` would raise for the request itself; nothing is touched."""
+        validate(request, None, self._now())
+
+    def adopt(
+        self,
+        descriptor: Descriptor,
+        *,
+        team_name: str,
+        identity: RunIdentity,
+        reason: BatchReason,
+    ) -> Batch:
+        """Make a file that was changed by hand the committed content, byte for byte.
+
+        It must pass what a write must pass: its data, and its schema version. Raises
+        `InvalidRequestError` when it does not, when there is no file, or when it is what is
+        committed already; otherwise as `write_batch`.
+        """
+        outcome: list[Submission] = []
+        began_at = time.perf_counter()
+
+        def log_and_seal() -> None:
+            found = self._committed.look([descriptor.schema_name])
+            draft = draft_of_file(
+                descriptor,
+                found.files.get(descriptor.schema_name),
+                self.publisher,
+                team_name=team_name,
+                identity=identity,
+                reason=reason,
+                now=self._now(),
+            )
+            check_manifest(draft, found, None, self.directory)
+            draft.batch_id = check_id("batch_id_factory", self._batch_id_factory())
+            draft.plan(self._now(), self._receipt_id_factory)
+            check_paths(draft, found.files, {}, self.database)
+            outcome.append(Submission(draft))
+            outcome[0].log_begun = True
+            (logged,) = self._log(draft)
+            try:
+                # The file holds these bytes; left alone, it keeps what is saved after our look.
+                flush = self.publisher.durability is Durability.FILES
+                for write in logged.writes if flush else ():
+                    self.publisher.publish(
+                        write, draft.content_of[write.schema_name], draft.batch_id
+                    )
+            except (OSError, RuntimeStoreError) as error:
+                # To fail and undo would take the bytes from the file.
+                raise BatchUnfinishedError(
+                    draft.batch_id, cause_of(error), decided=True, directory=self.directory
+                ) from error
+            (outcome[0].batch,) = self._seal(logged)
+
+        try:
+            try:
+                need_stack()
+                with self.lock.hold():
+                    self._settled(outcome, log_and_seal)
+            except RuntimeStoreError as error:
+                for item in outcome:
+                    item.error = error
+                raise
+            finally:
+                self.events.batches_ended(outcome, time.perf_counter() - began_at)
+            return outcome[0].result()
+        except BaseException as error:
+            explain(error, outcome)
+            raise
+
+    def _now(self) -> datetime:
+        return time_of(self._clock)
+
+    # --- 2: lock, and look at what is there -------------------------------------------------------
+
+    def _lead(self, take: TakeGroup) -> None:
+        """The writer lock is held, and it is this thread's turn: carry out what waits."""
+        self._write_group(take(()))
+
+    def _write_group(self, group: Sequence[Submission]) -> None:
+        self._settled(group, lambda: self._write(group, self._committed.look(names_of(group))))
+
+    def _settled(self, group: Sequence[Submission], write: Callable[[], None]) -> None:
+        """Write batches. When an exception comes from outside, find out what became of those that
+        may be in the log, while the lock is still held: what is there goes forward."""
+        try:
+            write()
+        except RuntimeStoreError:
+            raise
+        except BaseException:
+            self._committed.forget()
+            unsure = [item for item in group if item.log_begun and not item.is_done]
+            with suppress(RuntimeStoreError):  # then it is not known, and the note says so
+                if unsure:
+                    self._committed.look(names_of(unsure))
+                for item in unsure:
+                    self._find_outcome(item)
+            raise
+
+    def _find_outcome(self, item: Submission) -> None:
+        try:
+            item.batch = first_result(item.draft, self.receipt_store)
+            item.log_begun = item.batch is not None
+        except InvalidRequestError as error:  # it has failed
+            item.error = error
+
+    def _write(self, group: Sequence[Submission], found: Found) -> None:
+        """The rest of step 2, and 3 to 5; the lock is held and no batch is open. Each batch of the
+        group gets an outcome."""
+        looked_at: set[str] = set()
+        owners: dict[str, str] = {}
+
+        def admit(item: Submission) -> None:
+            draft = item.draft
+            item.batch = first_result(draft, self.receipt_store)
+            if item.batch is not None:
+                return
+            check_manifest(draft, found, item.expected_high_watermark, self.directory)
+            check_paths(draft, found.files, owners, self.database)
+            draft.batch_id = draft.batch_id or check_id(
+                "batch_id_factory", own_error(self._batch_id_factory)
+            )
+            keep_evidence(draft, found.files, self.publisher, but_not=looked_at)
+            draft.plan(own_error(self._now), partial(own_error, self._receipt_id_factory))
+            looked_at.update(draft.names)
+            owners.update((write.relative_path, write.schema_name) for write in draft.writes)
+
+        for item in group:
+            item.attempt(admit)
+        going = [item for item in group if not item.is_done]
+        if going:
+            self._carry_out(going)
+
+    # --- 3 to 5 -----------------------------------------------------------------------------------
+
+    def _carry_out(self, going: Sequence[Submission]) -> None:
+        """Steps 3 to 5 for batches that were admitted."""
+        for submission in going:
+            submission.log_begun = True
+        try:
+            logged = self._log(*(item.draft for item in going))
+        except RuntimeStoreError as error:
+            self._not_logged(going, error)
+            return
+        under_way = [UnderWay(*pair) for pair in zip(going, logged, strict=True)]
+        published = publish_together(under_way, self._publish)
+        if not published:
+            return
+        try:
+            sealed = self._seal(*(item.logged for item in published))
+        except (BatchUnfinishedError, DatabaseLostError) as error:
+            for item in published:
+                item.submission.error = error.about(item.logged.batch.batch_id)
+            return
+        for item, batch in zip(published, sealed, strict=True):
+            item.submission.batch = batch
+
+    def _log(self, *drafts: Draft) -> list[LoggedBatch]:
+        """Step 3. When the commit returns, the batches will happen; before it, nothing has."""
+        try:
+            with self.database.write(flush=True) as connection:
+                self.lock.check_name()
+                logged = write_log(connection, drafts)
+        except DatabaseLostError as error:
+            raise error.about(str(drafts[0].batch_id)) from error
+        except DatabaseFailedError:
+            raise  # an earlier flush failed: nothing of this batch was even tried
+        except RuntimeStoreError as error:
+            if self.database.failure is not None:
+                raise BatchUnfinishedError(
+                    str(drafts[0].batch_id),
+                    cause_of(error),
+                    decided=False,
+                    directory=self.directory,
+                ) from error
+            for draft in drafts:  # where an id is what the database refused, it is said so
+                self.database.read_as_writer(partial(check_ids, draft))
+            raise
+        return logged
+
+    def _not_logged(self, going: Sequence[Submission], error: RuntimeStoreError) -> None:
+        """What becomes of batches that could not be logged together."""
+        if len(going) == 1:
+            going[0].error = error
+        elif isinstance(error, LockLostError):
+            for item in going:
+                item.error = LockLostError(error.path)
+        elif isinstance(error, (BatchUnfinishedError, DatabaseLostError)):
+            for item in going:  # nobody knows of any of them
+                item.error = error.about(str(item.draft.batch_id))
+        else:
+            for item in going:  # one of them is to blame, or is too much: each by itself then
+                item.attempt(self._write_alone)
+
+    def _write_alone(self, item: Submission) -> None:
+        self._write([item], self._committed.look(item.draft.names))
+
+    def _publish(
+        self,
+        logged: LoggedBatch,
+        content_of: Mapping[str, bytes],
+        due: Container[str],
+        evidence: Sequence[QuarantinedFile],
+    ) -> None:
+        """Step 4 for the stores of one batch that are due. May fail; then the batch is recorded as
+        failed and undone."""
+        for write in logged.writes:
+            if write.schema_name not in due:
+                continue
+            expected = Expected(self._committed.file_of(write.schema_name), evidence)
+            content, batch_id = content_of[write.schema_name], logged.batch.batch_id
+            try:
+                self.publisher.publish(write, content, batch_id, expected)
+            except durable.OldVersionLeftError as error:  # to undo would go over what is left
+                raise BatchUnfinishedError(
+                    batch_id, cause_of(error), decided=True, directory=self.directory
+                ) from error
+            except (OSError, RuntimeStoreError) as error:
+                self._fail(logged, write, error, evidence)
+
+    def _seal(self, *logged: LoggedBatch) -> list[Batch]:
+        """Step 5. Must not fail the batches: their outcome was decided in step 3."""
+        try:
+            self._check_lock()
+            high_watermark = self.publisher.seal(*logged)
+            self._check_lock()
+        except DatabaseLostError as error:
+            raise error.about(logged[0].batch.batch_id) from error
+        except RuntimeStoreError as error:
+            raise BatchUnfinishedError(
+                logged[0].batch.batch_id, cause_of(error), decided=True, directory=self.directory
+            ) from error
+        self._committed.sealed(logged, high_watermark)
+        first = high_watermark - len(logged) + 1
+        return [
+            batches.committed(item, high_watermark)
+            for high_watermark, item in enumerate(logged, start=first)
+        ]
+
+    def _check_lock(self) -> None:
+        """Raise `LockLostError` when somebody else may have the lock, and finish our batches."""
+        if not self.lock.is_sure():
+            raise LockLostError(self.lock.path)
+
+    def _fail(
+        self,
+        logged: LoggedBatch,
+        write: PlannedWrite,
+        cause: OSError | RuntimeStoreError,
+        evidence: Sequence[QuarantinedFile],
+    ) -> None:
+        """Record the failure, then undo. Always raises."""
+        batch_id = logged.batch.batch_id
+        path = store_path(self.directory, write.relative_path)
+        try:
+            self.publisher.mark_failed(logged, f"{write.schema_name}: {cause}")
+        except RuntimeStoreError as error:
+            # Not recorded as failed, so it is still in the log, and goes forward. When the flush of
+            # that record failed, it may be there all the same: then nobody knows.
+            decided = self.database.failure is None
+            raise BatchUnfinishedError(
+                batch_id,
+                f"{cause}; then {cause_of(error)}",
+                decided=decided,
+                directory=self.directory,
+            ) from cause
+        try:
+            self.publisher.undo(logged, evidence)
+        except (OSError, RuntimeStoreError) as error:
+            raise BatchFailedError(
+                batch_id,
+                write.schema_name,
+                path,
+                f"{cause}; then {cause_of(error)}",
+                undone=False,
+                directory=self.directory,
+            ) from cause
+        raise BatchFailedError(
+            batch_id, write.schema_name, path, str(cause), undone=True, directory=self.directory
+        ) from cause

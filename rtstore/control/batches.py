@@ -1,0 +1,351 @@
+"""Batches and their writes in the database: the log, its sealing, and the receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+
+from rtstore.control.schema import OPEN_CONDITION, batch_writes, store_contents, write_batches
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.errors import RuntimeStoreError
+from rtstore.model.records import (
+    BATCH_TRANSITIONS,
+    Batch,
+    BatchOrigin,
+    BatchState,
+    LoggedBatch,
+    PlannedWrite,
+    Receipt,
+)
+from rtstore.model.times import format_time
+from rtstore.model.trusted import trusted
+
+
+class ReceiptStore:
+    """Reads the batches of a runtime directory and their receipts."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def list(self, *, limit: int | None = None) -> list[Batch]:
+        """The batches, oldest first, each with its receipts; the newest `limit` of them."""
+        return self.database.read(lambda connection: list_batches(connection, limit=limit))
+
+    def get(self, batch_id: str) -> Batch | None:
+        """One batch with its receipts, or None when it is not known (any more)."""
+        return self.database.read(lambda connection: find_batch(connection, batch_id))
+
+    def open_batches(self) -> tuple[LoggedBatch, ...]:
+        """The batches that are neither committed nor failed, oldest first."""
+        return self.database.read(load_open)
+
+
+def insert_batch(connection: Connection, batch: Batch) -> int:
+    """Write the row of a batch; gives its number: its own, or with 0 one more than the last."""
+    values = batch.model_dump(mode="json", exclude={"receipts"})
+    values["batch_number"] = batch.batch_number or None
+    number = _INSERT_BATCH.run(connection, **values).lastrowid
+    assert number is not None  # noqa: S101 - an INSERT of one row has one
+    return number
+
+
+def insert_writes(
+    connection: Connection, batch_number: int, writes: Iterable[PlannedWrite]
+) -> None:
+    """Write what a batch writes."""
+    _INSERT_WRITE.run_many(connection, [_write_row(batch_number, write) for write in writes])
+
+
+def log(connection: Connection, planned: Sequence[LoggedBatch]) -> None:
+    """Write the rows of batches that are being logged, and of what they write."""
+    _INSERT_BATCH.run_many(connection, [_batch_row(logged.batch) for logged in planned])
+    _INSERT_WRITE.run_many(
+        connection,
+        [
+            _write_row(logged.batch.batch_number, write)
+            for logged in planned
+            for write in logged.writes
+        ],
+    )
+
+
+def commit(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermark: int) -> None:
+    """Take batches to `committed`, in their order, the first with this high watermark. Raises as
+    `change_state` does, and then none of it may be committed."""
+    changed = _CHANGE_STATE[BatchState.COMMITTED].run_many(
+        connection,
+        [
+            {
+                "number": item.batch.batch_number,
+                "watermark": high_watermark + position,
+                "at": format_time(item.writes[0].written_at),
+                "error": None,
+            }
+            for position, item in enumerate(logged)
+        ],
+    )
+    if changed.rowcount != len(logged):
+        named = ", ".join(item.batch.batch_id for item in logged)
+        raise _undecidable(named, BatchState.COMMITTED)
+
+
+def change_state(
+    connection: Connection,
+    logged: LoggedBatch,
+    to: BatchState,
+    *,
+    high_watermark: int | None = None,
+    completed_at: datetime | None = None,
+    last_error: str | None = None,
+) -> None:
+    """Take a batch to another state, along `BATCH_TRANSITIONS` and from no state but its own.
+
+    Raises `RuntimeStoreError` when the row is not in a state that allows it: then somebody else
+    decided about the batch, and nothing here may go on.
+    """
+    changed = _CHANGE_STATE[to].run(
+        connection,
+        number=logged.batch.batch_number,
+        watermark=high_watermark,
+        at=None if completed_at is None else format_time(completed_at),
+        error=last_error,
+    )
+    if changed.rowcount != 1:
+        raise _undecidable(logged.batch.batch_id, to)
+
+
+def _undecidable(batch_id: str, to: BatchState) -> RuntimeStoreError:
+    return RuntimeStoreError(
+        f"batch {batch_id} cannot become {to}: it is no longer in the state in which it was "
+        "found. Run: rtstore plan DIR"
+    )
+
+
+def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
+    """The batches that are neither committed nor failed, oldest first, with their writes."""
+    return tuple(_logged(connection, row) for row in _SELECT_OPEN.all(connection))
+
+
+def find_batch(connection: Connection, batch_id: str) -> Batch | None:
+    """A batch by its id, with its receipts, or None."""
+    row = _SELECT_BY_ID.first(connection, batch_id=batch_id)
+    return None if row is None else _with_receipts(connection, row)
+
+
+def list_batches(connection: Connection, *, limit: int | None = None) -> list[Batch]:
+    """The batches, oldest first; the newest `limit` of them."""
+    rows = _SELECT_NEWEST.all(connection, count=-1 if limit is None else limit)
+    return [_with_receipts(connection, row) for row in reversed(rows)]
+
+
+def list_with_writes(connection: Connection) -> list[tuple[Batch, tuple[PlannedWrite, ...]]]:
+    """Every batch, oldest first, with what it wrote or planned to write, whatever its state."""
+    found = []
+    for row in reversed(_SELECT_NEWEST.all(connection, count=-1)):
+        batch = Batch.model_validate(row)
+        found.append((batch, _writes(connection, batch.batch_number)))
+    return found
+
+
+def batch_id_is_known(connection: Connection, batch_id: str) -> bool:
+    """Whether there is a batch of that id, in any state."""
+    return _SELECT_BY_ID.first(connection, batch_id=batch_id) is not None
+
+
+def known_receipts(connection: Connection, receipt_ids: Iterable[str]) -> list[str]:
+    """Those of the receipt ids that are taken."""
+    return [
+        receipt_id
+        for receipt_id in receipt_ids
+        if _SELECT_RECEIPT.first(connection, receipt_id=receipt_id) is not None
+    ]
+
+
+def wrote_same_bytes(
+    connection: Connection, schema_name: str, content_hash: str, *, but_not: int | None
+) -> bool:
+    """Whether a batch other than `but_not`, failed or earlier, wrote these very bytes to a store,
+    as far back as the history goes."""
+    row = _SELECT_WRITER.first(
+        connection, name=schema_name, hash=content_hash, but_not=but_not or 0
+    )
+    return row is not None
+
+
+def written_files(
+    connection: Connection, first: int, last: int
+) -> list[tuple[int, tuple[str, str]]]:
+    """What the batches of these numbers wrote, or were to write: each with a store and its file."""
+    return [
+        (row["batch_number"], (row["schema_name"], row["relative_path"]))
+        for row in _SELECT_FILES.all(connection, first=first, last=last)
+    ]
+
+
+def has_bytes(connection: Connection, schema_name: str, content_hash: str) -> bool:
+    """Whether these very bytes of a store are in the database, so that no copy is needed."""
+    return _SELECT_KEEPER.first(connection, name=schema_name, hash=content_hash) is not None
+
+
+def last_number(connection: Connection) -> int:
+    """The number of the newest batch, 0 before the first. It moves with every batch, failed ones
+    included, which the high watermark does not."""
+    return int(_SELECT_LAST_NUMBER.scalar(connection) or 0)
+
+
+def _batch_row(batch: Batch) -> Row:
+    return {
+        "batch_number": batch.batch_number,
+        "batch_id": batch.batch_id,
+        "state": batch.state.value,
+        "reason": batch.reason.value,
+        "team_name": batch.team_name,
+        "run_id": batch.run_id,
+        "capability_snapshot_id": batch.capability_snapshot_id,
+        "behavior_fingerprint": batch.behavior_fingerprint,
+        "high_watermark": None,
+        "started_at": format_time(batch.started_at),
+        "completed_at": None,
+        "last_error": None,
+        "origin": batch.origin.value,
+    }
+
+
+def _write_row(batch_number: int, write: PlannedWrite) -> Row:
+    return {
+        **write.__dict__,
+        "batch_number": batch_number,
+        "written_at": format_time(write.written_at),
+    }
+
+
+def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
+    """A logged batch as it is once it is sealed, with its receipts."""
+    batch = logged.batch
+    now = {
+        "state": BatchState.COMMITTED,
+        "high_watermark": high_watermark,
+        "completed_at": logged.writes[0].written_at,
+        "receipts": tuple(receipt_of(batch, write) for write in logged.writes),
+    }
+    return trusted(Batch, **{**batch.__dict__, **now})
+
+
+def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
+    """The receipt of one write of a batch."""
+    return trusted(
+        Receipt,
+        mtime_ns=write.mtime_ns,
+        receipt_id=write.receipt_id,
+        batch_id=batch.batch_id,
+        schema_name=write.schema_name,
+        team_name=batch.team_name,
+        run_id=batch.run_id,
+        capability_snapshot_id=batch.capability_snapshot_id,
+        behavior_fingerprint=batch.behavior_fingerprint,
+        schema_version=write.schema_version,
+        relative_path=write.relative_path,
+        content_hash=write.content_hash,
+        file_size=write.file_size,
+        written_at=write.written_at,
+    )
+
+
+# --- statements and rows ------------------------------------------------------------------------
+
+_INSERT_BATCH = Statement(insert(write_batches))
+_INSERT_WRITE = Statement(insert(batch_writes))
+_SELECT_BY_ID = Statement(
+    select(write_batches).where(write_batches.c.batch_id == bindparam("batch_id"))
+)
+_SELECT_OPEN = Statement(
+    select(write_batches).where(OPEN_CONDITION).order_by(write_batches.c.batch_number)
+)
+_SELECT_NEWEST = Statement(
+    select(write_batches).order_by(write_batches.c.batch_number.desc()).limit(bindparam("count"))
+)
+_SELECT_WRITES = Statement(
+    select(batch_writes)
+    .where(batch_writes.c.batch_number == bindparam("number"))
+    .order_by(batch_writes.c.position)
+)
+_SELECT_RECEIPT = Statement(
+    select(batch_writes.c.batch_number).where(batch_writes.c.receipt_id == bindparam("receipt_id"))
+)
+_SELECT_FILES = Statement(
+    select(
+        batch_writes.c.batch_number, batch_writes.c.schema_name, batch_writes.c.relative_path
+    ).where(batch_writes.c.batch_number.between(bindparam("first"), bindparam("last")))
+)
+_SELECT_LAST_NUMBER = Statement(select(func.max(write_batches.c.batch_number)))
+# Both are found through the index on (schema_name, content_hash), however long the history is.
+_SELECT_WRITER = Statement(
+    select(batch_writes.c.batch_number)
+    .where(
+        batch_writes.c.schema_name == bindparam("name"),
+        batch_writes.c.content_hash == bindparam("hash"),
+        batch_writes.c.batch_number != bindparam("but_not"),
+    )
+    .limit(1)
+)
+_SELECT_KEEPER = Statement(
+    select(batch_writes.c.batch_number)
+    .join(
+        store_contents,
+        (store_contents.c.batch_number == batch_writes.c.batch_number)
+        & (store_contents.c.schema_name == batch_writes.c.schema_name),
+    )
+    .where(
+        batch_writes.c.schema_name == bindparam("name"),
+        batch_writes.c.content_hash == bindparam("hash"),
+    )
+    .order_by(batch_writes.c.batch_number.desc())  # the contents of the oldest may be gone
+    .limit(1)
+)
+
+
+def _to_state(target: BatchState) -> Statement:
+    sources = [state for state, targets in BATCH_TRANSITIONS.items() if target in targets]
+    return Statement(
+        update(write_batches)
+        .where(
+            write_batches.c.batch_number == bindparam("number"),
+            or_(*(write_batches.c.state == source.value for source in sources)),
+        )
+        .values(
+            state=target.value,
+            high_watermark=bindparam("watermark"),
+            completed_at=bindparam("at"),
+            last_error=bindparam("error"),
+        )
+    )
+
+
+_CHANGE_STATE = {
+    state: _to_state(state)
+    for state in (BatchState.COMMITTING, BatchState.COMMITTED, BatchState.FAILED)
+}
+
+
+def _writes(connection: Connection, batch_number: int) -> tuple[PlannedWrite, ...]:
+    rows = _SELECT_WRITES.all(connection, number=batch_number)
+    return tuple(PlannedWrite.model_validate(row) for row in rows)
+
+
+def _logged(connection: Connection, row: Row) -> LoggedBatch:
+    batch = Batch.model_validate(row)
+    if batch.origin is BatchOrigin.IMPORTED:
+        # Its contents were never in a log of ours: nothing can be repeated from it.
+        return LoggedBatch(batch=batch)
+    return LoggedBatch(batch=batch, writes=_writes(connection, batch.batch_number))
+
+
+def _with_receipts(connection: Connection, row: Row) -> Batch:
+    batch = Batch.model_validate(row)
+    if batch.state is not BatchState.COMMITTED:
+        return batch
+    receipts = tuple(receipt_of(batch, write) for write in _writes(connection, batch.batch_number))
+    return batch.model_copy(update={"receipts": receipts})

@@ -1,0 +1,148 @@
+"""The versions of a store, as far back as the retention goes."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, bindparam, exists, func, select
+
+from rtstore.control.schema import batch_writes, manifest_entries, store_contents, write_batches
+from rtstore.control.sqlite.statements import Statement
+from rtstore.model.records import BatchReason, Record
+from rtstore.model.times import Timestamp
+
+
+class StoreVersion(Record):
+    """One committed version of a store."""
+
+    batch_number: int
+    batch_id: str
+    high_watermark: int | None
+    """Of its batch; None where an import could not tell."""
+    reason: BatchReason
+    run_id: str | None
+    capability_snapshot_id: str | None
+    behavior_fingerprint: str | None
+    written_at: Timestamp
+    content_hash: str
+    file_size: int
+    """In bytes, of the file that holds it."""
+    is_current: bool
+    """Whether it is what is committed now."""
+    has_content: bool
+    """Whether it can be read: its content is within the retention."""
+
+
+class Point(Record):
+    """A committed batch, as a point in time to look back to."""
+
+    batch_number: int
+    batch_id: str
+    high_watermark: int | None
+
+
+def list_versions(connection: Connection, name: str, limit: int | None) -> list[StoreVersion]:
+    """The newest committed versions of a store, newest first."""
+    rows = _SELECT_VERSIONS.all(connection, name=name, limit=-1 if limit is None else limit)
+    return [StoreVersion.model_validate(row) for row in rows]
+
+
+def version_at(connection: Connection, name: str, batch_number: int) -> StoreVersion | None:
+    """The newest committed version of a store that a batch or one before it wrote."""
+    row = _SELECT_VERSION_AT.first(connection, name=name, number=batch_number)
+    return None if row is None else StoreVersion.model_validate(row)
+
+
+def point_of_batch(connection: Connection, batch_id: str) -> Point | None:
+    """The committed batch of an id."""
+    return _point(_SELECT_BATCH.first(connection, batch_id=batch_id))
+
+
+def point_of_watermark(connection: Connection, high_watermark: int) -> Point | None:
+    """The batch that made a high watermark."""
+    return _point(_SELECT_WATERMARK.first(connection, high_watermark=high_watermark))
+
+
+def point_of_time(connection: Connection, moment: str) -> Point | None:
+    """The last batch that was committed by then; batches carry times in order."""
+    return _point(_SELECT_TIME.first(connection, moment=moment))
+
+
+def last_committed(connection: Connection) -> Point | None:
+    """The last batch that was committed."""
+    return _point(_SELECT_LAST.first(connection))
+
+
+def all_are_there(connection: Connection, after: int, until: int) -> bool:
+    """Whether every batch is on record that has a number from one more than `after` to `until`:
+    they are numbered one by one, so one that is missing was dropped from the history."""
+    found = _COUNT.scalar(connection, after=after, until=until)
+    return bool(found == until - after)
+
+
+def next_is_there(connection: Connection, batch_number: int) -> bool:
+    """Whether no batch right after this one was dropped: it is the last, or the next is there."""
+    last = _LAST.scalar(connection)
+    return bool(batch_number == last) or all_are_there(connection, batch_number, batch_number + 1)
+
+
+def _point(row: dict[str, object] | None) -> Point | None:
+    return None if row is None else Point.model_validate(row)
+
+
+# --- statements ---------------------------------------------------------------------------------
+
+_IS_CURRENT = (manifest_entries.c.schema_name == batch_writes.c.schema_name) & (
+    manifest_entries.c.batch_number == batch_writes.c.batch_number
+)
+_HAS_CONTENT = (store_contents.c.schema_name == batch_writes.c.schema_name) & (
+    store_contents.c.batch_number == batch_writes.c.batch_number
+)
+_VERSIONS = (
+    select(
+        write_batches.c.batch_number,
+        write_batches.c.batch_id,
+        write_batches.c.high_watermark,
+        write_batches.c.reason,
+        write_batches.c.run_id,
+        write_batches.c.capability_snapshot_id,
+        write_batches.c.behavior_fingerprint,
+        batch_writes.c.written_at,
+        batch_writes.c.content_hash,
+        batch_writes.c.file_size,
+        exists().where(_IS_CURRENT).correlate(batch_writes).label("is_current"),
+        exists().where(_HAS_CONTENT).correlate(batch_writes).label("has_content"),
+    )
+    .join(write_batches, write_batches.c.batch_number == batch_writes.c.batch_number)
+    .where(
+        batch_writes.c.schema_name == bindparam("name"),
+        write_batches.c.state == "committed",
+    )
+    .order_by(batch_writes.c.batch_number.desc())
+)
+_SELECT_VERSIONS = Statement(_VERSIONS.limit(bindparam("limit")))
+_SELECT_VERSION_AT = Statement(
+    _VERSIONS.where(batch_writes.c.batch_number <= bindparam("number")).limit(1)
+)
+_BATCH = select(
+    write_batches.c.batch_number, write_batches.c.batch_id, write_batches.c.high_watermark
+).where(write_batches.c.state == "committed")
+_SELECT_BATCH = Statement(_BATCH.where(write_batches.c.batch_id == bindparam("batch_id")))
+_SELECT_WATERMARK = Statement(
+    _BATCH.where(write_batches.c.high_watermark == bindparam("high_watermark"))
+    .order_by(write_batches.c.batch_number.desc())
+    .limit(1)
+)
+_SELECT_TIME = Statement(
+    _BATCH.where(write_batches.c.completed_at <= bindparam("moment"))
+    .order_by(write_batches.c.batch_number.desc())
+    .limit(1)
+)
+_SELECT_LAST = Statement(_BATCH.order_by(write_batches.c.batch_number.desc()).limit(1))
+_COUNT = Statement(
+    select(func.count())
+    .select_from(write_batches)
+    .where(
+        write_batches.c.batch_number > bindparam("after"),
+        write_batches.c.batch_number <= bindparam("until"),
+    )
+)
+_LAST = Statement(select(func.max(write_batches.c.batch_number)))

@@ -1,0 +1,421 @@
+"""The writer lock: one writer at a time per runtime directory, across threads and processes.
+
+It is an operating-system lock (flock, through the `filelock` package) on `runtime-store.lock`: it
+dies with its holder, so it is never stale and nothing judges it by its age. The file stays; what is
+written in it says who took the lock last, for the message of somebody who waits, and decides
+nothing.
+
+A file can be removed under its holder, and whoever comes next would lock another one. So the
+directory itself is locked too, where the file system can do that: its name cannot be given to
+another one while anything is in it. The file is for older programs, for other tools and for the
+signature; a holder still looks whether the name is its file's before it writes (`check_name`).
+
+What is held is two descriptors, owned by objects of C (`Hold`): they are closed when the block
+ends or the object is lost, and no line of Python, at which an exception could come, is needed for
+that. Nothing else says that the lock is held, so nothing else can be left behind. Threads exclude
+each other the same way as processes do, each with descriptors of its own.
+
+The lock also serialises checkpoints. SQLite 3.7.0 to 3.51.2 can corrupt a WAL database when two
+connections write or checkpoint at the same moment (sqlite.org/wal.html, "the WAL-reset bug").
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import socket
+import stat
+import threading
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import lock_descriptor, unlock_descriptor
+
+from rtstore.errors import (
+    InvalidRequestError,
+    LockLostError,
+    LockTimeoutError,
+    ReadOnlyStoreError,
+    StorageError,
+    UnusableEngineError,
+)
+from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
+from rtstore.files.owners import explained
+from rtstore.files.system import give_to_owner_of, is_root
+from rtstore.model.times import format_time, utc_now
+from rtstore.shell import typed_command
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_NAME = "runtime-store.lock"
+DEFAULT_TIMEOUT_S = 30.0
+POLL_INTERVAL_S_MIN = 0.0005
+POLL_INTERVAL_S_MAX = 0.005
+FORK_S_MAX = 1.0
+"""How long a fork may take before a hold no longer waits for its end."""
+
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_LOOK_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+"""Not blocking: whatever has the name, a pipe included, looking at it must not wait."""
+_DIRECTORY_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+
+
+class Hold(io.FileIO):
+    """The writer lock while it is held: a context manager that releases it.
+
+    `__exit__` and the closing of a lost object are inherited, and in C: see the module.
+    """
+
+    _finalizing = False  # of the base class; so named, a lost hold is closed without a warning
+
+    thread: int
+    pid: int
+    directory: Owner | None
+    has_lock = False
+    """Whether the lock was taken with it; it is over when it is closed."""
+
+    @classmethod
+    def open_file(cls, path: str) -> Hold:
+        """Open the lock file, and make it if there is none. Nothing is locked yet."""
+        hold = next(
+            map(cls, map(os.open, (path,), (_OPEN_FLAGS,), (0o600,)), ("r+b",))
+        )  # as in `open_owned`
+        hold.thread, hold.pid, hold.directory = threading.get_ident(), os.getpid(), None
+        return hold
+
+    def add_directory(self, directory: Owner) -> None:
+        """Have the directory closed with the file: `close` of the base class, in C, first calls
+        `flush` of the object."""
+        self.flush = directory.close  # type: ignore[method-assign]
+        self.directory = directory
+
+    def abandon(self) -> None:
+        """Close both, without unlocking what a forked parent may hold with them."""
+        self.close()
+
+    def release(self) -> None:
+        """Release the lock before the end of the block; harmless when that is done.
+
+        It is unlocked before it is closed: a child between fork and exec has the descriptors too.
+        """
+        try:
+            self._unlock()
+        finally:
+            self.abandon()
+
+    def _unlock(self) -> None:
+        if self.closed or self.pid != os.getpid():
+            return
+        with suppress(OSError, ValueError):  # somebody closed them under us
+            if self.directory is not None:  # then there is fcntl
+                fcntl.flock(self.directory.fileno(), fcntl.LOCK_UN)
+            unlock_descriptor(self.fileno())
+
+
+class Look(io.BytesIO):
+    """A look at whether the lock is free: a context manager; see `WriterLock.kept_free`.
+
+    What it has open is closed with the object, which nobody has after the block. (It is a `BytesIO`
+    for its `__exit__`, which is in C.)
+    """
+
+    def __init__(self, lock: WriterLock) -> None:
+        super().__init__()
+        self._lock = lock
+        self._owners: list[Owner] = []
+
+    def __enter__(self) -> bool:  # type: ignore[override]
+        """Keep the lock free, if it is."""
+        try:
+            _open_after_fork.add(weakref.ref(self, _open_after_fork.discard))
+            return self._keep_free()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Close the descriptors."""
+        for owner in self._owners:
+            owner.close()
+
+    def _keep_free(self) -> bool:
+        if fcntl is None:  # pragma: no cover - Windows
+            return not self._lock.is_held_here
+        path, directory = self._lock.names
+        # A pipe that somebody put there must not make us wait, and is no lock.
+        with suppress(OSError):
+            if stat.S_ISREG(os.stat(path).st_mode) and not self._share(path, _LOOK_FLAGS):
+                return False
+        with suppress(OSError):
+            return not CAN_OWN_DIRECTORIES or self._share(directory, _DIRECTORY_FLAGS)
+        return True
+
+    def _share(self, path: str, flags: int) -> bool:
+        self._owners.append(owner := open_owned(path, flags))
+        try:
+            fcntl.flock(owner.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+_open_after_fork: set[weakref.ref[Hold | Look]] = set()
+"""What a forked child must close. References of C: a lost hold is not kept alive by its entry."""
+
+
+class _Forks:
+    """The forks of this process. A descriptor that is being opened while another thread forks may
+    be in the child without an entry in `_open_after_fork`; it must not become a lock."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self._under_way: list[float] = []
+
+    def before(self) -> None:
+        self.begun += 1
+        self._under_way.append(time.monotonic())
+
+    def after_in_parent(self) -> None:
+        self._under_way.clear()
+
+    def after_in_child(self) -> None:
+        # A forked child shares the parent's lock through the descriptors it inherited: the lock
+        # would outlive the parent. Closing (not unlocking) leaves the parent's lock alone.
+        self._under_way.clear()
+        for reference in list(_open_after_fork):
+            found = reference()
+            if found is not None:
+                found.abandon()
+
+    def is_under_way(self) -> bool:
+        return any(time.monotonic() - began_at < FORK_S_MAX for began_at in self._under_way)
+
+
+_forks = _Forks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_forks.before,
+        after_in_parent=_forks.after_in_parent,
+        after_in_child=_forks.after_in_child,
+    )
+
+
+class WriterLock:
+    """The writer lock of one runtime directory. Safe to share between threads; not re-entrant."""
+
+    def __init__(
+        self, directory: Path, timeout_s: float = DEFAULT_TIMEOUT_S, *, read_only: bool = False
+    ) -> None:
+        self._read_only = read_only
+        self.path = directory / LOCK_NAME
+        self.names = os.fspath(self.path), os.fspath(directory)
+        """What is locked."""
+        self.timeout_s = timeout_s
+        self._held: weakref.ref[Hold] | None = None
+        """The last hold of this object; it is over when that is closed, or lost."""
+
+    def hold(self, timeout_s: float | None = None) -> Hold:
+        """Take the lock, for a `with` block. Waits up to `timeout_s` seconds (default: the lock's).
+
+        Raises `LockTimeoutError` with who holds it and since when, `StorageError` when the lock
+        file cannot be made, and `InvalidRequestError` when this thread holds it already: waiting
+        for oneself would never end. Of a store that was opened read-only it raises
+        `ReadOnlyStoreError` before anything is made.
+        """
+        if self._read_only:
+            raise ReadOnlyStoreError(self.path.parent)
+        self.refuse_reentry()
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        deadline, pause = time.monotonic() + limit_s, POLL_INTERVAL_S_MIN
+        hold: Hold | None = None
+        try:
+            while (hold := self._attempt()) is None:
+                if time.monotonic() >= deadline:
+                    raise self.timed_out(limit_s)
+                time.sleep(pause)
+                pause = min(2 * pause, POLL_INTERVAL_S_MAX)
+            return hold
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise UnusableEngineError(
+                    self.path, f"the file system has no locks ({error}). Use a local directory."
+                ) from error
+            problem = "the writer lock cannot be taken"
+            if error.errno == errno.ENOENT and not self.path.parent.is_dir():
+                problem = f"{problem}, for its directory was moved, renamed or removed"
+            raise StorageError(self.path, problem, _way_out(error, self.path)) from error
+        except BaseException:
+            if hold is not None:
+                hold.release()
+            raise
+
+    def refuse_reentry(self) -> None:
+        """Raise `InvalidRequestError` when this thread holds the lock."""
+        held = self._current()
+        if held is not None and held.thread == threading.get_ident():
+            raise InvalidRequestError(
+                "call", "a function that runs inside a write must not write to the same store"
+            )
+
+    def timed_out(self, timeout_s: float) -> LockTimeoutError:
+        """Return the error for a wait that was too long, with who holds the lock."""
+        is_own_process = any(map(self._is_held_with, list(_open_after_fork)))
+        return LockTimeoutError(self.path, timeout_s, self.holder(), is_own_process=is_own_process)
+
+    def _is_held_with(self, reference: weakref.ref[Hold | Look]) -> bool:
+        """Whether it is held with what an object of this process, this or another, has open."""
+        held = reference()
+        return (
+            isinstance(held, Hold)
+            and held.has_lock
+            and held.pid == os.getpid()
+            and not held.closed
+            and self._is_at_path(held)
+        )
+
+    @property
+    def is_held_here(self) -> bool:
+        """Whether a thread of this process holds it, through this object."""
+        return self._current() is not None
+
+    def check_name(self) -> None:
+        """Raise `LockLostError` unless the name is still that of the file that is held here: the
+        caller is about to write, and has not."""
+        held = self._current()
+        if held is None or not self._is_at_path(held):
+            raise LockLostError(self.path)
+
+    def is_sure(self) -> bool:
+        """Whether nobody else can have had the lock since it was taken here."""
+        held = self._current()
+        if held is None:
+            return False
+        return held.directory is not None or self._is_at_path(held)
+
+    def is_held(self) -> bool:
+        """Whether anybody, this process included, holds the lock at this moment.
+
+        A shared lock is tried for an instant on a descriptor of its own; two that look at once do
+        not see each other, and a writer that comes just then tries again milliseconds later.
+        Creates nothing, and works on a read-only file system.
+        """
+        with self.kept_free() as is_free:
+            return not is_free
+
+    def kept_free(self) -> Look:
+        """A block with whether nobody holds the lock; if so, nobody takes it during the block,
+        which should be over in an instant. Otherwise as `is_held`."""
+        return Look(self)
+
+    def holder(self) -> str | None:
+        """Who took the lock last and when, as written by that process, or None."""
+        try:
+            owner = open_owned(self.names[0], _LOOK_FLAGS)
+            text = os.read(owner.fileno(), 400).decode("utf-8", errors="replace")
+            owner.close()
+        except OSError:
+            return None
+        # Anybody may have written there, and this goes to terminals.
+        text = "".join(char if char.isprintable() else " " for char in text)
+        return text.strip()[:200] or None
+
+    def _current(self) -> Hold | None:
+        held = None if self._held is None else self._held()
+        return None if held is None or held.closed else held
+
+    def _attempt(self) -> Hold | None:
+        """Take the lock if it is free. Everything is opened anew, so nobody waits for a file that
+        has lost its name."""
+        forks = _forks.begun
+        hold = Hold.open_file(self.names[0])
+        try:
+            _open_after_fork.add(weakref.ref(hold, _open_after_fork.discard))
+            if (
+                forks == _forks.begun
+                and not _forks.is_under_way()
+                and lock_descriptor(hold.fileno(), blocking=False)
+                and self._is_at_path(hold)
+                and self._lock_directory(hold)
+            ):
+                self._held = weakref.ref(hold)
+                hold.has_lock = True
+                self._sign(hold.fileno())
+                return hold
+            hold.abandon()
+        except BaseException:
+            hold.abandon()
+            raise
+        return None
+
+    def _lock_directory(self, hold: Hold) -> bool:
+        """Lock the directory too; gives False when somebody else has: they hold a lock file that
+        has lost its name. Where directories cannot be locked, the file alone is the lock."""
+        if not CAN_OWN_DIRECTORIES or fcntl is None:  # pragma: no cover - Windows
+            return True
+        try:
+            directory = open_owned(self.names[1], _DIRECTORY_FLAGS)
+            hold.add_directory(directory)
+            fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            if hold.directory is not None:
+                hold.directory.close()
+            hold.directory = None
+        return True
+
+    def _is_at_path(self, hold: Hold) -> bool:
+        try:
+            found = os.stat(self.names[0], follow_symlinks=False)
+            return os.path.samestat(found, os.fstat(hold.fileno()))
+        except (OSError, ValueError):  # gone; or our descriptor was closed under us
+            return False
+
+    def _sign(self, descriptor: int) -> None:
+        if is_root():
+            give_to_owner_of(self.path.parent, descriptor)
+        line = f"process {os.getpid()} on {_HOST} since {format_time(utc_now())}"
+        try:
+            os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)
+        except OSError:
+            return  # the signature is for people; the lock is held without it
+
+
+def odd_lock(path: Path) -> str | None:
+    """What has the name of the lock file and cannot be locked, in words; None for anything else,
+    and where there is nothing."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return None
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode))
+
+
+def move_aside(path: Path) -> str:
+    """The command that moves away what has a name, to one that nobody has."""
+    names = (f"{path}.aside{'' if number == 1 else number}" for number in range(1, 1000))
+    target = next((name for name in names if not os.path.lexists(name)), f"{path}.aside")
+    return typed_command("mv", path, target)
+
+
+def _way_out(error: OSError, path: Path) -> str:
+    """What the operating system said, and what helps."""
+    odd = odd_lock(path)
+    if odd is not None:
+        return f"{error.strerror}: {odd} has its name. Move it away: {move_aside(path)}"
+    if error.errno == errno.EROFS:
+        return f"{error}. A person must mount the file system for writing first"
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full: {error}. A person must make room first"
+    return explained(error, path)
+
+
+_HOST = socket.gethostname()

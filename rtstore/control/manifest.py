@@ -1,0 +1,416 @@
+"""The manifest in the database: one row for the directory, an entry for each store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    ColumnClause,
+    Connection,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from rtstore.control.contents import KEEP_EVERYTHING, Retention
+from rtstore.control.schema import (
+    history_retention,
+    manifest_entries,
+    runtime_manifest,
+    store_descriptors,
+)
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.errors import CorruptDatabaseError
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.model.records import (
+    LoggedBatch,
+    Manifest,
+    ManifestEntry,
+    PlannedWrite,
+    PublishedFile,
+    Record,
+    RunIdentity,
+)
+from rtstore.model.times import Clock, format_time, utc_now
+
+
+class ManifestStore:
+    """Reads the manifest of a runtime directory."""
+
+    def __init__(self, database: Database, *, team_name: str, clock: Clock = utc_now) -> None:
+        self.database = database
+        self.team_name = team_name
+        self.clock = clock
+
+    def read(self) -> Manifest:
+        """The manifest as of now, in one read transaction; takes no lock."""
+        return self.database.read(load)
+
+
+class ManifestHead(Record):
+    """The manifest's own row, without the entries: what a writer needs to know first."""
+
+    team_name: str
+    high_watermark: int
+    last_committed_batch_id: str | None
+    last_preparing_batch_id: str | None
+    imported_at: str | None
+    imported_hash: str | None
+
+
+def default_manifest(team_name: str, updated_at: datetime) -> Manifest:
+    """The manifest of a directory in which nothing was committed yet."""
+    return Manifest(team_name=team_name, updated_at=updated_at)
+
+
+def insert_manifest(connection: Connection, manifest: Manifest) -> None:
+    """Write the first row of a new database (its entries are written with their batches)."""
+    _INSERT_MANIFEST.run(
+        connection,
+        id=1,
+        imported_at=None,
+        imported_hash=None,
+        **manifest.model_dump(mode="json", exclude={"entries"}),
+    )
+
+
+def load_head(connection: Connection) -> ManifestHead:
+    """Read the manifest's own row."""
+    return ManifestHead.model_validate(_manifest_row(connection))
+
+
+def load_active_identity(connection: Connection) -> RunIdentity | None:
+    """Read the identity of the last committed batch from the manifest's own row."""
+    return Manifest.model_validate(_manifest_row(connection)).active_identity
+
+
+def load_for_opening(connection: Connection) -> tuple[ManifestHead, Retention]:
+    """The manifest's own row and how much history is kept, in one statement."""
+    row = _SELECT_FOR_OPENING.first(connection)
+    if row is None:
+        raise _missing(connection)
+    return ManifestHead.model_validate(row), _retention_of(row)
+
+
+def high_watermark(connection: Connection) -> int:
+    """The number of committed batches."""
+    return int(_SELECT_HIGH_WATERMARK.scalar(connection))
+
+
+def load(connection: Connection) -> Manifest:
+    """Read the manifest and all entries."""
+    row = _manifest_row(connection)
+    entries = tuple(_entry_of(*entry.values()) for entry in _SELECT_ENTRIES.all(connection))
+    return Manifest.model_validate({**row, "entries": entries})
+
+
+def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, ManifestEntry]:
+    """The entries of some stores; a store without one is absent."""
+    found = {}
+    for name in names:
+        row = _SELECT_ENTRY.first(connection, schema_name=name)
+        if row is not None:
+            found[name] = _entry_of(*row.values())
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _entry_of(*values: object) -> ManifestEntry:
+    """The entry of a row. Most of them are the same from one look to the next, and an entry cannot
+    be changed; so a row that was checked once is not checked again. That of an older revision has
+    the first of the columns."""
+    return ManifestEntry.model_validate(dict(zip(_ENTRY_COLUMNS, values, strict=False)))
+
+
+def load_versions(connection: Connection) -> dict[str, int]:
+    """The schema version of each committed store, by name."""
+    return {row["schema_name"]: row["schema_version"] for row in _SELECT_VERSIONS.all(connection)}
+
+
+def path_owner(connection: Connection, relative_path: str) -> str | None:
+    """The store whose entry has this file, or None."""
+    owner = _SELECT_PATH_OWNER.scalar(connection, path=relative_path)
+    return None if owner is None else str(owner)
+
+
+def mark_preparing(connection: Connection, batch_id: str | None) -> None:
+    """Say which batch is open, or that none is."""
+    _MARK_PREPARING.run(connection, batch_id=batch_id)
+
+
+def seal(
+    connection: Connection,
+    logged: Sequence[LoggedBatch],
+    files: Mapping[str, PublishedFile],
+    *,
+    high_watermark: int,
+) -> None:
+    """Make what batches wrote the current entries, the identity of the last the active one.
+    `files` are what was published, by receipt; `high_watermark` is that of the last batch.
+
+    A batch without an identity belongs to no run (an upgrade of store data): the entries that it
+    writes keep the identity that they have, and the active one stays.
+    """
+    rows: dict[str, Row] = {}
+    keeping: set[str] = set()
+    for item in logged:
+        for write in item.writes:
+            name, row = write.schema_name, _entry_row(item, write, files[write.receipt_id])
+            if item.batch.run_id is not None:
+                keeping.discard(name)
+            elif name in rows:
+                row |= {column: rows[name][column] for column in _IDENTITY}
+            else:
+                keeping.add(name)
+            rows[name] = row
+    _upsert_entries(connection, [row for name, row in rows.items() if name not in keeping])
+    if keeping:
+        _UPSERT_KEEPING.run_many(connection, [rows[name] for name in keeping])
+    last = logged[-1]
+    values: Row = {
+        "watermark": high_watermark,
+        "batch_id": last.batch.batch_id,
+        "at": format_time(last.writes[0].written_at),
+    }
+    bound = [item.batch for item in logged if item.batch.run_id is not None]
+    if not bound:
+        _SEAL_KEEPING.run(connection, **values)
+        return
+    _SEAL_MANIFEST.run(
+        connection,
+        run_id=bound[-1].run_id,
+        capability_snapshot_id=bound[-1].capability_snapshot_id,
+        behavior_fingerprint=bound[-1].behavior_fingerprint,
+        **values,
+    )
+
+
+def insert_entries(connection: Connection, entries: Iterable[ManifestEntry]) -> None:
+    """Write entries that were imported."""
+    _UPSERT_ENTRY.run_many(connection, [entry.model_dump(mode="json") for entry in entries])
+
+
+def _upsert_entries(connection: Connection, rows: Sequence[Row]) -> None:
+    """Write entries. Hardly ever has one got another file, and where none has, the index over the
+    paths need not be written again."""
+    if _UPSERT_WHERE_IT_WAS.run_many(connection, rows).rowcount < len(rows):
+        _UPSERT_ENTRY.run_many(connection, rows)
+
+
+def mark_recovery(connection: Connection, plan_id: str) -> None:
+    """Say which plan was carried out last."""
+    _MARK_RECOVERY.run(connection, plan_id=plan_id)
+
+
+# --- descriptors --------------------------------------------------------------------------------
+
+
+def load_descriptors(connection: Connection) -> tuple[Descriptor, ...]:
+    """The descriptors as the runtime registered them. The payload models of the known stores are
+    added; those of a runtime's own stores live in the runtime."""
+    payloads = {known.schema_name: known.payload for known in KNOWN_DESCRIPTORS}
+    return tuple(
+        Descriptor.model_validate({**row, "payload": payloads.get(row["schema_name"])})
+        for row in _SELECT_DESCRIPTORS.all(connection)
+    )
+
+
+def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) -> None:
+    """Make these the registered descriptors, in their order."""
+    _DELETE_DESCRIPTORS.run(connection)
+    _INSERT_DESCRIPTOR.run_many(
+        connection,
+        [
+            {"position": position, **descriptor.model_dump(mode="json")}
+            for position, descriptor in enumerate(descriptors)
+        ],
+    )
+
+
+# --- how much history is kept -------------------------------------------------------------------
+
+
+def load_retention(connection: Connection) -> Retention:
+    """How much history is kept, as is remembered here; everything where the row was deleted."""
+    return _retention_of(_SELECT_RETENTION.first(connection))
+
+
+def save_retention(connection: Connection, retention: Retention) -> None:
+    """Remember how much history is kept."""
+    age = retention.max_age
+    _SAVE_RETENTION.run(
+        connection,
+        id=1,
+        batches=retention.batches,
+        contents_per_store=retention.contents_per_store,
+        max_age_seconds=None if age is None else min(age, _AGE_MAX).total_seconds(),
+        content_bytes=retention.content_bytes,
+    )
+
+
+def _retention_of(row: Row | None) -> Retention:
+    if row is None or row["retention_id"] is None:
+        return KEEP_EVERYTHING  # nothing is dropped before a program says how much
+    return Retention.model_validate(
+        {
+            "batches": row["batches"],
+            "contents_per_store": row["contents_per_store"],
+            "max_age": row["max_age_seconds"],
+            "content_bytes": row.get("content_bytes"),  # one of an older revision has none
+        }
+    )
+
+
+# --- statements ---------------------------------------------------------------------------------
+
+_INSERT_MANIFEST = Statement(insert(runtime_manifest))
+_SELECT_MANIFEST = Statement(select(runtime_manifest))
+_SELECT_HIGH_WATERMARK = Statement(select(runtime_manifest.c.high_watermark))
+_ENTRY_COLUMNS = tuple(manifest_entries.c.keys())
+# Whatever columns there are: entries and retention of an older revision are read too, by a rebuild.
+_EVERY_COLUMN: ColumnClause[Any] = literal_column("*")
+_SELECT_ENTRIES = Statement(
+    select(_EVERY_COLUMN).select_from(manifest_entries).order_by(manifest_entries.c.schema_name)
+)
+_SELECT_ENTRY = Statement(
+    select(_EVERY_COLUMN)
+    .select_from(manifest_entries)
+    .where(manifest_entries.c.schema_name == bindparam("schema_name"))
+)
+_SELECT_PATH_OWNER = Statement(
+    select(manifest_entries.c.schema_name).where(
+        manifest_entries.c.relative_path == bindparam("path")
+    )
+)
+_SELECT_DESCRIPTORS = Statement(
+    select(
+        store_descriptors.c.schema_name,
+        store_descriptors.c.schema_version,
+        store_descriptors.c.relative_path,
+        store_descriptors.c.criticality,
+        store_descriptors.c.owner,
+        store_descriptors.c.rebuild_strategy,
+    ).order_by(store_descriptors.c.position)
+)
+_DELETE_DESCRIPTORS = Statement(delete(store_descriptors))
+_INSERT_DESCRIPTOR = Statement(insert(store_descriptors))
+_retention_columns = (
+    history_retention.c.id.label("retention_id"),
+    history_retention.c.batches,
+    history_retention.c.contents_per_store,
+    history_retention.c.max_age_seconds,
+    history_retention.c.content_bytes,
+)
+_SELECT_RETENTION = Statement(
+    select(history_retention.c.id.label("retention_id"), _EVERY_COLUMN).select_from(
+        history_retention
+    )
+)
+_SELECT_FOR_OPENING = Statement(
+    select(runtime_manifest, *_retention_columns).outerjoin(
+        history_retention, history_retention.c.id == runtime_manifest.c.id
+    )
+)
+_named = sqlite_insert(history_retention)
+_SAVE_RETENTION = Statement(
+    _named.on_conflict_do_update(
+        index_elements=[history_retention.c.id],
+        set_={
+            column.name: _named.excluded[column.name]
+            for column in history_retention.columns
+            if column.name != "id"
+        },
+    )
+)
+_AGE_MAX = timedelta(days=999_999_999)
+"""The longest that is read back: what pydantic takes of seconds."""
+_MARK_PREPARING = Statement(
+    update(runtime_manifest).values(last_preparing_batch_id=bindparam("batch_id"))
+)
+_MARK_RECOVERY = Statement(
+    update(runtime_manifest).values(last_recovery_plan_id=bindparam("plan_id"))
+)
+_sealed = update(runtime_manifest).values(
+    high_watermark=bindparam("watermark"),
+    last_committed_batch_id=bindparam("batch_id"),
+    # Batches that were logged together may be sealed one by one, by a recovery.
+    last_preparing_batch_id=func.nullif(
+        runtime_manifest.c.last_preparing_batch_id, bindparam("batch_id")
+    ),
+    updated_at=bindparam("at"),
+)
+_SEAL_KEEPING = Statement(_sealed)
+_SEAL_MANIFEST = Statement(
+    _sealed.values(
+        active_run_id=bindparam("run_id"),
+        active_capability_snapshot_id=bindparam("capability_snapshot_id"),
+        active_behavior_fingerprint=bindparam("behavior_fingerprint"),
+    )
+)
+_IDENTITY = ("run_id", "capability_snapshot_id", "behavior_fingerprint")
+
+
+def _upsert(but_not: Iterable[str], *, where_it_was: bool = False) -> Statement:
+    entry = sqlite_insert(manifest_entries)
+    changed = {
+        column.name: entry.excluded[column.name]
+        for column in manifest_entries.columns
+        if column.name not in but_not
+    }
+    same_path = manifest_entries.c.relative_path == entry.excluded.relative_path
+    return Statement(
+        entry.on_conflict_do_update(
+            index_elements=[manifest_entries.c.schema_name],
+            set_=changed,
+            where=same_path if where_it_was else None,
+        )
+    )
+
+
+_UPSERT_ENTRY = _upsert(("schema_name",))
+_UPSERT_WHERE_IT_WAS = _upsert(("schema_name", "relative_path"), where_it_was=True)
+_UPSERT_KEEPING = _upsert(("schema_name", *_IDENTITY))
+_SELECT_VERSIONS = Statement(
+    select(manifest_entries.c.schema_name, manifest_entries.c.schema_version)
+)
+
+
+def _entry_row(logged: LoggedBatch, write: PlannedWrite, file: PublishedFile) -> dict[str, object]:
+    return {
+        "schema_name": write.schema_name,
+        "schema_version": write.schema_version,
+        "relative_path": write.relative_path,
+        "content_hash": write.content_hash,
+        "file_size": write.file_size,
+        "mtime_ns": write.mtime_ns,
+        "run_id": logged.batch.run_id,
+        "capability_snapshot_id": logged.batch.capability_snapshot_id,
+        "behavior_fingerprint": logged.batch.behavior_fingerprint,
+        "last_write_receipt_id": write.receipt_id,
+        "state": "healthy",
+        "batch_number": logged.batch.batch_number,
+        "file_inode": file.file_inode,
+        "file_ctime_ns": file.file_ctime_ns,
+    }
+
+
+def _manifest_row(connection: Connection) -> Row:
+    row = _SELECT_MANIFEST.first(connection)
+    if row is None:
+        raise _missing(connection)
+    return row
+
+
+def _missing(connection: Connection) -> CorruptDatabaseError:
+    name = connection.exec_driver_sql("PRAGMA database_list").one()[2]
+    return CorruptDatabaseError(Path(name), "the manifest row is missing")

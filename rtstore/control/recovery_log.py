@@ -1,0 +1,213 @@
+"""What recoveries did, and the evidence that was kept, in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from rtstore.control.schema import (
+    UNFINISHED_CONDITION,
+    quarantined_files,
+    recovery_actions,
+    recovery_runs,
+)
+from rtstore.control.sqlite.statements import Statement
+from rtstore.model.records import (
+    QuarantinedFile,
+    ReadinessImpact,
+    RecoveryAction,
+    RecoveryPlan,
+    RecoveryStep,
+    RecoveryTrigger,
+)
+from rtstore.model.times import format_time
+
+
+def begin_run(
+    connection: Connection,
+    plan: RecoveryPlan,
+    actions: Sequence[RecoveryAction],
+    started_by: RecoveryTrigger,
+    started_at: datetime,
+) -> int:
+    """Record that these actions of a plan are about to be carried out; gives the run's number."""
+    run_number = _INSERT_RUN.run(
+        connection,
+        run_number=None,
+        plan_id=plan.plan_id,
+        started_by=started_by,
+        high_watermark=plan.high_watermark,
+        readiness_impact=plan.readiness_impact,
+        started_at=format_time(started_at),
+        completed_at=None,
+        remaining_impact=None,
+    ).lastrowid
+    assert run_number is not None  # noqa: S101 - an INSERT of one row has one
+    for position, action in enumerate(actions):
+        add_action(connection, run_number, position, action)
+    return run_number
+
+
+def add_action(
+    connection: Connection, run_number: int, position: int, action: RecoveryAction
+) -> None:
+    """Record one more action of a run that is under way."""
+    _INSERT_ACTION.run(
+        connection,
+        run_number=run_number,
+        position=position,
+        kind=action.kind,
+        schema_name=action.schema_name,
+        reason=action.reason,
+        outcome=None,
+        detail=None,
+        completed_at=None,
+    )
+
+
+def record_step(
+    connection: Connection, run_number: int, position: int, step: RecoveryStep, at: datetime
+) -> None:
+    """Record what became of one action."""
+    _RECORD_STEP.run(
+        connection,
+        run=run_number,
+        at_position=position,
+        result=step.outcome,
+        what=step.detail,
+        at=format_time(at),
+    )
+
+
+def end_run(
+    connection: Connection,
+    run_number: int,
+    remaining: ReadinessImpact,
+    at: datetime,
+    *,
+    keep: int | None,
+) -> None:
+    """Record that a run came to its end, and what is left. As many runs are kept as batches are;
+    one that did not come to its end stays."""
+    _END_RUN.run(connection, run=run_number, remaining=remaining, at=format_time(at))
+    if keep is not None:
+        _DROP_RUNS.run(connection, before=run_number - keep)
+
+
+def unfinished_runs(connection: Connection) -> list[int]:
+    """The numbers of the runs that did not come to their end, oldest first."""
+    return [row["run_number"] for row in _SELECT_UNFINISHED.all(connection)]
+
+
+def last_steps(connection: Connection) -> list[RecoveryStep]:
+    """What the newest run that came to its end did, in order; empty before the first."""
+    return [
+        RecoveryStep(
+            action=RecoveryAction(
+                kind=row["kind"], schema_name=row["schema_name"], reason=row["reason"]
+            ),
+            outcome=row["outcome"],
+            detail=row["detail"],
+        )
+        for row in _SELECT_LAST_STEPS.all(connection)
+    ]
+
+
+def record_evidence(connection: Connection, evidence: Sequence[QuarantinedFile]) -> None:
+    """Record files that were kept. The same bytes of the same store are one piece of evidence."""
+    _INSERT_EVIDENCE.run_many(
+        connection,
+        [{**item.model_dump(mode="json"), "quarantine_number": None} for item in evidence],
+    )
+
+
+def mark_restored(connection: Connection, quarantine_number: int, at: datetime) -> None:
+    """Record that evidence was taken back to where it was."""
+    _MARK_RESTORED.run(connection, number=quarantine_number, at=format_time(at))
+
+
+def find_evidence(connection: Connection, quarantine_number: int) -> QuarantinedFile | None:
+    """One piece of evidence, or None."""
+    row = _SELECT_ONE_EVIDENCE.first(connection, number=quarantine_number)
+    return None if row is None else QuarantinedFile.model_validate(row)
+
+
+def find_evidence_at(connection: Connection, quarantine_path: str) -> QuarantinedFile | None:
+    """The piece of evidence that is kept at a path, or None."""
+    row = _SELECT_EVIDENCE_AT.first(connection, path=quarantine_path)
+    return None if row is None else QuarantinedFile.model_validate(row)
+
+
+def list_evidence(connection: Connection) -> list[QuarantinedFile]:
+    """All evidence, oldest first."""
+    return [QuarantinedFile.model_validate(row) for row in _SELECT_EVIDENCE.all(connection)]
+
+
+def drop_evidence(connection: Connection, quarantine_number: int) -> None:
+    """Forget a piece of evidence that is gone."""
+    _DELETE_EVIDENCE.run(connection, number=quarantine_number)
+
+
+# --- statements ---------------------------------------------------------------------------------
+
+_INSERT_RUN = Statement(insert(recovery_runs))
+_INSERT_ACTION = Statement(insert(recovery_actions))
+_RECORD_STEP = Statement(
+    update(recovery_actions)
+    .where(
+        recovery_actions.c.run_number == bindparam("run"),
+        recovery_actions.c.position == bindparam("at_position"),
+    )
+    .values(outcome=bindparam("result"), detail=bindparam("what"), completed_at=bindparam("at"))
+)
+_END_RUN = Statement(
+    update(recovery_runs)
+    .where(recovery_runs.c.run_number == bindparam("run"))
+    .values(completed_at=bindparam("at"), remaining_impact=bindparam("remaining"))
+)
+_DROP_RUNS = Statement(
+    delete(recovery_runs).where(
+        recovery_runs.c.run_number <= bindparam("before"),
+        recovery_runs.c.completed_at.is_not(None),
+    )
+)
+_SELECT_UNFINISHED = Statement(
+    select(recovery_runs.c.run_number)
+    .where(UNFINISHED_CONDITION)
+    .order_by(recovery_runs.c.run_number)
+)
+_last_run = (
+    select(func.max(recovery_runs.c.run_number))
+    .where(recovery_runs.c.completed_at.is_not(None))
+    .scalar_subquery()
+)
+_SELECT_LAST_STEPS = Statement(
+    select(recovery_actions)
+    .where(recovery_actions.c.run_number == _last_run, recovery_actions.c.outcome.is_not(None))
+    .order_by(recovery_actions.c.position)
+)
+_INSERT_EVIDENCE = Statement(
+    sqlite_insert(quarantined_files).on_conflict_do_nothing(
+        index_elements=[quarantined_files.c.quarantine_path]
+    )
+)
+_MARK_RESTORED = Statement(
+    update(quarantined_files)
+    .where(quarantined_files.c.quarantine_number == bindparam("number"))
+    .values(restored_at=bindparam("at"))
+)
+_SELECT_ONE_EVIDENCE = Statement(
+    select(quarantined_files).where(quarantined_files.c.quarantine_number == bindparam("number"))
+)
+_SELECT_EVIDENCE_AT = Statement(
+    select(quarantined_files).where(quarantined_files.c.quarantine_path == bindparam("path"))
+)
+_DELETE_EVIDENCE = Statement(
+    delete(quarantined_files).where(quarantined_files.c.quarantine_number == bindparam("number"))
+)
+_SELECT_EVIDENCE = Statement(
+    select(quarantined_files).order_by(quarantined_files.c.quarantine_number)
+)

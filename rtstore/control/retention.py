@@ -1,0 +1,481 @@
+"""What may go of the history, how much of it is beyond a retention, and dropping it in chunks.
+
+One predicate says which batches may be dropped, and one which contents: those of batches that have
+ended, and that nothing current refers to. So neither an open batch nor what it needs is ever
+dropped, nor counted in place of what is. Everything that deletes is built on these two: a batch
+that drops some history of the stores that it wrote, and a run that drops all that is too much.
+
+A batch is dropped with the hashes of what it wrote, and only by them is an old version of a file
+known as ours. So whoever drops batches asks first which of them may be forgotten (`MayForget`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+)
+
+from rtstore.control.contents import NUMBER_MAX, Retention
+from rtstore.control.schema import (
+    OPEN_CONDITION,
+    batch_writes,
+    manifest_entries,
+    store_contents,
+    write_batches,
+)
+from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.model.times import format_time
+
+_ROWS_AT_ONCE = 200
+BYTES_AT_ONCE = 8 << 20
+"""A chunk is a fraction of a second, however large the contents are: a writer waits no longer."""
+
+CHUNK = 8
+"""About how many rows of history one batch drops at most, so that none ever pays for all of it."""
+_CHUNK_BYTES = 32 << 20
+"""About how many bytes of contents one batch drops at most."""
+_WEIGHED_AT_ONCE = 40
+"""How many contents of a store one batch weighs at most."""
+MayForget = Callable[[Connection, Sequence[int]], Sequence[int]]
+"""Given numbers of batches, returns those whose hashes no file can need any more."""
+
+
+class Limits(NamedTuple):
+    """A retention held against a history as it was at one moment."""
+
+    newest: int
+    """The number of the newest batch that has ended."""
+    last_dropped: int
+    """Batches up to this number go for their number."""
+    oldest: str
+    """Batches that ended before this time go for their age."""
+    oldest_kept: Mapping[str, int]
+    """By store, the number of the batch from which on its contents stay."""
+
+
+class Excess(NamedTuple):
+    """Rows of the history, and how many bytes of contents there are in them."""
+
+    batches: int = 0
+    contents: int = 0
+    content_bytes: int = 0
+
+    def plus(self, other: Excess) -> Excess:
+        """Both together."""
+        return Excess(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class Chunk(NamedTuple):
+    """What one transaction dropped, and where the next one goes on."""
+
+    dropped: Excess
+    last: int | None
+    """The number of the last batch that it came to; None when there was nothing left."""
+
+
+# --- with the batches of a writer ---------------------------------------------------------------
+
+
+class Due(NamedTuple):
+    """History that is to be dropped now."""
+
+    batches: int
+    """How many batches were written since some were dropped; 0 where that can wait."""
+    names: Sequence[str]
+    """The stores that were written since their contents were dropped, once for each time."""
+    to_weigh: Mapping[str, Weighed]
+    """The stores whose contents may be too many bytes by now, and how far each is weighed."""
+
+
+class Weighed(NamedTuple):
+    """How far the contents of a store are weighed, from the newest to the oldest."""
+
+    number: int | None = None
+    """The batch of the last one that was; None before the first."""
+    size: int = 0
+    """The bytes of those that were. What is written meanwhile is weighed the next time."""
+    oldest_kept: int | None = None
+    """The batch from which on contents are not too many bytes, once that is known."""
+    is_done: bool = False
+    """There is nothing left to weigh: the oldest one to keep is known, or all are kept."""
+
+
+class OldContents(NamedTuple):
+    """Contents of a store that are beyond a retention."""
+
+    name: str
+    rows: Sequence[Row]
+    more: bool
+    """Whether there are perhaps more than these."""
+    weighed: Weighed | None
+    """How far they are weighed now; None where they were not."""
+
+
+def contents_beyond(connection: Connection, retention: Retention, due: Due) -> list[OldContents]:
+    """The contents that go with the batches just written: a chunk for each of their stores, and of
+    those that are being weighed."""
+    found = []
+    times = Counter(due.names)
+    for name in {**times, **due.to_weigh}:
+        by_number = _oldest_by_number(connection, retention, name)
+        weighed = due.to_weigh.get(name)
+        if weighed is not None and not weighed.is_done:
+            weighed = _weigh(connection, retention, name, weighed, by_number or 0)
+        oldest = max(by_number or 0, (weighed and weighed.oldest_kept) or 0)
+        rows: list[Row] = []
+        chunk = CHUNK * max(1, times[name])
+        if oldest:
+            rows = _SELECT_CONTENTS.all(
+                connection, name=name, oldest_kept=oldest, after=-1, chunk=chunk
+            )
+        chosen = _chunk_of(rows, _CHUNK_BYTES)
+        more = len(chosen) < len(rows) or len(rows) == chunk
+        found.append(OldContents(name, chosen, more, weighed))
+    return found
+
+
+def delete_contents(connection: Connection, name: str, rows: Sequence[Row]) -> None:
+    """Delete contents of a store that may go."""
+    _DELETE_CONTENT.run_many(
+        connection, [{"number": row["batch_number"], "name": name} for row in rows]
+    )
+
+
+def batches_beyond(
+    connection: Connection,
+    retention: Retention,
+    due: Due,
+    *,
+    newest: int,
+    now: datetime,
+    after: int,
+) -> list[int]:
+    """The numbers of the batches that go with the batches just written: the oldest above `after`.
+    `newest` is the last of those just written, `now` its time."""
+    limits = _limits(retention, newest, now, {})
+    upto = newest - 1 if limits.oldest else limits.last_dropped
+    if upto < 1:
+        return []
+    # Only the oldest are asked for their age: batches carry times in order.
+    rows = _SELECT_OLDEST.all(
+        connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * due.batches)
+    )
+    return [
+        row["batch_number"]
+        for row in rows
+        if row["batch_number"] <= limits.last_dropped
+        or (row["completed_at"] or "~") < limits.oldest
+    ]
+
+
+def delete_batches(connection: Connection, numbers: Iterable[int]) -> None:
+    """Delete batches that may go, with their receipts and contents."""
+    _DELETE_BATCH.run_many(connection, [{"number": number} for number in numbers])
+
+
+# --- all that is beyond a retention -------------------------------------------------------------
+
+
+def limits_of(connection: Connection, retention: Retention, now: datetime) -> Limits:
+    """Hold a retention against the history as it is."""
+    oldest_kept = {}
+    if retention.contents_per_store is not None or retention.content_bytes is not None:
+        for row in _STORES.all(connection):
+            number = _oldest_kept(connection, retention, row["schema_name"])
+            if number is not None:
+                oldest_kept[row["schema_name"]] = number
+    return _limits(retention, _NEWEST.scalar(connection) or 0, now, oldest_kept)
+
+
+def _limits(
+    retention: Retention, newest: int, now: datetime, oldest_kept: Mapping[str, int]
+) -> Limits:
+    oldest = ""
+    if retention.max_age is not None and now.timestamp() > retention.max_age.total_seconds():
+        oldest = format_time(now - retention.max_age)
+    return Limits(
+        newest=newest,
+        last_dropped=-1 if retention.batches is None else newest - retention.batches,
+        oldest=oldest,
+        oldest_kept=oldest_kept,
+    )
+
+
+def _oldest_kept(connection: Connection, retention: Retention, name: str) -> int | None:
+    """The number of the batch from which on a store's contents stay; None where all of them do."""
+    by_number = _oldest_by_number(connection, retention, name)
+    weighed = Weighed(is_done=retention.content_bytes is None)
+    while not weighed.is_done:
+        weighed = _weigh(connection, retention, name, weighed, by_number or 0)
+    return max(by_number or 0, weighed.oldest_kept or 0) or None
+
+
+def _oldest_by_number(connection: Connection, retention: Retention, name: str) -> int | None:
+    if retention.contents_per_store is None:
+        return None
+    newer = retention.contents_per_store - 1
+    number: int | None = _OLDEST_BY_NUMBER.scalar(connection, name=name, newer=newer)
+    return number
+
+
+def _weigh(
+    connection: Connection, retention: Retention, name: str, weighed: Weighed, lowest: int
+) -> Weighed:
+    """Weigh a chunk more of a store's contents, down to the batch `lowest`: what is older goes
+    anyway. The newest is kept, whatever its size."""
+    assert retention.content_bytes is not None  # noqa: S101 - asked where there is a limit only
+    number, size, _, _ = weighed
+    rows = _SELECT_SIZES.all(
+        connection,
+        name=name,
+        lowest=lowest,
+        below=NUMBER_MAX if number is None else number,
+        chunk=_WEIGHED_AT_ONCE,
+    )
+    for row in rows:
+        size += row["content_bytes"]
+        if size > retention.content_bytes:
+            kept = row["batch_number"] if number is None else number
+            return Weighed(number, size, oldest_kept=kept, is_done=True)
+        number = row["batch_number"]
+    return Weighed(number, size, is_done=len(rows) < _WEIGHED_AT_ONCE)
+
+
+def measure(connection: Connection, limits: Limits) -> Excess:
+    """How much of the history is beyond the limits."""
+    bounds = _bounds(limits)
+    total = _excess(_MEASURE_BATCHES.first(connection, **bounds))
+    for name, number in limits.oldest_kept.items():
+        row = _MEASURE_CONTENTS.first(connection, name=name, oldest_kept=number, **bounds)
+        total = total.plus(_excess(row))
+    return total
+
+
+def total(connection: Connection) -> Excess:
+    """How much history there is."""
+    return _excess(_TOTAL.first(connection))
+
+
+def drop_batches(
+    connection: Connection, limits: Limits, after: int, may_forget: MayForget, at_once: int
+) -> Chunk:
+    """Drop a chunk of the batches beyond the limits, with their receipts and contents: the oldest
+    of those with a number above `after`, of about `at_once` bytes."""
+    rows = _SELECT_BATCHES.all(connection, after=after, chunk=_ROWS_AT_ONCE, **_bounds(limits))
+    chosen = _chunk_of(rows, at_once)
+    gone = set(may_forget(connection, [row["batch_number"] for row in chosen]))
+    delete_batches(connection, gone)
+    dropped = Excess(
+        batches=len(gone),
+        contents=sum(row["contents"] for row in chosen if row["batch_number"] in gone),
+        content_bytes=sum(row["content_bytes"] for row in chosen if row["batch_number"] in gone),
+    )
+    return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
+
+
+def drop_contents(
+    connection: Connection, name: str, oldest_kept: int, after: int, at_once: int
+) -> Chunk:
+    """Drop a chunk of the contents of a store that are older than those kept. Batches stay."""
+    rows = _SELECT_CONTENTS.all(
+        connection, name=name, oldest_kept=oldest_kept, after=after, chunk=_ROWS_AT_ONCE
+    )
+    chosen = _chunk_of(rows, at_once)
+    delete_contents(connection, name, chosen)
+    dropped = Excess(0, len(chosen), sum(row["content_bytes"] for row in chosen))
+    return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
+
+
+def _bounds(limits: Limits) -> dict[str, object]:
+    return {
+        "newest": limits.newest,
+        "last_dropped": limits.last_dropped,
+        "oldest": limits.oldest,
+    }
+
+
+def _chunk_of(rows: Iterable[Row], at_once: int) -> list[Row]:
+    """The first of the rows, as many as hold no more bytes than that; at least one."""
+    chosen: list[Row] = []
+    size = 0
+    for row in rows:
+        size += row["content_bytes"]
+        if chosen and size > at_once:
+            break
+        chosen.append(row)
+    return chosen
+
+
+def _excess(row: Row | None) -> Excess:
+    return Excess() if row is None else Excess(*row.values())
+
+
+# --- statements ---------------------------------------------------------------------------------
+
+_STORES = Statement(select(batch_writes.c.schema_name).distinct())
+_IN_BATCH = store_contents.c.batch_number == write_batches.c.batch_number
+_AS_WRITTEN = and_(
+    store_contents.c.batch_number == batch_writes.c.batch_number,
+    store_contents.c.schema_name == batch_writes.c.schema_name,
+)
+
+_BATCH_HAS_ENDED = or_(write_batches.c.state == "committed", write_batches.c.state == "failed")
+_BATCH_MAY_GO = and_(
+    _BATCH_HAS_ENDED,
+    write_batches.c.batch_number < bindparam("newest"),
+    ~exists()
+    .where(manifest_entries.c.batch_number == write_batches.c.batch_number)
+    .correlate(write_batches),
+)
+"""Which batches may be dropped, with what they wrote; `newest` is the last that has ended."""
+
+# Asked through the index of the open batches, which is as good as empty.
+_CONTENT_HAS_ENDED = ~exists().where(
+    write_batches.c.batch_number == store_contents.c.batch_number, OPEN_CONDITION
+).correlate(store_contents)
+_CONTENT_MAY_GO = and_(
+    _CONTENT_HAS_ENDED,
+    ~exists()
+    .where(
+        manifest_entries.c.batch_number == store_contents.c.batch_number,
+        manifest_entries.c.schema_name == store_contents.c.schema_name,
+    )
+    .correlate(store_contents),
+)
+"""Which contents may be dropped while their batch stays."""
+
+_NEWEST = Statement(
+    select(write_batches.c.batch_number)
+    .where(_BATCH_HAS_ENDED)
+    .order_by(write_batches.c.batch_number.desc())
+    .limit(1)
+)
+# Found in the primary key (schema_name, batch_number) alone, however large the contents are.
+_OLDEST_BY_NUMBER = Statement(
+    select(store_contents.c.batch_number)
+    .where(store_contents.c.schema_name == bindparam("name"), _CONTENT_HAS_ENDED)
+    .order_by(store_contents.c.batch_number.desc())
+    .limit(1)
+    .offset(bindparam("newer"))
+)
+# From the newest to the oldest, in the same key.
+_SELECT_SIZES = Statement(
+    select(store_contents.c.batch_number, batch_writes.c.file_size.label("content_bytes"))
+    .join(batch_writes, _AS_WRITTEN)
+    .where(
+        store_contents.c.schema_name == bindparam("name"),
+        store_contents.c.batch_number >= bindparam("lowest"),
+        store_contents.c.batch_number < bindparam("below"),
+        _CONTENT_HAS_ENDED,
+    )
+    .order_by(store_contents.c.batch_number.desc())
+    .limit(bindparam("chunk"))
+)
+
+_BEYOND = and_(
+    _BATCH_MAY_GO,
+    or_(
+        write_batches.c.batch_number <= bindparam("last_dropped"),
+        and_(
+            write_batches.c.completed_at.is_not(None),
+            write_batches.c.completed_at < bindparam("oldest"),
+        ),
+    ),
+)
+_SELECT_OLDEST = Statement(
+    select(write_batches.c.batch_number, write_batches.c.completed_at)
+    .where(
+        _BATCH_MAY_GO,
+        write_batches.c.batch_number > bindparam("after"),
+        write_batches.c.batch_number <= bindparam("upto"),
+    )
+    .order_by(write_batches.c.batch_number)
+    .limit(bindparam("chunk"))
+)
+
+
+def _sum_of_contents(*columns: str) -> Select[tuple[int, ...]]:
+    found = {
+        "contents": func.count(),
+        "content_bytes": func.coalesce(func.sum(batch_writes.c.file_size), 0),
+    }
+    return (
+        select(*(found[name].label(name) for name in columns))
+        .select_from(batch_writes.join(store_contents, _AS_WRITTEN))
+        .where(batch_writes.c.batch_number == write_batches.c.batch_number)
+        .correlate(write_batches)
+    )
+
+
+_BATCHES_WITH_SIZES = select(
+    write_batches.c.batch_number,
+    _sum_of_contents("contents").scalar_subquery().label("contents"),
+    _sum_of_contents("content_bytes").scalar_subquery().label("content_bytes"),
+)
+_SELECT_BATCHES = Statement(
+    _BATCHES_WITH_SIZES.where(_BEYOND, write_batches.c.batch_number > bindparam("after"))
+    .order_by(write_batches.c.batch_number)
+    .limit(bindparam("chunk"))
+)
+_measured = _BATCHES_WITH_SIZES.where(_BEYOND).subquery()
+_MEASURE_BATCHES = Statement(
+    select(
+        func.count().label("batches"),
+        func.coalesce(func.sum(_measured.c.contents), 0).label("contents"),
+        func.coalesce(func.sum(_measured.c.content_bytes), 0).label("content_bytes"),
+    ).select_from(_measured)
+)
+_DELETE_BATCH = Statement(
+    delete(write_batches).where(write_batches.c.batch_number == bindparam("number"))
+)
+
+_OLD_CONTENTS = (
+    select(store_contents.c.batch_number, batch_writes.c.file_size.label("content_bytes"))
+    .join(batch_writes, _AS_WRITTEN)
+    .where(
+        store_contents.c.schema_name == bindparam("name"),
+        store_contents.c.batch_number < bindparam("oldest_kept"),
+        _CONTENT_MAY_GO,
+    )
+)
+_SELECT_CONTENTS = Statement(
+    _OLD_CONTENTS.where(store_contents.c.batch_number > bindparam("after"))
+    .order_by(store_contents.c.batch_number)
+    .limit(bindparam("chunk"))
+)
+_of_batches_that_stay = _OLD_CONTENTS.join(write_batches, _IN_BATCH).where(not_(_BEYOND)).subquery()
+_MEASURE_CONTENTS = Statement(
+    select(
+        literal(0).label("batches"),
+        func.count().label("contents"),
+        func.coalesce(func.sum(_of_batches_that_stay.c.content_bytes), 0).label("content_bytes"),
+    ).select_from(_of_batches_that_stay)
+)
+_DELETE_CONTENT = Statement(
+    delete(store_contents).where(
+        store_contents.c.schema_name == bindparam("name"),
+        store_contents.c.batch_number == bindparam("number"),
+    )
+)
+_TOTAL = Statement(
+    select(
+        select(func.count()).select_from(write_batches).scalar_subquery().label("batches"),
+        func.count().label("contents"),
+        func.coalesce(func.sum(batch_writes.c.file_size), 0).label("content_bytes"),
+    ).select_from(batch_writes.join(store_contents, _AS_WRITTEN))
+)

@@ -1,0 +1,461 @@
+"""Which revision a control database is at, and how a new one is made.
+
+`inspect_revision` decides with one small read whether this package may touch a database at all; it
+imports no alembic and changes nothing, not even a `-wal` beside the file. Alembic is loaded only
+where revisions are run.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool, StaticPool
+
+from rtstore.control import manifest
+from rtstore.control.contents import Retention
+from rtstore.control.schema import APPLICATION_ID, REVISIONS
+from rtstore.control.sqlite import idle
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.statements import driver_of
+from rtstore.control.sqlite.translation import translate
+from rtstore.errors import (
+    CorruptDatabaseError,
+    DatabaseLockedError,
+    ForeignDatabaseError,
+    NewerDatabaseError,
+    OlderDatabaseError,
+    RuntimeStoreError,
+    StorageError,
+    UnusableEngineError,
+)
+from rtstore.files.durable import NEW_FILE_MODE
+from rtstore.files.owners import explained
+from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
+from rtstore.shell import typed
+
+NEW_SUFFIX = ".new"
+_SIDE_FILES = ("-wal", "-shm", "-journal")
+_CURRENT = APPLICATION_ID, len(REVISIONS), 1, REVISIONS[-1]
+_NAMES = "SELECT count(*), max(version_num) FROM alembic_version"
+
+_one_at_a_time = threading.Lock()
+"""Alembic keeps the connection and the revision it is at in module globals: two threads that run
+revisions at once, even on two databases, would run each other's."""
+
+
+def _after_in_child() -> None:
+    global _one_at_a_time  # noqa: PLW0603 - whoever has it may be a thread that is not here
+    _one_at_a_time = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_in_child)
+
+
+def migrations_path() -> Path:
+    """The folder with alembic's `env.py` and `versions/`: inside an installed package, beside it
+    in a checkout."""
+    package = Path(__file__).parent.parent
+    for candidate in (package / "migrations", package.parent / "migrations"):
+        if (candidate / "env.py").is_file() and (candidate / "versions").is_dir():
+            return candidate
+    raise UnusableEngineError(
+        package, "the migrations are missing from this installation. Run: pip install rtstore"
+    )
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a control database at the path, damaged or not.
+
+    Raises `CorruptDatabaseError` when only what belongs beside one is there: a new database would
+    take the old `-wal` for its own. So it does when a rebuild was interrupted: an empty store must
+    not come before the rebuilt one.
+    """
+    if _is_there(path):
+        return True
+    if _is_there(rebuilt_path(path)):
+        raise CorruptDatabaseError(path, "a rebuild was interrupted, and must be run again")
+    for suffix in _SIDE_FILES:
+        side = path.with_name(path.name + suffix)
+        if _is_there(side):
+            raise CorruptDatabaseError(
+                path, f"the database is gone, but {side.name} is still there"
+            )
+    return False
+
+
+def rebuilt_path(path: Path) -> Path:
+    """Where a rebuilt database waits, complete, until the damaged one is out of its place."""
+    return path.with_name("runtime-store.rebuilt.sqlite3")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything of that name. Raises `StorageError` where that cannot be told: a
+    directory that may not be searched is not an empty one."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
+    return True
+
+
+def check_current(path: Path) -> None:
+    """Raise `OlderDatabaseError` for a database of an older revision; otherwise as
+    `inspect_revision`."""
+    found = inspect_revision(path)
+    if found != REVISIONS[-1]:
+        raise OlderDatabaseError(path, found, REVISIONS[-1])
+
+
+def inspect_revision(path: Path) -> str:
+    """The revision of an existing control database: one that this package knows.
+
+    Read-only. What the file alone shows to be foreign, newer or damaged is refused before its WAL
+    is opened; only where a WAL must be read may SQLite make the `-shm` anew, its index, which holds
+    no data. Raises `ForeignDatabaseError`, `CorruptDatabaseError`, `NewerDatabaseError`, or
+    `StorageError` when it cannot be read.
+    """
+    _check_header(path)
+    # The answer that opening hopes for holds even where a writer came in between: no part of an
+    # older revision says it. Any other one is looked at again, and then with patience.
+    with suppress(RuntimeStoreError):
+        if _look_at_revision(path, at_once=True) == _CURRENT:
+            return REVISIONS[-1]
+    application_id, number, rows, name = _look_at_revision(path)
+    _check_application(path, application_id)
+    _check_not_newer(path, number, name)
+    if rows > 1:
+        raise CorruptDatabaseError(path, f"alembic_version has {rows} rows, not one")
+    if name is None or number < 1 or REVISIONS[number - 1] != name:
+        raise CorruptDatabaseError(
+            path, f"user_version is {number}, but alembic_version says {name!r}"
+        )
+    return name
+
+
+def _look_at_revision(path: Path, *, at_once: bool = False) -> tuple[int, int, int, str | None]:
+    database = Database(path, read_only=True, at_once=at_once)
+    try:
+        return database.read(_applied)
+    finally:
+        database.close()
+
+
+def name_of_revision(connection: Connection) -> str:
+    """The name of the revision that a database is at, in the transaction of a connection."""
+    return str(connection.exec_driver_sql(_NAMES).one()[1])
+
+
+def _applied(connection: Connection) -> tuple[int, int, int, str | None]:
+    driver = driver_of(connection)
+    (application_id,) = driver.execute("PRAGMA application_id").fetchone()
+    (number,) = driver.execute("PRAGMA user_version").fetchone()
+    rows, name = driver.execute(_NAMES).fetchone()
+    return int(application_id), int(number), int(rows), None if name is None else str(name)
+
+
+def _check_not_newer(path: Path, number: int, name: str | None) -> None:
+    if number > len(REVISIONS) or (name is not None and name not in REVISIONS):
+        found = f"number {number}" if name is None or name in REVISIONS else name
+        if not found.isprintable() or len(found) > 80:
+            found = f"{found!r:.80}"
+        raise NewerDatabaseError(path, found, REVISIONS[-1])
+
+
+def _check_header(path: Path) -> None:
+    """Look at the main file alone, as an immutable one, before anything like a WAL is opened. What
+    is found while somebody writes it is looked at again."""
+    for _ in range(idle.ATTEMPTS):
+        before = idle.file_state(path), idle.wal_size(path)
+        try:
+            _look_at_header(path)
+            return
+        except (CorruptDatabaseError, ForeignDatabaseError):
+            if before == (idle.file_state(path), idle.wal_size(path)):
+                raise
+    raise DatabaseLockedError(path, "it kept changing while it was looked at")
+
+
+def _look_at_names(path: Path) -> os.stat_result:
+    """Look at the file without opening it: a regular one, under this one name."""
+    try:
+        found = os.lstat(path)  # a link: two directories, and so two locks, for one database
+    except OSError as error:
+        raise StorageError(path, "the file cannot be looked at", explained(error, path)) from error
+    if stat.S_ISLNK(found.st_mode):
+        raise ForeignDatabaseError(
+            path,
+            "it is a symbolic link, and a database that has two names has two writer locks. Have "
+            "the database itself here, or make the whole directory a link",
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise ForeignDatabaseError(path, "it is not a regular file")
+    if found.st_nlink > 1:  # each name would have a WAL and a writer lock of its own
+        here, own = typed(path), typed(Path(f"{path}.own"))
+        raise UnusableEngineError(
+            path,
+            "the database has another name as well (a hard link, such as `cp -al` makes), and each "
+            "name has a writer lock and a WAL of its own: batches would be lost. Give this one "
+            "a file of its own, while no program has either open: "
+            f"cp -p {here} {own} && mv {own} {here}",
+        )
+    return found
+
+
+def _look_at_header(path: Path) -> None:
+    found = _look_at_names(path)
+    if found.st_size == 0:
+        raise CorruptDatabaseError(path, "the file is empty: it was truncated")
+    check_side_files(path)
+    try:
+        with _header_of(path) as header:
+            application_id = header.execute("PRAGMA application_id").fetchone()[0]
+            number = header.execute("PRAGMA user_version").fetchone()[0]
+            page_size = header.execute("PRAGMA page_size").fetchone()[0]
+            name = _name_in(header) if number > len(REVISIONS) else None
+    except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
+        raise CorruptDatabaseError(path, "what it says of itself is no text") from error
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code == sqlite3.SQLITE_NOTADB:
+            problem = idle.why_no_database(path)
+            raise ForeignDatabaseError(path, problem, may_be_damage=True) from error
+        if code == sqlite3.SQLITE_CORRUPT and idle.wal_size(path) > 0:
+            return  # a checkpoint that did not end: only with its WAL is the file whole
+        raise translate(error, path) from error
+    _check_application(path, application_id)
+    _check_not_newer(path, number, name)  # a WAL could only make it newer still
+    if found.st_size % page_size and not idle.wal_size(path):
+        # SQLite takes the rest of the page for zeros. With a WAL: a checkpoint that did not end.
+        raise CorruptDatabaseError(path, "its last page is cut short")
+
+
+def _name_in(header: sqlite3.Connection) -> str | None:
+    """The name of the revision, where the file alone tells it: a WAL may hold the rest of it."""
+    with suppress(sqlite3.Error, UnicodeDecodeError):
+        return str(header.execute(_NAMES).fetchone()[1])
+    return None
+
+
+def _check_application(path: Path, application_id: int) -> None:
+    if application_id != APPLICATION_ID:
+        raise ForeignDatabaseError(
+            path, f"its application_id is {application_id}, not {APPLICATION_ID}"
+        )
+
+
+def check_side_files(path: Path) -> None:
+    """What has the name of a WAL is opened and written by SQLite, a link or a pipe included."""
+    for suffix in _SIDE_FILES:
+        side = path.with_name(path.name + suffix)
+        try:
+            found = os.lstat(side)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StorageError(
+                side, "the file cannot be looked at", explained(error, side)
+            ) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise ForeignDatabaseError(side, "it is not a regular file")
+        if suffix == "-journal" and found.st_size > 0 and _is_wal(path):
+            raise ForeignDatabaseError(
+                side,
+                "it is a rollback journal, which a database in WAL mode has none of, and SQLite "
+                "would write it into the database",
+            )
+
+
+def _is_wal(path: Path) -> bool:
+    """Whether the header says WAL mode (sqlite.org/fileformat.html, 1.3)."""
+    try:
+        with _header_of(path) as header:
+            return bool(header.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
+    except (sqlite3.Error, UnicodeDecodeError):
+        return False
+
+
+@contextmanager
+def _header_of(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that looks at the main file alone. A fork waits for its end: in the middle of
+    opening or closing, SQLite holds locks of its own, which a child would inherit for ever."""
+    with (
+        no_fork(),
+        closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        ) as header,
+    ):
+        yield header
+
+
+def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:
+    """Make a new control database whole, then give it its name.
+
+    `fill` writes the first rows, in the transaction that makes the tables. Until the rename there
+    is no database at `path`, after it a complete one, whatever dies and when; so an empty or short
+    file under that name is always damage. The caller holds the writer lock and has checked
+    `exists`. Durable when it returns.
+    """
+    building = path.with_name(f".{path.name}{NEW_SUFFIX}")
+    try:
+        remove_unfinished(path, fs)
+        # For its owner alone; SQLite gives the files beside it the same mode.
+        fs.close(fs.create(building, NEW_FILE_MODE))
+        with revision_connection(building, create=True) as connection:
+            run_revisions(connection)
+            manifest.save_retention(connection, Retention())  # the revisions know the older limits
+            fill(connection)
+        _make_wal(building)
+        fs.rename(building, path)
+    except BaseException as error:
+        with suppress(OSError):
+            remove_unfinished(path, fs)
+        if isinstance(error, OSError):
+            raise StorageError(
+                path, "the database could not be made", explained(error, path)
+            ) from error
+        if isinstance(error, (DBAPIError, sqlite3.Error)):
+            raise translate(error, path) from error
+        raise
+    try:
+        fs.fsync_directory(path.parent)
+    except OSError as error:
+        problem = "the database was made, but its name could not be flushed to the disk"
+        raise StorageError(path, problem, str(error)) from error
+
+
+def remove_unfinished(path: Path, fs: FileSystem) -> None:
+    """Remove what a process that died in `create` left. The caller holds the writer lock."""
+    building = path.with_name(f".{path.name}{NEW_SUFFIX}")
+    for suffix in ("", *_SIDE_FILES):
+        with suppress(FileNotFoundError):
+            fs.unlink(building.with_name(building.name + suffix))
+
+
+def run_revisions(connection: Connection) -> None:
+    """Bring the database of a connection to the newest revision, in the caller's transaction."""
+    with no_fork():
+        from alembic import command
+        from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    with no_fork(), _one_at_a_time:
+        command.upgrade(config, "head")
+
+
+def missing_parts(path: Path) -> list[str]:
+    """Return the tables, indexes, triggers and views that a database at the newest revision lacks:
+    somebody dropped them. What somebody added is nobody's fault."""
+    database = Database(path, read_only=True)
+    try:
+        found = database.read(_parts)
+    finally:
+        database.close()
+    return sorted(f"{kind} {name}" for kind, name in _parts_of_the_newest() - found)
+
+
+def _parts(connection: Connection) -> frozenset[tuple[str, str]]:
+    rows = connection.exec_driver_sql(
+        "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    )
+    return frozenset((kind, name) for kind, name in rows)
+
+
+@cache
+def _parts_of_the_newest() -> frozenset[tuple[str, str]]:
+    engine = create_engine("sqlite+pysqlite://", poolclass=StaticPool)  # in memory
+    try:
+        with no_fork(), engine.begin() as connection:
+            run_revisions(connection)
+            return _parts(connection)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connection]:
+    """A connection of its own for revisions: one IMMEDIATE transaction, foreign keys off.
+
+    Foreign keys are off because a table that is rebuilt is dropped, which would delete the rows
+    that refer to it; so they are checked, with the whole file, before the commit. Raises
+    `UnsureCommitError` when the commit fails so that it may have happened.
+    """
+
+    def connect() -> sqlite3.Connection:
+        driver = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None
+        )
+        driver.execute("PRAGMA synchronous = FULL")
+        driver.execute("PRAGMA foreign_keys = OFF")
+        if create:
+            # Before the first table, or they do not take. Incremental: space that history gives
+            # back can be returned in small bites, without rewriting the file.
+            driver.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            driver.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        return driver
+
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", _begin_immediate)
+    event.listen(engine, "commit", lambda connection: _commit(connection, path))
+    try:
+        with no_fork(), engine.begin() as connection:
+            yield connection
+            _check_whole(connection, path)
+    except (DBAPIError, sqlite3.Error) as error:
+        raise translate(error, path) from error
+    finally:
+        engine.dispose()
+
+
+class UnsureCommitError(StorageError):
+    """The commit of revisions failed in its flush: it may be on the disk all the same, whole."""
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _commit(connection: Connection, path: Path) -> None:
+    try:
+        connection.exec_driver_sql("COMMIT")
+    except DBAPIError as error:
+        found = translate(error, path)
+        code = getattr(error.orig, "sqlite_errorcode", 0)
+        if isinstance(found, StorageError) and code & 0xFF == sqlite3.SQLITE_IOERR:
+            raise UnsureCommitError(path, found.problem, found.cause) from error
+        raise found from error
+
+
+def _check_whole(connection: Connection, path: Path) -> None:
+    orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if orphans:
+        raise CorruptDatabaseError(path, f"{len(orphans)} rows refer to rows that are not there")
+    answer = connection.exec_driver_sql("PRAGMA integrity_check").scalar_one()
+    if answer != "ok":
+        raise CorruptDatabaseError(path, str(answer))
+
+
+def _make_wal(path: Path) -> None:
+    # The mode is a property of the file; set while nobody else can know the file.
+    with no_fork(), closing(sqlite3.connect(path, isolation_level=None)) as driver:
+        mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise UnusableEngineError(
+            path.parent,
+            f"the file system does not allow WAL mode (journal mode stays {mode!r}); network and "
+            "virtual file systems often do not. Use a local directory.",
+        )

@@ -1,0 +1,138 @@
+"""Copies of a control database, made by SQLite itself and verified before anybody relies on them.
+
+A copy is of one moment, however busy the writers are: it is read in one transaction, through the
+WAL. Plain file calls never touch a database that this process has open: closing any descriptor of
+one would drop the locks on it (sqlite.org/howtocorrupt.html, 2.2). Nothing here holds more of a
+database in memory than a few pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.control.sqlite import idle
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.statements import driver_of
+from rtstore.control.sqlite.translation import translate
+from rtstore.errors import CorruptDatabaseError, StorageError
+from rtstore.files.durable import NEW_FILE_MODE
+from rtstore.files.system import FileSystem
+
+PAGES_AT_ONCE = 512
+"""Between two bites of so many pages the progress is told; the copy stays of one moment."""
+
+PIECE_BYTES = 1 << 20
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done and how much there is to do."""
+
+
+def copy(
+    database: Database, target: Path, fs: FileSystem, progress: Progress | None = None
+) -> None:
+    """Copy a database into a new file; whole, verified and flushed when it returns.
+
+    The target must not exist. Its owner alone can read it; its name is not flushed (the directory
+    is the caller's). Raises `CorruptDatabaseError` for a database that is damaged, `StorageError`
+    for what the operating system refuses; what was begun of the target then stays.
+    """
+    try:
+        fs.close(fs.create(target, NEW_FILE_MODE))
+    except OSError as error:
+        raise StorageError(target, "the copy cannot be made", str(error)) from error
+
+    def copy_all(connection: Connection) -> None:
+        with closing(sqlite3.connect(target)) as other:
+            other.execute("PRAGMA synchronous = FULL")
+            source = driver_of(connection)
+            # A first read fixes the moment: every bite is of it, and none is begun anew.
+            source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            try:
+                source.backup(other, pages=PAGES_AT_ONCE, progress=_told(progress), sleep=0)
+            except sqlite3.Error as error:
+                if _is_of_target(error):
+                    raise translate(error, target) from error
+                raise
+
+    database.read(copy_all)
+    try:
+        check(target)
+    except CorruptDatabaseError as error:
+        raise CorruptDatabaseError(database.path, error.problem) from error
+
+
+def check(path: Path) -> None:
+    """Raise `CorruptDatabaseError` unless every page, index and foreign key of a database is sound.
+
+    Changes nothing, and creates nothing beside a database at rest.
+    """
+    database = Database(path, read_only=True)
+    try:
+        problem, orphans = database.read(_problems)
+    finally:
+        database.close()
+    if problem != "ok":
+        raise CorruptDatabaseError(path, problem)
+    if orphans:
+        raise CorruptDatabaseError(path, f"{orphans} rows refer to rows that are not there")
+
+
+def pages(path: Path) -> Iterator[bytes]:
+    """The bytes of a database at rest, a piece at a time.
+
+    They are read by plain file calls, unless this process has the file open: closing would drop
+    the locks that SQLite holds for it. Then, and where there is a WAL, they come through SQLite,
+    all at once: there is no other way to have them from it.
+    """
+    if idle.wal_size(path) > 0 or idle.is_open_here(path):
+        yield _image(path)
+        return
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+    except OSError as error:
+        raise StorageError(path, "the file cannot be read", str(error)) from error
+
+
+def hash_of(pieces: Iterable[bytes]) -> str:
+    """`content_hash` of bytes that come piece by piece."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _image(path: Path) -> bytes:
+    database = Database(path, read_only=True)
+    try:
+        return database.read(lambda connection: driver_of(connection).serialize())
+    finally:
+        database.close()
+
+
+def _is_of_target(error: sqlite3.Error) -> bool:
+    """Whether it is what is written that went wrong, not what is read."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    reading = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
+    writing = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+    return code & 0xFF in writing and code not in reading
+
+
+def _problems(connection: Connection) -> tuple[str, int]:
+    problem = connection.exec_driver_sql("PRAGMA integrity_check").fetchone()
+    orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    return str(problem and problem[0]), len(orphans)
+
+
+def _told(progress: Progress | None) -> Callable[[int, int, int], None] | None:
+    if progress is None:
+        return None
+    tell = progress
+    return lambda _status, remaining, total: tell(total - remaining, total)

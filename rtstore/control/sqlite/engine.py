@@ -1,0 +1,692 @@
+"""Connections to the control database: pragmas, transactions of our own, errors told apart.
+
+What is SQLite's own (pragmas, BEGIN modes, the header of the file) stays in this module and in
+`upgrade`. Every connection is in autocommit mode of the driver (`isolation_level=None`); the BEGIN
+is ours, IMMEDIATE for writers and plain for readers, and so are COMMIT and ROLLBACK.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import urllib.parse
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
+
+from rtstore.control.schema import REVISIONS, runtime_manifest, write_batches
+from rtstore.control.sqlite import ground, idle, sessions
+from rtstore.control.sqlite.ground import Ground, Names
+from rtstore.control.sqlite.sessions import Identity, Pool, Session
+from rtstore.control.sqlite.statements import Statement
+from rtstore.control.sqlite.translation import Translated, error_code
+from rtstore.errors import (
+    MOVED,
+    CorruptDatabaseError,
+    DatabaseFailedError,
+    DatabaseLockedError,
+    DatabaseLostError,
+    NewerDatabaseError,
+    ReadOnlyStoreError,
+    RuntimeStoreError,
+    StorageError,
+    StoreClosedError,
+    StoreForkedError,
+    UnusableEngineError,
+)
+from rtstore.model.envelope import EnvelopeError
+
+DATABASE_NAME = "runtime-store.sqlite3"
+
+SQLITE_MINIMUM = (3, 38, 0)
+"""STRICT tables came with 3.37.0, the `->>` operator with 3.38.0 (sqlite.org/releaselog)."""
+
+BUSY_TIMEOUT_S = 5.0
+
+READERS_KEPT = 8
+"""How many connections for reading stay open; more are opened while more threads read at once."""
+
+_WRITING, _READING, _READING_IDLE = "mode=rw", "mode=ro", "mode=ro&immutable=1"  # in the URI
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger("rtstore.control")
+
+
+class Database:
+    """The control database of one runtime directory, opened in this process.
+
+    Readers have read-only connections of their own and never take a write lock. There is one
+    connection for writing; whoever uses it holds the writer lock of the directory. Safe to share
+    between threads, not across a fork.
+
+    `read_only=True` opens nothing for writing and leaves the database and its WAL as they are. An
+    idle database is read as an immutable file, which creates nothing beside it; should a writer
+    come along meanwhile, what was read is thrown away and read again. Otherwise it is read through
+    the WAL, beside a living writer or after a dead one; SQLite may then make the `-shm` anew, which
+    is an index of the WAL and holds no data. With `at_once` it does not wait until a change of the
+    file could be told from the last one: what was read may be of two moments.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        read_only: bool = False,
+        at_once: bool = False,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
+        if sqlite3.sqlite_version_info < SQLITE_MINIMUM:
+            needed = ".".join(map(str, SQLITE_MINIMUM))
+            raise UnusableEngineError(
+                path, f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed"
+            )
+        self.path = path
+        self._names = Names(path)
+        self._translated = Translated(path)
+        self.read_only = read_only
+        self._at_once = at_once
+        self._busy_timeout_s = busy_timeout_s
+        self._file: Identity | None = None
+        self._pid = os.getpid()
+        self._failure: str | None = None
+        self._lost: str | None = None
+        self._commits = 0
+        self._made_wal = not os.path.exists(self._names.wal)
+        self._is_closing = False
+        # Read-only access keeps no connection between two reads: the file may be idle at one and
+        # written at the next, and an open connection would keep a writer from tidying up the WAL.
+        self._held = _Held(path, 0 if read_only else READERS_KEPT)
+        self._pool = self._held.pool
+        self._unclosed = weakref.finalize(self, _Held.drop, self._held)
+        self._unclosed.atexit = False
+
+    # --- transactions ---------------------------------------------------------------------------
+
+    def read(self, query: Callable[[Connection], Result], *, single: bool = False) -> Result:
+        """Run a query in one read transaction: everything it sees is of one moment.
+
+        A query of a `single` statement is a transaction by itself, and saves the BEGIN. The query
+        may be run again when the file changed under an immutable read; it must have no effect of
+        its own.
+        """
+        self.check_usable()
+        for _ in range(idle.ATTEMPTS):
+            before = self._idle_state()
+            try:
+                result = self._read(query, single=single, idle=before is not None)
+            except CorruptDatabaseError:
+                if before is None or before == self._idle_state():
+                    raise
+            else:
+                if before is None or before == self._idle_state():
+                    return result
+        raise DatabaseLockedError(self.path, "it kept changing while it was read")
+
+    def look(self, query: Callable[[Connection], Result]) -> Result:
+        """`read` for a query that is asked again and again, with what it gave before as long as
+        nobody has committed anything since. The query is a function of its own, not a closure.
+
+        A connection that only reads is told of every commit of others by its `data_version`
+        (sqlite.org/pragma.html), which is fetched before the query: a commit in between is noticed
+        the next time.
+        """
+        self.check_usable()
+        if self._idle_state() is not None:
+            return self.read(query)
+        return self._read(query, cached=True)
+
+    def _read(
+        self,
+        query: Callable[[Connection], Result],
+        *,
+        single: bool = False,
+        idle: bool = False,
+        cached: bool = False,
+    ) -> Result:
+        """Run a query on a connection for reading. One on which anything went wrong is closed."""
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_reader(idle=idle)
+                if single:
+                    result = self._understood(query, session.connection)
+                elif cached:
+                    result = self._looked(query, session)
+                else:
+                    result = self._in_transaction(query, session)
+                if idle:
+                    session.close()
+                else:
+                    self._give_back(session, self._pool.readers)
+                return result
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
+
+    def _looked(self, query: Callable[[Connection], Result], session: Session) -> Result:
+        version = session.driver.execute("PRAGMA data_version").fetchone()[0]
+        known = session.looks.get(query)
+        if known is not None and known[0] == version:
+            result: Result = known[1]
+            return result
+        result = self._in_transaction(query, session)
+        session.looks[query] = version, result
+        return result
+
+    def read_as_writer(self, query: Callable[[Connection], Result]) -> Result:
+        """`read`, on the connection for writing; the caller holds the writer lock. What the last
+        transaction wrote is still in its cache."""
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_writer()
+                result = self._in_transaction(query, session)
+                self._give_back(session, self._pool.writers)
+                return result
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
+
+    def moment(self) -> tuple[int, int]:
+        """A value that changes with every commit, whoever makes it: what was read at a moment holds
+        until there is another. The caller holds the writer lock, and is about to begin a batch:
+        raises `StoreClosedError` when the store is being closed.
+
+        The connection for writing is told of every commit of others by its `data_version`
+        (sqlite.org/pragma.html), which another connection counts anew; its own are counted.
+        """
+        self.check_usable()
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_writer()
+                version: int = session.driver.execute("PRAGMA data_version").fetchone()[0]
+                found = (session.number << 32) + version, self._commits
+                self._give_back(session, self._pool.writers)
+                return found
+        except BaseException:
+            if session is not None:
+                session.abandon()
+            raise
+
+    def _in_transaction(self, query: Callable[[Connection], Result], session: Session) -> Result:
+        driver = session.driver
+        driver.execute("BEGIN")
+        result = self._understood(query, session.connection)
+        self._check_process()  # the query may have forked
+        driver.execute("ROLLBACK")
+        return result
+
+    def write(self, *, flush: bool) -> _Writing:
+        """One write transaction, as a context; the caller holds the writer lock.
+
+        With `flush` the commit is durable when the block has been left (synchronous=FULL: the WAL
+        is flushed). Without it (synchronous=NORMAL) it is atomic and survives the death of the
+        process; a loss of power may take it back, whole, with everything after it.
+
+        On any exception the transaction is rolled back. When COMMIT itself fails with an
+        input/output error, nobody knows what is on disk: this process writes no more
+        (`DatabaseFailedError`). When the database or its WAL is not under its name any more, and
+        cannot be put back, it raises `DatabaseLostError`, before or after the commit.
+        """
+        return _Writing(self, flush=flush)
+
+    def begin(self, end: _End, *, flush: bool) -> Connection:
+        """Begin a write transaction on the connection for writing, and give it to its end."""
+        if self._failure is not None:
+            raise DatabaseFailedError(self.path, self._failure)
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_writer()
+                if flush and self._ground_lost() is not None:
+                    session = self._regain(session)
+                self._set_synchronous(session.driver, flush=flush)
+                session.driver.execute("BEGIN IMMEDIATE")
+                self._check_revision(session.driver)
+                end.own(session)
+                return session.connection
+        except BaseException as error:
+            if session is not None:
+                self._end(session, error)
+            raise
+
+    def finish(self, owned: list[weakref.ref[Session]], error: BaseException | None) -> None:
+        """Commit a write transaction, or undo it because of an error; the connection goes back.
+
+        When it returns from a commit, the transaction is in the database and the WAL that everybody
+        else sees.
+        """
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = owned.pop()()
+                if error is not None:
+                    raise error
+                assert session is not None  # noqa: S101 - its end has it
+                self._check_process()
+                self._commit(session.driver)
+                if self._ground_lost() is not None:
+                    session = self._regain(session, committed=True)
+                self._give_back(session, self._pool.writers)
+        except BaseException as reason:
+            if session is not None:
+                self._end(session, reason)
+            if reason is not error:
+                raise
+
+    def _end(self, session: Session, error: BaseException) -> None:
+        """End what an error left of a transaction. The connection goes back after an error of the
+        database or of ours; after an exception from nowhere it is closed."""
+        known = isinstance(error, (sqlite3.Error, DBAPIError, RuntimeStoreError))
+        if known and session.is_ours:
+            # An error may have ended the transaction already (sqlite.org/lang_transaction).
+            with suppress(sqlite3.Error):
+                if session.is_open and session.driver.in_transaction:
+                    session.driver.execute("ROLLBACK")
+            self._give_back(session, self._pool.writers)
+        else:
+            session.abandon()
+
+    def _check_revision(self, driver: sqlite3.Connection) -> None:
+        """Refuse to write into a database that another process has upgraded since we opened it."""
+        number = driver.execute("PRAGMA user_version").fetchone()[0]
+        if number > len(REVISIONS):
+            raise NewerDatabaseError(self.path, f"number {number}", REVISIONS[-1])
+
+    def _commit(self, driver: sqlite3.Connection) -> None:
+        self._commits += 1  # also where it fails: it may have happened
+        try:
+            driver.execute("COMMIT")
+        except sqlite3.Error as error:
+            if error_code(error) & 0xFF == sqlite3.SQLITE_IOERR:
+                self._failure = str(error)
+            with suppress(sqlite3.Error):
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK")
+            raise
+
+    @property
+    def failure(self) -> str | None:
+        """Why this process must not write any more, or None."""
+        return self._failure
+
+    # --- closing --------------------------------------------------------------------------------
+
+    def begin_closing(self) -> None:
+        """Refuse what has not begun yet. A batch under way may end."""
+        self._is_closing = True
+
+    def close(self, *, tidy: bool = True) -> None:
+        """Close every connection; one that another thread uses is closed by that thread, when it
+        has done with it. Closing twice is harmless, and so is closing again after an interrupt.
+
+        The caller holds the writer lock if `tidy`, unless it only read: the last connection of all
+        processes moves the WAL into the database and removes it. Otherwise the WAL stays as it is;
+        only one that our own reading made, which is empty, is removed. Raises `DatabaseLostError`
+        when the WAL was removed by somebody else, and what it held could not be saved.
+        """
+        self._is_closing = True
+        if os.getpid() != self._pid:
+            self._unclosed.detach()
+            return
+        try:
+            tidy = tidy or (self._made_wal and os.path.exists(self._names.wal))
+            usable = self._lost is None and not self._pool.is_closed
+            if tidy and usable and self._held.ground is not None:
+                self._tidy()
+        finally:
+            self._held.close()
+            self._unclosed.detach()
+
+    def _tidy(self) -> None:
+        """Close all connections, that for writing last: only one that may write tidies up the files
+        beside the database, and one that cannot be used for damage does so, too."""
+        session: Session | None = None
+        try:
+            with self._translated:
+                session = self._take_writer()
+                if self._ground_lost() is not None:
+                    session = self._regain(session)
+            self._pool.is_closed = True
+            self._pool.close_idle()
+            self._held.leave()
+        except DatabaseLostError:
+            raise
+        except CorruptDatabaseError:
+            self._pool.is_closed = True
+            self._pool.close_idle()
+            self._held.leave()
+            with suppress(RuntimeStoreError, sqlite3.Error, UnicodeDecodeError):
+                self._connected(_WRITING).close()
+        except (RuntimeStoreError, sqlite3.Error, DBAPIError, UnicodeDecodeError):
+            pass  # it is closed as it is
+        finally:
+            if session is not None:
+                session.abandon()
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def _take_reader(self, *, idle: bool) -> Session:
+        """A connection for one read."""
+        held = self._held.ground
+        if held is not None and held.is_in_place(self._names) and self._lost is None:
+            return self._pool.take(self._pool.readers, held.file, self._connect_reader)
+        file = self._check_same_file()
+        if idle:
+            return self._pool.take(deque(), file, self._connect_idle)  # not beside a fork
+        if held is not None and held.lost(self._names) is not None:
+            # What was committed is in the WAL that our open connections have; the next one to
+            # write, or to close, sees to it.
+            return self._pool.take(self._pool.readers, file, self._refuse_to_connect)
+        return self._pool.take(self._pool.readers, file, self._connect_reader)
+
+    def _take_writer(self) -> Session:
+        """The one connection for writing, opened when it is first needed."""
+        self._check_process()
+        if self._pool.is_closed:
+            raise StoreClosedError(self.path.parent, "is closed")
+        if self.read_only:
+            raise ReadOnlyStoreError(self.path.parent)
+        file = self._check_same_file()
+        return self._pool.take(self._pool.writers, file, self._connect_writer)
+
+    def _give_back(self, session: Session, idle: deque[Session]) -> None:
+        self._pool.give_back(session, idle)
+        if self._pool.is_closed:  # meanwhile: what this thread had is the last
+            self._held.close()
+
+    def _connect_reader(self, session: Session) -> None:
+        self._connect(session, _READING)
+
+    def _connect_idle(self, session: Session) -> None:
+        self._connect(session, _READING_IDLE)
+
+    def _connect_writer(self, session: Session) -> None:
+        self._connect(session, _WRITING)
+
+    def _refuse_to_connect(self, _: Session) -> None:
+        raise self._lost_error(self._ground_lost() or "it changed")
+
+    def _connect(self, session: Session, parameters: str) -> None:
+        stands = parameters != _READING_IDLE and not self.read_only
+        held = self._stand() if stands else None
+        driver = self._connected(parameters)
+        session.connect(driver)
+        if held is not None:
+            driver.execute("PRAGMA user_version").fetchone()  # now SQLite has opened the WAL
+            if not held.settle(self._names):
+                if self._pool.is_closed:
+                    raise StoreClosedError(self.path.parent, "is closed")
+                raise DatabaseLockedError(self.path, "its WAL was replaced while it was opened")
+
+    def _stand(self) -> Ground:
+        """Hold the files where they are, before SQLite opens them."""
+        file = self._check_same_file()
+        if sessions.is_barred(file):
+            raise StoreForkedError(self.path.parent)
+        if self._pool.is_closed:
+            raise StoreClosedError(self.path.parent, "is closed")
+        held = self._held.stand_on(file)
+        if held.has_rollback_journal(self._names.database):
+            self._connected(_WRITING).close()  # which puts it into WAL mode
+        held.hold(self._names.database, self._busy_timeout_s)
+        lost = held.lost(self._names)
+        if lost is not None:
+            raise self._lost_error(lost)
+        return held
+
+    def _lost_error(self, lost: str) -> RuntimeStoreError:
+        """Closing removes the WAL, too: who comes in the middle of that finds a closed store."""
+        if self._is_closing:
+            return StoreClosedError(self.path.parent, "is closed")
+        return DatabaseLostError(self.path, lost)
+
+    def _connected(self, parameters: str) -> sqlite3.Connection:
+        uri = f"file:{urllib.parse.quote(os.fsencode(self.path))}?{parameters}"
+        connection = sqlite3.connect(
+            uri,
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=self._busy_timeout_s,
+        )
+        try:
+            for name, value in self._pragmas():
+                connection.execute(f"PRAGMA {name} = {value}")
+                found = connection.execute(f"PRAGMA {name}").fetchone()
+                if found is None or found[0] != value:
+                    raise UnusableEngineError(
+                        self.path, f"PRAGMA {name} is {found and found[0]!r}, not {value}"
+                    )
+            if parameters == _WRITING:
+                self._set_wal_mode(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_wal_mode(self, connection: sqlite3.Connection) -> None:
+        # The answer is fetched: a journal mode that did not take says so only there.
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise UnusableEngineError(
+                self.path,
+                f"the file system does not allow WAL mode (journal mode stays {mode!r}); network "
+                "and virtual file systems often do not. Use a local directory.",
+            )
+
+    def _pragmas(self) -> Iterator[tuple[str, int]]:
+        """Per connection; each is read back. Names and numbers of our own, nothing from outside."""
+        yield "busy_timeout", int(self._busy_timeout_s * 1000)  # other programs may hold it briefly
+        yield "foreign_keys", 1  # off by default in SQLite
+        yield "trusted_schema", 0  # a hostile schema must not run functions with side effects
+        yield "fullfsync", 1  # macOS: fsync alone leaves data in the drive's cache
+        yield "checkpoint_fullfsync", 1  # the same for checkpoints
+        yield "cell_size_check", 1  # notice a damaged page where it is read
+        yield "journal_size_limit", 16 << 20  # a WAL that grew beside a long reader is cut again
+
+    def _idle_state(self) -> idle.State | None:
+        """As `idle.idle_state`; only read-only access may use it: nothing else keeps a writer
+        away."""
+        return idle.idle_state(self.path, at_once=self._at_once) if self.read_only else None
+
+    def _set_synchronous(self, driver: sqlite3.Connection, *, flush: bool) -> None:
+        # Outside of any transaction: inside one the pragma is silently ignored.
+        number = 2 if flush else 1
+        driver.execute("PRAGMA synchronous = FULL" if flush else "PRAGMA synchronous = NORMAL")
+        found = driver.execute("PRAGMA synchronous").fetchone()[0]
+        if found != number:
+            raise UnusableEngineError(self.path, f"PRAGMA synchronous is {found}, not {number}")
+
+    # --- errors ---------------------------------------------------------------------------------
+
+    def check_usable(self) -> None:
+        """Raise `StoreClosedError` unless this process may use it, and it is open."""
+        self._check_process()
+        if self._is_closing:
+            raise StoreClosedError(self.path.parent, "is closed")
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise StoreClosedError(
+                self.path.parent, "was opened before this process was forked from its parent"
+            )
+
+    def _check_same_file(self) -> Identity:
+        """The identity of the database. Raises `StoreClosedError` when another file has the name by
+        now: a rebuild put it there, and what a connection of ours wrote into the old one would be
+        seen by nobody."""
+        if self._lost is not None:
+            raise DatabaseLostError(self.path, self._lost)
+        try:
+            found = os.stat(self._names.database)
+        except OSError as error:
+            if self._file is None:  # as SQLite would say it, but without asking it
+                raise StorageError(self.path, "the file cannot be opened", str(error)) from error
+            moved = not self.path.parent.is_dir()
+            problem = MOVED if moved else "has no database any more"
+            raise StoreClosedError(self.path.parent, problem) from None
+        identity = found.st_dev, found.st_ino
+        if self._file is None:
+            self._file = identity
+        elif self._file != identity:
+            raise StoreClosedError(self.path.parent, "has another database now: it was rebuilt")
+        return identity
+
+    # --- the ground -----------------------------------------------------------------------------
+
+    def _ground_lost(self) -> str | None:
+        held = self._held.ground
+        return None if held is None else held.lost(self._names)
+
+    def _regain(self, session: Session, *, committed: bool = False) -> Session:
+        """Somebody removed the WAL. The connection still has it: move all of it into the database,
+        and open everything anew. The caller holds the writer lock.
+
+        Raises `DatabaseLostError` where that cannot be done, and this object is of no use any more.
+        """
+        held, lost = self._held.ground, self._ground_lost()
+        assert held is not None  # noqa: S101 - a connection for writing stands on it
+        if lost is None:
+            return session
+        sessions.pause()
+        try:
+            if sessions.quiesce(held.file) and held.can_be_regained(self._names):
+                wanted = _state_of(session)
+                busy, *_ = session.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                session.close()
+                if not busy and held.can_be_regained(self._names):
+                    held.forget_wal()
+                    session = self._pool.take(self._pool.writers, held.file, self._connect_writer)
+                    if _state_of(session) == wanted:
+                        logger.warning(
+                            "%s: %s while it was open; everything that was committed is in the "
+                            "database, which goes on with a new WAL", self.path, lost,
+                        )  # fmt: skip
+                        return session
+            session.close()
+        finally:
+            sessions.resume()
+        self._lost = lost
+        raise DatabaseLostError(self.path, lost, committed=committed)
+
+    def _understood(self, query: Callable[[Connection], Result], connection: Connection) -> Result:
+        """The result of a query. Rows are read into records, and contents decoded, inside of it: a
+        row that makes no sense is damage that SQLite does not see."""
+        try:
+            return query(connection)
+        except UnicodeEncodeError:
+            raise  # a value of the caller's, which could not be bound
+        except (ValueError, EnvelopeError) as error:
+            problem = f"a row makes no sense ({' '.join(str(error).split())[:200]})"
+            raise CorruptDatabaseError(self.path, problem) from error
+
+
+class _End(partial[None]):
+    """The end of a write transaction: `Database.finish`, and the one reference to its connection.
+
+    An exception may come before the first line of any function; then the connection must not be in
+    its frame, which the traceback keeps. So the function gets a weak reference, and is called by
+    code of C; the block that is left drops this object, and with it a connection that nobody ended.
+    """
+
+    def own(self, session: Session) -> None:
+        """The end is that of this connection's transaction."""
+        self.args[0].append(weakref.ref(session))
+        self.session = session
+
+
+class _Writing:
+    """The context of `Database.write`: begun where the block begins, committed where it ends,
+    undone on any exception."""
+
+    __slots__ = ("_database", "_flush", "_left")
+
+    def __init__(self, database: Database, *, flush: bool) -> None:
+        self._database = database
+        self._flush = flush
+        self._left = _End(_left, [], database)
+
+    def __enter__(self) -> Connection:
+        return self._database.begin(self._left, flush=self._flush)
+
+    if TYPE_CHECKING:
+
+        def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+            """As `Database.finish`."""
+    else:
+        __exit__ = property(attrgetter("_left"))
+
+
+def _left(
+    owned: list[weakref.ref[Session]],
+    database: Database,
+    _: object,
+    error: BaseException | None,
+    __: object,
+) -> None:
+    database.finish(owned, error)
+
+
+class _Held:
+    """What a `Database` has open. It knows nothing of the `Database`, so that both are released at
+    once when nobody refers to that any more."""
+
+    def __init__(self, path: Path, readers_kept: int) -> None:
+        self.pool = Pool(readers_kept)
+        self.ground: Ground | None = None
+        self._path = path
+        self._pid = os.getpid()
+
+    def stand_on(self, file: Identity) -> Ground:
+        """The ground of the connections, until `leave`."""
+        if self.ground is None:
+            self.ground = ground.stand_on(file, id(self))
+        return self.ground
+
+    def leave(self) -> None:
+        """Let the connections that are left be closed as the last ones."""
+        held, self.ground = self.ground, None
+        if held is not None:
+            ground.leave(held, id(self))
+
+    def close(self) -> None:
+        """Close what is open, and leave the WAL as it is."""
+        self.pool.is_closed = True
+        self.pool.close_idle()
+        self.leave()
+        ground.tidy_up()
+
+    def drop(self) -> None:
+        """Release everything of a `Database` that nobody closed."""
+        if os.getpid() == self._pid and self.ground is not None:
+            self.close()
+            warnings.warn(
+                f"the runtime store of {self._path.parent} was not closed",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+
+def _state_of(session: Session) -> tuple[object, ...]:
+    """What tells whether two connections see the same commits."""
+    manifest = _MANIFEST.first(session.connection)
+    return manifest, _LAST_BATCH.scalar(session.connection)
+
+
+_MANIFEST = Statement(select(runtime_manifest))
+_LAST_BATCH = Statement(select(func.max(write_batches.c.batch_number)))

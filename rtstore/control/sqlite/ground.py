@@ -1,0 +1,333 @@
+"""What an open database stands on: the files that its names say, and a lock that keeps them there.
+
+SQLite has locks of the process (POSIX). Any plain close of the database file in the process drops
+them all: a program that copies its own directory is enough (sqlite.org/howtocorrupt, 2.2). Another
+process then closes "last", and removes the write-ahead log (WAL) under the first. So this process
+holds read locks of a second kind, which belong to a descriptor of ours and which nothing but its
+own close drops (F_OFD_SETLK, Linux): one on the range by which SQLite tells the last to close, one
+on the byte by which it tells the first to open.
+
+Where there are no such locks, and against a person who removes the files by hand, the names are
+looked at: before and after each transaction that writes, the database, the WAL and its index must
+be the files that were opened.
+
+Closing a descriptor of ours drops SQLite's locks like any other close. So it stays open, unlocked,
+until this process has no other descriptor of that file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from rtstore.control.sqlite import sessions
+from rtstore.control.sqlite.sessions import Identity
+
+try:
+    import fcntl
+
+    _SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+except ImportError:  # pragma: no cover - Windows
+    _SET_LOCK = None
+
+_SHARED_FIRST, _SHARED_SIZE = 0x40000002, 510  # of the database: held by every connection
+_FIRST_BYTE = 128  # of the index: held from the first opening to the last close
+_FORMAT_AT, _ROLLBACK_JOURNAL = 18, b"\x01\x01"  # of the database (sqlite.org/fileformat.html, 1.3)
+_DESCRIPTORS = "/proc/self/fd"
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+_POLL_S = 0.001
+
+
+class Ground:
+    """The files of one database, shared by all who have it open in this process."""
+
+    __slots__ = ("_own", "file", "index", "is_held", "users", "wal")
+
+    def __init__(self, file: Identity) -> None:
+        self.file = file
+        self.wal: Identity | None = None
+        """The WAL that SQLite opened, once it has."""
+        self.index: Identity | None = None
+        """The index of the WAL (`-shm`)."""
+        self.users: set[int] = set()
+        self.is_held = False
+        """Whether our lock keeps the WAL where it is."""
+        self._own: list[tuple[int, Identity]] = []
+        """Descriptors of ours, with their files: the database's, and its index's."""
+
+    def hold(self, path: str, patience_s: float) -> None:
+        """Lock the database against being closed "last" by anybody. Where there are no such locks,
+        nothing is held."""
+        if self.is_held or _SET_LOCK is None:
+            return
+        descriptor = self._descriptor_of(path, self.file)
+        if descriptor is None:
+            return
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                _lock(descriptor, _SHARED_FIRST, _SHARED_SIZE)
+            except BlockingIOError:  # somebody is closing "last" at this moment
+                if time.monotonic() >= deadline:
+                    return  # SQLite is going to say that it is locked
+                time.sleep(_POLL_S)
+            except OSError:
+                return  # no such locks on this file system
+            else:
+                self.is_held = True
+                return
+
+    def has_rollback_journal(self, path: str) -> bool:
+        """Whether the database is out of WAL mode: somebody set another journal mode by hand. It
+        cannot be put back while the database is held, which must be alone for that moment; nor can
+        anybody take a held database out of WAL mode."""
+        if self.is_held or _SET_LOCK is None:
+            return False
+        descriptor = self._descriptor_of(path, self.file)
+        if descriptor is None:
+            return False
+        try:
+            return os.pread(descriptor, 2, _FORMAT_AT) == _ROLLBACK_JOURNAL
+        except OSError:
+            return False  # SQLite says what is wrong with it
+
+    def settle(self, names: Names) -> bool:
+        """Remember the WAL and its index, which SQLite has just opened. Returns False when it has
+        opened others than the names say by now."""
+        if self.wal is not None:
+            return True
+        wal, index = _identity(names.wal), _identity(names.index)
+        if wal is None or index is None:
+            return True  # not opened yet
+        opened = _open_files()
+        if opened and not {wal, index} <= opened.keys():
+            return False
+        self.index = index
+        if self.is_held:
+            descriptor = self._descriptor_of(names.index, index)
+            if descriptor is not None:
+                with suppress(OSError):
+                    _lock(descriptor, _FIRST_BYTE, 1)
+        self.wal = wal
+        return True
+
+    def is_in_place(self, names: Names) -> bool:
+        """Whether the database and the WAL are under their names: all that a read stands on."""
+        try:
+            file, wal = os.stat(names.database), os.stat(names.wal)
+        except OSError:
+            return False
+        return (file.st_dev, file.st_ino) == self.file and (wal.st_dev, wal.st_ino) == self.wal
+
+    def lost(self, names: Names) -> str | None:
+        """What of it is not under its name any more, in words, or None."""
+        try:
+            file, wal = os.stat(names.database), os.stat(names.wal)
+            if self.wal is None:
+                return None if (file.st_dev, file.st_ino) == self.file else names.database
+            index = os.stat(names.index)
+            if (
+                wal.st_ino == self.wal[1]
+                and index.st_ino == self.index[1]  # type: ignore[index]
+                and file.st_ino == self.file[1]
+                and (wal.st_dev, index.st_dev, file.st_dev)
+                == (self.wal[0], self.index[0], self.file[0])  # type: ignore[index]
+            ):
+                return None
+        except OSError:
+            if self.wal is None and _identity(names.database) == self.file:
+                return None
+        return self._in_words(names)
+
+    def can_be_regained(self, names: Names) -> bool:
+        """Whether the database can take up what the WAL held: it is in its place, and nobody has
+        written anything into another WAL, or can have done so and closed it again.
+
+        Whoever opened the database since the WAL was removed has made another one, which is empty.
+        """
+        return (
+            self.is_held
+            and _identity(names.database) == self.file
+            and (_identity(names.wal) in (None, self.wal) or _is_empty(names.wal))
+            and _identity(names.index) in (None, self.index)
+        )
+
+    def forget_wal(self) -> None:
+        """SQLite has no connection to it any more, and is going to open another WAL."""
+        self.wal = None
+
+    def unlock(self) -> None:
+        """Let the next connection that closes be the last."""
+        if not self.is_held:
+            return
+        self.is_held = False
+        for descriptor, file in self._own:
+            if _identity_of(descriptor) == file:
+                _set_lock(descriptor, fcntl.F_UNLCK, 0, 0)  # all of it
+
+    def _in_words(self, names: Names) -> str:
+        expected = (
+            (names.database, self.file),
+            (names.wal, self.wal),
+            (names.index, self.index),
+        )
+        return ", ".join(
+            f"{Path(name).name} was {'removed' if found is None else 'replaced'}"
+            for name, wanted in expected
+            if (found := _identity(name)) != wanted
+        )
+
+    def try_to_close(self) -> bool:
+        """Close the descriptors of ours whose file this process has not open otherwise; False when
+        some are left."""
+        opened = _open_files()
+        own = {descriptor for descriptor, _ in self._own}
+        for descriptor, file in list(self._own):
+            if opened and not set(opened.get(file, ())) - own:
+                try:
+                    self._own.remove((descriptor, file))
+                except ValueError:
+                    continue  # another thread tidies up, too: whoever removes it closes it
+                _close(descriptor, file)
+        return not self._own
+
+    def close_own(self) -> None:
+        """Close the descriptors of ours."""
+        while self._own:
+            _close(*self._own.pop())
+
+    def _descriptor_of(self, path: str, file: Identity) -> int | None:
+        for descriptor, its_file in self._own:
+            if its_file == file:
+                return descriptor
+        try:
+            found = os.stat(path)
+            # Noted in the same breath: a descriptor that nobody knows of would never be closed, and
+            # one that is closed drops the locks, whatever file it is of.
+            self._own.append((os.open(path, _OPEN_FLAGS), (found.st_dev, found.st_ino)))
+        except OSError:
+            return None
+        descriptor, noted = self._own[-1]
+        return descriptor if _identity_of(descriptor) == noted == file else None
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.stat(path).st_size == 0
+    except OSError:
+        return False
+
+
+class Names:
+    """The names of a database's files, as text: they are looked at with every batch."""
+
+    __slots__ = ("database", "index", "wal")
+
+    def __init__(self, path: Path) -> None:
+        self.database = str(path)
+        self.wal = f"{path}-wal"
+        self.index = f"{path}-shm"
+
+
+def stand_on(file: Identity, user: int) -> Ground:
+    """The ground of a database, for one who has a connection to it or is about to."""
+    while True:
+        ground = _grounds.setdefault(file, Ground(file))
+        if not ground.users:
+            ground.forget_wal()  # the last user's
+        ground.users.add(user)
+        if _grounds.get(file) is ground:
+            return ground
+
+
+def leave(ground: Ground, user: int) -> None:
+    """The user closes its connections now; with the last user the locks go."""
+    ground.users.discard(user)
+    if not ground.users:
+        ground.unlock()
+        if ground.users:  # since
+            ground.hold("", patience_s=0)
+
+
+def tidy_up() -> None:
+    """Close the descriptors that nobody stands on, where that drops no lock of anybody. While
+    another thread does so, it is left to that one."""
+    _wanted.append(None)
+    while _wanted and not sessions.is_pausing():
+        _wanted.clear()
+        if all(ground.users for ground in list(_grounds.values())):
+            return
+        sessions.pause()  # nobody opens one of the files in between
+        try:
+            for file, ground in list(_grounds.items()):
+                if not ground.users and not sessions.is_in_use(file) and ground.try_to_close():
+                    _grounds.pop(file, None)
+        finally:
+            sessions.resume()
+
+
+_wanted: list[None] = []
+"""Not empty while somebody asked for it and was turned away."""
+_grounds: dict[Identity, Ground] = {}
+
+
+def _after_in_child() -> None:
+    # The child has no locks of its own yet, so a close drops none; the parent's own stay.
+    for ground in _grounds.values():
+        ground.close_own()
+    _grounds.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=tidy_up, after_in_child=_after_in_child)
+
+
+# --- system calls ---------------------------------------------------------------------------------
+
+
+def _lock(descriptor: int, first: int, size: int) -> None:
+    _set_lock(descriptor, fcntl.F_RDLCK, first, size)
+
+
+def _set_lock(descriptor: int, kind: int, first: int, size: int) -> None:
+    assert _SET_LOCK is not None  # noqa: S101 - only called where there are such locks
+    fcntl.fcntl(descriptor, _SET_LOCK, struct.pack("hhqqi4x", kind, os.SEEK_SET, first, size, 0))
+
+
+def _close(descriptor: int, file: Identity) -> None:
+    if _identity_of(descriptor) == file:  # somebody else may have closed it, and have its number
+        os.close(descriptor)
+
+
+def _identity(name: str) -> Identity | None:
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _identity_of(descriptor: int) -> Identity | None:
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _open_files() -> dict[Identity, list[int]]:
+    """The files that this process has open, with their descriptors; empty where the system does not
+    say."""
+    opened: dict[Identity, list[int]] = {}
+    try:
+        descriptors = os.listdir(_DESCRIPTORS)
+    except OSError:
+        return opened
+    for text in descriptors:
+        file = _identity_of(int(text))
+        if file is not None:
+            opened.setdefault(file, []).append(int(text))
+    return opened

@@ -1,0 +1,77 @@
+"""Which processes have a database open or locked, as Linux tells it; elsewhere nobody is known.
+
+Nothing is opened but files of `/proc`: a plain file call on a database would drop its locks.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rtstore.maintenance.doctor.facts import Process
+
+_PROC = Path("/proc")
+_WRITE_LOCK = 120
+"""The byte of the `-shm` that a write transaction locks (sqlite.org/walformat.html, 2.3.2)."""
+_SHARED_FIRST = 0x40000002
+"""The first byte of the shared lock, which every connection keeps on a WAL database while it has
+it open (sqlite.org/lockingv3.html)."""
+
+
+def sql_writer(database: Path) -> Process | None:
+    """The process that has a write transaction open on a WAL database, or None."""
+    shared_memory = database.with_name(database.name + "-shm")
+    for pid, kind, first, _ in _locks_on(shared_memory):
+        if kind == "WRITE" and first == _WRITE_LOCK and pid > 0:
+            return process(pid)
+    return None
+
+
+def connected(database: Path) -> tuple[Process, ...]:
+    """The processes that have a WAL database open, this one left out."""
+    pids = {pid for pid, _, first, _ in _locks_on(database) if first == _SHARED_FIRST}
+    return tuple(process(pid) for pid in sorted(pids - {os.getpid()}) if pid > 0)
+
+
+def process(pid: int) -> Process:
+    """What is known of a process."""
+    command, since = "an unknown program", None
+    with suppress(OSError, ValueError):
+        command = (_PROC / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
+        since = _started(pid)
+    return Process(pid=pid, command=command, since=since)
+
+
+def _locks_on(path: Path) -> list[tuple[int, str, int, str]]:
+    """The POSIX locks on a file: process, READ or WRITE, first and last byte."""
+    try:
+        wanted = os.stat(path)
+        lines = (_PROC / "locks").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return []
+    found = []
+    for line in lines:
+        words = line.split()
+        # 1: POSIX  ADVISORY  WRITE 17589 fe:00:2368219 120 120
+        if len(words) < 8 or words[1] not in ("POSIX", "OFDLCK"):
+            continue
+        with suppress(ValueError):
+            major, minor, inode = words[5].split(":")
+            device = os.makedev(int(major, 16), int(minor, 16))
+            if (device, int(inode)) == (wanted.st_dev, wanted.st_ino):
+                found.append((int(words[4]), words[3], int(words[6]), words[7]))
+    return found
+
+
+def _started(pid: int) -> datetime:
+    """When a process began: its ticks since the machine did. Raises OSError, ValueError."""
+    text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    ticks = int(text.rpartition(")")[2].split()[19])
+    (boot,) = (
+        int(line.split()[1])
+        for line in (_PROC / "stat").read_text(encoding="ascii").splitlines()
+        if line.startswith("btime ")
+    )
+    return datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)

@@ -1,0 +1,68 @@
+"""The space that dropped history leaves in the database, and returning it to the file system."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from rtstore.control.sqlite.statements import driver_of
+
+_PAGES_AT_ONCE = 256
+"""A fraction of a second: a writer waits no longer."""
+_SPARE_PAGES = 256
+"""Free pages that stay in the file: 1 MiB at SQLite's page size of 4 KiB."""
+_PAGES_WITH_A_BATCH = 32
+"""How many of them one batch releases at most."""
+
+
+def release_some_pages(connection: Connection) -> None:
+    """Return some of the space that dropped history left, where there is much of it.
+
+    What little there is, the next batches fill again; so in the steady state nothing is moved.
+    """
+    driver = driver_of(connection)
+    free = driver.execute("PRAGMA freelist_count").fetchone()[0]
+    if free <= _SPARE_PAGES:
+        return
+    if free > driver.execute("PRAGMA page_count").fetchone()[0] // 4:
+        for _ in range(_PAGES_WITH_A_BATCH):
+            # One page a call: the driver takes a single step of a statement without columns.
+            driver.execute("PRAGMA incremental_vacuum(1)")
+
+
+def free_pages(connection: Connection) -> int:
+    """How many pages of the database hold nothing."""
+    free: int = driver_of(connection).execute("PRAGMA freelist_count").fetchone()[0]
+    return free
+
+
+def release_free_pages(connection: Connection) -> int:
+    """Return a chunk of the free pages to the file system; returns how many are free still.
+
+    When that is the last of them, SQLite moves the WAL into the database after the commit, as far
+    as readers let it: the file is as long as before until then.
+    """
+    driver = driver_of(connection)
+    for _ in range(min(free_pages(connection), _PAGES_AT_ONCE)):
+        # One page a call: the driver takes a single step of a statement without columns.
+        driver.execute("PRAGMA incremental_vacuum(1)")
+    left = free_pages(connection)
+    driver.execute("PRAGMA wal_autocheckpoint = 1000" if left else "PRAGMA wal_autocheckpoint = 1")
+    return left
+
+
+def checkpoint_at_once(connection: Connection) -> None:
+    """Have SQLite checkpoint after each commit, so that the WAL does not grow."""
+    driver_of(connection).execute("PRAGMA wal_autocheckpoint = 1")
+
+
+def checkpoint_as_ever(connection: Connection) -> None:
+    """Have SQLite checkpoint when the WAL has grown to a thousand pages, as is its default."""
+    driver_of(connection).execute("PRAGMA wal_autocheckpoint = 1000")
+
+
+def database_bytes(connection: Connection) -> int:
+    """The size of the database, as this transaction sees it."""
+    driver = driver_of(connection)
+    pages: int = driver.execute("PRAGMA page_count").fetchone()[0]
+    size: int = driver.execute("PRAGMA page_size").fetchone()[0]
+    return pages * size

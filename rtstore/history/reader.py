@@ -1,0 +1,282 @@
+"""Reading what is committed, from the database, with an eye on the files."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from sqlalchemy import Connection
+
+from rtstore.control import batches, contents, manifest
+from rtstore.control.lock import WriterLock
+from rtstore.control.sqlite.engine import Database
+from rtstore.control.sqlite.statements import Row
+from rtstore.errors import BatchUnfinishedError, ContentMissingError, StoreFileChangedError
+from rtstore.files.owners import explained
+from rtstore.files.paths import store_path
+from rtstore.files.stamp import is_as_committed, read_hashed
+from rtstore.files.system import FileSystem
+from rtstore.model.descriptors import (
+    COMPATIBILITY_SNAPSHOT,
+    DELIVERY_JOURNAL,
+    LAUNCH_STATE,
+    LAUNCH_TRANSACTION,
+    PERMISSION_REQUESTS,
+    SESSION_STORE,
+    Descriptor,
+    Registry,
+)
+from rtstore.model.envelope import decode_own, payload_problem
+from rtstore.model.invariants import validate_invariants
+from rtstore.model.records import LoggedBatch, Manifest, ManifestEntry, PublishedFile, Record
+from rtstore.model.times import Timestamp, parse_time
+
+_SAME = "same"
+_LOOKS = 50
+
+_INVARIANT_STORES = {
+    "launch_state": LAUNCH_STATE,
+    "session_store": SESSION_STORE,
+    "transaction": LAUNCH_TRANSACTION,
+    "delivery_journal": DELIVERY_JOURNAL,
+    "permission_store": PERMISSION_REQUESTS,
+    "compatibility_snapshot": COMPATIBILITY_SNAPSHOT,
+}
+
+
+class StoreContent(Record):
+    """The committed content of one store."""
+
+    schema_name: str
+    schema_version: int
+    data: Any
+    updated_at: Timestamp
+    content_hash: str
+    batch_id: str
+    high_watermark: int | None
+    """Of the batch that wrote it; None where an import could not tell."""
+    run_id: str | None
+    capability_snapshot_id: str | None
+    behavior_fingerprint: str | None
+
+
+class Snapshot(Record):
+    """Several stores as of one batch."""
+
+    high_watermark: int
+    contents: dict[str, StoreContent]
+    """By store name; a store without committed content is absent."""
+    lost: dict[str, int] = Field(default_factory=dict)
+    """Stores that are committed, and whose content the database has lost (or never had, where an
+    import found none), each with the number of its batch."""
+    directory: Path = Field(default=Path(), exclude=True)
+    """The runtime directory."""
+
+    def data(self, schema_name: str) -> Any:
+        """The data of a store, or None when nothing is committed for it. Raises
+        `ContentMissingError` for one that is `lost`."""
+        if schema_name in self.lost:
+            raise ContentMissingError(schema_name, self.directory, self.lost[schema_name])
+        content = self.contents.get(schema_name)
+        return None if content is None else content.data
+
+
+class StoreReader:
+    """Reads the committed contents of one runtime directory. Takes no lock."""
+
+    def __init__(
+        self,
+        directory: Path,
+        database: Database,
+        registry: Registry,
+        lock: WriterLock,
+        fs: FileSystem,
+    ) -> None:
+        self._directory = directory
+        self._database = database
+        self._registry = registry
+        self._lock = lock
+        self._fs = fs
+        self._judged: tuple[tuple[object, ...], tuple[str, ...]] | None = None
+        """What was committed when the invariants were last checked, and what they said."""
+
+    def load(self, names: Sequence[str]) -> dict[str, StoreContent]:
+        """The committed contents of some stores as of one batch; absent where there are none."""
+        return self._database.read(lambda connection: _load(connection, names))
+
+    def read(self, descriptor: Descriptor, *, verify: bool) -> StoreContent | None:
+        """The committed content of a store, or None; with `verify` as `check_file` besides."""
+        name = descriptor.schema_name
+
+        def query(connection: Connection) -> tuple[StoreContent, PublishedFile] | None:
+            found = contents.current_row(connection, name)
+            if found is None:
+                return None
+            content, row = found
+            return _content_of(name, content, row), _file_of(row)
+
+        found = self._database.read(query, single=True)
+        if found is None:
+            self._refuse_lost(name)
+            if verify:
+                self.check_file(descriptor)
+            return None
+        content, committed = found
+        if verify and not self._is_untouched(descriptor, committed):
+            self.check_file(descriptor)
+        return content
+
+    def _is_untouched(self, descriptor: Descriptor, committed: PublishedFile) -> bool:
+        """Whether the file shows no change since its batch published it, or we hashed it."""
+        try:
+            found = self._fs.lstat(store_path(self._directory, descriptor.relative_path))
+        except OSError:
+            return False
+        return is_as_committed(found, committed)
+
+    def snapshot(self, names: Sequence[str]) -> Snapshot:
+        """The same, with the high watermark that it is of."""
+
+        def query(connection: Connection) -> Snapshot:
+            found = _load(connection, names)
+            absent = [name for name in names if name not in found]
+            return Snapshot(
+                high_watermark=manifest.load_head(connection).high_watermark,
+                contents=found,
+                lost=_lost(connection, absent),
+                directory=self._directory,
+            )
+
+        return self._database.read(query)
+
+    def _refuse_lost(self, name: str) -> None:
+        """Raise `ContentMissingError` for a store that has an entry and no content."""
+        for batch_number in self._database.read(lambda found: _lost(found, [name])).values():
+            raise ContentMissingError(name, self._directory, batch_number)
+
+    def invariant_failures(self, seen: Manifest | None = None) -> list[str]:
+        """What the committed contents contradict each other in, as of one batch: that of a manifest
+        that was just `seen`, or a later one."""
+        known = self._judged
+        if seen is not None and known is not None and known[0] == _committed(seen):
+            return list(known[1])
+
+        def query(connection: Connection) -> tuple[Manifest, dict[str, StoreContent] | None]:
+            current = manifest.load(connection)
+            if known is not None and known[0] == _committed(current):
+                return current, None
+            names = [name for name in _INVARIANT_STORES.values() if name in self._registry]
+            return current, _load(connection, names)
+
+        current, content_of = self._database.read(query)
+        if content_of is None:
+            assert known is not None  # noqa: S101 - or the contents were loaded
+            return list(known[1])
+        stores = {
+            argument: self._invariant_data(name, content_of.get(name))
+            for argument, name in _INVARIANT_STORES.items()
+        }
+        failures = validate_invariants(manifest=current, **stores)
+        self._judged = _committed(current), tuple(failures)
+        return failures
+
+    def check_file(self, descriptor: Descriptor) -> None:
+        """Raise `StoreFileChangedError` unless the file is what is committed, or
+        `BatchUnfinishedError` when it is what a dead writer was about to commit.
+
+        A living writer may have put its next version there already, or sealed it since the entry
+        was read; so a file that differs is held against the rows once more.
+        """
+        name, path = descriptor.schema_name, store_path(self._directory, descriptor.relative_path)
+        for _ in range(_LOOKS):
+            before = self._database.read(lambda connection: _entry_and_open(connection, name))
+            entry = before[0]
+            found = self._hash_unless_same(path, entry)
+            if found is _SAME or (entry is None and found is None):
+                return
+            writer_lives = self._lock.is_held()
+            after = self._database.read(lambda connection: _entry_and_open(connection, name))
+            for logged in after[1]:
+                if (name, found) in logged.planned:
+                    if writer_lives:
+                        return  # published, and about to be committed
+                    if before == after:
+                        raise BatchUnfinishedError(
+                            logged.batch.batch_id,
+                            "its writer died",
+                            decided=True,
+                            directory=self._directory,
+                        )
+            if before == after:
+                expected = None if entry is None else entry.content_hash
+                raise StoreFileChangedError(name, path, expected, found, directory=self._directory)
+        return  # batches come faster than we can look: then nobody else's version lasted either
+
+    def _hash_unless_same(self, path: Path, entry: ManifestEntry | None) -> str | None:
+        try:
+            if entry is not None and is_as_committed(self._fs.lstat(path), entry):
+                return _SAME
+            _, found, _ = read_hashed(path, self._fs)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return "a symbolic link"
+            return f"unreadable ({explained(error, path)})"
+        return _SAME if entry is not None and found == entry.content_hash else found
+
+    def _invariant_data(self, name: str, content: StoreContent | None) -> dict[str, Any] | None:
+        """The committed data of a store; None where there is none that its model accepts (the
+        inspection of the file says so then)."""
+        if content is None or not isinstance(content.data, dict):
+            return None
+        if payload_problem(content.data, self._registry.get(name).payload) is not None:
+            return None
+        return content.data
+
+
+def _committed(current: Manifest) -> tuple[object, ...]:
+    """What the invariants follow from: as long as it is the same, so are they."""
+    return current.team_name, current.high_watermark, current.active_identity, current.entries
+
+
+def _entry_and_open(
+    connection: Connection, name: str
+) -> tuple[ManifestEntry | None, tuple[LoggedBatch, ...]]:
+    """A store's entry, and the open batches, as of one moment."""
+    return manifest.load_entries(connection, [name]).get(name), batches.load_open(connection)
+
+
+def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreContent]:
+    found = ((name, contents.current_row(connection, name)) for name in names)
+    return {name: _content_of(name, *current) for name, current in found if current is not None}
+
+
+def _file_of(row: Row) -> PublishedFile:
+    return PublishedFile(*(row[field] for field in PublishedFile._fields))
+
+
+def _lost(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Those of some stores that have an entry and no content, each with the batch of its entry."""
+    entries = manifest.load_entries(connection, names)
+    there = contents.stores_with_content(connection) if entries else frozenset()
+    return {name: entry.batch_number for name, entry in entries.items() if name not in there}
+
+
+def _content_of(name: str, content: bytes, row: Row) -> StoreContent:
+    envelope = decode_own(content)
+    return StoreContent(
+        schema_name=name,
+        schema_version=envelope.schema_version,
+        data=envelope.data,
+        updated_at=parse_time(row["written_at"]),
+        content_hash=row["content_hash"],
+        batch_id=row["batch_id"],
+        high_watermark=row["high_watermark"],
+        run_id=row["run_id"],
+        capability_snapshot_id=row["capability_snapshot_id"],
+        behavior_fingerprint=row["behavior_fingerprint"],
+    )

@@ -1,0 +1,248 @@
+"""Makes a back-up of a runtime directory beside busy writers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.commit.in_doubt import finish_left_over
+from rtstore.commit.publisher import Durability, Publisher
+from rtstore.control import batches, contents, manifest, recovery_log
+from rtstore.control.sqlite import copying
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.errors import UnsafePathError
+from rtstore.files import durable, quarantine
+from rtstore.files.new_directory import new_directory
+from rtstore.files.paths import check_target, store_path
+from rtstore.files.quarantine import quarantined_path
+from rtstore.files.system import FileSystem
+from rtstore.maintenance.backup.record import (
+    Backup,
+    BackupFile,
+    ChangedFile,
+    Progress,
+    Step,
+    write_record,
+)
+from rtstore.maintenance.backup.verifying import describe, verify_backup, without_content
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import QuarantinedFile
+from rtstore.model.times import Clock, to_utc_ms, utc_now
+
+
+def back_up(
+    directory: Path,
+    database: Database,
+    destination: str | Path,
+    *,
+    clock: Clock = utc_now,
+    fs: FileSystem | None = None,
+    progress: Progress | None = None,
+) -> Backup:
+    """Copy one consistent state of a runtime directory into a new one; verified when it returns.
+
+    The state is that of one batch: a batch that is in the log at that moment is finished in the
+    copy, as opening the store would. Takes no lock, and no writer waits for it. Evidence in
+    quarantine comes along, and a store file that nobody committed becomes evidence in the copy. The
+    destination appears whole, and is flushed.
+
+    Raises `InvalidRequestError` when the destination is neither new nor empty, or is inside of the
+    runtime directory, `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when what
+    was written does not read back.
+    """
+    destination, fs = Path(destination), fs or FileSystem()
+    created_at = to_utc_ms(clock())
+    with new_directory(destination, "destination", fs, outside=directory) as building:
+        path = building / DATABASE_NAME
+        tell = progress or _nothing
+        copying.copy(database, path, fs, lambda done, of: tell(Step.DATABASE, done, of))
+        left_out, files = _fill(directory, building, clock, fs, tell)
+        changed, more = _keep_changed(directory, building, database, created_at, fs)
+        kept = {file.relative_path for file in files}
+        files += [file for file in more if file.relative_path not in kept]
+        backup = describe(path, files).model_copy(
+            update={
+                "path": destination,
+                "origin": str(directory.absolute()),
+                "created_at": created_at,
+                "left_out": tuple(left_out),
+                "changed": tuple(changed),
+            }
+        )
+        write_record(building, backup, fs)
+        verify_backup(building, fs=fs, progress=progress)
+    return backup
+
+
+def write_store_files(
+    connection: Connection, directory: Path, fs: FileSystem, *, like: Path | None = None
+) -> list[BackupFile]:
+    """Write every store file as it is committed, in the caller's read transaction; flushed. Gives
+    those that were written.
+
+    Each gets the permissions of the file in the directory `like`. Works for a database of any
+    revision. Raises OSError.
+    """
+    written = []
+    for committed in contents.list_committed(connection):
+        content = contents.load_content(connection, committed.batch_number, committed.schema_name)
+        if content is None:
+            continue
+        target = store_path(directory, committed.relative_path)
+        mode = None if like is None else _mode_of(store_path(like, committed.relative_path), fs)
+        durable.replace(
+            target, content, mtime_ns=committed.mtime_ns, flush=True, fs=fs, new_mode=mode
+        )
+        written.append(
+            BackupFile(
+                relative_path=committed.relative_path,
+                content_hash=content_hash(content),
+                file_size=len(content),
+                mtime_ns=committed.mtime_ns,
+                mode=mode,
+            )
+        )
+    return written
+
+
+def _mode_of(path: Path, fs: FileSystem) -> int | None:
+    try:
+        mode = durable.mode_of(path, fs)
+    except NotADirectoryError:
+        return None
+    return None if mode is None else mode & 0o777
+
+
+def _fill(
+    directory: Path, building: Path, clock: Clock, fs: FileSystem, tell: Progress
+) -> tuple[list[str], list[BackupFile]]:
+    """Write the files beside the copied database; gives what could not be had, and the files."""
+    copy = Database(building / DATABASE_NAME)
+    try:
+        left = [logged for logged in copy.read(batches.load_open) if logged.has_contents]
+        if left:
+            publisher = Publisher(
+                building, copy, clock=clock, durability=Durability.FILES, retention=None, fs=fs
+            )
+            finish_left_over(left, publisher)
+        files = copy.read(
+            lambda connection: write_store_files(connection, building, fs, like=directory)
+        )
+        left_out = [*without_content(copy.read(contents.list_committed))]
+        evidence = copy.read(_evidence_kept)
+        for number, item in enumerate(evidence):
+            kept, problem = _copy_evidence(directory, building, item, fs)
+            files += [] if kept is None else [kept]
+            left_out += [] if problem is None else [problem]
+            tell(Step.FILES, number + 1, len(evidence))
+    finally:
+        copy.close()  # nobody else knows of it: no lock is needed
+    return left_out, files
+
+
+def _keep_changed(
+    directory: Path, building: Path, source: Database, now: datetime, fs: FileSystem
+) -> tuple[list[ChangedFile], list[BackupFile]]:
+    """Keep every store file that nobody committed as evidence in the copy: a person's edit would be
+    in no copy at all otherwise.
+
+    The rows are asked after the files: what a writer at work writes is in them before its file is.
+    """
+    changed: list[ChangedFile] = []
+    files: list[BackupFile] = []
+    evidence: list[QuarantinedFile] = []
+    for name, relative_path in source.read(_store_files):
+        try:
+            check_target(directory, relative_path, name, fs)
+            content, _ = fs.read(store_path(directory, relative_path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, UnsafePathError) as error:
+            problem = f"it cannot be read ({error})"
+            changed.append(_changed(name, relative_path, None, problem))
+            continue
+        found = content_hash(content)
+        if source.read(partial(_is_known, content=content, found=found, name=name)):
+            continue
+        kept_at = quarantine.keep(building, relative_path, content, fs)
+        changed.append(_changed(name, relative_path, kept_at, None))
+        size = len(content)
+        files.append(
+            BackupFile(relative_path=kept_at, content_hash=found, file_size=size, mtime_ns=None)
+        )
+        evidence.append(
+            QuarantinedFile(
+                quarantine_number=0,  # the database gives it
+                schema_name=name,
+                relative_path=relative_path,
+                quarantine_path=kept_at,
+                reason="changed by somebody else when the back-up was made",
+                content_hash=found,
+                file_size=size,
+                quarantined_at=now,
+            )
+        )
+    if evidence:
+        copy = Database(building / DATABASE_NAME)
+        try:
+            with copy.write(flush=True) as connection:
+                recovery_log.record_evidence(connection, evidence)
+        finally:
+            copy.close()
+    return changed, files
+
+
+def _store_files(connection: Connection) -> list[tuple[str, str]]:
+    """Every store that the database knows, registered or only written once, with its file."""
+    known = {item.schema_name: item.relative_path for item in contents.list_committed(connection)}
+    known |= {
+        item.schema_name: item.relative_path for item in manifest.load_descriptors(connection)
+    }
+    return sorted(known.items())
+
+
+def _is_known(connection: Connection, *, content: bytes, found: str, name: str) -> bool:
+    return contents.holds(connection, content, found, name)
+
+
+def _changed(
+    name: str, relative_path: str, kept_at: str | None, problem: str | None
+) -> ChangedFile:
+    return ChangedFile(
+        schema_name=name, relative_path=relative_path, kept_at=kept_at, problem=problem
+    )
+
+
+def _evidence_kept(connection: Connection) -> list[QuarantinedFile]:
+    return [item for item in recovery_log.list_evidence(connection) if item.restored_at is None]
+
+
+def _copy_evidence(
+    directory: Path, building: Path, item: QuarantinedFile, fs: FileSystem
+) -> tuple[BackupFile | None, str | None]:
+    if item.content_hash is None:
+        return None, f"{item.quarantine_path}: evidence that is not a regular file"
+    try:
+        content, _ = fs.read(quarantined_path(directory, item.quarantine_path))
+    except (OSError, UnsafePathError) as error:
+        return None, f"{item.quarantine_path}: evidence that cannot be read ({error})"
+    found = content_hash(content)
+    problem = None
+    if found != item.content_hash:
+        problem = f"{item.quarantine_path}: evidence that was changed since; copied as it is"
+    target = quarantined_path(building, item.quarantine_path)
+    durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
+    file = BackupFile(
+        relative_path=item.quarantine_path,
+        content_hash=found,
+        file_size=len(content),
+        mtime_ns=None,
+    )
+    return file, problem
+
+
+def _nothing(_step: Step, _done: int, _of: int) -> None:
+    """No progress is wanted."""

@@ -1,0 +1,111 @@
+"""What a back-up says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from rtstore.errors import BackupDamagedError
+from rtstore.files import durable
+from rtstore.files.system import FileSystem
+from rtstore.model.records import Record
+from rtstore.model.times import Timestamp
+
+RECORD_NAME = "runtime-store.backup.json"
+_FORMAT = 1
+
+
+class Step(StrEnum):
+    """What is under way, for a progress bar."""
+
+    DATABASE = "database"
+    """Pages copied."""
+    FILES = "files"
+    """Files written."""
+    CHECK = "check"
+    """Files and database verified."""
+
+
+Progress = Callable[[Step, int, int], None]
+"""Called with the step, how much of it is done, and how much there is to do."""
+
+
+class BackupFile(Record):
+    """One file of a back-up beside its database."""
+
+    relative_path: str
+    content_hash: str
+    file_size: int
+    mtime_ns: int | None
+    """The time of modification that its receipt has; None for evidence in quarantine."""
+    mode: int | None = Field(default=None, ge=0, le=0o777)
+    """The permission bits that the file has for its readers; None: for its owner alone."""
+
+
+class ChangedFile(Record):
+    """A store file that nobody committed as it was when the back-up was made."""
+
+    schema_name: str
+    relative_path: str
+    kept_at: str | None
+    """Where its bytes are in the back-up, as evidence; None: they could not be read."""
+    problem: str | None = None
+    """Why not."""
+
+
+class Backup(Record):
+    """A back-up, as its record says it is."""
+
+    format_version: int = Field(default=_FORMAT, ge=1)
+    path: Path = Field(default=Path())
+    """Where it is: a directory, or the database that an upgrade kept."""
+    team_name: str
+    revision: str
+    """Of its database."""
+    high_watermark: int
+    """The number of batches that were committed."""
+    last_committed_batch_id: str | None
+    origin: str | None = None
+    """The runtime directory that it was made of; None where that is not on record."""
+    created_at: Timestamp | None
+    """When it was made; None for the database that an upgrade kept, whose name says it."""
+    database_hash: str
+    files: tuple[BackupFile, ...]
+    left_out: tuple[str, ...] = ()
+    """Files that the database knows of and whose bytes could not be had, each with the reason."""
+    changed: tuple[ChangedFile, ...] = ()
+    """Store files in whose place the back-up has what is committed."""
+
+
+def write_record(directory: Path, backup: Backup, fs: FileSystem) -> None:
+    """Write the record of a back-up; durable when it returns. Raises OSError."""
+    document = backup.model_dump(mode="json", by_alias=True, exclude={"path"})
+    text = json.dumps(document, indent=2) + "\n"
+    durable.replace(directory / RECORD_NAME, text.encode(), mtime_ns=None, flush=True, fs=fs)
+
+
+def read_record(directory: Path, fs: FileSystem) -> Backup:
+    """The record of a back-up. Raises `BackupDamagedError` where there is none that makes sense."""
+    path = directory / RECORD_NAME
+    try:
+        content, _ = fs.read(path)
+    except FileNotFoundError:
+        raise BackupDamagedError(
+            directory, (f"there is no {RECORD_NAME}: it is no back-up, or was never finished",)
+        ) from None
+    except OSError as error:
+        raise BackupDamagedError(directory, (f"{RECORD_NAME} cannot be read: {error}",)) from error
+    try:
+        backup = Backup.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BackupDamagedError(directory, (f"{RECORD_NAME}: {where}: {first['msg']}",)) from None
+    if backup.format_version > _FORMAT:
+        problem = f"its format {backup.format_version} is newer than this rtstore knows"
+        raise BackupDamagedError(directory, (f"{problem}. Run: pip install --upgrade rtstore",))
+    return backup.model_copy(update={"path": directory})

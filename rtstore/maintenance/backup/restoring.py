@@ -1,0 +1,87 @@
+"""Makes a runtime directory of a back-up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rtstore.control.sqlite import copying
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.errors import BackupDamagedError
+from rtstore.files import durable
+from rtstore.files.new_directory import new_directory
+from rtstore.files.system import FileSystem
+from rtstore.maintenance.backup.making import write_store_files
+from rtstore.maintenance.backup.record import Backup, Progress, Step
+from rtstore.maintenance.backup.verifying import path_of, verify_backup
+from rtstore.model import arguments
+from rtstore.model.envelope import content_hash
+
+
+def restore_backup(
+    backup: str | Path,
+    directory: str | Path,
+    *,
+    fs: FileSystem | None = None,
+    progress: Progress | None = None,
+) -> Backup:
+    """Make a new runtime directory of a back-up, which is verified first and stays as it is.
+
+    The directory must be new or empty: a living one is never overwritten. It appears whole, and is
+    flushed. From the database that an upgrade kept, the store files are written as they were
+    committed; it stays at its revision, for a program that knows no newer one.
+
+    Raises `BackupDamagedError`, `InvalidRequestError` when the directory is not empty, or is inside
+    of the back-up, `StorageError`. Gives the back-up's record, with the path of the new directory.
+    """
+    source, directory = arguments.path(backup, "backup"), arguments.path(directory, "directory")
+    fs = fs or FileSystem()
+    arguments.optional_function(progress, "progress")
+    record = verify_backup(source, fs=fs, progress=progress)
+    is_whole = fs.is_directory(source)
+    outside = source if is_whole else None
+    with new_directory(directory, "directory", fs, outside=outside) as building:
+        database = building / DATABASE_NAME
+        _copy_database(source / DATABASE_NAME if is_whole else source, database, fs, progress)
+        if copying.hash_of(copying.pages(database)) != record.database_hash:
+            raise BackupDamagedError(source, ("the database changed meanwhile",))
+        if is_whole:
+            _copy_files(record, building, fs, progress)
+        else:
+            _write_files(database, building, fs)
+    return record.model_copy(update={"path": directory})
+
+
+def _copy_database(source: Path, target: Path, fs: FileSystem, progress: Progress | None) -> None:
+    total = source.stat().st_size
+
+    def pieces() -> Iterator[bytes]:
+        done = 0
+        for piece in copying.pages(source):
+            yield piece
+            done += len(piece)
+            if progress is not None:
+                progress(Step.DATABASE, done, max(done, total))
+
+    durable.create(target, pieces(), fs)
+
+
+def _write_files(path: Path, building: Path, fs: FileSystem) -> None:
+    database = Database(path, read_only=True)
+    try:
+        database.read(lambda connection: write_store_files(connection, building, fs))
+    finally:
+        database.close()
+
+
+def _copy_files(record: Backup, building: Path, fs: FileSystem, progress: Progress | None) -> None:
+    for number, file in enumerate(record.files, start=1):
+        content, _ = fs.read(path_of(record.path, file))
+        if content_hash(content) != file.content_hash:
+            raise BackupDamagedError(record.path, (f"{file.relative_path} changed meanwhile",))
+        target = path_of(building, file)
+        durable.replace(
+            target, content, mtime_ns=file.mtime_ns, flush=True, fs=fs, new_mode=file.mode
+        )
+        if progress is not None:
+            progress(Step.FILES, number, len(record.files))

@@ -1,0 +1,161 @@
+"""Holds a back-up against its record, and its database against itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore.control import contents, manifest, recovery_log, revisions
+from rtstore.control.sqlite import copying
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.errors import BackupDamagedError, RuntimeStoreError, StorageError, UnsafePathError
+from rtstore.files.owners import explained
+from rtstore.files.paths import store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, quarantined_path
+from rtstore.files.system import FileSystem
+from rtstore.maintenance.backup.record import Backup, BackupFile, Progress, Step, read_record
+from rtstore.model import arguments
+from rtstore.model.envelope import content_hash
+
+
+def verify_backup(
+    backup: str | Path, *, fs: FileSystem | None = None, progress: Progress | None = None
+) -> Backup:
+    """Check a back-up, byte for byte: a directory that `back_up` made, or the database that an
+    upgrade kept. Gives its record. Changes nothing.
+
+    Every page, index and foreign key of the database is checked, the hash of its pages, the hash of
+    every content in it, and that of every file. Raises `BackupDamagedError` with everything that
+    is wrong, `NewerDatabaseError` for one of a newer rtstore.
+    """
+    path, fs = arguments.path(backup, "backup"), fs or FileSystem()
+    arguments.optional_function(progress, "progress")
+    if not fs.is_directory(path):
+        return verify_database(path)
+    record = read_record(path, fs)
+    database = path / DATABASE_NAME
+    problems = [*_problems_of_files(record, fs, progress)]
+    try:
+        found = revisions.inspect_revision(database)
+        copying.check(database)
+        if found != record.revision:
+            problems.append(f"the database is at {found}, not {record.revision}")
+        if copying.hash_of(copying.pages(database)) != record.database_hash:
+            problems.append("the database is not the one that was backed up: it was changed since")
+        problems += problems_of_contents(database)
+    except BackupDamagedError:
+        raise
+    except RuntimeStoreError as error:
+        problems.append(str(error))
+    if problems:
+        raise BackupDamagedError(path, tuple(problems))
+    return record
+
+
+def verify_database(path: Path) -> Backup:
+    """The same for a database alone, at any revision that this package knows."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BackupDamagedError(path, ("there is no such file or directory",)) from None
+    except OSError as error:
+        raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
+    revisions.inspect_revision(path)
+    copying.check(path)
+    problems = problems_of_contents(path)
+    if problems:
+        raise BackupDamagedError(path, tuple(problems))
+    database = Database(path, read_only=True)
+    try:
+        committed = database.read(contents.list_committed)
+        evidence = database.read(recovery_log.list_evidence)
+    finally:
+        database.close()
+    backup = describe(
+        path,
+        [
+            BackupFile(
+                relative_path=file.relative_path,
+                content_hash=file.content_hash,
+                file_size=file.file_size,
+                mtime_ns=file.mtime_ns,
+            )
+            for file in committed
+            if file.has_content
+        ],
+    )
+    left_out = [
+        f"{item.quarantine_path}: evidence, which is in the directory that was upgraded only"
+        for item in evidence
+        if item.restored_at is None
+    ]
+    return backup.model_copy(update={"left_out": (*without_content(committed), *left_out)})
+
+
+def without_content(committed: Iterable[contents.Committed]) -> Iterator[str]:
+    """The files that no back-up can have, each with the reason."""
+    for file in committed:
+        if not file.has_content:
+            yield f"{file.relative_path}: its committed content is not in the database"
+
+
+def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
+    """What a database at rest says of itself, with the files that belong to it."""
+    database = Database(path, read_only=True)
+    try:
+        head = database.read(manifest.load_head)
+    finally:
+        database.close()
+    return Backup(
+        path=path,
+        team_name=head.team_name,
+        revision=revisions.inspect_revision(path),
+        high_watermark=head.high_watermark,
+        last_committed_batch_id=head.last_committed_batch_id,
+        created_at=None,
+        database_hash=copying.hash_of(copying.pages(path)),
+        files=tuple(files),
+    )
+
+
+def problems_of_contents(path: Path) -> list[str]:
+    """The contents in a database, history included, that are not what their receipts say."""
+    database = Database(path, read_only=True)
+    try:
+        return database.read(_differing_contents)
+    finally:
+        database.close()
+
+
+def _differing_contents(connection: Connection) -> list[str]:
+    return [
+        f"the content of {name} in batch {number} is not what its receipt says"
+        for number, name, expected, content in contents.list_contents(connection)
+        if content_hash(content) != expected
+    ]
+
+
+def _problems_of_files(record: Backup, fs: FileSystem, progress: Progress | None) -> Iterator[str]:
+    for number, file in enumerate(record.files, start=1):
+        try:
+            content, _ = fs.read(path_of(record.path, file))
+        except UnsafePathError as error:
+            yield f"a path that no back-up has: {error}"
+            continue
+        except OSError as error:
+            yield f"{file.relative_path}: {error.strerror or error}"
+            continue
+        if content_hash(content) != file.content_hash:
+            yield f"{file.relative_path}: its bytes are not those that were backed up"
+        if progress is not None:
+            progress(Step.CHECK, number, len(record.files))
+
+
+def path_of(directory: Path, file: BackupFile) -> Path:
+    """Where a file of a back-up is. The record is a file like any other: raises `UnsafePathError`
+    for what it names outside of the back-up."""
+    if file.relative_path.startswith(f"{QUARANTINE_DIRECTORY}/"):
+        return quarantined_path(directory, file.relative_path)
+    return store_path(directory, file.relative_path)

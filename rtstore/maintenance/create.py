@@ -1,0 +1,245 @@
+"""Makes a runtime directory and its database, and remembers the stores that are in it and how much
+history is kept."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from rtstore.commit.draft import check_id, time_of
+from rtstore.control import manifest, revisions
+from rtstore.control.contents import Retention
+from rtstore.control.lock import WriterLock
+from rtstore.control.manifest import default_manifest
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, StorageError
+from rtstore.files import durable, owners
+from rtstore.files.owners import is_read_only
+from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
+from rtstore.maintenance.hints import how_to_make, refuse_lost_batches, refuse_lost_database
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.model.times import Clock
+from rtstore.shell import typed
+
+# `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every directory
+# that is opened is there, and current, and then neither is needed.
+
+logger = logging.getLogger("rtstore.maintenance.create")
+
+
+def check_made(
+    directory: Path, team_name: str | None, descriptors: Registry | None, fs: FileSystem
+) -> None:
+    """Raise unless there is a database that this package can read as it is; touch nothing.
+
+    Raises `NotARuntimeDirectoryError`, `DatabaseMissingError`, `OlderDatabaseError`,
+    `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError`, `StorageError`.
+    """
+    path = directory / DATABASE_NAME
+    with _in_its_own_words(directory):
+        if revisions.exists(path):
+            revisions.check_current(path)
+            return
+        if not _is_legacy(directory):
+            refuse_lost_database(directory, team_name, descriptors, fs)
+    raise NotARuntimeDirectoryError(
+        directory, "there is no runtime store here", how_to_make(directory, team_name)
+    )
+
+
+def make_or_upgrade(
+    directory: Path,
+    team_name: str | None,
+    registry: Registry | None,
+    lock: WriterLock,
+    clock: Clock,
+    fs: FileSystem,
+    *,
+    retention: Retention | None,
+    may_upgrade: bool,
+    with_data: bool,
+) -> None:
+    """See to it that there is a database at the newest revision. `with_data`: it is not upgraded
+    when the data of its stores could not be brought up to the registry afterwards."""
+    path = directory / DATABASE_NAME
+    if is_read_only(directory):
+        raise StorageError(
+            directory,
+            "the file system is mounted read-only: it can be looked at (read_only=True), and must "
+            "be mounted for writing before a runtime starts on it",
+            os.strerror(errno.EROFS),
+        )
+    with _in_its_own_words(directory):
+        there = revisions.exists(path)
+    if not there:
+        make(directory, team_name, registry, lock, clock, fs, retention)
+    if not may_upgrade:
+        revisions.check_current(path)
+    elif revisions.inspect_revision(path) != REVISIONS[-1]:
+        with no_fork():
+            from rtstore.maintenance.upgrade import upgrade_directory
+
+        upgrade_directory(
+            directory,
+            team_name=team_name,
+            clock=clock,
+            lock=lock,
+            descriptors=registry if with_data else None,
+            fs=fs,
+        )
+
+
+def make(
+    directory: Path,
+    team_name: str | None,
+    registry: Registry | None,
+    lock: WriterLock,
+    clock: Clock,
+    fs: FileSystem,
+    retention: Retention | None,
+) -> None:
+    """Make the runtime directory and its database, unless somebody else just did."""
+    if not _is_legacy(directory):
+        refuse_lost_database(directory, team_name, registry, fs)
+    if team_name is None or not team_name.strip():
+        raise NotARuntimeDirectoryError(
+            directory, "there is no runtime store here, and no team_name to make one for",
+            how_to_make(directory, team_name),
+        )  # fmt: skip
+    check_id("team_name", team_name)
+    time_of(clock)
+    if directory.is_symlink() and not directory.exists():
+        raise InvalidRequestError(
+            "directory", f"{directory} is a symbolic link that leads to nothing"
+        )
+    if directory.exists() and not directory.is_dir():
+        raise InvalidRequestError("directory", f"{directory} is not a directory")
+    if _is_legacy(directory):
+        raise NotARuntimeDirectoryError(
+            directory,
+            "it holds the manifest of the file-only ancestor, which a new store would not know",
+            f"rtstore import {typed(directory)}",
+        )
+    try:
+        durable.make_directories(directory, fs)
+    except OSError as error:
+        raise StorageError(directory, "the directory cannot be made", str(error)) from error
+    path = directory / DATABASE_NAME
+    with lock.hold():
+        if revisions.exists(path):
+            return
+        refuse_lost_database(directory, team_name, registry, fs)  # nobody else writes now
+
+        def fill(connection: Connection) -> None:
+            manifest.insert_manifest(connection, default_manifest(team_name, clock()))
+            manifest.save_descriptors(
+                connection, KNOWN_DESCRIPTORS if registry is None else registry
+            )
+            if retention is not None:
+                manifest.save_retention(connection, retention)
+
+        revisions.create(path, fs, fill)
+
+
+def check_before_use(
+    directory: Path,
+    database: Database,
+    head: manifest.ManifestHead,
+    registry: Registry | None,
+    fs: FileSystem,
+    *,
+    with_data: bool,
+) -> None:
+    """Refuse what a runtime must not go on with; nothing was changed then.
+
+    Raises `DatabaseMissingError` where the database knows of no batch and the files do, and, with
+    `with_data`, `DataUpgradeError` where the data of a store cannot be brought up to the registry.
+    """
+    if head.high_watermark == 0:
+        known = registry or database.read(manifest.load_descriptors)
+        refuse_lost_batches(directory, database, known, fs)
+    if registry is not None and with_data:
+        with no_fork():
+            from rtstore.maintenance.upgrade_data import rehearse
+
+        rehearse(database, registry)
+
+
+@contextmanager
+def _in_its_own_words(directory: Path) -> Iterator[None]:
+    """Say what the operating system means where it says no more than that something failed."""
+    try:
+        yield
+    except StorageError as error:
+        wal = directory / f"{DATABASE_NAME}-wal"
+        if is_read_only(directory) and wal.exists():
+            problem = (
+                "its WAL cannot be read where nothing may be written, as long as its index (-shm) "
+                "is not there: copy the directory to look at it"
+            )
+            raise StorageError(directory, problem, error.cause) from error
+        forbidden = owners.why_forbidden(directory)
+        if forbidden is None or owners.whose(directory) is not None:  # it is said already
+            raise
+        raise StorageError(directory, forbidden, error.cause) from error
+
+
+def report_loose_modes(directory: Path) -> None:
+    """Say when others may read what may hold secrets; it may be meant, so it is not changed."""
+    for path in (directory, directory / DATABASE_NAME):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            logger.info("%s is open to other users (mode %03o)", path, mode)
+
+
+def _is_legacy(directory: Path) -> bool:
+    with no_fork():
+        from rtstore.legacy import is_legacy_directory
+
+    return is_legacy_directory(directory)
+
+
+def register(
+    database: Database, wanted: Registry | None, lock: WriterLock, *, read_only: bool
+) -> Registry:
+    """The descriptors of this directory: those wanted, remembered; or those remembered."""
+    remembered = database.read(manifest.load_descriptors, single=True)
+    if wanted is None:
+        return Registry(remembered)
+    if not read_only and tuple(_plain(item) for item in wanted) != tuple(
+        _plain(item) for item in remembered
+    ):
+        with lock.hold(), database.write(flush=True) as connection:
+            manifest.save_descriptors(connection, wanted)
+    return wanted
+
+
+def remember_retention(
+    database: Database,
+    wanted: Retention | None,
+    remembered: Retention,
+    lock: WriterLock,
+    *,
+    read_only: bool,
+) -> Retention:
+    """How much history is kept: what is wanted, remembered; or what is remembered."""
+    if wanted is None:
+        return remembered
+    if not read_only and wanted != remembered:
+        with lock.hold(), database.write(flush=True) as connection:
+            manifest.save_retention(connection, wanted)
+    return wanted
+
+
+def _plain(descriptor: Descriptor) -> dict[str, Any]:
+    return descriptor.model_dump()

@@ -1,0 +1,187 @@
+"""What is known of a runtime directory before it is judged. See `rtstore.maintenance.doctor.judge`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field
+
+from rtstore.model.records import Record
+from rtstore.model.times import Timestamp
+from rtstore.shell import typed, typed_command
+
+
+class Way(Record):
+    """A way out: a command to type, and what it does. None: it is for the runtime."""
+
+    command: str | None
+    why: str
+
+
+class HindranceKind(StrEnum):
+    """What kind of thing keeps everybody from writing."""
+
+    READ_ONLY = "read_only"
+    LOCK = "lock"
+    MOUNT = "mount"
+    FULL = "full"
+
+
+class Hindrance(Record):
+    """What keeps everybody from writing, whoever they are."""
+
+    kind: HindranceKind
+    problem: str
+    way: Way
+    schema_name: str | None = None
+    """The store that it is about; None: nothing at all can be written."""
+
+
+def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool) -> Way:
+    """Everything to one user: the one that the directory belongs to, unless that is another than
+    this one; then whoever may decide has the choice."""
+    why = "gives it all to the user of the directory (as root)"
+    if is_others:
+        why = f"gives it all to this user (as root); or run this as its owner, {owner}"
+    heir = user if is_others else owner or user
+    return Way(command=f"sudo chown -R {heir} {typed(directory)}", why=why)
+
+
+class LaunchState(Record):
+    """Whose state the files are, as the launch state says it in plain text."""
+
+    team_name: str | None = None
+    run_id: str | None = None
+    capability_snapshot_id: str | None = None
+
+
+def rebuild_command(
+    directory: Path, launch: LaunchState, *options: str, team_name: str | None = None
+) -> str:
+    """Return the command that makes a new database of the store files, for the run that they are
+    of. `team_name` is needed where no database tells it."""
+    known = {
+        "--team": team_name,
+        "--run-id": launch.run_id,
+        "--capability-snapshot-id": launch.capability_snapshot_id,
+    }
+    told = [word for option, value in known.items() if value for word in (option, value)]
+    return typed_command("rtstore", "rebuild", directory, *told, *options)
+
+
+def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState) -> str | None:
+    """Return what a person must decide where the files are of another team than the database."""
+    if team_in_database is None or launch.team_name in (None, team_in_database):
+        return None
+    aside = directory / "runtime-store.aside"
+    database = typed(directory / "runtime-store.sqlite3")
+    rebuild = rebuild_command(directory, launch, team_name=launch.team_name)
+    return (
+        f"a person must say whose state this is: the database is of team {team_in_database!r}, the "
+        f"files are of team {launch.team_name!r}, as launch-state.json says. If they are, this "
+        f"moves the database aside and makes one of them: mkdir {typed(aside)} && mv {database}* "
+        f"{typed(aside)} && {rebuild}"
+    )
+
+
+class DatabaseState(StrEnum):
+    """What there is under the name of the control database."""
+
+    SOUND = "sound"
+    OLDER = "older"
+    NEWER = "newer"
+    FOREIGN = "foreign"
+    DAMAGED = "damaged"
+    ABSENT = "absent"
+    LEGACY = "legacy"
+    """None, but the control files of the file-only ancestor."""
+    REBUILD_INTERRUPTED = "rebuild_interrupted"
+    LOCKED = "locked"
+    UNREADABLE = "unreadable"
+    UNUSABLE = "unusable"
+    """Nothing is wrong with it, but with where it is, or how."""
+
+
+class Process(Record):
+    """A process that has something to do with the database."""
+
+    pid: int
+    command: str
+    since: Timestamp | None = None
+
+
+class Facts(Record):
+    """A runtime directory as it was found. Sizes are in bytes."""
+
+    directory: Path
+    now: Timestamp
+    state: DatabaseState
+    problem: str | None = None
+    odd_file: Path | None = None
+    """What lies beside the database under the name of its WAL, and is no regular file."""
+    linked: tuple[Path, ...] = ()
+    """Where a link under the database's name leads to a sound one: its files, itself the last."""
+    has_store_files: bool = False
+    nameless_files: tuple[str, ...] = ()
+    """Store files of stores that no descriptor here names; looked for where there is no database
+    that could be used."""
+    knows_descriptors: bool = True
+    """A damaged database still tells what stores there are."""
+    left_behind: tuple[str, ...] = ()
+    """What only a directory has that once had a database: evidence, databases that were kept."""
+    launch: LaunchState = LaunchState()
+    team_in_database: str | None = None
+    """The team that a damaged database still tells."""
+    backup: Path | None = None
+    """The newest back-up, verified; looked for only where one would help."""
+    restored: Path | None = None
+    """Where it can be restored to: beside the directory, a name that nobody has."""
+    import_refused: str | None = None
+    """Why the control files of the file-only ancestor cannot be imported as they are."""
+    damaged_control_file: Path | None = None
+    """The one of them that is damaged, where that is why."""
+    lock_holder: str | None = None
+    """What the holder of the writer lock wrote; None when the lock is free."""
+    lock_since: Timestamp | None = None
+    sql_writer: Process | None = None
+    """Who has a write transaction open on the database without the writer lock."""
+    readers: tuple[Process, ...] = ()
+    """Who has the database open."""
+    engine: tuple[int, int, int] = (3, 51, 3)
+    file_system: str | None = None
+    is_read_only: bool = False
+    hindrances: tuple[Hindrance, ...] = ()
+    """What keeps everybody from writing here, or from replacing the database where that would be
+    the way out."""
+    free_bytes: int | None = None
+    free_inodes: int | None = None
+    """How many files can still be made; None where the file system has no such limit."""
+    committed_bytes: int | None = None
+    """How large the database is once its WAL is moved into it; looked at where the disk is full."""
+    may_write: bool = True
+    loose_modes: tuple[str, ...] = ()
+    """What others may read or write, each with its mode."""
+    unreadable: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """What is here and belongs to another user, so that this one cannot read or change it."""
+    owner: str | None = None
+    """USER:GROUP of the directory."""
+    user: str = ""
+    """USER:GROUP of this process."""
+    is_others: bool = False
+    """The directory itself belongs to another user than this one."""
+    settings: dict[str, str | int | None] = Field(default_factory=dict)
+    """Pragmas of the database file as they are; None: not looked at."""
+    lost_evidence: tuple[str, ...] | None = None
+    """What the database says is in quarantine, and is not; None: it cannot be asked."""
+    stray_files: tuple[str, ...] = ()
+    unknown_files: tuple[str, ...] = ()
+    sizes: dict[str, int] = Field(default_factory=dict)
+    newest_batch_at: Timestamp | None = None
+    future_files: tuple[str, ...] = ()
+    """Store files with a time of modification that has not come yet."""
+    verdict: str | None = None
+    """What `rtstore status` says; None where it cannot look."""
+    next: tuple[Way, ...] = ()
+    """What `rtstore status` would have one run."""

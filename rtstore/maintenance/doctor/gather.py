@@ -1,0 +1,436 @@
+"""Gathers the facts about a runtime directory, whatever state it is in.
+
+Reads only: nothing is created, changed or locked, beside a writer and on a read-only file system
+alike. A fact that cannot be had is left out; the one that matters then says why.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from rtstore import legacy
+from rtstore.control import manifest, recovery_log, revisions
+from rtstore.control.lock import LOCK_NAME, WriterLock
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite import processes
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.control.sqlite.settings import engine_version, settings
+from rtstore.control.sqlite.space import database_bytes
+from rtstore.errors import (
+    CorruptDatabaseError,
+    DatabaseLockedError,
+    ForeignDatabaseError,
+    NewerDatabaseError,
+    RuntimeStoreError,
+    StorageError,
+    UnusableEngineError,
+)
+from rtstore.files import durable
+from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
+from rtstore.files.paths import store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_gone
+from rtstore.files.remains import kept_beside, store_files
+from rtstore.files.system import FileSystem
+from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
+from rtstore.legacy.survey import KNOWN_OTHERS
+from rtstore.maintenance.backup import verify_backup
+from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
+from rtstore.maintenance.doctor.facts import DatabaseState, Facts, Hindrance, Process
+from rtstore.maintenance.doctor.judge import parse_since
+from rtstore.maintenance.hindrances import hindrances, mounted_database, no_room
+from rtstore.maintenance.hints import nameless as nameless_of
+from rtstore.maintenance.hints import read_launch_state
+from rtstore.maintenance.rebuild_database import (
+    BROKEN_PREFIX,
+    Salvage,
+    knows_batch,
+    problem_of,
+    what_is_left,
+)
+from rtstore.maintenance.upgrade import backups_in
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.model.times import parse_time, utc_now
+
+Result = TypeVar("Result")
+
+_NEIGHBOURS = 1_000
+"""How many names beside the runtime directory are looked at for back-ups of it."""
+_OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
+
+
+def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
+    """Everything that `diagnose` wants to know, but for what the plan says (`verdict`, `next`).
+
+    Raises OSError when the directory itself cannot be listed.
+    """
+    fs = FileSystem()
+    names = fs.list_directory(directory)
+    path = directory / DATABASE_NAME
+    moment = now()
+    state, problem, odd_file = _state(directory)
+    left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
+    told = _descriptors(path) if state in _READABLE else left.descriptors
+    descriptors = told or KNOWN_DESCRIPTORS
+    files = [store_path(directory, item.relative_path) for item in descriptors]
+    there = [file for file in files if _lstat(file) is not None]
+    helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
+    kept: tuple[str, ...] = ()
+    nameless: tuple[str, ...] = ()
+    if helps:
+        kept = kept_beside(directory, fs)
+    if helps and left.descriptors is None:
+        nameless = tuple(nameless_of(store_files(directory, (), fs)))
+    refused = legacy.why_refused(directory, fs) if state is DatabaseState.LEGACY else None
+    holder, sql_writer = _writers(directory, path)
+    since = None if holder is None else parse_since(holder)
+    space = _space(directory)
+    is_full = no_room(directory) is not None
+    return Facts(
+        directory=directory,
+        now=moment,
+        state=state,
+        problem=problem,
+        odd_file=odd_file,
+        linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
+        has_store_files=bool(there or nameless),
+        nameless_files=nameless,
+        knows_descriptors=state is not DatabaseState.DAMAGED or left.descriptors is not None,
+        left_behind=kept,
+        launch=read_launch_state(directory, fs),
+        team_in_database=left.team_name,
+        backup=_backup(directory, fs) if helps else None,
+        restored=_free_name(directory) if helps else None,
+        import_refused=None if refused is None else f"{refused.path.name}: {refused.problem}",
+        damaged_control_file=refused.path if refused is not None and refused.damaged else None,
+        lock_holder=holder,
+        lock_since=None if since is None else parse_time(since),
+        sql_writer=sql_writer,
+        readers=processes.connected(path),
+        engine=engine_version(),
+        file_system=_file_system(directory),
+        is_read_only=bool(space and space.f_flag & os.ST_RDONLY),
+        hindrances=_hindrances(directory, descriptors, state),
+        committed_bytes=_read(path, database_bytes) if is_full and state in _READABLE else None,
+        free_bytes=None if space is None else space.f_bavail * space.f_frsize,
+        free_inodes=space.f_favail if space is not None and space.f_files else None,
+        others=tuple(_others(directory, names, there)),
+        owner=owner(directory),
+        user=this_user(),
+        is_others=is_others(directory),
+        may_write=all(os.access(item, os.W_OK) for item in (directory, path) if item.exists()),
+        loose_modes=tuple(_loose(directory, (directory, path, *there))),
+        unreadable=tuple(
+            file.name for file in (path, *there) if file.exists() and not os.access(file, os.R_OK)
+        ),
+        settings=(_read(path, settings) or {}) if state in _READABLE else {},
+        lost_evidence=_lost_evidence(directory, fs) if state in _READABLE else None,
+        stray_files=tuple(_strays(directory, names, there)),
+        unknown_files=tuple(_unknown(names, descriptors)),
+        sizes=_sizes(directory, there),
+        newest_batch_at=_newest_batch(path) if state in _READABLE else None,
+        future_files=tuple(_from_the_future(there, moment)),
+    )
+
+
+def _hindrances(
+    directory: Path, descriptors: Sequence[Descriptor], state: DatabaseState
+) -> tuple[Hindrance, ...]:
+    paths = {item.schema_name: item.relative_path for item in descriptors}
+    mounted = None if state in _READABLE else mounted_database(directory)
+    return (*hindrances(directory, paths), *((mounted,) if mounted else ()))
+
+
+def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
+    """Who holds the writer lock, and who writes to the database without it.
+
+    A store's writer takes the lock first and gives it up last, but may do both between two looks.
+    So a suspect is looked for again while the lock is kept free: one that writes then is proven.
+    """
+    lock = WriterLock(directory)
+    if lock.is_held():
+        return lock.holder() or "an unknown process", None
+    if processes.sql_writer(path) is None:
+        return None, None
+    with lock.kept_free() as is_free:
+        if is_free:
+            return None, processes.sql_writer(path)
+    return lock.holder() or "an unknown process", None
+
+
+_READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)
+
+
+_State = tuple[DatabaseState, str | None, Path | None]
+"""The state of the database, what is wrong with it, and the odd file beside it."""
+
+
+def _state(directory: Path) -> _State:
+    path = directory / DATABASE_NAME
+    try:
+        there = _lstat(path) is not None
+        if not there and _lstat(revisions.rebuilt_path(path)) is not None:
+            return DatabaseState.REBUILD_INTERRUPTED, None, None
+        if not there and legacy.is_legacy_directory(directory):
+            return DatabaseState.LEGACY, None, None
+        problem = problem_of(path)
+        if problem is None:
+            return _state_of_revision(revisions.inspect_revision(path))
+    except RuntimeStoreError as error:
+        return _state_of_error(error, path)
+    absent = not there and not _something_beside(path)
+    return (DatabaseState.ABSENT if absent else DatabaseState.DAMAGED), problem, None
+
+
+def _state_of_revision(revision: str) -> _State:
+    if revision == REVISIONS[-1]:
+        return DatabaseState.SOUND, None, None
+    return DatabaseState.OLDER, f"revision {revision}; this one is at {REVISIONS[-1]}", None
+
+
+def _state_of_error(error: RuntimeStoreError, path: Path) -> _State:
+    match error:
+        case NewerDatabaseError():
+            known = f"revision {error.found_revision}; known up to {error.supported_revision}"
+            return DatabaseState.NEWER, known, None
+        case ForeignDatabaseError():
+            odd_file = None if error.path == path else error.path
+            return DatabaseState.FOREIGN, error.problem, odd_file
+        case CorruptDatabaseError():
+            return DatabaseState.DAMAGED, error.problem, None
+        case DatabaseLockedError():
+            return DatabaseState.LOCKED, error.cause, None
+        case StorageError():
+            return DatabaseState.UNREADABLE, f"{error.problem} ({error.cause})", None
+        case UnusableEngineError():
+            return DatabaseState.UNUSABLE, error.problem, None
+        case _:
+            return DatabaseState.UNREADABLE, str(error), None
+
+
+def _something_beside(path: Path) -> bool:
+    """Whether only what belongs beside a database is there."""
+    return any(
+        _lstat(path.with_name(path.name + suffix)) is not None for suffix in ("-wal", "-journal")
+    )
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def _read(path: Path, query: Callable[[Connection], Result]) -> Result | None:
+    """A query to a database that was found readable a moment ago; None when it no longer is."""
+    database = Database(path, read_only=True)
+    try:
+        return database.read(query)
+    except (RuntimeStoreError, ValueError):
+        return None
+    finally:
+        database.close()
+
+
+def _descriptors(path: Path) -> Sequence[Descriptor] | None:
+    return _read(path, manifest.load_descriptors)
+
+
+def _lost_evidence(directory: Path, fs: FileSystem) -> tuple[str, ...] | None:
+    known = _read(directory / DATABASE_NAME, recovery_log.list_evidence)
+    if known is None:
+        return None
+    return tuple(
+        item.quarantine_path
+        for item in known
+        if item.restored_at is None and is_gone(directory, item.quarantine_path, fs)
+    )
+
+
+def _newest_batch(path: Path) -> datetime | None:
+    def query(connection: Connection) -> str | None:
+        row = connection.exec_driver_sql("SELECT max(started_at) FROM write_batches").fetchone()
+        return None if row is None else row[0]
+
+    found = _read(path, query)
+    return None if found is None else parse_time(found)
+
+
+def _backup(directory: Path, fs: FileSystem) -> Path | None:
+    """The newest back-up of this directory that is sound: those of upgrades in it, and those beside
+    it that say so. Another directory of the same team may have its back-ups there, too."""
+    candidates = [(_mtime(path), path) for path in backups_in(directory, fs)]
+    beside: list[str] = []
+    with suppress(OSError):
+        beside = fs.list_directory(directory.absolute().parent)[:_NEIGHBOURS]
+    for name in beside:
+        path = directory.absolute().parent / name
+        with suppress(RuntimeStoreError, OSError):
+            if _lstat(path / RECORD_NAME) is not None and _is_of(directory, read_record(path, fs)):
+                candidates.append((_mtime(path / RECORD_NAME), path))
+    for _, path in sorted(candidates, reverse=True):
+        with suppress(RuntimeStoreError, OSError):
+            verify_backup(path)
+            return path
+    return None
+
+
+def _free_name(directory: Path) -> Path:
+    """A name beside a directory that nobody has, for what a back-up is restored to."""
+    base = directory if directory.name not in ("", "..") else directory.resolve()
+    for number in range(1, _NEIGHBOURS):
+        path = base.with_name(f"{base.name}-restored{'' if number == 1 else f'-{number}'}")
+        if _lstat(path) is None:
+            return path
+    return base.with_name(f"{base.name}-restored")
+
+
+def _is_of(directory: Path, record: Backup) -> bool:
+    """Whether a back-up is of this directory: its record says so, or the database still knows the
+    batch that was the last in it (a directory that was moved since; a back-up without the word)."""
+    if record.origin == str(directory.absolute()):
+        return True
+    last = record.last_committed_batch_id
+    return last is not None and knows_batch(directory / DATABASE_NAME, last)
+
+
+def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
+    """What is ours by its place, and another user's."""
+    inside = [str(file.relative_to(directory)) for file in files]
+    inside += [name for name in sorted(names) if name.startswith(_OWN_PREFIXES)]
+    inside.append(QUARANTINE_DIRECTORY)
+    with suppress(OSError):
+        inside += [
+            f"{QUARANTINE_DIRECTORY}/{name}"
+            for name in sorted(os.listdir(directory / QUARANTINE_DIRECTORY))
+        ]
+    yield from not_changeable(directory, dict.fromkeys(inside))
+
+
+def _linked(path: Path) -> Iterator[Path]:
+    """Where a link under the database's name leads to a sound database: that, after its WAL."""
+    found = _lstat(path)
+    if found is None or not stat.S_ISLNK(found.st_mode):
+        return
+    try:
+        target = path.resolve(strict=True)
+        if problem_of(target) is None:
+            revisions.inspect_revision(target)
+            yield from (
+                item
+                for item in (target.with_name(f"{target.name}-wal"), target)
+                if _lstat(item) is not None
+            )
+    except (OSError, RuntimeError, RuntimeStoreError):
+        return
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def _strays(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
+    folders = {directory, *(file.parent for file in files)}
+    for folder in sorted(folders):
+        with suppress(OSError):
+            for name in sorted(os.listdir(folder)):
+                if durable.is_temporary(name):
+                    yield str((folder / name).relative_to(directory))
+    yield from (name for name in sorted(names) if name.startswith(".runtime-store."))
+
+
+def _unknown(names: Sequence[str], descriptors: Sequence[Descriptor]) -> Iterator[str]:
+    known = {item.relative_path.split("/")[0] for item in descriptors}
+    known |= {QUARANTINE_DIRECTORY, LOCK_NAME, DATABASE_NAME, RECORD_NAME}
+    known |= {*MANIFEST_NAMES, RECEIPTS_NAME, *KNOWN_OTHERS}
+    for name in sorted(names):
+        own = name.startswith(_OWN_PREFIXES) or durable.is_temporary(name)
+        if name not in known and not own and name.endswith(".json"):
+            yield name
+
+
+def _sizes(directory: Path, files: Sequence[Path]) -> dict[str, int]:
+    path = directory / DATABASE_NAME
+    found = {
+        "store files": sum(map(_size, files)),
+        "database": _size(path),
+        "WAL": _size(path.with_name(path.name + "-wal")),
+        "quarantine": _size_below(directory / QUARANTINE_DIRECTORY),
+        "back-ups of upgrades": sum(
+            _size(item) for item in directory.glob("runtime-store.backup-*.sqlite3")
+        ),
+        "databases set aside": sum(
+            _size_below(item) for item in directory.glob(f"{BROKEN_PREFIX}*")
+        ),
+    }
+    return {name: size for name, size in found.items() if size}
+
+
+def _from_the_future(files: Sequence[Path], now: datetime) -> Iterator[str]:
+    for file in files:
+        if _mtime(file) > now.timestamp() + 2:
+            yield file.name
+
+
+def _loose(directory: Path, paths: Sequence[Path]) -> Iterator[str]:
+    for path in paths:
+        found = _lstat(path)
+        if found is None or stat.S_ISLNK(found.st_mode):  # the mode of a link says nothing
+            continue
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            name = "the directory" if path == directory else path.name
+            yield f"{name} ({stat.S_IMODE(found.st_mode):03o})"
+
+
+# --- what it stands on ----------------------------------------------------------------------------
+
+
+def _space(directory: Path) -> os.statvfs_result | None:
+    try:
+        return os.statvfs(directory)
+    except (AttributeError, OSError):
+        return None
+
+
+def _file_system(directory: Path) -> str | None:
+    """The kind of the file system that a directory is on, as Linux tells it, or None."""
+    best: tuple[int, str] | None = None
+    try:
+        real = directory.resolve()
+    except (OSError, RuntimeError):
+        return None
+    for mount in mounts():
+        depth = len(mount.path.parts)
+        if real.is_relative_to(mount.path) and (best is None or depth >= best[0]):
+            best = depth, mount.kind
+    return None if best is None else best[1]
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StorageError(path, "it cannot be looked at", str(error)) from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return os.lstat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _size_below(folder: Path) -> int:
+    return sum(_size(Path(root) / name) for root, _, names in os.walk(folder) for name in names)

@@ -1,0 +1,612 @@
+"""What is wrong with a runtime directory, and which way leads out: pure, from gathered facts.
+
+Every check gives a finding: green (as it should be), yellow (works, but look at it) or red (does
+not work, or will lose something), each with a sentence, and with commands where one helps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from rtstore.maintenance.doctor.facts import (
+    DatabaseState,
+    Facts,
+    HindranceKind,
+    Way,
+    owning_way,
+    rebuild_command,
+    two_teams,
+)
+from rtstore.model.records import Record
+from rtstore.model.times import format_time
+from rtstore.shell import typed, typed_command
+
+WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
+"""The first and the last version of SQLite with the WAL-reset bug, but for the back-ports: fixed in
+3.51.3 (2026-03-13), back-ported to 3.44.6 and 3.50.7 (sqlite.org/wal.html#walresetbug,
+sqlite.org/releaselog/3_51_3.html). When two connections write or checkpoint a WAL database at the
+same moment, and the timing is bad, a later checkpoint skips pages: the database is corrupt.
+
+The writer lock covers it: every write and every checkpoint of ours (one that a commit runs, and the
+one of the last connection to close) happens while this process alone holds the lock. What it cannot
+cover is a program that does not take it, such as a sqlite3 shell that writes."""
+WAL_RESET_BACKPORTS = ((3, 44, 6), (3, 50, 7))
+
+NETWORK = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.ceph", "fuse.glusterfs",
+        "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "smb2", "smb3",
+        "smbfs",
+    }
+)  # fmt: skip
+VIRTUAL = frozenset({"drvfs", "prl_fs", "vboxsf", "virtiofs", "vmhgfs"})
+IN_MEMORY = frozenset({"ramfs", "tmpfs"})
+
+LONG_HOLD = timedelta(seconds=60)
+CLOCK_TOLERANCE = timedelta(seconds=2)
+ROOM_FOR_NOTHING = 64 << 10
+"""With less free space than this, no batch finds room."""
+SPARE_BYTES = 16 << 20
+"""Less free space than this, beside what the files here take, is worth a word."""
+LARGE_WAL = 64 << 20
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    GREEN = "green"
+    YELLOW = "yellow"
+    RED = "red"
+
+
+class Check(StrEnum):
+    """What was looked at."""
+
+    DATABASE = "database"
+    STORES = "stores"
+    LOCK = "lock"
+    ENGINE = "engine"
+    FILE_SYSTEM = "file_system"
+    SPACE = "space"
+    PERMISSIONS = "permissions"
+    SETTINGS = "settings"
+    QUARANTINE = "quarantine"
+    STRAY_FILES = "stray_files"
+    SIZES = "sizes"
+    CLOCK = "clock"
+
+
+class Finding(Record):
+    """What one check found."""
+
+    check: Check
+    level: Level
+    sentence: str
+    ways: tuple[Way, ...] = ()
+
+
+def diagnose(facts: Facts) -> tuple[Finding, ...]:
+    """Every finding, in the order of the checks."""
+    checks = (
+        _database, _stores, _lock, _engine, _file_system, _space, _permissions, _settings,
+        _quarantine, _stray_files, _sizes, _clock,
+    )  # fmt: skip
+    return tuple(finding for check in checks for finding in check(facts))
+
+
+def worst(findings: tuple[Finding, ...]) -> Level:
+    """The level of the whole: that of the worst finding."""
+    order = (Level.GREEN, Level.YELLOW, Level.RED)
+    return max((finding.level for finding in findings), key=order.index, default=Level.GREEN)
+
+
+def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
+    """Whether a version of SQLite has the WAL-reset bug."""
+    first, last = WAL_RESET_BUG
+    patched = any(version[:2] == fixed[:2] and version >= fixed for fixed in WAL_RESET_BACKPORTS)
+    return first <= version <= last and not patched
+
+
+def parse_since(holder: str) -> str | None:
+    """The time in what a holder of the writer lock wrote of itself, or None."""
+    found = re.search(r"since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)", holder)
+    return found[1] if found else None
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def _database(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.DATABASE)
+    match facts.state:
+        case DatabaseState.SOUND:
+            yield say.green("it is at this rtstore's revision, and every page of it is sound")
+        case DatabaseState.OLDER:
+            yield say.yellow(
+                f"it is older than this rtstore ({facts.problem}); opening the store upgrades it",
+                _writing(facts, "upgrade", "backs it up and upgrades it, whole or not at all"),
+            )
+        case DatabaseState.NEWER:
+            yield say.red(
+                f"a newer rtstore made it ({facts.problem}); this one does not touch it",
+                Way(command="pip install --upgrade rtstore", why="gets the newer program"),
+            )
+        case DatabaseState.LOCKED:
+            yield say.red(f"another program has locked it: {facts.problem}")
+        case DatabaseState.UNREADABLE:
+            way = _copy_elsewhere(facts) if facts.is_read_only else _make_accessible(facts)
+            yield say.red(f"it cannot be read: {facts.problem}", way)
+        case DatabaseState.UNUSABLE:
+            yield say.red(f"it must not be used: {facts.problem}")
+        case _:
+            yield _without(facts, say)
+
+
+def _without(facts: Facts, say: _Sayer) -> Finding:
+    """Where there is no database that could be used."""
+    match facts.state:
+        case DatabaseState.LEGACY if facts.import_refused is not None:
+            return say.red(
+                "there is none yet: this is a directory of the file-only ancestor, and cannot be "
+                f"taken over as it is: {facts.import_refused}",
+                _without_control_file(facts),
+            )
+        case DatabaseState.LEGACY:
+            return say.red(
+                "there is none yet: this is a directory of the file-only ancestor",
+                _writing(facts, "import", "takes it over; its files stay as they are"),
+            )
+        case DatabaseState.ABSENT if facts.left_behind and not facts.has_store_files:
+            return say.red(
+                f"it is gone, and so are the store files; left are {', '.join(facts.left_behind)}",
+                *_ways_out(facts),
+                *_move_aside(facts),
+            )
+        case DatabaseState.ABSENT if not facts.has_store_files:
+            return say.red(
+                "there is no runtime store here: neither a database nor store files",
+                Way(
+                    command=_run("init", facts, "--team", facts.launch.team_name or "NAME"),
+                    why="makes one",
+                ),
+            )
+        case DatabaseState.ABSENT:
+            return say.red("it is gone, but the store files are there", *_ways_out(facts))
+        case DatabaseState.REBUILD_INTERRUPTED:
+            return say.red("a rebuild was interrupted", _rebuild(facts))
+        case DatabaseState.FOREIGN if facts.odd_file is not None:
+            odd = typed(facts.odd_file)
+            return say.red(
+                f"{facts.odd_file.name}, which SQLite would open beside it: {facts.problem}",
+                Way(command=f"mv {odd} {odd}.aside", why="moves it out of the way"),
+            )
+        case DatabaseState.FOREIGN if facts.linked:
+            return say.red(
+                f"it is not a regular file, but a link to a sound one, {facts.linked[-1]}: SQLite "
+                "would look for the WAL beside that one",
+                _bring_back(facts),
+                _rebuild(facts, "--force"),
+            )
+        case DatabaseState.FOREIGN:
+            return say.red(
+                f"what has its name is not a control database of rtstore: {facts.problem}",
+                _rebuild(facts, "--force"),
+            )
+        case _:
+            return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
+
+
+def _bring_back(facts: Facts) -> Way:
+    path = facts.directory / "runtime-store.sqlite3"
+    *beside, database = facts.linked
+    moves = [(item, Path(f"{path}{str(item).removeprefix(str(database))}")) for item in beside]
+    moves.append((database, path))
+    return Way(
+        command=" && ".join(typed_command("mv", source, target) for source, target in moves),
+        why="puts it in the place of the link; stop what uses it first",
+    )
+
+
+def _without_control_file(facts: Facts) -> Way:
+    """The ancestor's control files say more than the store files, but an import takes them only
+    whole."""
+    damaged = facts.damaged_control_file
+    if damaged is None:
+        why = f"a person must see to that; then: {_run('import', facts)}"
+        return Way(command=None, why=why)
+    move = typed_command("mv", damaged, Path(f"{damaged}.aside"))
+    if damaged.name == "opencode-runtime-receipts.json":
+        return Way(
+            command=f"{move} && {_run('import', facts)}",
+            why="takes the stores over without their receipts, which it keeps aside; rather the "
+            "file from a back-up, where there is one",
+        )
+    team = facts.launch.team_name or "NAME"
+    rebuild = rebuild_command(facts.directory, facts.launch, team_name=team)
+    return Way(
+        command=f"{move} && {rebuild}",
+        why="makes a database of the store files as they are, without what the manifest said of "
+        "them, which it keeps aside; rather the manifest from a back-up, where there is one",
+    )
+
+
+def _ways_out(facts: Facts) -> Iterator[Way]:
+    """A back-up has the history, the files have the newest state: both are offered."""
+    if facts.backup is not None:
+        restored = facts.restored or Path(f"{facts.directory}-restored")
+        yield Way(
+            command=f"rtstore restore {typed(facts.backup)} {typed(restored)}",
+            why="makes a new directory of the newest sound back-up, with its history; what was "
+            "written since is not in it. Stop the runtime before it takes the old one's place",
+        )
+    if facts.nameless_files:
+        yield _rebuild_in_the_runtime(facts)
+    elif facts.has_store_files:
+        yield _rebuild(facts)
+    elif facts.state is DatabaseState.DAMAGED:  # contents may be readable still
+        if not facts.knows_descriptors:
+            yield _rebuild_in_the_runtime(facts)
+        yield _rebuild(facts)
+
+
+def _rebuild_in_the_runtime(facts: Facts) -> Way:
+    """A store file does not say the name of its store, so no command can rebuild these."""
+    team = facts.launch.team_name or facts.team_in_database or "NAME"
+    stores = "stores of its own, if it has any"
+    if facts.nameless_files:
+        stores = f"the stores of {', '.join(facts.nameless_files[:5])}"
+    return Way(
+        command=None,
+        why=f"the runtime must rebuild it, for only its descriptors name {stores}: "
+        f"rtstore.rebuild_database({str(facts.directory)!r}, team_name={team!r}, "
+        "descriptors=[...]); what it does not know stays as it is",
+    )
+
+
+def _move_aside(facts: Facts) -> Iterator[Way]:
+    """Where no store file is left, what was kept of them is all that keeps a new store out."""
+    moves = [facts.directory / name for name in facts.left_behind]
+    command = " && ".join(typed_command("mv", item, Path(f"{item}.aside")) for item in moves)
+    yield Way(command=command, why="moves that aside; then a new store can be made here")
+
+
+def _unless_hindered(facts: Facts, way: Way) -> Way:
+    """A way that writes, or else what has to be done before it."""
+    return next((item.way for item in facts.hindrances if item.schema_name is None), way)
+
+
+def _rebuild(facts: Facts, *options: str) -> Way:
+    undecided = two_teams(facts.directory, facts.team_in_database, facts.launch)
+    if undecided is not None:
+        return Way(command=None, why=undecided)
+    team = facts.launch.team_name or facts.team_in_database or "NAME"
+    aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"
+    named = "; team and run are what the launch state says" if facts.launch.run_id else ""
+    way = Way(
+        command=rebuild_command(facts.directory, facts.launch, *options, team_name=team),
+        why=f"makes a new database from the store files as they are now{aside}; history and "
+        f"receipts are lost{named}",
+    )
+    return _unless_hindered(facts, way)
+
+
+def _stores(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.STORES)
+    if facts.verdict is None:
+        return
+    if facts.verdict == "ready" and facts.next:
+        yield say.yellow("ready, but not every store file is what is committed", *facts.next)
+        return
+    if facts.verdict == "ready":
+        yield say.green("every store file is what is committed: ready")
+        return
+    sentence = f"not everything is as committed: {facts.verdict}"
+    level = Level.YELLOW if facts.verdict == "degraded" else Level.RED
+    yield Finding(check=Check.STORES, level=level, sentence=sentence, ways=facts.next)
+
+
+def _lock(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.LOCK)
+    writer = facts.sql_writer
+    odd = [item for item in facts.hindrances if item.kind is HindranceKind.LOCK]
+    if odd:
+        yield from (say.red(item.problem, item.way) for item in odd)
+    elif facts.lock_holder is not None:
+        age = None if facts.lock_since is None else facts.now - facts.lock_since
+        if age is not None and age > LONG_HOLD:
+            pid = re.search(r"process (\d+)", facts.lock_holder)
+            ways = () if pid is None else (_end(int(pid[1])),)
+            yield say.yellow(
+                f"a writer holds the writer lock for {int(age.total_seconds())} s: "
+                f"{facts.lock_holder}. Others wait for it",
+                *ways,
+            )
+        else:
+            yield say.green(f"a writer is at work: {facts.lock_holder}")
+    elif writer is not None:
+        since = "" if writer.since is None else f", running since {format_time(writer.since)}"
+        yield say.red(
+            f"process {writer.pid} ({writer.command}{since}) has a write transaction open on the "
+            "database, without the writer lock: every write waits for it, and fails",
+            _end(writer.pid),
+        )
+    else:
+        open_in = ", ".join(f"{item.pid} ({item.command})" for item in facts.readers)
+        yield say.green(f"free; the database is open in process {open_in}" if open_in else "free")
+
+
+def _end(pid: int) -> Way:
+    return Way(
+        command=f"kill {pid}",
+        why="ends it, if it cannot be asked to finish; what it had not committed is rolled back",
+    )
+
+
+# --- what it stands on ----------------------------------------------------------------------------
+
+
+def _engine(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.ENGINE)
+    version = ".".join(map(str, facts.engine))
+    if not has_wal_reset_bug(facts.engine):
+        yield say.green(f"SQLite {version} does not have the WAL-reset bug")
+        return
+    yield say.yellow(
+        f"SQLite {version} has the WAL-reset bug (3.7.0 to 3.51.2): two connections that write or "
+        "checkpoint at the same moment can corrupt a database. rtstore is safe from it, as it does "
+        "both under its writer lock only; other programs should open the database read-only",
+        Way(
+            command=f"sqlite3 -readonly {typed(facts.directory)}/runtime-store.sqlite3",
+            why="looks without writing",
+        ),
+    )
+
+
+def _file_system(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.FILE_SYSTEM)
+    kind, away = facts.file_system, Way(
+        command=f"rtstore backup {typed(facts.directory)} /a/local/directory",
+        why="copies all that is committed into a directory that opens as a ready store, with "
+        "changed files as evidence",
+    )  # fmt: skip
+    if kind is None:
+        yield say.green("its kind cannot be told here")
+    elif kind in NETWORK:
+        yield say.red(
+            f"{kind} is a network file system: SQLite's WAL needs shared memory and locks that it "
+            "does not give between machines",
+            away,
+        )
+    elif kind in VIRTUAL or kind.startswith("fuse."):
+        yield say.yellow(f"{kind} is a virtual file system; its locks may not be real", away)
+    elif kind in IN_MEMORY:
+        yield say.yellow(f"{kind} is in memory: nothing here survives a restart", away)
+    else:
+        yield say.green(f"{kind}, local")
+
+
+def _space(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.SPACE)
+    if facts.free_bytes is None:
+        return
+    needed = sum(facts.sizes.values())
+    look = Way(command=f"df -h {typed(facts.directory)}", why="shows what is full")
+    free = f"{_size(facts.free_bytes)} free"
+    if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
+        full = "full" if facts.free_bytes < ROOM_FOR_NOTHING else "nearly full"
+        yield say.red(
+            f"the disk is {full}: {free}. A batch that finds no room fails, and is undone; "
+            f"dropping history, too, needs some room before it gives any back.{_wal_in(facts)}",
+            look,
+            _make_room(facts),
+        )
+    elif facts.free_inodes == 0:
+        yield say.red(
+            f"{free}, and no file can be made: the file system has no inodes left",
+            Way(command=f"df -i {typed(facts.directory)}", why="shows which has none left"),
+            Way(command=None, why="a person must remove files that nobody needs, elsewhere on it"),
+        )
+    elif facts.free_bytes < needed + SPARE_BYTES:
+        yield say.yellow(f"{free}: too little for a back-up or an upgrade", look)
+    else:
+        yield say.green(free)
+
+
+def _wal_in(facts: Facts) -> str:
+    wal = facts.sizes.get("WAL", 0)
+    return f" The database's own WAL takes {_size(wal)} of it" if wal else ""
+
+
+def _make_room(facts: Facts) -> Way:
+    """How much room is missing: for a batch, and for moving the WAL into the database."""
+    database, wal = facts.sizes.get("database", 0), facts.sizes.get("WAL", 0)
+    growth = wal if facts.committed_bytes is None else max(0, facts.committed_bytes - database)
+    needed = max(1 << 20, facts.sizes.get("store files", 0)) + (growth if wal else 0)
+    gives = f", which moves the WAL into the database and gives its {_size(wal)} back"
+    return Way(
+        command=None,
+        why=f"a person must free about {_size(max(0, needed - (facts.free_bytes or 0)))} elsewhere "
+        f"on this file system, or make it larger; then: {_run('recover', facts)}"
+        + (gives if wal else ""),
+    )
+
+
+def _permissions(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.PERMISSIONS)
+    well = True
+    if facts.others:
+        names = ", ".join(facts.others[:5]) + (", ..." if facts.others[5:] else "")
+        yield say.red(f"of another user, and not to be changed by this one: {names}", _own(facts))
+        well = False
+    unreadable = [name for name in facts.unreadable if name not in facts.others]
+    if unreadable:
+        yield say.red(f"not readable: {', '.join(unreadable)}", _make_accessible(facts))
+        well = False
+    for found in facts.hindrances:
+        if found.kind is not HindranceKind.LOCK:
+            yield say.red(found.problem, found.way)
+            well = False
+    if facts.is_read_only:
+        well = False
+    elif not facts.may_write and not facts.others:
+        yield say.red("this user may not write here", _make_accessible(facts))
+        well = False
+    if facts.loose_modes:
+        yield say.yellow(
+            f"open to other users: {', '.join(facts.loose_modes)}; it may be meant",
+            Way(
+                command=f"chmod -R go-rwx {typed(facts.directory)}",
+                why="closes it to everybody but its owner",
+            ),
+        )
+        well = False
+    if well:
+        yield say.green("for its owner alone, who may read and write")
+
+
+def _make_accessible(facts: Facts) -> Way:
+    """By ownership where that is what is wrong, by modes otherwise."""
+    return _own(facts) if facts.others or facts.is_others else _open_up(facts)
+
+
+def _own(facts: Facts) -> Way:
+    """Everything to one user: see `owning_way`."""
+    return owning_way(
+        facts.directory, owner=facts.owner, user=facts.user, is_others=facts.is_others
+    )
+
+
+def _open_up(facts: Facts) -> Way:
+    return Way(
+        command=f"chmod -R u+rwX {typed(facts.directory)}",
+        why="gives its owner what is missing (as its owner, or root)",
+    )
+
+
+def _copy_elsewhere(facts: Facts) -> Way:
+    copy = typed(f"copy-of-{facts.directory.name}")
+    return Way(
+        command=f"cp -r {typed(facts.directory)} ~/{copy}",
+        why="makes a copy that can be looked at: SQLite cannot read a WAL whose index (-shm) is "
+        "gone where it may not make it anew",
+    )
+
+
+def _settings(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.SETTINGS)
+    if not facts.settings:
+        return
+    told = ", ".join(f"{name} {'?' if value is None else value}" for name, value in
+                     facts.settings.items())  # fmt: skip
+    if facts.settings.get("journal_mode") not in (None, "wal"):
+        yield say.yellow(
+            f"{told}: another program took it out of WAL mode",
+            _writing(facts, "recover", "opens it for writing, which sets it again"),
+        )
+    else:
+        yield say.green(told)
+
+
+# --- what lies about ------------------------------------------------------------------------------
+
+
+def _quarantine(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.QUARANTINE)
+    if facts.lost_evidence is None:
+        return
+    if not facts.lost_evidence:
+        yield say.green("no evidence is missing in it")
+        return
+    names = ", ".join(facts.lost_evidence[:5]) + (", ..." if facts.lost_evidence[5:] else "")
+    yield say.yellow(
+        f"evidence that somebody removed, so that it cannot be put back: {names}",
+        Way(
+            command=f"rtstore quarantine list {typed(facts.directory)}",
+            why="marks what is gone; only a back-up may have it. Pruning the quarantine forgets it",
+        ),
+    )
+
+
+def _stray_files(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.STRAY_FILES)
+    if facts.stray_files and facts.lock_holder is None:
+        yield say.yellow(
+            f"left by a process that died: {', '.join(facts.stray_files)}",
+            _writing(facts, "recover", "removes them"),
+        )
+    elif facts.unknown_files:
+        names = ", ".join(facts.unknown_files)
+        yield say.yellow(f"not of any store that this directory knows: {names}")
+    else:
+        yield say.green("none")
+
+
+def _sizes(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.SIZES)
+    told = ", ".join(f"{name} {_size(size)}" for name, size in facts.sizes.items())
+    if facts.sizes.get("WAL", 0) > LARGE_WAL:
+        who = ", ".join(str(item.pid) for item in facts.readers) or "unknown"
+        yield say.yellow(
+            f"{told}: the WAL grows while a reader keeps an old transaction open (open in: {who})"
+        )
+    elif told:
+        yield say.green(told)
+
+
+def _clock(facts: Facts) -> Iterator[Finding]:
+    say = _Sayer(Check.CLOCK)
+    newest = facts.newest_batch_at
+    ahead = newest is not None and newest > facts.now + CLOCK_TOLERANCE
+    look = Way(command="date -u", why="shows this machine's clock")
+    if ahead and newest is not None:
+        yield say.yellow(
+            f"the newest batch was written {_seconds(newest - facts.now)} s in the future "
+            f"({format_time(newest)}): a clock was wrong, then or now",
+            look,
+        )
+    if facts.future_files:
+        yield say.yellow(f"files with a time in the future: {', '.join(facts.future_files)}", look)
+    if not ahead and not facts.future_files:
+        yield say.green("nothing here is from the future")
+
+
+def _size(number_of_bytes: int) -> str:
+    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if number_of_bytes >= length:
+            return f"{number_of_bytes / length:.1f} {unit}"
+    return f"{number_of_bytes / (1 << 10):.1f} KiB"
+
+
+def _seconds(span: timedelta) -> int:
+    return int(span.total_seconds())
+
+
+def _run(command: str, facts: Facts, *options: str) -> str:
+    return typed_command("rtstore", command, facts.directory, *options)
+
+
+def _writing(facts: Facts, command: str, why: str) -> Way:
+    return _unless_hindered(facts, Way(command=_run(command, facts), why=why))
+
+
+class _Sayer:
+    """Makes the findings of one check."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+
+    def green(self, sentence: str) -> Finding:
+        """All is as it should be."""
+        return Finding(check=self._check, level=Level.GREEN, sentence=sentence)
+
+    def yellow(self, sentence: str, *ways: Way) -> Finding:
+        """It works, but somebody should look at it."""
+        return Finding(check=self._check, level=Level.YELLOW, sentence=sentence, ways=ways)
+
+    def red(self, sentence: str, *ways: Way) -> Finding:
+        """It does not work, or will lose something."""
+        return Finding(check=self._check, level=Level.RED, sentence=sentence, ways=ways)

@@ -1,0 +1,142 @@
+"""What keeps everybody from writing in a runtime directory, and the way out. Reads only.
+
+Whether this user may write is another question: the runtime may be another one's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rtstore.control.lock import LOCK_NAME, move_aside, odd_lock
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.errors import StorageError
+from rtstore.files.owners import is_mount_point, is_read_only, mounts
+from rtstore.files.paths import store_path
+from rtstore.maintenance.doctor.facts import Hindrance, HindranceKind, Way
+from rtstore.shell import typed
+
+FULL_BYTES = 1 << 20
+"""With less free space than this, a batch may find no room."""
+ROOM_FOR_NOTHING = 64 << 10
+"""With less than this, none does."""
+
+
+def hindrances(directory: Path, stores: Mapping[str, str]) -> tuple[Hindrance, ...]:
+    """What keeps writes out of a directory, by the path of each store; those of all stores first.
+
+    Asked by the readiness check, by `rtstore status` and by `rtstore doctor`.
+    """
+    whole = tuple(_of_all(directory))
+    return whole or tuple(_of_stores(directory, stores))
+
+
+def mounted_database(directory: Path) -> Hindrance | None:
+    """What keeps the database from being replaced: it is a mount point."""
+    path = directory / DATABASE_NAME
+    if not is_mount_point(path):
+        return None
+    quoted = typed(path)
+    return Hindrance(
+        kind=HindranceKind.MOUNT,
+        problem="the database is a mount point, and what is mounted cannot be replaced",
+        way=Way(
+            command=None,
+            why=f"a person must unmount {quoted} first, and mount the directory instead of the one "
+            "file; then look again",
+        ),
+    )
+
+
+def refuse_mounted_database(directory: Path) -> None:
+    """Raise `StorageError` where the database cannot be replaced."""
+    found = mounted_database(directory)
+    if found is not None:
+        raise StorageError(directory / DATABASE_NAME, found.problem, found.way.why)
+
+
+def free_bytes(directory: Path) -> int | None:
+    """How much room this user has on the file system; None where nobody can tell."""
+    try:
+        found = os.statvfs(directory)
+    except (AttributeError, OSError):
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def no_room(directory: Path) -> Hindrance | None:
+    """The full disk, which hinders only what needs room: told where something is to be done."""
+    free = free_bytes(directory)
+    if free is None or free >= FULL_BYTES:
+        return None
+    full = "full" if free < ROOM_FOR_NOTHING else "nearly full"
+    return Hindrance(
+        kind=HindranceKind.FULL,
+        problem=f"the disk is {full}",
+        way=Way(
+            command=None,
+            why=f"first, a person must make room, for the disk is {full}: {free >> 10} KiB are "
+            f"free. How much is missing: rtstore doctor {typed(directory)}",
+        ),
+    )
+
+
+def _of_all(directory: Path) -> Iterator[Hindrance]:
+    if is_read_only(directory):
+        yield _read_only(directory, None)
+        return
+    lock = directory / LOCK_NAME
+    problem = odd_lock(lock)
+    if problem is not None:
+        yield Hindrance(
+            kind=HindranceKind.LOCK,
+            problem=f"the writer lock cannot be taken: its file is {problem}",
+            way=Way(
+                command=move_aside(lock),
+                why=f"moves away what has the name of the lock file, which is {problem}: until "
+                "then nothing can be written",
+            ),
+        )
+
+
+def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance]:
+    try:
+        real = directory.resolve()
+    except (OSError, RuntimeError):
+        return
+    mounted = {mount.path for mount in mounts() if mount.path.is_relative_to(real)}
+    folders = {store_path(real, path).parent for path in stores.values()} - {real}
+    closed = {folder for folder in folders if is_read_only(folder)}
+    for name, relative_path in stores.items():
+        path = store_path(real, relative_path)
+        shown = store_path(directory, relative_path)
+        if path in mounted:
+            again = f"rtstore recover {typed(directory)}"
+            yield Hindrance(
+                kind=HindranceKind.MOUNT,
+                schema_name=name,
+                problem=f"{name} cannot be written: its file is a mount point",
+                way=Way(
+                    command=None,
+                    why="a person must mount the directory instead of the one file: "
+                    f"{typed(shown)} is a mount point, and what is mounted cannot be "
+                    f"replaced; then: {again}",
+                ),
+            )
+        elif path.parent in closed:
+            yield _read_only(shown.parent, name)
+
+
+def _read_only(path: Path, name: str | None) -> Hindrance:
+    what = "writing does not" if name is None else f"{name} cannot be written"
+    return Hindrance(
+        kind=HindranceKind.READ_ONLY,
+        schema_name=name,
+        problem=f"the file system is mounted read-only: looking works, {what}",
+        way=Way(
+            command=None,
+            why=f"a person must mount {typed(path)} for writing first: until then "
+            "neither the runtime nor a recovery can work there",
+        ),
+    )

@@ -1,0 +1,128 @@
+"""What to do where there is no runtime store: a new directory, one to take over, or one whose
+database is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rtstore.control import batches, manifest, revisions
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.errors import DatabaseMissingError
+from rtstore.files.paths import store_path
+from rtstore.files.remains import has_envelope, kept_beside, store_files
+from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
+from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
+from rtstore.shell import typed
+
+
+def how_to_make(directory: Path, team_name: str | None) -> str:
+    """The command that makes a store in a directory, takes over what is in it, or goes on where the
+    store is. Store files whose database is gone want a look first: a new store would know none of
+    them."""
+    with no_fork():  # only where there is no store
+        from rtstore import legacy
+
+    where, below = typed(directory), directory / legacy.RUNTIME_DIRECTORY
+    if legacy.is_legacy_directory(directory):
+        return f"rtstore import {where}"
+    if what_is_there(directory, KNOWN_DESCRIPTORS, FileSystem()):
+        return f"rtstore doctor {where}"
+    if os.path.lexists(below / DATABASE_NAME):
+        return f"rtstore status {typed(below)}"
+    if legacy.is_legacy_directory(below):
+        return f"rtstore import {where}"
+    return f"rtstore init {where} --team {typed(team_name or 'NAME')}"
+
+
+def what_is_there(
+    directory: Path, descriptors: Iterable[Descriptor], fs: FileSystem
+) -> tuple[str, ...]:
+    """What shows that a directory without a database had one: store files, and what was kept."""
+    known = [item.relative_path for item in (*KNOWN_DESCRIPTORS, *descriptors)]
+    return (*store_files(directory, known, fs), *kept_beside(directory, fs))
+
+
+def refuse_lost_database(
+    directory: Path,
+    team_name: str | None,
+    descriptors: Iterable[Descriptor] | None,
+    fs: FileSystem,
+) -> None:
+    """Raise `DatabaseMissingError` where there is no database and something that it knew of.
+
+    Looks at the files first and then whether there is a database after all: one that somebody else
+    makes at this moment is there before the first of its files.
+    """
+    found = what_is_there(directory, descriptors or (), fs)
+    if found and not revisions.exists(directory / DATABASE_NAME):
+        launch = read_launch_state(directory, fs)
+        team_name = launch.team_name or team_name
+        run = rebuild_command(directory, launch, team_name=team_name or "NAME")
+        if nameless(store_files(directory, (), fs)):
+            run = how_to_rebuild_in_the_runtime(directory, team_name)
+        raise DatabaseMissingError(directory, found, "its database is gone", run)
+
+
+def refuse_lost_batches(
+    directory: Path, database: Database, descriptors: Iterable[Descriptor], fs: FileSystem
+) -> None:
+    """Raise `DatabaseMissingError` where the database knows of no batch at all and a store's file
+    is there: what its first session committed was in a WAL that did not come along.
+
+    The rows are asked after the files: a batch is in them before its first file is there.
+    """
+    paths = [item.relative_path for item in descriptors]
+    found = tuple(path for path in paths if has_envelope(directory, path, fs))
+    if found and knows_no_batch(database):
+        launch = read_launch_state(directory, fs)
+        problem = "its database knows of no batch: it is a new one, or its WAL did not come along"
+        run = rebuild_command(directory, launch)
+        team = database.read(manifest.load_head).team_name
+        if two_teams(directory, team, launch) is not None:
+            problem += f"; it is of team {team!r}, and the files are of team {launch.team_name!r}"
+            run = f"rtstore doctor {typed(directory)}"
+        raise DatabaseMissingError(directory, found, problem, run)
+
+
+def knows_no_batch(database: Database) -> bool:
+    """Whether nothing was ever logged in a database."""
+    return database.read(batches.last_number) == 0
+
+
+def nameless(files: Iterable[str]) -> list[str]:
+    """Those of some store files whose stores only the runtime can name: a file does not say it."""
+    known = {item.relative_path for item in KNOWN_DESCRIPTORS}
+    return [path for path in files if path not in known]
+
+
+def how_to_rebuild_in_the_runtime(directory: Path, team_name: str | None) -> str:
+    """The same for a runtime with stores of its own, which no command can name."""
+    return (
+        f"rtstore.rebuild_database({str(directory)!r}, team_name={team_name or 'NAME'!r}, "
+        "descriptors=[...]) in the runtime, with its descriptors"
+    )
+
+
+def read_launch_state(directory: Path, fs: FileSystem) -> LaunchState:
+    """Return what the launch state says in plain text, if it can be read at all."""
+    (launch,) = (item for item in KNOWN_DESCRIPTORS if item.schema_name == LAUNCH_STATE)
+    try:
+        document = json.loads(fs.read(store_path(directory, launch.relative_path))[0])
+        data = document["data"].items()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return LaunchState()
+    told = {
+        name: value
+        for name, value in data
+        if isinstance(value, str) and value.strip() and value.isprintable()
+    }
+    return LaunchState(
+        team_name=told.get("teamName"),
+        run_id=told.get("runId"),
+        capability_snapshot_id=told.get("capabilitySnapshotId"),
+    )

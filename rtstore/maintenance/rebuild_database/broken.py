@@ -1,0 +1,181 @@
+"""What is wrong with a control database, and what can still be read of it.
+
+Everything goes through SQLite, read-only; a damaged page makes one question fail, not all of them.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field
+from sqlalchemy import Connection
+
+from rtstore.control import batches, contents, manifest, recovery_log, revisions
+from rtstore.control.contents import Retention
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite import copying
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
+from rtstore.maintenance.backup.verifying import problems_of_contents
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import Batch, BatchState, ManifestEntry, Record, RunIdentity
+
+Result = TypeVar("Result")
+
+
+class Salvage(Record):
+    """What could be read of a database; None and empty where it could not."""
+
+    team_name: str | None = None
+    identity: RunIdentity | None = None
+    high_watermark: int | None = None
+    descriptors: tuple[Descriptor, ...] | None = None
+    retention: Retention | None = None
+    entries: dict[str, ManifestEntry] = Field(default_factory=dict)
+    contents: dict[str, bytes] = Field(default_factory=dict)
+    """Committed contents by store name: only those whose hash is what their entry says."""
+    open_batches: tuple[str, ...] = ()
+    batches: int | None = None
+    evidence: int | None = None
+
+
+def problem_of(path: Path) -> str | None:
+    """Why a control database cannot be used, or None when it is sound.
+
+    Every page, row and content is looked at, history included. Raises `NewerDatabaseError` and, for
+    what cannot be told apart from a sound one, `StorageError` and `DatabaseLockedError`;
+    `ForeignDatabaseError` for another program's.
+    """
+    try:
+        if not revisions.exists(path):
+            return "there is no database"
+        revision = revisions.inspect_revision(path)
+        copying.check(path)
+        _read_everything(path, revision)
+        wrong = problems_of_contents(path)
+        if revision == REVISIONS[-1] and (missing := revisions.missing_parts(path)):
+            return f"its {' and its '.join(missing[:3])} is gone: somebody dropped it"
+        if wrong:
+            return "; ".join(wrong[:3]) + (f" (and {len(wrong) - 3} more)" if wrong[3:] else "")
+    except CorruptDatabaseError as error:
+        return error.problem
+    except ForeignDatabaseError as error:
+        if error.may_be_damage:
+            return error.problem
+        raise
+    except ValueError as error:  # a row that makes no sense
+        return f"the manifest makes no sense: {str(error).splitlines()[0]}"
+    return None
+
+
+def _read_everything(path: Path, revision: str) -> None:
+    database = Database(path, read_only=True)
+    try:
+        database.read(manifest.load)
+        database.read(manifest.load_descriptors)
+        database.read(batches.list_batches)
+        database.read(batches.load_open)
+        database.read(recovery_log.list_evidence)
+        if revision == REVISIONS[-1]:  # an older database does not remember it
+            database.read(manifest.load_retention)
+    finally:
+        database.close()
+
+
+def what_is_left(path: Path) -> Salvage:
+    """Everything that can still be read and is of use. Reads only."""
+    try:
+        found = path.lstat()
+        revisions.check_side_files(path)
+    except (OSError, RuntimeStoreError):
+        return Salvage()
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+        return Salvage()
+    database = Database(path, read_only=True)
+    try:
+        return _read(database)
+    finally:
+        database.close()
+
+
+def knows_batch(path: Path, batch_id: str) -> bool:
+    """Whether what is left of a database has a batch of that id."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        revisions.check_side_files(path)
+    except (OSError, RuntimeStoreError):
+        return False
+    database = Database(path, read_only=True)
+    try:
+        return bool(_attempt(database, lambda found: batches.batch_id_is_known(found, batch_id)))
+    finally:
+        database.close()
+
+
+def _read(database: Database) -> Salvage:
+    head = _attempt(database, manifest.load_head)
+    descriptors = _attempt(database, manifest.load_descriptors)
+    known = descriptors or KNOWN_DESCRIPTORS
+    entries, content_of = {}, {}
+    for name in [item.schema_name for item in known]:
+        entry = (_attempt(database, _entry(name)) or {}).get(name)
+        if entry is None:
+            continue
+        entries[name] = entry
+        content = (_attempt(database, _content(name)) or {}).get(name)
+        if content is not None and content_hash(content) == entry.content_hash:
+            content_of[name] = content
+    logged = _attempt(database, batches.load_open) or ()
+    last = _last_committed(database)
+    evidence = _attempt(database, recovery_log.list_evidence)
+    return Salvage(
+        team_name=head.team_name if head else last.team_name if last else None,
+        identity=_attempt(database, manifest.load_active_identity)
+        if head
+        else _identity_of(last, entries.values()),
+        high_watermark=head.high_watermark if head else last.high_watermark if last else None,
+        descriptors=descriptors or None,
+        retention=_attempt(database, manifest.load_retention),
+        entries=entries,
+        contents=content_of,
+        open_batches=tuple(item.batch.batch_id for item in logged),
+        batches=_attempt(database, batches.last_number),
+        evidence=None if evidence is None else len(evidence),
+    )
+
+
+def _last_committed(database: Database) -> Batch | None:
+    found = _attempt(database, batches.list_batches) or []
+    return next((each for each in reversed(found) if each.state is BatchState.COMMITTED), None)
+
+
+def _identity_of(last: Batch | None, entries: Iterable[ManifestEntry]) -> RunIdentity | None:
+    """The identity of the last committed batch, or else of the newest entry that can be read."""
+    source = last or max(entries, key=lambda entry: entry.batch_number, default=None)
+    if source is None or source.run_id is None:
+        return None
+    return RunIdentity(
+        run_id=source.run_id,
+        capability_snapshot_id=source.capability_snapshot_id,
+        behavior_fingerprint=source.behavior_fingerprint,
+    )
+
+
+def _entry(name: str) -> Callable[[Connection], dict[str, ManifestEntry]]:
+    return lambda connection: manifest.load_entries(connection, [name])
+
+
+def _content(name: str) -> Callable[[Connection], dict[str, bytes]]:
+    return lambda connection: contents.current_contents(connection, [name])
+
+
+def _attempt(database: Database, query: Callable[[Connection], Result]) -> Result | None:
+    try:
+        return database.read(query)
+    except Exception:  # noqa: BLE001 - what damage gives can fail anywhere on its way
+        return None

@@ -1,0 +1,462 @@
+"""A new control database from the store files, in the place of one that is beyond help.
+
+    1 look       is it really beyond help? a sound, newer or other program's database is refused
+    2 lock       the writer lock; look again
+    3 read       what can still be read of the old one: the team, descriptors, entries, contents
+    4 survey     every store file, held against what a write must pass
+    5 make       the new database, whole and flushed, under another name
+    6 set aside  the old one with its WAL, by renaming, into a folder of its own (made before 5)
+    7 publish    the new database gets the name
+
+Whatever dies and when: before 6 the old database is in its place, damaged as it was; between 6 and
+7 there is none, and the waiting new one makes every way in refuse (`upgrade.exists`), so that
+nobody starts with an empty store; running it again goes on in either case. The old database is
+moved, never opened with plain file calls and never deleted, and the store files are only read. Who
+still has it open notices at the next read or write (`Database` compares the file with its own), and
+closing it leaves the new WAL alone: SQLite sees that its database was moved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from rtstore import legacy
+from rtstore.commit.draft import check_id
+from rtstore.control import batches, contents, manifest, revisions
+from rtstore.control.contents import Retention
+from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.errors import (
+    DatabaseMissingError,
+    ForeignDatabaseError,
+    InvalidRequestError,
+    NotARuntimeDirectoryError,
+    StorageError,
+    WrongTeamError,
+)
+from rtstore.files.remains import store_files
+from rtstore.files.system import FileSystem
+from rtstore.maintenance.doctor.facts import LaunchState, two_teams
+from rtstore.maintenance.hindrances import refuse_mounted_database
+from rtstore.maintenance.hints import read_launch_state, refuse_lost_batches
+from rtstore.maintenance.rebuild_database.broken import Salvage, problem_of, what_is_left
+from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltStore, StoreOutcome
+from rtstore.maintenance.rebuild_database.stores import FoundStore, look_at_store, unknown_files
+from rtstore.model import arguments
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.model.envelope import content_hash
+from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
+from rtstore.model.records import (
+    Batch,
+    BatchReason,
+    BatchState,
+    InspectionState,
+    Manifest,
+    ManifestEntry,
+    PlannedWrite,
+    RunIdentity,
+)
+from rtstore.model.times import Clock, to_utc_ms, utc_now
+from rtstore.shell import typed
+
+NO_BATCH = "it knows of no batch: it is a new one, or its WAL did not come along"
+BROKEN_PREFIX = "runtime-store.broken-"
+_FILES = ("", "-wal", "-shm", "-journal")
+
+
+def rebuild_database(
+    directory: str | Path,
+    *,
+    team_name: str | None = None,
+    descriptors: Iterable[Descriptor] | None = None,
+    identity: RunIdentity | None = None,
+    force: bool = False,
+    clock: Clock = utc_now,
+    batch_id_factory: IdFactory = new_batch_id,
+    receipt_id_factory: IdFactory = new_receipt_id,
+    lock_timeout_s: float = DEFAULT_TIMEOUT_S,
+    fs: FileSystem | None = None,
+) -> RebuildReport:
+    """Make a new control database from the store files, when the old one is beyond help.
+
+    Every store file that passes what a write must pass becomes what is committed, byte for byte, in
+    one batch of reason `recovery`; the files stay as they are. The old database is kept in a folder
+    beside the new one. Durable when it returns. Interrupted anywhere, it can be run again.
+
+    Args:
+        directory: the runtime directory.
+        team_name: whose state it is; needed where the old database does not tell it any more.
+        descriptors: the stores of this runtime. Default: those that the old database remembers, or
+            the known stores of an OpenCode team.
+        identity: the run that the files belong to of which the old database does not tell it any
+            more, and the active identity if it does not tell that. Without it they belong to none,
+            and are stale to every run that expects its own.
+        force: rebuild although the database is sound, or another program's, or although there are
+            store files whose stores no descriptor names; they are left out.
+        clock, batch_id_factory, receipt_id_factory: sources of times and ids.
+        lock_timeout_s: how long to wait for a writer, in seconds.
+        fs: the seam to the file system, for tests.
+
+    Raises `InvalidRequestError` for a sound database or an unknown team, `WrongTeamError`,
+    `NotARuntimeDirectoryError`, `NewerDatabaseError`, `ForeignDatabaseError`,
+    `DatabaseLockedError`, `LockTimeoutError`, `StorageError`; the old database is then in its place
+    or the error says what to run.
+    """
+    directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
+    arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
+    arguments.optional(str, team_name, "team_name")
+    arguments.optional(RunIdentity, identity, "identity")
+    path = directory / DATABASE_NAME
+    registry = None if descriptors is None else Registry(descriptors)
+    _check_reason(directory, registry, fs, force=force)
+    refuse_mounted_database(directory)
+    with WriterLock(directory, lock_timeout_s).hold():
+        problem = _check_reason(directory, registry, fs, force=force)
+        now = to_utc_ms(clock())
+        try:
+            interrupted = _interrupted(directory)
+            folder = newest_broken(directory, fs) if interrupted else None
+            if folder is not None:
+                _set_aside(directory, folder, fs)  # the WAL belongs to the database that went
+            salvage = what_is_left((folder or directory) / DATABASE_NAME)
+            team = _team(directory, team_name, salvage, read_launch_state(directory, fs))
+            known = registry or Registry(salvage.descriptors or KNOWN_DESCRIPTORS)
+            if registry is None and salvage.descriptors is None:
+                _refuse_nameless(directory, known, team, fs, force=force)
+            stores = [look_at_store(directory, item, salvage, fs) for item in known]
+            batch_id = check_id("batch_id_factory", batch_id_factory())
+            new = _NewDatabase(team, identity, salvage, stores, batch_id, now, receipt_id_factory)
+            if not interrupted:
+                folder = _make_folder(directory, fs)
+            waiting = revisions.rebuilt_path(path)
+            revisions.create(waiting, fs, lambda connection: new.fill(connection, known))
+            if folder is not None:
+                _set_aside(directory, folder, fs)
+            fs.rename(waiting, path)
+            fs.fsync_directory(directory)
+        except OSError as error:
+            raise StorageError(
+                path, "the rebuild stopped; run it again when the cause is gone", str(error)
+            ) from error
+        return RebuildReport(
+            directory=directory,
+            team_name=team,
+            problem=problem,
+            kept_aside=folder,
+            batch_id=new.batch_id,
+            high_watermark=new.high_watermark,
+            active_identity=new.identity,
+            stores=tuple(found.store for found in stores),
+            lost=tuple(_lost(salvage, new.stores)),
+            notes=tuple(_notes(salvage, unknown_files(directory, known, fs))),
+        )
+
+
+# --- 1 to 3 -----------------------------------------------------------------------------------
+
+
+def _check_reason(
+    directory: Path, registry: Registry | None, fs: FileSystem, *, force: bool
+) -> str:
+    """What is wrong with the database; raises where nothing is, or where it is not ours to move."""
+    path = directory / DATABASE_NAME
+    if not fs.is_directory(directory):
+        raise NotARuntimeDirectoryError(
+            directory, "there is no such directory", f"rtstore init {typed(directory)}"
+        )
+    try:
+        problem = problem_of(path)
+    except ForeignDatabaseError as error:
+        if not force or error.path != path:  # something odd beside a database that may be sound
+            raise
+        return error.problem
+    if problem is None:
+        if _knows_less_than_the_files(directory):
+            return NO_BATCH
+        if force:
+            return "nothing: it was rebuilt on demand"
+        raise InvalidRequestError(
+            "force",
+            f"the database of {directory} is sound, and rebuilding it would lose its history. "
+            f"Run: rtstore status {typed(directory)} (or say force)",
+        )
+    if not os.path.lexists(path) and legacy.is_legacy_directory(directory):
+        quoted = typed(directory)
+        raise NotARuntimeDirectoryError(
+            directory, "it is a directory of the file-only ancestor", f"rtstore import {quoted}"
+        )
+    if not _anything_to_rebuild(directory, registry, fs):
+        quoted = typed(directory)
+        raise NotARuntimeDirectoryError(
+            directory,
+            "there is neither a database nor a store file to rebuild from",
+            f"rtstore init {quoted} --team NAME",
+        )
+    return problem
+
+
+def _knows_less_than_the_files(directory: Path) -> bool:
+    """Whether the files have what a sound database never heard of: see `refuse_lost_batches`."""
+    database = Database(directory / DATABASE_NAME, read_only=True)
+    try:
+        known = database.read(manifest.load_descriptors)
+        refuse_lost_batches(directory, database, known, FileSystem())
+    except DatabaseMissingError:
+        return True
+    finally:
+        database.close()
+    return False
+
+
+def _anything_to_rebuild(directory: Path, registry: Registry | None, fs: FileSystem) -> bool:
+    own = [f"{DATABASE_NAME}{suffix}" for suffix in _FILES]
+    return (
+        _interrupted(directory)
+        or any(os.path.lexists(directory / name) for name in own)
+        or bool(store_files(directory, _paths(registry or KNOWN_DESCRIPTORS), fs))
+    )
+
+
+def _refuse_nameless(
+    directory: Path, known: Registry, team: str, fs: FileSystem, *, force: bool
+) -> None:
+    """A store file does not say the name of its store. Leaving it out unasked would be the silent
+    reset that a rebuild is there to prevent."""
+    found = sorted(set(store_files(directory, (), fs)) - set(_paths(known)))
+    if found and not force:
+        names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
+        raise InvalidRequestError(
+            "descriptors",
+            f"{names}: store files whose stores only the runtime can name. Have it call "
+            f"rtstore.rebuild_database({str(directory)!r}, team_name={team!r}, descriptors=[...]) "
+            "with its descriptors. Or say force: then they stay as they are, and are adopted one "
+            "by one once the runtime has opened the store with its descriptors",
+        )
+
+
+def _paths(descriptors: Iterable[Descriptor]) -> list[str]:
+    return [item.relative_path for item in descriptors]
+
+
+def _team(directory: Path, wanted: str | None, salvage: Salvage, launch: LaunchState) -> str:
+    found = salvage.team_name
+    if wanted is None and found is None:
+        raise InvalidRequestError(
+            "team_name", "no database tells it (any more): say whose state this is"
+        )
+    if wanted is not None and found is not None and wanted != found:
+        raise WrongTeamError(directory, wanted, found)
+    undecided = two_teams(directory, found, launch) if wanted is None else None
+    if undecided is not None:
+        problem = f"{undecided}. Or say {found!r}: then the files become those of that team"
+        raise InvalidRequestError("team_name", problem)
+    return check_id("team_name", wanted or found)
+
+
+# --- 5: make ----------------------------------------------------------------------------------
+
+
+def _completed(given: RunIdentity | None, active: RunIdentity | None) -> RunIdentity | None:
+    """The identity that was given; what it leaves open, the old database says of that run."""
+    if given is None or active is None or given.run_id != active.run_id:
+        return given
+    return RunIdentity(
+        run_id=given.run_id,
+        capability_snapshot_id=given.capability_snapshot_id or active.capability_snapshot_id,
+        behavior_fingerprint=given.behavior_fingerprint or active.behavior_fingerprint,
+    )
+
+
+class _NewDatabase:
+    """The rows of the new database, decided before it is made."""
+
+    def __init__(
+        self,
+        team_name: str,
+        identity: RunIdentity | None,
+        salvage: Salvage,
+        stores: list[FoundStore],
+        batch_id: str,
+        now: datetime,
+        receipt_id_factory: IdFactory,
+    ) -> None:
+        self._team_name = team_name
+        self._given = _completed(identity, salvage.identity)
+        self._now = now
+        self._receipt_id_factory = receipt_id_factory
+        self._taken = [found for found in stores if found.content is not None]
+        self.stores = [found.store for found in stores]
+        self.identity = salvage.identity or identity
+        self._retention = salvage.retention
+        self.batch_id = batch_id if self._taken else None
+        self.high_watermark = (salvage.high_watermark or 0) + bool(self._taken)
+
+    def fill(self, connection: Connection, registry: Registry) -> None:
+        """Write all rows, in the caller's transaction."""
+        own = self.identity
+        manifest.insert_manifest(
+            connection,
+            Manifest(
+                team_name=self._team_name,
+                active_run_id=own.run_id if own else None,
+                active_capability_snapshot_id=own.capability_snapshot_id if own else None,
+                active_behavior_fingerprint=own.behavior_fingerprint if own else None,
+                high_watermark=self.high_watermark,
+                last_committed_batch_id=self.batch_id,
+                updated_at=self._now,
+            ),
+        )
+        manifest.save_descriptors(connection, registry)
+        if self._retention is not None:
+            manifest.save_retention(connection, self._retention)
+        if self.batch_id is None:
+            return
+        number = batches.insert_batch(connection, self._batch(self.batch_id))
+        writes = [self._write(position, found) for position, found in enumerate(self._taken)]
+        batches.insert_writes(connection, number, writes)
+        pairs = list(zip(self._taken, writes, strict=True))
+        contents.insert_contents(
+            connection,
+            {number: {write.schema_name: found.content or b"" for found, write in pairs}},
+        )
+        manifest.insert_entries(
+            connection, [self._entry(number, found, write) for found, write in pairs]
+        )
+
+    def _batch(self, batch_id: str) -> Batch:
+        own = self.identity
+        return Batch(
+            batch_number=0,  # the database gives it
+            batch_id=batch_id,
+            team_name=self._team_name,
+            run_id=own.run_id if own else None,
+            capability_snapshot_id=own.capability_snapshot_id if own else None,
+            behavior_fingerprint=own.behavior_fingerprint if own else None,
+            reason=BatchReason.RECOVERY,
+            state=BatchState.COMMITTED,
+            high_watermark=self.high_watermark,
+            started_at=self._now,
+            completed_at=self._now,
+        )
+
+    def _write(self, position: int, found: FoundStore) -> PlannedWrite:
+        content = found.content or b""
+        return PlannedWrite(
+            position=position,
+            schema_name=found.store.schema_name,
+            schema_version=found.schema_version,
+            relative_path=found.store.relative_path,
+            content_hash=content_hash(content),
+            file_size=len(content),
+            mtime_ns=found.mtime_ns,
+            receipt_id=check_id("receipt_id_factory", self._receipt_id_factory()),
+            written_at=self._now,
+        )
+
+    def _entry(self, number: int, found: FoundStore, write: PlannedWrite) -> ManifestEntry:
+        own = found.entry or self._given
+        return ManifestEntry(
+            schema_name=write.schema_name,
+            schema_version=write.schema_version,
+            relative_path=write.relative_path,
+            content_hash=write.content_hash,
+            file_size=write.file_size,
+            mtime_ns=write.mtime_ns,
+            run_id=own.run_id if own else None,
+            capability_snapshot_id=own.capability_snapshot_id if own else None,
+            behavior_fingerprint=own.behavior_fingerprint if own else None,
+            last_write_receipt_id=write.receipt_id,
+            state=InspectionState.HEALTHY,
+            batch_number=number,
+        )
+
+
+# --- 6: set aside -------------------------------------------------------------------------------
+
+
+def newest_broken(directory: Path, fs: FileSystem) -> Path | None:
+    """The folder with the database that was set aside last, or None."""
+    numbers = [
+        int(name.removeprefix(BROKEN_PREFIX))
+        for name in fs.list_directory(directory)
+        if name.startswith(BROKEN_PREFIX) and name.removeprefix(BROKEN_PREFIX).isdecimal()
+    ]
+    return _broken(directory, max(numbers)) if numbers else None
+
+
+def _broken(directory: Path, number: int) -> Path:
+    return directory / f"{BROKEN_PREFIX}{number:03}"
+
+
+def _make_folder(directory: Path, fs: FileSystem) -> Path | None:
+    """The folder to move the old database to; None where there is nothing to move. It is there
+    before the new database is, so an interrupted rebuild finds its own as the newest."""
+    newest = newest_broken(directory, fs)
+    if not any(os.path.lexists(directory / f"{DATABASE_NAME}{suffix}") for suffix in _FILES):
+        return None
+    if newest is not None and not fs.list_directory(newest):  # a dead rebuild's
+        return newest
+    last = 0 if newest is None else int(newest.name.removeprefix(BROKEN_PREFIX))
+    folder = _broken(directory, last + 1)
+    fs.mkdir(folder)
+    fs.fsync_directory(directory)
+    return folder
+
+
+def _interrupted(directory: Path) -> bool:
+    """Whether a rebuild died after it began to move the old database away."""
+    path = directory / DATABASE_NAME
+    return not os.path.lexists(path) and revisions.rebuilt_path(path).exists()
+
+
+def _set_aside(directory: Path, folder: Path, fs: FileSystem) -> None:
+    """Move the old database. It goes first: without it, what belongs beside it, and the new one
+    that waits, make every way in refuse."""
+    for suffix in _FILES:
+        source = directory / f"{DATABASE_NAME}{suffix}"
+        if os.path.lexists(source):
+            fs.rename(source, folder / source.name)
+    fs.fsync_directory(folder)
+    fs.fsync_directory(directory)
+
+
+# --- report -------------------------------------------------------------------------------------
+
+
+def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
+    known = "" if salvage.batches is None else f" (the last had number {salvage.batches})"
+    lost = [
+        f"the history: earlier batches{known}, their receipts, and earlier contents",
+        "the records of recoveries, upgrades and evidence"
+        + (f" ({salvage.evidence} files)" if salvage.evidence else "")
+        + "; what is in quarantine/ stays there",
+    ]
+    if salvage.retention is None:
+        kept = Retention()
+        lost.append(
+            f"how much history is kept: {kept.batches} batches, {kept.contents_per_store} contents "
+            "and 64 MiB a store again, until a runtime says what it keeps"
+        )
+    return lost + [
+        f"{store.schema_name}: its file cannot be taken: {store.detail}"
+        for store in stores
+        if store.outcome is StoreOutcome.LEFT_OUT
+    ]
+
+
+def _notes(salvage: Salvage, unknown: list[str]) -> list[str]:
+    notes = [
+        f"batch {batch_id} was being written: its files may be there in part"
+        for batch_id in salvage.open_batches
+    ]
+    if salvage.descriptors is None and unknown:
+        notes.append(
+            f"no descriptor is known for {', '.join(unknown)}: a runtime with stores of its own "
+            "calls rebuild_database with its descriptors"
+        )
+    return notes

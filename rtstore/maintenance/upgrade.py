@@ -1,0 +1,342 @@
+"""Brings the control database of a runtime directory to this package's revision, whole or not.
+
+    1 look      the revision, before anything is touched; current: nothing to do
+    2 lock      the writer lock; look again: another process may have been quicker
+    3 back up   the database as it is, through SQLite's backup API; verified, flushed, named
+    4 upgrade   every revision in one transaction, foreign keys off; checked before its commit
+    5 tidy      back-ups beyond the newest few go
+
+The commit of step 4 is the only moment at which anything changes for a reader: whatever dies and
+when, the database is at the old revision or at the new one, whole. What a process that died left
+(a back-up, half of one) is in nobody's way, and goes with the next upgrade.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import computed_field
+from sqlalchemy import Connection
+
+from rtstore.control import revisions as upgrade
+from rtstore.control import upgrade_log
+from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite import copying
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.errors import (
+    CorruptDatabaseError,
+    NotARuntimeDirectoryError,
+    RetryableError,
+    RuntimeStoreError,
+    StorageError,
+    UpgradeFailedError,
+    WrongTeamError,
+    cause_of,
+)
+from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
+from rtstore.model import arguments
+from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.records import Record
+from rtstore.model.times import Clock, Timestamp, format_time, to_utc_ms, utc_now
+
+BACKUPS_KEPT = 3
+"""How many back-ups of upgrades stay in a runtime directory: the newest."""
+
+_PREFIX, _SUFFIX = "runtime-store.backup-", ".sqlite3"
+_UNFINISHED = f".{_PREFIX}new{_SUFFIX}"
+
+logger = logging.getLogger("rtstore.maintenance.upgrade")
+
+
+class UpgradeReport(Record):
+    """What one call of `upgrade_directory` found and did."""
+
+    directory: Path
+    from_revision: str
+    to_revision: str
+    revisions: tuple[str, ...]
+    """Those that were run, in order; empty when the database was current."""
+    dry_run: bool = False
+    """True: they were run on a copy, which is gone; the directory is as it was."""
+    upgraded_at: Timestamp | None = None
+    backup: Path | None = None
+    """The database as it was before. None when nothing was changed."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def changed(self) -> bool:
+        """Whether the database of the directory was changed."""
+        return self.backup is not None
+
+
+def upgrade_directory(
+    directory: str | Path,
+    *,
+    team_name: str | None = None,
+    clock: Clock = utc_now,
+    lock: WriterLock | None = None,
+    lock_timeout_s: float = DEFAULT_TIMEOUT_S,
+    dry_run: bool = False,
+    descriptors: Iterable[Descriptor] | None = None,
+    progress: copying.Progress | None = None,
+    fs: FileSystem | None = None,
+) -> UpgradeReport:
+    """Bring the control database of a runtime directory to the newest revision.
+
+    The database as it was is kept beside it, and verified, before anything changes. Durable when it
+    returns. A database that is current is left as it is. With `dry_run` the upgrade is tried on a
+    copy, and the directory stays as it is. `progress` is called with how many pages of the database
+    are copied, and how many there are. With `descriptors` an older database is refused first whose
+    store data could not be brought up to them (`DataUpgradeError`): an older program could not go
+    on with the one, nor a newer one with the other.
+
+    Raises `UpgradeFailedError` when a revision fails (the database is as it was),
+    `NotARuntimeDirectoryError`, `WrongTeamError`, `NewerDatabaseError`, `ForeignDatabaseError`,
+    `CorruptDatabaseError`, `StorageError`, `DatabaseLockedError`, and `LockTimeoutError` after
+    `lock_timeout_s` seconds.
+    """
+    directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
+    arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
+    arguments.optional(str, team_name, "team_name")
+    arguments.optional_function(progress, "progress")
+    path = directory / DATABASE_NAME
+    if not upgrade.exists(path):
+        with no_fork():  # only here: it knows the ancestor's directories
+            from rtstore.maintenance.hints import how_to_make
+
+        raise NotARuntimeDirectoryError(
+            directory, "there is no runtime store here", how_to_make(directory, team_name)
+        )
+    found = upgrade.inspect_revision(path)
+    if found == REVISIONS[-1]:
+        return _report(directory, found)
+    _check_team(path, team_name)
+    if descriptors is not None:
+        _check_data(path, descriptors)
+    if dry_run:
+        return _try_on_a_copy(directory, found, to_utc_ms(clock()), progress)
+    with (lock or WriterLock(directory, lock_timeout_s)).hold():
+        found = upgrade.inspect_revision(path)
+        if found == REVISIONS[-1]:  # by somebody else, since the first look
+            return _report(directory, found)
+        now = to_utc_ms(clock())
+        with _backed_up(path, found, now, fs, progress) as backup:
+            run(path, found, now, backup.name)
+    logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, REVISIONS[-1], backup.name)
+    return _report(directory, found).model_copy(update={"upgraded_at": now, "backup": backup})
+
+
+@contextmanager
+def upgrade_by_hand(directory: str | Path) -> Iterator[Connection]:
+    """The same for whoever runs some revisions in the block, on the connection that it is given:
+    under the writer lock, after a back-up, in one transaction that is checked and on record.
+
+    For `alembic upgrade` in a checkout. Raises what `upgrade_directory` raises; whatever the block
+    raises, the database is as it was.
+    """
+    directory, fs = Path(directory), FileSystem()
+    path = directory / DATABASE_NAME
+    with WriterLock(directory).hold():
+        found = upgrade.inspect_revision(path)
+        _check_team(path, None)
+        now = to_utc_ms(utc_now())
+        with (
+            _backed_up(path, found, now, fs, None) as backup,
+            upgrade.revision_connection(path) as connection,
+        ):
+            yield connection
+            reached = upgrade.name_of_revision(connection)
+            if reached != found:
+                upgrade_log.insert_upgrade(
+                    connection,
+                    found=found,
+                    reached=reached,
+                    upgraded_at=now,
+                    backup_path=backup.name,
+                )
+        if reached == found:
+            with suppress(OSError):
+                fs.unlink(backup)
+            return
+    logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, reached, backup.name)
+
+
+def run(path: Path, found: str, now: datetime, backup_name: str) -> None:
+    """Step 4: all revisions after `found`, and the row that says so, in one transaction."""
+    try:
+        with upgrade.revision_connection(path) as connection:
+            upgrade.run_revisions(connection)
+            upgrade_log.insert_upgrade(
+                connection,
+                found=found,
+                reached=REVISIONS[-1],
+                upgraded_at=now,
+                backup_path=backup_name,
+            )
+    except upgrade.UnsureCommitError as error:
+        raise UpgradeFailedError(
+            path, found, REVISIONS[-1], cause_of(error), unsure=True
+        ) from error
+    except RetryableError:
+        raise  # disk full, locked: the same upgrade may work later
+    except RuntimeStoreError as error:
+        raise UpgradeFailedError(path, found, REVISIONS[-1], cause_of(error)) from error
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise UpgradeFailedError(path, found, REVISIONS[-1], cause) from error
+
+
+def backups_in(directory: Path, fs: FileSystem) -> list[Path]:
+    """The back-ups of upgrades in a runtime directory, oldest first."""
+    names = [
+        name
+        for name in fs.list_directory(directory)
+        if name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+    ]
+    return [directory / name for name in sorted(names, key=_time_in)]
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def _report(directory: Path, found: str) -> UpgradeReport:
+    return UpgradeReport(
+        directory=directory,
+        from_revision=found,
+        to_revision=REVISIONS[-1],
+        revisions=REVISIONS[REVISIONS.index(found) + 1 :],
+    )
+
+
+def _check_team(path: Path, team_name: str | None) -> None:
+    """Another team's database is not upgraded on the way to being refused, nor backed up one that
+    has no manifest."""
+    database = Database(path, read_only=True)
+    try:
+        found = database.read(upgrade_log.team_name)
+    finally:
+        database.close()
+    if found is None:
+        raise CorruptDatabaseError(path, "it has no manifest")
+    if team_name not in (None, found):
+        raise WrongTeamError(path.parent, str(team_name), found)
+
+
+@contextmanager
+def _backed_up(
+    path: Path, found: str, now: datetime, fs: FileSystem, progress: copying.Progress | None
+) -> Iterator[Path]:
+    """Steps 3 and 5, around the block that does step 4: the back-up that it may rely on."""
+    _tidy(
+        path.parent, fs
+    )  # what a process left that died before it came to step 5, again and again
+    backup = _back_up(path, found, now, fs, progress)
+    try:
+        yield backup
+    except Exception as error:
+        # The database is what the back-up is; one for each attempt would fill the disk.
+        if not isinstance(error.__cause__ or error, upgrade.UnsureCommitError):
+            with suppress(OSError):
+                fs.unlink(backup)
+        raise
+    _tidy(path.parent, fs, backup)
+
+
+def _check_data(path: Path, descriptors: Iterable[Descriptor]) -> None:
+    with no_fork():
+        from rtstore.maintenance.upgrade_data import rehearse
+
+    database = Database(path, read_only=True)
+    try:
+        rehearse(database, Registry(descriptors))
+    finally:
+        database.close()
+
+
+def _back_up(
+    path: Path, found: str, now: datetime, fs: FileSystem, progress: copying.Progress | None
+) -> Path:
+    """Step 3. Until it has its name a back-up is none; after that it is whole and flushed."""
+    building = path.with_name(_UNFINISHED)
+    try:
+        _remove_unfinished(path.parent, fs)
+        database = Database(path, read_only=True)
+        try:
+            copying.copy(database, building, fs, progress)
+        finally:
+            database.close()
+        backup = _free_name(path.parent, found, now)
+        fs.rename(building, backup)
+        fs.fsync_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            _remove_unfinished(path.parent, fs)
+        raise StorageError(path, "the back-up cannot be made", str(error)) from error
+    except BaseException:
+        with suppress(OSError):
+            _remove_unfinished(path.parent, fs)
+        raise
+    return backup
+
+
+def _remove_unfinished(directory: Path, fs: FileSystem) -> None:
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            fs.unlink(directory / f"{_UNFINISHED}{suffix}")
+
+
+def _free_name(directory: Path, found: str, now: datetime) -> Path:
+    stamp = format_time(now).replace("-", "").replace(":", "")
+    for number in _counting():
+        path = directory / f"{_PREFIX}{found}-{stamp}{number}{_SUFFIX}"
+        if not path.exists():
+            return path
+    raise AssertionError
+
+
+def _counting() -> Iterator[str]:
+    yield ""
+    number = 2
+    while True:
+        yield f".{number}"
+        number += 1
+
+
+def _time_in(name: str) -> str:
+    return name.removeprefix(_PREFIX).removesuffix(_SUFFIX).rpartition("-")[2]
+
+
+def _tidy(directory: Path, fs: FileSystem, *made: Path) -> None:
+    """Step 5. The one that was just made stays, whatever time the clock gave it. What cannot be
+    removed stays too, and is said."""
+    try:
+        others = [path for path in backups_in(directory, fs) if path not in made]
+        for path in others[: max(0, len(others) + len(made) - BACKUPS_KEPT)]:
+            fs.unlink(path)
+    except OSError as error:
+        logger.warning("%s: an old back-up cannot be removed: %s", directory, error)
+
+
+def _try_on_a_copy(
+    directory: Path, found: str, now: datetime, progress: copying.Progress | None
+) -> UpgradeReport:
+    """Run the revisions on a copy that nobody else can see, and throw it away."""
+    database = Database(directory / DATABASE_NAME, read_only=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="rtstore-upgrade-") as temporary:
+            trial = Path(temporary) / DATABASE_NAME
+            copying.copy(database, trial, FileSystem(), progress)
+            run(trial, found, now, "")
+    except OSError as error:
+        place = Path(tempfile.gettempdir())
+        raise StorageError(place, "the copy cannot be made there", str(error)) from error
+    finally:
+        database.close()
+    return _report(directory, found).model_copy(update={"dry_run": True})

@@ -1,0 +1,108 @@
+"""Brings the data of a directory's stores up to the versions that its descriptors have.
+
+All stores that need it are written in one batch of reason `migration`, which belongs to no run: the
+entries keep the identity that they have, so a stale store stays stale. The old contents are in the
+history like those of any batch. A file of a newer version refuses the batch, as it refuses any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from sqlalchemy import Connection
+
+from rtstore.commit.draft import BatchRequest, StoreWrite
+from rtstore.commit.writer import BatchWriter
+from rtstore.control import contents, manifest
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import ConflictError
+from rtstore.model.data_upgrade import UpgradedStore, brought_up, check_steps
+from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.envelope import decode
+from rtstore.model.records import BatchReason, Record
+
+_ATTEMPTS = 20
+
+
+class DataUpgradeReport(Record):
+    """What bringing up the data of a directory's stores came to."""
+
+    batch_id: str | None
+    """The batch that did it; None when it was only rehearsed."""
+    stores: tuple[UpgradedStore, ...]
+
+
+def rehearse(database: Database, registry: Registry) -> DataUpgradeReport | None:
+    """What would be brought up, every function tried on what is committed; None when nothing is to
+    be done. Reads only, and a database of any revision. Raises `DataUpgradeError`."""
+    if not database.read(lambda connection: list(_older(connection, registry))):
+        return None
+    _, found, _ = database.read(lambda connection: _prepare(connection, registry))
+    return DataUpgradeReport(batch_id=None, stores=found) if found else None
+
+
+def upgrade_data(
+    writer: BatchWriter,
+    registry: Registry,
+    team_name: str,
+    check_file: Callable[[Descriptor], None],
+) -> DataUpgradeReport | None:
+    """Bring up what is older than its descriptor, in one batch; None when nothing is to be done.
+
+    Durable when it returns. A store whose committed content is not in the database is left. Raises
+    `DataUpgradeError`, `StoreFileChangedError` when somebody else changed a file that would be
+    overwritten, and what `BatchWriter.write_batch` raises; nothing is changed then.
+    """
+    database = writer.database
+    for attempt in range(_ATTEMPTS):
+        if not database.read(lambda connection: list(_older(connection, registry))):
+            return None
+        high_watermark, found, writes = database.read(
+            lambda connection: _prepare(connection, registry)
+        )
+        if not writes:
+            return None
+        for write in writes:
+            check_file(write.descriptor)
+        request = BatchRequest(
+            team_name=team_name, identity=None, reason=BatchReason.MIGRATION, writes=writes
+        )
+        try:
+            batch = writer.write_batch(request, expected_high_watermark=high_watermark)
+        except ConflictError:  # somebody committed in between: what was read is old
+            if attempt == _ATTEMPTS - 1:
+                raise
+            continue
+        return DataUpgradeReport(batch_id=batch.batch_id, stores=found)
+    return None
+
+
+def _older(connection: Connection, registry: Iterable[Descriptor]) -> Iterator[Descriptor]:
+    versions = manifest.load_versions(connection)
+    for descriptor in registry:
+        found = versions.get(descriptor.schema_name, descriptor.schema_version)
+        if found < descriptor.schema_version:
+            check_steps(descriptor, found)
+            yield descriptor
+
+
+def _prepare(
+    connection: Connection, registry: Registry
+) -> tuple[int, tuple[UpgradedStore, ...], tuple[StoreWrite, ...]]:
+    """The high watermark, what is to be brought up, and the new data."""
+    found, writes = [], []
+    for descriptor in _older(connection, registry):
+        name = descriptor.schema_name
+        content = contents.current_contents(connection, [name]).get(name)
+        if content is None:
+            continue
+        data = brought_up(descriptor, content)
+        writes.append(StoreWrite(descriptor=descriptor, data=data))
+        found.append(
+            UpgradedStore(
+                schema_name=name,
+                from_version=decode(content).schema_version,
+                to_version=descriptor.schema_version,
+            )
+        )
+    return manifest.load_head(connection).high_watermark, tuple(found), tuple(writes)

@@ -1,0 +1,188 @@
+"""What callers pass to the facade, checked: each of the wrong kind is an `InvalidRequestError`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rtstore.commit.draft import BatchRequest, StoreWrite, check_text
+from rtstore.errors import InvalidRequestError, shown
+from rtstore.model.descriptors import Registry
+from rtstore.model.records import BatchReason, RunIdentity
+from rtstore.model.trusted import trusted
+
+Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
+Choice = TypeVar("Choice", bound=StrEnum)
+Kind = TypeVar("Kind")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_TIMEOUT_S_MAX = 1e6
+_NAME_MAX = 255
+"""What every usual system allows; some mean bytes, others characters."""
+
+
+_IDENTITY = tuple(RunIdentity.model_fields)
+
+
+def checked_identity(identity: RunIdentity) -> RunIdentity:
+    """The run identity, if it is one."""
+    if not isinstance(identity, RunIdentity):
+        raise InvalidRequestError("identity", "must be a RunIdentity")
+    for field in _IDENTITY:
+        text = getattr(identity, field)
+        if text is not None and not text.isascii():
+            check_text(f"identity.{field}", text)
+    return identity
+
+
+def pairs(writes: Writes) -> list[tuple[str, Any]]:
+    """What is to be written, store by store, from a mapping or from pairs."""
+    try:
+        items = writes.items() if isinstance(writes, Mapping) else writes
+        return [(name, data) for name, data in items]
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError("writes", f"no mapping, and no pairs: {error}") from None
+
+
+def member(kind: type[Choice], value: object, field: str) -> Choice:
+    """The member of an enum that an argument names, or is."""
+    if isinstance(value, kind):
+        return value
+    try:
+        return kind(value if isinstance(value, str) else "")
+    except ValueError:
+        problem = f"{shown(value)} is not one of: {', '.join(kind)}"
+        raise InvalidRequestError(field, problem) from None
+
+
+def instance(kind: type[Kind], value: object, field: str) -> Kind:
+    """An argument, if it is an object of the class."""
+    if not isinstance(value, kind):
+        raise InvalidRequestError(field, f"must be a {kind.__name__}, not {shown(value)}")
+    return value
+
+
+def optional(kind: type[Kind], value: object, field: str) -> Kind | None:
+    """An argument, if it is an object of the class or None."""
+    return None if value is None else instance(kind, value, field)
+
+
+def function(value: Function, field: str) -> Function:
+    """An argument, if it can be called."""
+    if not callable(value):
+        raise InvalidRequestError(field, f"must be a function, not {shown(value)}")
+    return value
+
+
+def optional_function(value: Function | None, field: str) -> Function | None:
+    """An argument, if it can be called or is None."""
+    return None if value is None else function(value, field)
+
+
+def several(values: Iterable[Kind], field: str) -> list[Kind]:
+    """What is in an argument that is several things. A text is one thing."""
+    given: object = values
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise InvalidRequestError(field, f"must be a list, not {shown(given)}")
+    return list(values)
+
+
+def plain_function(
+    value: Callable[..., Any], field: str, why: str, *, store: str | None = None
+) -> Callable[..., Any]:
+    """A function that is no coroutine function. One in disguise is refused when it is called."""
+    function(value, field)
+    problem = f"must be a plain function: {why}"
+    if is_coroutine_function(value):
+        raise InvalidRequestError(field, problem, store=store)
+
+    def plain(*arguments: Any) -> Any:
+        result = value(*arguments)
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise InvalidRequestError(field, problem, store=store)
+        return result
+
+    return plain
+
+
+def is_coroutine_function(value: object) -> bool:
+    """Whether what is called would have to be awaited: a function, or an object with one."""
+    called = getattr(value, "__call__", None)  # noqa: B004 - of an object, not whether it has one
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called)
+
+
+def path(value: object, field: str) -> Path:
+    """The path that an argument names. An empty one is no path: that it would mean the working
+    directory is hardly ever meant."""
+    try:
+        found = Path(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidRequestError(field, f"must be a path, not {shown(value)}") from None
+    if value == "":
+        raise InvalidRequestError(field, "is empty; '.' is the working directory")
+    try:
+        str(found).encode("utf-8", "surrogateescape")  # as names that are no UTF-8 are read
+    except UnicodeEncodeError:
+        problem = f"holds a lone surrogate, so no file has that name: {shown(str(found))}"
+        raise InvalidRequestError(field, problem) from None
+    if "\0" in str(found):
+        raise InvalidRequestError(field, f"holds a null character: {shown(str(found))}")
+    longest = max(map(len, found.parts), default=0)
+    if longest > _NAME_MAX:
+        problem = f"holds a name of {longest:,} characters; a file has at most {_NAME_MAX}"
+        raise InvalidRequestError(field, problem)
+    return found
+
+
+def timeout_s(value: object, field: str) -> float:
+    """A time-out in seconds, if it is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidRequestError(field, f"must be a number of seconds, not {shown(value)}")
+    if not 0 <= value <= _TIMEOUT_S_MAX:  # not a number is neither
+        raise InvalidRequestError(
+            field, f"must be 0 to {_TIMEOUT_S_MAX:,.0f} seconds, not {shown(value)}"
+        )
+    return value
+
+
+def duration(value: object, field: str) -> timedelta:
+    """Give a length of time that is not negative. Raises `InvalidRequestError`."""
+    if not isinstance(value, timedelta) or value < timedelta(0):
+        raise InvalidRequestError(field, f"must be a timedelta of zero or more, not {shown(value)}")
+    return value
+
+
+def number(value: object, field: str, *, least: int = 0) -> int:
+    """A whole number that the database can hold, if it is one."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequestError(field, f"must be a whole number, not {shown(value)}")
+    if not least <= value < 2**63:
+        raise InvalidRequestError(field, f"must be {least} or more, not {shown(value)}")
+    return value
+
+
+def batch_request(
+    team_name: str,
+    registry: Registry,
+    *,
+    identity: RunIdentity,
+    reason: BatchReason | str,
+    writes: Writes,
+) -> BatchRequest:
+    """A batch of stores that are given by name. Raises `UnknownStoreError` too."""
+    return trusted(
+        BatchRequest,
+        team_name=team_name,
+        identity=checked_identity(identity),
+        reason=member(BatchReason, reason, "reason"),
+        writes=tuple(
+            trusted(StoreWrite, descriptor=registry.get(name), data=data)
+            for name, data in pairs(writes)
+        ),
+    )

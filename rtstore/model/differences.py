@@ -1,0 +1,114 @@
+"""What differs between two versions of a store's data: pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from enum import StrEnum
+from typing import Any
+
+from rtstore.model.records import Record
+
+_COMPARISONS_MAX = 250_000
+"""Two lists that need more comparisons than that are held against each other place by place."""
+
+
+class DifferenceKind(StrEnum):
+    """What happened to a value."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+
+
+class Difference(Record):
+    """One value that is there in one version and not in the other, or another one there."""
+
+    kind: DifferenceKind
+    path: str
+    """A JSON Pointer (RFC 6901): for what was removed, into the older version; otherwise into the
+    newer one. The empty path is the whole data."""
+    before: Any = None
+    after: Any = None
+
+
+def differences(before: Any, after: Any) -> tuple[Difference, ...]:
+    """Everything that differs between two pieces of JSON data, in the order of the older one.
+
+    Objects are compared key by key. In lists what was put in or taken out is found, so that one
+    element more at the front is one difference; an element in another's place is looked into.
+    """
+    return tuple(_between(before, after, ""))
+
+
+def _between(before: Any, after: Any, path: str) -> Iterator[Difference]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        yield from _objects(before, after, path)
+    elif isinstance(before, list) and isinstance(after, list):
+        yield from _lists(before, after, path)
+    elif not _same(before, after):
+        yield Difference(kind=DifferenceKind.CHANGED, path=path, before=before, after=after)
+
+
+def _objects(before: dict[str, Any], after: dict[str, Any], path: str) -> Iterator[Difference]:
+    for key, value in before.items():
+        if key in after:
+            yield from _between(value, after[key], _below(path, key))
+        else:
+            yield _removed(value, _below(path, key))
+    for key, value in after.items():
+        if key not in before:
+            yield _added(value, _below(path, key))
+
+
+def _lists(before: list[Any], after: list[Any], path: str) -> Iterator[Difference]:
+    for tag, start, end, new_start, new_end in _steps(before, after):
+        if tag == "equal":
+            continue
+        shared = min(end - start, new_end - new_start)
+        for offset in range(shared):
+            new = new_start + offset
+            yield from _between(before[start + offset], after[new], _below(path, new))
+        for place in range(start + shared, end):
+            yield _removed(before[place], _below(path, place))
+        for place in range(new_start + shared, new_end):
+            yield _added(after[place], _below(path, place))
+
+
+def _steps(before: list[Any], after: list[Any]) -> list[tuple[str, int, int, int, int]]:
+    """How one list becomes the other, as `SequenceMatcher.get_opcodes` says it."""
+    old, new = [_text(item) for item in before], [_text(item) for item in after]
+    shortest = min(len(old), len(new))
+    head = next((n for n in range(shortest) if old[n] != new[n]), shortest)
+    room = shortest - head
+    tail = next((n for n in range(room) if old[-1 - n] != new[-1 - n]), room)
+    old_end, new_end = len(old) - tail, len(new) - tail
+    if (old_end - head) * (new_end - head) > _COMPARISONS_MAX:
+        return [("replace", head, old_end, head, new_end)]
+    matcher = SequenceMatcher(None, old[head:old_end], new[head:new_end], autojunk=False)
+    return [
+        (tag, head + start, head + end, head + new_start, head + new_stop)
+        for tag, start, end, new_start, new_stop in matcher.get_opcodes()
+    ]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Whether two values are the same JSON: to Python, `True == 1` and `1 == 1.0`."""
+    return type(before) is type(after) and bool(before == after)
+
+
+def _below(path: str, key: str | int) -> str:
+    return f"{path}/{str(key).replace('~', '~0').replace('/', '~1')}"
+
+
+def _removed(value: Any, path: str) -> Difference:
+    return Difference(kind=DifferenceKind.REMOVED, path=path, before=value)
+
+
+def _added(value: Any, path: str) -> Difference:
+    return Difference(kind=DifferenceKind.ADDED, path=path, after=value)

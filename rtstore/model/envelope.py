@@ -1,0 +1,299 @@
+"""Bytes of a store file to envelope and back, and their hash.
+
+A store file is `{"schemaVersion": 1, "updatedAt": "...", "data": ...}`, UTF-8, indented by two
+spaces, with one newline at the end. Writing is deterministic: the same data, version and time give
+the same bytes, which is how a retried batch is recognised.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, NamedTuple, NoReturn
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, SchemaValidator, core_schema
+
+from rtstore.errors import InvalidRequestError
+from rtstore.model import json_data
+from rtstore.model.records import InspectionFault
+from rtstore.model.times import format_time
+
+
+def _plain_json() -> CoreSchema:
+    value = core_schema.definition_reference_schema("value")
+    text = core_schema.str_schema(strict=True)
+    choices: dict[Any, CoreSchema] = {
+        str: text,
+        int: core_schema.int_schema(strict=True),
+        float: core_schema.float_schema(strict=True, allow_inf_nan=False),
+        bool: core_schema.bool_schema(strict=True),
+        type(None): core_schema.none_schema(),
+        dict: core_schema.dict_schema(text, value, strict=True),
+        list: core_schema.list_schema(value, strict=True),
+    }
+    tagged = core_schema.tagged_union_schema(choices, discriminator=type, ref="value")
+    return core_schema.definitions_schema(value, [tagged])
+
+
+_JSON = TypeAdapter[JsonValue](JsonValue, config=ConfigDict(allow_inf_nan=False))
+"""Checks whether data is JSON."""
+_PLAIN_JSON = SchemaValidator(_plain_json())
+"""The same for data of the very types that JSON has, in half the time or less: it asks `type`, and
+no function of Python, what each value is. What it refuses, the other may still accept."""
+_TIME_PLACEHOLDER = "0000-00-00T00:00:00.000Z"
+_DIGITS_MAX = 4300
+"""Longer numbers are refused by Python's `json` (sys.set_int_max_str_digits), ours included."""
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * (_DIGITS_MAX + 1)
+
+
+CONTENT_BYTES_MAX = 999_900_000
+"""What SQLite holds in one row (1,000,000,000 bytes) with room for the rest of the row."""
+_CONTAINERS_LOOKED_AT = 8
+
+
+class Envelope(NamedTuple):
+    """What a store file says."""
+
+    schema_version: int
+    updated_at: str | None
+    data: Any
+
+
+class EnvelopeError(Exception):
+    """The bytes of a store file are not an envelope; `fault` is the inspection's word for it."""
+
+    def __init__(self, fault: InspectionFault, detail: str) -> None:
+        self.fault = fault
+        self.detail = detail
+        super().__init__(f"{fault.value}: {detail}")
+
+
+class EncodedStore:
+    """A store file but for its time, encoded before the writer lock is taken.
+
+    The time of a batch is known only under the lock (batches must carry times in their order), the
+    costly part of the encoding must not happen there; so the time is set into a gap of fixed width.
+    """
+
+    __slots__ = ("_head", "_tail")
+
+    def __init__(self, head: bytes, tail: bytes) -> None:
+        self._head = head
+        self._tail = tail
+
+    @classmethod
+    def exactly(cls, content: bytes) -> EncodedStore:
+        """A file whose bytes are what they are, time included: one that is adopted."""
+        return _ExactStore(content, b"")
+
+    @property
+    def size(self) -> int:
+        """How many bytes it will have."""
+        return len(self._head) + len(_TIME_PLACEHOLDER) + len(self._tail)
+
+    def at(self, moment: datetime) -> bytes:
+        """The bytes of the file when written at that moment."""
+        return self._head + format_time(moment).encode() + self._tail
+
+
+class _ExactStore(EncodedStore):
+    __slots__ = ()
+
+    def at(self, moment: datetime) -> bytes:  # noqa: ARG002 - its time is in it
+        return self._head
+
+
+def content_hash(content: bytes) -> str:
+    """`sha256:<hex>` of a file's exact bytes."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def encode(
+    *, schema_version: int, data: object, store: str, payload: type[BaseModel] | None = None
+) -> EncodedStore:
+    """Check data and encode it as a store file whose time is still open.
+
+    Raises `InvalidRequestError`, naming the place, when the data is not JSON (NaN, infinities,
+    sets, tuples, bytes, lone surrogates, keys that are no strings, cycles), when it could not be
+    read back (numbers of more than 4300 digits), when it is larger than SQLite holds, or when the
+    payload model refuses it. The data
+    itself is written, never the model's idea of it: unknown keys and their order are kept.
+    """
+    if isinstance(data, BaseModel):
+        data = json_data.dump(data, store)
+    refuse_too_large(_least_size(data), store)
+    plain = _plain(data, store)
+    check_payload(plain, store=store, payload=payload)
+    document = {"schemaVersion": schema_version, "updatedAt": _TIME_PLACEHOLDER, "data": plain}
+    try:
+        encoded = pydantic_core.to_json(document, indent=2)
+    except (pydantic_core.PydanticSerializationError, UnicodeEncodeError):
+        _refuse_surrogate(plain, store)
+    refuse_too_large(len(encoded), store)
+    if len(encoded) > _DIGITS_MAX and _LONG_NUMBER in encoded.translate(_DIGITS_AS_ZEROS):
+        _refuse_long_number(plain, store)
+    head, _, tail = encoded.partition(_TIME_PLACEHOLDER.encode())
+    return EncodedStore(head, tail + b"\n")
+
+
+def _least_size(data: object) -> int:
+    """How many bytes data has at least, told by the texts in its first containers: what is far too
+    large shows before it is copied and encoded."""
+    size, pending = 0, [data]
+    for _ in range(_CONTAINERS_LOOKED_AT):
+        if not pending:
+            break
+        found = pending.pop()
+        if isinstance(found, str):
+            size += len(found)
+        elif isinstance(found, (dict, list)):
+            for value in found.values() if isinstance(found, dict) else found:
+                if isinstance(value, str):
+                    size += len(value)
+                elif isinstance(value, (dict, list)):
+                    pending.append(value)
+    return size
+
+
+def refuse_too_large(size: int, store: str) -> None:
+    """Raise `InvalidRequestError` for a store that would have more bytes than SQLite holds."""
+    if size > CONTENT_BYTES_MAX:
+        raise InvalidRequestError(
+            "data",
+            f"the store would have {size:,} bytes or more, and a store holds at most "
+            f"{CONTENT_BYTES_MAX:,}: a database of SQLite takes no larger value. Split it over "
+            "several stores, or keep its large parts in files of their own",
+            store=store,
+        )
+
+
+def _plain(data: object, store: str) -> object:
+    """A copy of data that is JSON."""
+    try:
+        return _PLAIN_JSON.validate_python(data)
+    except ValidationError:
+        try:
+            return _JSON.validate_python(data, strict=True)
+        except ValidationError as error:
+            problem = json_data.first_problem(data) or _first_problem(error)
+            raise InvalidRequestError(*problem, store=store) from None
+
+
+def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) -> None:
+    """Raise `InvalidRequestError` with the place when the payload model refuses the data."""
+    if payload is None:
+        return
+    try:
+        payload.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidRequestError(*_first_problem(error), store=store) from None
+
+
+def decode(content: bytes) -> Envelope:
+    """Read the bytes of a store file. Raises `EnvelopeError`, and nothing else, on any bytes."""
+    try:
+        document = _DECODER.decode(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise EnvelopeError(InspectionFault.INVALID_JSON, str(error)[:200]) from None
+    return _envelope_of(document)
+
+
+def decode_own(content: bytes) -> Envelope:
+    """The same for bytes that were encoded here: faster. Whatever the quick parser does not take
+    (an adopted file may hold it) is left to the other."""
+    try:
+        document = pydantic_core.from_json(content, allow_inf_nan=False)
+    except ValueError:
+        return decode(content)
+    return _envelope_of(document)
+
+
+def _envelope_of(document: object) -> Envelope:
+    if not isinstance(document, dict):
+        raise EnvelopeError(InspectionFault.INVALID_ENVELOPE, "the file is not a JSON object")
+    version = document.get("schemaVersion")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise EnvelopeError(InspectionFault.INVALID_ENVELOPE, "schemaVersion is not an integer")
+    updated_at = document.get("updatedAt")
+    return Envelope(
+        schema_version=version,
+        updated_at=updated_at if isinstance(updated_at, str) else None,
+        data=document.get("data"),
+    )
+
+
+def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None:
+    """Where and why a payload model refuses data that was read, or None when it does not.
+
+    A validator of the runtime's own that stumbles over the data, in whatever way, refuses it too.
+    """
+    if payload is None:
+        return None
+    try:
+        payload.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        return ": ".join(_first_problem(error))
+    except RecursionError:
+        return "data: nested too deeply"
+    except Exception as error:  # noqa: BLE001 - nothing that a file holds may raise
+        return f"data: {type(error).__name__}: {error}"
+    return None
+
+
+def _first_problem(error: ValidationError) -> tuple[str, str]:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place, problem = list(first["loc"]), first["msg"]
+    is_key = bool(place) and place[-1] == "[key]"
+    if is_key:
+        place.pop()
+    # The JSON validator inserts the names of its branches ("dict", "list") between the keys.
+    if error.title.startswith("json-or-python"):
+        place = [part for index, part in enumerate(place) if index % 2 == 1]
+    if is_key:
+        problem = f"the key {place.pop()!r} is refused: {problem}"
+    path = "data" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place)
+    more = error.error_count() - 1
+    return path, problem + (f" (and {more} more)" if more else "")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _refuse_surrogate(data: object, store: str) -> NoReturn:
+    """Name the place of the text that cannot be written as UTF-8."""
+    for path, value in _places(data):
+        if isinstance(value, str) and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+            problem = "the text holds a lone surrogate, which UTF-8 cannot carry"
+            raise InvalidRequestError(path, problem, store=store)
+    other = json_data.first_problem(data) or ("data", "cannot be written as JSON")
+    raise InvalidRequestError(*other, store=store)
+
+
+def _refuse_long_number(data: object, store: str) -> None:
+    """Name the place of the number that could not be read back; a long text of digits can be."""
+    for path, value in _places(data):
+        if isinstance(value, int) and abs(value) >= 10**_DIGITS_MAX:
+            problem = f"the number has more than {_DIGITS_MAX} digits, and could not be read back"
+            raise InvalidRequestError(path, problem, store=store)
+
+
+def _places(data: object) -> Iterator[tuple[str, object]]:
+    """Every key and every value in the data, with its place as readable text."""
+    pending: list[tuple[str, object]] = [("data", data)]
+    while pending:
+        path, value = pending.pop()
+        yield path.encode("ascii", "backslashreplace").decode(), value
+        if isinstance(value, dict):
+            pending.extend((f"{path}.{key!a}", key) for key in value)
+            pending.extend((f"{path}.{key}", item) for key, item in value.items())
+        elif isinstance(value, list):
+            pending.extend((f"{path}[{index}]", item) for index, item in enumerate(value))

@@ -1,0 +1,116 @@
+"""What must hold between stores: a pure check over their data.
+
+Each store may be sound by itself and still contradict another one: a member confirmed alive whose
+session nobody recorded, work of a dead run that was never settled. The checks are those of the
+file-only ancestor, in its order and wording.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from rtstore.errors import InvalidRequestError
+from rtstore.model.envelope import payload_problem
+from rtstore.model.payloads import (
+    CompatibilitySnapshotData,
+    DeliveryJournalData,
+    LaunchStateData,
+    LaunchTransactionData,
+    PermissionRequestsData,
+    SessionStoreData,
+)
+from rtstore.model.records import Manifest
+
+PROVIDER = "opencode"
+"""The provider whose stores are checked; a launch of any other has no invariants here."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def validate_invariants(
+    *,
+    launch_state: LaunchStateData | dict[str, Any] | None,
+    session_store: SessionStoreData | dict[str, Any] | None,
+    transaction: LaunchTransactionData | dict[str, Any] | None,
+    delivery_journal: DeliveryJournalData | dict[str, Any] | None,
+    permission_store: PermissionRequestsData | dict[str, Any] | None,
+    compatibility_snapshot: CompatibilitySnapshotData | dict[str, Any] | None,
+    manifest: Manifest,
+) -> list[str]:
+    """Every contradiction between the stores, in words; an empty list when there is none.
+
+    A store is given as its payload model, as plain JSON data, or as None when it has no content.
+    None holds nothing: no sessions, no records, no requests, no snapshot. So a confirmed member
+    without a session store fails, and so does a launch state that names a capability snapshot
+    while there is none; a launch state that names none fails only where a snapshot has an id.
+
+    The launch state is the anchor. It alone is held against the manifest; sessions, deliveries and
+    permissions are held against the run of the launch state, not against the manifest's active
+    run. Where those two differ the first message says so, and records of the launched run are not
+    called stale on top of it.
+
+    Raises `InvalidRequestError`, naming the argument, when plain data is not that store's.
+    """
+    launch = _read("launch_state", LaunchStateData, launch_state)
+    if launch is None or launch.provider_id != PROVIDER:
+        return []
+    snapshot = _read("compatibility_snapshot", CompatibilitySnapshotData, compatibility_snapshot)
+    sessions = _read("session_store", SessionStoreData, session_store)
+    journal = _read("delivery_journal", DeliveryJournalData, delivery_journal)
+    permissions = _read("permission_store", PermissionRequestsData, permission_store)
+    launching = _read("transaction", LaunchTransactionData, transaction)
+    failures: list[str] = []
+    if launch.run_id != manifest.active_run_id:
+        failures.append("launch-state runId does not match runtime store manifest activeRunId")
+    if launch.capability_snapshot_id != (snapshot.snapshot_id if snapshot else None):
+        failures.append("launch-state capability snapshot does not match compatibility snapshot")
+    failures += _members_without_session(launch, sessions)
+    failures += _stale_deliveries(launch, journal)
+    failures += _stale_permissions(launch, permissions)
+    if launching and launching.status == "active" and launch.aggregate_state == "ready":
+        failures.append("active launch transaction conflicts with ready launch-state")
+    return failures
+
+
+def _members_without_session(launch: LaunchStateData, store: SessionStoreData | None) -> list[str]:
+    known = {
+        (session.team_name, session.member_name, session.run_id)
+        for session in (store.sessions if store else [])
+    }
+    return [
+        f"confirmed member {member.name} has no matching OpenCode session record"
+        for member in launch.members
+        if member.launch_state == "confirmed_alive"
+        and (launch.team_name, member.name, launch.run_id) not in known
+    ]
+
+
+def _stale_deliveries(launch: LaunchStateData, journal: DeliveryJournalData | None) -> list[str]:
+    return [
+        f"non-committed delivery journal record belongs to stale run: {record.idempotency_key}"
+        for record in (journal.records if journal else [])
+        if record.status != "committed" and record.run_id != launch.run_id
+    ]
+
+
+def _stale_permissions(
+    launch: LaunchStateData, permissions: PermissionRequestsData | None
+) -> list[str]:
+    return [
+        f"pending permission belongs to stale run: {request.app_request_id}"
+        for request in (permissions.requests if permissions else [])
+        if request.status == "pending" and request.run_id != launch.run_id
+    ]
+
+
+def _read(argument: str, model: type[_Model], data: object) -> _Model | None:
+    """The payload of a store; None stays None."""
+    if data is None or isinstance(data, model):
+        return data
+    try:
+        return model.model_validate(data)
+    except ValidationError:
+        problem = payload_problem(data, model)
+        raise InvalidRequestError(argument, problem or "is not the data of its store") from None

@@ -1,0 +1,495 @@
+"""The domain as frozen records and enums: one word, one meaning.
+
+Python names are snake_case. `model_dump(by_alias=True, mode="json")` gives the camelCase of the
+file-only ancestor (`batchId`, `capabilitySnapshotId`), so that its consumers can read ours.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+from pydantic.alias_generators import to_camel
+
+from rtstore.errors import InvalidRequestError, shown
+from rtstore.model.times import Timestamp
+
+UNCOMMITTED_BATCH = "uncommitted_batch:"
+"""Prefix of the reason of an action that concerns an open batch; the batch id follows."""
+
+
+class Record(BaseModel):
+    """Base of every record: frozen, camelCase when dumped by alias."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class Argument(Record):
+    """Base of the records that callers make. What is wrong in the making is an error of the call;
+    `model_validate` raises what pydantic raises."""
+
+    def __init__(self, /, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise self._refusal(error) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # not for model_validate
+
+    @classmethod
+    def _refusal(cls, error: ValidationError) -> InvalidRequestError:
+        first = error.errors(include_url=False)[0]
+        name_of = {field.alias: name for name, field in cls.model_fields.items()}
+        place = ".".join(str(name_of.get(str(part), part)) for part in first["loc"])
+        given = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
+        more = error.error_count() - 1
+        problem = first["msg"] + given + (f" (and {more} more)" if more else "")
+        return InvalidRequestError(f"{cls.__name__}.{place}", problem)
+
+
+class _TimedFile(Record):
+    """A record of a file with its time: nanoseconds are the exact value, and the ancestor's
+    consumers find milliseconds beside them when it is dumped."""
+
+    mtime_ns: int
+
+    @model_serializer(mode="wrap")
+    def _with_mtime_ms(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        for exact, derived in (("mtimeNs", "mtimeMs"), ("mtime_ns", "mtime_ms")):
+            if exact in dumped:
+                dumped[derived] = dumped[exact] / 1_000_000
+        return dumped
+
+
+# --- stores -------------------------------------------------------------------------------------
+
+
+class Criticality(StrEnum):
+    """What a store's trouble means for the readiness of the runtime."""
+
+    READINESS_BLOCKING = "readiness_blocking"
+    REBUILDABLE_FROM_PROVIDER = "rebuildable_from_provider"
+    REBUILDABLE_FROM_CANONICAL_DESTINATION = "rebuildable_from_canonical_destination"
+    DIAGNOSTIC_ONLY = "diagnostic_only"
+
+
+class Owner(StrEnum):
+    """The part of the runtime that a store belongs to."""
+
+    LAUNCH = "launch"
+    SESSION = "session"
+    DELIVERY = "delivery"
+    PERMISSION = "permission"
+    HOST = "host"
+    COMPATIBILITY = "compatibility"
+    UI = "ui"
+    DIAGNOSTICS = "diagnostics"
+    E2E = "e2e"
+
+
+class RebuildStrategy(StrEnum):
+    """Where a store's data can come from when it is lost."""
+
+    NONE = "none"
+    POLL_OPENCODE_PROVIDER = "poll_opencode_provider"
+    VERIFY_CANONICAL_DESTINATIONS = "verify_canonical_destinations"
+    RERUN_CAPABILITY_DISCOVERY = "rerun_capability_discovery"
+    REBUILD_FROM_LAUNCH_STATE = "rebuild_from_launch_state"
+    DROP_AFTER_QUARANTINE = "drop_after_quarantine"
+
+
+class RunIdentity(Argument):
+    """What state is bound to: the run, the capability snapshot, the behavior fingerprint."""
+
+    run_id: str = Field(min_length=1, strict=True)
+    capability_snapshot_id: str | None = Field(default=None, strict=True)
+    behavior_fingerprint: str | None = Field(default=None, strict=True)
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+class BatchReason(StrEnum):
+    """Why a batch was written."""
+
+    LAUNCH_CHECKPOINT = "launch_checkpoint"
+    PERMISSION_RECONCILE = "permission_reconcile"
+    DELIVERY_COMMIT = "delivery_commit"
+    HOST_LEASE_UPDATE = "host_lease_update"
+    COMPATIBILITY_DISCOVERY = "compatibility_discovery"
+    STOP_TOMBSTONE = "stop_tombstone"
+    MIGRATION = "migration"
+    RECOVERY = "recovery"
+
+
+class BatchState(StrEnum):
+    """Where a batch is in its life; `BATCH_TRANSITIONS` says how it may go on."""
+
+    PREPARING = "preparing"
+    COMMITTING = "committing"
+    COMMITTED = "committed"
+    FAILED = "failed"
+
+
+BATCH_TRANSITIONS: dict[BatchState, frozenset[BatchState]] = {
+    # `committing`: recovery has taken over and decided to go forward; a second crash continues it.
+    # `failed` is recorded durably before anything is undone.
+    BatchState.PREPARING: frozenset(
+        {BatchState.COMMITTED, BatchState.COMMITTING, BatchState.FAILED}
+    ),
+    # It fails only where what it wrote is nowhere any more, so that nobody can finish it.
+    BatchState.COMMITTING: frozenset({BatchState.COMMITTED, BatchState.FAILED}),
+    # Terminal: what was acknowledged stays, and a batch marked failed never comes back.
+    BatchState.COMMITTED: frozenset(),
+    BatchState.FAILED: frozenset(),
+}
+"""The legal transitions of a batch. Every change of state goes through
+`rtstore.control.batches.change_state`; a trigger in the database refuses all others."""
+
+
+OPEN_STATES = frozenset({BatchState.PREPARING, BatchState.COMMITTING})
+
+
+class BatchOrigin(StrEnum):
+    """Who wrote the batch: this library, or the ancestor whose directory was imported."""
+
+    WRITTEN = "written"
+    IMPORTED = "imported"
+
+
+class Receipt(_TimedFile):
+    """Proof that one store file was written in a batch."""
+
+    receipt_id: str
+    batch_id: str
+    schema_name: str
+    team_name: str
+    run_id: str | None
+    capability_snapshot_id: str | None
+    behavior_fingerprint: str | None
+    schema_version: int
+    relative_path: str
+    content_hash: str
+    file_size: int
+    written_at: Timestamp
+
+
+class Batch(Record):
+    """One atomic write of one or more stores, with the receipts of those that were written."""
+
+    batch_number: int
+    batch_id: str
+    team_name: str
+    run_id: str | None
+    capability_snapshot_id: str | None
+    behavior_fingerprint: str | None
+    reason: BatchReason
+    state: BatchState
+    origin: BatchOrigin = BatchOrigin.WRITTEN
+    high_watermark: int | None = None
+    """Number of committed batches, this one included; None while it is not committed."""
+    started_at: Timestamp
+    completed_at: Timestamp | None = None
+    """The moment it was logged, its commit point; None while it is not committed or failed."""
+    last_error: str | None = None
+    receipts: tuple[Receipt, ...] = ()
+
+
+class PlannedWrite(Record):
+    """One store of a batch as it stands in the log: all that publishing it needs, and no more."""
+
+    position: int
+    schema_name: str
+    schema_version: int
+    relative_path: str
+    content_hash: str
+    file_size: int
+    mtime_ns: int
+    receipt_id: str
+    written_at: Timestamp
+
+
+class LoggedBatch(Record):
+    """A batch that is not committed, with its planned writes in order."""
+
+    batch: Batch
+    writes: tuple[PlannedWrite, ...] = ()
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether its contents are in the log; an imported batch has none."""
+        return bool(self.writes)
+
+    @property
+    def planned(self) -> frozenset[tuple[str, str]]:
+        """The hashes of the contents that it writes, each with the name of its store."""
+        return frozenset((write.schema_name, write.content_hash) for write in self.writes)
+
+
+# --- the manifest -------------------------------------------------------------------------------
+
+
+class InspectionState(StrEnum):
+    """What a store file turned out to be, held against its manifest entry."""
+
+    HEALTHY = "healthy"
+    MISSING = "missing"
+    QUARANTINED = "quarantined"
+    FUTURE_SCHEMA = "future_schema"
+    HASH_MISMATCH = "hash_mismatch"
+    UNCOMMITTED_WRITE = "uncommitted_write"
+
+
+class ManifestEntry(_TimedFile):
+    """What is committed for one store."""
+
+    schema_name: str
+    schema_version: int
+    relative_path: str
+    content_hash: str
+    file_size: int
+    run_id: str | None
+    capability_snapshot_id: str | None
+    behavior_fingerprint: str | None
+    last_write_receipt_id: str
+    state: InspectionState = InspectionState.HEALTHY
+    batch_number: int
+    """The batch that wrote it."""
+    file_inode: int | None = Field(default=None, exclude=True)
+    """With `file_ctime_ns`, the file as it was published; None where the hash must tell."""
+    file_ctime_ns: int | None = Field(default=None, exclude=True)
+
+
+class PublishedFile(NamedTuple):
+    """What a store's file should be, as far as a writer needs it that has just published it."""
+
+    schema_version: int
+    relative_path: str
+    content_hash: str
+    file_size: int
+    mtime_ns: int
+    file_inode: int | None = None
+    file_ctime_ns: int | None = None
+
+
+CommittedFile = ManifestEntry | PublishedFile
+"""What a store's file should be: by its entry, or by the write that made the entry."""
+
+
+class Manifest(Record):
+    """What is committed now."""
+
+    schema_version: int = 1
+    team_name: str
+    active_run_id: str | None = None
+    active_capability_snapshot_id: str | None = None
+    active_behavior_fingerprint: str | None = None
+    high_watermark: int = 0
+    """Number of committed batches."""
+    last_committed_batch_id: str | None = None
+    last_preparing_batch_id: str | None = None
+    entries: tuple[ManifestEntry, ...] = ()
+    """Sorted by store name."""
+    last_recovery_plan_id: str | None = None
+    updated_at: Timestamp
+
+    def entry(self, schema_name: str) -> ManifestEntry | None:
+        """The entry of a store, or None while nothing is committed for it."""
+        return self._entry_of.get(schema_name)
+
+    @cached_property
+    def _entry_of(self) -> dict[str, ManifestEntry]:
+        return {entry.schema_name: entry for entry in self.entries}
+
+    @property
+    def active_identity(self) -> RunIdentity | None:
+        """The identity of the last committed batch, or None before the first."""
+        if not self.active_run_id:
+            return None
+        return RunIdentity.model_validate(
+            {
+                "run_id": self.active_run_id,
+                "capability_snapshot_id": self.active_capability_snapshot_id,
+                "behavior_fingerprint": self.active_behavior_fingerprint,
+            }
+        )
+
+
+# --- inspection, plan, readiness ----------------------------------------------------------------
+
+
+class InspectionFault(StrEnum):
+    """Why a file failed its inspection."""
+
+    UNREADABLE = "unreadable"
+    INVALID_JSON = "invalid_json"
+    INVALID_ENVELOPE = "invalid_envelope"
+    FUTURE_SCHEMA = "future_schema"
+    INVALID_DATA = "invalid_data"
+
+
+class Inspection(Record):
+    """One store file held against its manifest entry. Facts only; the plan decides."""
+
+    schema_name: str
+    relative_path: str
+    state: InspectionState
+    fault: InspectionFault | None = None
+    message: str | None = None
+    detail: str | None = None
+    """What exactly was found, for people: an error number, a place in the data."""
+    content_hash: str | None = None
+    """Hash of the bytes found; None when there are none or they cannot be read."""
+    file_size: int | None = None
+    mtime_ns: int | None = None
+    schema_version: int | None = None
+
+
+class ActionKind(StrEnum):
+    """What to do about one store."""
+
+    NONE = "none"
+    ROLL_FORWARD = "roll_forward"
+    RESTORE_COMMITTED = "restore_committed"
+    QUARANTINE = "quarantine"
+    REBUILD_FROM_PROVIDER = "rebuild_from_provider"
+    REBUILD_FROM_CANONICAL_DESTINATION = "rebuild_from_canonical_destination"
+    RERUN_CAPABILITY_DISCOVERY = "rerun_capability_discovery"
+    BLOCK_READINESS = "block_readiness"
+
+
+class ReadinessImpact(StrEnum):
+    """What a plan means for the start of the runtime."""
+
+    NONE = "none"
+    DEGRADED = "degraded"
+    BLOCKED = "blocked"
+
+
+class RecoveryAction(Record):
+    """One step of a plan. Data: it can be printed, compared, run dry and carried out."""
+
+    kind: ActionKind
+    schema_name: str
+    reason: str | None = None
+
+    @property
+    def batch_id(self) -> str | None:
+        """The open batch that the action concerns, or None."""
+        if self.reason is None or not self.reason.startswith(UNCOMMITTED_BATCH):
+            return None
+        return self.reason.removeprefix(UNCOMMITTED_BATCH)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_reason(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The ancestor leaves the key out of an action that does nothing.
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+class RecoveryPlan(Record):
+    """What to do about all stores, as of one high watermark."""
+
+    plan_id: str
+    team_name: str
+    run_id: str | None
+    """The run that was expected."""
+    created_at: Timestamp
+    high_watermark: int
+    """The plan fits the store only while it is there."""
+    manifest_healthy: bool
+    readiness_impact: ReadinessImpact
+    actions: tuple[RecoveryAction, ...]
+    diagnostics: tuple[str, ...]
+
+
+class ReadinessReason(StrEnum):
+    """The answer of a readiness check in one word."""
+
+    MANIFEST_VALID = "runtime_store_manifest_valid"
+    REBUILD_IN_PROGRESS = "runtime_store_rebuild_in_progress"
+    RECOVERY_REQUIRED = "runtime_store_recovery_required"
+
+
+class ReadinessCheck(Record):
+    """Whether the runtime may start on this state, and why not."""
+
+    ok: bool
+    reason: ReadinessReason
+    diagnostics: tuple[str, ...]
+
+
+# --- recovery -----------------------------------------------------------------------------------
+
+
+class RecoveryTrigger(StrEnum):
+    """Who started a recovery."""
+
+    OPEN = "open"
+    WRITE = "write"
+    RECOVER = "recover"
+
+
+class ActionOutcome(StrEnum):
+    """What became of one action of a plan."""
+
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class RecoveryStep(Record):
+    """One action as it was carried out."""
+
+    action: RecoveryAction
+    outcome: ActionOutcome
+    detail: str | None = None
+
+
+class RecoveryReport(Record):
+    """A recovery that ran to its end, and the plan that shows what is left."""
+
+    run_number: int | None
+    """Its row in `recovery_runs`; None when there was nothing to do, and for a dry run."""
+    plan: RecoveryPlan
+    steps: tuple[RecoveryStep, ...]
+    remaining: RecoveryPlan
+
+
+class DatabaseUpgrade(Record):
+    """One upgrade of the control database."""
+
+    upgrade_number: int
+    from_revision: str
+    to_revision: str
+    upgraded_at: Timestamp
+    backup_path: str
+    """The database as it was before, relative to the runtime directory; later upgrades may have
+    removed it."""
+
+
+class QuarantinedFile(Record):
+    """Evidence that was kept before a file was overwritten, moved or removed."""
+
+    quarantine_number: int
+    schema_name: str | None
+    relative_path: str
+    quarantine_path: str
+    reason: str
+    content_hash: str | None
+    """None for what is not a regular file: it was moved as it was."""
+    file_size: int | None
+    quarantined_at: Timestamp
+    plan_id: str | None = None
+    batch_id: str | None = None
+    restored_at: Timestamp | None = None
+    """When it was taken back to where it was, if it was."""

@@ -1,0 +1,468 @@
+"""A plan carried out, under the writer lock, step by step; every step is recorded.
+
+    1 lock      no writer is alive now, so what is open was left by a dead one
+    2 check     the plan still fits: its team, its high watermark
+    3 record    the run and its actions, before the first of them
+    4 act       each action looks at its store again, keeps evidence, then changes the file
+    5 rebuild   without the lock: functions of the runtime; what they return becomes a batch
+    6 look      a fresh plan shows what is left; the run is complete
+
+Interrupted anywhere, it is run again: each action looks at what is there now, an open batch goes on
+from where it was, evidence of the same bytes has the same name. A step that fails is recorded as
+failed and leaves its store as it was; the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rtstore.commit.in_doubt import step_of, take_to_their_end
+from rtstore.commit.publisher import Publisher
+from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
+from rtstore.control import batches, contents, manifest, recovery_log
+from rtstore.control.lock import WriterLock
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import (
+    ConflictError,
+    RecoveryFailedError,
+    RuntimeStoreError,
+    StorageError,
+    UnsafePathError,
+    WrongTeamError,
+)
+from rtstore.files import durable
+from rtstore.files.inspector import FileInspector
+from rtstore.files.paths import check_directory, store_path
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
+from rtstore.files.system import FileSystem
+from rtstore.model.decide import CONTENT_MISSING, REFUSED
+from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import (
+    ActionKind,
+    ActionOutcome,
+    Inspection,
+    InspectionState,
+    LoggedBatch,
+    ManifestEntry,
+    RecoveryAction,
+    RecoveryPlan,
+    RecoveryReport,
+    RecoveryStep,
+    RecoveryTrigger,
+)
+from rtstore.model.times import Clock
+from rtstore.recovery.gather import RecoveryPlanner
+from rtstore.recovery.rebuilders import Rebuilding
+
+logger = logging.getLogger("rtstore.recovery.execute")
+
+SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
+"""What opening a store does by itself: none of it needs a decision, and nothing is lost by it."""
+
+
+_REBUILD = "have the runtime rebuild the store, and write what it returns as a batch"
+_INTENTIONS = {
+    ActionKind.ROLL_FORWARD: "finish the batch from the log",
+    ActionKind.RESTORE_COMMITTED: "keep the file as evidence and put the committed content back",
+    ActionKind.QUARANTINE: "move the file into quarantine and put back what is committed",
+    ActionKind.BLOCK_READINESS: "leave it to a person or the runtime",
+}
+
+
+def _intention(action: RecoveryAction) -> str:
+    if action.kind is ActionKind.BLOCK_READINESS and action.batch_id is not None:
+        return "close the batch that was imported open"
+    return _INTENTIONS.get(action.kind, _REBUILD)
+
+
+class _Run:
+    """A recovery under way: its number, its actions, and what became of those carried out."""
+
+    def __init__(
+        self, number: int, actions: list[RecoveryAction], started_by: RecoveryTrigger
+    ) -> None:
+        self.number = number
+        self.actions = actions
+        self.started_by = started_by
+        self.began_at = time.perf_counter()
+        self.steps: dict[int, RecoveryStep] = {}
+
+    def rebuilding(self, rebuilding: Rebuilding) -> set[str]:
+        """The stores that are to be rebuilt already."""
+        return {action.schema_name for action in self.actions if rebuilding.concerns(action)}
+
+
+class Recovery:
+    """Carries out plans for one runtime directory."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        database: Database,
+        planner: RecoveryPlanner,
+        publisher: Publisher,
+        lock: WriterLock,
+        *,
+        clock: Clock,
+        fs: FileSystem,
+    ) -> None:
+        self._registry = registry
+        self._database = database
+        self._planner = planner
+        self._publisher = publisher
+        self._lock = lock
+        self._clock = clock
+        self._fs = fs
+        self._inspector: FileInspector = planner.inspector
+        self._directory: Path = planner.inspector.directory
+
+    # --- the two ways in ------------------------------------------------------------------------
+
+    def finish_what_is_safe(self, team_name: str) -> RecoveryReport | None:
+        """Do what opening a store does by itself; None when there was nothing to do.
+
+        Takes the writer lock only when there is something to do. Raises `RecoveryFailedError` when
+        an open batch cannot be finished: nothing can be written before it is. One whose content is
+        nowhere any more has failed by then: the report says so. A file that cannot be put back is
+        logged, and stays in the plan.
+        """
+        plan = self._planner.build_plan(team_name=team_name, expected=None)
+        interrupted = self._database.read(recovery_log.unfinished_runs, single=True)
+        if not _safe(plan) and not interrupted and not self._stray_files():
+            return None
+        with self._lock.hold():
+            plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
+            actions = _safe(plan)
+            if not actions:
+                self._sweep()
+                self._close_interrupted(plan)
+                return None
+            run = self._begin(plan, actions, RecoveryTrigger.OPEN)
+            for position, action in enumerate(actions):
+                self._record(run, position, self._step(action, plan))
+            failed = [step for step in run.steps.values() if _is_failed_batch(step)]
+            for action in _safe(self._look_again(plan)) if failed else ():
+                if action.kind is ActionKind.RESTORE_COMMITTED:  # what a failed batch left
+                    self._append(run, action)
+                    self._record(run, len(run.actions) - 1, self._step(action, plan))
+            self._sweep()
+            report = self._end(run, plan)
+            left = self._open_batches()
+        for step in failed if left else ():
+            raise RecoveryFailedError(
+                f"{step.action.kind} ({step.action.schema_name})",
+                self._directory,
+                step.detail or "unknown cause",
+            )
+        return report
+
+    def carry_out(
+        self, plan: RecoveryPlan, team_name: str, rebuilding: Rebuilding
+    ) -> RecoveryReport:
+        """Carry out every action of a plan, and the rebuilds that it makes possible.
+
+        Raises `WrongTeamError` and `ConflictError` when the plan does not fit (any more); nothing
+        is done then. What each action came to is in the report, failures included.
+        """
+        actions = [action for action in plan.actions if action.kind is not ActionKind.NONE]
+        with self._lock.hold():
+            self._check_fits(plan, team_name)
+            if not actions:
+                self._sweep()
+                return RecoveryReport(run_number=None, plan=plan, steps=(), remaining=plan)
+            run = self._begin(plan, actions, RecoveryTrigger.RECOVER)
+            for position, action in enumerate(actions):
+                if not rebuilding.concerns(action):
+                    self._record(run, position, self._step(action, plan))
+            self._sweep()
+            # A file that is in quarantine by now may be one to rebuild.
+            for action in self._look_again(plan).actions:
+                if rebuilding.concerns(action) and action.schema_name not in run.rebuilding(
+                    rebuilding
+                ):
+                    self._append(run, action)
+        for position, action in enumerate(run.actions):
+            if position not in run.steps:  # without the lock: rebuilders take their time
+                step = rebuilding.rebuild(action, plan)
+                with self._lock.hold():
+                    self._record(run, position, step)
+        with self._lock.hold():
+            return self._end(run, plan)
+
+    def rehearse(self, plan: RecoveryPlan, team_name: str) -> RecoveryReport:
+        """Say what `carry_out` would do; changes nothing and takes no lock."""
+        self._check_fits(plan, team_name)
+        steps = tuple(
+            _skipped(action, f"dry run: would {_intention(action)}")
+            for action in plan.actions
+            if action.kind is not ActionKind.NONE
+        )
+        return RecoveryReport(run_number=None, plan=plan, steps=steps, remaining=plan)
+
+    def _check_fits(self, plan: RecoveryPlan, team_name: str) -> None:
+        head = self._database.read(manifest.load_head)
+        if team_name != head.team_name or plan.team_name != head.team_name:
+            raise WrongTeamError(self._directory, plan.team_name, head.team_name)
+        if plan.high_watermark != head.high_watermark:
+            raise ConflictError("the plan", plan.high_watermark, head.high_watermark)
+
+    # --- a run: the writer lock is held -----------------------------------------------------------
+
+    def _begin(
+        self, plan: RecoveryPlan, actions: Sequence[RecoveryAction], started_by: RecoveryTrigger
+    ) -> _Run:
+        with self._database.write(flush=True) as connection:
+            number = recovery_log.begin_run(connection, plan, actions, started_by, self._clock())
+        return _Run(number, list(actions), started_by)
+
+    def _append(self, run: _Run, action: RecoveryAction) -> None:
+        with self._database.write(flush=False) as connection:
+            recovery_log.add_action(connection, run.number, len(run.actions), action)
+        run.actions.append(action)
+
+    def _record(self, run: _Run, position: int, step: RecoveryStep) -> None:
+        run.steps[position] = step
+        with self._database.write(flush=False) as connection:
+            recovery_log.record_step(connection, run.number, position, step, self._clock())
+        logger.log(
+            logging.WARNING if step.outcome is ActionOutcome.FAILED else logging.INFO,
+            "%s of %s: %s%s",
+            step.action.kind,
+            step.action.schema_name,
+            step.outcome,
+            f" ({step.detail})" if step.detail else "",
+            extra={
+                "run_number": run.number,
+                "directory": str(self._directory),
+                "stores": (step.action.schema_name,),
+                "batch_id": step.action.batch_id,
+                "action": step.action.kind.value,
+                "outcome": step.outcome.value,
+            },
+        )
+
+    def _end(self, run: _Run, plan: RecoveryPlan) -> RecoveryReport:
+        remaining = self._look_again(plan)
+        self._close_interrupted(remaining)
+        with self._database.write(flush=True) as connection:
+            manifest.mark_recovery(connection, plan.plan_id)
+        steps = tuple(run.steps[position] for position in range(len(run.actions)))
+        duration_s = time.perf_counter() - run.began_at
+        self._publisher.events.recovered(run.number, run.started_by, steps, duration_s)
+        return RecoveryReport(run_number=run.number, plan=plan, steps=steps, remaining=remaining)
+
+    def _close_interrupted(self, remaining: RecoveryPlan) -> None:
+        """End this run, and those before it that died: what they left, this one looked at again.
+        What they did not come to stays without an outcome."""
+        with self._database.write(flush=True) as connection:
+            for number in recovery_log.unfinished_runs(connection):
+                recovery_log.end_run(
+                    connection,
+                    number,
+                    remaining.readiness_impact,
+                    self._clock(),
+                    keep=self._publisher.retention.batches,
+                )
+
+    def _look_again(self, plan: RecoveryPlan) -> RecoveryPlan:
+        return self._planner.build_plan(team_name=plan.team_name, expected=None, locked=True)
+
+    def _step(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        carry_out: dict[ActionKind, Callable[[RecoveryAction, RecoveryPlan], RecoveryStep]] = {
+            ActionKind.ROLL_FORWARD: self._roll_forward,
+            ActionKind.RESTORE_COMMITTED: self._restore,
+            ActionKind.QUARANTINE: self._quarantine,
+            ActionKind.BLOCK_READINESS: self._unblock,
+        }
+        try:
+            return carry_out.get(action.kind, _left_to_runtime)(action, plan)
+        except (OSError, RuntimeStoreError) as error:
+            if self._database.failure is not None:
+                raise  # the database itself failed: nothing can be recorded, nothing may go on
+            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=str(error))
+
+    # --- actions --------------------------------------------------------------------------------
+
+    def _roll_forward(self, action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
+        left = self._open_batches()
+        if left:  # or they were finished by an earlier action: they go together
+            take_to_their_end(left, self._publisher)
+        return step_of(action, self._database)
+
+    def _restore(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        descriptor = self._registry.get(action.schema_name)
+        inspection, entry = self._look(descriptor)
+        if inspection.state is InspectionState.HEALTHY:
+            if entry is not None and action.reason == CONTENT_MISSING:
+                return self._take_from_file(action, descriptor, entry)
+            return _skipped(action, "the file is healthy by now")
+        kept = self._publisher.evidence.keep(
+            StoreFile.of(descriptor),
+            entry,
+            None,
+            plan.plan_id,
+            reason=inspection.message or "damaged",
+        )
+        expected = Expected.after(kept, entry)
+        if not self._publisher.restore(StoreFile.of(descriptor), expected):
+            return _skipped(action, "its committed content is not in the database")
+        what = "removed: nothing is committed" if entry is None else "committed content put back"
+        return _done(action, what + (f"; evidence: {kept.quarantine_path}" if kept else ""))
+
+    def _take_from_file(
+        self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry
+    ) -> RecoveryStep:
+        """The content goes back into the database from the file, which is what was committed: the
+        hash says so."""
+        path = store_path(self._directory, descriptor.relative_path)
+        content, _ = self._fs.read(path)
+        if content_hash(content) != entry.content_hash:
+            return _skipped(action, "the file was changed meanwhile")
+        with self._database.write(flush=True) as connection:
+            if descriptor.schema_name in contents.stores_with_content(connection):
+                return _skipped(action, "its content is in the database by now")
+            contents.insert_contents(
+                connection, {entry.batch_number: {descriptor.schema_name: content}}
+            )
+        return _done(action, "its content was taken from the file into the database")
+
+    def _quarantine(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        descriptor = self._registry.get(action.schema_name)
+        inspection, entry = self._look(descriptor)
+        if inspection.state is InspectionState.HEALTHY:
+            return _skipped(action, "the file is healthy by now")
+        if inspection.state is InspectionState.MISSING:
+            return _skipped(action, "there is no file")
+        # What this program cannot read is exactly what is moved aside, so no version is too new.
+        anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
+        kept = self._publisher.evidence.keep(
+            anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
+        )
+        expected = Expected.after(kept, entry)
+        where = f"moved to {kept.quarantine_path}" if kept else "its bytes are in the database"
+        if entry is not None and self._publisher.restore(anything, expected):
+            return _done(action, f"{where}; committed content put back")
+        self._publisher.remove(anything, expected)
+        return _done(action, f"{where}; nothing to put back")
+
+    def _unblock(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        """An imported batch that was never finished is closed: nothing of it can be repeated."""
+        logged = self._open_batch(action)
+        if logged is None or logged.has_contents:
+            return _left_to_runtime(action, plan)
+        self._publisher.mark_failed(
+            logged, "imported unfinished; its contents were never logged, so recovery closed it"
+        )
+        return _done(action, f"batch {action.batch_id} closed as failed; no file was touched")
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def _open_batches(self) -> list[LoggedBatch]:
+        """The open batches that can be finished, oldest first."""
+        return [item for item in self._database.read(batches.load_open) if item.has_contents]
+
+    def _open_batch(self, action: RecoveryAction) -> LoggedBatch | None:
+        for logged in self._database.read(batches.load_open):
+            if logged.batch.batch_id == action.batch_id:
+                return logged
+        return None
+
+    def _look(self, descriptor: Descriptor) -> tuple[Inspection, ManifestEntry | None]:
+        name = descriptor.schema_name
+        entry = self._database.read(
+            lambda connection: manifest.load_entries(connection, [name])
+        ).get(name)
+        return self._inspector.inspect(descriptor, entry), entry
+
+    # --- temporary files ------------------------------------------------------------------------
+
+    def _stray_files(self) -> list[Path]:
+        """Temporary files in the folders of the stores and of the evidence. A living writer has one
+        at a time, so only under the lock are they a dead writer's."""
+        folders = {self._directory}
+        with suppress(OSError, UnsafePathError):
+            check_folder(self._directory, self._fs)
+            folders.add(self._directory / QUARANTINE_DIRECTORY)
+        for descriptor in self._registry:
+            parent = descriptor.relative_path.rpartition("/")[0]
+            if not parent:
+                continue
+            with suppress(OSError, UnsafePathError):  # behind a link nothing is ours to remove
+                name = descriptor.schema_name
+                folders.add(check_directory(self._directory, parent, name, self._fs))
+        found: list[Path] = []
+        for folder in sorted(folders):
+            with suppress(OSError):
+                found.extend(
+                    folder / name
+                    for name in self._fs.list_directory(folder)
+                    if durable.is_temporary(name)
+                )
+        return found
+
+    def _sweep(self) -> None:
+        """Remove temporary files. What they were to become is in the log, whole; what they were
+        before a trade of names was looked at when its batch went forward, so not before that, or
+        is looked at now."""
+        if self._open_batches():
+            return
+        strays = self._stray_files()
+        files = self._store_files() if strays else {}
+        for path in strays:
+            try:
+                if path in files:
+                    self._publisher.look_at_left(path, files[path])
+                self._fs.unlink(path)
+            except FileNotFoundError:
+                continue
+            except (OSError, StorageError) as error:
+                logger.warning("temporary file %s cannot be removed: %s", path, error)
+
+    def _store_files(self) -> dict[Path, StoreFile]:
+        """The files of the stores, registered or committed, by their temporary names."""
+        entries = self._database.read(manifest.load).entries
+        files = [StoreFile.of(descriptor) for descriptor in self._registry]
+        files += [StoreFile(item.schema_name, None, item.relative_path) for item in entries]
+        found = {}
+        for file in files:
+            with suppress(UnsafePathError):  # of a row that somebody changed
+                path = store_path(self._directory, file.relative_path)
+                found[durable.temporary_path(path)] = file
+        return found
+
+
+def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:
+    return [action for action in plan.actions if action.kind in SAFE_KINDS]
+
+
+def _is_failed_batch(step: RecoveryStep) -> bool:
+    return (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED)
+
+
+def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
+    if action.reason == InspectionState.QUARANTINED:
+        detail = (
+            "left as it is: what is committed does not pass this runtime's model of "
+            f"{action.schema_name}, which no command knows. The runtime must write the store again "
+            "or accept its data; rtstore revert goes back to an older version"
+        )
+        return _skipped(action, detail)
+    if action.reason in REFUSED:
+        detail = (
+            "left as it is: what a recovery does would change nothing; status says who must act"
+        )
+        return _skipped(action, detail)
+    return _skipped(action, "waits for the runtime to write the store again")
+
+
+def _done(action: RecoveryAction, detail: str) -> RecoveryStep:
+    return RecoveryStep(action=action, outcome=ActionOutcome.DONE, detail=detail)
+
+
+def _skipped(action: RecoveryAction, detail: str) -> RecoveryStep:
+    return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)

@@ -1,0 +1,240 @@
+"""Gathers what a plan is made of, while others may be writing, and has `planning` decide.
+
+Planning takes no lock, so a living writer must not look like damage. Files and rows cannot be read
+in one moment; so when a file disagrees with the rows, the rows are read again. If they moved, a
+batch was written in between, and only the files that disagreed are looked at once more. If they did
+not, the disagreement is real. An open batch whose lock is held is in progress: its stores may hold
+the committed or the planned version, and both are right.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from rtstore.control import batches, contents, manifest
+from rtstore.control.batches import ReceiptStore
+from rtstore.control.lock import WriterLock
+from rtstore.control.manifest import ManifestStore
+from rtstore.errors import ConflictError
+from rtstore.files.inspector import FileInspector
+from rtstore.model.decide import REFUSED, StoreFinding, build_plan
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.ids import IdFactory, new_plan_id
+from rtstore.model.records import (
+    BatchState,
+    Inspection,
+    InspectionState,
+    LoggedBatch,
+    Manifest,
+    ManifestEntry,
+    RecoveryPlan,
+    RunIdentity,
+)
+from rtstore.model.times import Clock, utc_now
+
+_ATTEMPTS = 200
+_PAUSE_S = 0.001
+_UNEXPLAINED = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
+
+
+class View(NamedTuple):
+    """What the rows say, as of one moment."""
+
+    manifest: Manifest
+    open_batches: tuple[LoggedBatch, ...]
+    stores_with_content: frozenset[str]
+    last_batch_number: int
+    """Moves with every batch, failed ones included."""
+
+    @property
+    def token(self) -> tuple[int, int, tuple[tuple[int, BatchState], ...]]:
+        """Equal for two views exactly when no batch moved in between."""
+        return (
+            self.manifest.high_watermark,
+            self.last_batch_number,
+            tuple((item.batch.batch_number, item.batch.state) for item in self.open_batches),
+        )
+
+
+class Survey(NamedTuple):
+    """The store as the planner found it: rows, files, and the batches whose writers are dead."""
+
+    view: View
+    findings: dict[str, StoreFinding]
+    crashed_batches: tuple[LoggedBatch, ...]
+
+
+class RecoveryPlanner:
+    """Makes recovery plans for one runtime directory. Reads only.
+
+    Where somebody writes without pause for seconds, it holds the writer lock for one look, unless
+    `may_lock` is false: then it raises `ConflictError`.
+    """
+
+    def __init__(
+        self,
+        descriptors: Iterable[Descriptor],
+        manifest_store: ManifestStore,
+        receipt_store: ReceiptStore,
+        inspector: FileInspector,
+        *,
+        plan_id_factory: IdFactory = new_plan_id,
+        clock: Clock = utc_now,
+        lock: WriterLock | None = None,
+        may_lock: bool = True,
+    ) -> None:
+        self.descriptors = tuple(descriptors)
+        self.inspector = inspector
+        self._database = manifest_store.database
+        self._receipt_store = receipt_store
+        self._plan_id_factory = plan_id_factory
+        self._clock = clock
+        self._lock = lock or WriterLock(inspector.directory)
+        self._may_lock = may_lock
+
+    def build_plan(
+        self, *, team_name: str, expected: RunIdentity | None, locked: bool = False
+    ) -> RecoveryPlan:
+        """Look at every store and say what to do. `locked`: the caller holds the writer lock.
+
+        Raises only for a database that cannot be read, never for what is in a file.
+        """
+        return self.plan_of(self.survey(locked=locked), team_name=team_name, expected=expected)
+
+    def plan_of(
+        self, survey: Survey, *, team_name: str, expected: RunIdentity | None
+    ) -> RecoveryPlan:
+        """The plan for a survey made before."""
+        return build_plan(
+            plan_id=self._plan_id_factory(),
+            created_at=self._clock(),
+            team_name=team_name,
+            expected=expected,
+            manifest=survey.view.manifest,
+            descriptors=self.descriptors,
+            findings=survey.findings,
+            open_batches=survey.crashed_batches,
+        )
+
+    def survey(self, *, locked: bool = False) -> Survey:
+        """Read the rows and every store file, until they are of a piece."""
+        if locked:
+            return self._survey_undisturbed()
+        inspections: dict[str, Inspection] = {}
+        pending: Sequence[Descriptor] = self.descriptors
+        view = self._look()
+        first_watermark = view.manifest.high_watermark
+        for attempt in range(_ATTEMPTS):
+            view = view if attempt == 0 else self._look()
+            in_progress = self._in_progress(view)
+            inspections.update(self._inspect(pending, view, in_progress))
+            pending = [
+                descriptor
+                for descriptor in pending
+                if inspections[descriptor.schema_name].state is not InspectionState.HEALTHY
+            ]
+            crashed = _crashed(view, in_progress)
+            if not pending and not crashed:
+                return self._survey(view, inspections, ())
+            if self._look().token == view.token:
+                return self._survey(view, inspections, crashed)
+            if attempt > 10:
+                time.sleep(_PAUSE_S)
+        if not self._may_lock:
+            raise ConflictError("a plan", first_watermark, view.manifest.high_watermark)
+        # Somebody writes without pause. One look between two batches settles it.
+        with self._lock.hold():
+            return self._survey_undisturbed()
+
+    def _survey_undisturbed(self) -> Survey:
+        """Under the writer lock: every open batch is a dead writer's, and nothing moves."""
+        view = self._look()
+        inspections = self._inspect(self.descriptors, view, ())
+        return self._survey(view, inspections, view.open_batches)
+
+    def _survey(
+        self, view: View, inspections: dict[str, Inspection], crashed: tuple[LoggedBatch, ...]
+    ) -> Survey:
+        findings = {}
+        for name, inspection in inspections.items():
+            entry = view.manifest.entry(name)
+            has_content = name in view.stores_with_content
+            findings[name] = StoreFinding(
+                inspection=inspection,
+                content_in_database=has_content,
+                content_missing=entry is not None and not has_content,
+                committed_is_refused=entry is not None
+                and inspection.state in REFUSED
+                and inspection.content_hash == entry.content_hash,
+                is_link=self.inspector.is_behind_a_link(inspection),
+                written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
+            )
+        return Survey(view=view, findings=findings, crashed_batches=crashed)
+
+    def _look(self) -> View:
+        return self._database.look(_view)
+
+    def _in_progress(self, view: View) -> tuple[LoggedBatch, ...]:
+        """The open batches whose writer may be alive.
+
+        Its writer holds the lock from before the batch is logged until it is sealed. So a batch
+        that is open now, and still in the next view, while the lock was free in between, is dead.
+        """
+        if not view.open_batches or not self._lock.is_held():
+            return ()
+        return tuple(logged for logged in view.open_batches if logged.has_contents)
+
+    def _inspect(
+        self, pending: Sequence[Descriptor], view: View, in_progress: Sequence[LoggedBatch]
+    ) -> dict[str, Inspection]:
+        planned = {item for logged in in_progress for item in logged.planned}
+        inspections = {}
+        for descriptor in pending:
+            name = descriptor.schema_name
+            inspection = self.inspector.inspect(descriptor, view.manifest.entry(name))
+            if (name, inspection.content_hash) in planned:
+                inspection = inspection.model_copy(
+                    update={"state": InspectionState.HEALTHY, "message": None, "fault": None}
+                )
+            inspections[name] = inspection
+        return inspections
+
+    def _is_ours(
+        self, inspection: Inspection, entry: ManifestEntry | None, *, has_content: bool
+    ) -> bool:
+        """Whether a file that differs is what a failed or an earlier batch wrote, or a beginning of
+        what a batch wrote."""
+        name, found = inspection.schema_name, inspection.content_hash
+        number = None if entry is None else entry.batch_number
+        if found is None or inspection.state not in (*_UNEXPLAINED, InspectionState.QUARANTINED):
+            return False
+        if inspection.state is not InspectionState.QUARANTINED and self._database.read(
+            lambda connection: batches.wrote_same_bytes(connection, name, found, but_not=number)
+        ):
+            return True
+        if entry is not None and not has_content:
+            return False  # there is nothing to put back
+        if entry is not None and inspection.state is InspectionState.QUARANTINED:
+            return False  # what is no JSON is put back in any case
+        content = self.inspector.read(inspection)
+        return content is not None and self._database.read(
+            lambda connection: contents.is_beginning(connection, content, name, number or 0)
+        )
+
+
+def _view(connection: Connection) -> View:
+    return View(
+        manifest=manifest.load(connection),
+        open_batches=batches.load_open(connection),
+        stores_with_content=contents.stores_with_content(connection),
+        last_batch_number=batches.last_number(connection),
+    )
+
+
+def _crashed(view: View, in_progress: Sequence[LoggedBatch]) -> tuple[LoggedBatch, ...]:
+    alive = {logged.batch.batch_id for logged in in_progress}
+    return tuple(logged for logged in view.open_batches if logged.batch.batch_id not in alive)

@@ -1,0 +1,184 @@
+"""Stores rebuilt by the runtime: its functions are called, what they return is written as a batch.
+
+A rebuilder may poll a provider or read a transcript, so it runs without the writer lock; whether
+anybody wrote meanwhile is checked when its result is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rtstore.commit.draft import BatchRequest, StoreWrite
+from rtstore.commit.quarantine import StoreFile
+from rtstore.commit.writer import BatchWriter
+from rtstore.control import manifest
+from rtstore.errors import InvalidRequestError, RuntimeStoreError
+from rtstore.history.reader import Snapshot, StoreReader
+from rtstore.model import arguments
+from rtstore.model.decide import REBUILDS
+from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.records import (
+    ActionKind,
+    ActionOutcome,
+    BatchReason,
+    InspectionState,
+    RebuildStrategy,
+    Record,
+    RecoveryAction,
+    RecoveryPlan,
+    RecoveryStep,
+    RunIdentity,
+)
+
+REBUILD_KINDS = frozenset(
+    {
+        ActionKind.REBUILD_FROM_PROVIDER,
+        ActionKind.REBUILD_FROM_CANONICAL_DESTINATION,
+        ActionKind.RERUN_CAPABILITY_DISCOVERY,
+    }
+)
+
+
+_FOR_THE_RUNTIME = (
+    InspectionState.MISSING,
+    InspectionState.UNCOMMITTED_WRITE,
+    InspectionState.QUARANTINED,
+)
+"""Why a store is blocked that the runtime can make anew: it is not there, nobody committed it, or
+what is committed is refused."""
+
+
+class RebuildRequest(Record):
+    """What a rebuilder is told."""
+
+    descriptor: Descriptor
+    """The store to rebuild."""
+    reason: str | None
+    """Why: the state of its file."""
+    identity: RunIdentity
+    """The run identity that the new data will be bound to."""
+    committed: Snapshot
+    """What is committed for all stores, this one's last good data included where there is one."""
+
+
+Rebuilder = Callable[[RebuildRequest], Any]
+"""Gives the new data of a store, or None when there is nothing to rebuild it from."""
+
+Rebuilders = Mapping[RebuildStrategy, Rebuilder]
+
+
+def checked_rebuilders(rebuilders: Rebuilders) -> Rebuilders:
+    """Rebuilders, if they are functions by strategy."""
+    given: object = rebuilders
+    if not isinstance(given, Mapping):
+        raise InvalidRequestError("rebuilders", "must be functions by strategy, in a mapping")
+    why = "recover calls it; AsyncRuntimeStore.recover awaits"
+    return {
+        arguments.member(RebuildStrategy, strategy, "rebuilders"): arguments.plain_function(
+            rebuilder, f"rebuilders[{strategy}]", why
+        )
+        for strategy, rebuilder in rebuilders.items()
+    }
+
+
+class Rebuilding:
+    """Carries out the rebuilds of one recovery."""
+
+    def __init__(
+        self,
+        rebuilders: Rebuilders,
+        identity: RunIdentity | None,
+        *,
+        registry: Registry,
+        reader: StoreReader,
+        writer: BatchWriter,
+        team_name: str,
+    ) -> None:
+        self._rebuilders = rebuilders
+        self._identity = identity
+        self._registry = registry
+        self._reader = reader
+        self._writer = writer
+        self._team_name = team_name
+
+    def concerns(self, action: RecoveryAction) -> bool:
+        """Whether an action is a rebuild: by its kind, or because its store is blocked for want of
+        one and the runtime has registered it."""
+        if action.kind in REBUILD_KINDS:
+            return True
+        if (
+            action.kind is not ActionKind.BLOCK_READINESS
+            or action.schema_name not in self._registry
+        ):
+            return False
+        strategy = self._registry.get(action.schema_name).rebuild_strategy
+        lost = action.reason in _FOR_THE_RUNTIME
+        return lost and strategy in self._rebuilders and strategy in REBUILDS
+
+    def rebuild(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        """Call the rebuilder of a store and write what it returns.
+
+        A rebuilder that is not there, fails, or returns nothing leaves its store as it was, and
+        the step says so. Whatever a rebuilder raises is a failed step, not the end of the recovery.
+        """
+        descriptor = self._registry.get(action.schema_name)
+        rebuilder = self._rebuilders.get(descriptor.rebuild_strategy)
+        if rebuilder is None:
+            detail = f"waits for the runtime: no rebuilder for {descriptor.rebuild_strategy}"
+            return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
+        current = self._writer.database.read(manifest.load)
+        identity = self._identity or current.active_identity
+        if identity is None:
+            detail = "no run identity to bind the new data to: pass identity to recover"
+            return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
+        request = RebuildRequest(
+            descriptor=descriptor,
+            reason=action.reason,
+            identity=identity,
+            committed=self._reader.snapshot(self._registry.names),
+        )
+        try:
+            data = rebuilder(request)
+        except Exception as error:  # noqa: BLE001 - the runtime's function may raise anything
+            detail = f"the rebuilder raised {type(error).__name__}: {error}; left as it was"
+            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=detail)
+        if data is None:
+            detail = "the rebuilder returned nothing; left as it was"
+            return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
+        return self._write(action, plan, request, data)
+
+    def _write(
+        self, action: RecoveryAction, plan: RecoveryPlan, request: RebuildRequest, data: Any
+    ) -> RecoveryStep:
+        descriptor = request.descriptor
+        batch_request = BatchRequest(
+            team_name=self._team_name,
+            identity=request.identity,
+            reason=BatchReason.RECOVERY,
+            writes=(StoreWrite(descriptor=descriptor, data=data),),
+        )
+        try:
+            self._writer.check(batch_request)
+            self._make_way(descriptor, plan)
+            batch = self._writer.write_batch(
+                batch_request, expected_high_watermark=request.committed.high_watermark
+            )
+        except RuntimeStoreError as error:
+            if self._writer.database.failure is not None:
+                raise  # the database itself failed: nothing may go on
+            detail = f"{error} Left as it was."
+            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=detail)
+        detail = f"rebuilt in batch {batch.batch_id}"
+        return RecoveryStep(action=action, outcome=ActionOutcome.DONE, detail=detail)
+
+    def _make_way(self, descriptor: Descriptor, plan: RecoveryPlan) -> None:
+        """Keep the file that is there as evidence; a write would refuse one that is no file."""
+        name = descriptor.schema_name
+        with self._writer.lock.hold():
+            entry = self._writer.database.read(
+                lambda connection: manifest.load_entries(connection, [name])
+            ).get(name)
+            self._writer.publisher.evidence.keep(
+                StoreFile.of(descriptor), entry, None, plan.plan_id, reason="rebuilt by the runtime"
+            )

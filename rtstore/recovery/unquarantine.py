@@ -1,0 +1,147 @@
+"""Evidence that a person has looked at: put back where it was, or dropped for good."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from rtstore.commit.publisher import Publisher
+from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
+from rtstore.control import manifest, recovery_log
+from rtstore.control.lock import WriterLock
+from rtstore.errors import (
+    CorruptDatabaseError,
+    InvalidRequestError,
+    StorageError,
+    UnsafePathError,
+)
+from rtstore.files import durable, quarantine
+from rtstore.files.owners import explained
+from rtstore.files.paths import store_path
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import QuarantinedFile
+from rtstore.model.times import Clock, to_utc_ms
+
+
+def take_back(
+    quarantine_number: int, publisher: Publisher, lock: WriterLock, clock: Clock
+) -> QuarantinedFile:
+    """Put a quarantined file back where it was, byte for byte; see `RuntimeStore.take_back`.
+
+    The copy in quarantine stays, so nothing is lost should this be interrupted; only what is not a
+    regular file is moved.
+    """
+    database = publisher.database
+    with lock.hold():
+        evidence = database.read(
+            lambda connection: recovery_log.find_evidence(connection, quarantine_number)
+        )
+        if evidence is None:
+            raise InvalidRequestError(
+                "quarantine_number", f"there is no quarantined file {quarantine_number}"
+            )
+        _check_folder(publisher)
+        kept_at = _path_of(evidence, publisher)
+        try:
+            path = store_path(publisher.directory, evidence.relative_path)
+        except UnsafePathError as error:
+            problem = f"the row of evidence {quarantine_number} was changed: {error}"
+            raise CorruptDatabaseError(database.path, problem) from error
+        try:
+            _put_back(evidence, kept_at, path, publisher)
+        except OSError as error:
+            raise StorageError(path, "the evidence cannot be put back", str(error)) from error
+        now = to_utc_ms(clock())
+        with database.write(flush=True) as connection:
+            recovery_log.mark_restored(connection, quarantine_number, now)
+    return evidence.model_copy(update={"restored_at": now})
+
+
+def drop_old_evidence(
+    older_than: timedelta, publisher: Publisher, lock: WriterLock, clock: Clock, *, dry_run: bool
+) -> tuple[QuarantinedFile, ...]:
+    """Drop what was kept before that long ago; see `RuntimeStore.prune_quarantine`.
+
+    First the file, then its row: interrupted in between, the row is found again, and its file gone.
+    """
+    database, fs = publisher.database, publisher.fs
+    try:
+        kept_before = to_utc_ms(clock()) - older_than
+    except OverflowError:  # before any time that there is: nothing is that old
+        return ()
+
+    def find() -> tuple[QuarantinedFile, ...]:
+        found = database.read(recovery_log.list_evidence)
+        return tuple(item for item in found if item.quarantined_at <= kept_before)
+
+    if dry_run:
+        return find()
+    with lock.hold():
+        dropped = find()
+        _check_folder(publisher)
+        for item in dropped:
+            path = _path_of(item, publisher)
+            try:
+                with suppress(FileNotFoundError):
+                    durable.remove_tree(path, fs)
+            except OSError as error:
+                cause = explained(error, path)
+                raise StorageError(path, "the evidence cannot be removed", cause) from error
+            with database.write(flush=False) as connection:
+                recovery_log.drop_evidence(connection, item.quarantine_number)
+    return dropped
+
+
+def _check_folder(publisher: Publisher) -> None:
+    try:
+        quarantine.check_folder(publisher.directory, publisher.fs)
+    except OSError as error:
+        folder = publisher.directory / quarantine.QUARANTINE_DIRECTORY
+        problem = "the folder of evidence cannot be looked at"
+        raise StorageError(folder, problem, explained(error, folder)) from error
+
+
+def _path_of(evidence: QuarantinedFile, publisher: Publisher) -> Path:
+    try:
+        return quarantine.quarantined_path(publisher.directory, evidence.quarantine_path)
+    except UnsafePathError as error:
+        problem = f"the row of evidence {evidence.quarantine_number} was changed: {error}"
+        raise CorruptDatabaseError(publisher.database.path, problem) from error
+
+
+def _put_back(evidence: QuarantinedFile, kept_at: Path, path: Path, publisher: Publisher) -> None:
+    fs = publisher.fs
+    if quarantine.is_gone(publisher.directory, evidence.quarantine_path, fs):
+        raise InvalidRequestError(
+            "quarantine_number",
+            f"{kept_at} is gone: somebody removed it, and there is nothing to put back. Only a "
+            "back-up may have it",
+        )
+    if evidence.content_hash is None:
+        publisher.remove(*_make_way(evidence, publisher))
+        fs.rename(kept_at, path)
+        fs.fsync_directory(path.parent)
+        return
+    content, _ = fs.read(kept_at)
+    if content_hash(content) != evidence.content_hash:
+        raise InvalidRequestError(
+            "quarantine_number", f"{kept_at} is not what was kept there any more"
+        )
+    file, expected = _make_way(evidence, publisher)
+    publisher.replace(file, content, expected)
+
+
+def _make_way(evidence: QuarantinedFile, publisher: Publisher) -> tuple[StoreFile, Expected]:
+    """Keep what is there now, unless it is what is committed; gives what may be there then."""
+    name = evidence.schema_name or ""
+    entry = publisher.database.read(
+        lambda connection: manifest.load_entries(connection, [name])
+    ).get(name)
+    file = StoreFile(
+        schema_name=name, schema_version=ANY_VERSION, relative_path=evidence.relative_path
+    )
+    kept = publisher.evidence.keep(
+        file, entry, None, None, reason="replaced by evidence that was taken back"
+    )
+    return file, Expected.after(kept, entry)
