@@ -12,7 +12,6 @@ from rtstore.forks import no_fork
 
 if TYPE_CHECKING:
     from rtstore.aio.store import AsyncRuntimeStore
-    from rtstore.commit.draft import BatchRequest, StoreWrite
     from rtstore.commit.publisher import Durability
     from rtstore.commit.writer import BatchWriter
     from rtstore.control.batches import ReceiptStore
@@ -77,7 +76,7 @@ if TYPE_CHECKING:
     from rtstore.maintenance.backup import Backup, restore_backup, verify_backup
     from rtstore.maintenance.rebuild_database import RebuildReport, rebuild_database
     from rtstore.maintenance.upgrade import UpgradeReport, upgrade_directory
-    from rtstore.model.decide import build_plan
+    from rtstore.model.decide import build_plan, build_readiness
     from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
     from rtstore.model.differences import Difference, DifferenceKind
     from rtstore.model.events import (
@@ -92,7 +91,6 @@ if TYPE_CHECKING:
         StoreRecovered,
     )
     from rtstore.model.invariants import validate_invariants
-    from rtstore.model.readiness import build_readiness
     from rtstore.model.records import (
         ActionKind,
         ActionOutcome,
@@ -119,22 +117,31 @@ if TYPE_CHECKING:
         RecoveryTrigger,
         RunIdentity,
     )
+    from rtstore.model.request import BatchRequest, StoreWrite
     from rtstore.recovery.gather import RecoveryPlanner
     from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest
     from rtstore.store import RuntimeStore
 
 _HOMES = {
     "rtstore.aio.store": ("AsyncRuntimeStore",),
-    "rtstore.maintenance.backup": ("Backup", "restore_backup", "verify_backup"),
+    "rtstore.commit.publisher": ("Durability",),
+    "rtstore.commit.writer": ("BatchWriter",),
     "rtstore.control.batches": ("ReceiptStore",),
-    "rtstore.control.contents": ("KEEP_EVERYTHING", "Retention"),
-    "rtstore.control.sqlite.engine": ("DATABASE_NAME", "Database"),
+    "rtstore.control.contents": (
+        "KEEP_EVERYTHING",
+        "Retention",
+    ),
     "rtstore.control.history": ("StoreVersion",),
-    "rtstore.control.manifest": ("ManifestStore", "default_manifest"),
+    "rtstore.control.lock": ("WriterLock",),
+    "rtstore.control.manifest": (
+        "ManifestStore",
+        "default_manifest",
+    ),
     "rtstore.control.revisions": ("migrations_path",),
-    "rtstore.model.descriptors": ("Descriptor", "KNOWN_DESCRIPTORS", "Registry"),
-    "rtstore.model.differences": ("Difference", "DifferenceKind"),
-    "rtstore.commit.draft": ("BatchRequest", "StoreWrite"),
+    "rtstore.control.sqlite.engine": (
+        "DATABASE_NAME",
+        "Database",
+    ),
     "rtstore.errors": (
         "BackupDamagedError",
         "BatchFailedError",
@@ -145,9 +152,9 @@ _HOMES = {
         "CorruptDatabaseError",
         "DataUpgradeError",
         "DatabaseFailedError",
-        "DatabaseMissingError",
         "DatabaseLockedError",
         "DatabaseLostError",
+        "DatabaseMissingError",
         "ForeignDatabaseError",
         "InvalidRequestError",
         "LegacyImportError",
@@ -155,9 +162,9 @@ _HOMES = {
         "LockTimeoutError",
         "NewerDatabaseError",
         "NewerStoreFileError",
-        "OpenBatchError",
         "NotARuntimeDirectoryError",
         "OlderDatabaseError",
+        "OpenBatchError",
         "PruneStoppedError",
         "ReadOnlyStoreError",
         "RecoveryFailedError",
@@ -175,6 +182,47 @@ _HOMES = {
         "UpgradeFailedError",
         "WrongTeamError",
     ),
+    "rtstore.files.inspector": ("FileInspector",),
+    "rtstore.files.system": ("FileSystem",),
+    "rtstore.history.prune": ("PruneReport",),
+    "rtstore.history.reader": (
+        "Snapshot",
+        "StoreContent",
+    ),
+    "rtstore.history.versions": ("StoreDifferences",),
+    "rtstore.legacy": (
+        "ExportReport",
+        "ImportReport",
+        "TeamImportReport",
+        "import_directory",
+        "import_team",
+    ),
+    "rtstore.maintenance.backup": (
+        "Backup",
+        "restore_backup",
+        "verify_backup",
+    ),
+    "rtstore.maintenance.rebuild_database": (
+        "RebuildReport",
+        "rebuild_database",
+    ),
+    "rtstore.maintenance.upgrade": (
+        "UpgradeReport",
+        "upgrade_directory",
+    ),
+    "rtstore.model.decide": (
+        "build_plan",
+        "build_readiness",
+    ),
+    "rtstore.model.descriptors": (
+        "Descriptor",
+        "KNOWN_DESCRIPTORS",
+        "Registry",
+    ),
+    "rtstore.model.differences": (
+        "Difference",
+        "DifferenceKind",
+    ),
     "rtstore.model.events": (
         "BatchCommitted",
         "BatchFailed",
@@ -186,24 +234,7 @@ _HOMES = {
         "StoreEvent",
         "StoreRecovered",
     ),
-    "rtstore.files.inspector": ("FileInspector",),
-    "rtstore.files.system": ("FileSystem",),
     "rtstore.model.invariants": ("validate_invariants",),
-    "rtstore.legacy": (
-        "ExportReport",
-        "ImportReport",
-        "TeamImportReport",
-        "import_directory",
-        "import_team",
-    ),
-    "rtstore.control.lock": ("WriterLock",),
-    "rtstore.recovery.gather": ("RecoveryPlanner",),
-    "rtstore.model.decide": ("build_plan",),
-    "rtstore.history.prune": ("PruneReport",),
-    "rtstore.commit.publisher": ("Durability",),
-    "rtstore.history.reader": ("Snapshot", "StoreContent"),
-    "rtstore.model.readiness": ("build_readiness",),
-    "rtstore.recovery.rebuilders": ("RebuildRequest", "Rebuilder", "Rebuilders"),
     "rtstore.model.records": (
         "ActionKind",
         "ActionOutcome",
@@ -230,11 +261,17 @@ _HOMES = {
         "RecoveryTrigger",
         "RunIdentity",
     ),
-    "rtstore.maintenance.rebuild_database": ("RebuildReport", "rebuild_database"),
+    "rtstore.model.request": (
+        "BatchRequest",
+        "StoreWrite",
+    ),
+    "rtstore.recovery.gather": ("RecoveryPlanner",),
+    "rtstore.recovery.rebuilders": (
+        "RebuildRequest",
+        "Rebuilder",
+        "Rebuilders",
+    ),
     "rtstore.store": ("RuntimeStore",),
-    "rtstore.history.versions": ("StoreDifferences",),
-    "rtstore.maintenance.upgrade": ("UpgradeReport", "upgrade_directory"),
-    "rtstore.commit.writer": ("BatchWriter",),
 }
 """The modules behind the front door, each with its names here. A module is imported when one of its
 names is first used, so that a program that needs little of the package (`rtstore --help`) does not

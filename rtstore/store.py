@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from rtstore.commit.draft import check_text
+from sqlalchemy import Connection
+
 from rtstore.commit.group import Submission
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import manifest, recovery_log
+from rtstore.control import history, manifest, recovery_log, upgrade_log
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import Retention
+from rtstore.control.history import StoreVersion
 from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -29,8 +32,17 @@ from rtstore.errors import (
 )
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
+from rtstore.forks import no_fork
+from rtstore.history.prune import PruneProgress, PruneReport, prune_history
 from rtstore.history.reader import Snapshot, StoreContent, StoreReader
-from rtstore.history.versions import At, TimeTravel, checked_point
+from rtstore.history.versions import (
+    _OF_CONTENT,
+    At,
+    StoreDifferences,
+    _or_now,
+    checked_point,
+    load_version,
+)
 from rtstore.maintenance.create import (
     check_before_use,
     check_made,
@@ -39,29 +51,44 @@ from rtstore.maintenance.create import (
     remember_retention,
     report_loose_modes,
 )
-from rtstore.maintenance.repair import Repair
+from rtstore.maintenance.hindrances import hindrances
 from rtstore.maintenance.upgrade_data import DataUpgradeReport, upgrade_data
-from rtstore.maintenance.upkeep import Upkeep
 from rtstore.model import arguments
-from rtstore.model.arguments import Writes, batch_request, checked_identity, member
+from rtstore.model.arguments import check_text, checked_identity, member
+from rtstore.model.data_upgrade import brought_up
+from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.differences import differences
+from rtstore.model.envelope import decode
 from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.records import (
     Batch,
     BatchReason,
+    DatabaseUpgrade,
+    Hindrance,
     Manifest,
     QuarantinedFile,
+    ReadinessCheck,
+    RecoveryPlan,
     RecoveryReport,
     RunIdentity,
 )
+from rtstore.model.request import Writes, batch_request
 from rtstore.model.times import Clock, utc_now
 from rtstore.recovery.execute import Recovery
 from rtstore.recovery.gather import RecoveryPlanner
+from rtstore.recovery.rebuilders import Rebuilders, Rebuilding, checked_rebuilders
+from rtstore.recovery.unquarantine import drop_old_evidence, take_back
+
+if TYPE_CHECKING:
+    from rtstore.legacy import ExportReport
+    from rtstore.maintenance.backup import Backup
+    from rtstore.maintenance.backup.record import Progress
 
 _CLOSING_TIMEOUT_S = 1.0
 
 
-class RuntimeStore(Repair, TimeTravel, Upkeep):
+class RuntimeStore:
     """The state of one agent runtime: JSON files, and the database that makes them transactional.
 
     Made by `RuntimeStore.open`; a context manager. Safe to share between threads, not across forks.
@@ -417,6 +444,316 @@ class RuntimeStore(Repair, TimeTravel, Upkeep):
     def quarantined_files(self) -> list[QuarantinedFile]:
         """The evidence kept so far, oldest first."""
         return self.database.read(recovery_log.list_evidence)
+
+    # --- @@Repair ---
+
+    def plan_recovery(self, *, expected: RunIdentity | None = None) -> RecoveryPlan:
+        """Hold every store file against the database and say what to do; takes no lock.
+
+        `expected` is the run identity that the runtime is about to use; without it the entries are
+        held against the identity of the last committed batch.
+        """
+        return self._plan(expected)[0]
+
+    def _plan(self, expected: RunIdentity | None) -> tuple[RecoveryPlan, Manifest]:
+        if expected is not None:
+            checked_identity(expected)
+        survey = self._planner.survey()
+        seen = survey.view.manifest
+        expected = expected or seen.active_identity
+        return self._planner.plan_of(survey, team_name=self.team_name, expected=expected), seen
+
+    def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
+        """Whether the runtime may start on this state: the plan and the cross-store invariants."""
+        return self.assess(expected=expected)[1]
+
+    def assess(self, *, expected: RunIdentity | None = None) -> tuple[RecoveryPlan, ReadinessCheck]:
+        """The plan, and the readiness that follows from it and from the invariants."""
+        plan, seen = self._plan(expected)
+        failures = self._reader.invariant_failures(seen)
+        check = build_readiness(
+            recovery_plan=plan, invariant_failures=failures, hindrances=self._hindrances()
+        )
+        self._writer.events.checked(plan, check)
+        return plan, check
+
+    def _hindrances(self) -> tuple[Hindrance, ...]:
+        paths = {item.schema_name: item.relative_path for item in self.descriptors}
+        return hindrances(self.lock.path.parent, paths)
+
+    def invariant_failures(self) -> list[str]:
+        """What the committed contents contradict each other in."""
+        return self._reader.invariant_failures()
+
+    def recover(
+        self,
+        plan: RecoveryPlan,
+        *,
+        rebuilders: Rebuilders | None = None,
+        identity: RunIdentity | None = None,
+        dry_run: bool = False,
+    ) -> RecoveryReport:
+        """Carry out a plan: open batches go forward, committed contents are put back, files that
+        are not ours to judge are moved into quarantine, lost stores are rebuilt by the runtime.
+
+        Args:
+            plan: from `plan_recovery`. Refused when a batch was committed since.
+            rebuilders: functions of the runtime, by strategy; what one returns is checked like a
+                write and written as a batch of reason `recovery`. They are called without the
+                writer lock. A store without one is left, and stays in `remaining`.
+            identity: what rebuilt stores are bound to; default: that of the last committed batch.
+            dry_run: only say what would be done; nothing is changed.
+
+        Everything is recorded in `recovery_runs` and `recovery_actions`. Interrupted anywhere, it
+        can be run again with a new plan. Raises `ConflictError`, `WrongTeamError`,
+        `LockTimeoutError`, and what a failing database raises; a failing action is in the report.
+        """
+        arguments.instance(RecoveryPlan, plan, "plan")
+        if identity is not None:
+            checked_identity(identity)
+        rebuilders = checked_rebuilders({} if rebuilders is None else rebuilders)
+        if dry_run:
+            return self._recovery.rehearse(plan, self.team_name)
+        rebuilding = Rebuilding(
+            rebuilders,
+            identity,
+            registry=self.descriptors,
+            reader=self._reader,
+            writer=self._writer,
+            team_name=self.team_name,
+        )
+        try:
+            report = self._recovery.carry_out(plan, self.team_name, rebuilding)
+        finally:
+            self._writer.events.tell()
+        if report.run_number is None:
+            return report
+        return report.model_copy(update={"remaining": self.plan_recovery(expected=identity)})
+
+    def adopt(
+        self,
+        store: str,
+        *,
+        identity: RunIdentity | None = None,
+        reason: BatchReason | str = BatchReason.RECOVERY,
+    ) -> Batch:
+        """Make a file that somebody changed by hand the committed content, byte for byte, in a
+        batch of its own.
+
+        The file must pass what a write must pass. `identity` is what it is bound to; default: the
+        identity of the last committed batch. Raises `InvalidRequestError` when the file does not
+        pass, is missing, or is what is committed already; otherwise as `write_batch`.
+        """
+        descriptor = self.descriptors.get(store)
+        if identity is not None:
+            checked_identity(identity)
+        else:
+            identity = self.database.read(manifest.load).active_identity
+        if identity is None:
+            raise InvalidRequestError("identity", "nothing is committed yet, so it must be given")
+        return self._writer.adopt(
+            descriptor,
+            team_name=self.team_name,
+            identity=identity,
+            reason=member(BatchReason, reason, "reason"),
+        )
+
+    def prune_quarantine(
+        self, *, older_than: timedelta, dry_run: bool = False
+    ) -> tuple[QuarantinedFile, ...]:
+        """Drop the files in quarantine that were kept longer ago than that, for good; returns them.
+
+        Nothing is dropped from quarantine otherwise, however much there is: what is there nobody
+        else has. With `dry_run` nothing is dropped now either. Interrupted, it can be made again.
+        Raises `InvalidRequestError`, `LockTimeoutError`, and `StorageError` for a file that cannot
+        be removed; those before it are gone.
+        """
+        return drop_old_evidence(
+            arguments.duration(older_than, "older_than"),
+            self._writer.publisher,
+            self.lock,
+            self._clock,
+            dry_run=dry_run,
+        )
+
+    def take_back(self, quarantine_number: int) -> QuarantinedFile:
+        """Put a quarantined file back where it was, byte for byte.
+
+        What is there now is kept as evidence first, unless it is what is committed. The file is
+        not committed by this: the next plan judges it, and `adopt` makes it the truth. Raises
+        `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
+        """
+        arguments.number(quarantine_number, "quarantine_number", least=-(2**63))
+        try:
+            return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)
+        finally:
+            self._writer.events.tell()
+
+    # --- @@Upkeep ---
+
+    def upgrades(self) -> list[DatabaseUpgrade]:
+        """The upgrades of the control database, oldest first."""
+        return self.database.read(upgrade_log.list_upgrades)
+
+    def back_up(self, destination: str | Path, *, progress: Progress | None = None) -> Backup:
+        """Copy one consistent state of database and store files into a new directory, verified.
+
+        Takes no lock, and no writer waits for it. `progress` is called with the step, how much of
+        it is done, and how much there is to do. See `rtstore.maintenance.backup.back_up` for the errors.
+        """
+        with no_fork():
+            from rtstore.maintenance.backup import back_up
+
+        return back_up(
+            self.directory,
+            self.database,
+            arguments.path(destination, "destination"),
+            clock=self._clock,
+            fs=self._fs,
+            progress=arguments.optional_function(progress, "progress"),
+        )
+
+    def prune(
+        self,
+        retention: Retention | None = None,
+        *,
+        dry_run: bool = False,
+        progress: PruneProgress | None = None,
+    ) -> PruneReport:
+        """Drop the history beyond a retention now, and return the space to the file system.
+
+        Every batch drops some of it; this is for what a smaller retention leaves, or a bound by age
+        where nothing is written any more. Current contents, open batches and the newest batch stay,
+        whatever the retention; so do quarantined files and the records of recoveries.
+
+        Args:
+            retention: how much is kept, this once; default: `store.retention`.
+            dry_run: only say what would be dropped; takes no lock.
+            progress: called with the step, how much of it is done, and how much there is.
+
+        Takes the writer lock for a fraction of a second at a time, so writers go on meanwhile. What
+        was dropped when it is interrupted or raises is dropped, the rest is as before; make it
+        again. Flushed when it returns. Raises `LockTimeoutError`, `PruneStoppedError` where the
+        disk is full, and what a failing database raises.
+        """
+        return prune_history(
+            self._writer.publisher,
+            self.lock,
+            arguments.optional(Retention, retention, "retention") or self.retention,
+            self._clock,
+            dry_run=dry_run,
+            progress=arguments.optional_function(progress, "progress"),
+        )
+
+    def export(self, destination: str | Path | None = None) -> ExportReport:
+        """Write the manifest and the receipts of the file-only ancestor, whose readers then accept
+        the directory: here, under the writer lock, or with the stores in a new directory.
+
+        Flushed when it returns. See `rtstore.legacy.exporting` for what is in it and the errors.
+        """
+        with no_fork():
+            from rtstore.legacy import export_here, export_to
+
+        if destination is not None:
+            target = arguments.path(destination, "destination")
+            return export_to(self.directory, self.database, target, self._fs)
+        return export_here(self.directory, self.database, self.lock, self._clock, self._fs)
+
+    # --- @@TimeTravel ---
+
+    def history(self, store: str, *, limit: int | None = None) -> list[StoreVersion]:
+        """The committed versions of a store, oldest first; the newest `limit` of them.
+
+        Goes back as far as `retention` keeps batches; `has_content` says which of them can be read.
+        Takes no lock and does not look at the file.
+        """
+        name = self.descriptors.get(store).schema_name
+        if limit is not None:
+            arguments.number(limit, "limit")
+        return self.database.read(
+            lambda connection: history.list_versions(connection, name, limit)[::-1]
+        )
+
+    def diff(self, store: str, a: At, b: At | None = None) -> StoreDifferences:
+        """What differs between a store at one point in time and at another (default: now).
+
+        Raises `InvalidRequestError` as `read` does.
+        """
+        name = self.descriptors.get(store).schema_name
+        first = checked_point(a, "a")
+        second = None if b is None else checked_point(b, "b")
+
+        def query(connection: Connection) -> StoreDifferences:
+            before, old = load_version(connection, name, first)
+            after, new = load_version(connection, name, _or_now(connection, second))
+            return StoreDifferences(
+                schema_name=name,
+                before=before,
+                after=after,
+                differences=differences(decode(old).data, decode(new).data),
+            )
+
+        return self.database.read(query)
+
+    def revert(
+        self,
+        store: str,
+        *,
+        to: At,
+        identity: RunIdentity | None = None,
+        reason: BatchReason | str = BatchReason.RECOVERY,
+    ) -> Batch:
+        """Write what a store held at a point in time again, in a new batch; history stays as it is.
+
+        Data of an older schema version is brought up by the descriptor's functions. `identity` is
+        what it is bound to; default: the identity of the last committed batch. Durable when it
+        returns.
+
+        Raises `InvalidRequestError` when there is no such version, or when it is what is committed;
+        `ConflictError` when a batch was written meanwhile; `StoreFileChangedError` when somebody
+        else changed the file; `DataUpgradeError`; otherwise as `write_batch`.
+        """
+        descriptor = self.descriptors.get(store)
+        name, point = descriptor.schema_name, checked_point(to, "to")
+        if identity is not None:
+            checked_identity(identity)
+        reason = member(BatchReason, reason, "reason")
+
+        def query(connection: Connection) -> tuple[StoreVersion, bytes]:
+            return load_version(connection, name, point)
+
+        self._reader.check_file(descriptor)
+        head = self.database.read(manifest.load)
+        version, content = self.database.read(query)
+        if version.is_current:
+            problem = f"{name} as of batch {version.batch_id} is what is committed"
+            raise InvalidRequestError("to", f"{problem}: there is nothing to revert", store=name)
+        if identity is None:
+            identity = head.active_identity
+        if identity is None:
+            raise InvalidRequestError("identity", "no run is active, so it must be given")
+        request = batch_request(
+            self.team_name,
+            self.descriptors,
+            identity=identity,
+            reason=reason,
+            writes={name: brought_up(descriptor, content)},
+        )
+        return self._writer.write_batch(request, expected_high_watermark=head.high_watermark)
+
+    def _content_at(self, name: str, at: At) -> StoreContent:
+        def query(connection: Connection) -> StoreContent:
+            version, content = load_version(connection, name, at)
+            envelope = decode(content)
+            return StoreContent(
+                schema_name=name,
+                schema_version=envelope.schema_version,
+                data=envelope.data,
+                updated_at=version.written_at,
+                **version.model_dump(include=_OF_CONTENT),
+            )
+
+        return self.database.read(query)
 
 
 def plain_change(change: Callable[[Any], Any], store: str) -> Callable[[Any], Any]:

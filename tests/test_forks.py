@@ -47,11 +47,11 @@ def tell(here):
 work, module = {
     "trade names": (trade_names, "ctypes"),
     "make a database": (make_a_database, "alembic.config"),
-    "front door": (front_door, "rtstore.model.readiness"),
+    "front door": (front_door, "rtstore.model.decide"),
     "tell": (tell, "rtstore.model.events"),
 }[what]
 import tests.database.build, rtstore.commit.reporting, rtstore.files.system  # no matter of this test
-if module == "rtstore.model.readiness":
+if module == "rtstore.model.decide":
     sys.modules.pop(module, None)
 assert module not in sys.modules, module
 

@@ -202,6 +202,6 @@ def test_a_place_without_a_module_is_found(tmp_path: Path) -> None:
     """A module that goes must be taken out of the table of layers."""
     shutil.copytree(CHECKOUT / "rtstore", tmp_path / "rtstore")
     (tmp_path / "rtstore" / "readiness.py").unlink()
-    assert "rtstore.model.readiness is in LAYERS, but there is no such module" in set(
+    assert "rtstore.model.decide is in LAYERS, but there is no such module" in set(
         findings(tmp_path)
     )

@@ -31,8 +31,8 @@ from rtstore import (
 from rtstore.commit import in_doubt
 from rtstore.commit.draft import Draft
 from rtstore.commit.publisher import Publisher
-from rtstore.model.arguments import batch_request
 from rtstore.model.records import LoggedBatch
+from rtstore.model.request import batch_request
 
 from .crash.children import Child
 from .support import (

@@ -10,7 +10,7 @@ import pytest
 
 from rtstore import BatchFailedError, BatchState, Durability, FileSystem, RuntimeStore
 from rtstore.files.durable import temporary_path
-from rtstore.model.arguments import batch_request
+from rtstore.model.request import batch_request
 from tests.support import (
     CHECKPOINT,
     DIAGNOSTICS,

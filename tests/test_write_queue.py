@@ -24,7 +24,7 @@ from rtstore import (
     RuntimeStore,
     WriterLock,
 )
-from rtstore.model.arguments import batch_request
+from rtstore.model.request import batch_request
 
 from .group_support import Flushes, batch, carry_out, numbers, together, update
 from .support import (

@@ -77,7 +77,6 @@ from rtstore.history.versions import At, StoreDifferences
 from rtstore.legacy import ExportReport
 from rtstore.maintenance.backup import Backup
 from rtstore.maintenance.backup.record import Progress
-from rtstore.model.arguments import Writes, batch_request, pairs
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.records import (
@@ -91,6 +90,7 @@ from rtstore.model.records import (
     RecoveryReport,
     RunIdentity,
 )
+from rtstore.model.request import Writes, batch_request, pairs
 from rtstore.model.times import Clock, utc_now
 from rtstore.recovery.rebuilders import Rebuilders
 from rtstore.store import RuntimeStore, plain_change

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
 from rtstore.files.paths import replace_link_command
-from rtstore.maintenance.doctor.facts import Hindrance, LaunchState, rebuild_command, two_teams
+from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
 from rtstore.model.records import (
     ActionKind,
+    Hindrance,
     InspectionState,
     ReadinessCheck,
     Record,

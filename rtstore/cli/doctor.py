@@ -10,11 +10,11 @@ from rtstore.cli.output import Cell, Page, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.walking import has_places_below
 from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
-from rtstore.maintenance.doctor.facts import DatabaseState, Facts, Way
+from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.gather import examine
 from rtstore.maintenance.doctor.judge import Check, Finding, Level, diagnose, worst
 from rtstore.maintenance.hints import how_to_make
-from rtstore.model.records import Record
+from rtstore.model.records import Record, Way
 from rtstore.store import RuntimeStore
 
 _ORDER = (Level.RED, Level.YELLOW, Level.GREEN)

@@ -24,15 +24,15 @@ from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
-from rtstore.maintenance.doctor.facts import Hindrance
 from rtstore.maintenance.hindrances import hindrances, no_room
 from rtstore.maintenance.hints import how_to_make, read_launch_state
+from rtstore.model.decide import build_readiness
 from rtstore.model.envelope import EnvelopeError, decode
-from rtstore.model.readiness import build_readiness
 from rtstore.model.records import (
     ActionKind,
     BatchReason,
     Criticality,
+    Hindrance,
     Inspection,
     InspectionState,
     LoggedBatch,

@@ -13,8 +13,8 @@ from rtstore.control.sqlite.engine import Database
 from rtstore.files.owners import is_others, not_changeable, owner, this_user
 from rtstore.files.paths import end_of_link
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
-from rtstore.maintenance.doctor.facts import Way, owning_way
-from rtstore.model.records import ActionKind, ActionOutcome, Record, RecoveryAction
+from rtstore.maintenance.doctor.facts import owning_way
+from rtstore.model.records import ActionKind, ActionOutcome, Record, RecoveryAction, Way
 
 
 class ObstacleKind(StrEnum):

@@ -26,11 +26,11 @@ from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for,
 from rtstore.cli.output import when as time_and_age
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
-from rtstore.maintenance.doctor.facts import HindranceKind
 from rtstore.model.records import (
     ActionKind,
     Batch,
     BatchReason,
+    HindranceKind,
     InspectionState,
     ReadinessCheck,
     Record,

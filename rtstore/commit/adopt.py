@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from rtstore.commit.draft import BatchRequest, Draft, StoreWrite, validate
+from rtstore.commit.draft import Draft, validate
 from rtstore.commit.publisher import Publisher
 from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
 from rtstore.files.owners import explained
@@ -22,6 +22,7 @@ from rtstore.model.envelope import (
     refuse_too_large,
 )
 from rtstore.model.records import BatchReason, CommittedFile, RunIdentity
+from rtstore.model.request import BatchRequest, StoreWrite
 
 
 def draft_of_file(

@@ -5,42 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from rtstore.errors import InvalidRequestError, shown
+from rtstore.errors import InvalidRequestError
+from rtstore.model.arguments import check_id
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import EncodedStore, content_hash, encode
 from rtstore.model.ids import IdFactory
 from rtstore.model.records import (
     Batch,
     BatchOrigin,
-    BatchReason,
     BatchState,
     LoggedBatch,
     PlannedWrite,
     QuarantinedFile,
-    Record,
     RunIdentity,
+    trusted,
 )
-from rtstore.model.times import Clock, to_utc_ms
-from rtstore.model.trusted import trusted
-
-
-class StoreWrite(Record):
-    """New data for one store."""
-
-    descriptor: Descriptor
-    data: Any
-
-
-class BatchRequest(Record):
-    """What is to be written as one batch, in the order in which the files are published."""
-
-    team_name: str
-    identity: RunIdentity | None
-    """None for what belongs to no run: an upgrade of store data. The stores keep theirs."""
-    reason: BatchReason
-    writes: tuple[StoreWrite, ...]
+from rtstore.model.request import BatchRequest
 
 
 class Draft:
@@ -177,32 +158,3 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
         )
         draft.add(descriptor, encoded)
     return draft
-
-
-def check_id(field: str, value: object) -> str:
-    """Give an id that comes from outside. Raises `InvalidRequestError` unless it is a text that
-    can be written down."""
-    if not isinstance(value, str):
-        raise InvalidRequestError(field, f"an id is a text, not {shown(value)}")
-    if not value.strip():
-        raise InvalidRequestError(field, "an id is not empty")
-    return check_text(field, value)
-
-
-def time_of(clock: Clock) -> datetime:
-    """What a clock of the caller's says, in UTC. Raises `InvalidRequestError` for what is no time,
-    or has no time zone."""
-    try:
-        return to_utc_ms(clock())
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InvalidRequestError("clock", str(error)) from error
-
-
-def check_text(field: str, value: object) -> str:
-    """Give a text that comes from outside. Raises `InvalidRequestError` for what is none, or holds
-    a lone surrogate: UTF-8 cannot carry one."""
-    if not isinstance(value, str):
-        raise InvalidRequestError(field, f"must be a text, not {shown(value)}")
-    if not value.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-        raise InvalidRequestError(field, f"{value[:80]!a} holds a lone surrogate")
-    return value

@@ -67,15 +67,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from rtstore.commit.adopt import draft_of_file
-from rtstore.commit.draft import BatchRequest, Draft, StoreWrite, check_id, time_of, validate
+from rtstore.commit.draft import Draft, validate
 from rtstore.commit.group import (
     Submission,
     TakeGroup,
+    UnderWay,
     WriteQueue,
     explain,
     names_of,
     own_error,
+    publish_together,
 )
 from rtstore.commit.preconditions import (
     CommittedState,
@@ -89,10 +93,8 @@ from rtstore.commit.preconditions import (
 )
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.commit.quarantine import Expected
-from rtstore.commit.redo_log import write_log
 from rtstore.commit.reporting import EventDispatcher
-from rtstore.commit.superseding import UnderWay, publish_together
-from rtstore.control import batches
+from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
@@ -110,6 +112,7 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
+from rtstore.model.arguments import check_id, time_of
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.model.records import (
@@ -120,6 +123,7 @@ from rtstore.model.records import (
     QuarantinedFile,
     RunIdentity,
 )
+from rtstore.model.request import BatchRequest, StoreWrite
 from rtstore.model.times import Clock, utc_now
 
 STACK_NEEDED = 120
@@ -573,3 +577,22 @@ class BatchWriter:
         raise BatchFailedError(
             batch_id, write.schema_name, path, str(cause), undone=True, directory=self.directory
         ) from cause
+
+
+def write_log(connection: Connection, drafts: Sequence[Draft]) -> list[LoggedBatch]:
+    """Log batches in their order: their rows, what they write, its contents, and the evidence that
+    was kept for them. Durable when the caller's transaction is committed and flushed."""
+    number = batches.last_number(connection)
+    logged = [draft.numbered(number + position) for position, draft in enumerate(drafts, start=1)]
+    batches.log(connection, logged)
+    contents.insert_contents(
+        connection,
+        {
+            item.batch.batch_number: draft.content_of
+            for item, draft in zip(logged, drafts, strict=True)
+        },
+    )
+    if evidence := [kept for draft in drafts for kept in draft.evidence]:
+        recovery_log.record_evidence(connection, evidence)
+    manifest.mark_preparing(connection, logged[-1].batch.batch_id)
+    return logged

@@ -19,9 +19,9 @@ from rtstore.model.records import (
     LoggedBatch,
     PlannedWrite,
     Receipt,
+    trusted,
 )
 from rtstore.model.times import format_time
-from rtstore.model.trusted import trusted
 
 
 class ReceiptStore:

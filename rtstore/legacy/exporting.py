@@ -22,6 +22,7 @@ from rtstore.errors import BatchUnfinishedError, StorageError
 from rtstore.files import durable, quarantine
 from rtstore.files.new_directory import new_directory
 from rtstore.files.system import FileSystem
+from rtstore.history.materialize import write_store_files
 from rtstore.legacy.control_files import (
     MANIFEST_NAMES,
     OUR_KEY,
@@ -29,7 +30,6 @@ from rtstore.legacy.control_files import (
     SCHEMA_VERSION,
     UNAMBIGUOUS_MANIFEST,
 )
-from rtstore.maintenance.backup.making import write_store_files
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import Batch, BatchState, Manifest, PlannedWrite, QuarantinedFile, Record
 from rtstore.model.times import Clock, format_time, to_utc_ms

@@ -14,7 +14,6 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from rtstore.commit.draft import check_id, time_of
 from rtstore.control import manifest, revisions
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
@@ -27,6 +26,7 @@ from rtstore.files.owners import is_read_only
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
 from rtstore.maintenance.hints import how_to_make, refuse_lost_batches, refuse_lost_database
+from rtstore.model.arguments import check_id, time_of
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.times import Clock
 from rtstore.shell import typed

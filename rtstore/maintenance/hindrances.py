@@ -14,7 +14,7 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
 from rtstore.files.owners import is_mount_point, is_read_only, mounts
 from rtstore.files.paths import store_path
-from rtstore.maintenance.doctor.facts import Hindrance, HindranceKind, Way
+from rtstore.model.records import Hindrance, HindranceKind, Way
 from rtstore.shell import typed
 
 FULL_BYTES = 1 << 20

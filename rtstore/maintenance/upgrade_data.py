@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 from sqlalchemy import Connection
 
-from rtstore.commit.draft import BatchRequest, StoreWrite
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import contents, manifest
 from rtstore.control.sqlite.engine import Database
@@ -20,6 +19,7 @@ from rtstore.model.data_upgrade import UpgradedStore, brought_up, check_steps
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.envelope import decode
 from rtstore.model.records import BatchReason, Record
+from rtstore.model.request import BatchRequest, StoreWrite
 
 _ATTEMPTS = 20
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rtstore.commit.draft import BatchRequest, StoreWrite, check_text
 from rtstore.errors import InvalidRequestError, shown
-from rtstore.model.descriptors import Registry
-from rtstore.model.records import BatchReason, RunIdentity
-from rtstore.model.trusted import trusted
+from rtstore.model.records import (
+    RunIdentity,
+)
+from rtstore.model.times import Clock, to_utc_ms
 
-Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 Choice = TypeVar("Choice", bound=StrEnum)
 Kind = TypeVar("Kind")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -37,15 +36,6 @@ def checked_identity(identity: RunIdentity) -> RunIdentity:
         if text is not None and not text.isascii():
             check_text(f"identity.{field}", text)
     return identity
-
-
-def pairs(writes: Writes) -> list[tuple[str, Any]]:
-    """What is to be written, store by store, from a mapping or from pairs."""
-    try:
-        items = writes.items() if isinstance(writes, Mapping) else writes
-        return [(name, data) for name, data in items]
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError("writes", f"no mapping, and no pairs: {error}") from None
 
 
 def member(kind: type[Choice], value: object, field: str) -> Choice:
@@ -167,22 +157,30 @@ def number(value: object, field: str, *, least: int = 0) -> int:
     return value
 
 
-def batch_request(
-    team_name: str,
-    registry: Registry,
-    *,
-    identity: RunIdentity,
-    reason: BatchReason | str,
-    writes: Writes,
-) -> BatchRequest:
-    """A batch of stores that are given by name. Raises `UnknownStoreError` too."""
-    return trusted(
-        BatchRequest,
-        team_name=team_name,
-        identity=checked_identity(identity),
-        reason=member(BatchReason, reason, "reason"),
-        writes=tuple(
-            trusted(StoreWrite, descriptor=registry.get(name), data=data)
-            for name, data in pairs(writes)
-        ),
-    )
+def check_id(field: str, value: object) -> str:
+    """Give an id that comes from outside. Raises `InvalidRequestError` unless it is a text that
+    can be written down."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(field, f"an id is a text, not {shown(value)}")
+    if not value.strip():
+        raise InvalidRequestError(field, "an id is not empty")
+    return check_text(field, value)
+
+
+def time_of(clock: Clock) -> datetime:
+    """What a clock of the caller's says, in UTC. Raises `InvalidRequestError` for what is no time,
+    or has no time zone."""
+    try:
+        return to_utc_ms(clock())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidRequestError("clock", str(error)) from error
+
+
+def check_text(field: str, value: object) -> str:
+    """Give a text that comes from outside. Raises `InvalidRequestError` for what is none, or holds
+    a lone surrogate: UTF-8 cannot carry one."""
+    if not isinstance(value, str):
+        raise InvalidRequestError(field, f"must be a text, not {shown(value)}")
+    if not value.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
+        raise InvalidRequestError(field, f"{value[:80]!a} holds a lone surrogate")
+    return value

@@ -16,12 +16,15 @@ from rtstore.model.records import (
     UNCOMMITTED_BATCH,
     ActionKind,
     Criticality,
+    Hindrance,
     Inspection,
     InspectionState,
     LoggedBatch,
     Manifest,
     ManifestEntry,
+    ReadinessCheck,
     ReadinessImpact,
+    ReadinessReason,
     RebuildStrategy,
     RecoveryAction,
     RecoveryPlan,
@@ -260,3 +263,33 @@ def _restore_content(name: str) -> RecoveryAction:
 
 def _block(name: str, reason: str) -> RecoveryAction:
     return RecoveryAction(kind=ActionKind.BLOCK_READINESS, schema_name=name, reason=reason)
+
+
+def build_readiness(
+    *,
+    recovery_plan: RecoveryPlan,
+    invariant_failures: Sequence[str],
+    hindrances: Sequence[Hindrance] = (),
+) -> ReadinessCheck:
+    """Sum up a plan and the failures of `validate_invariants` in one word.
+
+    A runtime that may start gets no diagnostics, although the plan may have some: what is wrong
+    with a diagnostic store alone is nothing to stop or to ask about. What keeps it from writing
+    does stop it.
+    """
+    blocked = recovery_plan.readiness_impact is ReadinessImpact.BLOCKED
+    if blocked or invariant_failures or hindrances:
+        reason = ReadinessReason.RECOVERY_REQUIRED
+    elif recovery_plan.readiness_impact is ReadinessImpact.DEGRADED:
+        reason = ReadinessReason.REBUILD_IN_PROGRESS
+    else:
+        return ReadinessCheck(ok=True, reason=ReadinessReason.MANIFEST_VALID, diagnostics=())
+    return ReadinessCheck(
+        ok=False,
+        reason=reason,
+        diagnostics=(
+            *(item.problem for item in hindrances),
+            *recovery_plan.diagnostics,
+            *invariant_failures,
+        ),
+    )

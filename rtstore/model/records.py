@@ -7,8 +7,8 @@ file-only ancestor (`batchId`, `capabilitySnapshotId`), so that its consumers ca
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cache, cached_property
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -493,3 +493,54 @@ class QuarantinedFile(Record):
     batch_id: str | None = None
     restored_at: Timestamp | None = None
     """When it was taken back to where it was, if it was."""
+
+
+class Way(Record):
+    """A way out: a command to type, and what it does. None: it is for the runtime."""
+
+    command: str | None
+    why: str
+
+
+class HindranceKind(StrEnum):
+    """What kind of thing keeps everybody from writing."""
+
+    READ_ONLY = "read_only"
+    LOCK = "lock"
+    MOUNT = "mount"
+    FULL = "full"
+
+
+class Hindrance(Record):
+    """What keeps everybody from writing, whoever they are."""
+
+    kind: HindranceKind
+    problem: str
+    way: Way
+    schema_name: str | None = None
+    """The store that it is about; None: nothing at all can be written."""
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+_set = object.__setattr__  # a frozen record refuses any other
+
+
+@cache
+def _names(kind: type[Record]) -> tuple[str, ...]:
+    return tuple(kind.model_fields)
+
+
+def trusted(kind: type[AnyRecord], **values: Any) -> AnyRecord:
+    """A record of values that this package has checked before, or made itself. Nothing is checked
+    again, and nothing filled in: raises KeyError unless every field is given."""
+    names = _names(kind)
+    record = kind.__new__(kind)
+    # The order is that of the fields, in which they are shown and dumped.
+    in_order = values if tuple(values) == names else {name: values[name] for name in names}
+    _set(record, "__dict__", in_order)
+    _set(record, "__pydantic_fields_set__", set(names))
+    _set(record, "__pydantic_extra__", None)
+    _set(record, "__pydantic_private__", None)
+    return record

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rtstore.commit.draft import BatchRequest, StoreWrite
 from rtstore.commit.quarantine import StoreFile
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import manifest
@@ -30,6 +29,7 @@ from rtstore.model.records import (
     RecoveryStep,
     RunIdentity,
 )
+from rtstore.model.request import BatchRequest, StoreWrite
 
 REBUILD_KINDS = frozenset(
     {

@@ -28,8 +28,9 @@ from rtstore.cli.demo_data import IDENTITY
 from rtstore.cli.exits import ExitCode
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
+from rtstore.control.sqlite.processes import Process
 from rtstore.files.owners import this_user
-from rtstore.maintenance.doctor.facts import DatabaseState, Process
+from rtstore.maintenance.doctor.facts import DatabaseState
 from rtstore.maintenance.doctor.gather import examine
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import _without_privileges

@@ -28,9 +28,8 @@ from rtstore import (
     RuntimeStoreError,
     import_directory,
 )
-from rtstore.commit.draft import BatchRequest
-from rtstore.model.arguments import batch_request
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.model.request import BatchRequest, batch_request
 from rtstore.recovery.rebuilders import RebuildRequest
 
 from .children import Say

@@ -25,10 +25,10 @@ from rtstore import (
 )
 from rtstore.commit import in_doubt, writer
 from rtstore.commit.flushing import FlushKnowledge
+from rtstore.commit.group import Publish, UnderWay
 from rtstore.commit.pruner import Pruner
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import EvidenceKeeper
-from rtstore.commit.superseding import Publish, UnderWay
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import batches, contents, revisions
 from rtstore.control import lock as lock_module

@@ -9,15 +9,8 @@ from typing import Any
 
 import pytest
 
-from rtstore.maintenance.doctor.facts import (
-    DatabaseState,
-    Facts,
-    Hindrance,
-    HindranceKind,
-    LaunchState,
-    Process,
-    Way,
-)
+from rtstore.control.sqlite.processes import Process
+from rtstore.maintenance.doctor.facts import DatabaseState, Facts, LaunchState
 from rtstore.maintenance.doctor.judge import (
     Check,
     Finding,
@@ -27,6 +20,7 @@ from rtstore.maintenance.doctor.judge import (
     parse_since,
     worst,
 )
+from rtstore.model.records import Hindrance, HindranceKind, Way
 
 NOW = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 PLACE = Path("/teams/a team")

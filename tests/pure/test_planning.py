@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from rtstore.model.decide import REBUILDS, StoreFinding, stale_identity
+from rtstore.model.decide import REBUILDS, StoreFinding, build_readiness, stale_identity
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
-from rtstore.model.readiness import build_readiness
 from rtstore.model.records import (
     ActionKind,
     Criticality,

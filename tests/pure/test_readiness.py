@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtstore.model.readiness import build_readiness
+from rtstore.model.decide import build_readiness
 from rtstore.model.records import ReadinessImpact, ReadinessReason
 
 from .build import plan

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from rtstore.model.records import PlannedWrite, Receipt
-from rtstore.model.trusted import trusted
+from rtstore.model.records import PlannedWrite, Receipt, trusted
 
 NOON = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 RECEIPT: dict[str, Any] = {

@@ -10,7 +10,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rtstore.maintenance.doctor.facts import Process
+from rtstore.model.records import Record
+from rtstore.model.times import Timestamp
 
 _PROC = Path("/proc")
 _WRITE_LOCK = 120
@@ -75,3 +76,11 @@ def _started(pid: int) -> datetime:
         if line.startswith("btime ")
     )
     return datetime.fromtimestamp(boot + ticks / os.sysconf("SC_CLK_TCK"), UTC)
+
+
+class Process(Record):
+    """A process that has something to do with the database."""
+
+    pid: int
+    command: str
+    since: Timestamp | None = None

@@ -5,8 +5,9 @@ it (`runtime-store.backup.json`). It is made beside busy writers, without the wr
 database is copied as of one moment, and the store files are written from what was committed then.
 """
 
+from rtstore.history.materialize import BackupFile
 from rtstore.maintenance.backup.making import back_up
-from rtstore.maintenance.backup.record import RECORD_NAME, Backup, BackupFile, ChangedFile, Step
+from rtstore.maintenance.backup.record import RECORD_NAME, Backup, ChangedFile, Step
 from rtstore.maintenance.backup.restoring import restore_backup
 from rtstore.maintenance.backup.verifying import verify_backup
 

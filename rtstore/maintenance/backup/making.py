@@ -19,14 +19,8 @@ from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.system import FileSystem
-from rtstore.maintenance.backup.record import (
-    Backup,
-    BackupFile,
-    ChangedFile,
-    Progress,
-    Step,
-    write_record,
-)
+from rtstore.history.materialize import BackupFile, write_store_files
+from rtstore.maintenance.backup.record import Backup, ChangedFile, Progress, Step, write_record
 from rtstore.maintenance.backup.verifying import describe, verify_backup, without_content
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
@@ -75,45 +69,6 @@ def back_up(
         write_record(building, backup, fs)
         verify_backup(building, fs=fs, progress=progress)
     return backup
-
-
-def write_store_files(
-    connection: Connection, directory: Path, fs: FileSystem, *, like: Path | None = None
-) -> list[BackupFile]:
-    """Write every store file as it is committed, in the caller's read transaction; flushed. Gives
-    those that were written.
-
-    Each gets the permissions of the file in the directory `like`. Works for a database of any
-    revision. Raises OSError.
-    """
-    written = []
-    for committed in contents.list_committed(connection):
-        content = contents.load_content(connection, committed.batch_number, committed.schema_name)
-        if content is None:
-            continue
-        target = store_path(directory, committed.relative_path)
-        mode = None if like is None else _mode_of(store_path(like, committed.relative_path), fs)
-        durable.replace(
-            target, content, mtime_ns=committed.mtime_ns, flush=True, fs=fs, new_mode=mode
-        )
-        written.append(
-            BackupFile(
-                relative_path=committed.relative_path,
-                content_hash=content_hash(content),
-                file_size=len(content),
-                mtime_ns=committed.mtime_ns,
-                mode=mode,
-            )
-        )
-    return written
-
-
-def _mode_of(path: Path, fs: FileSystem) -> int | None:
-    try:
-        mode = durable.mode_of(path, fs)
-    except NotADirectoryError:
-        return None
-    return None if mode is None else mode & 0o777
 
 
 def _fill(

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from rtstore.errors import BackupDamagedError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
+from rtstore.history.materialize import BackupFile
 from rtstore.model.records import Record
 from rtstore.model.times import Timestamp
 
@@ -32,18 +33,6 @@ class Step(StrEnum):
 
 Progress = Callable[[Step, int, int], None]
 """Called with the step, how much of it is done, and how much there is to do."""
-
-
-class BackupFile(Record):
-    """One file of a back-up beside its database."""
-
-    relative_path: str
-    content_hash: str
-    file_size: int
-    mtime_ns: int | None
-    """The time of modification that its receipt has; None for evidence in quarantine."""
-    mode: int | None = Field(default=None, ge=0, le=0o777)
-    """The permission bits that the file has for its readers; None: for its owner alone."""
 
 
 class ChangedFile(Record):

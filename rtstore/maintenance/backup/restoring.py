@@ -11,7 +11,7 @@ from rtstore.errors import BackupDamagedError
 from rtstore.files import durable
 from rtstore.files.new_directory import new_directory
 from rtstore.files.system import FileSystem
-from rtstore.maintenance.backup.making import write_store_files
+from rtstore.history.materialize import write_store_files
 from rtstore.maintenance.backup.record import Backup, Progress, Step
 from rtstore.maintenance.backup.verifying import path_of, verify_backup
 from rtstore.model import arguments

@@ -15,7 +15,8 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, quarantined_path
 from rtstore.files.system import FileSystem
-from rtstore.maintenance.backup.record import Backup, BackupFile, Progress, Step, read_record
+from rtstore.history.materialize import BackupFile
+from rtstore.maintenance.backup.record import Backup, Progress, Step, read_record
 from rtstore.model import arguments
 from rtstore.model.envelope import content_hash
 

@@ -7,35 +7,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from rtstore.model.records import Record
+from rtstore.control.sqlite.processes import Process
+from rtstore.model.records import Hindrance, Record, Way
 from rtstore.model.times import Timestamp
 from rtstore.shell import typed, typed_command
-
-
-class Way(Record):
-    """A way out: a command to type, and what it does. None: it is for the runtime."""
-
-    command: str | None
-    why: str
-
-
-class HindranceKind(StrEnum):
-    """What kind of thing keeps everybody from writing."""
-
-    READ_ONLY = "read_only"
-    LOCK = "lock"
-    MOUNT = "mount"
-    FULL = "full"
-
-
-class Hindrance(Record):
-    """What keeps everybody from writing, whoever they are."""
-
-    kind: HindranceKind
-    problem: str
-    way: Way
-    schema_name: str | None = None
-    """The store that it is about; None: nothing at all can be written."""
 
 
 def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool) -> Way:
@@ -101,14 +76,6 @@ class DatabaseState(StrEnum):
     UNREADABLE = "unreadable"
     UNUSABLE = "unusable"
     """Nothing is wrong with it, but with where it is, or how."""
-
-
-class Process(Record):
-    """A process that has something to do with the database."""
-
-    pid: int
-    command: str
-    since: Timestamp | None = None
 
 
 class Facts(Record):

@@ -22,6 +22,7 @@ from rtstore.control.lock import LOCK_NAME, WriterLock
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.control.sqlite.processes import Process
 from rtstore.control.sqlite.settings import engine_version, settings
 from rtstore.control.sqlite.space import database_bytes
 from rtstore.errors import (
@@ -43,7 +44,7 @@ from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
-from rtstore.maintenance.doctor.facts import DatabaseState, Facts, Hindrance, Process
+from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.judge import parse_since
 from rtstore.maintenance.hindrances import hindrances, mounted_database, no_room
 from rtstore.maintenance.hints import nameless as nameless_of
@@ -57,6 +58,7 @@ from rtstore.maintenance.rebuild_database import (
 )
 from rtstore.maintenance.upgrade import backups_in
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.model.records import Hindrance
 from rtstore.model.times import parse_time, utc_now
 
 Result = TypeVar("Result")

@@ -15,13 +15,11 @@ from pathlib import Path
 from rtstore.maintenance.doctor.facts import (
     DatabaseState,
     Facts,
-    HindranceKind,
-    Way,
     owning_way,
     rebuild_command,
     two_teams,
 )
-from rtstore.model.records import Record
+from rtstore.model.records import HindranceKind, Record, Way
 from rtstore.model.times import format_time
 from rtstore.shell import typed, typed_command
 

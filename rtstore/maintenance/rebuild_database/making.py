@@ -26,7 +26,6 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from rtstore import legacy
-from rtstore.commit.draft import check_id
 from rtstore.control import batches, contents, manifest, revisions
 from rtstore.control.contents import Retention
 from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
@@ -48,6 +47,7 @@ from rtstore.maintenance.rebuild_database.broken import Salvage, problem_of, wha
 from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltStore, StoreOutcome
 from rtstore.maintenance.rebuild_database.stores import FoundStore, look_at_store, unknown_files
 from rtstore.model import arguments
+from rtstore.model.arguments import check_id
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.envelope import content_hash
 from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id

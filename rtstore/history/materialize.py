@@ -1,0 +1,66 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from sqlalchemy import Connection
+
+from rtstore.control import contents
+from rtstore.files import durable
+from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
+from rtstore.model.envelope import content_hash
+from rtstore.model.records import Record
+
+
+def write_store_files(
+    connection: Connection, directory: Path, fs: FileSystem, *, like: Path | None = None
+) -> list[BackupFile]:
+    """Write every store file as it is committed, in the caller's read transaction; flushed. Gives
+    those that were written.
+
+    Each gets the permissions of the file in the directory `like`. Works for a database of any
+    revision. Raises OSError.
+    """
+    written = []
+    for committed in contents.list_committed(connection):
+        content = contents.load_content(connection, committed.batch_number, committed.schema_name)
+        if content is None:
+            continue
+        target = store_path(directory, committed.relative_path)
+        mode = None if like is None else _mode_of(store_path(like, committed.relative_path), fs)
+        durable.replace(
+            target, content, mtime_ns=committed.mtime_ns, flush=True, fs=fs, new_mode=mode
+        )
+        written.append(
+            BackupFile(
+                relative_path=committed.relative_path,
+                content_hash=content_hash(content),
+                file_size=len(content),
+                mtime_ns=committed.mtime_ns,
+                mode=mode,
+            )
+        )
+    return written
+
+
+def _mode_of(path: Path, fs: FileSystem) -> int | None:
+    try:
+        mode = durable.mode_of(path, fs)
+    except NotADirectoryError:
+        return None
+    return None if mode is None else mode & 0o777
+
+
+class BackupFile(Record):
+    """One file of a back-up beside its database."""
+
+    relative_path: str
+    content_hash: str
+    file_size: int
+    mtime_ns: int | None
+    """The time of modification that its receipt has; None for evidence in quarantine."""
+    mode: int | None = Field(default=None, ge=0, le=0o777)
+    """The permission bits that the file has for its readers; None: for its owner alone."""

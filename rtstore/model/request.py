@@ -1,0 +1,66 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rtstore.errors import InvalidRequestError
+from rtstore.model.arguments import checked_identity, member
+from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.records import (
+    BatchReason,
+    Record,
+    RunIdentity,
+    trusted,
+)
+
+
+class StoreWrite(Record):
+    """New data for one store."""
+
+    descriptor: Descriptor
+    data: Any
+
+
+class BatchRequest(Record):
+    """What is to be written as one batch, in the order in which the files are published."""
+
+    team_name: str
+    identity: RunIdentity | None
+    """None for what belongs to no run: an upgrade of store data. The stores keep theirs."""
+    reason: BatchReason
+    writes: tuple[StoreWrite, ...]
+
+
+Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
+
+
+def pairs(writes: Writes) -> list[tuple[str, Any]]:
+    """What is to be written, store by store, from a mapping or from pairs."""
+    try:
+        items = writes.items() if isinstance(writes, Mapping) else writes
+        return [(name, data) for name, data in items]
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError("writes", f"no mapping, and no pairs: {error}") from None
+
+
+def batch_request(
+    team_name: str,
+    registry: Registry,
+    *,
+    identity: RunIdentity,
+    reason: BatchReason | str,
+    writes: Writes,
+) -> BatchRequest:
+    """A batch of stores that are given by name. Raises `UnknownStoreError` too."""
+    return trusted(
+        BatchRequest,
+        team_name=team_name,
+        identity=checked_identity(identity),
+        reason=member(BatchReason, reason, "reason"),
+        writes=tuple(
+            trusted(StoreWrite, descriptor=registry.get(name), data=data)
+            for name, data in pairs(writes)
+        ),
+    )
