@@ -206,10 +206,10 @@ class RuntimeStore:
                 refused with `OlderDatabaseError`, as it always is when opened read-only; and
                 whether store data of an older schema version is brought up, by the functions of
                 the descriptors, in one batch of reason `migration`.
-            on_event: is told of every `Event` (see `rtstore.model.events`) when it is durable: in the
-                thread of the call that did it, before that call returns, without the writer lock,
-                so it may use the store. An Exception of it is logged, and changes nothing. Threads
-                that share the store call it at the same time.
+            on_event: is told of every `Event` (see `rtstore.model.events`) when it is durable: in
+                the thread of the call that did it, before that call returns, without the writer
+                lock, so it may use the store. An Exception of it is logged, and changes nothing.
+                Threads that share the store call it at the same time.
             fs: the seam to the file system, for tests.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError`,
@@ -445,7 +445,7 @@ class RuntimeStore:
         """The evidence kept so far, oldest first."""
         return self.database.read(recovery_log.list_evidence)
 
-    # --- @@Repair ---
+    # --- planning and recovery ------------------------------------------------------------------
 
     def plan_recovery(self, *, expected: RunIdentity | None = None) -> RecoveryPlan:
         """Hold every store file against the database and say what to do; takes no lock.
@@ -589,7 +589,7 @@ class RuntimeStore:
         finally:
             self._writer.events.tell()
 
-    # --- @@Upkeep ---
+    # --- maintenance ----------------------------------------------------------------------------
 
     def upgrades(self) -> list[DatabaseUpgrade]:
         """The upgrades of the control database, oldest first."""
@@ -599,7 +599,8 @@ class RuntimeStore:
         """Copy one consistent state of database and store files into a new directory, verified.
 
         Takes no lock, and no writer waits for it. `progress` is called with the step, how much of
-        it is done, and how much there is to do. See `rtstore.maintenance.backup.back_up` for the errors.
+        it is done, and how much there is to do. See `rtstore.maintenance.backup.back_up` for the
+        errors.
         """
         with no_fork():
             from rtstore.maintenance.backup import back_up
@@ -659,7 +660,7 @@ class RuntimeStore:
             return export_to(self.directory, self.database, target, self._fs)
         return export_here(self.directory, self.database, self.lock, self._clock, self._fs)
 
-    # --- @@TimeTravel ---
+    # --- earlier versions -----------------------------------------------------------------------
 
     def history(self, store: str, *, limit: int | None = None) -> list[StoreVersion]:
         """The committed versions of a store, oldest first; the newest `limit` of them.

@@ -152,12 +152,12 @@ def test_a_call_that_runs_is_waited_for(directory: Path, caplog: pytest.LogCaptu
         assert error.__notes__ == [f"{note}batch {batch.batch_id} is committed"]
         assert (await store.read(LEASES)).data == ["through"]
         (record,) = caplog.records
-        assert (record.name, record.levelno) == ("rtstore.aio.store", logging.WARNING)
+        assert (record.name, record.levelno) == ("rtstore.aio", logging.WARNING)
         assert record.getMessage() == error.__notes__[0]
         facts = (vars(record)[key] for key in ("operation", "outcome", "batch_id"))
         assert tuple(facts) == ("update", "ended", batch.batch_id)
 
-    with caplog.at_level(logging.INFO, "rtstore.aio.store"):
+    with caplog.at_level(logging.INFO, "rtstore.aio"):
         run(directory, main)
 
 
@@ -300,7 +300,7 @@ def test_a_task_group_that_fails_leaves_nothing_in_doubt(
         said = {(vars(record)["outcome"], vars(record)["batch_id"]) for record in caplog.records}
         assert said == {("ended", batch.batch_id), ("not_begun", None)}
 
-    with caplog.at_level(logging.INFO, "rtstore.aio.store"):
+    with caplog.at_level(logging.INFO, "rtstore.aio"):
         run(directory, main)
 
 

@@ -280,7 +280,7 @@ def test_an_observer_that_fails_harms_nothing_and_is_heard_of(
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [vars(record)["batch_id"] for record in errors] == ["batch-1", "batch-2"]
     for record in errors:
-        assert record.name == "rtstore.model.events"
+        assert record.name == "rtstore.events"
         assert record.exc_info is not None
         assert isinstance(record.exc_info[1], LookupError)
         assert record.exc_info[2] is not None

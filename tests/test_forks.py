@@ -50,7 +50,7 @@ work, module = {
     "front door": (front_door, "rtstore.model.decide"),
     "tell": (tell, "rtstore.model.events"),
 }[what]
-import tests.database.build, rtstore.commit.reporting, rtstore.files.system  # no matter of this test
+import tests.database.build, rtstore.commit.reporting, rtstore.files.system  # not tested here
 if module == "rtstore.model.decide":
     sys.modules.pop(module, None)
 assert module not in sys.modules, module

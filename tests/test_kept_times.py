@@ -218,7 +218,7 @@ def test_control_size_and_time_do_not_tell(tmp_path: Path, monkeypatch: pytest.M
             committed.mtime_ns,
         )
 
-    for module in ("reader", "writing.keeping", "writing.publication"):
+    for module in ("history.reader", "commit.quarantine", "commit.publisher"):
         monkeypatch.setattr(f"rtstore.{module}.is_as_committed", as_it_was)
     with open_seeded(new_directory(tmp_path)) as store:
         write(store, LEASES, {"token": "AAAA"})

@@ -50,14 +50,14 @@ def store(directory: Path, told: Told) -> Iterator[RuntimeStore]:
 def test_the_log_has_every_event_with_its_facts(
     store: RuntimeStore, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One record of `rtstore.model.events` for each event; the levels and the names beside the message
-    are those of the documentation."""
+    """One record of `rtstore.model.events` for each event; the levels and the names beside the
+    message are those of the documentation."""
     caplog.set_level(logging.DEBUG, "rtstore")
     write(store, LEASES, 1)
     file_of(store, LEASES).write_text("{}")
     store.recover(store.plan_recovery())
     store.check_readiness()
-    records = [record for record in caplog.records if record.name == "rtstore.model.events"]
+    records = [record for record in caplog.records if record.name == "rtstore.events"]
     assert [record.getMessage() for record in records] == [event.message for event in told]
     levels = {vars(record)["event"]: record.levelname for record in records}
     assert levels == {
@@ -88,7 +88,7 @@ def test_the_log_can_be_formatted_with_its_facts(store: RuntimeStore) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(event)s %(batch_id)s %(stores)s"))
-    logger = logging.getLogger("rtstore.model.events")
+    logger = logging.getLogger("rtstore.events")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:

@@ -408,7 +408,7 @@ def test_a_file_that_cannot_be_put_back_is_logged_and_stays_in_the_plan(
     judge = at("rename", directory / FILE_OF[LEASES], OSError("no space"))
 
     with (
-        caplog.at_level(logging.INFO, logger="rtstore.recovery.execute"),
+        caplog.at_level(logging.INFO, logger="rtstore.recovery"),
         open_store(directory, fs=WatchedFileSystem(judge)) as store,
     ):
         assert store.last_recovery is not None
@@ -421,6 +421,6 @@ def test_a_file_that_cannot_be_put_back_is_logged_and_stays_in_the_plan(
         assert store.read(DIAGNOSTICS).data == 2
 
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    [record] = [record for record in warnings if record.name == "rtstore.recovery.execute"]
+    [record] = [record for record in warnings if record.name == "rtstore.recovery"]
     assert LEASES in record.getMessage()
     assert "no space" in record.getMessage()

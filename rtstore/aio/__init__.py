@@ -1,1 +1,1 @@
-"""TODO."""
+"""The store for asyncio."""

@@ -25,7 +25,7 @@ from rtstore.model.records import Batch, QuarantinedFile, RecoveryReport
 if TYPE_CHECKING:
     from rtstore.model.events import Event
 
-logger = logging.getLogger("rtstore.aio.store")
+logger = logging.getLogger("rtstore.aio")
 
 Result = TypeVar("Result")
 Other = TypeVar("Other")

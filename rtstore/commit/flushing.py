@@ -27,7 +27,7 @@ from rtstore.files.system import FileSystem
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import ManifestEntry
 
-logger = logging.getLogger("rtstore.flushing")
+logger = logging.getLogger("rtstore.commit")
 
 _File = tuple[str, str]
 """A store and the path of its file."""

@@ -42,7 +42,7 @@ from rtstore.model.records import (
     RecoveryTrigger,
 )
 
-logger = logging.getLogger("rtstore.recovery.execute")
+logger = logging.getLogger("rtstore.recovery")
 
 
 def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:

@@ -47,7 +47,7 @@ from rtstore.model.records import (
 )
 from rtstore.model.times import Clock
 
-logger = logging.getLogger("rtstore.publication")
+logger = logging.getLogger("rtstore.commit")
 
 
 class Durability(StrEnum):

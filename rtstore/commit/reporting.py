@@ -1,8 +1,8 @@
 """Tells the log and the observer of a store what happened.
 
-The records of `rtstore.model.events` are made, and their module is imported, when there is somebody to
-tell. What happens under the writer lock, or deep inside of an operation, is put into a queue; the
-call that had it done tells it at its end, in the thread that called, without the lock.
+The records of `rtstore.model.events` are made, and their module is imported, when there is
+somebody to tell. What happens under the writer lock, or deep inside of an operation, is put into a
+queue; the call that had it done tells it at its end, in the thread that called, without the lock.
 
 An observer that fails harms nothing: its error goes to the log with its traceback, and to standard
 error where nobody listens to the log.
@@ -44,7 +44,7 @@ from rtstore.model.records import (
 if TYPE_CHECKING:
     from rtstore.model.events import Event
 
-logger = logging.getLogger("rtstore.model.events")
+logger = logging.getLogger("rtstore.events")
 
 Observer = Callable[["Event"], object]
 """Is told what happened. What it returns is ignored."""

@@ -1,1 +1,1 @@
-"""The control database: schema, engine, statements, revisions."""
+"""The control database, the writer lock and the revisions: the only place with SQL."""

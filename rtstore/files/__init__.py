@@ -1,1 +1,1 @@
-"""What the store does with files: durable replacement, safe paths, inspection, evidence."""
+"""The seam to the file system: system calls, durable replacement, safe paths."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Writes the committed contents of a database as files."""
 
 from __future__ import annotations
 

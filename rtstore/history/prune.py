@@ -29,7 +29,7 @@ from rtstore.errors import PruneStoppedError, RuntimeStoreError, StorageError
 from rtstore.model.records import Record
 from rtstore.model.times import Clock
 
-logger = logging.getLogger("rtstore.history.prune")
+logger = logging.getLogger("rtstore.history")
 
 PruneProgress = Callable[[str, int, int], None]
 """Called with the step, how much of it is done, and how much there is."""

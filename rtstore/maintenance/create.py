@@ -31,10 +31,10 @@ from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.times import Clock
 from rtstore.shell import typed
 
-# `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every directory
-# that is opened is there, and current, and then neither is needed.
+# `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every
+# directory that is opened is there, and current, and then neither is needed.
 
-logger = logging.getLogger("rtstore.maintenance.create")
+logger = logging.getLogger("rtstore.maintenance")
 
 
 def check_made(

@@ -52,7 +52,7 @@ BACKUPS_KEPT = 3
 _PREFIX, _SUFFIX = "runtime-store.backup-", ".sqlite3"
 _UNFINISHED = f".{_PREFIX}new{_SUFFIX}"
 
-logger = logging.getLogger("rtstore.maintenance.upgrade")
+logger = logging.getLogger("rtstore.maintenance")
 
 
 class UpgradeReport(Record):

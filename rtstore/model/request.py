@@ -1,4 +1,4 @@
-"""TODO."""
+"""A batch as a caller asks for it."""
 
 from __future__ import annotations
 

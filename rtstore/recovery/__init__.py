@@ -1,1 +1,1 @@
-"""TODO."""
+"""Recovery: gather what is there, decide what to do, carry it out."""

@@ -59,7 +59,7 @@ from rtstore.model.times import Clock
 from rtstore.recovery.gather import RecoveryPlanner
 from rtstore.recovery.rebuilders import Rebuilding
 
-logger = logging.getLogger("rtstore.recovery.execute")
+logger = logging.getLogger("rtstore.recovery")
 
 SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
 """What opening a store does by itself: none of it needs a decision, and nothing is lost by it."""

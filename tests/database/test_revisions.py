@@ -52,7 +52,7 @@ def test_migrations_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     """In a checkout the migrations are beside the package; without any the error says what to
     run."""
     assert revisions.migrations_path() == CHECKOUT / "migrations"
-    lonely = tmp_path / "site-packages" / "rtstore" / "database" / "upgrade.py"
+    lonely = tmp_path / "site-packages" / "rtstore" / "control" / "revisions.py"
     monkeypatch.setattr(revisions, "__file__", str(lonely))
     with pytest.raises(UnusableEngineError, match="Run: pip install rtstore"):
         revisions.migrations_path()

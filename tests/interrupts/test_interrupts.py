@@ -64,7 +64,7 @@ def test_control_a_lock_that_is_released_by_python(
         self.release()
 
     monkeypatch.setattr(Hold, "__exit__", leave, raising=False)
-    field = Field(new_directory(tmp_path), lambda: itertools.count(1), ("lock.py",), 0.1)
+    field = Field(new_directory(tmp_path), lambda: itertools.count(1), ("control/lock.py",), 0.1)
     assert any("locks left" in fault for fault in SCENARIOS["the lock"](field).faults)
 
 
@@ -80,7 +80,7 @@ def test_control_an_interrupted_batch_is_not_looked_for(
         return described(self)
 
     monkeypatch.setattr(group.Submission, "describe", describe)
-    field = Field(new_directory(tmp_path), lambda: sample("control", 9), ("writer.py",))
+    field = Field(new_directory(tmp_path), lambda: sample("control", 9), ("commit/writer.py",))
     assert any("untrue" in fault for fault in SCENARIOS["write_batch, alone"](field).faults)
 
 

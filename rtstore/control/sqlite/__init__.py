@@ -1,1 +1,1 @@
-"""TODO."""
+"""SQLite itself: connections, transactions, locks, statements and errors."""

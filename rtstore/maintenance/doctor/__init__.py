@@ -1,1 +1,1 @@
-"""TODO."""
+"""The doctor: it gathers facts of a runtime directory, and judges them."""

@@ -1,4 +1,4 @@
-"""What is known of a runtime directory before it is judged. See `rtstore.maintenance.doctor.judge`."""
+"""What is known of a runtime directory before `rtstore.maintenance.doctor.judge` judges it."""
 
 from __future__ import annotations
 
