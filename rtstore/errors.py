@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 
 class RuntimeStoreError(Exception):
@@ -43,7 +43,7 @@ def shown(value: object, length: int = 80) -> str:
 
 def _dir(directory: Path | None) -> str:
     """A directory as it is typed in a command."""
-    return "DIR" if directory is None else typed(directory)
+    return "DIR" if directory is None else shell_word(directory)
 
 
 # --- fix the call -------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class LegacyImportError(CallError):
         """`path` is a control file that is damaged: no other call helps."""
         way = (
             ". Nothing was touched. The ways out, the control file from a back-up or a new "
-            f"database of the store files: rtstore doctor {typed(path.parent)}"
+            f"database of the store files: rtstore doctor {shell_word(path.parent)}"
         )
         super().__init__(f"cannot import {path}: {problem}{way if damaged else ''}")
 
@@ -390,7 +390,7 @@ class ContentMissingError(RecoveryNeededError):
         super().__init__(
             f"store {store} is committed (batch number {batch_number}), but its content is not in "
             f"the database of {directory}: rows were deleted, or it was imported without. "
-            f"Run: rtstore recover {typed(directory)} "
+            f"Run: rtstore recover {shell_word(directory)} "
             "(takes it from the file, where that is what was committed)"
         )
 
@@ -451,7 +451,7 @@ class OlderDatabaseError(StopError):
         self.supported_revision = supported
         super().__init__(
             f"{path} is at revision {found}, this rtstore needs {supported}. "
-            f"Nothing was touched. Run: rtstore upgrade {typed(path.parent)} "
+            f"Nothing was touched. Run: rtstore upgrade {shell_word(path.parent)} "
             "(opening the store for writing does it too, unless with upgrade=False)"
         )
 
@@ -490,7 +490,7 @@ class ForeignDatabaseError(StopError):
         self.problem = problem
         self.may_be_damage = may_be_damage
         """It is no database at all: one of ours whose beginning was overwritten looks so."""
-        doctor = f"rtstore doctor {typed(path.parent)}"
+        doctor = f"rtstore doctor {shell_word(path.parent)}"
         advice = (
             "One of ours that was overwritten or emptied looks so, too; the ways out, a back-up or "
             f"a rebuild from the files: {doctor}"
@@ -512,7 +512,7 @@ class CorruptDatabaseError(StopError):
         super().__init__(
             f"{path} is damaged: {problem}. The JSON files are as they are. "
             "Keep the whole directory. The ways out, a back-up or a rebuild from the files: "
-            f"rtstore doctor {typed(path.parent)}"
+            f"rtstore doctor {shell_word(path.parent)}"
         )
 
 
@@ -527,7 +527,7 @@ class DatabaseMissingError(StopError):
         self.problem = problem
         self.run = run
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        doctor = f"rtstore doctor {typed(directory)}"
+        doctor = f"rtstore doctor {shell_word(directory)}"
         ways = "" if run == doctor else f" (all ways out: {doctor})"
         super().__init__(
             f"{directory}: {problem}, but this is not a new directory: there is "
@@ -590,11 +590,11 @@ class DatabaseLostError(StopError):
         super().__init__(
             f"{path}: {lost} while it was open here. {outcome}; the store files hold what was "
             f"published last. This store can only be closed. Run: "
-            f"rtstore doctor {typed(path.parent)}"
+            f"rtstore doctor {shell_word(path.parent)}"
         )
 
     def about(self, batch_id: str) -> DatabaseLostError:
-        """The same, said of a batch that was being logged or sealed."""
+        """The same, said of a batch that was being logged or completed."""
         other = DatabaseLostError(self.path, self.lost, committed=self.committed, batch_id=batch_id)
         other.__cause__ = self.__cause__
         return other

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 
-def typed(word: str | Path) -> str:
+def shell_word(word: str | Path) -> str:
     """Return one word as bash reads it back.
 
     A path that begins with a dash gets `./` before it: a program would take it for an option. What
@@ -20,9 +20,9 @@ def typed(word: str | Path) -> str:
     return f"$'{''.join(map(_escaped, text))}'"
 
 
-def typed_command(*words: str | Path) -> str:
+def shell_command(*words: str | Path) -> str:
     """Return a whole command of one program."""
-    return " ".join(map(typed, words))
+    return " ".join(map(shell_word, words))
 
 
 def _escaped(char: str) -> str:

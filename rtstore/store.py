@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from sqlalchemy import Connection
 
-from rtstore.commit.group import Submission
+from rtstore.commit.group import PendingBatch
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
 from rtstore.commit.writer import BatchWriter
@@ -55,7 +55,7 @@ from rtstore.maintenance.hindrances import hindrances
 from rtstore.maintenance.upgrade_data import DataUpgradeReport, upgrade_data
 from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member
-from rtstore.model.data_upgrade import brought_up
+from rtstore.model.data_upgrade import upgraded_data
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.differences import differences
@@ -78,7 +78,7 @@ from rtstore.model.times import Clock, utc_now
 from rtstore.recovery.execute import Recovery
 from rtstore.recovery.gather import RecoveryPlanner
 from rtstore.recovery.rebuilders import Rebuilders, Rebuilding, checked_rebuilders
-from rtstore.recovery.unquarantine import drop_old_evidence, take_back
+from rtstore.recovery.unquarantine import drop_old_quarantined, restore_quarantined
 
 if TYPE_CHECKING:
     from rtstore.legacy import ExportReport
@@ -239,7 +239,7 @@ class RuntimeStore:
             )  # fmt: skip
         database = Database(directory / DATABASE_NAME, read_only=read_only)
         try:
-            head, remembered = database.read(manifest.load_for_opening, single=True)
+            head, remembered = database.read(manifest.load_for_opening, autocommit=True)
             found = head.team_name
             if team_name is not None and team_name != found:
                 raise WrongTeamError(directory, team_name, found)
@@ -273,7 +273,7 @@ class RuntimeStore:
     def _put_right(self, registry: Registry | None) -> None:
         """What opening does by itself, and for a registry given: bringing store data up."""
         try:
-            self.last_recovery = self._recovery.finish_what_is_safe(self.team_name)
+            self.last_recovery = self._recovery.auto_recover(self.team_name)
         finally:
             self._writer.events.tell()
         if registry is not None:  # the functions are not remembered
@@ -382,7 +382,7 @@ class RuntimeStore:
         change: Callable[[Any], Any],
         identity: RunIdentity,
         reason: BatchReason | str,
-        beside: Callable[[], Sequence[Submission]] | None = None,
+        with_followers: Callable[[], Sequence[PendingBatch]] | None = None,
     ) -> Batch:
         descriptor = self.descriptors.get(store)
         return self._writer.update(
@@ -392,7 +392,7 @@ class RuntimeStore:
             identity=checked_identity(identity),
             reason=member(BatchReason, reason, "reason"),
             check_current=lambda: self._reader.check_file(descriptor),
-            beside=beside,
+            with_followers=with_followers,
         )
 
     # --- reading --------------------------------------------------------------------------------
@@ -443,7 +443,7 @@ class RuntimeStore:
 
     def quarantined_files(self) -> list[QuarantinedFile]:
         """The evidence kept so far, oldest first."""
-        return self.database.read(recovery_log.list_evidence)
+        return self.database.read(recovery_log.list_quarantined)
 
     # --- planning and recovery ------------------------------------------------------------------
 
@@ -458,10 +458,10 @@ class RuntimeStore:
     def _plan(self, expected: RunIdentity | None) -> tuple[RecoveryPlan, Manifest]:
         if expected is not None:
             checked_identity(expected)
-        survey = self._planner.survey()
-        seen = survey.view.manifest
+        gathered = self._planner.gather()
+        seen = gathered.view.manifest
         expected = expected or seen.active_identity
-        return self._planner.plan_of(survey, team_name=self.team_name, expected=expected), seen
+        return self._planner.plan_of(gathered, team_name=self.team_name, expected=expected), seen
 
     def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
         """Whether the runtime may start on this state: the plan and the cross-store invariants."""
@@ -513,7 +513,7 @@ class RuntimeStore:
             checked_identity(identity)
         rebuilders = checked_rebuilders({} if rebuilders is None else rebuilders)
         if dry_run:
-            return self._recovery.rehearse(plan, self.team_name)
+            return self._recovery.dry_run(plan, self.team_name)
         rebuilding = Rebuilding(
             rebuilders,
             identity,
@@ -523,7 +523,7 @@ class RuntimeStore:
             team_name=self.team_name,
         )
         try:
-            report = self._recovery.carry_out(plan, self.team_name, rebuilding)
+            report = self._recovery.execute(plan, self.team_name, rebuilding)
         finally:
             self._writer.events.tell()
         if report.run_number is None:
@@ -568,7 +568,7 @@ class RuntimeStore:
         Raises `InvalidRequestError`, `LockTimeoutError`, and `StorageError` for a file that cannot
         be removed; those before it are gone.
         """
-        return drop_old_evidence(
+        return drop_old_quarantined(
             arguments.duration(older_than, "older_than"),
             self._writer.publisher,
             self.lock,
@@ -576,7 +576,7 @@ class RuntimeStore:
             dry_run=dry_run,
         )
 
-    def take_back(self, quarantine_number: int) -> QuarantinedFile:
+    def restore_quarantined(self, quarantine_number: int) -> QuarantinedFile:
         """Put a quarantined file back where it was, byte for byte.
 
         What is there now is kept as evidence first, unless it is what is committed. The file is
@@ -585,7 +585,9 @@ class RuntimeStore:
         """
         arguments.number(quarantine_number, "quarantine_number", least=-(2**63))
         try:
-            return take_back(quarantine_number, self._writer.publisher, self.lock, self._clock)
+            return restore_quarantined(
+                quarantine_number, self._writer.publisher, self.lock, self._clock
+            )
         finally:
             self._writer.events.tell()
 
@@ -738,7 +740,7 @@ class RuntimeStore:
             self.descriptors,
             identity=identity,
             reason=reason,
-            writes={name: brought_up(descriptor, content)},
+            writes={name: upgraded_data(descriptor, content)},
         )
         return self._writer.write_batch(request, expected_high_watermark=head.high_watermark)
 

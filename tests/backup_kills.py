@@ -15,8 +15,8 @@ from rtstore import RuntimeStore, restore_backup, verify_backup
 from rtstore.control.sqlite import copying
 from rtstore.maintenance.backup import back_up
 from tests.crash.children import Say
-from tests.crash.crew import workshop
 from tests.crash.probe import TracedFileSystem
+from tests.crash.workers import workshop
 from tests.support import IDENTITY, LEASES, LEDGER, agree, new_directory, open_store, picture
 from tests.upgrade.kills import kill_everywhere
 

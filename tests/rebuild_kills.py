@@ -26,8 +26,8 @@ from rtstore.control import manifest, revisions
 from rtstore.maintenance.rebuild_database.making import BROKEN_PREFIX
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 from tests.crash.children import Say
-from tests.crash.crew import Tally, workshop
 from tests.crash.probe import TracedFileSystem
+from tests.crash.workers import Tally, workshop
 from tests.support import (
     LEASES,
     LEDGER,

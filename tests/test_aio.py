@@ -119,8 +119,10 @@ def test_every_method_answers(directory: Path) -> None:
         plan = await store.plan_recovery()
         assert (await store.recover(plan, dry_run=True)).run_number is None
         assert (await store.recover(plan)).remaining.high_watermark == 1
-        (evidence,) = await store.quarantined_files()
-        assert (await store.take_back(evidence.quarantine_number)).restored_at is not None
+        (quarantined,) = await store.quarantined_files()
+        assert (
+            await store.restore_quarantined(quarantined.quarantine_number)
+        ).restored_at is not None
         assert (await store.adopt(LEASES)).high_watermark == 2
         assert (await store.read(LEASES)).data == [2]
 

@@ -229,7 +229,7 @@ def test_a_batch_in_the_log_is_named(directory: Path) -> None:
     async def main(store: AsyncRuntimeStore) -> None:
         gate = Gate(StorageError(directory, "no more", "a test"))
         publisher = store.sync_store._writer.publisher
-        publisher.seal = gate  # type: ignore[method-assign]
+        publisher.complete = gate  # type: ignore[method-assign]
         task = asyncio.ensure_future(write(store, LEASES, 1, batch_id="mine"))
         await gate.reached()
         task.cancel()
@@ -238,7 +238,7 @@ def test_a_batch_in_the_log_is_named(directory: Path) -> None:
         assert isinstance(error.__cause__, BatchUnfinishedError)
         assert "batch mine was not finished" in error.__notes__[0]
         assert "outcome is decided" in error.__notes__[0]
-        del publisher.seal
+        del publisher.complete
         assert (await write(store, LEDGER, 2)).high_watermark == 2
         assert (await store.read(LEASES)).data == 1
 

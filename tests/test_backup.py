@@ -156,7 +156,7 @@ def test_an_edited_file_is_kept_as_evidence(directory: Path, tmp_path: Path) -> 
         numbers = {
             item.quarantine_path: item.quarantine_number for item in store.quarantined_files()
         }
-        store.take_back(numbers[str(told[path.name].kept_at)])
+        store.restore_quarantined(numbers[str(told[path.name].kept_at)])
         assert (tmp_path / "new" / path.name).read_text() == edited
     again = back_up(tmp_path / "new", tmp_path / "again")  # the same evidence, once
     assert [file.relative_path for file in again.changed] == [path.name]

@@ -144,7 +144,7 @@ CALLS: list[tuple[str, Callable[[RuntimeStore], Any]]] = [
         "rebuilders[poll_opencode_provider]",
         lambda store: _recover(store, {POLL: _coroutine_function}),
     ),
-    ("quarantine_number", lambda store: store.take_back("1")),  # type: ignore[arg-type]
+    ("quarantine_number", lambda store: store.restore_quarantined("1")),  # type: ignore[arg-type]
     ("destination", lambda store: store.back_up(None)),  # type: ignore[arg-type]
     ("destination", lambda store: store.back_up("")),
     ("destination", lambda store: store.export(7)),  # type: ignore[arg-type]
@@ -229,7 +229,7 @@ PARAMETERS: dict[str, Callable[[RuntimeStore, Any], Any]] = {
         store.plan_recovery(), rebuilders=wrong
     ),
     "recover(identity)": lambda store, wrong: store.recover(store.plan_recovery(), identity=wrong),
-    "take_back": lambda store, wrong: store.take_back(wrong),
+    "restore_quarantined": lambda store, wrong: store.restore_quarantined(wrong),
     "diff": lambda store, wrong: store.diff(wrong, 1),
     "diff(a)": lambda store, wrong: store.diff(LEASES, wrong),
     "diff(b)": lambda store, wrong: store.diff(LEASES, 1, wrong),

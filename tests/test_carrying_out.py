@@ -174,13 +174,13 @@ def test_carrying_out_a_plan_twice_is_harmless(directory: Path) -> None:
     with open_store(directory) as store:
         plan = store.plan_recovery()
         store.recover(plan)
-        before, evidence = files_picture(directory), store.quarantined_files()
+        before, quarantined = files_picture(directory), store.quarantined_files()
 
         report = store.recover(plan)
 
         assert [step.outcome for step in report.steps] == [SKIPPED, SKIPPED, SKIPPED]
         assert files_picture(directory) == before
-        assert store.quarantined_files() == evidence
+        assert store.quarantined_files() == quarantined
         check_recovered(store)
 
 

@@ -180,18 +180,18 @@ def test_a_batch_that_failed_is_told_of(directory: Path, told: Told) -> None:
 
 
 def test_a_batch_that_was_not_finished_is_told_of(directory: Path, told: Told) -> None:
-    """The seal failed: the batch is in the log; and the write that finishes it tells of that, and
-    of its own batch."""
+    """The complete failed: the batch is in the log; and the write that finishes it tells of that,
+    and of its own batch."""
     with open_store(directory, on_event=told) as store:
         publisher = store._writer.publisher
 
         def fail(*_: Any) -> int:
             raise StorageError(directory, "no more", "a test")
 
-        publisher.seal = fail  # type: ignore[method-assign]
+        publisher.complete = fail  # type: ignore[method-assign]
         with pytest.raises(BatchUnfinishedError):
             write(store, LEASES, 1)
-        del publisher.seal
+        del publisher.complete
         [unfinished] = told
         assert isinstance(unfinished, BatchUnfinished)
         assert (unfinished.batch_id, unfinished.decided) == ("batch-1", True)
@@ -235,7 +235,7 @@ def test_evidence_is_told_of_with_its_number(store: RuntimeStore, told: Told) ->
     first, second = (event for event in told if isinstance(event, FileQuarantined))
     assert [first.file, second.file] == store.quarantined_files()
     assert (first.batch_id, first.stores) == ("batch-2", (LEASES,))
-    assert store.take_back(first.file.quarantine_number).relative_path == path.name
+    assert store.restore_quarantined(first.file.quarantine_number).relative_path == path.name
     assert b"by hand" in path.read_bytes()
 
 

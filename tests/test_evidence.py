@@ -54,7 +54,7 @@ def newer(version: int = 2) -> bytes:
     return json.dumps({"schemaVersion": version, "data": {}}).encode()
 
 
-def only_evidence(store: RuntimeStore) -> QuarantinedFile:
+def only_quarantined(store: RuntimeStore) -> QuarantinedFile:
     """The one piece of evidence, which is where its row says."""
     [item] = store.quarantined_files()
     kept = (store.directory / item.quarantine_path).read_bytes()
@@ -74,7 +74,7 @@ def test_a_file_changed_by_hand_is_kept_before_it_is_overwritten(
 
     write(store, LEASES, 2)
 
-    item = only_evidence(store)
+    item = only_quarantined(store)
     assert (store.directory / item.quarantine_path).read_bytes() == content
     assert (item.schema_name, item.relative_path) == (LEASES, FILE_OF[LEASES])
     assert (item.batch_id, item.plan_id, item.reason) == ("batch-2", None, CHANGED)
@@ -89,7 +89,7 @@ def test_a_file_without_an_entry_is_kept_too(store: RuntimeStore) -> None:
 
     write(store, LEASES, 1)
 
-    assert (store.directory / only_evidence(store).quarantine_path).read_bytes() == BY_HAND
+    assert (store.directory / only_quarantined(store).quarantine_path).read_bytes() == BY_HAND
 
 
 def test_the_same_bytes_twice_are_one_piece_of_evidence(store: RuntimeStore) -> None:
@@ -100,7 +100,7 @@ def test_the_same_bytes_twice_are_one_piece_of_evidence(store: RuntimeStore) -> 
 
     write(store, LEASES, "last")
 
-    assert only_evidence(store).batch_id == "batch-2"
+    assert only_quarantined(store).batch_id == "batch-2"
 
 
 def test_other_bytes_are_evidence_of_their_own(store: RuntimeStore) -> None:
@@ -179,7 +179,7 @@ def test_the_copy_is_durable_before_the_batch_is_logged(directory: Path) -> None
         fs.calls.clear()
         store._writer._receipt_id_factory = lambda: "new-receipt"
         write(store, LEASES, 2)
-        kept = store.directory / only_evidence(store).quarantine_path
+        kept = store.directory / only_quarantined(store).quarantine_path
 
     renames = [number for number, call in enumerate(fs.calls) if call[0] == "rename"]
     assert [fs.calls[number][1] for number in renames] == [kept, directory / FILE_OF[LEASES]]
@@ -221,7 +221,7 @@ def test_a_newer_file_refuses_the_batch_before_evidence_of_another_is_kept(
     assert files_picture(store.directory) == before
     assert not (store.directory / "quarantine").exists()
     write(store, LEDGER, 1)
-    assert only_evidence(store).relative_path == FILE_OF[LEDGER]
+    assert only_quarantined(store).relative_path == FILE_OF[LEDGER]
 
 
 def test_evidence_that_cannot_be_kept_stops_the_batch(directory: Path) -> None:

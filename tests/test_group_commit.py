@@ -63,8 +63,8 @@ def store(directory: Path) -> Iterator[RuntimeStore]:
 def test_batches_that_wait_share_one_flush(
     store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One flushed transaction logs all that wait, one that is not flushed seals them; each batch
-    has its own id, receipts, number and high watermark, in the order of the calls."""
+    """One flushed transaction logs all that wait, one that is not flushed completes them; each
+    batch has its own id, receipts, number and high watermark, in the order of the calls."""
     flushes = Flushes(store.database, monkeypatch)
     names = (LEASES, LEDGER, DIAGNOSTICS)
 

@@ -89,7 +89,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RuntimeSto
         yield store
 
 
-def evidence(store: RuntimeStore) -> list[Any]:
+def quarantined(store: RuntimeStore) -> list[Any]:
     """The data of what is in quarantine."""
     return [data_in(store.directory / item.quarantine_path) for item in store.quarantined_files()]
 
@@ -117,7 +117,7 @@ def test_it_is_kept(store: RuntimeStore) -> None:
     """A batch goes over it once it is in quarantine."""
     edit(file_of(store, LEASES))
     write(store, LEASES, {"token": "CCCC"})
-    assert evidence(store) == [{"token": "BBBB"}]
+    assert quarantined(store) == [{"token": "BBBB"}]
     assert store.read(LEASES).data == {"token": "CCCC"}
 
 
@@ -128,7 +128,7 @@ def test_it_is_seen_by_who_opens_anew(store: RuntimeStore) -> None:
         with pytest.raises(StoreFileChangedError):
             other.read(LEASES)
         write(other, LEASES, {"token": "CCCC"})
-        assert evidence(other) == [{"token": "BBBB"}]
+        assert quarantined(other) == [{"token": "BBBB"}]
 
 
 @pytest.mark.parametrize("durability", Durability)
@@ -151,7 +151,7 @@ def test_it_may_come_between_the_look_and_the_trade(tmp_path: Path, durability: 
         write(store, LEASES, {"token": "CCCC"})
         if fs.target is not None:
             pytest.skip("two files cannot trade names here")
-        assert evidence(store) == [{"token": "BBBB"}]
+        assert quarantined(store) == [{"token": "BBBB"}]
 
 
 def test_what_changes_no_byte_is_no_edit(store: RuntimeStore) -> None:

@@ -1,7 +1,7 @@
 """Batches that a dead writer left open are finished, however many they are and whatever is missing.
 
 A directory in which contents of open batches were dropped is one that an older version of the
-library pruned: it took a group larger than the retention, killed between its log and its seal.
+library pruned: it took a group larger than the retention, killed between its log and its complete.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def leave_open(directory: Path, *batches: Mapping[str, object], at: str = "creat
             )
             for writes in batches
         ]
-        submissions = [store._writer.submission(request) for request in requests]
+        pending = [store._writer.prepare(request) for request in requests]
         fs.judge = die
-        store._writer.write_submissions(submissions)
+        store._writer.write_pending(pending)
 
     ended = Child(work).wait()
     assert not ended.finished
@@ -288,9 +288,10 @@ def test_a_file_that_cannot_be_written_leaves_all_open(directory: Path) -> None:
 def test_what_befalls_the_rest_of_a_group_is_nobody_elses_outcome(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A group that cannot be logged is written batch by batch. One of them is logged and its seal
-    fails; it is told so. The next cannot be written before that one is finished; it is told so."""
-    log, seal = BatchWriter._log, Publisher.seal
+    """A group that cannot be logged is written batch by batch. One of them is logged and its
+    complete fails; it is told so. The next cannot be written before that one is finished; it is
+    told so."""
+    log, complete = BatchWriter._log, Publisher.complete
 
     def log_one(self: BatchWriter, *drafts: Draft) -> list[LoggedBatch]:
         if len(drafts) > 1:
@@ -298,15 +299,15 @@ def test_what_befalls_the_rest_of_a_group_is_nobody_elses_outcome(
         return log(self, *drafts)
 
     def no_seal(*_: object) -> int:
-        raise StorageError(directory, "the disk is full", "for a seal")
+        raise StorageError(directory, "the disk is full", "for a complete")
 
     monkeypatch.setattr(BatchWriter, "_log", log_one)
-    monkeypatch.setattr(Publisher, "seal", no_seal)
+    monkeypatch.setattr(Publisher, "complete", no_seal)
     with reopened(directory, recover=False) as store:
         before = len(store.batches())
         writer = store._writer
         group = [
-            writer.submission(
+            writer.prepare(
                 batch_request(
                     TEAM,
                     store.descriptors,
@@ -319,7 +320,7 @@ def test_what_befalls_the_rest_of_a_group_is_nobody_elses_outcome(
             for number in range(3)
         ]
         monkeypatch.setattr(in_doubt, "take_to_their_end", no_seal)
-        writer.write_submissions(group)
+        writer.write_pending(group)
         assert [type(item.error) for item in group] == [
             BatchUnfinishedError,
             OpenBatchError,
@@ -327,7 +328,7 @@ def test_what_befalls_the_rest_of_a_group_is_nobody_elses_outcome(
         ]
         assert store.batch("of-a-group-1") is store.batch("of-a-group-2") is None
         assert len(store.batches()) == before + 1
-        monkeypatch.setattr(Publisher, "seal", seal)
+        monkeypatch.setattr(Publisher, "complete", complete)
     monkeypatch.undo()
     with reopened(directory) as store:
         assert store.read(LEASES).data == 0

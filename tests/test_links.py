@@ -105,7 +105,7 @@ def test_evidence_is_not_read_through_a_link(directory: Path, outside: Path) -> 
         moved = (directory / "quarantine").rename(outside / "moved")
         (directory / "quarantine").symlink_to(moved)
         with pytest.raises(UnsafePathError, match="'quarantine' is a symbolic link"):
-            store.take_back(kept.quarantine_number)
+            store.restore_quarantined(kept.quarantine_number)
         assert data_in(file_of(store, LEASES)) == {"token": "new"}
 
 

@@ -203,10 +203,10 @@ def test_interrupted_it_is_made_again(full: Path) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda store: store.take_back(1),
+        lambda store: store.restore_quarantined(1),
         lambda store: store.prune_quarantine(older_than=timedelta(0)),
     ],
-    ids=["take_back", "prune_quarantine"],
+    ids=["restore_quarantined", "prune_quarantine"],
 )
 def test_a_folder_that_cannot_be_looked_at_is_told(
     full: Path, call: Callable[[RuntimeStore], object]

@@ -194,14 +194,14 @@ def adopt_a_change(directory: Path) -> None:
         store.adopt(LEDGER)
 
 
-def take_evidence_back(directory: Path) -> None:
+def mark_restored(directory: Path) -> None:
     """Put evidence back where it was."""
     overwrite_a_change(directory)
     with open_store(directory) as store:
-        store.take_back(last_evidence(store))
+        store.restore_quarantined(last_quarantined(store))
 
 
-def last_evidence(store: RuntimeStore) -> int:
+def last_quarantined(store: RuntimeStore) -> int:
     """The number of the evidence kept last, by a query of the test's own."""
     with closing(sqlite3.connect(store.directory / DATABASE_NAME)) as connection:
         row = connection.execute("SELECT max(quarantine_number) FROM quarantined_files")
@@ -267,7 +267,7 @@ WORK: dict[str, Callable[[Path], None]] = {
         recover_what_was_changed,
         adopt_a_change,
         overwrite_a_change,
-        take_evidence_back,
+        mark_restored,
         fail_to_publish,
         open_after_a_crash,
         write_after_a_crash,

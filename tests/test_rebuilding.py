@@ -207,8 +207,8 @@ def test_a_corrupt_file_is_quarantined_and_rebuilt_in_one_recovery(store: Runtim
         ActionKind.RERUN_CAPABILITY_DISCOVERY,
     ]
     assert {step.outcome for step in done} == {ActionOutcome.DONE}
-    (evidence,) = store.quarantined_files()
-    assert (store.directory / evidence.quarantine_path).read_text() == "{broken"
+    (quarantined,) = store.quarantined_files()
+    assert (store.directory / quarantined.quarantine_path).read_text() == "{broken"
     assert store.read("discovered").data == {"n": 3}
 
 
@@ -308,9 +308,9 @@ def test_evidence_can_be_taken_back_and_adopted(store: RuntimeStore) -> None:
     path.write_bytes(edited)
     store.recover(store.plan_recovery())
     assert store.read("launch").data == {"n": 1}
-    (evidence,) = store.quarantined_files()
+    (quarantined,) = store.quarantined_files()
 
-    taken = store.take_back(evidence.quarantine_number)
+    taken = store.restore_quarantined(quarantined.quarantine_number)
 
     assert path.read_bytes() == edited
     assert taken.restored_at is not None
@@ -324,14 +324,14 @@ def test_evidence_that_was_tampered_with_is_not_taken_back(store: RuntimeStore) 
     path = store.directory / "launch.json"
     path.write_text("{broken")
     store.recover(store.plan_recovery())
-    (evidence,) = store.quarantined_files()
-    (store.directory / evidence.quarantine_path).write_text("something else")
+    (quarantined,) = store.quarantined_files()
+    (store.directory / quarantined.quarantine_path).write_text("something else")
     before = path.read_bytes()
     with pytest.raises(InvalidRequestError, match="not what was kept"):
-        store.take_back(evidence.quarantine_number)
+        store.restore_quarantined(quarantined.quarantine_number)
     assert path.read_bytes() == before
     with pytest.raises(InvalidRequestError, match="no quarantined file 99"):
-        store.take_back(99)
+        store.restore_quarantined(99)
 
 
 def test_a_directory_in_a_files_place_is_moved_aside_whole_and_can_come_back(
@@ -345,9 +345,9 @@ def test_a_directory_in_a_files_place_is_moved_aside_whole_and_can_come_back(
     (path / "inside").write_text("kept")
     store.recover(store.plan_recovery())
     assert store.read("launch").data == {"n": 1}
-    (evidence,) = store.quarantined_files()
-    assert (store.directory / evidence.quarantine_path / "inside").read_text() == "kept"
-    store.take_back(evidence.quarantine_number)
+    (quarantined,) = store.quarantined_files()
+    assert (store.directory / quarantined.quarantine_path / "inside").read_text() == "kept"
+    store.restore_quarantined(quarantined.quarantine_number)
     assert (path / "inside").read_text() == "kept"
 
 

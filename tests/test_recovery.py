@@ -79,7 +79,7 @@ def die(directory: Path, number: int) -> None:
         write_all(store)
 
 
-def evidence_in(store: RuntimeStore) -> set[bytes]:
+def quarantined_in(store: RuntimeStore) -> set[bytes]:
     """The bytes of all evidence, each where its row says and as its row says."""
     found = set()
     for item in store.quarantined_files():
@@ -104,7 +104,7 @@ def check_whole(store: RuntimeStore) -> None:
         path = store.directory / receipt.relative_path
         assert path.stat().st_mtime_ns == receipt.mtime_ns
     assert agree(store)
-    assert BY_HAND in evidence_in(store)
+    assert BY_HAND in quarantined_in(store)
 
 
 # --- a writer that died -------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_an_edit_after_the_death_is_kept_before_the_batch_goes_over_it(directory
 
     with open_store(directory) as store:
         check_whole(store)
-        assert {BY_HAND + name.encode() for name in STORES} <= evidence_in(store)
+        assert {BY_HAND + name.encode() for name in STORES} <= quarantined_in(store)
 
 
 def test_a_newer_file_stops_the_rolling_forward(directory: Path) -> None:
@@ -334,8 +334,8 @@ def test_a_lost_or_torn_file_is_put_back_when_the_store_is_opened(
 
 
 def test_what_an_earlier_batch_wrote_is_brought_up_to_date(directory: Path) -> None:
-    """A loss of power may take the files of the last batch and leave its seal: the old version is
-    no edit of anybody's."""
+    """A loss of power may take the files of the last batch and leave its complete: the old version
+    is no edit of anybody's."""
     with open_store(directory) as store:
         write_all(store)
         old = {name: (directory / FILE_OF[name]).read_bytes() for name in STORES}
@@ -346,7 +346,7 @@ def test_what_an_earlier_batch_wrote_is_brought_up_to_date(directory: Path) -> N
     with open_store(directory) as store:
         assert agree(store)
         assert [data_in(directory / FILE_OF[name]) for name in STORES] == [3, 3, 3]
-        assert evidence_in(store) == {BY_HAND}
+        assert quarantined_in(store) == {BY_HAND}
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class Raced(WatchedFileSystem):
         return self._trouble if len(self.since) == self._at else None
 
 
-def evidence(store: RuntimeStore) -> list[bytes]:
+def quarantined(store: RuntimeStore) -> list[bytes]:
     """What is in quarantine, as its rows say."""
     return [
         (store.directory / item.quarantine_path).read_bytes() for item in store.quarantined_files()
@@ -100,7 +100,7 @@ def test_a_write_that_comes_between_is_kept(directory: Path, durability: Durabil
             identity=IDENTITY, reason=CHECKPOINT, writes={LEDGER: 2, LEASES: 2}
         )
 
-        assert evidence(store) == [BY_HAND]
+        assert quarantined(store) == [BY_HAND]
         [item] = store.quarantined_files()
         assert (item.schema_name, item.batch_id) == (LEASES, batch.batch_id)
         assert store.read(LEASES).data == 2
@@ -115,7 +115,7 @@ def test_a_file_that_appears_is_kept(directory: Path, durability: Durability) ->
     with open_it(directory, fs=Raced(target), durability=durability) as store:
         write(store, DIAGNOSTICS, 1)
 
-        assert evidence(store) == [BY_HAND]
+        assert quarantined(store) == [BY_HAND]
         assert store.read(DIAGNOSTICS).data == 1
         assert agree(store)
     assert stray_files(directory) == []
@@ -152,7 +152,7 @@ def test_what_is_known_is_not_kept(directory: Path) -> None:
     with open_it(directory, fs=Raced(directory / FILE_OF[LEASES], earlier)) as store:
         write(store, LEASES, 3)
 
-        assert evidence(store) == []
+        assert quarantined(store) == []
 
 
 def test_a_newer_file_that_comes_between_is_put_back(directory: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_newer_file_that_comes_between_is_put_back(directory: Path) -> None:
 
         assert target.read_bytes() == NEWER
         assert store.read(LEDGER).data == 1
-        assert evidence(store) == []
+        assert quarantined(store) == []
     assert stray_files(directory) == []
 
 
@@ -173,7 +173,7 @@ def test_a_write_that_comes_between_a_recovery_is_kept(directory: Path) -> None:
     target = directory / FILE_OF[LEASES]
     target.write_bytes(b"no JSON")
     with open_it(directory, fs=Raced(target)) as store:
-        assert evidence(store) == [b"no JSON", BY_HAND]
+        assert quarantined(store) == [b"no JSON", BY_HAND]
         assert agree(store)
     assert stray_files(directory) == []
 
@@ -191,7 +191,7 @@ def test_a_write_that_comes_between_an_undoing_is_kept(directory: Path) -> None:
         with pytest.raises(BatchFailedError, match="full"):
             store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: 2, LEDGER: 2})
 
-        assert evidence(store) == [BY_HAND]
+        assert quarantined(store) == [BY_HAND]
         assert agree(store)
     assert stray_files(directory) == []
 
@@ -206,7 +206,7 @@ def test_a_write_that_comes_between_quarantining_is_kept(directory: Path, known:
     with open_it(directory, fs=Raced(target), recover=False) as store:
         store.recover(store.plan_recovery())
 
-        assert evidence(store) == [BY_HAND_TOO, BY_HAND]
+        assert quarantined(store) == [BY_HAND_TOO, BY_HAND]
         assert target.exists() == known
         assert agree(store)
     assert stray_files(directory) == []
@@ -219,10 +219,10 @@ def test_a_write_that_comes_between_taking_back_is_kept(directory: Path) -> None
     with open_it(directory) as store:
         store.recover(store.plan_recovery())
     with open_it(directory, fs=Raced(target), recover=False) as store:
-        store.take_back(store.quarantined_files()[0].quarantine_number)
+        store.restore_quarantined(store.quarantined_files()[0].quarantine_number)
 
         assert target.read_bytes() == BY_HAND_TOO
-        assert evidence(store) == [BY_HAND_TOO, BY_HAND]
+        assert quarantined(store) == [BY_HAND_TOO, BY_HAND]
     assert stray_files(directory) == []
 
 
@@ -235,7 +235,7 @@ def test_what_a_dead_recovery_left_is_looked_at_by_a_living_writer(directory: Pa
             temporary_path(target).write_bytes(left)
             write(store, LEASES, 2)
 
-            assert evidence(store) == kept
+            assert quarantined(store) == kept
             assert agree(store)
     assert stray_files(directory) == []
 
@@ -250,7 +250,7 @@ def test_killed_at_any_moment_after_it(directory: Path, number: int) -> None:
     store.database.close()
 
     with open_it(directory) as store:
-        assert evidence(store) == [BY_HAND], fs.since
+        assert quarantined(store) == [BY_HAND], fs.since
         assert store.read(LEASES).data == 2
         assert agree(store)
         assert stray_files(directory) == []
@@ -274,7 +274,7 @@ def test_power_lost_at_any_moment_after_it(directory: Path, number: int, torn: b
             path.write_bytes(torn)
 
     with open_it(directory) as store:
-        assert BY_HAND in evidence(store), fs.since
+        assert BY_HAND in quarantined(store), fs.since
         assert store.read(LEASES).data == 2
         assert agree(store)
         assert stray_files(directory) == []
@@ -293,9 +293,9 @@ def test_an_error_at_any_moment_after_it(directory: Path, number: int) -> None:
             failed = True
         fs.judge = None
 
-        assert BY_HAND in [*evidence(store), target.read_bytes()], fs.since
+        assert BY_HAND in [*quarantined(store), target.read_bytes()], fs.since
         write(store, LEASES, 3)
-        assert BY_HAND in evidence(store)
+        assert BY_HAND in quarantined(store)
         assert [batch.state for batch in store.batches()].count(BatchState.FAILED) == failed
         assert agree(store)
     assert stray_files(directory) == []
@@ -317,7 +317,7 @@ def test_a_torn_new_version_is_nobodys(directory: Path, position: int) -> None:
     fs = WatchedFileSystem(lambda _, name, __: Crash() if name == "create" else None)
     store = open_it(directory, fs=fs)
     group = [
-        store._writer.submission(
+        store._writer.prepare(
             batch_request(
                 TEAM, store.descriptors, identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: data}
             )
@@ -325,13 +325,13 @@ def test_a_torn_new_version_is_nobodys(directory: Path, position: int) -> None:
         for data in (2, 3)
     ]
     with pytest.raises(Crash):
-        store._writer.write_submissions(group)
+        store._writer.write_pending(group)
     store.database.close()
     begun = group[position].draft.content_of[LEASES]
     temporary_path(directory / FILE_OF[LEASES]).write_bytes(begun[:-4] + bytes(4))
 
     with open_it(directory) as store:
-        assert evidence(store) == []
+        assert quarantined(store) == []
         assert store.read(LEASES).data == 3
         assert agree(store)
     assert stray_files(directory) == []

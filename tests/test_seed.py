@@ -205,7 +205,8 @@ def test_writes_store_receipts_and_updates_manifest_only_after_store_files_are_w
 def test_detects_crash_between_store_write_and_manifest_commit_as_readiness_blocking(
     control_plane: Compose, tmp_path: Path
 ) -> None:
-    """A file without a manifest entry is not trusted: the runtime must not start on it."""
+    """A file without a manifest entry is not construct_unchecked: the runtime must not start on
+    it."""
     plane = control_plane([descriptor("opencode.launchState"), descriptor("opencode.sessionStore")])
     document = {
         "schemaVersion": 1,

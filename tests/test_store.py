@@ -279,7 +279,7 @@ def test_read_only_refuses_to_write_before_anything_is_made(tmp_path: Path) -> N
             lambda: store.update(LEASES, str, identity=IDENTITY, reason=CHECKPOINT),
             lambda: store.recover(plan),
             lambda: store.adopt(LEASES, identity=IDENTITY),
-            lambda: store.take_back(1),
+            lambda: store.restore_quarantined(1),
             lambda: store.prune(Retention(batches=1)),
             store.export,
         ):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rtstore import Batch, FileSystem, LockLostError, LockTimeoutError, RuntimeStore, WriterLock
-from rtstore.commit.group import Submission
+from rtstore.commit.group import PendingBatch
 from rtstore.control.lock import LOCK_NAME
 
 from .group_support import batch
@@ -39,9 +39,9 @@ def time_out_beside_a_leader(
     """What a caller is told, and what is on record, when its time is over just as a leader gets the
     lock: one of them decides first, and the other comes while that is at work."""
     told: list[Batch | BaseException] = []
-    withdraw, is_over, has_ended = Submission.withdraw, threading.Event(), threading.Event()
+    withdraw, is_over, has_ended = PendingBatch.withdraw, threading.Event(), threading.Event()
 
-    def slow_withdraw(self: Submission) -> bool:
+    def slow_withdraw(self: PendingBatch) -> bool:
         if threading.current_thread() is not victim:
             return withdraw(self)
         if first == "caller":
@@ -72,7 +72,7 @@ def time_out_beside_a_leader(
     victim = threading.Thread(target=follow)
     with open_store(directory, lock_timeout_s=0.3, fs=SlowFileSystem()) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(Submission, "withdraw", slow_withdraw)
+            patch.setattr(PendingBatch, "withdraw", slow_withdraw)
             store.update(LEASES, lead, identity=IDENTITY, reason=CHECKPOINT)
             victim.join()
         return told[0], store.batch("mine")
@@ -99,11 +99,11 @@ def test_control_a_time_out_that_is_decided_in_two_steps(
 ) -> None:
     """A caller that withdraws without asking who has the batch is found to hear what is untrue."""
 
-    def claim(self: Submission, _: object) -> bool:
+    def claim(self: PendingBatch, _: object) -> bool:
         self.log_begun = False
         return True
 
-    monkeypatch.setattr(Submission, "claim", claim)
+    monkeypatch.setattr(PendingBatch, "claim", claim)
     told, found = time_out_beside_a_leader(new_directory(tmp_path), monkeypatch, "leader")
     assert isinstance(told, LockTimeoutError)
     assert found is not None

@@ -58,13 +58,13 @@ def test_when_the_seal_fails_each_is_decided(
     store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every caller hears that its batch is in the log; the next write finishes them, in order."""
-    real = store._writer.publisher.seal
+    real = store._writer.publisher.complete
 
-    def seal(*logged: Any) -> int:
-        monkeypatch.setattr(store._writer.publisher, "seal", real)
+    def complete(*logged: Any) -> int:
+        monkeypatch.setattr(store._writer.publisher, "complete", real)
         raise DatabaseFailedError(store.directory, "a test")
 
-    monkeypatch.setattr(store._writer.publisher, "seal", seal)
+    monkeypatch.setattr(store._writer.publisher, "complete", complete)
     outcomes = carry_out(store, batch(store, {LEASES: 1}), batch(store, {LEASES: 2}))
     for number, outcome in enumerate(outcomes, start=1):
         assert isinstance(outcome, BatchUnfinishedError)
@@ -158,7 +158,7 @@ def test_an_error_of_nobody_is_everybody_s_own(
     store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When nothing can be read, the leader says so, and the next tries for itself."""
-    real, failures = store.database.read_as_writer, [1]
+    real, failures = store.database.read_on_writer, [1]
 
     def read(query: Any) -> Any:
         if failures:
@@ -167,7 +167,7 @@ def test_an_error_of_nobody_is_everybody_s_own(
         return real(query)
 
     with together(store, [batch(store, {LEASES: n}) for n in range(3)]) as futures:
-        monkeypatch.setattr(store.database, "read_as_writer", read)
+        monkeypatch.setattr(store.database, "read_on_writer", read)
     assert isinstance(futures[0].exception(), DatabaseFailedError)
     assert numbers([future.result() for future in futures[1:]]) == [1, 2]
 
@@ -266,8 +266,8 @@ def test_submissions_of_one_thread_share_a_flush(
     also where they are more than a group holds."""
     flushes = Flushes(store.database, monkeypatch)
     monkeypatch.setattr("rtstore.commit.group.GROUP_MAX", 3)
-    submissions = [
-        store._writer.submission(
+    pending = [
+        store._writer.prepare(
             batch_request(
                 TEAM,
                 store.descriptors,
@@ -279,8 +279,8 @@ def test_submissions_of_one_thread_share_a_flush(
         )
         for number in range(5)
     ]
-    store._writer.write_submissions(submissions)
+    store._writer.write_pending(pending)
     assert flushes.made.count(True) == 3  # a compare and swap begins a group
-    assert [item.error is None for item in submissions] == [True, False, True, True, True]
-    assert isinstance(submissions[1].error, ConflictError)
+    assert [item.error is None for item in pending] == [True, False, True, True, True]
+    assert isinstance(pending[1].error, ConflictError)
     assert store.read(LEASES).data == 4

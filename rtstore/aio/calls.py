@@ -83,7 +83,7 @@ class Call(Generic[Result]):
 
     def start(self, executor: ThreadPoolExecutor) -> Self:
         """Put the call into the queue of an executor."""
-        executor.submit(self.carry_out).add_done_callback(self.see_to_end)
+        executor.submit(self.execute).add_done_callback(self.see_to_end)
         return self
 
     def start_alone(self) -> Self:
@@ -98,7 +98,7 @@ class Call(Generic[Result]):
         self.future.cancel()
         self._withdrawn.set()
 
-    def carry_out(self) -> None:
+    def execute(self) -> None:
         """Carry the call out, in a worker thread, with the context variables of its caller."""
         if not self.begin():
             return
@@ -107,7 +107,7 @@ class Call(Generic[Result]):
         except BaseException as error:  # noqa: BLE001 - it is for the caller
             self.fail(error)
         else:
-            self.settle()
+            self.wait()
 
     def see_to_end(self, work: Future[None]) -> None:
         """The worker has done its work: an exception from nowhere may have kept it from saying
@@ -119,7 +119,7 @@ class Call(Generic[Result]):
         """Whether it is to be carried out, which from here on cannot be given up."""
         return self.future.set_running_or_notify_cancel()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Call the function, with the context variables of its caller: the outcome is its own."""
         try:
             result = self.in_context(self._function)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from rtstore.aio.calls import Call
-from rtstore.commit.group import GROUP_MAX, Submission, explain
+from rtstore.commit.group import GROUP_MAX, PendingBatch, explain
 from rtstore.commit.reporting import Observer
 from rtstore.control.lock import WriterLock
 from rtstore.errors import StoreClosedError
@@ -29,8 +29,8 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-class Workers:
-    """The lanes of one store; a lane is a queue and its threads.
+class ThreadPools:
+    """The lanes of one store; a pool is a queue and its threads.
 
     `directory` is for messages, `write` writes batches together. Not for use after a fork: the
     threads stay with the parent.
@@ -40,13 +40,13 @@ class Workers:
         self,
         directory: Path,
         lock: WriterLock,
-        write: Callable[[Sequence[Submission]], None],
+        write: Callable[[Sequence[PendingBatch]], None],
         on_event: Observer | None = None,
     ) -> None:
-        self.reads = Lane(self, "read", 4)
-        self.plans = Lane(self, "plan", 2)
-        self.writes = WriteLane(self, lock, write)
-        self.recoveries = Lane(self, "recover", 64, lock)
+        self.reads = Pool(self, "read", 4)
+        self.plans = Pool(self, "plan", 2)
+        self.writes = WritePool(self, lock, write)
+        self.recoveries = Pool(self, "recover", 64, lock)
         self.on_event = on_event
         self._directory = directory
         self._admission = threading.Lock()
@@ -76,16 +76,16 @@ class Workers:
         await self._closing.end(on_cancellation=lambda: None)
 
     def _close(self, at_last: Callable[[], None]) -> None:
-        for lane in (self.recoveries, self.plans, self.reads, self.writes):
-            lane.executor.shutdown(wait=True)
+        for pool in (self.recoveries, self.plans, self.reads, self.writes):
+            pool.executor.shutdown(wait=True)
         at_last()
 
 
-class Lane:
+class Pool:
     """Calls that queue for the same threads. With `lock` each waits until that is free."""
 
     def __init__(
-        self, workers: Workers, name: str, threads: int, lock: WriterLock | None = None
+        self, workers: ThreadPools, name: str, threads: int, lock: WriterLock | None = None
     ) -> None:
         self.executor = ThreadPoolExecutor(threads, f"rtstore-{name}")
         self._workers = workers
@@ -99,9 +99,9 @@ class Lane:
     ) -> Result:
         """Carry out a method; gives what it gives, raises what it raises."""
         call = Call(method.__name__, partial(method, *args, **options), self._lock)
-        return await self.carry_out(call)
+        return await self.run_call(call)
 
-    async def carry_out(
+    async def run_call(
         self, call: Call[Result], on_cancellation: Callable[[], None] | None = None
     ) -> Result:
         """The same for a call that was made before; see `Call.end`."""
@@ -117,18 +117,18 @@ class Lane:
 class BatchCall(Call[Batch]):
     """A call that writes one batch, and can share a flush with others.
 
-    `submit` checks and encodes the batch; the lane then writes it.
+    `submit` checks and encodes the batch; the pool then writes it.
     """
 
-    def __init__(self, submit: Callable[[], Submission], lock: WriterLock) -> None:
+    def __init__(self, submit: Callable[[], PendingBatch], lock: WriterLock) -> None:
         super().__init__("write_batch", self._result, lock)
         self._submit = submit
-        self.submission: Submission
+        self.pending_batch: PendingBatch
 
     def prepare(self) -> bool:
-        """Make the submission; gives whether there is one. If not, the call has ended."""
+        """Make the pending_batch; gives whether there is one. If not, the call has ended."""
         try:
-            self.submission = self.in_context(self._submit)
+            self.pending_batch = self.in_context(self._submit)
         except BaseException as error:  # noqa: BLE001 - as an executor does it
             self.fail(error)
             return False
@@ -136,40 +136,43 @@ class BatchCall(Call[Batch]):
 
     def fail(self, error: BaseException) -> None:
         """Have its outcome be an error, which says what is known of the batch."""
-        submission = getattr(self, "submission", None)
-        explain(error, () if submission is None else (submission,))
+        pending_batch = getattr(self, "pending_batch", None)
+        explain(error, () if pending_batch is None else (pending_batch,))
         super().fail(error)
 
-    def settle_with(self, error: BaseException | None) -> None:
+    def finish_with(self, error: BaseException | None) -> None:
         """Have the outcome be that of the batch, or else this error."""
-        if error is None or self.submission.is_done:
-            self.settle()
+        if error is None or self.pending_batch.is_done:
+            self.wait()
         else:
             self.fail(error)
 
     def _result(self) -> Batch:
-        return self.submission.result()
+        return self.pending_batch.result()
 
 
 class UpdateCall(Call[Batch]):
     """A call that changes a store under the lock, and writes the batches behind it with it.
 
-    `update` gets a function that begins them, and gives their submissions.
+    `update` gets a function that begins them, and gives their pending.
     """
 
     def __init__(
-        self, update: Callable[[Callable[[], Sequence[Submission]]], Batch], lock: WriterLock
+        self, update: Callable[[Callable[[], Sequence[PendingBatch]]], Batch], lock: WriterLock
     ) -> None:
-        super().__init__("update", lambda: update(self.beside), lock)
-        self.beside: Callable[[], Sequence[Submission]] = tuple
+        super().__init__("update", lambda: update(self.with_followers), lock)
+        self.with_followers: Callable[[], Sequence[PendingBatch]] = tuple
 
 
-class WriteLane(Lane):
+class WritePool(Pool):
     """One thread that carries calls out in their order. Batches that wait by then are written
     together and share a flush; `write` does that."""
 
     def __init__(
-        self, workers: Workers, lock: WriterLock, write: Callable[[Sequence[Submission]], None]
+        self,
+        workers: ThreadPools,
+        lock: WriterLock,
+        write: Callable[[Sequence[PendingBatch]], None],
     ) -> None:
         super().__init__(workers, "write", 1, lock)
         self._write = write
@@ -236,26 +239,26 @@ class WriteLane(Lane):
         """Carry out a call that is no batch, and beside an update the batches behind it."""
         batches: list[BatchCall] = []
 
-        def beside() -> list[Submission]:
+        def followers() -> list[PendingBatch]:
             batches.extend(self._begin_batches())
-            return [call.submission for call in batches]
+            return [call.pending_batch for call in batches]
 
         if isinstance(head, UpdateCall):
-            head.beside = beside
-        head.settle()
+            head.with_followers = followers
+        head.wait()
         self._write_together(batches)
 
     def _write_together(self, calls: Sequence[BatchCall]) -> None:
         """Write those of the batches that have no outcome yet; then all of them have one."""
         raised: BaseException | None = None
-        left = [call.submission for call in calls if not call.submission.is_done]
+        left = [call.pending_batch for call in calls if not call.pending_batch.is_done]
         try:
             if left:
                 self._write(left)
         except BaseException as error:  # noqa: BLE001 - it is for the callers
             raised = error
         for call in calls:
-            call.settle_with(raised)
+            call.finish_with(raised)
         del raised  # or the error, its traceback and this frame would hold each other
 
 

@@ -60,11 +60,11 @@ from rtstore.aio.calls import Call, LoopObserver
 from rtstore.aio.pools import (
     BatchCall,
     LoopRebuilders,
+    ThreadPools,
     UpdateCall,
-    Workers,
     copier,
 )
-from rtstore.commit.group import Submission
+from rtstore.commit.group import PendingBatch
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import Observer
 from rtstore.control.contents import Retention
@@ -98,7 +98,7 @@ from rtstore.store import RuntimeStore, plain_change
 StoreT = TypeVar("StoreT", bound="AsyncRuntimeStore")
 
 
-class Opening(Generic[StoreT]):
+class OpeningStore(Generic[StoreT]):
     """A store about to be opened: await it, or enter it with `async with`, which closes it too."""
 
     def __init__(self, opening: Callable[[], Generator[Any, None, StoreT]]) -> None:
@@ -142,7 +142,7 @@ class AsyncRuntimeStore:
         self.last_data_upgrade = store.last_data_upgrade
         """The stores whose data opening brought up to its descriptor's version, or None."""
         self._writer = store._writer  # noqa: SLF001 - a part of the same facade
-        self._workers = Workers(store.directory, store.lock, self._writer.write_submissions)
+        self._workers = ThreadPools(store.directory, store.lock, self._writer.write_pending)
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class AsyncRuntimeStore:
         upgrade: bool = True,
         on_event: Observer | None = None,
         fs: FileSystem | None = None,
-    ) -> Opening[Self]:
+    ) -> OpeningStore[Self]:
         """Open a store: `store = await AsyncRuntimeStore.open(...)`, or `async with` without await.
 
         Cancelled, it is waited for (up to `lock_timeout_s` when there is something to recover and
@@ -190,7 +190,7 @@ class AsyncRuntimeStore:
             on_event=observer,
             fs=fs,
         )
-        return Opening(lambda: cls._open(function, on_event).__await__())
+        return OpeningStore(lambda: cls._open(function, on_event).__await__())
 
     @classmethod
     async def _open(cls, function: Callable[[], RuntimeStore], on_event: Observer | None) -> Self:
@@ -247,7 +247,7 @@ class AsyncRuntimeStore:
         after the call is not in the batch."""
         copies = [(name, copier(data)) for name, data in pairs(writes)]
 
-        def submit() -> Submission:
+        def submit() -> PendingBatch:
             request = batch_request(
                 self.team_name,
                 self.descriptors,
@@ -255,9 +255,9 @@ class AsyncRuntimeStore:
                 reason=reason,
                 writes=[(name, copied()) for name, copied in copies],
             )
-            return self._writer.submission(request, expected_high_watermark, batch_id)
+            return self._writer.prepare(request, expected_high_watermark, batch_id)
 
-        return await self._workers.writes.carry_out(BatchCall(submit, self.lock))
+        return await self._workers.writes.run_call(BatchCall(submit, self.lock))
 
     async def update(
         self,
@@ -274,7 +274,7 @@ class AsyncRuntimeStore:
         """
         plain, inside = plain_change(change, store), self.sync_store
         update = partial(inside._update, store, plain, identity, reason)  # noqa: SLF001 - see above
-        return await self._workers.writes.carry_out(UpdateCall(update, self.lock))
+        return await self._workers.writes.run_call(UpdateCall(update, self.lock))
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -385,7 +385,7 @@ class AsyncRuntimeStore:
             call.withdraw()
             rebuilding.stop()
 
-        return await self._workers.recoveries.carry_out(call, cancel)
+        return await self._workers.recoveries.run_call(call, cancel)
 
     async def adopt(
         self,
@@ -420,6 +420,8 @@ class AsyncRuntimeStore:
             self.sync_store.prune_quarantine, older_than=older_than, dry_run=dry_run
         )
 
-    async def take_back(self, quarantine_number: int) -> QuarantinedFile:
+    async def restore_quarantined(self, quarantine_number: int) -> QuarantinedFile:
         """Put a quarantined file back where it was, byte for byte."""
-        return await self._workers.writes.run(self.sync_store.take_back, quarantine_number)
+        return await self._workers.writes.run(
+            self.sync_store.restore_quarantined, quarantine_number
+        )

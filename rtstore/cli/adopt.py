@@ -19,7 +19,7 @@ from rtstore.cli.output import Cell, page_for, print_json
 from rtstore.cli.status import readiness_cell, show_next
 from rtstore.errors import InvalidRequestError
 from rtstore.model.records import Batch, Record
-from rtstore.shell import typed_command
+from rtstore.shell import shell_command
 from rtstore.store import RuntimeStore
 
 
@@ -67,7 +67,7 @@ def run(
         look = look_at(store)
     undo = None
     if before.entry(name) is not None:
-        undo = typed_command(
+        undo = shell_command(
             "rtstore", "revert", shown(directory), name, "--to", str(before.high_watermark)
         )
     report = AdoptReport(

@@ -17,7 +17,7 @@ from rtstore.model.records import (
     RecoveryAction,
     RecoveryPlan,
 )
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 _REBUILDS = (
     ActionKind.REBUILD_FROM_PROVIDER,
@@ -103,7 +103,7 @@ def _recover(directory: Path, actions: Iterable[RecoveryAction]) -> list[NextSte
         parts.append(f"moves the files of {moved} into quarantine")
     if not parts:
         return []
-    command = f"rtstore recover {typed(directory)}"
+    command = f"rtstore recover {shell_word(directory)}"
     return [NextStep(command=command, why="; ".join(parts))]
 
 
@@ -135,8 +135,8 @@ def _batches_may_be_missing(newer_files: Sequence[str]) -> NextStep:
 
 def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
     """What removes an obstacle; afterwards the state is another, and so is the advice."""
-    name, path = obstacle.schema_name, typed(obstacle.path)
-    again = f"rtstore recover {typed(directory)}"
+    name, path = obstacle.schema_name, shell_word(obstacle.path)
+    again = f"rtstore recover {shell_word(directory)}"
     match obstacle.kind:
         case ObstacleKind.LINK if obstacle.target is not None:
             is_folder = obstacle.path != obstacle.store_path
@@ -185,14 +185,14 @@ def _keep_changes(
     ]
     return [
         NextStep(
-            command=f"rtstore adopt {typed(directory)} {typed(name)}",
+            command=f"rtstore adopt {shell_word(directory)} {shell_word(name)}",
             why=f"only if the file of {name}, which nobody committed, is to be kept: makes it the "
             "truth. The runtime's next batch replaces it otherwise",
         )
         for name in nobodys
     ] + [
         NextStep(
-            command=f"rtstore adopt {typed(directory)} {typed(name)}",
+            command=f"rtstore adopt {shell_word(directory)} {shell_word(name)}",
             why=f"first, only if the changed file of {name} is to be kept: makes it the truth",
         )
         for name in changed

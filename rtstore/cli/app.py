@@ -350,8 +350,8 @@ def demo(
        6  in-file-2     7  after-rename-2
        8  in-file-3     9  after-rename-3
       10  in-file-4    11  after-rename-4
-      12  in-seal           the seal is written, not committed
-      13  after-seal        the batch is committed, the caller was not told
+      12  in-complete           its commit record is written, not committed
+      13  after-complete        the batch is committed, the caller was not told
 
     \b
     JSON: directory, database, teamName, batches[] {batchId, reason, about, stores[]},

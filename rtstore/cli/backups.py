@@ -11,7 +11,7 @@ from rtstore.cli.progress import progress_bar
 from rtstore.control.schema import REVISIONS
 from rtstore.maintenance.backup import Backup, ChangedFile, restore_backup, verify_backup
 from rtstore.model.times import utc_now
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
 
@@ -27,7 +27,7 @@ def back_up(directory: Path, destination: Path, *, as_json: bool) -> ExitCode:
     page.line(Cell("Backed up", "good"), f" {directory}")
     _show(page, backup)
     page.title("Next")
-    place = typed(destination)
+    place = shell_word(destination)
     page.line(Cell(f"rtstore verify {place}", "title"), indent=2)
     page.line(Cell(f"rtstore restore {place} NEW_DIR", "title"), indent=2)
     return ExitCode.READY
@@ -44,7 +44,7 @@ def restore(source: Path, directory: Path, *, as_json: bool) -> ExitCode:
     page.line(Cell("Restored", "good"), f" {source}")
     _show(page, backup)
     page.title("Next")
-    place = typed(directory)
+    place = shell_word(directory)
     if backup.revision == REVISIONS[-1]:
         page.line(Cell(f"rtstore status {place}", "title"), indent=2)
     else:

@@ -56,7 +56,7 @@ def versions(context: typer.Context, incomplete: str) -> Choices:
         ]
 
 
-def evidence(context: typer.Context, incomplete: str) -> Choices:
+def quarantined(context: typer.Context, incomplete: str) -> Choices:
     """The numbers of the files in quarantine."""
     with _opened(context) as store:
         if store is None:

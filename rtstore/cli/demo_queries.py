@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rtstore.cli.output import visible
 from rtstore.model.records import Record
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 WHO = """SELECT batch_id, reason, written_at FROM current_stores
 WHERE store = 'opencode.sessionStore'"""
@@ -47,7 +47,7 @@ def ask(database: Path) -> tuple[Query, ...]:
 
 def _ask(database: Path, question: str, sql: str) -> Query:
     command = ["sqlite3", "-readonly", "-header", "-column", str(database), sql]
-    shown = " ".join([*command[:4], typed(command[4]), f'"{sql}"'])
+    shown = " ".join([*command[:4], shell_word(command[4]), f'"{sql}"'])
     output, program = _by_program(command), "sqlite3"
     if output is None:
         output, program = _by_module(database, sql), "Python's sqlite3 module"

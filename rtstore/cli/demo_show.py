@@ -14,7 +14,7 @@ from rtstore.cli.output import Cell, Column, Page, count
 from rtstore.cli.recover import show_steps
 from rtstore.cli.status import readiness_cell
 from rtstore.model.records import ActionKind, RecoveryStep
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 _WORDS = {
     Version.NEW: "new version",
@@ -123,7 +123,7 @@ def closing(page: Page, directory: Path) -> None:
     """Where it all is, and how to go on."""
     page.line("Everything is still in ", Cell(str(directory), "title"))
     for command in ("status", "log"):
-        page.line(f"rtstore {command} {typed(directory)}", indent=2)
+        page.line(f"rtstore {command} {shell_word(directory)}", indent=2)
 
 
 def _versions(files: Sequence[FileAfterCrash]) -> str:

@@ -13,8 +13,8 @@ from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.gather import examine
 from rtstore.maintenance.doctor.judge import Check, Finding, Level, diagnose, worst
-from rtstore.maintenance.hints import how_to_make
-from rtstore.model.records import Record, Way
+from rtstore.maintenance.hints import suggest_command
+from rtstore.model.records import Record, Suggestion
 from rtstore.store import RuntimeStore
 
 _ORDER = (Level.RED, Level.YELLOW, Level.GREEN)
@@ -52,7 +52,7 @@ def run(directory: Path, *, as_json: bool) -> ExitCode:
 def _send_below(directory: Path) -> None:
     """Raise where the store that is meant is below: nobody is to be told to make another one."""
     if has_places_below(directory):
-        run = how_to_make(directory, None)
+        run = suggest_command(directory, None)
         raise NotARuntimeDirectoryError(directory, "there is no runtime store here", run)
 
 
@@ -63,7 +63,7 @@ def _with_plan(facts: Facts) -> Facts:
             look: Look = look_at(store)
     except RuntimeStoreError:
         return facts  # it was sound a moment ago: the next look says what happened
-    ways = tuple(Way(command=step.command, why=step.why) for step in look.next)
+    ways = tuple(Suggestion(command=step.command, why=step.why) for step in look.next)
     return facts.model_copy(update={"verdict": str(look.verdict), "next": ways})
 
 

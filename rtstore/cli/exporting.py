@@ -10,7 +10,7 @@ from rtstore.cli.output import Cell, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
 from rtstore.legacy import ExportReport
 from rtstore.model.records import BatchState
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
 
@@ -56,5 +56,5 @@ def _show(report: ExportReport) -> None:
         page.line(Cell("left out: ", "warn"), f"{store}: its content is not in the database")
     page.title("Next")
     page.line("start the runtime that reads these files, and no other beside it", indent=2)
-    back = f"rtstore import {typed(report.directory)}"
+    back = f"rtstore import {shell_word(report.directory)}"
     page.line(Cell(back, "title"), " takes a directory without a database over again", indent=2)

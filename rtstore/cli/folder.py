@@ -31,7 +31,7 @@ from rtstore.errors import (
 )
 from rtstore.model.records import Record
 from rtstore.model.times import Timestamp, utc_now
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
 
@@ -225,7 +225,7 @@ def _why(error: RuntimeStoreError | OSError) -> str:
 
 
 def _way_out(directory: Path, error: RuntimeStoreError | OSError) -> NextStep:
-    quoted = typed(directory)
+    quoted = shell_word(directory)
     if isinstance(error, OlderDatabaseError):
         return NextStep(command=f"rtstore upgrade {quoted}", why="backs it up, and upgrades it")
     if isinstance(error, NewerDatabaseError):

@@ -11,7 +11,7 @@ from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json, 
 from rtstore.cli.progress import progress_bar
 from rtstore.legacy import ImportReport, StoreOutcome, TeamImportReport, import_team
 from rtstore.model.times import utc_now
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 
 def run(directory: Path, *, dry_run: bool, lock_timeout_s: float, as_json: bool) -> ExitCode:
@@ -46,7 +46,7 @@ def _show(page: Page, team: TeamImportReport) -> None:
         return
     for report in (team, *(lane.report for lane in team.lanes)):
         if report is not None:
-            where = typed(report.directory)
+            where = shell_word(report.directory)
             page.line(Cell(f"rtstore status {where}", "title"), indent=2)
 
 

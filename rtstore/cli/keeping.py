@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rtstore.cli.completion import evidence
+from rtstore.cli.completion import quarantined
 from rtstore.cli.options import (
     LOCK_TIMEOUT_S,
     NUMBER_MAX,
@@ -26,7 +26,7 @@ Number = Annotated[
         metavar="NUMBER",
         min=1,
         max=NUMBER_MAX,
-        autocompletion=evidence,
+        autocompletion=quarantined,
         help='Its number, as in "quarantine list".',
     ),
 ]

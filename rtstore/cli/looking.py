@@ -25,7 +25,7 @@ from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.hindrances import hindrances, no_room
-from rtstore.maintenance.hints import how_to_make, read_launch_state
+from rtstore.maintenance.hints import read_launch_state, suggest_command
 from rtstore.model.decide import build_readiness
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import (
@@ -46,8 +46,8 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.times import Timestamp, parse_time, utc_now
-from rtstore.recovery.gather import RecoveryPlanner, Survey
-from rtstore.shell import typed
+from rtstore.recovery.gather import PlanningInput, RecoveryPlanner
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
 Result = TypeVar("Result")
@@ -122,7 +122,7 @@ class Look:
     def __init__(
         self,
         store: RuntimeStore,
-        survey: Survey,
+        gathered: PlanningInput,
         plan: RecoveryPlan,
         check: ReadinessCheck,
         expected: RunIdentity | None,
@@ -131,22 +131,22 @@ class Look:
         self.directory = shown(store.directory)
         self.team_name = store.team_name
         self.retention = store.retention
-        self.manifest: Manifest = survey.view.manifest
+        self.manifest: Manifest = gathered.view.manifest
         self.plan = plan
         self.hindrances = tuple(hindered)
         self.check = check
         self.verdict = Verdict.of(check)
         self.expected = expected
         self.now = utc_now()
-        self.lines = _lines(store, survey, plan, self.now)
-        self.open_batches = _open_batches(survey, self.now)
-        self.newer_files = _newer_files(store, survey, plan)
+        self.lines = _lines(store, gathered, plan, self.now)
+        self.open_batches = _open_batches(gathered, self.now)
+        self.newer_files = _newer_files(store, gathered, plan)
         steps = next_steps(
             self.directory,
             plan,
             check,
             high_watermark=self.manifest.high_watermark,
-            rebuild=_rebuild(store) if survey.view.last_batch_number == 0 else None,
+            rebuild=_rebuild(store) if gathered.view.last_batch_number == 0 else None,
             obstacles=obstacles_of(
                 self.directory,
                 plan.actions,
@@ -195,9 +195,9 @@ def schema_name_of(store: RuntimeStore, given: str) -> str:
 def check_directory(directory: Path) -> None:
     """Raise `NotARuntimeDirectoryError` when the path is not a directory that can be looked at."""
     if not directory.exists():
-        problem, run = "there is no such directory", how_to_make(directory, None)
+        problem, run = "there is no such directory", suggest_command(directory, None)
     elif not directory.is_dir():
-        problem, run = "it is not a directory", f"rtstore status {typed(directory.parent)}"
+        problem, run = "it is not a directory", f"rtstore status {shell_word(directory.parent)}"
     else:
         list(directory.iterdir())  # forbidden is not the same as empty
         return
@@ -261,17 +261,17 @@ def look_at(
         FileInspector(store.directory),
         lock=store.lock,
     )
-    survey = planner.survey()
+    gathered = planner.gather()
     expected = expected_identity(
-        survey.view.manifest, run_id, capability_snapshot_id, behavior_fingerprint
+        gathered.view.manifest, run_id, capability_snapshot_id, behavior_fingerprint
     )
-    plan = planner.plan_of(survey, team_name=store.team_name, expected=expected)
+    plan = planner.plan_of(gathered, team_name=store.team_name, expected=expected)
     paths = {item.schema_name: item.relative_path for item in store.descriptors}
     hindered = hindrances(store.directory, paths)
     check = build_readiness(
         recovery_plan=plan, invariant_failures=store.invariant_failures(), hindrances=hindered
     )
-    return Look(store, survey, plan, check, expected, hindered)
+    return Look(store, gathered, plan, check, expected, hindered)
 
 
 def until_it_fits(plan_and_use: Callable[[], Result]) -> Result:
@@ -304,15 +304,15 @@ def temporary_files(store: RuntimeStore) -> tuple[str, ...]:
 
 
 def _lines(
-    store: RuntimeStore, survey: Survey, plan: RecoveryPlan, now: datetime
+    store: RuntimeStore, gathered: PlanningInput, plan: RecoveryPlan, now: datetime
 ) -> tuple[StoreLine, ...]:
     actions = {action.schema_name: action for action in reversed(plan.actions)}
     writers = written_by(store)
-    planned = _planned(survey.view.open_batches)
+    planned = _planned(gathered.view.open_batches)
     return tuple(
         _line(
-            survey.findings[descriptor.schema_name].inspection,
-            survey.view.manifest.entry(descriptor.schema_name),
+            gathered.findings[descriptor.schema_name].inspection,
+            gathered.view.manifest.entry(descriptor.schema_name),
             descriptor.criticality,
             actions.get(descriptor.schema_name),
             writers.get(descriptor.schema_name),
@@ -371,10 +371,12 @@ def _planned(open_batches: Sequence[LoggedBatch]) -> frozenset[tuple[str, str | 
     )
 
 
-def _newer_files(store: RuntimeStore, survey: Survey, plan: RecoveryPlan) -> tuple[str, ...]:
+def _newer_files(
+    store: RuntimeStore, gathered: PlanningInput, plan: RecoveryPlan
+) -> tuple[str, ...]:
     """The store files that nobody in the database wrote, and that say that they were written after
     the batch that is the last there."""
-    last_id = survey.view.manifest.last_committed_batch_id
+    last_id = gathered.view.manifest.last_committed_batch_id
     batch = None if last_id is None else store.batch(last_id)
     last = None if batch is None else batch.completed_at
     if last is None:
@@ -382,7 +384,7 @@ def _newer_files(store: RuntimeStore, survey: Survey, plan: RecoveryPlan) -> tup
     newer, inspector = [], FileInspector(store.directory)
     for action in plan.actions:
         if action.reason in (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE):
-            inspection = survey.findings[action.schema_name].inspection
+            inspection = gathered.findings[action.schema_name].inspection
             written_at = _written_at(inspector.read(inspection))
             if written_at is not None and written_at > last:
                 newer.append(inspection.relative_path)
@@ -397,8 +399,8 @@ def _written_at(content: bytes | None) -> datetime | None:
         return None
 
 
-def _open_batches(survey: Survey, now: datetime) -> tuple[OpenBatch, ...]:
-    crashed = {logged.batch.batch_id for logged in survey.crashed_batches}
+def _open_batches(gathered: PlanningInput, now: datetime) -> tuple[OpenBatch, ...]:
+    crashed = {logged.batch.batch_id for logged in gathered.crashed_batches}
     return tuple(
         OpenBatch(
             batch_id=logged.batch.batch_id,
@@ -409,5 +411,5 @@ def _open_batches(survey: Survey, now: datetime) -> tuple[OpenBatch, ...]:
             in_progress=logged.batch.batch_id not in crashed,
             stores=tuple(write.schema_name for write in logged.writes),
         )
-        for logged in survey.view.open_batches
+        for logged in gathered.view.open_batches
     )

@@ -14,7 +14,7 @@ from rtstore.files.owners import is_others, not_changeable, owner, this_user
 from rtstore.files.paths import end_of_link
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.maintenance.doctor.facts import owning_way
-from rtstore.model.records import ActionKind, ActionOutcome, Record, RecoveryAction, Way
+from rtstore.model.records import ActionKind, ActionOutcome, Record, RecoveryAction, Suggestion
 
 
 class ObstacleKind(StrEnum):
@@ -37,7 +37,7 @@ class Obstacle(Record):
     """The file of the store."""
     target: Path | None = None
     """What the link leads to, where that can take its place."""
-    way: Way | None = None
+    way: Suggestion | None = None
     """What gives it to whom it should belong."""
     detail: str | None = None
     """What the last recovery said."""

@@ -21,7 +21,7 @@ from rtstore.errors import (
     StorageError,
     UnknownStoreError,
 )
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 LOCK_TIMEOUT_S = 10.0
 NUMBER_MAX = 1_000_000_000
@@ -100,7 +100,7 @@ def _message(error: RuntimeStoreError | OSError) -> str:
 
         directory = error.path if error.path.is_dir() else error.path.parent
         if (directory / DATABASE_NAME).is_file():
-            return f"{error} What is in the way: rtstore doctor {typed(directory)}"
+            return f"{error} What is in the way: rtstore doctor {shell_word(directory)}"
     return str(error)
 
 
@@ -116,9 +116,9 @@ def ready_to_type(message: str, directory: Path | None, store: str | None) -> st
     """The message with the names in place of DIR and STORE in its commands."""
     if directory is None:
         return message
-    named = {" DIR": f" {typed(directory)}"}
+    named = {" DIR": f" {shell_word(directory)}"}
     if store is not None:
-        named[" STORE"] = f" {typed(store)}"
+        named[" STORE"] = f" {shell_word(store)}"
     return re.sub(
         r"\brtstore \w+( DIR)( STORE)?\b",
         lambda found: re.sub(" DIR| STORE", lambda word: named.get(word[0], word[0]), found[0]),
@@ -132,5 +132,5 @@ def _where_it_is(error: NotARuntimeDirectoryError) -> str:
 
     if not has_places_below(error.directory):
         return str(error)
-    command = f"rtstore status {typed(error.directory)}"
+    command = f"rtstore status {shell_word(error.directory)}"
     return f"{error.directory}: there is no runtime store here, but below. Run: {command}"

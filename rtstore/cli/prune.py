@@ -19,7 +19,7 @@ from rtstore.control.contents import Retention
 from rtstore.errors import InvalidRequestError
 from rtstore.history.prune import PruneReport
 from rtstore.model.records import Record
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
 _DAYS_MAX = 36_500
@@ -98,7 +98,7 @@ def _retention(
 
 
 def _command(directory: Path, retention: Retention | None) -> str:
-    parts = [f"rtstore prune {typed(directory)}"]
+    parts = [f"rtstore prune {shell_word(directory)}"]
     if retention is None:
         return parts[0]
     if retention.batches is not None:

@@ -26,7 +26,7 @@ from rtstore.files.system import FileSystem
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile, Record
 from rtstore.model.times import utc_now
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
 
@@ -165,7 +165,7 @@ def restore(directory: Path, number: int, *, lock_timeout_s: float, as_json: boo
     with open_to_look(directory) as store:  # nothing is made for a wrong call
         _find(store, directory, number)
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
-        file = store.take_back(number)
+        file = store.restore_quarantined(number)
         look = look_at(store)
     report = RestoreReport(
         directory=str(directory), file=file, verdict=look.verdict, next=look.next
@@ -212,7 +212,8 @@ def _find(store: RuntimeStore, directory: Path, number: int) -> QuarantinedFile:
             return file
     raise InvalidRequestError(
         "NUMBER",
-        f"there is no quarantined file {number}. Run: rtstore quarantine list {typed(directory)}",
+        f"there is no quarantined file {number}. Run: rtstore quarantine list "
+        f"{shell_word(directory)}",
     )
 
 

@@ -17,7 +17,7 @@ from rtstore.maintenance.rebuild_database import (
     rebuild_database,
 )
 from rtstore.model.records import Record, RunIdentity
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 _TONES = {
     StoreOutcome.FROM_FILE: "good",
@@ -81,7 +81,7 @@ def run(
     except InvalidRequestError as error:
         option = {"team_name": "--team", "force": "--force"}.get(error.field, error.field)
         raise InvalidRequestError(option, error.problem, store=error.store) from None
-    quoted = typed(directory)
+    quoted = shell_word(directory)
     if any(store.outcome is StoreOutcome.FROM_DATABASE for store in report.stores):
         why = "writes the files whose content was still in the old database"
         next_step = NextStep(command=f"rtstore recover {quoted}", why=why)

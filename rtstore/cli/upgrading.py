@@ -19,7 +19,7 @@ from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_direc
 from rtstore.maintenance.upgrade_data import DataUpgradeReport, rehearse
 from rtstore.model.data_upgrade import UpgradedStore
 from rtstore.model.descriptors import Descriptor, Registry
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
 
@@ -124,7 +124,7 @@ def _show_stores(page: Page, report: FullReport) -> None:
 
 
 def _show_next(page: Page, report: FullReport) -> None:
-    where = typed(report.directory)
+    where = shell_word(report.directory)
     if report.dry_run:
         if report.revisions or report.stores:
             page.title("Next")
@@ -133,6 +133,6 @@ def _show_next(page: Page, report: FullReport) -> None:
     page.title("Next")
     page.line(Cell(f"rtstore status {where}", "title"), indent=2)
     if report.backups:
-        kept = typed(report.backup or report.backups[-1])
+        kept = shell_word(report.backup or report.backups[-1])
         page.line(Cell(f"rtstore restore {kept} NEW_DIR", "title"), indent=2)
         page.line("makes a directory of the database as it was, for an older rtstore", indent=6)

@@ -19,7 +19,7 @@ from rtstore.model.records import (
     PlannedWrite,
     QuarantinedFile,
     RunIdentity,
-    trusted,
+    construct_unchecked,
 )
 from rtstore.model.request import BatchRequest
 
@@ -29,8 +29,15 @@ class Draft:
     then its contents and writes are planned."""
 
     __slots__ = (
-        "batch_id", "content_of", "encoded", "evidence", "id_given", "request", "size",
-        "started_at", "writes",
+        "batch_id",
+        "content_of",
+        "encoded",
+        "id_given",
+        "quarantined",
+        "request",
+        "size",
+        "started_at",
+        "writes",
     )  # fmt: skip
 
     def __init__(self, request: BatchRequest, batch_id: str | None, started_at: datetime) -> None:
@@ -43,7 +50,7 @@ class Draft:
         self.encoded: list[tuple[Descriptor, EncodedStore]] = []
         self.size = 0
         """About how many bytes it writes."""
-        self.evidence: Sequence[QuarantinedFile] = ()
+        self.quarantined: Sequence[QuarantinedFile] = ()
         """What somebody else had written, kept before this batch comes over it."""
         self.content_of: dict[str, bytes] = {}
         """What it writes, by store; planned, like the writes."""
@@ -86,7 +93,7 @@ class Draft:
             descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in self.encoded
         }
         self.writes = tuple(
-            trusted(
+            construct_unchecked(
                 PlannedWrite,
                 position=position,
                 schema_name=descriptor.schema_name,
@@ -105,7 +112,7 @@ class Draft:
         """The planned batch as it is logged under a number."""
         run_id, capability_snapshot_id, behavior_fingerprint = _parts(self.request.identity)
         assert self.batch_id is not None  # noqa: S101 - it has one before it is logged
-        batch = trusted(
+        batch = construct_unchecked(
             Batch,
             batch_number=batch_number,
             batch_id=self.batch_id,
@@ -122,7 +129,7 @@ class Draft:
             last_error=None,
             receipts=(),
         )
-        return trusted(LoggedBatch, batch=batch, writes=self.writes)
+        return construct_unchecked(LoggedBatch, batch=batch, writes=self.writes)
 
 
 def _parts(identity: RunIdentity | None) -> tuple[str | None, str | None, str | None]:

@@ -4,12 +4,12 @@ Whoever comes first leads: it takes the writer lock, then all batches that wait 
 them out. When that is done it wakes those who submitted them, and whoever is first in the queue now
 leads. So nobody waits for a better moment, and a lone caller is its own leader.
 
-    submission  one batch: a draft before it is carried out, an outcome after
+    pending_batch  one batch: a draft before it is carried out, an outcome after
     place       one thread in the queue, with what it submits, in order
     leader      the thread at the head of the queue; it takes batches under the writer lock only
 
 Nobody waits for ever, and nobody is told what is not true. Who has a batch is decided by one atomic
-step (`Submission.claim`): the leader, which gives it an outcome, or its caller, who withdraws it
+step (`PendingBatch.claim`): the leader, which gives it an outcome, or its caller, who withdraws it
 when the time-out is over or an exception comes. A leader claims with its hold of the writer lock;
 when that has ended and there is no outcome, the leader was interrupted, and the claim counts no
 more. So nothing has to be put back: the next leader takes the batch and finds out what became of
@@ -26,10 +26,10 @@ To the cases of `rtstore.commit.writer` a group adds (tried by the same tests, i
 `write_together`):
 
 * a crash between 3 and the end of 5 leaves several `preparing` batches. They go forward together,
-  as they were to: a store is published with the last of its versions, one transaction seals them in
-  their order. Nothing of the history is dropped before that. All versions are in the log, so none
-  is taken for somebody else's.
-* the seal of a group is one transaction: after a loss of power all of it is there or none.
+  as they were to: a store is published with the last of its versions, one transaction completes
+  them in their order. Nothing of the history is dropped before that. All versions are in the log,
+  so none is taken for somebody else's.
+* completing a group is one transaction: after a loss of power all of it is there or none.
 * a batch refused before the log leaves the group; one that the database refuses has each of the
   group logged by itself. What a batch is compared with (`expected_high_watermark`, the data that
   `update` reads) must be committed, so such a batch begins a group, and others may join it.
@@ -84,7 +84,7 @@ class CallerError(Exception):
         self.error = error
 
 
-class Submission:
+class PendingBatch:
     """One batch that was submitted, and what became of it."""
 
     __slots__ = (
@@ -134,7 +134,7 @@ class Submission:
         assert self.batch is not None  # noqa: S101 - only asked for when it is done
         return self.batch
 
-    def attempt(self, step: Callable[[Submission], None]) -> None:
+    def attempt(self, step: Callable[[PendingBatch], None]) -> None:
         """Run a step of the leader for it. An error of ours, or of a function of the caller's, is
         its outcome; everything else came to the leader. The clock and the id factories see the
         context variables of the submitter."""
@@ -145,7 +145,7 @@ class Submission:
         except CallerError as error:
             self.error = error.error
 
-    def run(self, function: Callable[[Submission], None]) -> None:
+    def run(self, function: Callable[[PendingBatch], None]) -> None:
         """Call a function with the context variables of the submitter: in a copy, for one context
         cannot be entered by two threads."""
         self._context.copy().run(function, self)
@@ -176,22 +176,22 @@ def own_error(function: Callable[[], Result]) -> Result:
         raise CallerError(error) from error
 
 
-def explain(error: BaseException, submissions: Sequence[Submission]) -> None:
+def explain(error: BaseException, pending: Sequence[PendingBatch]) -> None:
     """Say on an exception that came to a caller what is known of its batches."""
     if isinstance(error, RuntimeStoreError):
         return  # says it itself
     if isinstance(error, Exception) and not isinstance(error, MemoryError | RecursionError):
-        submissions = [item for item in submissions if item.log_begun or item.is_done]
-        submissions = [item for item in submissions if item.error is not error]
-        if not submissions:
+        pending = [item for item in pending if item.log_begun or item.is_done]
+        pending = [item for item in pending if item.error is not error]
+        if not pending:
             return  # of a function of the caller's, and nothing came of it
-    for item in submissions:
+    for item in pending:
         error.add_note(f"rtstore: {item.describe()}")
-    if not submissions:
+    if not pending:
         error.add_note("rtstore: nothing of the batch was written")
 
 
-def names_of(group: Iterable[Submission]) -> set[str]:
+def names_of(group: Iterable[PendingBatch]) -> set[str]:
     """The stores that batches write."""
     return {name for item in group for name in item.draft.names}
 
@@ -200,11 +200,11 @@ class _Place(io.BytesIO):
     """One thread in the queue; closed when it has left. (It is a `BytesIO` for its `__exit__` and
     its `closed`, which are in C: no exception can come between the two.)"""
 
-    def __init__(self, submissions: Sequence[Submission], *, alone: bool) -> None:
+    def __init__(self, pending: Sequence[PendingBatch], *, alone: bool) -> None:
         super().__init__()
-        self.submissions = list(submissions)
+        self.pending = list(pending)
         self.alone = alone
-        """It has to lead: what it writes first is known only under the lock."""
+        """It has to commit_group: what it writes first is known only under the lock."""
         self.leads = False
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -212,7 +212,7 @@ class _Place(io.BytesIO):
     def is_done(self) -> bool:
         if self.alone or self.leads:
             return False
-        for item in self.submissions:  # noqa: SIM110 - a generator could be left half-way
+        for item in self.pending:  # noqa: SIM110 - a generator could be left half-way
             if not item.is_done:
                 return False
         return True
@@ -236,9 +236,9 @@ class TakeGroup:
             self.hold.release()
         self._place.leads = False
 
-    def __call__(self, group: Sequence[Submission]) -> list[Submission]:
+    def __call__(self, group: Sequence[PendingBatch]) -> list[PendingBatch]:
         """Take the batches at the head of the queue that can share the flush of those given."""
-        taken: list[Submission] = []
+        taken: list[PendingBatch] = []
         count, size = len(group), sum(item.draft.size for item in group)
         ids = {item.draft.batch_id for item in group}
         for item in self._waiting():
@@ -259,18 +259,18 @@ class TakeGroup:
                 count, size = count - 1, size - item.draft.size
         return taken
 
-    def add(self, submissions: Sequence[Submission]) -> None:
+    def add(self, pending: Sequence[PendingBatch]) -> None:
         """More batches of the leader: they are the next that are taken."""
-        self._place.submissions.extend(submissions)
+        self._place.pending.extend(pending)
 
-    def _waiting(self) -> list[Submission]:
+    def _waiting(self) -> list[PendingBatch]:
         """The batches at the head of the queue; none behind somebody who has to lead."""
-        waiting: list[Submission] = []
+        waiting: list[PendingBatch] = []
         for place in list(self._places):
             if place.alone:
                 break
             if not place.closed:
-                waiting += [item for item in place.submissions if not item.is_done]
+                waiting += [item for item in place.pending if not item.is_done]
         return waiting
 
 
@@ -285,14 +285,14 @@ class WriteQueue:
         self._pid = os.getpid()
         self._places: deque[_Place] = deque()
 
-    def carry_out(
+    def run(
         self,
-        submissions: Sequence[Submission],
-        lead: Callable[[TakeGroup], None],
+        pending: Sequence[PendingBatch],
+        commit_group: Callable[[TakeGroup], None],
         *,
         first: Callable[[TakeGroup], None] | None = None,
     ) -> None:
-        """Return when every submission has an outcome. When it is this thread's turn, `lead` is
+        """Return when every pending_batch has an outcome. When it is this thread's turn, `lead` is
         called under the writer lock, to take batches and to give each an outcome. With `first` the
         thread leads in any case, and that is called the first time: it writes a batch of its own,
         and takes what it likes beside it.
@@ -304,7 +304,7 @@ class WriteQueue:
             self._begin()
         self._lock.refuse_reentry()
         deadline = time.monotonic() + self._lock.timeout_s
-        with _Place(submissions, alone=first is not None) as place:
+        with _Place(pending, alone=first is not None) as place:
             try:
                 self._places.append(place)
                 while not place.is_done:
@@ -313,14 +313,16 @@ class WriteQueue:
                     elif place.alone and first is not None:
                         self._lead(place, first, deadline)
                     else:
-                        self._lead(place, lead, deadline)
+                        self._lead(place, commit_group, deadline)
             finally:
                 self._leave(place)
 
-    def _lead(self, place: _Place, lead: Callable[[TakeGroup], None], deadline: float) -> None:
+    def _lead(
+        self, place: _Place, commit_group: Callable[[TakeGroup], None], deadline: float
+    ) -> None:
         group = TakeGroup(self._places, place)
         try:
-            self._hold_and_lead(group, lead, deadline)
+            self._hold_and_lead(group, commit_group, deadline)
         except _NotAcquiredError:
             self._give_up(place)
         finally:
@@ -328,11 +330,11 @@ class WriteQueue:
             self._wake()
 
     def _hold_and_lead(
-        self, group: TakeGroup, lead: Callable[[TakeGroup], None], deadline: float
+        self, group: TakeGroup, commit_group: Callable[[TakeGroup], None], deadline: float
     ) -> None:
         with self._acquire(deadline) as group.hold:
             group.begin()
-            lead(group)
+            commit_group(group)
             group.end()
 
     def _acquire(self, deadline: float) -> Hold:
@@ -379,7 +381,7 @@ class WriteQueue:
         """The time-out is over: withdraw what no leader has. The rest is being carried out."""
         if place.alone:
             raise self._lock.timed_out(self._lock.timeout_s)
-        for item in place.submissions:
+        for item in place.pending:
             if not item.is_done and item.withdraw() and not item.is_done:
                 item.error = error = self._lock.timed_out(self._lock.timeout_s)
                 if item.log_begun:  # by a leader that did not come to its end
@@ -392,7 +394,7 @@ class WriteQueue:
         """Leave the queue, whatever happened; what a leader has is waited for."""
         try:
             deadline = time.monotonic() + INTERRUPTED_S_MAX
-            for item in place.submissions:
+            for item in place.pending:
                 while not (item.is_done or item.withdraw()) and time.monotonic() < deadline:
                     with suppress(queue.Empty):
                         place.wake.get(timeout=RECHECK_S)
@@ -407,9 +409,9 @@ class _NotAcquiredError(Exception):
 
 
 class UnderWay(NamedTuple):
-    """A batch between the log and the seal."""
+    """A batch that is logged and not complete."""
 
-    submission: Submission
+    pending_batch: PendingBatch
     logged: LoggedBatch
 
     @property
@@ -420,7 +422,7 @@ class UnderWay(NamedTuple):
     @property
     def content_of(self) -> Mapping[str, bytes]:
         """What it writes, by store."""
-        return self.submission.draft.content_of
+        return self.pending_batch.draft.content_of
 
 
 Publish = Callable[
@@ -434,7 +436,7 @@ def publish_together(under_way: Sequence[UnderWay], publish: Publish) -> list[Un
     error. One that cannot be published fails, and what it had put on disk is undone; then a store
     that it shared gets the last version of those that are left."""
     going = list(under_way)
-    evidence = [kept for item in going for kept in item.submission.draft.evidence]
+    quarantined = [kept for item in going for kept in item.pending_batch.draft.quarantined]
     on_disk: dict[str, int] = {}
     while True:
         last = {name: item.number for item in going for name in item.content_of}
@@ -443,17 +445,17 @@ def publish_together(under_way: Sequence[UnderWay], publish: Publish) -> list[Un
                 name for name in item.content_of if last[name] == item.number != on_disk.get(name)
             }
             try:
-                publish(item.logged, item.content_of, due, evidence)
+                publish(item.logged, item.content_of, due, quarantined)
             except BatchFailedError as error:
-                item.submission.error = error
+                item.pending_batch.error = error
                 going.remove(item)
                 for name in item.content_of:
                     on_disk.pop(name, None)
                 break
             except BatchUnfinishedError as error:
-                # It stays in the log and goes forward, so those after it must not be sealed.
+                # It stays in the log and goes forward, so those after it must not be completed.
                 for other in going:
-                    other.submission.error = error.about(other.logged.batch.batch_id)
+                    other.pending_batch.error = error.about(other.logged.batch.batch_id)
                 return []
             on_disk.update(dict.fromkeys(due, item.number))
         else:

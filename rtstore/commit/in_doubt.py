@@ -1,8 +1,8 @@
 """Batches that a dead writer left open, finished from the log by whoever comes next.
 
 They go forward together, as they would have been written together: each store is published once,
-with the last of its versions, then one transaction seals all of them in their order. So only the
-contents of the last versions are needed; what a later batch has superseded is history.
+with the last of its versions, then one transaction completes all of them in their order. So only
+the contents of the last versions are needed; what a later batch has superseded is history.
 
 A content that is not in the log (an older version of the library dropped some too early, or
 somebody deleted it) is looked for in the store's file and in quarantine. If nobody has it, its
@@ -45,7 +45,7 @@ from rtstore.model.records import (
 logger = logging.getLogger("rtstore.recovery")
 
 
-def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
+def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     """Take open batches to their end before a batch is written, and record it like any recovery.
 
     The caller holds the writer lock and is about to write a batch of its own, so nothing needs to
@@ -58,7 +58,7 @@ def finish_left_over(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
         created_at=clock(),
         team_name=left[0].batch.team_name,
         expected=None,
-        manifest=database.read_as_writer(manifest.load),
+        manifest=database.read_on_writer(manifest.load),
         descriptors=(),
         findings={},
         open_batches=left,
@@ -114,13 +114,13 @@ def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None
         write, batch_id = version.write, version.logged.batch.batch_id
         entry = entries.get(write.schema_name)
         # Wherever names were traded: after a loss of power the file may not show it.
-        publisher.finish_trade(write, version.first, batch_id, entry)
+        publisher.resolve_exchange(write, version.first, batch_id, entry)
         if publisher.holds(write):
             continue
-        kept = publisher.evidence.keep(StoreFile.of(write), entry, batch_id, None)
+        kept = publisher.quarantine.keep(StoreFile.of(write), entry, batch_id, None)
         expected = Expected.after(kept, entry)
         publisher.publish(write, content_of[version.key], batch_id, expected)
-    publisher.seal_left_over(going)
+    publisher.complete_in_doubt(going)
 
 
 class _Version(NamedTuple):
@@ -190,7 +190,7 @@ def _find(write: PlannedWrite, publisher: Publisher) -> bytes | None:
     places = [path, durable.temporary_path(path)]
 
     def kept(connection: Connection) -> list[str]:
-        rows = recovery_log.list_evidence(connection)
+        rows = recovery_log.list_quarantined(connection)
         return [row.quarantine_path for row in rows if row.content_hash == write.content_hash]
 
     for kept_at in publisher.database.read(kept):

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from rtstore.commit.adopt import refuse_newer
 from rtstore.commit.draft import Draft
-from rtstore.commit.in_doubt import finish_left_over
+from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import StoreFile
 from rtstore.control import batches, contents, manifest
@@ -25,12 +25,12 @@ from rtstore.errors import (
     InvalidRequestError,
     WrongTeamError,
 )
-from rtstore.model.data_upgrade import data_now
+from rtstore.model.data_upgrade import current_data
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.records import Batch, BatchState, CommittedFile, LoggedBatch
 
 
-class Found(NamedTuple):
+class CommittedView(NamedTuple):
     """What is committed, as found under the lock."""
 
     team_name: str
@@ -56,34 +56,34 @@ class CommittedState:
         self._asked: set[str] = set()
         self._files: dict[str, CommittedFile] = {}
 
-    def look(self, names: Collection[str]) -> Found:
+    def refresh(self, names: Collection[str]) -> CommittedView:
         """What is committed for the stores about to be written, after what a dead writer left was
         rolled forward. We hold its lock, so it is dead."""
-        moment = self._database.moment()
+        moment = self._database.change_token()
         if moment != self._moment:
             left = self._ask_everything()
             if left:
-                finish_left_over(left, self._publisher)
-                moment = self._database.moment()
+                resolve_in_doubt(left, self._publisher)
+                moment = self._database.change_token()
                 self._ask_everything()
             self._moment = moment
         new = set(names) - self._asked
         if new:
-            self._files |= self._database.read_as_writer(partial(manifest.load_entries, names=new))
+            self._files |= self._database.read_on_writer(partial(manifest.load_entries, names=new))
             self._asked |= new
-        return Found(self._team_name, self._high_watermark, self._files)
+        return CommittedView(self._team_name, self._high_watermark, self._files)
 
     def forget(self) -> None:
         """Ask the database for everything at the next look."""
         self._moment = None
 
-    def file_of(self, name: str) -> CommittedFile | None:
+    def entry(self, name: str) -> CommittedFile | None:
         """What a store's file was at the last look."""
         return self._files.get(name)
 
-    def sealed(self, logged: Sequence[LoggedBatch], high_watermark: int) -> None:
+    def completed(self, logged: Sequence[LoggedBatch], high_watermark: int) -> None:
         """Batches were committed by this writer, which has looked before: by one transaction that
-        logged them and one that sealed them. Were there others, the next look finds out."""
+        logged them and one that completed them. Were there others, the next look finds out."""
         assert self._moment is not None  # noqa: S101 - it has looked
         version, commits = self._moment
         self._high_watermark = high_watermark
@@ -100,7 +100,7 @@ class CommittedState:
         def query(connection: Connection) -> tuple[ManifestHead, tuple[LoggedBatch, ...]]:
             return manifest.load_head(connection), batches.load_open(connection)
 
-        head, open_batches = self._database.read_as_writer(query)
+        head, open_batches = self._database.read_on_writer(query)
         self._team_name, self._high_watermark = head.team_name, head.high_watermark
         self._asked, self._files = set(), {}
         return [item for item in open_batches if item.has_contents]
@@ -115,16 +115,16 @@ def committed_data(descriptor: Descriptor, database: Database) -> Any:
     def query(connection: Connection) -> Any:
         content = contents.current_contents(connection, [name]).get(name)
         if content is not None:
-            return data_now(descriptor, content)
+            return current_data(descriptor, content)
         for entry in manifest.load_entries(connection, [name]).values():
             raise ContentMissingError(name, database.path.parent, entry.batch_number)
         return None
 
-    return database.read_as_writer(query)
+    return database.read_on_writer(query)
 
 
 def check_manifest(
-    draft: Draft, found: Found, expected_high_watermark: int | None, directory: Path
+    draft: Draft, found: CommittedView, expected_high_watermark: int | None, directory: Path
 ) -> None:
     """Raise `WrongTeamError`, or `ConflictError` unless the high watermark is the expected one."""
     if found.team_name != draft.request.team_name:
@@ -161,7 +161,7 @@ def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:
     return first
 
 
-def keep_evidence(
+def quarantine_foreign_files(
     draft: Draft,
     files: Mapping[str, CommittedFile],
     publisher: Publisher,
@@ -180,11 +180,11 @@ def keep_evidence(
             continue
         file, committed = StoreFile.of(descriptor), files.get(descriptor.schema_name)
         refuse_newer(descriptor, committed, publisher.directory)
-        found = publisher.evidence.foreign_content(file, committed, trust_stamp=True)
+        found = publisher.quarantine.foreign_content(file, committed, trust_stamp=True)
         if found is not None:
             foreign.append((file, found))
-    draft.evidence = [
-        publisher.evidence.keep_copy(file, found, draft.batch_id) for file, found in foreign
+    draft.quarantined = [
+        publisher.quarantine.keep_copy(file, found, draft.batch_id) for file, found in foreign
     ]
 
 
@@ -203,7 +203,7 @@ def check_paths(
         owner = owners.get(path) or here.setdefault(path, name)
         if owner == name and (committed is None or committed.relative_path != path):
             owner = (
-                database.read_as_writer(partial(manifest.path_owner, relative_path=path)) or name
+                database.read_on_writer(partial(manifest.path_owner, relative_path=path)) or name
             )
         if owner != name:
             raise InvalidRequestError(

@@ -1,4 +1,4 @@
-"""History dropped with the batches of one writer, in the transaction that seals them."""
+"""History dropped with the batches of one writer, in the transaction that completes them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Pruner:
         """
 
     def prune(self, connection: Connection, logged: Sequence[LoggedBatch]) -> bool:
-        """Drop history with batches that are being sealed; returns whether it was their turn."""
+        """Drop history with batches that are being completed; returns whether it was their turn."""
         due = self._schedule.written(logged)
         if due is None:
             return False

@@ -1,4 +1,4 @@
-"""The steps of a logged batch: published and sealed, or taken back after a failure.
+"""The steps of a logged batch: published and completed, or taken back after a failure.
 
 The writer uses it while it lives, recovery when the writer died; both under the writer lock. What a
 batch does was decided when it was logged, so nothing here invents anything: contents, order, ids
@@ -23,7 +23,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from rtstore.commit.pruner import Pruner
-from rtstore.commit.quarantine import ANY_VERSION, EvidenceKeeper, Expected, StoreFile
+from rtstore.commit.quarantine import ANY_VERSION, Expected, QuarantineKeeper, StoreFile
 from rtstore.commit.reporting import EventDispatcher
 from rtstore.control import batches, contents, manifest
 from rtstore.control.contents import Retention
@@ -60,7 +60,7 @@ class Durability(StrEnum):
 
 
 class Publisher:
-    """Publishes, seals and undoes the logged batches of one runtime directory."""
+    """Publishes, completes and undoes the logged batches of one runtime directory."""
 
     def __init__(
         self,
@@ -78,9 +78,9 @@ class Publisher:
         self.events = events or EventDispatcher(database)
         self.clock = clock
         self.durability = durability
-        self.retention = retention or database.read(manifest.load_retention, single=True)
+        self.retention = retention or database.read(manifest.load_retention, autocommit=True)
         self.fs = fs or FileSystem()
-        self.evidence = EvidenceKeeper(
+        self.quarantine = QuarantineKeeper(
             directory, database, clock=clock, fs=self.fs, events=self.events
         )
         self._stamps: dict[str, tuple[str, FileStamp | None]] = {}
@@ -139,15 +139,17 @@ class Publisher:
             mtime_ns=mtime_ns,
             flush=flush,
             fs=self.fs,
-            look_at_old=lambda old: self.evidence.keep_replaced(old, file, batch_id, expected),
-            look_at_left=lambda old: self.look_at_left(old, file),
+            on_replaced=lambda old: self.quarantine.quarantine_replaced(
+                old, file, batch_id, expected
+            ),
+            on_stale_temp=lambda old: self.on_stale_temp(old, file),
         )
 
-    def seal(self, *logged: LoggedBatch) -> int:
+    def complete(self, *logged: LoggedBatch) -> int:
         """Commit published batches, in their order: entries, identity, high watermark; gives the
         high watermark of the last. Some history beyond the retention goes with them.
 
-        Not flushed: should the seal be lost, they are still in the log, and recovery seals them
+        Not flushed: should that be lost, they are still in the log, and recovery completes them
         again with the same ids and times.
         """
         with self.database.write(flush=False) as connection:
@@ -165,11 +167,12 @@ class Publisher:
         files = {
             write.receipt_id: self.published(write) for item in logged for write in item.writes
         }
-        manifest.seal(connection, logged, files, high_watermark=high_watermark)
+        manifest.complete(connection, logged, files, high_watermark=high_watermark)
         return high_watermark
 
-    def seal_left_over(self, logged: Sequence[LoggedBatch]) -> None:
-        """`seal` for batches whose writer died: nothing is dropped before all of them are in."""
+    def complete_in_doubt(self, logged: Sequence[LoggedBatch]) -> None:
+        """`complete` for batches whose writer died: nothing is dropped before all of them are
+        in."""
         with self.database.write(flush=False) as connection:
             self._commit(connection, logged)
 
@@ -185,7 +188,7 @@ class Publisher:
             except (OSError, RuntimeStoreError) as error:
                 logger.info("%s cannot be written anew after its flush failed: %s", name, error)
 
-    def finish_trade(
+    def resolve_exchange(
         self, write: PlannedWrite, first: int, batch_id: str, entry: ManifestEntry | None
     ) -> None:
         """Look at the version that a dead writer replaced and did not come to remove. If it did not
@@ -195,7 +198,7 @@ class Publisher:
         with suppress(FileNotFoundError, NotADirectoryError):
             self.fs.lstat(old)
             expected = Expected(entry, begun=self._since(first, write.schema_name))
-            self.evidence.keep_replaced(old, StoreFile.of(write), batch_id, expected)
+            self.quarantine.quarantine_replaced(old, StoreFile.of(write), batch_id, expected)
             self.fs.unlink(old)
 
     # --- back -----------------------------------------------------------------------------------
@@ -212,18 +215,18 @@ class Publisher:
             )
             manifest.mark_preparing(connection, None)
 
-    def undo(self, logged: LoggedBatch, evidence: Sequence[QuarantinedFile] = ()) -> None:
+    def undo(self, logged: LoggedBatch, quarantined: Sequence[QuarantinedFile] = ()) -> None:
         """Put the files that a failed batch published back as they were before it.
 
         `evidence` is what was kept before the batch came over somebody else's versions. A store
         that had no file loses the one it got; the bytes are still in the log. Raises OSError;
         recovery then finishes it.
         """
-        kept_at = {item.relative_path: item.quarantine_path for item in evidence}
+        kept_at = {item.relative_path: item.quarantine_path for item in quarantined}
         for write in logged.writes:
             if self.found_hash(StoreFile.of(write)) != write.content_hash:
                 continue
-            file, expected = StoreFile.of(write), Expected(self.published(write), evidence)
+            file, expected = StoreFile.of(write), Expected(self.published(write), quarantined)
             if write.relative_path in kept_at:
                 theirs, _ = self.fs.read(
                     quarantined_path(self.directory, kept_at[write.relative_path])
@@ -236,8 +239,8 @@ class Publisher:
         """Put the committed content of a store back; a store without an entry loses its file.
 
         Gives False when there is an entry, but its content is not in the database: the file is
-        then left alone. Raises OSError, or what `EvidenceKeeper.keep_replaced` does. The caller has
-        kept the evidence; what it expects is looked for once more in what goes.
+        then left alone. Raises OSError, or what `QuarantineKeeper.quarantine_replaced` does. The
+        caller has kept the evidence; what it expects is looked for once more in what goes.
         """
         entry = self.entries([file.schema_name]).get(file.schema_name)
         if entry is None:
@@ -262,19 +265,19 @@ class Publisher:
         durable.remove(
             store_path(self.directory, file.relative_path),
             fs=self.fs,
-            look_at_old=lambda old: self.evidence.keep_replaced(old, file, None, expected),
+            on_replaced=lambda old: self.quarantine.quarantine_replaced(old, file, None, expected),
         )
 
     # --- looking --------------------------------------------------------------------------------
 
-    def look_at_left(self, old: Path, file: StoreFile) -> None:
+    def on_stale_temp(self, old: Path, file: StoreFile) -> None:
         """Keep what a dead writer left under the temporary name of a store's file, before it is
         removed, if it is what it had replaced and nobody has otherwise. No batch is open."""
         entry = self.entries([file.schema_name]).get(file.schema_name)
         since = 0 if entry is None else entry.batch_number
         anything = file._replace(schema_version=ANY_VERSION)
         expected = Expected(entry, begun=self._since(since, file.schema_name))
-        self.evidence.keep_replaced(old, anything, None, expected)
+        self.quarantine.quarantine_replaced(old, anything, None, expected)
 
     def _since(self, batch_number: int, schema_name: str) -> Sequence[bytes]:
         return self.database.read(

@@ -54,26 +54,26 @@ class Expected(NamedTuple):
     """What a file may hold that is about to be replaced, as of the look at it."""
 
     committed: CommittedFile | None
-    evidence: Sequence[QuarantinedFile] = ()
+    quarantined: Sequence[QuarantinedFile] = ()
     """What was kept of it."""
     begun: Sequence[bytes] = ()
     """What a dead writer may have begun to write there."""
 
     @classmethod
     def after(cls, kept: QuarantinedFile | None, committed: CommittedFile | None) -> Self:
-        """What it may hold once `EvidenceKeeper.keep` has looked at it."""
+        """What it may hold once `QuarantineKeeper.keep` has looked at it."""
         return cls(committed, () if kept is None else (kept,))
 
     def was_kept(self, found_hash: str) -> bool:
         """Whether the bytes of that hash are in quarantine already."""
-        return any(kept.content_hash == found_hash for kept in self.evidence)
+        return any(kept.content_hash == found_hash for kept in self.quarantined)
 
     def was_begun(self, found: bytes) -> bool:
         """Whether these bytes are a beginning of that, with zeros for what a loss of power took."""
         return any(content.startswith(found.rstrip(b"\0")) for content in self.begun)
 
 
-class EvidenceKeeper:
+class QuarantineKeeper:
     """Keeps the evidence of one runtime directory. The caller holds the writer lock."""
 
     def __init__(
@@ -121,7 +121,7 @@ class EvidenceKeeper:
             return None
         kept = self.keep_copy(file, found, batch_id, plan_id, reason=reason)
         with self._database.write(flush=True) as connection:
-            recovery_log.record_evidence(connection, [kept])
+            recovery_log.record_quarantined(connection, [kept])
         self._events.quarantined(kept)
         return kept
 
@@ -173,7 +173,7 @@ class EvidenceKeeper:
             lambda connection: contents.holds(connection, found, found_hash, file.schema_name)
         )
 
-    def keep_replaced(
+    def quarantine_replaced(
         self, old: Path, file: StoreFile, batch_id: str | None, expected: Expected
     ) -> None:
         """Keep the version that was replaced, if it is not the expected one: between our look and
@@ -190,7 +190,7 @@ class EvidenceKeeper:
         if self._is_foreign(found, found_hash, file, old, expected.committed):
             kept = self.keep_copy(file, found, batch_id)
             with self._database.write(flush=True) as connection:
-                recovery_log.record_evidence(connection, [kept])
+                recovery_log.record_quarantined(connection, [kept])
             self._events.quarantined(kept)
 
     def keep_copy(
@@ -254,7 +254,7 @@ class EvidenceKeeper:
         )
         # The row first: it says where to look, even if the move is all that a crash leaves.
         with self._database.write(flush=True) as connection:
-            recovery_log.record_evidence(connection, [moved])
+            recovery_log.record_quarantined(connection, [moved])
         quarantine.move_aside(self._directory, file.relative_path, moved.quarantine_path, self._fs)
         return moved
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rtstore.commit.group import Submission
+from rtstore.commit.group import PendingBatch
 from rtstore.control import recovery_log
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
@@ -106,24 +106,24 @@ class EventDispatcher:
             level, event = make()
             self._tell(level, event)
 
-    def batches_ended(self, submissions: Sequence[Submission], duration_s: float) -> None:
+    def batches_ended(self, pending: Sequence[PendingBatch], duration_s: float) -> None:
         """Tell what came of batches that a call submitted, and what it put into the queue. Each is
         told of in the context of its submitter."""
         self.tell()
         if self.is_heard(logging.WARNING):
-            for submission in submissions:
-                submission.run(partial(self._batch_ended, duration_s))
+            for pending_batch in pending:
+                pending_batch.run(partial(self._batch_ended, duration_s))
 
-    def _batch_ended(self, duration_s: float, submission: Submission) -> None:
-        if not submission.draft.writes:
+    def _batch_ended(self, duration_s: float, pending_batch: PendingBatch) -> None:
+        if not pending_batch.draft.writes:
             return  # it was refused, or an earlier call wrote it
-        batch, error = submission.batch, submission.error
+        batch, error = pending_batch.batch, pending_batch.error
         if batch is None and not (
             isinstance(error, BatchFailedError | BatchUnfinishedError)
-            and error.batch_id == submission.draft.batch_id
+            and error.batch_id == pending_batch.draft.batch_id
         ):
             return  # nothing of it is on record
-        for file in submission.draft.evidence:
+        for file in pending_batch.draft.quarantined:
             self.quarantined(file)
         self.tell()
         if batch is not None:
@@ -195,7 +195,7 @@ class EventDispatcher:
         with suppress(RuntimeStoreError):  # then it is told without its number
             file = (
                 self._database.read(
-                    partial(recovery_log.find_evidence_at, quarantine_path=file.quarantine_path)
+                    partial(recovery_log.find_quarantined_at, quarantine_path=file.quarantine_path)
                 )
                 or file
             )

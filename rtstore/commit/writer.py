@@ -5,7 +5,7 @@
     3 log        batch, planned writes and contents in one flushed SQL transaction  <- commit point
     4 publish    each file: a temporary file beside it, which takes its name; no flush; what it
                  replaced is looked at before it goes
-    5 seal       entries, identity, high watermark, state `committed`; no flush
+    5 complete       entries, identity, high watermark, state `committed`; no flush
     6 unlock     and return the batch with its receipts
 
 **Must** hold, or data is lost: contents and planned writes are durable before the first rename; a
@@ -22,22 +22,22 @@ they would notice is what `test_control_is_caught` shows, with libraries broken 
   [test_killed_at_every_point, test_power_lost_at_every_point]
 * between 3 and 4, or between two renames: the batch is `preparing`; some files are new. The planner
   sees an open batch whose lock is free: `roll_forward` for each of its stores, readiness blocked.
-  Opening the store publishes the rest from the log and seals.
+  Opening the store publishes the rest from the log and completes.
   [test_killed_at_every_point, test_killed_again_while_recovering, test_two_recoveries_at_once]
 * in 4, where somebody wrote the file after our look at it: the trade of names left their version
   under the temporary name. It goes into quarantine before it is removed; if the writer died in
   between, `roll_forward` sees to it, whatever the file itself holds by then, and nothing is swept
   before that. (The scenario is `write_raced`.)
   [test_killed_at_every_point, test_error_at_every_point, test_power_lost_at_every_point]
-* after the last rename, or in 5: as above; the files are already right, so only the seal is made.
-  [test_killed_at_every_point]
-* after 5, power lost, the un-flushed seal gone: the log was flushed, so the batch is `preparing`
-  again and is sealed again, with the ids and times that the caller was told.
+* after the last rename, or in 5: as above; the files are already right, so only the commit record
+  is written. [test_killed_at_every_point]
+* after 5, power lost, the un-flushed commit record gone: the log was flushed, so the batch is
+  `preparing` again and is completed again, with the ids and times that the caller was told.
   [test_power_lost_at_every_point]
-* after 5, power lost, the seal kept (a later batch's flush took it along), files lost or torn: a
-  current file's hash is wrong. The planner sees `missing`, `quarantined`, or what an earlier batch
-  wrote: `restore_committed`, done when the store is opened, from the content in the database.
-  [test_power_lost_at_every_point]
+* after 5, power lost, the commit record kept (a later batch's flush took it along), files lost or
+  torn: a current file's hash is wrong. The planner sees `missing`, `quarantined`, or what an
+  earlier batch wrote: `restore_committed`, done when the store is opened, from the content in the
+  database. [test_power_lost_at_every_point]
 * the same, and a file is older than all of the history that is kept: nobody flushed it since. Its
   version is known as ours by the hash in `batch_writes`, and a row there is dropped only when a
   flush of the file and its directory rules that version out (`rtstore.commit.flushing`). So it is
@@ -52,9 +52,9 @@ on the medium: `BatchUnfinishedError` with `decided=False`, and this process wri
 
 **Group commit.** Batches that callers of one process submit while another is written wait in a
 queue, and go through steps 3 to 5 together: one flushed transaction logs them, numbered in their
-order; a store that several write is published once, with the last; one unflushed transaction seals
-them. Each stays a batch of its own, with its receipts and its high watermark. Which cases this
-adds, `rtstore.commit.group` says.
+order; a store that several write is published once, with the last; one unflushed transaction
+completes them. Each stays a batch of its own, with its receipts and its high watermark. Which cases
+this adds, `rtstore.commit.group` says.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ from sqlalchemy import Connection
 from rtstore.commit.adopt import draft_of_file
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.group import (
-    Submission,
+    PendingBatch,
     TakeGroup,
     UnderWay,
     WriteQueue,
@@ -83,13 +83,13 @@ from rtstore.commit.group import (
 )
 from rtstore.commit.preconditions import (
     CommittedState,
-    Found,
+    CommittedView,
     check_ids,
     check_manifest,
     check_paths,
     committed_data,
     first_result,
-    keep_evidence,
+    quarantine_foreign_files,
 )
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.commit.quarantine import Expected
@@ -199,27 +199,27 @@ class BatchWriter:
         `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError` (in the log, or
         perhaps so), `DatabaseFailedError`.
         """
-        submissions: list[Submission] = []
+        pending: list[PendingBatch] = []
         try:
-            submissions.append(self.submission(request, expected_high_watermark, batch_id))
-            self.write_submissions(submissions)
-            return submissions[0].result()
+            pending.append(self.prepare(request, expected_high_watermark, batch_id))
+            self.write_pending(pending)
+            return pending[0].result()
         except BaseException as error:
-            explain(error, submissions)
+            explain(error, pending)
             raise
 
-    def submission(
+    def prepare(
         self,
         request: BatchRequest,
         expected_high_watermark: int | None = None,
         batch_id: str | None = None,
-    ) -> Submission:
-        """Step 1 for a batch that is to be written by `write_submissions`. Raises `CallError`."""
+    ) -> PendingBatch:
+        """Step 1 for a batch that is to be written by `write_pending`. Raises `CallError`."""
         self.database.check_usable()
         draft = validate(request, batch_id, self._now())
-        return Submission(draft, expected_high_watermark)
+        return PendingBatch(draft, expected_high_watermark)
 
-    def write_submissions(self, submissions: Sequence[Submission]) -> None:
+    def write_pending(self, pending: Sequence[PendingBatch]) -> None:
         """Write batches in their order; each gets its own outcome, as `write_batch` gives it.
 
         Raises what stands in the way of all of them, such as `StorageError`; some may have an
@@ -228,13 +228,13 @@ class BatchWriter:
         began_at = time.perf_counter()
         try:
             need_stack()
-            self._queue.carry_out(submissions, self._lead)
+            self._queue.run(pending, self._lead)
         except RuntimeStoreError:
             # What befell the leader afterwards says nothing of a batch that has its outcome.
-            if not submissions or not all(item.is_done for item in submissions):
+            if not pending or not all(item.is_done for item in pending):
                 raise
         finally:
-            self.events.batches_ended(submissions, time.perf_counter() - began_at)
+            self.events.batches_ended(pending, time.perf_counter() - began_at)
 
     def update(
         self,
@@ -245,7 +245,7 @@ class BatchWriter:
         identity: RunIdentity,
         reason: BatchReason,
         check_current: Callable[[], None] | None = None,
-        beside: Callable[[], Sequence[Submission]] | None = None,
+        with_followers: Callable[[], Sequence[PendingBatch]] | None = None,
     ) -> Batch:
         """Read, change and write one store under the writer lock: no update is lost.
 
@@ -253,17 +253,18 @@ class BatchWriter:
         under the lock, so it should be quick, and it must not write to the store itself. What it
         raises comes out unchanged, and nothing is written. Otherwise as `write_batch`.
 
-        `beside` is called when it is about to be logged; the batches that it gives are written
-        right behind it, and get an outcome each, unless this raises before: then none was tried.
+        `with_followers` is called when it is about to be logged; the batches that it gives are
+        written right behind it, and get an outcome each, unless this raises before: then none was
+        tried.
         """
         self.database.check_usable()
         name = descriptor.schema_name
-        outcome: list[Submission] = []
-        joined: list[Submission] = []
+        outcome: list[PendingBatch] = []
+        joined: list[PendingBatch] = []
         began_at = time.perf_counter()
 
-        def lead(take: TakeGroup) -> None:
-            committed = self._committed.look([name]).files.get(name)
+        def commit_group(take: TakeGroup) -> None:
+            committed = self._committed.refresh([name]).files.get(name)
             if check_current and not self.publisher.seems_unchanged(descriptor, committed):
                 check_current()
             data = change(committed_data(descriptor, self.database))
@@ -277,18 +278,18 @@ class BatchWriter:
                 reason=reason,
                 writes=(StoreWrite(descriptor=descriptor, data=data),),
             )
-            outcome.append(Submission(validate(request, None, self._now())))
-            if beside is not None:
-                joined.extend(beside())
+            outcome.append(PendingBatch(validate(request, None, self._now())))
+            if with_followers is not None:
+                joined.extend(with_followers())
                 take.add(joined)
             self._write_group([*outcome, *take(outcome)])
 
         try:
             try:
                 need_stack()
-                self._queue.carry_out([], self._lead, first=lead)
+                self._queue.run([], self._lead, first=commit_group)
             except RuntimeStoreError:
-                if not (outcome and outcome[0].is_done):  # as in `write_submissions`
+                if not (outcome and outcome[0].is_done):  # as in `write_pending`
                     raise
             finally:
                 duration_s = time.perf_counter() - began_at
@@ -316,11 +317,11 @@ class BatchWriter:
         `InvalidRequestError` when it does not, when there is no file, or when it is what is
         committed already; otherwise as `write_batch`.
         """
-        outcome: list[Submission] = []
+        outcome: list[PendingBatch] = []
         began_at = time.perf_counter()
 
-        def log_and_seal() -> None:
-            found = self._committed.look([descriptor.schema_name])
+        def log_and_complete() -> None:
+            found = self._committed.refresh([descriptor.schema_name])
             draft = draft_of_file(
                 descriptor,
                 found.files.get(descriptor.schema_name),
@@ -334,7 +335,7 @@ class BatchWriter:
             draft.batch_id = check_id("batch_id_factory", self._batch_id_factory())
             draft.plan(self._now(), self._receipt_id_factory)
             check_paths(draft, found.files, {}, self.database)
-            outcome.append(Submission(draft))
+            outcome.append(PendingBatch(draft))
             outcome[0].log_begun = True
             (logged,) = self._log(draft)
             try:
@@ -349,13 +350,13 @@ class BatchWriter:
                 raise BatchUnfinishedError(
                     draft.batch_id, cause_of(error), decided=True, directory=self.directory
                 ) from error
-            (outcome[0].batch,) = self._seal(logged)
+            (outcome[0].batch,) = self._complete(logged)
 
         try:
             try:
                 need_stack()
                 with self.lock.hold():
-                    self._settled(outcome, log_and_seal)
+                    self._settled(outcome, log_and_complete)
             except RuntimeStoreError as error:
                 for item in outcome:
                     item.error = error
@@ -376,10 +377,10 @@ class BatchWriter:
         """The writer lock is held, and it is this thread's turn: carry out what waits."""
         self._write_group(take(()))
 
-    def _write_group(self, group: Sequence[Submission]) -> None:
-        self._settled(group, lambda: self._write(group, self._committed.look(names_of(group))))
+    def _write_group(self, group: Sequence[PendingBatch]) -> None:
+        self._settled(group, lambda: self._write(group, self._committed.refresh(names_of(group))))
 
-    def _settled(self, group: Sequence[Submission], write: Callable[[], None]) -> None:
+    def _settled(self, group: Sequence[PendingBatch], write: Callable[[], None]) -> None:
         """Write batches. When an exception comes from outside, find out what became of those that
         may be in the log, while the lock is still held: what is there goes forward."""
         try:
@@ -391,25 +392,25 @@ class BatchWriter:
             unsure = [item for item in group if item.log_begun and not item.is_done]
             with suppress(RuntimeStoreError):  # then it is not known, and the note says so
                 if unsure:
-                    self._committed.look(names_of(unsure))
+                    self._committed.refresh(names_of(unsure))
                 for item in unsure:
                     self._find_outcome(item)
             raise
 
-    def _find_outcome(self, item: Submission) -> None:
+    def _find_outcome(self, item: PendingBatch) -> None:
         try:
             item.batch = first_result(item.draft, self.receipt_store)
             item.log_begun = item.batch is not None
         except InvalidRequestError as error:  # it has failed
             item.error = error
 
-    def _write(self, group: Sequence[Submission], found: Found) -> None:
+    def _write(self, group: Sequence[PendingBatch], found: CommittedView) -> None:
         """The rest of step 2, and 3 to 5; the lock is held and no batch is open. Each batch of the
         group gets an outcome."""
         looked_at: set[str] = set()
         owners: dict[str, str] = {}
 
-        def admit(item: Submission) -> None:
+        def admit(item: PendingBatch) -> None:
             draft = item.draft
             item.batch = first_result(draft, self.receipt_store)
             if item.batch is not None:
@@ -419,7 +420,7 @@ class BatchWriter:
             draft.batch_id = draft.batch_id or check_id(
                 "batch_id_factory", own_error(self._batch_id_factory)
             )
-            keep_evidence(draft, found.files, self.publisher, but_not=looked_at)
+            quarantine_foreign_files(draft, found.files, self.publisher, but_not=looked_at)
             draft.plan(own_error(self._now), partial(own_error, self._receipt_id_factory))
             looked_at.update(draft.names)
             owners.update((write.relative_path, write.schema_name) for write in draft.writes)
@@ -432,10 +433,10 @@ class BatchWriter:
 
     # --- 3 to 5 -----------------------------------------------------------------------------------
 
-    def _carry_out(self, going: Sequence[Submission]) -> None:
+    def _carry_out(self, going: Sequence[PendingBatch]) -> None:
         """Steps 3 to 5 for batches that were admitted."""
-        for submission in going:
-            submission.log_begun = True
+        for pending_batch in going:
+            pending_batch.log_begun = True
         try:
             logged = self._log(*(item.draft for item in going))
         except RuntimeStoreError as error:
@@ -446,13 +447,13 @@ class BatchWriter:
         if not published:
             return
         try:
-            sealed = self._seal(*(item.logged for item in published))
+            completed = self._complete(*(item.logged for item in published))
         except (BatchUnfinishedError, DatabaseLostError) as error:
             for item in published:
-                item.submission.error = error.about(item.logged.batch.batch_id)
+                item.pending_batch.error = error.about(item.logged.batch.batch_id)
             return
-        for item, batch in zip(published, sealed, strict=True):
-            item.submission.batch = batch
+        for item, batch in zip(published, completed, strict=True):
+            item.pending_batch.batch = batch
 
     def _log(self, *drafts: Draft) -> list[LoggedBatch]:
         """Step 3. When the commit returns, the batches will happen; before it, nothing has."""
@@ -473,11 +474,11 @@ class BatchWriter:
                     directory=self.directory,
                 ) from error
             for draft in drafts:  # where an id is what the database refused, it is said so
-                self.database.read_as_writer(partial(check_ids, draft))
+                self.database.read_on_writer(partial(check_ids, draft))
             raise
         return logged
 
-    def _not_logged(self, going: Sequence[Submission], error: RuntimeStoreError) -> None:
+    def _not_logged(self, going: Sequence[PendingBatch], error: RuntimeStoreError) -> None:
         """What becomes of batches that could not be logged together."""
         if len(going) == 1:
             going[0].error = error
@@ -491,22 +492,22 @@ class BatchWriter:
             for item in going:  # one of them is to blame, or is too much: each by itself then
                 item.attempt(self._write_alone)
 
-    def _write_alone(self, item: Submission) -> None:
-        self._write([item], self._committed.look(item.draft.names))
+    def _write_alone(self, item: PendingBatch) -> None:
+        self._write([item], self._committed.refresh(item.draft.names))
 
     def _publish(
         self,
         logged: LoggedBatch,
         content_of: Mapping[str, bytes],
         due: Container[str],
-        evidence: Sequence[QuarantinedFile],
+        quarantined: Sequence[QuarantinedFile],
     ) -> None:
         """Step 4 for the stores of one batch that are due. May fail; then the batch is recorded as
         failed and undone."""
         for write in logged.writes:
             if write.schema_name not in due:
                 continue
-            expected = Expected(self._committed.file_of(write.schema_name), evidence)
+            expected = Expected(self._committed.entry(write.schema_name), quarantined)
             content, batch_id = content_of[write.schema_name], logged.batch.batch_id
             try:
                 self.publisher.publish(write, content, batch_id, expected)
@@ -515,13 +516,13 @@ class BatchWriter:
                     batch_id, cause_of(error), decided=True, directory=self.directory
                 ) from error
             except (OSError, RuntimeStoreError) as error:
-                self._fail(logged, write, error, evidence)
+                self._fail(logged, write, error, quarantined)
 
-    def _seal(self, *logged: LoggedBatch) -> list[Batch]:
+    def _complete(self, *logged: LoggedBatch) -> list[Batch]:
         """Step 5. Must not fail the batches: their outcome was decided in step 3."""
         try:
             self._check_lock()
-            high_watermark = self.publisher.seal(*logged)
+            high_watermark = self.publisher.complete(*logged)
             self._check_lock()
         except DatabaseLostError as error:
             raise error.about(logged[0].batch.batch_id) from error
@@ -529,7 +530,7 @@ class BatchWriter:
             raise BatchUnfinishedError(
                 logged[0].batch.batch_id, cause_of(error), decided=True, directory=self.directory
             ) from error
-        self._committed.sealed(logged, high_watermark)
+        self._committed.completed(logged, high_watermark)
         first = high_watermark - len(logged) + 1
         return [
             batches.committed(item, high_watermark)
@@ -546,7 +547,7 @@ class BatchWriter:
         logged: LoggedBatch,
         write: PlannedWrite,
         cause: OSError | RuntimeStoreError,
-        evidence: Sequence[QuarantinedFile],
+        quarantined: Sequence[QuarantinedFile],
     ) -> None:
         """Record the failure, then undo. Always raises."""
         batch_id = logged.batch.batch_id
@@ -564,7 +565,7 @@ class BatchWriter:
                 directory=self.directory,
             ) from cause
         try:
-            self.publisher.undo(logged, evidence)
+            self.publisher.undo(logged, quarantined)
         except (OSError, RuntimeStoreError) as error:
             raise BatchFailedError(
                 batch_id,
@@ -592,7 +593,7 @@ def write_log(connection: Connection, drafts: Sequence[Draft]) -> list[LoggedBat
             for item, draft in zip(logged, drafts, strict=True)
         },
     )
-    if evidence := [kept for draft in drafts for kept in draft.evidence]:
-        recovery_log.record_evidence(connection, evidence)
+    if quarantined := [kept for draft in drafts for kept in draft.quarantined]:
+        recovery_log.record_quarantined(connection, quarantined)
     manifest.mark_preparing(connection, logged[-1].batch.batch_id)
     return logged

@@ -1,4 +1,4 @@
-"""Batches and their writes in the database: the log, its sealing, and the receipts."""
+"""Batches and their writes in the database: the log, its completing, and the receipts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rtstore.model.records import (
     LoggedBatch,
     PlannedWrite,
     Receipt,
-    trusted,
+    construct_unchecked,
 )
 from rtstore.model.times import format_time
 
@@ -223,7 +223,7 @@ def _write_row(batch_number: int, write: PlannedWrite) -> Row:
 
 
 def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
-    """A logged batch as it is once it is sealed, with its receipts."""
+    """A logged batch as it is once it is completed, with its receipts."""
     batch = logged.batch
     now = {
         "state": BatchState.COMMITTED,
@@ -231,12 +231,12 @@ def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
         "completed_at": logged.writes[0].written_at,
         "receipts": tuple(receipt_of(batch, write) for write in logged.writes),
     }
-    return trusted(Batch, **{**batch.__dict__, **now})
+    return construct_unchecked(Batch, **{**batch.__dict__, **now})
 
 
 def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
     """The receipt of one write of a batch."""
-    return trusted(
+    return construct_unchecked(
         Receipt,
         mtime_ns=write.mtime_ns,
         receipt_id=write.receipt_id,

@@ -46,7 +46,7 @@ from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.owners import explained
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.model.times import format_time, utc_now
-from rtstore.shell import typed_command
+from rtstore.shell import shell_command
 
 try:
     import fcntl
@@ -403,7 +403,7 @@ def move_aside(path: Path) -> str:
     """The command that moves away what has a name, to one that nobody has."""
     names = (f"{path}.aside{'' if number == 1 else number}" for number in range(1, 1000))
     target = next((name for name in names if not os.path.lexists(name)), f"{path}.aside")
-    return typed_command("mv", path, target)
+    return shell_command("mv", path, target)
 
 
 def _way_out(error: OSError, path: Path) -> str:

@@ -148,7 +148,7 @@ def mark_preparing(connection: Connection, batch_id: str | None) -> None:
     _MARK_PREPARING.run(connection, batch_id=batch_id)
 
 
-def seal(
+def complete(
     connection: Connection,
     logged: Sequence[LoggedBatch],
     files: Mapping[str, PublishedFile],
@@ -343,7 +343,7 @@ _MARK_RECOVERY = Statement(
 _sealed = update(runtime_manifest).values(
     high_watermark=bindparam("watermark"),
     last_committed_batch_id=bindparam("batch_id"),
-    # Batches that were logged together may be sealed one by one, by a recovery.
+    # Batches that were logged together may be completed one by one, by a recovery.
     last_preparing_batch_id=func.nullif(
         runtime_manifest.c.last_preparing_batch_id, bindparam("batch_id")
     ),

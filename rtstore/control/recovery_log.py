@@ -116,11 +116,11 @@ def last_steps(connection: Connection) -> list[RecoveryStep]:
     ]
 
 
-def record_evidence(connection: Connection, evidence: Sequence[QuarantinedFile]) -> None:
+def record_quarantined(connection: Connection, quarantined: Sequence[QuarantinedFile]) -> None:
     """Record files that were kept. The same bytes of the same store are one piece of evidence."""
-    _INSERT_EVIDENCE.run_many(
+    _INSERT_QUARANTINED.run_many(
         connection,
-        [{**item.model_dump(mode="json"), "quarantine_number": None} for item in evidence],
+        [{**item.model_dump(mode="json"), "quarantine_number": None} for item in quarantined],
     )
 
 
@@ -129,26 +129,26 @@ def mark_restored(connection: Connection, quarantine_number: int, at: datetime) 
     _MARK_RESTORED.run(connection, number=quarantine_number, at=format_time(at))
 
 
-def find_evidence(connection: Connection, quarantine_number: int) -> QuarantinedFile | None:
+def find_quarantined(connection: Connection, quarantine_number: int) -> QuarantinedFile | None:
     """One piece of evidence, or None."""
-    row = _SELECT_ONE_EVIDENCE.first(connection, number=quarantine_number)
+    row = _SELECT_ONE_QUARANTINED.first(connection, number=quarantine_number)
     return None if row is None else QuarantinedFile.model_validate(row)
 
 
-def find_evidence_at(connection: Connection, quarantine_path: str) -> QuarantinedFile | None:
+def find_quarantined_at(connection: Connection, quarantine_path: str) -> QuarantinedFile | None:
     """The piece of evidence that is kept at a path, or None."""
-    row = _SELECT_EVIDENCE_AT.first(connection, path=quarantine_path)
+    row = _SELECT_QUARANTINED_AT.first(connection, path=quarantine_path)
     return None if row is None else QuarantinedFile.model_validate(row)
 
 
-def list_evidence(connection: Connection) -> list[QuarantinedFile]:
+def list_quarantined(connection: Connection) -> list[QuarantinedFile]:
     """All evidence, oldest first."""
-    return [QuarantinedFile.model_validate(row) for row in _SELECT_EVIDENCE.all(connection)]
+    return [QuarantinedFile.model_validate(row) for row in _SELECT_QUARANTINED.all(connection)]
 
 
-def drop_evidence(connection: Connection, quarantine_number: int) -> None:
+def drop_quarantined(connection: Connection, quarantine_number: int) -> None:
     """Forget a piece of evidence that is gone."""
-    _DELETE_EVIDENCE.run(connection, number=quarantine_number)
+    _DELETE_QUARANTINED.run(connection, number=quarantine_number)
 
 
 # --- statements ---------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ _SELECT_LAST_STEPS = Statement(
     .where(recovery_actions.c.run_number == _last_run, recovery_actions.c.outcome.is_not(None))
     .order_by(recovery_actions.c.position)
 )
-_INSERT_EVIDENCE = Statement(
+_INSERT_QUARANTINED = Statement(
     sqlite_insert(quarantined_files).on_conflict_do_nothing(
         index_elements=[quarantined_files.c.quarantine_path]
     )
@@ -199,15 +199,15 @@ _MARK_RESTORED = Statement(
     .where(quarantined_files.c.quarantine_number == bindparam("number"))
     .values(restored_at=bindparam("at"))
 )
-_SELECT_ONE_EVIDENCE = Statement(
+_SELECT_ONE_QUARANTINED = Statement(
     select(quarantined_files).where(quarantined_files.c.quarantine_number == bindparam("number"))
 )
-_SELECT_EVIDENCE_AT = Statement(
+_SELECT_QUARANTINED_AT = Statement(
     select(quarantined_files).where(quarantined_files.c.quarantine_path == bindparam("path"))
 )
-_DELETE_EVIDENCE = Statement(
+_DELETE_QUARANTINED = Statement(
     delete(quarantined_files).where(quarantined_files.c.quarantine_number == bindparam("number"))
 )
-_SELECT_EVIDENCE = Statement(
+_SELECT_QUARANTINED = Statement(
     select(quarantined_files).order_by(quarantined_files.c.quarantine_number)
 )

@@ -41,7 +41,7 @@ from rtstore.files.durable import NEW_FILE_MODE
 from rtstore.files.owners import explained
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -203,7 +203,7 @@ def _look_at_names(path: Path) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
         raise ForeignDatabaseError(path, "it is not a regular file")
     if found.st_nlink > 1:  # each name would have a WAL and a writer lock of its own
-        here, own = typed(path), typed(Path(f"{path}.own"))
+        here, own = shell_word(path), shell_word(Path(f"{path}.own"))
         raise UnusableEngineError(
             path,
             "the database has another name as well (a hard link, such as `cp -al` makes), and each "

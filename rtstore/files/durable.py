@@ -43,8 +43,8 @@ def replace(
     flush: bool,
     fs: FileSystem,
     new_mode: int | None = None,
-    look_at_old: Callable[[Path], None] | None = None,
-    look_at_left: Callable[[Path], None] | None = None,
+    on_replaced: Callable[[Path], None] | None = None,
+    on_stale_temp: Callable[[Path], None] | None = None,
 ) -> FileStamp | None:
     """Write a temporary file beside the target, all of it, and give it the target's name.
 
@@ -56,18 +56,18 @@ def replace(
     where the last flush, that of the name, is what fails, the new version is there already, and may
     not last.
 
-    Where two files can trade names, `look_at_old` is given the path of the version that was really
+    Where two files can trade names, `on_replaced` is given the path of the version that was really
     replaced, before that is removed. What it raises has the old version put back, and comes out;
-    where that fails too, `OldVersionLeftError` does. `look_at_left` is given the path of what a
+    where that fails too, `OldVersionLeftError` does. `on_stale_temp` is given the path of what a
     dead writer left under the temporary name, before that is removed: its new version, or the old.
     """
     temporary = temporary_path(target)
     there = _regular(target, fs)
     mode = new_mode if there is None else stat.S_IMODE(there.st_mode)
-    descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, look_at_left, fs)
+    descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, on_stale_temp, fs)
     try:
         written = _fill(descriptor, content, mode, mtime_ns, there, flush=flush, fs=fs)
-        looking = look_at_old is not None
+        looking = on_replaced is not None
         traded = _take_name(
             temporary, target, is_new=there is None, looking=looking, flush=flush, fs=fs
         )
@@ -79,7 +79,7 @@ def replace(
     with suppress(OSError):
         stamp = stamp_of(written, fs.lstat(target))
     if traded:
-        _let_go(temporary, target, look_at_old, fs)
+        _let_go(temporary, target, on_replaced, fs)
     if flush:
         fs.fsync_directory(target.parent)
     return stamp
@@ -140,9 +140,9 @@ def make_directories(path: Path, fs: FileSystem) -> None:
         fs.fsync_directory(directory.parent)
 
 
-def remove(target: Path, *, fs: FileSystem, look_at_old: Callable[[Path], None]) -> None:
+def remove(target: Path, *, fs: FileSystem, on_replaced: Callable[[Path], None]) -> None:
     """Remove a file, which need not be there; durable when it returns. As by `replace`,
-    `look_at_old` is given the path of what was really removed. Raises OSError, and what it raises.
+    `on_replaced` is given the path of what was really removed. Raises OSError, and what it raises.
     """
     if mode_of(target, fs) is None:
         with suppress(FileNotFoundError):
@@ -150,7 +150,7 @@ def remove(target: Path, *, fs: FileSystem, look_at_old: Callable[[Path], None])
     else:
         temporary = temporary_path(target)
         fs.rename(target, temporary)
-        _let_go(temporary, target, look_at_old, fs)
+        _let_go(temporary, target, on_replaced, fs)
     fs.fsync_directory(target.parent)
 
 
@@ -166,7 +166,7 @@ def remove_tree(path: Path, fs: FileSystem) -> None:
 
 
 def _create(
-    temporary: Path, mode: int, look_at_left: Callable[[Path], None] | None, fs: FileSystem
+    temporary: Path, mode: int, on_stale_temp: Callable[[Path], None] | None, fs: FileSystem
 ) -> int:
     """Create the temporary file; what stands in the way, or is missing on it, is rare."""
     try:
@@ -175,8 +175,8 @@ def _create(
         if stat.S_ISDIR(fs.lstat(temporary).st_mode):
             problem = "a directory has the name of a temporary file: move it away"
             raise IsADirectoryError(errno.EISDIR, problem, str(temporary)) from None
-        if look_at_left is not None:
-            look_at_left(temporary)
+        if on_stale_temp is not None:
+            on_stale_temp(temporary)
         fs.unlink(temporary)
     except FileNotFoundError:
         make_directories(temporary.parent, fs)
@@ -198,12 +198,12 @@ def _regular(target: Path, fs: FileSystem) -> os.stat_result | None:
 
 
 def _let_go(
-    old: Path, target: Path, look_at_old: Callable[[Path], None] | None, fs: FileSystem
+    old: Path, target: Path, on_replaced: Callable[[Path], None] | None, fs: FileSystem
 ) -> None:
     """Remove the version that was replaced, unless who is to look at it refuses."""
     try:
-        if look_at_old is not None:
-            look_at_old(old)
+        if on_replaced is not None:
+            on_replaced(old)
     except BaseException as error:
         try:
             traded = fs.exchange(old, target)

@@ -11,7 +11,7 @@ from rtstore.errors import InvalidRequestError, StorageError
 from rtstore.files import durable
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.system import FileSystem
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 try:
     import fcntl
@@ -88,7 +88,7 @@ def _make(building: Path, target: Path, what: str, fs: FileSystem, held: list[Ow
         except OSError:
             if is_new:
                 return
-            remove = f"If no process makes it now, remove it: rm -r {typed(building)}"
+            remove = f"If no process makes it now, remove it: rm -r {shell_word(building)}"
             raise InvalidRequestError(what, f"{building} is in the way. {remove}") from None
         if is_locked:
             for name in () if is_new else fs.list_directory(building):

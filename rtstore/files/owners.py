@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtstore.forks import no_fork
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
@@ -86,7 +86,7 @@ def why_forbidden(directory: Path) -> str | None:
         return None
     return (
         f"it belongs to {owner(directory)}, and this is {this_user()}: run this as its owner, or "
-        f"have root give it away (sudo chown -R {this_user()} {typed(directory)})"
+        f"have root give it away (sudo chown -R {this_user()} {shell_word(directory)})"
     )
 
 
@@ -133,7 +133,7 @@ def whose(path: Path) -> str | None:
             return (
                 f"{candidate} belongs to {_user(found.st_uid)}, and this process runs as "
                 f"{_user(me)}. Run it as that user, or: "
-                f"sudo chown {deep}{me}:{group} {typed(candidate)}"
+                f"sudo chown {deep}{me}:{group} {shell_word(candidate)}"
             )
     return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rtstore.errors import UnsafePathError
 from rtstore.files.system import FileSystem
 from rtstore.model.descriptors import relative_path_problem
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 
 @lru_cache(maxsize=4096)
@@ -78,7 +78,7 @@ def end_of_link(link: Path, *, is_folder: bool) -> Path | None:
 def replace_link_command(link: Path, *, is_folder: bool) -> str:
     """Return the command that puts a copy of what a link leads to in its place, or else removes
     it."""
-    at, new = typed(link), typed(Path(f"{link}.new"))
+    at, new = shell_word(link), shell_word(Path(f"{link}.new"))
     if end_of_link(link, is_folder=is_folder) is None:
         return f"rm {at}"
     if is_folder:

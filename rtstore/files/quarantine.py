@@ -14,7 +14,7 @@ from rtstore.errors import UnsafePathError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
 from rtstore.model.envelope import content_hash
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 QUARANTINE_DIRECTORY = "quarantine"
 _HASH_DIGITS = 32
@@ -39,7 +39,7 @@ def check_folder(directory: Path, fs: FileSystem) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
-        at = typed(folder)
+        at = shell_word(folder)
         raise UnsafePathError(
             QUARANTINE_DIRECTORY,
             "is a symbolic link: evidence would be written, or read, outside of the runtime "

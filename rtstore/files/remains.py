@@ -29,7 +29,7 @@ _BEGINNING = re.compile(
     rb'\s*\{\s*"schemaVersion"\s*:\s*\d{1,9}\s*,\s*"updatedAt"\s*:\s*"[^"]{0,40}"\s*,\s*"data"\s*:'
 )
 _OWN_PREFIX = "runtime-store."
-_EVIDENCE = re.compile(r".+\.([0-9a-f]{32}|link-\d+)")
+_QUARANTINED = re.compile(r".+\.([0-9a-f]{32}|link-\d+)")
 _KEPT = re.compile(r"runtime-store\.(backup-.*\.sqlite3|broken-\d+)")
 """A database that an upgrade or a rebuild kept."""
 
@@ -54,7 +54,7 @@ def kept_beside(directory: Path, fs: FileSystem) -> tuple[str, ...]:
         return ()
     found = [name for name in names if _KEPT.fullmatch(name)]
     try:
-        if any(map(_EVIDENCE.fullmatch, fs.list_directory(directory / QUARANTINE_DIRECTORY))):
+        if any(map(_QUARANTINED.fullmatch, fs.list_directory(directory / QUARANTINE_DIRECTORY))):
             found.append(QUARANTINE_DIRECTORY)
     except OSError:
         pass

@@ -132,7 +132,7 @@ class _Pruning:
 
     def _checkpoint_as_ever(self) -> None:
         with suppress(RuntimeStoreError):
-            self._database.read_as_writer(space.checkpoint_as_ever)
+            self._database.read_on_writer(space.checkpoint_as_ever)
 
     def _run(self, retention: Retention, clock: Clock) -> PruneReport:
 

@@ -118,7 +118,7 @@ class StoreReader:
             content, row = found
             return _content_of(name, content, row), _file_of(row)
 
-        found = self._database.read(query, single=True)
+        found = self._database.read(query, autocommit=True)
         if found is None:
             self._refuse_lost(name)
             if verify:
@@ -187,7 +187,7 @@ class StoreReader:
         """Raise `StoreFileChangedError` unless the file is what is committed, or
         `BatchUnfinishedError` when it is what a dead writer was about to commit.
 
-        A living writer may have put its next version there already, or sealed it since the entry
+        A living writer may have put its next version there already, or completed it since the entry
         was read; so a file that differs is held against the rows once more.
         """
         name, path = descriptor.schema_name, store_path(self._directory, descriptor.relative_path)

@@ -18,12 +18,12 @@ from pydantic.alias_generators import to_camel
 
 from rtstore.errors import LegacyImportError
 from rtstore.files.system import FileSystem
-from rtstore.legacy.ancestor import (
+from rtstore.legacy.format import (
     AncestorBatch,
     AncestorEntry,
     AncestorManifest,
-    Ancestral,
-    OurPart,
+    Extension,
+    LegacyRecord,
 )
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import OPEN_STATES, BatchState, Record
@@ -73,7 +73,7 @@ class ControlFiles(Record):
 
     def unknown_keys(self) -> list[str]:
         """Keys that these records do not know, as `manifest.entries[].note`."""
-        records: list[tuple[str, Iterable[Ancestral]]] = [
+        records: list[tuple[str, Iterable[LegacyRecord]]] = [
             ("manifest", [self.manifest]),
             ("manifest.entries[]", self.manifest.entries),
             ("receipts[]", self.batches),
@@ -251,7 +251,7 @@ def _with_set_aside(
     document = pydantic_core.from_json(content)
     if not isinstance(document, dict) or OUR_KEY not in document:
         return batches
-    ours = _validate(path, OUR_KEY, document[OUR_KEY], TypeAdapter(OurPart))
+    ours = _validate(path, OUR_KEY, document[OUR_KEY], TypeAdapter(Extension))
     found = list(batches)
     for item in ours.failed_batches:
         found.insert(item.position, item.batch)
@@ -347,7 +347,7 @@ def _taken(seen: dict[str, str], value: str, place: str) -> Iterator[str]:
 
 
 def _differing(
-    one: Ancestral, other: Ancestral, place: str, whose: str, fields: tuple[str, ...]
+    one: LegacyRecord, other: LegacyRecord, place: str, whose: str, fields: tuple[str, ...]
 ) -> Iterator[str]:
     for field in fields:
         mine: Any = getattr(one, field)

@@ -83,19 +83,19 @@ def export_here(
         names = [name for name in MANIFEST_NAMES if (directory / name).exists()]
         files = _files(state, names or [MANIFEST_NAMES[0]])
         try:
-            evidence = [
+            quarantined = [
                 found
                 for name, content in files.items()
                 if (found := _keep(directory, name, content, clock, fs)) is not None
             ]
-            if evidence:
+            if quarantined:
                 with database.write(flush=True) as connection:
-                    recovery_log.record_evidence(connection, evidence)
+                    recovery_log.record_quarantined(connection, quarantined)
             for name, content in files.items():
                 durable.replace(directory / name, content, mtime_ns=None, flush=True, fs=fs)
         except OSError as error:
             raise StorageError(directory, "the export cannot be written", str(error)) from error
-    return _report(directory, state, files, replaced=[item.quarantine_path for item in evidence])
+    return _report(directory, state, files, replaced=[item.quarantine_path for item in quarantined])
 
 
 def export_to(

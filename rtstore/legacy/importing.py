@@ -104,7 +104,7 @@ def import_directory(
         return task
     importer = _Importer(directory, clock, batch_id_factory, fs, progress)
     if dry_run:
-        return importer.rehearse(task)
+        return importer.dry_run(task)
     with WriterLock(directory, lock_timeout_s).hold():
         task = _look(directory, registry, fs)
         if isinstance(task, ImportReport):  # by somebody else, since the first look
@@ -217,7 +217,7 @@ class _Importer:
             return self._import(task, lambda fill: _fill_existing(path, fill))
         return self._import(task, lambda fill: revisions.create(path, self._fs, fill))
 
-    def rehearse(self, task: _Task) -> ImportReport:
+    def dry_run(self, task: _Task) -> ImportReport:
         """Import into a database that nobody else can see, and throw it away."""
         with tempfile.TemporaryDirectory(prefix="rtstore-import-") as temporary:
             trial = Path(temporary) / DATABASE_NAME

@@ -22,8 +22,8 @@ from sqlalchemy import Connection, update
 
 from rtstore.control import batches, contents, manifest
 from rtstore.control.schema import runtime_manifest
-from rtstore.legacy.ancestor import AncestorBatch, AncestorEntry, AncestorReceipt
 from rtstore.legacy.control_files import ControlFiles
+from rtstore.legacy.format import AncestorBatch, AncestorEntry, AncestorReceipt
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.records import (
     Batch,

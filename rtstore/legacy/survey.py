@@ -13,8 +13,8 @@ from rtstore.errors import UnsafePathError
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
-from rtstore.legacy.ancestor import AncestorEntry
 from rtstore.legacy.control_files import ControlFiles, is_legacy_directory
+from rtstore.legacy.format import AncestorEntry
 from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutcome
 from rtstore.model.descriptors import RESERVED_NAMES, Registry
 from rtstore.model.envelope import EnvelopeError, content_hash, decode

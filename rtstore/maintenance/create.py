@@ -25,11 +25,11 @@ from rtstore.files import durable, owners
 from rtstore.files.owners import is_read_only
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
-from rtstore.maintenance.hints import how_to_make, refuse_lost_batches, refuse_lost_database
+from rtstore.maintenance.hints import refuse_lost_batches, refuse_lost_database, suggest_command
 from rtstore.model.arguments import check_id, time_of
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.times import Clock
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 # `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every
 # directory that is opened is there, and current, and then neither is needed.
@@ -53,7 +53,7 @@ def check_made(
         if not _is_legacy(directory):
             refuse_lost_database(directory, team_name, descriptors, fs)
     raise NotARuntimeDirectoryError(
-        directory, "there is no runtime store here", how_to_make(directory, team_name)
+        directory, "there is no runtime store here", suggest_command(directory, team_name)
     )
 
 
@@ -114,7 +114,7 @@ def make(
     if team_name is None or not team_name.strip():
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here, and no team_name to make one for",
-            how_to_make(directory, team_name),
+            suggest_command(directory, team_name),
         )  # fmt: skip
     check_id("team_name", team_name)
     time_of(clock)
@@ -128,7 +128,7 @@ def make(
         raise NotARuntimeDirectoryError(
             directory,
             "it holds the manifest of the file-only ancestor, which a new store would not know",
-            f"rtstore import {typed(directory)}",
+            f"rtstore import {shell_word(directory)}",
         )
     try:
         durable.make_directories(directory, fs)
@@ -213,7 +213,7 @@ def register(
     database: Database, wanted: Registry | None, lock: WriterLock, *, read_only: bool
 ) -> Registry:
     """The descriptors of this directory: those wanted, remembered; or those remembered."""
-    remembered = database.read(manifest.load_descriptors, single=True)
+    remembered = database.read(manifest.load_descriptors, autocommit=True)
     if wanted is None:
         return Registry(remembered)
     if not read_only and tuple(_plain(item) for item in wanted) != tuple(

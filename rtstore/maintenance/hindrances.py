@@ -14,8 +14,8 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
 from rtstore.files.owners import is_mount_point, is_read_only, mounts
 from rtstore.files.paths import store_path
-from rtstore.model.records import Hindrance, HindranceKind, Way
-from rtstore.shell import typed
+from rtstore.model.records import Hindrance, HindranceKind, Suggestion
+from rtstore.shell import shell_word
 
 FULL_BYTES = 1 << 20
 """With less free space than this, a batch may find no room."""
@@ -37,11 +37,11 @@ def mounted_database(directory: Path) -> Hindrance | None:
     path = directory / DATABASE_NAME
     if not is_mount_point(path):
         return None
-    quoted = typed(path)
+    quoted = shell_word(path)
     return Hindrance(
         kind=HindranceKind.MOUNT,
         problem="the database is a mount point, and what is mounted cannot be replaced",
-        way=Way(
+        way=Suggestion(
             command=None,
             why=f"a person must unmount {quoted} first, and mount the directory instead of the one "
             "file; then look again",
@@ -74,10 +74,10 @@ def no_room(directory: Path) -> Hindrance | None:
     return Hindrance(
         kind=HindranceKind.FULL,
         problem=f"the disk is {full}",
-        way=Way(
+        way=Suggestion(
             command=None,
             why=f"first, a person must make room, for the disk is {full}: {free >> 10} KiB are "
-            f"free. How much is missing: rtstore doctor {typed(directory)}",
+            f"free. How much is missing: rtstore doctor {shell_word(directory)}",
         ),
     )
 
@@ -92,7 +92,7 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
         yield Hindrance(
             kind=HindranceKind.LOCK,
             problem=f"the writer lock cannot be taken: its file is {problem}",
-            way=Way(
+            way=Suggestion(
                 command=move_aside(lock),
                 why=f"moves away what has the name of the lock file, which is {problem}: until "
                 "then nothing can be written",
@@ -112,15 +112,15 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
         path = store_path(real, relative_path)
         shown = store_path(directory, relative_path)
         if path in mounted:
-            again = f"rtstore recover {typed(directory)}"
+            again = f"rtstore recover {shell_word(directory)}"
             yield Hindrance(
                 kind=HindranceKind.MOUNT,
                 schema_name=name,
                 problem=f"{name} cannot be written: its file is a mount point",
-                way=Way(
+                way=Suggestion(
                     command=None,
                     why="a person must mount the directory instead of the one file: "
-                    f"{typed(shown)} is a mount point, and what is mounted cannot be "
+                    f"{shell_word(shown)} is a mount point, and what is mounted cannot be "
                     f"replaced; then: {again}",
                 ),
             )
@@ -134,9 +134,9 @@ def _read_only(path: Path, name: str | None) -> Hindrance:
         kind=HindranceKind.READ_ONLY,
         schema_name=name,
         problem=f"the file system is mounted read-only: looking works, {what}",
-        way=Way(
+        way=Suggestion(
             command=None,
-            why=f"a person must mount {typed(path)} for writing first: until then "
+            why=f"a person must mount {shell_word(path)} for writing first: until then "
             "neither the runtime nor a recovery can work there",
         ),
     )

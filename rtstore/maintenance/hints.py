@@ -17,26 +17,26 @@ from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
 from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 
-def how_to_make(directory: Path, team_name: str | None) -> str:
+def suggest_command(directory: Path, team_name: str | None) -> str:
     """The command that makes a store in a directory, takes over what is in it, or goes on where the
     store is. Store files whose database is gone want a look first: a new store would know none of
     them."""
     with no_fork():  # only where there is no store
         from rtstore import legacy
 
-    where, below = typed(directory), directory / legacy.RUNTIME_DIRECTORY
+    where, below = shell_word(directory), directory / legacy.RUNTIME_DIRECTORY
     if legacy.is_legacy_directory(directory):
         return f"rtstore import {where}"
     if what_is_there(directory, KNOWN_DESCRIPTORS, FileSystem()):
         return f"rtstore doctor {where}"
     if os.path.lexists(below / DATABASE_NAME):
-        return f"rtstore status {typed(below)}"
+        return f"rtstore status {shell_word(below)}"
     if legacy.is_legacy_directory(below):
         return f"rtstore import {where}"
-    return f"rtstore init {where} --team {typed(team_name or 'NAME')}"
+    return f"rtstore init {where} --team {shell_word(team_name or 'NAME')}"
 
 
 def what_is_there(
@@ -85,7 +85,7 @@ def refuse_lost_batches(
         team = database.read(manifest.load_head).team_name
         if two_teams(directory, team, launch) is not None:
             problem += f"; it is of team {team!r}, and the files are of team {launch.team_name!r}"
-            run = f"rtstore doctor {typed(directory)}"
+            run = f"rtstore doctor {shell_word(directory)}"
         raise DatabaseMissingError(directory, found, problem, run)
 
 

@@ -109,10 +109,10 @@ def upgrade_directory(
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
         with no_fork():  # only here: it knows the ancestor's directories
-            from rtstore.maintenance.hints import how_to_make
+            from rtstore.maintenance.hints import suggest_command
 
         raise NotARuntimeDirectoryError(
-            directory, "there is no runtime store here", how_to_make(directory, team_name)
+            directory, "there is no runtime store here", suggest_command(directory, team_name)
         )
     found = upgrade.inspect_revision(path)
     if found == REVISIONS[-1]:

@@ -15,7 +15,7 @@ from rtstore.commit.writer import BatchWriter
 from rtstore.control import contents, manifest
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import ConflictError
-from rtstore.model.data_upgrade import UpgradedStore, brought_up, check_steps
+from rtstore.model.data_upgrade import UpgradedStore, check_steps, upgraded_data
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.envelope import decode
 from rtstore.model.records import BatchReason, Record
@@ -96,7 +96,7 @@ def _prepare(
         content = contents.current_contents(connection, [name]).get(name)
         if content is None:
             continue
-        data = brought_up(descriptor, content)
+        data = upgraded_data(descriptor, content)
         writes.append(StoreWrite(descriptor=descriptor, data=data))
         found.append(
             UpgradedStore(

@@ -30,7 +30,7 @@ def check_steps(descriptor: Descriptor, found: int) -> None:
             )
 
 
-def brought_up(descriptor: Descriptor, content: bytes) -> Any:
+def upgraded_data(descriptor: Descriptor, content: bytes) -> Any:
     """The data of a committed content at the descriptor's version: checked like any write.
 
     Raises `DataUpgradeError` for a step that is missing or fails, or data that may not be written.
@@ -59,7 +59,7 @@ def brought_up(descriptor: Descriptor, content: bytes) -> Any:
     return data
 
 
-def data_now(descriptor: Descriptor, content: bytes) -> Any:
+def current_data(descriptor: Descriptor, content: bytes) -> Any:
     """The data of a committed content that is about to be changed.
 
     Raises `DataUpgradeError` when it is of an older version: written back, it would pass for the

@@ -181,7 +181,7 @@ class FileQuarantined(StoreEvent):
 
     kind: Literal[EventKind.QUARANTINED] = EventKind.QUARANTINED
     file: QuarantinedFile
-    """Its row; `RuntimeStore.take_back` takes its number."""
+    """Its row; `RuntimeStore.restore_quarantined` takes its number."""
 
     @property
     def message(self) -> str:

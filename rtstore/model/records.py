@@ -495,7 +495,7 @@ class QuarantinedFile(Record):
     """When it was taken back to where it was, if it was."""
 
 
-class Way(Record):
+class Suggestion(Record):
     """A way out: a command to type, and what it does. None: it is for the runtime."""
 
     command: str | None
@@ -516,7 +516,7 @@ class Hindrance(Record):
 
     kind: HindranceKind
     problem: str
-    way: Way
+    way: Suggestion
     schema_name: str | None = None
     """The store that it is about; None: nothing at all can be written."""
 
@@ -532,7 +532,7 @@ def _names(kind: type[Record]) -> tuple[str, ...]:
     return tuple(kind.model_fields)
 
 
-def trusted(kind: type[AnyRecord], **values: Any) -> AnyRecord:
+def construct_unchecked(kind: type[AnyRecord], **values: Any) -> AnyRecord:
     """A record of values that this package has checked before, or made itself. Nothing is checked
     again, and nothing filled in: raises KeyError unless every field is given."""
     names = _names(kind)

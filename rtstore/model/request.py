@@ -12,7 +12,7 @@ from rtstore.model.records import (
     BatchReason,
     Record,
     RunIdentity,
-    trusted,
+    construct_unchecked,
 )
 
 
@@ -54,13 +54,13 @@ def batch_request(
     writes: Writes,
 ) -> BatchRequest:
     """A batch of stores that are given by name. Raises `UnknownStoreError` too."""
-    return trusted(
+    return construct_unchecked(
         BatchRequest,
         team_name=team_name,
         identity=checked_identity(identity),
         reason=member(BatchReason, reason, "reason"),
         writes=tuple(
-            trusted(StoreWrite, descriptor=registry.get(name), data=data)
+            construct_unchecked(StoreWrite, descriptor=registry.get(name), data=data)
             for name, data in pairs(writes)
         ),
     )

@@ -123,7 +123,7 @@ class Recovery:
 
     # --- the two ways in ------------------------------------------------------------------------
 
-    def finish_what_is_safe(self, team_name: str) -> RecoveryReport | None:
+    def auto_recover(self, team_name: str) -> RecoveryReport | None:
         """Do what opening a store does by itself; None when there was nothing to do.
 
         Takes the writer lock only when there is something to do. Raises `RecoveryFailedError` when
@@ -132,7 +132,7 @@ class Recovery:
         logged, and stays in the plan.
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
-        interrupted = self._database.read(recovery_log.unfinished_runs, single=True)
+        interrupted = self._database.read(recovery_log.unfinished_runs, autocommit=True)
         if not _safe(plan) and not interrupted and not self._stray_files():
             return None
         with self._lock.hold():
@@ -161,9 +161,7 @@ class Recovery:
             )
         return report
 
-    def carry_out(
-        self, plan: RecoveryPlan, team_name: str, rebuilding: Rebuilding
-    ) -> RecoveryReport:
+    def execute(self, plan: RecoveryPlan, team_name: str, rebuilding: Rebuilding) -> RecoveryReport:
         """Carry out every action of a plan, and the rebuilds that it makes possible.
 
         Raises `WrongTeamError` and `ConflictError` when the plan does not fit (any more); nothing
@@ -194,7 +192,7 @@ class Recovery:
         with self._lock.hold():
             return self._end(run, plan)
 
-    def rehearse(self, plan: RecoveryPlan, team_name: str) -> RecoveryReport:
+    def dry_run(self, plan: RecoveryPlan, team_name: str) -> RecoveryReport:
         """Say what `carry_out` would do; changes nothing and takes no lock."""
         self._check_fits(plan, team_name)
         steps = tuple(
@@ -301,7 +299,7 @@ class Recovery:
             if entry is not None and action.reason == CONTENT_MISSING:
                 return self._take_from_file(action, descriptor, entry)
             return _skipped(action, "the file is healthy by now")
-        kept = self._publisher.evidence.keep(
+        kept = self._publisher.quarantine.keep(
             StoreFile.of(descriptor),
             entry,
             None,
@@ -340,7 +338,7 @@ class Recovery:
             return _skipped(action, "there is no file")
         # What this program cannot read is exactly what is moved aside, so no version is too new.
         anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
-        kept = self._publisher.evidence.keep(
+        kept = self._publisher.quarantine.keep(
             anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
         )
         expected = Expected.after(kept, entry)
@@ -416,7 +414,7 @@ class Recovery:
         for path in strays:
             try:
                 if path in files:
-                    self._publisher.look_at_left(path, files[path])
+                    self._publisher.on_stale_temp(path, files[path])
                 self._fs.unlink(path)
             except FileNotFoundError:
                 continue

@@ -41,7 +41,7 @@ _PAUSE_S = 0.001
 _UNEXPLAINED = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
 
 
-class View(NamedTuple):
+class RowsSnapshot(NamedTuple):
     """What the rows say, as of one moment."""
 
     manifest: Manifest
@@ -60,10 +60,10 @@ class View(NamedTuple):
         )
 
 
-class Survey(NamedTuple):
+class PlanningInput(NamedTuple):
     """The store as the planner found it: rows, files, and the batches whose writers are dead."""
 
-    view: View
+    view: RowsSnapshot
     findings: dict[str, StoreFinding]
     crashed_batches: tuple[LoggedBatch, ...]
 
@@ -103,24 +103,24 @@ class RecoveryPlanner:
 
         Raises only for a database that cannot be read, never for what is in a file.
         """
-        return self.plan_of(self.survey(locked=locked), team_name=team_name, expected=expected)
+        return self.plan_of(self.gather(locked=locked), team_name=team_name, expected=expected)
 
     def plan_of(
-        self, survey: Survey, *, team_name: str, expected: RunIdentity | None
+        self, gathered: PlanningInput, *, team_name: str, expected: RunIdentity | None
     ) -> RecoveryPlan:
-        """The plan for a survey made before."""
+        """The plan for a gathered made before."""
         return build_plan(
             plan_id=self._plan_id_factory(),
             created_at=self._clock(),
             team_name=team_name,
             expected=expected,
-            manifest=survey.view.manifest,
+            manifest=gathered.view.manifest,
             descriptors=self.descriptors,
-            findings=survey.findings,
-            open_batches=survey.crashed_batches,
+            findings=gathered.findings,
+            open_batches=gathered.crashed_batches,
         )
 
-    def survey(self, *, locked: bool = False) -> Survey:
+    def gather(self, *, locked: bool = False) -> PlanningInput:
         """Read the rows and every store file, until they are of a piece."""
         if locked:
             return self._survey_undisturbed()
@@ -150,15 +150,18 @@ class RecoveryPlanner:
         with self._lock.hold():
             return self._survey_undisturbed()
 
-    def _survey_undisturbed(self) -> Survey:
+    def _survey_undisturbed(self) -> PlanningInput:
         """Under the writer lock: every open batch is a dead writer's, and nothing moves."""
         view = self._look()
         inspections = self._inspect(self.descriptors, view, ())
         return self._survey(view, inspections, view.open_batches)
 
     def _survey(
-        self, view: View, inspections: dict[str, Inspection], crashed: tuple[LoggedBatch, ...]
-    ) -> Survey:
+        self,
+        view: RowsSnapshot,
+        inspections: dict[str, Inspection],
+        crashed: tuple[LoggedBatch, ...],
+    ) -> PlanningInput:
         findings = {}
         for name, inspection in inspections.items():
             entry = view.manifest.entry(name)
@@ -173,15 +176,15 @@ class RecoveryPlanner:
                 is_link=self.inspector.is_behind_a_link(inspection),
                 written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
             )
-        return Survey(view=view, findings=findings, crashed_batches=crashed)
+        return PlanningInput(view=view, findings=findings, crashed_batches=crashed)
 
-    def _look(self) -> View:
-        return self._database.look(_view)
+    def _look(self) -> RowsSnapshot:
+        return self._database.read_cached(_rows_snapshot)
 
-    def _in_progress(self, view: View) -> tuple[LoggedBatch, ...]:
+    def _in_progress(self, view: RowsSnapshot) -> tuple[LoggedBatch, ...]:
         """The open batches whose writer may be alive.
 
-        Its writer holds the lock from before the batch is logged until it is sealed. So a batch
+        Its writer holds the lock from before the batch is logged until it is completed. So a batch
         that is open now, and still in the next view, while the lock was free in between, is dead.
         """
         if not view.open_batches or not self._lock.is_held():
@@ -189,7 +192,7 @@ class RecoveryPlanner:
         return tuple(logged for logged in view.open_batches if logged.has_contents)
 
     def _inspect(
-        self, pending: Sequence[Descriptor], view: View, in_progress: Sequence[LoggedBatch]
+        self, pending: Sequence[Descriptor], view: RowsSnapshot, in_progress: Sequence[LoggedBatch]
     ) -> dict[str, Inspection]:
         planned = {item for logged in in_progress for item in logged.planned}
         inspections = {}
@@ -226,8 +229,8 @@ class RecoveryPlanner:
         )
 
 
-def _view(connection: Connection) -> View:
-    return View(
+def _rows_snapshot(connection: Connection) -> RowsSnapshot:
+    return RowsSnapshot(
         manifest=manifest.load(connection),
         open_batches=batches.load_open(connection),
         stores_with_content=contents.stores_with_content(connection),
@@ -235,6 +238,6 @@ def _view(connection: Connection) -> View:
     )
 
 
-def _crashed(view: View, in_progress: Sequence[LoggedBatch]) -> tuple[LoggedBatch, ...]:
+def _crashed(view: RowsSnapshot, in_progress: Sequence[LoggedBatch]) -> tuple[LoggedBatch, ...]:
     alive = {logged.batch.batch_id for logged in in_progress}
     return tuple(logged for logged in view.open_batches if logged.batch.batch_id not in alive)

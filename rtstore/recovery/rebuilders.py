@@ -179,6 +179,6 @@ class Rebuilding:
             entry = self._writer.database.read(
                 lambda connection: manifest.load_entries(connection, [name])
             ).get(name)
-            self._writer.publisher.evidence.keep(
+            self._writer.publisher.quarantine.keep(
                 StoreFile.of(descriptor), entry, None, plan.plan_id, reason="rebuilt by the runtime"
             )

@@ -24,41 +24,42 @@ from rtstore.model.records import QuarantinedFile
 from rtstore.model.times import Clock, to_utc_ms
 
 
-def take_back(
+def restore_quarantined(
     quarantine_number: int, publisher: Publisher, lock: WriterLock, clock: Clock
 ) -> QuarantinedFile:
-    """Put a quarantined file back where it was, byte for byte; see `RuntimeStore.take_back`.
+    """Put a quarantined file back where it was, byte for byte; see
+    `RuntimeStore.restore_quarantined`.
 
     The copy in quarantine stays, so nothing is lost should this be interrupted; only what is not a
     regular file is moved.
     """
     database = publisher.database
     with lock.hold():
-        evidence = database.read(
-            lambda connection: recovery_log.find_evidence(connection, quarantine_number)
+        quarantined = database.read(
+            lambda connection: recovery_log.find_quarantined(connection, quarantine_number)
         )
-        if evidence is None:
+        if quarantined is None:
             raise InvalidRequestError(
                 "quarantine_number", f"there is no quarantined file {quarantine_number}"
             )
         _check_folder(publisher)
-        kept_at = _path_of(evidence, publisher)
+        kept_at = _path_of(quarantined, publisher)
         try:
-            path = store_path(publisher.directory, evidence.relative_path)
+            path = store_path(publisher.directory, quarantined.relative_path)
         except UnsafePathError as error:
             problem = f"the row of evidence {quarantine_number} was changed: {error}"
             raise CorruptDatabaseError(database.path, problem) from error
         try:
-            _put_back(evidence, kept_at, path, publisher)
+            _put_back(quarantined, kept_at, path, publisher)
         except OSError as error:
             raise StorageError(path, "the evidence cannot be put back", str(error)) from error
         now = to_utc_ms(clock())
         with database.write(flush=True) as connection:
             recovery_log.mark_restored(connection, quarantine_number, now)
-    return evidence.model_copy(update={"restored_at": now})
+    return quarantined.model_copy(update={"restored_at": now})
 
 
-def drop_old_evidence(
+def drop_old_quarantined(
     older_than: timedelta, publisher: Publisher, lock: WriterLock, clock: Clock, *, dry_run: bool
 ) -> tuple[QuarantinedFile, ...]:
     """Drop what was kept before that long ago; see `RuntimeStore.prune_quarantine`.
@@ -72,7 +73,7 @@ def drop_old_evidence(
         return ()
 
     def find() -> tuple[QuarantinedFile, ...]:
-        found = database.read(recovery_log.list_evidence)
+        found = database.read(recovery_log.list_quarantined)
         return tuple(item for item in found if item.quarantined_at <= kept_before)
 
     if dry_run:
@@ -89,7 +90,7 @@ def drop_old_evidence(
                 cause = explained(error, path)
                 raise StorageError(path, "the evidence cannot be removed", cause) from error
             with database.write(flush=False) as connection:
-                recovery_log.drop_evidence(connection, item.quarantine_number)
+                recovery_log.drop_quarantined(connection, item.quarantine_number)
     return dropped
 
 
@@ -102,46 +103,48 @@ def _check_folder(publisher: Publisher) -> None:
         raise StorageError(folder, problem, explained(error, folder)) from error
 
 
-def _path_of(evidence: QuarantinedFile, publisher: Publisher) -> Path:
+def _path_of(quarantined: QuarantinedFile, publisher: Publisher) -> Path:
     try:
-        return quarantine.quarantined_path(publisher.directory, evidence.quarantine_path)
+        return quarantine.quarantined_path(publisher.directory, quarantined.quarantine_path)
     except UnsafePathError as error:
-        problem = f"the row of evidence {evidence.quarantine_number} was changed: {error}"
+        problem = f"the row of evidence {quarantined.quarantine_number} was changed: {error}"
         raise CorruptDatabaseError(publisher.database.path, problem) from error
 
 
-def _put_back(evidence: QuarantinedFile, kept_at: Path, path: Path, publisher: Publisher) -> None:
+def _put_back(
+    quarantined: QuarantinedFile, kept_at: Path, path: Path, publisher: Publisher
+) -> None:
     fs = publisher.fs
-    if quarantine.is_gone(publisher.directory, evidence.quarantine_path, fs):
+    if quarantine.is_gone(publisher.directory, quarantined.quarantine_path, fs):
         raise InvalidRequestError(
             "quarantine_number",
             f"{kept_at} is gone: somebody removed it, and there is nothing to put back. Only a "
             "back-up may have it",
         )
-    if evidence.content_hash is None:
-        publisher.remove(*_make_way(evidence, publisher))
+    if quarantined.content_hash is None:
+        publisher.remove(*_make_way(quarantined, publisher))
         fs.rename(kept_at, path)
         fs.fsync_directory(path.parent)
         return
     content, _ = fs.read(kept_at)
-    if content_hash(content) != evidence.content_hash:
+    if content_hash(content) != quarantined.content_hash:
         raise InvalidRequestError(
             "quarantine_number", f"{kept_at} is not what was kept there any more"
         )
-    file, expected = _make_way(evidence, publisher)
+    file, expected = _make_way(quarantined, publisher)
     publisher.replace(file, content, expected)
 
 
-def _make_way(evidence: QuarantinedFile, publisher: Publisher) -> tuple[StoreFile, Expected]:
+def _make_way(quarantined: QuarantinedFile, publisher: Publisher) -> tuple[StoreFile, Expected]:
     """Keep what is there now, unless it is what is committed; gives what may be there then."""
-    name = evidence.schema_name or ""
+    name = quarantined.schema_name or ""
     entry = publisher.database.read(
         lambda connection: manifest.load_entries(connection, [name])
     ).get(name)
     file = StoreFile(
-        schema_name=name, schema_version=ANY_VERSION, relative_path=evidence.relative_path
+        schema_name=name, schema_version=ANY_VERSION, relative_path=quarantined.relative_path
     )
-    kept = publisher.evidence.keep(
+    kept = publisher.quarantine.keep(
         file, entry, None, None, reason="replaced by evidence that was taken back"
     )
     return file, Expected.after(kept, entry)

@@ -82,7 +82,7 @@ class Watch:
 
     @contextmanager
     def inside(self, transaction: str) -> Iterator[None]:
-        """An SQL transaction of this thread is the log, or the seal, of the batch."""
+        """An SQL transaction of this thread logs or completes the batch."""
         self._here.transaction = transaction
         try:
             yield
@@ -152,7 +152,7 @@ def _hooks(watch: Watch) -> Iterator[Hook]:
 
 
 def _hooks_of_the_protocol(watch: Watch) -> Iterator[Hook]:
-    log, seal = BatchWriter._log, BatchWriter._seal  # noqa: SLF001 - steps 3 and 5
+    log, complete = BatchWriter._log, BatchWriter._complete  # noqa: SLF001 - steps 3 and 5
     publish = Publisher.publish
 
     def watched_log(writer: BatchWriter, *drafts: Draft) -> list[LoggedBatch]:
@@ -164,12 +164,12 @@ def _hooks_of_the_protocol(watch: Watch) -> Iterator[Hook]:
         watch.reach("after-log")
         return logged
 
-    def watched_seal(writer: BatchWriter, *logged: LoggedBatch) -> list[Batch]:
+    def watched_complete(writer: BatchWriter, *logged: LoggedBatch) -> list[Batch]:
         if not watch.concerns(*logged):
-            return seal(writer, *logged)
-        with watch.inside("seal"):
-            batches = seal(writer, *logged)
-        watch.reach("after-seal")
+            return complete(writer, *logged)
+        with watch.inside("complete"):
+            batches = complete(writer, *logged)
+        watch.reach("after-complete")
         return batches
 
     def watched_publish(publisher: Publisher, write: PlannedWrite, *rest: Any) -> None:
@@ -177,7 +177,7 @@ def _hooks_of_the_protocol(watch: Watch) -> Iterator[Hook]:
             publish(publisher, write, *rest)
 
     yield BatchWriter, "_log", watched_log
-    yield BatchWriter, "_seal", watched_seal
+    yield BatchWriter, "_complete", watched_complete
     yield Publisher, "publish", watched_publish
 
 
@@ -230,7 +230,7 @@ def _hooks_of_the_database(watch: Watch) -> Iterator[Hook]:
             watch.about_to_commit()
 
     yield Database, "write", watched_write
-    for name in ("read", "look", "read_as_writer"):
+    for name in ("read", "read_cached", "read_on_writer"):
         yield Database, name, guarded(getattr(Database, name))
 
 

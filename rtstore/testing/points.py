@@ -13,7 +13,7 @@ class CrashPoint(NamedTuple):
     """The batch is in the log, durable: it will happen."""
     published: int
     """How many of its files have their new version."""
-    sealed: bool
+    completed: bool
     """The batch is committed."""
 
     def __str__(self) -> str:
@@ -25,25 +25,25 @@ def crash_points(stores: int = 1) -> tuple[CrashPoint, ...]:
 
     `before-log`, `in-log` and `after-log` are before, inside and after the SQL transaction whose
     commit decides that the batch happens; `in-file-2` is when half of its second file is written
-    (to a temporary file), `after-rename-2` when that file has its name; `in-seal` and `after-seal`
-    are inside and after the last SQL transaction.
+    (to a temporary file), `after-rename-2` when that file has its name; `in-complete` and
+    `after-complete` are inside and after the last SQL transaction.
     """
     if stores < 1:
         raise ValueError(f"a batch writes at least one store, not {stores}")
     points = [
-        CrashPoint("before-log", logged=False, published=0, sealed=False),
-        CrashPoint("in-log", logged=False, published=0, sealed=False),
-        CrashPoint("after-log", logged=True, published=0, sealed=False),
+        CrashPoint("before-log", logged=False, published=0, completed=False),
+        CrashPoint("in-log", logged=False, published=0, completed=False),
+        CrashPoint("after-log", logged=True, published=0, completed=False),
     ]
     for number in range(1, stores + 1):
         points += [
-            CrashPoint(f"in-file-{number}", logged=True, published=number - 1, sealed=False),
-            CrashPoint(f"after-rename-{number}", logged=True, published=number, sealed=False),
+            CrashPoint(f"in-file-{number}", logged=True, published=number - 1, completed=False),
+            CrashPoint(f"after-rename-{number}", logged=True, published=number, completed=False),
         ]
     return (
         *points,
-        CrashPoint("in-seal", logged=True, published=stores, sealed=False),
-        CrashPoint("after-seal", logged=True, published=stores, sealed=True),
+        CrashPoint("in-complete", logged=True, published=stores, completed=False),
+        CrashPoint("after-complete", logged=True, published=stores, completed=True),
     )
 
 

@@ -46,7 +46,7 @@ def test_killed_at_every_point(tmp_path: Path, point: CrashPoint) -> None:
     assert outcome["sameReceipts"]
     assert len(outcome["receiptIds"]) == (STORES if happened else 0)
     assert {file["version"] for file in outcome["files"]} == {"new" if happened else "old"}
-    assert bool(report["steps"]) == (happened and not point.sealed)
+    assert bool(report["steps"]) == (happened and not point.completed)
     _is_whole(directory, outcome["batchId"], happened=happened)
 
 
@@ -55,7 +55,7 @@ def _crashed_as_it_should(crash: dict[str, object], point: CrashPoint) -> None:
     assert versions == ["new"] * point.published + ["old"] * (STORES - point.published)
     assert crash["published"] == point.published
     assert len(crash["temporaryFiles"]) == point.name.startswith("in-file")  # type: ignore[arg-type]
-    assert crash["verdict"] == ("blocked" if point.logged and not point.sealed else "ready")
+    assert crash["verdict"] == ("blocked" if point.logged and not point.completed else "ready")
 
 
 def _is_whole(directory: Path, batch_id: str, *, happened: bool) -> None:
@@ -73,8 +73,8 @@ def _is_whole(directory: Path, batch_id: str, *, happened: bool) -> None:
 
 
 def test_the_points_are_those_of_the_protocol() -> None:
-    """Before, in and after the log, in each file and after each rename, in and after the seal;
-    help names them all, by number and by name."""
+    """Before, in and after the log, in each file and after each rename, in and after the commit
+    record; help names them all, by number and by name."""
     assert len(KILL_POINTS) == 2 * STORES + 5
     assert len(fatal_checkpoint().writes) == STORES
     text = run("demo", "--help").out
@@ -174,7 +174,7 @@ def test_a_writer_that_does_not_come_to_its_point(
     """The proof is no formality: a writer that ends by itself, or never says the word, is not taken
     for one that was killed."""
     directory = ready_team(tmp_path)
-    nowhere = CrashPoint("nowhere", logged=True, published=4, sealed=True)
+    nowhere = CrashPoint("nowhere", logged=True, published=4, completed=True)
     with pytest.raises(DemoFailedError, match="should have said 'nowhere'"):
         kill_writer(directory, nowhere, "batch-1")
     monkeypatch.setattr(demo_crash, "HANDSHAKE_TIMEOUT_S", 0.0)

@@ -86,8 +86,8 @@ def test_recover_what_is_safe_and_leave_the_rest(tmp_path: Path) -> None:
     assert result.code == ExitCode.READY
     assert "committed content put back" in result.row("quarantine", "opencode.sessionStore", "done")
     assert sessions.read_bytes() == committed
-    (evidence,) = (directory / "quarantine").iterdir()
-    assert b"alicia" in evidence.read_bytes()
+    (quarantined,) = (directory / "quarantine").iterdir()
+    assert b"alicia" in quarantined.read_bytes()
 
     new = tmp_path / "new"
     run("init", new, "--team", "t")

@@ -13,7 +13,7 @@ import pytest
 from rtstore import DATABASE_NAME, CorruptDatabaseError, RuntimeStore
 from rtstore.cli.demo_data import TEAM
 from rtstore.cli.exits import ExitCode
-from rtstore.shell import typed_command
+from rtstore.shell import shell_command
 from tests.cli.commands import ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.cli.walks import WALKED, Step, delete_batch_writes, old_copy, walk
@@ -63,7 +63,7 @@ def test_names_that_a_shell_reads_otherwise(
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_word_is_read_back(name: str) -> None:
     """Bash gets every word back, and a terminal shows it whole."""
-    command = typed_command("rtstore", name, Path(name))
+    command = shell_command("rtstore", name, Path(name))
     assert words_of(command) == [name, f"./{name}" if name.startswith("-") else name]
     assert command.isprintable()
 

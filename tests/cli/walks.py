@@ -126,7 +126,7 @@ def _first_session_without_wal(parent: Path) -> Path:
     return directory
 
 
-def _only_evidence(directory: Path) -> None:
+def _only_quarantined(directory: Path) -> None:
     (directory / LEASES_FILE).write_text("{")
     assert run("recover", directory).code == 0
     for path in directory.iterdir():
@@ -334,7 +334,7 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "the ancestor's manifest contradicts the receipts": _exported(_manifest_not_as_receipts),
     "the ancestor's manifest of a newer program": _exported(_newer_manifest),
     "two manifests of the ancestor": _exported(_two_manifests),
-    "nothing but evidence": _with(_only_evidence),
+    "nothing but evidence": _with(_only_quarantined),
     "what is committed is a newer program's": _newer_committed,
     "a file of a newer program": _with(_newer_file),
     "an imported batch without contents": _imported_open,

@@ -23,7 +23,7 @@ from rtstore import (
 )
 from rtstore.control.lock import LOCK_NAME
 
-from .caller import FILES, IDENTITY, STORES, TEAM, Caller, holds
+from .client import FILES, IDENTITY, STORES, TEAM, Caller, holds
 from .ledger import Broken, Escaped, Foreign, Ledger, Note, Outcome, Refused
 from .scenarios import Scenario
 
@@ -117,7 +117,7 @@ def audit(
     ]
     problems += _contents(store, committed, ledger)
     problems += _files(store, ledger, scenario, in_place=in_place)
-    problems += _evidence(store, committed, ledger, scenario, in_place=in_place)
+    problems += _quarantined(store, committed, ledger, scenario, in_place=in_place)
     problems += _strays(store.directory, scenario)
     if in_place:
         problems += _plan(store, ledger)
@@ -238,7 +238,7 @@ def _files(
             yield f"{relative_path} is {found}, not {expected}: {(content or b'')[:40]!r}"
 
 
-def _evidence(
+def _quarantined(
     store: RuntimeStore,
     committed: list[Batch],
     ledger: Ledger,

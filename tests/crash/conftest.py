@@ -9,7 +9,7 @@ import pytest
 from tests import breadth
 from tests.counts import Counts
 
-from .crew import Crew, Hands
+from .workers import Crew, Hands
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from rtstore.commit.flushing import FlushKnowledge
 from rtstore.commit.group import Publish, UnderWay
 from rtstore.commit.pruner import Pruner
 from rtstore.commit.publisher import Publisher
-from rtstore.commit.quarantine import EvidenceKeeper
+from rtstore.commit.quarantine import QuarantineKeeper
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import batches, contents, revisions
 from rtstore.control import lock as lock_module
@@ -47,11 +47,11 @@ from rtstore.model.records import (
 from rtstore.recovery import execute as recovery_module
 from rtstore.recovery.execute import Recovery
 
-from .crew import Job
 from .faults import fail_everywhere
 from .kills import kill_everywhere, kill_recoveries
-from .living import visit_everywhere
-from .outages import cut_power_everywhere
+from .live_writer import visit_everywhere
+from .power_loss import cut_power_everywhere
+from .workers import Job
 
 
 @dataclass(frozen=True)
@@ -169,22 +169,23 @@ def failed_flush_forgotten() -> None:
     real = _replace(Database, "_commit", commit)
 
 
-# --- publishing and sealing ---------------------------------------------------------------------
+# --- publishing and completing
+# ---------------------------------------------------------------------
 
 
-def seal_before_publish() -> None:
+def complete_before_publish() -> None:
     """The batch is committed before its files are there."""
-    sealed: dict[str, int] = {}
+    completed: dict[str, int] = {}
 
     def publish(self: BatchWriter, logged: LoggedBatch, *rest: Any) -> None:
-        sealed[logged.batch.batch_id] = real_seal(self.publisher, logged)
+        completed[logged.batch.batch_id] = real_complete(self.publisher, logged)
         real_publish(self, logged, *rest)
 
-    def seal(self: Publisher, logged: LoggedBatch) -> Any:
-        return sealed.pop(logged.batch.batch_id, None) or real_seal(self, logged)
+    def complete(self: Publisher, logged: LoggedBatch) -> Any:
+        return completed.pop(logged.batch.batch_id, None) or real_complete(self, logged)
 
     real_publish = _replace(BatchWriter, "_publish", publish)
-    real_seal = _replace(Publisher, "seal", seal)
+    real_complete = _replace(Publisher, "complete", complete)
 
 
 def written_in_place() -> None:
@@ -295,7 +296,7 @@ def shared_store_left_behind() -> None:
                 publish(item.logged, item.content_of, due, ())
                 going.append(item)
             except BatchFailedError as error:
-                item.submission.error = error
+                item.pending_batch.error = error
         return going
 
     _replace(writer, "publish_together", together)
@@ -331,14 +332,14 @@ def failed_batch_not_undone() -> None:
 # --- evidence -----------------------------------------------------------------------------------
 
 
-def evidence_skipped() -> None:
+def quarantine_skipped() -> None:
     """What somebody else changed is overwritten without a copy."""
-    _replace(EvidenceKeeper, "_is_foreign", lambda *_: False)
+    _replace(QuarantineKeeper, "_is_foreign", lambda *_: False)
 
 
 def replaced_not_looked_at() -> None:
     """What somebody wrote after the look at a file is removed with the version it replaced."""
-    _replace(EvidenceKeeper, "keep_replaced", lambda *_: None)
+    _replace(QuarantineKeeper, "quarantine_replaced", lambda *_: None)
 
 
 def trade_forgotten() -> None:
@@ -348,7 +349,7 @@ def trade_forgotten() -> None:
         if self.holds(write):
             real(self, write, *rest)
 
-    real = _replace(Publisher, "finish_trade", finish)
+    real = _replace(Publisher, "resolve_exchange", finish)
     left_not_looked_at()
 
 
@@ -364,10 +365,10 @@ def new_name_taken_away() -> None:
 
 def left_not_looked_at() -> None:
     """What a dead writer left under a temporary name is removed, whatever it is."""
-    _replace(Publisher, "look_at_left", lambda *_: None)
+    _replace(Publisher, "on_stale_temp", lambda *_: None)
 
 
-def evidence_not_flushed() -> None:
+def quarantine_not_flushed() -> None:
     """The copy of what somebody else changed is not flushed before the file is overwritten."""
 
     def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:
@@ -392,7 +393,7 @@ def preparing_rolled_back() -> None:
                     self._publisher.undo(logged)
         return real(self, team_name)
 
-    real = _replace(Recovery, "finish_what_is_safe", finish)
+    real = _replace(Recovery, "auto_recover", finish)
 
 
 def only_open_batches_checked() -> None:
@@ -463,7 +464,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(batches_forgotten_unflushed, ((cut_power_everywhere, "write_many"),)),
         Control(beginnings_taken_for_theirs, ((cut_power_everywhere, "write_over"),)),
         Control(failed_flush_forgotten, ((fail_everywhere, "write_over"),), ("COMMIT",)),
-        Control(seal_before_publish, ((visit_everywhere, "update"),)),
+        Control(complete_before_publish, ((visit_everywhere, "update"),)),
         Control(written_in_place, ((kill_everywhere, "update"),)),
         Control(short_writes_believed, ((fail_everywhere, "update"),), ("write",)),
         Control(files_not_flushed, ((cut_power_everywhere, "write_flushed"),)),
@@ -474,12 +475,12 @@ CONTROLS: Mapping[str, Control] = {
         Control(failed_batch_comes_back, ((kill_everywhere, "write_refused"),)),
         Control(failure_not_flushed, ((cut_power_everywhere, "write_refused"),)),
         Control(failed_batch_not_undone, ((kill_everywhere, "write_refused"),)),
-        Control(evidence_skipped, ((kill_everywhere, "write_mixed"),)),
+        Control(quarantine_skipped, ((kill_everywhere, "write_mixed"),)),
         Control(replaced_not_looked_at, ((kill_everywhere, "write_raced"),)),
         Control(trade_forgotten, ((cut_power_everywhere, "write_raced"),)),
         Control(new_name_taken_away, ((kill_everywhere, "new_raced"),)),
         Control(left_not_looked_at, ((kill_everywhere, "torn_raced"),)),
-        Control(evidence_not_flushed, ((cut_power_everywhere, "write_mixed"),)),
+        Control(quarantine_not_flushed, ((cut_power_everywhere, "write_mixed"),)),
         Control(preparing_rolled_back, ((cut_power_everywhere, "update"),)),
         Control(only_open_batches_checked, ((kill_everywhere, "open_torn"),)),
         Control(mtime_trusted_in_recovery, ((kill_everywhere, "open_torn"),)),

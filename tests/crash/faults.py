@@ -15,14 +15,14 @@ from pathlib import Path
 
 from rtstore import RuntimeStoreError
 
-from .caller import STORES, Caller
 from .check import check, torn_files
-from .crew import Copies, Share, Tally, workshop
+from .client import STORES, Caller
 from .kills import act_of, points_of
 from .ledger import Ledger, Note, Told
 from .probe import FILE, SQL, Fault, FileFault, Point, Probe, SqlFault, TracedFileSystem, watched
 from .product import scenario_of
 from .scenarios import Scenario
+from .workers import Copies, Share, Tally, workshop
 
 FULL, IOERR = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR
 READONLY, CANTOPEN = sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .caller import Caller
 from .check import check, contents_of
 from .children import Child, Ended, Say, killer
-from .crew import Copies, Share, Tally, workshop
+from .client import Caller
 from .ledger import Ledger, Note, Opened
 from .probe import END, Fault, Point, Probe, TracedFileSystem, Watcher, ignore, watched
 from .product import scenario_of
 from .scenarios import Scenario
+from .workers import Copies, Share, Tally, workshop
 
 Act = Callable[[Path, Say, TracedFileSystem], object]
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from rtstore import Retention
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 
-from . import stages
-from .caller import FILES, LANE, Caller, Options
+from . import steps as stages
 from .children import Say
+from .client import FILES, LANE, Caller, Options
 from .ledger import Foreign
 from .scenarios import SCENARIOS, Scenario
 

@@ -14,9 +14,9 @@ from rtstore import Durability
 from rtstore.files.durable import temporary_path
 from rtstore.model.descriptors import LAUNCH_STATE, SESSION_STORE
 
-from . import stages
-from .caller import DEFAULT_OPTIONS, FILES, Caller, Options
+from . import steps as stages
 from .children import Say
+from .client import DEFAULT_OPTIONS, FILES, Caller, Options
 from .ledger import Foreign, Note
 from .probe import Fault, FileFault, Point, TracedFileSystem
 
@@ -210,7 +210,12 @@ SCENARIOS = {
         Scenario("revert", stages.with_versions, stages.revert),
         Scenario("rebuild", stages.lost, stages.recover, polls=True),
         Scenario("adopt", stages.changed_by_hand, stages.adopt),
-        Scenario("take_back", stages.quarantined, stages.take_back, recover_first=True),
+        Scenario(
+            "restore_quarantined",
+            stages.quarantined,
+            stages.restore_quarantined,
+            recover_first=True,
+        ),
         Scenario("write_again", stages.kept_unflushed, stages.write_three, unflushed="quarantine"),
     )
 }

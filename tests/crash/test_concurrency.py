@@ -11,9 +11,9 @@ from rtstore import RuntimeStore
 from rtstore.model.descriptors import SESSION_STORE
 from tests import breadth
 
-from .caller import IDENTITY, TEAM
-from .crew import Crew
-from .crowds import Outcome, fork_while_open, live_and_die, look_on, outlive, update_together
+from .client import IDENTITY, TEAM
+from .concurrency import Outcome, fork_while_open, live_and_die, look_on, outlive, update_together
+from .workers import Crew
 
 
 def _report(crew: Crew, name: str, outcome: Outcome) -> None:

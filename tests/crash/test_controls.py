@@ -6,11 +6,11 @@ import pytest
 
 from tests import breadth
 
+from .control_results import try_control
 from .controls import CONTROLS
-from .crew import Crew
-from .verdicts import try_control
+from .workers import Crew
 
-QUICK = ("log_not_flushed", "seal_before_publish", "evidence_skipped", "no_lock")
+QUICK = ("log_not_flushed", "complete_before_publish", "quarantine_skipped", "no_lock")
 """Controls that are tried with every change."""
 
 

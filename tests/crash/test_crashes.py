@@ -6,16 +6,16 @@ import pytest
 
 from tests import breadth
 
-from .crew import Crew, Tally
 from .faults import fail_everywhere
 from .kills import kill_everywhere, kill_recoveries, open_twice_at_once
-from .living import visit_everywhere
-from .outages import cut_power_everywhere
+from .live_writer import visit_everywhere
+from .power_loss import cut_power_everywhere
 from .scenarios import SCENARIOS
+from .workers import Crew, Tally
 
 RACED = ("new_raced", "refused_raced", "torn_raced", "recover_raced")
 """Variants of others, which are only killed, but for the full run."""
-SLOW = ("rebuild", "take_back", "write_again", *RACED)
+SLOW = ("rebuild", "restore_quarantined", "write_again", *RACED)
 """Scenarios failed at every point in the full run only: others come by the same places."""
 KILLED = ("make", "write_new", "write_over", "write_mixed", "update", "write_together", "open_torn")
 """Scenarios killed with every change."""

@@ -10,11 +10,11 @@ import pytest
 
 from tests import breadth
 
-from .crew import Crew
 from .faults import fail_everywhere
 from .kills import kill_everywhere
-from .outages import cut_power_everywhere
+from .power_loss import cut_power_everywhere
 from .product import DONE, GROUPS, KEPT, PRODUCT, STORES, drawn
+from .workers import Crew
 
 STATES = 2
 """How many states after a loss of power are drawn at each point; ten times as many in full."""

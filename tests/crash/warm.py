@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .crew import workshop
 from .scenarios import SCENARIOS
+from .workers import workshop
 
 
 def up() -> None:

@@ -265,7 +265,7 @@ def test_the_writer_reads_what_it_wrote(database: Database) -> None:
     """The connection for writing can also read, in a transaction that changes nothing."""
     with database.write(flush=False) as connection:
         add_batch(connection, 1)
-    assert database.read_as_writer(batch_count) == 1
+    assert database.read_on_writer(batch_count) == 1
     with database.write(flush=False) as connection:
         assert batch_count(connection) == 1
 
@@ -286,7 +286,7 @@ def test_read_only_access_has_no_writer(path: Path) -> None:
     with pytest.raises(ReadOnlyStoreError, match="read-only"), database.write(flush=False):
         pass
     with pytest.raises(ReadOnlyStoreError, match="read-only"):
-        database.read_as_writer(batch_count)
+        database.read_on_writer(batch_count)
     database.close()
 
 

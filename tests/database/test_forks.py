@@ -115,7 +115,7 @@ try:
     elif where == "read":
         database.read(fork_here)
     else:
-        database.read_as_writer(fork_here)
+        database.read_on_writer(fork_here)
 except StoreClosedError:
     assert os.getpid() != parent
     database.close()
@@ -152,7 +152,7 @@ def write():
 def read():
     while not stop.is_set():
         database.read(batch_count)
-        database.look(batch_count)
+        database.read_cached(batch_count)
 
 def work():
     own = Database(path)

@@ -179,7 +179,7 @@ def test_removed_and_made_anew_by_another(path: Path) -> None:
             write_one(database, 2)
         assert caught.value.path == path
         with pytest.raises(DatabaseLostError):
-            database.read_as_writer(batch_count)
+            database.read_on_writer(batch_count)
         database.close()
         assert other.communicate("end\n", timeout=60)[0] == "ok\n0\n"
 

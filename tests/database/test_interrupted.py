@@ -27,10 +27,10 @@ def _committed(database: Database) -> None:
 
 CALLS: dict[str, Callable[[Database], Any]] = {
     "read": lambda database: database.read(batch_count),
-    "read of one statement": lambda database: database.read(batch_count, single=True),
-    "look": lambda database: database.look(batch_count),
-    "read as writer": lambda database: database.read_as_writer(batch_count),
-    "moment": lambda database: database.moment(),
+    "read of one statement": lambda database: database.read(batch_count, autocommit=True),
+    "look": lambda database: database.read_cached(batch_count),
+    "read as writer": lambda database: database.read_on_writer(batch_count),
+    "moment": lambda database: database.change_token(),
     "write": _committed,
 }
 
@@ -61,9 +61,9 @@ def test_at_any_line_of_a_transaction(path: Path, other: Database, name: str, ke
             assert _in_use() == []
         write_one(other, number)
         seen = [
-            with_old_connections.look(batch_count),
+            with_old_connections.read_cached(batch_count),
             with_old_connections.read(batch_count),
-            with_old_connections.read_as_writer(batch_count),
+            with_old_connections.read_on_writer(batch_count),
         ]
         assert seen == [number] * 3
         if not number % 10:

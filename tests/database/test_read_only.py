@@ -206,7 +206,7 @@ if child == 0:
     refused = 0
     for attempt in (
         lambda: database.read(batch_count),
-        lambda: database.read_as_writer(batch_count),
+        lambda: database.read_on_writer(batch_count),
         lambda: database.write(flush=True).__enter__(),
     ):
         try:

@@ -70,7 +70,7 @@ class Scene:
         self.directory = folder / "runtime"
         self.what = "nothing"
         self._beside = self._look_beside()
-        self._evidence: dict[str, tuple[Token, str]] = {}
+        self._quarantined: dict[str, tuple[Token, str]] = {}
 
     def _look_beside(self) -> Picture:
         found = picture(self.outside)
@@ -131,20 +131,20 @@ class Scene:
     def remove(self) -> None:
         """Remove the runtime directory, for the next input."""
         shutil.rmtree(self.directory)
-        self._evidence = {}
+        self._quarantined = {}
 
     def check(self) -> None:
         """Nothing outside has changed, and no evidence that was there has."""
         if self._look_beside() != self._beside:
             self.unexpected("outside", "a byte outside the runtime directory changed")
             self._beside = self._look_beside()
-        found = self._look_at_evidence()
-        for name, (_, known) in self._evidence.items():
+        found = self._look_at_quarantined()
+        for name, (_, known) in self._quarantined.items():
             if name not in found or found[name][1] != known:
                 self.unexpected("quarantine", f"evidence was changed or lost: {name}")
-        self._evidence = found
+        self._quarantined = found
 
-    def _look_at_evidence(self) -> dict[str, tuple[Token, str]]:
+    def _look_at_quarantined(self) -> dict[str, tuple[Token, str]]:
         """Hashes of what is in quarantine; what was not touched since is not read again."""
         quarantine = self.directory / "quarantine"
         if quarantine.is_symlink() or not quarantine.is_dir():
@@ -154,7 +154,7 @@ class Scene:
             if item.is_file(follow_symlinks=False):
                 stat = item.stat(follow_symlinks=False)
                 token = stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-                known = self._evidence.get(item.name)
+                known = self._quarantined.get(item.name)
                 if known is None or known[0] != token:
                     known = token, digest(Path(item.path).read_bytes())
                 found[item.name] = known
@@ -165,7 +165,7 @@ class Scene:
         database, as what a batch wrote or as its beginning. (Zeros at the end are what a loss of
         power leaves of a file.)"""
         wanted, torn = digest(content), content.rstrip(b"\0")
-        if any(wanted == known for _, known in self._evidence.values()):
+        if any(wanted == known for _, known in self._quarantined.values()):
             return True
         whole = "SELECT 1 FROM batch_writes WHERE schema_name = ? AND content_hash = ?"
         beginning = (

@@ -44,7 +44,7 @@ RECOVER: Steps = {
         rebuilders=dict.fromkeys(RebuildStrategy, lambda _: {"sessions": []}),
     ),
     "take back": lambda store: [
-        store.take_back(row.quarantine_number) for row in store.quarantined_files()
+        store.restore_quarantined(row.quarantine_number) for row in store.quarantined_files()
     ],
     "recover again": lambda store: store.recover(store.plan_recovery()),
 }

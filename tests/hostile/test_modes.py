@@ -46,7 +46,7 @@ def test_what_is_made_is_its_owners(tmp_path: Path, umask: int) -> None:
             write(store, LEASES, number)
             (directory / NOTES_FILE).write_text(f"edit {number}")
         store.recover(store.plan_recovery())
-        store.take_back(store.quarantined_files()[0].quarantine_number)
+        store.restore_quarantined(store.quarantined_files()[0].quarantine_number)
         seen.update(_modes(directory))
     seen.update(_modes(directory))
     seen["teams"] = _mode(tmp_path / "teams")

@@ -112,7 +112,7 @@ def _go_round(scene: Scene, descriptors: list[Descriptor]) -> None:
         assert [row.schema_name for row in kept] == names
         for row in kept:
             assert (scene.directory / row.quarantine_path).read_bytes() == b"an edit by hand"
-            store.take_back(row.quarantine_number)
+            store.restore_quarantined(row.quarantine_number)
             assert (scene.directory / row.relative_path).read_bytes() == b"an edit by hand"
     with RuntimeStore.open(scene.directory) as store:
         assert {store.read(name).data for name in names} == {2}

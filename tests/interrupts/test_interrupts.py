@@ -72,14 +72,14 @@ def test_control_an_interrupted_batch_is_not_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A note that takes for granted that nothing was written is found to be untrue."""
-    described = group.Submission.describe
+    described = group.PendingBatch.describe
 
     def describe(self: Any) -> str:
         self.batch = None
         self.log_begun = False
         return described(self)
 
-    monkeypatch.setattr(group.Submission, "describe", describe)
+    monkeypatch.setattr(group.PendingBatch, "describe", describe)
     field = Field(new_directory(tmp_path), lambda: sample("control", 9), ("commit/writer.py",))
     assert any("untrue" in fault for fault in SCENARIOS["write_batch, alone"](field).faults)
 

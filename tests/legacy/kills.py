@@ -17,8 +17,8 @@ from typing import Any
 from rtstore import DATABASE_NAME, import_team
 from rtstore.legacy.team import runtime_directory_of
 from tests.crash.children import Say
-from tests.crash.crew import workshop
 from tests.crash.probe import TracedFileSystem
+from tests.crash.workers import workshop
 from tests.support import CONTROL, Picture, picture
 from tests.upgrade.kills import Check, kill_everywhere
 

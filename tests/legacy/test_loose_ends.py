@@ -15,7 +15,7 @@ from rtstore import (
     BatchState,
     InvalidRequestError,
 )
-from rtstore.legacy.ancestor import AncestorEntry
+from rtstore.legacy.format import AncestorEntry
 from tests.legacy.build import (
     DUSK,
     EBB,

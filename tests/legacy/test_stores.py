@@ -76,9 +76,9 @@ def test_a_crashed_directory_recovers_and_is_written_to_again(tmp_path: Path) ->
         assert crashed is not None
         assert crashed.state is BatchState.FAILED
         assert store.manifest().last_preparing_batch_id is None
-        (evidence,) = store.quarantined_files()
-        assert (evidence.schema_name, evidence.content_hash) == (LAUNCH, digest(changed))
-        assert (directory / evidence.quarantine_path).read_bytes() == changed
+        (quarantined,) = store.quarantined_files()
+        assert (quarantined.schema_name, quarantined.content_hash) == (LAUNCH, digest(changed))
+        assert (directory / quarantined.quarantine_path).read_bytes() == changed
         assert not (directory / "launch-state.json").exists()
         left = store.plan_recovery(expected=EBB)
         assert [a.schema_name for a in left.actions if a.kind is not ActionKind.NONE] == [LAUNCH]
@@ -103,8 +103,8 @@ def test_a_batch_can_be_written_before_any_recovery(tmp_path: Path) -> None:
             identity=EBB, reason=BatchReason.LAUNCH_CHECKPOINT, writes={LAUNCH: data}
         )
         assert batch.high_watermark == 3
-        (evidence,) = store.quarantined_files()
-        assert (directory / evidence.quarantine_path).read_bytes() == changed
+        (quarantined,) = store.quarantined_files()
+        assert (directory / quarantined.quarantine_path).read_bytes() == changed
         assert store.check_readiness(expected=EBB).diagnostics == (
             "Uncommitted runtime store batch detected: ferry-batch-3",
         )

@@ -30,7 +30,7 @@ class CheckedRuntime(Runtime):
 
     def __init__(self) -> None:
         super().__init__()
-        self.evidence: dict[int, tuple[str, str | None, str | None]] = {}
+        self.quarantined: dict[int, tuple[str, str | None, str | None]] = {}
 
     @invariant()
     def files_are_as_the_model_says(self) -> None:
@@ -98,8 +98,8 @@ class CheckedRuntime(Runtime):
         rows = store.quarantined_files()
         for row in rows:
             known = (row.quarantine_path, row.content_hash, row.schema_name)
-            assert self.evidence.setdefault(row.quarantine_number, known) == known
-        assert self.evidence.keys() == {row.quarantine_number for row in rows}
+            assert self.quarantined.setdefault(row.quarantine_number, known) == known
+        assert self.quarantined.keys() == {row.quarantine_number for row in rows}
         kept = set()
         for row in rows:
             content = (store.directory / row.quarantine_path).read_bytes()

@@ -411,7 +411,7 @@ class StoreMachine(CheckedRuntime):
 
     @precondition(is_open)
     @rule(pick=st.integers(0, 9), trouble=TROUBLE)
-    def take_back(self, pick: int, trouble: Trouble | None) -> None:
+    def restore_quarantined(self, pick: int, trouble: Trouble | None) -> None:
         """Evidence goes back where it was, byte for byte; what is there now is kept first."""
         world, store = self.world, self.living
         rows = store.quarantined_files()
@@ -424,7 +424,7 @@ class StoreMachine(CheckedRuntime):
         loose = {name: {world.disk[name], content}}
         try:
             with troubled(store, self.fs, trouble):
-                taken = store.take_back(row.quarantine_number)
+                taken = store.restore_quarantined(row.quarantine_number)
         except Crash:
             world.absorb(loose)
             self.bury(world.pending)

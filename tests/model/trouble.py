@@ -37,7 +37,12 @@ class Trouble(NamedTuple):
         return self.kind in POINTS
 
 
-POINTS = ("before the first file", "between two files", "before the seal", "after the seal")
+POINTS = (
+    "before the first file",
+    "between two files",
+    "before the commit record",
+    "after the commit record",
+)
 """Named moments after the commit point, whatever the number of calls before them."""
 
 _KINDS = ["crash"] * 8 + ["once"] * 3 + ["from"] * 2 + list(POINTS)
@@ -116,14 +121,14 @@ def _crash_at_point(
     store: RuntimeStore, fs: FragileFileSystem, point: str, patches: ExitStack
 ) -> None:
     publisher = store._writer.publisher
-    name = "seal" if point.endswith("seal") else "publish"
+    name = "complete" if point.endswith("complete") else "publish"
     real = getattr(publisher, name)
     calls: list[None] = []
 
     def dying(*arguments: Any) -> Any:
         calls.append(None)
         early = point == "between two files" and len(calls) == 1
-        if early or point == "after the seal":
+        if early or point == "after the commit record":
             done = real(*arguments)
             if early:
                 return done

@@ -20,7 +20,7 @@ from rtstore.maintenance.doctor.judge import (
     parse_since,
     worst,
 )
-from rtstore.model.records import Hindrance, HindranceKind, Way
+from rtstore.model.records import Hindrance, HindranceKind, Suggestion
 
 NOW = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 PLACE = Path("/teams/a team")
@@ -154,7 +154,7 @@ def test_ways_out_of_damage() -> None:
 @pytest.mark.parametrize(("verdict", "level"), [("degraded", "yellow"), ("blocked", "red")])
 def test_stores_that_are_not_as_committed(verdict: str, level: str) -> None:
     """What status would have one run is printed here too."""
-    way = Way(command="rtstore recover X", why="because")
+    way = Suggestion(command="rtstore recover X", why="because")
     finding = found(Check.STORES, verdict=verdict, next=(way,))
     assert (finding.level, finding.ways) == (level, (way,))
     assert verdict in finding.sentence
@@ -162,7 +162,7 @@ def test_stores_that_are_not_as_committed(verdict: str, level: str) -> None:
 
 def test_ready_with_something_to_do_is_not_green() -> None:
     """A diagnostic file does not keep the runtime from starting; it is not as committed, though."""
-    way = Way(command="rtstore recover X", why="because")
+    way = Suggestion(command="rtstore recover X", why="because")
     finding = found(Check.STORES, verdict="ready", next=(way,))
     assert (finding.level, finding.ways) == ("yellow", (way,))
     assert finding.sentence == "ready, but not every store file is what is committed"
@@ -228,7 +228,7 @@ def test_permissions() -> None:
     mounted = Hindrance(
         kind=HindranceKind.READ_ONLY,
         problem="mounted read-only",
-        way=Way(command=None, why="a person must mount it for writing"),
+        way=Suggestion(command=None, why="a person must mount it for writing"),
     )
     finding = found(Check.PERMISSIONS, may_write=False, is_read_only=True, hindrances=(mounted,))
     assert (finding.level, finding.ways) == (Level.RED, (mounted.way,))

@@ -53,9 +53,9 @@ def left_is_right(directory: Path, point: CrashPoint) -> None:
     assert len(stray_files(directory)) == point.name.startswith("in-file")
     assert not WriterLock(directory).is_held()
     with open_to_look(directory) as store:
-        assert store.manifest().high_watermark == (2 if point.sealed else 1)
+        assert store.manifest().high_watermark == (2 if point.completed else 1)
         found = store.batch("batch-2")
-        state = BatchState.COMMITTED if point.sealed else BatchState.PREPARING
+        state = BatchState.COMMITTED if point.completed else BatchState.PREPARING
         assert (found and found.state) == (state if point.logged else None)
 
 
@@ -105,7 +105,8 @@ def test_a_later_batch_can_be_the_one(directory: Path) -> None:
 def test_the_points_every_batch_comes_by() -> None:
     """`POINTS` are those of the smallest batch; a larger one has two more for each file."""
     assert [point.name for point in POINTS] == [
-        "before-log", "in-log", "after-log", "in-file-1", "after-rename-1", "in-seal", "after-seal",
+        "before-log", "in-log", "after-log", "in-file-1", "after-rename-1",
+        "in-complete", "after-complete",
     ]  # fmt: skip
     assert len(crash_points(4)) == len(POINTS) + 2 * 3
     with pytest.raises(ValueError, match="at least one"):
@@ -290,7 +291,7 @@ def test_what_is_no_point_is_refused(directory: Path, point: str) -> None:
 def test_two_crashes_at_once_are_refused(directory: Path) -> None:
     """A process dies once. The outer one is as it was."""
     with crash_at("in-log"):
-        with pytest.raises(RuntimeError, match="once"), crash_at("in-seal"):
+        with pytest.raises(RuntimeError, match="once"), crash_at("in-complete"):
             pytest.fail("entered")
         checkpoint(directory, 2)
     assert start(directory) == 1

@@ -118,9 +118,9 @@ def crashes(*points: str) -> set[str]:
 HALF_WRITTEN = [
     point.name
     for point in crash_points(2)
-    if point.logged and not point.sealed and point.published < 2
+    if point.logged and not point.completed and point.published < 2
 ]
-OPEN = [point.name for point in crash_points(2) if point.logged and not point.sealed]
+OPEN = [point.name for point in crash_points(2) if point.logged and not point.completed]
 
 
 def test_a_runtime_that_starts_as_it_should_passes(tmp_path: Path) -> None:

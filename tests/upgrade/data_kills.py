@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.crash.children import Say
-from tests.crash.crew import workshop
 from tests.crash.probe import TracedFileSystem
+from tests.crash.workers import workshop
 from tests.support import IDENTITY, agree
 
 from .kills import kill_everywhere

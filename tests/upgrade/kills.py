@@ -30,10 +30,10 @@ from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
 from tests.crash.children import Child, Say
-from tests.crash.crew import Copies, Tally, workshop
 from tests.crash.kills import Act, kill, points_of
 from tests.crash.ledger import Broken
 from tests.crash.probe import TracedFileSystem
+from tests.crash.workers import Copies, Tally, workshop
 
 from .freeze import unpack
 from .states import (

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.crash.crew import Copies, workshop
+from tests.crash.workers import Copies, workshop
 from tests.support import CHECKOUT
 
 from .kills import Kills, begin, check_in_a_child, check_upgrade

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from rtstore import RuntimeStoreError, upgrade_directory
 from rtstore.control.sqlite import copying
-from tests.crash.crew import Copies, workshop
 from tests.crash.disk import Disk, DiskState, File
 from tests.crash.faults import faults_at
 from tests.crash.kills import points_of
-from tests.crash.outages import Camera, DiskProbe, ModelledFileSystem
+from tests.crash.power_loss import Camera, DiskProbe, ModelledFileSystem
 from tests.crash.probe import END, Fault, Point, Probe, watched
+from tests.crash.workers import Copies, workshop
 
 from .kills import Kills, begin, check_in_a_child, check_upgrade, opening
 from .states import chosen

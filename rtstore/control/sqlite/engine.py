@@ -113,18 +113,18 @@ class Database:
 
     # --- transactions ---------------------------------------------------------------------------
 
-    def read(self, query: Callable[[Connection], Result], *, single: bool = False) -> Result:
+    def read(self, query: Callable[[Connection], Result], *, autocommit: bool = False) -> Result:
         """Run a query in one read transaction: everything it sees is of one moment.
 
-        A query of a `single` statement is a transaction by itself, and saves the BEGIN. The query
-        may be run again when the file changed under an immutable read; it must have no effect of
-        its own.
+        A query of a `autocommit` statement is a transaction by itself, and saves the BEGIN. The
+        query may be run again when the file changed under an immutable read; it must have no effect
+        of its own.
         """
         self.check_usable()
         for _ in range(idle.ATTEMPTS):
             before = self._idle_state()
             try:
-                result = self._read(query, single=single, idle=before is not None)
+                result = self._read(query, autocommit=autocommit, idle=before is not None)
             except CorruptDatabaseError:
                 if before is None or before == self._idle_state():
                     raise
@@ -133,7 +133,7 @@ class Database:
                     return result
         raise DatabaseLockedError(self.path, "it kept changing while it was read")
 
-    def look(self, query: Callable[[Connection], Result]) -> Result:
+    def read_cached(self, query: Callable[[Connection], Result]) -> Result:
         """`read` for a query that is asked again and again, with what it gave before as long as
         nobody has committed anything since. The query is a function of its own, not a closure.
 
@@ -150,7 +150,7 @@ class Database:
         self,
         query: Callable[[Connection], Result],
         *,
-        single: bool = False,
+        autocommit: bool = False,
         idle: bool = False,
         cached: bool = False,
     ) -> Result:
@@ -159,7 +159,7 @@ class Database:
         try:
             with self._translated:
                 session = self._take_reader(idle=idle)
-                if single:
+                if autocommit:
                     result = self._understood(query, session.connection)
                 elif cached:
                     result = self._looked(query, session)
@@ -185,7 +185,7 @@ class Database:
         session.looks[query] = version, result
         return result
 
-    def read_as_writer(self, query: Callable[[Connection], Result]) -> Result:
+    def read_on_writer(self, query: Callable[[Connection], Result]) -> Result:
         """`read`, on the connection for writing; the caller holds the writer lock. What the last
         transaction wrote is still in its cache."""
         session: Session | None = None
@@ -200,7 +200,7 @@ class Database:
                 session.abandon()
             raise
 
-    def moment(self) -> tuple[int, int]:
+    def change_token(self) -> tuple[int, int]:
         """A value that changes with every commit, whoever makes it: what was read at a moment holds
         until there is another. The caller holds the writer lock, and is about to begin a batch:
         raises `StoreClosedError` when the store is being closed.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.commit.in_doubt import finish_left_over
+from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.sqlite import copying
@@ -82,17 +82,17 @@ def _fill(
             publisher = Publisher(
                 building, copy, clock=clock, durability=Durability.FILES, retention=None, fs=fs
             )
-            finish_left_over(left, publisher)
+            resolve_in_doubt(left, publisher)
         files = copy.read(
             lambda connection: write_store_files(connection, building, fs, like=directory)
         )
         left_out = [*without_content(copy.read(contents.list_committed))]
-        evidence = copy.read(_evidence_kept)
-        for number, item in enumerate(evidence):
-            kept, problem = _copy_evidence(directory, building, item, fs)
+        quarantined = copy.read(_quarantined_now)
+        for number, item in enumerate(quarantined):
+            kept, problem = _copy_quarantined(directory, building, item, fs)
             files += [] if kept is None else [kept]
             left_out += [] if problem is None else [problem]
-            tell(Step.FILES, number + 1, len(evidence))
+            tell(Step.FILES, number + 1, len(quarantined))
     finally:
         copy.close()  # nobody else knows of it: no lock is needed
     return left_out, files
@@ -108,7 +108,7 @@ def _keep_changed(
     """
     changed: list[ChangedFile] = []
     files: list[BackupFile] = []
-    evidence: list[QuarantinedFile] = []
+    quarantined: list[QuarantinedFile] = []
     for name, relative_path in source.read(_store_files):
         try:
             check_target(directory, relative_path, name, fs)
@@ -128,7 +128,7 @@ def _keep_changed(
         files.append(
             BackupFile(relative_path=kept_at, content_hash=found, file_size=size, mtime_ns=None)
         )
-        evidence.append(
+        quarantined.append(
             QuarantinedFile(
                 quarantine_number=0,  # the database gives it
                 schema_name=name,
@@ -140,11 +140,11 @@ def _keep_changed(
                 quarantined_at=now,
             )
         )
-    if evidence:
+    if quarantined:
         copy = Database(building / DATABASE_NAME)
         try:
             with copy.write(flush=True) as connection:
-                recovery_log.record_evidence(connection, evidence)
+                recovery_log.record_quarantined(connection, quarantined)
         finally:
             copy.close()
     return changed, files
@@ -171,11 +171,11 @@ def _changed(
     )
 
 
-def _evidence_kept(connection: Connection) -> list[QuarantinedFile]:
-    return [item for item in recovery_log.list_evidence(connection) if item.restored_at is None]
+def _quarantined_now(connection: Connection) -> list[QuarantinedFile]:
+    return [item for item in recovery_log.list_quarantined(connection) if item.restored_at is None]
 
 
-def _copy_evidence(
+def _copy_quarantined(
     directory: Path, building: Path, item: QuarantinedFile, fs: FileSystem
 ) -> tuple[BackupFile | None, str | None]:
     if item.content_hash is None:

@@ -71,7 +71,7 @@ def verify_database(path: Path) -> Backup:
     database = Database(path, read_only=True)
     try:
         committed = database.read(contents.list_committed)
-        evidence = database.read(recovery_log.list_evidence)
+        quarantined = database.read(recovery_log.list_quarantined)
     finally:
         database.close()
     backup = describe(
@@ -89,7 +89,7 @@ def verify_database(path: Path) -> Backup:
     )
     left_out = [
         f"{item.quarantine_path}: evidence, which is in the directory that was upgraded only"
-        for item in evidence
+        for item in quarantined
         if item.restored_at is None
     ]
     return backup.model_copy(update={"left_out": (*without_content(committed), *left_out)})

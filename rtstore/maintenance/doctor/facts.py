@@ -8,19 +8,19 @@ from pathlib import Path
 from pydantic import Field
 
 from rtstore.control.sqlite.processes import Process
-from rtstore.model.records import Hindrance, Record, Way
+from rtstore.model.records import Hindrance, Record, Suggestion
 from rtstore.model.times import Timestamp
-from rtstore.shell import typed, typed_command
+from rtstore.shell import shell_command, shell_word
 
 
-def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool) -> Way:
+def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool) -> Suggestion:
     """Everything to one user: the one that the directory belongs to, unless that is another than
     this one; then whoever may decide has the choice."""
     why = "gives it all to the user of the directory (as root)"
     if is_others:
         why = f"gives it all to this user (as root); or run this as its owner, {owner}"
     heir = user if is_others else owner or user
-    return Way(command=f"sudo chown -R {heir} {typed(directory)}", why=why)
+    return Suggestion(command=f"sudo chown -R {heir} {shell_word(directory)}", why=why)
 
 
 class LaunchState(Record):
@@ -42,7 +42,7 @@ def rebuild_command(
         "--capability-snapshot-id": launch.capability_snapshot_id,
     }
     told = [word for option, value in known.items() if value for word in (option, value)]
-    return typed_command("rtstore", "rebuild", directory, *told, *options)
+    return shell_command("rtstore", "rebuild", directory, *told, *options)
 
 
 def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState) -> str | None:
@@ -50,13 +50,14 @@ def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState
     if team_in_database is None or launch.team_name in (None, team_in_database):
         return None
     aside = directory / "runtime-store.aside"
-    database = typed(directory / "runtime-store.sqlite3")
+    database = shell_word(directory / "runtime-store.sqlite3")
     rebuild = rebuild_command(directory, launch, team_name=launch.team_name)
     return (
         f"a person must say whose state this is: the database is of team {team_in_database!r}, the "
         f"files are of team {launch.team_name!r}, as launch-state.json says. If they are, this "
-        f"moves the database aside and makes one of them: mkdir {typed(aside)} && mv {database}* "
-        f"{typed(aside)} && {rebuild}"
+        f"moves the database aside and makes one of them: mkdir {shell_word(aside)} && mv "
+        f"{database}* "
+        f"{shell_word(aside)} && {rebuild}"
     )
 
 
@@ -150,5 +151,5 @@ class Facts(Record):
     """Store files with a time of modification that has not come yet."""
     verdict: str | None = None
     """What `rtstore status` says; None where it cannot look."""
-    next: tuple[Way, ...] = ()
+    next: tuple[Suggestion, ...] = ()
     """What `rtstore status` would have one run."""

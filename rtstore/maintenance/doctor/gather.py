@@ -243,7 +243,7 @@ def _descriptors(path: Path) -> Sequence[Descriptor] | None:
 
 
 def _lost_evidence(directory: Path, fs: FileSystem) -> tuple[str, ...] | None:
-    known = _read(directory / DATABASE_NAME, recovery_log.list_evidence)
+    known = _read(directory / DATABASE_NAME, recovery_log.list_quarantined)
     if known is None:
         return None
     return tuple(

@@ -19,9 +19,9 @@ from rtstore.maintenance.doctor.facts import (
     rebuild_command,
     two_teams,
 )
-from rtstore.model.records import HindranceKind, Record, Way
+from rtstore.model.records import HindranceKind, Record, Suggestion
 from rtstore.model.times import format_time
-from rtstore.shell import typed, typed_command
+from rtstore.shell import shell_command, shell_word
 
 WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
 """The first and the last version of SQLite with the WAL-reset bug, but for the back-ports: fixed in
@@ -84,7 +84,7 @@ class Finding(Record):
     check: Check
     level: Level
     sentence: str
-    ways: tuple[Way, ...] = ()
+    ways: tuple[Suggestion, ...] = ()
 
 
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
@@ -119,7 +119,7 @@ def parse_since(holder: str) -> str | None:
 
 
 def _database(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.DATABASE)
+    say = _FindingBuilder(Check.DATABASE)
     match facts.state:
         case DatabaseState.SOUND:
             yield say.green("it is at this rtstore's revision, and every page of it is sound")
@@ -131,7 +131,7 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case DatabaseState.NEWER:
             yield say.red(
                 f"a newer rtstore made it ({facts.problem}); this one does not touch it",
-                Way(command="pip install --upgrade rtstore", why="gets the newer program"),
+                Suggestion(command="pip install --upgrade rtstore", why="gets the newer program"),
             )
         case DatabaseState.LOCKED:
             yield say.red(f"another program has locked it: {facts.problem}")
@@ -144,7 +144,7 @@ def _database(facts: Facts) -> Iterator[Finding]:
             yield _without(facts, say)
 
 
-def _without(facts: Facts, say: _Sayer) -> Finding:
+def _without(facts: Facts, say: _FindingBuilder) -> Finding:
     """Where there is no database that could be used."""
     match facts.state:
         case DatabaseState.LEGACY if facts.import_refused is not None:
@@ -167,7 +167,7 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
         case DatabaseState.ABSENT if not facts.has_store_files:
             return say.red(
                 "there is no runtime store here: neither a database nor store files",
-                Way(
+                Suggestion(
                     command=_run("init", facts, "--team", facts.launch.team_name or "NAME"),
                     why="makes one",
                 ),
@@ -177,10 +177,10 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
         case DatabaseState.REBUILD_INTERRUPTED:
             return say.red("a rebuild was interrupted", _rebuild(facts))
         case DatabaseState.FOREIGN if facts.odd_file is not None:
-            odd = typed(facts.odd_file)
+            odd = shell_word(facts.odd_file)
             return say.red(
                 f"{facts.odd_file.name}, which SQLite would open beside it: {facts.problem}",
-                Way(command=f"mv {odd} {odd}.aside", why="moves it out of the way"),
+                Suggestion(command=f"mv {odd} {odd}.aside", why="moves it out of the way"),
             )
         case DatabaseState.FOREIGN if facts.linked:
             return say.red(
@@ -198,46 +198,46 @@ def _without(facts: Facts, say: _Sayer) -> Finding:
             return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
 
 
-def _bring_back(facts: Facts) -> Way:
+def _bring_back(facts: Facts) -> Suggestion:
     path = facts.directory / "runtime-store.sqlite3"
     *beside, database = facts.linked
     moves = [(item, Path(f"{path}{str(item).removeprefix(str(database))}")) for item in beside]
     moves.append((database, path))
-    return Way(
-        command=" && ".join(typed_command("mv", source, target) for source, target in moves),
+    return Suggestion(
+        command=" && ".join(shell_command("mv", source, target) for source, target in moves),
         why="puts it in the place of the link; stop what uses it first",
     )
 
 
-def _without_control_file(facts: Facts) -> Way:
+def _without_control_file(facts: Facts) -> Suggestion:
     """The ancestor's control files say more than the store files, but an import takes them only
     whole."""
     damaged = facts.damaged_control_file
     if damaged is None:
         why = f"a person must see to that; then: {_run('import', facts)}"
-        return Way(command=None, why=why)
-    move = typed_command("mv", damaged, Path(f"{damaged}.aside"))
+        return Suggestion(command=None, why=why)
+    move = shell_command("mv", damaged, Path(f"{damaged}.aside"))
     if damaged.name == "opencode-runtime-receipts.json":
-        return Way(
+        return Suggestion(
             command=f"{move} && {_run('import', facts)}",
             why="takes the stores over without their receipts, which it keeps aside; rather the "
             "file from a back-up, where there is one",
         )
     team = facts.launch.team_name or "NAME"
     rebuild = rebuild_command(facts.directory, facts.launch, team_name=team)
-    return Way(
+    return Suggestion(
         command=f"{move} && {rebuild}",
         why="makes a database of the store files as they are, without what the manifest said of "
         "them, which it keeps aside; rather the manifest from a back-up, where there is one",
     )
 
 
-def _ways_out(facts: Facts) -> Iterator[Way]:
+def _ways_out(facts: Facts) -> Iterator[Suggestion]:
     """A back-up has the history, the files have the newest state: both are offered."""
     if facts.backup is not None:
         restored = facts.restored or Path(f"{facts.directory}-restored")
-        yield Way(
-            command=f"rtstore restore {typed(facts.backup)} {typed(restored)}",
+        yield Suggestion(
+            command=f"rtstore restore {shell_word(facts.backup)} {shell_word(restored)}",
             why="makes a new directory of the newest sound back-up, with its history; what was "
             "written since is not in it. Stop the runtime before it takes the old one's place",
         )
@@ -251,13 +251,13 @@ def _ways_out(facts: Facts) -> Iterator[Way]:
         yield _rebuild(facts)
 
 
-def _rebuild_in_the_runtime(facts: Facts) -> Way:
+def _rebuild_in_the_runtime(facts: Facts) -> Suggestion:
     """A store file does not say the name of its store, so no command can rebuild these."""
     team = facts.launch.team_name or facts.team_in_database or "NAME"
     stores = "stores of its own, if it has any"
     if facts.nameless_files:
         stores = f"the stores of {', '.join(facts.nameless_files[:5])}"
-    return Way(
+    return Suggestion(
         command=None,
         why=f"the runtime must rebuild it, for only its descriptors name {stores}: "
         f"rtstore.rebuild_database({str(facts.directory)!r}, team_name={team!r}, "
@@ -265,26 +265,26 @@ def _rebuild_in_the_runtime(facts: Facts) -> Way:
     )
 
 
-def _move_aside(facts: Facts) -> Iterator[Way]:
+def _move_aside(facts: Facts) -> Iterator[Suggestion]:
     """Where no store file is left, what was kept of them is all that keeps a new store out."""
     moves = [facts.directory / name for name in facts.left_behind]
-    command = " && ".join(typed_command("mv", item, Path(f"{item}.aside")) for item in moves)
-    yield Way(command=command, why="moves that aside; then a new store can be made here")
+    command = " && ".join(shell_command("mv", item, Path(f"{item}.aside")) for item in moves)
+    yield Suggestion(command=command, why="moves that aside; then a new store can be made here")
 
 
-def _unless_hindered(facts: Facts, way: Way) -> Way:
+def _unless_hindered(facts: Facts, way: Suggestion) -> Suggestion:
     """A way that writes, or else what has to be done before it."""
     return next((item.way for item in facts.hindrances if item.schema_name is None), way)
 
 
-def _rebuild(facts: Facts, *options: str) -> Way:
+def _rebuild(facts: Facts, *options: str) -> Suggestion:
     undecided = two_teams(facts.directory, facts.team_in_database, facts.launch)
     if undecided is not None:
-        return Way(command=None, why=undecided)
+        return Suggestion(command=None, why=undecided)
     team = facts.launch.team_name or facts.team_in_database or "NAME"
     aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"
     named = "; team and run are what the launch state says" if facts.launch.run_id else ""
-    way = Way(
+    way = Suggestion(
         command=rebuild_command(facts.directory, facts.launch, *options, team_name=team),
         why=f"makes a new database from the store files as they are now{aside}; history and "
         f"receipts are lost{named}",
@@ -293,7 +293,7 @@ def _rebuild(facts: Facts, *options: str) -> Way:
 
 
 def _stores(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.STORES)
+    say = _FindingBuilder(Check.STORES)
     if facts.verdict is None:
         return
     if facts.verdict == "ready" and facts.next:
@@ -308,7 +308,7 @@ def _stores(facts: Facts) -> Iterator[Finding]:
 
 
 def _lock(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.LOCK)
+    say = _FindingBuilder(Check.LOCK)
     writer = facts.sql_writer
     odd = [item for item in facts.hindrances if item.kind is HindranceKind.LOCK]
     if odd:
@@ -337,8 +337,8 @@ def _lock(facts: Facts) -> Iterator[Finding]:
         yield say.green(f"free; the database is open in process {open_in}" if open_in else "free")
 
 
-def _end(pid: int) -> Way:
-    return Way(
+def _end(pid: int) -> Suggestion:
+    return Suggestion(
         command=f"kill {pid}",
         why="ends it, if it cannot be asked to finish; what it had not committed is rolled back",
     )
@@ -348,7 +348,7 @@ def _end(pid: int) -> Way:
 
 
 def _engine(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.ENGINE)
+    say = _FindingBuilder(Check.ENGINE)
     version = ".".join(map(str, facts.engine))
     if not has_wal_reset_bug(facts.engine):
         yield say.green(f"SQLite {version} does not have the WAL-reset bug")
@@ -357,17 +357,17 @@ def _engine(facts: Facts) -> Iterator[Finding]:
         f"SQLite {version} has the WAL-reset bug (3.7.0 to 3.51.2): two connections that write or "
         "checkpoint at the same moment can corrupt a database. rtstore is safe from it, as it does "
         "both under its writer lock only; other programs should open the database read-only",
-        Way(
-            command=f"sqlite3 -readonly {typed(facts.directory)}/runtime-store.sqlite3",
+        Suggestion(
+            command=f"sqlite3 -readonly {shell_word(facts.directory)}/runtime-store.sqlite3",
             why="looks without writing",
         ),
     )
 
 
 def _file_system(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.FILE_SYSTEM)
-    kind, away = facts.file_system, Way(
-        command=f"rtstore backup {typed(facts.directory)} /a/local/directory",
+    say = _FindingBuilder(Check.FILE_SYSTEM)
+    kind, away = facts.file_system, Suggestion(
+        command=f"rtstore backup {shell_word(facts.directory)} /a/local/directory",
         why="copies all that is committed into a directory that opens as a ready store, with "
         "changed files as evidence",
     )  # fmt: skip
@@ -388,11 +388,11 @@ def _file_system(facts: Facts) -> Iterator[Finding]:
 
 
 def _space(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.SPACE)
+    say = _FindingBuilder(Check.SPACE)
     if facts.free_bytes is None:
         return
     needed = sum(facts.sizes.values())
-    look = Way(command=f"df -h {typed(facts.directory)}", why="shows what is full")
+    look = Suggestion(command=f"df -h {shell_word(facts.directory)}", why="shows what is full")
     free = f"{_size(facts.free_bytes)} free"
     if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
         full = "full" if facts.free_bytes < ROOM_FOR_NOTHING else "nearly full"
@@ -405,8 +405,12 @@ def _space(facts: Facts) -> Iterator[Finding]:
     elif facts.free_inodes == 0:
         yield say.red(
             f"{free}, and no file can be made: the file system has no inodes left",
-            Way(command=f"df -i {typed(facts.directory)}", why="shows which has none left"),
-            Way(command=None, why="a person must remove files that nobody needs, elsewhere on it"),
+            Suggestion(
+                command=f"df -i {shell_word(facts.directory)}", why="shows which has none left"
+            ),
+            Suggestion(
+                command=None, why="a person must remove files that nobody needs, elsewhere on it"
+            ),
         )
     elif facts.free_bytes < needed + SPARE_BYTES:
         yield say.yellow(f"{free}: too little for a back-up or an upgrade", look)
@@ -419,13 +423,13 @@ def _wal_in(facts: Facts) -> str:
     return f" The database's own WAL takes {_size(wal)} of it" if wal else ""
 
 
-def _make_room(facts: Facts) -> Way:
+def _make_room(facts: Facts) -> Suggestion:
     """How much room is missing: for a batch, and for moving the WAL into the database."""
     database, wal = facts.sizes.get("database", 0), facts.sizes.get("WAL", 0)
     growth = wal if facts.committed_bytes is None else max(0, facts.committed_bytes - database)
     needed = max(1 << 20, facts.sizes.get("store files", 0)) + (growth if wal else 0)
     gives = f", which moves the WAL into the database and gives its {_size(wal)} back"
-    return Way(
+    return Suggestion(
         command=None,
         why=f"a person must free about {_size(max(0, needed - (facts.free_bytes or 0)))} elsewhere "
         f"on this file system, or make it larger; then: {_run('recover', facts)}"
@@ -434,7 +438,7 @@ def _make_room(facts: Facts) -> Way:
 
 
 def _permissions(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.PERMISSIONS)
+    say = _FindingBuilder(Check.PERMISSIONS)
     well = True
     if facts.others:
         names = ", ".join(facts.others[:5]) + (", ..." if facts.others[5:] else "")
@@ -456,8 +460,8 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
     if facts.loose_modes:
         yield say.yellow(
             f"open to other users: {', '.join(facts.loose_modes)}; it may be meant",
-            Way(
-                command=f"chmod -R go-rwx {typed(facts.directory)}",
+            Suggestion(
+                command=f"chmod -R go-rwx {shell_word(facts.directory)}",
                 why="closes it to everybody but its owner",
             ),
         )
@@ -466,36 +470,36 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
         yield say.green("for its owner alone, who may read and write")
 
 
-def _make_accessible(facts: Facts) -> Way:
+def _make_accessible(facts: Facts) -> Suggestion:
     """By ownership where that is what is wrong, by modes otherwise."""
     return _own(facts) if facts.others or facts.is_others else _open_up(facts)
 
 
-def _own(facts: Facts) -> Way:
+def _own(facts: Facts) -> Suggestion:
     """Everything to one user: see `owning_way`."""
     return owning_way(
         facts.directory, owner=facts.owner, user=facts.user, is_others=facts.is_others
     )
 
 
-def _open_up(facts: Facts) -> Way:
-    return Way(
-        command=f"chmod -R u+rwX {typed(facts.directory)}",
+def _open_up(facts: Facts) -> Suggestion:
+    return Suggestion(
+        command=f"chmod -R u+rwX {shell_word(facts.directory)}",
         why="gives its owner what is missing (as its owner, or root)",
     )
 
 
-def _copy_elsewhere(facts: Facts) -> Way:
-    copy = typed(f"copy-of-{facts.directory.name}")
-    return Way(
-        command=f"cp -r {typed(facts.directory)} ~/{copy}",
+def _copy_elsewhere(facts: Facts) -> Suggestion:
+    copy = shell_word(f"copy-of-{facts.directory.name}")
+    return Suggestion(
+        command=f"cp -r {shell_word(facts.directory)} ~/{copy}",
         why="makes a copy that can be looked at: SQLite cannot read a WAL whose index (-shm) is "
         "gone where it may not make it anew",
     )
 
 
 def _settings(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.SETTINGS)
+    say = _FindingBuilder(Check.SETTINGS)
     if not facts.settings:
         return
     told = ", ".join(f"{name} {'?' if value is None else value}" for name, value in
@@ -513,7 +517,7 @@ def _settings(facts: Facts) -> Iterator[Finding]:
 
 
 def _quarantine(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.QUARANTINE)
+    say = _FindingBuilder(Check.QUARANTINE)
     if facts.lost_evidence is None:
         return
     if not facts.lost_evidence:
@@ -522,15 +526,15 @@ def _quarantine(facts: Facts) -> Iterator[Finding]:
     names = ", ".join(facts.lost_evidence[:5]) + (", ..." if facts.lost_evidence[5:] else "")
     yield say.yellow(
         f"evidence that somebody removed, so that it cannot be put back: {names}",
-        Way(
-            command=f"rtstore quarantine list {typed(facts.directory)}",
+        Suggestion(
+            command=f"rtstore quarantine list {shell_word(facts.directory)}",
             why="marks what is gone; only a back-up may have it. Pruning the quarantine forgets it",
         ),
     )
 
 
 def _stray_files(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.STRAY_FILES)
+    say = _FindingBuilder(Check.STRAY_FILES)
     if facts.stray_files and facts.lock_holder is None:
         yield say.yellow(
             f"left by a process that died: {', '.join(facts.stray_files)}",
@@ -544,7 +548,7 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
 
 
 def _sizes(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.SIZES)
+    say = _FindingBuilder(Check.SIZES)
     told = ", ".join(f"{name} {_size(size)}" for name, size in facts.sizes.items())
     if facts.sizes.get("WAL", 0) > LARGE_WAL:
         who = ", ".join(str(item.pid) for item in facts.readers) or "unknown"
@@ -556,10 +560,10 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
 
 
 def _clock(facts: Facts) -> Iterator[Finding]:
-    say = _Sayer(Check.CLOCK)
+    say = _FindingBuilder(Check.CLOCK)
     newest = facts.newest_batch_at
     ahead = newest is not None and newest > facts.now + CLOCK_TOLERANCE
-    look = Way(command="date -u", why="shows this machine's clock")
+    look = Suggestion(command="date -u", why="shows this machine's clock")
     if ahead and newest is not None:
         yield say.yellow(
             f"the newest batch was written {_seconds(newest - facts.now)} s in the future "
@@ -584,14 +588,14 @@ def _seconds(span: timedelta) -> int:
 
 
 def _run(command: str, facts: Facts, *options: str) -> str:
-    return typed_command("rtstore", command, facts.directory, *options)
+    return shell_command("rtstore", command, facts.directory, *options)
 
 
-def _writing(facts: Facts, command: str, why: str) -> Way:
-    return _unless_hindered(facts, Way(command=_run(command, facts), why=why))
+def _writing(facts: Facts, command: str, why: str) -> Suggestion:
+    return _unless_hindered(facts, Suggestion(command=_run(command, facts), why=why))
 
 
-class _Sayer:
+class _FindingBuilder:
     """Makes the findings of one check."""
 
     def __init__(self, check: Check) -> None:
@@ -601,10 +605,10 @@ class _Sayer:
         """All is as it should be."""
         return Finding(check=self._check, level=Level.GREEN, sentence=sentence)
 
-    def yellow(self, sentence: str, *ways: Way) -> Finding:
+    def yellow(self, sentence: str, *ways: Suggestion) -> Finding:
         """It works, but somebody should look at it."""
         return Finding(check=self._check, level=Level.YELLOW, sentence=sentence, ways=ways)
 
-    def red(self, sentence: str, *ways: Way) -> Finding:
+    def red(self, sentence: str, *ways: Suggestion) -> Finding:
         """It does not work, or will lose something."""
         return Finding(check=self._check, level=Level.RED, sentence=sentence, ways=ways)

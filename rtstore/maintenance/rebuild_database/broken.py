@@ -40,7 +40,7 @@ class Salvage(Record):
     """Committed contents by store name: only those whose hash is what their entry says."""
     open_batches: tuple[str, ...] = ()
     batches: int | None = None
-    evidence: int | None = None
+    quarantined: int | None = None
 
 
 def problem_of(path: Path) -> str | None:
@@ -79,7 +79,7 @@ def _read_everything(path: Path, revision: str) -> None:
         database.read(manifest.load_descriptors)
         database.read(batches.list_batches)
         database.read(batches.load_open)
-        database.read(recovery_log.list_evidence)
+        database.read(recovery_log.list_quarantined)
         if revision == REVISIONS[-1]:  # an older database does not remember it
             database.read(manifest.load_retention)
     finally:
@@ -132,7 +132,7 @@ def _read(database: Database) -> Salvage:
             content_of[name] = content
     logged = _attempt(database, batches.load_open) or ()
     last = _last_committed(database)
-    evidence = _attempt(database, recovery_log.list_evidence)
+    quarantined = _attempt(database, recovery_log.list_quarantined)
     return Salvage(
         team_name=head.team_name if head else last.team_name if last else None,
         identity=_attempt(database, manifest.load_active_identity)
@@ -145,7 +145,7 @@ def _read(database: Database) -> Salvage:
         contents=content_of,
         open_batches=tuple(item.batch.batch_id for item in logged),
         batches=_attempt(database, batches.last_number),
-        evidence=None if evidence is None else len(evidence),
+        quarantined=None if quarantined is None else len(quarantined),
     )
 
 

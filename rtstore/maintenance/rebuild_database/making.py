@@ -62,7 +62,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.times import Clock, to_utc_ms, utc_now
-from rtstore.shell import typed
+from rtstore.shell import shell_word
 
 NO_BATCH = "it knows of no batch: it is a new one, or its WAL did not come along"
 BROKEN_PREFIX = "runtime-store.broken-"
@@ -167,7 +167,7 @@ def _check_reason(
     path = directory / DATABASE_NAME
     if not fs.is_directory(directory):
         raise NotARuntimeDirectoryError(
-            directory, "there is no such directory", f"rtstore init {typed(directory)}"
+            directory, "there is no such directory", f"rtstore init {shell_word(directory)}"
         )
     try:
         problem = problem_of(path)
@@ -183,15 +183,15 @@ def _check_reason(
         raise InvalidRequestError(
             "force",
             f"the database of {directory} is sound, and rebuilding it would lose its history. "
-            f"Run: rtstore status {typed(directory)} (or say force)",
+            f"Run: rtstore status {shell_word(directory)} (or say force)",
         )
     if not os.path.lexists(path) and legacy.is_legacy_directory(directory):
-        quoted = typed(directory)
+        quoted = shell_word(directory)
         raise NotARuntimeDirectoryError(
             directory, "it is a directory of the file-only ancestor", f"rtstore import {quoted}"
         )
     if not _anything_to_rebuild(directory, registry, fs):
-        quoted = typed(directory)
+        quoted = shell_word(directory)
         raise NotARuntimeDirectoryError(
             directory,
             "there is neither a database nor a store file to rebuild from",
@@ -433,7 +433,7 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
     lost = [
         f"the history: earlier batches{known}, their receipts, and earlier contents",
         "the records of recoveries, upgrades and evidence"
-        + (f" ({salvage.evidence} files)" if salvage.evidence else "")
+        + (f" ({salvage.quarantined} files)" if salvage.quarantined else "")
         + "; what is in quarantine/ stays there",
     ]
     if salvage.retention is None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from .children import Child, Say
 from .controls import CONTROLS
-from .crew import Share, Tally
 from .ledger import Found
+from .workers import Share, Tally
 
 
 @dataclass(frozen=True)

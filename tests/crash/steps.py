@@ -15,8 +15,8 @@ from rtstore.files.durable import temporary_path
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.model.records import BatchOrigin
 
-from .caller import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
 from .children import Child, Say, killer
+from .client import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
 from .ledger import Foreign, Intent, Note, Told
 from .probe import Fault, FileFault, Point, Probe, watched
 
@@ -181,7 +181,8 @@ def of_the_ancestor(directory: Path, say: Say) -> None:
 
 
 def torn(directory: Path, say: Say) -> None:
-    """Power was lost after the last batch: its seal is there, its files are torn or gone."""
+    """Power was lost after the last batch: its commit record is there, its files are torn or
+    gone."""
     written(directory, say)
     for store in (SESSION_STORE, LANE):
         path = directory / FILES[store]
@@ -304,8 +305,8 @@ def adopt(caller: Caller) -> None:
     caller.write(SESSION_STORE)
 
 
-def take_back(caller: Caller) -> None:
-    caller.take_back()
+def restore_quarantined(caller: Caller) -> None:
+    caller.restore_quarantined()
 
 
 def revert(caller: Caller) -> None:

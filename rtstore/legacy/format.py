@@ -52,13 +52,13 @@ _Count = Annotated[int, Field(ge=0, le=_INTEGER_MAX)]
 _Milliseconds = Annotated[float, Field(ge=0, le=_MTIME_MS_MAX, allow_inf_nan=False)]
 
 
-class Ancestral(Record):
+class LegacyRecord(Record):
     """Base of all that is read from the ancestor's control files."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-class _Written(Ancestral):
+class _Written(LegacyRecord):
     """What an entry and a receipt say alike of one store file."""
 
     schema_name: _StoreName
@@ -88,7 +88,7 @@ class AncestorEntry(_Written):
     state: InspectionState
 
 
-class AncestorManifest(Ancestral):
+class AncestorManifest(LegacyRecord):
     """The ancestor's manifest."""
 
     schema_version: int
@@ -113,7 +113,7 @@ class AncestorReceipt(_Written):
     written_at: _Time
 
 
-class AncestorBatch(Ancestral):
+class AncestorBatch(LegacyRecord):
     """A batch in the ancestor's list."""
 
     batch_id: _Text
@@ -136,14 +136,14 @@ class AncestorBatch(Ancestral):
         return "high_watermark" in self.model_fields_set
 
 
-class SetAside(Ancestral):
+class SetAside(LegacyRecord):
     """A batch that an export keeps from the ancestor's readers, and where in the list it was."""
 
     position: _Count
     batch: AncestorBatch
 
 
-class OurPart(Ancestral):
+class Extension(LegacyRecord):
     """What an export adds to the envelope of the receipts, for an import to find again."""
 
     failed_batches: tuple[SetAside, ...] = ()

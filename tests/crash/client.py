@@ -186,27 +186,27 @@ class Caller:
 
     def write_together(self, *batches: tuple[str, ...]) -> None:
         """Write batches that share a flush, each under an id of its own."""
-        submissions, intents = {}, {}
+        pending, intents = {}, {}
         for stores in batches:
             batch_id = self._next_id()
             writes = {store: new_data(store, batch_id) for store in stores}
             intents[batch_id] = writes
             self.say(Intent(batch_id, writes))
             with self._noting(batch_id, ()):
-                submissions[batch_id] = self._opened._writer.submission(
+                pending[batch_id] = self._opened._writer.prepare(
                     self._request("launch_checkpoint", writes)
                 )
         error: Exception | None = None
         try:
-            self._opened._writer.write_submissions(list(submissions.values()))
+            self._opened._writer.write_pending(list(pending.values()))
         except RuntimeStoreError as found:
             error = found
         last: dict[str, Any] = {}
-        for batch_id, submission in submissions.items():
+        for batch_id, pending_batch in pending.items():
             with self._noting(batch_id, ()):
-                if error is not None and not submission.is_done:
+                if error is not None and not pending_batch.is_done:
                     raise error
-                self.say(Told(submission.result()))
+                self.say(Told(pending_batch.result()))
                 last |= intents[batch_id]
         self._check_in_place(last)
 
@@ -286,11 +286,11 @@ class Caller:
             return True
         return False
 
-    def take_back(self) -> None:
+    def restore_quarantined(self) -> None:
         """Put all evidence back where it was."""
         with suppress(RuntimeStoreError):
             for item in self._opened.quarantined_files():
-                self._opened.take_back(item.quarantine_number)
+                self._opened.restore_quarantined(item.quarantine_number)
 
     def close(self) -> None:
         """Close the store, if it is open."""

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from rtstore import DATABASE_NAME, Durability
 
-from .caller import FILES, holds
 from .check import check, torn_files
-from .crew import Copies, Share, Tally, workshop
+from .client import FILES, holds
 from .disk import Disk, DiskState, Image
 from .ledger import Ledger, Note
 from .probe import END, Fault, Point, Probe, TracedFileSystem, watched
 from .product import scenario_of
 from .scenarios import Scenario
+from .workers import Copies, Share, Tally, workshop
 
 FULL = 2
 """PRAGMA synchronous = FULL."""

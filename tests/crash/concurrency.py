@@ -23,13 +23,13 @@ from rtstore import (
 )
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 
-from .caller import IDENTITY, TEAM, Caller, Options, new_data
 from .check import check
 from .children import Child, Say, killer
-from .crew import workshop
+from .client import IDENTITY, TEAM, Caller, Options, new_data
 from .ledger import Broken, Escaped, Found, Ledger, Note, Refused
 from .probe import Fault, Point, Probe, watched
 from .scenarios import Scenario
+from .workers import workshop
 
 CHECKPOINT = (LAUNCH_STATE, SESSION_STORE, HOST_LEASES)
 
