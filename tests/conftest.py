@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests import breadth, places
-from tests.counts import Counts, Summary
-from tests.installed import Installed, install_wheel
+from tests.support import breadth, places
+from tests.support.counts import Counts, Summary
+from tests.support.installed import Installed, install_wheel
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell lets what it starts in the background ignore Ctrl-C, and so would every process that

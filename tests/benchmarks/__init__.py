@@ -6,5 +6,6 @@ job; `floors` has them. A time is the median over the rounds of the median of a 
 median of the ratios of the rounds, with the range of the middle half of them; `if quiet` is that of
 the quickest tenth of all calls. The targets stand beside the figures; a missed one is no error.
 
-Outside the normal test run. `tests/test_benchmarks.py` only sees to it that the command works.
+Outside the normal test run. `tests/house/test_benchmarks.py` only sees to it that the command
+works.
 """

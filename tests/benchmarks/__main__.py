@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rtstore.model.times import format_time, utc_now
-
-from . import __doc__ as about
-from . import concurrency, growth, opening, reading, report, writing
-from .bench import Bench, Case
-from .machine import file_system, machine, versions
-from .measure import Figure
-from .sizes import FULL, QUICK, SMOKE
+from tests.benchmarks import __doc__ as about
+from tests.benchmarks import concurrency, growth, opening, reading, report, writing
+from tests.benchmarks.bench import Bench, Case
+from tests.benchmarks.machine import file_system, machine, versions
+from tests.benchmarks.measure import Figure
+from tests.benchmarks.sizes import FULL, QUICK, SMOKE
 
 CASES: dict[str, Case] = {
     "write": writing.write_batch,

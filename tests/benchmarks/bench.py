@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .measure import Figure
-from .sizes import Sizes
+from tests.benchmarks.measure import Figure
+from tests.benchmarks.sizes import Sizes
 
 
 @dataclass

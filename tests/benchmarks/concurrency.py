@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from .bench import Bench
-from .children import Child
-from .crowd import LOCK_TIMEOUT_S, Crowd
-from .documents import descriptors, open_store
-from .measure import Figure, Target, quantities
-from .sizes import Sizes
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.children import Child
+from tests.benchmarks.crowd import LOCK_TIMEOUT_S, Crowd
+from tests.benchmarks.documents import descriptors, open_store
+from tests.benchmarks.measure import Figure, Target, quantities
+from tests.benchmarks.sizes import Sizes
 
 ONE_CALLER, ONE_PROCESS = "one caller", "one process"
 MANY = Target(8, at_least=True)

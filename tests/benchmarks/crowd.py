@@ -9,8 +9,7 @@ from contextlib import ExitStack
 from threading import Barrier
 
 from rtstore import RuntimeStore
-
-from .documents import Documents, write
+from tests.benchmarks.documents import Documents, write
 
 LOCK_TIMEOUT_S = 600.0
 """A writer that loses the lock to others for long is slow, not broken."""

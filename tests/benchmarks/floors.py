@@ -24,8 +24,7 @@ import pydantic_core
 from rtstore import Descriptor
 from rtstore.control.lock import LOCK_NAME
 from rtstore.control.sqlite.engine import DATABASE_NAME
-
-from .documents import IDENTITY, REASON, TEAM, open_store
+from tests.benchmarks.documents import IDENTITY, REASON, TEAM, open_store
 
 Encode = Callable[[object], bytes]
 

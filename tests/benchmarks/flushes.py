@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from rtstore import RuntimeStore
-
-from .children import command, environment
-from .documents import Supply, descriptors, open_store, write
-from .floors import FullCommit
-from .sizes import Sizes
+from tests.benchmarks.children import command, environment
+from tests.benchmarks.documents import Supply, descriptors, open_store, write
+from tests.benchmarks.floors import FullCommit
+from tests.benchmarks.sizes import Sizes
 
 _CALLS = "?access,?faccessat,?faccessat2,?fsync,?fdatasync,?sync_file_range,?syncfs,?msync"
 _MARK = "rtstore-benchmark-mark"

@@ -9,12 +9,11 @@ from pathlib import Path
 from rtstore import Descriptor, RuntimeStore
 from rtstore.control.contents import KEEP_EVERYTHING
 from rtstore.control.sqlite.engine import DATABASE_NAME
-
-from . import history
-from .bench import Bench
-from .documents import Documents, Supply, descriptors, open_store, write
-from .measure import Figure, Operation, Target, compare, quantities, race
-from .opening import Opening
+from tests.benchmarks import history
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.documents import Documents, Supply, descriptors, open_store, write
+from tests.benchmarks.measure import Figure, Operation, Target, compare, quantities, race
+from tests.benchmarks.opening import Opening
 
 FRESH = "the same, fresh"
 WRITE, LOOK, SIZE = Target(1.1), Target(1.2), Target(1.5)

@@ -16,8 +16,7 @@ from rtstore import Descriptor
 from rtstore.control.contents import KEEP_EVERYTHING
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.model.ids import time_ordered_id
-
-from .documents import IDENTITY, REASON, TEAM, open_store, write
+from tests.benchmarks.documents import IDENTITY, REASON, TEAM, open_store, write
 
 _CHUNK = 10_000
 

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import peers
-from .children import CHECKOUT
+from tests.benchmarks import peers
+from tests.benchmarks.children import CHECKOUT
 
 MEMORY = ("tmpfs", "ramfs")
 """File systems on which a flush costs nothing, so that most ratios mean nothing."""

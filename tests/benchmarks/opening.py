@@ -10,12 +10,16 @@ from pathlib import Path
 
 from rtstore import Descriptor, RuntimeStore
 from rtstore.control.sqlite.engine import DATABASE_NAME
-
-from .bench import Bench
-from .children import command, compiled_environment, environment
-from .documents import Documents, descriptors, open_store, write
-from .floors import IMPORT_FLOOR, IMPORT_IN_USE_FLOOR, import_command, open_and_query
-from .measure import Figure, Operation, Target, Times, compare, race
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.children import command, compiled_environment, environment
+from tests.benchmarks.documents import Documents, descriptors, open_store, write
+from tests.benchmarks.floors import (
+    IMPORT_FLOOR,
+    IMPORT_IN_USE_FLOOR,
+    import_command,
+    open_and_query,
+)
+from tests.benchmarks.measure import Figure, Operation, Target, Times, compare, race
 
 OPEN_FLOOR = "plain sqlite3: open, one query"
 FRONT_DOOR, FACADE = "import rtstore", "from rtstore import RuntimeStore"

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .floors import dumps
+from tests.benchmarks.floors import dumps
 
 DISKCACHE, LANGGRAPH = "diskcache", "langgraph-checkpoint-sqlite"
 INSTALL = "pip install -e '.[bench]'"

@@ -12,12 +12,11 @@ from typing import Any
 
 from rtstore import KNOWN_DESCRIPTORS, Descriptor, RuntimeStore
 from rtstore.control.sqlite.engine import DATABASE_NAME
-
-from . import peers
-from .bench import Bench, human_size
-from .documents import IDENTITY, Documents, descriptors, open_store, write
-from .floors import read_and_hash, read_and_parse
-from .measure import Figure, Operation, Target, compare, race
+from tests.benchmarks import peers
+from tests.benchmarks.bench import Bench, human_size
+from tests.benchmarks.documents import IDENTITY, Documents, descriptors, open_store, write
+from tests.benchmarks.floors import read_and_hash, read_and_parse
+from tests.benchmarks.measure import Figure, Operation, Target, compare, race
 
 PARSE, QUERY = "read and parse the file", "raw sqlite3 query, parsed"
 PARSE_ALL, HASH_ALL = "read and parse the files", "read and hash the files"

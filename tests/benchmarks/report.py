@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .machine import MEMORY
-from .measure import Figure, Spread
+from tests.benchmarks.machine import MEMORY
+from tests.benchmarks.measure import Figure, Spread
 
 WIDTH_MIN = 116
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .measure import Pace
+from tests.benchmarks.measure import Pace
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rtstore import FileSystem
-
-from . import flushes
-from .crowd import LOCK_TIMEOUT_S, Crowd
-from .documents import Documents, descriptors, open_store, write
-from .floors import RawProtocol
+from tests.benchmarks import flushes
+from tests.benchmarks.crowd import LOCK_TIMEOUT_S, Crowd
+from tests.benchmarks.documents import Documents, descriptors, open_store, write
+from tests.benchmarks.floors import RawProtocol
 
 
 class DyingFileSystem(FileSystem):

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import Descriptor
-
-from . import flushes, peers
-from .bench import Bench, human_size
-from .documents import IDENTITY, REASON, Documents, Supply, descriptors, open_store, write
-from .floors import FlushedFiles, FullCommit, RawProtocol, fast_dumps
-from .measure import Figure, Operation, Target, compare, quantities, race
+from tests.benchmarks import flushes, peers
+from tests.benchmarks.bench import Bench, human_size
+from tests.benchmarks.documents import (
+    IDENTITY,
+    REASON,
+    Documents,
+    Supply,
+    descriptors,
+    open_store,
+    write,
+)
+from tests.benchmarks.floors import FlushedFiles, FullCommit, RawProtocol, fast_dumps
+from tests.benchmarks.measure import Figure, Operation, Target, compare, quantities, race
 
 RAW = "raw sqlite3"
 RAW_CAREFUL = "raw sqlite3, step 2 and retention"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import breadth
 from tests.checker.controls import CONTROLS
 from tests.checker.mix import DISTURBANCES, draw
 from tests.checker.verdict import KINDS
-from tests.counts import Counts
+from tests.support import breadth
+from tests.support.counts import Counts
 
 CHECKOUT = Path(__file__).parents[2]
 SECONDS = 15

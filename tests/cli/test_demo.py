@@ -19,9 +19,8 @@ from rtstore.cli.demo_points import KILL_POINTS, STORES, find_point
 from rtstore.cli.exits import ExitCode
 from rtstore.control.lock import WriterLock
 from rtstore.testing import CrashPoint
-from tests import breadth
 from tests.cli.commands import CHECKOUT, ready_team, run, run_process
-from tests.support import agree, data_in, stray_files
+from tests.support import agree, breadth, data_in, stray_files
 
 
 @pytest.mark.parametrize(

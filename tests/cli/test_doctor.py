@@ -37,9 +37,9 @@ from tests.cli.test_bad_input import _without_privileges
 from tests.cli.test_import import _copy
 from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
 from tests.cli.troubles import LEASES_FILE, TROUBLES, Trouble, findings, go_through
-from tests.pure.build import needs_legacy
+from tests.maintenance.test_rebuild_database import overwrite
+from tests.model.build import needs_legacy
 from tests.support import CHECKOUT, LEASES, agree, child, hear, picture
-from tests.test_rebuild_database import overwrite
 from tests.upgrade.freeze import unpack
 
 

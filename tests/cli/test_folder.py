@@ -22,8 +22,8 @@ from rtstore.legacy.survey import LANES
 from rtstore.maintenance.backup import RECORD_NAME
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import HOLD, _newer, _without_privileges
+from tests.maintenance.test_rebuild_database import overwrite
 from tests.support import child, hear, picture
-from tests.test_rebuild_database import overwrite
 from tests.upgrade.freeze import unpack
 
 LANE = "secondary%3Aopencode%3Amira"

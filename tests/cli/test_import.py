@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import run, run_process
-from tests.pure.build import LEGACY, needs_legacy, read_json
+from tests.model.build import LEGACY, needs_legacy, read_json
 from tests.support import files_picture, picture
 
 pytestmark = needs_legacy

@@ -15,7 +15,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.model.records import Receipt
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_import import _copy
-from tests.pure.build import needs_legacy
+from tests.model.build import needs_legacy
 from tests.upgrade.freeze import unpack
 
 PLAN = {

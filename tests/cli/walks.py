@@ -19,8 +19,8 @@ from rtstore.control.lock import LOCK_NAME
 from tests.cli.commands import crashed_team, ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.legacy.build import FERRY, MANIFEST, OTHER_MANIFEST, OWN, RECEIPTS
+from tests.maintenance.test_rebuild_database import overwrite
 from tests.support import LEASES, SESSIONS, plain_descriptor
-from tests.test_rebuild_database import overwrite
 
 SOMEBODY = (
     "the runtime must",

@@ -22,10 +22,9 @@ from rtstore import (
     RuntimeStore,
 )
 from rtstore.control.lock import LOCK_NAME
-
-from .client import FILES, IDENTITY, STORES, TEAM, Caller, holds
-from .ledger import Broken, Escaped, Foreign, Ledger, Note, Outcome, Refused
-from .scenarios import Scenario
+from tests.crash.client import FILES, IDENTITY, STORES, TEAM, Caller, holds
+from tests.crash.ledger import Broken, Escaped, Foreign, Ledger, Note, Outcome, Refused
+from tests.crash.scenarios import Scenario
 
 OURS = {DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME}
 

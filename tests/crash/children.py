@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import BinaryIO
 
-from .ledger import Escaped, Finished, Note, Reached
-from .probe import END, Fault, Point, Watcher
+from tests.crash.ledger import Escaped, Finished, Note, Reached
+from tests.crash.probe import END, Fault, Point, Watcher
 
 LIMIT_S = 60
 """A child that takes longer hangs; SIGALRM ends it, and that is a failure."""

@@ -31,18 +31,8 @@ from rtstore import (
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.model.request import BatchRequest, batch_request
 from rtstore.recovery.rebuilders import RebuildRequest
-
-from .children import Say
-from .ledger import (
-    Broken,
-    Escaped,
-    Intent,
-    Opened,
-    Outcome,
-    Recovered,
-    Refused,
-    Told,
-)
+from tests.crash.children import Say
+from tests.crash.ledger import Broken, Escaped, Intent, Opened, Outcome, Recovered, Refused, Told
 
 TEAM = "team-a"
 IDENTITY = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1", behavior_fingerprint="b-1")

@@ -22,14 +22,13 @@ from rtstore import (
     StoreFileChangedError,
 )
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
-
-from .check import check
-from .children import Child, Say, killer
-from .client import IDENTITY, TEAM, Caller, Options, new_data
-from .ledger import Broken, Escaped, Found, Ledger, Note, Refused
-from .probe import Fault, Point, Probe, watched
-from .scenarios import Scenario
-from .workers import workshop
+from tests.crash.check import check
+from tests.crash.children import Child, Say, killer
+from tests.crash.client import IDENTITY, TEAM, Caller, Options, new_data
+from tests.crash.ledger import Broken, Escaped, Found, Ledger, Note, Refused
+from tests.crash.probe import Fault, Point, Probe, watched
+from tests.crash.scenarios import Scenario
+from tests.crash.workers import workshop
 
 CHECKPOINT = (LAUNCH_STATE, SESSION_STORE, HOST_LEASES)
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import breadth
-from tests.counts import Counts
-
-from .workers import Crew, Hands
+from tests.crash.workers import Crew, Hands
+from tests.support import breadth
+from tests.support.counts import Counts
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .children import Child, Say
-from .controls import CONTROLS
-from .ledger import Found
-from .workers import Share, Tally
+from tests.crash.children import Child, Say
+from tests.crash.controls import CONTROLS
+from tests.crash.ledger import Found
+from tests.crash.workers import Share, Tally
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,11 @@ from rtstore.model.records import (
 )
 from rtstore.recovery import execute as recovery_module
 from rtstore.recovery.execute import Recovery
-
-from .faults import fail_everywhere
-from .kills import kill_everywhere, kill_recoveries
-from .live_writer import visit_everywhere
-from .power_loss import cut_power_everywhere
-from .workers import Job
+from tests.crash.faults import fail_everywhere
+from tests.crash.kills import kill_everywhere, kill_recoveries
+from tests.crash.live_writer import visit_everywhere
+from tests.crash.power_loss import cut_power_everywhere
+from tests.crash.workers import Job
 
 
 @dataclass(frozen=True)

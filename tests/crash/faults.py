@@ -14,15 +14,24 @@ from contextlib import suppress
 from pathlib import Path
 
 from rtstore import RuntimeStoreError
-
-from .check import check, torn_files
-from .client import STORES, Caller
-from .kills import act_of, points_of
-from .ledger import Ledger, Note, Told
-from .probe import FILE, SQL, Fault, FileFault, Point, Probe, SqlFault, TracedFileSystem, watched
-from .product import scenario_of
-from .scenarios import Scenario
-from .workers import Copies, Share, Tally, workshop
+from tests.crash.check import check, torn_files
+from tests.crash.client import STORES, Caller
+from tests.crash.kills import act_of, points_of
+from tests.crash.ledger import Ledger, Note, Told
+from tests.crash.probe import (
+    FILE,
+    SQL,
+    Fault,
+    FileFault,
+    Point,
+    Probe,
+    SqlFault,
+    TracedFileSystem,
+    watched,
+)
+from tests.crash.product import scenario_of
+from tests.crash.scenarios import Scenario
+from tests.crash.workers import Copies, Share, Tally, workshop
 
 FULL, IOERR = sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR
 READONLY, CANTOPEN = sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .check import check, contents_of
-from .children import Child, Ended, Say, killer
-from .client import Caller
-from .ledger import Ledger, Note, Opened
-from .probe import END, Fault, Point, Probe, TracedFileSystem, Watcher, ignore, watched
-from .product import scenario_of
-from .scenarios import Scenario
-from .workers import Copies, Share, Tally, workshop
+from tests.crash.check import check, contents_of
+from tests.crash.children import Child, Ended, Say, killer
+from tests.crash.client import Caller
+from tests.crash.ledger import Ledger, Note, Opened
+from tests.crash.probe import END, Fault, Point, Probe, TracedFileSystem, Watcher, ignore, watched
+from tests.crash.product import scenario_of
+from tests.crash.scenarios import Scenario
+from tests.crash.workers import Copies, Share, Tally, workshop
 
 Act = Callable[[Path, Say, TracedFileSystem], object]
 

@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from rtstore import Batch
-
-from .probe import Point
+from tests.crash.probe import Point
 
 
 class Outcome(StrEnum):

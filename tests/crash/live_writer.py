@@ -12,16 +12,15 @@ from pathlib import Path
 
 import rtstore.store
 from rtstore import ActionKind, LockTimeoutError, RuntimeStore, StoreFileChangedError
-
-from .check import check
-from .children import Child, Say, pauser
-from .client import IDENTITY, STORES, TEAM, Caller, Options
-from .kills import act_of, points_of
-from .ledger import Broken, Ledger, Reached
-from .probe import END, Fault, Point, Probe, watched
-from .product import scenario_of
-from .scenarios import Scenario
-from .workers import Copies, Share, Tally, workshop
+from tests.crash.check import check
+from tests.crash.children import Child, Say, pauser
+from tests.crash.client import IDENTITY, STORES, TEAM, Caller, Options
+from tests.crash.kills import act_of, points_of
+from tests.crash.ledger import Broken, Ledger, Reached
+from tests.crash.probe import END, Fault, Point, Probe, watched
+from tests.crash.product import scenario_of
+from tests.crash.scenarios import Scenario
+from tests.crash.workers import Copies, Share, Tally, workshop
 
 HURRIED = Options(lock_timeout_s=0.02)
 """The visitor does not wait: the writer stands still until it has gone."""

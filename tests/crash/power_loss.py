@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rtstore import DATABASE_NAME, Durability
-
-from .check import check, torn_files
-from .client import FILES, holds
-from .disk import Disk, DiskState, Image
-from .ledger import Ledger, Note
-from .probe import END, Fault, Point, Probe, TracedFileSystem, watched
-from .product import scenario_of
-from .scenarios import Scenario
-from .workers import Copies, Share, Tally, workshop
+from tests.crash.check import check, torn_files
+from tests.crash.client import FILES, holds
+from tests.crash.disk import Disk, DiskState, Image
+from tests.crash.ledger import Ledger, Note
+from tests.crash.probe import END, Fault, Point, Probe, TracedFileSystem, watched
+from tests.crash.product import scenario_of
+from tests.crash.scenarios import Scenario
+from tests.crash.workers import Copies, Share, Tally, workshop
 
 FULL = 2
 """PRAGMA synchronous = FULL."""

@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 from rtstore import Retention
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
-
-from . import steps as stages
-from .children import Say
-from .client import FILES, LANE, Caller, Options
-from .ledger import Foreign
-from .scenarios import SCENARIOS, Scenario
+from tests.crash import steps as stages
+from tests.crash.children import Say
+from tests.crash.client import FILES, LANE, Caller, Options
+from tests.crash.ledger import Foreign
+from tests.crash.scenarios import SCENARIOS, Scenario
 
 WRITTEN = (SESSION_STORE, HOST_LEASES, LAUNCH_STATE)
 """The stores that are written; the lane is what a person edits, and what is of an older version."""

@@ -13,12 +13,11 @@ from pathlib import Path
 from rtstore import Durability
 from rtstore.files.durable import temporary_path
 from rtstore.model.descriptors import LAUNCH_STATE, SESSION_STORE
-
-from . import steps as stages
-from .children import Say
-from .client import DEFAULT_OPTIONS, FILES, Caller, Options
-from .ledger import Foreign, Note
-from .probe import Fault, FileFault, Point, TracedFileSystem
+from tests.crash import steps as stages
+from tests.crash.children import Say
+from tests.crash.client import DEFAULT_OPTIONS, FILES, Caller, Options
+from tests.crash.ledger import Foreign, Note
+from tests.crash.probe import Fault, FileFault, Point, TracedFileSystem
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from rtstore import Retention, RuntimeStore
 from rtstore.files.durable import temporary_path
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.model.records import BatchOrigin
-
-from .children import Child, Say, killer
-from .client import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
-from .ledger import Foreign, Intent, Note, Told
-from .probe import Fault, FileFault, Point, Probe, watched
+from tests.crash.children import Child, Say, killer
+from tests.crash.client import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
+from tests.crash.ledger import Foreign, Intent, Note, Told
+from tests.crash.probe import Fault, FileFault, Point, Probe, watched
 
 Build = Callable[[Path, Say], None]
 Act = Callable[[Caller], None]

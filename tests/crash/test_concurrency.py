@@ -9,11 +9,17 @@ from typing import Any
 
 from rtstore import RuntimeStore
 from rtstore.model.descriptors import SESSION_STORE
-from tests import breadth
-
-from .client import IDENTITY, TEAM
-from .concurrency import Outcome, fork_while_open, live_and_die, look_on, outlive, update_together
-from .workers import Crew
+from tests.crash.client import IDENTITY, TEAM
+from tests.crash.concurrency import (
+    Outcome,
+    fork_while_open,
+    live_and_die,
+    look_on,
+    outlive,
+    update_together,
+)
+from tests.crash.workers import Crew
+from tests.support import breadth
 
 
 def _report(crew: Crew, name: str, outcome: Outcome) -> None:

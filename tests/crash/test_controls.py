@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests import breadth
-
-from .control_results import try_control
-from .controls import CONTROLS
-from .workers import Crew
+from tests.crash.control_results import try_control
+from tests.crash.controls import CONTROLS
+from tests.crash.workers import Crew
+from tests.support import breadth
 
 QUICK = ("log_not_flushed", "complete_before_publish", "quarantine_skipped", "no_lock")
 """Controls that are tried with every change."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests import breadth
-
-from .faults import fail_everywhere
-from .kills import kill_everywhere
-from .power_loss import cut_power_everywhere
-from .product import DONE, GROUPS, KEPT, PRODUCT, STORES, drawn
-from .workers import Crew
+from tests.crash.faults import fail_everywhere
+from tests.crash.kills import kill_everywhere
+from tests.crash.power_loss import cut_power_everywhere
+from tests.crash.product import DONE, GROUPS, KEPT, PRODUCT, STORES, drawn
+from tests.crash.workers import Crew
+from tests.support import breadth
 
 STATES = 2
 """How many states after a loss of power are drawn at each point; ten times as many in full."""

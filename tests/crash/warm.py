@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .scenarios import SCENARIOS
-from .workers import workshop
+from tests.crash.scenarios import SCENARIOS
+from tests.crash.workers import workshop
 
 
 def up() -> None:

@@ -19,8 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-from tests.counts import Counts
-from tests.places import MEMORY
+from tests.support.counts import Counts
+from tests.support.places import MEMORY
 
 Result = TypeVar("Result")
 
@@ -147,7 +147,7 @@ class Crew:
 
 def _settle() -> None:
     """Load everything that a trial needs, once."""
-    from . import warm
+    from tests.crash import warm
 
     warm.up()
     gc.collect()

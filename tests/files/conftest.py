@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import on_disk
+from tests.support.places import on_disk
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.counts import Counts
 from tests.hostile.scene import TRIED, UNEXPECTED, Scene
+from tests.support.counts import Counts
 
 
 @pytest.fixture

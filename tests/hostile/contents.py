@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 
-from tests import breadth
+from tests.support import breadth
 
 VALID = (
     '{\n  "schemaVersion": 1,\n  "updatedAt": "2026-04-21T12:00:00.000Z",\n'

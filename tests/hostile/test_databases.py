@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from rtstore.control.schema import APPLICATION_ID
-from tests import breadth
 from tests.hostile.scene import Scene
 from tests.hostile.sessions import ABOUT, LOOK, RECOVER, WRITE
 from tests.hostile.template import DATABASE, template
+from tests.support import breadth
 
 PAGE = 4096
 SIDE_FILES = ("-wal", "-shm", "-journal")

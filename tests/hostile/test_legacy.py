@@ -14,12 +14,11 @@ import pytest
 
 from rtstore import DATABASE_NAME
 from rtstore.legacy import import_directory
-from tests import breadth
 from tests.hostile import contents
 from tests.hostile.odd import ODD
 from tests.hostile.scene import Scene
 from tests.hostile.sessions import LOOK, RECOVER
-from tests.support import CHECKOUT, picture
+from tests.support import CHECKOUT, breadth, picture
 
 HARBOUR = CHECKOUT / "tests" / "fixtures" / "legacy" / "harbour"
 MANIFEST, RECEIPTS = "manifest.json", "opencode-runtime-receipts.json"

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import breadth
 from tests.hostile.odd import ODD
 from tests.hostile.scene import Scene
 from tests.hostile.sessions import ABOUT, LOOK, NOTES_FILE, RECOVER, WRITE
 from tests.hostile.template import DATABASE, template
-from tests.support import TEAM
+from tests.support import TEAM, breadth
 
 PLACES = {
     "a store's file": "opencode-host-leases.json",

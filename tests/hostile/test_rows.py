@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import breadth
 from tests.hostile.scene import Scene
 from tests.hostile.template import DATABASE, template
 from tests.hostile.test_databases import spoil, try_everything
+from tests.support import breadth
 
 VALUES = ("''", "NULL", "-1", "9223372036854775807", "x'ff00'", "'nonsense'", "'null'")
 PATHS = (

@@ -14,15 +14,7 @@ from rtstore.errors import NewerStoreFileError
 from tests.hostile import contents
 from tests.hostile.contents import Input
 from tests.hostile.scene import Scene
-from tests.support import (
-    CHECKPOINT,
-    IDENTITY,
-    LEDGER,
-    SESSIONS,
-    agree,
-    file_of,
-    new_directory,
-)
+from tests.support import CHECKPOINT, IDENTITY, LEDGER, SESSIONS, agree, file_of, new_directory
 
 
 class Files:

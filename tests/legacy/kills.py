@@ -19,10 +19,9 @@ from rtstore.legacy.team import runtime_directory_of
 from tests.crash.children import Say
 from tests.crash.probe import TracedFileSystem
 from tests.crash.workers import workshop
+from tests.legacy.build import HARBOUR, IMPORTED_AT, OWN, all_rows
 from tests.support import CONTROL, Picture, picture
 from tests.upgrade.kills import Check, kill_everywhere
-
-from .build import HARBOUR, IMPORTED_AT, OWN, all_rows
 
 
 def taking(directory: Path, _say: Say, fs: TracedFileSystem) -> None:

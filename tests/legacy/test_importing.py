@@ -32,12 +32,7 @@ from tests.legacy.build import (
     rows,
     take,
 )
-from tests.support import (
-    LAUNCH,
-    agree,
-    picture,
-    plain_descriptor,
-)
+from tests.support import LAUNCH, agree, picture, plain_descriptor
 
 EVIDENCE = "opencode.e2eEvidence"
 """A store that the ancestor has a name for, and no descriptor."""

@@ -31,11 +31,7 @@ from tests.legacy.build import (
     opened,
     take,
 )
-from tests.support import (
-    LAUNCH,
-    LEDGER,
-    SESSIONS,
-)
+from tests.support import LAUNCH, LEDGER, SESSIONS
 
 # --- what does not fit together -------------------------------------------------------------------
 

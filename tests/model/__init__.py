@@ -1,1 +1,0 @@
-"""A plain dictionary model beside the store, driven by Hypothesis through every public way in."""

@@ -30,10 +30,17 @@ from rtstore.testing import (
     crash_points,
     kill_at,
 )
-from tests.group_support import batch, together
 from tests.support import FILE_OF, LEASES, LEDGER, data_in, new_directory, stray_files
-
-from .runtimes import IDENTITY, STORES, checkpoint, checkpoint_async, fail, sleep, start
+from tests.support.groups import batch, together
+from tests.testing.runtimes import (
+    IDENTITY,
+    STORES,
+    checkpoint,
+    checkpoint_async,
+    fail,
+    sleep,
+    start,
+)
 
 THREE = crash_points(stores=3)
 

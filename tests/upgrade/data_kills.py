@@ -11,9 +11,8 @@ from tests.crash.children import Say
 from tests.crash.probe import TracedFileSystem
 from tests.crash.workers import workshop
 from tests.support import IDENTITY, agree
-
-from .kills import kill_everywhere
-from .test_data import A, B, begin, descriptors, open_it
+from tests.upgrade.kills import kill_everywhere
+from tests.upgrade.test_data import A, B, begin, descriptors, open_it
 
 
 def opening(directory: Path, _say: Say, fs: TracedFileSystem) -> None:

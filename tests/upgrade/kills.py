@@ -34,9 +34,8 @@ from tests.crash.kills import Act, kill, points_of
 from tests.crash.ledger import Broken
 from tests.crash.probe import TracedFileSystem
 from tests.crash.workers import Copies, Tally, workshop
-
-from .freeze import unpack
-from .states import (
+from tests.upgrade.freeze import unpack
+from tests.upgrade.states import (
     chosen,
     looked_at,
     problems_in_use,

@@ -15,9 +15,8 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
 from tests.support import LAUNCH, LEASES, Ids, agree, digest
-
-from .freeze import facts_of, rows_of, schema_of
-from .life import NOTES, OPEN_BATCH, SECOND, TEAM
+from tests.upgrade.freeze import facts_of, rows_of, schema_of
+from tests.upgrade.life import NOTES, OPEN_BATCH, SECOND, TEAM
 
 OLDER = REVISIONS[:-1]
 

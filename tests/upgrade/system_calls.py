@@ -18,9 +18,8 @@ from pathlib import Path
 
 from tests.crash.workers import Copies, workshop
 from tests.support import CHECKOUT
-
-from .kills import Kills, begin, check_in_a_child, check_upgrade
-from .states import chosen
+from tests.upgrade.kills import Kills, begin, check_in_a_child, check_upgrade
+from tests.upgrade.states import chosen
 
 CALLS = ",".join(
     f"?{call}"  # an architecture has one of the unlinks, another one the other

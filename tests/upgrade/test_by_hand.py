@@ -16,9 +16,8 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import backups_in
 from tests.support import CHECKOUT, picture
-
-from .freeze import rows_of, unpack
-from .states import (
+from tests.upgrade.freeze import rows_of, unpack
+from tests.upgrade.states import (
     looked_at,
     problems_in_use,
     problems_of_backups,

@@ -39,9 +39,8 @@ from tests.support import (
     plain_descriptor,
     write,
 )
-
-from .freeze import rows_of, unpack
-from .life import NOTES
+from tests.upgrade.freeze import rows_of, unpack
+from tests.upgrade.life import NOTES
 
 A, B, C = "own.a", "own.b", "own.c"
 OLD_RUN = RunIdentity(run_id="old-run", capability_snapshot_id=None, behavior_fingerprint=None)

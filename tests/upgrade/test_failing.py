@@ -22,9 +22,13 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
 from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
 from tests.support import NOON, Crash, WatchedFileSystem, at_call, picture
-
-from .freeze import unpack
-from .states import looked_at, problems_in_use, problems_of_backups, problems_of_database
+from tests.upgrade.freeze import unpack
+from tests.upgrade.states import (
+    looked_at,
+    problems_in_use,
+    problems_of_backups,
+    problems_of_database,
+)
 
 OLDEST, LATEST = REVISIONS[0], REVISIONS[-1]
 

@@ -14,8 +14,7 @@ from sqlalchemy.pool import NullPool
 from rtstore.control import revisions
 from rtstore.control.schema import REVISIONS
 from tests.support import CHECKOUT
-
-from .freeze import ARCHIVE, FACTS, FIXTURES, facts_of, folder_of, schema_of
+from tests.upgrade.freeze import ARCHIVE, FACTS, FIXTURES, facts_of, folder_of, schema_of
 
 
 def test_every_revision_is_frozen() -> None:

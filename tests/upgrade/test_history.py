@@ -12,9 +12,8 @@ from rtstore import KEEP_EVERYTHING, Retention, RuntimeStore
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.support import LEASES
-
-from .freeze import unpack
-from .life import TEAM
+from tests.upgrade.freeze import unpack
+from tests.upgrade.life import TEAM
 
 TIME = "2026-04-21T12:00:00.000Z"
 HASH = "sha256:" + "0" * 64

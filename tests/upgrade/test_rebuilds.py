@@ -18,8 +18,7 @@ from rtstore.control import revisions
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.support import CHECKOUT
-
-from .freeze import facts_of, rows_of, schema_of, unpack
+from tests.upgrade.freeze import facts_of, rows_of, schema_of, unpack
 
 REBUILD = '''
 """Rebuild write_batches with one more rule.

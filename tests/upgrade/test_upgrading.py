@@ -35,20 +35,19 @@ from rtstore import (
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
-from tests import breadth
 from tests.support import (
     CHECKOUT,
     LEASES,
     NOON,
     WatchedFileSystem,
     agree,
+    breadth,
     data_in,
     picture,
 )
-
-from .freeze import unpack
-from .life import NOTES
-from .states import (
+from tests.upgrade.freeze import unpack
+from tests.upgrade.life import NOTES
+from tests.upgrade.states import (
     OLDER,
     looked_at,
     problems_in_use,

@@ -21,9 +21,8 @@ from tests.crash.kills import points_of
 from tests.crash.power_loss import Camera, DiskProbe, ModelledFileSystem
 from tests.crash.probe import END, Fault, Point, Probe, watched
 from tests.crash.workers import Copies, workshop
-
-from .kills import Kills, begin, check_in_a_child, check_upgrade, opening
-from .states import chosen
+from tests.upgrade.kills import Kills, begin, check_in_a_child, check_upgrade, opening
+from tests.upgrade.states import chosen
 
 # --- an error in place of any call ----------------------------------------------------------------
 

@@ -1,0 +1,403 @@
+"""Tasks that write at the same time share flushes, and are told what happened on their loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import (
+    AsyncRuntimeStore,
+    Batch,
+    BatchFailedError,
+    ConflictError,
+    Event,
+    InvalidRequestError,
+    LockTimeoutError,
+    RuntimeStore,
+    StoreRecovered,
+    UnknownStoreError,
+    WriterLock,
+)
+from tests.support import (
+    CHECKPOINT,
+    DIAGNOSTICS,
+    FILE_OF,
+    IDENTITY,
+    LEASES,
+    LEDGER,
+    Crash,
+    WatchedFileSystem,
+    agree,
+    at,
+    new_directory,
+    open_store,
+)
+from tests.support import write as write_now
+from tests.support.aio import append, run, write
+from tests.support.groups import Flushes
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A runtime directory in which nothing was committed yet."""
+    return new_directory(tmp_path)
+
+
+async def waiting(store: AsyncRuntimeStore, *calls: Any) -> list[asyncio.Task[Batch]]:
+    """Tasks for calls, all of which wait in the queue when it returns: the caller holds the
+    lock."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    await asyncio.sleep(0.02)
+    assert not any(task.done() for task in tasks)
+    assert store.lock.is_held()
+    return tasks
+
+
+# --- flushes --------------------------------------------------------------------------------------
+
+
+def test_tasks_that_write_together_share_a_flush(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred tasks that wait for the lock: one flushed transaction logs all their batches; each
+    has an id, a number and a receipt of its own, in the order of the calls."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        flushes = Flushes(store.database, monkeypatch)
+        names = (LEASES, LEDGER, DIAGNOSTICS)
+        with WriterLock(directory).hold():
+            tasks = await waiting(
+                store, *(write(store, names[number % 3], number) for number in range(100))
+            )
+        batches = [await task for task in tasks]
+        assert flushes.made == [True, False]
+        assert [batch.high_watermark for batch in batches] == list(range(1, 101))
+        assert len({batch.batch_id for batch in batches}) == 100
+        assert await store.batches() == batches
+        assert (await store.read(LEASES)).data == 99
+        assert await asyncio.to_thread(agree, store.sync_store)
+
+    run(directory, main)
+
+
+def test_tasks_that_only_meet_share_flushes_too(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody arranges anything: fifty tasks that write ten batches each need far fewer flushes
+    than batches, for all that were called during one flush go with the next."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        flushes = Flushes(store.database, monkeypatch)
+
+        async def work(number: int) -> None:
+            for turn in range(10):
+                await write(store, LEASES, [number, turn])
+
+        await asyncio.gather(*(work(number) for number in range(50)))
+        assert (await store.manifest()).high_watermark == 500
+        logs = flushes.made.count(True)
+        print(f"\n500 batches of 50 tasks in {logs} flushes")
+        assert logs <= 100
+
+    run(directory, main)
+
+
+def test_calls_are_carried_out_in_their_order(directory: Path) -> None:
+    """Batches that share a flush do not overtake an update, nor it them."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with WriterLock(directory).hold():
+            tasks = await waiting(
+                store,
+                write(store, LEASES, ["a"]),
+                write(store, LEASES, ["b"]),
+                append(store, "c"),
+                write(store, LEDGER, "d"),
+                append(store, "e"),
+                write(store, LEDGER, "f"),
+            )
+        assert [(await task).high_watermark for task in tasks] == [1, 2, 3, 4, 5, 6]
+        assert (await store.read(LEASES)).data == ["b", "c", "e"]
+        assert (await store.read(LEDGER)).data == "f"
+
+    run(directory, main)
+
+
+def test_batches_go_with_the_update_before_them(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update begins a flush, and the batches right behind it share that; but not one that is
+    compared with what is committed."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        flushes = Flushes(store.database, monkeypatch)
+        with WriterLock(directory).hold():
+            tasks = await waiting(
+                store,
+                append(store, 1),
+                write(store, LEDGER, 2),
+                write(store, DIAGNOSTICS, 3),
+                write(store, DIAGNOSTICS, 4, expected_high_watermark=3),
+                write(store, LEDGER, 5),
+            )
+        assert [(await task).high_watermark for task in tasks] == [1, 2, 3, 4, 5]
+        assert flushes.made == [True, False] * 2
+
+    run(directory, main)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_batches_behind_an_update_that_is_not_made_are_written(
+    directory: Path, cancelled: bool
+) -> None:
+    """Its function fails, or it is cancelled before its turn: the others do not depend on it."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with WriterLock(directory).hold():
+            update = store.update(LEASES, lambda _: 1 // 0, identity=IDENTITY, reason=CHECKPOINT)
+            first, *tasks = await waiting(
+                store, update, write(store, LEDGER, 1), write(store, DIAGNOSTICS, 2)
+            )
+            if cancelled:
+                first.cancel()
+        with pytest.raises(asyncio.CancelledError if cancelled else ZeroDivisionError):
+            await first
+        assert [(await task).high_watermark for task in tasks] == [1, 2]
+
+    run(directory, main)
+
+
+# --- each call has an outcome of its own ----------------------------------------------------------
+
+
+def test_each_task_of_a_group_gets_its_own_outcome(directory: Path) -> None:
+    """What is wrong with one batch is raised to its caller; the others are committed."""
+    broken = at("rename", directory / FILE_OF[DIAGNOSTICS], OSError(28, "full"))
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with WriterLock(directory).hold():
+            tasks = await waiting(
+                store,
+                write(store, LEASES, 1),
+                write(store, LEASES, object()),
+                write(store, "nobody's", 1),
+                write(store, LEDGER, 2, expected_high_watermark=7),
+                write(store, DIAGNOSTICS, 3),
+                write(store, LEDGER, 4, batch_id="mine"),
+                write(store, LEDGER, 4, batch_id="mine"),
+            )
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [
+            Batch, InvalidRequestError, UnknownStoreError, ConflictError, BatchFailedError,
+            Batch, Batch,
+        ]  # fmt: skip
+        assert outcomes[-1] == outcomes[-2]
+        assert (await store.snapshot()).high_watermark == 2
+
+    run(directory, main, fs=WatchedFileSystem(broken))
+
+
+def test_a_task_of_a_group_that_is_cancelled_before_it_begins_is_left_out(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others share the flush as if it had never called."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        flushes = Flushes(store.database, monkeypatch)
+        with WriterLock(directory).hold():
+            tasks = await waiting(store, *(write(store, LEASES, number) for number in range(9)))
+            for task in tasks[::2]:
+                task.cancel()
+            for task in tasks[::2]:
+                with pytest.raises(asyncio.CancelledError) as caught:
+                    await task
+                assert "nothing of it was carried out" in caught.value.__notes__[0]
+        assert [(await task).high_watermark for task in tasks[1::2]] == [1, 2, 3, 4]
+        assert flushes.made == [True, False]
+        assert (await store.read(LEASES)).data == 7
+
+    run(directory, main)
+
+
+def test_a_task_of_a_group_that_is_cancelled_while_it_runs_says_what_it_committed(
+    directory: Path,
+) -> None:
+    """The group is on its way: the one that is cancelled is told that its batch is committed."""
+    renamed, go_on = threading.Event(), threading.Event()
+
+    def hold(_number: int, name: str, _subject: object) -> None:
+        if name == "rename":
+            renamed.set()
+            assert go_on.wait(60)
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with WriterLock(directory).hold():
+            tasks = await waiting(store, write(store, LEASES, 1), write(store, LEDGER, 2))
+        await asyncio.to_thread(renamed.wait)
+        tasks[1].cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await tasks[1]
+        assert "is committed" in caught.value.__notes__[0]
+        assert (await tasks[0]).high_watermark == 1
+        assert (await store.read(LEDGER)).data == 2
+
+    run(directory, main, fs=WatchedFileSystem(hold))
+
+
+def test_all_that_wait_for_the_lock_give_up_in_time(directory: Path) -> None:
+    """Batches of a queue that is never served: each is a time-out of its own, all after one."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with WriterLock(directory).hold():
+            tasks = await waiting(store, *(write(store, LEASES, number) for number in range(5)))
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {LockTimeoutError}
+        assert (await write(store, LEASES, 1)).high_watermark == 1
+
+    run(directory, main, lock_timeout_s=0.2)
+
+
+def test_what_ends_the_process_comes_out_of_every_task(directory: Path) -> None:
+    """No task of a group waits for ever for a leader that is gone."""
+    dead = WatchedFileSystem(lambda number, *_: Crash() if number == 0 else None)
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with WriterLock(directory).hold():
+            tasks = await waiting(store, write(store, LEASES, 1), write(store, LEDGER, 2))
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Crash, Crash]
+
+    run(directory, main, fs=dead)
+    with RuntimeStore.open(directory) as store:
+        assert (store.read(LEASES).data, store.read(LEDGER).data) == (1, 2)
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+def test_an_observer_is_told_on_the_loop_before_its_caller_goes_on(directory: Path) -> None:
+    """Each call tells its own loop, with the caller's context variables: a queue of asyncio can be
+    the observer."""
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody")
+    loop_thread = threading.get_ident()
+    seen: list[tuple[str, str | None]] = []
+
+    def observe(event: Event) -> None:
+        assert threading.get_ident() == loop_thread
+        asyncio.get_running_loop()
+        seen.append((name.get(), event.batch_id))
+
+    async def work(store: AsyncRuntimeStore, number: int) -> None:
+        name.set(f"task-{number}")
+        batch = await (write(store, LEDGER, number) if number % 2 else append(store, number))
+        assert (f"task-{number}", batch.batch_id) in seen
+
+    async def main() -> None:
+        async with AsyncRuntimeStore.open(directory, on_event=observe) as store:
+            await asyncio.gather(*(work(store, number) for number in range(20)))
+            assert len(seen) == 20
+            assert not (await store.check_readiness()).ok
+            assert len(seen) == 21
+
+    asyncio.run(main())
+
+
+def test_an_asyncio_queue_takes_the_events(directory: Path) -> None:
+    """`on_event=queue.put_nowait` is all that a task that shows them needs."""
+
+    async def main() -> None:
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        async with AsyncRuntimeStore.open(directory, on_event=queue.put_nowait) as store:
+            shown = asyncio.create_task(queue.get())
+            await asyncio.sleep(0)
+            batch = await write(store, LEASES, 1)
+            assert (await shown).batch_id == batch.batch_id
+
+    asyncio.run(main())
+
+
+def test_opening_tells_what_it_recovered(directory: Path) -> None:
+    """On the loop, before the store is there."""
+    dead = WatchedFileSystem(lambda number, *_: Crash() if number == 0 else None)
+    with pytest.raises(Crash), open_store(directory, fs=dead) as store:
+        write_now(store, LEASES, 1)
+    told: list[Event] = []
+
+    async def main() -> None:
+        async with AsyncRuntimeStore.open(directory, on_event=told.append) as store:
+            [event] = told
+            assert isinstance(event, StoreRecovered)
+            assert event.batch_ids == ("batch-1",)
+            assert store.last_recovery is not None
+
+    asyncio.run(main())
+
+
+def test_an_observer_on_the_loop_that_fails_harms_nothing(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its caller gets the batch, the log the error."""
+
+    def fail(_: Event) -> None:
+        raise LookupError("mine")
+
+    async def main() -> None:
+        async with AsyncRuntimeStore.open(directory, on_event=fail) as store:
+            assert (await write(store, LEASES, 1)).high_watermark == 1
+
+    asyncio.run(main())
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], LookupError)
+
+
+def test_an_observer_may_start_tasks_that_use_the_store(directory: Path) -> None:
+    """It runs beside the calls, so what it starts is a task like any other."""
+
+    async def main() -> None:
+        started: list[asyncio.Task[Batch]] = []
+
+        def observe(event: Event) -> None:
+            if event.stores == (LEASES,):
+                started.append(asyncio.create_task(write(store, LEDGER, event.batch_id)))
+
+        async with AsyncRuntimeStore.open(directory, on_event=observe) as store:
+            batch = await write(store, LEASES, 1)
+            await started[0]
+            assert (await store.read(LEDGER)).data == batch.batch_id
+
+    asyncio.run(main())
+
+
+def test_what_a_thread_does_with_the_store_inside_is_told_there(directory: Path) -> None:
+    """The store inside belongs to threads: the observer is called in the one that wrote."""
+    threads: list[int] = []
+
+    async def main() -> None:
+        async with AsyncRuntimeStore.open(
+            directory, on_event=lambda _: threads.append(threading.get_ident())
+        ) as store:
+            await asyncio.to_thread(partial(write_now, store.sync_store, LEASES, 1))
+            await write(store, LEASES, 2)
+
+    asyncio.run(main())
+    assert len(set(threads)) == 2
+    assert threads[1] == threading.get_ident()
+
+
+def test_a_coroutine_function_is_no_observer(tmp_path: Path) -> None:
+    """It is refused at once, by name, and nothing is made."""
+
+    async def observe(_: Event) -> None: ...
+
+    with pytest.raises(InvalidRequestError, match="plain function"):
+        AsyncRuntimeStore.open(tmp_path / "new", team_name="team-a", on_event=observe)
+    assert not (tmp_path / "new").exists()

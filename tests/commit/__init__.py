@@ -1,0 +1,1 @@
+"""The commit protocol: queue, checks, log, publication, quarantine."""

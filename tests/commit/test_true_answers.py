@@ -1,0 +1,337 @@
+"""Answers of a write that must be true however threads and processes interleave."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import Batch, FileSystem, LockLostError, LockTimeoutError, RuntimeStore, WriterLock
+from rtstore.commit.group import PendingBatch
+from rtstore.control.lock import LOCK_NAME
+from tests.support import (
+    CHECKPOINT,
+    IDENTITY,
+    LEASES,
+    LEDGER,
+    agree,
+    answer,
+    child,
+    hear,
+    new_directory,
+    open_store,
+)
+from tests.support.groups import batch
+
+# --- time-outs ----------------------------------------------------------------------------------
+
+
+def time_out_beside_a_leader(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> tuple[Batch | BaseException, Batch | None]:
+    """What a caller is told, and what is on record, when its time is over just as a leader gets the
+    lock: one of them decides first, and the other comes while that is at work."""
+    told: list[Batch | BaseException] = []
+    withdraw, is_over, has_ended = PendingBatch.withdraw, threading.Event(), threading.Event()
+
+    def slow_withdraw(self: PendingBatch) -> bool:
+        if threading.current_thread() is not victim:
+            return withdraw(self)
+        if first == "caller":
+            found = withdraw(self)
+        is_over.set()
+        time.sleep(0.1)
+        return found if first == "caller" else withdraw(self)
+
+    def lead(_: Any) -> int:
+        victim.start()
+        assert is_over.wait(10)
+        return 1
+
+    def follow() -> None:
+        try:
+            told.append(batch(store, {LEDGER: 1}, batch_id="mine")())
+        except BaseException as error:
+            told.append(error)
+        has_ended.set()
+
+    class SlowFileSystem(FileSystem):
+        """The leader has taken its batches when the caller asks."""
+
+        def create(self, path: Path, mode: int) -> int:
+            has_ended.wait(0.3)
+            return super().create(path, mode)
+
+    victim = threading.Thread(target=follow)
+    with open_store(directory, lock_timeout_s=0.3, fs=SlowFileSystem()) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(PendingBatch, "withdraw", slow_withdraw)
+            store.update(LEASES, lead, identity=IDENTITY, reason=CHECKPOINT)
+            victim.join()
+        return told[0], store.batch("mine")
+
+
+def test_a_time_out_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever hears that the lock was not free has nothing on record."""
+    told, found = time_out_beside_a_leader(new_directory(tmp_path), monkeypatch, "caller")
+    assert isinstance(told, LockTimeoutError)
+    assert found is None
+
+
+def test_a_batch_that_was_taken_does_not_time_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller waits for the leader, and hears that it is committed."""
+    told, found = time_out_beside_a_leader(new_directory(tmp_path), monkeypatch, "leader")
+    assert isinstance(told, Batch)
+    assert told == found
+
+
+def test_control_a_time_out_that_is_decided_in_two_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that withdraws without asking who has the batch is found to hear what is untrue."""
+
+    def claim(self: PendingBatch, _: object) -> bool:
+        self.log_begun = False
+        return True
+
+    monkeypatch.setattr(PendingBatch, "claim", claim)
+    told, found = time_out_beside_a_leader(new_directory(tmp_path), monkeypatch, "leader")
+    assert isinstance(told, LockTimeoutError)
+    assert found is not None
+
+
+def test_many_time_outs_are_true(tmp_path: Path) -> None:
+    """Threads with a time-out that is about as long as their wait: what was refused is nowhere,
+    what was acknowledged is there, and nothing else is raised."""
+    told: dict[str, str] = {}
+    with open_store(new_directory(tmp_path), lock_timeout_s=0.02) as store:
+
+        def work(number: int) -> None:
+            for turn in range(12):
+                batch_id = f"{number}-{turn}"
+                try:
+                    batch(store, {LEASES: batch_id}, batch_id=batch_id)()
+                    told[batch_id] = "committed"
+                except BaseException as error:
+                    told[batch_id] = type(error).__name__
+
+        threads = [threading.Thread(target=work, args=[number]) for number in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        known = {item.batch_id for item in store.batches()}
+        assert known == {name for name, what in told.items() if what == "committed"}
+        assert set(told.values()) <= {"committed", "LockTimeoutError"}, Counter(told.values())
+
+
+# --- the lock file goes -------------------------------------------------------------------------
+
+COUNT = """
+import json
+from pathlib import Path
+from rtstore import LockLostError, RunIdentity, RuntimeStore, RuntimeStoreError, WriterLock
+if sys.argv[4] == "broken":  # the file alone is the lock, and nobody looks whether it is there
+    WriterLock._lock_directory = lambda *_: True
+    WriterLock.check_name = lambda _: None
+    WriterLock.is_sure = lambda _: True
+identity = RunIdentity(run_id="run-1", capability_snapshot_id="c", behavior_fingerprint="b")
+acknowledged = 0
+with RuntimeStore.open(sys.argv[1]) as store:
+    say("ready")
+    wait()
+    for number in range(int(sys.argv[2])):
+        try:
+            store.update("opencode.hostLeases", lambda data: [*(data or []), [sys.argv[3], number]],
+                         identity=identity, reason="launch_checkpoint")
+            acknowledged += 1
+        except (LockLostError if sys.argv[4] == "sound" else RuntimeStoreError):
+            pass
+say("acknowledged", acknowledged)
+"""
+
+
+def acknowledged_and_found(directory: Path, kind: str) -> tuple[int, list[Any], bool]:
+    """What two writers acknowledge while somebody removes their lock file again and again, what is
+    there, and whether the files are as committed."""
+    arguments = (directory, "40")
+    with child(COUNT, *arguments, "a", kind) as one, child(COUNT, *arguments, "b", kind) as two:
+        assert [hear(one), hear(two)] == ["ready", "ready"]
+        stop = threading.Event()
+
+        def remove() -> None:
+            while not stop.wait(0.004):
+                (directory / LOCK_NAME).unlink(missing_ok=True)
+
+        remover = threading.Thread(target=remove)
+        remover.start()
+        try:
+            answer(one)
+            answer(two)
+            count = sum(int(hear(process).split()[1]) for process in (one, two))
+        finally:
+            stop.set()
+            remover.join()
+    with RuntimeStore.open(directory, recover=False) as store:
+        found = store.read(LEASES, verify=False).data if count else []
+        return count, found, agree(store)
+
+
+def test_two_writers_whose_lock_file_is_removed(tmp_path: Path) -> None:
+    """However often it is removed, what is acknowledged is there, once, and files are whole."""
+    count, found, is_whole = acknowledged_and_found(new_directory(tmp_path), "sound")
+    assert len({tuple(item) for item in found}) == len(found) == count
+    assert count > 10
+    assert is_whole
+
+
+@pytest.mark.thorough
+def test_control_the_lock_file_alone(tmp_path: Path) -> None:
+    """The lock as it was, a file that anybody can remove, is found out."""
+    count, found, is_whole = acknowledged_and_found(new_directory(tmp_path), "broken")
+    assert not is_whole or len(found) != count
+
+
+def test_a_lock_file_that_is_removed_before_the_log(tmp_path: Path) -> None:
+    """The holder notices that the name is not its file's any more: nothing is written; nobody else
+    had the lock meanwhile, and the next call works."""
+    directory = new_directory(tmp_path)
+    others: list[bool] = []
+
+    def change(_: Any) -> int:
+        (directory / LOCK_NAME).unlink()
+        with pytest.raises(LockTimeoutError), WriterLock(directory).hold(0.05):
+            pass
+        others.append(WriterLock(directory).is_held())
+        return 1
+
+    with open_store(directory) as store:
+        with pytest.raises(LockLostError, match="Nothing was written"):
+            store.update(LEASES, change, identity=IDENTITY, reason=CHECKPOINT)
+        assert others == [True]
+        assert store.batches() == []
+        assert batch(store, {LEASES: 2})().high_watermark == 1
+
+
+def test_who_waits_for_a_file_that_is_gone_gets_the_lock(tmp_path: Path) -> None:
+    """It does not wait for the old file: it has the new one as soon as the holder is done."""
+    lock = WriterLock(tmp_path)
+    got: list[float] = []
+
+    def wait() -> None:
+        with WriterLock(tmp_path).hold(10):
+            got.append(time.monotonic())
+
+    thread = threading.Thread(target=wait)
+    with lock.hold():
+        thread.start()
+        time.sleep(0.02)
+        lock.path.unlink()
+        time.sleep(0.02)
+        assert not got
+    thread.join()
+    assert got
+
+
+# --- no room ------------------------------------------------------------------------------------
+
+
+def _deep(depth: int, call: Callable[[], Any]) -> Any:
+    return call() if depth == 0 else _deep(depth - 1, call)
+
+
+@pytest.mark.parametrize("kind", ["write_batch", "update"])
+def test_a_recursion_error_at_any_depth(tmp_path: Path, kind: str) -> None:
+    """It comes before anything is begun, or not at all; the object works."""
+    ids: list[str] = []
+
+    def new_id() -> str:
+        return ids[-1]
+
+    limit = sys.getrecursionlimit()
+    told: Counter[str] = Counter()
+    with open_store(new_directory(tmp_path), batch_id_factory=new_id, lock_timeout_s=1) as store:
+        calls: dict[str, Callable[[], Any]] = {
+            "write_batch": batch(store, {LEASES: 1, LEDGER: 1}),
+            "update": lambda: store.update(
+                LEASES, lambda _: 1, identity=IDENTITY, reason=CHECKPOINT
+            ),
+        }
+        here = len(_stack())
+        try:
+            sys.setrecursionlimit(here + 300)
+            for depth in range(100, 300, 3):
+                ids.append(f"deep-{depth}")
+                try:
+                    _deep(depth, calls[kind])
+                    expected = True
+                except RecursionError:
+                    expected = False
+                told[str(expected)] += 1
+                assert (store.batch(ids[-1]) is not None) == expected
+                ids.append(f"shallow-{depth}")
+                assert batch(store, {LEDGER: depth})().batch_id == ids[-1]
+                assert store.read(LEDGER).data == depth
+        finally:
+            sys.setrecursionlimit(limit)
+    assert min(told["True"], told["False"]) > 5
+
+
+def _stack() -> list[Any]:
+    frames, frame = [], sys._getframe()
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back  # type: ignore[assignment]
+    return frames
+
+
+MEMORY = """
+import _testcapi, logging
+from rtstore import RunIdentity, RuntimeStore
+logging.disable(logging.CRITICAL)
+identity = RunIdentity(run_id="run-1", capability_snapshot_id="c", behavior_fingerprint="b")
+names = ("opencode.hostLeases", "opencode.promptDeliveryLedger")
+def write(store, batch_id):
+    return store.write_batch(identity=identity, reason="launch_checkpoint", batch_id=batch_id,
+                             writes=dict.fromkeys(names, batch_id))
+with RuntimeStore.open(sys.argv[1], lock_timeout_s=1) as store:
+    for number in range(5):
+        write(store, f"warm-{number}")
+    for number in range(int(sys.argv[2]), 2500, int(sys.argv[3])):
+        batch_id, notes = f"batch-{number}", ""
+        try:
+            _testcapi.set_nomemory(number, number + 1)
+            try:
+                write(store, batch_id)
+            finally:
+                _testcapi.remove_mem_hooks()
+            notes = "is committed"
+        except BaseException as error:
+            notes = " ".join(getattr(error, "__notes__", ()))
+        write(store, f"after-{number}")
+        assert store.read(names[0]).data == f"after-{number}"
+        known = store.batch(batch_id)
+        if "is committed" in notes and "not known" not in notes:
+            assert known is not None, (number, notes)
+        elif "nothing of" in notes:
+            assert known is None, (number, notes)
+say("done")
+"""
+
+
+@pytest.mark.parametrize(
+    "step", [157, pytest.param(7, marks=pytest.mark.thorough, id="most of them")]
+)
+def test_an_allocation_that_fails(tmp_path: Path, step: int) -> None:
+    """Whichever it is: the object works afterwards, and what is said is true."""
+    pytest.importorskip("_testcapi")
+    with child(MEMORY, new_directory(tmp_path), "3", str(step)) as process:
+        assert hear(process) == "done"

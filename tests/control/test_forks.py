@@ -1,0 +1,319 @@
+"""Forks: a child has no share in the parent's connections, opens its own, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.control.build import run
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+COMMON = """
+import os, sys, threading
+from contextlib import suppress
+from pathlib import Path
+from rtstore.control.sqlite import sessions
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import StoreClosedError, StoreForkedError
+from tests.control.build import add_batch, batch_count, write_one
+
+path = Path(sys.argv[1])
+
+def in_child(work):
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status == 0, status
+        return
+    try:
+        work()
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+def sound(database, count):
+    assert database.read(batch_count) == count
+    check = lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar_one()
+    assert database.read(check) == "ok"
+"""
+
+ANY_ORDER = (
+    COMMON
+    + """
+order = sys.argv[2]
+database = Database(path)
+write_one(database, 1)
+assert database.read(batch_count) == 1
+to_child, to_parent = os.pipe(), os.pipe()
+child = os.fork()
+if not child:
+    own = Database(path)
+    write_one(own, 2)
+    os.write(to_parent[1], b"x")
+    os.read(to_child[0], 1)
+    write_one(own, 3)
+    if order != "killed":
+        own.close()
+    os.write(to_parent[1], b"x")
+    os.kill(os.getpid(), 9)
+os.read(to_parent[0], 1)
+write_one(database, 4)
+if order == "parent first":
+    database.close()
+os.write(to_child[1], b"x")
+os.read(to_parent[0], 1)
+os.waitpid(child, 0)
+if order != "parent first":
+    database.close()
+other = Database(path)
+sound(other, 4)
+other.close()
+print("fine")
+"""
+)
+
+
+@pytest.mark.parametrize("order", ["parent first", "child first", "killed"])
+def test_both_write_and_close_in_any_order(path: Path, order: str) -> None:
+    """Nothing that either acknowledged is lost, whoever closes first or is killed."""
+    assert run(ANY_ORDER, path, order) == "fine\n"
+
+
+INSIDE = (
+    COMMON
+    + """
+where = sys.argv[2]
+database = Database(path)
+write_one(database, 1)
+parent = os.getpid()
+
+def fork_here(connection):
+    def child():
+        try:
+            Database(path).read(batch_count)
+        except StoreForkedError as error:
+            assert "spawn" in str(error)
+        else:
+            raise AssertionError("it was opened")
+    in_child(child)
+    if where == "write":
+        add_batch(connection, 2)
+    child = os.fork()   # and this one goes on in the middle of it
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    return batch_count(connection)
+
+try:
+    if where == "write":
+        with database.write(flush=True) as connection:
+            fork_here(connection)
+    elif where == "read":
+        database.read(fork_here)
+    else:
+        database.read_on_writer(fork_here)
+except StoreClosedError:
+    assert os.getpid() != parent
+    database.close()
+    sys.exit(7)
+assert os.getpid() == parent
+write_one(database, 3)
+sound(database, 3 if where == "write" else 2)
+database.close()
+print("fine")
+"""
+)
+
+
+@pytest.mark.parametrize("where", ["write", "read", "read as writer"])
+def test_a_fork_inside_of_a_transaction(path: Path, where: str) -> None:
+    """The child can neither go on with the transaction nor open the database; it ends as it likes,
+    and the parent commits as if nothing had been."""
+    assert run(INSIDE, path, where) == "fine\n"
+
+
+BESIDE = (
+    COMMON
+    + """
+database = Database(path)
+write_one(database, 1)
+numbers, stop = iter(range(2, 100000)), threading.Event()
+written = [1]
+
+def write():
+    while not stop.is_set():
+        write_one(database, next(numbers))
+        written[0] += 1
+
+def read():
+    while not stop.is_set():
+        database.read(batch_count)
+        database.read_cached(batch_count)
+
+def work():
+    own = Database(path)
+    assert own.read(batch_count) >= 1
+    own.close()
+
+def fork():
+    for _ in range(6):
+        in_child(work)
+
+threads = [threading.Thread(target=work) for work in (write, read, read)]
+forks = [threading.Thread(target=fork) for _ in range(2)]
+[thread.start() for thread in (*threads, *forks)]
+[thread.join() for thread in forks]
+stop.set()
+[thread.join() for thread in threads]
+sound(database, written[0])
+database.close()
+print("fine")
+"""
+)
+
+
+def test_forks_beside_threads_that_read_and_write(path: Path) -> None:
+    """Two threads fork while others read and write: every child opens its own, none waits for
+    ever, and nothing is lost."""
+    assert run(BESIDE, path) == "fine\n"
+
+
+IMPATIENT = (
+    COMMON
+    + """
+sessions.PATIENCE_S = 0.05
+database = Database(path)
+write_one(database, 1)
+inside, leave = threading.Event(), threading.Event()
+
+def write():
+    with database.write(flush=True) as connection:
+        add_batch(connection, 2)
+        inside.set()
+        leave.wait()
+
+thread = threading.Thread(target=write)
+thread.start()
+inside.wait()
+
+def child():
+    try:
+        Database(path).read(batch_count)
+    except StoreForkedError:
+        return
+    raise AssertionError("it was opened")
+
+in_child(child)
+leave.set()
+thread.join()
+sound(database, 2)
+
+def later():
+    own = Database(path)
+    sound(own, 2)
+    own.close()
+
+in_child(later)
+database.close()
+print("fine")
+"""
+)
+
+
+BESIDE_A_LOOK = (
+    COMMON
+    + """
+import sqlite3, time
+from rtstore import forks
+from rtstore.control.sqlite import engine
+from rtstore.control import revisions as upgrade
+
+where, how = sys.argv[2:]
+is_inside, begun = False, threading.Event()
+
+class Slow:
+    # SQLite as it is, but for opening: that takes until another thread is about to fork.
+    def __getattr__(self, name):
+        return getattr(sqlite3, name)
+
+    def connect(self, *args, **options):
+        global is_inside
+        is_inside = True
+        begun.set()
+        deadline = time.monotonic() + 20
+        while not (forks._forking or sessions._pauses) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        is_inside = False
+        return sqlite3.connect(*args, **options)
+
+if how == "control":
+    forks.no_fork.__enter__ = lambda self: None
+    sessions.quiesce = lambda *_: True
+(upgrade if where == "header" else engine).sqlite3 = Slow()
+look = {
+    "header": lambda: upgrade.inspect_revision(path),
+    "idle": lambda: Database(path, read_only=True).read(batch_count),
+}[where]
+thread = threading.Thread(target=look)
+thread.start()
+assert begun.wait(60)
+child = os.fork()
+if not child:
+    os._exit(3 if is_inside else 0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+thread.join()
+"""
+)
+
+
+@pytest.mark.parametrize("where", ["header", "idle"])
+@pytest.mark.parametrize(("how", "code"), [("library", "0\n"), ("control", "3\n")])
+def test_a_fork_beside_a_thread_that_opens_sqlite(
+    path: Path, where: str, how: str, code: str
+) -> None:
+    """SQLite has locks of its own while it opens a file: a fork waits for that, or its child could
+    never open one."""
+    assert run(BESIDE_A_LOOK, path, where, how) == code
+
+
+def test_a_transaction_that_does_not_end(path: Path) -> None:
+    """A fork waits for other threads' transactions only so long; then its child is refused."""
+    assert run(IMPATIENT, path) == "fine\n"
+
+
+DESCRIPTORS = (
+    COMMON
+    + """
+database = Database(path)
+write_one(database, 1)
+database.read(batch_count)
+
+def child():
+    names = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")
+             if os.path.lexists(f"/proc/self/fd/{n}")]
+    assert not [name for name in names if path.name in name], names
+
+in_child(child)
+database.close()
+in_child(child)
+dropped = Database(path)
+write_one(dropped, 2)
+generator = dropped.write(flush=False)
+generator.__enter__()
+del generator
+in_child(child)
+dropped.close()
+print("fine")
+"""
+)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="there is no /proc")
+def test_a_child_has_no_descriptor_of_the_database(path: Path) -> None:
+    """Whether the store is open, closed or was interrupted when the parent forks."""
+    assert run(DESCRIPTORS, path) == "fine\n"

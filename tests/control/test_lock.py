@@ -1,0 +1,313 @@
+"""The writer lock: one writer at a time, across threads and processes, and never a stale lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rtstore import InvalidRequestError, LockTimeoutError, StorageError, WriterLock
+from rtstore.control.lock import LOCK_NAME
+from rtstore.errors import RetryableError
+from tests.support import answer, child, hear
+
+HOLD = """
+from pathlib import Path
+from rtstore.control.lock import WriterLock
+import os
+with WriterLock(Path(sys.argv[1])).hold():
+    say("held", os.getpid())
+    wait()
+say("free")
+wait()
+"""
+
+COUNT = """
+from pathlib import Path
+from rtstore.control.lock import WriterLock
+directory = Path(sys.argv[1])
+lock, counter = WriterLock(directory), directory / "counter"
+say("ready")
+wait()
+for _ in range(int(sys.argv[2])):
+    with lock.hold():
+        counter.write_text(str(int(counter.read_text()) + 1))
+say("done")
+"""
+
+
+def in_thread(lock: WriterLock) -> LockTimeoutError | None:
+    """What a thread of its own gets for trying the lock for an instant; None when it had it."""
+    raised: list[LockTimeoutError | None] = []
+
+    def work() -> None:
+        try:
+            with lock.hold(0.05):
+                raised.append(None)
+        except LockTimeoutError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return raised[0]
+
+
+def test_one_thread_at_a_time(tmp_path: Path) -> None:
+    """Threads that share the lock, and threads with locks of their own, never meet inside."""
+    shared = WriterLock(tmp_path)
+    inside, most, total = 0, 0, 0
+
+    def work(lock: WriterLock) -> None:
+        nonlocal inside, most, total
+        for _ in range(20):
+            with lock.hold():
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.0002)
+                total += 1
+                inside -= 1
+
+    locks = [shared, shared, WriterLock(tmp_path), WriterLock(tmp_path)]
+    threads = [threading.Thread(target=work, args=[lock]) for lock in locks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert (most, total) == (1, 80)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """Processes that count in a file under the lock lose no count."""
+    (tmp_path / "counter").write_text("0")
+
+    with child(COUNT, tmp_path, "100") as first, child(COUNT, tmp_path, "100") as second:
+        assert [hear(first), hear(second)] == ["ready", "ready"]
+        answer(first)
+        answer(second)
+        assert [hear(first), hear(second)] == ["done", "done"]
+
+    assert (tmp_path / "counter").read_text() == "200"
+
+
+def test_held_by_another_process(tmp_path: Path) -> None:
+    """Who waits in vain hears who holds it and since when; a probe sees it; then it is free."""
+    lock = WriterLock(tmp_path)
+    with child(HOLD, tmp_path) as process:
+        _, pid = hear(process).split()
+
+        assert lock.is_held()
+        started = time.monotonic()
+        with pytest.raises(LockTimeoutError) as caught, lock.hold(0.2):
+            pass
+        assert 0.2 <= time.monotonic() - started < 2
+        error = caught.value
+        assert isinstance(error, RetryableError)
+        assert (error.path, error.timeout_s) == (tmp_path / LOCK_NAME, 0.2)
+        assert re.fullmatch(
+            rf"process {pid} on \S+ since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{{3}}Z",
+            str(error.holder),
+        )
+        assert str(error.holder) in str(error)
+
+        answer(process)
+        assert hear(process) == "free"
+        assert not lock.is_held()
+        with lock.hold(0):  # a time-out before does no harm
+            assert str(os.getpid()) in str(lock.holder())
+
+
+def test_it_dies_with_its_holder(tmp_path: Path) -> None:
+    """A process that is killed while it holds the lock leaves nothing to wait for or to judge."""
+    lock = WriterLock(tmp_path)
+    with child(HOLD, tmp_path) as process:
+        assert hear(process).startswith("held")
+        assert lock.is_held()
+
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+
+        assert not lock.is_held()
+        with lock.hold(0):
+            assert lock.is_held()
+
+
+def test_who_waits_gets_it_as_soon_as_it_is_free(tmp_path: Path) -> None:
+    """Waiting ends with the holder, not with the time-out."""
+    lock = WriterLock(tmp_path)
+    with child(HOLD, tmp_path) as process:
+        assert hear(process).startswith("held")
+        timer = threading.Timer(0.1, lambda: os.kill(process.pid, signal.SIGKILL))
+        timer.start()
+        started = time.monotonic()
+        with lock.hold(20):
+            assert time.monotonic() - started < 5
+        timer.join()
+
+
+def test_held_by_another_thread(tmp_path: Path) -> None:
+    """Also through a lock of its own a thread waits, in vain, and can take it afterwards."""
+    lock, other = WriterLock(tmp_path), WriterLock(tmp_path)
+    with lock.hold():
+        for candidate in (lock, other):
+            error = in_thread(candidate)
+            assert error is not None
+            assert str(os.getpid()) in str(error.holder)
+
+    assert in_thread(lock) is None
+    assert in_thread(other) is None
+
+
+def test_it_cannot_be_taken_twice_by_one_thread(tmp_path: Path) -> None:
+    """Waiting for oneself would never end, so it is an error at once; the first hold stays."""
+    lock = WriterLock(tmp_path)
+    with lock.hold():
+        started = time.monotonic()
+        with pytest.raises(InvalidRequestError, match="inside a write"), lock.hold():
+            pass
+        assert time.monotonic() - started < 1
+        assert lock.is_held()
+        assert in_thread(lock) is not None
+
+    assert not lock.is_held()
+
+
+def test_a_second_lock_of_the_same_thread_times_out(tmp_path: Path) -> None:
+    """Two stores opened on one directory are two writers, wherever they are."""
+    with (
+        WriterLock(tmp_path).hold(),
+        pytest.raises(LockTimeoutError),
+        WriterLock(tmp_path).hold(0.05),
+    ):
+        pass
+
+
+def test_an_error_inside_frees_it(tmp_path: Path) -> None:
+    """Whatever ends the block ends the hold."""
+    lock = WriterLock(tmp_path)
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), lock.hold():
+            raise error
+        assert not lock.is_held()
+
+    assert in_thread(lock) is None
+
+
+def test_a_probe_creates_nothing_and_disturbs_nobody(tmp_path: Path) -> None:
+    """Looking is looking: no file is made, a free lock stays free, a held one held."""
+    lock = WriterLock(tmp_path)
+    assert not lock.is_held()
+    assert not WriterLock(tmp_path / "nowhere").is_held()
+    assert list(tmp_path.iterdir()) == []
+
+    with lock.hold():
+        assert all(lock.is_held() for _ in range(100))
+        assert all(WriterLock(tmp_path).is_held() for _ in range(100))
+    before = lock.path.stat()
+    assert not lock.is_held()
+    assert (lock.path.stat().st_ino, lock.path.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+    )
+
+
+def test_two_probes_at_once_do_not_see_each_other(tmp_path: Path) -> None:
+    """Somebody who only looks is no writer."""
+    lock = WriterLock(tmp_path)
+    with lock.hold():
+        pass
+    descriptor = os.open(lock.path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        assert not lock.is_held()
+    finally:
+        os.close(descriptor)
+
+
+def test_a_writer_is_not_kept_out_by_probes(tmp_path: Path) -> None:
+    """A writer that comes while somebody looks has the lock milliseconds later."""
+    lock, stop = WriterLock(tmp_path), threading.Event()
+
+    def probe() -> None:
+        while not stop.is_set():
+            lock.is_held()
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    try:
+        for _ in range(50):
+            with lock.hold(5):
+                pass
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_lock_file_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
+    """A writer on the old file and one on the new file would be two; the next one makes anew."""
+    lock = WriterLock(tmp_path)
+    with lock.hold():
+        pass
+    lock.path.unlink()
+
+    with lock.hold():
+        assert WriterLock(tmp_path).is_held()
+
+
+def test_a_lock_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    """No directory, or something else under the name."""
+    with pytest.raises(StorageError, match="nowhere"), WriterLock(tmp_path / "nowhere").hold():
+        pass
+    (tmp_path / LOCK_NAME).mkdir()
+    with pytest.raises(StorageError, match=LOCK_NAME), WriterLock(tmp_path).hold():
+        pass
+
+
+FORK = """
+from pathlib import Path
+from rtstore.control.lock import WriterLock
+import os
+lock = WriterLock(Path(sys.argv[1]))
+reading, writing = os.pipe()
+with lock.hold():
+    process = os.fork()
+    if process == 0:
+        os.close(writing)
+        mine = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
+        os.read(reading, 1)  # until the parent is gone
+if process == 0:
+    for descriptor in mine:
+        os.fstat(descriptor)  # the end of the block has closed nothing of ours
+    with lock.hold(10):
+        pass
+    os._exit(7)
+say("free")
+wait()
+os.close(writing)
+say(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_that_is_forked_under_the_lock_has_no_part_in_it(tmp_path: Path) -> None:
+    """It neither keeps the lock from others nor lets it go for its parent, and closes nothing that
+    is its own."""
+    with child(FORK, tmp_path) as process:
+        assert hear(process) == "free"
+        with WriterLock(tmp_path).hold(10):  # the child may just be being born
+            pass
+        answer(process)
+        assert hear(process) == "7"
+
+
+def test_what_stands_in_the_lock_file_is_shown_without_control_characters(tmp_path: Path) -> None:
+    """Anybody may have written there."""
+    (tmp_path / LOCK_NAME).write_bytes(b"\x1b[31mprocess 1\x07\n")
+    assert WriterLock(tmp_path).holder() == "[31mprocess 1"

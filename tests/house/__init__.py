@@ -1,0 +1,1 @@
+"""The layers, the rules of the house, the documents and the wheel."""

@@ -1,0 +1,157 @@
+"""The questions of the README, asked by other programs: the sqlite3 shell and Datasette.
+
+What the shell prints is compared with the README in `test_readme`; here each line is run by the
+program and by Python's own module, and the rows must be the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import DATABASE_NAME
+from tests.support import CHECKOUT, picture, readme
+
+DATASETTE = """
+import asyncio, json, sys
+from datasette.app import Datasette
+
+async def ask():
+    datasette = Datasette([sys.argv[1]])
+    answers = []
+    for sql in json.load(sys.stdin):
+        path = "/runtime-store.json"
+        response = await datasette.client.get(path, params={"sql": sql, "_shape": "objects"})
+        answers.append([response.status_code, response.json()])
+    return answers
+
+print(json.dumps(asyncio.run(ask())))
+"""
+
+
+@cache
+def questions() -> tuple[tuple[str, str], ...]:
+    """Every line of the README that is put to the sqlite3 program: its database, and the query."""
+    steps = readme.steps(readme.README.read_text(encoding="utf-8"))
+    lines = [shlex.split(step.source) for step in steps if step.source.startswith("sqlite3 ")]
+    return tuple((line[-2], line[-1]) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder after the commands of the README up to the last question."""
+    folder = tmp_path_factory.mktemp("questions")
+    for step in readme.steps(readme.README.read_text(encoding="utf-8")):
+        if re.match(r"rtstore demo|cp -r|# \w+\.py|python -c", step.source):
+            readme.run(step, folder)
+    return folder
+
+
+def by_python(path: Path, query: str) -> list[dict[str, Any]]:
+    """The rows by Python's own module."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(query)]
+
+
+def by_datasette(path: Path, queries: Sequence[str]) -> list[tuple[int, dict[str, Any]]]:
+    """What Datasette answers to each query: the status, and the document."""
+    done = subprocess.run(
+        [sys.executable, "-c", DATASETTE, path],
+        input=json.dumps(queries),
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [(status, document) for status, document in json.loads(done.stdout)]
+
+
+def same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> None:
+    """The same rows, but for ages, which go on."""
+    for left, right in zip(one, other, strict=True):
+        assert left.keys() == right.keys()
+        for name in left.keys() - {"age_seconds"}:
+            assert left[name] == right[name]
+        if "age_seconds" in left:
+            assert abs(int(left["age_seconds"]) - int(right["age_seconds"])) < 60
+
+
+def test_every_view_is_asked() -> None:
+    """The README has a question to each view."""
+    asked = " ".join(query for _, query in questions())
+    text = readme.README.read_text(encoding="utf-8")
+    views = {
+        "batch_log", "current_state", "current_stores", "open_problems", "recovery_log", "run_log",
+        "store_changes", "store_history", "store_sizes", "write_receipts",
+    }  # fmt: skip
+    assert {view for view in views if f"FROM {view}" in asked} >= views - {
+        "batch_log",
+        "write_receipts",
+    }
+    assert "FROM batch_log" in text
+    assert "FROM write_receipts" in text
+
+
+def test_the_sqlite3_program_answers(folder: Path) -> None:
+    """Each line, by the real program: rows, and the same as anybody else's."""
+    program = shutil.which("sqlite3")
+    if program is None:
+        pytest.skip("there is no sqlite3 program")
+    for database, query in questions():
+        done = subprocess.run(
+            [program, "-readonly", "-csv", "-header", folder / database, query],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        rows = list(csv.DictReader(io.StringIO(done.stdout)))
+        expected = [
+            {name: "" if value is None else str(value) for name, value in row.items()}
+            for row in by_python(folder / database, query)
+        ]
+        assert rows
+        same(rows, expected)
+
+
+@pytest.mark.parametrize("database", sorted({database for database, _ in questions()}))
+def test_datasette_answers(folder: Path, database: str) -> None:
+    """Each line, by Datasette on the same file, which stays as it is."""
+    queries = [query for name, query in questions() if name == database]
+    answers = by_datasette(folder / database, queries)
+    for query, (status, answer) in zip(queries, answers, strict=True):
+        assert status == 200, (query, answer)
+        assert answer["rows"]
+        same(answer["rows"], by_python(folder / database, query))
+
+
+def test_every_view_opens_in_datasette(folder: Path) -> None:
+    """A click on a view shows its rows: no view needs what Datasette does not give."""
+    before = picture(folder / "teams" / "torn")
+    path = folder / "teams" / "torn" / DATABASE_NAME
+    views = [
+        row["name"] for row in by_python(path, "SELECT name FROM sqlite_schema WHERE type = 'view'")
+    ]
+    answers = by_datasette(path, [f"SELECT * FROM {view}" for view in views])
+    assert [(status, bool(answer["rows"])) for status, answer in answers] == [(200, True)] * len(
+        views
+    )
+    after = picture(folder / "teams" / "torn")
+    assert {name: facts for name, facts in after.items() if name in before} == before

@@ -1,0 +1,1 @@
+"""Whole directories: create, back up, rebuild, examine."""

@@ -1,0 +1,1 @@
+"""A plain dictionary model beside the store, driven by Hypothesis through every public way in."""

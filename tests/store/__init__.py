@@ -1,0 +1,1 @@
+"""`RuntimeStore` as a program uses it."""
