@@ -1,7 +1,7 @@
 """rtstore: a SQLite-backed transactional store for the state of an agent runtime.
 
-Start with `RuntimeStore.open`. The parts behind it (manifest store, receipt store, batch writer,
-file inspector, recovery planner) are public and composable the same way.
+Start with `RuntimeStore.open`. Its parts (manifest store, receipt store, batch writer, file
+inspector, recovery planner) are public too, and can be composed.
 """
 
 import logging
@@ -273,9 +273,9 @@ _HOMES = {
     ),
     "rtstore.store": ("RuntimeStore",),
 }
-"""The modules behind the front door, each with its names here. A module is imported when one of its
-names is first used, so that a program that needs little of the package (`rtstore --help`) does not
-wait for all of it."""
+"""The modules that define the public names, each with its names. A module is imported when one of
+its names is first used, so that a program that needs little of the package (`rtstore --help`) does
+not wait for all of it."""
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -305,7 +305,7 @@ def _version() -> str:
 
     try:
         return version("rtstore")
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except PackageNotFoundError:  # a source tree that was never installed
         return "0+unknown"
 
 

@@ -2,10 +2,10 @@
 
 * `CallError`: fix the call; nothing was written.
 * `RetryableError`: the same call may succeed later; nothing is committed.
-* `RecoveryNeededError`: the state on disk wants a look (`rtstore plan`) or a recovery first.
-* `StopError`: this process cannot go on with this database; every message says what can.
+* `RecoveryNeededError`: look at the state on disk (`rtstore plan`) or recover first.
+* `StopError`: this process cannot go on with this database; the message says what can.
 
-Each error says what happened, to which thing, and what to run; the same facts are attributes.
+Each message says what happened, to which object, and what to run; attributes hold the same facts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rtstore.shell import shell_word
 
 
 class RuntimeStoreError(Exception):
-    """Base class of everything raised on purpose by this library. Picklable."""
+    """Base class of every error that this library raises on purpose. Picklable."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -50,7 +50,7 @@ def _dir(directory: Path | None) -> str:
 
 
 class CallError(RuntimeStoreError):
-    """The call cannot be carried out as it stands. Nothing was written."""
+    """The call is wrong and cannot succeed as it is. Nothing was written."""
 
 
 class InvalidRequestError(CallError):
@@ -103,7 +103,7 @@ class WrongTeamError(CallError):
 
 
 class NotARuntimeDirectoryError(CallError):
-    """There is no control database here, or not yet."""
+    """The directory has no control database, or none yet."""
 
     def __init__(self, directory: Path, problem: str, run: str) -> None:
         self.directory = directory
@@ -124,8 +124,7 @@ class ReadOnlyStoreError(CallError):
 
 
 class DataUpgradeError(CallError):
-    """The data of a store is of an older schema version, and cannot be brought up. Nothing was
-    changed."""
+    """Store data has an older schema version and cannot be upgraded. Nothing was changed."""
 
     def __init__(self, store: str, found: int, wanted: int, problem: str) -> None:
         self.store = store
@@ -140,7 +139,7 @@ class DataUpgradeError(CallError):
 
 
 class LegacyImportError(CallError):
-    """The directory of the file-only ancestor cannot be imported as it is. Nothing was written."""
+    """The directory of the legacy format cannot be imported as it is. Nothing was written."""
 
     def __init__(self, path: Path, problem: str, *, damaged: bool = False) -> None:
         self.path = path
@@ -158,11 +157,11 @@ class LegacyImportError(CallError):
 
 
 class RetryableError(RuntimeStoreError):
-    """The same call may succeed later. Nothing of it is committed."""
+    """The same call may succeed later. Nothing that it asked for is committed."""
 
 
 class LockTimeoutError(RetryableError):
-    """Another writer kept the writer lock for longer than the time-out."""
+    """Another writer held the writer lock for longer than the time-out."""
 
     def __init__(
         self, path: Path, timeout_s: float, holder: str | None, *, is_own_process: bool = False
@@ -196,7 +195,7 @@ class LockLostError(RetryableError):
 
 
 class ConflictError(RetryableError):
-    """Somebody committed a batch in between: the high watermark is not the expected one."""
+    """A batch was committed in between: the high watermark is not the expected one."""
 
     def __init__(self, subject: str, expected: int, found: int) -> None:
         self.subject = subject
@@ -209,9 +208,9 @@ class ConflictError(RetryableError):
 
 
 class BatchFailedError(RetryableError):
-    """A batch could not be published. It is marked failed, and the files are as before it.
+    """A batch could not be published. It is recorded as failed, and the files are as before it.
 
-    When `undone` is false, putting the files back failed too: `rtstore recover` finishes it.
+    When `undone` is false, restoring the files failed too: `rtstore recover` completes that.
     """
 
     def __init__(
@@ -251,16 +250,16 @@ class StorageError(RetryableError):
 
 
 class PruneStoppedError(StorageError):
-    """The disk is full, so no more history could be dropped. What was dropped before is."""
+    """The disk is full, so pruning stopped. The history dropped before that is gone."""
 
     def __init__(self, path: Path, cause: str, *, batches: int, contents: int, room: int) -> None:
         super().__init__(path, "the disk is full", cause)
         self.batches = batches
         """How many batches were dropped before."""
         self.contents = contents
-        """How many contents were dropped before, those of the batches included."""
+        """How many contents were dropped before, including those of the batches."""
         self.room = room
-        """About how many bytes must be free on the file system."""
+        """About how many bytes must be free on the file system to go on."""
         message = (
             f"{path}: the disk is full ({cause}). Dropped so far: {batches} batches and {contents} "
             "contents; all else is as before. What is dropped must be written down before its "
@@ -271,14 +270,14 @@ class PruneStoppedError(StorageError):
 
 
 def cause_of(error: Exception) -> str:
-    """What went wrong, for an error that says itself what came of it."""
+    """Return the cause of an error, for the message of another error that states the outcome."""
     if isinstance(error, StorageError):
         return f"{error.path}: {error.problem} ({error.cause})"
     return str(error).rstrip(".")
 
 
 class DatabaseLockedError(RetryableError):
-    """Some other program holds an SQL lock on the control database."""
+    """Another program holds an SQL lock on the control database."""
 
     def __init__(self, path: Path, cause: str) -> None:
         self.path = path
@@ -293,15 +292,15 @@ class DatabaseLockedError(RetryableError):
 
 
 class RecoveryNeededError(RuntimeStoreError):
-    """The files and the database want a recovery, or a decision, before this can go on."""
+    """The files and the database need a recovery, or a decision, before this can go on."""
 
 
 class BatchUnfinishedError(RecoveryNeededError):
-    """The batch is logged but was not finished here; opening the store finishes it.
+    """The batch is logged but was not completed here; opening the store completes it.
 
     `decided` is true when the log is known to be durable: the batch will happen. It is false when
-    the flush of the log itself failed: the batch may or may not have happened; look it up by id
-    after opening the store again.
+    the flush of the log itself failed: the batch happens whole or not at all. Open the store again,
+    then look the batch up by its id.
     """
 
     def __init__(
@@ -322,7 +321,7 @@ class BatchUnfinishedError(RecoveryNeededError):
         )
 
     def about(self, batch_id: str) -> BatchUnfinishedError:
-        """The same, said of another batch that was logged with it."""
+        """Return this error for another batch, which was logged together with this one."""
         if batch_id == self.batch_id:
             return self
         other = BatchUnfinishedError(
@@ -333,12 +332,12 @@ class BatchUnfinishedError(RecoveryNeededError):
 
 
 class OpenBatchError(RecoveryNeededError):
-    """A batch that was left open must be finished first, and could not be. Nothing of this call was
+    """An earlier open batch must be completed first, and could not be. Nothing of this call was
     written."""
 
     def __init__(self, batch_id: str, cause: str, directory: Path) -> None:
         self.batch_id = batch_id
-        """The batch that is open; it is not one of this call's."""
+        """The batch that is open; this call did not write it."""
         self.cause = cause
         self.directory = directory
         super().__init__(
@@ -364,7 +363,7 @@ class StoreFileChangedError(RecoveryNeededError):
         self.store = store
         self.path = path
         self.expected_hash = expected
-        """None: nothing is committed for the store."""
+        """None when nothing is committed for the store."""
         self.found_hash = found
         self.directory = directory
         if expected is None:
@@ -381,7 +380,7 @@ class StoreFileChangedError(RecoveryNeededError):
 
 
 class ContentMissingError(RecoveryNeededError):
-    """A store is committed, and its content is not in the database any more."""
+    """A store is committed, but its content is missing from the database."""
 
     def __init__(self, store: str, directory: Path, batch_number: int) -> None:
         self.store = store
@@ -396,7 +395,7 @@ class ContentMissingError(RecoveryNeededError):
 
 
 class RecoveryFailedError(RecoveryNeededError):
-    """A step of a recovery failed. What was done before it stays done; run it again."""
+    """A step of a recovery failed. The steps before it stay done; run the recovery again."""
 
     def __init__(self, step: str, path: Path, cause: str) -> None:
         self.step = step
@@ -416,7 +415,7 @@ class StopError(RuntimeStoreError):
 
 
 class NewerStoreFileError(StopError):
-    """A store file was written by a newer program; it is never overwritten."""
+    """A store file was written by a newer program. It is never overwritten."""
 
     def __init__(self, store: str, path: Path, found: int, supported: int) -> None:
         self.store = store
@@ -430,7 +429,7 @@ class NewerStoreFileError(StopError):
 
 
 class NewerDatabaseError(StopError):
-    """The control database was made by a newer rtstore."""
+    """The control database has a revision of a newer rtstore. Nothing was touched."""
 
     def __init__(self, path: Path, found: str, supported: str) -> None:
         self.path = path
@@ -443,7 +442,8 @@ class NewerDatabaseError(StopError):
 
 
 class OlderDatabaseError(StopError):
-    """The control database is older than this rtstore, and upgrading was not allowed."""
+    """The control database has an older revision, and upgrading was not allowed. Nothing was
+    touched."""
 
     def __init__(self, path: Path, found: str, supported: str) -> None:
         self.path = path
@@ -457,7 +457,7 @@ class OlderDatabaseError(StopError):
 
 
 class UpgradeFailedError(StopError):
-    """A revision could not be run. The database is as it was, unless the error is `unsure`."""
+    """A revision could not be run. The database is as it was, unless `unsure` is true."""
 
     def __init__(
         self, path: Path, found: str, wanted: str, cause: str, *, unsure: bool = False
@@ -467,7 +467,7 @@ class UpgradeFailedError(StopError):
         self.wanted_revision = wanted
         self.cause = cause
         self.unsure = unsure
-        """The last flush failed: the database is whole, at the old revision or at the new one."""
+        """Whether the last flush failed. The database is then whole, at the old or new revision."""
         if unsure:
             outcome = (
                 "Nobody knows which of the two it is at, whole; the back-up is beside it. "
@@ -517,13 +517,13 @@ class CorruptDatabaseError(StopError):
 
 
 class DatabaseMissingError(StopError):
-    """There are store files, or what lies beside a control database, and no database that knows
-    them: that is not a new directory. Nothing was made or changed."""
+    """The control database is missing, but the directory is not new: it has store files, or other
+    files of a control database. Nothing was created or changed."""
 
     def __init__(self, directory: Path, found: tuple[str, ...], problem: str, run: str) -> None:
         self.directory = directory
         self.found = found
-        """What is there, relative to the directory."""
+        """The names found there, relative to the directory."""
         self.problem = problem
         self.run = run
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -537,7 +537,7 @@ class DatabaseMissingError(StopError):
 
 
 class BackupDamagedError(StopError):
-    """A back-up is not what it was when it was made, or was never finished. It was not touched."""
+    """A back-up was changed after it was made, or was never finished. It was not touched."""
 
     def __init__(self, path: Path, problems: tuple[str, ...]) -> None:
         self.path = path
@@ -550,10 +550,10 @@ class BackupDamagedError(StopError):
 
 
 class DatabaseFailedError(StopError):
-    """A flush of the database failed earlier in this process, so nothing more is written by it.
+    """A flush of the database failed earlier in this process, so this process writes no more.
 
-    After a failed flush the operating system may have dropped what was written; only a process
-    that reads everything anew can know what is there.
+    After a failed flush the operating system may have dropped what was written. Only a new process,
+    which reads everything again, can know what is there.
     """
 
     def __init__(self, path: Path, cause: str) -> None:
@@ -566,12 +566,12 @@ class DatabaseFailedError(StopError):
 
 
 class DatabaseLostError(StopError):
-    """The files of the open database were removed or replaced, and what its write-ahead log (WAL)
-    held could not be saved. The store files hold what was published last.
+    """The files of the open database were removed or replaced, and the content of its write-ahead
+    log (WAL) could not be saved. The store files hold what was published last.
 
-    `lost` says which files. `committed` is true when the transaction under way was committed into
-    files that nobody else sees any more: of the batch, if it was one, nobody knows whether it is in
-    the database that the name says. When it is false, nothing was written.
+    `lost` says which files. When `committed` is false, this call wrote nothing. When it is true,
+    the current transaction was committed into files that have lost their names: whether its batch,
+    if it was one, is in the database under that name is not known.
     """
 
     def __init__(
@@ -594,7 +594,7 @@ class DatabaseLostError(StopError):
         )
 
     def about(self, batch_id: str) -> DatabaseLostError:
-        """The same, said of a batch that was being logged or completed."""
+        """Return this error for a batch that was being logged or completed."""
         other = DatabaseLostError(self.path, self.lost, committed=self.committed, batch_id=batch_id)
         other.__cause__ = self.__cause__
         return other
@@ -603,8 +603,8 @@ class DatabaseLostError(StopError):
 class StoreForkedError(StopError):
     """This process was forked in the middle of a transaction of its parent on the same database.
 
-    SQLite in this process still has the parent's transaction in its memory: using it would damage
-    what the parent does.
+    SQLite in this process still has the parent's transaction in its memory. Using it would damage
+    the parent's work.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -617,7 +617,7 @@ class StoreForkedError(StopError):
 
 
 class UnusableEngineError(StopError):
-    """SQLite, or the file system, cannot give what the store promises."""
+    """SQLite or the file system lacks something that the guarantees of the store need."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -629,7 +629,7 @@ MOVED = "is not there any more: it was moved, renamed or removed while it was op
 
 
 class StoreClosedError(StopError):
-    """The store was closed, or was opened in another process (before a fork)."""
+    """The store was closed, or it was opened by another process, before a fork."""
 
     def __init__(self, directory: Path, problem: str) -> None:
         self.directory = directory

@@ -1,14 +1,14 @@
-"""What a fork waits for: imports inside of functions, and runs of revisions.
+"""Make a fork wait for imports inside of functions, and for runs of revisions.
 
 A fork copies only the thread that forks. When another thread is in the middle of an import, the
-child has its half-made module and the lock on it, which nobody will ever release: the child waits
-for ever when it needs that module. The same goes for the globals of alembic. So what must be whole
-in a child is done in `with no_fork():`. A fork waits for those blocks that have begun, and those
-that have not wait for the fork. Nobody takes a connection from a pool inside of one: for these a
-fork waits first (see `rtstore.control.sqlite.sessions`).
+child gets a half-made module and its import lock, which no thread will release: a child that needs
+that module waits for ever. The globals of alembic have the same problem. So work that must be whole
+in a child runs in `with no_fork():`. A fork waits for the blocks that have begun; a block that
+begins later waits for the fork. No block takes a connection from a pool: a fork waits for
+connections first (see `rtstore.control.sqlite.sessions`).
 
-Nothing here is a lock that a thread could leave taken. A block counts as long as its `no_fork`
-exists, which it keeps, whatever exception ends it.
+None of this is a lock that a thread could fail to release. A block counts only while its `no_fork`
+object exists; the block holds that object, whatever exception ends it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _POLL_S = 0.001
 
 
 class no_fork:  # noqa: N801 - used like a word of the language
-    """The context in which no other thread of this process forks."""
+    """A block during which no other thread of this process forks."""
 
     __slots__ = ("__weakref__", "_number", "_thread")
 
@@ -37,7 +37,7 @@ class no_fork:  # noqa: N801 - used like a word of the language
         is_inner = _thread_is_in_one()
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            # Said first, looked second; a fork does the same.
+            # Announce first, then look; a fork does the same.
             _blocks[self._number] = weakref.ref(self), self._thread
             if is_inner or not _another_forks() or time.monotonic() >= deadline:
                 return
@@ -87,13 +87,13 @@ def _after_in_child() -> None:
 
 _numbers = count()
 _blocks: dict[int, tuple[weakref.ref[no_fork], int]] = {}
-"""Those that are open, with the thread of each."""
+"""The blocks that have begun, by number, each with its thread."""
 _forking: dict[int, bool] = {}
 """The threads that are about to fork."""
 
 if hasattr(os, "register_at_fork"):
-    # Handlers run in the reverse of the order in which they came: this one is the last to wait, for
-    # this module is imported before all others that have some.
+    # `before` handlers run in reverse order of registration. This module is imported before all
+    # others that register handlers, so this one waits last.
     os.register_at_fork(
         before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
     )

@@ -1,4 +1,4 @@
-"""`RuntimeStore`: the facade that most callers need."""
+"""`RuntimeStore`: the facade that most callers need. It delegates to the layers below."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ _CLOSING_TIMEOUT_S = 1.0
 class RuntimeStore:
     """The state of one agent runtime: JSON files, and the database that makes them transactional.
 
-    Made by `RuntimeStore.open`; a context manager. Safe to share between threads, not across forks.
+    Create one with `RuntimeStore.open`. It is a context manager: leaving the block closes it.
+    Threads may share it; a forked process must open its own.
     """
 
     def __init__(
@@ -115,13 +116,13 @@ class RuntimeStore:
         self.team_name = team_name
         self.descriptors = registry
         self.retention = retention
-        """How much history is kept."""
+        """How much history batches leave in the database."""
         self.database = database
         self.lock = lock
         self.last_recovery: RecoveryReport | None = None
-        """What opening the store had to put right, or None."""
+        """The recovery that opening the store ran, or None when none was needed."""
         self.last_data_upgrade: DataUpgradeReport | None = None
-        """The stores whose data opening brought up to its descriptor's version, or None."""
+        """The stores whose data opening upgraded to the descriptor's version, or None."""
         self._clock = clock
         self._fs = fs
         self._manifest_store = ManifestStore(database, team_name=team_name, clock=clock)
@@ -182,38 +183,39 @@ class RuntimeStore:
         on_event: Observer | None = None,
         fs: FileSystem | None = None,
     ) -> Self:
-        """Open the store of a runtime directory; make both if they are not there yet.
+        """Open the store of a runtime directory. Create both when they do not exist yet.
 
-        Opening finishes by itself what is safe and local: a batch whose writer died goes forward
-        from the log, a failed one finishes its undoing, a torn or missing file is put back from the
-        committed content, temporary files go. What it did is in `last_recovery` and in the table
-        `recovery_runs`. With `recover=False` everything is left as found.
+        Opening also runs the recovery that needs no decision. A batch whose writer died is
+        completed from the log. A failed batch is undone to its end. A torn or missing file is
+        restored from the committed content. Temporary files are removed. The result is in
+        `last_recovery` and in the table `recovery_runs`.
 
         Args:
             directory: the runtime directory.
-            team_name: whose state it is. Needed to make a store; checked when there is one.
-            descriptors: the stores of this runtime; they are remembered. Default: those remembered,
-                or the known stores of an OpenCode team.
+            team_name: the team whose state it is. Required to create a store; checked against an
+                existing one.
+            descriptors: the stores of this runtime. The database remembers them. Default: those
+                remembered, or the known stores of an OpenCode team.
             clock, batch_id_factory, receipt_id_factory, plan_id_factory: sources of times and ids.
             durability: `log` (one flush a batch) or `files` (the store files are flushed too).
             lock_timeout_s: how long a write waits for other writers, in seconds.
-            retention: how much history is kept, by this store and, as it is remembered, by every
-                one that is opened without naming it from then on; those that are open go on as
-                they are. Default: what is remembered, or `Retention()` in a new directory.
-            recover: whether to put right what is safe to.
-            read_only: open for looking only: makes no file, changes nothing, takes no lock.
-            upgrade: whether a database of an older revision is upgraded (it is backed up first) or
-                refused with `OlderDatabaseError`, as it always is when opened read-only; and
-                whether store data of an older schema version is brought up, by the functions of
-                the descriptors, in one batch of reason `migration`.
-            on_event: is told of every `Event` (see `rtstore.model.events`) when it is durable: in
-                the thread of the call that did it, before that call returns, without the writer
-                lock, so it may use the store. An Exception of it is logged, and changes nothing.
-                Threads that share the store call it at the same time.
+            retention: how much history this store leaves. The database remembers it for every
+                store opened later without this argument; stores already open do not change.
+                Default: the remembered one, or `Retention()` in a new directory.
+            recover: whether to run that recovery; if false, everything stays as found.
+            read_only: create no file, change nothing, take no lock.
+            upgrade: whether to upgrade a database of an older revision (after a back-up), and
+                store data of an older schema version (with the functions of the descriptors, in
+                one batch of reason `migration`). If false, or with `read_only`, an older database
+                raises `OlderDatabaseError`.
+            on_event: called with every `Event` (see `rtstore.model.events`) once it is durable: in
+                the thread of the call that caused it, before that call returns, without the writer
+                lock, so it may use the store. An `Exception` it raises is logged and changes
+                nothing. Threads that share the store may call it at the same time.
             fs: the seam to the file system, for tests.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError`,
-        `DatabaseMissingError` (nothing is made or changed), `OlderDatabaseError`,
+        `DatabaseMissingError` (nothing is created or changed), `OlderDatabaseError`,
         `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError` (nothing is touched),
         `UpgradeFailedError`, `DataUpgradeError`, `LockTimeoutError`, `StorageError`,
         `RecoveryFailedError`.
@@ -243,7 +245,7 @@ class RuntimeStore:
             found = head.team_name
             if team_name is not None and team_name != found:
                 raise WrongTeamError(directory, team_name, found)
-            if recover and not read_only:  # what must fail does so before anything is changed
+            if recover and not read_only:  # refuse before anything is changed
                 check_before_use(directory, database, head, registry, fs, with_data=upgrade)
             store = cls(
                 directory,
@@ -271,27 +273,27 @@ class RuntimeStore:
         return store
 
     def _put_right(self, registry: Registry | None) -> None:
-        """What opening does by itself, and for a registry given: bringing store data up."""
+        """Recover automatically. With a registry, upgrade the store data too."""
         try:
             self.last_recovery = self._recovery.auto_recover(self.team_name)
         finally:
             self._writer.events.tell()
-        if registry is not None:  # the functions are not remembered
+        if registry is not None:  # the database does not remember upgrade functions
             self.last_data_upgrade = upgrade_data(
                 self._writer, self.descriptors, self.team_name, self._reader.check_file
             )
 
     def close(self) -> None:
-        """Close the database. Everything written is durable already; closing twice is harmless, and
-        a store that nobody closes loses nothing.
+        """Close the database. Everything written is durable already, so a store that is never
+        closed loses nothing. Closing twice is harmless.
 
-        What has not begun yet is refused from here on (`StoreClosedError`, nothing of it was
-        written). A batch under way may end; closing waits for it as long as a write waits for the
-        lock. A read under way ends, too. Raises `InvalidRequestError` inside of a write, and
-        `DatabaseLostError` when somebody removed the database's WAL and it could not be saved.
+        A call whose work has not begun raises `StoreClosedError`; it writes nothing. A batch in
+        progress may end; closing waits for it at most `lock_timeout_s`. A read in progress may
+        end, too. Raises `InvalidRequestError` inside of a write, and `DatabaseLostError` when
+        somebody removed the database's WAL and it could not be saved.
 
-        The last connection to close moves the WAL into the database: not beside a writer, so under
-        the writer lock; when that cannot be had, somebody else will be the last.
+        The last connection to close moves the WAL into the database. No writer may run meanwhile,
+        so this takes the writer lock; without the lock, another connection will be the last.
         """
         if self.database.read_only:
             self.database.close()
@@ -346,12 +348,12 @@ class RuntimeStore:
         expected_high_watermark: int | None = None,
         batch_id: str | None = None,
     ) -> Batch:
-        """Write several stores as one atomic batch; gives it with its receipts.
+        """Write several stores as one atomic batch. Return it with its receipts.
 
-        Durable when it returns: all of it is there, whatever dies and when. `writes` maps store
-        names to their new data (plain JSON values, or a pydantic model), and is published in its
-        order. See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the
-        errors.
+        The whole batch is durable when this returns. A crash earlier leaves all of it or nothing.
+        `writes` maps store names to their new data (plain JSON values, or a pydantic model); the
+        files are published in its order. See `BatchWriter.write_batch` for
+        `expected_high_watermark`, `batch_id` and the errors.
         """
         request = batch_request(
             self.team_name, self.descriptors, identity=identity, reason=reason, writes=writes
@@ -370,9 +372,9 @@ class RuntimeStore:
     ) -> Batch:
         """Read, change and write one store under the writer lock, so that no update is lost.
 
-        `change` gets the committed data (None before the first), which it may modify, and gives the
-        new data. Raises `StoreFileChangedError` when somebody else changed the file: their edit is
-        neither used nor overwritten.
+        `change` is called with the committed data (None before the first batch), which it may
+        modify, and returns the new data. Durable on return. Raises `StoreFileChangedError` when
+        somebody else changed the file: their edit is neither used nor overwritten.
         """
         return self._update(store, plain_change(change, store), identity, reason)
 
@@ -398,17 +400,17 @@ class RuntimeStore:
     # --- reading --------------------------------------------------------------------------------
 
     def read(self, store: str, *, verify: bool = True, at: At | None = None) -> StoreContent:
-        """The committed content of a store, from the database; takes no lock.
+        """Return the committed content of a store, from the database. Takes no lock.
 
-        The file's size and time are held against the entry, its hash where those differ. Raises
-        `StoreFileChangedError` when somebody else changed or removed the file, and
-        `BatchUnfinishedError` when a batch whose writer died has changed it (with `verify=False`
-        the file is not looked at); `InvalidRequestError` when nothing is committed for it, and
-        `ContentMissingError` when something is and the database has lost it.
+        With `verify`, the file is compared with the entry: by size and time, and by hash where
+        those differ. Raises `StoreFileChangedError` when somebody else changed or removed the
+        file, and `BatchUnfinishedError` when a batch whose writer died changed it. With
+        `verify=False` the file is not read. Raises `InvalidRequestError` when nothing is committed
+        for the store, and `ContentMissingError` when the database has lost what was.
 
-        With `at` it is what the store held at a point in time: as of a batch (its id, or the high
-        watermark that it made), or at a time; the file is not looked at. Raises
-        `InvalidRequestError` when that is not on record (any more): see `retention`.
+        With `at`, return what the store held at that point: a batch (its id, or its high
+        watermark) or a time. The file is not read. Raises `InvalidRequestError` when that point is
+        not on record, or not any more: see `retention`.
         """
         descriptor = self.descriptors.get(store)
         if at is not None:
@@ -428,30 +430,30 @@ class RuntimeStore:
         return self._reader.snapshot([self.descriptors.get(name).schema_name for name in names])
 
     def manifest(self) -> Manifest:
-        """What is committed now."""
+        """Return the manifest: the current entry of every store."""
         return self._manifest_store.read()
 
     def batches(self, *, limit: int | None = None) -> list[Batch]:
-        """The batches, oldest first, with their receipts; the newest `limit` of them."""
+        """Return the newest `limit` batches (default: all) with their receipts, oldest first."""
         if limit is not None:
             arguments.number(limit, "limit")
         return self._receipt_store.list(limit=limit)
 
     def batch(self, batch_id: str) -> Batch | None:
-        """One batch with its receipts, or None when it is not known (any more)."""
+        """Return one batch with its receipts, or None when it is not on record (any more)."""
         return self._receipt_store.get(check_text("batch_id", batch_id))
 
     def quarantined_files(self) -> list[QuarantinedFile]:
-        """The evidence kept so far, oldest first."""
+        """Return the quarantined files, oldest first."""
         return self.database.read(recovery_log.list_quarantined)
 
     # --- planning and recovery ------------------------------------------------------------------
 
     def plan_recovery(self, *, expected: RunIdentity | None = None) -> RecoveryPlan:
-        """Hold every store file against the database and say what to do; takes no lock.
+        """Compare every store file with the database, and return what to do. Takes no lock.
 
-        `expected` is the run identity that the runtime is about to use; without it the entries are
-        held against the identity of the last committed batch.
+        The entries are compared with `expected`, the run identity that the runtime is about to
+        use. Default: the identity of the last committed batch.
         """
         return self._plan(expected)[0]
 
@@ -464,11 +466,11 @@ class RuntimeStore:
         return self._planner.plan_of(gathered, team_name=self.team_name, expected=expected), seen
 
     def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
-        """Whether the runtime may start on this state: the plan and the cross-store invariants."""
+        """Return whether the runtime may start: by the plan and the cross-store invariants."""
         return self.assess(expected=expected)[1]
 
     def assess(self, *, expected: RunIdentity | None = None) -> tuple[RecoveryPlan, ReadinessCheck]:
-        """The plan, and the readiness that follows from it and from the invariants."""
+        """Return the plan, and the readiness that follows from it and from the invariants."""
         plan, seen = self._plan(expected)
         failures = self._reader.invariant_failures(seen)
         check = build_readiness(
@@ -482,7 +484,7 @@ class RuntimeStore:
         return hindrances(self.lock.path.parent, paths)
 
     def invariant_failures(self) -> list[str]:
-        """What the committed contents contradict each other in."""
+        """Return every contradiction between the committed contents, in words."""
         return self._reader.invariant_failures()
 
     def recover(
@@ -493,20 +495,20 @@ class RuntimeStore:
         identity: RunIdentity | None = None,
         dry_run: bool = False,
     ) -> RecoveryReport:
-        """Carry out a plan: open batches go forward, committed contents are put back, files that
-        are not ours to judge are moved into quarantine, lost stores are rebuilt by the runtime.
+        """Execute a plan: complete open batches, restore committed contents, quarantine files
+        that somebody else wrote, and rebuild lost stores with functions of the runtime.
 
         Args:
             plan: from `plan_recovery`. Refused when a batch was committed since.
-            rebuilders: functions of the runtime, by strategy; what one returns is checked like a
+            rebuilders: functions of the runtime, by strategy. The result of one is checked like a
                 write and written as a batch of reason `recovery`. They are called without the
-                writer lock. A store without one is left, and stays in `remaining`.
-            identity: what rebuilt stores are bound to; default: that of the last committed batch.
-            dry_run: only say what would be done; nothing is changed.
+                writer lock. A store without one is not changed, and stays in `remaining`.
+            identity: what rebuilt stores are bound to. Default: that of the last committed batch.
+            dry_run: only report what would be done; change nothing.
 
-        Everything is recorded in `recovery_runs` and `recovery_actions`. Interrupted anywhere, it
-        can be run again with a new plan. Raises `ConflictError`, `WrongTeamError`,
-        `LockTimeoutError`, and what a failing database raises; a failing action is in the report.
+        Every action is recorded in `recovery_runs` and `recovery_actions`. After an interruption,
+        recover again with a new plan. Raises `ConflictError`, `WrongTeamError`,
+        `LockTimeoutError`, and the errors of a failing database. A failing action is in the report.
         """
         arguments.instance(RecoveryPlan, plan, "plan")
         if identity is not None:
@@ -537,12 +539,11 @@ class RuntimeStore:
         identity: RunIdentity | None = None,
         reason: BatchReason | str = BatchReason.RECOVERY,
     ) -> Batch:
-        """Make a file that somebody changed by hand the committed content, byte for byte, in a
-        batch of its own.
+        """Commit a file that somebody changed by hand, byte for byte, in a batch of its own.
 
-        The file must pass what a write must pass. `identity` is what it is bound to; default: the
-        identity of the last committed batch. Raises `InvalidRequestError` when the file does not
-        pass, is missing, or is what is committed already; otherwise as `write_batch`.
+        The file must pass the checks of a write. It is bound to `identity`; default: the identity
+        of the last committed batch. Durable on return. Raises `InvalidRequestError` when the file
+        does not pass, is missing, or is committed already; otherwise as `write_batch`.
         """
         descriptor = self.descriptors.get(store)
         if identity is not None:
@@ -561,12 +562,12 @@ class RuntimeStore:
     def prune_quarantine(
         self, *, older_than: timedelta, dry_run: bool = False
     ) -> tuple[QuarantinedFile, ...]:
-        """Drop the files in quarantine that were kept longer ago than that, for good; returns them.
+        """Remove the files that were quarantined at least `older_than` ago, for good. Return them.
 
-        Nothing is dropped from quarantine otherwise, however much there is: what is there nobody
-        else has. With `dry_run` nothing is dropped now either. Interrupted, it can be made again.
-        Raises `InvalidRequestError`, `LockTimeoutError`, and `StorageError` for a file that cannot
-        be removed; those before it are gone.
+        Nothing else removes files from quarantine, however many there are: each may be the only
+        copy. With `dry_run`, only return them. After an interruption, call it again. Raises
+        `InvalidRequestError`, `LockTimeoutError`, and `StorageError` for a file that cannot be
+        removed; the files before it are removed.
         """
         return drop_old_quarantined(
             arguments.duration(older_than, "older_than"),
@@ -579,9 +580,9 @@ class RuntimeStore:
     def restore_quarantined(self, quarantine_number: int) -> QuarantinedFile:
         """Put a quarantined file back where it was, byte for byte.
 
-        What is there now is kept as evidence first, unless it is what is committed. The file is
-        not committed by this: the next plan judges it, and `adopt` makes it the truth. Raises
-        `InvalidRequestError` when there is no such evidence, or its bytes are not what they were.
+        The file there now is quarantined first, unless it is what is committed. This commits
+        nothing: the next plan judges the file, and `adopt` commits it. Raises
+        `InvalidRequestError` when there is no such quarantined file, or its bytes have changed.
         """
         arguments.number(quarantine_number, "quarantine_number", least=-(2**63))
         try:
@@ -594,15 +595,14 @@ class RuntimeStore:
     # --- maintenance ----------------------------------------------------------------------------
 
     def upgrades(self) -> list[DatabaseUpgrade]:
-        """The upgrades of the control database, oldest first."""
+        """Return the upgrades of the control database, oldest first."""
         return self.database.read(upgrade_log.list_upgrades)
 
     def back_up(self, destination: str | Path, *, progress: Progress | None = None) -> Backup:
-        """Copy one consistent state of database and store files into a new directory, verified.
+        """Copy one consistent state of database and store files into a new directory; verify it.
 
-        Takes no lock, and no writer waits for it. `progress` is called with the step, how much of
-        it is done, and how much there is to do. See `rtstore.maintenance.backup.back_up` for the
-        errors.
+        Takes no lock, and no writer waits for it. `progress` is called with the step, the amount
+        done, and the total. See `rtstore.maintenance.backup.back_up` for the errors.
         """
         with no_fork():
             from rtstore.maintenance.backup import back_up
@@ -625,19 +625,20 @@ class RuntimeStore:
     ) -> PruneReport:
         """Drop the history beyond a retention now, and return the space to the file system.
 
-        Every batch drops some of it; this is for what a smaller retention leaves, or a bound by age
-        where nothing is written any more. Current contents, open batches and the newest batch stay,
-        whatever the retention; so do quarantined files and the records of recoveries.
+        Batches prune history by themselves. Call this after the retention became smaller, or with
+        a bound by age where nothing is written any more. Current contents, open batches and the
+        newest batch stay, whatever the retention; so do quarantined files and the records of
+        recoveries.
 
         Args:
-            retention: how much is kept, this once; default: `store.retention`.
-            dry_run: only say what would be dropped; takes no lock.
-            progress: called with the step, how much of it is done, and how much there is.
+            retention: how much history to leave, this once. Default: `store.retention`.
+            dry_run: only report what would be dropped; take no lock.
+            progress: called with the step, the amount done, and the total.
 
-        Takes the writer lock for a fraction of a second at a time, so writers go on meanwhile. What
-        was dropped when it is interrupted or raises is dropped, the rest is as before; make it
-        again. Flushed when it returns. Raises `LockTimeoutError`, `PruneStoppedError` where the
-        disk is full, and what a failing database raises.
+        Takes the writer lock for a fraction of a second at a time, so writers go on meanwhile.
+        After an interruption or an error, the history dropped so far is gone and the rest is as
+        before; call it again. Durable on return. Raises `LockTimeoutError`, `PruneStoppedError`
+        when the disk is full, and the errors of a failing database.
         """
         return prune_history(
             self._writer.publisher,
@@ -649,10 +650,10 @@ class RuntimeStore:
         )
 
     def export(self, destination: str | Path | None = None) -> ExportReport:
-        """Write the manifest and the receipts of the file-only ancestor, whose readers then accept
-        the directory: here, under the writer lock, or with the stores in a new directory.
+        """Write the manifest and the receipts of the legacy format, whose readers then accept the
+        directory: into this directory, under the writer lock, or with the stores into a new one.
 
-        Flushed when it returns. See `rtstore.legacy.exporting` for what is in it and the errors.
+        Durable on return. See `rtstore.legacy.exporting` for the contents and the errors.
         """
         with no_fork():
             from rtstore.legacy import export_here, export_to
@@ -665,10 +666,10 @@ class RuntimeStore:
     # --- earlier versions -----------------------------------------------------------------------
 
     def history(self, store: str, *, limit: int | None = None) -> list[StoreVersion]:
-        """The committed versions of a store, oldest first; the newest `limit` of them.
+        """Return the newest `limit` committed versions of a store (default: all), oldest first.
 
-        Goes back as far as `retention` keeps batches; `has_content` says which of them can be read.
-        Takes no lock and does not look at the file.
+        History goes back as far as `retention` keeps batches; `has_content` says which versions
+        can be read. Takes no lock and does not read the file.
         """
         name = self.descriptors.get(store).schema_name
         if limit is not None:
@@ -678,9 +679,9 @@ class RuntimeStore:
         )
 
     def diff(self, store: str, a: At, b: At | None = None) -> StoreDifferences:
-        """What differs between a store at one point in time and at another (default: now).
+        """Return the differences of a store between two points in time. Default for `b`: now.
 
-        Raises `InvalidRequestError` as `read` does.
+        Takes no lock and does not read the file. Raises `InvalidRequestError` as `read` does.
         """
         name = self.descriptors.get(store).schema_name
         first = checked_point(a, "a")
@@ -706,13 +707,13 @@ class RuntimeStore:
         identity: RunIdentity | None = None,
         reason: BatchReason | str = BatchReason.RECOVERY,
     ) -> Batch:
-        """Write what a store held at a point in time again, in a new batch; history stays as it is.
+        """Write an earlier version of a store again, in a new batch. History stays as it is.
 
-        Data of an older schema version is brought up by the descriptor's functions. `identity` is
-        what it is bound to; default: the identity of the last committed batch. Durable when it
-        returns.
+        `to` is a point in time, as in `read`. Data of an older schema version is upgraded with the
+        descriptor's functions. The batch is bound to `identity`; default: the identity of the last
+        committed batch. Durable on return.
 
-        Raises `InvalidRequestError` when there is no such version, or when it is what is committed;
+        Raises `InvalidRequestError` when there is no such version, or it is the current one;
         `ConflictError` when a batch was written meanwhile; `StoreFileChangedError` when somebody
         else changed the file; `DataUpgradeError`; otherwise as `write_batch`.
         """
@@ -760,7 +761,7 @@ class RuntimeStore:
 
 
 def plain_change(change: Callable[[Any], Any], store: str) -> Callable[[Any], Any]:
-    """The function of an update. Refuses a coroutine function at once, and one in disguise when it
-    is called."""
+    """Return the function of an update, checked. Refuse a coroutine function at once, and a
+    function that returns an awaitable when it is called."""
     why = "it is called under the writer lock"
     return arguments.plain_function(change, "change", why, store=store)
