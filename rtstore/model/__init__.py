@@ -1,1 +1,1 @@
-"""Records, descriptors, envelopes, plans and checks: pure, without input, output or a clock."""
+"""Records, descriptors, envelopes, plans and checks: pure, without I/O or a clock."""

@@ -1,4 +1,4 @@
-"""What callers pass to the facade, checked: each of the wrong kind is an `InvalidRequestError`."""
+"""Check the arguments of callers. Each function here raises `InvalidRequestError` for a bad one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IDENTITY = tuple(RunIdentity.model_fields)
 
 
 def checked_identity(identity: RunIdentity) -> RunIdentity:
-    """The run identity, if it is one."""
+    """Return a run identity whose texts can be written as UTF-8."""
     if not isinstance(identity, RunIdentity):
         raise InvalidRequestError("identity", "must be a RunIdentity")
     for field in _IDENTITY:
@@ -50,7 +50,7 @@ def member(kind: type[Choice], value: object, field: str) -> Choice:
 
 
 def instance(kind: type[Kind], value: object, field: str) -> Kind:
-    """An argument, if it is an object of the class."""
+    """Return an argument that must be an instance of a class."""
     if not isinstance(value, kind):
         raise InvalidRequestError(field, f"must be a {kind.__name__}, not {shown(value)}")
     return value
@@ -62,7 +62,7 @@ def optional(kind: type[Kind], value: object, field: str) -> Kind | None:
 
 
 def function(value: Function, field: str) -> Function:
-    """An argument, if it can be called."""
+    """Return an argument that must be callable."""
     if not callable(value):
         raise InvalidRequestError(field, f"must be a function, not {shown(value)}")
     return value
@@ -84,7 +84,7 @@ def several(values: Iterable[Kind], field: str) -> list[Kind]:
 def plain_function(
     value: Callable[..., Any], field: str, why: str, *, store: str | None = None
 ) -> Callable[..., Any]:
-    """A function that is no coroutine function. One in disguise is refused when it is called."""
+    """Return a function that is no coroutine function; refuse an awaitable result in the call."""
     function(value, field)
     problem = f"must be a plain function: {why}"
     if is_coroutine_function(value):
@@ -102,14 +102,14 @@ def plain_function(
 
 
 def is_coroutine_function(value: object) -> bool:
-    """Whether what is called would have to be awaited: a function, or an object with one."""
+    """Return whether a function, or the `__call__` of an object, is a coroutine function."""
     called = getattr(value, "__call__", None)  # noqa: B004 - of an object, not whether it has one
     return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called)
 
 
 def path(value: object, field: str) -> Path:
-    """The path that an argument names. An empty one is no path: that it would mean the working
-    directory is hardly ever meant."""
+    """Return an argument as a path. Refuse an empty one: it would mean the working directory, which
+    is rarely intended."""
     try:
         found = Path(value)  # type: ignore[arg-type]
     except TypeError:
@@ -131,7 +131,7 @@ def path(value: object, field: str) -> Path:
 
 
 def timeout_s(value: object, field: str) -> float:
-    """A time-out in seconds, if it is one."""
+    """Return a time-out in seconds, from 0 to 1,000,000."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidRequestError(field, f"must be a number of seconds, not {shown(value)}")
     if not 0 <= value <= _TIMEOUT_S_MAX:  # not a number is neither
@@ -142,14 +142,14 @@ def timeout_s(value: object, field: str) -> float:
 
 
 def duration(value: object, field: str) -> timedelta:
-    """Give a length of time that is not negative. Raises `InvalidRequestError`."""
+    """Return a `timedelta` of zero or more."""
     if not isinstance(value, timedelta) or value < timedelta(0):
         raise InvalidRequestError(field, f"must be a timedelta of zero or more, not {shown(value)}")
     return value
 
 
 def number(value: object, field: str, *, least: int = 0) -> int:
-    """A whole number that the database can hold, if it is one."""
+    """Return a whole number from `least` to the largest that the database can hold."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequestError(field, f"must be a whole number, not {shown(value)}")
     if not least <= value < 2**63:
@@ -158,8 +158,7 @@ def number(value: object, field: str, *, least: int = 0) -> int:
 
 
 def check_id(field: str, value: object) -> str:
-    """Give an id that comes from outside. Raises `InvalidRequestError` unless it is a text that
-    can be written down."""
+    """Return an id that comes from outside: a text that is not blank and has a UTF-8 form."""
     if not isinstance(value, str):
         raise InvalidRequestError(field, f"an id is a text, not {shown(value)}")
     if not value.strip():
@@ -168,8 +167,8 @@ def check_id(field: str, value: object) -> str:
 
 
 def time_of(clock: Clock) -> datetime:
-    """What a clock of the caller's says, in UTC. Raises `InvalidRequestError` for what is no time,
-    or has no time zone."""
+    """Return the time of a caller's clock, in UTC milliseconds. Refuse a result that is no time, or
+    has no time zone."""
     try:
         return to_utc_ms(clock())
     except (AttributeError, TypeError, ValueError) as error:
@@ -177,8 +176,7 @@ def time_of(clock: Clock) -> datetime:
 
 
 def check_text(field: str, value: object) -> str:
-    """Give a text that comes from outside. Raises `InvalidRequestError` for what is none, or holds
-    a lone surrogate: UTF-8 cannot carry one."""
+    """Return a text that comes from outside. Refuse a lone surrogate: UTF-8 cannot carry one."""
     if not isinstance(value, str):
         raise InvalidRequestError(field, f"must be a text, not {shown(value)}")
     if not value.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):

@@ -1,4 +1,4 @@
-"""Store data of an older schema version, brought up step by step: pure."""
+"""Upgrade store data of an older schema version, step by step: pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rtstore.model.records import Record
 
 
 class UpgradedStore(Record):
-    """One store whose data was brought up, or would be."""
+    """One store whose data was upgraded, or would be."""
 
     schema_name: str
     from_version: int
@@ -19,7 +19,7 @@ class UpgradedStore(Record):
 
 
 def check_steps(descriptor: Descriptor, found: int) -> None:
-    """Raise `DataUpgradeError` unless there is a function for every step from a version on."""
+    """Raise `DataUpgradeError` unless every step from the version `found` has a function."""
     for version in range(found, descriptor.schema_version):
         if version not in descriptor.upgrades:
             raise DataUpgradeError(
@@ -31,9 +31,10 @@ def check_steps(descriptor: Descriptor, found: int) -> None:
 
 
 def upgraded_data(descriptor: Descriptor, content: bytes) -> Any:
-    """The data of a committed content at the descriptor's version: checked like any write.
+    """Return the data of a committed content, upgraded to the descriptor's version.
 
-    Raises `DataUpgradeError` for a step that is missing or fails, or data that may not be written.
+    The result is checked like any write. Raises `DataUpgradeError` when a step is missing or fails,
+    or when the result may not be written.
     """
     name, wanted = descriptor.schema_name, descriptor.schema_version
     try:
@@ -60,10 +61,10 @@ def upgraded_data(descriptor: Descriptor, content: bytes) -> Any:
 
 
 def current_data(descriptor: Descriptor, content: bytes) -> Any:
-    """The data of a committed content that is about to be changed.
+    """Return the data of a committed content that is about to be changed.
 
-    Raises `DataUpgradeError` when it is of an older version: written back, it would pass for the
-    newer one.
+    Raises `DataUpgradeError` when its version is older: written back, the data would pass for the
+    newer version.
     """
     envelope = decode_own(content)
     if envelope.schema_version < descriptor.schema_version:

@@ -1,7 +1,7 @@
-"""What to do about the store files: a pure decision over what was found.
+"""Decide what to do about the store files: a pure function of what was gathered.
 
 Manifest, inspections, open batches and the expected identity go in; a `RecoveryPlan` comes out.
-Nothing here reads a file or a database, so every row of the tables below is a plain test.
+Nothing here reads a file or a database, so each row of the tables below can be tested directly.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from rtstore.model.records import (
 
 TEAM_MISMATCH = "manifest_team_mismatch"
 CONTENT_MISSING = "content_missing"
-"""The file is what is committed, and its content is not in the database."""
+"""Reason of an action: the file is what is committed, but the database has lost its content."""
 MANIFEST_STORE = "opencode.launchState"
-"""The store that stands for the whole manifest in an action."""
+"""The store name of an action that concerns the whole manifest."""
 OPEN_BATCH_STORE = "opencode.launchTransaction"
-"""The store that stands for an open batch whose contents are not known."""
+"""The store name of an action for an open batch whose contents are not known."""
 
 REBUILDS: Mapping[RebuildStrategy, ActionKind] = {
     RebuildStrategy.POLL_OPENCODE_PROVIDER: ActionKind.REBUILD_FROM_PROVIDER,
@@ -49,7 +49,7 @@ REBUILDS: Mapping[RebuildStrategy, ActionKind] = {
 }
 
 REFUSED = frozenset({InspectionState.FUTURE_SCHEMA, InspectionState.QUARANTINED})
-"""States of a file that this program does not accept, though it is what is committed."""
+"""States of a file that this program does not accept, even when it is what is committed."""
 
 _QUARANTINED_REBUILDS = frozenset(
     {RebuildStrategy.POLL_OPENCODE_PROVIDER, RebuildStrategy.VERIFY_CANONICAL_DESTINATIONS}
@@ -57,23 +57,23 @@ _QUARANTINED_REBUILDS = frozenset(
 
 
 class StoreFinding(NamedTuple):
-    """All that is known of one store when a plan is made."""
+    """All that a plan takes into account about one store."""
 
     inspection: Inspection
     content_in_database: bool = False
-    """The committed content is there, so that the file can be put back."""
+    """Whether the database has the committed content, so that the file can be restored."""
     written_by_another_batch: bool = False
-    """The file is, byte for byte, what a failed or an earlier batch wrote: the undoing of the one
-    or the un-flushed successor of the other was lost. Or it is a beginning of what a batch wrote:
-    the rest was lost. Nothing of anybody else's is in it."""
+    """Whether the file holds only bytes of a batch. Either it is, byte for byte, what a failed or
+    an earlier batch wrote: the undoing of the failed one, or the unflushed successor of the earlier
+    one, was lost. Or it is a prefix of what a batch wrote: the rest was lost."""
     content_missing: bool = False
-    """There is an entry, and its content is not in the database: somebody deleted the row."""
+    """Whether the entry's content is missing from the database: somebody deleted the row."""
     committed_is_refused: bool = False
-    """The file is what is committed, and this program does not accept it: putting it back would
-    change nothing."""
+    """Whether the file is what is committed, but this program does not accept it. Restoring it
+    would change nothing."""
     is_link: bool = False
-    """The path leads through a symbolic link. What is behind it is for a person to judge: it may be
-    the newer version."""
+    """Whether the path leads through a symbolic link. A person must judge the file behind it: it
+    may be the newer version."""
 
 
 def build_plan(
@@ -89,8 +89,9 @@ def build_plan(
 ) -> RecoveryPlan:
     """Decide what to do about every store.
 
-    `findings` has one entry for each descriptor, by store name. `open_batches` are those whose
-    writer is dead, oldest first. With `expected` None no identity is held against the entries.
+    `findings` has one item for each descriptor, by store name. `open_batches` are the batches whose
+    writer is dead, oldest first. The entries are compared with the identity `expected`; with None
+    they are not.
     """
     criticality: dict[str, Criticality] = {}
     actions: list[RecoveryAction] = []
@@ -109,7 +110,7 @@ def build_plan(
             actions.append(action)
         if message is not None:
             diagnostics.append(message)
-    for name, batches in rolled_forward.items():  # stores that this registry does not know
+    for name, batches in rolled_forward.items():  # stores that are not registered
         actions.extend(_roll_forward(name, batch.batch.batch_id) for batch in batches)
     for logged in open_batches:
         batch_id = logged.batch.batch_id
@@ -135,7 +136,7 @@ def build_plan(
 
 
 def stale_identity(entry: ManifestEntry, expected: RunIdentity) -> str | None:
-    """The first part of the run identity in which an entry differs from the expected one."""
+    """Return the first part of the run identity in which an entry is stale, or None."""
     if entry.run_id != expected.run_id:
         return "stale run id"
     if entry.capability_snapshot_id != expected.capability_snapshot_id:
@@ -151,7 +152,7 @@ def _store_action(
     entry: ManifestEntry | None,
     expected: RunIdentity | None,
 ) -> tuple[RecoveryAction, str | None]:
-    """The action for a store that no open batch concerns, and its diagnostic."""
+    """Return the action for a store that no open batch concerns, and its diagnostic."""
     name, inspection = descriptor.schema_name, finding.inspection
     if inspection.state is InspectionState.HEALTHY:
         stale = None
@@ -172,7 +173,7 @@ def _store_action(
 
 
 def _for_somebody_else(strategy: RebuildStrategy, finding: StoreFinding) -> ActionKind:
-    """A newer program, or a person; the runtime, where it can make the store anew."""
+    """Return the action when a newer program or a person must act, or the runtime can rebuild."""
     kind = REBUILDS[strategy]
     if finding.is_link or finding.inspection.state is InspectionState.FUTURE_SCHEMA:
         return ActionKind.BLOCK_READINESS
@@ -185,11 +186,11 @@ def _nothing(name: str) -> RecoveryAction:
 
 
 def _kind(strategy: RebuildStrategy, finding: StoreFinding, state: InspectionState) -> ActionKind:
-    """The table of actions: the first row that fits."""
+    """Return the action of the first row that fits in this table of actions."""
     damaged = state in (InspectionState.MISSING, InspectionState.QUARANTINED)
     if damaged and finding.content_in_database:
         return ActionKind.RESTORE_COMMITTED
-    # Whatever the inspection says of such a file: its bytes are in the log, so undoing loses none.
+    # Whatever the inspection says: the bytes of such a file are in the log, so undoing loses none.
     if finding.written_by_another_batch and state is not InspectionState.MISSING:
         return ActionKind.RESTORE_COMMITTED
     if state in (InspectionState.FUTURE_SCHEMA, InspectionState.HASH_MISMATCH):
@@ -208,10 +209,10 @@ def _stores_to_roll_forward(open_batches: Sequence[LoggedBatch]) -> dict[str, li
 
 
 def _message_beside(finding: StoreFinding, name: str, batches: Sequence[LoggedBatch]) -> str | None:
-    """What is wrong with a file beyond what the open batch explains.
+    """Return what is wrong with a file and is not explained by the open batch, or None.
 
-    Before the batch's rename the file is what is committed (or not there yet), after it what the
-    batch planned; anything else is a finding of its own.
+    Before the batch's rename the file is what is committed (or does not exist yet). After it the
+    file is what the batch planned. Anything else is a finding of its own.
     """
     inspection = finding.inspection
     planned = {
@@ -271,7 +272,7 @@ def build_readiness(
     invariant_failures: Sequence[str],
     hindrances: Sequence[Hindrance] = (),
 ) -> ReadinessCheck:
-    """Sum up a plan and the failures of `validate_invariants` in one word.
+    """Return whether the runtime may start, from a plan and the failures of `validate_invariants`.
 
     A runtime that may start gets no diagnostics, although the plan may have some: what is wrong
     with a diagnostic store alone is nothing to stop or to ask about. What keeps it from writing

@@ -1,4 +1,4 @@
-"""What is known of a store beforehand, and the registry that holds it."""
+"""Descriptors: what a store is, before any file is read; and the registry that holds them."""
 
 from __future__ import annotations
 
@@ -45,23 +45,24 @@ RESERVED_NAMES = frozenset(
 """Names in a runtime directory that no store may have, for its file or a directory above it."""
 _RESERVED_PREFIXES = ("runtime-store.", ".runtime-store.")
 _RESERVED_SUFFIX = ".rtstore-tmp"
-"""Of databases that are being made or backed up, and of temporary files, which are swept."""
+"""Suffix of databases that are being created or backed up, and of temporary files, which recovery
+removes."""
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories: control characters, lone surrogates, separators of lines and paragraphs."""
 
 
 DataUpgrade = Callable[[Any], Any]
-"""Gets the data of one schema version, which it may modify, and gives that of the next one. Called
-more than once with the same data, so it must have no effect of its own."""
+"""A function from the data of one schema version, which it may modify, to the data of the next. It
+may be called more than once with the same data, so it must have no side effects."""
 
 
 class Descriptor(Argument):
     """One kind of state kept in one JSON file, as known before any file is looked at.
 
-    `payload` is the pydantic model that the data of the store must satisfy, or None when any JSON
-    is accepted. `relative_path` is below the runtime directory, with `/` between its parts.
-    `upgrades` bring older data up, step by step: `{1: from_1_to_2, 2: from_2_to_3}`. Payload and
-    functions live in the runtime and are not remembered.
+    `relative_path` is below the runtime directory, with `/` between its parts. `payload` is the
+    pydantic model that the data must satisfy; with None any JSON is accepted. `upgrades` has the
+    functions that upgrade older data, step by step: `{1: from_1_to_2, 2: from_2_to_3}`. The
+    database remembers a descriptor without its payload and functions: they live in the runtime.
     """
 
     schema_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=200)
@@ -86,7 +87,7 @@ class Descriptor(Argument):
 
 
 def relative_path_problem(path: str) -> str | None:
-    """Why a path cannot be the path of a store, or None when it can. Looks at the text only."""
+    """Return why a store cannot have a path, or None when it can. Checks only the text."""
     parts = path.split("/")
     if not path or path.startswith("/") or (len(path) > 1 and path[1] == ":"):
         return "is not relative to the runtime directory"
@@ -111,15 +112,15 @@ def _is_reserved(part: str) -> bool:
 
 
 def same_file_key(path: str) -> str:
-    """Equal for two paths that some usual file system takes for one: those that differ in case, or
-    in how an accented letter is composed."""
+    """Return a key that is equal for two paths which a common file system may treat as one: paths
+    that differ in case, or in how an accented letter is composed."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 class Registry:
     """The descriptors of one runtime directory, by name, in the order they were registered.
 
-    Raises `InvalidRequestError` for what is no descriptor, when two of them share a name or a path,
+    Raises `InvalidRequestError` for an item that is no descriptor, when two share a name or a path,
     or when the file of one would have to be a directory for the other.
     """
 
@@ -160,7 +161,7 @@ class Registry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all stores, in order."""
+        """The names of all stores, in the order they were registered."""
         return tuple(self._by_name)
 
     def __iter__(self) -> Iterator[Descriptor]:
@@ -221,4 +222,4 @@ def _known() -> tuple[Descriptor, ...]:
 
 
 KNOWN_DESCRIPTORS: tuple[Descriptor, ...] = _known()
-"""The stores of an OpenCode team runtime, schema version 1 each."""
+"""The stores of an OpenCode team runtime, each of schema version 1."""

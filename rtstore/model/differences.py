@@ -1,4 +1,4 @@
-"""What differs between two versions of a store's data: pure."""
+"""Compare two versions of a store's data: pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from rtstore.model.records import Record
 
 _COMPARISONS_MAX = 250_000
-"""Two lists that need more comparisons than that are held against each other place by place."""
+"""Lists that would need more comparisons are compared index by index instead."""
 
 
 class DifferenceKind(StrEnum):
@@ -23,21 +23,21 @@ class DifferenceKind(StrEnum):
 
 
 class Difference(Record):
-    """One value that is there in one version and not in the other, or another one there."""
+    """One value that was added, removed or changed between two versions."""
 
     kind: DifferenceKind
     path: str
-    """A JSON Pointer (RFC 6901): for what was removed, into the older version; otherwise into the
+    """A JSON Pointer (RFC 6901): for a removed value into the older version, otherwise into the
     newer one. The empty path is the whole data."""
     before: Any = None
     after: Any = None
 
 
 def differences(before: Any, after: Any) -> tuple[Difference, ...]:
-    """Everything that differs between two pieces of JSON data, in the order of the older one.
+    """Return all differences between two pieces of JSON data, in the order of the older one.
 
-    Objects are compared key by key. In lists what was put in or taken out is found, so that one
-    element more at the front is one difference; an element in another's place is looked into.
+    Objects are compared key by key. In lists, insertions and removals are found, so a new first
+    element is one difference. An element that replaces another is compared with it in depth.
     """
     return tuple(_between(before, after, ""))
 
@@ -77,7 +77,7 @@ def _lists(before: list[Any], after: list[Any], path: str) -> Iterator[Differenc
 
 
 def _steps(before: list[Any], after: list[Any]) -> list[tuple[str, int, int, int, int]]:
-    """How one list becomes the other, as `SequenceMatcher.get_opcodes` says it."""
+    """Return how one list becomes the other, in the form of `SequenceMatcher.get_opcodes`."""
     old, new = [_text(item) for item in before], [_text(item) for item in after]
     shortest = min(len(old), len(new))
     head = next((n for n in range(shortest) if old[n] != new[n]), shortest)
@@ -98,7 +98,7 @@ def _text(value: Any) -> str:
 
 
 def _same(before: Any, after: Any) -> bool:
-    """Whether two values are the same JSON: to Python, `True == 1` and `1 == 1.0`."""
+    """Return whether two values are the same JSON. In Python, `True == 1` and `1 == 1.0`."""
     return type(before) is type(after) and bool(before == after)
 
 

@@ -1,8 +1,8 @@
-"""Bytes of a store file to envelope and back, and their hash.
+"""Encode and decode store files, and hash their bytes.
 
-A store file is `{"schemaVersion": 1, "updatedAt": "...", "data": ...}`, UTF-8, indented by two
-spaces, with one newline at the end. Writing is deterministic: the same data, version and time give
-the same bytes, which is how a retried batch is recognised.
+A store file is an envelope: `{"schemaVersion": 1, "updatedAt": "...", "data": ...}`, in UTF-8,
+indented by two spaces, with one newline at the end. Encoding is deterministic: the same data,
+version and time give the same bytes. A retried batch is recognised by that.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ def _plain_json() -> CoreSchema:
 
 
 _JSON = TypeAdapter[JsonValue](JsonValue, config=ConfigDict(allow_inf_nan=False))
-"""Checks whether data is JSON."""
+"""Checks that data is JSON."""
 _PLAIN_JSON = SchemaValidator(_plain_json())
-"""The same for data of the very types that JSON has, in half the time or less: it asks `type`, and
-no function of Python, what each value is. What it refuses, the other may still accept."""
+"""Checks that data is JSON of exactly the types that JSON has, in half the time or less: it asks
+`type`, and no function of Python, what each value is. `_JSON` may accept data that this refuses."""
 _TIME_PLACEHOLDER = "0000-00-00T00:00:00.000Z"
 _DIGITS_MAX = 4300
-"""Longer numbers are refused by Python's `json` (sys.set_int_max_str_digits), ours included."""
+"""Longer numbers are refused by Python's `json` (sys.set_int_max_str_digits), so by ours, too."""
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * (_DIGITS_MAX + 1)
 
 
 CONTENT_BYTES_MAX = 999_900_000
-"""What SQLite holds in one row (1,000,000,000 bytes) with room for the rest of the row."""
+"""The largest content: a row of SQLite holds 1,000,000,000 bytes; the rest of it needs some."""
 _CONTAINERS_LOOKED_AT = 8
 
 
 class Envelope(NamedTuple):
-    """What a store file says."""
+    """The three fields of a store file."""
 
     schema_version: int
     updated_at: str | None
@@ -65,7 +65,7 @@ class Envelope(NamedTuple):
 
 
 class EnvelopeError(Exception):
-    """The bytes of a store file are not an envelope; `fault` is the inspection's word for it."""
+    """The bytes of a store file are not an envelope; `fault` says why, as an inspection does."""
 
     def __init__(self, fault: InspectionFault, detail: str) -> None:
         self.fault = fault
@@ -74,10 +74,10 @@ class EnvelopeError(Exception):
 
 
 class EncodedStore:
-    """A store file but for its time, encoded before the writer lock is taken.
+    """A store file without its time, encoded before the writer lock is taken.
 
-    The time of a batch is known only under the lock (batches must carry times in their order), the
-    costly part of the encoding must not happen there; so the time is set into a gap of fixed width.
+    The time of a batch is known only under the lock: the times of batches must rise in their order.
+    The costly encoding must not happen there, so the time goes into a gap of fixed width.
     """
 
     __slots__ = ("_head", "_tail")
@@ -88,41 +88,41 @@ class EncodedStore:
 
     @classmethod
     def exactly(cls, content: bytes) -> EncodedStore:
-        """A file whose bytes are what they are, time included: one that is adopted."""
+        """Return a file with exactly these bytes, which include a time: an adopted file."""
         return _ExactStore(content, b"")
 
     @property
     def size(self) -> int:
-        """How many bytes it will have."""
+        """The size of the file, in bytes."""
         return len(self._head) + len(_TIME_PLACEHOLDER) + len(self._tail)
 
     def at(self, moment: datetime) -> bytes:
-        """The bytes of the file when written at that moment."""
+        """Return the bytes of the file with this time."""
         return self._head + format_time(moment).encode() + self._tail
 
 
 class _ExactStore(EncodedStore):
     __slots__ = ()
 
-    def at(self, moment: datetime) -> bytes:  # noqa: ARG002 - its time is in it
+    def at(self, moment: datetime) -> bytes:  # noqa: ARG002 - the bytes include a time
         return self._head
 
 
 def content_hash(content: bytes) -> str:
-    """`sha256:<hex>` of a file's exact bytes."""
+    """Return `sha256:<hex>` of the exact bytes of a file."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def encode(
     *, schema_version: int, data: object, store: str, payload: type[BaseModel] | None = None
 ) -> EncodedStore:
-    """Check data and encode it as a store file whose time is still open.
+    """Check data and encode it as a store file without its time.
 
-    Raises `InvalidRequestError`, naming the place, when the data is not JSON (NaN, infinities,
+    Raises `InvalidRequestError`, which names the place, when the data is not JSON (NaN, infinities,
     sets, tuples, bytes, lone surrogates, keys that are no strings, cycles), when it could not be
     read back (numbers of more than 4300 digits), when it is larger than SQLite holds, or when the
-    payload model refuses it. The data
-    itself is written, never the model's idea of it: unknown keys and their order are kept.
+    payload model refuses it. The data itself is written, not the output of the model: unknown keys
+    and their order stay.
     """
     if isinstance(data, BaseModel):
         data = json_data.dump(data, store)
@@ -142,8 +142,8 @@ def encode(
 
 
 def _least_size(data: object) -> int:
-    """How many bytes data has at least, told by the texts in its first containers: what is far too
-    large shows before it is copied and encoded."""
+    """Return a lower bound of the size of data in bytes, from the texts in its first containers.
+    Far too large data is refused by it before it is copied and encoded."""
     size, pending = 0, [data]
     for _ in range(_CONTAINERS_LOOKED_AT):
         if not pending:
@@ -173,7 +173,7 @@ def refuse_too_large(size: int, store: str) -> None:
 
 
 def _plain(data: object, store: str) -> object:
-    """A copy of data that is JSON."""
+    """Return a copy of JSON data. Raises `InvalidRequestError` when it is not JSON."""
     try:
         return _PLAIN_JSON.validate_python(data)
     except ValidationError:
@@ -185,7 +185,7 @@ def _plain(data: object, store: str) -> object:
 
 
 def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) -> None:
-    """Raise `InvalidRequestError` with the place when the payload model refuses the data."""
+    """Raise `InvalidRequestError`, which names the place, when the payload model refuses data."""
     if payload is None:
         return
     try:
@@ -195,7 +195,7 @@ def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) 
 
 
 def decode(content: bytes) -> Envelope:
-    """Read the bytes of a store file. Raises `EnvelopeError`, and nothing else, on any bytes."""
+    """Decode the bytes of a store file. Raises only `EnvelopeError`, whatever the bytes are."""
     try:
         document = _DECODER.decode(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -204,8 +204,8 @@ def decode(content: bytes) -> Envelope:
 
 
 def decode_own(content: bytes) -> Envelope:
-    """The same for bytes that were encoded here: faster. Whatever the quick parser does not take
-    (an adopted file may hold it) is left to the other."""
+    """Decode bytes that were encoded here, faster than `decode`. Bytes that the fast parser refuses
+    (an adopted file may hold them) go to `decode`."""
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
     except ValueError:
@@ -228,9 +228,9 @@ def _envelope_of(document: object) -> Envelope:
 
 
 def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None:
-    """Where and why a payload model refuses data that was read, or None when it does not.
+    """Return where and why a payload model refuses data that was read, or None when it accepts it.
 
-    A validator of the runtime's own that stumbles over the data, in whatever way, refuses it too.
+    Any exception of a validator of the runtime counts as a refusal, too.
     """
     if payload is None:
         return None
@@ -269,7 +269,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _refuse_surrogate(data: object, store: str) -> NoReturn:
-    """Name the place of the text that cannot be written as UTF-8."""
+    """Raise an error that names the place of a text that cannot be written as UTF-8."""
     for path, value in _places(data):
         if isinstance(value, str) and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
             problem = "the text holds a lone surrogate, which UTF-8 cannot carry"
@@ -279,7 +279,8 @@ def _refuse_surrogate(data: object, store: str) -> NoReturn:
 
 
 def _refuse_long_number(data: object, store: str) -> None:
-    """Name the place of the number that could not be read back; a long text of digits can be."""
+    """Raise an error that names the place of a number that could not be read back, if there is one.
+    A long text of digits can be read back."""
     for path, value in _places(data):
         if isinstance(value, int) and abs(value) >= 10**_DIGITS_MAX:
             problem = f"the number has more than {_DIGITS_MAX} digits, and could not be read back"
@@ -287,7 +288,7 @@ def _refuse_long_number(data: object, store: str) -> None:
 
 
 def _places(data: object) -> Iterator[tuple[str, object]]:
-    """Every key and every value in the data, with its place as readable text."""
+    """Yield every key and every value in the data, each with its place as readable text."""
     pending: list[tuple[str, object]] = [("data", data)]
     while pending:
         path, value = pending.pop()

@@ -1,8 +1,8 @@
-"""What happened to a runtime directory, as records: for metrics, a user interface, the log.
+"""Events: what happened to a runtime directory, as records for metrics, a user interface, the log.
 
-An event is told after what it tells of is durable, and never under the writer lock. What only the
-caller can have seen (a refused call, a lock that was not free, a conflict) is an exception and no
-event: nothing of it is on record.
+An event is reported after the change that it describes is durable, and never under the writer lock.
+What only the caller can have seen (a refused call, a lock that was not free, a conflict) is an
+exception and no event: none of it is on record.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rtstore.model.records import (
 
 
 class EventKind(StrEnum):
-    """What happened, in one word."""
+    """The kind of an event, in one word."""
 
     COMMITTED = "committed"
     FAILED = "failed"
@@ -36,25 +36,25 @@ class EventKind(StrEnum):
 
 
 class StoreEvent(Record):
-    """What all events have."""
+    """The fields that all events have."""
 
     kind: EventKind
     team_name: str
     directory: Path
     batch_id: str | None = None
-    """The batch that it is about, or None."""
+    """The batch that the event concerns, or None."""
     stores: tuple[str, ...] = ()
-    """The stores that it is about."""
+    """The stores that the event concerns."""
     duration_s: float | None = None
-    """What it took, in seconds, as its caller felt it: waiting for the lock is in it."""
+    """The duration for the caller, in seconds; it includes waiting for the lock."""
 
     @property
     def message(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         return f"{self.kind}: {self.directory}"
 
     def log_fields(self) -> dict[str, Any]:
-        """What its record of the logger carries beside the message."""
+        """Return the extra fields of its log record."""
         return {
             "event": self.kind.value,
             "team_name": self.team_name,
@@ -80,7 +80,7 @@ class BatchCommitted(StoreEvent):
 
     @property
     def message(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         return (
             f"batch {self.batch_id} is committed: {_count(len(self.stores), 'store')}, "
             f"{self.size} B, {self.batch.reason}, high watermark {self.batch.high_watermark}, "
@@ -88,7 +88,7 @@ class BatchCommitted(StoreEvent):
         )
 
     def log_fields(self) -> dict[str, Any]:
-        """What its record of the logger carries beside the message."""
+        """Return the extra fields of its log record."""
         return {
             **super().log_fields(),
             "run_id": self.batch.run_id,
@@ -101,7 +101,7 @@ class BatchCommitted(StoreEvent):
 class BatchFailed(StoreEvent):
     """A batch could not be published, and is recorded as failed. Its caller got the error.
 
-    `stores` is the one at which it failed.
+    `stores` has only the store at which it failed.
     """
 
     kind: Literal[EventKind.FAILED] = EventKind.FAILED
@@ -109,42 +109,42 @@ class BatchFailed(StoreEvent):
     duration_s: float
     cause: str
     undone: bool
-    """Whether every file is as it was before; if not, a recovery finishes that."""
+    """Whether every file is as it was before; if not, a recovery restores the rest."""
 
     @property
     def message(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         outcome = "undone" if self.undone else "not undone yet: the next opening does that"
         return f"batch {self.batch_id} failed at {self.stores[0]} ({outcome}): {self.cause}"
 
     def log_fields(self) -> dict[str, Any]:
-        """What its record of the logger carries beside the message."""
+        """Return the extra fields of its log record."""
         return {**super().log_fields(), "cause": self.cause, "undone": self.undone}
 
 
 class BatchUnfinished(StoreEvent):
-    """A batch was logged, or perhaps so, and not finished. Its caller got the error."""
+    """A batch was or may have been logged, and was not completed. Its caller got the error."""
 
     kind: Literal[EventKind.UNFINISHED] = EventKind.UNFINISHED
     batch_id: str
     duration_s: float
     cause: str
     decided: bool
-    """Whether it is in the log for certain, and so will happen."""
+    """Whether it is in the log for certain, so that it will happen."""
 
     @property
     def message(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         outcome = "it will be finished" if self.decided else "whether it is logged is not known"
         return f"batch {self.batch_id} was not finished ({outcome}): {self.cause}"
 
     def log_fields(self) -> dict[str, Any]:
-        """What its record of the logger carries beside the message."""
+        """Return the extra fields of its log record."""
         return {**super().log_fields(), "cause": self.cause, "decided": self.decided}
 
 
 class StoreRecovered(StoreEvent):
-    """A recovery came to its end: by opening the store, before a write, or by a call."""
+    """A recovery ended: one of an opening, one before a write, or a call of `recover`."""
 
     kind: Literal[EventKind.RECOVERED] = EventKind.RECOVERED
     duration_s: float
@@ -155,19 +155,19 @@ class StoreRecovered(StoreEvent):
 
     @property
     def batch_ids(self) -> tuple[str, ...]:
-        """The batches of dead writers that it went forward with, or closed."""
+        """The batches of dead writers that it completed or closed."""
         ids = (step.action.batch_id for step in self.steps)
         return tuple(dict.fromkeys(batch_id for batch_id in ids if batch_id is not None))
 
     @property
     def message(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         counts = Counter(f"{step.action.kind} {step.outcome}" for step in self.steps)
         what = ", ".join(f"{count} {step}" for step, count in counts.items())
         return f"recovery {self.run_number}, started by {self.started_by}: {what}"
 
     def log_fields(self) -> dict[str, Any]:
-        """What its record of the logger carries beside the message."""
+        """Return the extra fields of its log record."""
         return {
             **super().log_fields(),
             "run_number": self.run_number,
@@ -177,20 +177,21 @@ class StoreRecovered(StoreEvent):
 
 
 class FileQuarantined(StoreEvent):
-    """A file that was not what is committed was kept before it was replaced, moved or removed."""
+    """A file that differed from what is committed was quarantined before it was replaced, moved or
+    removed."""
 
     kind: Literal[EventKind.QUARANTINED] = EventKind.QUARANTINED
     file: QuarantinedFile
-    """Its row; `RuntimeStore.restore_quarantined` takes its number."""
+    """The record of the file; `RuntimeStore.restore_quarantined` takes its number."""
 
     @property
     def message(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         kept = self.file
         return f"{kept.relative_path} was kept as {kept.quarantine_path}: {kept.reason}"
 
     def log_fields(self) -> dict[str, Any]:
-        """What its record of the logger carries beside the message."""
+        """Return the extra fields of its log record."""
         return {
             **super().log_fields(),
             "quarantine_number": self.file.quarantine_number,
@@ -199,7 +200,7 @@ class FileQuarantined(StoreEvent):
 
 
 class NotReady(StoreEvent):
-    """A readiness check said no: `degraded` while stores are to be rebuilt, else `blocked`."""
+    """A readiness check failed: `degraded` while stores are to be rebuilt, else `blocked`."""
 
     kind: Literal[EventKind.DEGRADED, EventKind.BLOCKED]
     check: ReadinessCheck
@@ -207,20 +208,20 @@ class NotReady(StoreEvent):
 
     @property
     def message(self) -> str:
-        """One line for people."""
+        """One line of text for people."""
         found = self.check.diagnostics
         first = f": {found[0]}" if found else ""
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         return f"{self.kind} ({self.check.reason}){first}{more}"
 
     def log_fields(self) -> dict[str, Any]:
-        """What its record of the logger carries beside the message."""
+        """Return the extra fields of its log record."""
         more = {"reason": self.check.reason.value, "diagnostics": self.check.diagnostics}
         return {**super().log_fields(), **more}
 
 
 Event = BatchCommitted | BatchFailed | BatchUnfinished | StoreRecovered | FileQuarantined | NotReady
-"""Everything that an observer is told, for `match`."""
+"""Every event that an observer is called with, for `match`."""
 
 
 def _count(number: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""Ids that sort by the time they were made, so that the indexes over them only grow at one end."""
+"""Ids that sort by the time they were created, so that indexes over them grow at one end only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 IdFactory = Callable[[], str]
-"""Makes a new id at each call; no two calls may give the same."""
+"""Returns a new id at each call; no two calls may return the same."""
 
 
 def time_ordered_id(prefix: str) -> str:
-    """`PREFIX-` and a UUID version 7 (RFC 9562): milliseconds since 1970, then 74 random bits."""
+    """Return `PREFIX-` and a UUID version 7 (RFC 9562): milliseconds since 1970, 74 random bits."""
     when = f"{time.time_ns() // 1_000_000:012x}"
     rest = secrets.token_hex(10)
     variant = "89ab"[int(rest[3], 16) % 4]
@@ -19,15 +19,15 @@ def time_ordered_id(prefix: str) -> str:
 
 
 def new_batch_id() -> str:
-    """An id for a batch."""
+    """Return an id for a batch."""
     return time_ordered_id("batch")
 
 
 def new_receipt_id() -> str:
-    """An id for a receipt."""
+    """Return an id for a receipt."""
     return time_ordered_id("receipt")
 
 
 def new_plan_id() -> str:
-    """An id for a recovery plan."""
+    """Return an id for a recovery plan."""
     return time_ordered_id("plan")

@@ -1,8 +1,8 @@
-"""What must hold between stores: a pure check over their data.
+"""Check the cross-store invariants: a pure function of the stores' data.
 
-Each store may be sound by itself and still contradict another one: a member confirmed alive whose
-session nobody recorded, work of a dead run that was never settled. The checks are those of the
-file-only ancestor, in its order and wording.
+Each store may be valid by itself and still contradict another one: a member is confirmed alive and
+has no session record, or work of a dead run was never settled. The checks are those of the legacy
+format's own library, in its order and wording.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rtstore.model.payloads import (
 from rtstore.model.records import Manifest
 
 PROVIDER = "opencode"
-"""The provider whose stores are checked; a launch of any other has no invariants here."""
+"""The provider whose stores are checked; a launch with any other has no invariants here."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -39,19 +39,19 @@ def validate_invariants(
     compatibility_snapshot: CompatibilitySnapshotData | dict[str, Any] | None,
     manifest: Manifest,
 ) -> list[str]:
-    """Every contradiction between the stores, in words; an empty list when there is none.
+    """Return every contradiction between the stores, in words; an empty list when there is none.
 
-    A store is given as its payload model, as plain JSON data, or as None when it has no content.
-    None holds nothing: no sessions, no records, no requests, no snapshot. So a confirmed member
+    Pass each store as its payload model, as plain JSON data, or as None when it has no content.
+    None means empty: no sessions, no records, no requests, no snapshot. So a confirmed member
     without a session store fails, and so does a launch state that names a capability snapshot
-    while there is none; a launch state that names none fails only where a snapshot has an id.
+    while there is none. A launch state that names none fails only when a snapshot has an id.
 
-    The launch state is the anchor. It alone is held against the manifest; sessions, deliveries and
-    permissions are held against the run of the launch state, not against the manifest's active
-    run. Where those two differ the first message says so, and records of the launched run are not
-    called stale on top of it.
+    Only the launch state is compared with the manifest. Sessions, deliveries and permissions are
+    compared with the run of the launch state, not with the manifest's active run. Where these two
+    runs differ, the first message says so, and records of the launched run are not called stale as
+    well.
 
-    Raises `InvalidRequestError`, naming the argument, when plain data is not that store's.
+    Raises `InvalidRequestError`, which names the argument, when plain data does not fit its store.
     """
     launch = _read("launch_state", LaunchStateData, launch_state)
     if launch is None or launch.provider_id != PROVIDER:
@@ -106,7 +106,7 @@ def _stale_permissions(
 
 
 def _read(argument: str, model: type[_Model], data: object) -> _Model | None:
-    """The payload of a store; None stays None."""
+    """Return the payload of a store; None stays None."""
     if data is None or isinstance(data, model):
         return data
     try:

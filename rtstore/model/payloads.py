@@ -1,8 +1,8 @@
-"""The data of the known stores, as far as anything here looks into it.
+"""Payload models: the data of the known stores, as far as this package reads it.
 
-Only what the cross-store invariants need is declared; every other key is kept as it is. Files of
-this library and of its file-only ancestor both pass. What is declared is held to its JSON type: a
-number under `runId` is refused, never turned into text.
+Only the fields that the cross-store invariants need are declared; every other key is preserved.
+Files of this library and of the legacy format both pass. A declared field must have its JSON type:
+a number under `runId` is refused, never converted to text.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class LaunchMember(_Payload):
 
     name: str
     launch_state: str | None = None
-    """`confirmed_alive` is the one value that demands a session."""
+    """Only the value `confirmed_alive` requires a session."""
 
 
 class LaunchStateData(_Payload):
     """Data of `opencode.launchState`: which run is launched, and how far each member is.
 
-    `run_id` is null between runs, but it must be said: a launch state that names neither team nor
-    run cannot be held against anything.
+    `run_id` is null between runs, but required: a launch state that names neither team nor run
+    cannot be compared with anything.
     """
 
     provider_id: str | None = None
@@ -49,7 +49,7 @@ class LaunchStateData(_Payload):
 
 
 class SessionRecord(_Payload):
-    """One provider session. Without team or run it is kept, and matches no member."""
+    """One provider session. Without team or run it is accepted, and matches no member."""
 
     member_name: str
     team_name: str | None = None
@@ -65,7 +65,7 @@ class SessionStoreData(_Payload):
 class LaunchTransactionData(_Payload):
     """Data of `opencode.launchTransaction`: the launch in progress or the last one.
 
-    The ancestor's word for no launch at all is `null`, so it is accepted as data; it reads as a
+    The legacy format writes `null` for no launch at all, so it is accepted as data: it reads as a
     launch transaction without a status.
     """
 
@@ -78,7 +78,7 @@ class LaunchTransactionData(_Payload):
 
 
 class DeliveryRecord(_Payload):
-    """One delivery. Its status is required: without it nobody can tell whether it is settled."""
+    """One delivery. Its status is required: without it, whether it is settled is unknown."""
 
     idempotency_key: str
     run_id: str | None = None
@@ -106,6 +106,6 @@ class PermissionRequestsData(_Payload):
 
 
 class CompatibilitySnapshotData(_Payload):
-    """Data of `opencode.compatibilitySnapshot`: what the provider was found to be capable of."""
+    """Data of `opencode.compatibilitySnapshot`: the capabilities found at the provider."""
 
     snapshot_id: str | None = None

@@ -1,7 +1,7 @@
 """The domain as frozen records and enums: one word, one meaning.
 
-Python names are snake_case. `model_dump(by_alias=True, mode="json")` gives the camelCase of the
-file-only ancestor (`batchId`, `capabilitySnapshotId`), so that its consumers can read ours.
+Python names are snake_case. `model_dump(by_alias=True, mode="json")` returns the camelCase names of
+the legacy format (`batchId`, `capabilitySnapshotId`), so that its consumers can read ours.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Argument(Record):
 
 
 class _TimedFile(Record):
-    """A record of a file with its time: nanoseconds are the exact value, and the ancestor's
-    consumers find milliseconds beside them when it is dumped."""
+    """A record of a file with its time of modification, exact in nanoseconds. A dump has the
+    milliseconds too, for consumers of the legacy format."""
 
     mtime_ns: int
 
@@ -75,7 +75,7 @@ class _TimedFile(Record):
 
 
 class Criticality(StrEnum):
-    """What a store's trouble means for the readiness of the runtime."""
+    """How a problem of a store affects the readiness of the runtime."""
 
     READINESS_BLOCKING = "readiness_blocking"
     REBUILDABLE_FROM_PROVIDER = "rebuildable_from_provider"
@@ -98,7 +98,7 @@ class Owner(StrEnum):
 
 
 class RebuildStrategy(StrEnum):
-    """Where a store's data can come from when it is lost."""
+    """How a store's data can be rebuilt when it is lost."""
 
     NONE = "none"
     POLL_OPENCODE_PROVIDER = "poll_opencode_provider"
@@ -133,7 +133,7 @@ class BatchReason(StrEnum):
 
 
 class BatchState(StrEnum):
-    """Where a batch is in its life; `BATCH_TRANSITIONS` says how it may go on."""
+    """The state of a batch; `BATCH_TRANSITIONS` has the states that may follow."""
 
     PREPARING = "preparing"
     COMMITTING = "committing"
@@ -142,33 +142,33 @@ class BatchState(StrEnum):
 
 
 BATCH_TRANSITIONS: dict[BatchState, frozenset[BatchState]] = {
-    # `committing`: recovery has taken over and decided to go forward; a second crash continues it.
+    # `committing`: recovery decided to complete the batch; after another crash it goes on.
     # `failed` is recorded durably before anything is undone.
     BatchState.PREPARING: frozenset(
         {BatchState.COMMITTED, BatchState.COMMITTING, BatchState.FAILED}
     ),
-    # It fails only where what it wrote is nowhere any more, so that nobody can finish it.
+    # It fails only when its contents are lost everywhere, so that nothing can complete it.
     BatchState.COMMITTING: frozenset({BatchState.COMMITTED, BatchState.FAILED}),
-    # Terminal: what was acknowledged stays, and a batch marked failed never comes back.
+    # Final: an acknowledged batch stays, and a failed one never comes back.
     BatchState.COMMITTED: frozenset(),
     BatchState.FAILED: frozenset(),
 }
 """The legal transitions of a batch. Every change of state goes through
-`rtstore.control.batches.change_state`; a trigger in the database refuses all others."""
+`rtstore.control.batches.change_state`; a trigger in the database refuses any other transition."""
 
 
 OPEN_STATES = frozenset({BatchState.PREPARING, BatchState.COMMITTING})
 
 
 class BatchOrigin(StrEnum):
-    """Who wrote the batch: this library, or the ancestor whose directory was imported."""
+    """Who wrote the batch: this library, or the writer of an imported legacy directory."""
 
     WRITTEN = "written"
     IMPORTED = "imported"
 
 
 class Receipt(_TimedFile):
-    """Proof that one store file was written in a batch."""
+    """The record of one store in one batch: the hash, size and time of its file."""
 
     receipt_id: str
     batch_id: str
@@ -185,7 +185,7 @@ class Receipt(_TimedFile):
 
 
 class Batch(Record):
-    """One atomic write of one or more stores, with the receipts of those that were written."""
+    """One atomic write of one or more stores, with a receipt for each store that was written."""
 
     batch_number: int
     batch_id: str
@@ -200,13 +200,13 @@ class Batch(Record):
     """Number of committed batches, this one included; None while it is not committed."""
     started_at: Timestamp
     completed_at: Timestamp | None = None
-    """The moment it was logged, its commit point; None while it is not committed or failed."""
+    """The time it was logged, its commit point; None until it is committed or failed."""
     last_error: str | None = None
     receipts: tuple[Receipt, ...] = ()
 
 
 class PlannedWrite(Record):
-    """One store of a batch as it stands in the log: all that publishing it needs, and no more."""
+    """One store of a batch in the log: exactly what publishing it needs."""
 
     position: int
     schema_name: str
@@ -227,12 +227,12 @@ class LoggedBatch(Record):
 
     @property
     def has_contents(self) -> bool:
-        """Whether its contents are in the log; an imported batch has none."""
+        """Whether its contents are in the log. An imported batch has none."""
         return bool(self.writes)
 
     @property
     def planned(self) -> frozenset[tuple[str, str]]:
-        """The hashes of the contents that it writes, each with the name of its store."""
+        """The pairs of store name and content hash that it writes."""
         return frozenset((write.schema_name, write.content_hash) for write in self.writes)
 
 
@@ -240,7 +240,7 @@ class LoggedBatch(Record):
 
 
 class InspectionState(StrEnum):
-    """What a store file turned out to be, held against its manifest entry."""
+    """The state of a store file, compared with its manifest entry."""
 
     HEALTHY = "healthy"
     MISSING = "missing"
@@ -251,7 +251,7 @@ class InspectionState(StrEnum):
 
 
 class ManifestEntry(_TimedFile):
-    """What is committed for one store."""
+    """The current version of one store, as committed."""
 
     schema_name: str
     schema_version: int
@@ -266,12 +266,12 @@ class ManifestEntry(_TimedFile):
     batch_number: int
     """The batch that wrote it."""
     file_inode: int | None = Field(default=None, exclude=True)
-    """With `file_ctime_ns`, the file as it was published; None where the hash must tell."""
+    """With `file_ctime_ns`, it identifies the published file; None when only the hash can."""
     file_ctime_ns: int | None = Field(default=None, exclude=True)
 
 
 class PublishedFile(NamedTuple):
-    """What a store's file should be, as far as a writer needs it that has just published it."""
+    """The fields of an entry by which a writer recognises the file that it has just published."""
 
     schema_version: int
     relative_path: str
@@ -283,11 +283,11 @@ class PublishedFile(NamedTuple):
 
 
 CommittedFile = ManifestEntry | PublishedFile
-"""What a store's file should be: by its entry, or by the write that made the entry."""
+"""What a store's file should be: its entry, or the write that made the entry."""
 
 
 class Manifest(Record):
-    """What is committed now."""
+    """The current entries of all stores, the active identity, and the high watermark."""
 
     schema_version: int = 1
     team_name: str
@@ -304,7 +304,7 @@ class Manifest(Record):
     updated_at: Timestamp
 
     def entry(self, schema_name: str) -> ManifestEntry | None:
-        """The entry of a store, or None while nothing is committed for it."""
+        """Return the entry of a store, or None while nothing is committed for it."""
         return self._entry_of.get(schema_name)
 
     @cached_property
@@ -339,7 +339,7 @@ class InspectionFault(StrEnum):
 
 
 class Inspection(Record):
-    """One store file held against its manifest entry. Facts only; the plan decides."""
+    """The comparison of one store file with its manifest entry. Facts only; the plan decides."""
 
     schema_name: str
     relative_path: str
@@ -347,9 +347,9 @@ class Inspection(Record):
     fault: InspectionFault | None = None
     message: str | None = None
     detail: str | None = None
-    """What exactly was found, for people: an error number, a place in the data."""
+    """Details for people: an error number, a place in the data."""
     content_hash: str | None = None
-    """Hash of the bytes found; None when there are none or they cannot be read."""
+    """Hash of the bytes found; None when there is no file or it cannot be read."""
     file_size: int | None = None
     mtime_ns: int | None = None
     schema_version: int | None = None
@@ -369,7 +369,7 @@ class ActionKind(StrEnum):
 
 
 class ReadinessImpact(StrEnum):
-    """What a plan means for the start of the runtime."""
+    """How a plan affects the start of the runtime."""
 
     NONE = "none"
     DEGRADED = "degraded"
@@ -377,7 +377,7 @@ class ReadinessImpact(StrEnum):
 
 
 class RecoveryAction(Record):
-    """One step of a plan. Data: it can be printed, compared, run dry and carried out."""
+    """One step of a plan. It is data: it can be printed, compared, dry-run and executed."""
 
     kind: ActionKind
     schema_name: str
@@ -392,7 +392,7 @@ class RecoveryAction(Record):
 
     @model_serializer(mode="wrap")
     def _without_empty_reason(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The ancestor leaves the key out of an action that does nothing.
+        # The legacy format leaves the key out of an action that does nothing.
         return {name: value for name, value in handler(self).items() if value is not None}
 
 
@@ -405,7 +405,7 @@ class RecoveryPlan(Record):
     """The run that was expected."""
     created_at: Timestamp
     high_watermark: int
-    """The plan fits the store only while it is there."""
+    """The plan is valid only while the store has this high watermark."""
     manifest_healthy: bool
     readiness_impact: ReadinessImpact
     actions: tuple[RecoveryAction, ...]
@@ -440,7 +440,7 @@ class RecoveryTrigger(StrEnum):
 
 
 class ActionOutcome(StrEnum):
-    """What became of one action of a plan."""
+    """The outcome of one action of a plan."""
 
     DONE = "done"
     SKIPPED = "skipped"
@@ -448,7 +448,7 @@ class ActionOutcome(StrEnum):
 
 
 class RecoveryStep(Record):
-    """One action as it was carried out."""
+    """One action of a plan, with its outcome."""
 
     action: RecoveryAction
     outcome: ActionOutcome
@@ -456,7 +456,7 @@ class RecoveryStep(Record):
 
 
 class RecoveryReport(Record):
-    """A recovery that ran to its end, and the plan that shows what is left."""
+    """A recovery that ran to its end, with a new plan of what remains to be done."""
 
     run_number: int | None
     """Its row in `recovery_runs`; None when there was nothing to do, and for a dry run."""
@@ -473,12 +473,12 @@ class DatabaseUpgrade(Record):
     to_revision: str
     upgraded_at: Timestamp
     backup_path: str
-    """The database as it was before, relative to the runtime directory; later upgrades may have
-    removed it."""
+    """The copy of the database from before, relative to the runtime directory. Later upgrades may
+    have removed it."""
 
 
 class QuarantinedFile(Record):
-    """Evidence that was kept before a file was overwritten, moved or removed."""
+    """A file that was quarantined before it was overwritten, moved or removed."""
 
     quarantine_number: int
     schema_name: str | None
@@ -486,13 +486,13 @@ class QuarantinedFile(Record):
     quarantine_path: str
     reason: str
     content_hash: str | None
-    """None for what is not a regular file: it was moved as it was."""
+    """None for anything but a regular file: it was moved as it was."""
     file_size: int | None
     quarantined_at: Timestamp
     plan_id: str | None = None
     batch_id: str | None = None
     restored_at: Timestamp | None = None
-    """When it was taken back to where it was, if it was."""
+    """When it was put back by `restore_quarantined`; None if it was not."""
 
 
 class Suggestion(Record):
@@ -533,11 +533,12 @@ def _names(kind: type[Record]) -> tuple[str, ...]:
 
 
 def construct_unchecked(kind: type[AnyRecord], **values: Any) -> AnyRecord:
-    """A record of values that this package has checked before, or made itself. Nothing is checked
-    again, and nothing filled in: raises KeyError unless every field is given."""
+    """Return a record of values that this package has checked before, or made itself.
+
+    Checks nothing again and fills in no default: raises KeyError unless every field is passed."""
     names = _names(kind)
     record = kind.__new__(kind)
-    # The order is that of the fields, in which they are shown and dumped.
+    # Values go in the order of the fields, in which they are shown and dumped.
     in_order = values if tuple(values) == names else {name: values[name] for name in names}
     _set(record, "__dict__", in_order)
     _set(record, "__pydantic_fields_set__", set(names))

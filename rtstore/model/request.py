@@ -1,4 +1,4 @@
-"""A batch as a caller asks for it."""
+"""The request for a batch, before it is checked and encoded."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class StoreWrite(Record):
 
 
 class BatchRequest(Record):
-    """What is to be written as one batch, in the order in which the files are published."""
+    """The writes of one batch, in the order in which the files are published."""
 
     team_name: str
     identity: RunIdentity | None
-    """None for what belongs to no run: an upgrade of store data. The stores keep theirs."""
+    """None for an upgrade of store data, which belongs to no run: each store keeps its own."""
     reason: BatchReason
     writes: tuple[StoreWrite, ...]
 
@@ -37,7 +37,8 @@ Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 
 def pairs(writes: Writes) -> list[tuple[str, Any]]:
-    """What is to be written, store by store, from a mapping or from pairs."""
+    """Return pairs of store name and data, from a mapping or from pairs. Raises
+    `InvalidRequestError`."""
     try:
         items = writes.items() if isinstance(writes, Mapping) else writes
         return [(name, data) for name, data in items]
@@ -53,7 +54,8 @@ def batch_request(
     reason: BatchReason | str,
     writes: Writes,
 ) -> BatchRequest:
-    """A batch of stores that are given by name. Raises `UnknownStoreError` too."""
+    """Return the request for a batch of stores given by name. Raises `UnknownStoreError` and
+    `InvalidRequestError`."""
     return construct_unchecked(
         BatchRequest,
         team_name=team_name,
