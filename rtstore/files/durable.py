@@ -1,4 +1,4 @@
-"""A file replaced so that every reader, and every crash, sees the old version or the new one."""
+"""Replace files so that every reader, and every crash, sees the old version or the new one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from rtstore.files.system import FileSystem, is_root
 
 TEMPORARY_SUFFIX = ".rtstore-tmp"
 NEW_FILE_MODE = 0o600
-"""For the owner alone: the state of a run may hold secrets. An existing file keeps its mode."""
+"""For the owner only: the state of a run may hold secrets. An existing file's mode stays."""
 
 
 @lru_cache(maxsize=4096)
 def temporary_path(target: Path) -> Path:
-    """Where a new version is written before it takes the name. One writer at a time, so one name:
-    what is found there under the writer lock is a dead writer's."""
+    """Return the path where a new version is written before it takes the target's name.
+
+    There is one writer at a time, so there is one name. A file found there under the writer lock
+    is of a dead writer."""
     return target.with_name(f".{target.name}{TEMPORARY_SUFFIX}")
 
 
 class OldVersionLeftError(OSError):
-    """The new version is in place, and the old one, which was to be put back, could not be: it is
-    under the temporary name, and must be looked at before anything else is done."""
+    """The new version is in place, and putting the old version back failed. The old version has the
+    temporary name, and must be examined before any other work."""
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file name is one of `temporary_path`."""
+    """Return whether a file name is one that `temporary_path` returns."""
     return name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
 
 
@@ -46,20 +48,22 @@ def replace(
     on_replaced: Callable[[Path], None] | None = None,
     on_stale_temp: Callable[[Path], None] | None = None,
 ) -> FileStamp | None:
-    """Write a temporary file beside the target, all of it, and give it the target's name.
+    """Write a temporary file next to the target, whole, then give it the target's name.
 
-    The permissions of the file that is replaced are kept, by root also its owner; a new one gets
-    `new_mode`, or is for its owner alone. Gives the stamp of the new version, by which every later
-    change shows, or None. With `flush` the file and the name are durable when it returns; without
-    it the caller can write them again. A directory made on the way has its parent flushed. Raises
-    OSError; the target is then as before. No temporary file is left unless removing it failed. Only
-    where the last flush, that of the name, is what fails, the new version is there already, and may
-    not last.
+    The permissions of the replaced file stay; for root, its owner too. A new file gets `new_mode`;
+    with None, only its owner may read it. Return the stamp of the new version, which shows every
+    later change, or None. With `flush`, file and name are durable on return; without it, the caller
+    must be able to write them again. When a directory is created on the way, its parent is flushed.
 
-    Where two files can trade names, `on_replaced` is given the path of the version that was really
-    replaced, before that is removed. What it raises has the old version put back, and comes out;
-    where that fails too, `OldVersionLeftError` does. `on_stale_temp` is given the path of what a
-    dead writer left under the temporary name, before that is removed: its new version, or the old.
+    Raises OSError; the target is then as before. Only when the last flush, that of the name, fails,
+    the new version is in place already and may not last. No temporary file remains unless removing
+    it failed.
+
+    Where the system can exchange two files, `on_replaced` is called with the path of the version
+    that was really replaced, before that is removed. If it raises, the old version is put back and
+    its error is raised; if that fails too, `OldVersionLeftError` is raised. `on_stale_temp` is
+    called with the path of a file that a dead writer left under the temporary name, before that is
+    removed: it is the dead writer's new version, or the version it replaced.
     """
     temporary = temporary_path(target)
     there = _regular(target, fs)
@@ -86,8 +90,8 @@ def replace(
 
 
 def create(target: Path, pieces: Iterable[bytes], fs: FileSystem) -> None:
-    """Make a file that must not exist, piece by piece, for its owner alone; flushed, but for its
-    name. What was begun stays when it raises."""
+    """Create a file that must not exist, piece by piece; only its owner may read it. Its content is
+    durable on return, its name is not. If this raises, the incomplete file stays."""
     descriptor = fs.create(target, NEW_FILE_MODE)
     try:
         for piece in pieces:
@@ -100,15 +104,16 @@ def create(target: Path, pieces: Iterable[bytes], fs: FileSystem) -> None:
 def _take_name(
     temporary: Path, target: Path, *, is_new: bool, looking: bool, flush: bool, fs: FileSystem
 ) -> bool:
-    """Give the new version its name; gives whether it traded names with the old one. When that is
-    to be looked at, nobody's file is renamed over where the system can help it."""
+    """Give the new version its name. Return whether it was exchanged with the old version. With
+    `looking`, the caller examines the old version, so it is not renamed over if the system can
+    avoid that."""
     if is_new and looking:
         if fs.rename_new(temporary, target):
             return False
-        is_new = mode_of(target, fs) is None  # or somebody has made it meanwhile
-    # Renamed over a file, ext4 and btrfs write the new version out there and then, which costs more
-    # than all the rest. What is not to be flushed is spared that, where names can be traded. Should
-    # the old version stay, it is a temporary file like any other.
+        is_new = mode_of(target, fs) is None  # somebody may have created it meanwhile
+    # On a rename over a file, ext4 and btrfs write the new version out at once, which costs more
+    # than all the rest. Where files can be exchanged, a write without a flush avoids that cost. If
+    # the old version stays, it is a temporary file like any other.
     if not is_new and (looking or not flush) and fs.exchange(temporary, target):
         return True
     try:
@@ -125,7 +130,7 @@ def _take_name(
 
 
 def make_directories(path: Path, fs: FileSystem) -> None:
-    """Make a directory and those above it that are missing; each new name is flushed."""
+    """Create a directory and its missing parents. Each new name is durable on return."""
     missing = []
     while not fs.is_directory(path):
         missing.append(path)
@@ -141,12 +146,12 @@ def make_directories(path: Path, fs: FileSystem) -> None:
 
 
 def remove(target: Path, *, fs: FileSystem, on_replaced: Callable[[Path], None]) -> None:
-    """Remove a file, which need not be there; durable when it returns. As by `replace`,
-    `on_replaced` is given the path of what was really removed. Raises OSError, and what it raises.
+    """Remove a file, if there is one. Durable on return. As in `replace`, `on_replaced` is called
+    with the path of what was really removed. Raises OSError, and the errors of `on_replaced`.
     """
     if mode_of(target, fs) is None:
         with suppress(FileNotFoundError):
-            fs.unlink(target)  # what is not a file: a link
+            fs.unlink(target)  # not a regular file: a link
     else:
         temporary = temporary_path(target)
         fs.rename(target, temporary)
@@ -155,8 +160,8 @@ def remove(target: Path, *, fs: FileSystem, on_replaced: Callable[[Path], None])
 
 
 def remove_tree(path: Path, fs: FileSystem) -> None:
-    """Remove whatever has a name, a directory with all that is in it; follows no link. Raises
-    OSError; what was removed is removed."""
+    """Remove a file, or a directory with all its contents. Follows no link. Raises OSError; what
+    was removed by then stays removed."""
     if not stat.S_ISDIR(fs.lstat(path).st_mode):
         fs.unlink(path)
         return
@@ -168,7 +173,7 @@ def remove_tree(path: Path, fs: FileSystem) -> None:
 def _create(
     temporary: Path, mode: int, on_stale_temp: Callable[[Path], None] | None, fs: FileSystem
 ) -> int:
-    """Create the temporary file; what stands in the way, or is missing on it, is rare."""
+    """Create the temporary file. Handle a stale one, or a missing directory; both are rare."""
     try:
         return fs.create(temporary, mode)
     except FileExistsError:  # a dead writer's
@@ -184,7 +189,7 @@ def _create(
 
 
 def mode_of(target: Path, fs: FileSystem) -> int | None:
-    """The permission bits of a regular file, None where there is none. Raises OSError."""
+    """Return the permission bits of a regular file, or None if there is none. Raises OSError."""
     there = _regular(target, fs)
     return None if there is None else stat.S_IMODE(there.st_mode)
 
@@ -194,13 +199,13 @@ def _regular(target: Path, fs: FileSystem) -> os.stat_result | None:
         there = fs.lstat(target)
     except FileNotFoundError:
         return None
-    return there if stat.S_ISREG(there.st_mode) else None  # a link says nothing: it is 0777
+    return there if stat.S_ISREG(there.st_mode) else None  # a link has no mode of its own: 0777
 
 
 def _let_go(
     old: Path, target: Path, on_replaced: Callable[[Path], None] | None, fs: FileSystem
 ) -> None:
-    """Remove the version that was replaced, unless who is to look at it refuses."""
+    """Remove the replaced version. If `on_replaced` raises, put that version back instead."""
     try:
         if on_replaced is not None:
             on_replaced(old)
@@ -230,8 +235,8 @@ def _fill(
     fs: FileSystem,
 ) -> os.stat_result:
     try:
-        made = fs.stat(descriptor)  # looked at, its next change gets a time of its own
-        # What was root's goes to the owner of the directory, from whom root has once taken it.
+        made = fs.stat(descriptor)  # after this look, its next change gets a new time
+        # If the old file was root's, the directory's owner stays: root once took it from them.
         if replaced is not None and is_root() and replaced.st_uid:
             owner = replaced.st_uid, replaced.st_gid
             if owner != (made.st_uid, made.st_gid):

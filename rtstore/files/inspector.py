@@ -1,4 +1,4 @@
-"""One store file held against its manifest entry."""
+"""Compare store files with their manifest entries."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from rtstore.model.records import Inspection, InspectionFault, InspectionState, 
 
 
 class FileInspector:
-    """Looks at the store files of one runtime directory. Reads only, takes no lock."""
+    """Inspects the store files of one runtime directory. Reads only; takes no lock."""
 
     def __init__(self, directory: Path, fs: FileSystem | None = None) -> None:
         self.directory = directory
         self._fs = fs or FileSystem()
-        # Bytes that passed the whole inspection once pass it again: the same text is the same
-        # JSON, for the same descriptor. So a file that did not change is only hashed.
+        # Bytes that passed the whole inspection once pass it again with the same descriptor. So a
+        # file that did not change is only hashed.
         self._passed: dict[str, tuple[Descriptor, Inspection]] = {}
 
     def inspect(self, descriptor: Descriptor, entry: ManifestEntry | None) -> Inspection:
-        """Hold a store's file against its entry; the first finding that fits is the answer.
+        """Compare a store's file with its entry. Return the first finding that fits.
 
-        Never raises on what it finds in or under the name of the file.
+        Never raises because of the file, whatever has its name or is in it.
         """
         path = store_path(self.directory, descriptor.relative_path)
         try:
@@ -59,7 +59,7 @@ class FileInspector:
         return inspection
 
     def read(self, inspection: Inspection) -> bytes | None:
-        """The bytes that an inspection has seen; None when they are not there any more."""
+        """Return the bytes that an inspection read, or None when the file has changed since."""
         try:
             content, _ = self._fs.read(store_path(self.directory, inspection.relative_path))
         except OSError:
@@ -67,7 +67,7 @@ class FileInspector:
         return content if content_hash(content) == inspection.content_hash else None
 
     def is_behind_a_link(self, inspection: Inspection) -> bool:
-        """Whether what could not be read is a symbolic link, or behind one."""
+        """Return whether an unreadable file is a symbolic link, or behind one."""
         if inspection.fault is not InspectionFault.UNREADABLE:
             return False
         path = self.directory

@@ -1,4 +1,4 @@
-"""A directory that comes into being whole or not at all."""
+"""Create a directory whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ATTEMPTS = 5
 def new_directory(
     target: Path, what: str, fs: FileSystem, *, outside: Path | None = None
 ) -> Iterator[Path]:
-    """A directory that gets its name when the block has ended well, whole and flushed.
+    """Yield a temporary directory; give it the name `target` when the block ends without an error.
 
     `target` must not exist, or be an empty directory, and not be inside of the directory `outside`,
     which it is made from: it would be lost with that, or be taken for a part of it.

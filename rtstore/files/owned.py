@@ -1,8 +1,8 @@
-"""Open files that are closed when nobody refers to them any more.
+"""Open files that close themselves when the last reference to them is gone.
 
-A descriptor is a number, and an exception (of a signal, say) that comes between the call that opens
-a file and the one that would close it loses it. So the number goes from one call of C to the next,
-into an object of C.
+A descriptor is a number. An exception (of a signal, for example) between the call that opens a file
+and the call that closes it would lose the number. So C code passes the number directly into an
+object of C.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Protocol
 
 
 class Owner(Protocol):
-    """An object of C that owns a descriptor, and closes it when it is closed or lost."""
+    """A C object that owns a descriptor, and closes it when it is closed or deallocated."""
 
     @property
     def closed(self) -> bool:
         """Whether it is closed."""
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Return the descriptor."""
 
     def close(self) -> None:
-        """Close it; harmless when it is closed."""
+        """Close it; closing twice is harmless."""
 
 
 def _find_owner() -> Callable[[int], Owner] | None:
@@ -43,18 +43,18 @@ CAN_OWN_DIRECTORIES = _own is not None
 
 
 def open_owned(path: str | os.PathLike[str], flags: int, mode: int = 0o777) -> Owner:
-    """Open a file or a directory, as `os.open` does."""
+    """Open a file or a directory, as `os.open` does. Return the owner of its descriptor."""
     return next(map(_own or io.FileIO, map(os.open, (path,), (flags,), (mode,))))
 
 
 class Descriptor(int):
-    """The number of an open file, which is closed when this is lost; `close` closes it once."""
+    """The number of an open file. The file is closed when this object is gone, or by `close`."""
 
     owner: Owner
 
 
 def open_descriptor(path: str | os.PathLike[str], flags: int, mode: int = 0o777) -> Descriptor:
-    """Open a file or a directory, as `os.open` does."""
+    """Open a file or a directory, as `os.open` does. Return its descriptor."""
     owner = open_owned(path, flags, mode)
     descriptor = Descriptor(owner.fileno())
     descriptor.owner = owner
@@ -62,7 +62,7 @@ def open_descriptor(path: str | os.PathLike[str], flags: int, mode: int = 0o777)
 
 
 def close(descriptor: int) -> None:
-    """Close a descriptor; harmless when one that was opened here is closed."""
+    """Close a descriptor. Closing one that was opened here twice is harmless."""
     if isinstance(descriptor, Descriptor):
         descriptor.owner.close()
     else:

@@ -1,4 +1,4 @@
-"""Whose files there are, and what is mounted where: what keeps a user from changing a directory."""
+"""File owners and mounts: find out why a user cannot change a directory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
 class Mount(NamedTuple):
-    """A place where a file system begins, or a part of one."""
+    """A mount point, and the type of its file system."""
 
     path: Path
     kind: str
 
 
 def mounts() -> list[Mount]:
-    """What is mounted, as Linux tells it; empty elsewhere."""
+    """Return the mounts that Linux lists; an empty list on other systems."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -40,7 +40,7 @@ def mounts() -> list[Mount]:
 
 
 def is_mount_point(path: Path) -> bool:
-    """Whether something is mounted at exactly this path, a single file included."""
+    """Return whether exactly this path is a mount point; a file can be one, too."""
     try:
         real = path.parent.resolve() / path.name
     except (OSError, RuntimeError):
@@ -49,8 +49,8 @@ def is_mount_point(path: Path) -> bool:
 
 
 def not_changeable(directory: Path, names: Iterable[str]) -> Iterator[str]:
-    """Those of some paths below a directory that this user cannot read and write, though the
-    directory is theirs: somebody else owns them. They are relative to it."""
+    """Yield those `names` (relative to a directory) that this user cannot read and write, because
+    somebody else owns them. The directory itself belongs to this user."""
     for name in names:
         path = directory / name
         try:
@@ -69,7 +69,7 @@ def _needed(found: os.stat_result) -> int:
 
 
 def is_read_only(path: Path) -> bool:
-    """Whether a path is on a file system that is mounted read-only; false where nobody can tell."""
+    """Return whether a path is on a file system mounted read-only; False when unknown."""
     try:
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
     except (AttributeError, OSError):
@@ -77,7 +77,8 @@ def is_read_only(path: Path) -> bool:
 
 
 def why_forbidden(directory: Path) -> str | None:
-    """Why this user may not use a directory, where it is somebody else's, and who may mend that."""
+    """Return why this user may not use a directory of another user, and who can change that; None
+    when they may use it."""
     try:
         uid = os.stat(directory).st_uid
     except OSError:
@@ -91,7 +92,7 @@ def why_forbidden(directory: Path) -> str | None:
 
 
 def owner(path: Path) -> str | None:
-    """USER:GROUP as `chown` takes it, by name where they have one; None where nobody can tell."""
+    """Return USER:GROUP as `chown` takes it, by name where there is one; None when unknown."""
     try:
         found = os.stat(path)
     except OSError:
@@ -105,13 +106,13 @@ def is_others(directory: Path) -> bool:
 
 
 def this_user() -> str:
-    """USER:GROUP of this process."""
+    """Return USER:GROUP of this process."""
     return f"{user_name(os.geteuid())}:{_group_name(os.getegid())}"
 
 
 def explained(error: OSError, path: Path) -> str:
-    """What the operating system said of a path; where something was forbidden, with whose the file
-    is and the command that changes it."""
+    """Return the text of an error about a path. Where access was denied, add the owner of the file
+    and the command that changes it."""
     if error.errno not in (errno.EACCES, errno.EPERM):
         return str(error)
     hint = whose(path)
@@ -119,8 +120,8 @@ def explained(error: OSError, path: Path) -> str:
 
 
 def whose(path: Path) -> str | None:
-    """Whose the nearest thing is that shows on the way to a path, where it is not ours, and the
-    command that makes it so."""
+    """Return the owner of a path, or of its nearest visible parent, and the command that makes this
+    user the owner. None when this user is the owner, or root."""
     if not hasattr(os, "geteuid") or os.geteuid() == 0:
         return None
     me, group = os.geteuid(), os.getegid()
@@ -144,9 +145,9 @@ def _user(uid: int) -> str:
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or the number."""
+    """Return the name of a user; the number when there is no name."""
     try:
-        with no_fork():  # not on Windows
+        with no_fork():  # Windows has no pwd
             import pwd
 
         return pwd.getpwuid(uid).pw_name

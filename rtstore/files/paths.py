@@ -1,4 +1,4 @@
-"""Store paths made safe: inside the runtime directory, through no symbolic link."""
+"""Safe store paths: inside the runtime directory, through no symbolic link."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rtstore.shell import shell_word
 
 @lru_cache(maxsize=4096)
 def store_path(directory: Path, relative_path: str) -> Path:
-    """Where a store's file is.
+    """Return the path of a store's file.
 
-    Raises `UnsafePathError` for the text of a path that no descriptor may have: this one may come
-    from a row that somebody tampered with.
+    Raises `UnsafePathError` for a path that no descriptor may have: it may come from a row that
+    somebody tampered with.
     """
     problem = relative_path_problem(relative_path)
     if problem is not None:
@@ -29,8 +29,10 @@ def store_path(directory: Path, relative_path: str) -> Path:
 def check_target(
     directory: Path, relative_path: str, store: str, fs: FileSystem
 ) -> os.stat_result | None:
-    """Raise `UnsafePathError` unless the path can be written: real directories on the way (or
-    nothing yet), a regular file at the end (or nothing yet); gives what is there. Reads only."""
+    """Raise `UnsafePathError` unless a store's path can be written: its directories must be real
+    directories or missing, its file a regular file or missing.
+
+    Return the `lstat` of the file, or None. Reads only."""
     parent = relative_path.rpartition("/")[0]
     if parent:
         check_directory(directory, parent, store, fs)
@@ -48,8 +50,8 @@ def check_target(
 
 
 def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) -> Path:
-    """Raise `UnsafePathError` unless a folder below the runtime directory is real, as far as it is
-    there at all; gives its path. Reads only."""
+    """Raise `UnsafePathError` unless each part of a folder below the runtime directory is a real
+    directory or missing. Return the folder's path. Reads only."""
     path = directory
     for part in parent.split("/"):
         path = path / part

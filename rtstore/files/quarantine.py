@@ -1,7 +1,7 @@
-"""Evidence: files kept before they are overwritten, moved or removed.
+"""The quarantine folder: copies of files, made before the files are overwritten, moved or removed.
 
-A quarantined file is named by its store file and the hash of its bytes, so that the same bytes are
-kept once, however often an interrupted recovery runs again.
+A quarantined file is named by its store file and the hash of its bytes. So the same bytes are
+quarantined once, however often an interrupted recovery runs again.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from rtstore.shell import shell_word
 
 QUARANTINE_DIRECTORY = "quarantine"
 _HASH_DIGITS = 32
-"""Enough that two different files never share a name by accident (128 bits)."""
+"""128 bits: enough that two different files never share a name by accident."""
 _PATH_DIGITS = 16
 _FLAT_BYTES_MAX = 180
-"""With what is appended, and as a temporary file, below the 255 bytes of usual file systems."""
+"""With all prefixes and suffixes, a name stays below the 255 bytes of common file systems."""
 
 
 def quarantine_path(relative_path: str, hash_of_content: str) -> str:
-    """Where evidence of a store file is kept, relative to the runtime directory."""
+    """Return where a store file is quarantined, relative to the runtime directory."""
     digits = hash_of_content.removeprefix("sha256:")[:_HASH_DIGITS]
     return f"{QUARANTINE_DIRECTORY}/{_flat(relative_path)}.{digits}"
 
 
 def check_folder(directory: Path, fs: FileSystem) -> None:
-    """Raise `UnsafePathError` unless evidence is kept inside of the runtime directory: in a real
-    folder, or in none yet. Reads only."""
+    """Raise `UnsafePathError` unless the quarantine folder is a real directory, or does not exist
+    yet: a link could lead outside of the runtime directory. Reads only."""
     folder = directory / QUARANTINE_DIRECTORY
     try:
         mode = fs.lstat(folder).st_mode
@@ -53,8 +53,10 @@ def check_folder(directory: Path, fs: FileSystem) -> None:
 
 
 def quarantined_path(directory: Path, kept_at: str) -> Path:
-    """Where evidence is kept, as its row says. Raises `UnsafePathError` unless that is a plain name
-    in quarantine (somebody may have tampered with the row), and as `check_folder` does."""
+    """Return the path of a quarantined file, from its row.
+
+    Raises `UnsafePathError` unless that is a plain name in quarantine (somebody may have tampered
+    with the row), and as `check_folder` does."""
     folder, _, name = kept_at.partition("/")
     if folder != QUARANTINE_DIRECTORY or name in ("", ".", "..") or "/" in name or "\0" in name:
         raise UnsafePathError(kept_at, "is not in quarantine")
@@ -74,16 +76,16 @@ def is_gone(directory: Path, kept_at: str, fs: FileSystem) -> bool:
 
 
 def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:
-    """Keep a copy of the bytes; gives its path relative to the runtime directory.
+    """Write a copy of the bytes to quarantine. Return its path relative to the runtime directory.
 
-    Durable, name included, when it returns. The original is not touched. Raises OSError, and as
+    The copy and its name are durable on return. The original is not touched. Raises OSError, and as
     `check_folder` does.
     """
     check_folder(directory, fs)
     kept_at = quarantine_path(relative_path, content_hash(content))
     target = directory / kept_at
-    # What is there may be a dead writer's, killed right before it flushed the name; or the flush
-    # failed, and one that is only tried again says nothing. So the same bytes are written anew.
+    # A file that is there may be of a writer that died right before it flushed the name. Or its
+    # flush failed, and a second flush would prove nothing. So the same bytes are written again.
     if fs.is_directory(target.parent):
         fs.fsync_directory(directory)
     durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
@@ -91,9 +93,9 @@ def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) ->
 
 
 def aside_path(relative_path: str, found: os.stat_result) -> str:
-    """Where something that is not a regular file is moved, relative to the runtime directory.
+    """Return where anything but a regular file is moved, relative to the runtime directory.
 
-    Named by its inode, so that a move that was announced and not made is announced alike."""
+    It is named by its inode: a move that was recorded and not made gets the same name again."""
     kind = (
         "link"
         if stat.S_ISLNK(found.st_mode)
@@ -105,8 +107,8 @@ def aside_path(relative_path: str, found: os.stat_result) -> str:
 
 
 def move_aside(directory: Path, relative_path: str, aside: str, fs: FileSystem) -> None:
-    """Move what is not a regular file, as it is, to where `aside_path` says. Durable when it
-    returns. Raises OSError, and as `check_folder` does."""
+    """Move anything but a regular file, as it is, to a path from `aside_path`. Durable on return.
+    Raises OSError, and as `check_folder` does."""
     check_folder(directory, fs)
     source, target = directory.joinpath(*relative_path.split("/")), directory / aside
     durable.make_directories(target.parent, fs)
@@ -116,8 +118,8 @@ def move_aside(directory: Path, relative_path: str, aside: str, fs: FileSystem) 
 
 
 def _flat(relative_path: str) -> str:
-    """One name for a path. Where it could be that of another path, or is longer than file systems
-    allow, a part of the path's hash makes it whole."""
+    """Return one file name for a path. Where another path could have the same name, or the name is
+    too long for file systems, it ends in a part of the path's hash."""
     flat = relative_path.replace("/", "__")
     if flat.replace("__", "/") == relative_path and len(flat.encode()) <= _FLAT_BYTES_MAX:
         return flat

@@ -1,9 +1,8 @@
-"""What a store leaves in its directory when its database is gone. Reads only.
+"""Find the remains of a store in a directory whose database is gone. Reads only.
 
-A store file is known by its envelope, whatever its name: a runtime with stores of its own is no
-better off than one with the known stores. Of a name that a store has, a file that cannot be read as
-JSON counts too, for it may be one that was torn. A JSON document that is no envelope is somebody
-else's.
+A store file is recognised by its envelope, whatever its name, so stores that a runtime defined
+itself are found as well. A file with the name of a known store also counts when it is not JSON: it
+may be torn. A JSON document that is no envelope belongs to somebody else.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import InspectionFault
 
 _NAMES_MAX = 2_000
-"""How many names are looked at in one folder."""
+"""The largest number of names examined in one folder."""
 _DECODED_MAX = 1 << 20
-"""Larger files are judged by their beginning alone."""
+"""In bytes. Larger files are judged only by their beginning."""
 _BEGINNING = re.compile(
     rb'\s*\{\s*"schemaVersion"\s*:\s*\d{1,9}\s*,\s*"updatedAt"\s*:\s*"[^"]{0,40}"\s*,\s*"data"\s*:'
 )
 _OWN_PREFIX = "runtime-store."
 _QUARANTINED = re.compile(r".+\.([0-9a-f]{32}|link-\d+)")
 _KEPT = re.compile(r"runtime-store\.(backup-.*\.sqlite3|broken-\d+)")
-"""A database that an upgrade or a rebuild kept."""
+"""A copy of the database that an upgrade or a rebuild left."""
 
 
 def store_files(directory: Path, known: Iterable[str], fs: FileSystem) -> tuple[str, ...]:
-    """The store files in a directory and one level below, by the paths that stores have (`known`),
-    and by their envelope; relative to the directory, sorted."""
+    """Return the store files in a directory and one level below, sorted and relative to it. They
+    are recognised by the paths of stores (`known`), or by their envelope."""
     of_stores = {path for path in known if _is_left_by(directory, path, fs)}
     found = {
         name
@@ -47,7 +46,8 @@ def store_files(directory: Path, known: Iterable[str], fs: FileSystem) -> tuple[
 
 
 def kept_beside(directory: Path, fs: FileSystem) -> tuple[str, ...]:
-    """What only a directory has that had a database: evidence, and databases that were kept."""
+    """Return the names that only a directory with a former database has: quarantined files, and
+    copies of databases."""
     try:
         names = sorted(fs.list_directory(directory))
     except OSError:
@@ -62,8 +62,8 @@ def kept_beside(directory: Path, fs: FileSystem) -> tuple[str, ...]:
 
 
 def _json_files(directory: Path, fs: FileSystem) -> Iterator[str]:
-    """Files that may be stores, by name. A folder that is a runtime directory of its own is not
-    looked into, nor one behind a link."""
+    """Yield the files that may be stores, by name. Skip a folder that is a runtime directory of its
+    own, and one behind a link."""
     for name, found in _entries(directory, fs):
         if stat.S_ISREG(found.st_mode) and name.endswith(".json"):
             yield name
@@ -90,7 +90,7 @@ def _entries(folder: Path, fs: FileSystem) -> Iterator[tuple[str, os.stat_result
 
 
 def _is_left_by(directory: Path, relative_path: str, fs: FileSystem) -> bool:
-    """Whether what has a store's name may be what a store wrote."""
+    """Return whether a store may have written the file that has its name."""
     try:
         path = store_path(directory, relative_path)
         fs.lstat(path)
@@ -99,12 +99,12 @@ def _is_left_by(directory: Path, relative_path: str, fs: FileSystem) -> bool:
     try:
         content, _ = fs.read(path)
     except OSError:
-        return True  # a link, a pipe, one that may not be read: nobody can say that it is not
+        return True  # a link, a pipe, an unreadable file: it may be the store's
     return _fault_of(content) in (None, InspectionFault.INVALID_JSON)
 
 
 def has_envelope(directory: Path, relative_path: str, fs: FileSystem) -> bool:
-    """Whether a file is what a store writes."""
+    """Return whether a file has the envelope that a store writes."""
     try:
         path = store_path(directory, relative_path)
         if _BEGINNING.match(fs.read_beginning(path, 512)):
@@ -118,7 +118,7 @@ def has_envelope(directory: Path, relative_path: str, fs: FileSystem) -> bool:
 
 
 def _fault_of(content: bytes) -> InspectionFault | None:
-    """Why bytes are no envelope of ours: all three keys, in any order."""
+    """Return why bytes are no envelope with all three keys, in any order; None when they are."""
     if _BEGINNING.match(content):
         return None
     try:

@@ -1,12 +1,12 @@
-"""Whether a store file is still the one that was published, by what `lstat` says of it.
+"""Recognise by `lstat` whether a store file is still the one that was published.
 
-An edit can keep size and time of modification, but nobody can set the inode and the time of the
-last change. So both are recorded of a file that was published, if no later change can have the same
-ones. The clock of a file system may tick so seldom (1 to 10 ms) that an edit right after us gets
-our change time: then nothing is recorded, and the hash tells.
+An edit can preserve the size and the time of modification, but no program can set the inode and the
+time of the last change. So both are recorded for a published file, if no later change can have the
+same ones. The clock of a file system may tick so rarely (every 1 to 10 ms) that an edit right after
+the publication gets the same change time. Then nothing is recorded, and the file is hashed.
 
-A file that was hashed need not be hashed again while nobody changes it. This process remembers what
-it hashed, if the clock had ticked since the last change: the next one shows then.
+A hashed file need not be hashed again until it changes. This process remembers a hash only if the
+clock had ticked since the last change, so that the next change shows.
 """
 
 from __future__ import annotations
@@ -21,40 +21,43 @@ from rtstore.model.envelope import content_hash
 from rtstore.model.records import CommittedFile
 
 _TICK_NS = 20_000_000
-"""Longer than the tick of any kernel's clock."""
+"""Longer than a tick of any kernel's clock."""
 _COARSE_TICK_NS = 2_000_000_000
-"""Longer than that of a file system that knows whole seconds only."""
+"""Longer than a tick on a file system that stores whole seconds only."""
 _FINE_NS = 900_000
-"""Shorter than any tick: two change times that are nearer to each other come from a clock that
-stamps every change by itself, once the one before was looked at (Linux 6.13 and later)."""
+"""Shorter than any tick. Two change times nearer to each other come from a clock that stamps every
+change individually once the change before was looked at (Linux 6.13 and later)."""
 _REMEMBERED_MAX = 4096
 
 _Remembered = tuple[int, int, int, str]
 _hashed: dict[tuple[int, int], _Remembered] = {}
-"""By device and inode: size, time of modification and of change, and the hash of the bytes."""
+"""By device and inode: size, times of modification and of change, and the hash of the bytes."""
 
 
 class FileStamp(NamedTuple):
-    """What nobody can set of a file: its inode, and when it was last changed."""
+    """The parts of a file's status that no program can set: its inode, and its change time."""
 
     inode: int
     ctime_ns: int
 
 
 def stamp_of(written: os.stat_result, published: os.stat_result) -> FileStamp | None:
-    """The stamp of a file that has just taken its name; None where a later change might have the
-    same one. `written` is from before it took its name, which is a change as well. The file was
-    looked at even before its last bytes were written, so its change time is not the last tick's."""
+    """Return the stamp of a file that has just taken its name, or None when a later change might
+    have the same stamp.
+
+    `written` is the status before the file took its name, which is a change as well. The file was
+    looked at before its last bytes were written, so its change time is not that of the last tick.
+    """
     if _without_change(written) != _without_change(published):
-        return None  # somebody else's already
+        return None  # somebody else has replaced it already
     if not 0 < published.st_ctime_ns - written.st_ctime_ns < _FINE_NS:
         return None
     return FileStamp(_signed(published.st_ino), published.st_ctime_ns)
 
 
 def is_as_committed(there: os.stat_result, committed: CommittedFile | None) -> bool:
-    """Whether a file is what is committed, as far as that shows without reading it. If not, its
-    hash tells."""
+    """Return whether a file is known to be what is committed, without reading it. If this returns
+    False, compare its hash."""
     if committed is None:
         return False
     if committed.file_ctime_ns == there.st_ctime_ns and committed.file_inode == _signed(
@@ -70,8 +73,9 @@ def is_as_committed(there: os.stat_result, committed: CommittedFile | None) -> b
 
 
 def read_hashed(path: Path, fs: FileSystem) -> tuple[bytes, str, os.stat_result]:
-    """The bytes of a file, their hash, and what `fstat` said before; remembers them. Raises as
-    `FileSystem.read` does."""
+    """Return the bytes of a file, their hash, and its `fstat` from before. Remember the hash.
+
+    Raises as `FileSystem.read` does."""
     now = time.time_ns()
     content, there = fs.read(path)
     found_hash = content_hash(content)
@@ -93,5 +97,5 @@ def _without_change(found: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def _signed(inode: int) -> int:
-    """An inode as SQLite can hold it: some file systems use all 64 bits."""
+    """Return an inode as a signed number, as SQLite has them: some file systems use all 64 bits."""
     return inode - 2**64 if inode >= 2**63 else inode

@@ -1,8 +1,8 @@
-"""The narrow seam to the operating system's files.
+"""The seam to the file system.
 
-Everything that the store does to files of a runtime directory, the control database apart, goes
-through these few calls; each is one or two system calls and decides nothing. Tests put another
-object in its place, to crash, fail or forget at any call.
+The store accesses all files of a runtime directory, except the control database, through these few
+calls. Each makes one or two system calls and decides nothing. Tests pass another object instead, to
+crash, fail or lose data at any call.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _SMALL = 1 << 14
 
 
 def is_root() -> bool:
-    """Whether this process may give files away."""
+    """Return whether this process runs as root, and so may change owners."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def give_to_owner_of(directory: Path, descriptor: int) -> None:
-    """Give an open file of root's to the owner of the directory that it is in, as SQLite does with
-    the files beside a database: a command that ran once as root takes nothing from its user.
+    """Change the owner of an open file of root's to the owner of its directory, as SQLite does with
+    the files next to a database. So a command run once as root does not lock its user out.
 
-    Not what has a second name: that may be a file that the user has only linked here.
+    A file with a second name stays root's: the user may only have linked it here.
     """
-    with suppress(OSError):  # in a container root may be nobody in particular
+    with suppress(OSError):  # in a container, root may lack that right
         wanted, made = os.stat(directory), os.fstat(descriptor)
         is_ours = made.st_uid == 0 and (made.st_nlink == 1 or stat.S_ISDIR(made.st_mode))
         if is_ours and (wanted.st_uid, wanted.st_gid) != (0, made.st_gid):
@@ -46,13 +46,13 @@ def give_to_owner_of(directory: Path, descriptor: int) -> None:
 
 
 class FileSystem:
-    """The real file system. Every call raises `OSError`, as the operating system says it.
+    """The real file system. Every call raises the `OSError` of the operating system.
 
-    What root makes belongs to the owner of the directory that it is made in.
+    A file or directory that root creates belongs to the owner of its directory.
     """
 
     def create(self, path: Path, mode: int) -> int:
-        """Create a file that must not exist, for writing; gives its descriptor."""
+        """Create a file that must not exist, for writing. Return its descriptor."""
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY
         descriptor = open_descriptor(path, flags, mode)
         if is_root():
@@ -60,7 +60,7 @@ class FileSystem:
         return descriptor
 
     def write(self, descriptor: int, content: memoryview) -> int:
-        """Write some of the content, perhaps not all; gives the number of bytes written."""
+        """Write the content or a part of it. Return the number of bytes written."""
         return os.write(descriptor, content)
 
     def set_mode(self, descriptor: int, mode: int) -> None:
@@ -68,7 +68,7 @@ class FileSystem:
         os.fchmod(descriptor, mode)
 
     def set_owner(self, descriptor: int, uid: int, gid: int) -> None:
-        """Give a file to a user and a group; only root may."""
+        """Set the user and the group that own a file. Only root may."""
         os.fchown(descriptor, uid, gid)
 
     def set_mtime(self, descriptor: int, mtime_ns: int) -> None:
@@ -76,7 +76,7 @@ class FileSystem:
         os.utime(descriptor, ns=(mtime_ns, mtime_ns))
 
     def stat(self, descriptor: int) -> os.stat_result:
-        """What an open file is."""
+        """Return the status of an open file."""
         return os.fstat(descriptor)
 
     def fsync(self, descriptor: int) -> None:
@@ -98,17 +98,21 @@ class FileSystem:
         close(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name, replacing what has it, in one step."""
+        """Rename a file atomically, replacing the file that has the name."""
         os.replace(source, target)
 
     def rename_new(self, source: Path, target: Path) -> bool:
-        """Give a file a name that nobody has, in one step; gives whether it did. Not every system
-        can, nor every file system, and none where somebody has it: `rename` says what is wrong."""
+        """Rename a file atomically to a name that no file has. Return whether it was done.
+
+        Not every system or file system can, and none when the name is taken. After False, call
+        `rename`, which raises what is wrong."""
         return _renamed(source, target, _NO_REPLACE)
 
     def exchange(self, first: Path, second: Path) -> bool:
-        """Have two files trade names, in one step; gives whether they did. Not every system can,
-        nor every file system, and none where one is missing: `rename` says what is wrong."""
+        """Exchange two files atomically (RENAME_EXCHANGE). Return whether it was done.
+
+        Not every system or file system can, and none when a file is missing. After False, call
+        `rename`, which raises what is wrong."""
         return _renamed(first, second, _EXCHANGE)
 
     def unlink(self, path: Path) -> None:
@@ -116,7 +120,7 @@ class FileSystem:
         os.unlink(path)
 
     def mkdir(self, path: Path) -> None:
-        """Make one directory, for its owner alone."""
+        """Create one directory that only its owner may use."""
         os.mkdir(path, 0o700)
         if is_root():
             descriptor = open_descriptor(path, _DIRECTORY_FLAGS | _NO_FOLLOW)
@@ -138,27 +142,27 @@ class FileSystem:
             close(descriptor)
 
     def lstat(self, path: Path) -> os.stat_result:
-        """What a name stands for, without following a symbolic link."""
+        """Return the status of a name, without following a symbolic link."""
         return os.lstat(path)
 
     def is_directory(self, path: Path) -> bool:
-        """Whether a name stands for a directory, through symbolic links."""
+        """Return whether a path is a directory, following symbolic links."""
         return os.path.isdir(path)
 
     def list_directory(self, path: Path) -> list[str]:
-        """The names in a directory, in no order."""
+        """Return the names in a directory, in no order."""
         return os.listdir(path)
 
     def read(self, path: Path) -> tuple[bytes, os.stat_result]:
-        """The bytes of a regular file and what `fstat` says of the very file that was read.
+        """Return the bytes of a regular file, and the `fstat` of the very file that was read.
 
-        Raises OSError for anything that is not a regular file: a symbolic link, a directory, a
-        pipe that nobody writes to.
+        Raises OSError for anything but a regular file: a symbolic link, a directory, a pipe without
+        a writer.
         """
         descriptor, found = _open_to_read(path)
         try:
-            # In one piece, and one more call that says so; a large buffer would cost more than a
-            # small file does.
+            # One call reads all, one more finds the end. A large buffer for a small file would cost
+            # more than the read.
             size = max(found.st_size + 1, _SMALL)
             chunks = []
             while chunk := os.read(descriptor, size):
@@ -168,7 +172,7 @@ class FileSystem:
             close(descriptor)
 
     def read_beginning(self, path: Path, size: int) -> bytes:
-        """The first bytes of a regular file, which may be a very large one; raises as `read`."""
+        """Return the first `size` bytes of a regular file. Raises as `read`."""
         descriptor, _ = _open_to_read(path)
         try:
             return os.read(descriptor, size)
@@ -177,7 +181,8 @@ class FileSystem:
 
 
 def _open_to_read(path: Path) -> tuple[int, os.stat_result]:
-    """A descriptor of a regular file, and what it is of; of nothing else, a link included."""
+    """Return a descriptor of a regular file, and its status. Raise OSError for anything else, a
+    link included."""
     descriptor = open_descriptor(
         path, os.O_RDONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY | _NON_BLOCKING
     )
@@ -205,10 +210,10 @@ def _renamed(source: Path, target: Path, flags: int) -> bool:
 
 @cache
 def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
-    """The system call of that name, which Python has no function for; None where there is none."""
+    """Return the system call `renameat2`, which Python has no function for; None if missing."""
     if sys.platform != "linux":
         return None
-    with no_fork():  # only those who write need it
+    with no_fork():  # imported here: only writers need it
         import ctypes
 
     function = getattr(ctypes.CDLL(None), "renameat2", None)
