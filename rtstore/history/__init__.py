@@ -1,1 +1,1 @@
-"""What was committed: current data, earlier versions, differences, and the end of history."""
+"""Read what was committed: current data, earlier versions, differences. Prune old history."""

@@ -1,4 +1,4 @@
-"""Writes the committed contents of a database as files."""
+"""Write the committed contents of a database as files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from rtstore.model.records import Record
 def write_store_files(
     connection: Connection, directory: Path, fs: FileSystem, *, like: Path | None = None
 ) -> list[BackupFile]:
-    """Write every store file as it is committed, in the caller's read transaction; flushed. Gives
-    those that were written.
+    """Write every committed store file, in the caller's read transaction. Return the files written.
 
-    Each gets the permissions of the file in the directory `like`. Works for a database of any
-    revision. Raises OSError.
+    The files are durable on return. Each gets the permissions of the same file in the directory
+    `like`. Works with a database of any revision. Raises OSError.
     """
     written = []
     for committed in contents.list_committed(connection):
@@ -55,12 +54,12 @@ def _mode_of(path: Path, fs: FileSystem) -> int | None:
 
 
 class BackupFile(Record):
-    """One file of a back-up beside its database."""
+    """One file of a back-up, next to its database."""
 
     relative_path: str
     content_hash: str
     file_size: int
     mtime_ns: int | None
-    """The time of modification that its receipt has; None for evidence in quarantine."""
+    """The time of modification in its receipt, in ns; None for a quarantined file."""
     mode: int | None = Field(default=None, ge=0, le=0o777)
-    """The permission bits that the file has for its readers; None: for its owner alone."""
+    """The permission bits of the file; with None, only its owner may read it."""

@@ -1,9 +1,8 @@
-"""Drops the history beyond a retention at once, where batches do it by and by.
+"""Prune all history beyond a retention in one call; batches prune a part at a time.
 
-Done in chunks: each is a transaction of its own, flushed, under the writer lock, and takes a
-fraction of a second. Between two of them the lock is free for long enough that a waiting writer
-gets it. So it can be interrupted anywhere, and made again: what was dropped is dropped, the rest is
-as before.
+The call works in chunks. Each is a transaction of its own, flushed, under the writer lock, and
+takes a fraction of a second. Between two chunks the lock is free long enough for a waiting writer
+to get it. After an interruption, call it again: what was dropped is dropped, the rest is as before.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from rtstore.model.times import Clock
 logger = logging.getLogger("rtstore.history")
 
 PruneProgress = Callable[[str, int, int], None]
-"""Called with the step, how much of it is done, and how much there is."""
+"""Called with the step, the amount done, and the total."""
 
 _PAUSE_S = 2 * POLL_INTERVAL_S_MAX
-"""A writer that waits looks for the lock at least this often."""
+"""In seconds. A waiting writer tries the lock at least this often."""
 
 
 _ROOM = 1 << 20
-"""What a chunk writes beside the contents that it drops."""
+"""In bytes: what a chunk writes in addition to the contents that it drops."""
 
 
 class PruneReport(Record):
-    """What was dropped of the history, or would be."""
+    """The history that was dropped, or would be in a dry run."""
 
     retention: Retention
     dry_run: bool
@@ -56,7 +55,7 @@ class PruneReport(Record):
     contents_left: int
     database_bytes_before: int
     database_bytes_after: int | None
-    """None in a dry run: what dropped rows leave is known only when they are gone."""
+    """None in a dry run: the size is known only after the rows are dropped."""
 
 
 def prune_history(
@@ -68,7 +67,7 @@ def prune_history(
     dry_run: bool = False,
     progress: PruneProgress | None = None,
 ) -> PruneReport:
-    """Drop what is beyond the retention, and return the space; see `RuntimeStore.prune`."""
+    """Drop the history beyond the retention, and return the space. See `RuntimeStore.prune`."""
     if dry_run:
         return publisher.database.read(lambda connection: _rehearse(connection, retention, clock))
     return _Pruning(publisher, lock, progress).run(retention, clock)
@@ -89,7 +88,7 @@ def _rehearse(connection: Connection, retention: Retention, clock: Clock) -> Pru
 
 
 class _Pruning:
-    """One run: what it has dropped so far."""
+    """One run, with the amount it has dropped so far."""
 
     def __init__(
         self, publisher: Publisher, lock: WriterLock, progress: PruneProgress | None
@@ -103,7 +102,7 @@ class _Pruning:
         self._at_once = pruning.BYTES_AT_ONCE
 
     def run(self, retention: Retention, clock: Clock) -> PruneReport:
-        """Drop batches, then contents of those that stay; return the space."""
+        """Drop batches, then contents of the batches that stay; then release the space."""
         try:
             return self._run(retention, clock)
         except StorageError as error:
@@ -121,7 +120,7 @@ class _Pruning:
                 self._checkpoint_as_ever()
 
     def _room(self) -> int:
-        """About how many bytes it needs: what is in the WAL and makes the database longer, and what
+        """Return about how many bytes it needs: the growth of the database by its WAL, and what
         dropping one row writes."""
         contents = max(1, self._expected.contents)
         return self._growth() + _ROOM + 2 * self._expected.content_bytes // contents
@@ -179,8 +178,8 @@ class _Pruning:
 
     @property
     def _is_tight(self) -> bool:
-        """Whether there is so little room on the disk that one row is dropped at a time. What is
-        deleted may be overwritten with zeros, and that is written to the WAL first."""
+        """Whether the disk has so little room that rows are dropped one at a time. Deleted content
+        may be overwritten with zeros, which go to the WAL first."""
         return self._at_once == 1
 
     def _drop_batches(self, connection: Connection, after: int, *, limits: Limits) -> Chunk:
@@ -205,7 +204,7 @@ class _Pruning:
                     self._checkpoint_as_ever()
             self._tell("space", max(0, free - left), free)
             if left >= before:
-                return  # the writers between two chunks drop more than we give back
+                return  # between two chunks, writers free more than this releases
             time.sleep(_PAUSE_S)
 
     def _tell(self, step: str, done: int, total: int) -> None:

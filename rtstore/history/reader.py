@@ -1,4 +1,4 @@
-"""Reading what is committed, from the database, with an eye on the files."""
+"""Read committed contents from the database, and check the store files against them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class StoreContent(Record):
     content_hash: str
     batch_id: str
     high_watermark: int | None
-    """Of the batch that wrote it; None where an import could not tell."""
+    """Of the batch that wrote it; None when an import does not know it."""
     run_id: str | None
     capability_snapshot_id: str | None
     behavior_fingerprint: str | None
@@ -68,16 +68,16 @@ class Snapshot(Record):
 
     high_watermark: int
     contents: dict[str, StoreContent]
-    """By store name; a store without committed content is absent."""
+    """By store name. A store without committed content is absent."""
     lost: dict[str, int] = Field(default_factory=dict)
-    """Stores that are committed, and whose content the database has lost (or never had, where an
-    import found none), each with the number of its batch."""
+    """Committed stores whose content the database has lost, or never had because an import found
+    none. The value is the number of the store's batch."""
     directory: Path = Field(default=Path(), exclude=True)
     """The runtime directory."""
 
     def data(self, schema_name: str) -> Any:
-        """The data of a store, or None when nothing is committed for it. Raises
-        `ContentMissingError` for one that is `lost`."""
+        """Return the data of a store, or None when nothing is committed for it. Raises
+        `ContentMissingError` for a store in `lost`."""
         if schema_name in self.lost:
             raise ContentMissingError(schema_name, self.directory, self.lost[schema_name])
         content = self.contents.get(schema_name)
@@ -101,14 +101,14 @@ class StoreReader:
         self._lock = lock
         self._fs = fs
         self._judged: tuple[tuple[object, ...], tuple[str, ...]] | None = None
-        """What was committed when the invariants were last checked, and what they said."""
+        """What was committed when the invariants were last checked, and the failures found."""
 
     def load(self, names: Sequence[str]) -> dict[str, StoreContent]:
-        """The committed contents of some stores as of one batch; absent where there are none."""
+        """Return the committed contents of stores as of one batch; omit a store without one."""
         return self._database.read(lambda connection: _load(connection, names))
 
     def read(self, descriptor: Descriptor, *, verify: bool) -> StoreContent | None:
-        """The committed content of a store, or None; with `verify` as `check_file` besides."""
+        """Return the committed content of a store, or None. With `verify`, also `check_file`."""
         name = descriptor.schema_name
 
         def query(connection: Connection) -> tuple[StoreContent, PublishedFile] | None:
@@ -130,7 +130,8 @@ class StoreReader:
         return content
 
     def _is_untouched(self, descriptor: Descriptor, committed: PublishedFile) -> bool:
-        """Whether the file shows no change since its batch published it, or we hashed it."""
+        """Return whether the file shows no change since its batch published it, or since this
+        process hashed it."""
         try:
             found = self._fs.lstat(store_path(self._directory, descriptor.relative_path))
         except OSError:
@@ -138,7 +139,7 @@ class StoreReader:
         return is_as_committed(found, committed)
 
     def snapshot(self, names: Sequence[str]) -> Snapshot:
-        """The same, with the high watermark that it is of."""
+        """Return a snapshot: the contents of stores as of one batch, and its high watermark."""
 
         def query(connection: Connection) -> Snapshot:
             found = _load(connection, names)
@@ -153,13 +154,13 @@ class StoreReader:
         return self._database.read(query)
 
     def _refuse_lost(self, name: str) -> None:
-        """Raise `ContentMissingError` for a store that has an entry and no content."""
+        """Raise `ContentMissingError` for a store with an entry and no content."""
         for batch_number in self._database.read(lambda found: _lost(found, [name])).values():
             raise ContentMissingError(name, self._directory, batch_number)
 
     def invariant_failures(self, seen: Manifest | None = None) -> list[str]:
-        """What the committed contents contradict each other in, as of one batch: that of a manifest
-        that was just `seen`, or a later one."""
+        """Return the contradictions between the committed contents as of one batch: the batch of a
+        manifest that was just `seen`, or a later one."""
         known = self._judged
         if seen is not None and known is not None and known[0] == _committed(seen):
             return list(known[1])
@@ -187,8 +188,8 @@ class StoreReader:
         """Raise `StoreFileChangedError` unless the file is what is committed, or
         `BatchUnfinishedError` when it is what a dead writer was about to commit.
 
-        A living writer may have put its next version there already, or completed it since the entry
-        was read; so a file that differs is held against the rows once more.
+        A living writer may have published its next version already, or completed it since the entry
+        was read. So a file that differs is compared with the rows once more.
         """
         name, path = descriptor.schema_name, store_path(self._directory, descriptor.relative_path)
         for _ in range(_LOOKS):
@@ -213,7 +214,7 @@ class StoreReader:
             if before == after:
                 expected = None if entry is None else entry.content_hash
                 raise StoreFileChangedError(name, path, expected, found, directory=self._directory)
-        return  # batches come faster than we can look: then nobody else's version lasted either
+        return  # batches come faster than these checks, so no other version lasted either
 
     def _hash_unless_same(self, path: Path, entry: ManifestEntry | None) -> str | None:
         try:
@@ -229,8 +230,8 @@ class StoreReader:
         return _SAME if entry is not None and found == entry.content_hash else found
 
     def _invariant_data(self, name: str, content: StoreContent | None) -> dict[str, Any] | None:
-        """The committed data of a store; None where there is none that its model accepts (the
-        inspection of the file says so then)."""
+        """Return the committed data of a store, or None when there is none that its model accepts;
+        then the inspection of the file reports it."""
         if content is None or not isinstance(content.data, dict):
             return None
         if payload_problem(content.data, self._registry.get(name).payload) is not None:
@@ -239,14 +240,14 @@ class StoreReader:
 
 
 def _committed(current: Manifest) -> tuple[object, ...]:
-    """What the invariants follow from: as long as it is the same, so are they."""
+    """Return all that the invariants depend on. While it is equal, their result is."""
     return current.team_name, current.high_watermark, current.active_identity, current.entries
 
 
 def _entry_and_open(
     connection: Connection, name: str
 ) -> tuple[ManifestEntry | None, tuple[LoggedBatch, ...]]:
-    """A store's entry, and the open batches, as of one moment."""
+    """Return a store's entry, and the open batches, as of one moment."""
     return manifest.load_entries(connection, [name]).get(name), batches.load_open(connection)
 
 
@@ -260,7 +261,7 @@ def _file_of(row: Row) -> PublishedFile:
 
 
 def _lost(connection: Connection, names: Sequence[str]) -> dict[str, int]:
-    """Those of some stores that have an entry and no content, each with the batch of its entry."""
+    """Return the stores with an entry and no content, each with the batch number of its entry."""
     entries = manifest.load_entries(connection, names)
     there = contents.stores_with_content(connection) if entries else frozenset()
     return {name: entry.batch_number for name, entry in entries.items() if name not in there}

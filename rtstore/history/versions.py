@@ -1,4 +1,4 @@
-"""What was committed before: a part of `RuntimeStore`. Looks only; going back is a new batch."""
+"""Find and load earlier versions of a store. Reads only: reverting is a new batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ At = str | int | datetime
 
 
 class StoreDifferences(Record):
-    """What differs between two versions of a store."""
+    """The differences between two versions of a store."""
 
     schema_name: str
     before: StoreVersion
@@ -48,7 +48,7 @@ def _or_now(connection: Connection, at: At | None) -> At:
 
 
 def find_point(connection: Connection, at: At) -> Point:
-    """The committed batch that a point in time means. Raises `InvalidRequestError` when there was
+    """Return the committed batch of a point in time. Raises `InvalidRequestError` when there was
     none yet, or when it is not on record any more."""
     if isinstance(at, str):
         found = history.point_of_batch(connection, at)
@@ -57,7 +57,7 @@ def find_point(connection: Connection, at: At) -> Point:
         moment = format_time(to_utc_ms(at))
         found = history.point_of_time(connection, moment)
         if found is not None and not history.next_is_there(connection, found.batch_number):
-            found = None  # what was committed after it, and by then, is not on record
+            found = None  # a later batch, committed by that time, is not on record
         problem = f"no batch that was committed by {moment} is on record"
     else:
         found = history.point_of_watermark(connection, at)
@@ -68,10 +68,10 @@ def find_point(connection: Connection, at: At) -> Point:
 
 
 def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
-    """The version of a store that was current at a point in time.
+    """Return the version of a store that was current at a point in time.
 
-    Raises `InvalidRequestError` when the store was not written by then, or when that cannot be told
-    any more: a batch that is gone may have written it.
+    Raises `InvalidRequestError` when the store was not written by then, or when this is unknown: a
+    batch that is not on record any more may have written it.
     """
     point = find_point(connection, at)
     version = history.version_at(connection, name, point.batch_number)
@@ -86,7 +86,10 @@ def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
 
 
 def load_version(connection: Connection, name: str, at: At) -> tuple[StoreVersion, bytes]:
-    """That version and its bytes. Raises `InvalidRequestError` when they are not kept any more."""
+    """Return the version of `find_version` and its bytes.
+
+    Raises `InvalidRequestError` as that does, and when the bytes have been pruned. Raises
+    ValueError when the bytes do not have the recorded hash."""
     version = find_version(connection, name, at)
     content = contents.load_content(connection, version.batch_number, name)
     if content is None:
@@ -98,7 +101,7 @@ def load_version(connection: Connection, name: str, at: At) -> tuple[StoreVersio
 
 
 def checked_point(at: object, field: str = "at") -> At:
-    """A point in time, if it is one."""
+    """Return a valid point in time. Raises `InvalidRequestError` for any other value."""
     if isinstance(at, bool) or not isinstance(at, (str, int, datetime)):
         raise InvalidRequestError(field, "must be a batch id, a high watermark or a datetime")
     if isinstance(at, str):
