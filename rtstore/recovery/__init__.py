@@ -1,1 +1,1 @@
-"""Recovery: gather what is there, decide what to do, carry it out."""
+"""Recovery: gather rows and files, decide what to do, execute the plan."""

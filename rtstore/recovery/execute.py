@@ -1,15 +1,15 @@
-"""A plan carried out, under the writer lock, step by step; every step is recorded.
+"""Execute a plan under the writer lock, step by step; record every step.
 
-    1 lock      no writer is alive now, so what is open was left by a dead one
+    1 lock      no writer is alive now, so every open batch is of a dead one
     2 check     the plan still fits: its team, its high watermark
     3 record    the run and its actions, before the first of them
-    4 act       each action looks at its store again, keeps evidence, then changes the file
+    4 act       each action inspects its store again, quarantines, then changes the file
     5 rebuild   without the lock: functions of the runtime; what they return becomes a batch
-    6 look      a fresh plan shows what is left; the run is complete
+    6 look      a new plan shows what remains; the run is complete
 
-Interrupted anywhere, it is run again: each action looks at what is there now, an open batch goes on
-from where it was, evidence of the same bytes has the same name. A step that fails is recorded as
-failed and leaves its store as it was; the others go on.
+After an interruption at any point, run it again. Each action inspects its store again, an open
+batch goes on where it stopped, and the same bytes have the same name in quarantine. A step that
+fails is recorded as failed and leaves its store as it was; the other steps go on.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from rtstore.recovery.rebuilders import Rebuilding
 logger = logging.getLogger("rtstore.recovery")
 
 SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
-"""What opening a store does by itself: none of it needs a decision, and nothing is lost by it."""
+"""The actions of an opening: they need no decision and lose nothing."""
 
 
 _REBUILD = "have the runtime rebuild the store, and write what it returns as a batch"
@@ -81,7 +81,7 @@ def _intention(action: RecoveryAction) -> str:
 
 
 class _Run:
-    """A recovery under way: its number, its actions, and what became of those carried out."""
+    """A recovery in progress: its number, its actions, and the steps done so far."""
 
     def __init__(
         self, number: int, actions: list[RecoveryAction], started_by: RecoveryTrigger
@@ -93,12 +93,12 @@ class _Run:
         self.steps: dict[int, RecoveryStep] = {}
 
     def rebuilding(self, rebuilding: Rebuilding) -> set[str]:
-        """The stores that are to be rebuilt already."""
+        """Return the stores that this run already rebuilds."""
         return {action.schema_name for action in self.actions if rebuilding.concerns(action)}
 
 
 class Recovery:
-    """Carries out plans for one runtime directory."""
+    """Executes plans for one runtime directory."""
 
     def __init__(
         self,
@@ -124,12 +124,12 @@ class Recovery:
     # --- the two ways in ------------------------------------------------------------------------
 
     def auto_recover(self, team_name: str) -> RecoveryReport | None:
-        """Do what opening a store does by itself; None when there was nothing to do.
+        """Run the recovery of an opening. Return its report, or None when nothing was needed.
 
-        Takes the writer lock only when there is something to do. Raises `RecoveryFailedError` when
-        an open batch cannot be finished: nothing can be written before it is. One whose content is
-        nowhere any more has failed by then: the report says so. A file that cannot be put back is
-        logged, and stays in the plan.
+        Takes the writer lock only when something is needed. Raises `RecoveryFailedError` when an
+        open batch cannot be completed: nothing can be written before it is. A batch whose contents
+        are lost is recorded as failed instead; the report says so. A file that cannot be restored
+        is logged, and stays in the plan.
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, autocommit=True)
@@ -147,7 +147,7 @@ class Recovery:
                 self._record(run, position, self._step(action, plan))
             failed = [step for step in run.steps.values() if _is_failed_batch(step)]
             for action in _safe(self._look_again(plan)) if failed else ():
-                if action.kind is ActionKind.RESTORE_COMMITTED:  # what a failed batch left
+                if action.kind is ActionKind.RESTORE_COMMITTED:  # after a failed batch
                     self._append(run, action)
                     self._record(run, len(run.actions) - 1, self._step(action, plan))
             self._sweep()
@@ -162,10 +162,10 @@ class Recovery:
         return report
 
     def execute(self, plan: RecoveryPlan, team_name: str, rebuilding: Rebuilding) -> RecoveryReport:
-        """Carry out every action of a plan, and the rebuilds that it makes possible.
+        """Execute every action of a plan, and the rebuilds that it makes possible.
 
-        Raises `WrongTeamError` and `ConflictError` when the plan does not fit (any more); nothing
-        is done then. What each action came to is in the report, failures included.
+        Raises `WrongTeamError` and `ConflictError` when the plan does not fit (any more); then
+        nothing is done. The report has the outcome of each action, failures included.
         """
         actions = [action for action in plan.actions if action.kind is not ActionKind.NONE]
         with self._lock.hold():
@@ -178,7 +178,7 @@ class Recovery:
                 if not rebuilding.concerns(action):
                     self._record(run, position, self._step(action, plan))
             self._sweep()
-            # A file that is in quarantine by now may be one to rebuild.
+            # A store whose file went to quarantine may need a rebuild now.
             for action in self._look_again(plan).actions:
                 if rebuilding.concerns(action) and action.schema_name not in run.rebuilding(
                     rebuilding
@@ -193,7 +193,7 @@ class Recovery:
             return self._end(run, plan)
 
     def dry_run(self, plan: RecoveryPlan, team_name: str) -> RecoveryReport:
-        """Say what `carry_out` would do; changes nothing and takes no lock."""
+        """Return what `execute` would do. Changes nothing and takes no lock."""
         self._check_fits(plan, team_name)
         steps = tuple(
             _skipped(action, f"dry run: would {_intention(action)}")
@@ -255,8 +255,8 @@ class Recovery:
         return RecoveryReport(run_number=run.number, plan=plan, steps=steps, remaining=remaining)
 
     def _close_interrupted(self, remaining: RecoveryPlan) -> None:
-        """End this run, and those before it that died: what they left, this one looked at again.
-        What they did not come to stays without an outcome."""
+        """End this run, and earlier runs that died: this run inspected their stores again. Actions
+        that they did not reach stay without an outcome."""
         with self._database.write(flush=True) as connection:
             for number in recovery_log.unfinished_runs(connection):
                 recovery_log.end_run(
@@ -281,14 +281,14 @@ class Recovery:
             return carry_out.get(action.kind, _left_to_runtime)(action, plan)
         except (OSError, RuntimeStoreError) as error:
             if self._database.failure is not None:
-                raise  # the database itself failed: nothing can be recorded, nothing may go on
+                raise  # the database itself failed: nothing can be recorded, so stop
             return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=str(error))
 
     # --- actions --------------------------------------------------------------------------------
 
     def _roll_forward(self, action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:
         left = self._open_batches()
-        if left:  # or they were finished by an earlier action: they go together
+        if left:  # an earlier action may have completed them all together
             take_to_their_end(left, self._publisher)
         return step_of(action, self._database)
 
@@ -315,8 +315,8 @@ class Recovery:
     def _take_from_file(
         self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry
     ) -> RecoveryStep:
-        """The content goes back into the database from the file, which is what was committed: the
-        hash says so."""
+        """Put the lost content back into the database from the file, if the file's hash shows that
+        it is what was committed."""
         path = store_path(self._directory, descriptor.relative_path)
         content, _ = self._fs.read(path)
         if content_hash(content) != entry.content_hash:
@@ -336,7 +336,7 @@ class Recovery:
             return _skipped(action, "the file is healthy by now")
         if inspection.state is InspectionState.MISSING:
             return _skipped(action, "there is no file")
-        # What this program cannot read is exactly what is moved aside, so no version is too new.
+        # Files that this program cannot read are moved, too, so no version is too new.
         anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
         kept = self._publisher.quarantine.keep(
             anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
@@ -349,7 +349,7 @@ class Recovery:
         return _done(action, f"{where}; nothing to put back")
 
     def _unblock(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
-        """An imported batch that was never finished is closed: nothing of it can be repeated."""
+        """Close an imported batch that was never completed: its contents were never logged."""
         logged = self._open_batch(action)
         if logged is None or logged.has_contents:
             return _left_to_runtime(action, plan)
@@ -361,7 +361,7 @@ class Recovery:
     # --- looking --------------------------------------------------------------------------------
 
     def _open_batches(self) -> list[LoggedBatch]:
-        """The open batches that can be finished, oldest first."""
+        """Return the open batches that can be completed, oldest first."""
         return [item for item in self._database.read(batches.load_open) if item.has_contents]
 
     def _open_batch(self, action: RecoveryAction) -> LoggedBatch | None:
@@ -380,8 +380,8 @@ class Recovery:
     # --- temporary files ------------------------------------------------------------------------
 
     def _stray_files(self) -> list[Path]:
-        """Temporary files in the folders of the stores and of the evidence. A living writer has one
-        at a time, so only under the lock are they a dead writer's."""
+        """Return the temporary files in the folders of the stores and in quarantine. A living
+        writer has one at a time, so only under the lock are all of them of dead writers."""
         folders = {self._directory}
         with suppress(OSError, UnsafePathError):
             check_folder(self._directory, self._fs)
@@ -390,7 +390,7 @@ class Recovery:
             parent = descriptor.relative_path.rpartition("/")[0]
             if not parent:
                 continue
-            with suppress(OSError, UnsafePathError):  # behind a link nothing is ours to remove
+            with suppress(OSError, UnsafePathError):  # never remove files behind a link
                 name = descriptor.schema_name
                 folders.add(check_directory(self._directory, parent, name, self._fs))
         found: list[Path] = []
@@ -404,9 +404,10 @@ class Recovery:
         return found
 
     def _sweep(self) -> None:
-        """Remove temporary files. What they were to become is in the log, whole; what they were
-        before a trade of names was looked at when its batch went forward, so not before that, or
-        is looked at now."""
+        """Remove temporary files, unless a batch is open.
+
+        New versions in them are whole in the log. Old versions, replaced by an exchange, were
+        examined when their batch was completed; those of stores are examined now."""
         if self._open_batches():
             return
         strays = self._stray_files()
@@ -422,13 +423,13 @@ class Recovery:
                 logger.warning("temporary file %s cannot be removed: %s", path, error)
 
     def _store_files(self) -> dict[Path, StoreFile]:
-        """The files of the stores, registered or committed, by their temporary names."""
+        """Return the files of registered and committed stores, by their temporary paths."""
         entries = self._database.read(manifest.load).entries
         files = [StoreFile.of(descriptor) for descriptor in self._registry]
         files += [StoreFile(item.schema_name, None, item.relative_path) for item in entries]
         found = {}
         for file in files:
-            with suppress(UnsafePathError):  # of a row that somebody changed
+            with suppress(UnsafePathError):  # from a row that somebody changed
                 path = store_path(self._directory, file.relative_path)
                 found[durable.temporary_path(path)] = file
         return found

@@ -1,10 +1,10 @@
-"""Gathers what a plan is made of, while others may be writing, and has `planning` decide.
+"""Gather the input of a plan while others may be writing, and let `rtstore.model.decide` decide.
 
 Planning takes no lock, so a living writer must not look like damage. Files and rows cannot be read
-in one moment; so when a file disagrees with the rows, the rows are read again. If they moved, a
-batch was written in between, and only the files that disagreed are looked at once more. If they did
-not, the disagreement is real. An open batch whose lock is held is in progress: its stores may hold
-the committed or the planned version, and both are right.
+in one moment. So when a file disagrees with the rows, the rows are read again. If they changed, a
+batch was written in between, and only the files that disagreed are inspected once more. If not, the
+disagreement is real. An open batch whose lock is held is in progress: its files may be the
+committed or the planned version, and both are right.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ _UNEXPLAINED = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE
 
 
 class RowsSnapshot(NamedTuple):
-    """What the rows say, as of one moment."""
+    """The rows that a plan needs, as of one moment."""
 
     manifest: Manifest
     open_batches: tuple[LoggedBatch, ...]
     stores_with_content: frozenset[str]
     last_batch_number: int
-    """Moves with every batch, failed ones included."""
+    """Rises with every batch, failed ones included."""
 
     @property
     def token(self) -> tuple[int, int, tuple[tuple[int, BatchState], ...]]:
-        """Equal for two views exactly when no batch moved in between."""
+        """A value that is equal for two snapshots exactly when no batch changed in between."""
         return (
             self.manifest.high_watermark,
             self.last_batch_number,
@@ -61,7 +61,7 @@ class RowsSnapshot(NamedTuple):
 
 
 class PlanningInput(NamedTuple):
-    """The store as the planner found it: rows, files, and the batches whose writers are dead."""
+    """The input of a plan: rows, findings about files, and the batches whose writers are dead."""
 
     view: RowsSnapshot
     findings: dict[str, StoreFinding]
@@ -69,10 +69,10 @@ class PlanningInput(NamedTuple):
 
 
 class RecoveryPlanner:
-    """Makes recovery plans for one runtime directory. Reads only.
+    """Builds recovery plans for one runtime directory. Reads only.
 
-    Where somebody writes without pause for seconds, it holds the writer lock for one look, unless
-    `may_lock` is false: then it raises `ConflictError`.
+    When others write without pause for seconds, it takes the writer lock once to read. With
+    `may_lock` false it raises `ConflictError` instead.
     """
 
     def __init__(
@@ -99,16 +99,16 @@ class RecoveryPlanner:
     def build_plan(
         self, *, team_name: str, expected: RunIdentity | None, locked: bool = False
     ) -> RecoveryPlan:
-        """Look at every store and say what to do. `locked`: the caller holds the writer lock.
+        """Inspect every store and return what to do. `locked`: the caller holds the writer lock.
 
-        Raises only for a database that cannot be read, never for what is in a file.
+        Raises only for a database that cannot be read, never for the content of a file.
         """
         return self.plan_of(self.gather(locked=locked), team_name=team_name, expected=expected)
 
     def plan_of(
         self, gathered: PlanningInput, *, team_name: str, expected: RunIdentity | None
     ) -> RecoveryPlan:
-        """The plan for a gathered made before."""
+        """Return the plan for an input gathered before."""
         return build_plan(
             plan_id=self._plan_id_factory(),
             created_at=self._clock(),
@@ -121,7 +121,7 @@ class RecoveryPlanner:
         )
 
     def gather(self, *, locked: bool = False) -> PlanningInput:
-        """Read the rows and every store file, until they are of a piece."""
+        """Read rows and files repeatedly until both describe the same moment."""
         if locked:
             return self._survey_undisturbed()
         inspections: dict[str, Inspection] = {}
@@ -146,12 +146,12 @@ class RecoveryPlanner:
                 time.sleep(_PAUSE_S)
         if not self._may_lock:
             raise ConflictError("a plan", first_watermark, view.manifest.high_watermark)
-        # Somebody writes without pause. One look between two batches settles it.
+        # Others write without pause. Read once between two batches, under the lock.
         with self._lock.hold():
             return self._survey_undisturbed()
 
     def _survey_undisturbed(self) -> PlanningInput:
-        """Under the writer lock: every open batch is a dead writer's, and nothing moves."""
+        """Gather under the writer lock: every open batch is of a dead writer, nothing changes."""
         view = self._look()
         inspections = self._inspect(self.descriptors, view, ())
         return self._survey(view, inspections, view.open_batches)
@@ -182,10 +182,11 @@ class RecoveryPlanner:
         return self._database.read_cached(_rows_snapshot)
 
     def _in_progress(self, view: RowsSnapshot) -> tuple[LoggedBatch, ...]:
-        """The open batches whose writer may be alive.
+        """Return the open batches whose writer may be alive.
 
-        Its writer holds the lock from before the batch is logged until it is completed. So a batch
-        that is open now, and still in the next view, while the lock was free in between, is dead.
+        A writer holds the lock from before its batch is logged until the batch is complete. So if a
+        batch is open now and in the next snapshot, and the lock was free in between, its writer is
+        dead.
         """
         if not view.open_batches or not self._lock.is_held():
             return ()
@@ -209,8 +210,8 @@ class RecoveryPlanner:
     def _is_ours(
         self, inspection: Inspection, entry: ManifestEntry | None, *, has_content: bool
     ) -> bool:
-        """Whether a file that differs is what a failed or an earlier batch wrote, or a beginning of
-        what a batch wrote."""
+        """Return whether a file that differs is what a failed or an earlier batch wrote, or a
+        prefix of what a batch wrote."""
         name, found = inspection.schema_name, inspection.content_hash
         number = None if entry is None else entry.batch_number
         if found is None or inspection.state not in (*_UNEXPLAINED, InspectionState.QUARANTINED):
@@ -220,9 +221,9 @@ class RecoveryPlanner:
         ):
             return True
         if entry is not None and not has_content:
-            return False  # there is nothing to put back
+            return False  # there is no content to restore
         if entry is not None and inspection.state is InspectionState.QUARANTINED:
-            return False  # what is no JSON is put back in any case
+            return False  # a file that is not JSON is restored in any case
         content = self.inspector.read(inspection)
         return content is not None and self._database.read(
             lambda connection: contents.is_beginning(connection, content, name, number or 0)

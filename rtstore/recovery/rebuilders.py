@@ -1,7 +1,7 @@
-"""Stores rebuilt by the runtime: its functions are called, what they return is written as a batch.
+"""Rebuild stores: call functions of the runtime, and write what they return as a batch.
 
-A rebuilder may poll a provider or read a transcript, so it runs without the writer lock; whether
-anybody wrote meanwhile is checked when its result is written.
+A rebuilder may poll a provider or read a transcript, so it runs without the writer lock. When its
+result is written, a batch written meanwhile is detected.
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ _FOR_THE_RUNTIME = (
     InspectionState.UNCOMMITTED_WRITE,
     InspectionState.QUARANTINED,
 )
-"""Why a store is blocked that the runtime can make anew: it is not there, nobody committed it, or
-what is committed is refused."""
+"""Why a blocked store may be rebuilt by the runtime: its file is missing, nobody committed it, or
+the committed content is refused."""
 
 
 class RebuildRequest(Record):
-    """What a rebuilder is told."""
+    """The argument of a rebuilder."""
 
     descriptor: Descriptor
     """The store to rebuild."""
     reason: str | None
-    """Why: the state of its file."""
+    """Why it is rebuilt: the state of its file."""
     identity: RunIdentity
     """The run identity that the new data will be bound to."""
     committed: Snapshot
-    """What is committed for all stores, this one's last good data included where there is one."""
+    """The committed contents of all stores; this store's last good data too, if there is some."""
 
 
 Rebuilder = Callable[[RebuildRequest], Any]
-"""Gives the new data of a store, or None when there is nothing to rebuild it from."""
+"""Returns the new data of a store, or None when there is no source to rebuild it from."""
 
 Rebuilders = Mapping[RebuildStrategy, Rebuilder]
 
 
 def checked_rebuilders(rebuilders: Rebuilders) -> Rebuilders:
-    """Rebuilders, if they are functions by strategy."""
+    """Return a mapping from strategy to function, checked. Raises `InvalidRequestError`."""
     given: object = rebuilders
     if not isinstance(given, Mapping):
         raise InvalidRequestError("rebuilders", "must be functions by strategy, in a mapping")
@@ -83,7 +83,7 @@ def checked_rebuilders(rebuilders: Rebuilders) -> Rebuilders:
 
 
 class Rebuilding:
-    """Carries out the rebuilds of one recovery."""
+    """Executes the rebuilds of one recovery."""
 
     def __init__(
         self,
@@ -103,8 +103,8 @@ class Rebuilding:
         self._team_name = team_name
 
     def concerns(self, action: RecoveryAction) -> bool:
-        """Whether an action is a rebuild: by its kind, or because its store is blocked for want of
-        one and the runtime has registered it."""
+        """Return whether an action is a rebuild: by its kind, or because its store is blocked until
+        it is rebuilt and there is a rebuilder for it."""
         if action.kind in REBUILD_KINDS:
             return True
         if (
@@ -117,10 +117,10 @@ class Rebuilding:
         return lost and strategy in self._rebuilders and strategy in REBUILDS
 
     def rebuild(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
-        """Call the rebuilder of a store and write what it returns.
+        """Call the rebuilder of a store and write what it returns. Return the step.
 
-        A rebuilder that is not there, fails, or returns nothing leaves its store as it was, and
-        the step says so. Whatever a rebuilder raises is a failed step, not the end of the recovery.
+        A rebuilder that is missing, fails, or returns None leaves its store as it was, and the
+        step says so. An exception of a rebuilder is a failed step, and the recovery goes on.
         """
         descriptor = self._registry.get(action.schema_name)
         rebuilder = self._rebuilders.get(descriptor.rebuild_strategy)
@@ -166,14 +166,14 @@ class Rebuilding:
             )
         except RuntimeStoreError as error:
             if self._writer.database.failure is not None:
-                raise  # the database itself failed: nothing may go on
+                raise  # the database itself failed: stop
             detail = f"{error} Left as it was."
             return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=detail)
         detail = f"rebuilt in batch {batch.batch_id}"
         return RecoveryStep(action=action, outcome=ActionOutcome.DONE, detail=detail)
 
     def _make_way(self, descriptor: Descriptor, plan: RecoveryPlan) -> None:
-        """Keep the file that is there as evidence; a write would refuse one that is no file."""
+        """Quarantine the file that is there. A write would refuse anything but a regular file."""
         name = descriptor.schema_name
         with self._writer.lock.hold():
             entry = self._writer.database.read(

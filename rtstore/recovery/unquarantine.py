@@ -1,4 +1,4 @@
-"""Evidence that a person has looked at: put back where it was, or dropped for good."""
+"""Put quarantined files back where they were, or remove them for good."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from rtstore.model.times import Clock, to_utc_ms
 def restore_quarantined(
     quarantine_number: int, publisher: Publisher, lock: WriterLock, clock: Clock
 ) -> QuarantinedFile:
-    """Put a quarantined file back where it was, byte for byte; see
+    """Put a quarantined file back where it was, byte for byte. See
     `RuntimeStore.restore_quarantined`.
 
-    The copy in quarantine stays, so nothing is lost should this be interrupted; only what is not a
-    regular file is moved.
+    The copy in quarantine stays, so an interruption loses nothing. Only anything but a regular file
+    is moved.
     """
     database = publisher.database
     with lock.hold():
@@ -62,9 +62,10 @@ def restore_quarantined(
 def drop_old_quarantined(
     older_than: timedelta, publisher: Publisher, lock: WriterLock, clock: Clock, *, dry_run: bool
 ) -> tuple[QuarantinedFile, ...]:
-    """Drop what was kept before that long ago; see `RuntimeStore.prune_quarantine`.
+    """Remove files quarantined at least that long ago. See `RuntimeStore.prune_quarantine`.
 
-    First the file, then its row: interrupted in between, the row is found again, and its file gone.
+    Each file goes first, then its row. After an interruption in between, the next call finds the
+    row, and accepts that its file is missing.
     """
     database, fs = publisher.database, publisher.fs
     try:
@@ -136,7 +137,8 @@ def _put_back(
 
 
 def _make_way(quarantined: QuarantinedFile, publisher: Publisher) -> tuple[StoreFile, Expected]:
-    """Keep what is there now, unless it is what is committed; gives what may be there then."""
+    """Quarantine the file that is there now, unless it is what is committed. Return the file and
+    what is expected in its place after that."""
     name = quarantined.schema_name or ""
     entry = publisher.database.read(
         lambda connection: manifest.load_entries(connection, [name])
