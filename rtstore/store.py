@@ -116,7 +116,7 @@ class RuntimeStore:
         self.team_name = team_name
         self.descriptors = registry
         self.retention = retention
-        """How much history batches leave in the database."""
+        """How much history stays in the database; batches prune the rest."""
         self.database = database
         self.lock = lock
         self.last_recovery: RecoveryReport | None = None
@@ -199,7 +199,7 @@ class RuntimeStore:
             clock, batch_id_factory, receipt_id_factory, plan_id_factory: sources of times and ids.
             durability: `log` (one flush a batch) or `files` (the store files are flushed too).
             lock_timeout_s: how long a write waits for other writers, in seconds.
-            retention: how much history this store leaves. The database remembers it for every
+            retention: how much history stays in the database, which remembers it for every
                 store opened later without this argument; stores already open do not change.
                 Default: the remembered one, or `Retention()` in a new directory.
             recover: whether to run that recovery; if false, everything stays as found.
@@ -207,7 +207,7 @@ class RuntimeStore:
             upgrade: whether to upgrade a database of an older revision (after a back-up), and
                 store data of an older schema version (with the functions of the descriptors, in
                 one batch of reason `migration`). If false, or with `read_only`, an older database
-                raises `OlderDatabaseError`.
+                raises `OlderDatabaseError`, and older data stays as it is.
             on_event: called with every `Event` (see `rtstore.model.events`) once it is durable: in
                 the thread of the call that caused it, before that call returns, without the writer
                 lock, so it may use the store. An `Exception` it raises is logged and changes
