@@ -1,7 +1,7 @@
-"""Calls that block, on their way through a worker thread, and what their caller on the loop gets.
+"""Blocking calls that run in worker threads, awaited on the loop of their caller.
 
-A call is in a queue, or waits for the writer lock to become free, or is carried out. A cancellation
-withdraws it before it is carried out; later it changes nothing but what is raised in the end.
+A call is in a queue, or waits for the writer lock to become free, or runs. A cancellation withdraws
+it before it runs. Later a cancellation only changes what is raised at the end of the call.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ Result = TypeVar("Result")
 Other = TypeVar("Other")
 
 RECHECK_S = 1.0
-"""How often the loop looks for the end of a call that nobody announced to it."""
+"""Seconds between two checks of the loop for a call whose end was not announced."""
 
 _told: ContextVar[deque[Event] | None] = ContextVar("_told", default=None)
-"""What the call that is carried out in this context has told, for its caller's loop."""
+"""The events of the call that runs in this context, for its caller's loop."""
 
 
 class LoopObserver:
-    """The observer of a store whose calls are carried out in threads: it keeps what a call tells
-    for the loop of its caller. What is told outside of any call is told at once."""
+    """The observer of a store whose calls run in threads. It collects the events of a call for the
+    loop of its caller. It passes on an event outside of any call at once."""
 
     def __init__(self, on_event: Observer) -> None:
         self.on_event = checked_observer(on_event)
 
     def __call__(self, event: Event) -> None:
-        """Be told of an event."""
+        """Collect an event, or pass it on when no call runs."""
         told = _told.get()
         if told is None:
             self.on_event(event)
@@ -58,8 +58,8 @@ class _NotBegunError(Exception):
 
 
 class Call(Generic[Result]):
-    """One call on its way through a worker thread. With `lock` it first waits until that is free,
-    which can be given up; inside of the store it could not."""
+    """One call that runs in a worker thread. With `lock` it first waits until the lock is free. A
+    cancellation can end that wait; it could not end a wait inside the store."""
 
     def __init__(
         self,
@@ -94,12 +94,12 @@ class Call(Generic[Result]):
         return self
 
     def withdraw(self) -> None:
-        """See to it that the call does not begin, unless it has."""
+        """Prevent the call from beginning; no effect if it has begun."""
         self.future.cancel()
         self._withdrawn.set()
 
     def execute(self) -> None:
-        """Carry the call out, in a worker thread, with the context variables of its caller."""
+        """Run the call in a worker thread, with the context variables of its caller."""
         if not self.begin():
             return
         try:
@@ -110,17 +110,17 @@ class Call(Generic[Result]):
             self.wait()
 
     def see_to_end(self, work: Future[None]) -> None:
-        """The worker has done its work: an exception from nowhere may have kept it from saying
-        so, and the caller must not wait for ever."""
+        """Set an outcome when the worker ended without one: an asynchronous exception may have
+        interrupted it, and the caller must not wait forever."""
         if not self.future.done():
             self.fail(work.exception() or _NotBegunError())
 
     def begin(self) -> bool:
-        """Whether it is to be carried out, which from here on cannot be given up."""
+        """Return whether the call is to run. If True, it can no longer be withdrawn."""
         return self.future.set_running_or_notify_cancel()
 
     def wait(self) -> None:
-        """Call the function, with the context variables of its caller: the outcome is its own."""
+        """Call the function, with the context variables of its caller, and set its outcome."""
         try:
             result = self.in_context(self._function)
         except BaseException as error:  # noqa: BLE001 - as an executor does it
@@ -130,7 +130,7 @@ class Call(Generic[Result]):
             self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        """Have its outcome be an error, unless it has one."""
+        """Set an error as the outcome, unless there is one."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
@@ -139,8 +139,9 @@ class Call(Generic[Result]):
         return self._context.run(function)
 
     async def end(self, on_cancellation: Callable[[], None] | None = None) -> Result:
-        """Wait for the end of the call, through any cancellation; the first is raised then, with
-        what happened. By default a cancellation withdraws the call."""
+        """Wait for the end of the call, through any cancellation. Then raise the first
+        cancellation, with a note of what happened. `on_cancellation` is called at each one; by
+        default it withdraws the call."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def arrive() -> None:
@@ -175,7 +176,8 @@ class Call(Generic[Result]):
         raise cancellation
 
     def wait_for_turn(self) -> None:
-        """Wait until the lock is free. Raises `LockTimeoutError`, and when the call is given up."""
+        """Wait until the lock is free. Raises `LockTimeoutError`, and `_NotBegunError` when the
+        call is withdrawn."""
         lock, pause = self._lock, POLL_INTERVAL_S_MIN
         if lock is None:
             return
@@ -188,7 +190,7 @@ class Call(Generic[Result]):
             raise _NotBegunError
 
     def _explain(self, cancellation: asyncio.CancelledError) -> None:
-        """Say on the exception and in the log what became of the call."""
+        """Add the outcome of the call to the exception, and write it to the log."""
         error: BaseException | None = None
         result: Result | None = None
         if self.future.cancelled() or isinstance(self.future.exception(), _NotBegunError):
@@ -211,12 +213,12 @@ class Call(Generic[Result]):
 def _is_held(lock: WriterLock) -> bool:
     try:
         return lock.is_held()
-    except OSError:  # whoever takes the lock says what is wrong with it
+    except OSError:  # taking the lock reports the error
         return False
 
 
 def _in_words(result: object) -> str | None:
-    """What a call has changed, or None when nothing is known of it."""
+    """Return a sentence about what a call has changed, or None when it is unknown."""
     if isinstance(result, Batch):
         return f"batch {result.batch_id} is {result.state}"
     if isinstance(result, RecoveryReport) and result.run_number is not None:

@@ -1,4 +1,4 @@
-"""Worker threads for an event loop: the lanes in which calls queue for them."""
+"""Thread pools for an event loop, each with a queue of calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 class ThreadPools:
-    """The lanes of one store; a pool is a queue and its threads.
+    """The thread pools of one store; each pool is a queue and its threads.
 
     `directory` is for messages, `write` writes batches together. Not for use after a fork: the
     threads stay with the parent.
@@ -55,7 +55,7 @@ class ThreadPools:
 
     @contextmanager
     def admission(self) -> Iterator[None]:
-        """A block in which calls may be started. Raises `StoreClosedError`."""
+        """Open a block in which calls may be started. Raises `StoreClosedError`."""
         if os.getpid() != self._pid:
             problem = "was opened before this process was forked from its parent"
             raise StoreClosedError(self._directory, problem)
@@ -65,8 +65,8 @@ class ThreadPools:
             yield
 
     async def close(self, at_last: Callable[[], None]) -> None:
-        """Admit no more calls, wait for those that were, end the threads, then call `at_last`.
-        A cancellation changes nothing of this; whoever closes again waits too."""
+        """Refuse further calls, wait for those admitted before, end the threads, then call
+        `at_last`. A cancellation does not interrupt this. A second call of `close` waits too."""
         if os.getpid() != self._pid:
             return
         with self._admission:
@@ -82,7 +82,7 @@ class ThreadPools:
 
 
 class Pool:
-    """Calls that queue for the same threads. With `lock` each waits until that is free."""
+    """Calls that queue for the same threads. With `lock` each waits until the lock is free."""
 
     def __init__(
         self, workers: ThreadPools, name: str, threads: int, lock: WriterLock | None = None
@@ -97,14 +97,14 @@ class Pool:
         *args: Parameters.args,
         **options: Parameters.kwargs,
     ) -> Result:
-        """Carry out a method; gives what it gives, raises what it raises."""
+        """Call a method in a thread; return what it returns, raise what it raises."""
         call = Call(method.__name__, partial(method, *args, **options), self._lock)
         return await self.run_call(call)
 
     async def run_call(
         self, call: Call[Result], on_cancellation: Callable[[], None] | None = None
     ) -> Result:
-        """The same for a call that was made before; see `Call.end`."""
+        """Start a call and wait for its end; see `Call.end` for `on_cancellation`."""
         call.on_event = self._workers.on_event
         with self._workers.admission():
             self._start(call)
@@ -126,7 +126,7 @@ class BatchCall(Call[Batch]):
         self.pending_batch: PendingBatch
 
     def prepare(self) -> bool:
-        """Make the pending_batch; gives whether there is one. If not, the call has ended."""
+        """Create the pending batch, and return True. On an error end the call, and return False."""
         try:
             self.pending_batch = self.in_context(self._submit)
         except BaseException as error:  # noqa: BLE001 - as an executor does it
@@ -135,13 +135,13 @@ class BatchCall(Call[Batch]):
         return True
 
     def fail(self, error: BaseException) -> None:
-        """Have its outcome be an error, which says what is known of the batch."""
+        """Set an error as the outcome, with a note of what is known of the batch."""
         pending_batch = getattr(self, "pending_batch", None)
         explain(error, () if pending_batch is None else (pending_batch,))
         super().fail(error)
 
     def finish_with(self, error: BaseException | None) -> None:
-        """Have the outcome be that of the batch, or else this error."""
+        """Set the outcome of the batch as the outcome, or this error when the batch has none."""
         if error is None or self.pending_batch.is_done:
             self.wait()
         else:
@@ -152,9 +152,9 @@ class BatchCall(Call[Batch]):
 
 
 class UpdateCall(Call[Batch]):
-    """A call that changes a store under the lock, and writes the batches behind it with it.
+    """A call that changes a store under the lock, and commits the batches queued behind it too.
 
-    `update` gets a function that begins them, and gives their pending.
+    `update` receives a function that begins those batches and returns them as `PendingBatch`es.
     """
 
     def __init__(
@@ -165,8 +165,8 @@ class UpdateCall(Call[Batch]):
 
 
 class WritePool(Pool):
-    """One thread that carries calls out in their order. Batches that wait by then are written
-    together and share a flush; `write` does that."""
+    """One thread that runs calls in their order. Batches that are waiting at that time are written
+    together by `write`, and share a flush."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class WritePool(Pool):
         self._write = write
         self._waiting: deque[Call[Any]] = deque()
         self._taken: list[Call[Any]] = []
-        """What the turn that is on has taken from the queue."""
+        """The calls that the current turn has taken from the queue."""
 
     def _start(self, call: Call[Any]) -> None:
         self._waiting.append(call)
@@ -188,19 +188,19 @@ class WritePool(Pool):
         self.executor.submit(self._next).add_done_callback(self._turn_ended)
 
     def _turn_ended(self, turn: Future[None]) -> None:
-        """See to it that every call ends, should an exception from nowhere have ended a turn."""
+        """End every taken call with an error when an asynchronous exception ended a turn."""
         error = turn.exception()
         if error is None:
             return
         taken, self._taken = self._taken, []
         for call in taken:
             call.fail(error)
-        with suppress(RuntimeError):  # no more turns: it is being closed
+        with suppress(RuntimeError):  # no more turns: the pool is being closed
             self._give_turn()
 
     def _next(self) -> None:
-        """Carry out the call at the head of the queue, and the batches right behind it. There is
-        one turn for each call, so the turn of a batch that went with an earlier one is idle."""
+        """Run the call at the head of the queue, and the batches right behind it. Each call has one
+        turn, so the turn of a batch that an earlier turn wrote does nothing."""
         self._taken = []
         if not self._waiting:
             return
@@ -218,13 +218,13 @@ class WritePool(Pool):
             self._carry_out(head)
 
     def _take(self) -> Call[Any]:
-        """Take the call at the head of the queue: it goes from one list to the other in C, so that
-        no exception can lose it."""
+        """Take the call at the head of the queue. It moves from one list to the other in one C
+        call, so no exception can lose it."""
         self._taken.extend(map(deque.popleft, (self._waiting,)))
         return self._taken[-1]
 
     def _begin_batches(self) -> list[BatchCall]:
-        """Begin the batches at the head of the queue; those that can be written."""
+        """Begin the batches at the head of the queue, and return those that can be written."""
         begun = []
         for _ in range(GROUP_MAX):
             call = self._waiting[0] if self._waiting else None
@@ -236,7 +236,7 @@ class WritePool(Pool):
         return begun
 
     def _carry_out(self, head: Call[Any]) -> None:
-        """Carry out a call that is no batch, and beside an update the batches behind it."""
+        """Run a call that is not a batch; with an update, also write the batches behind it."""
         batches: list[BatchCall] = []
 
         def followers() -> list[PendingBatch]:
@@ -249,7 +249,7 @@ class WritePool(Pool):
         self._write_together(batches)
 
     def _write_together(self, calls: Sequence[BatchCall]) -> None:
-        """Write those of the batches that have no outcome yet; then all of them have one."""
+        """Write the batches that have no outcome yet. Afterwards every batch has one."""
         raised: BaseException | None = None
         left = [call.pending_batch for call in calls if not call.pending_batch.is_done]
         try:
@@ -265,7 +265,7 @@ class WritePool(Pool):
 class LoopRebuilders:
     """The rebuilders of one recovery as plain functions; what they await runs on the loop.
 
-    Made on the loop. Rebuilders are called one after the other.
+    Create it on the loop. Rebuilders are called one after the other.
     """
 
     def __init__(self, rebuilders: Rebuilders) -> None:
@@ -278,7 +278,7 @@ class LoopRebuilders:
         self._stopped = False
 
     def stop(self) -> None:
-        """Cancel the coroutine that runs, and call no other rebuilder."""
+        """Cancel the running coroutine, and call no further rebuilder."""
         if self._task is not None and not self._stopped:
             self._task.cancel()
         self._stopped = True
@@ -308,10 +308,10 @@ class LoopRebuilders:
 
 
 def copier(data: Any) -> Callable[[], Any]:
-    """Take a copy of data at once, quickly; gives what makes it data again, in the thread.
+    """Copy data at once and quickly; return a function that makes it data again, in the thread.
 
-    Plain JSON goes through `marshal`: one call of C, some tenth of what `copy` takes. What cannot
-    be copied is no data for a store, and is refused as it is.
+    Plain JSON goes through `marshal`: one C call, some tenth of the time of `copy`. Data that
+    cannot be copied is passed on as it is; the store refuses it.
     """
     with suppress(ValueError):  # an object, or a cycle
         content = marshal.dumps(data)

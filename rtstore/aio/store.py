@@ -3,46 +3,47 @@
     async with AsyncRuntimeStore.open("teams/team-a", team_name="team-a") as store:
         await store.update("opencode.sessionStore", add_session, identity=..., reason=...)
 
-Every call is carried out by a `RuntimeStore` in a worker thread. The threads are the store's own:
-however long they wait for the writer lock, the loop's default executor stays free.
+A `RuntimeStore` runs every call in a worker thread. The threads belong to the store, so the loop's
+default executor stays free however long they wait for the writer lock.
 
     reads       4 threads    contents, batches, manifest, invariants: they never wait for the lock
-    plans       2 threads    they look at every file, and beside a busy writer may wait for the lock
-    writes      1 thread     in the order of the calls; batches that wait by then share a flush
+    plans       2 threads    they read every file, and may wait for the lock while a writer is busy
+    writes      1 thread     in the order of the calls; batches waiting together share a flush
     recoveries  as needed    a rebuilder takes its time, and may use the store meanwhile
 
-So no read waits behind a write that waits for the lock, and a hundred tasks that write at the same
-time cost a few flushes, not a hundred (an `update` begins a flush of its own; the batches that wait
-behind it go with it). The time that a
-write spends in the queue counts as waiting: after `lock_timeout_s` a lock that is not free is a
-`LockTimeoutError`, for all that wait. On the loop itself nothing is done but to take a copy of the
-data of a batch (some 5 ms for each megabyte), so that a batch holds what its caller saw when it
-called. What a thread does in one call of C, such as to check the data, holds Python's interpreter
-lock: some 30 ms for a store of a megabyte, which the loop feels, and next to nothing for a small
-one.
+A read never waits behind a write that waits for the lock. A hundred tasks that write at the same
+time cost a few flushes, not a hundred. An `update` starts a flush of its own, which the batches
+waiting behind it share. The time that a write spends in the queue counts as waiting: a lock that is
+not free after `lock_timeout_s` seconds raises `LockTimeoutError` for every call that waits.
+
+The loop itself only copies the data of a batch (some 5 ms for each megabyte), so that a batch holds
+what its caller saw when it called. A single C call of a worker thread, such as the check of the
+data, holds Python's interpreter lock. It delays the loop by some 30 ms for a store of a megabyte,
+and hardly at all for a small one.
 
 **Cancellation** (of a task, by a time-out, or when the loop ends) leaves nothing in doubt:
 
-* a call that has not begun is not carried out. A write that is in the queue, or waits for somebody
-  else to free the writer lock, has not begun (unless the lock was free and somebody else was
-  quicker). What opening or a plan may have to wait for is no such turn: they have begun.
-* a call that has begun is waited for, whatever else comes, a second cancellation included. Then
-  `CancelledError` is raised; a note on it, and a record of the logger `rtstore.aio.store`, say what
-  happened: `batch batch-7 is committed`, or the error, which is also its cause.
+* A call that has not begun is not run. A write has not begun while it is in the queue, or waits for
+  another writer to release the writer lock (unless the lock was free and another writer was
+  quicker). Opening and planning count as begun, also while they wait for the lock.
+* A call that has begun runs to its end, through any further cancellation. Then `CancelledError` is
+  raised. A note on it, and a record of the logger `rtstore.aio`, say what happened:
+  `batch batch-7 is committed`, or the error, which is also its cause.
 
-A program that must act on it gives `batch_id` itself: `batch(batch_id)` is the answer then, and to
-repeat the write with the same id and data is harmless. A recovery that is cancelled cancels the
+A program that must act on the outcome passes `batch_id` itself: `batch(batch_id)` then returns it,
+and repeating the write with the same id and data is harmless. A cancelled recovery cancels the
 coroutine of its rebuilder, calls no other rebuilder, and is recorded to its end. A loop that is
-closed while tasks wait in it (`asyncio.run` does not) cannot be told; the call ends all the same.
+closed while tasks wait in it (`asyncio.run` does not do that) cannot be notified; the call still
+ends.
 
-`aclose` refuses further calls, lets those made before it end, and closes the store. The store is
-not bound to a loop. Functions given to it (`change`, rebuilders, clock, id factories) run in worker
-threads with the caller's context variables; they must not wait for a write of the same store. The
-observer (`on_event`) is called on the loop of the call that it is told of, before that call goes
-on: `on_event=queue.put_nowait` of an `asyncio.Queue` will do.
+`aclose` refuses further calls, waits for those made before it, and closes the store. The store is
+not bound to a loop. Functions passed to it (`change`, rebuilders, clock, id factories) run in
+worker threads with the caller's context variables. They must not wait for a write of the same
+store. The observer (`on_event`) is called on the loop of the call that caused the event, before
+that call returns: `on_event=queue.put_nowait` of an `asyncio.Queue` works.
 
-What works on a directory that is not open (`upgrade_directory`, `import_directory`,
-`restore_backup`, ...) is a plain function, for `asyncio.to_thread`.
+Operations on a directory that is not open (`upgrade_directory`, `import_directory`,
+`restore_backup`, ...) are plain functions, for `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ StoreT = TypeVar("StoreT", bound="AsyncRuntimeStore")
 
 
 class OpeningStore(Generic[StoreT]):
-    """A store about to be opened: await it, or enter it with `async with`, which closes it too."""
+    """A store that is being opened: await it, or use it with `async with`, which also closes it."""
 
     def __init__(self, opening: Callable[[], Generator[Any, None, StoreT]]) -> None:
         self._opening = opening
@@ -121,16 +122,17 @@ class OpeningStore(Generic[StoreT]):
 
 
 class AsyncRuntimeStore:
-    """`RuntimeStore` for asyncio; see the module for threads and cancellation.
+    """`RuntimeStore` for asyncio; the module describes threads and cancellation.
 
-    Made by `AsyncRuntimeStore.open`, or from an open `RuntimeStore`, which it closes in the end.
-    Results, errors and arguments are those of the methods of the same name. An async context
-    manager; may be shared between tasks, loops and threads, not across forks.
+    Create it with `AsyncRuntimeStore.open`, or from an open `RuntimeStore`, which `aclose` closes.
+    Arguments, results, errors and durability are those of the `RuntimeStore` method with the same
+    name. It is an async context manager. Safe to share between tasks, loops and threads, not across
+    forks.
     """
 
     def __init__(self, store: RuntimeStore) -> None:
         self.sync_store = store
-        """What carries the calls out; blocks, so it is for threads."""
+        """The store that runs the calls. It blocks, so use it in threads only."""
         self.directory = store.directory
         self.team_name = store.team_name
         self.descriptors = store.descriptors
@@ -138,9 +140,9 @@ class AsyncRuntimeStore:
         self.database = store.database
         self.lock = store.lock
         self.last_recovery = store.last_recovery
-        """What opening the store had to put right, or None."""
+        """The recovery that opening ran, or None when nothing had to be repaired."""
         self.last_data_upgrade = store.last_data_upgrade
-        """The stores whose data opening brought up to its descriptor's version, or None."""
+        """The upgrade of store data to its descriptors' versions that opening ran, or None."""
         self._writer = store._writer  # noqa: SLF001 - a part of the same facade
         self._workers = ThreadPools(store.directory, store.lock, self._writer.write_pending)
 
@@ -168,8 +170,9 @@ class AsyncRuntimeStore:
     ) -> OpeningStore[Self]:
         """Open a store: `store = await AsyncRuntimeStore.open(...)`, or `async with` without await.
 
-        Cancelled, it is waited for (up to `lock_timeout_s` when there is something to recover and
-        another process writes), and the store is closed again.
+        Arguments and errors are those of `RuntimeStore.open`. A cancelled opening runs to its end,
+        and the store is closed again. It may wait up to `lock_timeout_s` seconds, when there is
+        something to recover and another process writes.
         """
         observer = None if on_event is None else LoopObserver(on_event)
         function = partial(
@@ -208,8 +211,8 @@ class AsyncRuntimeStore:
             raise
 
     async def aclose(self) -> None:
-        """Refuse further calls, wait for those made before, close the store. Cancelled, it is
-        finished all the same. Closing twice is harmless."""
+        """Refuse further calls, wait for those made before, and close the store. A cancelled
+        `aclose` still finishes. Closing twice is harmless."""
         await self._workers.close(self.sync_store.close)
 
     def __repr__(self) -> str:
@@ -243,8 +246,11 @@ class AsyncRuntimeStore:
         expected_high_watermark: int | None = None,
         batch_id: str | None = None,
     ) -> Batch:
-        """Write several stores as one atomic batch. The data is copied first: what becomes of it
-        after the call is not in the batch."""
+        """Write several stores as one atomic batch, and return it with its receipts.
+
+        Durable when it returns. The data is copied first, so later changes to it are not in the
+        batch.
+        """
         copies = [(name, copier(data)) for name, data in pairs(writes)]
 
         def submit() -> PendingBatch:
@@ -279,40 +285,40 @@ class AsyncRuntimeStore:
     # --- reading --------------------------------------------------------------------------------
 
     async def read(self, store: str, *, verify: bool = True, at: At | None = None) -> StoreContent:
-        """The committed content of a store, now or at a point in time; takes no lock."""
+        """Return the committed content of a store, now or at a point in time. Takes no lock."""
         return await self._workers.reads.run(self.sync_store.read, store, verify=verify, at=at)
 
     async def history(self, store: str, *, limit: int | None = None) -> list[StoreVersion]:
-        """The committed versions of a store, oldest first; the newest `limit` of them."""
+        """Return the newest `limit` committed versions of a store (default: all), oldest first."""
         return await self._workers.reads.run(self.sync_store.history, store, limit=limit)
 
     async def diff(self, store: str, a: At, b: At | None = None) -> StoreDifferences:
-        """What differs between a store at one point in time and at another (default: now)."""
+        """Return the differences of a store between two points in time (the second: now)."""
         return await self._workers.reads.run(self.sync_store.diff, store, a, b)
 
     async def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
-        """Several stores (default: all) as of one batch; takes no lock."""
+        """Return several stores (default: all) as of one batch. Takes no lock."""
         names = None if stores is None else tuple(stores)
         return await self._workers.reads.run(self.sync_store.snapshot, names)
 
     async def manifest(self) -> Manifest:
-        """What is committed now."""
+        """Return the manifest: everything that is committed now."""
         return await self._workers.reads.run(self.sync_store.manifest)
 
     async def batches(self, *, limit: int | None = None) -> list[Batch]:
-        """The batches, oldest first, with their receipts; the newest `limit` of them."""
+        """Return the newest `limit` batches (default: all) with their receipts, oldest first."""
         return await self._workers.reads.run(self.sync_store.batches, limit=limit)
 
     async def batch(self, batch_id: str) -> Batch | None:
-        """One batch with its receipts, or None when it is not known (any more)."""
+        """Return one batch with its receipts, or None when it is unknown or was pruned."""
         return await self._workers.reads.run(self.sync_store.batch, batch_id)
 
     async def quarantined_files(self) -> list[QuarantinedFile]:
-        """The evidence kept so far, oldest first."""
+        """Return the records of all quarantined files, oldest first."""
         return await self._workers.reads.run(self.sync_store.quarantined_files)
 
     async def upgrades(self) -> list[DatabaseUpgrade]:
-        """The upgrades of the control database, oldest first."""
+        """Return the upgrades of the control database, oldest first."""
         return await self._workers.reads.run(self.sync_store.upgrades)
 
     async def back_up(self, destination: str | Path, *, progress: Progress | None = None) -> Backup:
@@ -328,36 +334,36 @@ class AsyncRuntimeStore:
         dry_run: bool = False,
         progress: PruneProgress | None = None,
     ) -> PruneReport:
-        """Drop the history beyond a retention now; `progress` is called in a thread. Writes made
-        meanwhile do not wait for all of it."""
+        """Drop the history beyond a retention now. `progress` is called in a thread. Writes go on
+        meanwhile: they wait for one step of the pruning at most."""
         workers = self._workers.plans if dry_run else self._workers.recoveries
         return await workers.run(
             self.sync_store.prune, retention, dry_run=dry_run, progress=progress
         )
 
     async def export(self, destination: str | Path | None = None) -> ExportReport:
-        """Write the control files of the file-only ancestor, here or in a new directory."""
+        """Write the control files of the legacy format, here or in a new directory."""
         workers = self._workers.writes if destination is None else self._workers.plans
         return await workers.run(self.sync_store.export, destination)
 
     # --- planning and recovery ------------------------------------------------------------------
 
     async def plan_recovery(self, *, expected: RunIdentity | None = None) -> RecoveryPlan:
-        """Hold every store file against the database and say what to do."""
+        """Compare every store file with the database, and return a plan of what to do."""
         return await self._workers.plans.run(self.sync_store.plan_recovery, expected=expected)
 
     async def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
-        """Whether the runtime may start on this state."""
+        """Return whether the runtime may start on this state."""
         return await self._workers.plans.run(self.sync_store.check_readiness, expected=expected)
 
     async def assess(
         self, *, expected: RunIdentity | None = None
     ) -> tuple[RecoveryPlan, ReadinessCheck]:
-        """The plan, and the readiness that follows from it and from the invariants."""
+        """Return the plan, and the readiness that follows from it and from the invariants."""
         return await self._workers.plans.run(self.sync_store.assess, expected=expected)
 
     async def invariant_failures(self) -> list[str]:
-        """What the committed contents contradict each other in."""
+        """Return the contradictions between committed contents, a sentence each."""
         return await self._workers.reads.run(self.sync_store.invariant_failures)
 
     async def recover(
@@ -368,9 +374,9 @@ class AsyncRuntimeStore:
         identity: RunIdentity | None = None,
         dry_run: bool = False,
     ) -> RecoveryReport:
-        """Carry out a plan. A rebuilder may be a coroutine function, which runs on the loop, or a
-        plain function, which runs in the thread; both without the lock. It may use the store, but
-        not close it."""
+        """Execute a plan. A rebuilder is a coroutine function, which runs on the loop, or a plain
+        function, which runs in a thread. Both run without the writer lock. A rebuilder may use the
+        store, but must not close it."""
         rebuilding = LoopRebuilders(rebuilders or {})
         function = partial(
             self.sync_store.recover,
@@ -394,7 +400,7 @@ class AsyncRuntimeStore:
         identity: RunIdentity | None = None,
         reason: BatchReason | str = BatchReason.RECOVERY,
     ) -> Batch:
-        """Make a file that somebody changed by hand the committed content, byte for byte."""
+        """Commit a file that somebody changed by hand, byte for byte, in a batch of its own."""
         return await self._workers.writes.run(
             self.sync_store.adopt, store, identity=identity, reason=reason
         )
@@ -407,7 +413,7 @@ class AsyncRuntimeStore:
         identity: RunIdentity | None = None,
         reason: BatchReason | str = BatchReason.RECOVERY,
     ) -> Batch:
-        """Write what a store held at a point in time again, in a new batch."""
+        """Write the content that a store had at a point in time again, in a new batch."""
         return await self._workers.writes.run(
             self.sync_store.revert, store, to=to, identity=identity, reason=reason
         )
@@ -415,13 +421,13 @@ class AsyncRuntimeStore:
     async def prune_quarantine(
         self, *, older_than: timedelta, dry_run: bool = False
     ) -> tuple[QuarantinedFile, ...]:
-        """Drop the files in quarantine that were kept longer ago than that, for good."""
+        """Delete files that were quarantined longer ago than `older_than`, and return them."""
         return await self._workers.writes.run(
             self.sync_store.prune_quarantine, older_than=older_than, dry_run=dry_run
         )
 
     async def restore_quarantined(self, quarantine_number: int) -> QuarantinedFile:
-        """Put a quarantined file back where it was, byte for byte."""
+        """Put a quarantined file back at its original path, byte for byte."""
         return await self._workers.writes.run(
             self.sync_store.restore_quarantined, quarantine_number
         )
