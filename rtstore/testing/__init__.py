@@ -1,12 +1,12 @@
-"""For the tests of a runtime: crash its batches at every point, and see how it starts again.
+"""For the tests of a runtime: crash its batches at every point, and check how it starts again.
 
     with crash_at("after-rename-1"):
         checkpoint(directory)          # the runtime writes, and dies
-    start(directory)                   # what it does next is what is tested
+    start(directory)                   # the test checks this start
 
-`crash_at` simulates the crash in this process, `kill_at` kills a real one. `crash_points` gives all
-points of a batch, to parametrise over. The fixtures are in `rtstore.testing.plugin`; nothing else
-here needs pytest.
+`crash_at` simulates the crash in this process; `kill_at` kills a real process. `crash_points`
+returns all points of a batch, for parametrised tests. The fixtures are in `rtstore.testing.plugin`;
+nothing else in this package needs pytest.
 """
 
 from rtstore.testing.crashes import Crash, PointNotReachedError, SimulatedCrash, crash_at

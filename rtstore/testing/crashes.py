@@ -1,4 +1,4 @@
-"""A crash in this process, simulated: what the writer had done stays, and nothing is added."""
+"""A simulated crash in this process: everything written before it stays, nothing is added."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from rtstore.testing.points import CrashPoint
 
 
 class SimulatedCrash(BaseException):
-    """Stands for the death of the process: no handler of errors answers it."""
+    """Raised in place of the death of the process. A BaseException, so that `except Exception` does
+    not catch it."""
 
 
 class PointNotReachedError(AssertionError):
-    """Nothing died: no batch came by the point, so nothing was tried."""
+    """No batch reached the crash point, so nothing crashed and nothing was tested."""
 
 
 class Crash:
-    """A crash that is about to happen, or has."""
+    """A crash that will happen, or has happened."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -26,30 +27,29 @@ class Crash:
 
     @property
     def happened(self) -> bool:
-        """Whether the process is dead."""
+        """Whether the simulated process is dead."""
         return self._watch.is_dead
 
     @property
     def batch_ids(self) -> tuple[str, ...]:
-        """The batch that was under way, with those that shared its flush."""
+        """The ids of the batch that was under way and of those that shared its flush."""
         return self._watch.batch_ids
 
 
 @contextmanager
 def crash_at(point: CrashPoint | str, *, batch: int = 1) -> Iterator[Crash]:
-    """Have the block die when it comes to a point of a batch, as if its process had been killed.
+    """Crash the block when it reaches a point of a batch, as if its process had been killed.
 
-    At the point `SimulatedCrash` is raised, through everything that the runtime has on the way; it
-    ends the block, and is not raised beyond it. From the point to the end of the block nothing of
-    rtstore works in this process, in any thread: it is dead. Stores that were used in the block are
-    closed then. What is left in the directory is what a killed process leaves: half a batch, a
-    temporary file, the log; only the WAL may have been merged into the database. The writer lock is
-    free.
+    `SimulatedCrash` is raised at the point, passes through the runtime's code, and ends the block;
+    it is not raised beyond the block. From the point to the end of the block rtstore does not work
+    in this process, in any thread. At the end of the block the stores used in it are closed. The
+    directory then holds what a killed process leaves: half a batch, a temporary file, the log. Only
+    the WAL may have been merged into the database. The writer lock is free.
 
-    Works for stores that are opened in the block or before it, and for `AsyncRuntimeStore`.
-    `batch` counts the batches that are written in the block, from 1. Raises `PointNotReachedError`
-    when there was no such batch, or it has fewer files. What the block raises by itself comes out
-    unchanged.
+    Works for stores opened in the block or before it, and for `AsyncRuntimeStore`. `batch` is the
+    number of the batch to crash in, counting the batches written in the block from 1. Raises
+    `PointNotReachedError` when there is no such batch, or it has fewer files, and `ValueError` for
+    an unknown point. Exceptions of the block itself are raised unchanged.
     """
     watch = Watch(point, batch, _raise)
     crash = Crash(watch)
@@ -69,7 +69,7 @@ def crash_at(point: CrashPoint | str, *, batch: int = 1) -> Iterator[Crash]:
 
 
 def stems_from_the_crash(error: BaseException | None) -> bool:
-    """Whether an error is the crash, or what became of it on its way out."""
+    """Return whether an error is the crash, or was caused by it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -82,7 +82,7 @@ def stems_from_the_crash(error: BaseException | None) -> bool:
 
 
 def not_reached(point: str, batch: int, passed: list[str]) -> str:
-    """What to tell of a point that no batch came by."""
+    """Return the message for a point that no batch reached."""
     if not passed:
         return f"batch {batch} was never written, so nothing died at {point}"
     return f"batch {batch} came by {', '.join(passed)}, but not by {point}, so nothing died"

@@ -1,10 +1,10 @@
-"""How a writer is made to die at a point: the commit protocol is watched from inside.
+"""Makes a writer die at a point of the commit protocol, by patching the functions of the protocol.
 
-While `dying_at` is entered, the few functions that every batch of this process goes through tell
-where they are, and `die` is called at the point. What it does is the caller's business: raise, kill
-the process, wait to be killed. Where it returns to here, by raising, the process counts as dead:
-whatever is asked of its databases and its file system raises again, so that nothing that runs on
-the way out (a `finally`, another thread) changes what a dead process leaves.
+While `dying_at` is entered, the few functions that every batch of this process goes through report
+where they are, and `die` is called at the point. The caller decides what `die` does: raise, kill
+the process, or wait to be killed. If it raises, the process counts as dead: every later use of its
+databases and its file system raises again. So code that runs on the way out (a `finally`, another
+thread) cannot change what a dead process leaves.
 """
 
 from __future__ import annotations
@@ -33,18 +33,17 @@ _WATCHING = threading.Lock()
 
 
 class Watch:
-    """Where the batches of this process are, and whether it is dead."""
+    """The progress of the batches of this process, and whether the process is dead."""
 
     def __init__(self, point: CrashPoint | str, batch: int, die: Callable[[Watch], object]) -> None:
         self.point = checked_point(point)
         self.batch_ids: tuple[str, ...] = ()
-        """The batches that share the flush of the one to die in, once they are about to be
-        logged."""
+        """The batch to die in and those that share its flush; set just before they are logged."""
         self.is_dead = False
         self.passed: list[str] = []
-        """The points that were come by in that batch."""
+        """The points that this batch has reached."""
         self.databases: list[Database] = []
-        """Those that were used meanwhile."""
+        """The databases that were used during the watch."""
         self._batch = batch
         self._die = die
         self._begun = 0
@@ -61,14 +60,15 @@ class Watch:
         self._die(self)
 
     def check_alive(self) -> None:
-        """Raise what a dead process raises at everything that it does."""
+        """Call `die` again if the process is dead."""
         if self.is_dead:
             self._die(self)
 
     # --- what the hooks say -----------------------------------------------------------------------
 
     def begin(self, drafts: tuple[Draft, ...]) -> bool:
-        """Batches are about to be logged; gives whether the one to die in is among them."""
+        """Note that batches are about to be logged; return whether the one to die in is among
+        them."""
         before, self._begun = self._begun, self._begun + len(drafts)
         if not before < self._batch <= self._begun:
             return False
@@ -77,12 +77,12 @@ class Watch:
         return True
 
     def concerns(self, *logged: LoggedBatch) -> bool:
-        """Whether the batch to die in is among these."""
+        """Return whether the batch to die in is among these."""
         return any(item.batch.batch_id in self.batch_ids for item in logged)
 
     @contextmanager
     def inside(self, transaction: str) -> Iterator[None]:
-        """An SQL transaction of this thread logs or completes the batch."""
+        """Mark the block in which an SQL transaction of this thread logs or completes the batch."""
         self._here.transaction = transaction
         try:
             yield
@@ -91,7 +91,7 @@ class Watch:
 
     @contextmanager
     def publishing(self, write: PlannedWrite) -> Iterator[None]:
-        """A file is published; perhaps one of the batch."""
+        """Mark the block in which a file is published; count it if it is one of the batch."""
         if write.receipt_id not in self._receipt_ids:
             yield
             return
@@ -104,19 +104,19 @@ class Watch:
         self.reach(f"after-rename-{number}")
 
     def about_to_commit(self) -> None:
-        """The SQL transaction of this thread is about to be committed."""
+        """Note that the SQL transaction of this thread is about to be committed."""
         transaction = getattr(self._here, "transaction", None)
         if transaction is not None:
             self.reach(f"in-{transaction}")
 
     def is_to_die_in_this_file(self) -> bool:
-        """Whether the file that this thread writes is the one to die in."""
+        """Return whether the file that this thread writes is the one to die in."""
         number = getattr(self._here, "file", None)
         return number is not None and self.point == f"in-file-{number}"
 
 
 def checked_point(point: CrashPoint | str) -> str:
-    """The name of a point, if it is one. Raises `ValueError`."""
+    """Return the name of a point. Raises `ValueError` when there is no such point."""
     name = str(point)
     names = [known.name for known in POINTS]
     if name not in names and not _OF_A_FILE.fullmatch(name):
@@ -129,7 +129,8 @@ def checked_point(point: CrashPoint | str) -> str:
 
 @contextmanager
 def dying_at(watch: Watch) -> Iterator[None]:
-    """Watch the batches that this process writes during the block, from any thread."""
+    """Watch the batches that this process writes during the block, from any thread. Raises
+    `RuntimeError` when one is watched already."""
     if not _WATCHING.acquire(blocking=False):
         raise RuntimeError("a process dies once: crash_at is entered already")
     try:
@@ -142,7 +143,7 @@ def dying_at(watch: Watch) -> Iterator[None]:
 
 
 Hook = tuple[type, str, Callable[..., Any]]
-"""A function of a class, and what stands in its place."""
+"""A class, the name of its function, and the replacement."""
 
 
 def _hooks(watch: Watch) -> Iterator[Hook]:

@@ -1,4 +1,4 @@
-"""A crash of another process, real: it is killed by SIGKILL at the point."""
+"""A real crash of another process: SIGKILL kills it at the point."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rtstore.testing.points import CrashPoint
 
 
 class Kill(Record):
-    """The proof: the process came to the point, and ended by the signal."""
+    """The proof that the process reached the point, and was ended by the signal."""
 
     point: str
     process_id: int
     signal: int
     batch_ids: tuple[str, ...]
-    """The batch that was under way, with those that shared its flush."""
+    """The ids of the batch that was under way and of those that shared its flush."""
 
 
 def kill_at(
@@ -37,17 +37,19 @@ def kill_at(
     timeout_s: float = 60.0,
     **options: Any,
 ) -> Kill:
-    """Call a function in a new process, which is killed by SIGKILL at a point of a batch.
+    """Call a function in a new process, and kill it with SIGKILL at a point of a batch.
 
-    Slower than `crash_at`, and no simulation: whatever the process had in memory is gone. Function
-    and arguments are pickled, so it is a function of a module; a coroutine function is run by
-    `asyncio.run`. `batch` counts the batches that the process writes, from 1.
+    Slower than `crash_at`, but real: everything that the process had in memory is lost. Function
+    and arguments are pickled, so it must be a function of a module. A coroutine function is run
+    with `asyncio.run`. `batch` is the number of the batch to die in, counting the batches that the
+    process writes from 1.
 
-    Raises `PointNotReachedError`, with the traceback of what the function raised, when the process
-    ended otherwise or was not there after `timeout_s` seconds.
+    Raises `PointNotReachedError` when the process ended in another way, with the traceback if the
+    function raised, or when it had not reached the point after `timeout_s` seconds. Raises
+    `ValueError` for an unknown point.
     """
     name = checked_point(point)
-    context = multiprocessing.get_context("spawn")  # no thread of this process is in it
+    context = multiprocessing.get_context("spawn")  # the child has no threads of this process
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, name, batch, function, arguments, options))
     process.start()
@@ -67,7 +69,7 @@ def kill_at(
 
 
 def _hear(receiver: Connection, timeout_s: float) -> tuple[str, ...] | str | None:
-    """The batches under way at the point, what went wrong instead, or None for silence."""
+    """Return the batches under way at the point, or what went wrong, or None after the time-out."""
     if not receiver.poll(timeout_s):
         return None
     try:
@@ -95,7 +97,7 @@ def _run(
             done = function(*arguments, **options)
             if inspect.iscoroutine(done):
                 asyncio.run(done)
-        except BaseException:  # noqa: BLE001 - all of it is told
+        except BaseException:  # noqa: BLE001 - all of it is reported
             sender.send(f"the function raised before it came to {point}:\n{traceback.format_exc()}")
         else:
             sender.send(not_reached(point, batch, watch.passed))

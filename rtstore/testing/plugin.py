@@ -1,4 +1,4 @@
-"""Fixtures for the tests of a runtime; a test suite asks for them by name:
+"""Fixtures for the tests of a runtime. A test suite enables them by name:
 
 pytest_plugins = ["rtstore.testing.plugin"]
 """
@@ -19,13 +19,13 @@ TEAM = "team-test"
 
 @pytest.fixture
 def runtime_directory(tmp_path: Path) -> Path:
-    """Where a runtime directory can be made; there is none yet."""
+    """A path at which a runtime directory can be created; nothing is there yet."""
     return tmp_path / "runtime"
 
 
 @pytest.fixture
 def store_options() -> dict[str, Any]:
-    """Options of `RuntimeStore.open` and `AsyncRuntimeStore.open`: times and ids that are the same
+    """Options of `RuntimeStore.open` and `AsyncRuntimeStore.open` that make times and ids the same
     in every run."""
     return {
         "clock": StepClock(),
@@ -37,6 +37,6 @@ def store_options() -> dict[str, Any]:
 
 @pytest.fixture
 def runtime_store(runtime_directory: Path, store_options: dict[str, Any]) -> Iterator[RuntimeStore]:
-    """An open store of the team `team-test`, in which nothing was committed yet."""
+    """An open store of the team `team-test`, in which nothing is committed yet."""
     with RuntimeStore.open(runtime_directory, team_name=TEAM, **store_options) as store:
         yield store

@@ -6,27 +6,27 @@ from typing import NamedTuple
 
 
 class CrashPoint(NamedTuple):
-    """A moment in the commit protocol, and what is true at it."""
+    """A moment in the commit protocol, and the state of the batch at that moment."""
 
     name: str
     logged: bool
-    """The batch is in the log, durable: it will happen."""
+    """Whether the batch is in the log, durably: recovery will complete it."""
     published: int
-    """How many of its files have their new version."""
+    """The number of its files that have their new version."""
     completed: bool
-    """The batch is committed."""
+    """Whether the batch is committed."""
 
     def __str__(self) -> str:
         return self.name
 
 
 def crash_points(stores: int = 1) -> tuple[CrashPoint, ...]:
-    """All points that the writer of a batch of so many stores comes by, in order.
+    """Return all points that the writer of a batch of `stores` stores reaches, in order.
 
     `before-log`, `in-log` and `after-log` are before, inside and after the SQL transaction whose
-    commit decides that the batch happens; `in-file-2` is when half of its second file is written
-    (to a temporary file), `after-rename-2` when that file has its name; `in-complete` and
-    `after-complete` are inside and after the last SQL transaction.
+    commit is the commit point of the batch. At `in-file-2` half of the second file is written, to a
+    temporary file. At `after-rename-2` that file has its name. `in-complete` and `after-complete`
+    are inside and after the last SQL transaction. Raises `ValueError` when `stores` is less than 1.
     """
     if stores < 1:
         raise ValueError(f"a batch writes at least one store, not {stores}")
@@ -48,4 +48,4 @@ def crash_points(stores: int = 1) -> tuple[CrashPoint, ...]:
 
 
 POINTS = crash_points()
-"""Those that every batch comes by."""
+"""The points that every batch reaches."""

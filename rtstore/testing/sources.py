@@ -9,7 +9,7 @@ NOON = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 
 
 class StepClock:
-    """A clock that goes on by a step at each look."""
+    """A clock that advances by one step at each call (default: one millisecond)."""
 
     def __init__(self, start: datetime = NOON, step: timedelta = timedelta(milliseconds=1)) -> None:
         self._start = start
@@ -17,17 +17,17 @@ class StepClock:
         self._count = itertools.count()
 
     def __call__(self) -> datetime:
-        """What time it is."""
+        """Return the time, and advance the clock."""
         return self._start + next(self._count) * self._step
 
 
 class Ids:
-    """A factory that makes `batch-1`, `batch-2`, ..."""
+    """An id factory that returns `PREFIX-1`, `PREFIX-2`, ..."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._count = itertools.count(1)
 
     def __call__(self) -> str:
-        """A new id."""
+        """Return a new id."""
         return f"{self._prefix}-{next(self._count)}"
