@@ -1,1 +1,1 @@
-"""What is done to a whole runtime directory: create, upgrade, back up, rebuild, examine."""
+"""Operations on a whole runtime directory: create, upgrade, back up, rebuild, examine."""

@@ -1,5 +1,4 @@
-"""Makes a runtime directory and its database, and remembers the stores that are in it and how much
-history is kept."""
+"""Creates a runtime directory and its database, and saves its descriptors and its retention."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ from rtstore.model.times import Clock
 from rtstore.shell import shell_word
 
 # `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every
-# directory that is opened is there, and current, and then neither is needed.
+# directory that is opened exists and is current, and then neither is needed.
 
 logger = logging.getLogger("rtstore.maintenance")
 
@@ -40,7 +39,7 @@ logger = logging.getLogger("rtstore.maintenance")
 def check_made(
     directory: Path, team_name: str | None, descriptors: Registry | None, fs: FileSystem
 ) -> None:
-    """Raise unless there is a database that this package can read as it is; touch nothing.
+    """Raise unless there is a database that this package can read as it is. Change nothing.
 
     Raises `NotARuntimeDirectoryError`, `DatabaseMissingError`, `OlderDatabaseError`,
     `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError`, `StorageError`.
@@ -69,8 +68,8 @@ def make_or_upgrade(
     may_upgrade: bool,
     with_data: bool,
 ) -> None:
-    """See to it that there is a database at the newest revision. `with_data`: it is not upgraded
-    when the data of its stores could not be brought up to the registry afterwards."""
+    """Ensure that there is a database at the newest revision. `with_data`: refuse the upgrade when
+    the data of its stores could not be upgraded to the registry afterwards."""
     path = directory / DATABASE_NAME
     if is_read_only(directory):
         raise StorageError(
@@ -108,7 +107,7 @@ def make(
     fs: FileSystem,
     retention: Retention | None,
 ) -> None:
-    """Make the runtime directory and its database, unless somebody else just did."""
+    """Create the runtime directory and its database, unless another process just did."""
     if not _is_legacy(directory):
         refuse_lost_database(directory, team_name, registry, fs)
     if team_name is None or not team_name.strip():
@@ -138,7 +137,7 @@ def make(
     with lock.hold():
         if revisions.exists(path):
             return
-        refuse_lost_database(directory, team_name, registry, fs)  # nobody else writes now
+        refuse_lost_database(directory, team_name, registry, fs)  # no other writer now
 
         def fill(connection: Connection) -> None:
             manifest.insert_manifest(connection, default_manifest(team_name, clock()))
@@ -160,10 +159,11 @@ def check_before_use(
     *,
     with_data: bool,
 ) -> None:
-    """Refuse what a runtime must not go on with; nothing was changed then.
+    """Raise when a runtime must not continue with this state. Change nothing.
 
-    Raises `DatabaseMissingError` where the database knows of no batch and the files do, and, with
-    `with_data`, `DataUpgradeError` where the data of a store cannot be brought up to the registry.
+    Raises `DatabaseMissingError` when the database has no batch but a store file shows that there
+    was one. With `with_data`, raises `DataUpgradeError` when the data of a store cannot be upgraded
+    to the registry.
     """
     if head.high_watermark == 0:
         known = registry or database.read(manifest.load_descriptors)
@@ -177,7 +177,8 @@ def check_before_use(
 
 @contextmanager
 def _in_its_own_words(directory: Path) -> Iterator[None]:
-    """Say what the operating system means where it says no more than that something failed."""
+    """Replace the cause of a `StorageError` where the operating system only reports a failure: name
+    the WAL that cannot be read, or the owner or mode that forbids it."""
     try:
         yield
     except StorageError as error:
@@ -189,13 +190,14 @@ def _in_its_own_words(directory: Path) -> Iterator[None]:
             )
             raise StorageError(directory, problem, error.cause) from error
         forbidden = owners.why_forbidden(directory)
-        if forbidden is None or owners.whose(directory) is not None:  # it is said already
+        if forbidden is None or owners.whose(directory) is not None:  # the error says it already
             raise
         raise StorageError(directory, forbidden, error.cause) from error
 
 
 def report_loose_modes(directory: Path) -> None:
-    """Say when others may read what may hold secrets; it may be meant, so it is not changed."""
+    """Log when other users may access what may hold secrets. The mode may be intended, so it is not
+    changed."""
     for path in (directory, directory / DATABASE_NAME):
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
@@ -212,7 +214,7 @@ def _is_legacy(directory: Path) -> bool:
 def register(
     database: Database, wanted: Registry | None, lock: WriterLock, *, read_only: bool
 ) -> Registry:
-    """The descriptors of this directory: those wanted, remembered; or those remembered."""
+    """Return the descriptors of this directory: those wanted, which are saved, or those saved."""
     remembered = database.read(manifest.load_descriptors, autocommit=True)
     if wanted is None:
         return Registry(remembered)
@@ -232,7 +234,7 @@ def remember_retention(
     *,
     read_only: bool,
 ) -> Retention:
-    """How much history is kept: what is wanted, remembered; or what is remembered."""
+    """Return the retention of this directory: the one wanted, which is saved, or the one saved."""
     if wanted is None:
         return remembered
     if not read_only and wanted != remembered:

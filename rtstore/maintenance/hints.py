@@ -1,5 +1,5 @@
-"""What to do where there is no runtime store: a new directory, one to take over, or one whose
-database is gone."""
+"""Suggests what to do where there is no runtime store: a new directory, a legacy directory, or one
+whose database is gone."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rtstore.shell import shell_word
 
 
 def suggest_command(directory: Path, team_name: str | None) -> str:
-    """The command that makes a store in a directory, takes over what is in it, or goes on where the
-    store is. Store files whose database is gone want a look first: a new store would know none of
-    them."""
+    """Return the command that creates a store in a directory, imports a legacy directory, or uses
+    the store below it. For store files without a database it is the doctor: a new store would know
+    none of them."""
     with no_fork():  # only where there is no store
         from rtstore import legacy
 
@@ -42,7 +42,8 @@ def suggest_command(directory: Path, team_name: str | None) -> str:
 def what_is_there(
     directory: Path, descriptors: Iterable[Descriptor], fs: FileSystem
 ) -> tuple[str, ...]:
-    """What shows that a directory without a database had one: store files, and what was kept."""
+    """Return what shows that a directory without a database once had one: store files, quarantine,
+    and databases that were set aside."""
     known = [item.relative_path for item in (*KNOWN_DESCRIPTORS, *descriptors)]
     return (*store_files(directory, known, fs), *kept_beside(directory, fs))
 
@@ -53,10 +54,10 @@ def refuse_lost_database(
     descriptors: Iterable[Descriptor] | None,
     fs: FileSystem,
 ) -> None:
-    """Raise `DatabaseMissingError` where there is no database and something that it knew of.
+    """Raise `DatabaseMissingError` when there is no database, but there are files that it knew.
 
-    Looks at the files first and then whether there is a database after all: one that somebody else
-    makes at this moment is there before the first of its files.
+    Reads the files first and looks for the database afterwards. A database that another process
+    creates at this moment exists before its first store file.
     """
     found = what_is_there(directory, descriptors or (), fs)
     if found and not revisions.exists(directory / DATABASE_NAME):
@@ -71,10 +72,10 @@ def refuse_lost_database(
 def refuse_lost_batches(
     directory: Path, database: Database, descriptors: Iterable[Descriptor], fs: FileSystem
 ) -> None:
-    """Raise `DatabaseMissingError` where the database knows of no batch at all and a store's file
-    is there: what its first session committed was in a WAL that did not come along.
+    """Raise `DatabaseMissingError` when the database has no batch, but a store file is there: the
+    batches of its first session were in a WAL that was not copied along.
 
-    The rows are asked after the files: a batch is in them before its first file is there.
+    Reads the files first and the rows afterwards: a batch has its row before its first file.
     """
     paths = [item.relative_path for item in descriptors]
     found = tuple(path for path in paths if has_envelope(directory, path, fs))
@@ -90,18 +91,20 @@ def refuse_lost_batches(
 
 
 def knows_no_batch(database: Database) -> bool:
-    """Whether nothing was ever logged in a database."""
+    """Return whether no batch was ever logged in a database."""
     return database.read(batches.last_number) == 0
 
 
 def nameless(files: Iterable[str]) -> list[str]:
-    """Those of some store files whose stores only the runtime can name: a file does not say it."""
+    """Return the store files whose stores only the runtime can name: a file does not contain the
+    name of its store."""
     known = {item.relative_path for item in KNOWN_DESCRIPTORS}
     return [path for path in files if path not in known]
 
 
 def how_to_rebuild_in_the_runtime(directory: Path, team_name: str | None) -> str:
-    """The same for a runtime with stores of its own, which no command can name."""
+    """Return the call that rebuilds the database of a runtime with stores of its own, which no
+    command can name."""
     return (
         f"rtstore.rebuild_database({str(directory)!r}, team_name={team_name or 'NAME'!r}, "
         "descriptors=[...]) in the runtime, with its descriptors"

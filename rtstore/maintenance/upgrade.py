@@ -1,14 +1,14 @@
-"""Brings the control database of a runtime directory to this package's revision, whole or not.
+"""Upgrades the control database of a runtime directory to this package's revision, atomically.
 
-    1 look      the revision, before anything is touched; current: nothing to do
-    2 lock      the writer lock; look again: another process may have been quicker
+    1 look      read the revision, before anything is changed; current: nothing to do
+    2 lock      take the writer lock; look again: another process may have been quicker
     3 back up   the database as it is, through SQLite's backup API; verified, flushed, named
-    4 upgrade   every revision in one transaction, foreign keys off; checked before its commit
-    5 tidy      back-ups beyond the newest few go
+    4 upgrade   run every revision in one transaction, foreign keys off; check before its commit
+    5 tidy      remove the back-ups beyond the newest few
 
-The commit of step 4 is the only moment at which anything changes for a reader: whatever dies and
-when, the database is at the old revision or at the new one, whole. What a process that died left
-(a back-up, half of one) is in nobody's way, and goes with the next upgrade.
+Only the commit of step 4 changes anything for a reader. Wherever the process dies, the database is
+at the old revision or at the new one, whole. A crash leaves only a back-up, or half of one; the
+next upgrade removes it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from rtstore.model.records import Record
 from rtstore.model.times import Clock, Timestamp, format_time, to_utc_ms, utc_now
 
 BACKUPS_KEPT = 3
-"""How many back-ups of upgrades stay in a runtime directory: the newest."""
+"""The number of back-ups of upgrades that stay in a runtime directory: the newest ones."""
 
 _PREFIX, _SUFFIX = "runtime-store.backup-", ".sqlite3"
 _UNFINISHED = f".{_PREFIX}new{_SUFFIX}"
@@ -62,12 +62,12 @@ class UpgradeReport(Record):
     from_revision: str
     to_revision: str
     revisions: tuple[str, ...]
-    """Those that were run, in order; empty when the database was current."""
+    """The revisions that were run, in order; empty when the database was current."""
     dry_run: bool = False
-    """True: they were run on a copy, which is gone; the directory is as it was."""
+    """True when they were run on a copy, which is removed; the directory is unchanged."""
     upgraded_at: Timestamp | None = None
     backup: Path | None = None
-    """The database as it was before. None when nothing was changed."""
+    """The back-up of the database from before the upgrade; None when nothing was changed."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -88,16 +88,18 @@ def upgrade_directory(
     progress: copying.Progress | None = None,
     fs: FileSystem | None = None,
 ) -> UpgradeReport:
-    """Bring the control database of a runtime directory to the newest revision.
+    """Upgrade the control database of a runtime directory to the newest revision.
 
-    The database as it was is kept beside it, and verified, before anything changes. Durable when it
-    returns. A database that is current is left as it is. With `dry_run` the upgrade is tried on a
-    copy, and the directory stays as it is. `progress` is called with how many pages of the database
-    are copied, and how many there are. With `descriptors` an older database is refused first whose
-    store data could not be brought up to them (`DataUpgradeError`): an older program could not go
-    on with the one, nor a newer one with the other.
+    Before anything changes, the database is backed up into the same directory, and the back-up is
+    verified. Durable when it returns. A current database is left as it is. With `dry_run` the
+    upgrade is tried on a copy, and the directory is not changed. `progress` is called with the
+    number of database pages that are copied, and the number of all.
 
-    Raises `UpgradeFailedError` when a revision fails (the database is as it was),
+    With `descriptors`, a database whose store data could not be upgraded to them is refused first
+    (`DataUpgradeError`). Otherwise no program could continue: an older one does not know the new
+    database, and a newer one does not know the old data.
+
+    Raises `UpgradeFailedError` when a revision fails (the database is then unchanged),
     `NotARuntimeDirectoryError`, `WrongTeamError`, `NewerDatabaseError`, `ForeignDatabaseError`,
     `CorruptDatabaseError`, `StorageError`, `DatabaseLockedError`, and `LockTimeoutError` after
     `lock_timeout_s` seconds.
@@ -108,7 +110,7 @@ def upgrade_directory(
     arguments.optional_function(progress, "progress")
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
-        with no_fork():  # only here: it knows the ancestor's directories
+        with no_fork():  # imported only here: it also loads the legacy format
             from rtstore.maintenance.hints import suggest_command
 
         raise NotARuntimeDirectoryError(
@@ -124,7 +126,7 @@ def upgrade_directory(
         return _try_on_a_copy(directory, found, to_utc_ms(clock()), progress)
     with (lock or WriterLock(directory, lock_timeout_s)).hold():
         found = upgrade.inspect_revision(path)
-        if found == REVISIONS[-1]:  # by somebody else, since the first look
+        if found == REVISIONS[-1]:  # another process upgraded it since the first look
             return _report(directory, found)
         now = to_utc_ms(clock())
         with _backed_up(path, found, now, fs, progress) as backup:
@@ -135,11 +137,11 @@ def upgrade_directory(
 
 @contextmanager
 def upgrade_by_hand(directory: str | Path) -> Iterator[Connection]:
-    """The same for whoever runs some revisions in the block, on the connection that it is given:
-    under the writer lock, after a back-up, in one transaction that is checked and on record.
+    """Open a block that runs some revisions on the connection it receives: under the writer lock,
+    after a back-up, in one transaction that is checked and recorded.
 
-    For `alembic upgrade` in a checkout. Raises what `upgrade_directory` raises; whatever the block
-    raises, the database is as it was.
+    For `alembic upgrade` in a checkout. Raises what `upgrade_directory` raises. If the block
+    raises, the database is unchanged.
     """
     directory, fs = Path(directory), FileSystem()
     path = directory / DATABASE_NAME
@@ -169,7 +171,7 @@ def upgrade_by_hand(directory: str | Path) -> Iterator[Connection]:
 
 
 def run(path: Path, found: str, now: datetime, backup_name: str) -> None:
-    """Step 4: all revisions after `found`, and the row that says so, in one transaction."""
+    """Step 4: run all revisions after `found` and record them, in one transaction."""
     try:
         with upgrade.revision_connection(path) as connection:
             upgrade.run_revisions(connection)
@@ -194,7 +196,7 @@ def run(path: Path, found: str, now: datetime, backup_name: str) -> None:
 
 
 def backups_in(directory: Path, fs: FileSystem) -> list[Path]:
-    """The back-ups of upgrades in a runtime directory, oldest first."""
+    """Return the back-ups of upgrades in a runtime directory, oldest first."""
     names = [
         name
         for name in fs.list_directory(directory)
@@ -216,8 +218,8 @@ def _report(directory: Path, found: str) -> UpgradeReport:
 
 
 def _check_team(path: Path, team_name: str | None) -> None:
-    """Another team's database is not upgraded on the way to being refused, nor backed up one that
-    has no manifest."""
+    """Raise for another team's database or one without a manifest, before it is backed up or
+    upgraded."""
     database = Database(path, read_only=True)
     try:
         found = database.read(upgrade_log.team_name)
@@ -233,15 +235,13 @@ def _check_team(path: Path, team_name: str | None) -> None:
 def _backed_up(
     path: Path, found: str, now: datetime, fs: FileSystem, progress: copying.Progress | None
 ) -> Iterator[Path]:
-    """Steps 3 and 5, around the block that does step 4: the back-up that it may rely on."""
-    _tidy(
-        path.parent, fs
-    )  # what a process left that died before it came to step 5, again and again
+    """Steps 3 and 5, around a block that does step 4. The block receives the back-up's path."""
+    _tidy(path.parent, fs)  # remove back-ups of crashed processes, which never reached step 5
     backup = _back_up(path, found, now, fs, progress)
     try:
         yield backup
     except Exception as error:
-        # The database is what the back-up is; one for each attempt would fill the disk.
+        # The database still equals the back-up; one back-up for each attempt would fill the disk.
         if not isinstance(error.__cause__ or error, upgrade.UnsureCommitError):
             with suppress(OSError):
                 fs.unlink(backup)
@@ -263,7 +263,7 @@ def _check_data(path: Path, descriptors: Iterable[Descriptor]) -> None:
 def _back_up(
     path: Path, found: str, now: datetime, fs: FileSystem, progress: copying.Progress | None
 ) -> Path:
-    """Step 3. Until it has its name a back-up is none; after that it is whole and flushed."""
+    """Step 3: make the back-up under another name, flush it, and rename it when it is whole."""
     building = path.with_name(_UNFINISHED)
     try:
         _remove_unfinished(path.parent, fs)
@@ -314,8 +314,8 @@ def _time_in(name: str) -> str:
 
 
 def _tidy(directory: Path, fs: FileSystem, *made: Path) -> None:
-    """Step 5. The one that was just made stays, whatever time the clock gave it. What cannot be
-    removed stays too, and is said."""
+    """Step 5: remove old back-ups. The one just made stays, whatever time the clock gave it. One
+    that cannot be removed stays too, and is logged."""
     try:
         others = [path for path in backups_in(directory, fs) if path not in made]
         for path in others[: max(0, len(others) + len(made) - BACKUPS_KEPT)]:
@@ -327,7 +327,7 @@ def _tidy(directory: Path, fs: FileSystem, *made: Path) -> None:
 def _try_on_a_copy(
     directory: Path, found: str, now: datetime, progress: copying.Progress | None
 ) -> UpgradeReport:
-    """Run the revisions on a copy that nobody else can see, and throw it away."""
+    """Run the revisions on a private copy in a temporary directory, and remove the copy."""
     database = Database(directory / DATABASE_NAME, read_only=True)
     try:
         with tempfile.TemporaryDirectory(prefix="rtstore-upgrade-") as temporary:

@@ -1,8 +1,8 @@
-"""Brings the data of a directory's stores up to the versions that its descriptors have.
+"""Upgrades the data of a directory's stores to the schema versions of its descriptors.
 
-All stores that need it are written in one batch of reason `migration`, which belongs to no run: the
-entries keep the identity that they have, so a stale store stays stale. The old contents are in the
-history like those of any batch. A file of a newer version refuses the batch, as it refuses any.
+All stores that need it are written in one batch of reason `migration`, which belongs to no run. The
+entries keep their identity, so a stale store stays stale. The old contents are in the history, as
+with any batch. A file of a newer version refuses this batch, as it refuses any batch.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ _ATTEMPTS = 20
 
 
 class DataUpgradeReport(Record):
-    """What bringing up the data of a directory's stores came to."""
+    """The result of an upgrade of store data."""
 
     batch_id: str | None
-    """The batch that did it; None when it was only rehearsed."""
+    """The batch that wrote the new data; None for a rehearsal."""
     stores: tuple[UpgradedStore, ...]
 
 
 def rehearse(database: Database, registry: Registry) -> DataUpgradeReport | None:
-    """What would be brought up, every function tried on what is committed; None when nothing is to
-    be done. Reads only, and a database of any revision. Raises `DataUpgradeError`."""
+    """Try every upgrade function on the committed contents, and return what would be upgraded; None
+    when nothing would be. Only reads; the database may have any revision. Raises
+    `DataUpgradeError`."""
     if not database.read(lambda connection: list(_older(connection, registry))):
         return None
     _, found, _ = database.read(lambda connection: _prepare(connection, registry))
@@ -47,11 +48,13 @@ def upgrade_data(
     team_name: str,
     check_file: Callable[[Descriptor], None],
 ) -> DataUpgradeReport | None:
-    """Bring up what is older than its descriptor, in one batch; None when nothing is to be done.
+    """Upgrade the data of stores that is older than their descriptors, in one batch. Return None
+    when there is none.
 
-    Durable when it returns. A store whose committed content is not in the database is left. Raises
-    `DataUpgradeError`, `StoreFileChangedError` when somebody else changed a file that would be
-    overwritten, and what `BatchWriter.write_batch` raises; nothing is changed then.
+    Durable when it returns. A store whose committed content is not in the database is left as it
+    is. Raises `DataUpgradeError`, `StoreFileChangedError` when another program changed a file that
+    would be overwritten, and what `BatchWriter.write_batch` raises. When it raises, nothing is
+    changed.
     """
     database = writer.database
     for attempt in range(_ATTEMPTS):
@@ -69,7 +72,7 @@ def upgrade_data(
         )
         try:
             batch = writer.write_batch(request, expected_high_watermark=high_watermark)
-        except ConflictError:  # somebody committed in between: what was read is old
+        except ConflictError:  # another batch was committed meanwhile: read again
             if attempt == _ATTEMPTS - 1:
                 raise
             continue
@@ -89,7 +92,7 @@ def _older(connection: Connection, registry: Iterable[Descriptor]) -> Iterator[D
 def _prepare(
     connection: Connection, registry: Registry
 ) -> tuple[int, tuple[UpgradedStore, ...], tuple[StoreWrite, ...]]:
-    """The high watermark, what is to be brought up, and the new data."""
+    """Return the high watermark, the stores to upgrade, and their new data."""
     found, writes = [], []
     for descriptor in _older(connection, registry):
         name = descriptor.schema_name

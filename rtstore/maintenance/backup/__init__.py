@@ -1,8 +1,8 @@
 """Back-ups of a runtime directory: one consistent state of database and store files.
 
-A back-up is itself a runtime directory, which opens as a ready store, with a record of what is in
-it (`runtime-store.backup.json`). It is made beside busy writers, without the writer lock: the
-database is copied as of one moment, and the store files are written from what was committed then.
+A back-up is itself a runtime directory, which opens as a ready store, with a record of its contents
+(`runtime-store.backup.json`). It is made while writers go on, without the writer lock: the database
+is copied as of one moment, and the store files are written from the contents committed then.
 """
 
 from rtstore.history.materialize import BackupFile

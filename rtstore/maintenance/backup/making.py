@@ -1,4 +1,4 @@
-"""Makes a back-up of a runtime directory beside busy writers."""
+"""Makes a back-up of a runtime directory while writers go on."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def back_up(
     quarantine comes along, and a store file that nobody committed becomes evidence in the copy. The
     destination appears whole, and is flushed.
 
-    Raises `InvalidRequestError` when the destination is neither new nor empty, or is inside of the
-    runtime directory, `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when what
-    was written does not read back.
+    Raises `InvalidRequestError` when the destination is neither new nor empty, or is inside the
+    runtime directory, `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when the
+    written bytes do not read back.
     """
     destination, fs = Path(destination), fs or FileSystem()
     created_at = to_utc_ms(clock())
@@ -74,7 +74,8 @@ def back_up(
 def _fill(
     directory: Path, building: Path, clock: Clock, fs: FileSystem, tell: Progress
 ) -> tuple[list[str], list[BackupFile]]:
-    """Write the files beside the copied database; gives what could not be had, and the files."""
+    """Write the files next to the copied database. Return what could not be copied, and the files
+    that were written."""
     copy = Database(building / DATABASE_NAME)
     try:
         left = [logged for logged in copy.read(batches.load_open) if logged.has_contents]
@@ -94,7 +95,7 @@ def _fill(
             left_out += [] if problem is None else [problem]
             tell(Step.FILES, number + 1, len(quarantined))
     finally:
-        copy.close()  # nobody else knows of it: no lock is needed
+        copy.close()  # no other process knows the copy: no lock is needed
     return left_out, files
 
 

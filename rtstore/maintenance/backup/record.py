@@ -1,4 +1,4 @@
-"""What a back-up says of itself."""
+"""The record in a back-up: what it holds, and of which state."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _FORMAT = 1
 
 
 class Step(StrEnum):
-    """What is under way, for a progress bar."""
+    """The step that is running, for a progress bar."""
 
     DATABASE = "database"
-    """Pages copied."""
+    """Copies the database; counted in pages (in bytes when a back-up is restored)."""
     FILES = "files"
-    """Files written."""
+    """Writes the files; counted in files."""
     CHECK = "check"
-    """Files and database verified."""
+    """Verifies files and database; counted in files."""
 
 
 Progress = Callable[[Step, int, int], None]
-"""Called with the step, how much of it is done, and how much there is to do."""
+"""Called with the step, the amount of it that is done, and the amount of all."""
 
 
 class ChangedFile(Record):
@@ -47,21 +47,22 @@ class ChangedFile(Record):
 
 
 class Backup(Record):
-    """A back-up, as its record says it is."""
+    """A back-up, as its record describes it."""
 
     format_version: int = Field(default=_FORMAT, ge=1)
     path: Path = Field(default=Path())
-    """Where it is: a directory, or the database that an upgrade kept."""
+    """The path of the back-up: a directory, or the database that an upgrade backed up."""
     team_name: str
     revision: str
-    """Of its database."""
+    """The revision of its database."""
     high_watermark: int
     """The number of batches that were committed."""
     last_committed_batch_id: str | None
     origin: str | None = None
-    """The runtime directory that it was made of; None where that is not on record."""
+    """The runtime directory that was backed up; None when that is not recorded."""
     created_at: Timestamp | None
-    """When it was made; None for the database that an upgrade kept, whose name says it."""
+    """When it was made; None for the database that an upgrade backed up, which has it in its
+    name."""
     database_hash: str
     files: tuple[BackupFile, ...]
     left_out: tuple[str, ...] = ()
@@ -71,14 +72,14 @@ class Backup(Record):
 
 
 def write_record(directory: Path, backup: Backup, fs: FileSystem) -> None:
-    """Write the record of a back-up; durable when it returns. Raises OSError."""
+    """Write the record of a back-up. Durable when it returns. Raises OSError."""
     document = backup.model_dump(mode="json", by_alias=True, exclude={"path"})
     text = json.dumps(document, indent=2) + "\n"
     durable.replace(directory / RECORD_NAME, text.encode(), mtime_ns=None, flush=True, fs=fs)
 
 
 def read_record(directory: Path, fs: FileSystem) -> Backup:
-    """The record of a back-up. Raises `BackupDamagedError` where there is none that makes sense."""
+    """Read the record of a back-up. Raises `BackupDamagedError` when it is missing or invalid."""
     path = directory / RECORD_NAME
     try:
         content, _ = fs.read(path)

@@ -1,4 +1,4 @@
-"""Makes a runtime directory of a back-up."""
+"""Makes a runtime directory from a back-up."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ def restore_backup(
     fs: FileSystem | None = None,
     progress: Progress | None = None,
 ) -> Backup:
-    """Make a new runtime directory of a back-up, which is verified first and stays as it is.
+    """Make a new runtime directory from a back-up, which is verified first and is not changed.
 
-    The directory must be new or empty: a living one is never overwritten. It appears whole, and is
-    flushed. From the database that an upgrade kept, the store files are written as they were
-    committed; it stays at its revision, for a program that knows no newer one.
+    The directory must be new or empty: one in use is never overwritten. It appears whole, and is
+    durable when it returns. For a database that an upgrade backed up, the store files are written
+    from the committed contents; the database stays at its revision, for a program that knows no
+    newer one. `progress` is called with the step, the amount that is done, and the amount of all.
 
-    Raises `BackupDamagedError`, `InvalidRequestError` when the directory is not empty, or is inside
-    of the back-up, `StorageError`. Gives the back-up's record, with the path of the new directory.
+    Return the record of the back-up, with the path of the new directory. Raises
+    `BackupDamagedError`, `InvalidRequestError` when the directory is not empty, or is inside the
+    back-up, and `StorageError`.
     """
     source, directory = arguments.path(backup, "backup"), arguments.path(directory, "directory")
     fs = fs or FileSystem()

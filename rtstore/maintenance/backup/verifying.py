@@ -1,4 +1,4 @@
-"""Holds a back-up against its record, and its database against itself."""
+"""Checks a back-up against its record, and its database for consistency."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from rtstore.model.envelope import content_hash
 def verify_backup(
     backup: str | Path, *, fs: FileSystem | None = None, progress: Progress | None = None
 ) -> Backup:
-    """Check a back-up, byte for byte: a directory that `back_up` made, or the database that an
-    upgrade kept. Gives its record. Changes nothing.
+    """Check a back-up, byte for byte, and return its record. Changes nothing.
 
-    Every page, index and foreign key of the database is checked, the hash of its pages, the hash of
-    every content in it, and that of every file. Raises `BackupDamagedError` with everything that
-    is wrong, `NewerDatabaseError` for one of a newer rtstore.
+    A back-up is a directory that `back_up` made, or the database that an upgrade backed up. Checked
+    are every page, index and foreign key of the database, the hash of its pages, the hash of every
+    content in it, and the hash of every file. `progress` is called with the step, the amount that
+    is done, and the amount of all. Raises `BackupDamagedError` with everything that is wrong, and
+    `NewerDatabaseError` for a back-up of a newer rtstore.
     """
     path, fs = arguments.path(backup, "backup"), fs or FileSystem()
     arguments.optional_function(progress, "progress")
@@ -96,14 +97,14 @@ def verify_database(path: Path) -> Backup:
 
 
 def without_content(committed: Iterable[contents.Committed]) -> Iterator[str]:
-    """The files that no back-up can have, each with the reason."""
+    """Return the files whose bytes no back-up can have, each with the reason."""
     for file in committed:
         if not file.has_content:
             yield f"{file.relative_path}: its committed content is not in the database"
 
 
 def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
-    """What a database at rest says of itself, with the files that belong to it."""
+    """Return the record for a database that nobody writes to, and the files that belong to it."""
     database = Database(path, read_only=True)
     try:
         head = database.read(manifest.load_head)
@@ -122,7 +123,7 @@ def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
 
 
 def problems_of_contents(path: Path) -> list[str]:
-    """The contents in a database, history included, that are not what their receipts say."""
+    """Return a sentence for each content, history included, whose hash differs from its receipt."""
     database = Database(path, read_only=True)
     try:
         return database.read(_differing_contents)
@@ -155,8 +156,8 @@ def _problems_of_files(record: Backup, fs: FileSystem, progress: Progress | None
 
 
 def path_of(directory: Path, file: BackupFile) -> Path:
-    """Where a file of a back-up is. The record is a file like any other: raises `UnsafePathError`
-    for what it names outside of the back-up."""
+    """Return the path of a file in a back-up. The record is untrusted: raises `UnsafePathError` for
+    a path outside the back-up."""
     if file.relative_path.startswith(f"{QUARANTINE_DIRECTORY}/"):
         return quarantined_path(directory, file.relative_path)
     return store_path(directory, file.relative_path)

@@ -1,4 +1,4 @@
-"""A new control database made from the store files, when the old one is beyond help."""
+"""Makes a new control database from the store files, when the old one is beyond repair."""
 
 from rtstore.maintenance.rebuild_database.broken import (
     Salvage,

@@ -1,6 +1,6 @@
-"""What is wrong with a control database, and what can still be read of it.
+"""Finds out what is wrong with a control database, and what can still be read from it.
 
-Everything goes through SQLite, read-only; a damaged page makes one question fail, not all of them.
+Everything is read through SQLite, read-only. A damaged page makes one query fail, not all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class Salvage(Record):
-    """What could be read of a database; None and empty where it could not."""
+    """What could be read from a database; None or empty where it could not be read."""
 
     team_name: str | None = None
     identity: RunIdentity | None = None
@@ -37,18 +37,18 @@ class Salvage(Record):
     retention: Retention | None = None
     entries: dict[str, ManifestEntry] = Field(default_factory=dict)
     contents: dict[str, bytes] = Field(default_factory=dict)
-    """Committed contents by store name: only those whose hash is what their entry says."""
+    """Committed contents by store name: only those whose hash is that of their entry."""
     open_batches: tuple[str, ...] = ()
     batches: int | None = None
     quarantined: int | None = None
 
 
 def problem_of(path: Path) -> str | None:
-    """Why a control database cannot be used, or None when it is sound.
+    """Return why a control database cannot be used, or None when it is sound.
 
-    Every page, row and content is looked at, history included. Raises `NewerDatabaseError` and, for
-    what cannot be told apart from a sound one, `StorageError` and `DatabaseLockedError`;
-    `ForeignDatabaseError` for another program's.
+    Every page, row and content is checked, history included. Raises `NewerDatabaseError`,
+    `ForeignDatabaseError` for a database of another program, and `StorageError` and
+    `DatabaseLockedError` when the database may be sound but cannot be read now.
     """
     try:
         if not revisions.exists(path):
@@ -67,7 +67,7 @@ def problem_of(path: Path) -> str | None:
         if error.may_be_damage:
             return error.problem
         raise
-    except ValueError as error:  # a row that makes no sense
+    except ValueError as error:  # a row with invalid values
         return f"the manifest makes no sense: {str(error).splitlines()[0]}"
     return None
 
@@ -80,14 +80,14 @@ def _read_everything(path: Path, revision: str) -> None:
         database.read(batches.list_batches)
         database.read(batches.load_open)
         database.read(recovery_log.list_quarantined)
-        if revision == REVISIONS[-1]:  # an older database does not remember it
+        if revision == REVISIONS[-1]:  # an older database does not have it
             database.read(manifest.load_retention)
     finally:
         database.close()
 
 
 def what_is_left(path: Path) -> Salvage:
-    """Everything that can still be read and is of use. Reads only."""
+    """Return everything useful that can still be read. Reads only."""
     try:
         found = path.lstat()
         revisions.check_side_files(path)
@@ -103,7 +103,7 @@ def what_is_left(path: Path) -> Salvage:
 
 
 def knows_batch(path: Path, batch_id: str) -> bool:
-    """Whether what is left of a database has a batch of that id."""
+    """Return whether a batch of that id can still be read from a database."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return False

@@ -1,19 +1,21 @@
-"""A new control database from the store files, in the place of one that is beyond help.
+"""Makes a new control database from the store files, and replaces one that is beyond repair.
 
-    1 look       is it really beyond help? a sound, newer or other program's database is refused
-    2 lock       the writer lock; look again
-    3 read       what can still be read of the old one: the team, descriptors, entries, contents
-    4 survey     every store file, held against what a write must pass
-    5 make       the new database, whole and flushed, under another name
-    6 set aside  the old one with its WAL, by renaming, into a folder of its own (made before 5)
-    7 publish    the new database gets the name
+    1 look       check that it is beyond repair; refuse a sound, newer or foreign database
+    2 lock       take the writer lock; look again
+    3 read       read what the old one still has: the team, descriptors, entries, contents
+    4 survey     check every store file as a write is checked
+    5 make       make the new database, whole and flushed, under another name
+    6 set aside  move the old one and its WAL, by renaming, into a folder (made before step 5)
+    7 publish    rename the new database to its name
 
-Whatever dies and when: before 6 the old database is in its place, damaged as it was; between 6 and
-7 there is none, and the waiting new one makes every way in refuse (`upgrade.exists`), so that
-nobody starts with an empty store; running it again goes on in either case. The old database is
-moved, never opened with plain file calls and never deleted, and the store files are only read. Who
-still has it open notices at the next read or write (`Database` compares the file with its own), and
-closing it leaves the new WAL alone: SQLite sees that its database was moved.
+A crash before step 6 leaves the old database in its place, as damaged as it was. A crash between 6
+and 7 leaves no database, and the new one under its other name. Every opening then refuses
+(`revisions.exists`), so that no runtime starts with an empty store. In both cases, run it again.
+
+The old database is moved, never opened with plain file calls and never deleted. The store files are
+only read. A process that still has the old database open notices at its next read or write
+(`Database` compares the file with its own). Closing it does not touch the new WAL: SQLite notices
+that its database was moved.
 """
 
 from __future__ import annotations
@@ -82,30 +84,30 @@ def rebuild_database(
     lock_timeout_s: float = DEFAULT_TIMEOUT_S,
     fs: FileSystem | None = None,
 ) -> RebuildReport:
-    """Make a new control database from the store files, when the old one is beyond help.
+    """Make a new control database from the store files, when the old one is beyond repair.
 
-    Every store file that passes what a write must pass becomes what is committed, byte for byte, in
-    one batch of reason `recovery`; the files stay as they are. The old database is kept in a folder
-    beside the new one. Durable when it returns. Interrupted anywhere, it can be run again.
+    Every store file that passes the checks of a write is committed, byte for byte, in one batch of
+    reason `recovery`. The files are not changed. The old database is moved into a folder next to
+    the new one. Durable when it returns. It can be run again after any interruption.
 
     Args:
         directory: the runtime directory.
-        team_name: whose state it is; needed where the old database does not tell it any more.
-        descriptors: the stores of this runtime. Default: those that the old database remembers, or
-            the known stores of an OpenCode team.
-        identity: the run that the files belong to of which the old database does not tell it any
-            more, and the active identity if it does not tell that. Without it they belong to none,
-            and are stale to every run that expects its own.
-        force: rebuild although the database is sound, or another program's, or although there are
-            store files whose stores no descriptor names; they are left out.
+        team_name: the team; needed when it cannot be read from the old database.
+        descriptors: the stores of this runtime. Default: those saved in the old database, or the
+            known stores of an OpenCode team.
+        identity: the run identity for files whose identity cannot be read from the old database,
+            and the active identity when that cannot be read. Without it such files belong to no
+            run, and are stale for every run that expects its own identity.
+        force: rebuild also when the database is sound or of another program, or when there are
+            store files whose stores no descriptor names; those files are left out.
         clock, batch_id_factory, receipt_id_factory: sources of times and ids.
         lock_timeout_s: how long to wait for a writer, in seconds.
         fs: the seam to the file system, for tests.
 
     Raises `InvalidRequestError` for a sound database or an unknown team, `WrongTeamError`,
     `NotARuntimeDirectoryError`, `NewerDatabaseError`, `ForeignDatabaseError`,
-    `DatabaseLockedError`, `LockTimeoutError`, `StorageError`; the old database is then in its place
-    or the error says what to run.
+    `DatabaseLockedError`, `LockTimeoutError` and `StorageError`. The old database is then in its
+    place, or the error says what to run.
     """
     directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
@@ -122,7 +124,7 @@ def rebuild_database(
             interrupted = _interrupted(directory)
             folder = newest_broken(directory, fs) if interrupted else None
             if folder is not None:
-                _set_aside(directory, folder, fs)  # the WAL belongs to the database that went
+                _set_aside(directory, folder, fs)  # the WAL belongs to the old database
             salvage = what_is_left((folder or directory) / DATABASE_NAME)
             team = _team(directory, team_name, salvage, read_launch_state(directory, fs))
             known = registry or Registry(salvage.descriptors or KNOWN_DESCRIPTORS)
@@ -163,7 +165,8 @@ def rebuild_database(
 def _check_reason(
     directory: Path, registry: Registry | None, fs: FileSystem, *, force: bool
 ) -> str:
-    """What is wrong with the database; raises where nothing is, or where it is not ours to move."""
+    """Return what is wrong with the database. Raises when nothing is wrong, or when it must not be
+    moved."""
     path = directory / DATABASE_NAME
     if not fs.is_directory(directory):
         raise NotARuntimeDirectoryError(
@@ -172,7 +175,7 @@ def _check_reason(
     try:
         problem = problem_of(path)
     except ForeignDatabaseError as error:
-        if not force or error.path != path:  # something odd beside a database that may be sound
+        if not force or error.path != path:  # an odd side file; the database may be sound
             raise
         return error.problem
     if problem is None:
@@ -201,7 +204,8 @@ def _check_reason(
 
 
 def _knows_less_than_the_files(directory: Path) -> bool:
-    """Whether the files have what a sound database never heard of: see `refuse_lost_batches`."""
+    """Return whether store files show batches that a sound database does not have; see
+    `refuse_lost_batches`."""
     database = Database(directory / DATABASE_NAME, read_only=True)
     try:
         known = database.read(manifest.load_descriptors)
@@ -225,8 +229,8 @@ def _anything_to_rebuild(directory: Path, registry: Registry | None, fs: FileSys
 def _refuse_nameless(
     directory: Path, known: Registry, team: str, fs: FileSystem, *, force: bool
 ) -> None:
-    """A store file does not say the name of its store. Leaving it out unasked would be the silent
-    reset that a rebuild is there to prevent."""
+    """Raise when there are store files whose stores no descriptor names, unless forced. A store
+    file does not contain its store's name, and leaving it out would silently reset that store."""
     found = sorted(set(store_files(directory, (), fs)) - set(_paths(known)))
     if found and not force:
         names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
@@ -273,7 +277,7 @@ def _completed(given: RunIdentity | None, active: RunIdentity | None) -> RunIden
 
 
 class _NewDatabase:
-    """The rows of the new database, decided before it is made."""
+    """The rows of the new database, computed before it is made."""
 
     def __init__(
         self,
@@ -331,7 +335,7 @@ class _NewDatabase:
     def _batch(self, batch_id: str) -> Batch:
         own = self.identity
         return Batch(
-            batch_number=0,  # the database gives it
+            batch_number=0,  # the database assigns it
             batch_id=batch_id,
             team_name=self._team_name,
             run_id=own.run_id if own else None,
@@ -380,7 +384,7 @@ class _NewDatabase:
 
 
 def newest_broken(directory: Path, fs: FileSystem) -> Path | None:
-    """The folder with the database that was set aside last, or None."""
+    """Return the folder with the database that was set aside last, or None."""
     numbers = [
         int(name.removeprefix(BROKEN_PREFIX))
         for name in fs.list_directory(directory)
@@ -394,12 +398,13 @@ def _broken(directory: Path, number: int) -> Path:
 
 
 def _make_folder(directory: Path, fs: FileSystem) -> Path | None:
-    """The folder to move the old database to; None where there is nothing to move. It is there
-    before the new database is, so an interrupted rebuild finds its own as the newest."""
+    """Create and return the folder for the old database; return None when there is nothing to move.
+    It exists before the new database does, so an interrupted rebuild finds its own as the newest.
+    """
     newest = newest_broken(directory, fs)
     if not any(os.path.lexists(directory / f"{DATABASE_NAME}{suffix}") for suffix in _FILES):
         return None
-    if newest is not None and not fs.list_directory(newest):  # a dead rebuild's
+    if newest is not None and not fs.list_directory(newest):  # of an interrupted rebuild
         return newest
     last = 0 if newest is None else int(newest.name.removeprefix(BROKEN_PREFIX))
     folder = _broken(directory, last + 1)
@@ -409,14 +414,14 @@ def _make_folder(directory: Path, fs: FileSystem) -> Path | None:
 
 
 def _interrupted(directory: Path) -> bool:
-    """Whether a rebuild died after it began to move the old database away."""
+    """Return whether a rebuild died after it began to move the old database."""
     path = directory / DATABASE_NAME
     return not os.path.lexists(path) and revisions.rebuilt_path(path).exists()
 
 
 def _set_aside(directory: Path, folder: Path, fs: FileSystem) -> None:
-    """Move the old database. It goes first: without it, what belongs beside it, and the new one
-    that waits, make every way in refuse."""
+    """Move the old database and its side files; the database first. Without it, every opening
+    refuses because of the side files and the new database under its other name."""
     for suffix in _FILES:
         source = directory / f"{DATABASE_NAME}{suffix}"
         if os.path.lexists(source):

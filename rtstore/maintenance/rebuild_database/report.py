@@ -1,4 +1,4 @@
-"""What a rebuild found, kept and lost."""
+"""The report of a rebuild: what it found, set aside and lost."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from rtstore.model.records import Record, RunIdentity
 
 
 class StoreOutcome(StrEnum):
-    """What became of one store."""
+    """The outcome for one store."""
 
     FROM_FILE = "from_file"
-    """Its file passed what a write must pass, and is what is committed now."""
+    """Its file passed the checks of a write, and is committed now."""
     FROM_DATABASE = "from_database"
-    """Its file did not, but its committed content could still be read in the damaged database, and
-    has the hash that it should have; opening the store writes the file."""
+    """Its file is missing or did not pass, but its committed content could be read from the damaged
+    database, with the right hash. Opening the store writes the file."""
     LEFT_OUT = "left_out"
-    """There is a file that cannot be taken; it stays as it is, for `rtstore plan`."""
+    """Its file cannot be committed; it is not changed, and `rtstore plan` shows it."""
     MISSING = "missing"
-    """There is no file, and no content in the database."""
+    """There is no file, and no content could be read from the database."""
 
 
 class RebuiltStore(Record):
-    """One store."""
+    """One store of a rebuilt directory."""
 
     schema_name: str
     relative_path: str
     outcome: StoreOutcome
     detail: str | None = None
-    """Why its file was not taken, or what is odd about it."""
+    """Why its file was not committed, or what is unusual about it."""
 
 
 class RebuildReport(Record):
-    """What one call of `rebuild_database` found and did."""
+    """The report of one call of `rebuild_database`."""
 
     directory: Path
     team_name: str
     problem: str
-    """What was wrong with the database."""
+    """The reason why the database was rebuilt."""
     kept_aside: Path | None
-    """The folder that the damaged database was moved to; None where there was none at all."""
+    """The folder that the old database was moved to; None when there was none."""
     batch_id: str | None
-    """The batch of reason `recovery` that stands for all stores; None when none could be taken."""
+    """The batch of reason `recovery` that wrote all stores; None when none could be committed."""
     high_watermark: int
-    """It goes on from that of the damaged database, where that could be read."""
+    """It continues from that of the damaged database, when that could be read."""
     active_identity: RunIdentity | None
     stores: tuple[RebuiltStore, ...]
     lost: tuple[str, ...]
-    """What the new database does not have, a sentence each."""
+    """What was lost with the old database, a sentence each."""
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The store files held against what a write must pass, to become what is committed. Reads only."""
+"""Checks store files as a write is checked, so that they can be committed. Reads only."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _SUFFIX = ".json"
 
 
 class FoundStore(Record):
-    """One store, and what is to be committed for it."""
+    """One store, and the content to commit for it."""
 
     store: RebuiltStore
     content: bytes | None = None
-    """None: nothing."""
+    """None when there is nothing to commit."""
     schema_version: int = 0
     mtime_ns: int = 0
     entry: ManifestEntry | None = None
-    """What the damaged database said of this very content; None where it said nothing."""
+    """The entry of the damaged database for exactly this content; None when there is none."""
 
 
 def look_at_store(
     directory: Path, descriptor: Descriptor, salvage: Salvage, fs: FileSystem
 ) -> FoundStore:
-    """What can be committed for one store: its file, or else what the database still has of it."""
+    """Return what can be committed for one store: its file, or else its content in the damaged
+    database."""
     name, path = descriptor.schema_name, descriptor.relative_path
     entry = salvage.entries.get(name)
     try:
@@ -61,8 +62,8 @@ def look_at_store(
 
 
 def unknown_files(directory: Path, registry: Iterable[Descriptor], fs: FileSystem) -> list[str]:
-    """JSON files in the directory that are no store's: perhaps those of stores that only the
-    damaged database knew."""
+    """Return the names of JSON files in the directory that belong to no known store. They may
+    belong to stores that only the damaged database knew."""
     known = {item.relative_path for item in registry}
     return sorted(
         name
@@ -72,8 +73,8 @@ def unknown_files(directory: Path, registry: Iterable[Descriptor], fs: FileSyste
 
 
 def _problem(descriptor: Descriptor, content: bytes) -> tuple[str | None, int]:
-    """Why a file cannot become what is committed, or None; and its schema version. Data of an
-    older version is taken as it is: opening the store brings it up."""
+    """Return why a file cannot be committed, or None; and its schema version. Data of an older
+    version is committed as it is: opening the store upgrades it."""
     try:
         envelope = decode(content)
     except EnvelopeError as error:
