@@ -1,1 +1,1 @@
-"""The doctor: it gathers facts of a runtime directory, and judges them."""
+"""The doctor: gathers facts about a runtime directory, and judges them."""

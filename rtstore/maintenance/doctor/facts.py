@@ -1,4 +1,4 @@
-"""What is known of a runtime directory before `rtstore.maintenance.doctor.judge` judges it."""
+"""The facts about a runtime directory that `rtstore.maintenance.doctor.judge` judges."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState
 
 
 class DatabaseState(StrEnum):
-    """What there is under the name of the control database."""
+    """The state of the control database."""
 
     SOUND = "sound"
     OLDER = "older"
@@ -71,12 +71,12 @@ class DatabaseState(StrEnum):
     DAMAGED = "damaged"
     ABSENT = "absent"
     LEGACY = "legacy"
-    """None, but the control files of the file-only ancestor."""
+    """There is no database, but there are the control files of the legacy format."""
     REBUILD_INTERRUPTED = "rebuild_interrupted"
     LOCKED = "locked"
     UNREADABLE = "unreadable"
     UNUSABLE = "unusable"
-    """Nothing is wrong with it, but with where it is, or how."""
+    """The database is sound, but this process or this place cannot use it."""
 
 
 class Facts(Record):
@@ -87,9 +87,10 @@ class Facts(Record):
     state: DatabaseState
     problem: str | None = None
     odd_file: Path | None = None
-    """What lies beside the database under the name of its WAL, and is no regular file."""
+    """An entry next to the database with the name of its WAL that is not a regular file."""
     linked: tuple[Path, ...] = ()
-    """Where a link under the database's name leads to a sound one: its files, itself the last."""
+    """When the database's name is a link to a sound database: the files of that one, the database
+    itself last."""
     has_store_files: bool = False
     nameless_files: tuple[str, ...] = ()
     """Store files of stores that no descriptor here names; looked for where there is no database
@@ -102,7 +103,7 @@ class Facts(Record):
     team_in_database: str | None = None
     """The team that a damaged database still tells."""
     backup: Path | None = None
-    """The newest back-up, verified; looked for only where one would help."""
+    """The newest sound back-up; gathered only when one would help."""
     restored: Path | None = None
     """Where it can be restored to: beside the directory, a name that nobody has."""
     import_refused: str | None = None
@@ -110,12 +111,13 @@ class Facts(Record):
     damaged_control_file: Path | None = None
     """The one of them that is damaged, where that is why."""
     lock_holder: str | None = None
-    """What the holder of the writer lock wrote; None when the lock is free."""
+    """The text that the holder of the writer lock wrote; None when the lock is free."""
     lock_since: Timestamp | None = None
     sql_writer: Process | None = None
-    """Who has a write transaction open on the database without the writer lock."""
+    """A process with a write transaction open on the database that does not hold the writer
+    lock."""
     readers: tuple[Process, ...] = ()
-    """Who has the database open."""
+    """The processes that have the database open."""
     engine: tuple[int, int, int] = (3, 51, 3)
     file_system: str | None = None
     is_read_only: bool = False
@@ -129,16 +131,16 @@ class Facts(Record):
     """How large the database is once its WAL is moved into it; looked at where the disk is full."""
     may_write: bool = True
     loose_modes: tuple[str, ...] = ()
-    """What others may read or write, each with its mode."""
+    """Paths that other users may read or write, each with its mode."""
     unreadable: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
-    """What is here and belongs to another user, so that this one cannot read or change it."""
+    """Paths here that belong to another user, so that this user cannot read or change them."""
     owner: str | None = None
     """USER:GROUP of the directory."""
     user: str = ""
     """USER:GROUP of this process."""
     is_others: bool = False
-    """The directory itself belongs to another user than this one."""
+    """Whether the directory itself belongs to another user than this one."""
     settings: dict[str, str | int | None] = Field(default_factory=dict)
     """Pragmas of the database file as they are; None: not looked at."""
     lost_evidence: tuple[str, ...] | None = None
@@ -148,8 +150,8 @@ class Facts(Record):
     sizes: dict[str, int] = Field(default_factory=dict)
     newest_batch_at: Timestamp | None = None
     future_files: tuple[str, ...] = ()
-    """Store files with a time of modification that has not come yet."""
+    """Store files with a modification time in the future."""
     verdict: str | None = None
-    """What `rtstore status` says; None where it cannot look."""
+    """The verdict of `rtstore status`; None when it cannot be computed."""
     next: tuple[Suggestion, ...] = ()
-    """What `rtstore status` would have one run."""
+    """The next steps that `rtstore status` suggests."""

@@ -1,7 +1,8 @@
 """Gathers the facts about a runtime directory, whatever state it is in.
 
-Reads only: nothing is created, changed or locked, beside a writer and on a read-only file system
-alike. A fact that cannot be had is left out; the one that matters then says why.
+Reads only: nothing is created, changed or locked. It works while a writer is busy, and on a
+read-only file system. A fact that cannot be read is left out, and `problem` says why when it
+matters.
 """
 
 from __future__ import annotations
@@ -64,12 +65,12 @@ from rtstore.model.times import parse_time, utc_now
 Result = TypeVar("Result")
 
 _NEIGHBOURS = 1_000
-"""How many names beside the runtime directory are looked at for back-ups of it."""
+"""The number of names next to the runtime directory that are checked for back-ups of it."""
 _OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
 
 
 def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
-    """Everything that `diagnose` wants to know, but for what the plan says (`verdict`, `next`).
+    """Return all facts that `diagnose` needs, except those of the plan (`verdict`, `next`).
 
     Raises OSError when the directory itself cannot be listed.
     """
@@ -151,10 +152,11 @@ def _hindrances(
 
 
 def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
-    """Who holds the writer lock, and who writes to the database without it.
+    """Return who holds the writer lock, and the process that writes to the database without it.
 
-    A store's writer takes the lock first and gives it up last, but may do both between two looks.
-    So a suspect is looked for again while the lock is kept free: one that writes then is proven.
+    A writer of rtstore takes the lock first and releases it last, but may do both between two
+    checks. So a suspect is checked again while the lock is kept free: a process that writes then
+    certainly writes without it.
     """
     lock = WriterLock(directory)
     if lock.is_held():
@@ -171,7 +173,7 @@ _READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)
 
 
 _State = tuple[DatabaseState, str | None, Path | None]
-"""The state of the database, what is wrong with it, and the odd file beside it."""
+"""The state of the database, what is wrong with it, and the odd file next to it."""
 
 
 def _state(directory: Path) -> _State:
@@ -218,7 +220,7 @@ def _state_of_error(error: RuntimeStoreError, path: Path) -> _State:
 
 
 def _something_beside(path: Path) -> bool:
-    """Whether only what belongs beside a database is there."""
+    """Return whether a WAL or a rollback journal is there, which belongs to a database."""
     return any(
         _lstat(path.with_name(path.name + suffix)) is not None for suffix in ("-wal", "-journal")
     )
@@ -228,7 +230,8 @@ def _something_beside(path: Path) -> bool:
 
 
 def _read(path: Path, query: Callable[[Connection], Result]) -> Result | None:
-    """A query to a database that was found readable a moment ago; None when it no longer is."""
+    """Run a query on a database that was readable a moment ago; return None when it no longer
+    is."""
     database = Database(path, read_only=True)
     try:
         return database.read(query)
@@ -263,8 +266,9 @@ def _newest_batch(path: Path) -> datetime | None:
 
 
 def _backup(directory: Path, fs: FileSystem) -> Path | None:
-    """The newest back-up of this directory that is sound: those of upgrades in it, and those beside
-    it that say so. Another directory of the same team may have its back-ups there, too."""
+    """Return the newest sound back-up of this directory. Candidates are the back-ups of upgrades in
+    it, and the back-ups next to it that are of this directory: another directory of the same team
+    may have its back-ups there too."""
     candidates = [(_mtime(path), path) for path in backups_in(directory, fs)]
     beside: list[str] = []
     with suppress(OSError):
@@ -282,7 +286,7 @@ def _backup(directory: Path, fs: FileSystem) -> Path | None:
 
 
 def _free_name(directory: Path) -> Path:
-    """A name beside a directory that nobody has, for what a back-up is restored to."""
+    """Return a free path next to a directory, to restore a back-up to."""
     base = directory if directory.name not in ("", "..") else directory.resolve()
     for number in range(1, _NEIGHBOURS):
         path = base.with_name(f"{base.name}-restored{'' if number == 1 else f'-{number}'}")
@@ -292,8 +296,9 @@ def _free_name(directory: Path) -> Path:
 
 
 def _is_of(directory: Path, record: Backup) -> bool:
-    """Whether a back-up is of this directory: its record says so, or the database still knows the
-    batch that was the last in it (a directory that was moved since; a back-up without the word)."""
+    """Return whether a back-up is of this directory. Either its record names the directory, or the
+    database still has the last batch of the back-up. The second finds back-ups of a directory that
+    was moved since, and back-ups whose record does not name one."""
     if record.origin == str(directory.absolute()):
         return True
     last = record.last_committed_batch_id
@@ -301,7 +306,7 @@ def _is_of(directory: Path, record: Backup) -> bool:
 
 
 def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
-    """What is ours by its place, and another user's."""
+    """Return the paths that belong to the store and are owned by another user."""
     inside = [str(file.relative_to(directory)) for file in files]
     inside += [name for name in sorted(names) if name.startswith(_OWN_PREFIXES)]
     inside.append(QUARANTINE_DIRECTORY)
@@ -314,7 +319,8 @@ def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Ite
 
 
 def _linked(path: Path) -> Iterator[Path]:
-    """Where a link under the database's name leads to a sound database: that, after its WAL."""
+    """Return the sound database that a link under the database's name leads to, its side files
+    first."""
     found = _lstat(path)
     if found is None or not stat.S_ISLNK(found.st_mode):
         return
@@ -380,7 +386,7 @@ def _from_the_future(files: Sequence[Path], now: datetime) -> Iterator[str]:
 def _loose(directory: Path, paths: Sequence[Path]) -> Iterator[str]:
     for path in paths:
         found = _lstat(path)
-        if found is None or stat.S_ISLNK(found.st_mode):  # the mode of a link says nothing
+        if found is None or stat.S_ISLNK(found.st_mode):  # the mode of a link has no meaning
             continue
         if stat.S_IMODE(found.st_mode) & 0o077:
             name = "the directory" if path == directory else path.name
@@ -398,7 +404,7 @@ def _space(directory: Path) -> os.statvfs_result | None:
 
 
 def _file_system(directory: Path) -> str | None:
-    """The kind of the file system that a directory is on, as Linux tells it, or None."""
+    """Return the type of the file system of a directory, as Linux reports it, or None."""
     best: tuple[int, str] | None = None
     try:
         real = directory.resolve()

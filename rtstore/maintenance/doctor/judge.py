@@ -1,6 +1,6 @@
-"""What is wrong with a runtime directory, and which way leads out: pure, from gathered facts.
+"""Judges what is wrong with a runtime directory, and how to repair it: pure, from gathered facts.
 
-Every check gives a finding: green (as it should be), yellow (works, but look at it) or red (does
+Every check returns a finding: green (as it should be), yellow (works, but look at it) or red (does
 not work, or will lose something), each with a sentence, and with commands where one helps.
 """
 
@@ -49,12 +49,12 @@ CLOCK_TOLERANCE = timedelta(seconds=2)
 ROOM_FOR_NOTHING = 64 << 10
 """With less free space than this, no batch finds room."""
 SPARE_BYTES = 16 << 20
-"""Less free space than this, beside what the files here take, is worth a word."""
+"""Bytes. Free space below this plus the size of the files here is reported."""
 LARGE_WAL = 64 << 20
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     GREEN = "green"
     YELLOW = "yellow"
@@ -62,7 +62,7 @@ class Level(StrEnum):
 
 
 class Check(StrEnum):
-    """What was looked at."""
+    """The subject of a check."""
 
     DATABASE = "database"
     STORES = "stores"
@@ -79,7 +79,7 @@ class Check(StrEnum):
 
 
 class Finding(Record):
-    """What one check found."""
+    """The result of one check."""
 
     check: Check
     level: Level
@@ -88,7 +88,7 @@ class Finding(Record):
 
 
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
-    """Every finding, in the order of the checks."""
+    """Return every finding, in the order of the checks."""
     checks = (
         _database, _stores, _lock, _engine, _file_system, _space, _permissions, _settings,
         _quarantine, _stray_files, _sizes, _clock,
@@ -97,20 +97,20 @@ def diagnose(facts: Facts) -> tuple[Finding, ...]:
 
 
 def worst(findings: tuple[Finding, ...]) -> Level:
-    """The level of the whole: that of the worst finding."""
+    """Return the level of the worst finding."""
     order = (Level.GREEN, Level.YELLOW, Level.RED)
     return max((finding.level for finding in findings), key=order.index, default=Level.GREEN)
 
 
 def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
-    """Whether a version of SQLite has the WAL-reset bug."""
+    """Return whether a version of SQLite has the WAL-reset bug."""
     first, last = WAL_RESET_BUG
     patched = any(version[:2] == fixed[:2] and version >= fixed for fixed in WAL_RESET_BACKPORTS)
     return first <= version <= last and not patched
 
 
 def parse_since(holder: str) -> str | None:
-    """The time in what a holder of the writer lock wrote of itself, or None."""
+    """Return the time in the text that a holder of the writer lock wrote, or None."""
     found = re.search(r"since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)", holder)
     return found[1] if found else None
 
@@ -145,7 +145,7 @@ def _database(facts: Facts) -> Iterator[Finding]:
 
 
 def _without(facts: Facts, say: _FindingBuilder) -> Finding:
-    """Where there is no database that could be used."""
+    """Return the finding when there is no usable database."""
     match facts.state:
         case DatabaseState.LEGACY if facts.import_refused is not None:
             return say.red(
@@ -233,7 +233,8 @@ def _without_control_file(facts: Facts) -> Suggestion:
 
 
 def _ways_out(facts: Facts) -> Iterator[Suggestion]:
-    """A back-up has the history, the files have the newest state: both are offered."""
+    """Suggest a restore and a rebuild: a back-up has the history, the files have the newest
+    state."""
     if facts.backup is not None:
         restored = facts.restored or Path(f"{facts.directory}-restored")
         yield Suggestion(
@@ -471,7 +472,7 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
 
 
 def _make_accessible(facts: Facts) -> Suggestion:
-    """By ownership where that is what is wrong, by modes otherwise."""
+    """Suggest a change of owner when the owner is wrong, else a change of modes."""
     return _own(facts) if facts.others or facts.is_others else _open_up(facts)
 
 
@@ -596,19 +597,19 @@ def _writing(facts: Facts, command: str, why: str) -> Suggestion:
 
 
 class _FindingBuilder:
-    """Makes the findings of one check."""
+    """Builds the findings of one check."""
 
     def __init__(self, check: Check) -> None:
         self._check = check
 
     def green(self, sentence: str) -> Finding:
-        """All is as it should be."""
+        """Return a finding that all is as it should be."""
         return Finding(check=self._check, level=Level.GREEN, sentence=sentence)
 
     def yellow(self, sentence: str, *ways: Suggestion) -> Finding:
-        """It works, but somebody should look at it."""
+        """Return a finding that works, but that somebody should look at."""
         return Finding(check=self._check, level=Level.YELLOW, sentence=sentence, ways=ways)
 
     def red(self, sentence: str, *ways: Suggestion) -> Finding:
-        """It does not work, or will lose something."""
+        """Return a finding that does not work, or will lose something."""
         return Finding(check=self._check, level=Level.RED, sentence=sentence, ways=ways)
