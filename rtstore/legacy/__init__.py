@@ -1,9 +1,7 @@
-"""Takes over the directories of the file-only ancestor, where the control data were JSON files, and
-gives them back.
+"""Imports directories of the legacy format, whose control data are JSON files, and exports to it.
 
-`control_files` reads and checks those files, `survey` holds the stores beside them against what
-they say, `importing` writes the rows and
-changes no JSON file. `exporting` goes the other way.
+`control_files` reads and checks those files. `survey` compares the store files with them.
+`importing` writes the rows, and changes no JSON file. `exporting` goes the other way.
 """
 
 from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory

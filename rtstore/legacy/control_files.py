@@ -1,8 +1,8 @@
-"""The ancestor's manifest and receipts, read and checked.
+"""Reads and checks the manifest and the receipts of the legacy format.
 
-Each is a JSON file, alone or in the envelope of a store file. Whatever is wrong in one of them is a
-`LegacyImportError` that names the file and the place, so that nothing is written before all of it
-is understood. Reads only.
+Each is a JSON file, with or without the envelope of a store file. Any fault in one of them raises
+`LegacyImportError`, which names the file and the place. So nothing is written before everything is
+understood. Reads only.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ UNAMBIGUOUS_MANIFEST = "opencode-runtime-manifest.json"
 MANIFEST_NAMES = ("manifest.json", UNAMBIGUOUS_MANIFEST)
 RECEIPTS_NAME = "opencode-runtime-receipts.json"
 OUR_KEY = "rtstore"
-"""In the envelope of the receipts: what an export adds."""
+"""The key in the envelope of the receipts for what an export adds."""
 SCHEMA_VERSION = 1
-"""Of the manifest, of the receipts, and of their envelopes."""
+"""The schema version of the manifest, of the receipts, and of their envelopes."""
 
 _MARKS = {"teamName", "highWatermark", "entries"}
-"""Keys of a manifest by which it is known."""
+"""The keys by which a legacy manifest is recognised."""
 RUNTIME_DIRECTORY = ".opencode-runtime"
-"""Where a team keeps its runtime directory."""
+"""The name of the runtime directory in a team's directory."""
 _Value = TypeVar("_Value")
 
 
 class ControlFiles(Record):
-    """Both control files, understood and checked."""
+    """Both control files, parsed and checked."""
 
     manifest_path: Path
     manifest_place: str
-    """Where the manifest is in its file: `data` when it is in an envelope, else nothing."""
+    """The place of the manifest in its file: `data` when it is in an envelope, else empty."""
     manifest: AncestorManifest
     batches: tuple[AncestorBatch, ...]
     """Oldest first; empty when there is no receipts file."""
     names: tuple[str, ...]
-    """Of the files that were read."""
+    """The names of the files that were read."""
     content_hash: str
-    """Over the bytes of both."""
+    """The hash over the bytes of both files."""
 
     def bad_manifest(self, place: str, problem: str) -> LegacyImportError:
-        """The error for a place in the manifest (`entries[3].relativePath`)."""
+        """Return the error for a place in the manifest, such as `entries[3].relativePath`."""
         return LegacyImportError(
             self.manifest_path, f"{_joined(self.manifest_place, place)}: {problem}"
         )
@@ -72,7 +72,7 @@ class ControlFiles(Record):
         ]
 
     def unknown_keys(self) -> list[str]:
-        """Keys that these records do not know, as `manifest.entries[].note`."""
+        """Return the keys that these records do not know, such as `manifest.entries[].note`."""
         records: list[tuple[str, Iterable[LegacyRecord]]] = [
             ("manifest", [self.manifest]),
             ("manifest.entries[]", self.manifest.entries),
@@ -93,10 +93,10 @@ class ControlFiles(Record):
 
 
 def is_legacy_directory(directory: Path) -> bool:
-    """Whether the directory holds the ancestor's manifest, damaged or not. Never raises.
+    """Return whether the directory holds a legacy manifest, damaged or not. Never raises.
 
-    `manifest.json` is a name that others use too: it counts when it looks like the ancestor's, or
-    when it is damaged and still recognisable by its text or by the receipts beside it.
+    Other programs use the name `manifest.json` too. It counts when it looks like a legacy manifest,
+    or when it is damaged but its text or the receipts next to it still identify it.
     """
     try:
         if os.path.lexists(directory / UNAMBIGUOUS_MANIFEST):
@@ -121,7 +121,8 @@ def is_legacy_directory(directory: Path) -> bool:
 
 
 def current_hash(directory: Path, fs: FileSystem) -> str | None:
-    """`ControlFiles.content_hash` of what is there now, unread; None without a manifest."""
+    """Return `ControlFiles.content_hash` of the files as they are now, without parsing them; None
+    when there is no manifest."""
     manifests = _manifests(directory, fs)
     if not manifests:
         return None
@@ -131,8 +132,8 @@ def current_hash(directory: Path, fs: FileSystem) -> str | None:
 def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
     """Read manifest and receipts; the receipts may be absent.
 
-    Raises `LegacyImportError` for a directory that has no manifest, or has two that differ, and for
-    a file that cannot be read or is damaged.
+    Raises `LegacyImportError` when the directory has no manifest, or two that differ, and when a
+    file is unreadable or damaged.
     """
     if not fs.is_directory(directory):
         problem = "it is not a directory" if directory.exists() else "there is no such directory"
@@ -187,8 +188,8 @@ def _no_manifest(directory: Path) -> LegacyImportError:
 
 
 def _refuse_other_manifest(path: Path, content: bytes) -> None:
-    """Many programs have a `manifest.json`. Of one that has no word of the ancestor's, saying which
-    of its keys is missing would help nobody."""
+    """Raise for the `manifest.json` of another program, which has none of the legacy keys. Listing
+    its missing keys would not help."""
     try:
         document = pydantic_core.from_json(content)
     except ValueError:
@@ -202,7 +203,7 @@ def _refuse_other_manifest(path: Path, content: bytes) -> None:
 
 
 def _manifest_in(document: object) -> dict[str, Any]:
-    """The manifest in a JSON document, in an envelope or not; empty when it cannot be one."""
+    """Return the manifest in a JSON document, in an envelope or not; empty when there is none."""
     data = document.get("data", document) if isinstance(document, dict) else None
     return data if isinstance(data, dict) else {}
 
@@ -222,7 +223,7 @@ def _read(path: Path, fs: FileSystem) -> bytes | None:
 
 
 def _hash_of_both(manifest: bytes, receipts: bytes | None) -> str:
-    # With its length before it, no byte of the one file can be taken for one of the other.
+    # The length comes first, so no byte of one file can be taken for a byte of the other.
     return content_hash(b"%d\n%b%b" % (len(manifest), manifest, receipts or b""))
 
 
@@ -230,7 +231,7 @@ def _hash_of_both(manifest: bytes, receipts: bytes | None) -> str:
 
 
 def _parse(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> tuple[_Value, str]:
-    """The value of a control file, and where it is in the file: `data` in an envelope."""
+    """Return the value of a control file, and its place in the file: `data` in an envelope."""
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
     except ValueError as error:
@@ -247,7 +248,7 @@ def _parse(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> tuple[_V
 def _with_set_aside(
     path: Path, content: bytes, batches: tuple[AncestorBatch, ...]
 ) -> tuple[AncestorBatch, ...]:
-    """The batches, with those that an export set aside where they were."""
+    """Return the batches, with those that an export set aside at their old positions."""
     document = pydantic_core.from_json(content)
     if not isinstance(document, dict) or OUR_KEY not in document:
         return batches
@@ -259,7 +260,8 @@ def _with_set_aside(
 
 
 def _validate(path: Path, place: str, value: object, adapter: TypeAdapter[_Value]) -> _Value:
-    # As JSON once more: only there does `strict` take a string for an enum, and a list for a tuple.
+    # Encoded as JSON again: only in JSON does `strict` accept a string for an enum, a list for a
+    # tuple.
     try:
         return adapter.validate_json(pydantic_core.to_json(value), by_alias=True, by_name=False)
     except ValidationError as error:

@@ -1,9 +1,9 @@
-"""The control data written as the ancestor's files, so that its readers can go on with them.
+"""Writes the control data as files of the legacy format, for the programs that read it.
 
-What the ancestor has no place for is beside what it has: the exact time of a file (`mtimeNs`) and a
-batch's high watermark are keys that it does not read, and a failed batch, which would block its
-readiness for ever, is set aside in the envelope of the receipts. An import finds all of it again.
-The history of contents, evidence and recoveries stay in the database only.
+What the legacy format has no place for is stored in additional keys, which legacy programs do not
+read: the exact time of a file (`mtimeNs`) and a batch's high watermark. A failed batch would block
+their readiness forever, so it is set aside in the envelope of the receipts. An import reads all of
+this again. The history of contents, quarantine and recoveries stay in the database only.
 """
 
 from __future__ import annotations
@@ -35,29 +35,30 @@ from rtstore.model.records import Batch, BatchState, Manifest, PlannedWrite, Qua
 from rtstore.model.times import Clock, format_time, to_utc_ms
 
 REPLACED = "replaced by an export"
-"""Why an older control file of the ancestor lies in quarantine."""
+"""The reason with which an older legacy control file is quarantined."""
 
 
 class ExportReport(Record):
-    """What an export wrote."""
+    """The report of an export."""
 
     directory: Path
     team_name: str
     high_watermark: int
     control_files: tuple[str, ...]
     stores: int
-    """Entries of the manifest."""
+    """The number of entries in the manifest."""
     batches: dict[BatchState, int]
-    """The batches in the receipts, by state; those that failed are set aside."""
+    """The number of batches in the receipts, by state; failed ones are set aside."""
     left_out: tuple[str, ...]
-    """Stores whose committed content is not in the database, so that their files are not in a new
-    directory."""
+    """Stores whose committed content is not in the database, so that a new directory does not have
+    their files."""
     replaced: tuple[str, ...]
-    """Where control files that said something else are kept, relative to the directory."""
+    """The quarantine paths of control files with other content that were replaced, relative to the
+    directory."""
 
 
 class _State(Record):
-    """Everything that is exported, as of one moment."""
+    """Everything to export, as of one moment."""
 
     manifest: Manifest
     batches: tuple[tuple[Batch, tuple[PlannedWrite, ...]], ...]
@@ -66,12 +67,11 @@ class _State(Record):
 def export_here(
     directory: Path, database: Database, lock: WriterLock, clock: Clock, fs: FileSystem
 ) -> ExportReport:
-    """Write manifest and receipts beside the stores, under the writer lock.
+    """Write manifest and receipts next to the stores, under the writer lock.
 
-    Flushed when it returns. Control files that are there and say something else are kept in
-    quarantine first. Killed on the way, the directory has the old files or the new ones, each
-    whole, and an export again goes on. Raises `BatchUnfinishedError` while a batch is open,
-    `StorageError`, `LockTimeoutError`.
+    Durable when it returns. Control files with other content are quarantined first. After a crash
+    each file is the old one or the new one, whole; export again to finish. Raises
+    `BatchUnfinishedError` while a batch is open, `StorageError`, and `LockTimeoutError`.
     """
     with lock.hold():
         state = database.read(_read)
@@ -101,10 +101,11 @@ def export_here(
 def export_to(
     directory: Path, database: Database, destination: Path, fs: FileSystem
 ) -> ExportReport:
-    """Write a new directory of the ancestor's: control files, and every store as it is committed.
+    """Write a new directory of the legacy format: control files, and every store as committed.
 
-    It appears whole, and is flushed. Takes no lock. Raises `InvalidRequestError` when it is neither
-    new nor empty, or is inside of the runtime directory, `StorageError`.
+    The directory appears whole, and is durable when it returns. Takes no lock. Raises
+    `InvalidRequestError` when the destination is neither new nor empty, or is inside the runtime
+    directory, and `StorageError`.
     """
     with new_directory(destination, "destination", fs, outside=directory) as building:
         state, written = database.read(
@@ -154,7 +155,8 @@ def _report(
 def _keep(
     directory: Path, name: str, content: bytes, clock: Clock, fs: FileSystem
 ) -> QuarantinedFile | None:
-    """Keep what is about to be replaced, unless it is the same; gives the row for it."""
+    """Quarantine a control file that is about to be replaced, and return its row; None when there
+    is no file, or its content is the same."""
     try:
         found, _ = fs.read(directory / name)
     except FileNotFoundError:
@@ -178,7 +180,7 @@ def _keep(
 
 
 def _files(state: _State, manifest_names: Iterable[str]) -> dict[str, bytes]:
-    """The control files by name, in the order in which they are written: the manifest last, for it
+    """Return the control files by name, in the order of writing. The manifest is last, because it
     says what is committed."""
     receipts = _envelope(state, _receipts(state.batches), _set_aside(state.batches))
     manifest_file = _envelope(state, _manifest(state.manifest), None)
@@ -200,7 +202,7 @@ def _envelope(state: _State, data: object, ours: object) -> bytes:
 def _manifest(current: Manifest) -> dict[str, Any]:
     document: dict[str, Any] = current.model_dump(mode="json", by_alias=True)
     for entry in document["entries"]:
-        del entry["batchNumber"]  # ours alone; the receipt says the same
+        del entry["batchNumber"]  # not in the legacy format; the receipt identifies the batch
     return document
 
 

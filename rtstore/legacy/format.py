@@ -1,7 +1,7 @@
-"""The ancestor's control data as records, with the types that its files must satisfy.
+"""The control data of the legacy format as records, with the types that the files must satisfy.
 
-Strict: nothing is converted, so a number in quotes is a damaged file and no number. Keys that these
-records do not know are remembered, to be reported.
+Strict: nothing is converted, so a number in quotes makes a file damaged. Unknown keys are kept, and
+reported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rtstore.model.times import parse_time
 
 _INTEGER_MAX = 2**63 - 1
 _MTIME_MS_MAX = 9.0e12
-"""What fits into 64 bits as nanoseconds: the year 2255."""
+"""The largest time, in milliseconds, that fits into 64 bits as nanoseconds: the year 2255."""
 
 
 def _time(value: object) -> datetime:
@@ -53,13 +53,13 @@ _Milliseconds = Annotated[float, Field(ge=0, le=_MTIME_MS_MAX, allow_inf_nan=Fal
 
 
 class LegacyRecord(Record):
-    """Base of all that is read from the ancestor's control files."""
+    """Base of all records that are read from legacy control files."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
 class _Written(LegacyRecord):
-    """What an entry and a receipt say alike of one store file."""
+    """The fields about a store file that an entry and a receipt share."""
 
     schema_name: _StoreName
     schema_version: _Count
@@ -71,25 +71,25 @@ class _Written(LegacyRecord):
     capability_snapshot_id: str | None
     behavior_fingerprint: str | None
     exact_mtime_ns: _Count | None = Field(default=None, alias="mtimeNs")
-    """Nanoseconds do not fit into the ancestor's number; an export has them beside it."""
+    """The exact time, which an export adds: nanoseconds do not fit into the legacy number."""
 
     @property
     def mtime_ns(self) -> int:
-        """The time in nanoseconds; divided by a million it is the very same float again."""
+        """Return the time in nanoseconds; divided by a million it is exactly the same float."""
         if self.exact_mtime_ns is not None and self.exact_mtime_ns / 1_000_000 == self.mtime_ms:
             return self.exact_mtime_ns
         return round(Fraction(self.mtime_ms) * 1_000_000)
 
 
 class AncestorEntry(_Written):
-    """An entry of the ancestor's manifest."""
+    """An entry of the legacy manifest."""
 
     last_write_receipt_id: _Text
     state: InspectionState
 
 
 class AncestorManifest(LegacyRecord):
-    """The ancestor's manifest."""
+    """The legacy manifest."""
 
     schema_version: int
     team_name: _Text
@@ -105,7 +105,7 @@ class AncestorManifest(LegacyRecord):
 
 
 class AncestorReceipt(_Written):
-    """A receipt in the ancestor's list of batches."""
+    """A receipt in the legacy list of batches."""
 
     receipt_id: _Text
     batch_id: str
@@ -114,7 +114,7 @@ class AncestorReceipt(_Written):
 
 
 class AncestorBatch(LegacyRecord):
-    """A batch in the ancestor's list."""
+    """A batch in the legacy list of batches."""
 
     batch_id: _Text
     team_name: _Text
@@ -128,22 +128,22 @@ class AncestorBatch(LegacyRecord):
     last_error: str | None = None
     receipts: tuple[AncestorReceipt, ...]
     high_watermark: _Count | None = None
-    """Of an export; the ancestor did not number its batches."""
+    """Set by an export; the legacy format does not number batches."""
 
     @property
     def is_numbered(self) -> bool:
-        """Whether it says itself what its high watermark is, None included."""
+        """Return whether the batch has the key of its high watermark, also when it is None."""
         return "high_watermark" in self.model_fields_set
 
 
 class SetAside(LegacyRecord):
-    """A batch that an export keeps from the ancestor's readers, and where in the list it was."""
+    """A batch that an export hides from legacy programs, and its position in the list."""
 
     position: _Count
     batch: AncestorBatch
 
 
 class Extension(LegacyRecord):
-    """What an export adds to the envelope of the receipts, for an import to find again."""
+    """What an export adds to the envelope of the receipts, for a later import."""
 
     failed_batches: tuple[SetAside, ...] = ()

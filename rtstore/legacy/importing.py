@@ -1,13 +1,14 @@
-"""The ancestor's control data taken into a control database, in one go.
+"""Imports the control data of the legacy format into a control database, atomically.
 
-    1 look       already imported? then nothing is changed; else check everything that can be read
-    2 lock       the writer lock; look again, for what was read before it may have moved
-    3 write      a new database, whole, under another name (or one transaction on an empty one)
-    4 check      the control files are still those that were read
-    5 publish    the name of the database appears, or the transaction commits
+    1 look       already imported: change nothing; else check everything that can be read
+    2 lock       take the writer lock; look again, because the files may have changed
+    3 write      make a new database, whole, under another name (or fill an empty one in one
+                 transaction)
+    4 check      check that the control files are still those that were read
+    5 publish    rename the database to its name, or commit the transaction
 
-Whatever dies and when, there is no database afterwards or a complete one, and importing again goes
-on from there. The JSON files are read and never written.
+After a crash there is no database or a complete one; import again to continue. The JSON files are
+read and never written.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ from rtstore.model.times import Clock, parse_time, to_utc_ms, utc_now
 
 
 class _Task(Record):
-    """What is to be imported into what, read and checked; nothing has been changed yet."""
+    """What to import, and into what: read and checked. Nothing has been changed yet."""
 
     files: ControlFiles
     descriptors: tuple[Descriptor, ...]
     into_existing: bool
-    """There is a control database, and it is empty."""
+    """Whether there is a control database; it is empty."""
 
 
 def import_directory(
@@ -67,38 +68,39 @@ def import_directory(
     fs: FileSystem | None = None,
     batch_id_factory: IdFactory = new_batch_id,
 ) -> ImportReport:
-    """Take over a runtime directory of the file-only ancestor; its JSON files stay as they are.
+    """Import a runtime directory of the legacy format; its JSON files are not changed.
 
-    Manifest, batches, receipts and entries become rows with the ids, times and states that they
-    have, and the bytes of every store file that is what its entry says are taken as its committed
-    content. Files that differ, are missing or were never committed are reported, and recovery
-    plans for them as the ancestor would. Durable when it returns.
+    Manifest, batches, receipts and entries become rows with the same ids, times and states. The
+    bytes of every store file that matches its entry become its committed content. Files that
+    differ, are missing or were never committed are reported, and recovery plans for them as the
+    legacy program would. Durable when it returns.
 
-    A directory that was imported before is left as it is, written to since or not (`changed` is
-    false). A lane below `lanes/` is a directory of its own: `import_team` takes them all.
+    A directory that was imported before is left as it is, whether it was written to since or not
+    (`changed` is false). A lane below `lanes/` is a directory of its own: `import_team` imports all
+    of them.
 
     Args:
         directory: the runtime directory.
-        descriptors: the stores of this runtime; they are remembered. Default: those that an empty
-            store here remembers, or the known stores of an OpenCode team. A store that has an entry
-            but no descriptor is imported all the same, and reported.
-        clock: when the import happens.
+        descriptors: the stores of this runtime; they are saved. Default: those saved in an empty
+            store here, or the known stores of an OpenCode team. A store that has an entry but no
+            descriptor is imported too, and reported.
+        clock: the source of the time of the import.
         lock_timeout_s: how long to wait for a writer of this directory, in seconds.
-        dry_run: only say what would be imported: it is tried in a temporary directory, and nothing
-            is written here, not even a lock file.
+        dry_run: only report what would be imported: the import runs in a temporary directory, and
+            nothing is written here, not even a lock file.
         progress: called with the number of stores that were read, and of all.
         fs: the seam to the file system, for tests.
         batch_id_factory: makes the id of the batch that stands for lost receipts.
 
-    Raises `LegacyImportError`, naming the file and the place, when the directory is not one of the
-    ancestor's, when a control file is damaged or changes meanwhile, and when the store here has
-    batches of its own; nothing is written then. Otherwise as `RuntimeStore.open`.
+    Raises `LegacyImportError`, naming the file and the place, when the directory is not of the
+    legacy format, when a control file is damaged or changes meanwhile, and when the store here has
+    batches of its own. Nothing is written then. Other errors are those of `RuntimeStore.open`.
     """
     directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
     arguments.optional_function(progress, "progress")
     registry = None if descriptors is None else Registry(descriptors)
-    # Everything that can be refused is refused before there is so much as a lock file.
+    # Everything that can be refused is refused before even a lock file is created.
     task = _look(directory, registry, fs)
     if isinstance(task, ImportReport):
         return task
@@ -107,7 +109,7 @@ def import_directory(
         return importer.dry_run(task)
     with WriterLock(directory, lock_timeout_s).hold():
         task = _look(directory, registry, fs)
-        if isinstance(task, ImportReport):  # by somebody else, since the first look
+        if isinstance(task, ImportReport):  # another process imported it since the first look
             return task
         return importer.run(task)
 
@@ -125,7 +127,7 @@ def why_refused(directory: Path, fs: FileSystem) -> LegacyImportError | None:
 
 
 def _look(directory: Path, registry: Registry | None, fs: FileSystem) -> _Task | ImportReport:
-    """What is to be imported, or the report that it was. Reads only."""
+    """Return what to import, or the report of an earlier import. Reads only."""
     path = directory / DATABASE_NAME
     head: ManifestHead | None = None
     if revisions.exists(path):
@@ -173,7 +175,7 @@ def _refuse_used(path: Path, head: ManifestHead, last_number: int) -> None:
 
 
 def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> ImportReport:
-    """The report of an import that has nothing to do."""
+    """Return the report of an import that has nothing to do."""
     notes = ["the directory was imported before: nothing was changed"]
     try:
         now = current_hash(report.directory, fs)
@@ -194,7 +196,7 @@ def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> Impor
 
 
 class _Importer:
-    """Carries one import out."""
+    """Runs one import."""
 
     def __init__(
         self,
@@ -218,7 +220,7 @@ class _Importer:
         return self._import(task, lambda fill: revisions.create(path, self._fs, fill))
 
     def dry_run(self, task: _Task) -> ImportReport:
-        """Import into a database that nobody else can see, and throw it away."""
+        """Import into a private database in a temporary directory, and remove it."""
         with tempfile.TemporaryDirectory(prefix="rtstore-import-") as temporary:
             trial = Path(temporary) / DATABASE_NAME
             report = self._import(task, lambda fill: revisions.create(trial, FileSystem(), fill))
@@ -266,7 +268,7 @@ class _Importer:
 
 
 def _fill_existing(path: Path, fill: Callable[[Connection], None]) -> None:
-    """Import into a store in which nothing was committed yet. The caller holds the writer lock."""
+    """Import into a store that has no batch yet. The caller holds the writer lock."""
     database = Database(path)
     try:
         with database.write(flush=True) as connection:
@@ -290,7 +292,7 @@ def _new_id(batch_id_factory: IdFactory, files: ControlFiles) -> str:
 def _notes(
     files: ControlFiles, stores: Sequence[FoundStore], stand_in_id: str | None
 ) -> Iterator[str]:
-    """What a person should know of control files that are sound and do not fit together."""
+    """Yield notes about control files that are sound, but do not match each other."""
     state_of = {batch.batch_id: batch.state for batch in files.batches}
     if RECEIPTS_NAME not in files.names:
         yield f"there is no {RECEIPTS_NAME}: the history of batches was not imported"
@@ -326,7 +328,7 @@ def _notes(
 
 
 def _report(connection: Connection, directory: Path) -> ImportReport:
-    """What the rows say of the import."""
+    """Return the report of an import, from the rows."""
     current = manifest.load(connection)
     imported_at = manifest.load_head(connection).imported_at
     assert imported_at is not None  # noqa: S101 - reported only where it was imported

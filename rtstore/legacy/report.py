@@ -1,4 +1,4 @@
-"""What an import found and did, as records."""
+"""The reports of an import, as records."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rtstore.model.times import Timestamp
 
 
 class StoreOutcome(StrEnum):
-    """What became of one store. Its manifest entry, where it has one, is imported in every case."""
+    """The outcome for one store. Its manifest entry, if any, is imported in every case."""
 
     CONTENT_TAKEN = "content taken"
-    """The file is what was committed; its bytes are in the database now."""
+    """The file matches its entry; its bytes are in the database now."""
     HASH_DIFFERS = "hash differs"
     MISSING = "missing"
     UNREADABLE = "unreadable"
     NOT_A_STORE_FILE = "not a store file"
-    """The bytes are what was committed, but they are no envelope, so they stay in the file only."""
+    """The file matches its entry, but has no envelope; its bytes stay in the file only."""
     NO_MANIFEST_ENTRY = "no manifest entry"
-    """There is a file, but nothing was ever committed for it; it stays in the file only."""
+    """There is a file, but nothing was ever committed for it; its bytes stay in the file only."""
 
 
 class ImportedStore(Record):
@@ -30,16 +30,16 @@ class ImportedStore(Record):
     relative_path: str
     outcome: StoreOutcome
     registered: bool = True
-    """False: the manifest has an entry, but no descriptor of that name is known. Entry and content
-    are kept; a runtime that registers the descriptor can read and write the store."""
+    """False when the manifest has an entry, but no descriptor of that name is known. Entry and
+    content are imported; a runtime that registers the descriptor can read and write the store."""
     detail: str | None = None
 
 
 class OtherKind(StrEnum):
-    """What a file beside the stores is."""
+    """The kind of a file next to the stores."""
 
     LANE = "lane"
-    """A runtime directory of its own; it is imported by itself."""
+    """A runtime directory of its own, which has its own import."""
     LANE_INDEX = "lane index"
     RUN_TOMBSTONES = "run tombstones"
     LOCK = "lock"
@@ -48,7 +48,7 @@ class OtherKind(StrEnum):
 
 
 class OtherFile(Record):
-    """A file or directory that is neither control file nor store; it was left as it is."""
+    """A file or directory that is neither control file nor store; it was not changed."""
 
     path: str
     """Relative to the runtime directory."""
@@ -56,33 +56,33 @@ class OtherFile(Record):
 
 
 class ImportReport(Record):
-    """What one call of `import_directory` found and did."""
+    """The report of one call of `import_directory`."""
 
     directory: Path
     team_name: str
     changed: bool
-    """False: the directory was imported before, and this call left everything as it was."""
+    """False when the directory was imported before, and this call changed nothing."""
     dry_run: bool = False
-    """True: this is what would be imported; everything is as it was."""
+    """True when this is what would be imported; nothing was changed."""
     imported_at: Timestamp
     high_watermark: int
-    """As it is now; the store may have been written to since an earlier import."""
+    """The high watermark now; the store may have been written to since an earlier import."""
     active_identity: RunIdentity | None
     batches: dict[BatchState, int]
-    """The imported batches that are in the database, by state."""
+    """The number of imported batches in the database, by state."""
     receipts: int
-    """The receipts of those that are committed."""
+    """The number of receipts of the committed ones."""
     stores: tuple[ImportedStore, ...] = ()
     """Every store with an entry or a file. Empty when nothing was changed."""
     control_files: tuple[str, ...] = ()
-    """Names of the files that the rows were made from. Empty when nothing was changed."""
+    """The names of the files that the rows were made from. Empty when nothing was changed."""
     other_files: tuple[OtherFile, ...] = ()
     notes: tuple[str, ...] = ()
-    """What a person should know: what was missing, what does not fit together."""
+    """Sentences for the user: what was missing, and what does not match."""
 
 
 class SkippedFile(Record):
-    """A file that was found and not taken over; it is where it was."""
+    """A file that was found and not imported; it was not changed."""
 
     path: str
     """Relative to the team's runtime directory."""
@@ -90,14 +90,14 @@ class SkippedFile(Record):
 
 
 class LaneImport(Record):
-    """What became of one lane."""
+    """The outcome for one lane."""
 
     lane_id: str
-    """As the runtime calls it; the name of its directory is this, percent-encoded."""
+    """The id that the runtime uses; the directory's name is this, percent-encoded."""
     path: str
     """Relative to the team's runtime directory."""
     report: ImportReport | None
-    """None: it could not be imported."""
+    """None when the lane could not be imported."""
     problem: str | None = None
     """Why not. What is repaired is taken over by importing again."""
     damaged: bool = False
@@ -105,12 +105,12 @@ class LaneImport(Record):
 
 
 class TeamImportReport(ImportReport):
-    """What one call of `import_team` found and did: the team's own directory, and its lanes."""
+    """The report of one call of `import_team`: the team's own directory, and its lanes."""
 
     lanes: tuple[LaneImport, ...]
     found: int
-    """Files in the directory and its lanes, those of the store itself left out."""
+    """The number of files in the directory and its lanes, except the store's own."""
     imported: int
-    """Those of them whose contents are in the database now: control files and stores."""
+    """The number of those whose contents are in the database now: control files and stores."""
     skipped: tuple[SkippedFile, ...]
-    """The others."""
+    """The other files, each with the reason."""

@@ -1,16 +1,17 @@
-"""The rows of an import: what the ancestor's control files say, as this database keeps it.
+"""Writes the rows of an import from the control files of the legacy format.
 
-What is derived, because the ancestor did not keep it:
+Some values are not in the legacy format, and are derived:
 
-* the high watermark of a committed batch: the manifest's belongs to the batch that it names as
-  committed last, and those before it are counted back from there. Where that gives no number of at
-  least 1, and for batches that the manifest does not count, it stays empty.
-* the batch of an entry whose receipt is not in the receipts file: every entry needs the row of the
+* The high watermark of a committed batch: the manifest's belongs to the batch that it names as
+  committed last, and the batches before it are counted back from there. It stays empty where the
+  count falls below 1, and for batches that the manifest does not count.
+* The batch of an entry whose receipt is not in the receipts file: every entry needs the row of the
   batch that wrote it, so one committed batch of reason `migration` stands for all of these. It is
-  the newest row, it is not counted in the high watermark, and its writes carry the receipt ids and
-  the times of modification of their entries.
-* a batch that the ancestor calls `committing` is imported as `preparing`: here that word says that
-  recovery has decided to finish the batch from the log, and an imported batch has no log.
+  the newest row, it is not counted in the high watermark, and its writes have the receipt ids and
+  the modification times of their entries.
+* The state of a batch in the legacy state `committing`: it is imported as `preparing`. Here
+  `committing` means that recovery has decided to complete the batch from the log, and an imported
+  batch has no log.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ def write_rows(
     imported_at: datetime,
     stand_in_id: str | None,
 ) -> None:
-    """Write everything, in the caller's transaction, into tables that are empty.
+    """Write all rows into empty tables, in the caller's transaction.
 
-    `content_of` has the bytes of the stores whose files are what their entries say. `stand_in_id`
-    is the id of the batch that stands for lost receipts, None when there are none.
+    `content_of` has the bytes of the stores whose files match their entries. `stand_in_id` is the
+    id of the batch that stands for lost receipts, None when there are none.
     """
     _write_manifest(connection, files, imported_at)
     manifest.save_descriptors(connection, descriptors)
@@ -76,7 +77,8 @@ def write_rows(
 
 
 def high_watermarks(files: ControlFiles) -> list[int | None]:
-    """For each batch, the number of committed batches up to it, where it can be told."""
+    """Return for each batch the number of committed batches up to it, or None when it is
+    unknown."""
     numbers: list[int | None] = []
     next_number: int | None = None
     for batch in reversed(files.batches):
@@ -134,7 +136,7 @@ def _entry(entry: AncestorEntry, batch_number: int) -> ManifestEntry:
 def _batch(batch: AncestorBatch, high_watermark: int | None) -> Batch:
     committing = batch.state is BatchState.COMMITTING
     return Batch(
-        batch_number=0,  # the database gives it
+        batch_number=0,  # the database assigns it
         batch_id=batch.batch_id,
         team_name=batch.team_name,
         run_id=batch.run_id,

@@ -1,7 +1,7 @@
-"""The stores of an ancestor's directory, held against its manifest, and what else lies there.
+"""Compares the store files of a legacy directory with its manifest, and lists its other files.
 
-Reads only. Each store file is read once: the bytes that were hashed are the bytes that are taken,
-whatever happens to the file meanwhile.
+Reads only. Each store file is read once: the imported bytes are the bytes that were hashed, also
+when the file changes meanwhile.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ KNOWN_OTHERS = {
     "lanes.json": OtherKind.LANE_INDEX,
     "opencode-run-tombstones.json": OtherKind.RUN_TOMBSTONES,
 }
-"""Files of the runtime's that are no stores, and stay in use."""
+"""Files of the runtime that are not stores, and stay in use."""
 _OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
-"""The database, its side files, the writer lock, and what a dead process left of a new database."""
+"""The database, its side files, the writer lock, and the unfinished database of a dead process."""
 
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is to do."""
+"""Called with the number of stores that were read, and the number of all."""
 
 
 class FoundStore(Record):
-    """One store, and its bytes where they are to be taken into the database."""
+    """One store, and its bytes when they are to be imported."""
 
     store: ImportedStore
     content: bytes | None = None
@@ -65,7 +65,7 @@ def look_at_stores(
     fs: FileSystem,
     progress: Progress | None = None,
 ) -> list[FoundStore]:
-    """Every store with an entry or a file: the registered ones first, in their order."""
+    """Return every store with an entry or a file; the registered ones first, in their order."""
     entries = {entry.schema_name: entry for entry in files.manifest.entries}
     known = [(item.schema_name, item.relative_path) for item in registry]
     unknown = [
@@ -85,7 +85,8 @@ def look_at_stores(
 
 
 def look_beside(directory: Path, stores: list[FoundStore], fs: FileSystem) -> list[OtherFile]:
-    """The files beside the stores, in the folders that hold any: reported, and left alone."""
+    """Return the other files in the folders that hold stores. They are reported, and not
+    changed."""
     paths = {store.store.relative_path for store in stores}
     folders = {path.rpartition("/")[0] for path in paths} | {""}
     parents = {parent for folder in folders for parent in _parents(folder)}
@@ -101,7 +102,7 @@ def look_beside(directory: Path, stores: list[FoundStore], fs: FileSystem) -> li
 def _look(
     directory: Path, name: str, relative_path: str, entry: AncestorEntry | None, fs: FileSystem
 ) -> FoundStore | None:
-    """One store; None when it has neither entry nor file."""
+    """Return one store; None when it has neither entry nor file."""
 
     def found(
         outcome: StoreOutcome, detail: str | None = None, content: bytes | None = None
@@ -130,8 +131,8 @@ def _look(
 
 
 def is_own(name: str) -> bool:
-    """Whether a name at the top of a runtime directory is that of the store itself: what it made,
-    not the ancestor's control files."""
+    """Return whether a name at the top of a runtime directory belongs to rtstore itself; legacy
+    control files do not."""
     return name == QUARANTINE_DIRECTORY or name.startswith(_OWN_PREFIXES)
 
 
@@ -146,7 +147,7 @@ def _other(directory: Path, path: str, name: str, fs: FileSystem) -> Iterator[Ot
 
 
 def kind_of(name: str) -> OtherKind:
-    """What a file beside the stores is, by its name."""
+    """Return the kind of a file next to the stores, by its name."""
     if name.endswith(".lock"):
         return OtherKind.LOCK
     if ".tmp." in name or name.endswith(".tmp"):
@@ -155,7 +156,7 @@ def kind_of(name: str) -> OtherKind:
 
 
 def _own(name: str) -> bool:
-    """Whether a name in the runtime directory is a control file, or the store's own."""
+    """Return whether a name in the runtime directory is a control file, or belongs to rtstore."""
     return name in RESERVED_NAMES or name == QUARANTINE_DIRECTORY or name.startswith(_OWN_PREFIXES)
 
 

@@ -1,7 +1,7 @@
-"""Takes over a whole team: its runtime directory and every lane below it.
+"""Imports a whole team: its runtime directory and every lane below it.
 
-Each directory is imported whole or not at all, one after the other; whatever dies and when, to
-import again takes over what is left, and the result is the same.
+The directories are imported one after the other, each atomically. After a crash, import again: it
+imports the rest, and the result is the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _WHY = {
 
 
 def runtime_directory_of(directory: Path) -> Path:
-    """The ancestor's runtime directory that a team's directory stands for: itself, or the
+    """Return the legacy runtime directory of a team's directory: itself, or the
     `.opencode-runtime` in it."""
     below = directory / RUNTIME_DIRECTORY
     if not is_legacy_directory(directory) and is_legacy_directory(below):
@@ -63,12 +63,15 @@ def import_team(
     fs: FileSystem | None = None,
     batch_id_factory: IdFactory = new_batch_id,
 ) -> TeamImportReport:
-    """Take over a team's runtime directory and all lanes in it; no JSON file is changed.
+    """Import a team's runtime directory and all lanes in it; no JSON file is changed.
 
-    `directory` is the runtime directory, or the one of the team with `.opencode-runtime` in it. The
-    arguments are those of `import_directory`, which says what is imported and how. What was
-    imported before is left, so an import that was interrupted is simply made again. A lane that
-    cannot be imported is in the report, and stops no other.
+    `directory` is the runtime directory, or the team's directory with `.opencode-runtime` in it.
+    The other arguments are those of `import_directory`, which describes what is imported, except
+    that `progress` is also called with the name of the directory or the id of the lane. Durable
+    when it returns.
+
+    Directories that were imported before are left as they are, so an interrupted import can be run
+    again. A lane that cannot be imported is in the report, and the others are imported.
 
     Raises what `import_directory` raises for the team's own directory.
     """
@@ -119,7 +122,7 @@ def import_team(
 
 
 def _lanes_of(directory: Path, fs: FileSystem) -> list[str]:
-    """The lanes, by path: directories below `lanes/` that hold a manifest of the ancestor."""
+    """Return the paths of the lanes: directories below `lanes/` with a legacy manifest."""
     folder = directory / LANES
     if os.path.islink(folder) or not fs.is_directory(folder):
         return []
@@ -140,7 +143,7 @@ def _taken(report: ImportReport | None) -> int:
 def _skipped(
     directory: Path, report: ImportReport | None, prefix: str, fs: FileSystem
 ) -> Iterator[SkippedFile]:
-    """Every file of one directory that was not taken over, with the reason."""
+    """Yield every file of one directory that was not imported, with the reason."""
     taken: set[str] = set()
     why: dict[str, str] = {}
     default = "not looked at: the directory could not be imported"
@@ -163,7 +166,7 @@ def _skipped(
 
 
 def _files_below(directory: Path, folder: str, fs: FileSystem) -> Iterator[str]:
-    """Every file of a runtime directory, lanes and the store's own left out."""
+    """Yield every file of a runtime directory, except lanes and the files of rtstore."""
     for name in sorted(fs.list_directory(directory / folder if folder else directory)):
         path = f"{folder}/{name}" if folder else name
         if not folder and is_own(name):

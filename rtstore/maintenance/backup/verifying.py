@@ -97,7 +97,7 @@ def verify_database(path: Path) -> Backup:
 
 
 def without_content(committed: Iterable[contents.Committed]) -> Iterator[str]:
-    """Return the files whose bytes no back-up can have, each with the reason."""
+    """Yield the files whose bytes no back-up can have, each with the reason."""
     for file in committed:
         if not file.has_content:
             yield f"{file.relative_path}: its committed content is not in the database"

@@ -306,7 +306,7 @@ def _is_of(directory: Path, record: Backup) -> bool:
 
 
 def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
-    """Return the paths that belong to the store and are owned by another user."""
+    """Yield the paths that belong to the store and are owned by another user."""
     inside = [str(file.relative_to(directory)) for file in files]
     inside += [name for name in sorted(names) if name.startswith(_OWN_PREFIXES)]
     inside.append(QUARANTINE_DIRECTORY)
@@ -319,8 +319,7 @@ def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Ite
 
 
 def _linked(path: Path) -> Iterator[Path]:
-    """Return the sound database that a link under the database's name leads to, its side files
-    first."""
+    """Yield the sound database that a link under the database's name leads to, its WAL first."""
     found = _lstat(path)
     if found is None or not stat.S_ISLNK(found.st_mode):
         return
