@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command. What it needs is imported by the subcommand that needs it."""
+    """Run the command. Each subcommand imports what it needs."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A path or a name that the terminal's encoding lacks is shown, never a traceback.

@@ -1,4 +1,4 @@
-"""`rtstore adopt`: a file changed by hand becomes what is committed."""
+"""`rtstore adopt`: commits a file that was changed by hand."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def run(
     lock_timeout_s: float,
     as_json: bool,
 ) -> ExitCode:
-    """Commit the file as it is, and say in which batch.
+    """Commit the file as it is, and print the batch.
 
-    Opened with `recover=False`: what opening would put right by itself could be this very file.
+    Opens the store with `recover=False`: a recovery on opening could restore this very file.
     """
     check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made for a wrong call

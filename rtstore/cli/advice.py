@@ -1,4 +1,4 @@
-"""What to run next, under a diagnosis: pure, from a plan and a readiness check."""
+"""Suggests what to run next, after a diagnosis: pure, from a plan and a readiness check."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def next_steps(
     newer_files: Sequence[str] = (),
     details: Mapping[str, str] | None = None,
 ) -> tuple[NextStep, ...]:
-    """What to do about a plan, in order; empty when there is nothing to do.
+    """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
     What would end as it did before is not advised again: where an obstacle is in the way of a
     store, that goes first, and by whoever can. `details` says what was found in a file, by store.
@@ -218,7 +218,7 @@ def _newer_files(actions: Iterable[RecoveryAction], details: Mapping[str, str]) 
 
 
 def _for_the_runtime_too(actions: Iterable[RecoveryAction]) -> list[NextStep]:
-    """Stores that nobody can put back, and that no strategy makes anew."""
+    """Return the step for stores that cannot be restored and that no strategy rebuilds."""
     lost = _names(actions, ActionKind.QUARANTINE)
     why = f"the runtime must write {lost}: there is nothing to put back"
     return [NextStep(command=None, why=why)] if lost else []

@@ -1,13 +1,13 @@
 """The subcommands, their options and their help.
 
-Only names and help texts live here: each subcommand imports what it needs when it runs, so that
-`rtstore --help` answers without loading the database layer.
+This module has only names and help texts. Each subcommand imports what it needs when it runs, so
+`rtstore --help` does not load the database layer.
 
-With `--json`, standard output carries exactly one JSON document: the report of the command, or
-`{"error": {"type", "message", "exitCode"}}` when there is none, where the type is the class of the
-exception. (`watch` prints a document a line.) Keys are camelCase and stay; new ones may come. The
-message of an error goes to standard error in either case. A wrong option is refused before it is
-known whether JSON was wanted.
+With `--json`, standard output has exactly one JSON document: the report of the command, or on an
+error `{"error": {"type", "message", "exitCode"}}`, where the type is the class of the exception.
+(`watch` prints one document a line.) Keys are camelCase and stable; new keys may be added. The
+message of an error goes to standard error with and without `--json`. A wrong option is refused
+before `--json` is read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`rtstore backup`, `restore` and `verify`: directories put away, brought back, and checked."""
+"""`rtstore backup`, `restore` and `verify`: makes, restores and checks back-ups."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def back_up(directory: Path, destination: Path, *, as_json: bool) -> ExitCode:
 
 
 def restore(source: Path, directory: Path, *, as_json: bool) -> ExitCode:
-    """Make a runtime directory of a back-up."""
+    """Make a runtime directory from a back-up."""
     with progress_bar(quiet=as_json) as bar:
         backup = restore_backup(source, directory, progress=bar)
     if as_json:

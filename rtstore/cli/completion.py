@@ -1,7 +1,7 @@
-"""What the shell completes: stores, batches and evidence of the directory that is typed already.
+"""Shell completion: stores, batches and quarantined files of the directory that is typed already.
 
-Looks as `rtstore status` does, so it changes nothing; where there is nothing to look at, nothing is
-completed. It never fails: whoever types is told by the command itself.
+Reads as `rtstore status` does, so it changes nothing. Where nothing can be read, nothing is
+completed. It never fails: the command itself reports errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BATCHES = 50
 
 
 def stores(context: typer.Context, incomplete: str) -> Choices:
-    """The stores of the directory, by name; by file where that is what was begun."""
+    """Return the stores of the directory, by name, or by file when a file name was begun."""
     with _opened(context) as store:
         if store is None:
             return []
@@ -34,7 +34,7 @@ def stores(context: typer.Context, incomplete: str) -> Choices:
 
 
 def versions(context: typer.Context, incomplete: str) -> Choices:
-    """The batches that wrote the store which is typed already, newest first."""
+    """Return the batches that wrote the store which is typed already, newest first."""
     with _opened(context) as store:
         if store is None:
             return []
@@ -57,7 +57,7 @@ def versions(context: typer.Context, incomplete: str) -> Choices:
 
 
 def quarantined(context: typer.Context, incomplete: str) -> Choices:
-    """The numbers of the files in quarantine."""
+    """Return the numbers of the files in quarantine."""
     with _opened(context) as store:
         if store is None:
             return []
@@ -86,8 +86,8 @@ def _opened(context: typer.Context) -> Iterator[RuntimeStore | None]:
 
 
 def _typed(context: typer.Context, name: str, position: int) -> str:
-    """An argument that is typed already. While the value of an option is typed, the arguments were
-    not told apart yet."""
+    """Return an argument that is typed already. While the value of an option is being typed, the
+    arguments are not parsed yet."""
     value = context.params.get(name)
     if value is None:
         return context.args[position] if position < len(context.args) else ""

@@ -1,9 +1,9 @@
-"""`rtstore demo`: the main job in five seconds, on a directory of its own.
+"""`rtstore demo`: shows a crash and its recovery in five seconds, in a directory of its own.
 
-It writes checkpoints of a team, kills a second process in the middle of a batch of four stores,
-looks at what that left (files of two versions, a plan that says blocked), recovers by opening the
-store, looks again (ready, the batch whole, with the ids it was logged with), and asks the database
-in SQL.
+It writes checkpoints of a team, and kills a second process in the middle of a batch of four stores.
+It shows the result (files of two versions, a plan that says blocked), and recovers by opening the
+store. Then it shows the new state (ready, the batch whole, with the ids it was logged with), and
+queries the database in SQL.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from rtstore.testing.points import CrashPoint
 
 
 def run(directory: Path | None, *, point: str, as_json: bool) -> ExitCode:
-    """Tell the story, and print it as it happens."""
+    """Run the steps of the demo, and print each as it happens."""
     kill_point = find_point(point)
     directory = _fresh_directory(directory)
     page = Page(io.StringIO()) if as_json else page_for()
@@ -165,7 +165,7 @@ def _outcome(store: RuntimeStore, batch_id: str, crash: Crash) -> tuple[Outcome,
 
 
 def _files(look: Look, batch_id: str) -> tuple[FileAfterCrash, ...]:
-    """The files of the fatal batch, in the order in which it publishes them."""
+    """Return the files of the fatal batch, in the order of publication."""
     lines = {line.schema_name: line for line in look.lines}
     return tuple(
         FileAfterCrash(

@@ -1,4 +1,4 @@
-"""The demo's crime: a process is really killed in the middle of a batch."""
+"""The crash of the demo: a real process is killed in the middle of a batch."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Kill(Record):
 
 
 def kill_writer(directory: Path, point: CrashPoint, batch_id: str) -> Kill:
-    """Start a writer, wait until it says that it is at the point, kill it, and check how it ended.
+    """Start a writer, wait until it reports that it is at the point, kill it, and check its end.
 
-    Raises `DemoFailedError` when it never came there, or did not end by SIGKILL.
+    Raises `DemoFailedError` when it never reached the point, or did not end by SIGKILL.
     """
     with subprocess.Popen(  # noqa: S603 - this very Python, with arguments of our own
         [
@@ -58,7 +58,7 @@ def kill_writer(directory: Path, point: CrashPoint, batch_id: str) -> Kill:
 
 
 def _handshake(process: subprocess.Popen[bytes]) -> str:
-    """The line that the writer says at its point; empty when it ends or waits instead."""
+    """Return the line that the writer prints at its point; empty when it ends or hangs instead."""
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     ready, _, _ = select.select([process.stdout], [], [], HANDSHAKE_TIMEOUT_S)
     return process.stdout.readline().decode().strip() if ready else ""

@@ -1,7 +1,7 @@
-"""The team of the demo: what its runtime writes, checkpoint by checkpoint.
+"""The data of the demo's team, checkpoint by checkpoint.
 
-Every store satisfies its payload model, and the stores agree with each other, so the team is ready
-after each of these batches.
+Every store satisfies its payload model, and the stores are consistent with each other, so the team
+is ready after each of these batches.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Checkpoint(NamedTuple):
 
 
 def first_checkpoints() -> tuple[Checkpoint, ...]:
-    """What the runtime writes before anything goes wrong."""
+    """Return the checkpoints that the runtime writes before the crash."""
     members = ("alice", "bob")
     return (
         Checkpoint(
@@ -65,7 +65,7 @@ def first_checkpoints() -> tuple[Checkpoint, ...]:
 
 
 def fatal_checkpoint() -> Checkpoint:
-    """The batch of four stores in which the writer is killed: carol joins the team."""
+    """Return the batch of four stores in which the writer is killed: carol joins the team."""
     return Checkpoint(
         "carol joins the team",
         BatchReason.LAUNCH_CHECKPOINT,
@@ -74,8 +74,8 @@ def fatal_checkpoint() -> Checkpoint:
 
 
 def _launch(members: tuple[str, ...], *, revision: int) -> dict[str, Any]:
-    """Four stores that must change together. Half of them would name a member as alive whose
-    session nobody knows."""
+    """Return four stores that must change together. Half of them would name a live member without a
+    known session."""
     return {
         LAUNCH_STATE: {
             "providerId": "opencode",

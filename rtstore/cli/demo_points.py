@@ -13,7 +13,7 @@ KILL_POINTS = crash_points(STORES)
 
 
 def find_point(text: str) -> CrashPoint:
-    """A point by its name or its number, counted from 1. Raises `InvalidRequestError`."""
+    """Return a point by its name or its number, counted from 1. Raises `InvalidRequestError`."""
     for number, point in enumerate(KILL_POINTS, start=1):
         if text in (point.name, str(number)):
             return point

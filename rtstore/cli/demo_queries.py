@@ -1,4 +1,4 @@
-"""Three lines of SQL to try on what the demo left, with their real output."""
+"""Three SQL queries on the directory that the demo leaves, with their real output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Query(Record):
 
 
 def ask(database: Path) -> tuple[Query, ...]:
-    """Run the three lines. They read only."""
+    """Run the three queries. They only read."""
     return tuple(_ask(database, question, sql.replace("\n", " ")) for question, sql in QUESTIONS)
 
 
@@ -55,7 +55,7 @@ def _ask(database: Path, question: str, sql: str) -> Query:
 
 
 def _by_program(command: Sequence[str]) -> list[str] | None:
-    """The output of the sqlite3 program; None when there is none, or it is too old for `->>`."""
+    """Return the output of the sqlite3 program; None when it is missing, or too old for `->>`."""
     program = shutil.which(command[0])
     if program is None:
         return None

@@ -1,4 +1,4 @@
-"""What `rtstore demo` found out, step by step."""
+"""The report of `rtstore demo`, step by step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo for people: a screen or two that read in a minute."""
+"""Prints the demo for people: one or two screens."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _TONES = {Version.NEW: "good", Version.OLD: "warn", Version.MISSING: "bad", Vers
 
 
 def opening(page: Page, directory: Path) -> None:
-    """What this is, and where."""
+    """Print what the demo is, and its directory."""
     page.line(Cell("A writer dies in the middle of a batch, and nothing is lost", "title"))
     page.gap()
     page.facts([("Runtime directory", str(directory))])
 
 
 def checkpoints(page: Page, written: Sequence[WrittenBatch]) -> None:
-    """Step 1."""
+    """Print step 1: the checkpoints before the crash."""
     page.title("1. A runtime writes checkpoints of its team")
     page.table(
         [Column("batch"), Column("reason", 1), Column("stores"), Column("what happened")],
@@ -43,7 +43,7 @@ def checkpoints(page: Page, written: Sequence[WrittenBatch]) -> None:
 
 
 def kill(page: Page, kill: Kill, crash: Crash) -> None:
-    """Step 2."""
+    """Print step 2: the kill."""
     total = len(crash.files)
     page.title(f"2. A second process writes {total} stores as one batch: carol joins the team")
     page.line(
@@ -55,7 +55,7 @@ def kill(page: Page, kill: Kill, crash: Crash) -> None:
 
 
 def crash(page: Page, crash: Crash, look: Look) -> None:
-    """Step 3."""
+    """Print step 3: the directory after the crash."""
     page.title("3. What the crash left")
     _show_files(page, crash.files)
     for name in crash.temporary_files:
@@ -74,7 +74,7 @@ def crash(page: Page, crash: Crash, look: Look) -> None:
 
 
 def recovery(page: Page, steps: tuple[RecoveryStep, ...], crash: Crash) -> None:
-    """Step 4."""
+    """Print step 4: the steps of the recovery."""
     page.title("4. The runtime opens the store again: recovery")
     if not steps and crash.logged_receipt_ids:
         page.line("nothing to do: the batch is committed, only its writer was not told", indent=2)
@@ -85,7 +85,7 @@ def recovery(page: Page, steps: tuple[RecoveryStep, ...], crash: Crash) -> None:
 
 
 def outcome(page: Page, outcome: Outcome, look: Look) -> None:
-    """Step 5."""
+    """Print step 5: the state after the recovery."""
     page.title("5. Afterwards")
     if outcome.state is None:
         batch, receipts = f"{outcome.batch_id} is nowhere, not even half of it", "none"
@@ -107,7 +107,7 @@ def outcome(page: Page, outcome: Outcome, look: Look) -> None:
 
 
 def queries(page: Page, queries: Sequence[Query]) -> None:
-    """Step 6."""
+    """Print step 6: the SQL queries."""
     page.title("6. Ask the database yourself")
     for query in queries:
         page.line(query.question, indent=2)

@@ -1,10 +1,9 @@
-"""The process that the demo kills: writes one batch, and stops where it is told to.
+"""The process that the demo kills: writes one batch, and stops at the given point.
 
     python -m rtstore.cli.demo_writer DIR POINT BATCH_ID
 
-It is an ordinary writer, which at the point says so on standard output, and then waits to be
-killed. Should nobody do it (standard input is closed, for its parent is gone), it ends by itself
-at that very point.
+It is an ordinary writer. At the point it prints a line on standard output, and waits to be killed.
+If its parent is gone (standard input is closed), it ends by itself at that point.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from rtstore.testing.dying import Watch, dying_at
 
 
 def wait_for_death(watch: Watch) -> None:
-    """Say where we are, and never come back."""
+    """Print the point, wait to be killed, and never return."""
     os.write(sys.stdout.fileno(), f"{watch.point}\n".encode())
     while os.read(sys.stdin.fileno(), 1):
         pass

@@ -1,4 +1,5 @@
-"""`rtstore doctor`: everything that can be wrong with a runtime directory, and the way out."""
+"""`rtstore doctor`: checks everything that can be wrong with a runtime directory, and suggests
+repairs."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ class DoctorReport(Record):
 
 
 def run(directory: Path, *, as_json: bool) -> ExitCode:
-    """Look at everything, judge it, and print it; changes nothing."""
+    """Check everything, and print the findings. Changes nothing."""
     check_directory(directory)
     with progress_bar(quiet=as_json, what="examining"):
         facts = examine(directory)
@@ -50,14 +51,14 @@ def run(directory: Path, *, as_json: bool) -> ExitCode:
 
 
 def _send_below(directory: Path) -> None:
-    """Raise where the store that is meant is below: nobody is to be told to make another one."""
+    """Raise when the store is in a directory below, so that no second one is suggested here."""
     if has_places_below(directory):
         run = suggest_command(directory, None)
         raise NotARuntimeDirectoryError(directory, "there is no runtime store here", run)
 
 
 def _with_plan(facts: Facts) -> Facts:
-    """The facts with what `rtstore status` says, and would have one do."""
+    """Return the facts with the verdict and the next steps of `rtstore status`."""
     try:
         with RuntimeStore.open(facts.directory, read_only=True) as store:
             look: Look = look_at(store)

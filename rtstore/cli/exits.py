@@ -1,4 +1,4 @@
-"""What the exit code of the command says, in one place; `rtstore --help` shows it."""
+"""The exit codes of the command and their meanings; `rtstore --help` shows them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> ExitCode:
-        """A member is a number with its meaning."""
+        """Create a member: a number with its meaning."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -49,5 +49,5 @@ def exit_code_of(error: RuntimeStoreError | OSError) -> ExitCode:
 
 
 def exit_code_help() -> str:
-    """The codes and their meanings, a line each."""
+    """Return the codes and their meanings, a line each."""
     return "\n".join(f"{code.value:>4}  {code.meaning}" for code in ExitCode)

@@ -1,4 +1,4 @@
-"""`rtstore export`: writes what a runtime of the file-only ancestor reads."""
+"""`rtstore export`: writes the control files of the legacy format."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""`rtstore status FOLDER`: every runtime directory and lane below a folder, a line each.
+"""`rtstore status FOLDER`: shows every runtime directory and lane below a folder, a line each.
 
-Each is looked at by itself: one that cannot be opened is a line that says why, and stops no other.
+Each is read on its own. One that cannot be opened has a line with the reason, and the others are
+still shown.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Found(NamedTuple):
 
 
 def look_below(folder: Path, *, quiet: bool) -> Found:
-    """Look at every runtime directory in and below a folder."""
+    """Read every runtime directory in and below a folder."""
     with progress_bar(quiet=quiet) as bar:
         walk = Walk(folder, tell=None if bar is None else lambda seen: bar("folders", seen, seen))
         lines = []
@@ -122,7 +123,7 @@ def look_below(folder: Path, *, quiet: bool) -> Found:
 
 
 def lines_below(directory: Path) -> tuple[Line, ...]:
-    """The lanes of a runtime directory, and what else is not far below it."""
+    """Return the lanes of a runtime directory, and other runtime directories not far below it."""
     walk = Walk(directory, depth_max=DEPTH_NEAR)
     return tuple(
         _line(place, walk.lane_id(place)) for place in walk.places if place.path != directory
@@ -130,12 +131,12 @@ def lines_below(directory: Path) -> tuple[Line, ...]:
 
 
 def worst(lines: Iterable[Line]) -> ExitCode:
-    """The highest exit code: that of the one which wants a look first."""
+    """Return the highest exit code of the lines."""
     return max((line.exit_code for line in lines), default=ExitCode.READY)
 
 
 def report(folder: Path, found: Found, *, as_json: bool) -> ExitCode:
-    """Print what was found below a folder; gives the worst exit code."""
+    """Print what was found below a folder; return the highest exit code."""
     whole = FolderReport(
         folder=str(folder),
         exit_code=worst(found.lines),
@@ -259,7 +260,7 @@ def _show(page: Page, whole: FolderReport) -> None:
 
 
 def show_lines(page: Page, lines: Sequence[Line], now: datetime) -> None:
-    """The table of directories."""
+    """Print the table of directories."""
     columns = [
         Column("directory"),
         Column("team", 3),
@@ -289,14 +290,14 @@ def _row(line: Line, now: datetime) -> list[str | Cell]:
 
 
 def _holder(line: Line) -> str:
-    """`process 4711`; the whole of it is in the JSON."""
+    """Return the holder of the lock in short, such as `process 4711`; the JSON has all of it."""
     if line.lock_holder is None:
         return "free" if line.team_name else "-"
     return line.lock_holder.partition(" on ")[0]
 
 
 def show_next_of(page: Page, lines: Sequence[Line], title: str) -> None:
-    """What to run next about each; nothing when all are ready."""
+    """Print what to run next for each; nothing when all are ready."""
     steps = [(line, step) for line in lines for step in line.next]
     if not steps:
         return

@@ -1,4 +1,4 @@
-"""The order of the commands in `rtstore --help`: by what somebody is there for."""
+"""The sections of the commands in `rtstore --help`, by purpose."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Sections(TyperGroup):
     """A group whose help lists its commands in sections."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer has it
-        """Write the sections, their names aligned throughout."""
+        """Write the sections, with the names aligned across all of them."""
         width = max(map(len, self.commands))
         for title, names in SECTIONS.items():
             rows = [

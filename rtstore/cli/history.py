@@ -1,4 +1,4 @@
-"""`rtstore history`, `show`, `diff`, `revert`: what a store held before."""
+"""`rtstore history`, `show`, `diff`, `revert`: earlier contents of a store."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def list_versions(directory: Path, store_name: str, *, limit: int, as_json: bool
 
 
 def show(directory: Path, store_name: str, at: str | None, *, as_json: bool) -> ExitCode:
-    """Print what a store holds, or held; changes nothing."""
+    """Print the content of a store, now or at an earlier time. Changes nothing."""
     with open_to_look(directory) as store:
         name = schema_name_of(store, store_name)
         note = None
@@ -118,7 +118,7 @@ def show(directory: Path, store_name: str, at: str | None, *, as_json: bool) -> 
 
 
 def diff(directory: Path, store_name: str, a: str, b: str | None, *, as_json: bool) -> ExitCode:
-    """Print what differs between two versions of a store; changes nothing."""
+    """Print the differences between two versions of a store. Changes nothing."""
     with open_to_look(directory) as store:
         name = schema_name_of(store, store_name)
         found = store.diff(name, _point(a), None if b is None else _point(b))
@@ -133,7 +133,7 @@ def diff(directory: Path, store_name: str, a: str, b: str | None, *, as_json: bo
 def revert(
     directory: Path, store_name: str, to: str, *, lock_timeout_s: float, as_json: bool
 ) -> ExitCode:
-    """Write an earlier version of a store again, and say in which batch."""
+    """Write an earlier version of a store again, and print the batch."""
     check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made or recovered for a wrong call
         name = schema_name_of(store, store_name)
@@ -162,8 +162,8 @@ def revert(
 
 
 def _point(text: str) -> At:
-    """A point in time as somebody types it: all digits are a high watermark, and what begins like a
-    date is a time (UTC, unless it says another zone); everything else is a batch id."""
+    """Parse a point in time. Digits alone are a high watermark. A text that begins like a date is a
+    time (UTC, unless it names another zone). Everything else is a batch id."""
     if text.isascii() and text.isdigit():
         return int(text)
     if not _TIME.match(text):

@@ -1,4 +1,4 @@
-"""`rtstore import`: takes over a directory of the file-only ancestor."""
+"""`rtstore import`: imports a directory of the legacy format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rtstore.shell import shell_word
 
 
 def run(directory: Path, *, dry_run: bool, lock_timeout_s: float, as_json: bool) -> ExitCode:
-    """Import a team's directory with its lanes, and say what became of every file in it."""
+    """Import a team's directory with its lanes, and print the outcome for every file in it."""
     check_directory(directory)
     with progress_bar(quiet=as_json) as bar:
         report = import_team(

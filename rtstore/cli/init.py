@@ -1,4 +1,4 @@
-"""`rtstore init`: makes a runtime directory for a team."""
+"""`rtstore init`: creates a runtime directory for a team."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class InitReport(Record):
 
 
 def run(directory: Path, *, team_name: str, lock_timeout_s: float, as_json: bool) -> ExitCode:
-    """Make the directory and its control database, unless they are there."""
+    """Create the directory and its control database, unless they exist."""
     database = directory / DATABASE_NAME
     there = database.exists()
     with RuntimeStore.open(

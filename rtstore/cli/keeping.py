@@ -1,4 +1,4 @@
-"""The subcommands about files that somebody changed: keep the change, or look at what was kept.
+"""The subcommands about files that somebody changed: commit the change, or use the quarantine.
 
 As in `rtstore.cli.app`: only names and help texts, and each imports what it needs when it runs.
 """

@@ -1,4 +1,4 @@
-"""How much history is kept, in words and for `--json`."""
+"""Shows a retention, in words and for `--json`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Limits(TypedDict):
 
 
 def limits_of(retention: Retention) -> Limits:
-    """The fields of a document."""
+    """Return the fields of a JSON document for a retention."""
     return Limits(
         keeps_batches=retention.batches,
         keeps_contents_per_store=retention.contents_per_store,
@@ -29,12 +29,12 @@ def limits_of(retention: Retention) -> Limits:
 
 
 def days_of(retention: Retention) -> float | None:
-    """The longest age, in days."""
+    """Return the longest age, in days; None without a limit."""
     return None if retention.max_age is None else retention.max_age / timedelta(days=1)
 
 
 def in_words(retention: Retention) -> str:
-    """The limits, or that there is none."""
+    """Return the limits in words, or that there is none."""
     parts = []
     if retention.batches is not None:
         parts.append(f"at most {count(retention.batches, 'batch')}")

@@ -1,4 +1,4 @@
-"""`rtstore log`: the batches, newest first."""
+"""`rtstore log`: lists the batches, newest first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LogReport(Record):
 
 
 def run(directory: Path, *, limit: int, as_json: bool) -> ExitCode:
-    """Print the newest batches; changes nothing."""
+    """Print the newest batches. Changes nothing."""
     with open_to_look(directory) as store:
         batches = store.batches(limit=limit)
         # Asked for after the batches, so with room for those that were written in between.
@@ -78,7 +78,7 @@ def _show(page: Page, report: LogReport) -> None:
 
 
 def show_batches(page: Page, lines: Sequence[LoggedLine], now: datetime) -> None:
-    """The table of batches."""
+    """Print the table of batches."""
     columns = [
         Column("batch"),
         Column("state"),
@@ -108,7 +108,7 @@ def show_batches(page: Page, lines: Sequence[LoggedLine], now: datetime) -> None
 
 
 def state_cell(batch: Batch) -> Cell:
-    """The state of a batch, in its colour."""
+    """Return the state of a batch, in its colour."""
     if batch.state is BatchState.COMMITTED:
         return Cell(batch.state, "good")
     return Cell(batch.state, "warn" if batch.state in OPEN_STATES else "bad")

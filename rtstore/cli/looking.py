@@ -1,6 +1,6 @@
-"""A runtime directory at one moment, gathered once for `status`, `plan`, `recover` and `demo`.
+"""Reads a runtime directory as of one moment, for `status`, `plan`, `recover` and `demo`.
 
-Everything here reads only. Records are what `--json` prints.
+Everything here only reads. `--json` prints the records.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Verdict(StrEnum):
 
     @classmethod
     def of(cls, check: ReadinessCheck) -> Verdict:
-        """The word for a readiness check."""
+        """Return the verdict of a readiness check."""
         if check.ok:
             return cls.READY
         degraded = check.reason is ReadinessReason.REBUILD_IN_PROGRESS
@@ -168,7 +168,7 @@ def _rebuild(store: RuntimeStore) -> NextStep:
 
 
 def shown(path: Path) -> Path:
-    """A path as it is shown and typed: from the working directory on, where it is below that."""
+    """Return a path as it is shown and typed: relative to the working directory when below it."""
     path = path.absolute()
     try:
         return path.relative_to(Path.cwd())
@@ -178,14 +178,14 @@ def shown(path: Path) -> Path:
 
 @contextmanager
 def open_to_look(directory: Path) -> Iterator[RuntimeStore]:
-    """Open a runtime directory for looking only: nothing is created, changed or locked."""
+    """Open a runtime directory read-only: nothing is created, changed or locked."""
     check_directory(directory)
     with RuntimeStore.open(directory, read_only=True) as store:
         yield store
 
 
 def schema_name_of(store: RuntimeStore, given: str) -> str:
-    """The store of a name, or of a file, as somebody types it."""
+    """Return the name of the store that was typed by its name or its file."""
     for descriptor in store.descriptors:
         if given in (descriptor.schema_name, descriptor.relative_path):
             return descriptor.schema_name
@@ -193,7 +193,7 @@ def schema_name_of(store: RuntimeStore, given: str) -> str:
 
 
 def check_directory(directory: Path) -> None:
-    """Raise `NotARuntimeDirectoryError` when the path is not a directory that can be looked at."""
+    """Raise `NotARuntimeDirectoryError` when the path is not a directory that can be read."""
     if not directory.exists():
         problem, run = "there is no such directory", suggest_command(directory, None)
     elif not directory.is_dir():
@@ -205,8 +205,8 @@ def check_directory(directory: Path) -> None:
 
 
 def bytes_on_disk(directory: Path) -> tuple[int, int]:
-    """The sizes of the database and of its WAL. They are not opened: closing them would drop
-    SQLite's locks."""
+    """Return the sizes of the database and of its WAL, in bytes. The files are not opened, because
+    closing them would drop SQLite's locks."""
     sizes = []
     for name in (DATABASE_NAME, f"{DATABASE_NAME}-wal"):
         try:
@@ -222,10 +222,11 @@ def expected_identity(
     capability_snapshot_id: str | None,
     behavior_fingerprint: str | None,
 ) -> RunIdentity | None:
-    """The identity to hold the entries against: what is given, the rest from the active identity.
+    """Return the identity to compare the entries with: the given parts, and the rest from the
+    active identity.
 
-    An empty capability snapshot or fingerprint stands for none. None while nothing is committed and
-    nothing is given.
+    An empty capability snapshot or fingerprint stands for none. Returns None while nothing is
+    committed and nothing is given.
     """
     active = manifest.active_identity
     if run_id is None and active is None:
@@ -253,7 +254,7 @@ def look_at(
     capability_snapshot_id: str | None = None,
     behavior_fingerprint: str | None = None,
 ) -> Look:
-    """Inspect every store, plan, and check readiness for the expected identity; reads only."""
+    """Inspect every store, plan, and check readiness for the expected identity. Only reads."""
     planner = RecoveryPlanner(
         store.descriptors,
         ManifestStore(store.database, team_name=store.team_name),
@@ -275,9 +276,9 @@ def look_at(
 
 
 def until_it_fits(plan_and_use: Callable[[], Result]) -> Result:
-    """Make a plan and use it, again where a writer committed a batch in between.
+    """Make a plan and use it; try again when a writer committed a batch in between.
 
-    Raises `ConflictError` when that happens every time.
+    Raises `ConflictError` when every attempt fails like that.
     """
     for _ in range(_ATTEMPTS - 1):
         with suppress(ConflictError):
@@ -286,7 +287,7 @@ def until_it_fits(plan_and_use: Callable[[], Result]) -> Result:
 
 
 def temporary_files(store: RuntimeStore) -> tuple[str, ...]:
-    """Temporary files beside the store files, relative to the runtime directory."""
+    """Return the temporary files next to the store files, relative to the runtime directory."""
     folders = {store.directory} | {
         store_path(store.directory, descriptor.relative_path).parent
         for descriptor in store.descriptors

@@ -1,4 +1,4 @@
-"""What keeps a recovery from a store's file, so that the next one would end as the last did."""
+"""Finds obstacles that block a store's file, so that the next recovery would fail again."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _TOUCHING = frozenset(
 def obstacles_of(
     directory: Path, actions: Iterable[RecoveryAction], paths: dict[str, str], database: Database
 ) -> tuple[Obstacle, ...]:
-    """What is in the way of these actions, by the path of each store. Reads only."""
+    """Return what blocks these actions, by the path of each store. Reads only."""
     concerned = [
         action for action in actions if action.kind in _TOUCHING and action.schema_name in paths
     ]
@@ -122,7 +122,7 @@ def _link_on_the_way(directory: Path, relative_path: str) -> Path | None:
 
 
 def _failed(database: Database) -> dict[tuple[str, str], str]:
-    """What the newest recovery that came to its end failed at."""
+    """Return the failed actions of the newest recovery that ran to its end."""
     steps = database.read(recovery_log.last_steps)
     return {
         (step.action.kind, step.action.schema_name): step.detail or "the cause is not on record"

@@ -1,4 +1,4 @@
-"""What the subcommands have in common: arguments, options, and how errors come out."""
+"""Arguments and options that the subcommands share, and the printing of errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NUMBER_MAX = 1_000_000_000
 
 
 def utf8(path: Path | None) -> Path | None:
-    """Refuse a path that JSON and SQLite could not name."""
+    """Refuse a path that is not UTF-8, which JSON and SQLite cannot represent."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -55,9 +55,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 def reporting(
     directory: Path | None = None, store: str | None = None, *, as_json: bool
 ) -> Iterator[None]:
-    """Turn an error of the library or the operating system into its message and its exit code.
+    """Print an error of the library or the operating system, and exit with its exit code.
 
-    A command in a message is for the directory and the store that this one is about.
+    A command in a message names the directory and the store of this subcommand.
     """
     try:
         yield
@@ -71,7 +71,7 @@ def reporting(
 
 
 def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool) -> NoReturn:
-    """Print what happened, and leave with the exit code for it."""
+    """Print an error, and exit with its exit code."""
     code = exit_code_of(error)
     if as_json:
         report = {"type": type(error).__name__, "message": message, "exitCode": int(code)}
@@ -85,7 +85,7 @@ def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool)
 
 
 def _message(error: RuntimeStoreError | OSError) -> str:
-    """What the error says, and what helps where the library cannot know it."""
+    """Return the message of an error, with advice that the library itself cannot add."""
     if isinstance(error, NotARuntimeDirectoryError) and error.run.startswith("rtstore init"):
         return _where_it_is(error)
     if isinstance(error, UnknownStoreError):
@@ -105,7 +105,7 @@ def _message(error: RuntimeStoreError | OSError) -> str:
 
 
 def _known_stores(error: UnknownStoreError) -> str:
-    """The names that there are, that which was meant first."""
+    """Return the known store names, the most similar one first."""
     by_end = {name.rpartition(".")[2].lower(): name for name in error.known}
     close = difflib.get_close_matches(error.store.rpartition(".")[2].lower(), by_end, n=1)
     hint = f" Did you mean {by_end[close[0]]}?" if close else ""
@@ -113,7 +113,7 @@ def _known_stores(error: UnknownStoreError) -> str:
 
 
 def ready_to_type(message: str, directory: Path | None, store: str | None) -> str:
-    """The message with the names in place of DIR and STORE in its commands."""
+    """Return the message with DIR and STORE in its commands replaced by the names."""
     if directory is None:
         return message
     named = {" DIR": f" {shell_word(directory)}"}
@@ -127,7 +127,8 @@ def ready_to_type(message: str, directory: Path | None, store: str | None) -> st
 
 
 def _where_it_is(error: NotARuntimeDirectoryError) -> str:
-    """Who names the folder of a runtime directory is told of that, not to make another one."""
+    """Return the message of the error; for a folder of runtime directories, suggest
+    `rtstore status` instead of creating another one."""
     from rtstore.cli.walking import has_places_below
 
     if not has_places_below(error.directory):

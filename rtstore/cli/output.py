@@ -1,8 +1,8 @@
-"""How the command prints: tables and colours on a terminal, plain lines elsewhere, JSON on demand.
+"""Printing: tables and colours on a terminal, plain lines elsewhere, JSON on demand.
 
-Plain lines are as long as they must be: ids and paths are never cut or wrapped, so that they can be
-copied, and found with grep. A terminal too narrow for a table loses whole columns, the least
-important first; `--json` always has everything. `NO_COLOR` and `TERM=dumb` are honoured.
+Plain lines are never cut or wrapped, so that ids and paths can be copied, and found with grep. On a
+terminal too narrow for a table whole columns are left out, the least important first; `--json`
+always has everything. `NO_COLOR` and `TERM=dumb` are respected.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ class Page:
         self._stream = stream
 
     def line(self, *cells: str | Cell, indent: int = 0) -> None:
-        """One line, made of the cells as they are."""
+        """Print one line, made of the cells as they are."""
         text = "".join(_cell(cell).text for cell in cells)
         self._stream.write(f"{' ' * indent}{visible(text)}".rstrip() + "\n")
 
     def gap(self) -> None:
-        """An empty line."""
+        """Print an empty line."""
         self.line()
 
     def title(self, text: str) -> None:
-        """A heading, with an empty line before it."""
+        """Print a heading, with an empty line before it."""
         self.gap()
         self.line(Cell(text, "title"))
 
     def facts(self, rows: Sequence[tuple[str, str | Cell]]) -> None:
-        """Names and values, aligned."""
+        """Print names and values, aligned."""
         width = max(len(name) for name, _ in rows) + 2
         for name, value in rows:
             self.line(Cell(name.ljust(width), "dim"), value)
@@ -71,7 +71,7 @@ class Page:
     def table(
         self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
     ) -> None:
-        """Rows under headers."""
+        """Print rows under headers."""
         texts = [[visible(_cell(cell).text) for cell in row] for row in rows]
         texts.insert(0, [column.header.upper() for column in columns])
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
@@ -87,7 +87,7 @@ class TerminalPage(Page):
         self._console = console
 
     def line(self, *cells: str | Cell, indent: int = 0) -> None:
-        """One line; the terminal wraps it where it is too long."""
+        """Print one line; the terminal wraps it when it is too long."""
         from rich.text import Text
 
         parts = [(visible(text), _STYLES.get(tone, "")) for text, tone in map(_cell, cells)]
@@ -96,7 +96,7 @@ class TerminalPage(Page):
     def table(
         self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
     ) -> None:
-        """A table of those columns that fit."""
+        """Print a table of the columns that fit."""
         from rich import box
         from rich.padding import Padding
         from rich.table import Table
@@ -140,7 +140,7 @@ class LivePage(TerminalPage):
         self._parts: list[Text | Padding] = []
 
     def whole(self) -> Group:
-        """Everything written so far."""
+        """Return everything written so far."""
         from rich.console import Group
 
         return Group(*self._parts)
@@ -152,7 +152,7 @@ class LivePage(TerminalPage):
 def columns_that_fit(
     columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int
 ) -> list[int]:
-    """The positions of the columns that fit side by side, two spaces between them."""
+    """Return the positions of the columns that fit side by side, two spaces between them."""
     longest = [
         max(len(column.header), *(len(row[position]) for row in texts), 0)
         for position, column in enumerate(columns)
@@ -171,14 +171,14 @@ def columns_that_fit(
 
 
 def page_for(stream: IO[str] | None = None) -> Page:
-    """The page for a stream (default: standard output)."""
+    """Return the page for a stream (default: standard output)."""
     stream = stream or sys.stdout
     console = console_for(stream)
     return Page(stream) if console is None else TerminalPage(console)
 
 
 def console_for(stream: IO[str]) -> Console | None:
-    """The terminal that a stream is, or None where it is none, or one that can do nothing."""
+    """Return a console for a stream that is a terminal; None for another stream or a dumb one."""
     if not stream.isatty() or os.environ.get("TERM") == "dumb":
         return None
     from rich.console import Console
@@ -194,13 +194,13 @@ def console_for(stream: IO[str]) -> Console | None:
 
 
 def print_json(record: Record) -> None:
-    """A record as the JSON that `--json` promises: camelCase, two-space indented, ASCII."""
+    """Print a record as the JSON of `--json`: camelCase, two-space indented, ASCII."""
     document = record.model_dump(mode="json", by_alias=True)
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def print_json_line(record: Record) -> None:
-    """A record as JSON in one line, which is there at once for whoever reads along."""
+    """Print a record as JSON in one line, and flush it, so that a reader gets it at once."""
     document = record.model_dump(mode="json", by_alias=True)
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
@@ -214,7 +214,7 @@ def _cell(cell: str | Cell) -> Cell:
 
 
 def visible(text: str) -> str:
-    """Text from a file or a database, with everything escaped that could steer a terminal."""
+    """Return text from a file or a database with all terminal control characters escaped."""
     if text.isprintable():
         return text
     return "".join(
@@ -223,12 +223,12 @@ def visible(text: str) -> str:
 
 
 def age_of(moment: datetime, now: datetime) -> float:
-    """Seconds since a moment; negative for one that a clock puts into the future."""
+    """Return the seconds since a moment; negative when a clock puts it into the future."""
     return round((now - moment).total_seconds(), 3)
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """`3 min ago`: the largest unit that fits."""
+    """Return an age such as `3 min ago`, in the largest unit that fits."""
     seconds = age_of(moment, now)
     if seconds < -1:
         return f"{_span(-seconds)} ahead of this clock"
@@ -243,12 +243,12 @@ def _span(seconds: float) -> str:
 
 
 def when(moment: datetime, now: datetime) -> str:
-    """A time with its age."""
+    """Return a time with its age."""
     return f"{format_time(moment)} ({ago(moment, now)})"
 
 
 def size(number_of_bytes: int) -> str:
-    """A size for people."""
+    """Return a size for people, from bytes."""
     for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if number_of_bytes >= length:
             return f"{number_of_bytes / length:.1f} {unit}"
@@ -256,7 +256,7 @@ def size(number_of_bytes: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 file`, `2 files`, `no files`; a noun in -ch takes -es, one in -ry -ries."""
+    """Return `1 file`, `2 files` or `no files`; a noun in -ch takes -es, one in -ry -ries."""
     if number == 1:
         return f"1 {noun}"
     plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"

@@ -1,4 +1,4 @@
-"""`rtstore plan`: what is wrong, and what a recovery would do about it."""
+"""`rtstore plan`: shows what is wrong, and what a recovery would do about it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(
     behavior_fingerprint: str | None,
     as_json: bool,
 ) -> ExitCode:
-    """Make a plan and print it; changes nothing."""
+    """Make a plan and print it. Changes nothing."""
     with open_to_look(directory) as store:
 
         def plan() -> tuple[Look, tuple[Intention, ...]]:

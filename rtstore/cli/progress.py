@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, for what takes its time; nothing elsewhere."""
+"""A progress bar on a terminal, for slow operations; nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ Told = Callable[[str, int, int], None]
 
 @contextmanager
 def progress_bar(*, quiet: bool = False, what: str | None = None) -> Iterator[Told | None]:
-    """Give a function that shows how far each step is, on standard error; None where nobody looks.
+    """Yield a function that shows the progress of each step on standard error; None when standard
+    error is not a terminal, or with `quiet`.
 
-    The function is called with the name of the step, how much is done, and how much there is. With
-    `what` there is a bar that only moves, for a thing that does not tell how far it is.
+    Call the function with the name of the step, the amount that is done, and the amount of all.
+    With `what` the bar only moves, for an operation that does not report its progress.
     """
     if quiet or not sys.stderr.isatty():
         yield None

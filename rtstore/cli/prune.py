@@ -1,6 +1,7 @@
-"""`rtstore prune`: drops the history beyond a retention, and says what that was.
+"""`rtstore prune`: drops the history beyond a retention, and prints what was dropped.
 
-Limits that are given count this once. Without any it is the retention that the directory remembers.
+Limits that are given apply to this call only. Without any, the saved retention of the directory
+applies.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def run(
     lock_timeout_s: float,
     as_json: bool,
 ) -> ExitCode:
-    """Prune, or say what pruning would drop."""
+    """Prune, or print what pruning would drop."""
     retention = _retention(batches, contents, mib, days)
     with open_to_look(directory) as store:  # nothing is recovered or dropped for a wrong call
         team_name = store.team_name
@@ -84,7 +85,7 @@ def run(
 def _retention(
     batches: int | None, contents: int | None, mib: int | None, days: float | None
 ) -> Retention | None:
-    """The limits that are given, or None where none is."""
+    """Return the given limits as a retention, or None when none is given."""
     if (batches, contents, mib, days) == (None, None, None, None):
         return None
     if days is not None and not (math.isfinite(days) and _SECOND <= days <= _DAYS_MAX):

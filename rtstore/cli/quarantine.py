@@ -1,4 +1,4 @@
-"""`rtstore quarantine list`, `show`, `restore`, `prune`: files kept before they were lost."""
+"""`rtstore quarantine list`, `show`, `restore`, `prune`: the quarantined files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class DropReport(Record):
 
 
 def list_files(directory: Path, *, as_json: bool) -> ExitCode:
-    """Print the files in quarantine; changes nothing."""
+    """Print the files in quarantine. Changes nothing."""
     with open_to_look(directory) as store:
         team_name, found = store.team_name, store.quarantined_files()
     now, fs = utc_now(), FileSystem()
@@ -127,7 +127,7 @@ def _row(kept: KeptFile, now: datetime) -> list[str | Cell]:
 
 
 def show(directory: Path, number: int, *, as_json: bool) -> ExitCode:
-    """Print one file in quarantine with its content; changes nothing."""
+    """Print one file in quarantine with its content. Changes nothing."""
     with open_to_look(directory) as store:
         file = _find(store, directory, number)
     content, note = _content(directory, file)
@@ -157,9 +157,9 @@ def show(directory: Path, number: int, *, as_json: bool) -> ExitCode:
 
 
 def restore(directory: Path, number: int, *, lock_timeout_s: float, as_json: bool) -> ExitCode:
-    """Put one file back where it was, and say what follows from that.
+    """Put one file back at its original path, and print the new verdict and the next steps.
 
-    Opened with `recover=False`: nothing but this is to happen.
+    Opens the store with `recover=False`, so that nothing else changes.
     """
     check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made for a wrong call
@@ -184,7 +184,7 @@ def restore(directory: Path, number: int, *, lock_timeout_s: float, as_json: boo
 def prune(
     directory: Path, *, days: float, dry_run: bool, lock_timeout_s: float, as_json: bool
 ) -> ExitCode:
-    """Drop old files for good, or list what would be dropped."""
+    """Delete old quarantined files, or list what would be deleted."""
     check_directory(directory)
     older_than = timedelta(days=days)
     if dry_run:
@@ -218,7 +218,7 @@ def _find(store: RuntimeStore, directory: Path, number: int) -> QuarantinedFile:
 
 
 def _content(directory: Path, file: QuarantinedFile) -> tuple[str | None, str | None]:
-    """The content as text, and what is wrong with it, if anything is."""
+    """Return the content as text, and what is wrong with it, if anything."""
     if file.content_hash is None:
         return None, "it was no regular file, and was moved as it was"
     try:

@@ -1,4 +1,4 @@
-"""`rtstore rebuild`: a new database from the store files, and what was lost."""
+"""`rtstore rebuild`: makes a new database from the store files, and prints what was lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class RebuildDocument(Record):
 def identity_of(
     run_id: str | None, capability_snapshot_id: str | None, behavior_fingerprint: str | None
 ) -> RunIdentity | None:
-    """The run identity that the options tell. Raises `InvalidRequestError` for a part of one."""
+    """Return the run identity of the options. Raises `InvalidRequestError` for an incomplete
+    one."""
     if not run_id:
         if run_id == "" or capability_snapshot_id or behavior_fingerprint:
             raise InvalidRequestError("--run-id", "is needed: the others say more of that run")
@@ -67,7 +68,7 @@ def run(
     lock_timeout_s: float,
     as_json: bool,
 ) -> ExitCode:
-    """Rebuild, and say what came of it."""
+    """Rebuild, and print the report."""
     check_directory(directory)
     try:
         with progress_bar(quiet=as_json, what="rebuilding"):

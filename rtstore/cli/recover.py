@@ -1,7 +1,7 @@
-"""`rtstore recover`: carries a plan out, and shows what was done and what is left.
+"""`rtstore recover`: executes a plan, and shows what was done and what remains.
 
-The directory is opened with `recover=False`, so that everything that has to be done is a step of
-the plan made here; opening it as a runtime does would have finished the safe part unseen.
+The directory is opened with `recover=False`, so that every repair is a step of the plan made here.
+An ordinary opening would do the safe repairs without showing them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class RecoverReport(Record):
 
 
 def run(directory: Path, *, lock_timeout_s: float, dry_run: bool, as_json: bool) -> ExitCode:
-    """Plan, carry out, look again. Steps that fail are shown, and leave their store as it was."""
+    """Plan, execute, and inspect again. A step that fails is shown, and does not change its
+    store."""
     check_directory(directory)
     with (
         progress_bar(quiet=as_json, what="recovering"),
@@ -124,7 +125,7 @@ def _show(page: Page, look: Look, report: RecoverReport) -> None:
 
 
 def show_steps(page: Page, steps: tuple[RecoveryStep, ...], removed: tuple[str, ...] = ()) -> None:
-    """What became of each action of a plan."""
+    """Print the outcome of each action of a plan."""
     if steps:
         columns = [Column("action"), Column("store"), Column("outcome"), Column("detail", 1)]
         page.table(

@@ -1,4 +1,4 @@
-"""`rtstore status`: what is committed, what the files hold, and whether the runtime may start."""
+"""`rtstore status`: shows commits and files, and whether the runtime may start."""
 
 from __future__ import annotations
 
@@ -87,8 +87,7 @@ def run(
     behavior_fingerprint: str | None,
     as_json: bool,
 ) -> ExitCode:
-    """Look at a runtime directory, or at all below a folder, and print what is there; changes
-    nothing."""
+    """Print the state of a runtime directory, or of all below a folder. Changes nothing."""
     check_directory(directory)
     if not os.path.lexists(directory / DATABASE_NAME):
         found = look_below(directory, quiet=as_json)
@@ -191,13 +190,13 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
 
 
 def readiness_cell(look: Look) -> Cell:
-    """The verdict and its reason, in the colour of the verdict."""
+    """Return the verdict and its reason, in the colour of the verdict."""
     tone = {Verdict.READY: "good", Verdict.DEGRADED: "warn", Verdict.BLOCKED: "bad"}
     return Cell(f"{look.verdict} ({look.check.reason})", tone[look.verdict])
 
 
 def show_diagnosis(page: Page, look: Look) -> None:
-    """The diagnostics, and what to run next; nothing when all is well."""
+    """Print the diagnostics, and what to run next; nothing when all is well."""
     if look.check.diagnostics:
         page.title("Diagnostics")
         for text in look.check.diagnostics:
@@ -209,7 +208,7 @@ def show_diagnosis(page: Page, look: Look) -> None:
 
 
 def show_next(page: Page, look: Look) -> None:
-    """What to run next, each with what it does; nothing when there is nothing to do."""
+    """Print what to run next, each with what it does; nothing when there is nothing to do."""
     if not look.next:
         return
     page.title("Next")
@@ -252,7 +251,7 @@ def _open_batch(batch: OpenBatch, look: Look) -> Cell:
 
 
 def show_stores(page: Page, look: Look) -> None:
-    """The table of stores."""
+    """Print the table of stores."""
     columns = [
         Column("store"),
         Column("file", 5),
@@ -280,7 +279,7 @@ def _row(line: StoreLine, look: Look) -> list[str | Cell]:
 
 
 def state_cell(line: StoreLine) -> Cell:
-    """The state of a file; one that holds what an open batch writes is said to."""
+    """Return the state of a file in its colour, or that it holds an open batch's version."""
     if line.holds is FileHolds.OPEN_BATCH:
         return Cell("open batch's version", "warn")
     return Cell(line.state, "good" if line.state is InspectionState.HEALTHY else "bad")

@@ -1,4 +1,4 @@
-"""The subcommands that look back: the versions of a store, one of them, two compared; and back.
+"""The subcommands about earlier versions of a store: list, show, compare and write again.
 
 As in `rtstore.cli.app`: only names and help texts, and each imports what it needs when it runs.
 """

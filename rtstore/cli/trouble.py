@@ -1,4 +1,4 @@
-"""The subcommands for a runtime directory in trouble: what is wrong, and the last way out.
+"""The subcommands for a damaged runtime directory: find out what is wrong, and rebuild.
 
 As in `rtstore.cli.app`: only names and help texts, and each imports what it needs when it runs.
 """

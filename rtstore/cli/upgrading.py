@@ -1,4 +1,4 @@
-"""`rtstore upgrade`: brings a runtime directory up to date, its database and its store data."""
+"""`rtstore upgrade`: upgrades a runtime directory: its database and its store data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(
     lock_timeout_s: float,
     as_json: bool,
 ) -> ExitCode:
-    """Upgrade, or say what an upgrade would do."""
+    """Upgrade, or print what an upgrade would do."""
     check_directory(directory)
     known = None if descriptors is None else _load(descriptors)
     data = None
@@ -73,7 +73,7 @@ def run(
 
 
 def _load(name: str) -> tuple[Descriptor, ...]:
-    """The descriptors that a name like `my_runtime.stores:DESCRIPTORS` stands for."""
+    """Import the descriptors that a name like `my_runtime.stores:DESCRIPTORS` stands for."""
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` would
     try:

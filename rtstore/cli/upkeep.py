@@ -1,4 +1,4 @@
-"""The subcommands that look after a whole runtime directory: pruning, upgrades, back-ups.
+"""The subcommands that maintain a whole runtime directory: pruning, upgrades, back-ups, export.
 
 As in `rtstore.cli.app`: only names and help texts, and each imports what it needs when it runs.
 """

@@ -1,7 +1,7 @@
-"""Questions to the control database that the facade has no answer for: who wrote what.
+"""Queries to the control database that the facade does not have: which batch wrote which store.
 
-The views with `data` in them are for people: an SQLite before 3.41 refuses their `json_extract` on
-a connection that does not trust the schema, as ours do.
+The views with `data` in them are for people: SQLite before 3.41 refuses their `json_extract` on a
+connection that does not trust the schema, and the connections of rtstore do not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WrittenBy(Record):
 
 
 def written_by(store: RuntimeStore) -> dict[str, WrittenBy]:
-    """By store name, the batch that wrote what is committed; absent where nothing is."""
+    """Return by store name the batch that wrote the committed content; absent without one."""
 
     def query(connection: Connection) -> dict[str, WrittenBy]:
         rows = connection.exec_driver_sql(_WRITTEN_BY).mappings()
@@ -41,8 +41,8 @@ def written_by(store: RuntimeStore) -> dict[str, WrittenBy]:
 
 
 def stores_of_batches(store: RuntimeStore, limit: int) -> dict[str, tuple[str, ...]]:
-    """By batch id, the stores that each of the newest batches writes, failed and open ones
-    included, in the order of publication."""
+    """Return by batch id the stores that each of the newest batches writes, in the order of
+    publication. Failed and open batches are included."""
 
     def query(connection: Connection) -> dict[str, tuple[str, ...]]:
         rows = connection.exec_driver_sql(_STORES_OF_BATCHES, (limit,)).mappings()

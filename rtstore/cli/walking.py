@@ -66,7 +66,7 @@ class Walk:
         self._paths = {place.path for place in self.places}
 
     def lane_id(self, place: Place) -> str | None:
-        """The lane that a place is of the runtime directory above it, or None."""
+        """Return the id of the lane that a place is in the runtime directory above it, or None."""
         folder = place.path.parent
         is_lane = folder.name == LANES and folder.parent in self._paths
         return unquote(place.path.name) if is_lane else None
@@ -97,7 +97,7 @@ class Walk:
 
 
 def has_places_below(folder: Path) -> bool:
-    """Whether there is a runtime directory not far below a folder."""
+    """Return whether there is a runtime directory not far below a folder."""
     return any(place.path != folder for place in Walk(folder, depth_max=DEPTH_NEAR).places)
 
 

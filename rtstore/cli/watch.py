@@ -1,8 +1,8 @@
-"""`rtstore watch`: batches and readiness as they change, until somebody has seen enough.
+"""`rtstore watch`: shows batches and readiness as they change, until it is interrupted.
 
-Looks again and again, each time as `rtstore status` does: it takes no lock that a writer would wait
-for, and changes nothing. A directory that cannot be opened for a while (it is being rebuilt, or
-upgraded) is an event too, and is watched on.
+Reads the directory repeatedly, each time as `rtstore status` does: it takes no lock that a writer
+would wait for, and changes nothing. A directory that cannot be opened for a while (it is being
+rebuilt, or upgraded) is an event too, and the watch goes on.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def run(
     changes: int | None,
     as_json: bool,
 ) -> ExitCode:
-    """Watch until interrupted, or as long as was asked for; gives the readiness seen last."""
+    """Watch until interrupted, or as long as requested; return the exit code of the last
+    readiness."""
     with open_to_look(directory):
         pass  # what cannot be watched at all is an error like any other
     watcher = _Watcher(directory)
@@ -135,7 +136,7 @@ class _Watcher:
         self._told: tuple[object, ...] | None = None
 
     def look(self) -> Iterator[Event]:
-        """What is new since the last time: batches in their order, then the readiness."""
+        """Yield what is new since the last time: batches in their order, then the readiness."""
         try:
             with open_to_look(self._directory) as store:
                 look = look_at(store)
@@ -172,7 +173,7 @@ class _Watcher:
             yield ErrorEvent(event=Kind.ERROR, at=utc_now(), error=problem)
 
     def _new_batches(self, store: RuntimeStore) -> list[Batch]:
-        """Batches above the last number seen, and those seen open that have ended."""
+        """Return the batches above the last number seen, and those seen open that have ended."""
         newest = _newest(store, self._last_number)
         last = newest[-1].batch_number if newest else 0
         if self._last_number is None or last < self._last_number:
@@ -195,7 +196,7 @@ class _Watcher:
 
 
 def _newest(store: RuntimeStore, seen: int | None) -> list[Batch]:
-    """The newest batches, oldest first, back to the one that was seen last."""
+    """Return the newest batches, oldest first, back to the one that was seen last."""
     limit = _FIRST_LIMIT
     while True:
         found = store.batches(limit=limit)

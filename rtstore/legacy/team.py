@@ -32,7 +32,7 @@ from rtstore.model.ids import IdFactory, new_batch_id
 from rtstore.model.times import Clock, utc_now
 
 Progress = Callable[[str, int, int], None]
-"""Called with the directory, how many of its stores were read, and how many there are."""
+"""Called with the directory's name or the lane's id, the number of its stores read, and of all."""
 
 _WHY = {
     OtherKind.LANE_INDEX: "the runtime's list of lanes; it stays in use",
