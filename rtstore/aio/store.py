@@ -335,7 +335,7 @@ class AsyncRuntimeStore:
         progress: PruneProgress | None = None,
     ) -> PruneReport:
         """Drop the history beyond a retention now. `progress` is called in a thread. Writes go on
-        meanwhile: they wait for one step of the pruning at most."""
+        meanwhile, and do not wait for the whole pruning."""
         workers = self._workers.plans if dry_run else self._workers.recoveries
         return await workers.run(
             self.sync_store.prune, retention, dry_run=dry_run, progress=progress

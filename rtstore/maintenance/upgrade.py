@@ -7,8 +7,8 @@
     5 tidy      remove the back-ups beyond the newest few
 
 Only the commit of step 4 changes anything for a reader. Wherever the process dies, the database is
-at the old revision or at the new one, whole. A crash leaves only a back-up, or half of one; the
-next upgrade removes it.
+at the old revision or at the new one, whole. A crash leaves only a back-up, or half of one. It
+blocks nothing, and the next upgrade tidies it up.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ logger = logging.getLogger("rtstore.maintenance")
 
 
 class UpgradeReport(Record):
-    """What one call of `upgrade_directory` found and did."""
+    """The report of one call of `upgrade_directory`."""
 
     directory: Path
     from_revision: str

@@ -48,8 +48,9 @@ def crash_at(point: CrashPoint | str, *, batch: int = 1) -> Iterator[Crash]:
 
     Works for stores opened in the block or before it, and for `AsyncRuntimeStore`. `batch` is the
     number of the batch to crash in, counting the batches written in the block from 1. Raises
-    `PointNotReachedError` when there is no such batch, or it has fewer files, and `ValueError` for
-    an unknown point. Exceptions of the block itself are raised unchanged.
+    `PointNotReachedError` when there is no such batch, or it has fewer files, `ValueError` for an
+    unknown point, and `RuntimeError` inside another `crash_at`. Exceptions of the block itself are
+    raised unchanged.
     """
     watch = Watch(point, batch, _raise)
     crash = Crash(watch)

@@ -42,7 +42,7 @@ class RebuildReport(Record):
     kept_aside: Path | None
     """The folder that the old database was moved to; None when there was none."""
     batch_id: str | None
-    """The batch of reason `recovery` that wrote all stores; None when none could be committed."""
+    """The batch of reason `recovery` that commits all stores; None when none could be taken."""
     high_watermark: int
     """It continues from that of the damaged database, when that could be read."""
     active_identity: RunIdentity | None
