@@ -76,7 +76,7 @@ class DatabaseState(StrEnum):
     LOCKED = "locked"
     UNREADABLE = "unreadable"
     UNUSABLE = "unusable"
-    """The database is sound, but this process or this place cannot use it."""
+    """The database is sound, but cannot be used where it is, as it is, or by this installation."""
 
 
 class Facts(Record):
