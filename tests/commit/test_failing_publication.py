@@ -326,7 +326,7 @@ def test_a_failure_that_cannot_be_recorded_leaves_the_batch_decided(directory: P
         assert agree(store)
 
 
-def test_a_seal_that_fails_leaves_the_batch_decided(directory: Path) -> None:
+def test_a_completion_that_fails_leaves_the_batch_decided(directory: Path) -> None:
     """Its ids and times are the ones that its caller would have been told."""
     fs = WatchedFileSystem()
     with open_without_recovery(directory, fs) as store:
@@ -350,7 +350,7 @@ def test_a_seal_that_fails_leaves_the_batch_decided(directory: Path) -> None:
         assert files_picture(directory) == published
 
 
-def test_the_next_write_goes_on_from_a_seal_that_failed(directory: Path) -> None:
+def test_the_next_write_goes_on_from_a_completion_that_failed(directory: Path) -> None:
     """The same process may go on: the batch that was left comes first."""
     fs = WatchedFileSystem()
     with open_without_recovery(directory, fs) as store:

@@ -53,7 +53,7 @@ def store(directory: Path) -> Iterator[RuntimeStore]:
         yield store
 
 
-def test_when_the_seal_fails_each_is_decided(
+def test_when_the_completion_fails_each_is_decided(
     store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every caller hears that its batch is in the log; the next write finishes them, in order."""
