@@ -36,12 +36,12 @@ from rtstore.forks import no_fork
 from rtstore.history.prune import PruneProgress, PruneReport, prune_history
 from rtstore.history.reader import Snapshot, StoreContent, StoreReader
 from rtstore.history.versions import (
-    _OF_CONTENT,
+    CONTENT_FIELDS,
     At,
     StoreDifferences,
-    _or_now,
     checked_point,
     load_version,
+    or_now,
 )
 from rtstore.maintenance.create import (
     check_before_use,
@@ -689,7 +689,7 @@ class RuntimeStore:
 
         def query(connection: Connection) -> StoreDifferences:
             before, old = load_version(connection, name, first)
-            after, new = load_version(connection, name, _or_now(connection, second))
+            after, new = load_version(connection, name, or_now(connection, second))
             return StoreDifferences(
                 schema_name=name,
                 before=before,
@@ -754,7 +754,7 @@ class RuntimeStore:
                 schema_version=envelope.schema_version,
                 data=envelope.data,
                 updated_at=version.written_at,
-                **version.model_dump(include=_OF_CONTENT),
+                **version.model_dump(include=CONTENT_FIELDS),
             )
 
         return self.database.read(query)

@@ -28,7 +28,7 @@ class StoreDifferences(Record):
     differences: tuple[Difference, ...]
 
 
-_OF_CONTENT = {
+CONTENT_FIELDS = {
     "content_hash",
     "batch_id",
     "high_watermark",
@@ -38,7 +38,7 @@ _OF_CONTENT = {
 }
 
 
-def _or_now(connection: Connection, at: At | None) -> At:
+def or_now(connection: Connection, at: At | None) -> At:
     if at is not None:
         return at
     last = history.last_committed(connection)
