@@ -39,6 +39,7 @@ CONTENT_FIELDS = {
 
 
 def or_now(connection: Connection, at: At | None) -> At:
+    """Return the point in time, or the last committed batch for None."""
     if at is not None:
         return at
     last = history.last_committed(connection)
