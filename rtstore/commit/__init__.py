@@ -1,1 +1,1 @@
-"""The commit protocol: queue, checks, log, publication, quarantine, batches in doubt."""
+"""The commit protocol: queue, checks, log, publication, quarantine, in-doubt batches."""

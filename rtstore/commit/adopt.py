@@ -1,6 +1,6 @@
-"""A file changed by hand, read as the new truth: it must pass what a write must pass.
+"""Adopt a file that was changed by hand: it must pass the checks of a write.
 
-Neither goes over what a newer program committed."""
+Neither an adoption nor a write replaces what a newer program committed."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def draft_of_file(
     reason: BatchReason,
     now: datetime,
 ) -> Draft:
-    """The draft of a batch that holds a store file byte for byte. Raises as `read_for_adoption`,
-    and what `validate` raises for its data."""
+    """Return the draft of a batch that holds a store file byte for byte. Raises as
+    `read_for_adoption`, and as `validate` for the file's data."""
     content = read_for_adoption(publisher.directory, descriptor, entry, publisher.fs)
     write = StoreWrite(descriptor=descriptor, data=decode(content).data)
     request = BatchRequest(team_name=team_name, identity=identity, reason=reason, writes=(write,))
@@ -46,8 +46,7 @@ def draft_of_file(
 
 
 def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory: Path) -> None:
-    """Raise `NewerStoreFileError` where a newer program committed what an older one would go
-    over."""
+    """Raise `NewerStoreFileError` when the committed version is of a newer program."""
     if entry is not None and entry.schema_version > descriptor.schema_version:
         raise NewerStoreFileError(
             descriptor.schema_name,
@@ -60,11 +59,11 @@ def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory:
 def read_for_adoption(
     directory: Path, descriptor: Descriptor, entry: CommittedFile | None, fs: FileSystem
 ) -> bytes:
-    """The bytes of a store file that is to be adopted.
+    """Return the bytes of a store file that is to be adopted.
 
-    Raises `InvalidRequestError` when there is no file, when it is no envelope, of an older schema
-    version, or what is committed already; `NewerStoreFileError`; `StorageError` when it cannot be
-    read. Its data is checked when the batch is made.
+    Raises `InvalidRequestError` when there is no file, or when the file is not an envelope, is of
+    an older schema version, or already is the committed version; `NewerStoreFileError`;
+    `StorageError` when it cannot be read. The data is checked when the draft is made.
     """
     name = descriptor.schema_name
     refuse_newer(descriptor, entry, directory)

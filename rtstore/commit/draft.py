@@ -1,4 +1,4 @@
-"""A batch before it is logged: checked and encoded without looking at any file."""
+"""A batch before it is logged: checked and encoded without reading any file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from rtstore.model.request import BatchRequest
 
 
 class Draft:
-    """A validated request: everything encoded but for the time, which is known under the lock;
-    then its contents and writes are planned."""
+    """A validated request. Everything is encoded except the time, which is known only under the
+    lock; then `plan` decides its contents and writes."""
 
     __slots__ = (
         "batch_id",
@@ -43,7 +43,7 @@ class Draft:
     def __init__(self, request: BatchRequest, batch_id: str | None, started_at: datetime) -> None:
         self.request = request
         self.batch_id = batch_id
-        """None until it has one."""
+        """The id of the batch; None until it has one."""
         self.id_given = batch_id is not None
         """Whether the caller chose the id, and may repeat the call."""
         self.started_at = started_at
@@ -51,26 +51,26 @@ class Draft:
         self.size = 0
         """About how many bytes it writes."""
         self.quarantined: Sequence[QuarantinedFile] = ()
-        """What somebody else had written, kept before this batch comes over it."""
+        """The foreign files that were quarantined before this batch replaces them."""
         self.content_of: dict[str, bytes] = {}
-        """What it writes, by store; planned, like the writes."""
+        """The bytes that it writes, by store. Set by `plan`, like `writes`."""
         self.writes: tuple[PlannedWrite, ...] = ()
 
     def add(self, descriptor: Descriptor, encoded: EncodedStore) -> None:
-        """Have it write one more store."""
+        """Add one more store to its writes."""
         self.encoded.append((descriptor, encoded))
         self.size += encoded.size
 
     @property
     def names(self) -> list[str]:
-        """The stores that it writes, in order."""
+        """Return the names of the stores that it writes, in order."""
         return [descriptor.schema_name for descriptor, _ in self.encoded]
 
     def repeats(self, first: Batch) -> bool:
-        """Whether this is the batch that was written before.
+        """Return whether `first` is this batch, written before.
 
-        Encoding is deterministic, so the same data at the time of the first writing must give the
-        same bytes; that holds even where the contents have left the history.
+        Encoding is deterministic, so the same data with the first write's time has the same bytes
+        and the same hash. So this works even when the contents have left the history.
         """
         identity = self.request.identity
         now = {descriptor.schema_name: encoded for descriptor, encoded in self.encoded}
@@ -87,7 +87,7 @@ class Draft:
 
     def plan(self, written_at: datetime, new_receipt_id: IdFactory) -> None:
         """Decide everything about the writes: order, contents, hashes, times, ids of receipts."""
-        # Microseconds are what every usual file system keeps exactly.
+        # Every usual file system stores microseconds exactly.
         mtime_ns = time.time_ns() // 1000 * 1000
         self.content_of = {
             descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in self.encoded
@@ -109,7 +109,7 @@ class Draft:
         )
 
     def numbered(self, batch_number: int) -> LoggedBatch:
-        """The planned batch as it is logged under a number."""
+        """Return the planned batch as it is logged under a number."""
         run_id, capability_snapshot_id, behavior_fingerprint = _parts(self.request.identity)
         assert self.batch_id is not None  # noqa: S101 - it has one before it is logged
         batch = construct_unchecked(
@@ -139,10 +139,10 @@ def _parts(identity: RunIdentity | None) -> tuple[str | None, str | None, str | 
 
 
 def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) -> Draft:
-    """Step 1 of the commit protocol: check and encode everything that can be without I/O.
+    """Do step 1 of the commit protocol: check and encode all that needs no I/O.
 
-    Raises `InvalidRequestError` for an empty batch, a store that is in it twice, a batch id that is
-    none, and data that is not JSON or that the payload model refuses.
+    Raises `InvalidRequestError` for an empty batch, a store that is in it twice, an invalid batch
+    id, and data that is not JSON or that the payload model refuses.
     """
     if not request.writes:
         raise InvalidRequestError("writes", "a batch writes at least one store; it is empty")

@@ -1,11 +1,11 @@
-"""What store files may hold on the medium: the versions that a loss of power can bring back.
+"""Know which versions of store files the medium may hold: a loss of power can bring those back.
 
 Publishing flushes no file, so the medium may hold any version since the last flush, however many
-batches ago that was. An old version is known as ours by the hashes in the history; so before a
-batch is dropped from it, the files that it wrote are known to be on the medium with something else.
-A flush answers that for all batches before it: one a file is needed for a whole retention.
+batches ago that was. The hashes in the history identify an old version as ours. So before a batch
+is dropped from the history, the medium must be known to hold other versions of its files. One flush
+of a file answers that for all batches before it, so a whole retention needs one flush a file.
 
-What is known is of this process: the first batches that it drops cost a flush of their files.
+The knowledge belongs to one process: the first batches that it drops cost a flush of their files.
 """
 
 from __future__ import annotations
@@ -32,41 +32,43 @@ logger = logging.getLogger("rtstore.commit")
 _File = tuple[str, str]
 """A store and the path of its file."""
 _Identity = tuple[int, int]
-"""Inode and change time: no other file, and no other version, has the same."""
+"""Inode and change time in ns: no other file, and no other version, has the same."""
 
 
 class _Flushed(NamedTuple):
-    """A file as it was flushed."""
+    """The knowledge from one flush of a file."""
 
     newest: int
-    """The newest batch at that time. Of the batches up to it none is on the medium any more …"""
+    """The newest batch at that time. The medium holds no version of a batch up to this one, except
+    that of `but_not`."""
     but_not: int
-    """… but this one, whose version was flushed; 0 where the file was nobody's of ours."""
+    """The batch whose version was flushed; 0 if the file was not a version of ours."""
 
     def rules_out(self, batch_number: int) -> bool:
-        """Whether the medium cannot hold what a batch wrote."""
+        """Return whether the medium cannot hold the version of a batch."""
         return batch_number <= self.newest and batch_number != self.but_not
 
 
 class FlushKnowledge:
-    """What is known of the files of one runtime directory. The caller holds the writer lock."""
+    """The knowledge of flushed files of one runtime directory. The caller holds the writer lock."""
 
     def __init__(self, directory: Path, fs: FileSystem) -> None:
         self._directory = directory
         self._fs = fs
         self._flushed: dict[_File, _Flushed] = {}
         self._others: dict[_File, _Identity | None] = {}
-        """Files that hold another version of ours."""
+        """Files that hold another version of ours than the current one."""
         self._failed: dict[_File, _Identity | None] = {}
-        """Files whose flush failed. To ask again would say that all is well."""
+        """Files whose flush failed. A second flush of the same file would falsely succeed."""
 
     def may_forget(
         self, connection: Connection, numbers: Sequence[int], newest: int
     ) -> Sequence[int]:
-        """Those of the batches that no file can hold on the medium; flushes files to find out.
+        """Return those of the batches whose versions the medium cannot hold. Flush files to find
+        out.
 
-        `connection` sees what is committed now, `newest` is the last batch that has ended. Raises
-        nothing for a file that cannot be flushed: its batches may not be forgotten.
+        `connection` sees the current entries; `newest` is the last batch that has ended. A file
+        that cannot be flushed raises nothing: its batches may not be forgotten.
         """
         if not numbers:
             return numbers
@@ -83,8 +85,8 @@ class FlushKnowledge:
         return [number for number in numbers if number not in held]
 
     def distrusted(self) -> list[_File]:
-        """The files whose flush failed, and that are still there: only a new version of them can be
-        flushed."""
+        """Return the files whose flush failed, and that have not changed since: only a new version
+        of such a file can be flushed."""
         for file, failed in list(self._failed.items()):
             with suppress(OSError):
                 if _identity(self._there(store_path(self._directory, file[1]))) != failed:
@@ -99,7 +101,7 @@ class FlushKnowledge:
         name, relative_path = file
         entry = manifest.load_entries(connection, [name]).get(name)
         if entry is not None and entry.relative_path != relative_path:
-            self._flushed[file] = _Flushed(newest, 0)  # no file of the store any more
+            self._flushed[file] = _Flushed(newest, 0)  # the store has another file now
             return
         seen: _Identity | None = None
         try:
@@ -125,7 +127,7 @@ class FlushKnowledge:
             self._flushed[file] = _Flushed(newest, 0 if entry is None else entry.batch_number)
 
     def _there(self, path: Path) -> os.stat_result | None:
-        """A regular file; anything else under that name holds no version of ours."""
+        """Return the stat of a regular file, or None; anything else holds no version of ours."""
         try:
             found = self._fs.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -135,8 +137,8 @@ class FlushKnowledge:
     def _holds_another_version(
         self, connection: Connection, path: Path, name: str, entry: ManifestEntry | None
     ) -> bool:
-        """Whether the file is a version of ours that is not the current one: a failed batch that
-        was not undone yet, or an old one that somebody put back."""
+        """Return whether the file is a version of ours that is not current: of a failed batch that
+        was not undone yet, or an old version that somebody put back."""
         there = self._there(path)
         if there is None:
             return False
@@ -152,7 +154,7 @@ def _identity(there: os.stat_result | None) -> _Identity | None:
 
 
 def _nearest(path: Path, top: Path, fs: FileSystem) -> Path:
-    """The directory, or the nearest above it that is there."""
+    """Return the directory, or the nearest existing one above it, up to `top`."""
     while path != top and not fs.is_directory(path):
         path = path.parent
     return path

@@ -1,41 +1,41 @@
 """The queue in front of the writer lock: batches of one process that share a flush.
 
-Whoever comes first leads: it takes the writer lock, then all batches that wait by then, and carries
-them out. When that is done it wakes those who submitted them, and whoever is first in the queue now
-leads. So nobody waits for a better moment, and a lone caller is its own leader.
+The thread at the head of the queue leads: it takes the writer lock, then all batches that wait by
+then, and writes them. Then it wakes their callers, and the new head of the queue leads. So no
+caller waits for others to come, and a lone caller is its own leader.
 
-    pending_batch  one batch: a draft before it is carried out, an outcome after
-    place       one thread in the queue, with what it submits, in order
-    leader      the thread at the head of the queue; it takes batches under the writer lock only
+    pending_batch  one batch: a draft before it is written, an outcome after
+    place          one thread in the queue, with the batches that it submits, in order
+    leader         the thread at the head of the queue; it takes batches under the writer lock only
 
-Nobody waits for ever, and nobody is told what is not true. Who has a batch is decided by one atomic
-step (`PendingBatch.claim`): the leader, which gives it an outcome, or its caller, who withdraws it
-when the time-out is over or an exception comes. A leader claims with its hold of the writer lock;
-when that has ended and there is no outcome, the leader was interrupted, and the claim counts no
-more. So nothing has to be put back: the next leader takes the batch and finds out what became of
-it. An error that is no batch's own (the lock, a left-over batch that cannot be finished) is the
-leader's alone: the others try for themselves.
+Waiting is bounded, and every outcome is true. One atomic step (`PendingBatch.claim`) decides who
+has a batch: the leader, which sets its outcome, or its caller, who withdraws it on a time-out or an
+exception. A leader claims with its hold of the writer lock. If that hold has ended without an
+outcome, the leader was interrupted, and its claim is void: the next leader takes the batch and
+finds its outcome. So nothing has to be put back. An error that belongs to no batch (the lock, an
+in-doubt batch that cannot be resolved) is raised to the leader alone; the others try for
+themselves.
 
-An exception may come at any line. (Also at that of a `try` inside of another `try` or `with` of the
-same function, where CPython 3.11 runs no handler of that function: so what must run is in the
-calling function, or in C.) A place is out of the queue when it is closed, which the end of a
-`with` block does in C; others pass over places that are closed or done. A wake-up that was lost
-costs `RECHECK_S`.
+An exception may come at any line. (Also at the line of a `try` inside another `try` or `with` of
+the same function, where CPython 3.11 runs no handler of that function: so code that must run is in
+the calling function, or in C.) A place has left the queue when it is closed, which the end of a
+`with` block does in C; others skip places that are closed or done. A lost wake-up costs at most
+`RECHECK_S`.
 
-To the cases of `rtstore.commit.writer` a group adds (tried by the same tests, in the scenarios
+A group adds to the cases of `rtstore.commit.writer` (the same tests cover them, in the scenarios
 `write_together`):
 
 * a crash between 3 and the end of 5 leaves several `preparing` batches. They go forward together,
-  as they were to: a store is published with the last of its versions, one transaction completes
-  them in their order. Nothing of the history is dropped before that. All versions are in the log,
-  so none is taken for somebody else's.
+  as planned: a store is published with the last of its versions, one transaction completes them in
+  their order. No history is dropped before that. All versions are in the log, so none is taken for
+  a foreign file.
 * completing a group is one transaction: after a loss of power all of it is there or none.
-* a batch refused before the log leaves the group; one that the database refuses has each of the
-  group logged by itself. What a batch is compared with (`expected_high_watermark`, the data that
-  `update` reads) must be committed, so such a batch begins a group, and others may join it.
+* a batch refused before the log leaves the group; if the database refuses one, each of the group is
+  logged by itself. A batch is compared (`expected_high_watermark`, the data that `update` reads)
+  with what is committed only, so such a batch begins a group, and others may join it.
 * publishing fails -> that batch fails and is undone, the others go on; a store that it shared gets
-  the last version of those that are left. When the failure cannot be recorded, all of the group
-  stay in the log, and go forward in their order.
+  the last version among the others. If the failure cannot be recorded, the whole group stays in the
+  log, and goes forward in its order.
 """
 
 from __future__ import annotations
@@ -62,22 +62,22 @@ from rtstore.model import arguments
 from rtstore.model.records import Batch, LoggedBatch, QuarantinedFile
 
 GROUP_MAX = 128
-"""How many batches share a flush at most: the first must not wait for any number of others."""
+"""The most batches that share a flush, so that the first waits for a bounded number of others."""
 GROUP_BYTES_MAX = 16_000_000
-"""How many bytes of content they log together at most; a batch that is larger goes alone."""
+"""The most bytes of content in one group; a larger batch goes alone."""
 RECHECK_S = 0.05
-"""How often somebody in the queue looks whether a wake-up was lost."""
+"""In seconds. A thread in the queue checks this often whether a wake-up was lost."""
 INTERRUPTED_S_MAX = 10.0
-"""How long a caller that was interrupted waits for the leader that carries its batch out."""
+"""In seconds. The longest that an interrupted caller waits for the leader that has its batch."""
 
 Result = TypeVar("Result")
 
 _WITHDRAWN = object()
-"""Claims a batch for its caller: no leader takes it any more."""
+"""Claims a batch for its caller: no leader takes it afterwards."""
 
 
 class CallerError(Exception):
-    """What a function of a caller's raised (a clock, an id factory): the outcome of its batch."""
+    """Carries an exception of a caller's function (a clock, an id factory): its batch's outcome."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
@@ -85,7 +85,7 @@ class CallerError(Exception):
 
 
 class PendingBatch:
-    """One batch that was submitted, and what became of it."""
+    """One submitted batch and its outcome."""
 
     __slots__ = (
         "_claims", "_context", "batch", "draft", "error", "expected_high_watermark", "log_begun",
@@ -97,11 +97,11 @@ class PendingBatch:
         self.draft = draft
         self.expected_high_watermark = expected_high_watermark
         self.batch: Batch | None = None
-        """The committed batch, once it is."""
+        """The committed batch, once it is committed."""
         self.error: Exception | None = None
-        """Why there is none."""
+        """The error, if the batch is not committed."""
         self.log_begun = False
-        """It may be in the log: without an outcome nobody knows."""
+        """Whether it may be in the log. Then, without an outcome, its state is unknown."""
         self._claims: dict[int, object] = {}
         self._context = copy_context()
 
@@ -111,10 +111,11 @@ class PendingBatch:
         return self.batch is not None or self.error is not None
 
     def claim(self, claimant: object) -> bool:
-        """Decide who has the batch, a leader's hold or its caller; whether it is this claimant.
+        """Claim the batch for a leader's hold or for its caller. Return whether this claimant has
+        it.
 
-        `dict.setdefault` is atomic, and no claim is ever removed; one by a hold that has ended is
-        passed over. An outcome is set before the hold ends, so look for one after this.
+        `dict.setdefault` is atomic, and no claim is ever removed. A claim by a hold that has ended
+        is skipped. An outcome is set before the hold ends, so check for one after this.
         """
         number = 0
         while (by := self._claims.setdefault(number, claimant)) is not claimant:
@@ -124,20 +125,20 @@ class PendingBatch:
         return True
 
     def withdraw(self) -> bool:
-        """See to it that no leader takes it. False while one has it."""
+        """Claim it for its caller: no leader takes it then. Return False while a leader has it."""
         return self.claim(_WITHDRAWN)
 
     def result(self) -> Batch:
-        """The committed batch; raises what went wrong instead."""
+        """Return the committed batch, or raise its error."""
         if self.error is not None:
             raise self.error
         assert self.batch is not None  # noqa: S101 - only asked for when it is done
         return self.batch
 
     def attempt(self, step: Callable[[PendingBatch], None]) -> None:
-        """Run a step of the leader for it. An error of ours, or of a function of the caller's, is
-        its outcome; everything else came to the leader. The clock and the id factories see the
-        context variables of the submitter."""
+        """Run a step of the leader for it. A `RuntimeStoreError` or `CallerError` becomes its
+        outcome; any other exception is the leader's. The clock and the id factories see the context
+        variables of the submitter."""
         try:
             self.run(step)
         except RuntimeStoreError as error:
@@ -146,12 +147,12 @@ class PendingBatch:
             self.error = error.error
 
     def run(self, function: Callable[[PendingBatch], None]) -> None:
-        """Call a function with the context variables of the submitter: in a copy, for one context
-        cannot be entered by two threads."""
+        """Call a function with the context variables of the submitter. Each call uses a copy,
+        because two threads cannot enter one context."""
         self._context.copy().run(function, self)
 
     def describe(self) -> str:
-        """What is known of it by a caller that was interrupted. Withdraws it."""
+        """Withdraw it, and return what an interrupted caller knows of it, as text."""
         withdrawn = self.withdraw()
         name = "the batch" if self.draft.batch_id is None else f"batch {self.draft.batch_id}"
         if self.batch is not None:
@@ -165,7 +166,7 @@ class PendingBatch:
 
 
 def own_error(function: Callable[[], Result]) -> Result:
-    """Call a function of a caller's, on behalf of its batch. Raises `CallerError`."""
+    """Call a caller's function for its batch. Raises `CallerError`."""
     try:
         return function()
     except RuntimeStoreError:
@@ -177,14 +178,14 @@ def own_error(function: Callable[[], Result]) -> Result:
 
 
 def explain(error: BaseException, pending: Sequence[PendingBatch]) -> None:
-    """Say on an exception that came to a caller what is known of its batches."""
+    """Add a note to a caller's exception: what is known of its batches."""
     if isinstance(error, RuntimeStoreError):
-        return  # says it itself
+        return  # its own message says it
     if isinstance(error, Exception) and not isinstance(error, MemoryError | RecursionError):
         pending = [item for item in pending if item.log_begun or item.is_done]
         pending = [item for item in pending if item.error is not error]
         if not pending:
-            return  # of a function of the caller's, and nothing came of it
+            return  # raised by a caller's function, and nothing was written
     for item in pending:
         error.add_note(f"rtstore: {item.describe()}")
     if not pending:
@@ -192,19 +193,19 @@ def explain(error: BaseException, pending: Sequence[PendingBatch]) -> None:
 
 
 def names_of(group: Iterable[PendingBatch]) -> set[str]:
-    """The stores that batches write."""
+    """Return the names of the stores that batches write."""
     return {name for item in group for name in item.draft.names}
 
 
 class _Place(io.BytesIO):
-    """One thread in the queue; closed when it has left. (It is a `BytesIO` for its `__exit__` and
-    its `closed`, which are in C: no exception can come between the two.)"""
+    """One thread in the queue; closed when it has left. (It is a `BytesIO` because its `__exit__`
+    and its `closed` are in C: no exception can come between the two.)"""
 
     def __init__(self, pending: Sequence[PendingBatch], *, alone: bool) -> None:
         super().__init__()
         self.pending = list(pending)
         self.alone = alone
-        """It has to commit_group: what it writes first is known only under the lock."""
+        """Whether it must lead: its first batch is known only under the lock."""
         self.leads = False
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -212,7 +213,7 @@ class _Place(io.BytesIO):
     def is_done(self) -> bool:
         if self.alone or self.leads:
             return False
-        for item in self.pending:  # noqa: SIM110 - a generator could be left half-way
+        for item in self.pending:  # noqa: SIM110 - an exception could leave a generator half-way
             if not item.is_done:
                 return False
         return True
@@ -227,17 +228,17 @@ class TakeGroup:
         self.hold: Hold | None = None
 
     def begin(self) -> None:
-        """The lock is held: the leader keeps its place at the head until it has ended."""
+        """Hold the place at the head of the queue until `end`. The lock is held."""
         self._place.leads, self._place.alone = True, False
 
     def end(self) -> None:
-        """Let the lock go. Harmless when that is done."""
+        """Release the lock. Calling it again is harmless."""
         if self.hold is not None:
             self.hold.release()
         self._place.leads = False
 
     def __call__(self, group: Sequence[PendingBatch]) -> list[PendingBatch]:
-        """Take the batches at the head of the queue that can share the flush of those given."""
+        """Take the batches at the head of the queue that can share a flush with `group`."""
         taken: list[PendingBatch] = []
         count, size = len(group), sum(item.draft.size for item in group)
         ids = {item.draft.batch_id for item in group}
@@ -246,9 +247,9 @@ class TakeGroup:
             if count > 1 and not (
                 count <= GROUP_MAX
                 and size <= GROUP_BYTES_MAX
-                # It is compared with what is committed, not with what is about to be.
+                # The comparison is with the committed watermark, not with one about to be.
                 and item.expected_high_watermark is None
-                # The first result must be there before it can be given back.
+                # The first result must exist before it can be returned again.
                 and (item.draft.batch_id is None or item.draft.batch_id not in ids)
             ):
                 break
@@ -260,11 +261,11 @@ class TakeGroup:
         return taken
 
     def add(self, pending: Sequence[PendingBatch]) -> None:
-        """More batches of the leader: they are the next that are taken."""
+        """Add batches to the leader's place. They are taken next."""
         self._place.pending.extend(pending)
 
     def _waiting(self) -> list[PendingBatch]:
-        """The batches at the head of the queue; none behind somebody who has to lead."""
+        """Return the batches at the head of the queue, up to a place that must lead."""
         waiting: list[PendingBatch] = []
         for place in list(self._places):
             if place.alone:
@@ -292,15 +293,15 @@ class WriteQueue:
         *,
         first: Callable[[TakeGroup], None] | None = None,
     ) -> None:
-        """Return when every pending_batch has an outcome. When it is this thread's turn, `lead` is
-        called under the writer lock, to take batches and to give each an outcome. With `first` the
-        thread leads in any case, and that is called the first time: it writes a batch of its own,
-        and takes what it likes beside it.
+        """Return when every pending batch has an outcome. On this thread's turn, `commit_group` is
+        called under the writer lock, to take batches and to set the outcome of each. With `first`,
+        the thread leads in any case, and `first` is called the first time: it writes a batch of its
+        own, and takes others to go with it.
 
-        Raises what `WriterLock.hold` and `lead` raise. A time-out is the outcome of the batches
-        that no leader has by then; without any it is raised.
+        Raises what `WriterLock.hold` and `commit_group` raise. A time-out is the outcome of the
+        batches that no leader has by then; with `first` it is raised.
         """
-        if self._pid != os.getpid():  # the threads that were in the queue stayed with the parent
+        if self._pid != os.getpid():  # the threads in the queue stayed with the parent
             self._begin()
         self._lock.refuse_reentry()
         deadline = time.monotonic() + self._lock.timeout_s
@@ -346,7 +347,7 @@ class WriteQueue:
     # --- the queue ------------------------------------------------------------------------------
 
     def _head(self) -> _Place | None:
-        """Whose turn it is: the first that has not left and is not done."""
+        """Return the place whose turn it is: the first that has not left and is not done."""
         for place in list(self._places):
             if not (place.closed or place.is_done):
                 return place
@@ -356,12 +357,12 @@ class WriteQueue:
     def _remove(self, place: _Place) -> bool:
         try:
             self._places.remove(place)
-        except ValueError:  # somebody else has
+        except ValueError:  # another thread removed it
             return False
         return True
 
     def _wake(self) -> None:
-        """Wake those whose batches are done, and whose turn it is."""
+        """Wake the places whose batches are done, and the place whose turn it is."""
         for place in list(self._places):
             if place.closed or place.is_done:
                 self._remove(place)
@@ -391,7 +392,7 @@ class WriteQueue:
                     )
 
     def _leave(self, place: _Place) -> None:
-        """Leave the queue, whatever happened; what a leader has is waited for."""
+        """Leave the queue in any case, after waiting for the batches that a leader has."""
         try:
             deadline = time.monotonic() + INTERRUPTED_S_MAX
             for item in place.pending:
@@ -421,20 +422,20 @@ class UnderWay(NamedTuple):
 
     @property
     def content_of(self) -> Mapping[str, bytes]:
-        """What it writes, by store."""
+        """The bytes that it writes, by store."""
         return self.pending_batch.draft.content_of
 
 
 Publish = Callable[
     [LoggedBatch, Mapping[str, bytes], Container[str], Sequence[QuarantinedFile]], None
 ]
-"""Publishes those stores of a batch that are due; raises when the batch has failed."""
+"""Publishes the stores of a batch that are due; raises when the batch has failed."""
 
 
 def publish_together(under_way: Sequence[UnderWay], publish: Publish) -> list[UnderWay]:
-    """Publish batches in their order; gives those whose files are in place, the others have their
-    error. One that cannot be published fails, and what it had put on disk is undone; then a store
-    that it shared gets the last version of those that are left."""
+    """Publish batches in their order. Return those whose files are in place; set the error of the
+    others. A batch that cannot be published fails, and its published files are undone; then a store
+    that it shared gets the last version among the remaining batches."""
     going = list(under_way)
     quarantined = [kept for item in going for kept in item.pending_batch.draft.quarantined]
     on_disk: dict[str, int] = {}
@@ -453,7 +454,7 @@ def publish_together(under_way: Sequence[UnderWay], publish: Publish) -> list[Un
                     on_disk.pop(name, None)
                 break
             except BatchUnfinishedError as error:
-                # It stays in the log and goes forward, so those after it must not be completed.
+                # It stays in the log and goes forward, so none of the group may be completed now.
                 for other in going:
                     other.pending_batch.error = error.about(other.logged.batch.batch_id)
                 return []

@@ -1,12 +1,12 @@
-"""Batches that a dead writer left open, finished from the log by whoever comes next.
+"""Resolve in-doubt batches: the next writer or recovery finishes them from the log.
 
-They go forward together, as they would have been written together: each store is published once,
-with the last of its versions, then one transaction completes all of them in their order. So only
-the contents of the last versions are needed; what a later batch has superseded is history.
+They go forward together, like a group: each store is published once, with the last of its versions,
+then one transaction completes all of them in their order. So only the contents of the last versions
+are needed; superseded versions are history.
 
 A content that is not in the log (an older version of the library dropped some too early, or
-somebody deleted it) is looked for in the store's file and in quarantine. If nobody has it, its
-batch can never be completed: it is recorded as failed, with what is gone, and the others go on.
+somebody deleted it) is searched for in the store's file and in quarantine. Without a copy, its
+batch can never be completed: it is recorded as failed, with the lost store, and the others go on.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ logger = logging.getLogger("rtstore.recovery")
 
 
 def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
-    """Take open batches to their end before a batch is written, and record it like any recovery.
+    """Resolve in-doubt batches before a batch is written, and record this like any recovery.
 
-    The caller holds the writer lock and is about to write a batch of its own, so nothing needs to
-    be flushed here. Raises `OpenBatchError` when that cannot be done now; a `StopError` comes out
-    unchanged. The batches then stay open.
+    The caller holds the writer lock and is about to write a batch of its own, so the record needs
+    no flush. Raises `OpenBatchError` when that cannot be done now; a `StopError` passes unchanged.
+    The batches then stay open.
     """
     began_at, database, clock = time.perf_counter(), publisher.database, publisher.clock
     plan = build_plan(
@@ -83,7 +83,7 @@ def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
 
 
 def step_of(action: RecoveryAction, database: Database) -> RecoveryStep:
-    """What became of the action to roll a batch forward, once `take_to_their_end` has returned."""
+    """Return the outcome of an action that rolls a batch forward, after `take_to_their_end`."""
     find = partial(batches.find_batch, batch_id=str(action.batch_id))
     batch: Batch | None = database.read(find)
     if batch is not None and batch.state is BatchState.FAILED:
@@ -93,13 +93,13 @@ def step_of(action: RecoveryAction, database: Database) -> RecoveryStep:
 
 
 def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
-    """Commit open batches from the log, all of them, oldest first; those that cannot be completed
-    fail. The caller holds the writer lock.
+    """Commit all in-doubt batches from the log, oldest first. Record those that cannot be completed
+    as failed. The caller holds the writer lock.
 
-    The decision to go forward is recorded before the first file is touched, so that a second crash
-    continues it. Files that already hold what is to be written are left as they are. Raises
-    OSError, `StorageError`, `NewerStoreFileError` or `UnsafePathError` when a file cannot be
-    replaced; the batches then stay open.
+    The decision to go forward is durable before the first file is touched, so after a second crash
+    it is continued. Files that already hold the planned bytes stay as they are. Raises OSError,
+    `StorageError`, `NewerStoreFileError` or `UnsafePathError` when a file cannot be replaced; the
+    batches then stay open.
     """
     going, content_of = _completable(left, publisher)
     if not going:
@@ -113,7 +113,7 @@ def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None
     for version in due:
         write, batch_id = version.write, version.logged.batch.batch_id
         entry = entries.get(write.schema_name)
-        # Wherever names were traded: after a loss of power the file may not show it.
+        # For every store: after a loss of power the file may not show that it was exchanged.
         publisher.resolve_exchange(write, version.first, batch_id, entry)
         if publisher.holds(write):
             continue
@@ -124,12 +124,12 @@ def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None
 
 
 class _Version(NamedTuple):
-    """The last of the versions of a store that open batches write."""
+    """The last version of a store that in-doubt batches write."""
 
     logged: LoggedBatch
     write: PlannedWrite
     first: int
-    """The number of the first open batch that writes the store."""
+    """The number of the first in-doubt batch that writes the store."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -137,7 +137,7 @@ class _Version(NamedTuple):
 
 
 def _last_versions(going: Sequence[LoggedBatch]) -> list[_Version]:
-    """The last version of each store, in the order in which they are written."""
+    """Return the last version of each store, in the order in which they are written."""
     first: dict[str, int] = {}
     last: dict[str, _Version] = {}
     for logged in going:
@@ -152,8 +152,8 @@ def _last_versions(going: Sequence[LoggedBatch]) -> list[_Version]:
 def _completable(
     left: Sequence[LoggedBatch], publisher: Publisher
 ) -> tuple[list[LoggedBatch], Mapping[tuple[int, str], bytes]]:
-    """The batches that can be completed, with the contents of the last versions. The others are
-    recorded as failed, and what they had put on disk is undone."""
+    """Return the batches that can be completed, and the contents of the last versions. Record the
+    others as failed, and undo the files that they published."""
     going, found = list(left), dict[tuple[int, str], bytes]()
     while True:
         for version in _last_versions(going):
@@ -161,15 +161,15 @@ def _completable(
             if content is None:
                 _give_up(version, publisher)
                 going.remove(version.logged)
-                break  # what the batches before it wrote is needed now
+                break  # the last version is now one of an earlier batch
             found[version.key] = content
         else:
             return going, found
 
 
 def _content(version: _Version, publisher: Publisher) -> bytes | None:
-    """The bytes of a version: those in the log, or a copy of them that is found elsewhere, which is
-    put into the log. None when nobody has them."""
+    """Return the bytes of a version from the log. If they are missing there, find a copy elsewhere,
+    and put it into the log. Return None when there is no copy."""
     number, name = version.key
     content = publisher.database.read(
         lambda connection: contents.load_content(connection, number, name)
@@ -185,7 +185,8 @@ def _content(version: _Version, publisher: Publisher) -> bytes | None:
 
 
 def _find(write: PlannedWrite, publisher: Publisher) -> bytes | None:
-    """A copy of what a batch was to write: in the store's file, or in quarantine."""
+    """Return a copy of the bytes of a planned write from the store's file, its temporary file or
+    quarantine, or None."""
     path = store_path(publisher.directory, write.relative_path)
     places = [path, durable.temporary_path(path)]
 
@@ -209,7 +210,7 @@ def _find(write: PlannedWrite, publisher: Publisher) -> bytes | None:
 
 
 def _give_up(version: _Version, publisher: Publisher) -> None:
-    """Fail a batch whose content nobody has, and take back what it had put on disk."""
+    """Record a batch whose content is lost as failed, and undo the files that it published."""
     name, batch = version.write.schema_name, version.logged.batch
     problem = (
         f"its content for {name} is gone: neither the log has it, nor the file, nor quarantine; "

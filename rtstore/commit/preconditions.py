@@ -1,5 +1,5 @@
-"""Step 2 of the commit protocol: what a draft must pass before it is logged. The writer lock is
-held, and nothing is changed; only evidence is kept."""
+"""Step 2 of the commit protocol: the checks of a draft before it is logged. The writer lock is
+held. Nothing is changed, except that foreign files are copied to quarantine."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ from rtstore.model.records import Batch, BatchState, CommittedFile, LoggedBatch
 
 
 class CommittedView(NamedTuple):
-    """What is committed, as found under the lock."""
+    """The committed state, as read under the lock."""
 
     team_name: str
     high_watermark: int
     files: Mapping[str, CommittedFile]
-    """By store; one that was never written is absent."""
+    """By store. A store that was never written is absent."""
 
 
 class CommittedState:
-    """What is committed, as one writer sees it whenever it has the lock.
+    """The committed state as one writer knows it while it holds the lock; a cache.
 
-    Most often nobody else has written since its own last batch, and then it knows: the database is
-    asked for stores that are new to it, and for everything again only after commits of others.
+    Most often nobody else has written since its own last batch. Then only stores that are new to it
+    are read from the database. After a commit of another writer everything is read again.
     """
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
         self._database = publisher.database
         self._moment: tuple[int, int] | None = None
-        """The moment of which all this is."""
+        """The change token of the database when the fields below were read."""
         self._team_name = ""
         self._high_watermark = 0
         self._asked: set[str] = set()
         self._files: dict[str, CommittedFile] = {}
 
     def refresh(self, names: Collection[str]) -> CommittedView:
-        """What is committed for the stores about to be written, after what a dead writer left was
-        rolled forward. We hold its lock, so it is dead."""
+        """Resolve in-doubt batches, then return the committed state of the stores about to be
+        written. Open batches are in doubt here: we hold the lock, so their writer is dead."""
         moment = self._database.change_token()
         if moment != self._moment:
             left = self._ask_everything()
@@ -74,17 +74,18 @@ class CommittedState:
         return CommittedView(self._team_name, self._high_watermark, self._files)
 
     def forget(self) -> None:
-        """Ask the database for everything at the next look."""
+        """Have the next `refresh` read everything from the database."""
         self._moment = None
 
     def entry(self, name: str) -> CommittedFile | None:
-        """What a store's file was at the last look."""
+        """Return the committed file of a store as of the last `refresh`, or None."""
         return self._files.get(name)
 
     def completed(self, logged: Sequence[LoggedBatch], high_watermark: int) -> None:
-        """Batches were committed by this writer, which has looked before: by one transaction that
-        logged them and one that completed them. Were there others, the next look finds out."""
-        assert self._moment is not None  # noqa: S101 - it has looked
+        """Note that this writer committed batches, by one transaction that logged them and one that
+        completed them. It has called `refresh` before. The next `refresh` notices any other
+        commit."""
+        assert self._moment is not None  # noqa: S101 - `refresh` was called
         version, commits = self._moment
         self._high_watermark = high_watermark
         self._files |= {
@@ -95,7 +96,8 @@ class CommittedState:
         self._moment = version, commits + 2
 
     def _ask_everything(self) -> list[LoggedBatch]:
-        """Forget all stores; gives the batches that were left open and can be finished."""
+        """Forget all stores and read the manifest again. Return the in-doubt batches that can be
+        resolved."""
 
         def query(connection: Connection) -> tuple[ManifestHead, tuple[LoggedBatch, ...]]:
             return manifest.load_head(connection), batches.load_open(connection)
@@ -107,9 +109,9 @@ class CommittedState:
 
 
 def committed_data(descriptor: Descriptor, database: Database) -> Any:
-    """The committed data of a store that is about to be changed, or None before the first. Raises
-    `DataUpgradeError` when it is of an older version, `ContentMissingError` when it is not there:
-    None would have the caller begin anew."""
+    """Return the committed data of a store that is about to be changed, or None before the first.
+    Raises `DataUpgradeError` when it is of an older schema version, and `ContentMissingError` when
+    it is lost: with None the caller would start from nothing."""
     name = descriptor.schema_name
 
     def query(connection: Connection) -> Any:
@@ -135,15 +137,15 @@ def check_manifest(
 
 
 def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:
-    """The first result of a batch that is written again under the same id. Raises
-    `InvalidRequestError` when the id was another batch's, or the batch has failed."""
+    """Return the first result of a batch that is written again under the same id, or None if it is
+    new. Raises `InvalidRequestError` when the id is another batch's, or the batch has failed."""
     if draft.batch_id is None:
         return None
     first = receipt_store.get(draft.batch_id)
     if first is None:
         return None
     if not draft.id_given:
-        # It was carried out before, or tried, by a leader that did not come to its end.
+        # A leader that was interrupted has written it before, or tried to.
         if [receipt.receipt_id for receipt in first.receipts] != [
             write.receipt_id for write in draft.writes
         ]:
@@ -168,11 +170,11 @@ def quarantine_foreign_files(
     *,
     but_not: Collection[str],
 ) -> None:
-    """Copy what somebody else changed into quarantine. The rows are written with the log.
+    """Copy foreign files to quarantine. Their rows are written with the log.
 
-    All files are looked at before the first copy is made: an unsafe path, a newer file or newer
-    committed content refuses the batch, and it leaves no trace then. `but_not` are stores whose
-    files were looked at for an earlier batch of the group.
+    All files are checked before the first copy is made: an unsafe path, a newer file or newer
+    committed content refuses the batch, which then leaves no trace. `but_not` are stores whose
+    files were checked for an earlier batch of the group.
     """
     foreign = []
     for descriptor, _ in draft.encoded:
@@ -194,8 +196,8 @@ def check_paths(
     owners: Mapping[str, str],
     database: Database,
 ) -> None:
-    """Raise `InvalidRequestError` when a file that it writes is another store's: by its entry, by
-    an earlier batch of the group (`owners`, by path), or in the batch itself."""
+    """Raise `InvalidRequestError` when the draft writes a file of another store. The owner of a
+    file is known by its entry, an earlier batch of the group (`owners`, by path), or the draft."""
     here: dict[str, str] = {}
     for descriptor, _ in draft.encoded:
         name, path = descriptor.schema_name, descriptor.relative_path
@@ -212,8 +214,8 @@ def check_paths(
 
 
 def check_ids(draft: Draft, connection: Connection) -> None:
-    """Raise `InvalidRequestError` when an id of it is taken: they come from outside (factories,
-    callers), so they are checked like any other input."""
+    """Raise `InvalidRequestError` when an id of the draft is taken. Ids come from outside
+    (factories, callers), so they are checked like any other input."""
     if batches.batch_id_is_known(connection, str(draft.batch_id)):
         raise _taken(draft)
     receipt_ids = [write.receipt_id for write in draft.writes]

@@ -1,4 +1,4 @@
-"""History dropped with the batches of one writer, in the transaction that completes them."""
+"""Prune history with the batches of one writer, in the transaction that completes them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rtstore.model.records import Batch, LoggedBatch
 
 _CONTENTS_AT_ONCE = 8
 _BATCHES_AT_ONCE = 32
-"""How many batches go by at most before some prune."""
+"""The most batches that pass before one prunes."""
 
 
 class _Turn:
-    """Every so many batches it is the turn to drop something: so many that an eighth too much is
-    there at most. The first batches of a process drop some each: there may be no more of them."""
+    """Counts batches until it is the turn to prune. At most an eighth too much history collects
+    between two turns. Each of the first batches of a process prunes, since few may follow."""
 
     def __init__(self, limit: int | None, at_most: int) -> None:
         self._every = at_most if limit is None else max(1, min(at_most, limit // 8))
@@ -30,12 +30,12 @@ class _Turn:
         self._waiting = 0
 
     def pass_by(self, number: int) -> None:
-        """Batches were written."""
+        """Count batches that were written."""
         self._waiting += number
         self._first -= 1
 
     def take(self) -> int:
-        """The number of batches since the last turn, if it is the turn now; else 0."""
+        """Return the number of batches since the last turn, if it is the turn now; else 0."""
         if self._waiting < self._every and self._first < 0:
             return 0
         waiting, self._waiting = self._waiting, 0
@@ -46,8 +46,8 @@ class PruneSchedule:
     """Decides which batches also prune history. Pruning several batches' worth at once touches the
     same pages and costs little more than pruning one, so most batches skip it.
 
-    Age is looked at with every batch: who sets it has a reason. Bytes are when a store may have an
-    eighth too many: they are added up again only then, and of a long history some with each batch.
+    Age is checked with every batch: who sets `max_age` has a reason. Bytes are added up again only
+    when a store may have an eighth too many; for a long history, some with each batch.
     """
 
     def __init__(self, retention: Retention) -> None:
@@ -57,13 +57,13 @@ class PruneSchedule:
         self._bytes = retention.content_bytes and max(1, retention.content_bytes // 8)
         self._names: list[str] = []
         self._unweighed: dict[str, int] = {}
-        """By store, the bytes written since its contents were last weighed."""
+        """By store: the bytes written since its contents were last weighed (added up)."""
         self._weighed: dict[str, Weighed] = {}
-        """By store that may have too many bytes, how far its contents are weighed."""
+        """By store that may have too many bytes: how far its contents are weighed."""
 
     def written(self, logged: Sequence[LoggedBatch]) -> Due | None:
-        """Batches were written: what is to be pruned with the last of them; None where all can
-        wait."""
+        """Count batches that were written. Return what to prune with the last of them, or None when
+        all of it can wait."""
         self._contents.pass_by(len(logged))
         self._batches.pass_by(len(logged))
         for item in logged:
@@ -79,14 +79,14 @@ class PruneSchedule:
         return due
 
     def _weigh(self, name: str, size: int, too_much: int) -> None:
-        unweighed = self._unweighed.get(name, too_much) + size  # the first time: nobody knows
+        unweighed = self._unweighed.get(name, too_much) + size  # at first: unknown
         if unweighed >= too_much and name not in self._weighed:
             self._weighed[name] = Weighed()
             unweighed = 0
         self._unweighed[name] = unweighed
 
     def pruned(self, old: OldContents) -> None:
-        """Some of a store's contents were dropped; what is left to do comes with the next batch."""
+        """Note that some contents of a store were dropped. The next batch continues the rest."""
         if old.weighed is not None and (old.more or not old.weighed.is_done):
             self._weighed[old.name] = old.weighed
             return
@@ -96,18 +96,17 @@ class PruneSchedule:
 
 
 class Pruner:
-    """Drops what is beyond a retention, some with each batch. The caller holds the writer lock."""
+    """Drops history beyond a retention, some with each batch. The caller holds the writer lock."""
 
     def __init__(self, directory: Path, retention: Retention, fs: FileSystem) -> None:
         self.flushes = FlushKnowledge(directory, fs)
         self._retention = retention
         self._schedule = PruneSchedule(retention)
         self._after = -1
-        """Batches up to this one may not be forgotten yet; the next time it is asked behind them.
-        """
+        """Batches up to this number may not be forgotten yet; the next turn begins after them."""
 
     def prune(self, connection: Connection, logged: Sequence[LoggedBatch]) -> bool:
-        """Drop history with batches that are being completed; returns whether it was their turn."""
+        """Drop history with batches that are being completed. Return whether it was their turn."""
         due = self._schedule.written(logged)
         if due is None:
             return False
@@ -131,6 +130,6 @@ class Pruner:
         )
         gone = self.flushes.may_forget(connection, found, number)
         pruning.delete_batches(connection, gone)
-        # What is held must not keep the turn from what comes after it.
+        # Batches that must stay must not block the batches after them.
         is_full = len(found) >= pruning.CHUNK
         self._after = found[-1] if is_full and len(gone) < len(found) else -1

@@ -1,12 +1,11 @@
-"""The steps of a logged batch: published and completed, or taken back after a failure.
+"""Publish and complete a logged batch, or undo it after a failure.
 
-The writer uses it while it lives, recovery when the writer died; both under the writer lock. What a
-batch does was decided when it was logged, so nothing here invents anything: contents, order, ids
-and times come from the log, and doing a step again does no harm.
+A living writer uses this; after its death, recovery does. Both hold the writer lock. Contents,
+order, ids and times come from the log, so a step can be repeated without harm.
 
-Order that must hold (breaking it loses data):
+The order must hold; breaking it loses data:
 
-* the batch is in the log, durable, before the first rename (`writer` sees to it);
+* the batch is in the log, durable, before the first rename (`writer` ensures this);
 * a file that is neither what is committed nor what this batch writes is in quarantine, durable,
   before it is replaced;
 * a batch is recorded as failed, durable, before anything is undone.
@@ -51,12 +50,12 @@ logger = logging.getLogger("rtstore.commit")
 
 
 class Durability(StrEnum):
-    """What is flushed when a batch returns."""
+    """What is flushed when the call that writes a batch returns."""
 
     LOG = "log"
-    """The log only: one flush. After a loss of power, opening the store puts the files right."""
+    """The log only: one flush. After a loss of power, opening the store restores the files."""
     FILES = "files"
-    """The store files too, for readers that look before the store has been opened again."""
+    """The store files too, for programs that read them before the store is opened again."""
 
 
 class Publisher:
@@ -84,7 +83,7 @@ class Publisher:
             directory, database, clock=clock, fs=self.fs, events=self.events
         )
         self._stamps: dict[str, tuple[str, FileStamp | None]] = {}
-        """By store: the receipt of what was published last, and the stamp of its file."""
+        """By store: the receipt of the last published write, and the stamp of its file."""
         self.pruner = Pruner(directory, self.retention, self.fs)
 
     # --- forward --------------------------------------------------------------------------------
@@ -94,8 +93,8 @@ class Publisher:
     ) -> None:
         """Put one planned write on disk.
 
-        Where names can be traded, what it replaces is kept as evidence when it is neither
-        `expected` nor in the database: somebody wrote it after we had looked. Raises OSError,
+        Where the system can exchange two files, the replaced version is quarantined when it is
+        neither `expected` nor in the database: somebody wrote it after our check. Raises OSError,
         `StorageError` or `NewerStoreFileError`; the file is then as before.
         """
         stamp = self.replace(
@@ -109,7 +108,7 @@ class Publisher:
         self._stamps[write.schema_name] = write.receipt_id, stamp
 
     def published(self, write: PlannedWrite) -> PublishedFile:
-        """What the file of a write is once it is published; with its stamp where we did that."""
+        """Return the file of a write as published, with its stamp if this object published it."""
         receipt_id, stamp = self._stamps.get(write.schema_name, ("", None))
         known = stamp if receipt_id == write.receipt_id else None
         return PublishedFile(
@@ -131,8 +130,8 @@ class Publisher:
         mtime_ns: int | None = None,
         flush: bool = True,
     ) -> FileStamp | None:
-        """Replace a store's file. What goes is kept as evidence unless it is expected, or in the
-        database; so is what a dead writer left behind. Raises as `publish` does."""
+        """Replace a store's file. Quarantine the replaced version unless it is expected or in the
+        database; treat a temporary file of a dead writer alike. Raises as `publish` does."""
         return durable.replace(
             store_path(self.directory, file.relative_path),
             content,
@@ -146,11 +145,11 @@ class Publisher:
         )
 
     def complete(self, *logged: LoggedBatch) -> int:
-        """Commit published batches, in their order: entries, identity, high watermark; gives the
-        high watermark of the last. Some history beyond the retention goes with them.
+        """Complete published batches in their order: entries, identity, high watermark. Return the
+        high watermark of the last. Also prune some history beyond the retention.
 
-        Not flushed: should that be lost, they are still in the log, and recovery completes them
-        again with the same ids and times.
+        Not flushed. If a loss of power takes it back, the batches are still in the log, and
+        recovery completes them again with the same ids and times.
         """
         with self.database.write(flush=False) as connection:
             high_watermark = self._commit(connection, logged)
@@ -160,7 +159,7 @@ class Publisher:
         return high_watermark
 
     def _commit(self, connection: Connection, logged: Sequence[LoggedBatch]) -> int:
-        """Commit batches in their order; gives the high watermark of the last."""
+        """Commit batches in their order. Return the high watermark of the last."""
         before = manifest.high_watermark(connection)
         high_watermark = before + len(logged)
         batches.commit(connection, logged, high_watermark=before + 1)
@@ -171,14 +170,13 @@ class Publisher:
         return high_watermark
 
     def complete_in_doubt(self, logged: Sequence[LoggedBatch]) -> None:
-        """`complete` for batches whose writer died: nothing is dropped before all of them are
-        in."""
+        """Complete batches whose writer died. Prune nothing: all of them must be in first."""
         with self.database.write(flush=False) as connection:
             self._commit(connection, logged)
 
     def write_anew(self) -> None:
-        """Write files anew whose flush failed: the next flush of the same file would say that all
-        is well. Raises nothing: as long as one cannot be written, its history stays."""
+        """Write files again whose flush failed, because a second flush of the same file would
+        falsely succeed. Raises nothing: while a file cannot be written, its history stays."""
         for name, relative_path in self.pruner.flushes.distrusted():
             try:
                 entry = self.entries([name]).get(name)
@@ -191,9 +189,10 @@ class Publisher:
     def resolve_exchange(
         self, write: PlannedWrite, first: int, batch_id: str, entry: ManifestEntry | None
     ) -> None:
-        """Look at the version that a dead writer replaced and did not come to remove. If it did not
-        come to the trade, its new version is found there, or a beginning of it: of the open batch
-        number `first`, or of a later one."""
+        """Quarantine the old version that a crashed writer left under the temporary name.
+
+        If the crash came before the exchange, the temporary file holds the new version instead, or
+        its beginning, of the open batch number `first` or a later one; that is discarded."""
         old = durable.temporary_path(store_path(self.directory, write.relative_path))
         with suppress(FileNotFoundError, NotADirectoryError):
             self.fs.lstat(old)
@@ -204,7 +203,7 @@ class Publisher:
     # --- back -----------------------------------------------------------------------------------
 
     def mark_failed(self, logged: LoggedBatch, cause: str) -> None:
-        """Record, durably, that a batch failed. From here it never comes back."""
+        """Record that a batch failed. Durable on return; from then on it never comes back."""
         with self.database.write(flush=True) as connection:
             batches.change_state(
                 connection,
@@ -216,11 +215,11 @@ class Publisher:
             manifest.mark_preparing(connection, None)
 
     def undo(self, logged: LoggedBatch, quarantined: Sequence[QuarantinedFile] = ()) -> None:
-        """Put the files that a failed batch published back as they were before it.
+        """Put back the files that a failed batch published, as they were before it.
 
-        `evidence` is what was kept before the batch came over somebody else's versions. A store
-        that had no file loses the one it got; the bytes are still in the log. Raises OSError;
-        recovery then finishes it.
+        `quarantined` lists the foreign versions that were quarantined before the batch replaced
+        them. If a store had no file, remove the published one; its bytes are still in the log.
+        Raises OSError; recovery then finishes the work.
         """
         kept_at = {item.relative_path: item.quarantine_path for item in quarantined}
         for write in logged.writes:
@@ -236,11 +235,12 @@ class Publisher:
                 self.restore(file, expected)
 
     def restore(self, file: StoreFile, expected: Expected) -> bool:
-        """Put the committed content of a store back; a store without an entry loses its file.
+        """Put back the committed content of a store; without an entry, remove the store's file.
 
-        Gives False when there is an entry, but its content is not in the database: the file is
-        then left alone. Raises OSError, or what `QuarantineKeeper.quarantine_replaced` does. The
-        caller has kept the evidence; what it expects is looked for once more in what goes.
+        Return False when there is an entry, but its content is not in the database: the file is
+        then left alone. Raises OSError, and as `QuarantineKeeper.quarantine_replaced` does. The
+        caller has quarantined a foreign file; the replaced version is checked against `expected`
+        once more.
         """
         entry = self.entries([file.schema_name]).get(file.schema_name)
         if entry is None:
@@ -261,18 +261,18 @@ class Publisher:
         return True
 
     def remove(self, file: StoreFile, expected: Expected) -> None:
-        """Remove a store's file; as in `restore`, the evidence is kept. Durable when it returns."""
+        """Remove a store's file; quarantine it if it is unexpected. Durable on return."""
         durable.remove(
             store_path(self.directory, file.relative_path),
             fs=self.fs,
             on_replaced=lambda old: self.quarantine.quarantine_replaced(old, file, None, expected),
         )
 
-    # --- looking --------------------------------------------------------------------------------
+    # --- checks ---------------------------------------------------------------------------------
 
     def on_stale_temp(self, old: Path, file: StoreFile) -> None:
-        """Keep what a dead writer left under the temporary name of a store's file, before it is
-        removed, if it is what it had replaced and nobody has otherwise. No batch is open."""
+        """Quarantine a dead writer's temporary file of a store before it is removed, if it is a
+        replaced version without another copy. No batch is open."""
         entry = self.entries([file.schema_name]).get(file.schema_name)
         since = 0 if entry is None else entry.batch_number
         anything = file._replace(schema_version=ANY_VERSION)
@@ -285,7 +285,7 @@ class Publisher:
         )
 
     def seems_unchanged(self, descriptor: Descriptor, committed: CommittedFile | None) -> bool:
-        """Whether a store's file shows no change since it was committed, or hashed."""
+        """Return whether a store's file shows no change since it was committed, or hashed."""
         try:
             found = self.fs.lstat(store_path(self.directory, descriptor.relative_path))
         except OSError:
@@ -293,15 +293,15 @@ class Publisher:
         return is_as_committed(found, committed)
 
     def holds(self, write: PlannedWrite) -> bool:
-        """Whether the file is, byte for byte, what the batch writes."""
+        """Return whether the file is, byte for byte, what the batch writes."""
         try:
             return self.found_hash(StoreFile.of(write)) == write.content_hash
         except OSError:
             return False
 
     def found_hash(self, file: StoreFile) -> str | None:
-        """Hash of a store's file, None when there is none. Raises OSError for one that cannot be
-        read: what is in it is then not known."""
+        """Return the hash of a store's file, or None when there is no file. Raises OSError when the
+        file cannot be read: its content is then unknown."""
         try:
             found, _ = self.fs.read(store_path(self.directory, file.relative_path))
         except (FileNotFoundError, NotADirectoryError):
@@ -309,5 +309,5 @@ class Publisher:
         return content_hash(found)
 
     def entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
-        """What is committed for stores; one that was never written is absent."""
+        """Return the entries of stores, by name. Omit a store that was never written."""
         return self.database.read(lambda connection: manifest.load_entries(connection, names))

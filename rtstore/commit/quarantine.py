@@ -1,8 +1,8 @@
-"""Evidence: what somebody else wrote is kept before it is replaced; a newer program's is refused.
+"""Quarantine foreign files before they are replaced; refuse to replace a newer program's file.
 
-The writer and the recovery ask here about every file that they are about to replace, move or
-remove. Only what nobody else has a copy of is kept: not what is committed, not what is in the
-database otherwise, and not what a loss of power left of either.
+The writer and recovery call this for every file that they are about to replace, move or remove.
+Only bytes without another copy are quarantined: not the committed version, not another version in
+the database, and not what a loss of power left of either.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rtstore.model.records import CommittedFile, ManifestEntry, PlannedWrite, Qu
 from rtstore.model.times import Clock
 
 ANY_VERSION = None
-"""For a file that is moved aside or made way for: no version of it is too new for that."""
+"""Means that a file of any schema version may be moved aside or replaced."""
 
 CHANGED = "changed by somebody else before it was overwritten"
 
@@ -37,12 +37,12 @@ class StoreFile(NamedTuple):
 
     schema_name: str
     schema_version: int | None
-    """What this program knows; a file of a newer version is never touched. Or `ANY_VERSION`."""
+    """The version that this program knows, or `ANY_VERSION`. A newer file is never touched."""
     relative_path: str
 
     @classmethod
     def of(cls, store: Descriptor | PlannedWrite) -> Self:
-        """The file of a store, as its descriptor or a planned write knows it."""
+        """Return the file of a store, from its descriptor or a planned write."""
         return cls(
             schema_name=store.schema_name,
             schema_version=store.schema_version,
@@ -51,30 +51,31 @@ class StoreFile(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What a file may hold that is about to be replaced, as of the look at it."""
+    """What a file that is about to be replaced may hold, as of the last check of it."""
 
     committed: CommittedFile | None
     quarantined: Sequence[QuarantinedFile] = ()
-    """What was kept of it."""
+    """The versions of it that were quarantined."""
     begun: Sequence[bytes] = ()
-    """What a dead writer may have begun to write there."""
+    """The contents that a dead writer may have begun to write there."""
 
     @classmethod
     def after(cls, kept: QuarantinedFile | None, committed: CommittedFile | None) -> Self:
-        """What it may hold once `QuarantineKeeper.keep` has looked at it."""
+        """Return what a file may hold after `QuarantineKeeper.keep` checked it."""
         return cls(committed, () if kept is None else (kept,))
 
     def was_kept(self, found_hash: str) -> bool:
-        """Whether the bytes of that hash are in quarantine already."""
+        """Return whether the bytes with that hash are in quarantine already."""
         return any(kept.content_hash == found_hash for kept in self.quarantined)
 
     def was_begun(self, found: bytes) -> bool:
-        """Whether these bytes are a beginning of that, with zeros for what a loss of power took."""
+        """Return whether these bytes are a beginning of one of `begun`, with zeros for the part
+        that a loss of power took."""
         return any(content.startswith(found.rstrip(b"\0")) for content in self.begun)
 
 
 class QuarantineKeeper:
-    """Keeps the evidence of one runtime directory. The caller holds the writer lock."""
+    """Quarantines files of one runtime directory. The caller holds the writer lock."""
 
     def __init__(
         self,
@@ -100,10 +101,10 @@ class QuarantineKeeper:
         *,
         reason: str = CHANGED,
     ) -> QuarantinedFile | None:
-        """Keep a file that is not what is committed, unless the database has its bytes; for a
-        recovery, so always by hash, and with the row written at once.
+        """Quarantine a file that is not the committed version, unless the database has its bytes.
+        Return its record, or None. For a recovery: always compare by hash, and write the row now.
 
-        What is not a regular file (a directory, a link) is moved into quarantine as it is. Raises
+        Anything but a regular file (a directory, a link) is moved to quarantine as it is. Raises
         as `foreign_content` and `keep_copy` do.
         """
         try:
@@ -128,12 +129,14 @@ class QuarantineKeeper:
     def foreign_content(
         self, file: StoreFile, entry: CommittedFile | None, *, trust_stamp: bool
     ) -> bytes | None:
-        """The bytes of a file that is neither what is committed nor in the database otherwise.
+        """Return the bytes of a foreign file: not the committed version, and not in the database
+        otherwise. Return None for any other file, and without a file.
 
-        With `trust_stamp` it is read only where that does not show without reading it. A recovery
-        reads it: a loss of power may leave the file as it was published, and its bytes wrong.
-        Reads only. Raises `NewerStoreFileError` for a file of a newer schema version,
-        `UnsafePathError` for what is not a regular file, and `StorageError` when it cannot be read.
+        With `trust_stamp`, read the file only if its stamp differs from the committed one. A
+        recovery always reads it: a loss of power may leave the stamp right and the bytes wrong.
+        Changes nothing. Raises `NewerStoreFileError` for a file of a newer schema version,
+        `UnsafePathError` for anything but a regular file, and `StorageError` when it cannot be
+        read.
         """
         path = store_path(self._directory, file.relative_path)
         try:
@@ -176,9 +179,9 @@ class QuarantineKeeper:
     def quarantine_replaced(
         self, old: Path, file: StoreFile, batch_id: str | None, expected: Expected
     ) -> None:
-        """Keep the version that was replaced, if it is not the expected one: between our look and
-        the trade of names somebody wrote it, and nobody has another copy. Always by the hash: to
-        take another name was a change of its own, after which no other shows."""
+        """Quarantine the replaced version, if it is not expected and has no other copy: somebody
+        wrote it between our check and the exchange. Always compare by hash: the exchange itself
+        changed the stamp, which hides any other change."""
         if not stat.S_ISREG(self._fs.lstat(old).st_mode):
             return
         found, _ = self._fs.read(old)
@@ -202,8 +205,9 @@ class QuarantineKeeper:
         *,
         reason: str = CHANGED,
     ) -> QuarantinedFile:
-        """Copy what a file holds into quarantine. Durable when it returns; the caller writes the
-        row. Raises `StorageError`; nothing may be overwritten then."""
+        """Copy the bytes of a file to quarantine, and return the record. The copy is durable on
+        return; the caller writes the row. Raises `StorageError`; then nothing may be overwritten.
+        """
         try:
             kept_at = quarantine.keep(self._directory, file.relative_path, found, self._fs)
         except OSError as error:
@@ -237,7 +241,7 @@ class QuarantineKeeper:
         if stat.S_ISREG(found.st_mode):
             return None
         quarantine.check_folder(self._directory, self._fs)
-        if "/" in file.relative_path:  # real directories on the way, or nothing is touched
+        if "/" in file.relative_path:  # every parent must be a real directory
             parent = file.relative_path.rpartition("/")[0]
             check_directory(self._directory, parent, file.schema_name, self._fs)
         moved = QuarantinedFile(
@@ -252,7 +256,7 @@ class QuarantineKeeper:
             plan_id=plan_id,
             batch_id=batch_id,
         )
-        # The row first: it says where to look, even if the move is all that a crash leaves.
+        # The row first: if a crash follows the move, the row says where the file is.
         with self._database.write(flush=True) as connection:
             recovery_log.record_quarantined(connection, [moved])
         quarantine.move_aside(self._directory, file.relative_path, moved.quarantine_path, self._fs)

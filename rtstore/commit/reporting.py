@@ -1,11 +1,11 @@
-"""Tells the log and the observer of a store what happened.
+"""Report events to the log and to the observer of a store.
 
-The records of `rtstore.model.events` are made, and their module is imported, when there is
-somebody to tell. What happens under the writer lock, or deep inside of an operation, is put into a
-queue; the call that had it done tells it at its end, in the thread that called, without the lock.
+The records of `rtstore.model.events` are made, and their module is imported, only if the log or an
+observer listens. An event under the writer lock, or deep inside an operation, goes into a queue.
+The call that caused it reports it at its end, in the calling thread, without the lock.
 
-An observer that fails harms nothing: its error goes to the log with its traceback, and to standard
-error where nobody listens to the log.
+A failing observer harms nothing: its error goes to the log with its traceback, and to standard
+error when the log has no handler.
 """
 
 from __future__ import annotations
@@ -47,20 +47,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rtstore.events")
 
 Observer = Callable[["Event"], object]
-"""Is told what happened. What it returns is ignored."""
+"""Called with each event. Its return value is ignored."""
 
 
 def checked_observer(on_event: Observer) -> Observer:
-    """The observer, if it is one. A coroutine function would never be awaited."""
+    """Return the observer if it is a plain function. Raises `InvalidRequestError` otherwise: a
+    coroutine function would never be awaited."""
     if arguments.is_coroutine_function(on_event):
         raise InvalidRequestError("on_event", "must be a plain function: nobody would await it")
     return arguments.function(on_event, "on_event")
 
 
 class EventDispatcher:
-    """Makes the events of one store and hands them on. Safe to share between threads.
+    """Makes and reports the events of one store. Safe to share between threads.
 
-    Costs next to nothing where nobody listens: no event is made then.
+    Without a listener it makes no events, and costs almost nothing.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class EventDispatcher:
         self._queue: deque[Callable[[], tuple[int, Event]]] = deque()
 
     def is_heard(self, level: int) -> bool:
-        """Whether anybody listens to what the log has at that level."""
+        """Return whether an observer, or the log at that level, listens."""
         return self._on_event is not None or logger.isEnabledFor(level)
 
     # --- under the lock: put into the queue -------------------------------------------------------
 
     def quarantined(self, file: QuarantinedFile) -> None:
-        """A file was kept, and so was its row."""
+        """Queue the event that a file was quarantined; its row is written."""
         if self.is_heard(logging.WARNING):
             self._queue.append(lambda: self._quarantined(file))
 
@@ -89,15 +90,15 @@ class EventDispatcher:
         steps: Sequence[RecoveryStep],
         duration_s: float,
     ) -> None:
-        """A recovery came to its end."""
+        """Queue the event that a recovery ended."""
         if self.is_heard(_level(steps)):
             told = tuple(steps)
             self._queue.append(lambda: self._recovered(run_number, started_by, told, duration_s))
 
-    # --- without the lock: tell -------------------------------------------------------------------
+    # --- without the lock: report -----------------------------------------------------------------
 
     def tell(self) -> None:
-        """Tell what is in the queue, whoever put it there."""
+        """Report all queued events, of any thread."""
         while self._queue:
             try:
                 make = self._queue.popleft()
@@ -107,8 +108,8 @@ class EventDispatcher:
             self._tell(level, event)
 
     def batches_ended(self, pending: Sequence[PendingBatch], duration_s: float) -> None:
-        """Tell what came of batches that a call submitted, and what it put into the queue. Each is
-        told of in the context of its submitter."""
+        """Report the queued events, and the outcomes of the batches that a call submitted. Each
+        outcome is reported with the context variables of its submitter."""
         self.tell()
         if self.is_heard(logging.WARNING):
             for pending_batch in pending:
@@ -122,7 +123,7 @@ class EventDispatcher:
             isinstance(error, BatchFailedError | BatchUnfinishedError)
             and error.batch_id == pending_batch.draft.batch_id
         ):
-            return  # nothing of it is on record
+            return  # the database has no record of it
         for file in pending_batch.draft.quarantined:
             self.quarantined(file)
         self.tell()
@@ -135,7 +136,7 @@ class EventDispatcher:
             self._tell(logging.WARNING, self._unfinished(error, duration_s))
 
     def checked(self, plan: RecoveryPlan, check: ReadinessCheck) -> None:
-        """A readiness check was made."""
+        """Report a readiness check, unless it is ready."""
         if not check.ok and self.is_heard(logging.INFO):
             self._tell(logging.INFO, self._not_ready(plan, check))
 
@@ -192,7 +193,7 @@ class EventDispatcher:
         with no_fork():
             from rtstore.model.events import FileQuarantined
 
-        with suppress(RuntimeStoreError):  # then it is told without its number
+        with suppress(RuntimeStoreError):  # then the event has no number
             file = (
                 self._database.read(
                     partial(recovery_log.find_quarantined_at, quarantine_path=file.quarantine_path)
@@ -240,7 +241,7 @@ class EventDispatcher:
 
 
 def tell_observer(on_event: Observer, event: Event) -> None:
-    """Call an observer. Whatever it raises is reported, for what happened has happened."""
+    """Call an observer. Log its exception, if any; the event has happened all the same."""
     try:
         on_event(event)
     except Exception as error:  # noqa: BLE001 - it is an observer's own
@@ -253,14 +254,14 @@ def _level(steps: Iterable[RecoveryStep]) -> int:
 
 
 def _stores(actions: Iterable[RecoveryAction]) -> tuple[str, ...]:
-    """The stores that something is to be done about, each once."""
+    """Return the stores that an action concerns, each once."""
     names = (action.schema_name for action in actions if action.kind is not ActionKind.NONE)
     return tuple(dict.fromkeys(names))
 
 
 def _report(error: Exception, event: Event) -> None:
-    """Log what an observer raised. A program that never set up logging hears of it as Python tells
-    such programs of errors: on standard error."""
+    """Log the exception of an observer. If the program never set up logging, write it to standard
+    error, as Python's `logging.lastResort` does."""
     record = logger.makeRecord(
         logger.name,
         logging.ERROR,
@@ -278,7 +279,7 @@ def _report(error: Exception, event: Event) -> None:
 
 
 def _has_listeners() -> bool:
-    """Whether a handler that does something gets the records of our logger."""
+    """Return whether a handler other than `NullHandler` receives the records of our logger."""
     current: logging.Logger | None = logger
     while current is not None:
         if any(not isinstance(handler, logging.NullHandler) for handler in current.handlers):

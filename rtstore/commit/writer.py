@@ -1,11 +1,11 @@
-"""The commit protocol: several store files written as one batch, all there or not at all.
+"""The commit protocol: write several store files as one batch, all or nothing.
 
     1 validate   the request, the paths, the data; nothing is touched
-    2 lock       the writer lock; finish what a dead writer left; keep evidence of foreign files
+    2 lock       the writer lock; resolve in-doubt batches; quarantine foreign files
     3 log        batch, planned writes and contents in one flushed SQL transaction  <- commit point
-    4 publish    each file: a temporary file beside it, which takes its name; no flush; what it
-                 replaced is looked at before it goes
-    5 complete       entries, identity, high watermark, state `committed`; no flush
+    4 publish    each file: a temporary file next to it, which is exchanged with it; no flush; the
+                 replaced version is checked before it is removed
+    5 complete   entries, identity, high watermark, state `committed`; no flush
     6 unlock     and return the batch with its receipts
 
 **Must** hold, or data is lost: contents and planned writes are durable before the first rename; a
@@ -14,47 +14,47 @@ marked failed never comes back; the content of every current entry stays in the 
 that differs from what is committed is destroyed without its copy in quarantine. **Should** hold,
 and is repaired when not: temporary files are gone, files are on disk, old history is gone.
 
-What a crash leaves, and what then happens (in brackets, the tests of `tests/crash` behind it; that
-they would notice is what `test_control_is_caught` shows, with libraries broken on purpose):
+What a crash leaves, and what then happens. Brackets name the tests in `tests/crash` for the case.
+`test_control_is_caught` shows that they notice a fault, with libraries broken on purpose.
 
-* before 3, or in 3: no row of the batch. Files and manifest are as before; nothing to do. (Evidence
-  kept in step 2 may lie in quarantine without its row; the same bytes get the same name again.)
+* before 3, or in 3: no row of the batch. Files and manifest are as before; nothing to do. (A copy
+  made in step 2 may lie in quarantine without its row; the same bytes get the same name again.)
   [test_killed_at_every_point, test_power_lost_at_every_point]
-* between 3 and 4, or between two renames: the batch is `preparing`; some files are new. The planner
-  sees an open batch whose lock is free: `roll_forward` for each of its stores, readiness blocked.
-  Opening the store publishes the rest from the log and completes.
+* between 3 and 4, or between two renames: the batch is `preparing`; some files are new. The plan
+  finds an open batch whose lock is free: `roll_forward` for each of its stores, readiness blocked.
+  Opening the store publishes the rest from the log and completes the batch.
   [test_killed_at_every_point, test_killed_again_while_recovering, test_two_recoveries_at_once]
-* in 4, where somebody wrote the file after our look at it: the trade of names left their version
-  under the temporary name. It goes into quarantine before it is removed; if the writer died in
-  between, `roll_forward` sees to it, whatever the file itself holds by then, and nothing is swept
-  before that. (The scenario is `write_raced`.)
+* in 4, where somebody wrote the file after our check: the exchange left their version under the
+  temporary name. It is quarantined before it is removed. If the writer died in between,
+  `roll_forward` quarantines it, whatever the file itself holds by then; no temporary file is
+  removed before that. (The scenario is `write_raced`.)
   [test_killed_at_every_point, test_error_at_every_point, test_power_lost_at_every_point]
 * after the last rename, or in 5: as above; the files are already right, so only the commit record
   is written. [test_killed_at_every_point]
-* after 5, power lost, the un-flushed commit record gone: the log was flushed, so the batch is
-  `preparing` again and is completed again, with the ids and times that the caller was told.
+* after 5, power lost, the unflushed commit record gone: the log was flushed, so the batch is
+  `preparing` again and is completed again, with the ids and times that the caller received.
   [test_power_lost_at_every_point]
-* after 5, power lost, the commit record kept (a later batch's flush took it along), files lost or
-  torn: a current file's hash is wrong. The planner sees `missing`, `quarantined`, or what an
-  earlier batch wrote: `restore_committed`, done when the store is opened, from the content in the
-  database. [test_power_lost_at_every_point]
-* the same, and a file is older than all of the history that is kept: nobody flushed it since. Its
-  version is known as ours by the hash in `batch_writes`, and a row there is dropped only when a
-  flush of the file and its directory rules that version out (`rtstore.commit.flushing`). So it is
-  brought up to date like any earlier version; where its bytes are history no more, a copy is kept.
-  [test_power_lost_at_every_point, test_control_is_caught]
+* after 5, power lost, the commit record on the medium (flushed with a later batch), files lost or
+  torn: a current file's hash is wrong. The plan finds the file `missing`, `quarantined`, or as an
+  earlier batch wrote it: `restore_committed`, done when the store is opened, from the content in
+  the database. [test_power_lost_at_every_point]
+* after 5, power lost, and a file is older than the whole retained history: it was not flushed
+  since. The hash in `batch_writes` identifies its version as ours. A row there is dropped only when
+  a flush of the file and its directory rules that version out (`rtstore.commit.flushing`). So the
+  file is restored like any earlier version; if its bytes have left the history, a copy is
+  quarantined. [test_power_lost_at_every_point, test_control_is_caught]
 
 Errors while the writer lives: publishing fails -> the batch is recorded as failed, durably, then
-what was published is put back (`BatchFailedError`). The database fails after the commit point ->
-`BatchUnfinishedError`, the outcome is decided. The flush of the log fails -> nobody knows what is
-on the medium: `BatchUnfinishedError` with `decided=False`, and this process writes no more.
+the published files are put back (`BatchFailedError`). The database fails after the commit point ->
+`BatchUnfinishedError`, the outcome is decided. The flush of the log fails -> the state of the
+medium is unknown: `BatchUnfinishedError` with `decided=False`, and this process writes no more.
 [test_error_at_every_point]
 
-**Group commit.** Batches that callers of one process submit while another is written wait in a
-queue, and go through steps 3 to 5 together: one flushed transaction logs them, numbered in their
-order; a store that several write is published once, with the last; one unflushed transaction
-completes them. Each stays a batch of its own, with its receipts and its high watermark. Which cases
-this adds, `rtstore.commit.group` says.
+**Group commit.** Batches that callers of one process submit during another write wait in a queue,
+and go through steps 3 to 5 together. One flushed transaction logs them, numbered in their order. A
+store that several batches write is published once, with its last version. One unflushed transaction
+completes them. Each stays a batch of its own, with its receipts and its high watermark.
+`rtstore.commit.group` has the cases that this adds.
 """
 
 from __future__ import annotations
@@ -127,20 +127,20 @@ from rtstore.model.request import BatchRequest, StoreWrite
 from rtstore.model.times import Clock, utc_now
 
 STACK_NEEDED = 120
-"""How many calls deep a write goes, and what finds out about one that was interrupted."""
+"""The depth, in calls, of a write and of the code that finds the outcome of an interrupted one."""
 
 
 def need_stack(depth: int = STACK_NEEDED) -> None:
-    """Raise RecursionError now, before anything is begun, when the stack has no room for it."""
+    """Raise RecursionError now, before anything begins, when the stack has no room for a write."""
     return need_stack(depth - 1) if depth else None
 
 
 class BatchWriter:
     """Writes batches into one runtime directory. Safe to share between threads.
 
-    The factories make the ids of batches and receipts, the clock gives their times; both are part
-    of what is written, and tests inject them. History is kept by the `retention`; default: by the
-    one that the directory remembers.
+    The factories make the ids of batches and receipts; the clock returns their times. Ids and times
+    are part of what is written, so tests inject them. `retention` limits the history; default: the
+    retention that the directory remembers.
     """
 
     def __init__(
@@ -185,19 +185,19 @@ class BatchWriter:
         expected_high_watermark: int | None = None,
         batch_id: str | None = None,
     ) -> Batch:
-        """Write all stores of the request as one batch; gives it with its receipts.
+        """Write all stores of the request as one batch, and return it with its receipts.
 
-        Durable when it returns: the batch survives the death of the process and a loss of power.
+        The batch is durable on return: it survives the death of the process and a loss of power.
         The files are in place; they are flushed only with `Durability.FILES`.
 
-        With `expected_high_watermark` the batch is written only while the manifest is there
-        (compare and swap). With a `batch_id` that was committed before, the first result is given
-        back when the contents are the same.
+        With `expected_high_watermark`, write the batch only if the manifest is at that high
+        watermark (compare and swap). With a `batch_id` that was committed before, return the first
+        result if the contents are equal.
 
         Raises `CallError` for a bad request (nothing written), `ConflictError`, `LockTimeoutError`,
-        `StorageError`, `OpenBatchError` (another batch is in the way; nothing written),
+        `StorageError`, `OpenBatchError` (an in-doubt batch cannot be resolved; nothing written),
         `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError` (in the log, or
-        perhaps so), `DatabaseFailedError`.
+        perhaps in the log), `DatabaseFailedError`.
         """
         pending: list[PendingBatch] = []
         try:
@@ -214,23 +214,24 @@ class BatchWriter:
         expected_high_watermark: int | None = None,
         batch_id: str | None = None,
     ) -> PendingBatch:
-        """Step 1 for a batch that is to be written by `write_pending`. Raises `CallError`."""
+        """Do step 1 for a batch, and return it for `write_pending`. Raises `CallError`."""
         self.database.check_usable()
         draft = validate(request, batch_id, self._now())
         return PendingBatch(draft, expected_high_watermark)
 
     def write_pending(self, pending: Sequence[PendingBatch]) -> None:
-        """Write batches in their order; each gets its own outcome, as `write_batch` gives it.
+        """Write batches in their order, and set the outcome of each: the result or the error of
+        `write_batch`.
 
-        Raises what stands in the way of all of them, such as `StorageError`; some may have an
-        outcome all the same.
+        Raises an error that concerns all of them, such as `StorageError`; some may nevertheless
+        have an outcome.
         """
         began_at = time.perf_counter()
         try:
             need_stack()
             self._queue.run(pending, self._lead)
         except RuntimeStoreError:
-            # What befell the leader afterwards says nothing of a batch that has its outcome.
+            # An error of the leader afterwards does not concern a batch that has its outcome.
             if not pending or not all(item.is_done for item in pending):
                 raise
         finally:
@@ -247,15 +248,15 @@ class BatchWriter:
         check_current: Callable[[], None] | None = None,
         with_followers: Callable[[], Sequence[PendingBatch]] | None = None,
     ) -> Batch:
-        """Read, change and write one store under the writer lock: no update is lost.
+        """Read, change and write one store under the writer lock, so that no update is lost.
 
-        `change` gets the committed data (None before the first) and gives the new data. It runs
-        under the lock, so it should be quick, and it must not write to the store itself. What it
-        raises comes out unchanged, and nothing is written. Otherwise as `write_batch`.
+        `change` receives the committed data (None before the first) and returns the new data. It
+        runs under the lock, so it should be quick, and it must not write to the store itself. Its
+        exceptions pass unchanged, and then nothing is written. Otherwise as `write_batch`.
 
-        `with_followers` is called when it is about to be logged; the batches that it gives are
-        written right behind it, and get an outcome each, unless this raises before: then none was
-        tried.
+        `with_followers` is called just before the batch is logged. The batches that it returns are
+        written directly after this one, and each gets an outcome. If this raises earlier, none of
+        them was tried.
         """
         self.database.check_usable()
         name = descriptor.schema_name
@@ -300,7 +301,7 @@ class BatchWriter:
             raise
 
     def check(self, request: BatchRequest) -> None:
-        """Raise what `write_batch` would raise for the request itself; nothing is touched."""
+        """Raise the errors of `write_batch` that come from the request alone. Touch nothing."""
         validate(request, None, self._now())
 
     def adopt(
@@ -311,11 +312,11 @@ class BatchWriter:
         identity: RunIdentity,
         reason: BatchReason,
     ) -> Batch:
-        """Make a file that was changed by hand the committed content, byte for byte.
+        """Commit a file that was changed by hand, byte for byte.
 
-        It must pass what a write must pass: its data, and its schema version. Raises
-        `InvalidRequestError` when it does not, when there is no file, or when it is what is
-        committed already; otherwise as `write_batch`.
+        Its data and its schema version must pass the checks of a write. Raises
+        `InvalidRequestError` when they do not, when there is no file, or when the file already is
+        the committed version; otherwise as `write_batch`.
         """
         outcome: list[PendingBatch] = []
         began_at = time.perf_counter()
@@ -339,14 +340,14 @@ class BatchWriter:
             outcome[0].log_begun = True
             (logged,) = self._log(draft)
             try:
-                # The file holds these bytes; left alone, it keeps what is saved after our look.
+                # The file holds these bytes. If it is not written, later changes to it survive.
                 flush = self.publisher.durability is Durability.FILES
                 for write in logged.writes if flush else ():
                     self.publisher.publish(
                         write, draft.content_of[write.schema_name], draft.batch_id
                     )
             except (OSError, RuntimeStoreError) as error:
-                # To fail and undo would take the bytes from the file.
+                # Failing and undoing the batch would remove the bytes from the file.
                 raise BatchUnfinishedError(
                     draft.batch_id, cause_of(error), decided=True, directory=self.directory
                 ) from error
@@ -371,18 +372,18 @@ class BatchWriter:
     def _now(self) -> datetime:
         return time_of(self._clock)
 
-    # --- 2: lock, and look at what is there -------------------------------------------------------
+    # --- 2: lock, and check the current state -----------------------------------------------------
 
     def _lead(self, take: TakeGroup) -> None:
-        """The writer lock is held, and it is this thread's turn: carry out what waits."""
+        """Write the waiting batches. The writer lock is held, and it is this thread's turn."""
         self._write_group(take(()))
 
     def _write_group(self, group: Sequence[PendingBatch]) -> None:
         self._settled(group, lambda: self._write(group, self._committed.refresh(names_of(group))))
 
     def _settled(self, group: Sequence[PendingBatch], write: Callable[[], None]) -> None:
-        """Write batches. When an exception comes from outside, find out what became of those that
-        may be in the log, while the lock is still held: what is there goes forward."""
+        """Write batches. On an exception from outside, find the outcome of those that may be in the
+        log, while the lock is still held: a batch that is there goes forward."""
         try:
             write()
         except RuntimeStoreError:
@@ -390,7 +391,7 @@ class BatchWriter:
         except BaseException:
             self._committed.forget()
             unsure = [item for item in group if item.log_begun and not item.is_done]
-            with suppress(RuntimeStoreError):  # then it is not known, and the note says so
+            with suppress(RuntimeStoreError):  # then the outcome is unknown, and the note says so
                 if unsure:
                     self._committed.refresh(names_of(unsure))
                 for item in unsure:
@@ -405,8 +406,8 @@ class BatchWriter:
             item.error = error
 
     def _write(self, group: Sequence[PendingBatch], found: CommittedView) -> None:
-        """The rest of step 2, and 3 to 5; the lock is held and no batch is open. Each batch of the
-        group gets an outcome."""
+        """Do the rest of step 2, and steps 3 to 5; the lock is held and no batch is open. Set the
+        outcome of each batch of the group."""
         looked_at: set[str] = set()
         owners: dict[str, str] = {}
 
@@ -434,7 +435,7 @@ class BatchWriter:
     # --- 3 to 5 -----------------------------------------------------------------------------------
 
     def _carry_out(self, going: Sequence[PendingBatch]) -> None:
-        """Steps 3 to 5 for batches that were admitted."""
+        """Do steps 3 to 5 for batches that passed the checks of step 2."""
         for pending_batch in going:
             pending_batch.log_begun = True
         try:
@@ -456,7 +457,7 @@ class BatchWriter:
             item.pending_batch.batch = batch
 
     def _log(self, *drafts: Draft) -> list[LoggedBatch]:
-        """Step 3. When the commit returns, the batches will happen; before it, nothing has."""
+        """Do step 3. Once the commit returns, the batches will happen; before it, nothing has."""
         try:
             with self.database.write(flush=True) as connection:
                 self.lock.check_name()
@@ -464,7 +465,7 @@ class BatchWriter:
         except DatabaseLostError as error:
             raise error.about(str(drafts[0].batch_id)) from error
         except DatabaseFailedError:
-            raise  # an earlier flush failed: nothing of this batch was even tried
+            raise  # an earlier flush failed: nothing of this batch was tried
         except RuntimeStoreError as error:
             if self.database.failure is not None:
                 raise BatchUnfinishedError(
@@ -473,23 +474,23 @@ class BatchWriter:
                     decided=False,
                     directory=self.directory,
                 ) from error
-            for draft in drafts:  # where an id is what the database refused, it is said so
+            for draft in drafts:  # if the database refused an id, the error says so
                 self.database.read_on_writer(partial(check_ids, draft))
             raise
         return logged
 
     def _not_logged(self, going: Sequence[PendingBatch], error: RuntimeStoreError) -> None:
-        """What becomes of batches that could not be logged together."""
+        """Set the outcomes of batches that could not be logged together, or log each by itself."""
         if len(going) == 1:
             going[0].error = error
         elif isinstance(error, LockLostError):
             for item in going:
                 item.error = LockLostError(error.path)
         elif isinstance(error, (BatchUnfinishedError, DatabaseLostError)):
-            for item in going:  # nobody knows of any of them
+            for item in going:  # the outcome of each is unknown
                 item.error = error.about(str(item.draft.batch_id))
         else:
-            for item in going:  # one of them is to blame, or is too much: each by itself then
+            for item in going:  # one is faulty, or is too large: write each by itself
                 item.attempt(self._write_alone)
 
     def _write_alone(self, item: PendingBatch) -> None:
@@ -502,8 +503,8 @@ class BatchWriter:
         due: Container[str],
         quarantined: Sequence[QuarantinedFile],
     ) -> None:
-        """Step 4 for the stores of one batch that are due. May fail; then the batch is recorded as
-        failed and undone."""
+        """Do step 4 for the stores of one batch that are due. If it fails, record the batch as
+        failed, and undo it."""
         for write in logged.writes:
             if write.schema_name not in due:
                 continue
@@ -511,7 +512,7 @@ class BatchWriter:
             content, batch_id = content_of[write.schema_name], logged.batch.batch_id
             try:
                 self.publisher.publish(write, content, batch_id, expected)
-            except durable.OldVersionLeftError as error:  # to undo would go over what is left
+            except durable.OldVersionLeftError as error:  # undoing would overwrite that version
                 raise BatchUnfinishedError(
                     batch_id, cause_of(error), decided=True, directory=self.directory
                 ) from error
@@ -519,7 +520,7 @@ class BatchWriter:
                 self._fail(logged, write, error, quarantined)
 
     def _complete(self, *logged: LoggedBatch) -> list[Batch]:
-        """Step 5. Must not fail the batches: their outcome was decided in step 3."""
+        """Do step 5. Never record the batches as failed: step 3 decided their outcome."""
         try:
             self._check_lock()
             high_watermark = self.publisher.complete(*logged)
@@ -538,7 +539,7 @@ class BatchWriter:
         ]
 
     def _check_lock(self) -> None:
-        """Raise `LockLostError` when somebody else may have the lock, and finish our batches."""
+        """Raise `LockLostError` when another writer may hold the lock, and finish our batches."""
         if not self.lock.is_sure():
             raise LockLostError(self.lock.path)
 
@@ -555,8 +556,8 @@ class BatchWriter:
         try:
             self.publisher.mark_failed(logged, f"{write.schema_name}: {cause}")
         except RuntimeStoreError as error:
-            # Not recorded as failed, so it is still in the log, and goes forward. When the flush of
-            # that record failed, it may be there all the same: then nobody knows.
+            # Not recorded as failed, so it is still in the log, and goes forward. If the flush of
+            # that record failed, the record may nevertheless exist: then the outcome is unknown.
             decided = self.database.failure is None
             raise BatchUnfinishedError(
                 batch_id,
@@ -581,8 +582,8 @@ class BatchWriter:
 
 
 def write_log(connection: Connection, drafts: Sequence[Draft]) -> list[LoggedBatch]:
-    """Log batches in their order: their rows, what they write, its contents, and the evidence that
-    was kept for them. Durable when the caller's transaction is committed and flushed."""
+    """Log batches in their order: their rows, planned writes, contents, and the files quarantined
+    for them. Durable when the caller's transaction is committed and flushed."""
     number = batches.last_number(connection)
     logged = [draft.numbered(number + position) for position, draft in enumerate(drafts, start=1)]
     batches.log(connection, logged)
