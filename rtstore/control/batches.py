@@ -1,4 +1,4 @@
-"""Batches and their writes in the database: the log, its completing, and the receipts."""
+"""Batches and their writes in the database: the log, completion, and the receipts."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class ReceiptStore:
         self.database = database
 
     def list(self, *, limit: int | None = None) -> list[Batch]:
-        """The batches, oldest first, each with its receipts; the newest `limit` of them."""
+        """Return the newest `limit` batches, or all, oldest first, each with its receipts."""
         return self.database.read(lambda connection: list_batches(connection, limit=limit))
 
     def get(self, batch_id: str) -> Batch | None:
-        """One batch with its receipts, or None when it is not known (any more)."""
+        """Return a batch with its receipts, or None when it is unknown or was pruned."""
         return self.database.read(lambda connection: find_batch(connection, batch_id))
 
     def open_batches(self) -> tuple[LoggedBatch, ...]:
-        """The batches that are neither committed nor failed, oldest first."""
+        """Return the open batches, neither committed nor failed, oldest first."""
         return self.database.read(load_open)
 
 
 def insert_batch(connection: Connection, batch: Batch) -> int:
-    """Write the row of a batch; gives its number: its own, or with 0 one more than the last."""
+    """Write the row of a batch. Return its number: its own, or if that is 0, the last plus one."""
     values = batch.model_dump(mode="json", exclude={"receipts"})
     values["batch_number"] = batch.batch_number or None
     number = _INSERT_BATCH.run(connection, **values).lastrowid
@@ -55,12 +55,12 @@ def insert_batch(connection: Connection, batch: Batch) -> int:
 def insert_writes(
     connection: Connection, batch_number: int, writes: Iterable[PlannedWrite]
 ) -> None:
-    """Write what a batch writes."""
+    """Write the rows of a batch's writes."""
     _INSERT_WRITE.run_many(connection, [_write_row(batch_number, write) for write in writes])
 
 
 def log(connection: Connection, planned: Sequence[LoggedBatch]) -> None:
-    """Write the rows of batches that are being logged, and of what they write."""
+    """Write the rows of batches that are being logged, and of their writes."""
     _INSERT_BATCH.run_many(connection, [_batch_row(logged.batch) for logged in planned])
     _INSERT_WRITE.run_many(
         connection,
@@ -73,8 +73,8 @@ def log(connection: Connection, planned: Sequence[LoggedBatch]) -> None:
 
 
 def commit(connection: Connection, logged: Sequence[LoggedBatch], *, high_watermark: int) -> None:
-    """Take batches to `committed`, in their order, the first with this high watermark. Raises as
-    `change_state` does, and then none of it may be committed."""
+    """Mark batches committed in order, numbering high watermarks from `high_watermark`. Raises as
+    `change_state`; if this raises, roll back the transaction."""
     changed = _CHANGE_STATE[BatchState.COMMITTED].run_many(
         connection,
         [
@@ -101,10 +101,10 @@ def change_state(
     completed_at: datetime | None = None,
     last_error: str | None = None,
 ) -> None:
-    """Take a batch to another state, along `BATCH_TRANSITIONS` and from no state but its own.
+    """Change the state of a batch, as `BATCH_TRANSITIONS` allows.
 
-    Raises `RuntimeStoreError` when the row is not in a state that allows it: then somebody else
-    decided about the batch, and nothing here may go on.
+    Raises `RuntimeStoreError` when the row's state does not allow it: then somebody else decided
+    about the batch, and the caller must stop.
     """
     changed = _CHANGE_STATE[to].run(
         connection,
@@ -125,24 +125,24 @@ def _undecidable(batch_id: str, to: BatchState) -> RuntimeStoreError:
 
 
 def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
-    """The batches that are neither committed nor failed, oldest first, with their writes."""
+    """Return the open batches, neither committed nor failed, oldest first, with their writes."""
     return tuple(_logged(connection, row) for row in _SELECT_OPEN.all(connection))
 
 
 def find_batch(connection: Connection, batch_id: str) -> Batch | None:
-    """A batch by its id, with its receipts, or None."""
+    """Return the batch with an id, with its receipts, or None."""
     row = _SELECT_BY_ID.first(connection, batch_id=batch_id)
     return None if row is None else _with_receipts(connection, row)
 
 
 def list_batches(connection: Connection, *, limit: int | None = None) -> list[Batch]:
-    """The batches, oldest first; the newest `limit` of them."""
+    """Return the newest `limit` batches, or all, oldest first, with their receipts."""
     rows = _SELECT_NEWEST.all(connection, count=-1 if limit is None else limit)
     return [_with_receipts(connection, row) for row in reversed(rows)]
 
 
 def list_with_writes(connection: Connection) -> list[tuple[Batch, tuple[PlannedWrite, ...]]]:
-    """Every batch, oldest first, with what it wrote or planned to write, whatever its state."""
+    """Return every batch in any state, oldest first, with its writes, done or planned."""
     found = []
     for row in reversed(_SELECT_NEWEST.all(connection, count=-1)):
         batch = Batch.model_validate(row)
@@ -151,12 +151,12 @@ def list_with_writes(connection: Connection) -> list[tuple[Batch, tuple[PlannedW
 
 
 def batch_id_is_known(connection: Connection, batch_id: str) -> bool:
-    """Whether there is a batch of that id, in any state."""
+    """Return whether there is a batch with that id, in any state."""
     return _SELECT_BY_ID.first(connection, batch_id=batch_id) is not None
 
 
 def known_receipts(connection: Connection, receipt_ids: Iterable[str]) -> list[str]:
-    """Those of the receipt ids that are taken."""
+    """Return those of the receipt ids that are taken."""
     return [
         receipt_id
         for receipt_id in receipt_ids
@@ -167,8 +167,8 @@ def known_receipts(connection: Connection, receipt_ids: Iterable[str]) -> list[s
 def wrote_same_bytes(
     connection: Connection, schema_name: str, content_hash: str, *, but_not: int | None
 ) -> bool:
-    """Whether a batch other than `but_not`, failed or earlier, wrote these very bytes to a store,
-    as far back as the history goes."""
+    """Return whether a batch other than `but_not`, failed or earlier, wrote exactly these bytes to
+    a store, as far back as the history goes."""
     row = _SELECT_WRITER.first(
         connection, name=schema_name, hash=content_hash, but_not=but_not or 0
     )
@@ -178,7 +178,8 @@ def wrote_same_bytes(
 def written_files(
     connection: Connection, first: int, last: int
 ) -> list[tuple[int, tuple[str, str]]]:
-    """What the batches of these numbers wrote, or were to write: each with a store and its file."""
+    """Return the files that the batches numbered `first` to `last` wrote, or planned to write: each
+    with the number of the batch, and the store's name and path."""
     return [
         (row["batch_number"], (row["schema_name"], row["relative_path"]))
         for row in _SELECT_FILES.all(connection, first=first, last=last)
@@ -186,13 +187,13 @@ def written_files(
 
 
 def has_bytes(connection: Connection, schema_name: str, content_hash: str) -> bool:
-    """Whether these very bytes of a store are in the database, so that no copy is needed."""
+    """Return whether exactly these bytes of a store are in the database, so no copy is needed."""
     return _SELECT_KEEPER.first(connection, name=schema_name, hash=content_hash) is not None
 
 
 def last_number(connection: Connection) -> int:
-    """The number of the newest batch, 0 before the first. It moves with every batch, failed ones
-    included, which the high watermark does not."""
+    """Return the number of the newest batch, 0 before the first. Unlike the high watermark, it
+    counts failed batches too."""
     return int(_SELECT_LAST_NUMBER.scalar(connection) or 0)
 
 
@@ -223,7 +224,7 @@ def _write_row(batch_number: int, write: PlannedWrite) -> Row:
 
 
 def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
-    """A logged batch as it is once it is completed, with its receipts."""
+    """Return a logged batch as it is once it is completed, with its receipts."""
     batch = logged.batch
     now = {
         "state": BatchState.COMMITTED,
@@ -235,7 +236,7 @@ def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
 
 
 def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
-    """The receipt of one write of a batch."""
+    """Return the receipt of one write of a batch."""
     return construct_unchecked(
         Receipt,
         mtime_ns=write.mtime_ns,
@@ -338,7 +339,7 @@ def _writes(connection: Connection, batch_number: int) -> tuple[PlannedWrite, ..
 def _logged(connection: Connection, row: Row) -> LoggedBatch:
     batch = Batch.model_validate(row)
     if batch.origin is BatchOrigin.IMPORTED:
-        # Its contents were never in a log of ours: nothing can be repeated from it.
+        # Its contents were never in a log of ours, so it cannot be completed from there.
         return LoggedBatch(batch=batch)
     return LoggedBatch(batch=batch, writes=_writes(connection, batch.batch_number))
 

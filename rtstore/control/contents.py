@@ -1,4 +1,4 @@
-"""Committed contents: the redo log first, the history of each store after."""
+"""Contents in the database: first the redo log, after the commit the history of each store."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ from rtstore.model.envelope import content_hash
 from rtstore.model.records import Argument, PublishedFile, Record
 
 NUMBER_MAX = 2**63 - 1
-"""The largest that SQLite holds."""
+"""The largest integer that SQLite holds."""
 
 
 class Retention(Argument):
-    """How much history is kept. None keeps everything.
+    """Limits of the history that is kept. A limit of None keeps everything.
 
-    A runtime directory remembers what it was opened with last: see `RuntimeStore.open`.
+    A runtime directory remembers the retention it was last opened with: see `RuntimeStore.open`.
 
-    What is current or open stays, however old, and counts for nothing else. An eighth more than the
-    limits may be there for some batches: it is dropped in chunks.
+    Current versions and open batches stay, however old; nothing else is dropped in their place. Up
+    to an eighth more than the limits may stay for some batches, because history is dropped in
+    chunks.
     """
 
     batches: int | None = Field(default=1_000, ge=1, le=NUMBER_MAX)
-    """Committed and failed batches, with their receipts."""
+    """The number of committed and failed batches, with their receipts."""
     contents_per_store: int | None = Field(default=50, ge=1, le=NUMBER_MAX)
-    """Committed contents of each store, the current one included."""
+    """The number of committed contents of each store, including the current one."""
     content_bytes: int | None = Field(default=64 << 20, ge=1, le=NUMBER_MAX)
-    """Bytes of the committed contents of each store, the current one included. For each store, as
-    `contents_per_store` is: a large document does not push out the history of a small one. The
-    default keeps 50 contents of up to 1.3 MB, and three of a document of 17 MB."""
+    """The bytes of the committed contents of each store, including the current one. It applies to
+    each store, like `contents_per_store`: a large document does not push out the history of a small
+    one. The default keeps 50 contents of up to 1.3 MB, and three of a document of 17 MB."""
     max_age: timedelta | None = Field(default=None, gt=timedelta(0))
-    """How long ago a batch may have ended; younger ones are dropped by the other limits only."""
+    """The time since a batch ended, at most. Only the other limits drop younger batches."""
 
 
 KEEP_EVERYTHING = Retention(batches=None, contents_per_store=None, content_bytes=None)
 
 
 class Committed(Record):
-    """What is committed for one store: where its file and its content are."""
+    """The committed version of one store: its file and its content."""
 
     schema_name: str
     relative_path: str
@@ -64,20 +65,20 @@ class Committed(Record):
 
 
 def list_committed(connection: Connection) -> list[Committed]:
-    """What is committed, store by store; of a database of any revision."""
+    """Return the committed version of each store. Works with a database of any revision."""
     return [Committed.model_validate(row) for row in _SELECT_COMMITTED.all(connection)]
 
 
 def list_contents(connection: Connection) -> Iterator[tuple[int, str, str, bytes]]:
-    """Every content, history included: its batch, its store, the hash that its receipt has, and its
-    bytes. One at a time; of a database of any revision."""
+    """Yield every content, history included: number of its batch, its store, the hash in its
+    receipt, and its bytes. One is in memory at a time. Works with a database of any revision."""
     for number, name, expected, text in driver_of(connection).execute(_SELECT_CONTENTS.sql):
         yield number, name, expected, _bytes_of(text)
 
 
 def insert_contents(connection: Connection, contents: Mapping[int, Mapping[str, bytes]]) -> None:
-    """Log the bytes that batches write, by batch number and store name. They are UTF-8: JSON,
-    checked before."""
+    """Log the bytes that batches write, by batch number and store name. They are JSON in UTF-8, and
+    were checked before."""
     _INSERT_CONTENT.run_many(
         connection,
         [
@@ -91,7 +92,7 @@ def insert_contents(connection: Connection, contents: Mapping[int, Mapping[str, 
 def put_content(
     connection: Connection, batch_number: int, schema_name: str, content: bytes
 ) -> None:
-    """Put a content into the log that is missing there, or was changed."""
+    """Put a content into the log where it is missing, or was changed."""
     _PUT_CONTENT.run(
         connection,
         batch_number=batch_number,
@@ -101,23 +102,23 @@ def put_content(
 
 
 def load_content(connection: Connection, batch_number: int, schema_name: str) -> bytes | None:
-    """The bytes of a store as of the batch that wrote it, or None when they are not here."""
+    """Return the bytes that a batch wrote to a store, or None when they are not in the database."""
     text = _SELECT_CONTENT.scalar(connection, number=batch_number, name=schema_name)
     return None if text is None else _bytes_of(text)
 
 
 def contents_since(connection: Connection, batch_number: int, schema_name: str) -> list[bytes]:
-    """The bytes that a batch and those after it wrote to a store, or were to write."""
+    """Return the bytes that a batch and later ones wrote to a store, or planned to write."""
     rows = _SELECT_SINCE.all(connection, number=batch_number, name=schema_name)
     return [_bytes_of(row["content"]) for row in rows]
 
 
 def is_beginning(connection: Connection, found: bytes, schema_name: str, current: int) -> bool:
-    """Whether bytes are a beginning of what a batch wrote to a store, with zeros for what a loss of
-    power took. `current` is the batch of its entry, 0 without one.
+    """Return whether bytes are a beginning of a version of a store, with zeros for the part that a
+    loss of power took. `current` is the number of the batch of its entry, 0 without one.
 
-    Of older versions the one that is looked for lacks its last newline: any other is no JSON. It is
-    known by its hash, wherever its content is.
+    A beginning of an older version can only lack the last newline: any shorter one is not JSON. It
+    is found by its hash, so its content need not be in the database.
     """
     whole = found.rstrip(b"\0")
     for newline in (b"\n", b"\r\n"):
@@ -131,9 +132,9 @@ def is_beginning(connection: Connection, found: bytes, schema_name: str, current
 
 
 def holds(connection: Connection, found: bytes, found_hash: str, schema_name: str) -> bool:
-    """Whether the database has every byte of what a store's file held: a version of it, or the
-    beginning of one, with zeros for what a loss of power took. Of versions before the current one,
-    all but the last newline."""
+    """Return whether the database has every byte that a store's file held: a version of it, or a
+    beginning of one, with zeros for the part that a loss of power took. A beginning of a version
+    before the current one may lack only the last newline."""
     whole = found.rstrip(b"\0")
     return (
         batches.has_bytes(connection, schema_name, found_hash)
@@ -148,7 +149,8 @@ def holds(connection: Connection, found: bytes, found_hash: str, schema_name: st
 
 
 def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, bytes]:
-    """The bytes of the current entries of some stores; absent where they are not here."""
+    """Return the bytes of the current entries of some stores, by name. Omit a store without
+    content in the database. Raises ValueError when the bytes do not match the entry's hash."""
     found = {}
     for name in names:
         row = _SELECT_CURRENT.first(connection, name=name)
@@ -158,8 +160,9 @@ def current_contents(connection: Connection, names: Iterable[str]) -> dict[str, 
 
 
 def current_row(connection: Connection, name: str) -> tuple[bytes, Row] | None:
-    """The bytes of a store's current entry, with file and identity of the entry, and `batch_id`,
-    `high_watermark` and `written_at` of its batch; None without committed content."""
+    """Return the bytes of a store's current entry, with file and identity of the entry, and the
+    `batch_id`, `high_watermark` and `written_at` of its batch. Return None without committed
+    content. Raises ValueError when the bytes do not match the entry's hash."""
     row = _SELECT_CURRENT_WITH_BATCH.first(connection, name=name)
     return None if row is None else (_checked(name, row["content"], row["content_hash"]), row)
 
@@ -182,8 +185,8 @@ def stores_with_content(connection: Connection) -> frozenset[str]:
 
 
 def _checked(schema_name: str, text: str, expected_hash: str) -> bytes:
-    """The bytes of a content, which are what its entry says: SQLite has no checksums of its own,
-    and a damaged page may still hold valid JSON."""
+    """Return the bytes of a content. Raises ValueError unless they match the hash of the entry:
+    SQLite has no checksums of its own, and a damaged page may still hold valid JSON."""
     content = _bytes_of(text)
     if content_hash(content) != expected_hash:
         raise ValueError(f"the committed content of {schema_name} was changed")
@@ -191,7 +194,7 @@ def _checked(schema_name: str, text: str, expected_hash: str) -> bytes:
 
 
 def _bytes_of(text: object) -> bytes:
-    """Raises ValueError for what is no text: the row is damaged."""
+    """Return a text as bytes. Raises ValueError for any other type: the row is damaged."""
     if not isinstance(text, str):
         raise ValueError(f"a content is {type(text).__name__}, and no text")
     return text.encode("utf-8")

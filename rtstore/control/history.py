@@ -1,4 +1,4 @@
-"""The versions of a store, as far back as the retention goes."""
+"""Read the versions of a store, as far back as the retention goes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StoreVersion(Record):
     batch_number: int
     batch_id: str
     high_watermark: int | None
-    """Of its batch; None where an import could not tell."""
+    """Of its batch; None when an import does not know it."""
     reason: BatchReason
     run_id: str | None
     capability_snapshot_id: str | None
@@ -24,9 +24,9 @@ class StoreVersion(Record):
     written_at: Timestamp
     content_hash: str
     file_size: int
-    """In bytes, of the file that holds it."""
+    """The size of its file, in bytes."""
     is_current: bool
-    """Whether it is what is committed now."""
+    """Whether it is the version that is committed now."""
     has_content: bool
     """Whether it can be read: its content is within the retention."""
 
@@ -40,46 +40,46 @@ class Point(Record):
 
 
 def list_versions(connection: Connection, name: str, limit: int | None) -> list[StoreVersion]:
-    """The newest committed versions of a store, newest first."""
+    """Return the newest `limit` committed versions of a store, or all, newest first."""
     rows = _SELECT_VERSIONS.all(connection, name=name, limit=-1 if limit is None else limit)
     return [StoreVersion.model_validate(row) for row in rows]
 
 
 def version_at(connection: Connection, name: str, batch_number: int) -> StoreVersion | None:
-    """The newest committed version of a store that a batch or one before it wrote."""
+    """Return the newest committed version of a store up to a batch, or None."""
     row = _SELECT_VERSION_AT.first(connection, name=name, number=batch_number)
     return None if row is None else StoreVersion.model_validate(row)
 
 
 def point_of_batch(connection: Connection, batch_id: str) -> Point | None:
-    """The committed batch of an id."""
+    """Return the committed batch with an id, or None."""
     return _point(_SELECT_BATCH.first(connection, batch_id=batch_id))
 
 
 def point_of_watermark(connection: Connection, high_watermark: int) -> Point | None:
-    """The batch that made a high watermark."""
+    """Return the committed batch with a high watermark, or None."""
     return _point(_SELECT_WATERMARK.first(connection, high_watermark=high_watermark))
 
 
 def point_of_time(connection: Connection, moment: str) -> Point | None:
-    """The last batch that was committed by then; batches carry times in order."""
+    """Return the last batch committed up to a time, or None. The times of batches are in order."""
     return _point(_SELECT_TIME.first(connection, moment=moment))
 
 
 def last_committed(connection: Connection) -> Point | None:
-    """The last batch that was committed."""
+    """Return the last committed batch, or None."""
     return _point(_SELECT_LAST.first(connection))
 
 
 def all_are_there(connection: Connection, after: int, until: int) -> bool:
-    """Whether every batch is on record that has a number from one more than `after` to `until`:
-    they are numbered one by one, so one that is missing was dropped from the history."""
+    """Return whether the history has every batch numbered from `after` + 1 to `until`. Numbers have
+    no gaps, so a missing batch was pruned."""
     found = _COUNT.scalar(connection, after=after, until=until)
     return bool(found == until - after)
 
 
 def next_is_there(connection: Connection, batch_number: int) -> bool:
-    """Whether no batch right after this one was dropped: it is the last, or the next is there."""
+    """Return whether the next batch was not pruned: it is there, or this batch is the last."""
     last = _LAST.scalar(connection)
     return bool(batch_number == last) or all_are_there(connection, batch_number, batch_number + 1)
 

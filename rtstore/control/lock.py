@@ -1,19 +1,18 @@
 """The writer lock: one writer at a time per runtime directory, across threads and processes.
 
-It is an operating-system lock (flock, through the `filelock` package) on `runtime-store.lock`: it
-dies with its holder, so it is never stale and nothing judges it by its age. The file stays; what is
-written in it says who took the lock last, for the message of somebody who waits, and decides
-nothing.
+It is an operating-system lock (flock, through the `filelock` package) on `runtime-store.lock`. It
+is released when its holder dies, so it is never stale, and its age means nothing. The file stays.
+Its text says who took the lock last, only for the message of a caller that waits.
 
-A file can be removed under its holder, and whoever comes next would lock another one. So the
+A file can be removed under its holder, and the next writer would lock another file. So the
 directory itself is locked too, where the file system can do that: its name cannot be given to
-another one while anything is in it. The file is for older programs, for other tools and for the
-signature; a holder still looks whether the name is its file's before it writes (`check_name`).
+another directory while anything is in it. The file is for older programs, for other tools and for
+the signature. Before it writes, a holder still checks that the name is its file's (`check_name`).
 
-What is held is two descriptors, owned by objects of C (`Hold`): they are closed when the block
-ends or the object is lost, and no line of Python, at which an exception could come, is needed for
-that. Nothing else says that the lock is held, so nothing else can be left behind. Threads exclude
-each other the same way as processes do, each with descriptors of its own.
+A hold is two descriptors, owned by objects of C (`Hold`). They are closed when the block ends or
+the object is lost, without a line of Python at which an exception could come. Nothing else records
+that the lock is held, so nothing else can be left behind. Threads exclude each other like
+processes, each with descriptors of its own.
 
 The lock also serialises checkpoints. SQLite 3.7.0 to 3.51.2 can corrupt a WAL database when two
 connections write or checkpoint at the same moment (sqlite.org/wal.html, "the WAL-reset bug").
@@ -58,19 +57,19 @@ DEFAULT_TIMEOUT_S = 30.0
 POLL_INTERVAL_S_MIN = 0.0005
 POLL_INTERVAL_S_MAX = 0.005
 FORK_S_MAX = 1.0
-"""How long a fork may take before a hold no longer waits for its end."""
+"""In seconds. A hold waits no longer than this for the end of a fork."""
 
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 _LOOK_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
-"""Not blocking: whatever has the name, a pipe included, looking at it must not wait."""
+"""Not blocking: opening any kind of file with this name, a pipe included, must not wait."""
 _DIRECTORY_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 
 
 class Hold(io.FileIO):
     """The writer lock while it is held: a context manager that releases it.
 
-    `__exit__` and the closing of a lost object are inherited, and in C: see the module.
+    `__exit__` and the closing of a lost object are inherited, and in C: see the module docstring.
     """
 
     _finalizing = False  # of the base class; so named, a lost hold is closed without a warning
@@ -83,7 +82,7 @@ class Hold(io.FileIO):
 
     @classmethod
     def open_file(cls, path: str) -> Hold:
-        """Open the lock file, and make it if there is none. Nothing is locked yet."""
+        """Open the lock file, or create it. Lock nothing yet."""
         hold = next(
             map(cls, map(os.open, (path,), (_OPEN_FLAGS,), (0o600,)), ("r+b",))
         )  # as in `open_owned`
@@ -91,19 +90,20 @@ class Hold(io.FileIO):
         return hold
 
     def add_directory(self, directory: Owner) -> None:
-        """Have the directory closed with the file: `close` of the base class, in C, first calls
+        """Make `close` close the directory too: `close` of the base class, in C, first calls
         `flush` of the object."""
         self.flush = directory.close  # type: ignore[method-assign]
         self.directory = directory
 
     def abandon(self) -> None:
-        """Close both, without unlocking what a forked parent may hold with them."""
+        """Close both descriptors without unlocking: a forked parent may hold the lock with them."""
         self.close()
 
     def release(self) -> None:
-        """Release the lock before the end of the block; harmless when that is done.
+        """Release the lock before the end of the block. Calling it again is harmless.
 
-        It is unlocked before it is closed: a child between fork and exec has the descriptors too.
+        The lock is released before the close: a child between fork and exec has the descriptors
+        too.
         """
         try:
             self._unlock()
@@ -113,17 +113,17 @@ class Hold(io.FileIO):
     def _unlock(self) -> None:
         if self.closed or self.pid != os.getpid():
             return
-        with suppress(OSError, ValueError):  # somebody closed them under us
+        with suppress(OSError, ValueError):  # other code closed our descriptors
             if self.directory is not None:  # then there is fcntl
                 fcntl.flock(self.directory.fileno(), fcntl.LOCK_UN)
             unlock_descriptor(self.fileno())
 
 
 class Look(io.BytesIO):
-    """A look at whether the lock is free: a context manager; see `WriterLock.kept_free`.
+    """A check whether the lock is free: a context manager; see `WriterLock.kept_free`.
 
-    What it has open is closed with the object, which nobody has after the block. (It is a `BytesIO`
-    for its `__exit__`, which is in C.)
+    Its descriptors are closed with the object, which has no reference after the block. (It is a
+    `BytesIO` because its `__exit__` is in C.)
     """
 
     def __init__(self, lock: WriterLock) -> None:
@@ -132,7 +132,7 @@ class Look(io.BytesIO):
         self._owners: list[Owner] = []
 
     def __enter__(self) -> bool:  # type: ignore[override]
-        """Keep the lock free, if it is."""
+        """Keep the lock free if it is free. Return whether it is."""
         try:
             _open_after_fork.add(weakref.ref(self, _open_after_fork.discard))
             return self._keep_free()
@@ -149,7 +149,7 @@ class Look(io.BytesIO):
         if fcntl is None:  # pragma: no cover - Windows
             return not self._lock.is_held_here
         path, directory = self._lock.names
-        # A pipe that somebody put there must not make us wait, and is no lock.
+        # A pipe in its place must not make us wait, and is not a lock.
         with suppress(OSError):
             if stat.S_ISREG(os.stat(path).st_mode) and not self._share(path, _LOOK_FLAGS):
                 return False
@@ -167,12 +167,12 @@ class Look(io.BytesIO):
 
 
 _open_after_fork: set[weakref.ref[Hold | Look]] = set()
-"""What a forked child must close. References of C: a lost hold is not kept alive by its entry."""
+"""What a forked child must close. Weak references, in C, do not keep a lost hold alive."""
 
 
 class _Forks:
-    """The forks of this process. A descriptor that is being opened while another thread forks may
-    be in the child without an entry in `_open_after_fork`; it must not become a lock."""
+    """The forks of this process. If another thread forks while a descriptor is being opened, the
+    child may have it without an entry in `_open_after_fork`; it must not become a lock."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -216,16 +216,16 @@ class WriterLock:
         self._read_only = read_only
         self.path = directory / LOCK_NAME
         self.names = os.fspath(self.path), os.fspath(directory)
-        """What is locked."""
+        """The paths of the lock file and of the directory, which are locked."""
         self.timeout_s = timeout_s
         self._held: weakref.ref[Hold] | None = None
-        """The last hold of this object; it is over when that is closed, or lost."""
+        """The last hold of this object; it has ended when that is closed or lost."""
 
     def hold(self, timeout_s: float | None = None) -> Hold:
-        """Take the lock, for a `with` block. Waits up to `timeout_s` seconds (default: the lock's).
+        """Take the lock, for a `with` block. Wait up to `timeout_s` seconds (default: the lock's).
 
-        Raises `LockTimeoutError` with who holds it and since when, `StorageError` when the lock
-        file cannot be made, and `InvalidRequestError` when this thread holds it already: waiting
+        Raises `LockTimeoutError` with its holder and since when, `StorageError` when the lock file
+        cannot be created, and `InvalidRequestError` when this thread holds it already: waiting
         for oneself would never end. Of a store that was opened read-only it raises
         `ReadOnlyStoreError` before anything is made.
         """
@@ -282,47 +282,47 @@ class WriterLock:
 
     @property
     def is_held_here(self) -> bool:
-        """Whether a thread of this process holds it, through this object."""
+        """Whether a thread of this process holds the lock through this object."""
         return self._current() is not None
 
     def check_name(self) -> None:
-        """Raise `LockLostError` unless the name is still that of the file that is held here: the
-        caller is about to write, and has not."""
+        """Raise `LockLostError` unless the lock file's name is still that of the held file. Call it
+        before writing."""
         held = self._current()
         if held is None or not self._is_at_path(held):
             raise LockLostError(self.path)
 
     def is_sure(self) -> bool:
-        """Whether nobody else can have had the lock since it was taken here."""
+        """Return whether no other writer can have had the lock since it was taken here."""
         held = self._current()
         if held is None:
             return False
         return held.directory is not None or self._is_at_path(held)
 
     def is_held(self) -> bool:
-        """Whether anybody, this process included, holds the lock at this moment.
+        """Return whether any process, this one included, holds the lock at this moment.
 
-        A shared lock is tried for an instant on a descriptor of its own; two that look at once do
-        not see each other, and a writer that comes just then tries again milliseconds later.
-        Creates nothing, and works on a read-only file system.
+        For an instant, a shared lock is tried on a descriptor of its own. Two checks at once do not
+        see each other; a writer that comes just then tries again milliseconds later. Creates
+        nothing, and works on a read-only file system.
         """
         with self.kept_free() as is_free:
             return not is_free
 
     def kept_free(self) -> Look:
-        """A block with whether nobody holds the lock; if so, nobody takes it during the block,
-        which should be over in an instant. Otherwise as `is_held`."""
+        """Return a context whose value is whether the lock is free. If it is, no writer can take it
+        during the block, which must be short. Otherwise as `is_held`."""
         return Look(self)
 
     def holder(self) -> str | None:
-        """Who took the lock last and when, as written by that process, or None."""
+        """Return who took the lock last and when, as that process wrote it, or None."""
         try:
             owner = open_owned(self.names[0], _LOOK_FLAGS)
             text = os.read(owner.fileno(), 400).decode("utf-8", errors="replace")
             owner.close()
         except OSError:
             return None
-        # Anybody may have written there, and this goes to terminals.
+        # Any program may have written there, and this is printed to terminals.
         text = "".join(char if char.isprintable() else " " for char in text)
         return text.strip()[:200] or None
 
@@ -331,8 +331,8 @@ class WriterLock:
         return None if held is None or held.closed else held
 
     def _attempt(self) -> Hold | None:
-        """Take the lock if it is free. Everything is opened anew, so nobody waits for a file that
-        has lost its name."""
+        """Take the lock if it is free, and return the hold, or None. Every attempt opens the file
+        again, so that no caller waits for a file that has lost its name."""
         forks = _forks.begun
         hold = Hold.open_file(self.names[0])
         try:
@@ -355,7 +355,7 @@ class WriterLock:
         return None
 
     def _lock_directory(self, hold: Hold) -> bool:
-        """Lock the directory too; gives False when somebody else has: they hold a lock file that
+        """Lock the directory too. Return False when another writer has: it holds a lock file that
         has lost its name. Where directories cannot be locked, the file alone is the lock."""
         if not CAN_OWN_DIRECTORIES or fcntl is None:  # pragma: no cover - Windows
             return True
@@ -375,7 +375,7 @@ class WriterLock:
         try:
             found = os.stat(self.names[0], follow_symlinks=False)
             return os.path.samestat(found, os.fstat(hold.fileno()))
-        except (OSError, ValueError):  # gone; or our descriptor was closed under us
+        except (OSError, ValueError):  # it is gone, or other code closed our descriptor
             return False
 
     def _sign(self, descriptor: int) -> None:

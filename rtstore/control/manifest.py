@@ -53,12 +53,12 @@ class ManifestStore:
         self.clock = clock
 
     def read(self) -> Manifest:
-        """The manifest as of now, in one read transaction; takes no lock."""
+        """Return the current manifest, from one read transaction, without a lock."""
         return self.database.read(load)
 
 
 class ManifestHead(Record):
-    """The manifest's own row, without the entries: what a writer needs to know first."""
+    """The manifest's own row without the entries, which a writer needs first."""
 
     team_name: str
     high_watermark: int
@@ -69,12 +69,12 @@ class ManifestHead(Record):
 
 
 def default_manifest(team_name: str, updated_at: datetime) -> Manifest:
-    """The manifest of a directory in which nothing was committed yet."""
+    """Return the manifest of a directory in which nothing was committed yet."""
     return Manifest(team_name=team_name, updated_at=updated_at)
 
 
 def insert_manifest(connection: Connection, manifest: Manifest) -> None:
-    """Write the first row of a new database (its entries are written with their batches)."""
+    """Write the manifest row of a new database. Its entries are written with their batches."""
     _INSERT_MANIFEST.run(
         connection,
         id=1,
@@ -95,7 +95,7 @@ def load_active_identity(connection: Connection) -> RunIdentity | None:
 
 
 def load_for_opening(connection: Connection) -> tuple[ManifestHead, Retention]:
-    """The manifest's own row and how much history is kept, in one statement."""
+    """Read the manifest's own row and the retention, in one statement."""
     row = _SELECT_FOR_OPENING.first(connection)
     if row is None:
         raise _missing(connection)
@@ -103,7 +103,7 @@ def load_for_opening(connection: Connection) -> tuple[ManifestHead, Retention]:
 
 
 def high_watermark(connection: Connection) -> int:
-    """The number of committed batches."""
+    """Return the high watermark: the number of committed batches."""
     return int(_SELECT_HIGH_WATERMARK.scalar(connection))
 
 
@@ -115,7 +115,7 @@ def load(connection: Connection) -> Manifest:
 
 
 def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, ManifestEntry]:
-    """The entries of some stores; a store without one is absent."""
+    """Return the entries of some stores, by name. Omit a store without one."""
     found = {}
     for name in names:
         row = _SELECT_ENTRY.first(connection, schema_name=name)
@@ -126,25 +126,25 @@ def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, Mani
 
 @lru_cache(maxsize=4096)
 def _entry_of(*values: object) -> ManifestEntry:
-    """The entry of a row. Most of them are the same from one look to the next, and an entry cannot
-    be changed; so a row that was checked once is not checked again. That of an older revision has
-    the first of the columns."""
+    """Return the entry of a row. Most rows are the same in each read, and an entry is immutable, so
+    a row that was validated once is not validated again. A row of an older revision has only the
+    first columns."""
     return ManifestEntry.model_validate(dict(zip(_ENTRY_COLUMNS, values, strict=False)))
 
 
 def load_versions(connection: Connection) -> dict[str, int]:
-    """The schema version of each committed store, by name."""
+    """Return the schema version of each committed store, by name."""
     return {row["schema_name"]: row["schema_version"] for row in _SELECT_VERSIONS.all(connection)}
 
 
 def path_owner(connection: Connection, relative_path: str) -> str | None:
-    """The store whose entry has this file, or None."""
+    """Return the store whose entry has this file, or None."""
     owner = _SELECT_PATH_OWNER.scalar(connection, path=relative_path)
     return None if owner is None else str(owner)
 
 
 def mark_preparing(connection: Connection, batch_id: str | None) -> None:
-    """Say which batch is open, or that none is."""
+    """Record the batch that is open; with None, that none is."""
     _MARK_PREPARING.run(connection, batch_id=batch_id)
 
 
@@ -155,11 +155,11 @@ def complete(
     *,
     high_watermark: int,
 ) -> None:
-    """Make what batches wrote the current entries, the identity of the last the active one.
-    `files` are what was published, by receipt; `high_watermark` is that of the last batch.
+    """Make the writes of batches the current entries, and the identity of the last batch the active
+    one. `files` are the published files by receipt; `high_watermark` is that of the last batch.
 
-    A batch without an identity belongs to no run (an upgrade of store data): the entries that it
-    writes keep the identity that they have, and the active one stays.
+    A batch without an identity belongs to no run (an upgrade of store data). The entries that it
+    writes keep their identity, and the active identity stays.
     """
     rows: dict[str, Row] = {}
     keeping: set[str] = set()
@@ -196,19 +196,19 @@ def complete(
 
 
 def insert_entries(connection: Connection, entries: Iterable[ManifestEntry]) -> None:
-    """Write entries that were imported."""
+    """Write imported entries."""
     _UPSERT_ENTRY.run_many(connection, [entry.model_dump(mode="json") for entry in entries])
 
 
 def _upsert_entries(connection: Connection, rows: Sequence[Row]) -> None:
-    """Write entries. Hardly ever has one got another file, and where none has, the index over the
-    paths need not be written again."""
+    """Write entries. An entry rarely gets another file; if none does, the index over the paths need
+    not be written."""
     if _UPSERT_WHERE_IT_WAS.run_many(connection, rows).rowcount < len(rows):
         _UPSERT_ENTRY.run_many(connection, rows)
 
 
 def mark_recovery(connection: Connection, plan_id: str) -> None:
-    """Say which plan was carried out last."""
+    """Record the plan that was executed last."""
     _MARK_RECOVERY.run(connection, plan_id=plan_id)
 
 
@@ -216,8 +216,8 @@ def mark_recovery(connection: Connection, plan_id: str) -> None:
 
 
 def load_descriptors(connection: Connection) -> tuple[Descriptor, ...]:
-    """The descriptors as the runtime registered them. The payload models of the known stores are
-    added; those of a runtime's own stores live in the runtime."""
+    """Return the descriptors as the runtime registered them. The payload models of the known stores
+    are added; those of a runtime's own stores are in the runtime."""
     payloads = {known.schema_name: known.payload for known in KNOWN_DESCRIPTORS}
     return tuple(
         Descriptor.model_validate({**row, "payload": payloads.get(row["schema_name"])})
@@ -226,7 +226,7 @@ def load_descriptors(connection: Connection) -> tuple[Descriptor, ...]:
 
 
 def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) -> None:
-    """Make these the registered descriptors, in their order."""
+    """Replace the registered descriptors with these, in their order."""
     _DELETE_DESCRIPTORS.run(connection)
     _INSERT_DESCRIPTOR.run_many(
         connection,
@@ -237,16 +237,16 @@ def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) 
     )
 
 
-# --- how much history is kept -------------------------------------------------------------------
+# --- retention ----------------------------------------------------------------------------------
 
 
 def load_retention(connection: Connection) -> Retention:
-    """How much history is kept, as is remembered here; everything where the row was deleted."""
+    """Return the remembered retention; without its row, one that keeps everything."""
     return _retention_of(_SELECT_RETENTION.first(connection))
 
 
 def save_retention(connection: Connection, retention: Retention) -> None:
-    """Remember how much history is kept."""
+    """Remember a retention."""
     age = retention.max_age
     _SAVE_RETENTION.run(
         connection,
@@ -260,7 +260,7 @@ def save_retention(connection: Connection, retention: Retention) -> None:
 
 def _retention_of(row: Row | None) -> Retention:
     if row is None or row["retention_id"] is None:
-        return KEEP_EVERYTHING  # nothing is dropped before a program says how much
+        return KEEP_EVERYTHING  # without a limit from a program, nothing is dropped
     return Retention.model_validate(
         {
             "batches": row["batches"],
@@ -277,7 +277,7 @@ _INSERT_MANIFEST = Statement(insert(runtime_manifest))
 _SELECT_MANIFEST = Statement(select(runtime_manifest))
 _SELECT_HIGH_WATERMARK = Statement(select(runtime_manifest.c.high_watermark))
 _ENTRY_COLUMNS = tuple(manifest_entries.c.keys())
-# Whatever columns there are: entries and retention of an older revision are read too, by a rebuild.
+# All columns there are, because a rebuild also reads entries and retention of an older revision.
 _EVERY_COLUMN: ColumnClause[Any] = literal_column("*")
 _SELECT_ENTRIES = Statement(
     select(_EVERY_COLUMN).select_from(manifest_entries).order_by(manifest_entries.c.schema_name)
@@ -333,7 +333,7 @@ _SAVE_RETENTION = Statement(
     )
 )
 _AGE_MAX = timedelta(days=999_999_999)
-"""The longest that is read back: what pydantic takes of seconds."""
+"""The longest age that can be read back: the most that pydantic accepts as seconds."""
 _MARK_PREPARING = Statement(
     update(runtime_manifest).values(last_preparing_batch_id=bindparam("batch_id"))
 )
@@ -343,7 +343,7 @@ _MARK_RECOVERY = Statement(
 _sealed = update(runtime_manifest).values(
     high_watermark=bindparam("watermark"),
     last_committed_batch_id=bindparam("batch_id"),
-    # Batches that were logged together may be completed one by one, by a recovery.
+    # A recovery may complete batches one by one that were logged together.
     last_preparing_batch_id=func.nullif(
         runtime_manifest.c.last_preparing_batch_id, bindparam("batch_id")
     ),

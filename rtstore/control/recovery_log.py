@@ -1,4 +1,4 @@
-"""What recoveries did, and the evidence that was kept, in the database."""
+"""Recoveries and quarantined files in the database."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def begin_run(
     started_by: RecoveryTrigger,
     started_at: datetime,
 ) -> int:
-    """Record that these actions of a plan are about to be carried out; gives the run's number."""
+    """Record that these actions of a plan are about to be executed. Return the run's number."""
     run_number = _INSERT_RUN.run(
         connection,
         run_number=None,
@@ -71,7 +71,7 @@ def add_action(
 def record_step(
     connection: Connection, run_number: int, position: int, step: RecoveryStep, at: datetime
 ) -> None:
-    """Record what became of one action."""
+    """Record the outcome of one action."""
     _RECORD_STEP.run(
         connection,
         run=run_number,
@@ -90,20 +90,20 @@ def end_run(
     *,
     keep: int | None,
 ) -> None:
-    """Record that a run came to its end, and what is left. As many runs are kept as batches are;
-    one that did not come to its end stays."""
+    """Record that a run ended, and the remaining impact on readiness. Drop all but the newest
+    `keep` runs; with None, drop nothing. A run that has not ended stays."""
     _END_RUN.run(connection, run=run_number, remaining=remaining, at=format_time(at))
     if keep is not None:
         _DROP_RUNS.run(connection, before=run_number - keep)
 
 
 def unfinished_runs(connection: Connection) -> list[int]:
-    """The numbers of the runs that did not come to their end, oldest first."""
+    """Return the numbers of the runs that have not ended, oldest first."""
     return [row["run_number"] for row in _SELECT_UNFINISHED.all(connection)]
 
 
 def last_steps(connection: Connection) -> list[RecoveryStep]:
-    """What the newest run that came to its end did, in order; empty before the first."""
+    """Return the steps of the newest run that ended, in order; empty before the first."""
     return [
         RecoveryStep(
             action=RecoveryAction(
@@ -117,7 +117,7 @@ def last_steps(connection: Connection) -> list[RecoveryStep]:
 
 
 def record_quarantined(connection: Connection, quarantined: Sequence[QuarantinedFile]) -> None:
-    """Record files that were kept. The same bytes of the same store are one piece of evidence."""
+    """Record quarantined files. The same bytes of the same store are one quarantined file."""
     _INSERT_QUARANTINED.run_many(
         connection,
         [{**item.model_dump(mode="json"), "quarantine_number": None} for item in quarantined],
@@ -125,29 +125,29 @@ def record_quarantined(connection: Connection, quarantined: Sequence[Quarantined
 
 
 def mark_restored(connection: Connection, quarantine_number: int, at: datetime) -> None:
-    """Record that evidence was taken back to where it was."""
+    """Record that a quarantined file was restored to its place."""
     _MARK_RESTORED.run(connection, number=quarantine_number, at=format_time(at))
 
 
 def find_quarantined(connection: Connection, quarantine_number: int) -> QuarantinedFile | None:
-    """One piece of evidence, or None."""
+    """Return the quarantined file with a number, or None."""
     row = _SELECT_ONE_QUARANTINED.first(connection, number=quarantine_number)
     return None if row is None else QuarantinedFile.model_validate(row)
 
 
 def find_quarantined_at(connection: Connection, quarantine_path: str) -> QuarantinedFile | None:
-    """The piece of evidence that is kept at a path, or None."""
+    """Return the quarantined file at a path, or None."""
     row = _SELECT_QUARANTINED_AT.first(connection, path=quarantine_path)
     return None if row is None else QuarantinedFile.model_validate(row)
 
 
 def list_quarantined(connection: Connection) -> list[QuarantinedFile]:
-    """All evidence, oldest first."""
+    """Return all quarantined files, oldest first."""
     return [QuarantinedFile.model_validate(row) for row in _SELECT_QUARANTINED.all(connection)]
 
 
 def drop_quarantined(connection: Connection, quarantine_number: int) -> None:
-    """Forget a piece of evidence that is gone."""
+    """Delete the row of a quarantined file that is gone."""
     _DELETE_QUARANTINED.run(connection, number=quarantine_number)
 
 

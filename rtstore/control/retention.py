@@ -1,12 +1,12 @@
-"""What may go of the history, how much of it is beyond a retention, and dropping it in chunks.
+"""Decide which history may be dropped, measure the excess over a retention, and drop it in chunks.
 
-One predicate says which batches may be dropped, and one which contents: those of batches that have
-ended, and that nothing current refers to. So neither an open batch nor what it needs is ever
-dropped, nor counted in place of what is. Everything that deletes is built on these two: a batch
-that drops some history of the stores that it wrote, and a run that drops all that is too much.
+One predicate selects the batches that may be dropped, and one the contents: of batches that have
+ended, and that no current entry refers to. So an open batch and what it needs are never dropped,
+and never counted in place of others. Both ways of deleting use these predicates: a batch that drops
+some history of the stores that it wrote, and a run that drops all excess.
 
-A batch is dropped with the hashes of what it wrote, and only by them is an old version of a file
-known as ours. So whoever drops batches asks first which of them may be forgotten (`MayForget`).
+A batch is dropped with the hashes of what it wrote, and only these hashes identify an old version
+of a file as ours. So before dropping batches, ask which of them may be forgotten (`MayForget`).
 """
 
 from __future__ import annotations
@@ -43,49 +43,50 @@ from rtstore.model.times import format_time
 
 _ROWS_AT_ONCE = 200
 BYTES_AT_ONCE = 8 << 20
-"""A chunk is a fraction of a second, however large the contents are: a writer waits no longer."""
+"""In bytes. A chunk takes a fraction of a second, however large the contents are, so that a writer
+waits no longer."""
 
 CHUNK = 8
-"""About how many rows of history one batch drops at most, so that none ever pays for all of it."""
+"""About the most rows of history that one batch drops, so that no batch pays for all of it."""
 _CHUNK_BYTES = 32 << 20
-"""About how many bytes of contents one batch drops at most."""
+"""About the most bytes of contents that one batch drops."""
 _WEIGHED_AT_ONCE = 40
-"""How many contents of a store one batch weighs at most."""
+"""The most contents of a store that one batch weighs: whose sizes it adds up."""
 MayForget = Callable[[Connection, Sequence[int]], Sequence[int]]
-"""Given numbers of batches, returns those whose hashes no file can need any more."""
+"""Takes numbers of batches, and returns those whose hashes no file can need any more."""
 
 
 class Limits(NamedTuple):
-    """A retention held against a history as it was at one moment."""
+    """A retention applied to the history as it was at one moment."""
 
     newest: int
     """The number of the newest batch that has ended."""
     last_dropped: int
-    """Batches up to this number go for their number."""
+    """Batches up to this number are beyond the limit of batches."""
     oldest: str
-    """Batches that ended before this time go for their age."""
+    """Batches that ended before this time are beyond the limit of age."""
     oldest_kept: Mapping[str, int]
-    """By store, the number of the batch from which on its contents stay."""
+    """By store: contents of this batch number and later stay."""
 
 
 class Excess(NamedTuple):
-    """Rows of the history, and how many bytes of contents there are in them."""
+    """A number of batches and contents, and the bytes of these contents."""
 
     batches: int = 0
     contents: int = 0
     content_bytes: int = 0
 
     def plus(self, other: Excess) -> Excess:
-        """Both together."""
+        """Return the sum of both."""
         return Excess(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 class Chunk(NamedTuple):
-    """What one transaction dropped, and where the next one goes on."""
+    """The history that one transaction dropped, and where the next transaction continues."""
 
     dropped: Excess
     last: int | None
-    """The number of the last batch that it came to; None when there was nothing left."""
+    """The number of the last batch that it examined; None when there was nothing left."""
 
 
 # --- with the batches of a writer ---------------------------------------------------------------
@@ -95,40 +96,40 @@ class Due(NamedTuple):
     """History that is to be dropped now."""
 
     batches: int
-    """How many batches were written since some were dropped; 0 where that can wait."""
+    """The number of batches written since some were dropped; 0 when dropping batches can wait."""
     names: Sequence[str]
-    """The stores that were written since their contents were dropped, once for each time."""
+    """The stores written since their contents were dropped, once for each write."""
     to_weigh: Mapping[str, Weighed]
-    """The stores whose contents may be too many bytes by now, and how far each is weighed."""
+    """The stores whose contents may have too many bytes, and how far each is weighed."""
 
 
 class Weighed(NamedTuple):
     """How far the contents of a store are weighed, from the newest to the oldest."""
 
     number: int | None = None
-    """The batch of the last one that was; None before the first."""
+    """The batch of the last weighed content; None before the first."""
     size: int = 0
-    """The bytes of those that were. What is written meanwhile is weighed the next time."""
+    """The bytes of the weighed contents. Contents written meanwhile are weighed the next time."""
     oldest_kept: int | None = None
-    """The batch from which on contents are not too many bytes, once that is known."""
+    """Contents of this batch number and later are within the limit; None while unknown."""
     is_done: bool = False
-    """There is nothing left to weigh: the oldest one to keep is known, or all are kept."""
+    """Whether nothing is left to weigh: `oldest_kept` is known, or all contents stay."""
 
 
 class OldContents(NamedTuple):
-    """Contents of a store that are beyond a retention."""
+    """Contents of a store beyond a retention."""
 
     name: str
     rows: Sequence[Row]
     more: bool
-    """Whether there are perhaps more than these."""
+    """Whether there may be more than these."""
     weighed: Weighed | None
-    """How far they are weighed now; None where they were not."""
+    """How far the contents are weighed now; None when they were not weighed."""
 
 
 def contents_beyond(connection: Connection, retention: Retention, due: Due) -> list[OldContents]:
-    """The contents that go with the batches just written: a chunk for each of their stores, and of
-    those that are being weighed."""
+    """Return the contents to drop with the batches just written: a chunk for each of their stores,
+    and for each store that is being weighed."""
     found = []
     times = Counter(due.names)
     for name in {**times, **due.to_weigh}:
@@ -150,7 +151,7 @@ def contents_beyond(connection: Connection, retention: Retention, due: Due) -> l
 
 
 def delete_contents(connection: Connection, name: str, rows: Sequence[Row]) -> None:
-    """Delete contents of a store that may go."""
+    """Delete contents of a store that may be dropped."""
     _DELETE_CONTENT.run_many(
         connection, [{"number": row["batch_number"], "name": name} for row in rows]
     )
@@ -165,13 +166,13 @@ def batches_beyond(
     now: datetime,
     after: int,
 ) -> list[int]:
-    """The numbers of the batches that go with the batches just written: the oldest above `after`.
-    `newest` is the last of those just written, `now` its time."""
+    """Return the numbers of the batches to drop with the batches just written: the oldest above
+    `after`. `newest` is the last of the batches just written, `now` its time."""
     limits = _limits(retention, newest, now, {})
     upto = newest - 1 if limits.oldest else limits.last_dropped
     if upto < 1:
         return []
-    # Only the oldest are asked for their age: batches carry times in order.
+    # Only the oldest need a check of their age: the times of batches are in order.
     rows = _SELECT_OLDEST.all(
         connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * due.batches)
     )
@@ -184,7 +185,7 @@ def batches_beyond(
 
 
 def delete_batches(connection: Connection, numbers: Iterable[int]) -> None:
-    """Delete batches that may go, with their receipts and contents."""
+    """Delete batches that may be dropped, with their receipts and contents."""
     _DELETE_BATCH.run_many(connection, [{"number": number} for number in numbers])
 
 
@@ -192,7 +193,7 @@ def delete_batches(connection: Connection, numbers: Iterable[int]) -> None:
 
 
 def limits_of(connection: Connection, retention: Retention, now: datetime) -> Limits:
-    """Hold a retention against the history as it is."""
+    """Apply a retention to the current history."""
     oldest_kept = {}
     if retention.contents_per_store is not None or retention.content_bytes is not None:
         for row in _STORES.all(connection):
@@ -217,7 +218,7 @@ def _limits(
 
 
 def _oldest_kept(connection: Connection, retention: Retention, name: str) -> int | None:
-    """The number of the batch from which on a store's contents stay; None where all of them do."""
+    """Return the batch number from which on a store's contents stay, or None when all stay."""
     by_number = _oldest_by_number(connection, retention, name)
     weighed = Weighed(is_done=retention.content_bytes is None)
     while not weighed.is_done:
@@ -236,8 +237,8 @@ def _oldest_by_number(connection: Connection, retention: Retention, name: str) -
 def _weigh(
     connection: Connection, retention: Retention, name: str, weighed: Weighed, lowest: int
 ) -> Weighed:
-    """Weigh a chunk more of a store's contents, down to the batch `lowest`: what is older goes
-    anyway. The newest is kept, whatever its size."""
+    """Weigh one more chunk of a store's contents, down to the batch `lowest`: older ones are
+    dropped anyway. The newest stays, whatever its size."""
     assert retention.content_bytes is not None  # noqa: S101 - asked where there is a limit only
     number, size, _, _ = weighed
     rows = _SELECT_SIZES.all(
@@ -257,7 +258,7 @@ def _weigh(
 
 
 def measure(connection: Connection, limits: Limits) -> Excess:
-    """How much of the history is beyond the limits."""
+    """Return how much of the history is beyond the limits."""
     bounds = _bounds(limits)
     total = _excess(_MEASURE_BATCHES.first(connection, **bounds))
     for name, number in limits.oldest_kept.items():
@@ -267,7 +268,7 @@ def measure(connection: Connection, limits: Limits) -> Excess:
 
 
 def total(connection: Connection) -> Excess:
-    """How much history there is."""
+    """Return how much history there is."""
     return _excess(_TOTAL.first(connection))
 
 
@@ -275,7 +276,7 @@ def drop_batches(
     connection: Connection, limits: Limits, after: int, may_forget: MayForget, at_once: int
 ) -> Chunk:
     """Drop a chunk of the batches beyond the limits, with their receipts and contents: the oldest
-    of those with a number above `after`, of about `at_once` bytes."""
+    with a number above `after`, of about `at_once` bytes."""
     rows = _SELECT_BATCHES.all(connection, after=after, chunk=_ROWS_AT_ONCE, **_bounds(limits))
     chosen = _chunk_of(rows, at_once)
     gone = set(may_forget(connection, [row["batch_number"] for row in chosen]))
@@ -291,7 +292,8 @@ def drop_batches(
 def drop_contents(
     connection: Connection, name: str, oldest_kept: int, after: int, at_once: int
 ) -> Chunk:
-    """Drop a chunk of the contents of a store that are older than those kept. Batches stay."""
+    """Drop a chunk of the contents of a store from batches between `after` and `oldest_kept`, of
+    about `at_once` bytes. Batches stay."""
     rows = _SELECT_CONTENTS.all(
         connection, name=name, oldest_kept=oldest_kept, after=after, chunk=_ROWS_AT_ONCE
     )
@@ -310,7 +312,7 @@ def _bounds(limits: Limits) -> dict[str, object]:
 
 
 def _chunk_of(rows: Iterable[Row], at_once: int) -> list[Row]:
-    """The first of the rows, as many as hold no more bytes than that; at least one."""
+    """Return the first of the rows, up to `at_once` bytes; at least one, if there are any."""
     chosen: list[Row] = []
     size = 0
     for row in rows:
@@ -342,9 +344,9 @@ _BATCH_MAY_GO = and_(
     .where(manifest_entries.c.batch_number == write_batches.c.batch_number)
     .correlate(write_batches),
 )
-"""Which batches may be dropped, with what they wrote; `newest` is the last that has ended."""
+"""Selects the batches that may be dropped with their writes. `newest` is the last ended batch."""
 
-# Asked through the index of the open batches, which is as good as empty.
+# This uses the index of the open batches, which is nearly empty.
 _CONTENT_HAS_ENDED = ~exists().where(
     write_batches.c.batch_number == store_contents.c.batch_number, OPEN_CONDITION
 ).correlate(store_contents)
@@ -357,7 +359,7 @@ _CONTENT_MAY_GO = and_(
     )
     .correlate(store_contents),
 )
-"""Which contents may be dropped while their batch stays."""
+"""Selects the contents that may be dropped while their batch stays."""
 
 _NEWEST = Statement(
     select(write_batches.c.batch_number)

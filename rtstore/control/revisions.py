@@ -1,8 +1,8 @@
-"""Which revision a control database is at, and how a new one is made.
+"""Inspect the revision of a control database, create a new database, and run revisions.
 
-`inspect_revision` decides with one small read whether this package may touch a database at all; it
-imports no alembic and changes nothing, not even a `-wal` beside the file. Alembic is loaded only
-where revisions are run.
+`inspect_revision` decides with one small read whether this package may touch a database at all. It
+imports no alembic and changes nothing, not even a `-wal` next to the file. Alembic is imported only
+to run revisions.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _CURRENT = APPLICATION_ID, len(REVISIONS), 1, REVISIONS[-1]
 _NAMES = "SELECT count(*), max(version_num) FROM alembic_version"
 
 _one_at_a_time = threading.Lock()
-"""Alembic keeps the connection and the revision it is at in module globals: two threads that run
+"""Alembic stores its connection and current revision in module globals: two threads that run
 revisions at once, even on two databases, would run each other's."""
 
 
 def _after_in_child() -> None:
-    global _one_at_a_time  # noqa: PLW0603 - whoever has it may be a thread that is not here
+    global _one_at_a_time  # noqa: PLW0603 - its holder may be a thread that the child lacks
     _one_at_a_time = threading.Lock()
 
 
@@ -63,8 +63,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def migrations_path() -> Path:
-    """The folder with alembic's `env.py` and `versions/`: inside an installed package, beside it
-    in a checkout."""
+    """Return the folder with alembic's `env.py` and `versions/`: inside an installed package, next
+    to it in a checkout. Raises `UnusableEngineError` when there is none."""
     package = Path(__file__).parent.parent
     for candidate in (package / "migrations", package.parent / "migrations"):
         if (candidate / "env.py").is_file() and (candidate / "versions").is_dir():
@@ -75,11 +75,11 @@ def migrations_path() -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a control database at the path, damaged or not.
+    """Return whether there is a control database at the path, damaged or not.
 
-    Raises `CorruptDatabaseError` when only what belongs beside one is there: a new database would
-    take the old `-wal` for its own. So it does when a rebuild was interrupted: an empty store must
-    not come before the rebuilt one.
+    Raises `CorruptDatabaseError` when only a side file of a database is there: a new database would
+    take the old `-wal` for its own. Also raises it when a rebuild was interrupted: an empty
+    database must not replace the rebuilt one. Raises `StorageError` when that is unknown.
     """
     if _is_there(path):
         return True
@@ -95,13 +95,13 @@ def exists(path: Path) -> bool:
 
 
 def rebuilt_path(path: Path) -> Path:
-    """Where a rebuilt database waits, complete, until the damaged one is out of its place."""
+    """Return where a complete rebuilt database waits until the damaged one is moved away."""
     return path.with_name("runtime-store.rebuilt.sqlite3")
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is anything of that name. Raises `StorageError` where that cannot be told: a
-    directory that may not be searched is not an empty one."""
+    """Return whether the name exists. Raises `StorageError` when that is unknown: a directory that
+    this process may not search is not an empty one."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -120,16 +120,16 @@ def check_current(path: Path) -> None:
 
 
 def inspect_revision(path: Path) -> str:
-    """The revision of an existing control database: one that this package knows.
+    """Return the revision of an existing control database: one that this package knows.
 
-    Read-only. What the file alone shows to be foreign, newer or damaged is refused before its WAL
-    is opened; only where a WAL must be read may SQLite make the `-shm` anew, its index, which holds
-    no data. Raises `ForeignDatabaseError`, `CorruptDatabaseError`, `NewerDatabaseError`, or
-    `StorageError` when it cannot be read.
+    Read-only. A file that alone shows to be foreign, newer or damaged is refused before its WAL is
+    opened. Only to read a WAL may SQLite create its index again, the `-shm`, which holds no data.
+    Raises `ForeignDatabaseError`, `CorruptDatabaseError`, `NewerDatabaseError`, or `StorageError`
+    when it cannot be read.
     """
     _check_header(path)
-    # The answer that opening hopes for holds even where a writer came in between: no part of an
-    # older revision says it. Any other one is looked at again, and then with patience.
+    # The expected answer is true even if a writer came in between: no part of an older revision has
+    # these values. Any other answer is read again, and then with patience.
     with suppress(RuntimeStoreError):
         if _look_at_revision(path, at_once=True) == _CURRENT:
             return REVISIONS[-1]
@@ -154,7 +154,7 @@ def _look_at_revision(path: Path, *, at_once: bool = False) -> tuple[int, int, i
 
 
 def name_of_revision(connection: Connection) -> str:
-    """The name of the revision that a database is at, in the transaction of a connection."""
+    """Return the name of the revision of a database, in the transaction of a connection."""
     return str(connection.exec_driver_sql(_NAMES).one()[1])
 
 
@@ -175,8 +175,8 @@ def _check_not_newer(path: Path, number: int, name: str | None) -> None:
 
 
 def _check_header(path: Path) -> None:
-    """Look at the main file alone, as an immutable one, before anything like a WAL is opened. What
-    is found while somebody writes it is looked at again."""
+    """Check the main file alone, as an immutable one, before a WAL is opened. Check again if the
+    file was written meanwhile."""
     for _ in range(idle.ATTEMPTS):
         before = idle.file_state(path), idle.wal_size(path)
         try:
@@ -189,7 +189,9 @@ def _check_header(path: Path) -> None:
 
 
 def _look_at_names(path: Path) -> os.stat_result:
-    """Look at the file without opening it: a regular one, under this one name."""
+    """Check, without opening it, that the file is regular and has only this name. Return its stat.
+
+    Raises `ForeignDatabaseError`, `UnusableEngineError` or `StorageError`."""
     try:
         found = os.lstat(path)  # a link: two directories, and so two locks, for one database
     except OSError as error:
@@ -233,17 +235,17 @@ def _look_at_header(path: Path) -> None:
             problem = idle.why_no_database(path)
             raise ForeignDatabaseError(path, problem, may_be_damage=True) from error
         if code == sqlite3.SQLITE_CORRUPT and idle.wal_size(path) > 0:
-            return  # a checkpoint that did not end: only with its WAL is the file whole
+            return  # an interrupted checkpoint: the file is whole only with its WAL
         raise translate(error, path) from error
     _check_application(path, application_id)
-    _check_not_newer(path, number, name)  # a WAL could only make it newer still
+    _check_not_newer(path, number, name)  # a WAL could only make it newer
     if found.st_size % page_size and not idle.wal_size(path):
-        # SQLite takes the rest of the page for zeros. With a WAL: a checkpoint that did not end.
+        # SQLite reads the missing part of the page as zeros. With a WAL: an interrupted checkpoint.
         raise CorruptDatabaseError(path, "its last page is cut short")
 
 
 def _name_in(header: sqlite3.Connection) -> str | None:
-    """The name of the revision, where the file alone tells it: a WAL may hold the rest of it."""
+    """Return the name of the revision if the file alone has it, or None: it may be in the WAL."""
     with suppress(sqlite3.Error, UnicodeDecodeError):
         return str(header.execute(_NAMES).fetchone()[1])
     return None
@@ -257,7 +259,8 @@ def _check_application(path: Path, application_id: int) -> None:
 
 
 def check_side_files(path: Path) -> None:
-    """What has the name of a WAL is opened and written by SQLite, a link or a pipe included."""
+    """Raise `ForeignDatabaseError` for a side file that is not safe: SQLite opens and writes any
+    file with the name of a WAL, a link or a pipe included. Raises `StorageError`."""
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)
         try:
@@ -301,21 +304,21 @@ def _header_of(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:
-    """Make a new control database whole, then give it its name.
+    """Create a new control database completely, then give it its name. Durable on return.
 
-    `fill` writes the first rows, in the transaction that makes the tables. Until the rename there
-    is no database at `path`, after it a complete one, whatever dies and when; so an empty or short
-    file under that name is always damage. The caller holds the writer lock and has checked
-    `exists`. Durable when it returns.
+    `fill` writes the first rows, in the transaction that creates the tables. Until the rename there
+    is no database at `path`, after it a complete one, whenever a crash comes; so an empty or short
+    file with that name is always damage. The caller holds the writer lock and has checked `exists`.
+    Raises `StorageError`, and the errors of `fill`.
     """
     building = path.with_name(f".{path.name}{NEW_SUFFIX}")
     try:
         remove_unfinished(path, fs)
-        # For its owner alone; SQLite gives the files beside it the same mode.
+        # Only for its owner. SQLite creates the side files with the same mode.
         fs.close(fs.create(building, NEW_FILE_MODE))
         with revision_connection(building, create=True) as connection:
             run_revisions(connection)
-            manifest.save_retention(connection, Retention())  # the revisions know the older limits
+            manifest.save_retention(connection, Retention())  # the revisions set older limits
             fill(connection)
         _make_wal(building)
         fs.rename(building, path)
@@ -337,7 +340,8 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
 
 
 def remove_unfinished(path: Path, fs: FileSystem) -> None:
-    """Remove what a process that died in `create` left. The caller holds the writer lock."""
+    """Remove the incomplete files of a process that died in `create`. The caller holds the writer
+    lock. Raises OSError."""
     building = path.with_name(f".{path.name}{NEW_SUFFIX}")
     for suffix in ("", *_SIDE_FILES):
         with suppress(FileNotFoundError):
@@ -345,7 +349,7 @@ def remove_unfinished(path: Path, fs: FileSystem) -> None:
 
 
 def run_revisions(connection: Connection) -> None:
-    """Bring the database of a connection to the newest revision, in the caller's transaction."""
+    """Upgrade the database of a connection to the newest revision, in the caller's transaction."""
     with no_fork():
         from alembic import command
         from alembic.config import Config
@@ -388,11 +392,11 @@ def _parts_of_the_newest() -> frozenset[tuple[str, str]]:
 
 @contextmanager
 def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connection]:
-    """A connection of its own for revisions: one IMMEDIATE transaction, foreign keys off.
+    """Open a separate connection for revisions: one IMMEDIATE transaction, foreign keys off.
 
-    Foreign keys are off because a table that is rebuilt is dropped, which would delete the rows
-    that refer to it; so they are checked, with the whole file, before the commit. Raises
-    `UnsureCommitError` when the commit fails so that it may have happened.
+    Foreign keys are off because rebuilding a table drops it, which would delete the rows that refer
+    to it. So foreign keys and the whole file are checked before the commit. Raises
+    `UnsureCommitError` when the commit fails but may have happened.
     """
 
     def connect() -> sqlite3.Connection:
@@ -402,8 +406,8 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
         driver.execute("PRAGMA synchronous = FULL")
         driver.execute("PRAGMA foreign_keys = OFF")
         if create:
-            # Before the first table, or they do not take. Incremental: space that history gives
-            # back can be returned in small bites, without rewriting the file.
+            # They take effect only before the first table. Incremental: the space of dropped
+            # history can be released in small chunks, without rewriting the file.
             driver.execute("PRAGMA auto_vacuum = INCREMENTAL")
             driver.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         return driver
@@ -422,7 +426,7 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
 
 
 class UnsureCommitError(StorageError):
-    """The commit of revisions failed in its flush: it may be on the disk all the same, whole."""
+    """The flush in the commit of revisions failed: the whole commit may be on the disk."""
 
 
 def _begin_immediate(connection: Connection) -> None:
@@ -450,7 +454,7 @@ def _check_whole(connection: Connection, path: Path) -> None:
 
 
 def _make_wal(path: Path) -> None:
-    # The mode is a property of the file; set while nobody else can know the file.
+    # The mode is a property of the file. It is set before other processes can know the file.
     with no_fork(), closing(sqlite3.connect(path, isolation_level=None)) as driver:
         mode = driver.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":

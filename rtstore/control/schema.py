@@ -1,20 +1,20 @@
 """The tables of the control database, in SQLAlchemy Core.
 
-The statements of the package are built on these. The database itself is made by the revisions in
-`migrations/`, whose text is frozen and commented for people who type `.schema`; a test compares the
-two, CHECK expressions included.
+The statements of the package are built on these tables. The revisions in `migrations/` make the
+database itself; their text is frozen and commented for people who type `.schema`. A test compares
+the two, CHECK expressions included.
 
-What depends on what, and so in which order things are written and dropped:
+The dependencies, which decide in which order rows are written and dropped:
 
 * a `batch_writes` row needs its `write_batches` row, a `store_contents` row its `batch_writes` row;
   dropping a batch drops both;
 * a `manifest_entries` row needs the `batch_writes` row of the batch that wrote it, so the batch of
   a current entry cannot be dropped, however old;
 * the `store_contents` rows of current entries and of open batches cannot be deleted, nor can the
-  batches: triggers refuse it, whoever asks (revision 0004).
+  batches: triggers refuse it for every program (revision 0004).
 
-A receipt is a `batch_writes` row of a committed batch (view `write_receipts`): everything in it is
-decided when the batch is logged, so committing the batch is what makes it one.
+A receipt is a `batch_writes` row of a committed batch (view `write_receipts`). Everything in it is
+decided when the batch is logged; committing the batch makes the row a receipt.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from rtstore.model.records import (
 )
 
 APPLICATION_ID = 0x72747374
-"""`rtst` in ASCII; SQLite keeps it in the header of the file (PRAGMA application_id)."""
+"""`rtst` in ASCII; SQLite stores it in the header of the file (PRAGMA application_id)."""
 
 REVISIONS: tuple[str, ...] = (
     "0001_control_database",
@@ -59,7 +59,7 @@ REVISIONS: tuple[str, ...] = (
     "0003_remembered_retention",
     "0004_file_identity",
 )
-"""Every revision ever shipped, oldest first. PRAGMA user_version is the number of those applied."""
+"""Every revision ever shipped, oldest first. PRAGMA user_version is the number of applied ones."""
 
 TIME_GLOB = (
     "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9].[0-9][0-9][0-9]Z"
@@ -167,8 +167,8 @@ write_batches = Table(
     sqlite_strict=True,
 )
 
-# The condition of a partial index must stand in the query as it stands here; a bound value would
-# not be recognised, so `batches.py` uses this very text.
+# SQLite uses a partial index only for a query with the same condition; it does not recognise a
+# bound value. So `batches.py` uses exactly this text.
 OPEN_CONDITION = text("state IN ('preparing', 'committing')")
 
 Index("ix_write_batches_open", write_batches.c.batch_number, sqlite_where=OPEN_CONDITION)

@@ -1,4 +1,4 @@
-"""The record of upgrades in the database, and what a database of any revision can be asked."""
+"""The record of upgrades in the database, and queries that work with any revision."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def insert_upgrade(
 
 
 def list_upgrades(connection: Connection) -> list[DatabaseUpgrade]:
-    """The upgrades of this database, oldest first."""
+    """Return the upgrades of this database, oldest first."""
     return [DatabaseUpgrade.model_validate(row) for row in _SELECT.all(connection)]
 
 
 def team_name(connection: Connection) -> str | None:
-    """Whose database it is, at any revision; None when the row is missing."""
+    """Return the team of a database of any revision, or None when the row is missing."""
     name = _SELECT_TEAM.scalar(connection)
     return None if name is None else str(name)
 

@@ -1,1 +1,1 @@
-"""SQLite itself: connections, transactions, locks, statements and errors."""
+"""SQLite: connections, transactions, locks, statements and errors."""

@@ -1,9 +1,9 @@
-"""Copies of a control database, made by SQLite itself and verified before anybody relies on them.
+"""Copy a control database through SQLite, and verify the copy before it is used.
 
 A copy is of one moment, however busy the writers are: it is read in one transaction, through the
 WAL. Plain file calls never touch a database that this process has open: closing any descriptor of
-one would drop the locks on it (sqlite.org/howtocorrupt.html, 2.2). Nothing here holds more of a
-database in memory than a few pages.
+it would drop the locks on it (sqlite.org/howtocorrupt.html, 2.2). Only a few pages of a database
+are in memory at once, except where `pages` reads it through SQLite.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from rtstore.files.durable import NEW_FILE_MODE
 from rtstore.files.system import FileSystem
 
 PAGES_AT_ONCE = 512
-"""Between two bites of so many pages the progress is told; the copy stays of one moment."""
+"""Progress is reported after each chunk of this many pages; the copy stays of one moment."""
 
 PIECE_BYTES = 1 << 20
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is to do."""
+"""Called with the amount done and the total."""
 
 
 def copy(
     database: Database, target: Path, fs: FileSystem, progress: Progress | None = None
 ) -> None:
-    """Copy a database into a new file; whole, verified and flushed when it returns.
+    """Copy a database into a new file. On return the copy is complete, verified and flushed.
 
-    The target must not exist. Its owner alone can read it; its name is not flushed (the directory
-    is the caller's). Raises `CorruptDatabaseError` for a database that is damaged, `StorageError`
-    for what the operating system refuses; what was begun of the target then stays.
+    The target must not exist. Only its owner can read it. Its name is not flushed: the caller
+    flushes the directory. Raises `CorruptDatabaseError` when the database is damaged, and
+    `StorageError` when the operating system refuses something; an incomplete target then stays.
     """
     try:
         fs.close(fs.create(target, NEW_FILE_MODE))
@@ -51,7 +51,7 @@ def copy(
         with closing(sqlite3.connect(target)) as other:
             other.execute("PRAGMA synchronous = FULL")
             source = driver_of(connection)
-            # A first read fixes the moment: every bite is of it, and none is begun anew.
+            # The first read fixes the moment: every chunk is of it, and none is restarted.
             source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             try:
                 source.backup(other, pages=PAGES_AT_ONCE, progress=_told(progress), sleep=0)
@@ -70,7 +70,7 @@ def copy(
 def check(path: Path) -> None:
     """Raise `CorruptDatabaseError` unless every page, index and foreign key of a database is sound.
 
-    Changes nothing, and creates nothing beside a database at rest.
+    Changes nothing, and creates no side file of a database at rest.
     """
     database = Database(path, read_only=True)
     try:
@@ -84,11 +84,11 @@ def check(path: Path) -> None:
 
 
 def pages(path: Path) -> Iterator[bytes]:
-    """The bytes of a database at rest, a piece at a time.
+    """Yield the bytes of a database at rest, a piece at a time.
 
-    They are read by plain file calls, unless this process has the file open: closing would drop
-    the locks that SQLite holds for it. Then, and where there is a WAL, they come through SQLite,
-    all at once: there is no other way to have them from it.
+    Plain file calls read them, unless this process has the file open: closing it would drop the
+    locks that SQLite holds on it. Then, and where there is a WAL, SQLite returns all bytes at once;
+    it has no other way. Raises `StorageError` when the file cannot be read.
     """
     if idle.wal_size(path) > 0 or idle.is_open_here(path):
         yield _image(path)
@@ -102,7 +102,7 @@ def pages(path: Path) -> Iterator[bytes]:
 
 
 def hash_of(pieces: Iterable[bytes]) -> str:
-    """`content_hash` of bytes that come piece by piece."""
+    """Return the `content_hash` of bytes that come in pieces."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -118,7 +118,7 @@ def _image(path: Path) -> bytes:
 
 
 def _is_of_target(error: sqlite3.Error) -> bool:
-    """Whether it is what is written that went wrong, not what is read."""
+    """Return whether writing the target failed, not reading the source."""
     code = getattr(error, "sqlite_errorcode", 0)
     reading = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
     writing = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)

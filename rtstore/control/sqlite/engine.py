@@ -1,8 +1,9 @@
-"""Connections to the control database: pragmas, transactions of our own, errors told apart.
+"""Connections to the control database: pragmas, explicit transactions, translated errors.
 
-What is SQLite's own (pragmas, BEGIN modes, the header of the file) stays in this module and in
-`upgrade`. Every connection is in autocommit mode of the driver (`isolation_level=None`); the BEGIN
-is ours, IMMEDIATE for writers and plain for readers, and so are COMMIT and ROLLBACK.
+SQLite's specifics (settings by pragma, BEGIN modes, the header of the file) stay in this folder and
+in `rtstore.control.revisions`. Every connection is in the driver's autocommit mode
+(`isolation_level=None`). This module runs BEGIN (IMMEDIATE for writers, plain for readers), COMMIT
+and ROLLBACK itself.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ SQLITE_MINIMUM = (3, 38, 0)
 BUSY_TIMEOUT_S = 5.0
 
 READERS_KEPT = 8
-"""How many connections for reading stay open; more are opened while more threads read at once."""
+"""The number of read connections that stay open; more are opened while more threads read."""
 
 _WRITING, _READING, _READING_IDLE = "mode=rw", "mode=ro", "mode=ro&immutable=1"  # in the URI
 
@@ -66,16 +67,17 @@ logger = logging.getLogger("rtstore.control")
 class Database:
     """The control database of one runtime directory, opened in this process.
 
-    Readers have read-only connections of their own and never take a write lock. There is one
-    connection for writing; whoever uses it holds the writer lock of the directory. Safe to share
-    between threads, not across a fork.
+    Readers have their own read-only connections and never take a write lock. There is one
+    connection for writing; its user holds the writer lock of the directory. Safe to share between
+    threads, not across a fork.
 
     `read_only=True` opens nothing for writing and leaves the database and its WAL as they are. An
-    idle database is read as an immutable file, which creates nothing beside it; should a writer
-    come along meanwhile, what was read is thrown away and read again. Otherwise it is read through
-    the WAL, beside a living writer or after a dead one; SQLite may then make the `-shm` anew, which
-    is an index of the WAL and holds no data. With `at_once` it does not wait until a change of the
-    file could be told from the last one: what was read may be of two moments.
+    idle database is read as an immutable file, which creates no side file; if a writer comes
+    meanwhile, the result is discarded and read again. Otherwise the database is read through the
+    WAL, during a live writer's work or after a dead one's; SQLite may then create the `-shm` again,
+    an index of the WAL without data. With `at_once` a read does not wait until the next change of
+    the file is certain to show: what it reads may be of two moments. `busy_timeout_s` is the
+    longest wait in seconds for a lock of SQLite.
     """
 
     def __init__(
@@ -104,8 +106,8 @@ class Database:
         self._commits = 0
         self._made_wal = not os.path.exists(self._names.wal)
         self._is_closing = False
-        # Read-only access keeps no connection between two reads: the file may be idle at one and
-        # written at the next, and an open connection would keep a writer from tidying up the WAL.
+        # Read-only access holds no connection between two reads: the file may be idle at one and
+        # written at the next, and an open connection would stop a writer from removing the WAL.
         self._held = _Held(path, 0 if read_only else READERS_KEPT)
         self._pool = self._held.pool
         self._unclosed = weakref.finalize(self, _Held.drop, self._held)
@@ -114,11 +116,12 @@ class Database:
     # --- transactions ---------------------------------------------------------------------------
 
     def read(self, query: Callable[[Connection], Result], *, autocommit: bool = False) -> Result:
-        """Run a query in one read transaction: everything it sees is of one moment.
+        """Run a query in one read transaction, and return its result: all it sees is of one moment.
 
-        A query of a `autocommit` statement is a transaction by itself, and saves the BEGIN. The
-        query may be run again when the file changed under an immutable read; it must have no effect
-        of its own.
+        A query of one statement can use `autocommit`: the statement is a transaction by itself, and
+        saves the BEGIN. The query may run again when the file changed under an immutable read, so
+        it must have no side effects. Raises `StoreClosedError`, `DatabaseLostError`,
+        `DatabaseLockedError`, `CorruptDatabaseError` and other errors of `translate`.
         """
         self.check_usable()
         for _ in range(idle.ATTEMPTS):
@@ -134,11 +137,11 @@ class Database:
         raise DatabaseLockedError(self.path, "it kept changing while it was read")
 
     def read_cached(self, query: Callable[[Connection], Result]) -> Result:
-        """`read` for a query that is asked again and again, with what it gave before as long as
-        nobody has committed anything since. The query is a function of its own, not a closure.
+        """Do `read` for a query that is run often; return the last result until the next commit of
+        any connection. The query is a module function, not a closure.
 
-        A connection that only reads is told of every commit of others by its `data_version`
-        (sqlite.org/pragma.html), which is fetched before the query: a commit in between is noticed
+        The `data_version` of a connection that only reads changes with every commit of others
+        (sqlite.org/pragma.html). It is fetched before the query, so a commit in between is noticed
         the next time.
         """
         self.check_usable()
@@ -154,7 +157,7 @@ class Database:
         idle: bool = False,
         cached: bool = False,
     ) -> Result:
-        """Run a query on a connection for reading. One on which anything went wrong is closed."""
+        """Run a query on a connection for reading. After any error the connection is closed."""
         session: Session | None = None
         try:
             with self._translated:
@@ -186,8 +189,8 @@ class Database:
         return result
 
     def read_on_writer(self, query: Callable[[Connection], Result]) -> Result:
-        """`read`, on the connection for writing; the caller holds the writer lock. What the last
-        transaction wrote is still in its cache."""
+        """Do `read` on the connection for writing, whose cache still has the pages of the last
+        transaction. The caller holds the writer lock."""
         session: Session | None = None
         try:
             with self._translated:
@@ -201,12 +204,13 @@ class Database:
             raise
 
     def change_token(self) -> tuple[int, int]:
-        """A value that changes with every commit, whoever makes it: what was read at a moment holds
-        until there is another. The caller holds the writer lock, and is about to begin a batch:
-        raises `StoreClosedError` when the store is being closed.
+        """Return a value that changes with every commit of any connection. While it is equal, data
+        read before is current. The caller holds the writer lock, and is about to begin a batch.
+        Raises `StoreClosedError` when the store is being closed.
 
-        The connection for writing is told of every commit of others by its `data_version`
-        (sqlite.org/pragma.html), which another connection counts anew; its own are counted.
+        The `data_version` of the connection for writing changes with every commit of others
+        (sqlite.org/pragma.html); another connection counts from its own start. Own commits are
+        counted here.
         """
         self.check_usable()
         session: Session | None = None
@@ -231,21 +235,21 @@ class Database:
         return result
 
     def write(self, *, flush: bool) -> _Writing:
-        """One write transaction, as a context; the caller holds the writer lock.
+        """Return one write transaction, as a context manager. The caller holds the writer lock.
 
-        With `flush` the commit is durable when the block has been left (synchronous=FULL: the WAL
-        is flushed). Without it (synchronous=NORMAL) it is atomic and survives the death of the
+        With `flush` the commit is durable when the block has ended (synchronous=FULL: the WAL is
+        flushed). Without it (synchronous=NORMAL) the commit is atomic and survives the death of the
         process; a loss of power may take it back, whole, with everything after it.
 
-        On any exception the transaction is rolled back. When COMMIT itself fails with an
-        input/output error, nobody knows what is on disk: this process writes no more
-        (`DatabaseFailedError`). When the database or its WAL is not under its name any more, and
-        cannot be put back, it raises `DatabaseLostError`, before or after the commit.
+        Any exception rolls the transaction back. If COMMIT itself fails with an input/output error,
+        the content of the disk is unknown: this process writes no more (`DatabaseFailedError`). If
+        the database or its WAL no longer has its name, and cannot be put back, it raises
+        `DatabaseLostError`, before or after the commit.
         """
         return _Writing(self, flush=flush)
 
     def begin(self, end: _End, *, flush: bool) -> Connection:
-        """Begin a write transaction on the connection for writing, and give it to its end."""
+        """Begin a write transaction on the connection for writing, and pass ownership to `end`."""
         if self._failure is not None:
             raise DatabaseFailedError(self.path, self._failure)
         session: Session | None = None
@@ -265,10 +269,11 @@ class Database:
             raise
 
     def finish(self, owned: list[weakref.ref[Session]], error: BaseException | None) -> None:
-        """Commit a write transaction, or undo it because of an error; the connection goes back.
+        """Commit a write transaction, or roll it back on an error. Return the connection to its
+        pool.
 
-        When it returns from a commit, the transaction is in the database and the WAL that everybody
-        else sees.
+        After a commit, on return, the transaction is in the database and the WAL that every other
+        process sees.
         """
         session: Session | None = None
         try:
@@ -289,8 +294,8 @@ class Database:
                 raise
 
     def _end(self, session: Session, error: BaseException) -> None:
-        """End what an error left of a transaction. The connection goes back after an error of the
-        database or of ours; after an exception from nowhere it is closed."""
+        """End a transaction after an error. The connection returns to its pool after an error of
+        the database or of ours; after any other exception it is closed."""
         known = isinstance(error, (sqlite3.Error, DBAPIError, RuntimeStoreError))
         if known and session.is_ours:
             # An error may have ended the transaction already (sqlite.org/lang_transaction).
@@ -302,7 +307,8 @@ class Database:
             session.abandon()
 
     def _check_revision(self, driver: sqlite3.Connection) -> None:
-        """Refuse to write into a database that another process has upgraded since we opened it."""
+        """Raise `NewerDatabaseError` when another process upgraded the database since we opened
+        it."""
         number = driver.execute("PRAGMA user_version").fetchone()[0]
         if number > len(REVISIONS):
             raise NewerDatabaseError(self.path, f"number {number}", REVISIONS[-1])
@@ -321,23 +327,23 @@ class Database:
 
     @property
     def failure(self) -> str | None:
-        """Why this process must not write any more, or None."""
+        """The reason why this process must not write any more, or None."""
         return self._failure
 
     # --- closing --------------------------------------------------------------------------------
 
     def begin_closing(self) -> None:
-        """Refuse what has not begun yet. A batch under way may end."""
+        """Refuse every new operation. A batch under way may end."""
         self._is_closing = True
 
     def close(self, *, tidy: bool = True) -> None:
-        """Close every connection; one that another thread uses is closed by that thread, when it
-        has done with it. Closing twice is harmless, and so is closing again after an interrupt.
+        """Close every connection; a connection that another thread uses is closed by that thread
+        after use. Closing twice is harmless, also after an interrupt.
 
-        The caller holds the writer lock if `tidy`, unless it only read: the last connection of all
-        processes moves the WAL into the database and removes it. Otherwise the WAL stays as it is;
-        only one that our own reading made, which is empty, is removed. Raises `DatabaseLostError`
-        when the WAL was removed by somebody else, and what it held could not be saved.
+        With `tidy`, the last connection of all processes moves the WAL into the database and
+        removes it; the caller holds the writer lock, unless it only read. Otherwise the WAL stays
+        as it is; only an empty one that our own reading created is removed. Raises
+        `DatabaseLostError` when somebody removed the WAL, and its content could not be saved.
         """
         self._is_closing = True
         if os.getpid() != self._pid:
@@ -353,8 +359,8 @@ class Database:
             self._unclosed.detach()
 
     def _tidy(self) -> None:
-        """Close all connections, that for writing last: only one that may write tidies up the files
-        beside the database, and one that cannot be used for damage does so, too."""
+        """Close all connections, the one for writing last: only a connection that may write removes
+        the side files. With a damaged database, which it cannot use, it removes them too."""
         session: Session | None = None
         try:
             with self._translated:
@@ -373,7 +379,7 @@ class Database:
             with suppress(RuntimeStoreError, sqlite3.Error, UnicodeDecodeError):
                 self._connected(_WRITING).close()
         except (RuntimeStoreError, sqlite3.Error, DBAPIError, UnicodeDecodeError):
-            pass  # it is closed as it is
+            pass  # the files stay as they are
         finally:
             if session is not None:
                 session.abandon()
@@ -381,7 +387,7 @@ class Database:
     # --- connections ----------------------------------------------------------------------------
 
     def _take_reader(self, *, idle: bool) -> Session:
-        """A connection for one read."""
+        """Return a connection for one read."""
         held = self._held.ground
         if held is not None and held.is_in_place(self._names) and self._lost is None:
             return self._pool.take(self._pool.readers, held.file, self._connect_reader)
@@ -389,13 +395,13 @@ class Database:
         if idle:
             return self._pool.take(deque(), file, self._connect_idle)  # not beside a fork
         if held is not None and held.lost(self._names) is not None:
-            # What was committed is in the WAL that our open connections have; the next one to
-            # write, or to close, sees to it.
+            # Committed data is in the WAL that our open connections have; the next write, or
+            # closing, saves it.
             return self._pool.take(self._pool.readers, file, self._refuse_to_connect)
         return self._pool.take(self._pool.readers, file, self._connect_reader)
 
     def _take_writer(self) -> Session:
-        """The one connection for writing, opened when it is first needed."""
+        """Return the one connection for writing; open it when it is first needed."""
         self._check_process()
         if self._pool.is_closed:
             raise StoreClosedError(self.path.parent, "is closed")
@@ -406,7 +412,7 @@ class Database:
 
     def _give_back(self, session: Session, idle: deque[Session]) -> None:
         self._pool.give_back(session, idle)
-        if self._pool.is_closed:  # meanwhile: what this thread had is the last
+        if self._pool.is_closed:  # meanwhile: the connection of this thread is the last
             self._held.close()
 
     def _connect_reader(self, session: Session) -> None:
@@ -434,7 +440,8 @@ class Database:
                 raise DatabaseLockedError(self.path, "its WAL was replaced while it was opened")
 
     def _stand(self) -> Ground:
-        """Hold the files where they are, before SQLite opens them."""
+        """Lock the files in place before SQLite opens them, and return their ground. Raises
+        `StoreForkedError`, `StoreClosedError` or `DatabaseLostError`."""
         file = self._check_same_file()
         if sessions.is_barred(file):
             raise StoreForkedError(self.path.parent)
@@ -442,7 +449,7 @@ class Database:
             raise StoreClosedError(self.path.parent, "is closed")
         held = self._held.stand_on(file)
         if held.has_rollback_journal(self._names.database):
-            self._connected(_WRITING).close()  # which puts it into WAL mode
+            self._connected(_WRITING).close()  # this sets WAL mode again
         held.hold(self._names.database, self._busy_timeout_s)
         lost = held.lost(self._names)
         if lost is not None:
@@ -480,7 +487,7 @@ class Database:
         return connection
 
     def _set_wal_mode(self, connection: sqlite3.Connection) -> None:
-        # The answer is fetched: a journal mode that did not take says so only there.
+        # Fetch the answer: only it shows whether the journal mode was set.
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise UnusableEngineError(
@@ -490,18 +497,18 @@ class Database:
             )
 
     def _pragmas(self) -> Iterator[tuple[str, int]]:
-        """Per connection; each is read back. Names and numbers of our own, nothing from outside."""
+        """Yield the pragmas of each connection; each is read back. All are constants of ours."""
         yield "busy_timeout", int(self._busy_timeout_s * 1000)  # other programs may hold it briefly
         yield "foreign_keys", 1  # off by default in SQLite
         yield "trusted_schema", 0  # a hostile schema must not run functions with side effects
         yield "fullfsync", 1  # macOS: fsync alone leaves data in the drive's cache
         yield "checkpoint_fullfsync", 1  # the same for checkpoints
         yield "cell_size_check", 1  # notice a damaged page where it is read
-        yield "journal_size_limit", 16 << 20  # a WAL that grew beside a long reader is cut again
+        yield "journal_size_limit", 16 << 20  # a WAL that grew during a long read is cut again
 
     def _idle_state(self) -> idle.State | None:
-        """As `idle.idle_state`; only read-only access may use it: nothing else keeps a writer
-        away."""
+        """Return `idle.idle_state` for read-only access, which nothing else protects from a writer;
+        else None."""
         return idle.idle_state(self.path, at_once=self._at_once) if self.read_only else None
 
     def _set_synchronous(self, driver: sqlite3.Connection, *, flush: bool) -> None:
@@ -515,7 +522,7 @@ class Database:
     # --- errors ---------------------------------------------------------------------------------
 
     def check_usable(self) -> None:
-        """Raise `StoreClosedError` unless this process may use it, and it is open."""
+        """Raise `StoreClosedError` unless it is open, and this process opened it."""
         self._check_process()
         if self._is_closing:
             raise StoreClosedError(self.path.parent, "is closed")
@@ -527,15 +534,15 @@ class Database:
             )
 
     def _check_same_file(self) -> Identity:
-        """The identity of the database. Raises `StoreClosedError` when another file has the name by
-        now: a rebuild put it there, and what a connection of ours wrote into the old one would be
-        seen by nobody."""
+        """Return the identity of the database. Raises `StoreClosedError` when another file has the
+        name: a rebuild put it there, and no other program would see our writes to the old file.
+        Raises `DatabaseLostError` or `StorageError`."""
         if self._lost is not None:
             raise DatabaseLostError(self.path, self._lost)
         try:
             found = os.stat(self._names.database)
         except OSError as error:
-            if self._file is None:  # as SQLite would say it, but without asking it
+            if self._file is None:  # the error of SQLite, without calling it
                 raise StorageError(self.path, "the file cannot be opened", str(error)) from error
             moved = not self.path.parent.is_dir()
             problem = MOVED if moved else "has no database any more"
@@ -554,10 +561,11 @@ class Database:
         return None if held is None else held.lost(self._names)
 
     def _regain(self, session: Session, *, committed: bool = False) -> Session:
-        """Somebody removed the WAL. The connection still has it: move all of it into the database,
-        and open everything anew. The caller holds the writer lock.
+        """Save a WAL that somebody removed, and return a new connection. Ours still has the WAL:
+        move all of it into the database, then open everything again. The caller holds the writer
+        lock.
 
-        Raises `DatabaseLostError` where that cannot be done, and this object is of no use any more.
+        Raises `DatabaseLostError` if that is impossible; this object is then of no further use.
         """
         held, lost = self._held.ground, self._ground_lost()
         assert held is not None  # noqa: S101 - a connection for writing stands on it
@@ -585,12 +593,12 @@ class Database:
         raise DatabaseLostError(self.path, lost, committed=committed)
 
     def _understood(self, query: Callable[[Connection], Result], connection: Connection) -> Result:
-        """The result of a query. Rows are read into records, and contents decoded, inside of it: a
-        row that makes no sense is damage that SQLite does not see."""
+        """Return the result of a query, which makes records of rows and decodes contents. Raises
+        `CorruptDatabaseError` for an invalid row: that is damage that SQLite does not notice."""
         try:
             return query(connection)
         except UnicodeEncodeError:
-            raise  # a value of the caller's, which could not be bound
+            raise  # a value from the caller that cannot be bound
         except (ValueError, EnvelopeError) as error:
             problem = f"a row makes no sense ({' '.join(str(error).split())[:200]})"
             raise CorruptDatabaseError(self.path, problem) from error
@@ -599,20 +607,20 @@ class Database:
 class _End(partial[None]):
     """The end of a write transaction: `Database.finish`, and the one reference to its connection.
 
-    An exception may come before the first line of any function; then the connection must not be in
-    its frame, which the traceback keeps. So the function gets a weak reference, and is called by
-    code of C; the block that is left drops this object, and with it a connection that nobody ended.
+    An exception may come before the first line of any function. Then the connection must not be in
+    its frame, which the traceback holds. So the function receives a weak reference, and C code
+    calls it. When the block ends, this object is dropped, and with it a connection not ended yet.
     """
 
     def own(self, session: Session) -> None:
-        """The end is that of this connection's transaction."""
+        """Own this connection, and end its transaction."""
         self.args[0].append(weakref.ref(session))
         self.session = session
 
 
 class _Writing:
-    """The context of `Database.write`: begun where the block begins, committed where it ends,
-    undone on any exception."""
+    """The context manager of `Database.write`: begins a transaction with the block, commits it at
+    the end, and rolls it back on any exception."""
 
     __slots__ = ("_database", "_flush", "_left")
 
@@ -643,8 +651,8 @@ def _left(
 
 
 class _Held:
-    """What a `Database` has open. It knows nothing of the `Database`, so that both are released at
-    once when nobody refers to that any more."""
+    """The open connections and ground of a `Database`. It has no reference to the `Database`, so
+    that both are released at once with the last reference to that."""
 
     def __init__(self, path: Path, readers_kept: int) -> None:
         self.pool = Pool(readers_kept)
@@ -653,26 +661,26 @@ class _Held:
         self._pid = os.getpid()
 
     def stand_on(self, file: Identity) -> Ground:
-        """The ground of the connections, until `leave`."""
+        """Return the ground of the connections, which stays until `leave`."""
         if self.ground is None:
             self.ground = ground.stand_on(file, id(self))
         return self.ground
 
     def leave(self) -> None:
-        """Let the connections that are left be closed as the last ones."""
+        """Leave the ground, so that SQLite may treat the remaining connections as the last."""
         held, self.ground = self.ground, None
         if held is not None:
             ground.leave(held, id(self))
 
     def close(self) -> None:
-        """Close what is open, and leave the WAL as it is."""
+        """Close all idle connections, and leave the WAL as it is."""
         self.pool.is_closed = True
         self.pool.close_idle()
         self.leave()
         ground.tidy_up()
 
     def drop(self) -> None:
-        """Release everything of a `Database` that nobody closed."""
+        """Release everything of a `Database` that was not closed, with a `ResourceWarning`."""
         if os.getpid() == self._pid and self.ground is not None:
             self.close()
             warnings.warn(
@@ -683,7 +691,7 @@ class _Held:
 
 
 def _state_of(session: Session) -> tuple[object, ...]:
-    """What tells whether two connections see the same commits."""
+    """Return a value that is equal for two connections if they see the same commits."""
     manifest = _MANIFEST.first(session.connection)
     return manifest, _LAST_BATCH.scalar(session.connection)
 

@@ -1,15 +1,15 @@
-"""What an open database stands on: the files that its names say, and a lock that keeps them there.
+"""The ground of an open database: the files with its names, and a lock that holds them in place.
 
-SQLite has locks of the process (POSIX). Any plain close of the database file in the process drops
-them all: a program that copies its own directory is enough (sqlite.org/howtocorrupt, 2.2). Another
-process then closes "last", and removes the write-ahead log (WAL) under the first. So this process
-holds read locks of a second kind, which belong to a descriptor of ours and which nothing but its
-own close drops (F_OFD_SETLK, Linux): one on the range by which SQLite tells the last to close, one
-on the byte by which it tells the first to open.
+SQLite's locks belong to the process (POSIX). Any plain close of the database file in the process
+drops them all; a program that copies its own directory does that (sqlite.org/howtocorrupt, 2.2).
+Another process then closes "last", and removes the write-ahead log (WAL) under the first. So this
+process holds read locks of a second kind, which belong to a descriptor of ours and which only its
+own close drops (F_OFD_SETLK, Linux). One is on the range by which SQLite detects the last process
+to close, one on the byte by which it detects the first to open.
 
 Where there are no such locks, and against a person who removes the files by hand, the names are
-looked at: before and after each transaction that writes, the database, the WAL and its index must
-be the files that were opened.
+checked: before and after each transaction that writes, the database, the WAL and its index must be
+the files that were opened.
 
 Closing a descriptor of ours drops SQLite's locks like any other close. So it stays open, unlocked,
 until this process has no other descriptor of that file.
@@ -42,25 +42,25 @@ _POLL_S = 0.001
 
 
 class Ground:
-    """The files of one database, shared by all who have it open in this process."""
+    """The files of one database, shared by all `Database` objects of this process that use it."""
 
     __slots__ = ("_own", "file", "index", "is_held", "users", "wal")
 
     def __init__(self, file: Identity) -> None:
         self.file = file
         self.wal: Identity | None = None
-        """The WAL that SQLite opened, once it has."""
+        """The WAL that SQLite opened; None before that."""
         self.index: Identity | None = None
         """The index of the WAL (`-shm`)."""
         self.users: set[int] = set()
         self.is_held = False
-        """Whether our lock keeps the WAL where it is."""
+        """Whether our lock holds the WAL in place."""
         self._own: list[tuple[int, Identity]] = []
-        """Descriptors of ours, with their files: the database's, and its index's."""
+        """Our descriptors with their files: of the database, and of its index."""
 
     def hold(self, path: str, patience_s: float) -> None:
-        """Lock the database against being closed "last" by anybody. Where there are no such locks,
-        nothing is held."""
+        """Lock the database, so that no process closes it "last". Wait up to `patience_s` seconds.
+        Where there are no such locks, hold nothing."""
         if self.is_held or _SET_LOCK is None:
             return
         descriptor = self._descriptor_of(path, self.file)
@@ -70,9 +70,9 @@ class Ground:
         while True:
             try:
                 _lock(descriptor, _SHARED_FIRST, _SHARED_SIZE)
-            except BlockingIOError:  # somebody is closing "last" at this moment
+            except BlockingIOError:  # a process is closing "last" at this moment
                 if time.monotonic() >= deadline:
-                    return  # SQLite is going to say that it is locked
+                    return  # SQLite will report that it is locked
                 time.sleep(_POLL_S)
             except OSError:
                 return  # no such locks on this file system
@@ -81,9 +81,9 @@ class Ground:
                 return
 
     def has_rollback_journal(self, path: str) -> bool:
-        """Whether the database is out of WAL mode: somebody set another journal mode by hand. It
-        cannot be put back while the database is held, which must be alone for that moment; nor can
-        anybody take a held database out of WAL mode."""
+        """Return whether the database is not in WAL mode: somebody set another journal mode by
+        hand. WAL mode can be set again only while nothing holds the database. No process can take a
+        held database out of WAL mode."""
         if self.is_held or _SET_LOCK is None:
             return False
         descriptor = self._descriptor_of(path, self.file)
@@ -92,11 +92,11 @@ class Ground:
         try:
             return os.pread(descriptor, 2, _FORMAT_AT) == _ROLLBACK_JOURNAL
         except OSError:
-            return False  # SQLite says what is wrong with it
+            return False  # SQLite will report the error
 
     def settle(self, names: Names) -> bool:
-        """Remember the WAL and its index, which SQLite has just opened. Returns False when it has
-        opened others than the names say by now."""
+        """Remember the WAL and its index, which SQLite has just opened. Return False when other
+        files have their names by now."""
         if self.wal is not None:
             return True
         wal, index = _identity(names.wal), _identity(names.index)
@@ -115,7 +115,7 @@ class Ground:
         return True
 
     def is_in_place(self, names: Names) -> bool:
-        """Whether the database and the WAL are under their names: all that a read stands on."""
+        """Return whether the database and the WAL have their names: all that a read needs."""
         try:
             file, wal = os.stat(names.database), os.stat(names.wal)
         except OSError:
@@ -123,7 +123,7 @@ class Ground:
         return (file.st_dev, file.st_ino) == self.file and (wal.st_dev, wal.st_ino) == self.wal
 
     def lost(self, names: Names) -> str | None:
-        """What of it is not under its name any more, in words, or None."""
+        """Return in words which of the files no longer have their names, or None."""
         try:
             file, wal = os.stat(names.database), os.stat(names.wal)
             if self.wal is None:
@@ -156,11 +156,11 @@ class Ground:
         )
 
     def forget_wal(self) -> None:
-        """SQLite has no connection to it any more, and is going to open another WAL."""
+        """Forget the WAL. SQLite has no connection to it any more, and will open another."""
         self.wal = None
 
     def unlock(self) -> None:
-        """Let the next connection that closes be the last."""
+        """Release our locks, so that the next connection that closes may be the last."""
         if not self.is_held:
             return
         self.is_held = False
@@ -181,8 +181,8 @@ class Ground:
         )
 
     def try_to_close(self) -> bool:
-        """Close the descriptors of ours whose file this process has not open otherwise; False when
-        some are left."""
+        """Close our descriptors of files that this process does not have open otherwise. Return
+        whether all are closed."""
         opened = _open_files()
         own = {descriptor for descriptor, _ in self._own}
         for descriptor, file in list(self._own):
@@ -190,12 +190,12 @@ class Ground:
                 try:
                     self._own.remove((descriptor, file))
                 except ValueError:
-                    continue  # another thread tidies up, too: whoever removes it closes it
+                    continue  # another thread removed it, and closes it
                 _close(descriptor, file)
         return not self._own
 
     def close_own(self) -> None:
-        """Close the descriptors of ours."""
+        """Close our descriptors."""
         while self._own:
             _close(*self._own.pop())
 
@@ -205,8 +205,8 @@ class Ground:
                 return descriptor
         try:
             found = os.stat(path)
-            # Noted in the same breath: a descriptor that nobody knows of would never be closed, and
-            # one that is closed drops the locks, whatever file it is of.
+            # Noted in the same expression: an unknown descriptor would never be closed, and closing
+            # one drops the locks on its file, whichever that is.
             self._own.append((os.open(path, _OPEN_FLAGS), (found.st_dev, found.st_ino)))
         except OSError:
             return None
@@ -222,7 +222,7 @@ def _is_empty(path: str) -> bool:
 
 
 class Names:
-    """The names of a database's files, as text: they are looked at with every batch."""
+    """The names of a database's files, as text, because every batch checks them."""
 
     __slots__ = ("database", "index", "wal")
 
@@ -233,7 +233,7 @@ class Names:
 
 
 def stand_on(file: Identity, user: int) -> Ground:
-    """The ground of a database, for one who has a connection to it or is about to."""
+    """Return the ground of a database for a user that has, or is about to open, a connection."""
     while True:
         ground = _grounds.setdefault(file, Ground(file))
         if not ground.users:
@@ -244,23 +244,23 @@ def stand_on(file: Identity, user: int) -> Ground:
 
 
 def leave(ground: Ground, user: int) -> None:
-    """The user closes its connections now; with the last user the locks go."""
+    """Remove a user, which closes its connections now. The last user releases the locks."""
     ground.users.discard(user)
     if not ground.users:
         ground.unlock()
-        if ground.users:  # since
+        if ground.users:  # one came meanwhile
             ground.hold("", patience_s=0)
 
 
 def tidy_up() -> None:
-    """Close the descriptors that nobody stands on, where that drops no lock of anybody. While
-    another thread does so, it is left to that one."""
+    """Close the descriptors of grounds without users, if that drops no lock in use. If another
+    thread is doing so, leave it to that thread."""
     _wanted.append(None)
     while _wanted and not sessions.is_pausing():
         _wanted.clear()
         if all(ground.users for ground in list(_grounds.values())):
             return
-        sessions.pause()  # nobody opens one of the files in between
+        sessions.pause()  # no thread opens one of the files in between
         try:
             for file, ground in list(_grounds.items()):
                 if not ground.users and not sessions.is_in_use(file) and ground.try_to_close():
@@ -270,7 +270,7 @@ def tidy_up() -> None:
 
 
 _wanted: list[None] = []
-"""Not empty while somebody asked for it and was turned away."""
+"""Not empty while a call of `tidy_up` waits to be done by another thread."""
 _grounds: dict[Identity, Ground] = {}
 
 
@@ -298,7 +298,7 @@ def _set_lock(descriptor: int, kind: int, first: int, size: int) -> None:
 
 
 def _close(descriptor: int, file: Identity) -> None:
-    if _identity_of(descriptor) == file:  # somebody else may have closed it, and have its number
+    if _identity_of(descriptor) == file:  # other code may have closed it and reused its number
         os.close(descriptor)
 
 
@@ -319,8 +319,8 @@ def _identity_of(descriptor: int) -> Identity | None:
 
 
 def _open_files() -> dict[Identity, list[int]]:
-    """The files that this process has open, with their descriptors; empty where the system does not
-    say."""
+    """Return the files that this process has open, with their descriptors; empty where the system
+    does not list them."""
     opened: dict[Identity, list[int]] = {}
     try:
         descriptors = os.listdir(_DESCRIPTORS)

@@ -1,8 +1,8 @@
-"""A database file read without its WAL: what tells whether somebody wrote it meanwhile.
+"""Read a database file without its WAL, and notice whether it was written meanwhile.
 
-A checkpoint writes page after page into the file, so whoever reads the file alone may see some of
-them new and some old, and even a file that is shorter than its first page says. That is no damage;
-what was read then is thrown away, an error included, and read again.
+A checkpoint writes page after page into the file. A reader of the file alone may see some pages new
+and some old, and even a file shorter than its first page says. That is not damage: the result, an
+error included, is discarded, and the file is read again.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from contextlib import suppress
 from pathlib import Path
 
 ATTEMPTS = 20
-"""How often a file is read again that keeps changing."""
+"""The most attempts to read a file that keeps changing."""
 
 TICK_NS = 20_000_000
-"""Two changes of a file that are closer may leave the same time: that is how coarse the clock of
-some kernels is (100 ticks a second), doubled."""
+"""Two changes of a file within this time may leave the same time of modification. It is twice the
+tick of the coarsest kernel clocks (100 ticks a second)."""
 
 _PIECE_BYTES = 1 << 16
 
 State = tuple[int, int, int]
-"""Inode, size, time of modification."""
+"""Inode, size in bytes, time of modification in ns."""
 
 
 def idle_state(path: Path, *, at_once: bool = False) -> State | None:
-    """What identifies an idle database file, or None when it must be read through its WAL.
+    """Return the state of an idle database file, or None when it must be read through its WAL.
 
-    What is read after this call is of this state, if the state is the same after the reading, too.
-    With `at_once` that is not sure of a file that was changed a moment ago.
+    Data read after this call is of this state if the state is equal after reading. With `at_once`
+    this does not wait, and that is not certain for a file that changed in the last `TICK_NS`.
     """
     if wal_size(path) > 0:
         return None
@@ -40,7 +40,7 @@ def idle_state(path: Path, *, at_once: bool = False) -> State | None:
 
 
 def file_state(path: Path) -> State | None:
-    """What changes with every change of a file; None where there is none."""
+    """Return a value that changes with every change of a file, or None without a file."""
     try:
         found = path.stat()
     except OSError:
@@ -49,14 +49,14 @@ def file_state(path: Path) -> State | None:
 
 
 def wal_size(path: Path) -> int:
-    """How many bytes the WAL of a database has; 0 where there is none."""
+    """Return the size of a database's WAL in bytes; 0 without a WAL."""
     with suppress(OSError):
         return path.with_name(path.name + "-wal").stat().st_size
     return 0
 
 
 def is_open_here(path: Path) -> bool:
-    """Whether a descriptor of this process is of that file; true where that cannot be told."""
+    """Return whether this process has the file open; True where that is unknown."""
     try:
         wanted = path.stat()
         numbers = [int(name) for name in os.listdir("/dev/fd")]
@@ -70,14 +70,14 @@ def is_open_here(path: Path) -> bool:
 
 
 def why_no_database(path: Path) -> str:
-    """What there is to say of a file that SQLite takes for no database."""
+    """Return in words why SQLite does not accept a file as a database."""
     zeros = ": it has nothing but zeros" if _is_zeroed(path) else ""
     return f"the file is not a SQLite database{zeros}"
 
 
 def _is_zeroed(path: Path) -> bool:
-    """Whether a file has nothing but zeros, as after a loss of power or a failed copy. It is no
-    database, so plain file calls may touch it, unless this process had it open before."""
+    """Return whether a file has only zeros, as after a loss of power or a failed copy. It is not a
+    database, so plain file calls may touch it, unless this process has it open already."""
     if is_open_here(path):
         return False
     try:

@@ -1,6 +1,6 @@
-"""Which processes have a database open or locked, as Linux tells it; elsewhere nobody is known.
+"""Find the processes that have a database open or locked. Works on Linux; elsewhere finds none.
 
-Nothing is opened but files of `/proc`: a plain file call on a database would drop its locks.
+Only files of `/proc` are opened: opening and closing a database would drop its locks.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _PROC = Path("/proc")
 _WRITE_LOCK = 120
 """The byte of the `-shm` that a write transaction locks (sqlite.org/walformat.html, 2.3.2)."""
 _SHARED_FIRST = 0x40000002
-"""The first byte of the shared lock, which every connection keeps on a WAL database while it has
+"""The first byte of the shared lock, which every connection holds on a WAL database while it has
 it open (sqlite.org/lockingv3.html)."""
 
 
 def sql_writer(database: Path) -> Process | None:
-    """The process that has a write transaction open on a WAL database, or None."""
+    """Return the process that has a write transaction open on a WAL database, or None."""
     shared_memory = database.with_name(database.name + "-shm")
     for pid, kind, first, _ in _locks_on(shared_memory):
         if kind == "WRITE" and first == _WRITE_LOCK and pid > 0:
@@ -31,13 +31,13 @@ def sql_writer(database: Path) -> Process | None:
 
 
 def connected(database: Path) -> tuple[Process, ...]:
-    """The processes that have a WAL database open, this one left out."""
+    """Return the processes that have a WAL database open, without this one."""
     pids = {pid for pid, _, first, _ in _locks_on(database) if first == _SHARED_FIRST}
     return tuple(process(pid) for pid in sorted(pids - {os.getpid()}) if pid > 0)
 
 
 def process(pid: int) -> Process:
-    """What is known of a process."""
+    """Return the command and the start time of a process, as far as they are known."""
     command, since = "an unknown program", None
     with suppress(OSError, ValueError):
         command = (_PROC / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
@@ -46,7 +46,7 @@ def process(pid: int) -> Process:
 
 
 def _locks_on(path: Path) -> list[tuple[int, str, int, str]]:
-    """The POSIX locks on a file: process, READ or WRITE, first and last byte."""
+    """Return the locks on a file (POSIX and OFD): process, READ or WRITE, first and last byte."""
     try:
         wanted = os.stat(path)
         lines = (_PROC / "locks").read_text(encoding="ascii").splitlines()
@@ -67,7 +67,7 @@ def _locks_on(path: Path) -> list[tuple[int, str, int, str]]:
 
 
 def _started(pid: int) -> datetime:
-    """When a process began: its ticks since the machine did. Raises OSError, ValueError."""
+    """Return the start time of a process: boot time plus its ticks. Raises OSError, ValueError."""
     text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     ticks = int(text.rpartition(")")[2].split()[19])
     (boot,) = (
@@ -79,7 +79,7 @@ def _started(pid: int) -> datetime:
 
 
 class Process(Record):
-    """A process that has something to do with the database."""
+    """A process that has the database open or locked."""
 
     pid: int
     command: str

@@ -1,18 +1,19 @@
-"""The SQLite connections of this process: who has which, and a moment in which there is none.
+"""The SQLite connections of this process: their owners, and pauses in which none is in use.
 
-A connection that is idle lies in the pool of its database. To use it is to take it out, so it has
-one owner at every moment, and only its owner closes it. A connection comes back only when it is
-known to be clean; otherwise it is closed by its owner, or with the last reference to it, so an
-exception from nowhere leaves none behind with a transaction open.
+An idle connection is in the pool of its database. Using it takes it out, so it has one owner at
+every moment, and only its owner closes it. A connection returns to the pool only when it is known
+to be clean. Otherwise its owner closes it, or the end of its last reference does, so no unexpected
+exception leaves one behind with an open transaction.
 
-A forked child shares the parent's connections without having its locks: SQLite in the child would
-believe in them, and let the write-ahead log be removed under the parent (sqlite.org/howtocorrupt,
-2.6). So before a fork every connection of the process is closed, and opened again when it is needed
-next. Whoever needs one meanwhile waits. What cannot be closed, because the fork happens inside of a
+A forked child shares the parent's connections without its locks. SQLite in the child would rely on
+those locks, and let the write-ahead log be removed under the parent (sqlite.org/howtocorrupt, 2.6).
+So before a fork every connection of the process is closed, and opened again at its next use; other
+threads that need one wait. A connection that cannot be closed, because the fork happens inside a
 transaction, is never touched in the child, and the child cannot open that database.
 
-Nothing here is a lock that a thread could leave taken. Whoever takes a connection first says so,
-then looks whether there is a pause; whoever wants a pause first says so, then looks who has one.
+There is no lock here that a thread could leave taken. A thread that takes a connection first
+registers its use, then checks for a pause. A thread that wants a pause first registers it, then
+checks for uses.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ from sqlalchemy.pool import NullPool
 from rtstore.forks import no_fork
 
 PATIENCE_S = 10.0
-"""How long a fork waits for the transactions of other threads; they take milliseconds."""
+"""In seconds. A fork waits this long for the transactions of other threads, which take ms."""
 POLL_S = 0.0005
 
 Identity = tuple[int, int]
-"""Device and inode: what tells one file from another, whatever its name."""
+"""Device and inode: they identify a file, whatever its name."""
 
 
 class Session:
-    """One connection to a database, and who uses it.
+    """One connection to a database, and the thread that uses it.
 
-    It counts as in use from before the connection is made until it is closed. It belongs to whoever
-    made it or took it from its pool.
+    It counts as a use of its database from before the connection is made until it is closed. Its
+    owner is the thread that made it or took it from its pool.
     """
 
     __slots__ = ("__weakref__", "_connection", "_driver", "_pid", "looks", "number")
@@ -56,9 +57,9 @@ class Session:
         self._driver: sqlite3.Connection | None = None
         self._connection: Connection | None = None
         self.looks: dict[Callable[[Connection], Any], tuple[int, Any]] = {}
-        """What a query returned on it, and the version of the data that it was of."""
+        """By query: the version of the data, and the query's result at that version."""
         self.number = next(_numbers)
-        """No other connection of this process has it, nor ever had."""
+        """A number that no other connection of this process has or had."""
         _uses[self.number] = [file, threading.get_ident()]
 
     def connect(self, driver: sqlite3.Connection) -> None:
@@ -91,38 +92,38 @@ class Session:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this thread uses it. One that it has given back may be another's by now."""
+        """Whether this thread uses it. After a return to the pool, another thread may use it."""
         use = _uses.get(self.number)
         return use is not None and use[1] == threading.get_ident()
 
     def taken(self) -> Session:
-        """The same, used by this thread."""
+        """Mark it as used by this thread, and return it."""
         _uses[self.number][1] = threading.get_ident()
         return self
 
     def released(self) -> Session:
-        """The same, used by nobody."""
+        """Mark it as used by no thread, and return it."""
         _uses[self.number][1] = None
         return self
 
     def abandon(self) -> None:
-        """Close it after an exception, unless it was given back before that."""
+        """Close it after an exception, unless it was returned to its pool before that."""
         if self.is_ours or self._pid != os.getpid():
             self.close()
 
     def undo(self) -> None:
-        """Roll back what an interrupted owner left open. It is not closed: its thread may be in a
-        call on it."""
+        """Roll back the open transaction of an interrupted owner. Do not close the connection: its
+        thread may be in a call on it."""
         with suppress(sqlite3.Error):
             if self._driver is not None and self._driver.in_transaction:
                 self._driver.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Close it; an open transaction is rolled back. In a forked child it is only kept."""
+        """Close it, and roll back an open transaction. In a forked child, only keep a reference."""
         if self._pid != os.getpid():
             _keep_for_ever(self._driver, self._connection)
             return
-        # A cursor in a traceback keeps what is closed alive, and with it an open transaction.
+        # A cursor in a traceback would keep a closed connection alive, with an open transaction.
         self.undo()
         connection, driver = self._connection, self._driver
         if connection is not None:
@@ -135,13 +136,13 @@ class Session:
         _uses.pop(self.number, None)
 
     def __del__(self) -> None:
-        """Close what an exception left without an owner."""
-        with suppress(Exception):  # the interpreter may be going
+        """Close a connection that an exception left without an owner."""
+        with suppress(Exception):  # the interpreter may be shutting down
             self.close()
 
 
 class Pool:
-    """The connections of one database that nobody uses, and the right to have more."""
+    """The idle connections of one database; opens more when they are needed."""
 
     def __init__(self, readers_kept: int) -> None:
         self.is_closed = False
@@ -155,8 +156,8 @@ class Pool:
     def take(
         self, idle: deque[Session], file: Identity, connect: Callable[[Session], None]
     ) -> Session:
-        """A connection that is this thread's until it is given back or closed: an idle one, or a
-        new one. None is lent while another thread forks."""
+        """Return a connection, idle or new, that this thread owns until it gives it back or closes
+        it. While another thread has a pause (a fork), wait."""
         session: Session | None = None
         try:
             if idle is self.writers:
@@ -182,14 +183,16 @@ class Pool:
             raise
 
     def _undo_what_is_left(self) -> None:
-        """Whoever takes the connection for writing holds the writer lock: the last one who had it
-        has left the lock, and if its transaction is still open, it was interrupted."""
+        """Roll back the transaction of an interrupted writer. The caller holds the writer lock, so
+        the last user of the connection for writing has released it; if its transaction is still
+        open, that user was interrupted."""
         last = None if self._last_writer is None else self._last_writer()
         if last is not None:
             last.undo()
 
     def give_back(self, session: Session, idle: deque[Session]) -> None:
-        """Keep a connection for the next one who needs it, unless it is in doubt or too many."""
+        """Put a connection into the pool for its next user. Close it if it is not clean, or one too
+        many."""
         limit = self._readers_kept if idle is self.readers else 1
         if not session.is_clean or len(idle) >= limit:
             session.close()
@@ -199,7 +202,7 @@ class Pool:
             self.close_idle()
 
     def close_idle(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the idle connections."""
         for idle in (self.readers, self.writers):
             while True:
                 try:
@@ -213,7 +216,7 @@ def _forget_pool(number: int, _: object) -> None:
     _pools.pop(number, None)
 
 
-# --- a pause of everybody -------------------------------------------------------------------------
+# --- a pause of all other threads -----------------------------------------------------------------
 
 
 def pause() -> None:
@@ -227,19 +230,19 @@ def resume() -> None:
 
 
 def is_pausing() -> bool:
-    """Whether this thread has a pause."""
+    """Return whether this thread has a pause."""
     return threading.get_ident() in _pauses
 
 
 def wait_for_others() -> None:
-    """Wait until no other thread has a pause. One whose end does not come is ended here: its
-    thread was interrupted."""
+    """Wait until no other thread has a pause. End a pause that lasts too long: its thread was
+    interrupted."""
     while _pauses:
         found = _pause_of_another()
         if found is None:
             return
         thread, number = found
-        # No `Event`: what a signal handler raises in its wait comes out as an error of its lock.
+        # No `Event`: an exception from a signal handler in its wait becomes an error of its lock.
         deadline = time.monotonic() + 2 * PATIENCE_S
         while _pauses.get(thread) == number:
             if time.monotonic() >= deadline:
@@ -248,8 +251,8 @@ def wait_for_others() -> None:
 
 
 def quiesce(file: Identity | None = None) -> bool:
-    """In a pause of this thread: close what is idle, and wait for what others use; of one database,
-    or all. Returns whether no connection is left but what this thread itself uses."""
+    """Close the idle connections, and wait until other threads use none, of one database or of all.
+    Return whether only this thread's own are left. This thread has a pause."""
     thread = threading.get_ident()
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -267,12 +270,12 @@ def quiesce(file: Identity | None = None) -> bool:
 
 
 def is_in_use(file: Identity) -> bool:
-    """Whether this process has a connection to a database."""
+    """Return whether this process has a connection to a database."""
     return any(used == file for used, _ in list(_uses.values()))
 
 
 def is_barred(file: Identity) -> bool:
-    """Whether this process was forked while its parent was in a transaction on the database."""
+    """Return whether this process was forked during its parent's transaction on the database."""
     return file in _barred
 
 
@@ -299,8 +302,8 @@ def _after_in_child() -> None:
 
 
 def _keep_for_ever(*inherited: object) -> None:
-    """Closing them in the child would end the parent's transaction in the memory that both share;
-    even the end of the interpreter must not."""
+    """Keep inherited objects until the process ends. Closing them in the child, even at the end of
+    the interpreter, would end the parent's transaction in the memory that both share."""
     with no_fork():
         import ctypes
 
@@ -315,7 +318,7 @@ _numbers = count(1)
 _uses: dict[int, list[Any]] = {}
 """By the number of a connection: its database, and the thread that uses it or None."""
 _pauses: dict[int, int] = {}
-"""By thread: who lets nobody take a connection, and the number of this pause."""
+"""By thread that has a pause: the number of the pause."""
 _pools: dict[int, weakref.ref[Pool]] = {}
 _barred: set[Identity] = set()
 
@@ -332,7 +335,7 @@ _next = _Next()
 
 @cache
 def _engine() -> Engine:
-    # One for all databases: it takes as long to make as a connection, and keeps none.
+    # One for all databases: making it takes as long as a connection, and it holds no connection.
     return create_engine(
         "sqlite+pysqlite://",
         creator=_taken,

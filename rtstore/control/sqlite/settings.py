@@ -1,4 +1,4 @@
-"""The pragmas of a database file as they really are, and the engine that reads it."""
+"""Read the actual pragmas of a database file, and the version of SQLite."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from sqlalchemy import Connection
 from rtstore.control.sqlite.statements import driver_of
 
 _LOOKED_AT_WHOLE = 64 << 20
-"""Of a database at rest the journal mode stands in its first page only, which SQLite gives no
-statement for; up to this size its image is looked at."""
+"""In bytes. The journal mode of a database at rest is only in its first page, for which SQLite has
+no statement; up to this size, the whole image is read."""
 
 
 def engine_version() -> tuple[int, int, int]:
-    """The version of SQLite that this Python uses."""
+    """Return the version of SQLite that this Python uses."""
     major, minor, patch = sqlite3.sqlite_version_info[:3]
     return major, minor, patch
 
 
 def settings(connection: Connection) -> dict[str, str | int | None]:
-    """What the file says of itself, by the names of the pragmas. None: not looked at."""
+    """Return the settings of the file by the names of the pragmas; None for one not read."""
     driver = driver_of(connection)
     return {
         "journal_mode": _journal_mode(driver),
@@ -36,7 +36,7 @@ def _journal_mode(driver: sqlite3.Connection) -> str | None:
     mode = _one(driver.execute("PRAGMA journal_mode"))
     if mode == "wal":
         return "wal"
-    # An idle database is read as an immutable file, of which SQLite says `delete` in any case.
+    # An idle database is read as an immutable file, for which SQLite always answers `delete`.
     pages = int(_one(driver.execute("PRAGMA page_count")))
     if pages * int(_one(driver.execute("PRAGMA page_size"))) > _LOOKED_AT_WHOLE:
         return None

@@ -1,4 +1,4 @@
-"""The space that dropped history leaves in the database, and returning it to the file system."""
+"""Release the space that dropped history leaves in the database to the file system."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from sqlalchemy import Connection
 from rtstore.control.sqlite.statements import driver_of
 
 _PAGES_AT_ONCE = 256
-"""A fraction of a second: a writer waits no longer."""
+"""The pages of one chunk: a fraction of a second, so that a writer waits no longer."""
 _SPARE_PAGES = 256
 """Free pages that stay in the file: 1 MiB at SQLite's page size of 4 KiB."""
 _PAGES_WITH_A_BATCH = 32
-"""How many of them one batch releases at most."""
+"""The most free pages that one batch releases."""
 
 
 def release_some_pages(connection: Connection) -> None:
-    """Return some of the space that dropped history left, where there is much of it.
+    """Release some free pages, if more than 256 pages and a quarter of the database are free.
 
-    What little there is, the next batches fill again; so in the steady state nothing is moved.
+    A smaller amount stays, because the next batches fill it; in the steady state nothing is moved.
     """
     driver = driver_of(connection)
     free = driver.execute("PRAGMA freelist_count").fetchone()[0]
@@ -30,16 +30,16 @@ def release_some_pages(connection: Connection) -> None:
 
 
 def free_pages(connection: Connection) -> int:
-    """How many pages of the database hold nothing."""
+    """Return the number of free pages of the database."""
     free: int = driver_of(connection).execute("PRAGMA freelist_count").fetchone()[0]
     return free
 
 
 def release_free_pages(connection: Connection) -> int:
-    """Return a chunk of the free pages to the file system; returns how many are free still.
+    """Release a chunk of the free pages to the file system. Return how many are still free.
 
-    When that is the last of them, SQLite moves the WAL into the database after the commit, as far
-    as readers let it: the file is as long as before until then.
+    After the last chunk, SQLite checkpoints the WAL after the commit, as far as readers let it;
+    only then is the file shorter.
     """
     driver = driver_of(connection)
     for _ in range(min(free_pages(connection), _PAGES_AT_ONCE)):
@@ -56,12 +56,12 @@ def checkpoint_at_once(connection: Connection) -> None:
 
 
 def checkpoint_as_ever(connection: Connection) -> None:
-    """Have SQLite checkpoint when the WAL has grown to a thousand pages, as is its default."""
+    """Have SQLite checkpoint when the WAL has grown to 1,000 pages, its default."""
     driver_of(connection).execute("PRAGMA wal_autocheckpoint = 1000")
 
 
 def database_bytes(connection: Connection) -> int:
-    """The size of the database, as this transaction sees it."""
+    """Return the size of the database in bytes, as this transaction sees it."""
     driver = driver_of(connection)
     pages: int = driver.execute("PRAGMA page_count").fetchone()[0]
     size: int = driver.execute("PRAGMA page_size").fetchone()[0]

@@ -1,4 +1,4 @@
-"""The driver's errors, told apart: locked, full, forbidden, damaged."""
+"""Translate the driver's errors: locked, full, forbidden, damaged."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rtstore.errors import (
 from rtstore.files.owners import whose
 
 _IN_TRANSACTION = re.compile("within a transaction|no transaction is active")
-"""What SQLite says of a BEGIN or COMMIT in the wrong place: that is no damage."""
+"""SQLite's message for a BEGIN or COMMIT in the wrong place, which is not damage."""
 
 
 class Translated:
-    """A block in which the errors of the driver become ours. Has no state of its own."""
+    """A context manager that translates the errors of the driver to ours. It has no state."""
 
     __slots__ = ("_path",)
 
@@ -31,7 +31,7 @@ class Translated:
         self._path = path
 
     def __enter__(self) -> None:
-        """Nothing is to be done before."""
+        """Do nothing."""
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
@@ -43,7 +43,7 @@ class Translated:
             raise InvalidRequestError("text", problem) from error
         if isinstance(error, OverflowError):
             raise InvalidRequestError("number", str(error)) from error
-        if isinstance(error, UnicodeDecodeError):  # in SQLite's message, which quotes what is there
+        if isinstance(error, UnicodeDecodeError):  # in SQLite's message, which quotes the file
             problem = f"what it says of itself is no text ({error})"
             raise CorruptDatabaseError(self._path, problem) from error
 
@@ -65,10 +65,10 @@ _OF_THE_SYSTEM = {
 
 
 def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreError:
-    """The error of ours for one of the driver: locked, full, forbidden, damaged told apart.
+    """Return our error for one of the driver: locked, full, forbidden or damaged.
 
-    Damage is what SQLite calls so, and a table or column that is not there. What remains (a value
-    that a constraint refuses, no memory) says nothing about the file.
+    Damage is what SQLite reports as damage, and a missing table or column. Any other error (a value
+    that a constraint refuses) means nothing about the file.
     """
     original = error.orig if isinstance(error, DBAPIError) else error
     cause = f"{type(original).__name__}: {original}"
@@ -89,12 +89,12 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return CorruptDatabaseError(path, cause)
     if code == 0 and str(original).startswith("Could not decode to UTF-8"):
-        return CorruptDatabaseError(path, cause)  # of the driver's own, for a column of ours
+        return CorruptDatabaseError(path, cause)  # the driver's own error for a text column
     return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
 
 
 def is_full(error: StorageError) -> bool:
-    """Whether the database found no room on the disk."""
+    """Return whether the database found no room on the disk."""
     cause = error.__cause__
     return isinstance(cause, (DBAPIError, sqlite3.Error)) and (
         _found_no_room(error_code(cause) & 0xFF, error.path)
@@ -120,6 +120,6 @@ def _is_mounted_read_only(path: Path) -> bool:
 
 
 def error_code(error: DBAPIError | sqlite3.Error) -> int:
-    """SQLite's extended result code, 0 where there is none."""
+    """Return SQLite's extended result code, or 0 without one."""
     original = error.orig if isinstance(error, DBAPIError) else error
     return int(getattr(original, "sqlite_errorcode", None) or 0)
