@@ -168,9 +168,9 @@ def current_row(connection: Connection, name: str) -> tuple[bytes, Row] | None:
 
 
 def stores_with_content(connection: Connection) -> frozenset[str]:
-    """The stores whose committed content is in the database.
+    """Return the stores whose committed content is in the database.
 
-    Raises `CorruptDatabaseError` where the rows of the batch of an entry are gone.
+    Raises `CorruptDatabaseError` when the rows of the batch of an entry are gone.
     """
     rows = _SELECT_ENTRIES.all(connection)
     for row in rows:

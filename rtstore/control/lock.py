@@ -78,7 +78,7 @@ class Hold(io.FileIO):
     pid: int
     directory: Owner | None
     has_lock = False
-    """Whether the lock was taken with it; it is over when it is closed."""
+    """Whether the lock was taken with this object. The hold has ended once this is closed."""
 
     @classmethod
     def open_file(cls, path: str) -> Hold:
@@ -270,7 +270,7 @@ class WriterLock:
         return LockTimeoutError(self.path, timeout_s, self.holder(), is_own_process=is_own_process)
 
     def _is_held_with(self, reference: weakref.ref[Hold | Look]) -> bool:
-        """Whether it is held with what an object of this process, this or another, has open."""
+        """Return whether the lock is held through a `Hold` of this process, of any `WriterLock`."""
         held = reference()
         return (
             isinstance(held, Hold)
@@ -389,8 +389,8 @@ class WriterLock:
 
 
 def odd_lock(path: Path) -> str | None:
-    """What has the name of the lock file and cannot be locked, in words; None for anything else,
-    and where there is nothing."""
+    """Return in words what has the lock file's name and cannot be locked: a directory, a link or a
+    socket. Return None for anything else, and if there is nothing."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
@@ -400,14 +400,14 @@ def odd_lock(path: Path) -> str | None:
 
 
 def move_aside(path: Path) -> str:
-    """The command that moves away what has a name, to one that nobody has."""
+    """Return the shell command that renames a path to a free name next to it."""
     names = (f"{path}.aside{'' if number == 1 else number}" for number in range(1, 1000))
     target = next((name for name in names if not os.path.lexists(name)), f"{path}.aside")
     return shell_command("mv", path, target)
 
 
 def _way_out(error: OSError, path: Path) -> str:
-    """What the operating system said, and what helps."""
+    """Return the message of the operating system, and what to do about it."""
     odd = odd_lock(path)
     if odd is not None:
         return f"{error.strerror}: {odd} has its name. Move it away: {move_aside(path)}"

@@ -282,7 +282,7 @@ def check_side_files(path: Path) -> None:
 
 
 def _is_wal(path: Path) -> bool:
-    """Whether the header says WAL mode (sqlite.org/fileformat.html, 1.3)."""
+    """Return whether the header says WAL mode (sqlite.org/fileformat.html, 1.3)."""
     try:
         with _header_of(path) as header:
             return bool(header.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
@@ -292,8 +292,8 @@ def _is_wal(path: Path) -> bool:
 
 @contextmanager
 def _header_of(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that looks at the main file alone. A fork waits for its end: in the middle of
-    opening or closing, SQLite holds locks of its own, which a child would inherit for ever."""
+    """Open a connection that reads the main file alone. A fork waits for its end: while it opens or
+    closes, SQLite holds locks of its own, which a child would inherit for ever."""
     with (
         no_fork(),
         closing(
@@ -363,7 +363,7 @@ def run_revisions(connection: Connection) -> None:
 
 def missing_parts(path: Path) -> list[str]:
     """Return the tables, indexes, triggers and views that a database at the newest revision lacks:
-    somebody dropped them. What somebody added is nobody's fault."""
+    somebody dropped them. Added ones are ignored."""
     database = Database(path, read_only=True)
     try:
         found = database.read(_parts)

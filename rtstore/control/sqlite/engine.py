@@ -393,7 +393,7 @@ class Database:
             return self._pool.take(self._pool.readers, held.file, self._connect_reader)
         file = self._check_same_file()
         if idle:
-            return self._pool.take(deque(), file, self._connect_idle)  # not beside a fork
+            return self._pool.take(deque(), file, self._connect_idle)  # not during a fork
         if held is not None and held.lost(self._names) is not None:
             # Committed data is in the WAL that our open connections have; the next write, or
             # closing, saves it.
@@ -457,7 +457,8 @@ class Database:
         return held
 
     def _lost_error(self, lost: str) -> RuntimeStoreError:
-        """Closing removes the WAL, too: who comes in the middle of that finds a closed store."""
+        """Return the error for a lost WAL. While the store is being closed, that is
+        `StoreClosedError`, because closing removes the WAL too."""
         if self._is_closing:
             return StoreClosedError(self.path.parent, "is closed")
         return DatabaseLostError(self.path, lost)

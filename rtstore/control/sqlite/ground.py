@@ -143,10 +143,10 @@ class Ground:
         return self._in_words(names)
 
     def can_be_regained(self, names: Names) -> bool:
-        """Whether the database can take up what the WAL held: it is in its place, and nobody has
-        written anything into another WAL, or can have done so and closed it again.
+        """Return whether the content of the lost WAL can be moved into the database: the database
+        is in place, and nobody has written to another WAL, or can have done so and closed it.
 
-        Whoever opened the database since the WAL was removed has made another one, which is empty.
+        A process that opened the database after the removal has created another, empty WAL.
         """
         return (
             self.is_held

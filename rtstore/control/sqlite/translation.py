@@ -49,7 +49,7 @@ class Translated:
 
 
 _FULL_BYTES = 64 << 10
-"""With less room than this, the index of the WAL may find none: it grows by half of it."""
+"""With less free space than this, the index of the WAL may find none: it grows by half of this."""
 _FORBIDDEN = {
     sqlite3.SQLITE_READONLY: "writing is not allowed",
     sqlite3.SQLITE_PERM: "writing is not allowed",
@@ -102,7 +102,7 @@ def is_full(error: StorageError) -> bool:
 
 
 def _found_no_room(code: int, path: Path) -> bool:
-    """Whether an error is that of a full disk: SQLite says "input/output error" of some."""
+    """Return whether an error means a full disk: for some, SQLite says "input/output error"."""
     if code != sqlite3.SQLITE_IOERR:
         return code == sqlite3.SQLITE_FULL
     try:
