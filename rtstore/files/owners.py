@@ -23,14 +23,29 @@ class Mount(NamedTuple):
     kind: str
 
 
-def mounts() -> list[Mount]:
-    """Return the mounts that Linux lists; an empty list on other systems."""
+def mounts(*, below: Path | None = None) -> list[Mount]:
+    """Return the mounts that Linux lists; an empty list on other systems.
+
+    With `below`, a resolved path, return only the mounts at and below it. Most often there are
+    none, and then no line is parsed.
+    """
     try:
-        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        text = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return []
+    if below is not None:
+        escaped = str(below)
+        for escape, character in reversed(_ESCAPES):
+            escaped = escaped.replace(character, escape)
+        if escaped not in text:
+            return []
+        return [mount for mount in _parse(text) if mount.path.is_relative_to(below)]
+    return _parse(text)
+
+
+def _parse(text: str) -> list[Mount]:
     found = []
-    for line in lines:
+    for line in text.splitlines():
         before, _, after = line.partition(" - ")
         name, kind = before.split()[4], after.split()[0]
         for escape, character in _ESCAPES:

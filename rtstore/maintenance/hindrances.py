@@ -101,13 +101,12 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
 
 
 def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance]:
-    try:
-        real = directory.resolve()
-    except (OSError, RuntimeError):
-        return
-    mounted = {mount.path for mount in mounts() if mount.path.is_relative_to(real)}
-    folders = {store_path(real, path).parent for path in stores.values()} - {real}
-    closed = {folder for folder in folders if is_read_only(folder)}
+    real = Path(os.path.realpath(directory))
+    mounted = {mount.path for mount in mounts(below=real)}
+    folders = {path.rpartition("/")[0] for path in stores.values()} - {""}
+    closed = {real / folder for folder in folders if is_read_only(real / folder)}
+    if not mounted and not closed:
+        return  # most often: no path of a store needs to be looked at
     for name, relative_path in stores.items():
         path = store_path(real, relative_path)
         shown = store_path(directory, relative_path)
