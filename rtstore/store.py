@@ -499,7 +499,7 @@ class RuntimeStore:
         that somebody else wrote, and rebuild lost stores with functions of the runtime.
 
         Args:
-            plan: from `plan_recovery`. Refused when a batch was committed since.
+            plan: from `plan_recovery`. Refused when a batch was committed since, but for a dry run.
             rebuilders: functions of the runtime, by strategy. The result of one is checked like a
                 write and written as a batch of reason `recovery`. They are called without the
                 writer lock. A store without one is not changed, and stays in `remaining`.

@@ -25,6 +25,7 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.lock import WriterLock
+from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
     ConflictError,
@@ -193,8 +194,11 @@ class Recovery:
             return self._end(run, plan)
 
     def dry_run(self, plan: RecoveryPlan, team_name: str) -> RecoveryReport:
-        """Return what `execute` would do. Changes nothing and takes no lock."""
-        self._check_fits(plan, team_name)
+        """Return what `execute` would do. Changes nothing and takes no lock.
+
+        The answer is of the moment of the plan: batches committed since do not matter.
+        """
+        self._check_team(plan, team_name)
         steps = tuple(
             _skipped(action, f"dry run: would {_intention(action)}")
             for action in plan.actions
@@ -202,10 +206,14 @@ class Recovery:
         )
         return RecoveryReport(run_number=None, plan=plan, steps=steps, remaining=plan)
 
-    def _check_fits(self, plan: RecoveryPlan, team_name: str) -> None:
+    def _check_team(self, plan: RecoveryPlan, team_name: str) -> ManifestHead:
         head = self._database.read(manifest.load_head)
         if team_name != head.team_name or plan.team_name != head.team_name:
             raise WrongTeamError(self._directory, plan.team_name, head.team_name)
+        return head
+
+    def _check_fits(self, plan: RecoveryPlan, team_name: str) -> None:
+        head = self._check_team(plan, team_name)
         if plan.high_watermark != head.high_watermark:
             raise ConflictError("the plan", plan.high_watermark, head.high_watermark)
 
