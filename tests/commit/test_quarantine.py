@@ -158,11 +158,11 @@ def test_an_untouched_file_is_read_only_when_it_goes(directory: Path) -> None:
 
     with open_store(directory, fs=Reading()) as store:
         write(store, LEASES, 1)
+        entry = store.manifest().entry(LEASES)
+        stamped = entry is not None and entry.file_inode is not None
         reads.clear()
         write(store, LEASES, 2)
         target = file_of(store, LEASES)
-        entry = store.manifest().entry(LEASES)
-        stamped = entry is not None and entry.file_inode is not None
 
     assert reads.count(temporary_path(target)) <= 1
     assert set(reads) <= ({temporary_path(target)} if stamped else {temporary_path(target), target})
