@@ -14,13 +14,11 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
 from rtstore.files.owners import is_mount_point, is_read_only, mounts
 from rtstore.files.paths import store_path
-from rtstore.model.records import Hindrance, HindranceKind, Suggestion
+from rtstore.model.records import ROOM_FOR_NOTHING, Hindrance, HindranceKind, Suggestion
 from rtstore.shell import shell_word
 
 FULL_BYTES = 1 << 20
 """With less free space than this, a batch may find no room."""
-ROOM_FOR_NOTHING = 64 << 10
-"""With less than this, none does."""
 
 
 def hindrances(directory: Path, stores: Mapping[str, str]) -> tuple[Hindrance, ...]:

@@ -502,6 +502,10 @@ class Suggestion(Record):
     why: str
 
 
+ROOM_FOR_NOTHING = 64 << 10
+"""Bytes: with less free space, a disk is full. The index of the WAL grows by half of it."""
+
+
 class HindranceKind(StrEnum):
     """What kind of thing keeps everybody from writing."""
 

@@ -17,6 +17,7 @@ from rtstore.errors import (
     StorageError,
 )
 from rtstore.files.owners import whose
+from rtstore.model.records import ROOM_FOR_NOTHING
 
 _IN_TRANSACTION = re.compile("within a transaction|no transaction is active")
 """SQLite's message for a BEGIN or COMMIT in the wrong place, which is not damage."""
@@ -48,8 +49,6 @@ class Translated:
             raise CorruptDatabaseError(self._path, problem) from error
 
 
-_FULL_BYTES = 64 << 10
-"""With less free space than this, the index of the WAL may find none: it grows by half of this."""
 _FORBIDDEN = {
     sqlite3.SQLITE_READONLY: "writing is not allowed",
     sqlite3.SQLITE_PERM: "writing is not allowed",
@@ -109,7 +108,7 @@ def _found_no_room(code: int, path: Path) -> bool:
         found = os.statvfs(path.parent)
     except (AttributeError, OSError):
         return False
-    return found.f_bavail * found.f_frsize < _FULL_BYTES
+    return found.f_bavail * found.f_frsize < ROOM_FOR_NOTHING
 
 
 def _is_mounted_read_only(path: Path) -> bool:

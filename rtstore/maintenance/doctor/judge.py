@@ -19,7 +19,7 @@ from rtstore.maintenance.doctor.facts import (
     rebuild_command,
     two_teams,
 )
-from rtstore.model.records import HindranceKind, Record, Suggestion
+from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
 from rtstore.model.times import format_time
 from rtstore.shell import shell_command, shell_word
 
@@ -46,8 +46,6 @@ IN_MEMORY = frozenset({"ramfs", "tmpfs"})
 
 LONG_HOLD = timedelta(seconds=60)
 CLOCK_TOLERANCE = timedelta(seconds=2)
-ROOM_FOR_NOTHING = 64 << 10
-"""With less free space than this, no batch finds room."""
 SPARE_BYTES = 16 << 20
 """Bytes. Free space below this plus the size of the files here is reported."""
 LARGE_WAL = 64 << 20
