@@ -49,7 +49,9 @@ if TYPE_CHECKING:
         RecoveryFailedError,
         RecoveryNeededError,
         RetryableError,
+        RunAliveError,
         RuntimeStoreError,
+        StaleRunError,
         StopError,
         StorageError,
         StoreClosedError,
@@ -116,11 +118,13 @@ if TYPE_CHECKING:
         RecoveryStep,
         RecoveryTrigger,
         RunIdentity,
+        StaleStore,
     )
     from rtstore.model.request import BatchRequest, StoreWrite
+    from rtstore.model.runs import RunEnding, RunProcess, RunRecord, RunState, StartKind, StartState
     from rtstore.recovery.gather import RecoveryPlanner
     from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest
-    from rtstore.store import RuntimeStore
+    from rtstore.store import Run, RuntimeStore
 
 _HOMES = {
     "rtstore.aio.store": ("AsyncRuntimeStore",),
@@ -170,7 +174,9 @@ _HOMES = {
         "RecoveryFailedError",
         "RecoveryNeededError",
         "RetryableError",
+        "RunAliveError",
         "RuntimeStoreError",
+        "StaleRunError",
         "StopError",
         "StorageError",
         "StoreClosedError",
@@ -260,10 +266,19 @@ _HOMES = {
         "RecoveryStep",
         "RecoveryTrigger",
         "RunIdentity",
+        "StaleStore",
     ),
     "rtstore.model.request": (
         "BatchRequest",
         "StoreWrite",
+    ),
+    "rtstore.model.runs": (
+        "RunEnding",
+        "RunProcess",
+        "RunRecord",
+        "RunState",
+        "StartKind",
+        "StartState",
     ),
     "rtstore.recovery.gather": ("RecoveryPlanner",),
     "rtstore.recovery.rebuilders": (
@@ -271,7 +286,10 @@ _HOMES = {
         "Rebuilder",
         "Rebuilders",
     ),
-    "rtstore.store": ("RuntimeStore",),
+    "rtstore.store": (
+        "Run",
+        "RuntimeStore",
+    ),
 }
 """The modules that define the public names, each with its names. A module is imported when one of
 its names is first used, so that a program that needs little of the package (`rtstore --help`) does
@@ -393,10 +411,20 @@ __all__ = [
     "Registry",
     "Retention",
     "RetryableError",
+    "Run",
+    "RunAliveError",
+    "RunEnding",
     "RunIdentity",
+    "RunProcess",
+    "RunRecord",
+    "RunState",
     "RuntimeStore",
     "RuntimeStoreError",
     "Snapshot",
+    "StaleRunError",
+    "StaleStore",
+    "StartKind",
+    "StartState",
     "StopError",
     "StorageError",
     "StoreClosedError",

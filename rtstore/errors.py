@@ -10,6 +10,7 @@ Each message says what happened, to which object, and what to run; attributes ho
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,22 @@ class ConflictError(RetryableError):
         super().__init__(
             f"{subject} was made for high watermark {expected}, the store is at {found}. "
             "Nothing was written: read again, decide again, then repeat the call."
+        )
+
+
+class RunAliveError(RetryableError):
+    """The process of the active run is alive, so no other run may begin. Nothing was written."""
+
+    def __init__(self, run_id: str, active_run_id: str, host: str, pid: int) -> None:
+        self.run_id = run_id
+        self.active_run_id = active_run_id
+        """The run that is active; its process is `pid` on `host`, this one."""
+        self.host = host
+        self.pid = pid
+        super().__init__(
+            f"run {run_id} cannot begin: run {active_run_id} is active, and its process {pid} on "
+            f"{host} is alive. Nothing was written. Stop that process and try again; or begin with "
+            "supersede=True, then every further write of that process is refused"
         )
 
 
@@ -412,6 +429,37 @@ class RecoveryFailedError(RecoveryNeededError):
 
 class StopError(RuntimeStoreError):
     """This process cannot go on with this database."""
+
+
+class StaleRunError(StopError):
+    """The run ended, or another one superseded it: this process must not write any more. Nothing
+    was written."""
+
+    def __init__(
+        self,
+        run_id: str,
+        state: str,
+        since: datetime | None,
+        by: str | None,
+        active_run_id: str | None,
+    ) -> None:
+        self.run_id = run_id
+        self.state = state
+        """`ended` or `superseded`."""
+        self.since = since
+        self.by = by
+        """The run that superseded it, or why it ended."""
+        self.active_run_id = active_run_id
+        """The run that is active now, or None."""
+        when = "" if since is None else f" at {since:%Y-%m-%d %H:%M:%S} UTC"
+        what = f"was superseded by run {by}{when}"
+        if state == "ended":
+            what = f"ended{when}" + (f" ({by})" if by else "")
+        now = "no run is active" if active_run_id is None else f"run {active_run_id} is active"
+        super().__init__(
+            f"run {run_id} {what}; {now}. Nothing was written, and this process must not write "
+            "any more. A new start begins a run with a new id: an id is never used again"
+        )
 
 
 class NewerStoreFileError(StopError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +16,19 @@ from rtstore.commit.group import PendingBatch
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import history, manifest, recovery_log, upgrade_log
+from rtstore.control import history, manifest, recovery_log, runs, upgrade_log
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import Retention
 from rtstore.control.history import StoreVersion
 from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.control.manifest import ManifestStore
+from rtstore.control.run_processes import is_alive
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import (
     InvalidRequestError,
     LockTimeoutError,
+    RuntimeStoreError,
+    StaleRunError,
     StorageError,
     StoreClosedError,
     UnusableEngineError,
@@ -74,7 +78,10 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import Writes, batch_request
+from rtstore.model.runs import RunEnding, RunRecord, StartState
+from rtstore.model.start import start_state
 from rtstore.model.times import Clock, utc_now
+from rtstore.recovery.begin import Keep, RunStarter
 from rtstore.recovery.execute import Recovery
 from rtstore.recovery.gather import RecoveryPlanner
 from rtstore.recovery.rebuilders import Rebuilders, Rebuilding, checked_rebuilders
@@ -86,6 +93,8 @@ if TYPE_CHECKING:
     from rtstore.maintenance.backup.record import Progress
 
 _CLOSING_TIMEOUT_S = 1.0
+_WHY_LENGTH_MAX = 500
+"""In characters. The most that is recorded of an exception that ended a run."""
 
 
 class RuntimeStore:
@@ -160,6 +169,7 @@ class RuntimeStore:
             clock=clock,
             fs=fs,
         )
+        self._starter = RunStarter(registry, self._reader, self._planner, self._writer, team_name)
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -397,6 +407,115 @@ class RuntimeStore:
             with_followers=with_followers,
         )
 
+    # --- runs -----------------------------------------------------------------------------------
+
+    def begin_run(
+        self,
+        identity: RunIdentity | str,
+        *,
+        writes: Writes = (),
+        keep: Keep = (),
+        rebuilders: Rebuilders | None = None,
+        supersede: bool = False,
+    ) -> Run:
+        """Begin a run with one batch of reason `launch_checkpoint`, and own the directory: from
+        then on every batch of the run before is refused. Or resume the run, if it is the active
+        one: its state is there, so nothing is written and no rebuilder is called.
+
+        Args:
+            identity: of the new run, or only its id. An id is used once: never that of a run that
+                ended or was superseded.
+            writes: the first contents, as in `write_batch`.
+            keep: names of stores that are taken over as they are, or `"all"`: every committed
+                store that is neither given nor rebuilt.
+            rebuilders: functions that make data from the old data, by store name or by strategy:
+                for every store that is neither given nor kept by name. They are called without
+                the writer lock, perhaps again when their store was written meanwhile.
+            supersede: begin although the process of the active run is alive on this host; its
+                writes are refused from then on. (That process may itself begin another run.)
+
+        A store in none of these stays the old run's; `Run.left` names it. Durable on return. After
+        a crash there is the old run, or the new one with all its stores.
+
+        Raises `StaleRunError` for an id that is over, `RunAliveError`, `ConflictError`,
+        `InvalidRequestError` (also when the batch would be empty, when a rebuilder returns None,
+        and when the run is active under another snapshot or fingerprint), `StoreFileChangedError`
+        and `ContentMissingError` for a kept store, what a rebuilder raises, and otherwise as
+        `write_batch`. The run has not begun then, unless `write_batch` says otherwise.
+        """
+        if isinstance(identity, str):
+            identity = RunIdentity(run_id=identity)
+        identity = checked_identity(identity)
+        begun = self._starter.begin(
+            identity,
+            writes=writes,
+            keep=keep,
+            rebuilders={} if rebuilders is None else rebuilders,
+            supersede=supersede,
+        )
+        before = None if begun.batch is None or begun.before is None else begun.before.run_id
+        seen, superseded = self.database.read(
+            lambda connection: (
+                manifest.load(connection),
+                None if before is None else runs.find(connection, before),
+            )
+        )
+        left = [item.schema_name for item in seen.entries if item.run_id != identity.run_id]
+        return Run(self, identity, begun.batch, superseded, tuple(left))
+
+    def end_run(
+        self,
+        run_id: str | None = None,
+        *,
+        why: str | None = None,
+        ending: RunEnding | str = RunEnding.STOPPED,
+    ) -> RunRecord:
+        """End the active run, from inside or outside. Return it. Its further batches are refused.
+
+        With `run_id`, only if that is the active run. Durable on return. Raises `StaleRunError`
+        when that run is over, `InvalidRequestError` when it is unknown or no run is active,
+        `LockTimeoutError`, `StorageError`; nothing is changed then. `DatabaseFailedError`: the
+        flush failed, and the run may have ended or not.
+        """
+        return self._writer.end_run(
+            None if run_id is None else check_text("run_id", run_id),
+            ending=member(RunEnding, ending, "ending"),
+            why=None if why is None else check_text("why", why),
+        )
+
+    def runs(self) -> list[RunRecord]:
+        """Return every run of this directory, the latest first. Rows of runs are never dropped."""
+        return self.database.read(runs.list_runs)
+
+    def start_state(self, run: RunIdentity | str | None = None) -> StartState:
+        """Return where a runtime stands at its start, in one answer: what to do, and why.
+
+        `run` is the run that is about to start. Without it, the active run is always another's. The
+        plan in the answer compares nothing with it. Takes no lock and changes nothing.
+        """
+        identity = RunIdentity(run_id=run) if isinstance(run, str) else run
+        if identity is not None:
+            checked_identity(identity)
+        plan, readiness = self.assess()
+        known, last, manifest_now = self.database.read(
+            lambda connection: (
+                None if identity is None else runs.find(connection, identity.run_id),
+                runs.last(connection),
+                manifest.load(connection),
+            )
+        )
+        return start_state(
+            run_id=None if identity is None else identity.run_id,
+            identity=identity if isinstance(run, RunIdentity) else None,
+            known=known,
+            last=last,
+            process_alive=None if last is None else is_alive(last.process),
+            manifest=manifest_now,
+            plan=plan,
+            readiness=readiness,
+            hindrances=self._hindrances(),
+        )
+
     # --- reading --------------------------------------------------------------------------------
 
     def read(self, store: str, *, verify: bool = True, at: At | None = None) -> StoreContent:
@@ -474,7 +593,10 @@ class RuntimeStore:
         plan, seen = self._plan(expected)
         failures = self._reader.invariant_failures(seen)
         check = build_readiness(
-            recovery_plan=plan, invariant_failures=failures, hindrances=self._hindrances()
+            recovery_plan=plan,
+            invariant_failures=failures,
+            hindrances=self._hindrances(),
+            nothing_committed=seen.high_watermark == 0,
         )
         self._writer.events.checked(plan, check)
         return plan, check
@@ -500,10 +622,13 @@ class RuntimeStore:
 
         Args:
             plan: from `plan_recovery`. Refused when a batch was committed since, but for a dry run.
-            rebuilders: functions of the runtime, by strategy. The result of one is checked like a
-                write and written as a batch of reason `recovery`. They are called without the
-                writer lock. A store without one is not changed, and stays in `remaining`.
-            identity: what rebuilt stores are bound to. Default: that of the last committed batch.
+            rebuilders: functions of the runtime, by strategy or store name, for stores that are
+                lost, or stale for the identity that the plan expects. What they return is checked
+                like a write, and written together in one batch of reason `recovery`. They are
+                called without the writer lock. A store without one is not changed, and stays in
+                `remaining`.
+            identity: what rebuilt stores are bound to. Default: the identity that the plan
+                expects, or else that of the last committed batch.
             dry_run: only report what would be done; change nothing.
 
         Every action is recorded in `recovery_runs` and `recovery_actions`. After an interruption,
@@ -513,12 +638,13 @@ class RuntimeStore:
         arguments.instance(RecoveryPlan, plan, "plan")
         if identity is not None:
             checked_identity(identity)
-        rebuilders = checked_rebuilders({} if rebuilders is None else rebuilders)
+        checked = checked_rebuilders({} if rebuilders is None else rebuilders, self.descriptors)
         if dry_run:
             return self._recovery.dry_run(plan, self.team_name)
         rebuilding = Rebuilding(
-            rebuilders,
+            checked,
             identity,
+            plan,
             registry=self.descriptors,
             reader=self._reader,
             writer=self._writer,
@@ -530,7 +656,8 @@ class RuntimeStore:
             self._writer.events.tell()
         if report.run_number is None:
             return report
-        return report.model_copy(update={"remaining": self.plan_recovery(expected=identity)})
+        expected = identity or plan.expected
+        return report.model_copy(update={"remaining": self.plan_recovery(expected=expected)})
 
     def adopt(
         self,
@@ -546,6 +673,7 @@ class RuntimeStore:
         does not pass, is missing, or is committed already; otherwise as `write_batch`.
         """
         descriptor = self.descriptors.get(store)
+        fenced = identity is not None
         if identity is not None:
             checked_identity(identity)
         else:
@@ -557,6 +685,7 @@ class RuntimeStore:
             team_name=self.team_name,
             identity=identity,
             reason=member(BatchReason, reason, "reason"),
+            fenced=fenced,
         )
 
     def prune_quarantine(
@@ -732,6 +861,7 @@ class RuntimeStore:
         if version.is_current:
             problem = f"{name} as of batch {version.batch_id} is what is committed"
             raise InvalidRequestError("to", f"{problem}: there is nothing to revert", store=name)
+        fenced = identity is not None
         if identity is None:
             identity = head.active_identity
         if identity is None:
@@ -742,6 +872,7 @@ class RuntimeStore:
             identity=identity,
             reason=reason,
             writes={name: upgraded_data(descriptor, content)},
+            fenced=fenced,
         )
         return self._writer.write_batch(request, expected_high_watermark=head.high_watermark)
 
@@ -758,6 +889,119 @@ class RuntimeStore:
             )
 
         return self.database.read(query)
+
+
+class Run:
+    """One life of the runtime, begun or resumed with `RuntimeStore.begin_run`: writes under its
+    identity.
+
+    It is a context manager. Leaving the block ends the run as finished; an exception ends it as
+    failed; a process that is killed leaves it active, and the next start sees that its process is
+    gone. It does not close the store.
+    """
+
+    def __init__(
+        self,
+        store: RuntimeStore,
+        identity: RunIdentity,
+        batch: Batch | None,
+        superseded: RunRecord | None,
+        left: tuple[str, ...],
+    ) -> None:
+        self.store = store
+        self.identity = identity
+        self.batch = batch
+        """The batch that began the run; None when it was resumed."""
+        self.superseded = superseded
+        """The run that was active before, and is superseded; None when none was."""
+        self.left = left
+        """The committed stores that are still bound to other runs."""
+        self.record: RunRecord | None = None
+        """How it ended; None until this object ends it."""
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self.identity.run_id
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run was active already, so that nothing was written to begin it."""
+        return self.batch is None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id!r} of {self.store!r}>"
+
+    def write_batch(
+        self,
+        reason: BatchReason | str,
+        writes: Writes,
+        *,
+        expected_high_watermark: int | None = None,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """Write several stores as one atomic batch of this run: see `RuntimeStore.write_batch`.
+        Raises `StaleRunError` when the run is over; nothing is written then."""
+        return self.store.write_batch(
+            identity=self.identity,
+            reason=reason,
+            writes=writes,
+            expected_high_watermark=expected_high_watermark,
+            batch_id=batch_id,
+        )
+
+    def update(
+        self, store: str, change: Callable[[Any], Any], *, reason: BatchReason | str
+    ) -> Batch:
+        """Read, change and write one store under the writer lock: see `RuntimeStore.update`. Raises
+        `StaleRunError` when the run is over; `change` is not called then."""
+        return self.store.update(store, change, identity=self.identity, reason=reason)
+
+    def plan_recovery(self) -> RecoveryPlan:
+        """Return what to do about the store files, for this run's identity."""
+        return self.store.plan_recovery(expected=self.identity)
+
+    def check_readiness(self) -> ReadinessCheck:
+        """Return whether the runtime may start, with this run's identity."""
+        return self.store.check_readiness(expected=self.identity)
+
+    def recover(
+        self, plan: RecoveryPlan | None = None, *, rebuilders: Rebuilders | None = None
+    ) -> RecoveryReport:
+        """Execute a plan (default: a new one), and bind rebuilt stores to this run: see
+        `RuntimeStore.recover`."""
+        plan = self.plan_recovery() if plan is None else plan
+        return self.store.recover(plan, rebuilders=rebuilders, identity=self.identity)
+
+    def end(self, why: str | None = None, *, failed: bool = False) -> RunRecord:
+        """End the run, as finished or as failed. Return its record. Calling it again is harmless.
+
+        Durable on return. Raises `StaleRunError` when something else ended or superseded it, and
+        otherwise as `RuntimeStore.end_run`.
+        """
+        if self.record is None:
+            ending = RunEnding.FAILED if failed else RunEnding.FINISHED
+            self.record = self.store.end_run(self.run_id, why=why, ending=ending)
+        return self.record
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            with suppress(StaleRunError):  # it is over: there is nothing to end
+                self.end()
+            return
+        try:
+            self.end(f"{type(error).__name__}: {error}"[:_WHY_LENGTH_MAX], failed=True)
+        except RuntimeStoreError as other:
+            if not isinstance(other, StaleRunError):
+                error.add_note(f"rtstore: run {self.run_id} could not be ended: {other}")
 
 
 def plain_change(change: Callable[[Any], Any], store: str) -> Callable[[Any], Any]:

@@ -33,13 +33,16 @@ def draft_of_file(
     team_name: str,
     identity: RunIdentity,
     reason: BatchReason,
+    fenced: bool,
     now: datetime,
 ) -> Draft:
     """Return the draft of a batch that holds a store file byte for byte. Raises as
     `read_for_adoption`, and as `validate` for the file's data."""
     content = read_for_adoption(publisher.directory, descriptor, entry, publisher.fs)
     write = StoreWrite(descriptor=descriptor, data=decode(content).data)
-    request = BatchRequest(team_name=team_name, identity=identity, reason=reason, writes=(write,))
+    request = BatchRequest(
+        team_name=team_name, identity=identity, reason=reason, writes=(write,), fenced=fenced
+    )
     draft = validate(request, None, now)
     draft.encoded = [(descriptor, EncodedStore.exactly(content))]
     return draft

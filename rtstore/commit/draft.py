@@ -66,6 +66,13 @@ class Draft:
         """Return the names of the stores that it writes, in order."""
         return [descriptor.schema_name for descriptor, _ in self.encoded]
 
+    @property
+    def fenced_run_id(self) -> str | None:
+        """Return the id of the run that must be active, or that it begins; None if there is none:
+        the library's own batches are of a run that may be over."""
+        request = self.request
+        return request.identity.run_id if request.fenced and request.identity else None
+
     def repeats(self, first: Batch) -> bool:
         """Return whether `first` is this batch, written before.
 

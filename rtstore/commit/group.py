@@ -59,7 +59,7 @@ from rtstore.errors import (
     RuntimeStoreError,
 )
 from rtstore.model import arguments
-from rtstore.model.records import Batch, LoggedBatch, QuarantinedFile
+from rtstore.model.records import Batch, BatchReason, LoggedBatch, QuarantinedFile
 
 GROUP_MAX = 128
 """The most batches that share a flush, so that the first waits for a bounded number of others."""
@@ -195,6 +195,26 @@ def explain(error: BaseException, pending: Sequence[PendingBatch]) -> None:
 def names_of(group: Iterable[PendingBatch]) -> set[str]:
     """Return the names of the stores that batches write."""
     return {name for item in group for name in item.draft.names}
+
+
+def parts_by_run(group: Sequence[PendingBatch]) -> list[list[PendingBatch]]:
+    """Split a group where a run may begin or end: only batches of one run share a flush, and none
+    comes after the batch that ends it. The outcome of each part is known before the next."""
+    parts: list[list[PendingBatch]] = []
+    for item in group:
+        request = item.draft.request
+        before = parts[-1][-1].draft.request if parts else None
+        if (
+            before is not None
+            and before.identity is not None
+            and request.identity is not None
+            and before.identity.run_id == request.identity.run_id
+            and before.reason is not BatchReason.STOP_TOMBSTONE
+        ):
+            parts[-1].append(item)
+        else:
+            parts.append([item])
+    return parts
 
 
 class _Place(io.BytesIO):

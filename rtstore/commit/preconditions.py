@@ -15,7 +15,7 @@ from rtstore.commit.draft import Draft
 from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import StoreFile
-from rtstore.control import batches, contents, manifest
+from rtstore.control import batches, contents, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
@@ -27,7 +27,7 @@ from rtstore.errors import (
 )
 from rtstore.model.data_upgrade import current_data
 from rtstore.model.descriptors import Descriptor
-from rtstore.model.records import Batch, BatchState, CommittedFile, LoggedBatch
+from rtstore.model.records import Batch, BatchReason, BatchState, CommittedFile, LoggedBatch
 
 
 class CommittedView(NamedTuple):
@@ -37,6 +37,7 @@ class CommittedView(NamedTuple):
     high_watermark: int
     files: Mapping[str, CommittedFile]
     """By store. A store that was never written is absent."""
+    active_run_id: str | None
 
 
 class CommittedState:
@@ -53,6 +54,7 @@ class CommittedState:
         """The change token of the database when the fields below were read."""
         self._team_name = ""
         self._high_watermark = 0
+        self._active_run_id: str | None = None
         self._asked: set[str] = set()
         self._files: dict[str, CommittedFile] = {}
 
@@ -71,7 +73,9 @@ class CommittedState:
         if new:
             self._files |= self._database.read_on_writer(partial(manifest.load_entries, names=new))
             self._asked |= new
-        return CommittedView(self._team_name, self._high_watermark, self._files)
+        return CommittedView(
+            self._team_name, self._high_watermark, self._files, self._active_run_id
+        )
 
     def forget(self) -> None:
         """Have the next `refresh` read everything from the database."""
@@ -86,6 +90,9 @@ class CommittedState:
         completed them. It has called `refresh` before. The next `refresh` notices any other
         commit."""
         assert self._moment is not None  # noqa: S101 - `refresh` was called
+        if any(_may_change_run(item.batch, self._active_run_id) for item in logged):
+            self.forget()
+            return
         version, commits = self._moment
         self._high_watermark = high_watermark
         self._files |= {
@@ -99,13 +106,25 @@ class CommittedState:
         """Forget all stores and read the manifest again. Return the in-doubt batches that can be
         resolved."""
 
-        def query(connection: Connection) -> tuple[ManifestHead, tuple[LoggedBatch, ...]]:
-            return manifest.load_head(connection), batches.load_open(connection)
+        def query(
+            connection: Connection,
+        ) -> tuple[ManifestHead, tuple[LoggedBatch, ...], str | None]:
+            return (
+                manifest.load_head(connection),
+                batches.load_open(connection),
+                runs.active_id(connection),
+            )
 
-        head, open_batches = self._database.read_on_writer(query)
+        head, open_batches, self._active_run_id = self._database.read_on_writer(query)
         self._team_name, self._high_watermark = head.team_name, head.high_watermark
         self._asked, self._files = set(), {}
         return [item for item in open_batches if item.has_contents]
+
+
+def _may_change_run(batch: Batch, active_run_id: str | None) -> bool:
+    """Return whether completing a batch may begin or end a run."""
+    other = batch.run_id not in (None, active_run_id)
+    return other or batch.reason is BatchReason.STOP_TOMBSTONE
 
 
 def committed_data(descriptor: Descriptor, database: Database) -> Any:
@@ -134,6 +153,20 @@ def check_manifest(
     if expected_high_watermark not in (None, found.high_watermark):
         assert expected_high_watermark is not None  # noqa: S101 - the line above
         raise ConflictError("this batch", expected_high_watermark, found.high_watermark)
+
+
+def check_run(run_id: str, found: CommittedView, database: Database) -> None:
+    """Raise `StaleRunError` when a run is over. A run that was never seen is none: its first batch
+    begins it."""
+    if run_id == found.active_run_id:
+        return
+
+    def query(connection: Connection) -> None:
+        run = runs.find(connection, run_id)
+        if run is not None and run.is_over:
+            raise runs.stale(connection, run)
+
+    database.read_on_writer(query)
 
 
 def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:

@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from rtstore.commit.pruner import Pruner
 from rtstore.commit.quarantine import ANY_VERSION, Expected, QuarantineKeeper, StoreFile
 from rtstore.commit.reporting import EventDispatcher
-from rtstore.control import batches, contents, manifest
+from rtstore.control import batches, contents, manifest, runs
 from rtstore.control.contents import Retention
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import CorruptDatabaseError, RuntimeStoreError
@@ -167,6 +167,7 @@ class Publisher:
             write.receipt_id: self.published(write) for item in logged for write in item.writes
         }
         manifest.complete(connection, logged, files, high_watermark=high_watermark)
+        runs.complete(connection, logged)
         return high_watermark
 
     def complete_in_doubt(self, logged: Sequence[LoggedBatch]) -> None:
@@ -213,6 +214,7 @@ class Publisher:
                 last_error=cause,
             )
             manifest.mark_preparing(connection, None)
+            runs.forget_beginning(connection, logged.batch.batch_id)
 
     def undo(self, logged: LoggedBatch, quarantined: Sequence[QuarantinedFile] = ()) -> None:
         """Put back the files that a failed batch published, as they were before it.

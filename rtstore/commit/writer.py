@@ -70,6 +70,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from rtstore.commit.adopt import draft_of_file
+from rtstore.commit.begin import Beginning, Begun, check_beginning, draft_of_beginning
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.group import (
     PendingBatch,
@@ -79,6 +80,7 @@ from rtstore.commit.group import (
     explain,
     names_of,
     own_error,
+    parts_by_run,
     publish_together,
 )
 from rtstore.commit.preconditions import (
@@ -87,6 +89,7 @@ from rtstore.commit.preconditions import (
     check_ids,
     check_manifest,
     check_paths,
+    check_run,
     committed_data,
     first_result,
     quarantine_foreign_files,
@@ -94,11 +97,12 @@ from rtstore.commit.preconditions import (
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.commit.quarantine import Expected
 from rtstore.commit.reporting import EventDispatcher
-from rtstore.control import batches, contents, manifest, recovery_log
+from rtstore.control import batches, contents, manifest, recovery_log, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
 from rtstore.control.manifest import ManifestStore
+from rtstore.control.run_processes import is_alive, this_process
 from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
@@ -107,6 +111,7 @@ from rtstore.errors import (
     InvalidRequestError,
     LockLostError,
     RuntimeStoreError,
+    StorageError,
     cause_of,
 )
 from rtstore.files import durable
@@ -124,6 +129,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import BatchRequest, StoreWrite
+from rtstore.model.runs import RunEnding, RunRecord
 from rtstore.model.times import Clock, utc_now
 
 STACK_NEEDED = 120
@@ -265,7 +271,9 @@ class BatchWriter:
         began_at = time.perf_counter()
 
         def commit_group(take: TakeGroup) -> None:
-            committed = self._committed.refresh([name]).files.get(name)
+            found = self._committed.refresh([name])
+            check_run(identity.run_id, found, self.database)
+            committed = found.files.get(name)
             if check_current and not self.publisher.seems_unchanged(descriptor, committed):
                 check_current()
             data = change(committed_data(descriptor, self.database))
@@ -300,6 +308,93 @@ class BatchWriter:
             explain(error, outcome)
             raise
 
+    def begin_run(
+        self,
+        beginning: Beginning,
+        *,
+        check_file: Callable[[Descriptor], None],
+    ) -> Begun:
+        """Begin a run with one batch, or resume it when it is the active one: then write nothing.
+
+        Under the writer lock, the stores that are kept are read, and committed anew under the new
+        identity. Durable on return. Raises `StaleRunError` for a run that is over, `RunAliveError`,
+        `ConflictError` when a store changed after it was rebuilt, `StoreFileChangedError` and
+        `ContentMissingError` for a kept store; otherwise as `write_batch`.
+        """
+        self.database.check_usable()
+        outcome: list[PendingBatch] = []
+        before: list[RunRecord | None] = []
+        began_at = time.perf_counter()
+
+        def commit_group(take: TakeGroup) -> None:
+            found = self._committed.refresh(beginning.names)
+            before[:] = [
+                self.database.read_on_writer(
+                    partial(
+                        check_beginning,
+                        identity=beginning.identity,
+                        supersede=beginning.supersede,
+                    )
+                )
+            ]
+            if beginning.is_active(found):
+                self._resume(beginning.run_id)
+                self._write_group(take(()))
+                return
+            draft = draft_of_beginning(
+                beginning, found, self.publisher, check_file=check_file, now=self._now()
+            )
+            outcome.append(PendingBatch(draft))
+            self._write_group([*outcome, *take(outcome)])
+
+        try:
+            try:
+                need_stack()
+                self._queue.run([], self._lead, first=commit_group)
+            except RuntimeStoreError:
+                if not (outcome and outcome[0].is_done):  # as in `write_pending`
+                    raise
+            finally:
+                self.events.batches_ended(outcome, time.perf_counter() - began_at)
+            return Begun(outcome[0].result() if outcome else None, before[0])
+        except BaseException as error:
+            explain(error, outcome)
+            raise
+
+    def _resume(self, run_id: str) -> None:
+        """Record this process as that of the active run, unless another one of it is alive."""
+        run = self.database.read_on_writer(partial(runs.find, run_id=run_id))
+        if run is None or is_alive(run.process):
+            return
+        with self.database.write(flush=False) as connection:
+            runs.resume(connection, run_id, this_process())
+
+    def end_run(self, run_id: str | None, *, ending: RunEnding, why: str | None) -> RunRecord:
+        """End the active run, which must be `run_id` if that is given. Durable on return.
+
+        Raises `StaleRunError` when that run is over, and `InvalidRequestError` when it is unknown,
+        not active, or when no run is active. Nothing is changed then. `DatabaseFailedError` says
+        that the flush failed: the run may have ended or not.
+        """
+        self.database.check_usable()
+        need_stack()
+        with self.lock.hold():
+            self._committed.refresh([])
+            try:
+                with self.database.write(flush=True) as connection:
+                    self.lock.check_name()
+                    run = _run_to_end(connection, run_id)
+                    runs.end(connection, run.run_id, ending, why, self._now())
+                    ended = runs.find(connection, run.run_id)
+            except StorageError as error:
+                if self.database.failure is not None:
+                    raise DatabaseFailedError(self.database.path, cause_of(error)) from error
+                raise
+            finally:
+                self._committed.forget()
+        assert ended is not None  # noqa: S101 - its row was just changed
+        return ended
+
     def check(self, request: BatchRequest) -> None:
         """Raise the errors of `write_batch` that come from the request alone. Touch nothing."""
         validate(request, None, self._now())
@@ -311,18 +406,22 @@ class BatchWriter:
         team_name: str,
         identity: RunIdentity,
         reason: BatchReason,
+        fenced: bool = True,
     ) -> Batch:
         """Commit a file that was changed by hand, byte for byte.
 
-        Its data and its schema version must pass the checks of a write. Raises
-        `InvalidRequestError` when they do not, when there is no file, or when the file already is
-        the committed version; otherwise as `write_batch`.
+        With `fenced` false the batch is of the last run, even if that is over. The data and the
+        schema version of the file must pass the checks of a write. Raises `InvalidRequestError`
+        when they do not, when there is no file, or when the file already is the committed version;
+        otherwise as `write_batch`.
         """
         outcome: list[PendingBatch] = []
         began_at = time.perf_counter()
 
         def log_and_complete() -> None:
             found = self._committed.refresh([descriptor.schema_name])
+            if fenced:
+                check_run(identity.run_id, found, self.database)
             draft = draft_of_file(
                 descriptor,
                 found.files.get(descriptor.schema_name),
@@ -330,6 +429,7 @@ class BatchWriter:
                 team_name=team_name,
                 identity=identity,
                 reason=reason,
+                fenced=fenced,
                 now=self._now(),
             )
             check_manifest(draft, found, None, self.directory)
@@ -379,7 +479,11 @@ class BatchWriter:
         self._write_group(take(()))
 
     def _write_group(self, group: Sequence[PendingBatch]) -> None:
-        self._settled(group, lambda: self._write(group, self._committed.refresh(names_of(group))))
+        for part in parts_by_run(group):
+            self._settled(part, partial(self._write_part, part))
+
+    def _write_part(self, part: Sequence[PendingBatch]) -> None:
+        self._write(part, self._committed.refresh(names_of(part)))
 
     def _settled(self, group: Sequence[PendingBatch], write: Callable[[], None]) -> None:
         """Write batches. On an exception from outside, find the outcome of those that may be in the
@@ -417,6 +521,8 @@ class BatchWriter:
             if item.batch is not None:
                 return
             check_manifest(draft, found, item.expected_high_watermark, self.directory)
+            if draft.fenced_run_id is not None:
+                check_run(draft.fenced_run_id, found, self.database)
             check_paths(draft, found.files, owners, self.database)
             draft.batch_id = draft.batch_id or check_id(
                 "batch_id_factory", own_error(self._batch_id_factory)
@@ -581,11 +687,33 @@ class BatchWriter:
         ) from cause
 
 
+def _run_to_end(connection: Connection, run_id: str | None) -> RunRecord:
+    """Return the active run. Raises `StaleRunError` or `InvalidRequestError` when it is not the one
+    that is meant."""
+    active = runs.active(connection)
+    if active is not None and run_id in (None, active.run_id):
+        return active
+    now = "no run is active" if active is None else f"run {active.run_id} is active"
+    if run_id is None:
+        raise InvalidRequestError("run_id", f"{now}: there is nothing to end")
+    known = runs.find(connection, run_id)
+    if known is None:
+        raise InvalidRequestError("run_id", f"no run {run_id!r} was ever begun here; {now}")
+    raise runs.stale(connection, known)
+
+
 def write_log(connection: Connection, drafts: Sequence[Draft]) -> list[LoggedBatch]:
-    """Log batches in their order: their rows, planned writes, contents, and the files quarantined
-    for them. Durable when the caller's transaction is committed and flushed."""
+    """Log batches in their order: the row of a run that they begin, their own rows, planned writes,
+    contents, and the files quarantined for them. Durable when the caller's transaction is committed
+    and flushed. Raises `StaleRunError` when their run is over."""
     number = batches.last_number(connection)
     logged = [draft.numbered(number + position) for position, draft in enumerate(drafts, start=1)]
+    first_of: dict[str, LoggedBatch] = {}
+    for draft, item in zip(drafts, logged, strict=True):
+        if draft.fenced_run_id is not None:
+            first_of.setdefault(draft.fenced_run_id, item)
+    for item in first_of.values():
+        runs.admit(connection, item)
     batches.log(connection, logged)
     contents.insert_contents(
         connection,

@@ -11,7 +11,8 @@ The dependencies, which decide in which order rows are written and dropped:
 * a `manifest_entries` row needs the `batch_writes` row of the batch that wrote it, so the batch of
   a current entry cannot be dropped, however old;
 * the `store_contents` rows of current entries and of open batches cannot be deleted, nor can the
-  batches: triggers refuse it for every program (revision 0004).
+  batches: triggers refuse it for every program (revision 0004);
+* `runs` rows depend on nothing and are never deleted: a run id is not used again (revision 0005).
 
 A receipt is a `batch_writes` row of a committed batch (view `write_receipts`). Everything in it is
 decided when the batch is logged; committing the batch makes the row a receipt.
@@ -49,6 +50,7 @@ from rtstore.model.records import (
     RebuildStrategy,
     RecoveryTrigger,
 )
+from rtstore.model.runs import RunEnding, RunState
 
 APPLICATION_ID = 0x72747374
 """`rtst` in ASCII; SQLite stores it in the header of the file (PRAGMA application_id)."""
@@ -58,6 +60,7 @@ REVISIONS: tuple[str, ...] = (
     "0002_history_and_upgrades",
     "0003_remembered_retention",
     "0004_file_identity",
+    "0005_runs",
 )
 """Every revision ever shipped, oldest first. PRAGMA user_version is the number of applied ones."""
 
@@ -338,3 +341,35 @@ history_retention = Table(
     CheckConstraint("content_bytes >= 1", name="content_bytes"),
     sqlite_strict=True,
 )
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_number", Integer, primary_key=True),
+    Column("run_id", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False),
+    Column("began_at", Text, nullable=False),
+    Column("begun_by_batch", Text),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("process_start", Text),
+    Column("ended_at", Text),
+    Column("ending", Text),
+    Column("why", Text),
+    Column("superseded_by", Text),
+    CheckConstraint("run_id <> ''", name="run_id"),
+    _one_of("state", RunState),
+    _one_of("ending", RunEnding),
+    _time("began_at"),
+    _time("ended_at"),
+    CheckConstraint("(state IN ('ended', 'superseded')) = (ended_at IS NOT NULL)", name="is_over"),
+    CheckConstraint("(state = 'ended') = (ending IS NOT NULL)", name="has_ended"),
+    CheckConstraint("(state = 'superseded') = (superseded_by IS NOT NULL)", name="was_superseded"),
+    CheckConstraint("(host IS NULL) = (pid IS NULL)", name="process"),
+    sqlite_strict=True,
+)
+
+# As with OPEN_CONDITION: `runs.py` uses exactly this text, so that the index is used.
+CURRENT_CONDITION = text("state IN ('beginning', 'active')")
+
+Index("ix_runs_current", runs.c.state, unique=True, sqlite_where=CURRENT_CONDITION)

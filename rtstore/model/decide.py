@@ -29,6 +29,7 @@ from rtstore.model.records import (
     RecoveryAction,
     RecoveryPlan,
     RunIdentity,
+    StaleStore,
 )
 
 TEAM_MISMATCH = "manifest_team_mismatch"
@@ -94,6 +95,7 @@ def build_plan(
     they are not.
     """
     criticality: dict[str, Criticality] = {}
+    stale: list[StaleStore] = []
     actions: list[RecoveryAction] = []
     diagnostics: list[str] = []
     rolled_forward = _stores_to_roll_forward(open_batches)
@@ -106,8 +108,12 @@ def build_plan(
             actions.extend(_roll_forward(name, batch.batch.batch_id) for batch in batches)
             message = _message_beside(finding, name, batches)
         else:
-            action, message = _store_action(descriptor, finding, manifest.entry(name), expected)
+            entry = manifest.entry(name)
+            difference = _staleness(descriptor, finding, entry, expected)
+            action, message = _store_action(descriptor, finding, difference)
             actions.append(action)
+            if difference is not None:
+                stale.append(difference)
         if message is not None:
             diagnostics.append(message)
     for name, batches in rolled_forward.items():  # stores that are not registered
@@ -132,37 +138,58 @@ def build_plan(
         readiness_impact=_impact(actions, criticality),
         actions=tuple(actions),
         diagnostics=tuple(diagnostics),
+        expected=expected,
+        stale_stores=tuple(stale),
     )
 
 
-def stale_identity(entry: ManifestEntry, expected: RunIdentity) -> str | None:
+STALE = {
+    "run_id": "stale run id",
+    "capability_snapshot_id": "stale capability snapshot",
+    "behavior_fingerprint": "stale behavior fingerprint",
+}
+"""The words for each part of the run identity in which a store is stale."""
+
+
+def stale_store(entry: ManifestEntry, expected: RunIdentity) -> StaleStore | None:
     """Return the first part of the run identity in which an entry is stale, or None."""
-    if entry.run_id != expected.run_id:
-        return "stale run id"
-    if entry.capability_snapshot_id != expected.capability_snapshot_id:
-        return "stale capability snapshot"
-    if entry.behavior_fingerprint != expected.behavior_fingerprint:
-        return "stale behavior fingerprint"
+    for part in STALE:
+        found, wanted = getattr(entry, part), getattr(expected, part)
+        if found != wanted:
+            return StaleStore(
+                schema_name=entry.schema_name, part=part, found=found, expected=wanted
+            )
     return None
 
 
-def _store_action(
+def _staleness(
     descriptor: Descriptor,
     finding: StoreFinding,
     entry: ManifestEntry | None,
     expected: RunIdentity | None,
+) -> StaleStore | None:
+    """Return in what a store with a sound file and content is stale, or None. The contents of a
+    diagnostic store are never stale."""
+    if finding.inspection.state is not InspectionState.HEALTHY or finding.content_missing:
+        return None
+    if entry is None or expected is None:
+        return None
+    if descriptor.criticality is Criticality.DIAGNOSTIC_ONLY:
+        return None
+    return stale_store(entry, expected)
+
+
+def _store_action(
+    descriptor: Descriptor, finding: StoreFinding, stale: StaleStore | None
 ) -> tuple[RecoveryAction, str | None]:
     """Return the action for a store that no open batch concerns, and its diagnostic."""
     name, inspection = descriptor.schema_name, finding.inspection
     if inspection.state is InspectionState.HEALTHY:
-        stale = None
-        if entry and expected and descriptor.criticality is not Criticality.DIAGNOSTIC_ONLY:
-            stale = stale_identity(entry, expected)
         if finding.content_missing:
             return _restore_content(name), f"Runtime store content is not in the database: {name}"
         if stale is None:
             return _nothing(name), None
-        reason = f"Runtime store {name} has {stale}"
+        reason = f"Runtime store {name} has {STALE[stale.part]}"
         return _block(name, reason), reason
     if finding.is_link or finding.committed_is_refused:
         kind = _for_somebody_else(descriptor.rebuild_strategy, finding)
@@ -271,12 +298,13 @@ def build_readiness(
     recovery_plan: RecoveryPlan,
     invariant_failures: Sequence[str],
     hindrances: Sequence[Hindrance] = (),
+    nothing_committed: bool = False,
 ) -> ReadinessCheck:
     """Return whether the runtime may start, from a plan and the failures of `validate_invariants`.
 
     A runtime that may start gets no diagnostics, although the plan may have some: what is wrong
     with a diagnostic store alone is nothing to stop or to ask about. What keeps it from writing
-    does stop it.
+    does stop it. `nothing_committed` tells a first start from a loss.
     """
     blocked = recovery_plan.readiness_impact is ReadinessImpact.BLOCKED
     if blocked or invariant_failures or hindrances:
@@ -293,4 +321,5 @@ def build_readiness(
             *recovery_plan.diagnostics,
             *invariant_failures,
         ),
+        nothing_committed=nothing_committed,
     )

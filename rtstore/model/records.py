@@ -396,6 +396,17 @@ class RecoveryAction(Record):
         return {name: value for name, value in handler(self).items() if value is not None}
 
 
+class StaleStore(Record):
+    """A store that is bound to another run identity than the expected one."""
+
+    schema_name: str
+    part: str
+    """The first part of the identity that differs: `run_id`, `capability_snapshot_id` or
+    `behavior_fingerprint`."""
+    found: str | None
+    expected: str | None
+
+
 class RecoveryPlan(Record):
     """What to do about all stores, as of one high watermark."""
 
@@ -410,6 +421,14 @@ class RecoveryPlan(Record):
     readiness_impact: ReadinessImpact
     actions: tuple[RecoveryAction, ...]
     diagnostics: tuple[str, ...]
+    expected: RunIdentity | None = None
+    """The run identity that the entries were compared with."""
+    stale_stores: tuple[StaleStore, ...] = ()
+    """The stores whose action is to block because they are stale."""
+
+    def stale_store(self, schema_name: str) -> StaleStore | None:
+        """Return in what a store is stale, or None."""
+        return next((each for each in self.stale_stores if each.schema_name == schema_name), None)
 
 
 class ReadinessReason(StrEnum):
@@ -426,6 +445,8 @@ class ReadinessCheck(Record):
     ok: bool
     reason: ReadinessReason
     diagnostics: tuple[str, ...]
+    nothing_committed: bool = False
+    """Whether no batch was ever committed here: a first start, which writes one, and no loss."""
 
 
 # --- recovery -----------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ class BatchRequest(Record):
     """None for an upgrade of store data, which belongs to no run: each store keeps its own."""
     reason: BatchReason
     writes: tuple[StoreWrite, ...]
+    fenced: bool = True
+    """Whether its run must be the active one, or a new one that it begins. The library's own
+    batches are of the last run, whether that is over or not."""
 
 
 Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
@@ -53,6 +56,7 @@ def batch_request(
     identity: RunIdentity,
     reason: BatchReason | str,
     writes: Writes,
+    fenced: bool = True,
 ) -> BatchRequest:
     """Return the request for a batch of stores given by name. Raises `UnknownStoreError` and
     `InvalidRequestError`."""
@@ -65,4 +69,5 @@ def batch_request(
             construct_unchecked(StoreWrite, descriptor=registry.get(name), data=data)
             for name, data in pairs(writes)
         ),
+        fenced=fenced,
     )

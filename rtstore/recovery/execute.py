@@ -185,11 +185,12 @@ class Recovery:
                     rebuilding
                 ):
                     self._append(run, action)
+        left = [action for at, action in enumerate(run.actions) if at not in run.steps]
+        rebuilt = rebuilding.rebuild(left)  # without the lock: rebuilders take their time
         for position, action in enumerate(run.actions):
-            if position not in run.steps:  # without the lock: rebuilders take their time
-                step = rebuilding.rebuild(action, plan)
+            if position not in run.steps:
                 with self._lock.hold():
-                    self._record(run, position, step)
+                    self._record(run, position, rebuilt[action.schema_name])
         with self._lock.hold():
             return self._end(run, plan)
 

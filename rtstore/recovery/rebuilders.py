@@ -1,13 +1,13 @@
 """Rebuild stores: call functions of the runtime, and write what they return as a batch.
 
 A rebuilder may poll a provider or read a transcript, so it runs without the writer lock. When its
-result is written, a batch written meanwhile is detected.
+results are written, together in one batch, a batch written meanwhile is detected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rtstore.commit.quarantine import StoreFile
 from rtstore.commit.writer import BatchWriter
@@ -15,7 +15,6 @@ from rtstore.control import manifest
 from rtstore.errors import InvalidRequestError, RuntimeStoreError
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
-from rtstore.model.decide import REBUILDS
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.records import (
     ActionKind,
@@ -55,31 +54,58 @@ class RebuildRequest(Record):
     descriptor: Descriptor
     """The store to rebuild."""
     reason: str | None
-    """Why it is rebuilt: the state of its file."""
+    """Why it is rebuilt: the state of its file, or in what it is stale. None: nothing is wrong, and
+    another run is taking it over."""
     identity: RunIdentity
     """The run identity that the new data will be bound to."""
     committed: Snapshot
-    """The committed contents of all stores; this store's last good data too, if there is some."""
+    """The committed contents of all stores."""
+
+    @property
+    def data(self) -> Any:
+        """The last committed data of this store, or None."""
+        content = self.committed.contents.get(self.descriptor.schema_name)
+        return None if content is None else content.data
 
 
 Rebuilder = Callable[[RebuildRequest], Any]
 """Returns the new data of a store, or None when there is no source to rebuild it from."""
 
-Rebuilders = Mapping[RebuildStrategy, Rebuilder]
+Rebuilders = Mapping[RebuildStrategy, Rebuilder] | Mapping[str, Rebuilder]
+"""Functions by rebuild strategy or by store name. That of a store goes before that of its strategy.
+"""
+
+CheckedRebuilders = Mapping[str, Rebuilder]
 
 
-def checked_rebuilders(rebuilders: Rebuilders) -> Rebuilders:
-    """Return a mapping from strategy to function, checked. Raises `InvalidRequestError`."""
+def checked_rebuilders(rebuilders: Rebuilders, registry: Registry) -> CheckedRebuilders:
+    """Return a mapping from strategy or store name to function, checked. Raises
+    `InvalidRequestError`."""
     given: object = rebuilders
     if not isinstance(given, Mapping):
-        raise InvalidRequestError("rebuilders", "must be functions by strategy, in a mapping")
-    why = "recover calls it; AsyncRuntimeStore.recover awaits"
-    return {
-        arguments.member(RebuildStrategy, strategy, "rebuilders"): arguments.plain_function(
-            rebuilder, f"rebuilders[{strategy}]", why
+        raise InvalidRequestError(
+            "rebuilders", "must be functions by strategy or store name, in a mapping"
         )
-        for strategy, rebuilder in rebuilders.items()
-    }
+    why = "recover calls it; AsyncRuntimeStore awaits"
+    checked: dict[str, Rebuilder] = {}
+    for key, rebuilder in given.items():
+        if key not in registry:
+            key = arguments.member(RebuildStrategy, key, "rebuilders").value  # noqa: PLW2901
+        checked[key] = arguments.plain_function(rebuilder, f"rebuilders[{key}]", why)
+    return checked
+
+
+def rebuilder_of(descriptor: Descriptor, rebuilders: CheckedRebuilders) -> Rebuilder | None:
+    """Return the rebuilder of a store, or None."""
+    of_store = rebuilders.get(descriptor.schema_name)
+    return of_store or rebuilders.get(descriptor.rebuild_strategy.value)
+
+
+class _Rebuilt(NamedTuple):
+    """What a rebuilder returned, and the action that it is for."""
+
+    action: RecoveryAction
+    write: StoreWrite
 
 
 class Rebuilding:
@@ -87,8 +113,9 @@ class Rebuilding:
 
     def __init__(
         self,
-        rebuilders: Rebuilders,
+        rebuilders: CheckedRebuilders,
         identity: RunIdentity | None,
+        plan: RecoveryPlan,
         *,
         registry: Registry,
         reader: StoreReader,
@@ -96,7 +123,9 @@ class Rebuilding:
         team_name: str,
     ) -> None:
         self._rebuilders = rebuilders
-        self._identity = identity
+        self._identity = identity or plan.expected
+        self._plan = plan
+        self._stale = {item.schema_name for item in plan.stale_stores}
         self._registry = registry
         self._reader = reader
         self._writer = writer
@@ -104,7 +133,7 @@ class Rebuilding:
 
     def concerns(self, action: RecoveryAction) -> bool:
         """Return whether an action is a rebuild: by its kind, or because its store is blocked until
-        it is rebuilt and there is a rebuilder for it."""
+        it is rebuilt, or is stale, and there is a rebuilder for it."""
         if action.kind in REBUILD_KINDS:
             return True
         if (
@@ -112,31 +141,45 @@ class Rebuilding:
             or action.schema_name not in self._registry
         ):
             return False
-        strategy = self._registry.get(action.schema_name).rebuild_strategy
-        lost = action.reason in _FOR_THE_RUNTIME
-        return lost and strategy in self._rebuilders and strategy in REBUILDS
+        descriptor = self._registry.get(action.schema_name)
+        can_be_rebuilt = action.reason in _FOR_THE_RUNTIME or action.schema_name in self._stale
+        return can_be_rebuilt and rebuilder_of(descriptor, self._rebuilders) is not None
 
-    def rebuild(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
-        """Call the rebuilder of a store and write what it returns. Return the step.
+    def rebuild(self, actions: Sequence[RecoveryAction]) -> dict[str, RecoveryStep]:
+        """Call the rebuilders of the stores, and write what they return in one batch. Return the
+        steps by store.
 
         A rebuilder that is missing, fails, or returns None leaves its store as it was, and the
         step says so. An exception of a rebuilder is a failed step, and the recovery goes on.
         """
+        committed = self._reader.snapshot(self._registry.names)
+        active = self._writer.database.read(manifest.load).active_identity
+        steps: dict[str, RecoveryStep] = {}
+        rebuilt: list[_Rebuilt] = []
+        for action in actions:
+            found = self._call(action, committed, self._identity or active)
+            if isinstance(found, RecoveryStep):
+                steps[action.schema_name] = found
+            else:
+                rebuilt.append(found)
+        steps |= self._write(rebuilt, self._identity or active, committed.high_watermark)
+        return steps
+
+    def _call(
+        self, action: RecoveryAction, committed: Snapshot, identity: RunIdentity | None
+    ) -> _Rebuilt | RecoveryStep:
+        """Call the rebuilder of one store. Return what it returned, or the step that says why its
+        store is left as it was."""
         descriptor = self._registry.get(action.schema_name)
-        rebuilder = self._rebuilders.get(descriptor.rebuild_strategy)
+        rebuilder = rebuilder_of(descriptor, self._rebuilders)
         if rebuilder is None:
             detail = f"waits for the runtime: no rebuilder for {descriptor.rebuild_strategy}"
             return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
-        current = self._writer.database.read(manifest.load)
-        identity = self._identity or current.active_identity
         if identity is None:
             detail = "no run identity to bind the new data to: pass identity to recover"
             return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
         request = RebuildRequest(
-            descriptor=descriptor,
-            reason=action.reason,
-            identity=identity,
-            committed=self._reader.snapshot(self._registry.names),
+            descriptor=descriptor, reason=action.reason, identity=identity, committed=committed
         )
         try:
             data = rebuilder(request)
@@ -146,33 +189,56 @@ class Rebuilding:
         if data is None:
             detail = "the rebuilder returned nothing; left as it was"
             return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
-        return self._write(action, plan, request, data)
+        return _Rebuilt(action, StoreWrite(descriptor=descriptor, data=data))
 
     def _write(
-        self, action: RecoveryAction, plan: RecoveryPlan, request: RebuildRequest, data: Any
-    ) -> RecoveryStep:
-        descriptor = request.descriptor
-        batch_request = BatchRequest(
-            team_name=self._team_name,
-            identity=request.identity,
-            reason=BatchReason.RECOVERY,
-            writes=(StoreWrite(descriptor=descriptor, data=data),),
-        )
-        try:
-            self._writer.check(batch_request)
-            self._make_way(descriptor, plan)
-            batch = self._writer.write_batch(
-                batch_request, expected_high_watermark=request.committed.high_watermark
-            )
-        except RuntimeStoreError as error:
-            if self._writer.database.failure is not None:
-                raise  # the database itself failed: stop
-            detail = f"{error} Left as it was."
-            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=detail)
-        detail = f"rebuilt in batch {batch.batch_id}"
-        return RecoveryStep(action=action, outcome=ActionOutcome.DONE, detail=detail)
+        self, rebuilt: list[_Rebuilt], identity: RunIdentity | None, high_watermark: int
+    ) -> dict[str, RecoveryStep]:
+        """Write rebuilt stores together. A store that is refused is left out, and the others are
+        written without it."""
+        steps: dict[str, RecoveryStep] = {}
+        while rebuilt:
+            refused = None
+            try:
+                for item in rebuilt:
+                    refused = item
+                    self._writer.check(self._request([item], identity))
+                    self._make_way(item.write.descriptor)
+                refused = None
+                batch = self._writer.write_batch(
+                    self._request(rebuilt, identity), expected_high_watermark=high_watermark
+                )
+            except RuntimeStoreError as error:
+                if self._writer.database.failure is not None:
+                    raise  # the database itself failed: stop
+                store = getattr(error, "store", None)
+                named = [item for item in rebuilt if item.action.schema_name == store]
+                for item in [refused] if refused is not None else named or rebuilt[:]:
+                    rebuilt.remove(item)
+                    detail = f"{error} Left as it was."
+                    steps[item.action.schema_name] = RecoveryStep(
+                        action=item.action, outcome=ActionOutcome.FAILED, detail=detail
+                    )
+                continue
+            detail = f"rebuilt in batch {batch.batch_id}"
+            return steps | {
+                item.action.schema_name: RecoveryStep(
+                    action=item.action, outcome=ActionOutcome.DONE, detail=detail
+                )
+                for item in rebuilt
+            }
+        return steps
 
-    def _make_way(self, descriptor: Descriptor, plan: RecoveryPlan) -> None:
+    def _request(self, rebuilt: Sequence[_Rebuilt], identity: RunIdentity | None) -> BatchRequest:
+        return BatchRequest(
+            team_name=self._team_name,
+            identity=identity,
+            reason=BatchReason.RECOVERY,
+            writes=tuple(item.write for item in rebuilt),
+            fenced=self._identity is not None,
+        )
+
+    def _make_way(self, descriptor: Descriptor) -> None:
         """Quarantine the file that is there. A write would refuse anything but a regular file."""
         name = descriptor.schema_name
         with self._writer.lock.hold():
@@ -180,5 +246,9 @@ class Rebuilding:
                 lambda connection: manifest.load_entries(connection, [name])
             ).get(name)
             self._writer.publisher.quarantine.keep(
-                StoreFile.of(descriptor), entry, None, plan.plan_id, reason="rebuilt by the runtime"
+                StoreFile.of(descriptor),
+                entry,
+                None,
+                self._plan.plan_id,
+                reason="rebuilt by the runtime",
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rtstore.model.decide import REBUILDS, StoreFinding, build_readiness, stale_identity
+from rtstore.model.decide import REBUILDS, STALE, StoreFinding, build_readiness, stale_store
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 from rtstore.model.records import (
     ActionKind,
@@ -182,7 +182,10 @@ def test_stale_identity(changes: dict[str, str | None], stale: str) -> None:
     assert plan.actions == (RecoveryAction(kind=BLOCK, schema_name="test.store", reason=reason),)
     assert plan.diagnostics == (reason,)
     assert plan.readiness_impact is ReadinessImpact.BLOCKED
-    assert stale_identity(bound, IDENTITY) == stale
+    (found,) = plan.stale_stores
+    assert (found, STALE[found.part]) == (stale_store(bound, IDENTITY), stale)
+    assert found.found == getattr(bound, found.part)
+    assert found.expected == getattr(IDENTITY, found.part)
 
 
 @pytest.mark.parametrize("criticality", list(Criticality))
@@ -212,8 +215,10 @@ def test_without_expectation_no_identity_is_checked() -> None:
 def test_an_expected_absence_is_an_expectation() -> None:
     """Expecting no capability snapshot matches an entry that has none, and only such a one."""
     expected = RunIdentity(run_id="run-1")
-    assert stale_identity(entry(identity=expected), expected) is None
-    assert stale_identity(entry(), expected) == "stale capability snapshot"
+    assert stale_store(entry(identity=expected), expected) is None
+    found = stale_store(entry(), expected)
+    assert found is not None
+    assert found.part == "capability_snapshot_id"
 
 
 def test_damage_comes_before_identity() -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import Field
 from sqlalchemy import Connection
 
-from rtstore.control import batches, contents, manifest, recovery_log, revisions
+from rtstore.control import batches, contents, manifest, recovery_log, revisions, runs
 from rtstore.control.contents import Retention
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
@@ -23,6 +23,7 @@ from rtstore.maintenance.backup.verifying import problems_of_contents
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import Batch, BatchState, ManifestEntry, Record, RunIdentity
+from rtstore.model.runs import RunRecord
 
 Result = TypeVar("Result")
 
@@ -41,6 +42,8 @@ class Salvage(Record):
     open_batches: tuple[str, ...] = ()
     batches: int | None = None
     quarantined: int | None = None
+    runs: tuple[RunRecord, ...] | None = None
+    """Oldest first."""
 
 
 def problem_of(path: Path) -> str | None:
@@ -82,6 +85,7 @@ def _read_everything(path: Path, revision: str) -> None:
         database.read(recovery_log.list_quarantined)
         if revision == REVISIONS[-1]:  # an older database does not have it
             database.read(manifest.load_retention)
+            database.read(runs.list_runs)
     finally:
         database.close()
 
@@ -133,6 +137,7 @@ def _read(database: Database) -> Salvage:
     logged = _attempt(database, batches.load_open) or ()
     last = _last_committed(database)
     quarantined = _attempt(database, recovery_log.list_quarantined)
+    known_runs = _attempt(database, runs.list_runs)
     return Salvage(
         team_name=head.team_name if head else last.team_name if last else None,
         identity=_attempt(database, manifest.load_active_identity)
@@ -146,6 +151,7 @@ def _read(database: Database) -> Salvage:
         open_batches=tuple(item.batch.batch_id for item in logged),
         batches=_attempt(database, batches.last_number),
         quarantined=None if quarantined is None else len(quarantined),
+        runs=None if known_runs is None else tuple(reversed(known_runs)),
     )
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from rtstore import legacy
-from rtstore.control import batches, contents, manifest, revisions
+from rtstore.control import batches, contents, manifest, revisions, runs
 from rtstore.control.contents import Retention
 from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -63,6 +63,7 @@ from rtstore.model.records import (
     PlannedWrite,
     RunIdentity,
 )
+from rtstore.model.runs import RunRecord, RunState
 from rtstore.model.times import Clock, to_utc_ms, utc_now
 from rtstore.shell import shell_word
 
@@ -297,6 +298,7 @@ class _NewDatabase:
         self.stores = [found.store for found in stores]
         self.identity = salvage.identity or identity
         self._retention = salvage.retention
+        self._known_runs = salvage.runs or ()
         self.batch_id = batch_id if self._taken else None
         self.high_watermark = (salvage.high_watermark or 0) + bool(self._taken)
 
@@ -318,9 +320,12 @@ class _NewDatabase:
         manifest.save_descriptors(connection, registry)
         if self._retention is not None:
             manifest.save_retention(connection, self._retention)
-        if self.batch_id is None:
-            return
-        number = batches.insert_batch(connection, self._batch(self.batch_id))
+        if self.batch_id is not None:
+            self._fill_batch(connection, self.batch_id)
+        runs.insert_runs(connection, self._runs(connection))
+
+    def _fill_batch(self, connection: Connection, batch_id: str) -> None:
+        number = batches.insert_batch(connection, self._batch(batch_id))
         writes = [self._write(position, found) for position, found in enumerate(self._taken)]
         batches.insert_writes(connection, number, writes)
         pairs = list(zip(self._taken, writes, strict=True))
@@ -331,6 +336,24 @@ class _NewDatabase:
         manifest.insert_entries(
             connection, [self._entry(number, found, write) for found, write in pairs]
         )
+
+    def _runs(self, connection: Connection) -> list[RunRecord]:
+        """Return the runs of the old database, and those that only the new rows show."""
+        known = [run for run in self._known_runs if run.state is not RunState.BEGINNING]
+        active = next((run for run in known if run.state is RunState.ACTIVE), None)
+        ids = {run.run_id for run in known}
+        shown = []
+        for run in runs.runs_of_batches(connection, self._now):
+            if run.run_id in ids:
+                continue
+            over = {
+                "state": RunState.SUPERSEDED,
+                "superseded_by": active.run_id if active else None,
+                "ended_at": self._now,
+            }
+            shows_two = active is not None and run.state is RunState.ACTIVE
+            shown.append(run.model_copy(update=over) if shows_two else run)
+        return [*shown, *known]
 
     def _batch(self, batch_id: str) -> Batch:
         own = self.identity

@@ -1,0 +1,191 @@
+"""The first batch of a run: given, rebuilt and kept stores under a new identity.
+
+It is one batch, so a crash leaves the old run or the new one, never a run without its state. What
+is decided here is decided under the writer lock: which run is active, whether its process lives,
+and what the kept stores hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from rtstore.commit.draft import Draft, validate
+from rtstore.commit.preconditions import CommittedView
+from rtstore.commit.publisher import Publisher
+from rtstore.control import contents, manifest, runs
+from rtstore.control.run_processes import is_alive, is_this_process
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import (
+    ConflictError,
+    ContentMissingError,
+    InvalidRequestError,
+    RunAliveError,
+)
+from rtstore.model.data_upgrade import current_data
+from rtstore.model.descriptors import Descriptor
+from rtstore.model.envelope import EncodedStore
+from rtstore.model.records import Batch, RunIdentity
+from rtstore.model.request import BatchRequest, StoreWrite
+from rtstore.model.runs import RunRecord
+
+
+class Beginning(NamedTuple):
+    """How a run begins. The data in `request` was checked; nothing was read under the lock yet."""
+
+    request: BatchRequest
+    """The stores that are given or rebuilt; perhaps none."""
+    keep: tuple[Descriptor, ...]
+    """The stores that must be taken over as they are."""
+    keep_committed: tuple[Descriptor, ...]
+    """The stores that are taken over as they are if anything is committed for them."""
+    rebuilt_from: Mapping[str, str | None]
+    """By store that was rebuilt: the id of the batch whose data the rebuilder was given."""
+    rebuilt_at: int
+    """The high watermark at which they were rebuilt."""
+    supersede: bool
+    """Whether it may begin beside a living process of the active run."""
+
+    @property
+    def identity(self) -> RunIdentity:
+        """The identity of the new run."""
+        assert self.request.identity is not None  # noqa: S101 - a run has one
+        return self.request.identity
+
+    @property
+    def run_id(self) -> str:
+        """The id of the new run."""
+        return self.identity.run_id
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all stores that it may write."""
+        kept = {item.schema_name for item in (*self.keep, *self.keep_committed)}
+        return kept | {write.descriptor.schema_name for write in self.request.writes}
+
+    def is_active(self, found: CommittedView) -> bool:
+        """Return whether the run is active already."""
+        return self.run_id == found.active_run_id
+
+
+class Begun(NamedTuple):
+    """A run that began or was resumed."""
+
+    batch: Batch | None
+    """Its first batch; None when it was resumed."""
+    before: RunRecord | None
+    """The run that was active before."""
+
+
+def check_beginning(
+    connection: Connection, *, identity: RunIdentity, supersede: bool
+) -> RunRecord | None:
+    """Return the active run. Raises `StaleRunError` when the new run is over, `RunAliveError`, and
+    `InvalidRequestError` when it is active under another snapshot or fingerprint."""
+    known = runs.find(connection, identity.run_id)
+    if known is not None and known.is_over:
+        raise runs.stale(connection, known)
+    active = runs.active(connection)
+    if active is None:
+        return None
+    if active.run_id == identity.run_id:
+        committed = manifest.load_active_identity(connection)
+        if committed is not None and committed != identity:
+            raise InvalidRequestError(
+                "identity",
+                f"run {identity.run_id} is active with capability snapshot "
+                f"{committed.capability_snapshot_id!r} and behavior fingerprint "
+                f"{committed.behavior_fingerprint!r}: a run that begins anew takes a new id",
+            )
+        return active
+    process = active.process
+    if process is not None and not supersede and not is_this_process(process) and is_alive(process):
+        raise RunAliveError(identity.run_id, active.run_id, process.host, process.pid)
+    return active
+
+
+def draft_of_beginning(
+    beginning: Beginning,
+    found: CommittedView,
+    publisher: Publisher,
+    *,
+    check_file: Callable[[Descriptor], None],
+    now: datetime,
+) -> Draft:
+    """Return the draft of the first batch, with the stores that are kept.
+
+    Raises `ConflictError` when a store changed after it was rebuilt, `StoreFileChangedError`,
+    `ContentMissingError`, `DataUpgradeError` or `InvalidRequestError` for a store that cannot be
+    kept, and `InvalidRequestError` when the batch would be empty.
+    """
+    _check_rebuilt(beginning, found, publisher.database)
+    kept = [*beginning.keep]
+    kept += [item for item in beginning.keep_committed if item.schema_name in found.files]
+    content_of = _contents_to_keep(kept, found, publisher, check_file)
+    writes = [
+        StoreWrite(descriptor=item, data=current_data(item, content_of[item.schema_name]))
+        for item in kept
+    ]
+    request = beginning.request.model_copy(update={"writes": (*beginning.request.writes, *writes)})
+    if not request.writes:
+        raise InvalidRequestError(
+            "writes",
+            "a run begins with at least one store: give its first contents (writes), keep stores "
+            "of the run before (keep), or have them rebuilt (rebuilders)",
+        )
+    draft = validate(request, None, now)
+    draft.encoded = [
+        (descriptor, _as_it_is(descriptor, content_of) or encoded)
+        for descriptor, encoded in draft.encoded
+    ]
+    return draft
+
+
+def _as_it_is(descriptor: Descriptor, content_of: Mapping[str, bytes]) -> EncodedStore | None:
+    """Return the same bytes for a kept store; None for one that is given."""
+    content = content_of.get(descriptor.schema_name)
+    return None if content is None else EncodedStore.exactly(content)
+
+
+def _contents_to_keep(
+    kept: list[Descriptor],
+    found: CommittedView,
+    publisher: Publisher,
+    check_file: Callable[[Descriptor], None],
+) -> dict[str, bytes]:
+    """Return the committed bytes of stores. Raises when nothing is committed for one, its content
+    is lost, or somebody else changed its file."""
+    for descriptor in kept:
+        committed = found.files.get(descriptor.schema_name)
+        if committed is None:
+            raise InvalidRequestError(
+                "keep", "nothing is committed for it", store=descriptor.schema_name
+            )
+        if not publisher.seems_unchanged(descriptor, committed):
+            check_file(descriptor)
+
+    def query(connection: Connection) -> dict[str, bytes]:
+        names = [item.schema_name for item in kept]
+        content_of = contents.current_contents(connection, names)
+        for entry in manifest.load_entries(connection, names).values():
+            if entry.schema_name not in content_of:
+                directory = publisher.directory
+                raise ContentMissingError(entry.schema_name, directory, entry.batch_number)
+        return content_of
+
+    return publisher.database.read_on_writer(query)
+
+
+def _check_rebuilt(beginning: Beginning, found: CommittedView, database: Database) -> None:
+    """Raise `ConflictError` when a store that was rebuilt was written in the meantime."""
+    for name, batch_id in beginning.rebuilt_from.items():
+        current = database.read_on_writer(partial(contents.current_row, name=name))
+        now = None if current is None else current[1]["batch_id"]
+        if now != batch_id:
+            raise ConflictError(
+                f"the rebuilt data of {name}", beginning.rebuilt_at, found.high_watermark
+            )

@@ -1,0 +1,302 @@
+"""Runs in the database: which one is active, and how the others ended.
+
+A run begins and ends in the transaction that completes a batch, so after a crash there is the old
+run or the new one, never a run without its state:
+
+    log        the row of a new run, `beginning`, with its process
+    complete   the active run becomes `superseded`, the new one `active`
+    fail       the row of a run that did not begin goes
+
+Every caller holds the writer lock, and open batches were resolved before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
+
+from rtstore.control.run_processes import this_process
+from rtstore.control.schema import (
+    CURRENT_CONDITION,
+    manifest_entries,
+    runs,
+    runtime_manifest,
+    write_batches,
+)
+from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.errors import StaleRunError
+from rtstore.model.records import BatchReason, BatchState, LoggedBatch
+from rtstore.model.runs import RunEnding, RunProcess, RunRecord, RunState
+from rtstore.model.times import format_time
+
+STOPPED = "its last batch is a stop_tombstone"
+"""Why a run ended that a batch of that reason ended."""
+
+
+def list_runs(connection: Connection) -> list[RunRecord]:
+    """Return every run, the latest first."""
+    return [_record(row) for row in _SELECT_ALL.all(connection)]
+
+
+def find(connection: Connection, run_id: str) -> RunRecord | None:
+    """Return a run, or None when the id was never seen."""
+    row = _SELECT.first(connection, run_id=run_id)
+    return None if row is None else _record(row)
+
+
+def active(connection: Connection) -> RunRecord | None:
+    """Return the active run, or None."""
+    row = _SELECT_ACTIVE.first(connection)
+    return None if row is None else _record(row)
+
+
+def active_id(connection: Connection) -> str | None:
+    """Return the id of the active run, or None."""
+    found = _SELECT_ACTIVE_ID.scalar(connection)
+    return None if found is None else str(found)
+
+
+def last(connection: Connection) -> RunRecord | None:
+    """Return the active run, or else the one that began last; None before the first."""
+    row = _SELECT_ACTIVE.first(connection) or _SELECT_LAST.first(connection)
+    return None if row is None else _record(row)
+
+
+def stale(connection: Connection, run: RunRecord) -> StaleRunError:
+    """Return the error for a write of a run that is over."""
+    return StaleRunError(
+        run.run_id,
+        run.state.value,
+        run.ended_at,
+        run.superseded_by or run.why,
+        active_id(connection),
+    )
+
+
+# --- with a batch ---------------------------------------------------------------------------------
+
+
+def admit(connection: Connection, logged: LoggedBatch) -> None:
+    """Admit a batch to the log: its run is active, or this batch begins it, by this process. Raises
+    `StaleRunError` when the run is over."""
+    run_id = str(logged.batch.run_id)
+    found = find(connection, run_id)
+    if found is None:
+        _insert_beginning(connection, logged, this_process())
+    elif found.is_over:
+        raise stale(connection, found)
+
+
+def complete(connection: Connection, logged: Sequence[LoggedBatch]) -> None:
+    """Begin and end runs with the batches that are completed, in their order.
+
+    A batch of a run that was never active begins it; a batch of reason `stop_tombstone` ends it. A
+    batch of a run that is over is the library's own, and changes nothing about it.
+    """
+    current = active_id(connection)
+    for item in logged:
+        run_id, at = item.batch.run_id, item.writes[0].written_at
+        if run_id is None:
+            continue
+        if run_id != current and _begin(connection, item, current):
+            current = run_id
+        if item.batch.reason is BatchReason.STOP_TOMBSTONE and run_id == current:
+            end(connection, run_id, RunEnding.STOPPED, STOPPED, at)
+            current = None
+
+
+def _begin(connection: Connection, item: LoggedBatch, current: str | None) -> bool:
+    """Make the run of a batch the active one. Return False when that run is over."""
+    run_id, at = str(item.batch.run_id), item.writes[0].written_at
+    found = find(connection, run_id)
+    if found is not None and found.is_over:
+        return False
+    if current is not None:
+        _SUPERSEDE.run(connection, run=current, by=run_id, at=format_time(at))
+    if found is None:  # logged by an older version, or the first batch of the run has failed
+        _insert_beginning(connection, item, None)
+    _ACTIVATE.run(connection, run=run_id)
+    return True
+
+
+def _insert_beginning(
+    connection: Connection, logged: LoggedBatch, process: RunProcess | None
+) -> None:
+    record = RunRecord(
+        run_id=str(logged.batch.run_id),
+        state=RunState.BEGINNING,
+        began_at=logged.writes[0].written_at,
+        begun_by_batch=logged.batch.batch_id,
+        process=process,
+    )
+    insert_runs(connection, [record])
+
+
+def forget_beginning(connection: Connection, batch_id: str) -> None:
+    """Forget the run that a batch would have begun: the batch failed."""
+    _FORGET.run(connection, batch_id=batch_id)
+
+
+# --- without a batch ------------------------------------------------------------------------------
+
+
+def end(
+    connection: Connection, run_id: str, ending: RunEnding, why: str | None, at: datetime
+) -> None:
+    """End the active run."""
+    _END.run(connection, run=run_id, ending=ending.value, why=why, at=format_time(at))
+
+
+def resume(connection: Connection, run_id: str, process: RunProcess) -> None:
+    """Record the process that goes on with the active run."""
+    columns = _process_columns(process)
+    _RESUME.run(connection, run=run_id, **{f"new_{name}": columns[name] for name in columns})
+
+
+def insert_runs(connection: Connection, records: Iterable[RunRecord]) -> None:
+    """Write the rows of runs that are known from elsewhere, the earliest first."""
+    for record in records:
+        _INSERT.run(
+            connection,
+            run_number=None,
+            run_id=record.run_id,
+            state=record.state.value,
+            began_at=format_time(record.began_at),
+            begun_by_batch=record.begun_by_batch,
+            **_process_columns(record.process),
+            ended_at=None if record.ended_at is None else format_time(record.ended_at),
+            ending=None if record.ending is None else record.ending.value,
+            why=record.why,
+            superseded_by=record.superseded_by,
+        )
+
+
+def runs_of_batches(connection: Connection, at: datetime) -> list[RunRecord]:
+    """Return the runs that the rows of a database show, the earliest first. For a database that is
+    filled from elsewhere: it has batches and entries, and no runs yet. `at` stands for times that
+    are not known.
+
+    The run of the manifest is the active one, unless its last batch is a stop_tombstone.
+    """
+    last_id = _SELECT_MANIFEST_RUN.scalar(connection)
+    rows = {row["run_id"]: row for row in _SELECT_WRITTEN.all(connection)}
+    named = [row["run_id"] for row in _SELECT_NAMED.all(connection)]
+    ids = [run_id for run_id in [*named, last_id] if run_id and run_id not in rows]
+    ids = [*dict.fromkeys(ids), *rows]
+    ids.sort(key=lambda run_id: run_id == last_id)
+    found: list[RunRecord] = []
+    for run_id, successor in zip(ids, [*ids[1:], None], strict=True):
+        row = rows.get(run_id, {"began_at": at, "last_at": at, "first": None, "reason": None})
+        is_stopped = row["reason"] == BatchReason.STOP_TOMBSTONE.value
+        values: Row = {
+            "run_id": run_id,
+            "began_at": row["began_at"],
+            "begun_by_batch": row["first"],
+        }
+        if run_id == last_id and not is_stopped:
+            values |= {"state": RunState.ACTIVE}
+        elif is_stopped or successor is None:
+            values |= {"state": RunState.ENDED, "ending": RunEnding.STOPPED, "why": STOPPED}
+        else:
+            values |= {"state": RunState.SUPERSEDED, "superseded_by": successor}
+        if values["state"] is not RunState.ACTIVE:
+            values["ended_at"] = row["last_at"]
+        found.append(RunRecord.model_validate(values))
+    return found
+
+
+# --- statements and rows --------------------------------------------------------------------------
+
+
+def _record(row: Row) -> RunRecord:
+    process = None
+    if row["pid"] is not None:
+        process = {"host": row["host"], "pid": row["pid"], "start": row["process_start"]}
+    return RunRecord.model_validate({**row, "process": process})
+
+
+def _process_columns(process: RunProcess | None) -> Row:
+    if process is None:
+        return {"host": None, "pid": None, "process_start": None}
+    return {"host": process.host, "pid": process.pid, "process_start": process.start}
+
+
+_ACTIVE = and_(CURRENT_CONDITION, runs.c.state == RunState.ACTIVE.value)
+_BEGINNING = and_(CURRENT_CONDITION, runs.c.state == RunState.BEGINNING.value)
+_SELECT_ALL = Statement(select(runs).order_by(runs.c.run_number.desc()))
+_SELECT = Statement(select(runs).where(runs.c.run_id == bindparam("run_id")))
+_SELECT_ACTIVE = Statement(select(runs).where(_ACTIVE))
+_SELECT_ACTIVE_ID = Statement(select(runs.c.run_id).where(_ACTIVE))
+_SELECT_LAST = Statement(
+    select(runs)
+    .where(runs.c.state != RunState.BEGINNING.value)
+    .order_by(runs.c.run_number.desc())
+    .limit(1)
+)
+_INSERT = Statement(insert(runs))
+_SUPERSEDE = Statement(
+    update(runs)
+    .where(runs.c.run_id == bindparam("run"), _ACTIVE)
+    .values(
+        state=RunState.SUPERSEDED.value, superseded_by=bindparam("by"), ended_at=bindparam("at")
+    )
+)
+_ACTIVATE = Statement(
+    update(runs)
+    .where(runs.c.run_id == bindparam("run"), _BEGINNING)
+    .values(state=RunState.ACTIVE.value)
+)
+_FORGET = Statement(delete(runs).where(runs.c.begun_by_batch == bindparam("batch_id"), _BEGINNING))
+_END = Statement(
+    update(runs)
+    .where(runs.c.run_id == bindparam("run"), _ACTIVE)
+    .values(
+        state=RunState.ENDED.value,
+        ending=bindparam("ending"),
+        why=bindparam("why"),
+        ended_at=bindparam("at"),
+    )
+)
+_RESUME = Statement(
+    update(runs)
+    .where(runs.c.run_id == bindparam("run"), _ACTIVE)
+    .values(
+        host=bindparam("new_host"),
+        pid=bindparam("new_pid"),
+        process_start=bindparam("new_process_start"),
+    )
+)
+_SELECT_MANIFEST_RUN = Statement(select(runtime_manifest.c.active_run_id))
+_of_runs = (
+    select(
+        write_batches.c.run_id,
+        func.min(write_batches.c.started_at).label("began_at"),
+        func.max(write_batches.c.started_at).label("last_at"),
+        func.min(write_batches.c.batch_number).label("first_number"),
+        func.max(write_batches.c.batch_number).label("last_number"),
+    )
+    .where(
+        write_batches.c.state == BatchState.COMMITTED.value,
+        write_batches.c.run_id != "",
+    )
+    .group_by(write_batches.c.run_id)
+    .subquery("of_runs")
+)
+_first, _last = write_batches.alias("first"), write_batches.alias("last")
+_SELECT_WRITTEN = Statement(
+    select(
+        _of_runs.c.run_id,
+        _of_runs.c.began_at,
+        _of_runs.c.last_at,
+        _first.c.batch_id.label("first"),
+        _last.c.reason.label("reason"),
+    )
+    .join(_first, _first.c.batch_number == _of_runs.c.first_number)
+    .join(_last, _last.c.batch_number == _of_runs.c.last_number)
+    .order_by(_of_runs.c.last_number)
+)
+_SELECT_NAMED = Statement(
+    select(manifest_entries.c.run_id).distinct().order_by(manifest_entries.c.run_id)
+)

@@ -1,0 +1,132 @@
+"""Decide what a runtime has to do at its start: a pure function of what was read.
+
+The questions come in this order: refuse, repair, new, resume, take over. The first that is answered
+with yes is the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rtstore.model.records import (
+    ActionKind,
+    Hindrance,
+    InspectionState,
+    Manifest,
+    ReadinessCheck,
+    RecoveryAction,
+    RecoveryPlan,
+    RunIdentity,
+)
+from rtstore.model.runs import RunRecord, RunState, StartKind, StartState
+
+_PART = {
+    "capability_snapshot_id": "capability snapshot",
+    "behavior_fingerprint": "behavior fingerprint",
+}
+
+
+def start_state(
+    *,
+    run_id: str | None,
+    identity: RunIdentity | None,
+    known: RunRecord | None,
+    last: RunRecord | None,
+    process_alive: bool | None,
+    manifest: Manifest,
+    plan: RecoveryPlan,
+    readiness: ReadinessCheck,
+    hindrances: Sequence[Hindrance],
+) -> StartState:
+    """Return what a runtime has to do.
+
+    `run_id` is the run that is about to start, with its whole `identity` if that is known, and
+    `known` its record. `last` is the active run, or the last one.
+    """
+    unwritten = tuple(
+        action.schema_name
+        for action in plan.actions
+        if action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None
+    )
+    kind, why = (
+        _refuse(identity, known, manifest, plan, hindrances)
+        or _repair(plan, unwritten)
+        or _begin(run_id, last, manifest, process_alive=process_alive)
+    )
+    return StartState(
+        kind=kind,
+        why=why,
+        run=last,
+        process_alive=process_alive,
+        unwritten=unwritten,
+        plan=plan,
+        readiness=readiness,
+    )
+
+
+def _refuse(
+    identity: RunIdentity | None,
+    known: RunRecord | None,
+    manifest: Manifest,
+    plan: RecoveryPlan,
+    hindrances: Sequence[Hindrance],
+) -> tuple[StartKind, str] | None:
+    for hindrance in hindrances:
+        return StartKind.REFUSE, hindrance.problem
+    for action in plan.actions:
+        if action.reason == InspectionState.FUTURE_SCHEMA:
+            why = f"{action.schema_name} was written by a newer program: start that one"
+            return StartKind.REFUSE, why
+    if known is not None and known.is_over:
+        how = f"was superseded by run {known.superseded_by}"
+        if known.state is RunState.ENDED:
+            how = "ended"
+        return StartKind.REFUSE, f"run {known.run_id} {how}: a new start takes a new run id"
+    active = manifest.active_identity
+    if known is None or identity is None or active is None or active.run_id != identity.run_id:
+        return None
+    for part, words in _PART.items():
+        if getattr(active, part) != getattr(identity, part):
+            why = (
+                f"run {known.run_id} is active with {words} {getattr(active, part)!r}, not "
+                f"{getattr(identity, part)!r}: a new start takes a new run id"
+            )
+            return StartKind.REFUSE, why
+    return None
+
+
+def _repair(plan: RecoveryPlan, unwritten: Sequence[str]) -> tuple[StartKind, str] | None:
+    damaged: list[RecoveryAction] = [
+        action
+        for action in plan.actions
+        if action.kind is not ActionKind.NONE
+        and not (action.reason == InspectionState.MISSING and action.schema_name in unwritten)
+    ]
+    if not damaged:
+        return None
+    stores = ", ".join(dict.fromkeys(action.schema_name for action in damaged))
+    return StartKind.REPAIR, f"recover first: {stores}"
+
+
+def _begin(
+    run_id: str | None, last: RunRecord | None, manifest: Manifest, *, process_alive: bool | None
+) -> tuple[StartKind, str]:
+    if manifest.high_watermark == 0:
+        return StartKind.NEW, "nothing was ever committed: begin a run with the first contents"
+    if last is None:
+        return StartKind.TAKE_OVER, "the state belongs to no run: begin one, and keep what is good"
+    if last.state is RunState.ACTIVE and last.run_id == run_id:
+        return StartKind.RESUME, f"run {run_id} is active: resume it"
+    how = _how(last, process_alive=process_alive)
+    return StartKind.TAKE_OVER, f"the state is that of run {last.run_id}, which {how}"
+
+
+def _how(last: RunRecord, *, process_alive: bool | None) -> str:
+    if last.state is not RunState.ACTIVE:
+        return f"ended ({last.why or last.ending})"
+    if process_alive is None:
+        return "never ended; whether its process lives is not known"
+    pid = "" if last.process is None else f" {last.process.pid}"
+    if process_alive:
+        return f"is active, and its process{pid} is alive: it must stop first, or be superseded"
+    return f"never ended, but its process{pid} is gone"
