@@ -17,7 +17,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
-from rtstore.control.run_processes import this_process
+from rtstore.control import run_processes
 from rtstore.control.schema import (
     CURRENT_CONDITION,
     manifest_entries,
@@ -82,9 +82,11 @@ def admit(connection: Connection, logged: LoggedBatch) -> None:
     """Admit a batch to the log: its run is active, or this batch begins it, by this process. Raises
     `StaleRunError` when the run is over."""
     run_id = str(logged.batch.run_id)
+    if _SELECT_STATE.scalar(connection, run_id=run_id) == RunState.ACTIVE.value:
+        return
     found = find(connection, run_id)
     if found is None:
-        _insert_beginning(connection, logged, this_process())
+        _insert_beginning(connection, logged, run_processes.this_process())
     elif found.is_over:
         raise stale(connection, found)
 
@@ -227,6 +229,7 @@ _ACTIVE = and_(CURRENT_CONDITION, runs.c.state == RunState.ACTIVE.value)
 _BEGINNING = and_(CURRENT_CONDITION, runs.c.state == RunState.BEGINNING.value)
 _SELECT_ALL = Statement(select(runs).order_by(runs.c.run_number.desc()))
 _SELECT = Statement(select(runs).where(runs.c.run_id == bindparam("run_id")))
+_SELECT_STATE = Statement(select(runs.c.state).where(runs.c.run_id == bindparam("run_id")))
 _SELECT_ACTIVE = Statement(select(runs).where(_ACTIVE))
 _SELECT_ACTIVE_ID = Statement(select(runs.c.run_id).where(_ACTIVE))
 _SELECT_LAST = Statement(

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import BatchFailedError, FileSystem, Retention, RunIdentity, RuntimeStore
+from rtstore.control import run_processes
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
+from rtstore.model.runs import RunProcess
 from tests.support import DIAGNOSTICS, LAUNCH, LEASES, LEDGER, SESSIONS, Ids, plain_descriptor
 
 TEAM = "team-frozen"
@@ -73,6 +75,7 @@ def launch(run_id: str, number: int) -> dict[str, Any]:
 
 def live(directory: Path) -> None:
     """Live the whole life; does not return."""
+    run_processes.this_process = lambda: RunProcess(host="frozen-host", pid=4711, start=None)
     fs = _Refusing()
     store = RuntimeStore.open(
         directory,
