@@ -24,7 +24,8 @@ TIME = (
 STATEMENTS = [
     f"""
     CREATE TABLE runs (
-      -- One row for each life of the runtime. Rows stay: a run id is not used again.
+      -- One row for each life of the runtime. One is active, or none. Rows stay: a run id is not
+      -- used again.
       run_number INTEGER NOT NULL,
       run_id TEXT NOT NULL,
       -- beginning: its first batch is logged, and not completed yet.
@@ -55,9 +56,7 @@ STATEMENTS = [
     ) STRICT
     """,
     """
-    CREATE UNIQUE INDEX ix_runs_current ON runs (state)
-      -- One run is active, or none.
-      WHERE state IN ('beginning', 'active')
+    CREATE UNIQUE INDEX ix_runs_current ON runs (state) WHERE state IN ('beginning', 'active')
     """,
     """
     CREATE TRIGGER runs_state_is_final BEFORE UPDATE OF state ON runs
@@ -72,6 +71,7 @@ STATEMENTS = [
     """,
     """
     CREATE TRIGGER runs_keep_their_id BEFORE UPDATE OF run_id ON runs
+    -- Otherwise the id that it had could be used again.
     BEGIN
       SELECT RAISE(ABORT, 'a run keeps its id');
     END

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import zip_longest
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
@@ -189,7 +190,7 @@ def runs_of_batches(connection: Connection, at: datetime) -> list[RunRecord]:
     ids = [*dict.fromkeys(ids), *rows]
     ids.sort(key=lambda run_id: run_id == last_id)
     found: list[RunRecord] = []
-    for run_id, successor in zip(ids, [*ids[1:], None], strict=True):
+    for run_id, successor in zip_longest(ids, ids[1:]):
         row = rows.get(run_id, {"began_at": at, "last_at": at, "first": None, "reason": None})
         is_stopped = row["reason"] == BatchReason.STOP_TOMBSTONE.value
         values: Row = {

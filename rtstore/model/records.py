@@ -421,9 +421,9 @@ class RecoveryPlan(Record):
     readiness_impact: ReadinessImpact
     actions: tuple[RecoveryAction, ...]
     diagnostics: tuple[str, ...]
-    expected: RunIdentity | None = None
-    """The run identity that the entries were compared with."""
-    stale_stores: tuple[StaleStore, ...] = ()
+    expected: RunIdentity | None = Field(default=None, exclude=True)
+    """The run identity that the entries were compared with. The legacy format does not have it."""
+    stale_stores: tuple[StaleStore, ...] = Field(default=(), exclude=True)
     """The stores whose action is to block because they are stale."""
 
     def stale_store(self, schema_name: str) -> StaleStore | None:
@@ -445,8 +445,9 @@ class ReadinessCheck(Record):
     ok: bool
     reason: ReadinessReason
     diagnostics: tuple[str, ...]
-    nothing_committed: bool = False
-    """Whether no batch was ever committed here: a first start, which writes one, and no loss."""
+    nothing_committed: bool = Field(default=False, exclude=True)
+    """Whether no batch was ever committed here: a first start, which writes one, and no loss. The
+    legacy format does not have it."""
 
 
 # --- recovery -----------------------------------------------------------------------------------

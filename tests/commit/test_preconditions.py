@@ -50,7 +50,7 @@ def test_a_writer_alone_does_not_ask_for_what_it_committed(
             write(store, LEASES if number % 2 else LEDGER, number)
         assert agree(store)
     asked = [sql for sql in trace.statements if "WHERE" in sql and "SELECT" in sql[:6]]
-    asked_of_open = [sql for sql in asked if "state IN" in sql]
+    asked_of_open = [sql for sql in asked if "state IN" in sql and "FROM runs" not in sql]
     assert not [sql for sql in asked_of_open if "FROM store_contents" not in sql]
     assert sum(trace.statements[sql] for sql in asked_of_open) <= TURNS
     assert trace.statements["PRAGMA data_version"] == 10

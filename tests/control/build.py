@@ -97,7 +97,7 @@ INSERT_ENTRY = (
 
 def populate(connection: sqlite3.Connection) -> None:
     """Rows in every table: two committed batches, an open one, a failed one, an imported one;
-    evidence; a recovery that ended and one that did not; an upgrade."""
+    evidence; a recovery that ended and one that did not; an upgrade; two runs."""
     batches = [
         (1, "batch-1", "committed", 1, TIME),
         (2, "batch-2", "committed", 2, TIME),
@@ -117,6 +117,11 @@ def populate(connection: sqlite3.Connection) -> None:
     connection.execute(INSERT_ENTRY, (1, "b.store", "b.json", "receipt-b"))
     connection.execute("UPDATE write_batches SET origin = 'imported' WHERE batch_number = 5")
     connection.execute("UPDATE write_batches SET last_error = 'disk full' WHERE batch_number = 4")
+    connection.executemany(
+        "INSERT INTO runs (run_id, state, began_at, host, pid, ended_at, superseded_by)"
+        f" VALUES (?, ?, '{TIME}', 'host', 1, ?, ?)",
+        [("run-0", "superseded", TIME, "run-1"), ("run-1", "active", None, None)],
+    )
     connection.execute(
         "INSERT INTO quarantined_files (schema_name, relative_path, quarantine_path, reason,"
         " content_hash, file_size, quarantined_at)"

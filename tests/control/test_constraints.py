@@ -28,6 +28,7 @@ from rtstore.model.records import (
     RebuildStrategy,
     RecoveryTrigger,
 )
+from rtstore.model.runs import RunEnding, RunState
 from tests.control.build import HASH, INSERT_BATCH, INSERT_CONTENT, INSERT_ENTRY, INSERT_WRITE, TIME
 
 ENUMS: dict[tuple[str, str], type[StrEnum]] = {
@@ -37,6 +38,8 @@ ENUMS: dict[tuple[str, str], type[StrEnum]] = {
     ("recovery_runs", "readiness_impact"): ReadinessImpact,
     ("recovery_runs", "remaining_impact"): ReadinessImpact,
     ("recovery_runs", "started_by"): RecoveryTrigger,
+    ("runs", "ending"): RunEnding,
+    ("runs", "state"): RunState,
     ("store_descriptors", "criticality"): Criticality,
     ("store_descriptors", "owner"): Owner,
     ("store_descriptors", "rebuild_strategy"): RebuildStrategy,
@@ -47,6 +50,12 @@ ENUMS: dict[tuple[str, str], type[StrEnum]] = {
 """The columns that hold one of an enum's values."""
 
 COLUMNS = [(table.name, column) for table in metadata.sorted_tables for column in table.columns]
+
+
+def drop_triggers(connection: sqlite3.Connection) -> None:
+    """Drop what refuses a change before the constraint of its column does."""
+    for name in ("write_batches_state_is_final", "runs_state_is_final", "runs_keep_their_id"):
+        connection.execute(f"DROP TRIGGER {name}")
 
 
 @pytest.mark.parametrize(("table", "column"), ENUMS)
@@ -74,7 +83,7 @@ def test_enum_columns_refuse_other_values(
     populated: sqlite3.Connection, table: str, column: str
 ) -> None:
     """A word that is not one of the enum's is refused, by the constraint of that column."""
-    populated.execute("DROP TRIGGER write_batches_state_is_final")
+    drop_triggers(populated)
     for value in ("", "unheard_of", next(iter(ENUMS[table, column])).value.upper()):
         with pytest.raises(sqlite3.IntegrityError, match=f"ck_{table}_{column}"):
             populated.execute(f"UPDATE {table} SET {column} = ?", (value,))
@@ -126,6 +135,7 @@ def test_columns_refuse_other_types(
     """STRICT: a number is a number and a text a text, in every column."""
     is_number = isinstance(column.type, Integer)
     wrong, kind = ("twelve", "TEXT") if is_number else (b"\x00", "BLOB")
+    drop_triggers(populated)
     message = f"cannot store {kind} value in|datatype mismatch"
     with pytest.raises(sqlite3.Error, match=message):
         populated.execute(f"UPDATE {table} SET {column.name} = ?", (wrong,))
@@ -151,6 +161,60 @@ def test_transitions_of_a_batch(
         expected = before
     found = populated.execute("SELECT state FROM write_batches WHERE batch_number = 9").fetchone()
     assert found == (expected,)
+
+
+_OVER = {RunState.ENDED, RunState.SUPERSEDED}
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(RunState, RunState)), ids=str)
+def test_transitions_of_a_run(
+    populated: sqlite3.Connection, before: RunState, after: RunState
+) -> None:
+    """A run begins, is active, and is over for ever, whoever changes the row."""
+    columns = "ended_at, ending, superseded_by"
+
+    def values(state: RunState) -> tuple[str | None, ...]:
+        over = state in _OVER
+        return (
+            TIME if over else None,
+            "finished" if state is RunState.ENDED else None,
+            "run-1" if state is RunState.SUPERSEDED else None,
+        )
+
+    populated.execute(
+        "UPDATE runs SET state = 'ended', ended_at = began_at, ending = 'stopped'"
+        " WHERE state = 'active'"
+    )
+    insert = f"INSERT INTO runs (run_id, state, began_at, {columns}) VALUES ('r', ?, ?, ?, ?, ?)"
+    populated.execute(insert, (before, TIME, *values(before)))
+    change = f"UPDATE runs SET state = ?, ({columns}) = (?, ?, ?) WHERE run_id = 'r'"
+    legal = {(RunState.BEGINNING, RunState.ACTIVE)} | {(RunState.ACTIVE, state) for state in _OVER}
+    if (before, after) in legal:
+        populated.execute(change, (after, *values(after)))
+        return
+    with pytest.raises(sqlite3.IntegrityError, match="illegal transition of a run state"):
+        populated.execute(change, (after, *values(after)))
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("DELETE FROM runs WHERE run_id = 'run-0'", "a run is not deleted"),
+        ("DELETE FROM runs WHERE run_id = 'run-1'", "a run is not deleted"),
+        ("UPDATE runs SET run_id = 'other' WHERE run_id = 'run-0'", "a run keeps its id"),
+        (f"INSERT INTO runs (run_id, state, began_at) VALUES ('r', 'active', '{TIME}')", "UNIQUE"),
+        (
+            f"INSERT INTO runs (run_id, state, began_at) VALUES ('run-0', 'beginning', '{TIME}')",
+            "UNIQUE",
+        ),
+    ],
+)
+def test_one_run_is_active_and_ids_stay(
+    populated: sqlite3.Connection, statement: str, message: str
+) -> None:
+    """The database keeps every run id, and has one active run at most."""
+    with pytest.raises(sqlite3.IntegrityError, match=message):
+        populated.execute(statement)
 
 
 INCONSISTENT = [

@@ -24,7 +24,9 @@ TOP_LEVEL_OPTIONAL = {"LICENSE", "PKG-INFO", "uv.lock"}  # the second is in pack
 LINES_PER_MODULE_MAX = 900
 LINES_PER_FUNCTION_MAX = 70
 
-LONGER_MODULES: dict[str, str] = {}
+LONGER_MODULES: dict[str, str] = {
+    "rtstore/store.py": "one class, open to close, and its runs; most of it is what callers read",
+}
 """Modules that may be longer, each with the reason."""
 
 LONGER_FUNCTIONS: dict[str, str] = {}

@@ -206,8 +206,10 @@ def test_a_plan_is_data() -> None:
             "Uncommitted runtime store batch detected: batch-2",
         ],
     }
-    assert RecoveryPlan.model_validate_json(made.model_dump_json(by_alias=True)) == made
-    assert RecoveryPlan.model_validate(dumped) == made
+    # The legacy format does not have what is stale in which part of its identity.
+    theirs = made.model_copy(update={"expected": None, "stale_stores": ()})
+    assert RecoveryPlan.model_validate_json(made.model_dump_json(by_alias=True)) == theirs
+    assert RecoveryPlan.model_validate(dumped) == theirs
 
 
 # --- looking things up --------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ def store(tmp_path: Path) -> Iterator[RuntimeStore]:
         yield opened
 
 
-def begun(store: RuntimeStore, run_id: str = "run-1", **contents: Any) -> Run:
+def begun(store: RuntimeStore) -> Run:
     """A run that began with two stores."""
-    return store.begin_run(identity(run_id), writes={A: 1, B: {"n": 1}, **contents})
+    return store.begin_run(identity("run-1"), writes={A: 1, B: {"n": 1}})
 
 
 def states(store: RuntimeStore) -> list[tuple[str, str]]:
@@ -88,7 +88,7 @@ def test_a_batch_of_a_run_that_was_never_seen_begins_it(store: RuntimeStore) -> 
 
 def test_kept_stores_have_the_same_bytes_under_the_new_identity(store: RuntimeStore) -> None:
     """One that is neither kept, given nor rebuilt stays the old run's."""
-    begun(store, **{C: "left"})
+    store.begin_run(identity("run-1"), writes={A: 1, B: {"n": 1}, C: "left"})
     before = {path.name: path.read_bytes() for path in store.directory.glob("*.json")}
     run = store.begin_run(identity("run-2"), writes={A: 2}, keep=[B])
     assert run.left == (C,)
@@ -185,7 +185,7 @@ def test_a_run_that_is_over_writes_nothing(store: RuntimeStore, over: str) -> No
     def never(_: Any) -> Any:
         raise AssertionError
 
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: old.write_batch("recovery", {B: 3}),
         lambda: old.update(A, never, reason="recovery"),
         lambda: store.adopt(B, identity=old.identity),
@@ -368,7 +368,7 @@ def test_where_a_runtime_stands(store: RuntimeStore) -> None:
 
 def test_recovery_rebuilds_stale_stores_in_one_batch(store: RuntimeStore) -> None:
     """Under an expected identity; a store whose rebuilder is missing stays, and is named."""
-    begun(store, **{C: 1})
+    store.begin_run(identity("run-1"), writes={A: 1, B: 1, C: 1})
     plan = store.plan_recovery(expected=identity("run-2"))
     rebuilders = {A: lambda request: [request.data], B: lambda request: [request.data]}
     report = store.recover(plan, rebuilders=rebuilders)
