@@ -1,72 +1,14 @@
-"""`rtstore backup`, `restore` and `verify`: makes, restores and checks back-ups."""
+"""Shows a back-up."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import check_directory
-from rtstore.cli.output import Cell, Page, count, page_for, print_json, size, when
-from rtstore.cli.progress import progress_bar
-from rtstore.control.schema import REVISIONS
-from rtstore.maintenance.backup import Backup, ChangedFile, restore_backup, verify_backup
+from rtstore.cli.output import Cell, Page, count, size, when
+from rtstore.maintenance.backup import Backup, ChangedFile
 from rtstore.model.times import utc_now
-from rtstore.shell import shell_word
-from rtstore.store import RuntimeStore
 
 
-def back_up(directory: Path, destination: Path, *, as_json: bool) -> ExitCode:
-    """Back a runtime directory up."""
-    check_directory(directory)
-    with RuntimeStore.open(directory, read_only=True) as store, progress_bar(quiet=as_json) as bar:
-        backup = store.back_up(destination, progress=bar)
-    if as_json:
-        print_json(backup)
-        return ExitCode.READY
-    page = page_for()
-    page.line(Cell("Backed up", "good"), f" {directory}")
-    _show(page, backup)
-    page.title("Next")
-    place = shell_word(destination)
-    page.line(Cell(f"rtstore verify {place}", "title"), indent=2)
-    page.line(Cell(f"rtstore restore {place} NEW_DIR", "title"), indent=2)
-    return ExitCode.READY
-
-
-def restore(source: Path, directory: Path, *, as_json: bool) -> ExitCode:
-    """Make a runtime directory from a back-up."""
-    with progress_bar(quiet=as_json) as bar:
-        backup = restore_backup(source, directory, progress=bar)
-    if as_json:
-        print_json(backup)
-        return ExitCode.READY
-    page = page_for()
-    page.line(Cell("Restored", "good"), f" {source}")
-    _show(page, backup)
-    page.title("Next")
-    place = shell_word(directory)
-    if backup.revision == REVISIONS[-1]:
-        page.line(Cell(f"rtstore status {place}", "title"), indent=2)
-    else:
-        page.line("start the older rtstore that knows this revision, or", indent=2)
-        page.line(Cell(f"rtstore upgrade {place}", "title"), indent=2)
-    return ExitCode.READY
-
-
-def verify(source: Path, *, as_json: bool) -> ExitCode:
-    """Check a back-up."""
-    with progress_bar(quiet=as_json) as bar:
-        backup = verify_backup(source, progress=bar)
-    if as_json:
-        print_json(backup)
-        return ExitCode.READY
-    page = page_for()
-    page.line(Cell("Sound", "good"), ": the database and every file are what was backed up")
-    _show(page, backup)
-    return ExitCode.READY
-
-
-def _show(page: Page, backup: Backup) -> None:
+def show_backup(page: Page, backup: Backup) -> None:
+    """Print what is in a back-up, and what is not."""
     total = sum(file.file_size for file in backup.files)
     facts: list[tuple[str, str | Cell]] = [
         ("Where", str(backup.path)),

@@ -38,13 +38,13 @@ def versions(context: typer.Context, incomplete: str) -> Choices:
     with _opened(context) as store:
         if store is None:
             return []
-        from rtstore.cli.looking import schema_name_of
         from rtstore.cli.output import ago
+        from rtstore.cli.snapshot import schema_name_of
         from rtstore.errors import RuntimeStoreError
         from rtstore.model.times import utc_now
 
         try:
-            name = schema_name_of(store, _typed(context, "store", 1))
+            name = schema_name_of(store, _typed(context, "store_name", 1))
             found = store.history(name, limit=_BATCHES)
         except RuntimeStoreError:
             return []
@@ -70,7 +70,7 @@ def quarantined(context: typer.Context, incomplete: str) -> Choices:
 
 @contextmanager
 def _opened(context: typer.Context) -> Iterator[RuntimeStore | None]:
-    from rtstore.cli.looking import open_to_look
+    from rtstore.cli.snapshot import open_to_look
     from rtstore.errors import RuntimeStoreError
 
     try:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rtstore.cli.advice import NextStep
+from rtstore.cli.discover import DEPTH_NEAR, Place, Walk
 from rtstore.cli.exits import ExitCode, exit_code_of
-from rtstore.cli.looking import Look, Verdict, bytes_on_disk, look_at, open_to_look, shown
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.cli.progress import progress_bar
-from rtstore.cli.walking import DEPTH_NEAR, Place, Walk
+from rtstore.cli.snapshot import Look, Verdict, bytes_on_disk, look_at, open_to_look, shown
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,

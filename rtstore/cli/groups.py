@@ -1,30 +1,75 @@
-"""The sections of the commands in `rtstore --help`, by purpose."""
+"""Groups of commands: listed in sections, and each loaded when it is called.
+
+A command is the function `run` of a module: its parameters are the options, its docstring is the
+help, and what it returns is the exit code.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import keyword
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
-from typer.core import TyperGroup
+import typer
+from typer.core import TyperCommand, TyperGroup
 
-SECTIONS = {
-    "Begin": ("demo", "init", "import"),
-    "Look, and change nothing": ("status", "watch", "log", "plan", "doctor"),
-    "Look back": ("history", "show", "diff"),
-    "Put right": ("recover", "adopt", "revert", "quarantine", "rebuild"),
-    "Look after": ("prune", "upgrade", "backup", "verify", "restore", "export"),
-}
+from rtstore.cli.reporting import reporting
+
+
+class Command(TyperCommand):
+    """A command whose errors are reported, and whose function returns the exit code.
+
+    The parameters `directory` and `store_name` are what its messages are about.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the function, and exit with its exit code."""
+        directory, store = ctx.params.get("directory"), ctx.params.get("store_name")
+        about = None if directory is None else Path(directory)
+        with reporting(about, store, as_json=ctx.params["as_json"]):
+            code = super().invoke(ctx)
+        raise typer.Exit(code)
+
+
+class Listed(TyperCommand):
+    """A command that is listed with its short help, and not loaded."""
 
 
 class Sections(TyperGroup):
-    """A group whose help lists its commands in sections."""
+    """A group whose help lists its commands in sections, and which loads one when it is called."""
+
+    package: ClassVar[str]
+    """Where the modules of its commands are."""
+    sections: ClassVar[Mapping[str, Mapping[str, str]]]
+    """The commands by section, each with its short help."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for section in self.sections.values():
+            for name, short_help in section.items():
+                if name not in self.commands:
+                    self.add_command(Listed(name, short_help=short_help))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer has it
         """Write the sections, with the names aligned across all of them."""
         width = max(map(len, self.commands))
-        for title, names in SECTIONS.items():
-            rows = [
-                (name.ljust(width), self.commands[name].get_short_help_str(limit=200))
-                for name in names
-            ]
+        for title, section in self.sections.items():
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write_dl([(name.ljust(width), text) for name, text in section.items()])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is called, loaded."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and isinstance(command, Listed):
+            with reporting(as_json="--json" in rest):
+                command = _load(self.package, name)
+        return name, command, rest
+
+
+def _load(package: str, name: str) -> Any:
+    module = f"{name}_" if keyword.iskeyword(name) else name
+    one = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    one.command(name, cls=Command)(importlib.import_module(f"{package}.{module}").run)
+    return typer.main.get_command(one)

@@ -18,7 +18,7 @@ from typing import Any
 
 from rtstore import RuntimeStore
 from rtstore.cli.app import app
-from rtstore.cli.demo_data import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
+from rtstore.cli.demo.writer import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
 from rtstore.testing import crash_at
 
 CHECKOUT = Path(__file__).parents[2]

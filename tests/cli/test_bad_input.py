@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from rtstore.cli import log
+from rtstore.cli.commands import log
 from rtstore.cli.exits import ExitCode
 from rtstore.errors import (
     ConflictError,
@@ -341,7 +341,7 @@ def test_every_kind_of_error_has_its_code(
     def fail(*_: object, **__: object) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(log, "run", fail)
+    monkeypatch.setattr(log, "open_to_look", fail)
     result = run("log", tmp_path)
     refused(result, code, str(error).replace(" DIR", f" {tmp_path}"))
 
@@ -352,7 +352,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(log, "run", interrupt)
+    monkeypatch.setattr(log, "open_to_look", interrupt)
     result = run("log", tmp_path)
     assert (result.code, result.err) == (ExitCode.INTERRUPTED, "rtstore: interrupted\n")
 

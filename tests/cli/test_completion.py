@@ -25,6 +25,12 @@ def completed(line: str) -> list[str]:
     return [line for line in result.out.split("\n") if line]
 
 
+def test_commands() -> None:
+    """The commands by their names, and below quarantine those of it."""
+    assert completed("rtstore re") == ["recover", "revert", "rebuild", "restore"]
+    assert completed("rtstore quarantine re") == ["restore"]
+
+
 def test_stores(tmp_path: Path) -> None:
     """The stores of the directory that is typed already, by name, or by file; nothing is changed
     by it, and a writer need not stop."""

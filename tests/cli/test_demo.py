@@ -12,10 +12,18 @@ from pathlib import Path
 import pytest
 
 from rtstore import RuntimeStore
-from rtstore.cli import demo_crash
-from rtstore.cli.demo_crash import DemoFailedError, kill_writer
-from rtstore.cli.demo_data import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
-from rtstore.cli.demo_points import KILL_POINTS, STORES, find_point
+from rtstore.cli.demo import writer as demo_writer
+from rtstore.cli.demo.writer import (
+    IDENTITY,
+    KILL_POINTS,
+    STORES,
+    TEAM,
+    DemoFailedError,
+    fatal_checkpoint,
+    find_point,
+    first_checkpoints,
+    kill_writer,
+)
 from rtstore.cli.exits import ExitCode
 from rtstore.control.lock import WriterLock
 from rtstore.testing import CrashPoint
@@ -176,7 +184,7 @@ def test_a_writer_that_does_not_come_to_its_point(
     nowhere = CrashPoint("nowhere", logged=True, published=4, completed=True)
     with pytest.raises(DemoFailedError, match="should have said 'nowhere'"):
         kill_writer(directory, nowhere, "batch-1")
-    monkeypatch.setattr(demo_crash, "HANDSHAKE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(demo_writer, "HANDSHAKE_TIMEOUT_S", 0.0)
     with pytest.raises(DemoFailedError, match="it said ''"):
         kill_writer(directory, find_point("before-log"), "batch-2")
 
@@ -187,13 +195,13 @@ def test_an_orphan_ends_by_itself(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from rtstore.cli import demo_crash\n"
-        "from rtstore.cli.demo_points import find_point\n"
+        "from rtstore.cli.demo import writer as demo_writer\n"
+        "from rtstore.cli.demo.writer import find_point\n"
         "def die(process):\n"
         "    process.stdout.readline()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "demo_crash._handshake = die\n"
-        "demo_crash.kill_writer(Path(sys.argv[1]), find_point('after-log'), 'batch-1')\n"
+        "demo_writer._handshake = die\n"
+        "demo_writer.kill_writer(Path(sys.argv[1]), find_point('after-log'), 'batch-1')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(directory)],

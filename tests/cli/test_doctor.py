@@ -24,7 +24,7 @@ from rtstore import (
     WriterLock,
     rebuild_database,
 )
-from rtstore.cli.demo_data import IDENTITY
+from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from rtstore import DATABASE_NAME, RuntimeStore
-from rtstore.cli import walking
+from rtstore.cli import discover
+from rtstore.cli.discover import Walk
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.folder import State
-from rtstore.cli.walking import Walk
 from rtstore.control.schema import REVISIONS
 from rtstore.legacy.control_files import MANIFEST_NAMES, RUNTIME_DIRECTORY
 from rtstore.legacy.survey import LANES
@@ -250,9 +250,9 @@ def test_a_directory_that_goes_while_it_is_looked_at(tmp_path: Path) -> None:
 
 def test_names_that_are_said_twice() -> None:
     """What the walk knows of back-ups and of the ancestor is what their packages say."""
-    assert walking.BACKUP_RECORD == RECORD_NAME
-    assert (walking.LANES, walking.RUNTIME_DIRECTORY) == (LANES, RUNTIME_DIRECTORY)
-    assert walking.MANIFEST_NAMES == MANIFEST_NAMES
+    assert discover.BACKUP_RECORD == RECORD_NAME
+    assert (discover.LANES, discover.RUNTIME_DIRECTORY) == (LANES, RUNTIME_DIRECTORY)
+    assert discover.MANIFEST_NAMES == MANIFEST_NAMES
 
 
 def test_names_that_no_terminal_shows(tmp_path: Path) -> None:

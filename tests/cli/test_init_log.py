@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtstore import RuntimeStore
-from rtstore.cli.demo_data import TEAM, fatal_checkpoint, first_checkpoints
+from rtstore.cli.demo.writer import TEAM, fatal_checkpoint, first_checkpoints
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run
 from tests.support import picture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rtstore import DATABASE_NAME
-from rtstore.cli.watch import _Watcher
+from rtstore.cli.commands.watch import _Watcher
 from rtstore.control.schema import REVISIONS
 from rtstore.model.records import Receipt
 from tests.cli.commands import crashed_team, ready_team, run, run_process

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import DATABASE_NAME, KEEP_EVERYTHING, Retention, RuntimeStore
-from rtstore.cli.demo_data import IDENTITY, fatal_checkpoint
+from rtstore.cli.demo.writer import IDENTITY, fatal_checkpoint
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run
 from tests.support import picture

@@ -129,7 +129,7 @@ def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
 
 WRITE_WITHOUT_PAUSE = """
 from rtstore import KEEP_EVERYTHING, RuntimeStore
-from rtstore.cli.demo_data import IDENTITY, fatal_checkpoint
+from rtstore.cli.demo.writer import IDENTITY, fatal_checkpoint
 checkpoint = fatal_checkpoint()
 with RuntimeStore.open(sys.argv[1], retention=KEEP_EVERYTHING) as store:
     say("writing")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -12,13 +14,14 @@ import pytest
 import typer.main
 
 from rtstore import __version__
-from rtstore.cli.app import app
+from rtstore.cli.app import Commands, QuarantineCommands, app
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.groups import SECTIONS
+from rtstore.cli.groups import Sections
 from tests.cli.commands import CHECKOUT, ready_team, run, run_process
 
+SECTIONS = Commands.sections
 COMMANDS = tuple(name for names in SECTIONS.values() for name in names if name != "quarantine")
-QUARANTINE = ("list", "show", "restore")
+QUARANTINE = tuple(QuarantineCommands.sections["Commands"])
 HEAVY = ("sqlalchemy", "alembic", "sqlite3", "pydantic", "rtstore.control", "rtstore.store")
 
 _LOADED_BY_HELP = """
@@ -62,8 +65,12 @@ def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
     )
     loaded = set(done.stderr.split())
     assert "rtstore.cli.folder" in loaded
+    commands = {name for name in loaded if name.startswith("rtstore.cli.commands.")}
+    assert commands == {"rtstore.cli.commands.status"}
     spared = (
         "alembic",
+        "rtstore.cli.demo",
+        "rtstore.testing",
         "rich",
         "rtstore.maintenance.backup",
         "rtstore.legacy",
@@ -92,9 +99,11 @@ def test_help_of_the_command_loads_no_database_layer() -> None:
 
 
 def test_help_loads_no_database_layer() -> None:
-    """`rtstore --help` answers without waiting for sqlalchemy, the front door included."""
+    """`rtstore --help` answers without waiting for sqlalchemy, the front door included, and loads
+    no command that it lists."""
     loaded = _loaded_by_help("whole")
     assert [name for name in HEAVY if name in loaded] == []
+    assert [name for name in loaded if name.startswith("rtstore.cli.commands")] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -117,6 +126,30 @@ def test_every_command_is_in_one_section_of_the_help() -> None:
         assert [line.split()[0] for line in section.splitlines()] == list(names)
     for name in QUARANTINE:
         assert "\n  JSON: " in run("quarantine", name, "--help").out
+
+
+@pytest.mark.parametrize("group", [Commands, QuarantineCommands])
+def test_every_module_of_commands_is_listed(group: type[Sections]) -> None:
+    """A command that nobody listed could not be called."""
+    found = pkgutil.iter_modules(importlib.import_module(group.package).__path__)
+    listed = {name for names in group.sections.values() for name in names}
+    assert {module.name.rstrip("_") for module in found} == listed
+
+
+def test_a_command_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens while a command is loaded ends as what happens while it runs."""
+    problem: BaseException = OSError(24, "Too many open files")
+
+    def fail(name: str) -> None:
+        raise problem
+
+    monkeypatch.setattr("rtstore.cli.groups.importlib.import_module", fail)
+    result = run("log", ".", "--json")
+    assert result.code == ExitCode.RETRY_LATER
+    assert result.json()["error"]["exitCode"] == ExitCode.RETRY_LATER
+    problem = KeyboardInterrupt()
+    result = run("log", ".")
+    assert (result.code, result.err) == (ExitCode.INTERRUPTED, "rtstore: interrupted\n")
 
 
 def test_help_shows_every_exit_code() -> None:

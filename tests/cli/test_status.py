@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import RuntimeStore
-from rtstore.cli.demo_data import IDENTITY
+from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 

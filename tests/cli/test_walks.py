@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rtstore import DATABASE_NAME, CorruptDatabaseError, RuntimeStore
-from rtstore.cli.demo_data import TEAM
+from rtstore.cli.demo.writer import TEAM
 from rtstore.cli.exits import ExitCode
 from rtstore.shell import shell_command
 from tests.cli.commands import ready_team, run, words_of

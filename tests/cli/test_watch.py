@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from rtstore import DATABASE_NAME, RuntimeStore
-from rtstore.cli.demo_data import IDENTITY, fatal_checkpoint
+from rtstore.cli.commands.watch import BatchEvent, ErrorEvent, Event, StateEvent, _Watcher
+from rtstore.cli.demo.writer import IDENTITY, fatal_checkpoint
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.watch import BatchEvent, ErrorEvent, Event, StateEvent, _Watcher
 from tests.cli.commands import CHECKOUT, crashed_team, ready_team, run
 from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
 from tests.support import child, hear
@@ -194,7 +194,7 @@ def test_the_number_of_changes_is_counted(tmp_path: Path, monkeypatch: pytest.Mo
     """`-n 2` ends after two changes, and tells no third one that was seen with them."""
     directory = ready_team(tmp_path)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: write(directory, 3))
-    monkeypatch.setattr("rtstore.cli.watch.time", clock)
+    monkeypatch.setattr("rtstore.cli.commands.watch.time", clock)
     result = run("watch", directory, "-n", "2", "--json")
     events = [json.loads(line) for line in result.out.splitlines()]
     assert [event["event"] for event in events] == ["state", "batch", "batch"]

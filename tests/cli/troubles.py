@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rtstore import DATABASE_NAME, FileSystem, rebuild_database
-from rtstore.cli.demo_data import TEAM
+from rtstore.cli.demo.writer import TEAM
 from tests.cli.commands import Crash, Result, crashed_team, ready_team, run, words_of
 from tests.maintenance.test_rebuild_database import overwrite
 from tests.support import child, hear

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rtstore import DATABASE_NAME, Descriptor, RuntimeStore, import_directory
-from rtstore.cli.demo_data import IDENTITY, TEAM
+from rtstore.cli.demo.writer import IDENTITY, TEAM
 from rtstore.control.lock import LOCK_NAME
 from tests.cli.commands import crashed_team, ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES

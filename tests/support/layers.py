@@ -139,7 +139,7 @@ SEAM = (
     "rtstore.files.system",
     "rtstore.files.owned",
     "rtstore.control.lock",
-    "rtstore.cli.demo_writer",
+    "rtstore.cli.demo.writer",
     "rtstore.control.sqlite.ground",
 )
 """Where files are changed: the seam, and the lock, which is no file that holds anything. (The

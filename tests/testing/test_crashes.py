@@ -20,7 +20,7 @@ from rtstore import (
     StoreClosedError,
     WriterLock,
 )
-from rtstore.cli.looking import open_to_look
+from rtstore.cli.snapshot import open_to_look
 from rtstore.testing import (
     POINTS,
     CrashPoint,

@@ -6,11 +6,13 @@ An ordinary opening would do the safe repairs without showing them.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import (
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
+from rtstore.cli.output import Page, count, page_for, print_json
+from rtstore.cli.progress import progress_bar
+from rtstore.cli.readiness import readiness_cell, show_diagnosis
+from rtstore.cli.snapshot import (
     Look,
     Verdict,
     check_directory,
@@ -18,12 +20,9 @@ from rtstore.cli.looking import (
     temporary_files,
     until_it_fits,
 )
-from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
-from rtstore.cli.progress import progress_bar
-from rtstore.cli.status import readiness_cell, show_diagnosis
+from rtstore.cli.steps import show_steps
 from rtstore.model.records import (
     ActionKind,
-    ActionOutcome,
     ReadinessCheck,
     Record,
     RecoveryPlan,
@@ -31,12 +30,6 @@ from rtstore.model.records import (
     RecoveryStep,
 )
 from rtstore.store import RuntimeStore
-
-_TONES = {
-    ActionOutcome.DONE: "good",
-    ActionOutcome.SKIPPED: "warn",
-    ActionOutcome.FAILED: "bad",
-}
 
 
 class RecoverReport(Record):
@@ -57,9 +50,23 @@ class RecoverReport(Record):
     next: tuple[NextStep, ...]
 
 
-def run(directory: Path, *, lock_timeout_s: float, dry_run: bool, as_json: bool) -> ExitCode:
-    """Plan, execute, and inspect again. A step that fails is shown, and does not change its
-    store."""
+def run(
+    directory: Directory,
+    *,
+    dry_run: DryRun = False,
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Put right what can be, and show each step and what is left.
+
+    Open batches are finished from the log, committed contents are put back, changed files go into
+    quarantine. What needs the runtime is left to it. Running it again does no harm.
+
+    \b
+    JSON: directory, teamName, dryRun, runNumber, plan (as in "plan"),
+      steps[] {action {kind, schemaName, reason?}, outcome (done|skipped|failed), detail},
+      removedFiles[], remaining (a plan), verdict, readiness, next[]
+    """
     check_directory(directory)
     with (
         progress_bar(quiet=as_json, what="recovering"),
@@ -122,26 +129,3 @@ def _show(page: Page, look: Look, report: RecoverReport) -> None:
     left = sum(action.kind is not ActionKind.NONE for action in report.remaining.actions)
     page.facts([("  Actions", count(left, "action")), ("  Readiness", readiness_cell(look))])
     show_diagnosis(page, look)
-
-
-def show_steps(page: Page, steps: tuple[RecoveryStep, ...], removed: tuple[str, ...] = ()) -> None:
-    """Print the outcome of each action of a plan."""
-    if steps:
-        columns = [Column("action"), Column("store"), Column("outcome"), Column("detail", 1)]
-        page.table(
-            columns,
-            [
-                [
-                    step.action.kind,
-                    step.action.schema_name,
-                    Cell(step.outcome, _TONES[step.outcome]),
-                    step.detail or "-",
-                ]
-                for step in steps
-            ],
-            indent=2,
-        )
-    else:
-        page.line("nothing to do", indent=2)
-    if removed:
-        page.line(f"removed {count(len(removed), 'temporary file')}", indent=2)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import Look, Verdict, look_at, open_to_look, until_it_fits
+from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
-from rtstore.cli.status import readiness_cell, show_diagnosis
+from rtstore.cli.readiness import readiness_cell, show_diagnosis
+from rtstore.cli.snapshot import Look, Verdict, look_at, open_to_look, until_it_fits
 from rtstore.model.records import (
     ActionKind,
     ReadinessCheck,
@@ -47,14 +47,22 @@ class PlanReport(Record):
 
 
 def run(
-    directory: Path,
+    directory: Directory,
     *,
-    run_id: str | None,
-    capability_snapshot_id: str | None,
-    behavior_fingerprint: str | None,
-    as_json: bool,
+    run_id: RunId = None,
+    capability_snapshot_id: CapabilitySnapshotId = None,
+    behavior_fingerprint: BehaviorFingerprint = None,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Make a plan and print it. Changes nothing."""
+    """Show what is wrong, and what "recover" would do about it. Changes nothing.
+
+    \b
+    JSON: directory, teamName, verdict, readiness, expectedIdentity,
+      plan {planId, teamName, runId, createdAt, highWatermark, manifestHealthy,
+        readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?},
+        diagnostics[]},
+      recovery[] {schemaName, kind, reason, intention}, next[] {command, why}
+    """
     with open_to_look(directory) as store:
 
         def plan() -> tuple[Look, tuple[Intention, ...]]:

@@ -1,20 +1,108 @@
-"""Prints the demo for people: one or two screens."""
+"""The report of `rtstore demo`, step by step, and how it is printed for people."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 
-from rtstore.cli.demo_crash import Kill
-from rtstore.cli.demo_queries import Query
-from rtstore.cli.demo_report import Crash, FileAfterCrash, Outcome, Version, WrittenBatch
-from rtstore.cli.looking import Look
+from rtstore.cli.demo.writer import Kill
 from rtstore.cli.output import Cell, Column, Page, count
-from rtstore.cli.recover import show_steps
-from rtstore.cli.status import readiness_cell
-from rtstore.model.records import ActionKind, RecoveryStep
+from rtstore.cli.readiness import readiness_cell
+from rtstore.cli.snapshot import Look, Verdict
+from rtstore.cli.steps import show_steps
+from rtstore.model.records import (
+    ActionKind,
+    BatchReason,
+    BatchState,
+    ReadinessCheck,
+    Record,
+    RecoveryPlan,
+    RecoveryStep,
+)
 from rtstore.shell import shell_word
+
+
+class Query(Record):
+    """A question, the line that asks it, and what came out."""
+
+    question: str
+    command: str
+    output: tuple[str, ...]
+    program: str
+    """What ran it: `sqlite3`, or Python's module where that program is missing or too old."""
+
+
+class Version(StrEnum):
+    """What a file of the fatal batch holds after the crash."""
+
+    NEW = "new"
+    OLD = "old"
+    MISSING = "missing"
+    OTHER = "other"
+
+
+class WrittenBatch(Record):
+    """A checkpoint that was written before the crash."""
+
+    batch_id: str
+    reason: BatchReason
+    about: str
+    stores: tuple[str, ...]
+
+
+class FileAfterCrash(Record):
+    """One file of the fatal batch."""
+
+    schema_name: str
+    relative_path: str
+    version: Version
+
+
+class Crash(Record):
+    """The directory as the killed process left it."""
+
+    verdict: Verdict
+    files: tuple[FileAfterCrash, ...]
+    published: int
+    """How many of the files have their new version."""
+    temporary_files: tuple[str, ...]
+    plan: RecoveryPlan
+    logged_receipt_ids: tuple[str, ...]
+    """As they stand in the log; empty when the batch is not in it."""
+
+
+class Outcome(Record):
+    """The directory after recovery."""
+
+    verdict: Verdict
+    readiness: ReadinessCheck
+    batch_id: str
+    state: BatchState | None
+    """None: the batch was never logged, and never happened."""
+    high_watermark: int
+    files: tuple[FileAfterCrash, ...]
+    receipt_ids: tuple[str, ...]
+    same_receipts: bool
+    """The receipts are those that were in the log when the process died."""
+
+
+class DemoReport(Record):
+    """What `rtstore demo --json` prints."""
+
+    directory: str
+    database: str
+    team_name: str
+    batches: tuple[WrittenBatch, ...]
+    kill: Kill
+    crash: Crash
+    run_number: int | None
+    """The recovery in `recovery_runs`; None when there was nothing to recover."""
+    steps: tuple[RecoveryStep, ...]
+    outcome: Outcome
+    queries: tuple[Query, ...]
+
 
 _WORDS = {
     Version.NEW: "new version",

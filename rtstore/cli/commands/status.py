@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.folder import Line, lines_below, look_below, show_lines, show_next_of
 from rtstore.cli.folder import report as report_folder
-from rtstore.cli.kept import in_words, limits_of
-from rtstore.cli.looking import (
+from rtstore.cli.limits import in_words, limits_of
+from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
+from rtstore.cli.output import when as time_and_age
+from rtstore.cli.readiness import readiness_cell, show_diagnosis
+from rtstore.cli.snapshot import (
     FileHolds,
     Look,
     OpenBatch,
@@ -22,8 +25,6 @@ from rtstore.cli.looking import (
     open_to_look,
     shown,
 )
-from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
-from rtstore.cli.output import when as time_and_age
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
 from rtstore.model.records import (
@@ -80,14 +81,40 @@ class StatusReport(Record):
 
 
 def run(
-    directory: Path,
+    directory: Directory,
     *,
-    run_id: str | None,
-    capability_snapshot_id: str | None,
-    behavior_fingerprint: str | None,
-    as_json: bool,
+    run_id: RunId = None,
+    capability_snapshot_id: CapabilitySnapshotId = None,
+    behavior_fingerprint: BehaviorFingerprint = None,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Print the state of a runtime directory, or of all below a folder. Changes nothing."""
+    """Show what is committed, what the files hold, and whether the runtime may start.
+
+    Its lanes are shown below it; the exit code is that of DIR alone. DIR may also be a folder: then
+    every runtime directory and lane below it is a line, and the exit code is the highest of all.
+    Changes nothing, and works beside a writer.
+
+    \b
+    JSON: directory, teamName, verdict (ready|degraded|blocked),
+      readiness {ok, reason, diagnostics[]}, highWatermark,
+      activeIdentity and expectedIdentity
+        {runId, capabilitySnapshotId, behaviorFingerprint} or null,
+      lastBatch {batchId, reason, runId, completedAt, ageSeconds, stores[]} or null,
+      openBatches[] {batchId, reason, runId, startedAt, ageSeconds, inProgress, stores[]},
+      newerFiles[] (of which the database may lack the batches), lockHolder,
+      databaseBytes, walBytes,
+      keepsBatches, keepsContentsPerStore, keepsContentBytes, keepsDays (each or null: no limit),
+      stores[] {schemaName, relativePath, criticality, state,
+        holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
+        batchId, batchReason, writtenAt, ageSeconds},
+      below[] (the lanes; as directories[] of a folder), next[] {command, why}
+    JSON of a folder: folder, exitCode,
+      directories[] {directory, laneId or null, state (ready|degraded|blocked|locked|forbidden|
+        older|newer|foreign|damaged|no_database|not_imported|failed), why or null, exitCode,
+        teamName, highWatermark, activeRunId, lastBatchAt, ageSeconds, databaseBytes, lockHolder
+        (each or null), next[] {command, why}},
+      backups[] (left out), wasCutShort
+    """
     check_directory(directory)
     if not os.path.lexists(directory / DATABASE_NAME):
         found = look_below(directory, quiet=as_json)
@@ -161,9 +188,6 @@ def _committed(batch: Batch, look: Look) -> CommittedBatch:
     )
 
 
-# --- for people ---------------------------------------------------------------------------------
-
-
 def _show(page: Page, look: Look, report: StatusReport) -> None:
     page.facts(
         [
@@ -187,35 +211,6 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
         page.title("Lanes" if is_lanes else "Below")
         show_lines(page, report.below, look.now)
         show_next_of(page, report.below, "Next, in these")
-
-
-def readiness_cell(look: Look) -> Cell:
-    """Return the verdict and its reason, in the colour of the verdict."""
-    tone = {Verdict.READY: "good", Verdict.DEGRADED: "warn", Verdict.BLOCKED: "bad"}
-    return Cell(f"{look.verdict} ({look.check.reason})", tone[look.verdict])
-
-
-def show_diagnosis(page: Page, look: Look) -> None:
-    """Print the diagnostics, and what to run next; nothing when all is well."""
-    if look.check.diagnostics:
-        page.title("Diagnostics")
-        for text in look.check.diagnostics:
-            page.line(text, indent=2)
-        for line in look.lines:
-            if line.detail:
-                page.line(f"{line.relative_path}: {line.detail}", indent=2)
-    show_next(page, look)
-
-
-def show_next(page: Page, look: Look) -> None:
-    """Print what to run next, each with what it does; nothing when there is nothing to do."""
-    if not look.next:
-        return
-    page.title("Next")
-    for step in look.next:
-        if step.command:
-            page.line(Cell(step.command, "title"), indent=2)
-        page.line(step.why, indent=6 if step.command else 2)
 
 
 def _identities(report: StatusReport) -> list[tuple[str, str]]:

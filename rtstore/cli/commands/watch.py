@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
+
+import typer
 
 from rtstore.cli.advice import NextStep
+from rtstore.cli.batches import LoggedLine, show_batches, state_cell
 from rtstore.cli.exits import ExitCode, exit_code_of
-from rtstore.cli.log import LoggedLine, show_batches, state_cell
-from rtstore.cli.looking import Look, OpenBatch, Verdict, look_at, open_to_look
+from rtstore.cli.options import Directory
 from rtstore.cli.output import (
     Cell,
     LivePage,
@@ -31,7 +33,8 @@ from rtstore.cli.output import (
     page_for,
     print_json_line,
 )
-from rtstore.cli.status import readiness_cell, show_next
+from rtstore.cli.readiness import readiness_cell, show_next
+from rtstore.cli.snapshot import Look, OpenBatch, Verdict, look_at, open_to_look
 from rtstore.cli.views import stores_of_batches
 from rtstore.errors import RuntimeStoreError
 from rtstore.model.records import OPEN_STATES, Batch, ReadinessCheck, Record, RunIdentity
@@ -93,15 +96,38 @@ class ErrorEvent(Event):
 
 
 def run(
-    directory: Path,
+    directory: Directory,
     *,
-    interval_s: float,
-    for_s: float | None,
-    changes: int | None,
-    as_json: bool,
+    interval_s: Annotated[
+        float,
+        typer.Option(
+            "--interval", metavar="SECONDS", min=0.05, max=86_400, help="How often to look."
+        ),
+    ] = 1.0,
+    for_s: Annotated[
+        float | None,
+        typer.Option("--for", metavar="SECONDS", min=0, help="End after this time."),
+    ] = None,
+    changes: Annotated[
+        int | None,
+        typer.Option("-n", "--number", metavar="N", min=0, help="End after so many changes."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document a line, for programs.")
+    ] = False,
 ) -> ExitCode:
-    """Watch until interrupted, or as long as requested; return the exit code of the last
-    readiness."""
+    """Show batches and readiness as they change, until Ctrl-C. Changes nothing, and no writer waits
+    for it.
+
+    Ended by Ctrl-C the exit code is 130; ended by --for or --number, that of "status" at the end.
+
+    \b
+    JSON, a document a line, each with event and at:
+      event "state" (the first line, and when the readiness changes): directory, teamName,
+        verdict, readiness, highWatermark, activeIdentity, openBatches[], next[] (as in "status")
+      event "batch" (one that is new, or has ended): batch (as in "log"), stores[]
+      event "error" (it cannot be looked at meanwhile): error {type, message, exitCode}
+    """
     with open_to_look(directory):
         pass  # what cannot be watched at all is an error like any other
     watcher = _Watcher(directory)
@@ -219,9 +245,6 @@ def _state_of(look: Look) -> StateEvent:
         open_batches=look.open_batches,
         next=look.next,
     )
-
-
-# --- for people, and for programs ---------------------------------------------------------------
 
 
 class _View(Protocol):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import Cell, count, page_for, print_json
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.model.records import Record
@@ -23,8 +26,18 @@ class InitReport(Record):
     stores: tuple[str, ...]
 
 
-def run(directory: Path, *, team_name: str, lock_timeout_s: float, as_json: bool) -> ExitCode:
-    """Create the directory and its control database, unless they exist."""
+def run(
+    directory: Directory,
+    *,
+    team_name: Annotated[str, typer.Option("--team", metavar="NAME", help="Whose state it is.")],
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Make a runtime directory for a team. One that is there already is left as it is.
+
+    \b
+    JSON: directory, teamName, created, database, highWatermark, stores[]
+    """
     database = directory / DATABASE_NAME
     there = database.exists()
     with RuntimeStore.open(

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rtstore.cli.discover import has_places_below
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import Look, check_directory, look_at
+from rtstore.cli.options import AsJson, Directory
 from rtstore.cli.output import Cell, Page, page_for, print_json
 from rtstore.cli.progress import progress_bar
-from rtstore.cli.walking import has_places_below
+from rtstore.cli.snapshot import Look, check_directory, look_at
 from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.gather import examine
@@ -32,8 +33,18 @@ class DoctorReport(Record):
     """The worst first."""
 
 
-def run(directory: Path, *, as_json: bool) -> ExitCode:
-    """Check everything, and print the findings. Changes nothing."""
+def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
+    """Look at everything that can be wrong with a runtime directory, and print the way out.
+
+    Green: as it should be. Yellow: works, but look at it. Red: does not work, or will lose
+    something; the exit code is then 1. Changes nothing, works beside a writer, and on whatever is
+    left of a store.
+
+    \b
+    JSON: directory, level (green|yellow|red),
+      findings[] {check (database|stores|lock|engine|file_system|space|permissions|settings|
+        quarantine|stray_files|sizes|clock), level, sentence, ways[] {command or null, why}}
+    """
     check_directory(directory)
     with progress_bar(quiet=as_json, what="examining"):
         facts = examine(directory)

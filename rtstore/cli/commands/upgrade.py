@@ -7,11 +7,15 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import check_directory
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
+from rtstore.cli.snapshot import check_directory
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import InvalidRequestError
 from rtstore.files.system import FileSystem
@@ -34,14 +38,32 @@ class FullReport(UpgradeReport):
 
 
 def run(
-    directory: Path,
+    directory: Directory,
     *,
-    descriptors: str | None,
-    dry_run: bool,
-    lock_timeout_s: float,
-    as_json: bool,
+    descriptors: Annotated[
+        str | None,
+        typer.Option(
+            "--descriptors",
+            metavar="MODULE:NAME",
+            help="The descriptors of the runtime, whose functions bring its store data up.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Upgrade, or print what an upgrade would do."""
+    """Bring the control database to this rtstore's revision; a current one is left as it is.
+
+    The database is backed up first, beside itself ("rtstore restore" makes a directory of that
+    back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
+    --descriptors, store data of an older schema version is brought up too, in one batch; the module
+    is looked for in the current directory as well. Opening a store does the same.
+
+    \b
+    JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
+      upgradedAt or null, backup or null, batchId or null,
+      stores[] {schemaName, fromVersion, toVersion}, backups[] (those that are kept)
+    """
     check_directory(directory)
     known = None if descriptors is None else _load(descriptors)
     data = None

@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.kept import days_of, in_words, limits_of
-from rtstore.cli.looking import open_to_look
+from rtstore.cli.limits import days_of, in_words, limits_of
+from rtstore.cli.options import LOCK_TIMEOUT_S, NUMBER_MAX, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Page, count, page_for, print_json, size
 from rtstore.cli.progress import progress_bar
+from rtstore.cli.snapshot import open_to_look
 from rtstore.control.contents import Retention
 from rtstore.errors import InvalidRequestError
 from rtstore.history.prune import PruneReport
@@ -48,17 +52,55 @@ class PruneDocument(Record):
 
 
 def run(
-    directory: Path,
+    directory: Directory,
     *,
-    batches: int | None,
-    contents: int | None,
-    mib: int | None,
-    days: float | None,
-    dry_run: bool,
-    lock_timeout_s: float,
-    as_json: bool,
+    batches: Annotated[
+        int | None,
+        typer.Option(
+            "--batches", metavar="N", min=1, max=NUMBER_MAX, help="Keep at most so many batches."
+        ),
+    ] = None,
+    contents: Annotated[
+        int | None,
+        typer.Option(
+            "--contents",
+            metavar="N",
+            min=1,
+            max=NUMBER_MAX,
+            help="Keep at most so many contents of each store.",
+        ),
+    ] = None,
+    mib: Annotated[
+        int | None,
+        typer.Option(
+            "--mib",
+            metavar="N",
+            min=1,
+            max=NUMBER_MAX >> 20,
+            help="Keep at most so many MiB of the contents of each store.",
+        ),
+    ] = None,
+    days: Annotated[
+        float | None,
+        typer.Option("--days", metavar="N", help="Keep nothing that ended longer ago."),
+    ] = None,
+    dry_run: DryRun = False,
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Prune, or print what pruning would drop."""
+    """Drop the history beyond what is to be kept, and return the space to the file system.
+
+    What is committed now, open batches and the newest batch stay, whatever the limits; so does
+    quarantine. Without a limit, what the directory keeps anyway is kept; limits count this once,
+    and are not remembered. Writers go on meanwhile; stopped half-way, run it again.
+
+    \b
+    JSON: directory, teamName, dryRun, keepsBatches, keepsContentsPerStore, keepsContentBytes,
+      keepsDays (each or null: no limit), batches, contents, contentBytes (what was dropped, or
+      would be), batchesLeft, contentsLeft, databaseBytesBefore, databaseBytesAfter (null in a dry
+      run),
+      next[] {command, why}
+    """
     retention = _retention(batches, contents, mib, days)
     with open_to_look(directory) as store:  # nothing is recovered or dropped for a wrong call
         team_name = store.team_name

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import check_directory
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
+from rtstore.cli.snapshot import check_directory
 from rtstore.errors import InvalidRequestError
 from rtstore.maintenance.rebuild_database import (
     RebuildReport,
@@ -25,6 +28,31 @@ _TONES = {
     StoreOutcome.LEFT_OUT: "bad",
     StoreOutcome.MISSING: "warn",
 }
+TeamName = Annotated[
+    str | None,
+    typer.Option(
+        "--team",
+        metavar="NAME",
+        help="Whose state it is, where the old database does not tell it any more.",
+    ),
+]
+RunId = Annotated[
+    str | None,
+    typer.Option(
+        "--run-id",
+        metavar="ID",
+        help="The run that files belong to of which the old database does not tell it.",
+    ),
+]
+CapabilitySnapshotId = Annotated[
+    str | None, typer.Option("--capability-snapshot-id", metavar="ID", help="Of that run.")
+]
+BehaviorFingerprint = Annotated[
+    str | None, typer.Option("--behavior-fingerprint", metavar="TEXT", help="Of that run.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Although the database is sound, or another program's.")
+]
 
 
 class RebuildDocument(Record):
@@ -43,32 +71,30 @@ class RebuildDocument(Record):
     next: tuple[NextStep, ...]
 
 
-def identity_of(
-    run_id: str | None, capability_snapshot_id: str | None, behavior_fingerprint: str | None
-) -> RunIdentity | None:
-    """Return the run identity of the options. Raises `InvalidRequestError` for an incomplete
-    one."""
-    if not run_id:
-        if run_id == "" or capability_snapshot_id or behavior_fingerprint:
-            raise InvalidRequestError("--run-id", "is needed: the others say more of that run")
-        return None
-    return RunIdentity(
-        run_id=run_id,
-        capability_snapshot_id=capability_snapshot_id or None,
-        behavior_fingerprint=behavior_fingerprint or None,
-    )
-
-
 def run(
-    directory: Path,
+    directory: Directory,
     *,
-    team_name: str | None,
-    identity: RunIdentity | None,
-    force: bool,
-    lock_timeout_s: float,
-    as_json: bool,
+    team_name: TeamName = None,
+    run_id: RunId = None,
+    capability_snapshot_id: CapabilitySnapshotId = None,
+    behavior_fingerprint: BehaviorFingerprint = None,
+    force: Force = False,
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Rebuild, and print the report."""
+    """Make a new control database from the store files, when the old one is beyond help.
+
+    Every file that passes what a write must pass becomes what is committed. The files stay as they
+    are; the old database is kept in a folder beside the new one. History and receipts are lost. A
+    sound database is refused, and so is one of a newer rtstore. Stopped half-way, run it again.
+
+    \b
+    JSON: directory, teamName, problem, keptAside or null, batchId or null, highWatermark,
+      activeIdentity {runId, capabilitySnapshotId, behaviorFingerprint} or null,
+      stores[] {schemaName, relativePath, outcome (from_file|from_database|left_out|missing),
+        detail}, lost[], notes[], next[] {command, why}
+    """
+    identity = _identity(run_id, capability_snapshot_id, behavior_fingerprint)
     check_directory(directory)
     try:
         with progress_bar(quiet=as_json, what="rebuilding"):
@@ -99,6 +125,22 @@ def run(
     else:
         _show(page_for(), report, next_step)
     return ExitCode.READY
+
+
+def _identity(
+    run_id: str | None, capability_snapshot_id: str | None, behavior_fingerprint: str | None
+) -> RunIdentity | None:
+    """Return the run identity of the options. Raises `InvalidRequestError` for an incomplete
+    one."""
+    if not run_id:
+        if run_id == "" or capability_snapshot_id or behavior_fingerprint:
+            raise InvalidRequestError("--run-id", "is needed: the others say more of that run")
+        return None
+    return RunIdentity(
+        run_id=run_id,
+        capability_snapshot_id=capability_snapshot_id or None,
+        behavior_fingerprint=behavior_fingerprint or None,
+    )
 
 
 def _show(page: Page, report: RebuildReport, next_step: NextStep) -> None:

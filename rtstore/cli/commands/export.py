@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import check_directory
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, utf8
 from rtstore.cli.output import Cell, count, page_for, print_json
 from rtstore.cli.progress import progress_bar
+from rtstore.cli.snapshot import check_directory
 from rtstore.legacy import ExportReport
 from rtstore.model.records import BatchState
 from rtstore.shell import shell_word
@@ -15,9 +19,29 @@ from rtstore.store import RuntimeStore
 
 
 def run(
-    directory: Path, destination: Path | None, *, lock_timeout_s: float, as_json: bool
+    directory: Directory,
+    *,
+    destination: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="DEST",
+            callback=utf8,
+            help="A new or empty directory, which gets the stores too. Default: DIR itself.",
+        ),
+    ] = None,
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Export, here or into a new directory."""
+    """Write manifest and receipts as the file-only ancestor's, for its readers.
+
+    What is in the way in DIR and says something else is kept in quarantine. "rtstore import" finds
+    everything again; the history of contents, evidence and recoveries stay in the database.
+
+    \b
+    JSON: directory, teamName, highWatermark, controlFiles[], stores (number),
+      batches {STATE: number}, leftOut[], replaced[]
+    """
     check_directory(directory)
     with (
         progress_bar(quiet=as_json, what="exporting"),

@@ -9,45 +9,109 @@ queries the database in SQL.
 from __future__ import annotations
 
 import io
+import shutil
+import sqlite3
+import subprocess
 import tempfile
+import urllib.parse
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Annotated
 
-from rtstore.cli import demo_show as show
-from rtstore.cli.demo_crash import kill_writer
-from rtstore.cli.demo_data import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
-from rtstore.cli.demo_points import find_point
-from rtstore.cli.demo_queries import ask
-from rtstore.cli.demo_report import (
+import typer
+
+from rtstore.cli.demo import show
+from rtstore.cli.demo.show import (
     Crash,
     DemoReport,
     FileAfterCrash,
     Outcome,
+    Query,
     Version,
     WrittenBatch,
 )
-from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import (
-    FileHolds,
-    Look,
-    StoreLine,
-    look_at,
-    open_to_look,
-    temporary_files,
+from rtstore.cli.demo.writer import (
+    IDENTITY,
+    TEAM,
+    fatal_checkpoint,
+    find_point,
+    first_checkpoints,
+    kill_writer,
 )
-from rtstore.cli.output import Page, page_for, print_json
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import AsJson, utf8
+from rtstore.cli.output import Page, page_for, print_json, visible
+from rtstore.cli.snapshot import FileHolds, Look, StoreLine, look_at, open_to_look, temporary_files
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
 from rtstore.model.ids import new_batch_id
 from rtstore.model.records import Batch
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 from rtstore.testing.points import CrashPoint
 
+WHO = """SELECT batch_id, reason, written_at FROM current_stores
+WHERE store = 'opencode.sessionStore'"""
+WHAT = """SELECT session.value ->> 'memberName' AS member, session.value ->> 'id' AS session
+FROM current_stores, json_each(data, '$.sessions') AS session
+WHERE store = 'opencode.sessionStore'"""
+CHANGES = """SELECT high_watermark, batch_id, file_size,
+json_array_length(data, '$.sessions') AS sessions
+FROM store_history WHERE store = 'opencode.sessionStore'"""
+QUESTIONS = (
+    ("Which batch wrote the sessions last, when, and why?", WHO),
+    ("What is in them?", WHAT),
+    ("How did they change over time?", CHANGES),
+)
 
-def run(directory: Path | None, *, point: str, as_json: bool) -> ExitCode:
-    """Run the steps of the demo, and print each as it happens."""
+
+def run(
+    target: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            callback=utf8,
+            help="A new or empty directory. Default: a temporary one.",
+        ),
+    ] = None,
+    *,
+    point: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Where in the commit protocol the writer is killed; or a number."
+        ),
+    ] = "after-rename-2",
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Kill a writer in the middle of a batch, look at what is left, and recover.
+
+    \b
+    Points, in order (a batch of four stores):
+       1  before-log        nothing is written yet
+       2  in-log            the batch is written to the log, not committed
+       3  after-log         the batch is in the log, no file is touched
+       4  in-file-1         half of the first new file is written
+       5  after-rename-1    the first file is published
+       6  in-file-2     7  after-rename-2
+       8  in-file-3     9  after-rename-3
+      10  in-file-4    11  after-rename-4
+      12  in-complete           its commit record is written, not committed
+      13  after-complete        the batch is committed, the caller was not told
+
+    \b
+    JSON: directory, database, teamName, batches[] {batchId, reason, about, stores[]},
+      kill {point, processId, signal},
+      crash {verdict, files[] {schemaName, relativePath, version}, published,
+        temporaryFiles[], plan, loggedReceiptIds[]},
+      runNumber, steps[],
+      outcome {verdict, readiness, batchId, state, highWatermark, files[], receiptIds[],
+        sameReceipts},
+      queries[] {question, command, output[], program}
+    """
     kill_point = find_point(point)
-    directory = _fresh_directory(directory)
+    directory = _fresh_directory(target)
     page = Page(io.StringIO()) if as_json else page_for()
     report = _play(directory, kill_point, page)
     if as_json:
@@ -183,3 +247,41 @@ def _version(line: StoreLine, batch_id: str) -> Version:
     if line.holds is FileHolds.OPEN_BATCH:
         return Version.NEW
     return Version.MISSING if line.holds is FileHolds.NOTHING else Version.OTHER
+
+
+def ask(database: Path) -> tuple[Query, ...]:
+    """Run the three queries. They only read."""
+    return tuple(_ask(database, question, sql.replace("\n", " ")) for question, sql in QUESTIONS)
+
+
+def _ask(database: Path, question: str, sql: str) -> Query:
+    command = ["sqlite3", "-readonly", "-header", "-column", str(database), sql]
+    shown = " ".join([*command[:4], shell_word(command[4]), f'"{sql}"'])
+    output, program = _by_program(command), "sqlite3"
+    if output is None:
+        output, program = _by_module(database, sql), "Python's sqlite3 module"
+    return Query(question=question, command=shown, output=tuple(output), program=program)
+
+
+def _by_program(command: Sequence[str]) -> list[str] | None:
+    """Return the output of the sqlite3 program; None when it is missing, or too old for `->>`."""
+    program = shutil.which(command[0])
+    if program is None:
+        return None
+    result = subprocess.run(  # noqa: S603 - SQL of our own, no shell
+        [program, *command[1:]], capture_output=True, text=True, check=False, timeout=30
+    )
+    if result.returncode:
+        return None
+    return [line.rstrip() for line in result.stdout.splitlines()]
+
+
+def _by_module(database: Path, sql: str) -> list[str]:
+    uri = f"file:{urllib.parse.quote(str(database))}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        cursor = connection.execute(sql)
+        rows = [[column[0] for column in cursor.description]]
+        rows += [[visible(str(value)) for value in row] for row in cursor]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import (
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
+from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.readiness import readiness_cell, show_next
+from rtstore.cli.snapshot import (
     Verdict,
     check_directory,
     expected_identity,
@@ -15,12 +20,28 @@ from rtstore.cli.looking import (
     schema_name_of,
     shown,
 )
-from rtstore.cli.output import Cell, page_for, print_json
-from rtstore.cli.status import readiness_cell, show_next
 from rtstore.errors import InvalidRequestError
 from rtstore.model.records import Batch, Record
 from rtstore.shell import shell_command
 from rtstore.store import RuntimeStore
+
+RunId = Annotated[
+    str | None,
+    typer.Option(
+        "--run-id",
+        metavar="ID",
+        help="The run that the file belongs to. What is not given of the identity is taken "
+        "from the manifest's active identity.",
+    ),
+]
+CapabilitySnapshotId = Annotated[
+    str | None,
+    typer.Option("--capability-snapshot-id", metavar="ID", help="Of that run; '': none."),
+]
+BehaviorFingerprint = Annotated[
+    str | None,
+    typer.Option("--behavior-fingerprint", metavar="TEXT", help="Of that run; '': none."),
+]
 
 
 class AdoptReport(Record):
@@ -39,18 +60,23 @@ class AdoptReport(Record):
 
 
 def run(
-    directory: Path,
-    store_name: str,
+    directory: Directory,
+    store_name: StoreName,
     *,
-    run_id: str | None,
-    capability_snapshot_id: str | None,
-    behavior_fingerprint: str | None,
-    lock_timeout_s: float,
-    as_json: bool,
+    run_id: RunId = None,
+    capability_snapshot_id: CapabilitySnapshotId = None,
+    behavior_fingerprint: BehaviorFingerprint = None,
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Commit the file as it is, and print the batch.
+    """Make a file that was changed by hand the committed content, byte for byte, in a new batch.
 
-    Opens the store with `recover=False`: a recovery on opening could restore this very file.
+    It must pass what a write must pass; a payload model of the runtime's own is known to no
+    command, and is not asked. History stays: "rtstore revert" goes back.
+
+    \b
+    JSON: directory, schemaName, batch (as in "log"), modelWasChecked, undo,
+      verdict (ready|degraded|blocked), next[] {command, why}
     """
     check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made for a wrong call
@@ -60,6 +86,7 @@ def run(
         )
     if identity is None:
         raise InvalidRequestError("--run-id", "is needed: nothing is committed yet")
+    # A recovery on opening could replace this very file.
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
         before = store.manifest()
         batch = store.adopt(name, identity=identity)

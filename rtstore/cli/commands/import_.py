@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.looking import check_directory
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json, when
 from rtstore.cli.progress import progress_bar
+from rtstore.cli.snapshot import check_directory
 from rtstore.legacy import ImportReport, StoreOutcome, TeamImportReport, import_team
 from rtstore.model.times import utc_now
 from rtstore.shell import shell_word
 
 
-def run(directory: Path, *, dry_run: bool, lock_timeout_s: float, as_json: bool) -> ExitCode:
-    """Import a team's directory with its lanes, and print the outcome for every file in it."""
+def run(
+    directory: Directory,
+    *,
+    dry_run: DryRun = False,
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Take over a team's directory of the file-only ancestor, with its lanes. No file of it is
+    changed.
+
+    DIR is the runtime directory, or the team's, with .opencode-runtime in it. Each directory is
+    imported whole or not at all; after an interruption, import again. What was imported before is
+    left as it is.
+
+    \b
+    JSON: directory, teamName, changed, dryRun, importedAt, highWatermark,
+      activeIdentity or null, batches {STATE: number}, receipts (number),
+      stores[] {schemaName, relativePath, outcome, registered, detail},
+      controlFiles[], otherFiles[] {path, kind}, notes[],
+      lanes[] {laneId, path, report (the keys above) or null, problem or null,
+        damaged},
+      found, imported (numbers of files), skipped[] {path, why}
+    """
     check_directory(directory)
     with progress_bar(quiet=as_json) as bar:
         report = import_team(

@@ -1,0 +1,56 @@
+"""`rtstore backup`: copies one consistent state of a runtime directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rtstore.cli.backups import show_backup
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import AsJson, Directory, utf8
+from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.progress import progress_bar
+from rtstore.cli.snapshot import check_directory
+from rtstore.shell import shell_word
+from rtstore.store import RuntimeStore
+
+
+def run(
+    directory: Directory,
+    destination: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DEST", callback=utf8, readable=False, help="A new or empty directory."
+        ),
+    ],
+    *,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Copy one consistent state of database and store files; verified when it is done.
+
+    Writers need not stop, and do not wait. The back-up is a directory that opens as a ready store.
+
+    \b
+    JSON: formatVersion, path, teamName, revision, highWatermark, lastCommittedBatchId or null,
+      origin or null (the directory that it was made of), createdAt, databaseHash,
+      files[] {relativePath, contentHash, fileSize, mtimeNs or null, mode or null},
+      leftOut[] (files whose bytes could not be had, and why),
+      changed[] {schemaName, relativePath, keptAt or null, problem or null} (store files that nobody
+        committed; in the back-up they are evidence)
+    """
+    check_directory(directory)
+    with RuntimeStore.open(directory, read_only=True) as store, progress_bar(quiet=as_json) as bar:
+        backup = store.back_up(destination, progress=bar)
+    if as_json:
+        print_json(backup)
+        return ExitCode.READY
+    page = page_for()
+    page.line(Cell("Backed up", "good"), f" {directory}")
+    show_backup(page, backup)
+    page.title("Next")
+    place = shell_word(destination)
+    page.line(Cell(f"rtstore verify {place}", "title"), indent=2)
+    page.line(Cell(f"rtstore restore {place} NEW_DIR", "title"), indent=2)
+    return ExitCode.READY

@@ -1,0 +1,109 @@
+"""`rtstore history`: lists the versions of a store."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, StoreName
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
+from rtstore.cli.snapshot import open_to_look, schema_name_of
+from rtstore.control.history import StoreVersion
+from rtstore.model.records import Record
+from rtstore.model.times import format_time, utc_now
+
+
+class VersionLine(Record):
+    """One version of a store."""
+
+    version: StoreVersion
+    age_seconds: float
+
+
+class HistoryReport(Record):
+    """What `rtstore history --json` prints."""
+
+    directory: str
+    schema_name: str
+    versions: tuple[VersionLine, ...]
+
+
+def run(
+    directory: Directory,
+    store_name: StoreName,
+    *,
+    limit: Annotated[
+        int,
+        typer.Option(
+            "-n", "--number", metavar="N", min=1, max=NUMBER_MAX, help="How many versions."
+        ),
+    ] = 20,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """List the committed versions of a store, newest first. Changes nothing.
+
+    \b
+    JSON: directory, schemaName,
+      versions[] {version {batchNumber, batchId, highWatermark, reason, runId,
+        capabilitySnapshotId, behaviorFingerprint, writtenAt, contentHash, fileSize, isCurrent,
+        hasContent}, ageSeconds}
+    """
+    with open_to_look(directory) as store:
+        name = schema_name_of(store, store_name)
+        versions = store.history(name, limit=limit)
+    now = utc_now()
+    report = HistoryReport(
+        directory=str(directory),
+        schema_name=name,
+        versions=tuple(
+            VersionLine(version=version, age_seconds=age_of(version.written_at, now))
+            for version in reversed(versions)
+        ),
+    )
+    if as_json:
+        print_json(report)
+    else:
+        _show_versions(page_for(), report, now)
+    return ExitCode.READY
+
+
+def _show_versions(page: Page, report: HistoryReport, now: datetime) -> None:
+    if not report.versions:
+        page.line(f"{report.schema_name} was never written in a batch")
+        return
+    page.line(
+        Cell(report.schema_name, "title"),
+        f", {count(len(report.versions), 'version')}, newest first",
+    )
+    page.gap()
+    columns = [
+        Column("batch"),
+        Column("watermark", 2),
+        Column("reason", 1),
+        Column("written", 3),
+        Column("age", 1),
+        Column("size", 2),
+        Column("run", 4),
+        Column("kept"),
+    ]
+    page.table(columns, [_row(line.version, now) for line in report.versions])
+
+
+def _row(version: StoreVersion, now: datetime) -> list[str | Cell]:
+    if version.is_current:
+        kept = Cell("current", "good")
+    else:
+        kept = Cell("yes") if version.has_content else Cell("no", "dim")
+    return [
+        version.batch_id,
+        "-" if version.high_watermark is None else str(version.high_watermark),
+        version.reason,
+        format_time(version.written_at),
+        ago(version.written_at, now),
+        size(version.file_size),
+        version.run_id or "-",
+        kept,
+    ]

@@ -1,0 +1,1 @@
+"""The commands of `rtstore quarantine`, one in each module."""

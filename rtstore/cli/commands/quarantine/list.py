@@ -1,0 +1,90 @@
+"""`rtstore quarantine list`: lists the files in quarantine."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import AsJson, Directory
+from rtstore.cli.output import Cell, Column, age_of, ago, count, page_for, print_json, size
+from rtstore.cli.snapshot import open_to_look
+from rtstore.files.quarantine import is_gone
+from rtstore.files.system import FileSystem
+from rtstore.model.records import QuarantinedFile, Record
+from rtstore.model.times import utc_now
+
+
+class KeptFile(Record):
+    """One file in quarantine."""
+
+    file: QuarantinedFile
+    age_seconds: float
+    is_gone: bool
+    """Somebody removed it: there is nothing to put back."""
+
+
+class ListReport(Record):
+    """What `rtstore quarantine list --json` prints."""
+
+    directory: str
+    team_name: str
+    files: tuple[KeptFile, ...]
+
+
+def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
+    """List the files in quarantine, oldest first. Changes nothing.
+
+    \b
+    JSON: directory, teamName,
+      files[] {file {quarantineNumber, schemaName, relativePath, quarantinePath, reason,
+        contentHash, fileSize, quarantinedAt, planId, batchId, restoredAt}, ageSeconds,
+        isGone}
+    """
+    with open_to_look(directory) as store:
+        team_name, found = store.team_name, store.quarantined_files()
+    now, fs = utc_now(), FileSystem()
+    report = ListReport(
+        directory=str(directory),
+        team_name=team_name,
+        files=tuple(
+            KeptFile(
+                file=file,
+                age_seconds=age_of(file.quarantined_at, now),
+                is_gone=file.restored_at is None and is_gone(directory, file.quarantine_path, fs),
+            )
+            for file in found
+        ),
+    )
+    if as_json:
+        print_json(report)
+        return ExitCode.READY
+    page = page_for()
+    if not found:
+        page.line("nothing is in quarantine")
+        return ExitCode.READY
+    page.line(f"{count(len(found), 'file')} in quarantine, oldest first")
+    page.gap()
+    columns = [
+        Column("number"),
+        Column("file"),
+        Column("why", 1),
+        Column("kept", 2),
+        Column("size", 3),
+        Column("put back", 4),
+        Column("kept at", 5),
+    ]
+    page.table(columns, [_row(kept, now) for kept in report.files])
+    return ExitCode.READY
+
+
+def _row(kept: KeptFile, now: datetime) -> list[str | Cell]:
+    file = kept.file
+    return [
+        str(file.quarantine_number),
+        file.relative_path,
+        file.reason,
+        ago(file.quarantined_at, now),
+        "-" if file.file_size is None else size(file.file_size),
+        ago(file.restored_at, now) if file.restored_at else "-",
+        Cell(f"gone: {file.quarantine_path}", "bad") if kept.is_gone else file.quarantine_path,
+    ]

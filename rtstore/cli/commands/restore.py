@@ -1,0 +1,43 @@
+"""`rtstore restore`: makes a new runtime directory from a back-up."""
+
+from __future__ import annotations
+
+from rtstore.cli.backups import show_backup
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import AsJson, BackupSource, NewDirectory
+from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.progress import progress_bar
+from rtstore.control.schema import REVISIONS
+from rtstore.maintenance.backup import restore_backup
+from rtstore.shell import shell_word
+
+
+def run(
+    source: BackupSource,
+    target: NewDirectory,
+    *,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Make a new runtime directory of a back-up, which is verified first.
+
+    A directory that holds anything is refused: a living store is never overwritten.
+
+    \b
+    JSON: as "backup"; path is the new directory
+    """
+    with progress_bar(quiet=as_json) as bar:
+        backup = restore_backup(source, target, progress=bar)
+    if as_json:
+        print_json(backup)
+        return ExitCode.READY
+    page = page_for()
+    page.line(Cell("Restored", "good"), f" {source}")
+    show_backup(page, backup)
+    page.title("Next")
+    place = shell_word(target)
+    if backup.revision == REVISIONS[-1]:
+        page.line(Cell(f"rtstore status {place}", "title"), indent=2)
+    else:
+        page.line("start the older rtstore that knows this revision, or", indent=2)
+        page.line(Cell(f"rtstore upgrade {place}", "title"), indent=2)
+    return ExitCode.READY

@@ -1,0 +1,65 @@
+"""`rtstore revert`: commits an earlier version of a store again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rtstore.cli.completion import versions
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
+from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.snapshot import check_directory, open_to_look, schema_name_of
+from rtstore.cli.versions import AT, point_of
+from rtstore.model.records import Batch, Record
+from rtstore.model.times import format_time
+from rtstore.store import RuntimeStore
+
+
+class RevertReport(Record):
+    """What `rtstore revert --json` prints."""
+
+    directory: str
+    schema_name: str
+    to: str
+    batch: Batch
+
+
+def run(
+    directory: Directory,
+    store_name: StoreName,
+    *,
+    to: Annotated[
+        str, typer.Option("--to", metavar="AT", autocompletion=versions, help=f"Back to {AT}.")
+    ],
+    lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Write an earlier version of a store again, in a new batch. History stays as it is.
+
+    \b
+    JSON: directory, schemaName, to (the batch id that it had), batch (as in "log")
+    """
+    check_directory(directory)
+    with open_to_look(directory) as store:  # nothing is made or recovered for a wrong call
+        name = schema_name_of(store, store_name)
+        version = store.read(name, at=point_of(to))
+    with RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store:
+        batch = store.revert(name, to=version.batch_id)
+    report = RevertReport(
+        directory=str(directory), schema_name=name, to=version.batch_id, batch=batch
+    )
+    if as_json:
+        print_json(report)
+        return ExitCode.READY
+    page = page_for()
+    page.facts(
+        [
+            ("Store", name),
+            ("Is again as of", f"{version.batch_id}, of {format_time(version.updated_at)}"),
+            ("Written in batch", Cell(batch.batch_id, "good")),
+            ("High watermark", str(batch.high_watermark)),
+        ]
+    )
+    return ExitCode.READY

@@ -1,0 +1,89 @@
+"""`rtstore show`: shows what a store holds, or held."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from rtstore.cli.completion import versions
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import AsJson, Directory, StoreName
+from rtstore.cli.output import Cell, Page, page_for, print_json
+from rtstore.cli.reporting import ready_to_type
+from rtstore.cli.snapshot import open_to_look, schema_name_of
+from rtstore.cli.versions import AT, point_of
+from rtstore.errors import BatchUnfinishedError, NotARuntimeDirectoryError, StoreFileChangedError
+from rtstore.history.reader import StoreContent
+from rtstore.model.records import Record
+from rtstore.model.times import format_time
+from rtstore.store import RuntimeStore
+
+
+class ShowReport(Record):
+    """What `rtstore show --json` prints."""
+
+    directory: str
+    content: StoreContent
+    note: str | None
+    """Why the file is not what is shown."""
+
+
+def run(
+    directory: Directory,
+    store_name: StoreName,
+    *,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="AT", autocompletion=versions, help=f"As of {AT}."),
+    ] = None,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Show what is committed for a store, now or as of an earlier batch. Changes nothing.
+
+    \b
+    JSON: directory, note or null,
+      content {schemaName, schemaVersion, data, updatedAt, contentHash, batchId, highWatermark,
+        runId, capabilitySnapshotId, behaviorFingerprint}
+    """
+    with open_to_look(directory) as store:
+        name = schema_name_of(store, store_name)
+        note = None
+        if at is None:
+            content = store.read(name, verify=False)
+            note = _about_the_file(store, name)
+            note = note and ready_to_type(note, directory, name)
+        else:
+            content = store.read(name, at=point_of(at))
+    report = ShowReport(directory=str(directory), content=content, note=note)
+    if as_json:
+        print_json(report)
+    else:
+        _show_content(page_for(), report)
+    return ExitCode.READY
+
+
+def _about_the_file(store: RuntimeStore, name: str) -> str | None:
+    try:
+        store.read(name)
+    except (StoreFileChangedError, BatchUnfinishedError, NotARuntimeDirectoryError) as error:
+        return str(error)
+    return None
+
+
+def _show_content(page: Page, report: ShowReport) -> None:
+    content = report.content
+    page.facts(
+        [
+            ("Store", content.schema_name),
+            ("Written", f"{format_time(content.updated_at)} in batch {content.batch_id}"),
+            ("Run", content.run_id or "-"),
+            ("Schema version", str(content.schema_version)),
+        ]
+    )
+    if report.note is not None:
+        page.line(Cell(report.note, "warn"))
+    page.gap()
+    for line in json.dumps(content.data, indent=2, ensure_ascii=False).splitlines():
+        page.line(line)

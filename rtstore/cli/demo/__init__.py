@@ -1,0 +1,1 @@
+"""What `rtstore demo` shows, and the process that it kills."""

@@ -1,0 +1,35 @@
+"""Shows a readiness and what to run next: the end of what most commands print."""
+
+from __future__ import annotations
+
+from rtstore.cli.output import Cell, Page
+from rtstore.cli.snapshot import Look, Verdict
+
+
+def readiness_cell(look: Look) -> Cell:
+    """Return the verdict and its reason, in the colour of the verdict."""
+    tone = {Verdict.READY: "good", Verdict.DEGRADED: "warn", Verdict.BLOCKED: "bad"}
+    return Cell(f"{look.verdict} ({look.check.reason})", tone[look.verdict])
+
+
+def show_diagnosis(page: Page, look: Look) -> None:
+    """Print the diagnostics, and what to run next; nothing when all is well."""
+    if look.check.diagnostics:
+        page.title("Diagnostics")
+        for text in look.check.diagnostics:
+            page.line(text, indent=2)
+        for line in look.lines:
+            if line.detail:
+                page.line(f"{line.relative_path}: {line.detail}", indent=2)
+    show_next(page, look)
+
+
+def show_next(page: Page, look: Look) -> None:
+    """Print what to run next, each with what it does; nothing when there is nothing to do."""
+    if not look.next:
+        return
+    page.title("Next")
+    for step in look.next:
+        if step.command:
+            page.line(Cell(step.command, "title"), indent=2)
+        page.line(step.why, indent=6 if step.command else 2)

@@ -1,0 +1,110 @@
+"""Turns errors of the library and of the operating system into messages and exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+
+from rtstore.cli.exits import ExitCode, exit_code_of
+from rtstore.errors import (
+    DatabaseLockedError,
+    NotARuntimeDirectoryError,
+    RuntimeStoreError,
+    StorageError,
+    UnknownStoreError,
+)
+from rtstore.shell import shell_word
+
+
+@contextmanager
+def reporting(
+    directory: Path | None = None, store: str | None = None, *, as_json: bool
+) -> Iterator[None]:
+    """Print an error of the library or the operating system, and exit with its exit code.
+
+    A command in a message names the directory and the store of this subcommand.
+    """
+    try:
+        yield
+    except (RuntimeStoreError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        _give_up(error, ready_to_type(_message(error), directory, store), as_json=as_json)
+    except KeyboardInterrupt:
+        typer.echo("rtstore: interrupted", err=True)
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool) -> NoReturn:
+    """Print an error, and exit with its exit code."""
+    code = exit_code_of(error)
+    if as_json:
+        report = {"type": type(error).__name__, "message": message, "exitCode": int(code)}
+        sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
+    from rtstore.cli.output import visible
+
+    # What others wrote may be in it: names of files, the line of a lock's holder.
+    lines = "\n".join(map(visible, message.splitlines()))
+    typer.echo(f"rtstore: {lines}", err=True)
+    raise typer.Exit(code)
+
+
+def _message(error: RuntimeStoreError | OSError) -> str:
+    """Return the message of an error, with advice that the library itself cannot add."""
+    if isinstance(error, NotARuntimeDirectoryError) and error.run.startswith("rtstore init"):
+        return _where_it_is(error)
+    if isinstance(error, UnknownStoreError):
+        return _known_stores(error)
+    if isinstance(error, PermissionError) and error.filename:
+        from rtstore.files.owners import why_forbidden
+
+        why = why_forbidden(Path(error.filename))
+        return f"{error.filename}: {why} ({error.strerror})" if why else str(error)
+    if isinstance(error, StorageError | DatabaseLockedError):
+        from rtstore.control.sqlite.engine import DATABASE_NAME
+
+        directory = error.path if error.path.is_dir() else error.path.parent
+        if (directory / DATABASE_NAME).is_file():
+            return f"{error} What is in the way: rtstore doctor {shell_word(directory)}"
+    return str(error)
+
+
+def _known_stores(error: UnknownStoreError) -> str:
+    """Return the known store names, the most similar one first."""
+    by_end = {name.rpartition(".")[2].lower(): name for name in error.known}
+    close = difflib.get_close_matches(error.store.rpartition(".")[2].lower(), by_end, n=1)
+    hint = f" Did you mean {by_end[close[0]]}?" if close else ""
+    return f"unknown store {error.store!r}.{hint} There are: {', '.join(error.known)}"
+
+
+def ready_to_type(message: str, directory: Path | None, store: str | None) -> str:
+    """Return the message with DIR and STORE in its commands replaced by the names."""
+    if directory is None:
+        return message
+    named = {" DIR": f" {shell_word(directory)}"}
+    if store is not None:
+        named[" STORE"] = f" {shell_word(store)}"
+    return re.sub(
+        r"\brtstore \w+( DIR)( STORE)?\b",
+        lambda found: re.sub(" DIR| STORE", lambda word: named.get(word[0], word[0]), found[0]),
+        message,
+    )
+
+
+def _where_it_is(error: NotARuntimeDirectoryError) -> str:
+    """Return the message of the error; for a folder of runtime directories, suggest
+    `rtstore status` instead of creating another one."""
+    from rtstore.cli.discover import has_places_below
+
+    if not has_places_below(error.directory):
+        return str(error)
+    command = f"rtstore status {shell_word(error.directory)}"
+    return f"{error.directory}: there is no runtime store here, but below. Run: {command}"
