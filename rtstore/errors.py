@@ -11,6 +11,7 @@ Each message says what happened, to which object, and what to run; attributes ho
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,27 @@ class WrongTeamError(CallError):
         )
 
 
+class Hint(StrEnum):
+    """What the command does that `NotARuntimeDirectoryError` names."""
+
+    CREATE = "create"
+    """It makes a new store."""
+    IMPORT = "import"
+    """It takes a directory of the legacy format over."""
+    EXAMINE = "examine"
+    """It finds out what is wrong with a store whose database is gone."""
+    LOOK = "look"
+    """It shows a store that is in another directory."""
+
+
 class NotARuntimeDirectoryError(CallError):
     """The directory has no control database, or none yet."""
 
-    def __init__(self, directory: Path, problem: str, run: str) -> None:
+    def __init__(self, directory: Path, problem: str, run: str, hint: Hint) -> None:
         self.directory = directory
         self.problem = problem
         self.run = run
+        self.hint = hint
         super().__init__(f"{directory}: {problem}. Run: {run}")
 
 

@@ -24,6 +24,7 @@ from rtstore.errors import (
     DatabaseLockedError,
     DatabaseMissingError,
     ForeignDatabaseError,
+    Hint,
     NewerDatabaseError,
     NotARuntimeDirectoryError,
     OlderDatabaseError,
@@ -206,9 +207,12 @@ def _why_not_ready(look: Look) -> str | None:
 def _state_of(error: RuntimeStoreError | OSError) -> State:
     for kind, state in _STATES:
         if isinstance(error, kind):
-            to_import = getattr(error, "run", "").startswith("rtstore import")
-            return State.NOT_IMPORTED if to_import else state
+            return State.NOT_IMPORTED if _is_to_import(error) else state
     return State.FAILED
+
+
+def _is_to_import(error: RuntimeStoreError | OSError) -> bool:
+    return isinstance(error, NotARuntimeDirectoryError) and error.hint is Hint.IMPORT
 
 
 def _why(error: RuntimeStoreError | OSError) -> str:
@@ -232,7 +236,7 @@ def _way_out(directory: Path, error: RuntimeStoreError | OSError) -> NextStep:
     if isinstance(error, NewerDatabaseError):
         why = f"{directory} was made by a newer rtstore"
         return NextStep(command="pip install --upgrade rtstore", why=why)
-    if isinstance(error, NotARuntimeDirectoryError) and error.run.startswith("rtstore import"):
+    if isinstance(error, NotARuntimeDirectoryError) and error.hint is Hint.IMPORT:
         return NextStep(command=error.run, why="takes it over, with its lanes")
     if isinstance(error, PermissionError):
         return NextStep(command=None, why="look as the user that it belongs to")

@@ -16,6 +16,7 @@ import typer
 from rtstore.cli.exits import ExitCode, exit_code_of
 from rtstore.errors import (
     DatabaseLockedError,
+    Hint,
     NotARuntimeDirectoryError,
     RuntimeStoreError,
     StorageError,
@@ -59,7 +60,7 @@ def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool)
 
 def _message(error: RuntimeStoreError | OSError) -> str:
     """Return the message of an error, with advice that the library itself cannot add."""
-    if isinstance(error, NotARuntimeDirectoryError) and error.run.startswith("rtstore init"):
+    if isinstance(error, NotARuntimeDirectoryError) and error.hint is Hint.CREATE:
         return _where_it_is(error)
     if isinstance(error, UnknownStoreError):
         return _known_stores(error)

@@ -19,7 +19,7 @@ from rtstore.cli.views import WrittenBy, written_by
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.sqlite.engine import DATABASE_NAME
-from rtstore.errors import ConflictError, InvalidRequestError, NotARuntimeDirectoryError
+from rtstore.errors import ConflictError, Hint, InvalidRequestError, NotARuntimeDirectoryError
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
@@ -195,13 +195,13 @@ def schema_name_of(store: RuntimeStore, given: str) -> str:
 def check_directory(directory: Path) -> None:
     """Raise `NotARuntimeDirectoryError` when the path is not a directory that can be read."""
     if not directory.exists():
-        problem, run = "there is no such directory", suggest_command(directory, None)
-    elif not directory.is_dir():
-        problem, run = "it is not a directory", f"rtstore status {shell_word(directory.parent)}"
-    else:
-        list(directory.iterdir())  # forbidden is not the same as empty
-        return
-    raise NotARuntimeDirectoryError(directory, problem, run)
+        raise NotARuntimeDirectoryError(
+            directory, "there is no such directory", *suggest_command(directory, None)
+        )
+    if not directory.is_dir():
+        run = f"rtstore status {shell_word(directory.parent)}"
+        raise NotARuntimeDirectoryError(directory, "it is not a directory", run, Hint.LOOK)
+    list(directory.iterdir())  # forbidden is not the same as empty
 
 
 def bytes_on_disk(directory: Path) -> tuple[int, int]:

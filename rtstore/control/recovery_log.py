@@ -103,7 +103,8 @@ def unfinished_runs(connection: Connection) -> list[int]:
 
 
 def last_steps(connection: Connection) -> list[RecoveryStep]:
-    """Return the steps of the newest run that ended, in order; empty before the first."""
+    """Return the steps of the newest run that ended, in order; empty before the first. The id of a
+    batch is in the reason only."""
     return [
         RecoveryStep(
             action=RecoveryAction(

@@ -24,11 +24,15 @@ from rtstore.files import durable, owners
 from rtstore.files.owners import is_read_only
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
-from rtstore.maintenance.hints import refuse_lost_batches, refuse_lost_database, suggest_command
+from rtstore.maintenance.hints import (
+    import_command,
+    refuse_lost_batches,
+    refuse_lost_database,
+    suggest_command,
+)
 from rtstore.model.arguments import check_id, time_of
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.times import Clock
-from rtstore.shell import shell_word
 
 # `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every
 # directory that is opened exists and is current, and then neither is needed.
@@ -52,7 +56,7 @@ def check_made(
         if not _is_legacy(directory):
             refuse_lost_database(directory, team_name, descriptors, fs)
     raise NotARuntimeDirectoryError(
-        directory, "there is no runtime store here", suggest_command(directory, team_name)
+        directory, "there is no runtime store here", *suggest_command(directory, team_name)
     )
 
 
@@ -113,7 +117,7 @@ def make(
     if team_name is None or not team_name.strip():
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here, and no team_name to make one for",
-            suggest_command(directory, team_name),
+            *suggest_command(directory, team_name),
         )  # fmt: skip
     check_id("team_name", team_name)
     time_of(clock)
@@ -126,8 +130,8 @@ def make(
     if _is_legacy(directory):
         raise NotARuntimeDirectoryError(
             directory,
-            "it holds the manifest of the file-only ancestor, which a new store would not know",
-            f"rtstore import {shell_word(directory)}",
+            "it holds the manifest of the legacy format, which a new store would not know",
+            *import_command(directory),
         )
     try:
         durable.make_directories(directory, fs)

@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from rtstore.control import batches, manifest, revisions
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
-from rtstore.errors import DatabaseMissingError
+from rtstore.errors import DatabaseMissingError, Hint
 from rtstore.files.paths import store_path
 from rtstore.files.remains import has_envelope, kept_beside, store_files
 from rtstore.files.system import FileSystem
@@ -20,7 +21,14 @@ from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descripto
 from rtstore.shell import shell_word
 
 
-def suggest_command(directory: Path, team_name: str | None) -> str:
+class SuggestedCommand(NamedTuple):
+    """A command, and what it does: the end of a `NotARuntimeDirectoryError`."""
+
+    run: str
+    hint: Hint
+
+
+def suggest_command(directory: Path, team_name: str | None) -> SuggestedCommand:
     """Return the command that creates a store in a directory, imports a legacy directory, or uses
     the store below it. For store files without a database it is the doctor: a new store would know
     none of them."""
@@ -29,14 +37,25 @@ def suggest_command(directory: Path, team_name: str | None) -> str:
 
     where, below = shell_word(directory), directory / legacy.RUNTIME_DIRECTORY
     if legacy.is_legacy_directory(directory):
-        return f"rtstore import {where}"
+        return import_command(directory)
     if what_is_there(directory, KNOWN_DESCRIPTORS, FileSystem()):
-        return f"rtstore doctor {where}"
+        return SuggestedCommand(f"rtstore doctor {where}", Hint.EXAMINE)
     if os.path.lexists(below / DATABASE_NAME):
-        return f"rtstore status {shell_word(below)}"
+        return SuggestedCommand(f"rtstore status {shell_word(below)}", Hint.LOOK)
     if legacy.is_legacy_directory(below):
-        return f"rtstore import {where}"
-    return f"rtstore init {where} --team {shell_word(team_name or 'NAME')}"
+        return import_command(directory)
+    return create_command(directory, team_name)
+
+
+def create_command(directory: Path, team_name: str | None) -> SuggestedCommand:
+    """Return the command that creates a store in a directory."""
+    run = f"rtstore init {shell_word(directory)} --team {shell_word(team_name or 'NAME')}"
+    return SuggestedCommand(run, Hint.CREATE)
+
+
+def import_command(directory: Path) -> SuggestedCommand:
+    """Return the command that imports a legacy directory."""
+    return SuggestedCommand(f"rtstore import {shell_word(directory)}", Hint.IMPORT)
 
 
 def what_is_there(

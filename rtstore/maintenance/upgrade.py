@@ -114,7 +114,7 @@ def upgrade_directory(
             from rtstore.maintenance.hints import suggest_command
 
         raise NotARuntimeDirectoryError(
-            directory, "there is no runtime store here", suggest_command(directory, team_name)
+            directory, "there is no runtime store here", *suggest_command(directory, team_name)
         )
     found = upgrade.inspect_revision(path)
     if found == REVISIONS[-1]:

@@ -122,7 +122,14 @@ def build_plan(
         batch_id = logged.batch.batch_id
         diagnostics.append(f"Uncommitted runtime store batch detected: {batch_id}")
         if not logged.has_contents:
-            actions.append(_block(OPEN_BATCH_STORE, UNCOMMITTED_BATCH + batch_id))
+            actions.append(
+                RecoveryAction(
+                    kind=ActionKind.BLOCK_READINESS,
+                    schema_name=OPEN_BATCH_STORE,
+                    reason=UNCOMMITTED_BATCH + batch_id,
+                    batch_id=batch_id,
+                )
+            )
     if manifest.team_name != team_name:
         diagnostics.append(
             f"Runtime store manifest belongs to team {manifest.team_name}, not {team_name}"
@@ -279,7 +286,10 @@ def _impact(
 
 def _roll_forward(name: str, batch_id: str) -> RecoveryAction:
     return RecoveryAction(
-        kind=ActionKind.ROLL_FORWARD, schema_name=name, reason=UNCOMMITTED_BATCH + batch_id
+        kind=ActionKind.ROLL_FORWARD,
+        schema_name=name,
+        reason=UNCOMMITTED_BATCH + batch_id,
+        batch_id=batch_id,
     )
 
 

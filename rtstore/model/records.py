@@ -24,7 +24,8 @@ from rtstore.errors import InvalidRequestError, shown
 from rtstore.model.times import Timestamp
 
 UNCOMMITTED_BATCH = "uncommitted_batch:"
-"""Prefix of the reason of an action that concerns an open batch; the batch id follows."""
+"""Prefix of the reason of an action that concerns an open batch; the batch id follows, as in the
+legacy format. Programs read `RecoveryAction.batch_id`."""
 
 
 class Record(BaseModel):
@@ -382,17 +383,12 @@ class RecoveryAction(Record):
     kind: ActionKind
     schema_name: str
     reason: str | None = None
-
-    @property
-    def batch_id(self) -> str | None:
-        """The open batch that the action concerns, or None."""
-        if self.reason is None or not self.reason.startswith(UNCOMMITTED_BATCH):
-            return None
-        return self.reason.removeprefix(UNCOMMITTED_BATCH)
+    batch_id: str | None = None
+    """The open batch that the action concerns, or None."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_reason(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # The legacy format leaves the key out of an action that does nothing.
+    def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The legacy format leaves the reason out of an action that does nothing.
         return {name: value for name, value in handler(self).items() if value is not None}
 
 
@@ -475,6 +471,8 @@ class RecoveryStep(Record):
     action: RecoveryAction
     outcome: ActionOutcome
     detail: str | None = None
+    intention: str | None = None
+    """What would be done, in words, in a dry run; None in a recovery."""
 
 
 class RecoveryReport(Record):

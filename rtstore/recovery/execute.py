@@ -75,10 +75,17 @@ _INTENTIONS = {
 }
 
 
-def _intention(action: RecoveryAction) -> str:
+def _intended(action: RecoveryAction) -> RecoveryStep:
+    """Return the step of a dry run."""
+    intention = _INTENTIONS.get(action.kind, _REBUILD)
     if action.kind is ActionKind.BLOCK_READINESS and action.batch_id is not None:
-        return "close the batch that was imported open"
-    return _INTENTIONS.get(action.kind, _REBUILD)
+        intention = "close the batch that was imported open"
+    return RecoveryStep(
+        action=action,
+        outcome=ActionOutcome.SKIPPED,
+        detail=f"dry run: would {intention}",
+        intention=intention,
+    )
 
 
 class _Run:
@@ -201,9 +208,7 @@ class Recovery:
         """
         self._check_team(plan, team_name)
         steps = tuple(
-            _skipped(action, f"dry run: would {_intention(action)}")
-            for action in plan.actions
-            if action.kind is not ActionKind.NONE
+            _intended(action) for action in plan.actions if action.kind is not ActionKind.NONE
         )
         return RecoveryReport(run_number=None, plan=plan, steps=steps, remaining=plan)
 

@@ -45,10 +45,13 @@ def test_plan_json(tmp_path: Path) -> None:
         "kind": "roll_forward",
         "schemaName": "opencode.launchState",
         "reason": "uncommitted_batch:batch-crashed",
+        "batchId": "batch-crashed",
     }
     assert {"kind": "none", "schemaName": "opencode.deliveryJournal"} in plan["actions"]
     assert report["recovery"][0] == {
-        **plan["actions"][0],
+        "kind": "roll_forward",
+        "schemaName": "opencode.launchState",
+        "reason": "uncommitted_batch:batch-crashed",
         "intention": "finish the batch from the log",
     }
     assert len(report["recovery"]) == 4
@@ -121,9 +124,11 @@ def test_recover_json(tmp_path: Path) -> None:
             "kind": "roll_forward",
             "schemaName": "opencode.launchState",
             "reason": "uncommitted_batch:batch-crashed",
+            "batchId": "batch-crashed",
         },
         "outcome": "done",
         "detail": "batch batch-crashed finished from the log",
+        "intention": None,
     }
     assert report["removedFiles"] == [".opencode-sessions.json.rtstore-tmp"]
     assert report["remaining"]["readinessImpact"] == "none"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import NotARuntimeDirectoryError, RuntimeStore
+from rtstore.errors import Hint
 from rtstore.legacy import is_legacy_directory
 from tests.legacy.build import FERRY, HARBOUR, LANE, MANIFEST, OTHER_MANIFEST, OWN, RECEIPTS, edit
 from tests.support import picture
@@ -90,8 +91,9 @@ def test_no_store_is_made_over_the_ancestors(tmp_path: Path, damaged: bool) -> N
     if damaged:
         (directory / MANIFEST).write_bytes(TEXT[:100])
     before = picture(directory)
-    with pytest.raises(NotARuntimeDirectoryError, match=f"rtstore import {directory}"):
+    with pytest.raises(NotARuntimeDirectoryError, match=f"rtstore import {directory}") as caught:
         RuntimeStore.open(directory, team_name="harbour")
+    assert caught.value.hint is Hint.IMPORT
     assert picture(directory) == before
 
 

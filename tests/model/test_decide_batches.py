@@ -32,6 +32,12 @@ BLOCK, QUARANTINE = ActionKind.BLOCK_READINESS, ActionKind.QUARANTINE
 FORWARD, NOTHING = ActionKind.ROLL_FORWARD, ActionKind.NONE
 
 
+def _about(batch_id: str, kind: ActionKind, name: str) -> RecoveryAction:
+    """An action that concerns an open batch: its field says which, and so does its reason."""
+    reason = f"uncommitted_batch:{batch_id}"
+    return RecoveryAction(kind=kind, schema_name=name, reason=reason, batch_id=batch_id)
+
+
 @pytest.mark.parametrize("in_database", [False, True])
 @pytest.mark.parametrize("state", list(InspectionState))
 def test_open_batch_with_contents(state: InspectionState, in_database: bool) -> None:
@@ -45,7 +51,7 @@ def test_open_batch_with_contents(state: InspectionState, in_database: bool) -> 
         open_batches=[open_batch("batch-2", "test.a")],
     )
     assert plan.actions == (
-        RecoveryAction(kind=FORWARD, schema_name="test.a", reason="uncommitted_batch:batch-2"),
+        _about("batch-2", FORWARD, "test.a"),
         RecoveryAction(kind=NOTHING, schema_name="test.b"),
     )
     assert plan.readiness_impact is ReadinessImpact.BLOCKED
@@ -96,7 +102,7 @@ def test_open_batch_without_contents() -> None:
     assert plan.actions == (
         RecoveryAction(kind=NOTHING, schema_name=name),
         RecoveryAction(kind=QUARANTINE, schema_name="test.b", reason="hash_mismatch"),
-        RecoveryAction(kind=BLOCK, schema_name=name, reason="uncommitted_batch:batch-2"),
+        _about("batch-2", BLOCK, name),
     )
     assert plan.readiness_impact is ReadinessImpact.BLOCKED
     assert plan.diagnostics == (

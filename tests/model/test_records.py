@@ -156,22 +156,6 @@ def test_an_action_that_does_nothing_has_no_reason() -> None:
     assert RecoveryAction.model_validate(action.model_dump()) == action
 
 
-@pytest.mark.parametrize(
-    ("reason", "batch_id"),
-    [
-        (None, None),
-        ("missing", None),
-        ("uncommitted_batch", None),
-        ("uncommitted_batch:batch-1", "batch-1"),
-        ("uncommitted_batch:a:b", "a:b"),
-    ],
-)
-def test_the_batch_of_an_action(reason: str | None, batch_id: str | None) -> None:
-    """An action that concerns an open batch says which, whatever the id looks like."""
-    action = RecoveryAction(kind=ActionKind.ROLL_FORWARD, schema_name="s", reason=reason)
-    assert action.batch_id == batch_id
-
-
 def test_a_plan_is_data() -> None:
     """A plan reads back from its JSON as an equal plan, so it can be printed, kept and compared."""
     made = plan_for(
@@ -199,6 +183,7 @@ def test_a_plan_is_data() -> None:
                 "kind": "roll_forward",
                 "schemaName": "test.c",
                 "reason": "uncommitted_batch:batch-2",
+                "batchId": "batch-2",
             },
         ],
         "diagnostics": [

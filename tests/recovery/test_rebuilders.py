@@ -240,7 +240,9 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(store: RuntimeSto
     report = store.recover(plan, dry_run=True)
     assert report.run_number is None
     assert len(report.steps) == sum(a.kind is not ActionKind.NONE for a in plan.actions)
-    assert all("dry run" in (step.detail or "") for step in report.steps)
+    assert [step.detail for step in report.steps] == [
+        f"dry run: would {step.intention}" for step in report.steps
+    ]
     assert fingerprint(store.directory) == before
     assert len(store.batches()) == batches
     assert store.plan_recovery().actions == plan.actions

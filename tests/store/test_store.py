@@ -24,6 +24,7 @@ from rtstore import (
     UnknownStoreError,
 )
 from rtstore.control.lock import LOCK_NAME
+from rtstore.errors import Hint
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 from tests.support import (
     CHECKPOINT,
@@ -293,6 +294,7 @@ def test_read_only_needs_a_store(tmp_path: Path) -> None:
         RuntimeStore.open(tmp_path / "none", team_name=TEAM, read_only=True)
 
     assert caught.value.directory == tmp_path / "none"
+    assert caught.value.hint is Hint.CREATE
     assert list(tmp_path.iterdir()) == []
 
 

@@ -64,8 +64,9 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
 def _send_below(directory: Path) -> None:
     """Raise when the store is in a directory below, so that no second one is suggested here."""
     if has_places_below(directory):
-        run = suggest_command(directory, None)
-        raise NotARuntimeDirectoryError(directory, "there is no runtime store here", run)
+        raise NotARuntimeDirectoryError(
+            directory, "there is no runtime store here", *suggest_command(directory, None)
+        )
 
 
 def _with_plan(facts: Facts) -> Facts:

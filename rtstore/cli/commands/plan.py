@@ -20,8 +20,6 @@ from rtstore.model.records import (
 )
 from rtstore.store import RuntimeStore
 
-_REHEARSED = "dry run: would "
-
 
 class Intention(Record):
     """What a recovery would do about one store."""
@@ -59,7 +57,8 @@ def run(
     \b
     JSON: directory, teamName, verdict, readiness, expectedIdentity,
       plan {planId, teamName, runId, createdAt, highWatermark, manifestHealthy,
-        readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?},
+        readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?,
+        batchId?},
         diagnostics[]},
       recovery[] {schemaName, kind, reason, intention}, next[] {command, why}
     """
@@ -93,7 +92,7 @@ def _intention(step: RecoveryStep) -> Intention:
         schema_name=step.action.schema_name,
         kind=step.action.kind,
         reason=step.action.reason,
-        intention=(step.detail or "").removeprefix(_REHEARSED),
+        intention=step.intention or "",
     )
 
 

@@ -44,7 +44,12 @@ from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.doctor.facts import LaunchState, two_teams
 from rtstore.maintenance.hindrances import refuse_mounted_database
-from rtstore.maintenance.hints import read_launch_state, refuse_lost_batches
+from rtstore.maintenance.hints import (
+    create_command,
+    import_command,
+    read_launch_state,
+    refuse_lost_batches,
+)
 from rtstore.maintenance.rebuild_database.broken import Salvage, problem_of, what_is_left
 from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltStore, StoreOutcome
 from rtstore.maintenance.rebuild_database.stores import FoundStore, look_at_store, unknown_files
@@ -171,7 +176,7 @@ def _check_reason(
     path = directory / DATABASE_NAME
     if not fs.is_directory(directory):
         raise NotARuntimeDirectoryError(
-            directory, "there is no such directory", f"rtstore init {shell_word(directory)}"
+            directory, "there is no such directory", *create_command(directory, None)
         )
     try:
         problem = problem_of(path)
@@ -190,16 +195,14 @@ def _check_reason(
             f"Run: rtstore status {shell_word(directory)} (or say force)",
         )
     if not os.path.lexists(path) and legacy.is_legacy_directory(directory):
-        quoted = shell_word(directory)
         raise NotARuntimeDirectoryError(
-            directory, "it is a directory of the file-only ancestor", f"rtstore import {quoted}"
+            directory, "it is a directory of the legacy format", *import_command(directory)
         )
     if not _anything_to_rebuild(directory, registry, fs):
-        quoted = shell_word(directory)
         raise NotARuntimeDirectoryError(
             directory,
             "there is neither a database nor a store file to rebuild from",
-            f"rtstore init {quoted} --team NAME",
+            *create_command(directory, None),
         )
     return problem
 
