@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 
 class Walk:
-    """A walk through a folder: links are not followed, evidence and back-ups are not looked into.
+    """A walk through a folder: links are not followed, quarantine and back-ups are not looked into.
 
     `tell` is called with the number of directories seen so far.
     """
@@ -86,7 +86,7 @@ class Walk:
         if BACKUP_RECORD in names:
             self.backups.append(folder)
             return
-        if not names.keys().isdisjoint(_SIGNS) or _is_the_ancestors(folder, names):
+        if not names.keys().isdisjoint(_SIGNS) or _is_legacy(folder, names):
             yield Place(folder)
         for name in sorted(filter(names.get, names)):
             if _may_hold_places(name):
@@ -101,7 +101,7 @@ def has_places_below(folder: Path) -> bool:
     return any(place.path != folder for place in Walk(folder, depth_max=DEPTH_NEAR).places)
 
 
-def _is_the_ancestors(folder: Path, names: Collection[str]) -> bool:
+def _is_legacy(folder: Path, names: Collection[str]) -> bool:
     if not any(name in names for name in MANIFEST_NAMES):
         return False
     from rtstore.legacy import is_legacy_directory

@@ -51,7 +51,7 @@ class State(StrEnum):
     DAMAGED = "damaged"
     NO_DATABASE = "no_database"
     NOT_IMPORTED = "not_imported"
-    """It is one of the file-only ancestor's."""
+    """It is in the legacy format."""
     FAILED = "failed"
 
 

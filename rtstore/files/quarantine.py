@@ -42,13 +42,13 @@ def check_folder(directory: Path, fs: FileSystem) -> None:
         at = shell_word(folder)
         raise UnsafePathError(
             QUARANTINE_DIRECTORY,
-            "is a symbolic link: evidence would be written, or read, outside of the runtime "
+            "is a symbolic link: files would be moved, or read, outside of the runtime "
             f"directory. Have the folder itself there: rm {at} && mkdir -m 700 {at} (and move into "
-            "it what evidence the link leads to)",
+            "it the files that the link leads to)",
         )
     if not stat.S_ISDIR(mode):
         raise UnsafePathError(
-            QUARANTINE_DIRECTORY, f"is no directory: move {folder} away, evidence is kept there"
+            QUARANTINE_DIRECTORY, f"is no directory: move {folder} away, quarantined files go there"
         )
 
 
@@ -65,7 +65,7 @@ def quarantined_path(directory: Path, kept_at: str) -> Path:
 
 
 def is_gone(directory: Path, kept_at: str, fs: FileSystem) -> bool:
-    """Return whether evidence is not there any more where its row says that it is."""
+    """Return whether a quarantined file is not there any more where its row says that it is."""
     try:
         fs.lstat(quarantined_path(directory, kept_at))
     except (FileNotFoundError, NotADirectoryError):

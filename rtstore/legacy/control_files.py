@@ -182,7 +182,7 @@ def _no_manifest(directory: Path) -> LegacyImportError:
     hint = f". Did you mean {below}?" if is_legacy_directory(below) else ""
     return LegacyImportError(
         directory,
-        "it is not a runtime directory of the file-only ancestor: there is no "
+        "it is not a runtime directory of the legacy format: there is no "
         f"{' or '.join(MANIFEST_NAMES)}{hint}",
     )
 

@@ -169,8 +169,8 @@ def _refuse_used(path: Path, head: ManifestHead, last_number: int) -> None:
         raise LegacyImportError(
             path,
             f"the directory already has a store with batches of its own (team {head.team_name!r}, "
-            f"high watermark {head.high_watermark}), which an import would mix with the "
-            "ancestor's. Import a copy of the ancestor's files in a directory of their own",
+            f"high watermark {head.high_watermark}), which an import would mix with "
+            "the old ones. Import a copy of the control files in a directory of their own",
         )
 
 
@@ -180,10 +180,10 @@ def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> Impor
     try:
         now = current_hash(report.directory, fs)
     except LegacyImportError as error:
-        notes.append(f"a control file of the ancestor cannot be read any more: {error.problem}")
+        notes.append(f"a legacy control file cannot be read any more: {error.problem}")
     else:
         if now is None:
-            notes.append("the manifest of the ancestor is gone; the store does not need it")
+            notes.append("the manifest of the legacy format is gone; the store does not need it")
         elif now != head.imported_hash:
             notes.append(
                 "the control files were changed after the import, perhaps by a runtime of the old "

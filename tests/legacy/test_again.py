@@ -96,8 +96,8 @@ def _make_unreadable(directory: Path) -> None:
     ("change", "said"),
     [
         (_change_manifest, "the control files were changed after the import"),
-        (_remove_control_files, "the manifest of the ancestor is gone"),
-        (_make_unreadable, "a control file of the ancestor cannot be read any more"),
+        (_remove_control_files, "the manifest of the legacy format is gone"),
+        (_make_unreadable, "a legacy control file cannot be read any more"),
     ],
 )
 def test_a_second_import_says_what_became_of_the_control_files(

@@ -208,7 +208,7 @@ def test_an_upgrades_backup_is_restored_by_the_same_call(tmp_path: Path) -> None
         record = restore_backup(kept, tmp_path / frozen / "restored")
         restored = record.path
         assert len(record.left_out) == 2
-        assert all(": evidence, which is in the directory" in why for why in record.left_out)
+        assert all(": it is in the directory" in why for why in record.left_out)
         assert rows_of(restored / DATABASE_NAME) == facts_of(frozen)["rows"]
         with RuntimeStore.open(restored) as store:
             assert store.manifest().high_watermark == 8

@@ -38,7 +38,7 @@ def facts(**known: Any) -> Facts:
         "settings": {"journal_mode": "wal"},
         "sizes": {"store files": 4096},
         "verdict": "ready",
-        "lost_evidence": (),
+        "lost_quarantined": (),
     }
     return Facts(**{**well, **known})
 

@@ -38,7 +38,7 @@ def run(
       files[] {relativePath, contentHash, fileSize, mtimeNs or null, mode or null},
       leftOut[] (files whose bytes could not be had, and why),
       changed[] {schemaName, relativePath, keptAt or null, problem or null} (store files that nobody
-        committed; in the back-up they are evidence)
+        committed; in the back-up they are in quarantine)
     """
     check_directory(directory)
     with RuntimeStore.open(directory, read_only=True) as store, progress_bar(quiet=as_json) as bar:

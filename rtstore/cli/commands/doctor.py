@@ -37,8 +37,8 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
     """Look at everything that can be wrong with a runtime directory, and print the way out.
 
     Green: as it should be. Yellow: works, but look at it. Red: does not work, or will lose
-    something; the exit code is then 1. Changes nothing, works beside a writer, and on whatever is
-    left of a store.
+    something; the exit code is then 1. Changes nothing, works while others write, and on whatever
+    is left of a store.
 
     \b
     JSON: directory, level (green|yellow|red),

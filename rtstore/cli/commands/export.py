@@ -33,10 +33,10 @@ def run(
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Write manifest and receipts as the file-only ancestor's, for its readers.
+    """Write manifest and receipts in the legacy format, for a file-only runtime.
 
     What is in the way in DIR and says something else is kept in quarantine. "rtstore import" finds
-    everything again; the history of contents, evidence and recoveries stay in the database.
+    everything again; the history of contents, quarantine and recoveries stay in the database.
 
     \b
     JSON: directory, teamName, highWatermark, controlFiles[], stores (number),
@@ -79,6 +79,6 @@ def _show(report: ExportReport) -> None:
     for store in report.left_out:
         page.line(Cell("left out: ", "warn"), f"{store}: its content is not in the database")
     page.title("Next")
-    page.line("start the runtime that reads these files, and no other beside it", indent=2)
+    page.line("start the runtime that reads these files, and no other meanwhile", indent=2)
     back = f"rtstore import {shell_word(report.directory)}"
     page.line(Cell(back, "title"), " takes a directory without a database over again", indent=2)

@@ -21,8 +21,7 @@ def run(
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Take over a team's directory of the file-only ancestor, with its lanes. No file of it is
-    changed.
+    """Take over a team's directory of the legacy format, with its lanes. No file of it is changed.
 
     DIR is the runtime directory, or the team's, with .opencode-runtime in it. Each directory is
     imported whole or not at all; after an interruption, import again. What was imported before is

@@ -92,7 +92,7 @@ def run(
 
     Its lanes are shown below it; the exit code is that of DIR alone. DIR may also be a folder: then
     every runtime directory and lane below it is a line, and the exit code is the highest of all.
-    Changes nothing, and works beside a writer.
+    Changes nothing, and works while others write.
 
     \b
     JSON: directory, teamName, verdict (ready|degraded|blocked),

@@ -54,8 +54,8 @@ def run(
 ) -> ExitCode:
     """Bring the control database to this rtstore's revision; a current one is left as it is.
 
-    The database is backed up first, beside itself ("rtstore restore" makes a directory of that
-    back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
+    The database is backed up first, in the same directory ("rtstore restore" makes a directory of
+    that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
     --descriptors, store data of an older schema version is brought up too, in one batch; the module
     is looked for in the current directory as well. Opening a store does the same.
 

@@ -39,8 +39,8 @@ def back_up(
     """Copy one consistent state of a runtime directory into a new one; verified when it returns.
 
     The state is that of one batch: a batch that is in the log at that moment is finished in the
-    copy, as opening the store would. Takes no lock, and no writer waits for it. Evidence in
-    quarantine comes along, and a store file that nobody committed becomes evidence in the copy. The
+    copy, as opening the store would. Takes no lock, and no writer waits for it. The
+    quarantine comes along, and a store file that nobody committed is in quarantine in the copy. The
     destination appears whole, and is flushed.
 
     Raises `InvalidRequestError` when the destination is neither new nor empty, or is inside the
@@ -102,8 +102,8 @@ def _fill(
 def _keep_changed(
     directory: Path, building: Path, source: Database, now: datetime, fs: FileSystem
 ) -> tuple[list[ChangedFile], list[BackupFile]]:
-    """Keep every store file that nobody committed as evidence in the copy: a person's edit would be
-    in no copy at all otherwise.
+    """Keep every store file that nobody committed in the quarantine of the copy: otherwise a
+    person's edit would be in no copy at all.
 
     The rows are asked after the files: what a writer at work writes is in them before its file is.
     """
@@ -180,15 +180,15 @@ def _copy_quarantined(
     directory: Path, building: Path, item: QuarantinedFile, fs: FileSystem
 ) -> tuple[BackupFile | None, str | None]:
     if item.content_hash is None:
-        return None, f"{item.quarantine_path}: evidence that is not a regular file"
+        return None, f"{item.quarantine_path}: it is not a regular file"
     try:
         content, _ = fs.read(quarantined_path(directory, item.quarantine_path))
     except (OSError, UnsafePathError) as error:
-        return None, f"{item.quarantine_path}: evidence that cannot be read ({error})"
+        return None, f"{item.quarantine_path}: it cannot be read ({error})"
     found = content_hash(content)
     problem = None
     if found != item.content_hash:
-        problem = f"{item.quarantine_path}: evidence that was changed since; copied as it is"
+        problem = f"{item.quarantine_path}: it was changed since it was kept; copied as it is"
     target = quarantined_path(building, item.quarantine_path)
     durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
     file = BackupFile(

@@ -41,7 +41,7 @@ class ChangedFile(Record):
     schema_name: str
     relative_path: str
     kept_at: str | None
-    """Where its bytes are in the back-up, as evidence; None: they could not be read."""
+    """Where its bytes are in the back-up, in quarantine; None: they could not be read."""
     problem: str | None = None
     """Why not."""
 

@@ -89,7 +89,7 @@ def verify_database(path: Path) -> Backup:
         ],
     )
     left_out = [
-        f"{item.quarantine_path}: evidence, which is in the directory that was upgraded only"
+        f"{item.quarantine_path}: it is in the directory that was upgraded only"
         for item in quarantined
         if item.restored_at is None
     ]

@@ -98,16 +98,16 @@ class Facts(Record):
     knows_descriptors: bool = True
     """A damaged database still tells what stores there are."""
     left_behind: tuple[str, ...] = ()
-    """What only a directory has that once had a database: evidence, databases that were kept."""
+    """What only a directory has that once had a database: quarantine, databases that were kept."""
     launch: LaunchState = LaunchState()
     team_in_database: str | None = None
     """The team that a damaged database still tells."""
     backup: Path | None = None
     """The newest sound back-up; gathered only when one would help."""
     restored: Path | None = None
-    """Where it can be restored to: beside the directory, a name that nobody has."""
+    """Where it can be restored to: next to the directory, a name that nobody has."""
     import_refused: str | None = None
-    """Why the control files of the file-only ancestor cannot be imported as they are."""
+    """Why the control files of the legacy format cannot be imported as they are."""
     damaged_control_file: Path | None = None
     """The one of them that is damaged, where that is why."""
     lock_holder: str | None = None
@@ -143,7 +143,7 @@ class Facts(Record):
     """Whether the directory itself belongs to another user than this one."""
     settings: dict[str, str | int | None] = Field(default_factory=dict)
     """Pragmas of the database file as they are; None: not looked at."""
-    lost_evidence: tuple[str, ...] | None = None
+    lost_quarantined: tuple[str, ...] | None = None
     """What the database says is in quarantine, and is not; None: it cannot be asked."""
     stray_files: tuple[str, ...] = ()
     unknown_files: tuple[str, ...] = ()

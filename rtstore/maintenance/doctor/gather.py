@@ -134,7 +134,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
             file.name for file in (path, *there) if file.exists() and not os.access(file, os.R_OK)
         ),
         settings=(_read(path, settings) or {}) if state in _READABLE else {},
-        lost_evidence=_lost_evidence(directory, fs) if state in _READABLE else None,
+        lost_quarantined=_lost_quarantined(directory, fs) if state in _READABLE else None,
         stray_files=tuple(_strays(directory, names, there)),
         unknown_files=tuple(_unknown(names, descriptors)),
         sizes=_sizes(directory, there),
@@ -245,7 +245,7 @@ def _descriptors(path: Path) -> Sequence[Descriptor] | None:
     return _read(path, manifest.load_descriptors)
 
 
-def _lost_evidence(directory: Path, fs: FileSystem) -> tuple[str, ...] | None:
+def _lost_quarantined(directory: Path, fs: FileSystem) -> tuple[str, ...] | None:
     known = _read(directory / DATABASE_NAME, recovery_log.list_quarantined)
     if known is None:
         return None

@@ -147,13 +147,13 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
     match facts.state:
         case DatabaseState.LEGACY if facts.import_refused is not None:
             return say.red(
-                "there is none yet: this is a directory of the file-only ancestor, and cannot be "
+                "there is none yet: this is a directory of the legacy format, and cannot be "
                 f"taken over as it is: {facts.import_refused}",
                 _without_control_file(facts),
             )
         case DatabaseState.LEGACY:
             return say.red(
-                "there is none yet: this is a directory of the file-only ancestor",
+                "there is none yet: this is a directory of the legacy format",
                 _writing(facts, "import", "takes it over; its files stay as they are"),
             )
         case DatabaseState.ABSENT if facts.left_behind and not facts.has_store_files:
@@ -208,8 +208,8 @@ def _bring_back(facts: Facts) -> Suggestion:
 
 
 def _without_control_file(facts: Facts) -> Suggestion:
-    """The ancestor's control files say more than the store files, but an import takes them only
-    whole."""
+    """The control files of the legacy format say more than the store files, but an import takes
+    them only whole."""
     damaged = facts.damaged_control_file
     if damaged is None:
         why = f"a person must see to that; then: {_run('import', facts)}"
@@ -368,7 +368,7 @@ def _file_system(facts: Facts) -> Iterator[Finding]:
     kind, away = facts.file_system, Suggestion(
         command=f"rtstore backup {shell_word(facts.directory)} /a/local/directory",
         why="copies all that is committed into a directory that opens as a ready store, with "
-        "changed files as evidence",
+        "changed files in its quarantine",
     )  # fmt: skip
     if kind is None:
         yield say.green("its kind cannot be told here")
@@ -517,14 +517,14 @@ def _settings(facts: Facts) -> Iterator[Finding]:
 
 def _quarantine(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.QUARANTINE)
-    if facts.lost_evidence is None:
+    if facts.lost_quarantined is None:
         return
-    if not facts.lost_evidence:
-        yield say.green("no evidence is missing in it")
+    if not facts.lost_quarantined:
+        yield say.green("no file is missing in it")
         return
-    names = ", ".join(facts.lost_evidence[:5]) + (", ..." if facts.lost_evidence[5:] else "")
+    names = ", ".join(facts.lost_quarantined[:5]) + (", ..." if facts.lost_quarantined[5:] else "")
     yield say.yellow(
-        f"evidence that somebody removed, so that it cannot be put back: {names}",
+        f"quarantined files that somebody removed, so that they cannot be put back: {names}",
         Suggestion(
             command=f"rtstore quarantine list {shell_word(facts.directory)}",
             why="marks what is gone; only a back-up may have it. Pruning the quarantine forgets it",

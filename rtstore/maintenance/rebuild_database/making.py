@@ -463,7 +463,7 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
     known = "" if salvage.batches is None else f" (the last had number {salvage.batches})"
     lost = [
         f"the history: earlier batches{known}, their receipts, and earlier contents",
-        "the records of recoveries, upgrades and evidence"
+        "the records of recoveries, upgrades and quarantined files"
         + (f" ({salvage.quarantined} files)" if salvage.quarantined else "")
         + "; what is in quarantine/ stays there",
     ]
