@@ -1,0 +1,1 @@
+"""Runs: who began last owns the directory, whatever else lives, dies or comes back."""
