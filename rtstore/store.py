@@ -480,7 +480,7 @@ class RuntimeStore:
         return self._writer.end_run(
             None if run_id is None else check_text("run_id", run_id),
             ending=member(RunEnding, ending, "ending"),
-            why=None if why is None else check_text("why", why),
+            why=None if why is None else arguments.reason_in_words(why, "why"),
         )
 
     def runs(self) -> list[RunRecord]:

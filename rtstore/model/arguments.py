@@ -166,6 +166,14 @@ def check_id(field: str, value: object) -> str:
     return check_text(field, value)
 
 
+def reason_in_words(value: object, field: str) -> str:
+    """Return why something was done: a text that is not blank and has a UTF-8 form."""
+    text = check_text(field, value)
+    if not text.strip():
+        raise InvalidRequestError(field, "must say why, and is empty")
+    return text
+
+
 def time_of(clock: Clock) -> datetime:
     """Return the time of a caller's clock, in UTC milliseconds. Refuse a result that is no time, or
     has no time zone."""

@@ -69,6 +69,8 @@ class RunStarter:
             self._writer.check(self._request(identity, given))
         checked = checked_rebuilders(rebuilders, self._registry)
         names = {write.descriptor.schema_name for write in given}
+        for name in sorted(names & checked.keys()):
+            raise InvalidRequestError("rebuilders", "the store is in writes as well", store=name)
         kept = () if keep == "all" else self._kept(keep, names, checked)
         to_rebuild = [
             item
