@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rtstore.forks import no_fork
 
 if TYPE_CHECKING:
-    from rtstore.aio.store import AsyncRuntimeStore
+    from rtstore.aio.store import AsyncRun, AsyncRuntimeStore
     from rtstore.commit.publisher import Durability
     from rtstore.commit.writer import BatchWriter
     from rtstore.control.batches import ReceiptStore
@@ -127,7 +127,10 @@ if TYPE_CHECKING:
     from rtstore.store import Run, RuntimeStore
 
 _HOMES = {
-    "rtstore.aio.store": ("AsyncRuntimeStore",),
+    "rtstore.aio.store": (
+        "AsyncRun",
+        "AsyncRuntimeStore",
+    ),
     "rtstore.commit.publisher": ("Durability",),
     "rtstore.commit.writer": ("BatchWriter",),
     "rtstore.control.batches": ("ReceiptStore",),
@@ -333,6 +336,7 @@ __all__ = [
     "KNOWN_DESCRIPTORS",
     "ActionKind",
     "ActionOutcome",
+    "AsyncRun",
     "AsyncRuntimeStore",
     "Backup",
     "BackupDamagedError",

@@ -993,15 +993,31 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            with suppress(StaleRunError):  # it is over: there is nothing to end
-                self.end()
-            return
-        try:
-            self.end(f"{type(error).__name__}: {error}"[:_WHY_LENGTH_MAX], failed=True)
-        except RuntimeStoreError as other:
-            if not isinstance(other, StaleRunError):
-                error.add_note(f"rtstore: run {self.run_id} could not be ended: {other}")
+        is_clean = error is None or (isinstance(error, SystemExit) and not error.code)
+        with suppress(StaleRunError):  # it is over: there is nothing to end
+            try:
+                self.end(None if is_clean else _in_a_line(error), failed=not is_clean)
+            except RuntimeStoreError as other:
+                if error is None or isinstance(other, StaleRunError):
+                    raise
+                note_not_ended(error, self.run_id, other)
+
+
+def note_not_ended(error: BaseException, run_id: str, other: RuntimeStoreError) -> None:
+    """Add to the error of the block of a run why the run is still active."""
+    error.add_note(f"rtstore: run {run_id} could not be ended: {other}")
+
+
+def _in_a_line(error: BaseException | None) -> str:
+    """Return why a run failed: an exception, or the only one in a group, as text for a row."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    try:
+        words = str(error).encode("utf-8", "replace").decode().split()
+    except Exception:  # noqa: BLE001 - the exception is of any kind
+        words = []
+    kind = type(error).__name__
+    return f"{kind}: {' '.join(words)}"[:_WHY_LENGTH_MAX] if words else kind
 
 
 def plain_change(change: Callable[[Any], Any], store: str) -> Callable[[Any], Any]:

@@ -21,6 +21,8 @@ from rtstore.commit.reporting import Observer, checked_observer, tell_observer
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.history.prune import PruneReport
 from rtstore.model.records import Batch, QuarantinedFile, RecoveryReport
+from rtstore.model.runs import RunRecord
+from rtstore.store import Run
 
 if TYPE_CHECKING:
     from rtstore.model.events import Event
@@ -205,7 +207,8 @@ class Call(Generic[Result]):
         note = f"{self.name} was cancelled {text}"
         cancellation.add_note(note)
         begun_write = self._lock is not None and outcome != "not_begun"
-        batch_id = getattr(result if error is None else error, "batch_id", None)
+        source = result.batch if isinstance(result, Run) else result
+        batch_id = getattr(source if error is None else error, "batch_id", None)
         extra = {"operation": self.name, "outcome": outcome, "batch_id": batch_id}
         logger.log(logging.WARNING if begun_write else logging.INFO, "%s", note, extra=extra)
 
@@ -227,6 +230,11 @@ def _in_words(result: object) -> str | None:
         return f"recovery run {result.run_number} is recorded ({counts})"
     if isinstance(result, PruneReport) and not result.dry_run:
         return f"{result.batches} batches and {result.contents} contents were dropped"
+    if isinstance(result, Run):
+        how = "is resumed" if result.batch is None else f"began in batch {result.batch.batch_id}"
+        return f"run {result.run_id} {how}, and is active"
+    if isinstance(result, RunRecord):
+        return f"run {result.run_id} ended as {result.ending}"
     if isinstance(result, QuarantinedFile):
         return f"{result.relative_path} is back where it was"
     return None

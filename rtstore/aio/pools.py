@@ -22,8 +22,9 @@ from rtstore.commit.group import GROUP_MAX, PendingBatch, explain
 from rtstore.commit.reporting import Observer
 from rtstore.control.lock import WriterLock
 from rtstore.errors import StoreClosedError
+from rtstore.model import arguments
 from rtstore.model.records import Batch
-from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest
+from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest, given_rebuilders
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -263,15 +264,15 @@ class WritePool(Pool):
 
 
 class LoopRebuilders:
-    """The rebuilders of one recovery as plain functions; what they await runs on the loop.
+    """The rebuilders of one call as plain functions; what they await runs on the loop.
 
     Create it on the loop. Rebuilders are called one after the other.
     """
 
     def __init__(self, rebuilders: Rebuilders) -> None:
-        self.rebuilders = {
-            strategy: partial(self._rebuild, rebuilder)
-            for strategy, rebuilder in rebuilders.items()
+        self.rebuilders: dict[str, Rebuilder] = {
+            key: partial(self._rebuild, arguments.function(rebuilder, f"rebuilders[{key}]"))
+            for key, rebuilder in given_rebuilders(rebuilders).items()
         }
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
@@ -285,7 +286,7 @@ class LoopRebuilders:
 
     def _rebuild(self, rebuilder: Rebuilder, request: RebuildRequest) -> Any:
         if self._stopped:
-            raise concurrent.futures.CancelledError("the recovery was cancelled")
+            raise concurrent.futures.CancelledError("the call was cancelled")
         data = rebuilder(request)
         if not inspect.isawaitable(data):
             return data

@@ -32,9 +32,14 @@ and hardly at all for a small one.
 
 A program that must act on the outcome passes `batch_id` itself: `batch(batch_id)` then returns it,
 and repeating the write with the same id and data is harmless. A cancelled recovery cancels the
-coroutine of its rebuilder, calls no other rebuilder, and is recorded to its end. A loop that is
+coroutine of its rebuilder, calls no other rebuilder, and is recorded to its end. A cancelled
+`begin_run` does the same with its rebuilder, and the run has not begun. When the run has begun
+nevertheless, the note says so: it is active then, and beginning it again resumes it. A loop that is
 closed while tasks wait in it (`asyncio.run` does not do that) cannot be notified; the call still
 ends.
+
+Leaving the block of a run ends the run, and leaving the block of a store closes the store, also
+when the task is cancelled once more meanwhile. A cancelled body ends its run as failed.
 
 `aclose` refuses further calls, waits for those made before it, and closes the store. The store is
 not bound to a loop. Functions passed to it (`change`, rebuilders, clock, id factories) run in
@@ -71,6 +76,7 @@ from rtstore.commit.reporting import Observer
 from rtstore.control.contents import Retention
 from rtstore.control.history import StoreVersion
 from rtstore.control.lock import DEFAULT_TIMEOUT_S
+from rtstore.errors import StoreClosedError
 from rtstore.files.system import FileSystem
 from rtstore.history.prune import PruneProgress, PruneReport
 from rtstore.history.reader import Snapshot, StoreContent
@@ -92,25 +98,28 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import Writes, batch_request, pairs
+from rtstore.model.runs import RunEnding, RunRecord, StartState
 from rtstore.model.times import Clock, utc_now
+from rtstore.recovery.begin import Keep
 from rtstore.recovery.rebuilders import Rebuilders
-from rtstore.store import RuntimeStore, plain_change
+from rtstore.store import Run, RuntimeStore, note_not_ended, plain_change
 
-StoreT = TypeVar("StoreT", bound="AsyncRuntimeStore")
+OpenedT = TypeVar("OpenedT", bound="AsyncRuntimeStore | AsyncRun")
 
 
-class OpeningStore(Generic[StoreT]):
-    """A store that is being opened: await it, or use it with `async with`, which also closes it."""
+class Opening(Generic[OpenedT]):
+    """A store that is being opened, or a run that is being begun. Await it; or use it with
+    `async with`, which also closes the store or ends the run."""
 
-    def __init__(self, opening: Callable[[], Generator[Any, None, StoreT]]) -> None:
+    def __init__(self, opening: Callable[[], Generator[Any, None, OpenedT]]) -> None:
         self._opening = opening
 
-    def __await__(self) -> Generator[Any, None, StoreT]:
+    def __await__(self) -> Generator[Any, None, OpenedT]:
         return self._opening()
 
-    async def __aenter__(self) -> StoreT:
-        self._store = await self
-        return self._store
+    async def __aenter__(self) -> OpenedT:
+        self._opened = await self
+        return self._opened
 
     async def __aexit__(
         self,
@@ -118,7 +127,7 @@ class OpeningStore(Generic[StoreT]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._store.aclose()
+        await self._opened.__aexit__(kind, error, traceback)
 
 
 class AsyncRuntimeStore:
@@ -167,7 +176,7 @@ class AsyncRuntimeStore:
         upgrade: bool = True,
         on_event: Observer | None = None,
         fs: FileSystem | None = None,
-    ) -> OpeningStore[Self]:
+    ) -> Opening[Self]:
         """Open a store: `store = await AsyncRuntimeStore.open(...)`, or `async with` without await.
 
         Arguments and errors are those of `RuntimeStore.open`. A cancelled opening runs to its end,
@@ -193,7 +202,7 @@ class AsyncRuntimeStore:
             on_event=observer,
             fs=fs,
         )
-        return OpeningStore(lambda: cls._open(function, on_event).__await__())
+        return Opening(lambda: cls._open(function, on_event).__await__())
 
     @classmethod
     async def _open(cls, function: Callable[[], RuntimeStore], on_event: Observer | None) -> Self:
@@ -281,6 +290,79 @@ class AsyncRuntimeStore:
         plain, inside = plain_change(change, store), self.sync_store
         update = partial(inside._update, store, plain, identity, reason)  # noqa: SLF001 - see above
         return await self._workers.writes.run_call(UpdateCall(update, self.lock))
+
+    # --- runs -----------------------------------------------------------------------------------
+
+    def begin_run(
+        self,
+        identity: RunIdentity | str,
+        *,
+        writes: Writes = (),
+        keep: Keep = (),
+        rebuilders: Rebuilders | None = None,
+        supersede: bool = False,
+    ) -> Opening[AsyncRun]:
+        """Begin a run, or resume it when it is the active one: `run = await store.begin_run(...)`,
+        or `async with` without await, which also ends it.
+
+        A rebuilder is a coroutine function, which runs on the loop, or a plain function, which runs
+        in a thread, as in `recover`. `writes` is copied first.
+        """
+        return Opening(
+            lambda: self._begin_run(
+                identity, writes=writes, keep=keep, rebuilders=rebuilders, supersede=supersede
+            ).__await__()
+        )
+
+    async def _begin_run(
+        self,
+        identity: RunIdentity | str,
+        *,
+        writes: Writes,
+        keep: Keep,
+        rebuilders: Rebuilders | None,
+        supersede: bool,
+    ) -> AsyncRun:
+        copies = [(name, copier(data)) for name, data in pairs(writes)]
+        rebuilding = LoopRebuilders(rebuilders or {})
+
+        def begin() -> Run:
+            return self.sync_store.begin_run(
+                identity,
+                writes=[(name, copied()) for name, copied in copies],
+                keep=keep,
+                rebuilders=rebuilding.rebuilders,
+                supersede=supersede,
+            )
+
+        call = Call("begin_run", begin, self.lock)
+
+        def cancel() -> None:
+            call.withdraw()
+            rebuilding.stop()
+
+        return AsyncRun(self, await self._workers.recoveries.run_call(call, cancel))
+
+    async def end_run(
+        self,
+        run_id: str | None = None,
+        *,
+        why: str | None = None,
+        ending: RunEnding | str = RunEnding.STOPPED,
+    ) -> RunRecord:
+        """End the active run, from inside or outside, and return it. Its further batches are
+        refused."""
+        return await self._workers.writes.run(
+            self.sync_store.end_run, run_id, why=why, ending=ending
+        )
+
+    async def runs(self) -> list[RunRecord]:
+        """Return every run of this directory, the latest first."""
+        return await self._workers.reads.run(self.sync_store.runs)
+
+    async def start_state(self, run: RunIdentity | str | None = None) -> StartState:
+        """Return where a runtime stands at its start, in one answer: what to do, and why."""
+        return await self._workers.plans.run(self.sync_store.start_state, run)
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -431,3 +513,113 @@ class AsyncRuntimeStore:
         return await self._workers.writes.run(
             self.sync_store.restore_quarantined, quarantine_number
         )
+
+
+class AsyncRun:
+    """`Run` for asyncio: one life of the runtime, begun or resumed with
+    `AsyncRuntimeStore.begin_run`.
+
+    Arguments, results and errors are those of the `Run` method with the same name. It is an async
+    context manager, which ends the run: as finished, or as failed after an exception or a
+    cancellation. It does not close the store.
+    """
+
+    def __init__(self, store: AsyncRuntimeStore, run: Run) -> None:
+        self.sync_run = run
+        """The run of the store that runs the calls. It blocks, so use it in threads only."""
+        self.store = store
+        self.identity = run.identity
+        self.batch = run.batch
+        """The batch that began the run; None when it was resumed."""
+        self.superseded = run.superseded
+        """The run that was active before, and is superseded; None when none was."""
+        self.left = run.left
+        """The committed stores that are still bound to other runs."""
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self.identity.run_id
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run was active already, so that nothing was written to begin it."""
+        return self.batch is None
+
+    @property
+    def record(self) -> RunRecord | None:
+        """How it ended; None until this object ends it."""
+        return self.sync_run.record
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id!r} of {self.store!r}>"
+
+    async def write_batch(
+        self,
+        reason: BatchReason | str,
+        writes: Writes,
+        *,
+        expected_high_watermark: int | None = None,
+        batch_id: str | None = None,
+    ) -> Batch:
+        """Write several stores as one atomic batch of this run. The data is copied first."""
+        return await self.store.write_batch(
+            identity=self.identity,
+            reason=reason,
+            writes=writes,
+            expected_high_watermark=expected_high_watermark,
+            batch_id=batch_id,
+        )
+
+    async def update(
+        self, store: str, change: Callable[[Any], Any], *, reason: BatchReason | str
+    ) -> Batch:
+        """Read, change and write one store under the writer lock. `change` is a plain function; it
+        is not called when the run is over."""
+        return await self.store.update(store, change, identity=self.identity, reason=reason)
+
+    async def plan_recovery(self) -> RecoveryPlan:
+        """Return what to do about the store files, for this run's identity."""
+        return await self.store.plan_recovery(expected=self.identity)
+
+    async def check_readiness(self) -> ReadinessCheck:
+        """Return whether the runtime may start, with this run's identity."""
+        return await self.store.check_readiness(expected=self.identity)
+
+    async def recover(
+        self, plan: RecoveryPlan | None = None, *, rebuilders: Rebuilders | None = None
+    ) -> RecoveryReport:
+        """Execute a plan (default: a new one), and bind rebuilt stores to this run."""
+        plan = await self.plan_recovery() if plan is None else plan
+        return await self.store.recover(plan, rebuilders=rebuilders, identity=self.identity)
+
+    async def end(self, why: str | None = None, *, failed: bool = False) -> RunRecord:
+        """End the run, as finished or as failed. Return its record. Calling it again is harmless.
+        Writes called before are carried out first."""
+        end = partial(self.sync_run.end, why, failed=failed)
+        return await self._workers.writes.run_call(Call("end_run", end, self.store.lock))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        def leave() -> RunRecord | None:
+            self.sync_run.__exit__(kind, error, traceback)
+            return self.record
+
+        call = Call("end_run", leave, ended=f"run {self.run_id} was not ended by it")
+        try:
+            await self._workers.writes.run_call(call, on_cancellation=lambda: None)
+        except StoreClosedError as other:
+            if error is None:
+                raise
+            note_not_ended(error, self.run_id, other)
+
+    @property
+    def _workers(self) -> ThreadPools:
+        return self.store._workers  # noqa: SLF001 - a part of the same facade

@@ -78,17 +78,22 @@ Rebuilders = Mapping[RebuildStrategy, Rebuilder] | Mapping[str, Rebuilder]
 CheckedRebuilders = Mapping[str, Rebuilder]
 
 
-def checked_rebuilders(rebuilders: Rebuilders, registry: Registry) -> CheckedRebuilders:
-    """Return a mapping from strategy or store name to function, checked. Raises
-    `InvalidRequestError`."""
+def given_rebuilders(rebuilders: Rebuilders) -> Mapping[str, Rebuilder]:
+    """Return rebuilders that are a mapping. Raises `InvalidRequestError`."""
     given: object = rebuilders
     if not isinstance(given, Mapping):
         raise InvalidRequestError(
             "rebuilders", "must be functions by strategy or store name, in a mapping"
         )
+    return given
+
+
+def checked_rebuilders(rebuilders: Rebuilders, registry: Registry) -> CheckedRebuilders:
+    """Return a mapping from strategy or store name to function, checked. Raises
+    `InvalidRequestError`."""
     why = "recover calls it; AsyncRuntimeStore awaits"
     checked: dict[str, Rebuilder] = {}
-    for key, rebuilder in given.items():
+    for key, rebuilder in given_rebuilders(rebuilders).items():
         if key not in registry:
             key = arguments.member(RebuildStrategy, key, "rebuilders").value  # noqa: PLW2901
         checked[key] = arguments.plain_function(rebuilder, f"rebuilders[{key}]", why)

@@ -123,6 +123,8 @@ def test_a_call_that_waits_for_the_lock_is_not_carried_out(directory: Path) -> N
                 ("write_batch", write(store, LEDGER, 1)),
                 ("adopt", store.adopt(LEASES, identity=IDENTITY)),
                 ("recover", store.recover(await store.plan_recovery())),
+                ("begin_run", store.begin_run("run-2", writes={LEASES: [2]})),
+                ("end_run", store.end_run(why="enough")),
             ):
                 async with asyncio.timeout(60):
                     with pytest.raises(TimeoutError) as caught:
@@ -406,5 +408,84 @@ def test_a_recovery_that_is_cancelled_is_recorded(directory: Path) -> None:
         assert len(asked) == 1
         assert await asyncio.to_thread(store.database.read, recovery_log.unfinished_runs) == []
         assert await store.batches() == []
+
+    run(directory, main)
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def test_a_beginning_that_is_cancelled_in_a_rebuilder_has_not_begun(directory: Path) -> None:
+    """Its coroutine is cancelled, no other rebuilder is called, and nothing is written."""
+    asked: list[str] = []
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        waiting = asyncio.Event()
+
+        async def rebuild(request: RebuildRequest) -> Any:
+            asked.append(request.descriptor.schema_name)
+            waiting.set()
+            await asyncio.Event().wait()
+
+        rebuilders = dict.fromkeys(RebuildStrategy, rebuild)
+        task = asyncio.ensure_future(store.begin_run("run-1", rebuilders=rebuilders))
+        await waiting.wait()
+        task.cancel()
+        error = await cancelled(task)
+        problem = "CancelledError: its coroutine was cancelled"
+        assert error.__notes__ == [f"begin_run was cancelled while it ran, and failed: {problem}"]
+        assert len(asked) == 1
+        assert (await store.runs(), await store.batches()) == ([], [])
+
+    run(directory, main)
+
+
+def test_a_run_that_began_is_named(directory: Path) -> None:
+    """A beginning that runs to its end leaves the run active, and says so: it can be resumed."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        beginning = store.sync_store.begin_run
+        for how in ("began in batch {}, and is active", "is resumed, and is active"):
+            gate = Gate()
+            held = partial(_after, gate, beginning)
+            store.sync_store.begin_run = held  # type: ignore[method-assign]
+            task = asyncio.ensure_future(store.begin_run("run-1", writes={LEASES: [1]}))
+            await gate.reached()
+            await insist(task)
+            gate.opened.set()
+            error = await cancelled(task)
+            (batch,) = await store.batches()
+            note = "begin_run was cancelled while it ran, and ran to its end: run run-1 "
+            assert error.__notes__ == [note + how.format(batch.batch_id)]
+
+    run(directory, main)
+
+
+def _after(gate: Gate, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    gate()
+    return function(*arguments, **options)
+
+
+def test_a_block_of_a_run_ends_it_however_often_it_is_cancelled(directory: Path) -> None:
+    """Also while another program holds the lock: the run is over when it comes out."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        inside = asyncio.Event()
+
+        async def live() -> None:
+            async with store.begin_run("run-1", writes={LEASES: []}):
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(live())
+        await inside.wait()
+        with WriterLock(directory).hold():
+            task.cancel()
+            await asyncio.sleep(0)
+            await insist(task)
+        error = await cancelled(task)
+        assert error.__notes__[0].endswith("ran to its end: run run-1 ended as failed")
+        (ended,) = await store.runs()
+        assert (ended.ending, ended.why) == ("failed", "CancelledError")
 
     run(directory, main)

@@ -16,12 +16,14 @@ import pytest
 
 from rtstore import (
     ActionOutcome,
+    AsyncRun,
     AsyncRuntimeStore,
     InvalidRequestError,
     NotARuntimeDirectoryError,
     RebuildRequest,
     RebuildStrategy,
     RetryableError,
+    Run,
     RuntimeStore,
     StoreClosedError,
     StoreFileChangedError,
@@ -52,21 +54,35 @@ def directory(tmp_path: Path) -> Path:
 
 def test_the_interface_is_that_of_the_runtime_store() -> None:
     """Every public method is there, takes the same parameters and promises the same result."""
-    methods = {
-        name: method
-        for name, method in inspect.getmembers(RuntimeStore, callable)
-        if not name.startswith("_")
-    }
+    methods = _public_methods(RuntimeStore)
     assert {"history", "back_up", "recover", "write_batch"} <= methods.keys()
     assert methods.pop("close") is not None
-    opening = inspect.signature(methods.pop("open"))
-    assert inspect.signature(AsyncRuntimeStore.open).parameters == opening.parameters
-    for name, method in methods.items():
-        counterpart = getattr(AsyncRuntimeStore, name)
-        assert inspect.iscoroutinefunction(counterpart), name
-        assert inspect.signature(counterpart) == inspect.signature(method), name
+    for name in ("open", "begin_run"):  # these two give something that is awaited or entered
+        parameters = inspect.signature(methods.pop(name)).parameters
+        assert inspect.signature(getattr(AsyncRuntimeStore, name)).parameters == parameters
+    _expect_awaited(methods, AsyncRuntimeStore)
     public = {name for name in dir(RuntimeStore) if not name.startswith("_")} - {"close"}
     assert public <= set(dir(AsyncRuntimeStore))
+
+
+def test_the_interface_of_a_run_is_that_of_the_run() -> None:
+    """It has the methods of `Run`, awaited, and its properties."""
+    methods = _public_methods(Run)
+    assert {"write_batch", "update", "recover", "end"} <= methods.keys()
+    _expect_awaited(methods, AsyncRun)
+    assert {name for name in dir(Run) if not name.startswith("_")} <= set(dir(AsyncRun))
+
+
+def _public_methods(kind: type) -> dict[str, Callable[..., Any]]:
+    methods = inspect.getmembers(kind, callable)
+    return {name: method for name, method in methods if not name.startswith("_")}
+
+
+def _expect_awaited(methods: dict[str, Callable[..., Any]], kind: type) -> None:
+    for name, method in methods.items():
+        counterpart = getattr(kind, name)
+        assert inspect.iscoroutinefunction(counterpart), name
+        assert inspect.signature(counterpart) == inspect.signature(method), name
 
 
 def test_the_attributes_are_those_of_the_runtime_store(directory: Path) -> None:
