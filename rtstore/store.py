@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from rtstore.control.contents import Retention
 from rtstore.control.history import StoreVersion
 from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.control.manifest import ManifestStore
-from rtstore.control.run_processes import is_alive
+from rtstore.control.run_processes import is_alive, is_this_process
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import (
     InvalidRequestError,
@@ -510,6 +509,7 @@ class RuntimeStore:
             known=known,
             last=last,
             process_alive=None if last is None else is_alive(last.process),
+            is_own=last is not None and is_this_process(last.process),
             manifest=manifest_now,
             plan=plan,
             readiness=readiness,
@@ -994,18 +994,21 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         is_clean = error is None or (isinstance(error, SystemExit) and not error.code)
-        with suppress(StaleRunError):  # it is over: there is nothing to end
-            try:
-                self.end(None if is_clean else _in_a_line(error), failed=not is_clean)
-            except RuntimeStoreError as other:
-                if error is None or isinstance(other, StaleRunError):
-                    raise
+        try:
+            self.end(None if is_clean else _in_a_line(error), failed=not is_clean)
+        except StaleRunError as other:  # it is over: there is nothing to end
+            if error is not None and not isinstance(error, StaleRunError):
                 note_not_ended(error, self.run_id, other)
+        except RuntimeStoreError as other:
+            if error is None:
+                raise
+            note_not_ended(error, self.run_id, other)
 
 
 def note_not_ended(error: BaseException, run_id: str, other: RuntimeStoreError) -> None:
-    """Add to the error of the block of a run why the run is still active."""
-    error.add_note(f"rtstore: run {run_id} could not be ended: {other}")
+    """Add to the error of the block of a run why the block did not end the run. When it was over
+    before, that may be the cause of the error."""
+    error.add_note(f"rtstore: leaving its block did not end run {run_id}: {other}")
 
 
 def _in_a_line(error: BaseException | None) -> str:

@@ -33,6 +33,7 @@ def start_state(
     known: RunRecord | None,
     last: RunRecord | None,
     process_alive: bool | None,
+    is_own: bool,
     manifest: Manifest,
     plan: RecoveryPlan,
     readiness: ReadinessCheck,
@@ -41,7 +42,8 @@ def start_state(
     """Return what a runtime has to do.
 
     `run_id` is the run that is about to start, with its whole `identity` if that is known, and
-    `known` its record. `last` is the active run, or the last one.
+    `known` its record. `last` is the active run, or the last one; `is_own` says whether it is of
+    the process that asks.
     """
     unwritten = tuple(
         action.schema_name
@@ -51,7 +53,7 @@ def start_state(
     kind, why = (
         _refuse(identity, known, manifest, plan, hindrances)
         or _repair(plan, unwritten)
-        or _begin(run_id, last, manifest, process_alive=process_alive)
+        or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
     )
     return StartState(
         kind=kind,
@@ -109,23 +111,34 @@ def _repair(plan: RecoveryPlan, unwritten: Sequence[str]) -> tuple[StartKind, st
 
 
 def _begin(
-    run_id: str | None, last: RunRecord | None, manifest: Manifest, *, process_alive: bool | None
+    run_id: str | None,
+    last: RunRecord | None,
+    manifest: Manifest,
+    *,
+    process_alive: bool | None,
+    is_own: bool,
 ) -> tuple[StartKind, str]:
     if manifest.high_watermark == 0:
         return StartKind.NEW, "nothing was ever committed: begin a run with the first contents"
     if last is None:
         return StartKind.TAKE_OVER, "the state belongs to no run: begin one, and keep what is good"
-    if last.state is RunState.ACTIVE and last.run_id == run_id:
-        return StartKind.RESUME, f"run {run_id} is active: resume it"
-    how = _how(last, process_alive=process_alive)
-    return StartKind.TAKE_OVER, f"the state is that of run {last.run_id}, which {how}"
+    how = _how(last, process_alive=process_alive, is_own=is_own)
+    if last.state is not RunState.ACTIVE or last.run_id != run_id:
+        return StartKind.TAKE_OVER, f"the state is that of run {last.run_id}, which {how}"
+    if process_alive and not is_own:
+        pid = "" if last.process is None else f" {last.process.pid}"
+        why = "resume it only as one more process of the same runtime"
+        return StartKind.RESUME, f"run {run_id} is active, and its process{pid} is alive: {why}"
+    return StartKind.RESUME, f"run {run_id} is active: resume it"
 
 
-def _how(last: RunRecord, *, process_alive: bool | None) -> str:
+def _how(last: RunRecord, *, process_alive: bool | None, is_own: bool) -> str:
     if last.state is not RunState.ACTIVE:
         return f"ended ({last.why or last.ending})"
     if process_alive is None:
         return "never ended; whether its process lives is not known"
+    if is_own:
+        return "is active in this process"
     pid = "" if last.process is None else f" {last.process.pid}"
     if process_alive:
         return f"is active, and its process{pid} is alive: it must stop first, or be superseded"

@@ -53,7 +53,11 @@ def test_a_run_is_begun_resumed_taken_over_and_ended(directory: Path) -> None:
         assert first.batch == await store.batch(str(first.batch and first.batch.batch_id))
         await first.update(LEASES, lambda data: [*data, 2], reason=CHECKPOINT)
         await first.write_batch(CHECKPOINT, {LEDGER: {}}, batch_id="mine")
-        assert (await store.start_state("run-1")).kind is not StartKind.TAKE_OVER
+        state = await store.start_state("run-1")
+        assert (state.kind, state.why) == (StartKind.RESUME, "run run-1 is active: resume it")
+        state = await store.start_state("run-2")
+        assert state.kind is StartKind.TAKE_OVER
+        assert state.why == "the state is that of run run-1, which is active in this process"
         assert (await begin(store)).resumed
         async with store.begin_run("run-2", keep=[LEASES]) as second:
             assert second.superseded is not None
@@ -232,6 +236,23 @@ def test_a_refused_write_comes_out_of_the_block(directory: Path) -> None:
     run(directory, main)
 
 
+def test_an_error_after_the_end_of_the_run_says_so(directory: Path) -> None:
+    """What a superseded run reads is another run's, which may be why its code fails."""
+
+    async def live(store: AsyncRuntimeStore) -> None:
+        async with store.begin_run("run-1", writes={LEASES: {"run": 1}}):
+            await store.begin_run("run-2", writes={LEASES: {}})
+            assert (await store.read(LEASES)).data["run"]
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with pytest.raises(KeyError) as caught:
+            await live(store)
+        (note,) = caught.value.__notes__
+        assert "run run-1 was superseded by run run-2" in note
+
+    run(directory, main)
+
+
 def test_an_ending_that_fails_does_not_hide_the_error(directory: Path) -> None:
     """A note of the error of the block says why the run is still active."""
 
@@ -248,7 +269,7 @@ def test_an_ending_that_fails_does_not_hide_the_error(directory: Path) -> None:
             await fail_after(store, store.aclose)
         for caught in (busy, closed):
             (note,) = caught.value.__notes__
-            assert note.startswith("rtstore: run run-1 could not be ended: ")
+            assert note.startswith("rtstore: leaving its block did not end run run-1: ")
 
     asyncio.run(main())
     with RuntimeStore.open(directory) as again:
