@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -77,7 +78,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import Writes, batch_request
-from rtstore.model.runs import RunEnding, RunRecord, StartState
+from rtstore.model.runs import RunEnding, RunProcess, RunRecord, StartState
 from rtstore.model.start import start_state
 from rtstore.model.times import Clock, utc_now
 from rtstore.recovery.begin import Keep, RunStarter
@@ -453,14 +454,16 @@ class RuntimeStore:
             supersede=supersede,
         )
         before = None if begun.batch is None or begun.before is None else begun.before.run_id
-        seen, superseded = self.database.read(
+        seen, mine, superseded = self.database.read(
             lambda connection: (
                 manifest.load(connection),
+                runs.find(connection, identity.run_id),
                 None if before is None else runs.find(connection, before),
             )
         )
-        left = [item.schema_name for item in seen.entries if item.run_id != identity.run_id]
-        return Run(self, identity, begun.batch, superseded, tuple(left))
+        left = tuple(item.schema_name for item in seen.entries if item.run_id != identity.run_id)
+        process = None if mine is None else mine.process
+        return Run(self, identity, begun.batch, superseded, left, process)
 
     def end_run(
         self,
@@ -897,7 +900,8 @@ class Run:
 
     It is a context manager. Leaving the block ends the run as finished; an exception ends it as
     failed; a process that is killed leaves it active, and the next start sees that its process is
-    gone. It does not close the store.
+    gone. A process that resumed the run beside the living one that began it, as a worker does,
+    leaves it active too. It does not close the store.
     """
 
     def __init__(
@@ -907,6 +911,7 @@ class Run:
         batch: Batch | None,
         superseded: RunRecord | None,
         left: tuple[str, ...],
+        process: RunProcess | None,
     ) -> None:
         self.store = store
         self.identity = identity
@@ -918,6 +923,7 @@ class Run:
         """The committed stores that are still bound to other runs."""
         self.record: RunRecord | None = None
         """How it ended; None until this object ends it."""
+        self._pid = os.getpid() if is_this_process(process) else None
 
     @property
     def run_id(self) -> str:
@@ -993,6 +999,8 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if os.getpid() != self._pid:  # a worker, or a fork in the block
+            return
         is_clean = error is None or (isinstance(error, SystemExit) and not error.code)
         try:
             self.end(None if is_clean else _in_a_line(error), failed=not is_clean)

@@ -134,7 +134,7 @@ def _begin(
 
 def _how(last: RunRecord, *, process_alive: bool | None, is_own: bool) -> str:
     if last.state is not RunState.ACTIVE:
-        return f"ended ({last.why or last.ending})"
+        return f"ended ({last.ending}{f': {last.why}' if last.why else ''})"
     if process_alive is None:
         return "never ended; whether its process lives is not known"
     if is_own:

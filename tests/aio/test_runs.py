@@ -23,7 +23,7 @@ from rtstore import (
     StartKind,
     WriterLock,
 )
-from tests.support import CHECKPOINT, LEASES, LEDGER, SESSIONS, new_directory
+from tests.support import CHECKPOINT, LEASES, LEDGER, SESSIONS, child, hear, new_directory
 from tests.support.aio import run
 
 Body = Callable[[AsyncRun], Awaitable[Any]]
@@ -234,6 +234,36 @@ def test_a_refused_write_comes_out_of_the_block(directory: Path) -> None:
         assert [each.state for each in await store.runs()] == ["active", "superseded"]
 
     run(directory, main)
+
+
+WORKER = """
+import asyncio
+from rtstore import AsyncRuntimeStore, RuntimeStore
+
+async def main():
+    async with AsyncRuntimeStore.open(sys.argv[1]) as store:
+        async with store.begin_run("run-1") as run:
+            await run.update("opencode.hostLeases", lambda data: [*data, "worker"],
+                reason="host_lease_update")
+            say(run.resumed)
+
+asyncio.run(main())
+with RuntimeStore.open(sys.argv[1]) as store, store.begin_run("run-1"):
+    pass
+say("left")
+"""
+
+
+def test_a_worker_does_not_end_the_run_of_its_runtime(directory: Path) -> None:
+    """A second process of the run leaves its blocks, and the first one goes on and ends it."""
+    with RuntimeStore.open(directory) as store:
+        with store.begin_run("run-1", writes={LEASES: []}) as mine:
+            with child(WORKER, directory) as worker:
+                assert (hear(worker), hear(worker)) == ("True", "left")
+            mine.update(LEASES, lambda data: [*data, "runtime"], reason=CHECKPOINT)
+        assert store.read(LEASES).data == ["worker", "runtime"]
+        (ended,) = store.runs()
+        assert ended.ending is RunEnding.FINISHED
 
 
 def test_an_error_after_the_end_of_the_run_says_so(directory: Path) -> None:
