@@ -94,6 +94,22 @@ def test_it_is_ended_from_outside(directory: Path) -> None:
     run(directory, main)
 
 
+def test_of_batches_that_share_a_flush_those_of_a_dead_run_are_refused(directory: Path) -> None:
+    """The others are committed."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        old, new = await begin(store), await begin(store, "run-2")
+        outcomes = await asyncio.gather(
+            *(each.write_batch(CHECKPOINT, {LEASES: each.run_id}) for each in [old, new] * 3),
+            return_exceptions=True,
+        )
+        assert [isinstance(each, StaleRunError) for each in outcomes] == [True, False] * 3
+        assert (await store.manifest()).high_watermark == 5
+        assert {each.run_id for each in (await store.batches())[1:]} == {"run-2"}
+
+    run(directory, main)
+
+
 def test_first_contents_are_what_the_caller_saw(directory: Path) -> None:
     """They are copied when the run is begun, as those of a batch."""
 

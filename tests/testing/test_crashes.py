@@ -66,6 +66,43 @@ def left_is_right(directory: Path, point: CrashPoint) -> None:
         assert (found and found.state) == (state if point.logged else None)
 
 
+# --- a run ----------------------------------------------------------------------------------------
+
+
+async def _live_async(directory: Path) -> None:
+    async with (
+        AsyncRuntimeStore.open(directory) as store,
+        store.begin_run("run-2", keep="all") as run,
+    ):
+        await run.update(LEASES, lambda _: "never", reason="host_lease_update")
+
+
+def _live(directory: Path) -> None:
+    with RuntimeStore.open(directory) as store, store.begin_run("run-2", keep="all") as run:
+        run.update(LEASES, lambda _: "never", reason="host_lease_update")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("point", ["before-log", "after-log", "after-complete"])
+def test_a_crash_in_the_block_of_a_run_does_not_end_it(
+    directory: Path, point: str, is_async: bool, number: int
+) -> None:
+    """A dead process ends nothing: its run is active, or has not begun."""
+    with crash_at(point, batch=number):
+        if is_async:
+            asyncio.run(_live_async(directory))
+        else:
+            _live(directory)
+    with RuntimeStore.open(directory) as store:
+        begun = number == 2 or point != "before-log"
+        assert [(each.run_id, each.state) for each in store.runs()] == [
+            *([("run-2", "active")] if begun else []),
+            (IDENTITY.run_id, "superseded" if begun else "active"),
+        ]
+        assert store.begin_run("run-2", keep="all").resumed == begun
+
+
 # --- simulated, and real --------------------------------------------------------------------------
 
 
