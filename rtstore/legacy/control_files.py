@@ -1,4 +1,4 @@
-"""Reads and checks the manifest and the receipts of the legacy format.
+"""Reads and checks the manifest, the receipts and the tombstones of the legacy format.
 
 Each is a JSON file, with or without the envelope of a store file. Any fault in one of them raises
 `LegacyImportError`, which names the file and the place. So nothing is written before everything is
@@ -24,6 +24,7 @@ from rtstore.legacy.format import (
     AncestorManifest,
     Extension,
     LegacyRecord,
+    Tombstone,
 )
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import OPEN_STATES, BatchState, Record
@@ -31,6 +32,8 @@ from rtstore.model.records import OPEN_STATES, BatchState, Record
 UNAMBIGUOUS_MANIFEST = "opencode-runtime-manifest.json"
 MANIFEST_NAMES = ("manifest.json", UNAMBIGUOUS_MANIFEST)
 RECEIPTS_NAME = "opencode-runtime-receipts.json"
+TOMBSTONES_NAME = "opencode-run-tombstones.json"
+"""The list of runs that are dead. A runtime of the old kind still uses it after an import."""
 OUR_KEY = "rtstore"
 """The key in the envelope of the receipts for what an export adds."""
 SCHEMA_VERSION = 1
@@ -44,7 +47,7 @@ _Value = TypeVar("_Value")
 
 
 class ControlFiles(Record):
-    """Both control files, parsed and checked."""
+    """The control files, parsed and checked."""
 
     manifest_path: Path
     manifest_place: str
@@ -52,10 +55,14 @@ class ControlFiles(Record):
     manifest: AncestorManifest
     batches: tuple[AncestorBatch, ...]
     """Oldest first; empty when there is no receipts file."""
+    tombstones: tuple[Tombstone, ...]
+    """The runs that are dead; empty when there is no list of them."""
     names: tuple[str, ...]
     """The names of the files that were read."""
     content_hash: str
-    """The hash over the bytes of both files."""
+    """The hash over the bytes of manifest and receipts."""
+    tombstones_content: bytes | None
+    """The bytes of the list of tombstones; None when it was not read."""
 
     def bad_manifest(self, place: str, problem: str) -> LegacyImportError:
         """Return the error for a place in the manifest, such as `entries[3].relativePath`."""
@@ -129,8 +136,15 @@ def current_hash(directory: Path, fs: FileSystem) -> str | None:
     return _hash_of_both(next(iter(manifests.values())), _read(directory / RECEIPTS_NAME, fs))
 
 
+def are_unchanged(directory: Path, files: ControlFiles, fs: FileSystem) -> bool:
+    """Return whether the control files are still those that were read."""
+    if current_hash(directory, fs) != files.content_hash:
+        return False
+    return _tombstones_content(directory, files.manifest, fs) == files.tombstones_content
+
+
 def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
-    """Read manifest and receipts; the receipts may be absent.
+    """Read manifest, receipts and tombstones; all but the manifest may be absent.
 
     Raises `LegacyImportError` when the directory has no manifest, or two that differ, and when a
     file is unreadable or damaged.
@@ -160,13 +174,22 @@ def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
         )
         batches = _with_set_aside(receipts_path, receipts_bytes, batches)
         _check(receipts_path, receipts_place, _problems_of_batches(batches))
+    tombstones: tuple[Tombstone, ...] = ()
+    tombstones_content = _tombstones_content(directory, manifest, fs)
+    if tombstones_content is not None:
+        tombstones, _ = _parse(
+            directory / TOMBSTONES_NAME, tombstones_content, TypeAdapter(tuple[Tombstone, ...])
+        )
+    read = {RECEIPTS_NAME: receipts_bytes, TOMBSTONES_NAME: tombstones_content}
     files = ControlFiles(
         manifest_path=path,
         manifest_place=place,
         manifest=manifest,
         batches=batches,
-        names=(*found, *([] if receipts_bytes is None else [RECEIPTS_NAME])),
+        tombstones=tombstones,
+        names=(*found, *(name for name, content in read.items() if content is not None)),
         content_hash=_hash_of_both(manifest_bytes, receipts_bytes),
+        tombstones_content=tombstones_content,
     )
     _check(path, place, _problems_of_entries(files))
     return files
@@ -175,6 +198,16 @@ def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
 def _manifests(directory: Path, fs: FileSystem) -> dict[str, bytes]:
     found = {name: _read(directory / name, fs) for name in MANIFEST_NAMES}
     return {name: content for name, content in found.items() if content is not None}
+
+
+def _tombstones_content(
+    directory: Path, manifest: AncestorManifest, fs: FileSystem
+) -> bytes | None:
+    """Return the bytes of the list of tombstones; None when there is none, or a store has the
+    name."""
+    if any(entry.relative_path == TOMBSTONES_NAME for entry in manifest.entries):
+        return None
+    return _read(directory / TOMBSTONES_NAME, fs)
 
 
 def _no_manifest(directory: Path) -> LegacyImportError:

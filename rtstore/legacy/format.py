@@ -136,6 +136,29 @@ class AncestorBatch(LegacyRecord):
         return "high_watermark" in self.model_fields_set
 
 
+class Tombstone(LegacyRecord):
+    """A record of the legacy list of runs that are dead. Programs name the time differently."""
+
+    run_id: _Text
+    stopped_at: _Time | None = None
+    ended_at: _Time | None = None
+    created_at: _Time | None = None
+    at: _Time | None = None
+    reason: str | None = None
+    diagnostic: str | None = None
+
+    @property
+    def time(self) -> datetime | None:
+        """The time of the end of the run; None when the record does not say."""
+        return self.stopped_at or self.ended_at or self.created_at or self.at
+
+    @property
+    def why(self) -> str:
+        """The reason, with what the record says beside it."""
+        said = [text for text in (self.reason, self.diagnostic) if text and text.strip()]
+        return ": ".join(said) or "a tombstone without a reason"
+
+
 class SetAside(LegacyRecord):
     """A batch that an export hides from legacy programs, and its position in the list."""
 

@@ -29,6 +29,7 @@ from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import (
     RECEIPTS_NAME,
     ControlFiles,
+    are_unchanged,
     current_hash,
     read_control_files,
 )
@@ -71,6 +72,7 @@ def import_directory(
     """Import a runtime directory of the legacy format; its JSON files are not changed.
 
     Manifest, batches, receipts and entries become rows with the same ids, times and states. The
+    runs of the ancestor's tombstones become ended runs, whose batches are refused. The
     bytes of every store file that matches its entry become its committed content. Files that
     differ, are missing or were never committed are reported, and recovery plans for them as the
     legacy program would. Durable when it returns.
@@ -249,7 +251,7 @@ class _Importer:
                 stand_in_id=stand_in_id,
             )
             reports.append(_report(connection, directory))
-            if current_hash(directory, self._fs) != files.content_hash:
+            if not are_unchanged(directory, files, self._fs):
                 raise LegacyImportError(
                     directory,
                     "its control files changed while they were imported: a runtime of the old kind "
@@ -261,7 +263,8 @@ class _Importer:
             update={
                 "stores": tuple(found.store for found in stores),
                 "control_files": files.names,
-                "other_files": tuple(look_beside(directory, stores, self._fs)),
+                "ended_runs": len({tombstone.run_id for tombstone in files.tombstones}),
+                "other_files": tuple(look_beside(directory, files, stores, self._fs)),
                 "notes": tuple(_notes(files, stores, stand_in_id)),
             }
         )

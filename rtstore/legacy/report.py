@@ -76,6 +76,8 @@ class ImportReport(Record):
     """Every store with an entry or a file. Empty when nothing was changed."""
     control_files: tuple[str, ...] = ()
     """The names of the files that the rows were made from. Empty when nothing was changed."""
+    ended_runs: int = 0
+    """The number of runs that ended, by the tombstones. 0 when nothing was changed."""
     other_files: tuple[OtherFile, ...] = ()
     notes: tuple[str, ...] = ()
     """Sentences for the user: what was missing, and what does not match."""

@@ -13,7 +13,11 @@ from rtstore.errors import UnsafePathError
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
-from rtstore.legacy.control_files import ControlFiles, is_legacy_directory
+from rtstore.legacy.control_files import (
+    TOMBSTONES_NAME,
+    ControlFiles,
+    is_legacy_directory,
+)
 from rtstore.legacy.format import AncestorEntry
 from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutcome
 from rtstore.model.descriptors import RESERVED_NAMES, Registry
@@ -23,7 +27,7 @@ from rtstore.model.records import Record
 LANES = "lanes"
 KNOWN_OTHERS = {
     "lanes.json": OtherKind.LANE_INDEX,
-    "opencode-run-tombstones.json": OtherKind.RUN_TOMBSTONES,
+    TOMBSTONES_NAME: OtherKind.RUN_TOMBSTONES,
 }
 """Files of the runtime that are not stores, and stay in use."""
 _OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
@@ -84,10 +88,12 @@ def look_at_stores(
     return found
 
 
-def look_beside(directory: Path, stores: list[FoundStore], fs: FileSystem) -> list[OtherFile]:
+def look_beside(
+    directory: Path, files: ControlFiles, stores: list[FoundStore], fs: FileSystem
+) -> list[OtherFile]:
     """Return the other files in the folders that hold stores. They are reported, and not
     changed."""
-    paths = {store.store.relative_path for store in stores}
+    paths = {store.store.relative_path for store in stores} | set(files.names)
     folders = {path.rpartition("/")[0] for path in paths} | {""}
     parents = {parent for folder in folders for parent in _parents(folder)}
     others: list[OtherFile] = []

@@ -31,13 +31,14 @@ def test_import_and_status(tmp_path: Path) -> None:
     result = run_process("import", directory)
     assert (result.code, result.err) == (ExitCode.READY, "")
     assert result.out.startswith("Imported the runtime directory of team team-a\n")
+    assert re.search(r"^Ended runs +1$", result.out, re.MULTILINE)
     assert re.search(r"^Batches +13: 12 committed, 1 failed$", result.out, re.MULTILINE)
     assert "\n10 stores: 10 content taken\n" in result.out
     assert f"  rtstore status {directory}\n" in result.out
     lane = directory / "lanes" / "secondary%3Aopencode%3Aalice"
     assert "\nImported lane secondary:opencode:alice\n" in result.out
     assert f"  rtstore status {lane}\n" in result.out
-    assert "\n18 files found: 15 imported, 3 skipped\n" in result.out
+    assert "\n18 files found: 16 imported, 2 skipped\n" in result.out
     assert "\n  lanes.json  the runtime's list of lanes; it stays in use\n" in result.out
     expected = read_json(LEGACY / "expected" / "team-a.json")["input"]
     status = run(
@@ -57,7 +58,7 @@ def test_a_whole_team(tmp_path: Path) -> None:
     tried = run("import", directory.parent, "--dry-run")
     assert tried.code == ExitCode.READY
     assert tried.out.startswith("Would import the runtime directory of team team-a\n")
-    assert "\n18 files found: 15 would be imported, 3 skipped\n" in tried.out
+    assert "\n18 files found: 16 would be imported, 2 skipped\n" in tried.out
     assert list(directory.rglob("runtime-store*")) == []
     report = run("import", directory.parent, "--json").json()
     assert report["directory"] == str(directory)

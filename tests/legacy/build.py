@@ -43,6 +43,7 @@ EBB = RunIdentity(
 
 MANIFEST, OTHER_MANIFEST = "manifest.json", "opencode-runtime-manifest.json"
 RECEIPTS = "opencode-runtime-receipts.json"
+TOMBSTONES = "opencode-run-tombstones.json"
 IMPORTED_AT = datetime(2026, 6, 3, 9, 30, tzinfo=UTC)
 
 

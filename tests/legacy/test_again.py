@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from tests.legacy.build import (
     MANIFEST,
     OWN,
     RECEIPTS,
+    TOMBSTONES,
     all_rows,
     copy,
     edit_manifest,
@@ -233,6 +235,16 @@ def test_control_files_that_change_meanwhile_refuse_the_import(tmp_path: Path) -
         take(directory, fs=meddler)
     assert not list(directory.glob("*runtime-store.sqlite3*"))
     assert take(directory).high_watermark == 8
+
+
+def test_tombstones_that_come_meanwhile_refuse_the_import(tmp_path: Path) -> None:
+    """A run that is declared dead during the import is not forgotten: importing again takes it."""
+    directory = copy(HARBOUR, tmp_path)
+    newer = json.dumps([{"runId": "run-dawn"}, {"runId": "run-noon"}]).encode()
+    meddler = _Meddler("launch-state.json", directory / TOMBSTONES, newer)
+    with pytest.raises(LegacyImportError, match="control files changed while they were imported"):
+        take(directory, fs=meddler)
+    assert take(directory).ended_runs == 2
 
 
 def test_a_store_file_that_changes_meanwhile_does_no_harm(tmp_path: Path) -> None:

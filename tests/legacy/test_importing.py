@@ -23,6 +23,7 @@ from tests.legacy.build import (
     OTHER_MANIFEST,
     OWN,
     RECEIPTS,
+    TOMBSTONES,
     copy,
     edit,
     edit_manifest,
@@ -52,7 +53,7 @@ def test_a_healthy_directory_is_ready_after_its_import(tmp_path: Path) -> None:
     assert report.receipts == 15
     assert set(outcomes(report).values()) == {StoreOutcome.CONTENT_TAKEN}
     assert len(report.stores) == 10
-    assert report.control_files == (MANIFEST, RECEIPTS)
+    assert report.control_files == (MANIFEST, RECEIPTS, TOMBSTONES)
     assert report.notes == ()
     with opened(directory) as store:
         assert store.last_recovery is None
@@ -154,7 +155,7 @@ def test_a_manifest_may_lie_there_twice_when_both_are_the_same(tmp_path: Path) -
     """Two manifests that are byte for byte the same are one."""
     directory = copy(HARBOUR, tmp_path)
     shutil.copy(directory / MANIFEST, directory / OTHER_MANIFEST)
-    assert take(directory).control_files == (MANIFEST, OTHER_MANIFEST, RECEIPTS)
+    assert take(directory).control_files == (MANIFEST, OTHER_MANIFEST, RECEIPTS, TOMBSTONES)
 
 
 def test_a_directory_in_which_nothing_was_committed(tmp_path: Path) -> None:

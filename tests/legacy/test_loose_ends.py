@@ -25,6 +25,7 @@ from tests.legacy.build import (
     MANIFEST,
     OWN,
     RECEIPTS,
+    TOMBSTONES,
     copy,
     edit_manifest,
     edit_receipts,
@@ -42,7 +43,7 @@ def test_receipts_may_be_absent(tmp_path: Path) -> None:
     directory = copy(HARBOUR, tmp_path)
     (directory / RECEIPTS).unlink()
     report = take(directory, batch_id_factory=lambda: "stand-in")
-    assert report.control_files == (MANIFEST,)
+    assert report.control_files == (MANIFEST, TOMBSTONES)
     assert report.batches == {BatchState.COMMITTED: 1}
     assert report.notes[0] == f"there is no {RECEIPTS}: the history of batches was not imported"
     assert "batch stand-in" in report.notes[1]

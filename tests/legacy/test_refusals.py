@@ -29,6 +29,7 @@ from tests.legacy.build import (
     OTHER_MANIFEST,
     OWN,
     RECEIPTS,
+    TOMBSTONES,
     copy,
     edit,
     edit_manifest,
@@ -88,6 +89,12 @@ def _set(record: dict[str, Any], values: dict[str, Any]) -> None:
             del record[key]
         else:
             record[key] = value
+
+
+def _tombstone(**values: Any) -> Damage:
+    return lambda directory: edit(
+        directory / TOMBSTONES, lambda document: _set(document["data"][0], values)
+    )
 
 
 def _envelope(name: str, **values: Any) -> Damage:
@@ -253,6 +260,18 @@ DAMAGES: list[tuple[str, Damage, str]] = [
         _receipt(0, 0, writtenAt=17),
         r"data\[0\]\.receipts\[0\]\.writtenAt: ",
     ),
+    # tombstones
+    ("truncated tombstones", _cut(TOMBSTONES, 0.5), r"tombstones\.json: it is damaged: not JSON"),
+    ("tombstones that are no list", _envelope(TOMBSTONES, data={}), r"tombstones\.json: data: "),
+    (
+        "newer tombstones",
+        _envelope(TOMBSTONES, schemaVersion=2),
+        r"tombstones\.json: schemaV",
+    ),
+    ("a tombstone of no run", _tombstone(runId=...), r"data\[0\]\.runId: Field required"),
+    ("a tombstone of a blank run", _tombstone(runId=" "), r"data\[0\]\.runId: .*blank"),
+    ("a tombstone's time", _tombstone(stoppedAt="noon"), r"data\[0\]\.stoppedAt: .*'noon'"),
+    ("a tombstone's reason", _tombstone(reason=7), r"data\[0\]\.reason: .*found 7"),
 ]
 
 
@@ -266,7 +285,7 @@ def test_a_damaged_control_file(tmp_path: Path, damage: Damage, match: str) -> N
     damage(directory)
     message = refused(directory, match)
     assert message.startswith("cannot import ")
-    assert (MANIFEST in message) or (RECEIPTS in message)
+    assert any(name in message for name in (MANIFEST, RECEIPTS, TOMBSTONES))
 
 
 def test_the_damages_are_what_is_refused(tmp_path: Path) -> None:
@@ -319,7 +338,7 @@ def test_two_manifests_that_differ(tmp_path: Path) -> None:
     refused(directory, r"both manifest\.json and opencode-runtime-manifest\.json, and they differ")
 
 
-@pytest.mark.parametrize("name", [MANIFEST, RECEIPTS])
+@pytest.mark.parametrize("name", [MANIFEST, RECEIPTS, TOMBSTONES])
 def test_a_control_file_that_is_none(tmp_path: Path, name: str) -> None:
     """A link, a directory or a pipe in place of a control file cannot be read; nothing waits."""
     directory = copy(HARBOUR, tmp_path)

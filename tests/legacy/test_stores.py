@@ -190,7 +190,7 @@ def test_a_lane_is_a_directory_of_its_own(tmp_path: Path) -> None:
 
 
 def test_files_beside_the_stores_are_reported_and_left(tmp_path: Path) -> None:
-    """Lanes, their index, run tombstones, locks and temporary files of dead processes and whatever
+    """Lanes, their index, locks and temporary files of dead processes and whatever
     else lies there are named in the report; none of them is touched."""
     directory = copy(HARBOUR, tmp_path)
     (directory / "manifest.json.lock").write_text("4711")
@@ -206,7 +206,6 @@ def test_files_beside_the_stores_are_reported_and_left(tmp_path: Path) -> None:
         "lanes/secondary%3Aopencode%3Amira": OtherKind.LANE,
         "lanes/never-started": OtherKind.OTHER,
         "lanes.json": OtherKind.LANE_INDEX,
-        "opencode-run-tombstones.json": OtherKind.RUN_TOMBSTONES,
         "manifest.json.lock": OtherKind.LOCK,
         "opencode-permissions.json.lock": OtherKind.LOCK,
         ".tmp.5f0c": OtherKind.TEMPORARY_FILE,

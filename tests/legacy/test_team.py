@@ -117,7 +117,6 @@ def test_what_is_left_is_reported(tmp_path: Path) -> None:
         "launch-state.json.lock": "a lock of the old kind, which nobody needs any more",
         "opencode-sessions.json.tmp.4711.1": "a temporary file of a writer that died",
         "lanes.json": "the runtime's list of lanes; it stays in use",
-        "opencode-run-tombstones.json": "the runtime's list of ended runs; it stays in use",
         "notes.txt": "nothing that the control files know of",
         "logs/old/1.txt": "nothing that the control files know of",
         f"{LANE_PATH}/opencode-sessions.json.lock": "a lock of the old kind, which nobody needs "

@@ -85,6 +85,7 @@ def _show_directory(page: Page, report: ImportReport, what: str) -> None:
         ("High watermark", f"{count(report.high_watermark, 'batch')} committed"),
         ("Batches", f"{sum(report.batches.values())}: {states}" if states else "none"),
         ("Receipts", str(report.receipts)),
+        *([("Ended runs", str(report.ended_runs))] if report.ended_runs else []),
     ]
     page.facts([fact for fact in facts if not (report.dry_run and fact[0] == "Imported")])
     if report.stores:
