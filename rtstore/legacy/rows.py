@@ -24,6 +24,7 @@ from sqlalchemy import Connection, update
 from rtstore.control import batches, contents, manifest, runs
 from rtstore.control.schema import runtime_manifest
 from rtstore.legacy.control_files import ControlFiles
+from rtstore.legacy.ended_runs import with_tombstones
 from rtstore.legacy.format import AncestorBatch, AncestorEntry, AncestorReceipt
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.records import (
@@ -70,7 +71,8 @@ def write_rows(
         _entry(entry, batch_of[entry.last_write_receipt_id]) for entry in files.manifest.entries
     ]
     manifest.insert_entries(connection, entries)
-    runs.insert_runs(connection, runs.runs_of_batches(connection, imported_at))
+    found = runs.runs_of_batches(connection, imported_at)
+    runs.insert_runs(connection, with_tombstones(found, files.tombstones, imported_at))
     for entry in entries:
         if entry.schema_name in content_of:
             content = {entry.schema_name: content_of[entry.schema_name]}

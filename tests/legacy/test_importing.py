@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,12 @@ from rtstore import (
     KNOWN_DESCRIPTORS,
     BatchReason,
     BatchState,
+    RunEnding,
+    RunIdentity,
+    RunState,
     RuntimeStore,
+    StaleRunError,
+    StartKind,
 )
 from rtstore.legacy import StoreOutcome
 from rtstore.model.records import BatchOrigin
@@ -19,6 +27,7 @@ from tests.legacy.build import (
     DUSK,
     FERRY,
     HARBOUR,
+    IMPORTED_AT,
     MANIFEST,
     OTHER_MANIFEST,
     OWN,
@@ -33,7 +42,7 @@ from tests.legacy.build import (
     rows,
     take,
 )
-from tests.support import LAUNCH, agree, picture, plain_descriptor
+from tests.support import LAUNCH, LEDGER, agree, picture, plain_descriptor
 
 EVIDENCE = "opencode.e2eEvidence"
 """A store that the ancestor has a name for, and no descriptor."""
@@ -204,3 +213,81 @@ def test_an_import_gives_the_same_rows_either_way(tmp_path: Path) -> None:
     for table in ("runtime_manifest", "write_batches", "batch_writes", "manifest_entries"):
         sql = f"SELECT * FROM {table}"
         assert rows(fresh, sql) == rows(empty, sql)
+
+
+# --- tombstones -----------------------------------------------------------------------------------
+
+
+def _with_tombstones(parent: Path, document: object) -> Path:
+    directory = copy(HARBOUR, parent)
+    (directory / TOMBSTONES).write_text(json.dumps(document), encoding="utf-8")
+    return directory
+
+
+def test_a_run_with_a_tombstone_is_refused(tmp_path: Path) -> None:
+    """It has ended, for the reason of its tombstone, and nothing that it writes is taken; the run
+    that came after it goes on. The list itself stays as it is."""
+    directory = copy(HARBOUR, tmp_path)
+    before = (directory / TOMBSTONES).read_bytes()
+    assert take(directory).ended_runs == 1
+    with opened(directory) as store:
+        dusk, dawn = store.runs()
+        assert (dusk.run_id, dusk.state) == ("run-dusk", RunState.ACTIVE)
+        assert (dawn.run_id, dawn.state, dawn.ending) == (
+            "run-dawn",
+            RunState.ENDED,
+            RunEnding.STOPPED,
+        )
+        assert dawn.why == "relaunch_started"
+        with pytest.raises(StaleRunError, match=r"run-dawn ended .*relaunch_started"):
+            store.update(LEDGER, dict, identity=RunIdentity(run_id="run-dawn"), reason="recovery")
+        store.update(LEDGER, dict, identity=DUSK, reason="delivery_commit")
+        store.export()
+    assert (directory / TOMBSTONES).read_bytes() == before
+
+
+NOON = "2026-05-31T12:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [{"runId": "run-x", "stoppedAt": NOON, "reason": "stopped by hand"}],
+        [{"runId": "run-x", "createdAt": NOON, "stoppedAt": None, "reason": "stopped by hand"}],
+        {"schemaVersion": 1, "data": [{"runId": "run-x", "at": NOON, "reason": "stopped by hand"}]},
+        [
+            {"runId": "run-x", "at": "2026-06-02T00:00:00Z", "reason": "again"},
+            {"runId": "run-x", "endedAt": NOON, "diagnostic": "stopped by hand"},
+        ],
+    ],
+    ids=["bare", "created", "enveloped", "twice"],
+)
+def test_a_tombstone_of_a_run_that_wrote_nothing(tmp_path: Path, document: Any) -> None:
+    """Its id is not used again either, and it is the earlier one of the runs; the first tombstone
+    of a run counts."""
+    directory = _with_tombstones(tmp_path, document)
+    assert take(directory).ended_runs == 1
+    with opened(directory) as store:
+        assert [run.run_id for run in store.runs()] == ["run-dusk", "run-dawn", "run-x"]
+        dead = store.runs()[-1]
+        assert (dead.ended_at, dead.why) == (datetime.fromisoformat(NOON), "stopped by hand")
+        with pytest.raises(StaleRunError, match="run-x ended at 2026-05-31 12:00:00 UTC"):
+            store.begin_run("run-x", keep="all")
+
+
+def test_a_tombstone_of_the_active_run(tmp_path: Path) -> None:
+    """No run is active then, whatever the manifest says, and a new one takes the state over."""
+    directory = _with_tombstones(tmp_path, [{"runId": "run-dusk"}, {"runId": "run-x"}])
+    assert take(directory).ended_runs == 2
+    with opened(directory) as store:
+        last = store.runs()[0]
+        assert (last.run_id, last.state) == ("run-dusk", RunState.ENDED)
+        assert (last.ended_at, last.why) == (IMPORTED_AT, "a tombstone without a reason")
+        state = store.start_state("run-night")
+        assert (state.kind, state.run) == (StartKind.TAKE_OVER, last)
+        store.begin_run("run-night", keep="all").end()
+
+
+def test_an_empty_list_of_tombstones(tmp_path: Path) -> None:
+    """It ends nothing."""
+    assert take(_with_tombstones(tmp_path, [])).ended_runs == 0
