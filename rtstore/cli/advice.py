@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
+from rtstore.cli.run_words import differences, end_of
 from rtstore.files.paths import replace_link_command
 from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
 from rtstore.model.records import (
@@ -17,6 +18,7 @@ from rtstore.model.records import (
     RecoveryAction,
     RecoveryPlan,
 )
+from rtstore.model.runs import RunRecord
 from rtstore.shell import shell_word
 
 _REBUILDS = (
@@ -44,6 +46,7 @@ def next_steps(
     hindrances: Sequence[Hindrance] = (),
     newer_files: Sequence[str] = (),
     details: Mapping[str, str] | None = None,
+    expected_run: RunRecord | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
@@ -51,6 +54,7 @@ def next_steps(
     store, that goes first, and by whoever can. `details` says what was found in a file, by store.
     `newer_files` say that they were written after the last batch that the database knows.
     `rebuild` is the advice for files that a database without any batch knows nothing of.
+    `expected_run` is the run of the expected identity, if it ever began.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
     if whole:
@@ -74,9 +78,13 @@ def next_steps(
     if not steps and high_watermark == 0:
         if check.ok:
             return ()
-        why = "nothing is committed yet: start the runtime, its first batches write the stores"
+        why = (
+            "nothing is committed yet: start the runtime, whose first batch writes the stores "
+            "(RuntimeStore.begin_run, or write_batch)"
+        )
         return (NextStep(command=None, why=why),)
     steps += _for_the_runtime(free, details or {})
+    steps += _for_another_run(plan, {action.schema_name for action in free}, expected_run)
     if not steps and not check.ok:
         steps += _for_the_runtime_too(free)
     contradictions = len(check.diagnostics) - len(plan.diagnostics) - len(hindrances)
@@ -238,10 +246,6 @@ def _for_the_runtime(
         for action in actions
         if action.kind is ActionKind.BLOCK_READINESS and action.batch_id is None
     ]
-    stale = [action.schema_name for action in blocked if " has stale " in (action.reason or "")]
-    if stale:
-        why = f"start the expected run: it must write {', '.join(stale)} under its own identity"
-        steps.append(NextStep(command=None, why=why))
     for action in blocked:
         detail = details.get(action.schema_name, "no more is known")
         if action.reason == InspectionState.FUTURE_SCHEMA:
@@ -259,11 +263,37 @@ def _for_the_runtime(
     lost = [
         action.schema_name
         for action in blocked
-        if action.schema_name not in stale
-        and action.reason in (InspectionState.MISSING, InspectionState.UNCOMMITTED_WRITE)
+        if action.reason in (InspectionState.MISSING, InspectionState.UNCOMMITTED_WRITE)
     ]
     if lost:
         why = f"the runtime must write {', '.join(lost)}: there is nothing to put back"
+        steps.append(NextStep(command=None, why=why))
+    return steps
+
+
+def _for_another_run(
+    plan: RecoveryPlan, names: Collection[str], expected_run: RunRecord | None
+) -> list[NextStep]:
+    """Return the steps for stores that are of another run identity than the expected one."""
+    stale = [store for store in plan.stale_stores if store.schema_name in names]
+    if stale and expected_run is not None and expected_run.is_over:
+        run_id, end = expected_run.run_id, end_of(expected_run)
+        why = (
+            f"start the runtime under a new run id: run {run_id} is {expected_run.state} ({end}), "
+            "and its id is not used again"
+        )
+        return [NextStep(command=None, why=why)]
+    steps = []
+    for item in differences(stale):
+        names = ", ".join(item.names)
+        why = (
+            f"start the expected run: it must write {names} under {item.expected}, not {item.found}"
+        )
+        if item.part == "run_id":
+            why = (
+                f"start the expected run, {item.expected}: when it begins, it takes over {names} "
+                f"from {item.found} (RuntimeStore.begin_run)"
+            )
         steps.append(NextStep(command=None, why=why))
     return steps
 

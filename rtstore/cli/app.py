@@ -34,6 +34,7 @@ class Commands(Sections):
         "Look, and change nothing": {
             "status": "May the runtime start, and on what?",
             "watch": "The same, and each batch, as it happens.",
+            "runs": "The runs, newest first: how each ended, whether it lives.",
             "log": "The batches, newest first.",
             "plan": "What is wrong, and what to do.",
             "doctor": "What is wrong here, and the way out.",
@@ -48,6 +49,7 @@ class Commands(Sections):
             "adopt": "Make a file changed by hand the truth.",
             "revert": "Write an earlier version of a store again.",
             "quarantine": "Files kept before they were lost.",
+            "end-run": "End the active run from outside.",
             "rebuild": "A database beyond help: a new one from the files.",
         },
         "Look after": {

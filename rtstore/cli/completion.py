@@ -1,4 +1,4 @@
-"""Shell completion: stores, batches and quarantined files of the directory that is typed already.
+"""Shell completion: stores, batches, runs and evidence of the directory that is typed already.
 
 Reads as `rtstore status` does, so it changes nothing. Where nothing can be read, nothing is
 completed. It never fails: the command itself reports errors.
@@ -53,6 +53,18 @@ def versions(context: typer.Context, incomplete: str) -> Choices:
             (version.batch_id, f"{version.reason}, {ago(version.written_at, now)}")
             for version in reversed(found)
             if version.batch_id.startswith(incomplete)
+        ]
+
+
+def active_run(context: typer.Context, incomplete: str) -> Choices:
+    """Return the id of the active run."""
+    with _opened(context) as store:
+        if store is None:
+            return []
+        return [
+            (run.run_id, "the active run")
+            for run in store.runs()
+            if run.state == "active" and run.run_id.startswith(incomplete)
         ]
 
 

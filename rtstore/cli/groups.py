@@ -69,7 +69,7 @@ class Sections(TyperGroup):
 
 
 def _load(package: str, name: str) -> Any:
-    module = f"{name}_" if keyword.iskeyword(name) else name
+    module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
     one = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
     one.command(name, cls=Command)(importlib.import_module(f"{package}.{module}").run)
     return typer.main.get_command(one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rtstore.cli.output import Cell, Page
+from rtstore.cli.run_words import differences, in_a_line
 from rtstore.cli.snapshot import Look, Verdict
 
 
@@ -10,6 +11,13 @@ def readiness_cell(look: Look) -> Cell:
     """Return the verdict and its reason, in the colour of the verdict."""
     tone = {Verdict.READY: "good", Verdict.DEGRADED: "warn", Verdict.BLOCKED: "bad"}
     return Cell(f"{look.verdict} ({look.check.reason})", tone[look.verdict])
+
+
+def run_cell(look: Look) -> Cell:
+    """Return the state of the active run, or of the last one, and whether its process lives."""
+    if look.run is None:
+        return Cell("none yet", "dim")
+    return in_a_line(look.run, look.now, alive=look.process_alive)
 
 
 def show_diagnosis(page: Page, look: Look) -> None:
@@ -21,6 +29,9 @@ def show_diagnosis(page: Page, look: Look) -> None:
         for line in look.lines:
             if line.detail:
                 page.line(f"{line.relative_path}: {line.detail}", indent=2)
+        for item in differences(look.plan.stale_stores):
+            names = ", ".join(item.names)
+            page.line(f"of {item.found}, expected is {item.expected}: {names}", indent=2)
     show_next(page, look)
 
 

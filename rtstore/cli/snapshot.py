@@ -16,8 +16,10 @@ from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
 from rtstore.cli.views import WrittenBy, written_by
+from rtstore.control import runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.manifest import ManifestStore
+from rtstore.control.run_processes import is_alive
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import ConflictError, Hint, InvalidRequestError, NotARuntimeDirectoryError
 from rtstore.files import durable
@@ -45,6 +47,7 @@ from rtstore.model.records import (
     RecoveryPlan,
     RunIdentity,
 )
+from rtstore.model.runs import RunRecord
 from rtstore.model.times import Timestamp, parse_time, utc_now
 from rtstore.recovery.gather import PlanningInput, RecoveryPlanner
 from rtstore.shell import shell_word
@@ -127,6 +130,8 @@ class Look:
         check: ReadinessCheck,
         expected: RunIdentity | None,
         hindered: Sequence[Hindrance],
+        run: RunRecord | None,
+        expected_run: RunRecord | None,
     ) -> None:
         self.directory = shown(store.directory)
         self.team_name = store.team_name
@@ -137,6 +142,9 @@ class Look:
         self.check = check
         self.verdict = Verdict.of(check)
         self.expected = expected
+        self.run = run
+        """The active run, or the last one; None before the first."""
+        self.process_alive = None if run is None else is_alive(run.process)
         self.now = utc_now()
         self.lines = _lines(store, gathered, plan, self.now)
         self.open_batches = _open_batches(gathered, self.now)
@@ -156,6 +164,7 @@ class Look:
             hindrances=hindered,
             newer_files=self.newer_files,
             details={line.schema_name: line.detail for line in self.lines if line.detail},
+            expected_run=expected_run,
         )
         full = no_room(self.directory) if any(step.command for step in steps) else None
         first = () if full is None or hindered else (NextStep(command=None, why=full.way.why),)
@@ -270,9 +279,18 @@ def look_at(
     paths = {item.schema_name: item.relative_path for item in store.descriptors}
     hindered = hindrances(store.directory, paths)
     check = build_readiness(
-        recovery_plan=plan, invariant_failures=store.invariant_failures(), hindrances=hindered
+        recovery_plan=plan,
+        invariant_failures=store.invariant_failures(),
+        hindrances=hindered,
+        nothing_committed=gathered.view.manifest.high_watermark == 0,
     )
-    return Look(store, gathered, plan, check, expected, hindered)
+    run, expected_run = store.database.read(
+        lambda connection: (
+            runs.last(connection),
+            None if expected is None else runs.find(connection, expected.run_id),
+        )
+    )
+    return Look(store, gathered, plan, check, expected, hindered, run, expected_run)
 
 
 def until_it_fits(plan_and_use: Callable[[], Result]) -> Result:

@@ -19,6 +19,10 @@ _WRITTEN_BY = """
     JOIN batch_writes AS written
       ON written.batch_number = entry.batch_number AND written.schema_name = entry.schema_name
 """
+_LAST_BATCHES = """
+    SELECT run_id, last_batch_id, last_reason, last_batch_at FROM run_log
+    WHERE last_batch_id IS NOT NULL
+"""
 _STORES_OF_BATCHES = "SELECT batch_id, stores FROM batch_log LIMIT ?"
 
 
@@ -36,6 +40,31 @@ def written_by(store: RuntimeStore) -> dict[str, WrittenBy]:
     def query(connection: Connection) -> dict[str, WrittenBy]:
         rows = connection.exec_driver_sql(_WRITTEN_BY).mappings()
         return {row["schema_name"]: WrittenBy.model_validate(dict(row)) for row in rows}
+
+    return store.database.read(query)
+
+
+class LastBatch(Record):
+    """The newest batch of a run."""
+
+    batch_id: str
+    reason: BatchReason
+    started_at: Timestamp
+
+
+def last_batches_of_runs(store: RuntimeStore) -> dict[str, LastBatch]:
+    """Return by run id the newest batch that is kept of the run, whatever became of it."""
+
+    def query(connection: Connection) -> dict[str, LastBatch]:
+        rows = connection.exec_driver_sql(_LAST_BATCHES).mappings()
+        return {
+            row["run_id"]: LastBatch(
+                batch_id=row["last_batch_id"],
+                reason=row["last_reason"],
+                started_at=row["last_batch_at"],
+            )
+            for row in rows
+        }
 
     return store.database.read(query)
 

@@ -31,7 +31,8 @@ def run(
     JSON: directory, teamName, changed, dryRun, importedAt, highWatermark,
       activeIdentity or null, batches {STATE: number}, receipts (number),
       stores[] {schemaName, relativePath, outcome, registered, detail},
-      controlFiles[], otherFiles[] {path, kind}, notes[],
+      controlFiles[], endedRuns (number of runs that have ended, by the tombstones),
+      otherFiles[] {path, kind}, notes[],
       lanes[] {laneId, path, report (the keys above) or null, problem or null,
         damaged},
       found, imported (numbers of files), skipped[] {path, why}

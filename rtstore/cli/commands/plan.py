@@ -8,7 +8,7 @@ from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
 from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
-from rtstore.cli.readiness import readiness_cell, show_diagnosis
+from rtstore.cli.readiness import readiness_cell, run_cell, show_diagnosis
 from rtstore.cli.snapshot import Look, Verdict, look_at, open_to_look, until_it_fits
 from rtstore.model.records import (
     ActionKind,
@@ -17,7 +17,9 @@ from rtstore.model.records import (
     RecoveryPlan,
     RecoveryStep,
     RunIdentity,
+    StaleStore,
 )
+from rtstore.model.runs import RunRecord
 from rtstore.store import RuntimeStore
 
 
@@ -38,6 +40,12 @@ class PlanReport(Record):
     verdict: Verdict
     readiness: ReadinessCheck
     expected_identity: RunIdentity | None
+    run: RunRecord | None
+    """The active run, or the last one; None before the first."""
+    process_alive: bool | None
+    """Whether the process of that run lives; None when that is not known here."""
+    stale_stores: tuple[StaleStore, ...]
+    """The stores that are of another identity than the expected one, each with both values."""
     plan: RecoveryPlan
     recovery: tuple[Intention, ...]
     """One for each action that is not `none`."""
@@ -56,6 +64,7 @@ def run(
 
     \b
     JSON: directory, teamName, verdict, readiness, expectedIdentity,
+      run, processAlive, staleStores[] (as in "status"),
       plan {planId, teamName, runId, createdAt, highWatermark, manifestHealthy,
         readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?,
         batchId?},
@@ -103,6 +112,9 @@ def _report(look: Look, intentions: tuple[Intention, ...]) -> PlanReport:
         verdict=look.verdict,
         readiness=look.check,
         expected_identity=look.expected,
+        run=look.run,
+        process_alive=look.process_alive,
+        stale_stores=look.plan.stale_stores,
         plan=look.plan,
         recovery=intentions,
         next=look.next,
@@ -115,6 +127,7 @@ def _show(page: Page, look: Look, intentions: Sequence[Intention]) -> None:
             ("Runtime directory", str(look.directory)),
             ("Team", look.team_name),
             ("Plan", f"{look.plan.plan_id}, for high watermark {look.plan.high_watermark}"),
+            ("Run", run_cell(look)),
             ("Impact", look.plan.readiness_impact),
             ("Readiness", readiness_cell(look)),
         ]

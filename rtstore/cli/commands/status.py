@@ -12,7 +12,7 @@ from rtstore.cli.limits import in_words, limits_of
 from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
 from rtstore.cli.output import when as time_and_age
-from rtstore.cli.readiness import readiness_cell, show_diagnosis
+from rtstore.cli.readiness import readiness_cell, run_cell, show_diagnosis
 from rtstore.cli.snapshot import (
     FileHolds,
     Look,
@@ -36,7 +36,9 @@ from rtstore.model.records import (
     ReadinessCheck,
     Record,
     RunIdentity,
+    StaleStore,
 )
+from rtstore.model.runs import RunRecord
 from rtstore.model.times import Timestamp
 
 
@@ -61,6 +63,12 @@ class StatusReport(Record):
     high_watermark: int
     active_identity: RunIdentity | None
     expected_identity: RunIdentity | None
+    run: RunRecord | None
+    """The active run, or the last one; None before the first."""
+    process_alive: bool | None
+    """Whether the process of that run lives; None when that is not known here."""
+    stale_stores: tuple[StaleStore, ...]
+    """The stores that are of another identity than the expected one, each with both values."""
     last_batch: CommittedBatch | None
     open_batches: tuple[OpenBatch, ...]
     newer_files: tuple[str, ...]
@@ -99,6 +107,9 @@ def run(
       readiness {ok, reason, diagnostics[]}, highWatermark,
       activeIdentity and expectedIdentity
         {runId, capabilitySnapshotId, behaviorFingerprint} or null,
+      run (the active or last one; as in "runs") or null,
+      processAlive (true, false, or null: not known),
+      staleStores[] {schemaName, part, found, expected},
       lastBatch {batchId, reason, runId, completedAt, ageSeconds, stores[]} or null,
       openBatches[] {batchId, reason, runId, startedAt, ageSeconds, inProgress, stores[]},
       newerFiles[] (of which the database may lack the batches), lockHolder,
@@ -157,6 +168,9 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         high_watermark=look.manifest.high_watermark,
         active_identity=look.manifest.active_identity,
         expected_identity=look.expected,
+        run=look.run,
+        process_alive=look.process_alive,
+        stale_stores=look.plan.stale_stores,
         last_batch=None if last is None else _committed(last, look),
         open_batches=look.open_batches,
         newer_files=look.newer_files,
@@ -196,6 +210,7 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
             ("Readiness", readiness_cell(look)),
             ("High watermark", f"{count(report.high_watermark, 'batch')} committed"),
             *_identities(report),
+            ("Run", run_cell(look)),
             ("Last batch", _last_batch(report, look)),
             *(("Open batch", _open_batch(batch, look)) for batch in report.open_batches),
             ("Size", f"database {size(report.database_bytes)}, WAL {size(report.wal_bytes)}"),

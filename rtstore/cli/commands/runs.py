@@ -1,0 +1,177 @@
+"""`rtstore runs`: lists the runs, newest first."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rtstore.cli.advice import NextStep
+from rtstore.cli.exits import ExitCode
+from rtstore.cli.options import NUMBER_MAX, AsJson, Directory
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json
+from rtstore.cli.run_words import end_of, life_cell, process_of, state_cell
+from rtstore.cli.snapshot import open_to_look, shown
+from rtstore.cli.views import LastBatch, last_batches_of_runs
+from rtstore.control.run_processes import is_alive
+from rtstore.model.records import Record
+from rtstore.model.runs import RunEnding, RunRecord, RunState
+from rtstore.model.times import utc_now
+from rtstore.shell import shell_command
+
+
+class RunLine(Record):
+    """One run."""
+
+    run: RunRecord
+    process_alive: bool | None
+    """Whether its process lives; None when that is not known here."""
+    age_seconds: float
+    """Since it began."""
+    last_batch: LastBatch | None
+    """None when it wrote none, or none of them is kept."""
+
+
+class RunsReport(Record):
+    """What `rtstore runs --json` prints."""
+
+    directory: str
+    team_name: str
+    active_run_id: str | None
+    number: int
+    """How many runs there are in all."""
+    runs: tuple[RunLine, ...]
+    next: tuple[NextStep, ...]
+
+
+def run(
+    directory: Directory,
+    *,
+    limit: Annotated[
+        int,
+        typer.Option("-n", "--number", metavar="N", min=1, max=NUMBER_MAX, help="How many runs."),
+    ] = 20,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """List the runs, newest first: how each ended and why, its last batch, and whether its process
+    lives. Changes nothing.
+
+    A run is one life of the runtime. One is active, or none. The others ended, or were superseded
+    by one that began; their batches are refused, and their ids are not used again. The process is
+    the one that began or resumed the run: "gone" and "alive" are certain, and can be told on its
+    own host only.
+
+    \b
+    JSON: directory, teamName, activeRunId or null, number (of all runs),
+      runs[] {run {runId, state (beginning|active|ended|superseded), beganAt, begunByBatch or null,
+          process {host, pid, start} or null, endedAt or null,
+          ending (finished|failed|stopped) or null, why or null, supersededBy or null},
+        processAlive (true, false, or null: not known), ageSeconds,
+        lastBatch {batchId, reason, startedAt} or null},
+      next[] {command, why}
+    """
+    with open_to_look(directory) as store:
+        found = store.runs()
+        last_batches = last_batches_of_runs(store)
+        team_name = store.team_name
+    now = utc_now()
+    active = next((each for each in found if each.state is RunState.ACTIVE), None)
+    lines = tuple(
+        RunLine(
+            run=each,
+            process_alive=is_alive(each.process),
+            age_seconds=age_of(each.began_at, now),
+            last_batch=last_batches.get(each.run_id),
+        )
+        for each in found[:limit]
+    )
+    report = RunsReport(
+        directory=str(directory),
+        team_name=team_name,
+        active_run_id=None if active is None else active.run_id,
+        number=len(found),
+        runs=lines,
+        next=tuple(step for line in lines for step in _steps(shown(directory), line, active)),
+    )
+    if as_json:
+        print_json(report)
+    else:
+        _show(page_for(), report, now)
+    return ExitCode.READY
+
+
+def _steps(directory: Path, line: RunLine, active: RunRecord | None) -> list[NextStep]:
+    """Return what is to be done about a run whose process outlives it, or the other way round."""
+    run, process = line.run, process_of(line.run)
+    goes_on = active is not None and active.process == run.process
+    if line.process_alive and _was_ended_by_others(run) and not goes_on:
+        why = f"stop {process}: its run {run.run_id} is over, and every write of it is refused"
+        return [NextStep(command=None, why=why)]
+    if run.state is RunState.ACTIVE and line.process_alive is False:
+        why = (
+            f"run {run.run_id} never ended, and its {process} is gone: start the runtime, which "
+            "resumes that run under its id, or begins a new one and takes its state over"
+        )
+        command = shell_command(
+            *("rtstore", "end-run", directory, "--run-id", run.run_id),
+            *("--why", "its process is gone"),
+        )
+        instead = "only if that run is not to be resumed: ends it, so that its id is refused"
+        return [NextStep(command=None, why=why), NextStep(command=command, why=instead)]
+    return []
+
+
+def _was_ended_by_others(run: RunRecord) -> bool:
+    return run.state is RunState.SUPERSEDED or run.ending is RunEnding.STOPPED
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def _show(page: Page, report: RunsReport, now: datetime) -> None:
+    shown_only = "" if len(report.runs) == report.number else f", the newest {len(report.runs)}"
+    page.facts(
+        [
+            ("Runtime directory", report.directory),
+            ("Team", report.team_name),
+            ("Active run", report.active_run_id or "none"),
+            ("Runs", f"{count(report.number, 'run')}{shown_only}"),
+        ]
+    )
+    if report.runs:
+        page.gap()
+        columns = [
+            Column("run"),
+            Column("state"),
+            Column("process", 1),
+            Column("how it ended", 2, room=18),
+            Column("began", 3),
+            Column("last batch", 4),
+            Column("written", 5),
+            Column("batch", 7),
+            Column("by", 6),
+        ]
+        page.table(columns, [_row(line, now) for line in report.runs])
+    if report.next:
+        page.title("Next")
+        for step in report.next:
+            if step.command:
+                page.line(Cell(step.command, "title"), indent=2)
+            page.line(step.why, indent=6 if step.command else 2)
+
+
+def _row(line: RunLine, now: datetime) -> list[str | Cell]:
+    run, last = line.run, line.last_batch
+    return [
+        run.run_id,
+        state_cell(run),
+        life_cell(run, alive=line.process_alive),
+        end_of(run),
+        ago(run.began_at, now),
+        "-" if last is None else last.reason,
+        "-" if last is None else ago(last.started_at, now),
+        "-" if last is None else last.batch_id,
+        process_of(run) or "-",
+    ]
