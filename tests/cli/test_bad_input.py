@@ -28,6 +28,8 @@ EVERY_COMMAND = (
     ("plan",),
     ("recover",),
     ("log",),
+    ("runs",),
+    ("end-run", "--why", "it hung"),
     ("init", "--team", "demo-team"),
     ("watch",),
     ("history", "launch-state.json"),

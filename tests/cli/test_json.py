@@ -38,10 +38,12 @@ SHAPES = {
     "import": {
         *("directory", "teamName", "changed", "importedAt", "highWatermark", "activeIdentity"),
         *("batches", "receipts", "stores", "controlFiles", "otherFiles", "notes", "dryRun"),
+        *("endedRuns",),
         *("lanes", "found", "imported", "skipped"),
     },
     "status": {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
+        *("run", "processAlive", "staleStores"),
         *("expectedIdentity", "lastBatch", "openBatches", "newerFiles", "lockHolder"),
         *("stores", "next"),
         *("databaseBytes", "walBytes", "below"),
@@ -50,7 +52,7 @@ SHAPES = {
     "status of a folder": {"folder", "exitCode", "directories", "backups", "wasCutShort"},
     "plan": {
         *("directory", "teamName", "verdict", "readiness", "expectedIdentity", "plan"),
-        *("recovery", "next"),
+        *("recovery", "next", "run", "processAlive", "staleStores"),
     },
     "recover": {
         *("directory", "teamName", "dryRun", "runNumber", "plan", "steps", "removedFiles"),
@@ -78,6 +80,8 @@ SHAPES = {
         *("directory", "teamName", "highWatermark", "controlFiles", "stores", "batches"),
         *("leftOut", "replaced"),
     },
+    "runs": {"directory", "teamName", "activeRunId", "number", "runs", "next"},
+    "end-run": {"directory", "teamName", "run", "processAlive", "next"},
     "log": {"directory", "teamName", "highWatermark", "batches"},
     "history": {"directory", "schemaName", "versions"},
     "show": {"directory", "note", "content"},
@@ -99,6 +103,7 @@ SHAPES = {
 OF_A_READY_TEAM = {
     "rebuild": ["--force"],
     "prune": ["--batches", "1"],
+    "end-run": ["--why", "it hung"],
     "history": ["launch-state.json"],
     "show": ["launch-state.json"],
     "diff": ["opencode-delivery-journal.json", "1"],
@@ -181,6 +186,7 @@ def test_shape(tmp_path: Path, command: str) -> None:
         "status",
         "backup",
         "log",
+        "runs",
         "history",
         "quarantine list",
     ):

@@ -20,6 +20,7 @@ LOOKING: dict[str, list[str]] = {
     "status of a folder": ["FOLDER"],
     "watch": ["DIR", "-n", "0"],
     "plan": ["DIR"],
+    "runs": ["DIR"],
     "log": ["DIR"],
     "doctor": ["DIR"],
     "history": ["DIR", STORE],
