@@ -69,7 +69,7 @@ def next_steps(
     steps = [
         *_newer_files(free, details or {}),
         *_keep_changes(directory, free, high_watermark),
-        *_recover(directory, free),
+        *_recover(directory, free, high_watermark),
     ]
     if newer_files:
         steps.insert(0, _batches_may_be_missing(newer_files))
@@ -98,7 +98,11 @@ def _step(hindrance: Hindrance) -> NextStep:
     return NextStep(command=hindrance.way.command, why=hindrance.way.why)
 
 
-def _recover(directory: Path, actions: Iterable[RecoveryAction]) -> list[NextStep]:
+def _recover(
+    directory: Path, actions: Iterable[RecoveryAction], high_watermark: int
+) -> list[NextStep]:
+    """Return the recovery, where it changes something. Where nothing was ever committed, only an
+    open batch makes one: the runtime's first batch does the rest."""
     parts = []
     batches = dict.fromkeys(action.batch_id for action in actions if action.batch_id)
     if batches:
@@ -107,7 +111,7 @@ def _recover(directory: Path, actions: Iterable[RecoveryAction]) -> list[NextSte
     if restored:
         parts.append(f"puts the committed content of {restored} back")
     moved = _names(_with_a_file(actions), ActionKind.QUARANTINE)
-    if moved:
+    if moved and high_watermark:
         parts.append(f"moves the files of {moved} into quarantine")
     if not parts:
         return []

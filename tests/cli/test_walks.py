@@ -114,6 +114,16 @@ def test_an_empty_database_of_the_same_team(tmp_path: Path) -> None:
     assert len(walk(WALKED["an empty database of the same team"](tmp_path))) == 1
 
 
+@pytest.mark.parametrize(
+    "trouble", ["nothing but a batch that failed", "what is committed does not pass its model"]
+)
+def test_a_recovery_that_changes_nothing_is_not_advised(tmp_path: Path, trouble: str) -> None:
+    """The runtime is named at once: no command helps where nothing was ever committed, or where
+    what is committed is the trouble."""
+    (step,) = walk(WALKED[trouble](tmp_path))
+    assert "rtstore recover" not in step.advice
+
+
 def test_a_walk_finds_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: an advice that changes nothing is caught."""
     again = ("degraded", [{"command": f"rtstore status {tmp_path}", "why": "it may help"}])

@@ -13,14 +13,23 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rtstore import DATABASE_NAME, Descriptor, RuntimeStore, import_directory
+import pytest
+
+from rtstore import (
+    DATABASE_NAME,
+    KNOWN_DESCRIPTORS,
+    BatchFailedError,
+    Descriptor,
+    RuntimeStore,
+    import_directory,
+)
 from rtstore.cli.demo.writer import IDENTITY, TEAM
 from rtstore.control.lock import LOCK_NAME
 from tests.cli.commands import crashed_team, ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.legacy.build import FERRY, MANIFEST, OTHER_MANIFEST, OWN, RECEIPTS
 from tests.maintenance.test_rebuild_database import overwrite
-from tests.support import LEASES, SESSIONS, plain_descriptor
+from tests.support import LAUNCH, LEASES, SESSIONS, WatchedFileSystem, at, plain_descriptor
 
 SOMEBODY = (
     "the runtime must",
@@ -147,6 +156,29 @@ def _newer_committed(parent: Path) -> Path:
 def _newer_file(directory: Path) -> None:
     path = directory / LEASES_FILE
     path.write_text(path.read_text().replace('"schemaVersion": 1', '"schemaVersion": 2'))
+
+
+def _refused_data(directory: Path) -> None:
+    lax = [
+        known.model_copy(update={"payload": None}) if known.schema_name == LAUNCH else known
+        for known in KNOWN_DESCRIPTORS
+    ]
+    with RuntimeStore.open(directory, descriptors=lax) as store:
+        store.write_batch(identity=IDENTITY, reason="delivery_commit", writes={LAUNCH: 7})
+
+
+def _only_a_failed_batch(parent: Path) -> Path:
+    """Nothing was ever committed, and files that nobody committed lie there."""
+    directory = parent / "failed"
+    failing = WatchedFileSystem(at("rename", directory / LEASES_FILE, OSError(5, "no disk")))
+    with (
+        RuntimeStore.open(directory, team_name=TEAM, fs=failing) as store,
+        pytest.raises(BatchFailedError),
+    ):
+        store.write_batch(identity=IDENTITY, reason="delivery_commit", writes={LEASES: {}})
+    for name in (LEASES_FILE, "opencode-diagnostics.json"):
+        (directory / name).write_text('{"schemaVersion": 1, "data": {}}')
+    return directory
 
 
 def _imported_open(parent: Path) -> Path:
@@ -337,6 +369,8 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "nothing but evidence": _with(_only_quarantined),
     "what is committed is a newer program's": _newer_committed,
     "a file of a newer program": _with(_newer_file),
+    "what is committed does not pass its model": _with(_refused_data),
+    "nothing but a batch that failed": _only_a_failed_batch,
     "an imported batch without contents": _imported_open,
     "contents deleted": _with(delete_contents),
     "the writes of batches deleted": _with(delete_batch_writes),
