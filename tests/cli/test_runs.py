@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from rtstore import DATABASE_NAME, Descriptor, RuntimeStore, StaleRunError
-from rtstore.cli import runs as command
+from rtstore.cli.commands import runs as command
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.output import TerminalPage
 from rtstore.model.times import utc_now
@@ -274,3 +274,17 @@ def test_a_run_that_is_over_is_never_the_one_to_start(tmp_path: Path) -> None:
         out = run("status", store.directory, "--run-id", "run-1").out
         assert "start the runtime under a new run id: run run-1 is superseded (by run-2)" in out
         assert "start the expected run" not in out
+
+
+def test_a_file_is_adopted_where_the_last_run_is_over(tmp_path: Path) -> None:
+    """A hand that puts a file right is of the last run, which stays over; another run that is over
+    cannot be named."""
+    with open_team(tmp_path) as store:
+        store.begin_run("run-1", writes={"own.notes": 1}).end()
+    path = store.directory / "notes.json"
+    path.write_bytes(path.read_bytes().replace(b'"data": 1', b'"data": 7'))
+    before = run("runs", store.directory, "--json").json()["runs"][0]["run"]
+    refused_run = run("adopt", store.directory, "own.notes", "--run-id", "run-1")
+    assert (refused_run.code, "run run-1 ended" in refused_run.err) == (ExitCode.STOP, True)
+    assert run("adopt", store.directory, "own.notes").code == ExitCode.READY
+    assert run("runs", store.directory, "--json").json()["runs"][0]["run"] == before

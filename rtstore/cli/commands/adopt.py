@@ -84,12 +84,14 @@ def run(
         identity = expected_identity(
             store.manifest(), run_id, capability_snapshot_id, behavior_fingerprint
         )
+    is_given = (run_id, capability_snapshot_id, behavior_fingerprint) != (None, None, None)
     if identity is None:
         raise InvalidRequestError("--run-id", "is needed: nothing is committed yet")
     # A recovery on opening could replace this very file.
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
         before = store.manifest()
-        batch = store.adopt(name, identity=identity)
+        # Of its own accord a file goes to the last run, even if that is over.
+        batch = store.adopt(name, identity=identity if is_given else None)
         model_was_checked = store.descriptors.get(name).payload is not None
         look = look_at(store)
     undo = None
