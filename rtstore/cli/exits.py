@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     WRONG_CALL = 2, "wrong call: unknown option, no such directory, another team; nothing changed"
     RETRY_LATER = 3, "try again later: locked, disk full, no permission"
     RECOVERY_NEEDED = 4, "a recovery is needed, or one stopped half-way"
-    STOP = 5, "older, newer, foreign or corrupt: nothing was touched; the message says what helps"
+    STOP = 5, "older, newer, foreign, corrupt, or a run that is over: the message says what helps"
     INTERRUPTED = 130, "interrupted from the keyboard"
 
     meaning: str
