@@ -32,6 +32,7 @@ from rtstore.errors import (
     StorageError,
 )
 from rtstore.model.records import Record
+from rtstore.model.runs import RunState
 from rtstore.model.times import Timestamp, utc_now
 from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
@@ -81,6 +82,9 @@ class Line(Record):
     team_name: str | None = None
     high_watermark: int | None = None
     active_run_id: str | None = None
+    run_id: str | None = None
+    """The active run, or else the last one."""
+    run_state: RunState | None = None
     last_batch_at: Timestamp | None = None
     age_seconds: float | None = None
     """Since the last batch was committed."""
@@ -177,7 +181,7 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
     manifest = look.manifest
     last = store.batch(manifest.last_committed_batch_id or "") if manifest.high_watermark else None
     last_at = None if last is None else last.completed_at or last.started_at
-    identity = manifest.active_identity
+    run = look.run
     return Line(
         directory=str(look.directory),
         lane_id=lane_id,
@@ -186,7 +190,9 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
         exit_code=ExitCode.READY if look.check.ok else ExitCode.NOT_READY,
         team_name=look.team_name,
         high_watermark=manifest.high_watermark,
-        active_run_id=identity.run_id if identity else None,
+        active_run_id=run.run_id if run and run.state is RunState.ACTIVE else None,
+        run_id=run.run_id if run else None,
+        run_state=run.state if run else None,
         last_batch_at=last_at,
         age_seconds=None if last_at is None else age_of(last_at, look.now),
         database_bytes=sum(bytes_on_disk(look.directory)),
@@ -285,12 +291,19 @@ def _row(line: Line, now: datetime) -> list[str | Cell]:
         line.team_name or "-",
         Cell(_word(line.state), _tone(line.state)),
         "-" if line.high_watermark is None else str(line.high_watermark),
-        line.active_run_id or "-",
+        _run(line),
         ago(line.last_batch_at, now) if line.last_batch_at else "-",
         "-" if line.database_bytes is None else size(line.database_bytes),
         _holder(line),
         line.why or "-",
     ]
+
+
+def _run(line: Line) -> str:
+    """Return the active run, or the last one with its state."""
+    if line.run_id is None or line.run_state is RunState.ACTIVE:
+        return line.run_id or "-"
+    return f"{line.run_id} ({line.run_state})"
 
 
 def _holder(line: Line) -> str:

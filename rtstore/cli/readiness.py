@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rtstore.cli.advice import NextStep
 from rtstore.cli.output import Cell, Page
 from rtstore.cli.run_words import differences, in_a_line
 from rtstore.cli.snapshot import Look, Verdict
@@ -32,15 +35,15 @@ def show_diagnosis(page: Page, look: Look) -> None:
         for item in differences(look.plan.stale_stores):
             names = ", ".join(item.names)
             page.line(f"of {item.found}, expected is {item.expected}: {names}", indent=2)
-    show_next(page, look)
+    show_next(page, look.next)
 
 
-def show_next(page: Page, look: Look) -> None:
+def show_next(page: Page, steps: Sequence[NextStep]) -> None:
     """Print what to run next, each with what it does; nothing when there is nothing to do."""
-    if not look.next:
+    if not steps:
         return
     page.title("Next")
-    for step in look.next:
+    for step in steps:
         if step.command:
             page.line(Cell(step.command, "title"), indent=2)
         page.line(step.why, indent=6 if step.command else 2)

@@ -94,7 +94,7 @@ def ready_to_type(message: str, directory: Path | None, store: str | None) -> st
     if store is not None:
         named[" STORE"] = f" {shell_word(store)}"
     return re.sub(
-        r"\brtstore \w+( DIR)( STORE)?\b",
+        r"\brtstore [\w-]+( DIR)( STORE)?\b",
         lambda found: re.sub(" DIR| STORE", lambda word: named.get(word[0], word[0]), found[0]),
         message,
     )

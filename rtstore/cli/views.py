@@ -20,8 +20,11 @@ _WRITTEN_BY = """
       ON written.batch_number = entry.batch_number AND written.schema_name = entry.schema_name
 """
 _LAST_BATCHES = """
-    SELECT run_id, last_batch_id, last_reason, last_batch_at FROM run_log
-    WHERE last_batch_id IS NOT NULL
+    SELECT batch.run_id, batch.batch_id, batch.reason, batch.started_at
+    FROM write_batches AS batch
+    JOIN (SELECT max(batch_number) AS number FROM write_batches GROUP BY run_id) AS last
+      ON last.number = batch.batch_number
+    WHERE batch.run_id IS NOT NULL
 """
 _STORES_OF_BATCHES = "SELECT batch_id, stores FROM batch_log LIMIT ?"
 
@@ -57,14 +60,7 @@ def last_batches_of_runs(store: RuntimeStore) -> dict[str, LastBatch]:
 
     def query(connection: Connection) -> dict[str, LastBatch]:
         rows = connection.exec_driver_sql(_LAST_BATCHES).mappings()
-        return {
-            row["run_id"]: LastBatch(
-                batch_id=row["last_batch_id"],
-                reason=row["last_reason"],
-                started_at=row["last_batch_at"],
-            )
-            for row in rows
-        }
+        return {row["run_id"]: LastBatch.model_validate(dict(row)) for row in rows}
 
     return store.database.read(query)
 

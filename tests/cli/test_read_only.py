@@ -114,6 +114,7 @@ def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
     before: Picture = picture(tmp_path)
     writing = [["prune", directory, "--batches", "1"], ["recover", directory]]
     writing += [["adopt", directory, STORE], ["revert", directory, STORE, "--to", "1"]]
+    writing += [["end-run", directory, "--why", "it hung"]]
     looking = [[*words(name, directory), "--json"] for name in LOOKING]
     results = run_all([*looking, *writing], before=mounted)
     for (command, code), result in zip(elsewhere.items(), results, strict=False):

@@ -241,7 +241,9 @@ def test_status_and_plan_name_the_run(tmp_path: Path) -> None:
         words = f"run-1, active; its process {os.getpid()} is alive\n"
         for name, label in (("status", "Run                "), ("plan", "Run                ")):
             assert f"{label}{words}" in run(name, store.directory).out
+        assert run("status", tmp_path).row(str(store.directory), "run-1", "ready")
         active.end("done")
+        assert "  run-1 (ended)  " in run("status", tmp_path).out
         assert "Run                run-1, ended 0 s ago (finished: done)" in (
             run("status", store.directory).out
         )

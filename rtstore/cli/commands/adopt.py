@@ -122,7 +122,7 @@ def run(
             *([] if undo is None else [("To undo it", undo)]),
         ]
     )
-    show_next(page, look)
+    show_next(page, look.next)
     return ExitCode.READY
 
 

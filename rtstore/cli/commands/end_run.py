@@ -12,6 +12,7 @@ from rtstore.cli.completion import active_run
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.readiness import show_next
 from rtstore.cli.run_words import end_of, life_cell, process_of
 from rtstore.cli.snapshot import open_to_look, shown
 from rtstore.control.run_processes import is_alive
@@ -140,8 +141,4 @@ def _show(report: EndRunReport) -> None:
             ("Process", Cell(f"{process}: {life.text}" if process else life.text, life.tone)),
         ]
     )
-    page.title("Next")
-    for step in report.next:
-        if step.command:
-            page.line(Cell(step.command, "title"), indent=2)
-        page.line(step.why, indent=6 if step.command else 2)
+    show_next(page, report.next)

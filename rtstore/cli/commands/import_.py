@@ -25,7 +25,7 @@ def run(
 
     DIR is the runtime directory, or the team's, with .opencode-runtime in it. Each directory is
     imported whole or not at all; after an interruption, import again. What was imported before is
-    left as it is.
+    left as it is. Runs that have a tombstone have ended here: their batches are refused.
 
     \b
     JSON: directory, teamName, changed, dryRun, importedAt, highWatermark,

@@ -12,6 +12,7 @@ from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import NUMBER_MAX, AsJson, Directory
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json
+from rtstore.cli.readiness import show_next
 from rtstore.cli.run_words import end_of, life_cell, process_of, state_cell
 from rtstore.cli.snapshot import open_to_look, shown
 from rtstore.cli.views import LastBatch, last_batches_of_runs
@@ -49,7 +50,7 @@ class RunsReport(Record):
 def run(
     directory: Directory,
     *,
-    limit: Annotated[
+    number: Annotated[
         int,
         typer.Option("-n", "--number", metavar="N", min=1, max=NUMBER_MAX, help="How many runs."),
     ] = 20,
@@ -60,8 +61,7 @@ def run(
 
     A run is one life of the runtime. One is active, or none. The others ended, or were superseded
     by one that began; their batches are refused, and their ids are not used again. The process is
-    the one that began or resumed the run: "gone" and "alive" are certain, and can be told on its
-    own host only.
+    the one that began or resumed the run: whether it lives can be told on its own host only.
 
     \b
     JSON: directory, teamName, activeRunId or null, number (of all runs),
@@ -85,7 +85,7 @@ def run(
             age_seconds=age_of(each.began_at, now),
             last_batch=last_batches.get(each.run_id),
         )
-        for each in found[:limit]
+        for each in found[:number]
     )
     report = RunsReport(
         directory=str(directory),
@@ -154,12 +154,7 @@ def _show(page: Page, report: RunsReport, now: datetime) -> None:
             Column("by", 6),
         ]
         page.table(columns, [_row(line, now) for line in report.runs])
-    if report.next:
-        page.title("Next")
-        for step in report.next:
-            if step.command:
-                page.line(Cell(step.command, "title"), indent=2)
-            page.line(step.why, indent=6 if step.command else 2)
+    show_next(page, report.next)
 
 
 def _row(line: RunLine, now: datetime) -> list[str | Cell]:

@@ -122,7 +122,8 @@ def run(
     JSON of a folder: folder, exitCode,
       directories[] {directory, laneId or null, state (ready|degraded|blocked|locked|forbidden|
         older|newer|foreign|damaged|no_database|not_imported|failed), why or null, exitCode,
-        teamName, highWatermark, activeRunId, lastBatchAt, ageSeconds, databaseBytes, lockHolder
+        teamName, highWatermark, activeRunId, runId and runState (of the active or last run),
+        lastBatchAt, ageSeconds, databaseBytes, lockHolder
         (each or null), next[] {command, why}},
       backups[] (left out), wasCutShort
     """

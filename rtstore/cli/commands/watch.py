@@ -358,7 +358,7 @@ def _show(page: Page, look: Look, now: datetime) -> None:
     )
     for text in look.check.diagnostics:
         page.line(text, indent=2)
-    show_next(page, look)
+    show_next(page, look.next)
 
 
 def _words(event: Event) -> list[str | Cell]:

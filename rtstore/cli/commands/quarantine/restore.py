@@ -54,5 +54,5 @@ def run(
     page.facts(
         [("Put back", Cell(file.relative_path, "good")), ("Readiness", readiness_cell(look))]
     )
-    show_next(page, look)
+    show_next(page, look.next)
     return ExitCode.READY
