@@ -22,8 +22,9 @@ from rtstore import (
     RuntimeStore,
 )
 from rtstore.control.lock import LOCK_NAME
-from tests.crash.client import FILES, IDENTITY, STORES, TEAM, Caller, holds
+from tests.crash.client import FILES, STORES, TEAM, Caller, holds
 from tests.crash.ledger import Broken, Escaped, Foreign, Ledger, Note, Outcome, Refused
+from tests.crash.runs import problems_of_runs
 from tests.crash.scenarios import Scenario
 
 OURS = {DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME}
@@ -80,6 +81,7 @@ def _go_on(
                 notes.append(Broken(f"{intent.batch_id} was repeated, and is not there"))
             elif first is not None and again != first:
                 notes.append(Broken(f"{intent.batch_id} was repeated, and is another: {again}"))
+    caller.take_part()
     caller.write(*STORES)
     for note in notes:
         ledger.add(note)
@@ -89,7 +91,7 @@ def _go_on(
         if isinstance(note, (Broken, Escaped, Refused))
     ]
     problems += audit(store, ledger, scenario, in_place=False)
-    plan = store.plan_recovery(expected=IDENTITY)
+    plan = store.plan_recovery(expected=caller.identity)
     if not plan.manifest_healthy:
         problems.append(f"after a further batch the plan is {plan.actions}")
     return problems
@@ -113,6 +115,7 @@ def audit(
         *_half_batches(batches, ledger),
         *_order(committed, scenario),
         *_manifest(store.manifest(), committed, ledger, scenario),
+        *problems_of_runs(store.runs(), committed, ledger),
     ]
     problems += _contents(store, committed, ledger)
     problems += _files(store, ledger, scenario, in_place=in_place)
@@ -191,7 +194,7 @@ def _manifest(
         0 if last is None else last.high_watermark,
         None if last is None else last.batch_id,
         None,
-        None if last is None else IDENTITY,
+        None if last is None else ledger.identity_of(last.batch_id),
     )
     if found != expected:
         yield f"the manifest says {found}, not {expected}"
@@ -313,14 +316,15 @@ def _strays(directory: Path, scenario: Scenario) -> Iterator[str]:
 
 def _plan(store: RuntimeStore, ledger: Ledger) -> Iterator[str]:
     """Nothing is left to do but what needs a decision about somebody else's file."""
-    for action in store.plan_recovery(expected=IDENTITY).actions:
+    manifest = store.manifest()
+    for action in store.plan_recovery(expected=manifest.active_identity).actions:
         path = FILES[action.schema_name]
         foreign = any(
             item.relative_path.startswith(path)
             and _read(store.directory / item.relative_path) == item.content
             for item in ledger.foreign
         )
-        unwritten = store.manifest().entry(action.schema_name) is None
+        unwritten = manifest.entry(action.schema_name) is None
         if action.kind is not ActionKind.NONE and not foreign and not unwritten:
             yield f"the plan still has {action.kind} of {action.schema_name}: {action.reason}"
 

@@ -23,7 +23,6 @@ from rtstore import (
     Owner,
     RebuildStrategy,
     Retention,
-    RunIdentity,
     RuntimeStore,
     RuntimeStoreError,
     import_directory,
@@ -32,10 +31,21 @@ from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.model.request import BatchRequest, batch_request
 from rtstore.recovery.rebuilders import RebuildRequest
 from tests.crash.children import Say
-from tests.crash.ledger import Broken, Escaped, Intent, Opened, Outcome, Recovered, Refused, Told
+from tests.crash.ledger import (
+    IDENTITY,
+    Broken,
+    Ending,
+    EndTold,
+    Escaped,
+    Intent,
+    Opened,
+    Outcome,
+    Recovered,
+    Refused,
+    Told,
+)
 
 TEAM = "team-a"
-IDENTITY = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1", behavior_fingerprint="b-1")
 LANE = "test.lane"
 """A store of the runtime's own, below directories that the first batch makes."""
 
@@ -126,6 +136,8 @@ class Caller:
         self._operations = count(1)
         self._receipts = count(1)
         self.store: RuntimeStore | None = None
+        self.identity = IDENTITY
+        """The run that it writes for."""
 
     def open(self, *, recover: bool = True) -> RuntimeStore:
         """Open the store; what is raised comes out."""
@@ -161,10 +173,10 @@ class Caller:
         """Write new data to some stores as one batch; whether it was acknowledged."""
         batch_id = self._next_id()
         writes = {store: new_data(store, batch_id, self._options.filler) for store in stores}
-        self.say(Intent(batch_id, writes, give_id))
+        self.say(Intent(batch_id, writes, give_id, self.identity))
         with self._noting(batch_id, stores):
             batch = self._opened.write_batch(
-                identity=IDENTITY,
+                identity=self.identity,
                 reason="launch_checkpoint",
                 writes=writes,
                 batch_id=batch_id if give_id else None,
@@ -204,7 +216,7 @@ class Caller:
         """Ask again for a batch whose id the caller chose."""
         with self._noting(intent.batch_id, ()):
             batch = self._opened.write_batch(
-                identity=IDENTITY,
+                identity=intent.identity,
                 reason="launch_checkpoint",
                 writes=intent.writes,
                 batch_id=intent.batch_id,
@@ -222,11 +234,13 @@ class Caller:
             changed = data or new_data(store, batch_id)
             changed.setdefault("items", []).append(batch_id)
             written.append(changed)
-            self.say(Intent(batch_id, {store: changed}))
+            self.say(Intent(batch_id, {store: changed}, identity=self.identity))
             return changed
 
         with self._noting(batch_id, [store]):
-            batch = self._opened.update(store, change, identity=IDENTITY, reason="delivery_commit")
+            batch = self._opened.update(
+                store, change, identity=self.identity, reason="delivery_commit"
+            )
             self.say(Told(batch))
             self._check_in_place({store: written[-1]})
             return True
@@ -244,11 +258,52 @@ class Caller:
 
         rebuilders = {RebuildStrategy.POLL_OPENCODE_PROVIDER: poll} if self._polls else None
         try:
-            plan = store.plan_recovery(expected=IDENTITY)
-            report = store.recover(plan, rebuilders=rebuilders, identity=IDENTITY)
+            plan = store.plan_recovery(expected=self.identity)
+            report = store.recover(plan, rebuilders=rebuilders, identity=self.identity)
         except RuntimeStoreError:
             return
         self.say(Recovered(report.remaining.readiness_impact))
+
+    def begin(self, run_id: str, *given: str, rebuilt: str, keep: tuple[str, ...]) -> bool:
+        """Begin a run that writes some stores, rebuilds one and keeps others; whether that was
+        acknowledged. From then on write for it."""
+        batch_id = self._next_id()
+        identity = IDENTITY.model_copy(update={"run_id": run_id})
+        with self._noting(batch_id, (*given, rebuilt)):
+            old = self._opened.snapshot()
+            writes = {store: new_data(store, batch_id) for store in given}
+            again = {**old.data(rebuilt), "rebuiltFor": run_id}
+            kept = {store: old.data(store) for store in keep}
+            self.say(Intent(batch_id, {**writes, rebuilt: again, **kept}, identity=identity))
+            run = self._opened.begin_run(
+                identity, writes=writes, keep=keep, rebuilders={rebuilt: lambda _: again}
+            )
+            if run.batch is None or run.left:
+                self.say(Broken(f"{run_id} began with {run.batch}, and {run.left} is left"))
+            else:
+                self.say(Told(run.batch))
+            self.identity = identity
+            self._check_in_place({**writes, rebuilt: again, **kept})
+            return True
+        return False
+
+    def end(self) -> None:
+        """End the run that it writes for."""
+        self.say(Ending(self.identity.run_id))
+        with suppress(RuntimeStoreError):
+            self._opened.end_run(self.identity.run_id, why="it is over")
+            self.say(EndTold(self.identity.run_id))
+
+    def take_part(self) -> None:
+        """Write for the run that is active, or for a new one when it is over."""
+        runs = self._opened.runs()
+        if not runs:
+            self.identity = IDENTITY
+        elif runs[0].is_over:
+            run_id = f"run-after-{runs[0].run_id}"
+            self.identity = IDENTITY.model_copy(update={"run_id": run_id})
+        else:
+            self.identity = IDENTITY.model_copy(update={"run_id": runs[0].run_id})
 
     def prune(self, retention: Retention) -> None:
         """Drop the history beyond a retention; it is simply left where that fails."""
@@ -260,7 +315,7 @@ class Caller:
         batch_id = self._next_id()
         self.say(Intent(batch_id, {store: data}))
         with self._noting(batch_id, [store]):
-            self.say(Told(self._opened.adopt(store, identity=IDENTITY)))
+            self.say(Told(self._opened.adopt(store, identity=self.identity)))
             self._check_in_place({store: data})
             return True
         return False
@@ -325,7 +380,7 @@ class Caller:
 
     def _request(self, reason: str, writes: dict[str, Any]) -> BatchRequest:
         return batch_request(
-            TEAM, self._opened.descriptors, identity=IDENTITY, reason=reason, writes=writes
+            TEAM, self._opened.descriptors, identity=self.identity, reason=reason, writes=writes
         )
 
     def _check_in_place(self, writes: dict[str, Any]) -> None:

@@ -24,8 +24,8 @@ from rtstore import (
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from tests.crash.check import check
 from tests.crash.children import Child, Say, killer
-from tests.crash.client import IDENTITY, TEAM, Caller, Options, new_data
-from tests.crash.ledger import Broken, Escaped, Found, Ledger, Note, Refused
+from tests.crash.client import TEAM, Caller, Options, new_data
+from tests.crash.ledger import IDENTITY, Broken, Escaped, Found, Ledger, Note, Refused
 from tests.crash.probe import Fault, Point, Probe, watched
 from tests.crash.scenarios import Scenario
 from tests.crash.workers import workshop

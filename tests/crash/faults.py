@@ -170,6 +170,8 @@ def _go_on(caller: Caller, scenario: Scenario, notes: list[Note]) -> list[str]:
     if caller.store is None:
         caller.open()
     assert caller.store is not None
+    if caller.store.database.failure is None:
+        caller.take_part()
     caller.write(*STORES)
     if isinstance(notes[-1], Told) or caller.store.database.failure is not None:
         return []

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from rtstore import Batch
+from rtstore import Batch, RunIdentity
 from tests.crash.probe import Point
+
+IDENTITY = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1", behavior_fingerprint="b-1")
+"""Of every batch that names no other."""
 
 
 class Outcome(StrEnum):
@@ -36,6 +39,8 @@ class Intent:
     writes: dict[str, Any]
     id_given: bool = False
     """The caller chose the id, and may repeat the call."""
+    identity: RunIdentity = IDENTITY
+    """The run that it is of, or that it begins."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,20 @@ class Refused:
     batch_id: str
     outcome: Outcome
     error: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A run is about to be ended."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class EndTold:
+    """The end of a run was acknowledged."""
+
+    run_id: str
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,8 @@ Note = (
     | Intent
     | Told
     | Refused
+    | Ending
+    | EndTold
     | Foreign
     | Opened
     | Recovered
@@ -129,6 +150,10 @@ class Ledger:
     intents: dict[str, Intent] = field(default_factory=dict)
     told: dict[str, Batch] = field(default_factory=dict)
     refused: dict[str, Refused] = field(default_factory=dict)
+    ending: set[str] = field(default_factory=set)
+    """The runs that somebody was about to end."""
+    ended: set[str] = field(default_factory=set)
+    """The runs whose end was acknowledged."""
     foreign: list[Foreign] = field(default_factory=list)
     opened: bool = False
     problems: list[str] = field(default_factory=list)
@@ -151,6 +176,10 @@ class Ledger:
                 self.told[note.batch.batch_id] = note.batch
             case Refused():
                 self.refused[note.batch_id] = note
+            case Ending():
+                self.ending.add(note.run_id)
+            case EndTold():
+                self.ended.add(note.run_id)
             case Foreign():
                 self.foreign.append(note)
             case Opened():
@@ -170,6 +199,11 @@ class Ledger:
             if refused.outcome is Outcome.DECIDED
         }
         return [batch_id for batch_id in self.intents if batch_id in decided | self.told.keys()]
+
+    def identity_of(self, batch_id: str | None) -> RunIdentity:
+        """The run that a batch was asked for."""
+        intent = self.intents.get(batch_id or "")
+        return IDENTITY if intent is None else intent.identity
 
     def foreign_at(self, relative_path: str) -> set[bytes]:
         """What somebody else left in a store's file."""

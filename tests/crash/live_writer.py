@@ -14,9 +14,9 @@ import rtstore.store
 from rtstore import ActionKind, LockTimeoutError, RuntimeStore, StoreFileChangedError
 from tests.crash.check import check
 from tests.crash.children import Child, Say, pauser
-from tests.crash.client import IDENTITY, STORES, TEAM, Caller, Options
+from tests.crash.client import STORES, TEAM, Caller, Options
 from tests.crash.kills import act_of, points_of
-from tests.crash.ledger import Broken, Ledger, Reached
+from tests.crash.ledger import IDENTITY, Broken, Ledger, Reached
 from tests.crash.probe import END, Fault, Point, Probe, watched
 from tests.crash.product import scenario_of
 from tests.crash.scenarios import Scenario

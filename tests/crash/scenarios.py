@@ -215,6 +215,9 @@ SCENARIOS = {
             stages.restore_quarantined,
             recover_first=True,
         ),
+        Scenario("begin_run", stages.written, stages.begin_run),
+        Scenario("end_run", stages.written, stages.end_run),
+        Scenario("zombie", stages.superseded, stages.write_as_a_zombie),
         Scenario("write_again", stages.kept_unflushed, stages.write_three, unflushed="quarantine"),
     )
 }

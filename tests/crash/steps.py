@@ -223,6 +223,15 @@ def damaged(directory: Path, say: Say) -> None:
     say(Foreign(f"{FILES[LANE]}/inner.txt", b"somebody made a directory of it"))
 
 
+def superseded(directory: Path, say: Say) -> None:
+    """Another run has begun, and keeps all but what it wrote anew."""
+    written(directory, say)
+    caller = Caller(directory, "newer", say)
+    if not begin_another(caller):
+        raise AssertionError("the beginning could not be built: the other run did not begin")
+    caller.close()
+
+
 def _before(call: str, occurrence: int) -> Callable[[Point], bool]:
     seen: list[Point] = []
 
@@ -295,6 +304,34 @@ def prune(caller: Caller) -> None:
 def recover(caller: Caller) -> None:
     caller.open()
     caller.recover()
+
+
+def begin_another(caller: Caller) -> bool:
+    """Begin a run with a store that is given, one that is rebuilt, and two that are kept."""
+    keep = (HOST_LEASES, SESSION_STORE)
+    return caller.begin("run-2", LAUNCH_STATE, rebuilt=LANE, keep=keep)
+
+
+def begin_run(caller: Caller) -> None:
+    """Begin a run, and write for it if it began."""
+    begin_another(caller)
+    caller.write(SESSION_STORE)
+
+
+def end_run(caller: Caller) -> None:
+    """End the run, try to write for it all the same, and begin another one."""
+    caller.write(SESSION_STORE)
+    caller.end()
+    caller.write(LAUNCH_STATE, LANE)
+    begin_another(caller)
+
+
+def write_as_a_zombie(caller: Caller) -> None:
+    """Write for a run that was superseded, and then for the one that is active."""
+    caller.write(LAUNCH_STATE, LANE)
+    caller.update(SESSION_STORE)
+    caller.take_part()
+    caller.write(LAUNCH_STATE)
 
 
 def adopt(caller: Caller) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rtstore import RuntimeStore
 from rtstore.model.descriptors import SESSION_STORE
-from tests.crash.client import IDENTITY, TEAM
+from tests.crash.client import TEAM
 from tests.crash.concurrency import (
     Outcome,
     fork_while_open,
@@ -18,6 +18,7 @@ from tests.crash.concurrency import (
     outlive,
     update_together,
 )
+from tests.crash.ledger import IDENTITY
 from tests.crash.workers import Crew
 from tests.support import breadth
 
