@@ -453,17 +453,7 @@ class RuntimeStore:
             rebuilders={} if rebuilders is None else rebuilders,
             supersede=supersede,
         )
-        before = None if begun.batch is None or begun.before is None else begun.before.run_id
-        seen, mine, superseded = self.database.read(
-            lambda connection: (
-                manifest.load(connection),
-                runs.find(connection, identity.run_id),
-                None if before is None else runs.find(connection, before),
-            )
-        )
-        left = tuple(item.schema_name for item in seen.entries if item.run_id != identity.run_id)
-        process = None if mine is None else mine.process
-        return Run(self, identity, begun.batch, superseded, left, process)
+        return Run(self, identity, begun.batch, begun.superseded, begun.left, begun.process)
 
     def end_run(
         self,

@@ -7,7 +7,7 @@ and what the kept stores hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import EncodedStore
 from rtstore.model.records import Batch, RunIdentity
 from rtstore.model.request import BatchRequest, StoreWrite
-from rtstore.model.runs import RunRecord
+from rtstore.model.runs import RunProcess, RunRecord, RunState
 
 
 class Beginning(NamedTuple):
@@ -73,12 +73,40 @@ class Beginning(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """A run that began or was resumed."""
+    """A run that began or was resumed. Everything but the batch is known before it is logged: when
+    the run has begun, nothing more is read that could fail."""
 
     batch: Batch | None
     """Its first batch; None when it was resumed."""
-    before: RunRecord | None
-    """The run that was active before."""
+    superseded: RunRecord | None
+    """The run that was active before, and is superseded; None when none was."""
+    left: tuple[str, ...]
+    """The committed stores that are still bound to other runs."""
+    process: RunProcess | None
+    """The process that is recorded as that of the run."""
+
+
+def superseded_by(batch: Batch, before: RunRecord | None) -> RunRecord | None:
+    """Return the record of the run that was active before the one that a batch began."""
+    if before is None:
+        return None
+    return before.model_copy(
+        update={
+            "state": RunState.SUPERSEDED,
+            "superseded_by": batch.run_id,
+            "ended_at": batch.receipts[0].written_at,
+        }
+    )
+
+
+def left_by(connection: Connection, run_id: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the committed stores that stay bound to other runs when a run writes some stores."""
+    entries, written = manifest.load(connection).entries, set(names)
+    return tuple(
+        item.schema_name
+        for item in entries
+        if item.run_id != run_id and item.schema_name not in written
+    )
 
 
 def check_beginning(

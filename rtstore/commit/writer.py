@@ -70,7 +70,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from rtstore.commit.adopt import draft_of_file
-from rtstore.commit.begin import Beginning, Begun, check_beginning, draft_of_beginning
+from rtstore.commit.begin import (
+    Beginning,
+    Begun,
+    check_beginning,
+    draft_of_beginning,
+    left_by,
+    superseded_by,
+)
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.group import (
     PendingBatch,
@@ -129,7 +136,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import BatchRequest, StoreWrite
-from rtstore.model.runs import RunEnding, RunRecord
+from rtstore.model.runs import RunEnding, RunProcess, RunRecord
 from rtstore.model.times import Clock, utc_now
 
 STACK_NEEDED = 120
@@ -324,6 +331,8 @@ class BatchWriter:
         self.database.check_usable()
         outcome: list[PendingBatch] = []
         before: list[RunRecord | None] = []
+        left: list[str] = []
+        process: list[RunProcess | None] = []
         began_at = time.perf_counter()
 
         def commit_group(take: TakeGroup) -> None:
@@ -337,13 +346,17 @@ class BatchWriter:
                     )
                 )
             ]
+            ask_left = partial(left_by, run_id=beginning.run_id)
             if beginning.is_active(found):
-                self._resume(beginning.run_id)
+                left[:] = self.database.read_on_writer(partial(ask_left, names=()))
+                process[:] = [self._resume(beginning.run_id)]
                 self._write_group(take(()))
                 return
             draft = draft_of_beginning(
                 beginning, found, self.publisher, check_file=check_file, now=self._now()
             )
+            left[:] = self.database.read_on_writer(partial(ask_left, names=draft.names))
+            process[:] = [this_process()]
             outcome.append(PendingBatch(draft))
             self._write_group([*outcome, *take(outcome)])
 
@@ -356,18 +369,24 @@ class BatchWriter:
                     raise
             finally:
                 self.events.batches_ended(outcome, time.perf_counter() - began_at)
-            return Begun(outcome[0].result() if outcome else None, before[0])
+            if not outcome:
+                return Begun(None, None, tuple(left), process[0])
+            batch = outcome[0].result()
+            return Begun(batch, superseded_by(batch, before[0]), tuple(left), process[0])
         except BaseException as error:
             explain(error, outcome)
             raise
 
-    def _resume(self, run_id: str) -> None:
-        """Record this process as that of the active run, unless another one of it is alive."""
+    def _resume(self, run_id: str) -> RunProcess | None:
+        """Record this process as that of the active run, unless another one of it is alive. Return
+        the process of the run."""
         run = self.database.read_on_writer(partial(runs.find, run_id=run_id))
         if run is None or is_alive(run.process):
-            return
+            return None if run is None else run.process
+        process = this_process()
         with self.database.write(flush=False) as connection:
-            runs.resume(connection, run_id, this_process())
+            runs.resume(connection, run_id, process)
+        return process
 
     def end_run(self, run_id: str | None, *, ending: RunEnding, why: str | None) -> RunRecord:
         """End the active run, which must be `run_id` if that is given. Durable on return.

@@ -151,6 +151,7 @@ def test_a_zombie_changes_not_one_byte(directory: Path) -> None:
         assert refused.value.pid == zombie.pid
         run = store.begin_run(RUN_B, writes={LEASES: ["B"]}, keep="all", supersede=True)
         assert run.superseded is not None
+        assert run.superseded == store.runs()[1]
         os.kill(zombie.pid, signal.SIGCONT)
         for number, way in enumerate(ways):
             _stop(zombie)
