@@ -16,7 +16,7 @@ from typing import NamedTuple
 from rtstore.cli.advice import NextStep
 from rtstore.cli.discover import DEPTH_NEAR, Place, Walk
 from rtstore.cli.exits import ExitCode, exit_code_of
-from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import Look, Verdict, bytes_on_disk, look_at, open_to_look, shown
 from rtstore.errors import (
@@ -149,10 +149,7 @@ def report(folder: Path, found: Found, *, as_json: bool) -> ExitCode:
         backups=tuple(map(str, found.walk.backups)),
         was_cut_short=found.walk.was_cut_short,
     )
-    if as_json:
-        print_json(whole)
-    else:
-        _show(page_for(), whole)
+    _show(page_of(whole, as_json=as_json), whole)
     return whole.exit_code
 
 

@@ -7,6 +7,7 @@ always has everything. `NO_COLOR` and `TERM=dumb` are respected.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -77,6 +78,21 @@ class Page:
         widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
         for row in texts:
             self.line("  ".join(map(str.ljust, row, widths)), indent=indent)
+
+
+class SilentPage(Page):
+    """A page that nobody reads: the report is printed as JSON instead."""
+
+    def __init__(self) -> None:
+        super().__init__(io.StringIO())
+
+    def line(self, *cells: str | Cell, indent: int = 0) -> None:
+        """Print nothing."""
+
+    def table(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
+    ) -> None:
+        """Print nothing."""
 
 
 class TerminalPage(Page):
@@ -175,6 +191,15 @@ def page_for(stream: IO[str] | None = None) -> Page:
     stream = stream or sys.stdout
     console = console_for(stream)
     return Page(stream) if console is None else TerminalPage(console)
+
+
+def page_of(report: Record, *, as_json: bool) -> Page:
+    """Return the page on which a report is shown to people. With `as_json`, print the report as
+    JSON, and nothing on the page."""
+    if not as_json:
+        return page_for()
+    print_json(report)
+    return SilentPage()
 
 
 def console_for(stream: IO[str]) -> Console | None:

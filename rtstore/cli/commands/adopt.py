@@ -9,11 +9,10 @@ import typer
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
-from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.output import Cell, page_of
 from rtstore.cli.readiness import readiness_cell, show_next
 from rtstore.cli.snapshot import (
     Verdict,
-    check_directory,
     expected_identity,
     look_at,
     open_to_look,
@@ -78,7 +77,6 @@ def run(
     JSON: directory, schemaName, batch (as in "log"), modelWasChecked, undo,
       verdict (ready|degraded|blocked), next[] {command, why}
     """
-    check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made for a wrong call
         name = schema_name_of(store, store_name)
         identity = expected_identity(
@@ -108,10 +106,7 @@ def run(
         verdict=look.verdict,
         next=look.next,
     )
-    if as_json:
-        print_json(report)
-        return ExitCode.READY
-    page = page_for()
+    page = page_of(report, as_json=as_json)
     page.facts(
         [
             ("Store", name),

@@ -10,11 +10,10 @@ import typer
 from rtstore.cli.backups import show_backup
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, utf8
-from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.output import Cell, page_of
 from rtstore.cli.progress import progress_bar
-from rtstore.cli.snapshot import check_directory
+from rtstore.cli.snapshot import open_to_look
 from rtstore.shell import shell_word
-from rtstore.store import RuntimeStore
 
 
 def run(
@@ -40,13 +39,9 @@ def run(
       changed[] {schemaName, relativePath, keptAt or null, problem or null} (store files that nobody
         committed; in the back-up they are in quarantine)
     """
-    check_directory(directory)
-    with RuntimeStore.open(directory, read_only=True) as store, progress_bar(quiet=as_json) as bar:
+    with open_to_look(directory) as store, progress_bar(quiet=as_json) as bar:
         backup = store.back_up(destination, progress=bar)
-    if as_json:
-        print_json(backup)
-        return ExitCode.READY
-    page = page_for()
+    page = page_of(backup, as_json=as_json)
     page.line(Cell("Backed up", "good"), f" {directory}")
     show_backup(page, backup)
     page.title("Next")

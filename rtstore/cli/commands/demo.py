@@ -8,7 +8,6 @@ queries the database in SQL.
 
 from __future__ import annotations
 
-import io
 import shutil
 import sqlite3
 import subprocess
@@ -41,7 +40,7 @@ from rtstore.cli.demo.writer import (
 )
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, utf8
-from rtstore.cli.output import Page, page_for, print_json, visible
+from rtstore.cli.output import Page, SilentPage, page_for, print_json, visible
 from rtstore.cli.snapshot import FileHolds, Look, StoreLine, look_at, open_to_look, temporary_files
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.sqlite.engine import DATABASE_NAME
@@ -112,7 +111,7 @@ def run(
     """
     kill_point = find_point(point)
     directory = _fresh_directory(target)
-    page = Page(io.StringIO()) if as_json else page_for()
+    page = SilentPage() if as_json else page_for()
     report = _play(directory, kill_point, page)
     if as_json:
         print_json(report)

@@ -10,7 +10,7 @@ import typer
 from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, StoreName
-from rtstore.cli.output import Cell, Page, page_for, print_json
+from rtstore.cli.output import Cell, Page, page_of
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.cli.versions import AT, point_of
 from rtstore.control.history import StoreVersion
@@ -59,10 +59,7 @@ def run(
         name = schema_name_of(store, store_name)
         found = store.diff(name, point_of(a), None if b is None else point_of(b))
     report = DiffReport(directory=str(directory), **dict(found))
-    if as_json:
-        print_json(report)
-    else:
-        _show_differences(page_for(), report)
+    _show_differences(page_of(report, as_json=as_json), report)
     return ExitCode.READY
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rtstore.cli.discover import has_places_below
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory
-from rtstore.cli.output import Cell, Page, page_for, print_json
+from rtstore.cli.output import Cell, Page, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import Look, check_directory, look_at
 from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
@@ -54,10 +54,7 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
         _send_below(directory)
     findings = tuple(sorted(diagnose(facts), key=lambda finding: _ORDER.index(finding.level)))
     report = DoctorReport(directory=str(directory), level=worst(findings), findings=findings)
-    if as_json:
-        print_json(report)
-    else:
-        _show(page_for(), report)
+    _show(page_of(report, as_json=as_json), report)
     return ExitCode.NOT_READY if report.level is Level.RED else ExitCode.READY
 
 

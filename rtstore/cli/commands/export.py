@@ -9,7 +9,7 @@ import typer
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, utf8
-from rtstore.cli.output import Cell, count, page_for, print_json
+from rtstore.cli.output import Cell, Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_directory
 from rtstore.legacy import ExportReport
@@ -53,15 +53,11 @@ def run(
         ) as store,
     ):
         report = store.export(destination)
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    _show(page_of(report, as_json=as_json), report)
     return ExitCode.READY
 
 
-def _show(report: ExportReport) -> None:
-    page = page_for()
+def _show(page: Page, report: ExportReport) -> None:
     page.line(Cell("Exported", "good"), f" the runtime directory of team {report.team_name}")
     aside = report.batches.get(BatchState.FAILED, 0)
     listed = sum(report.batches.values()) - aside

@@ -9,7 +9,7 @@ import typer
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, StoreName
-from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.control.history import StoreVersion
 from rtstore.model.records import Record
@@ -63,10 +63,7 @@ def run(
             for version in reversed(versions)
         ),
     )
-    if as_json:
-        print_json(report)
-    else:
-        _show_versions(page_for(), report, now)
+    _show_versions(page_of(report, as_json=as_json), report, now)
     return ExitCode.READY
 
 

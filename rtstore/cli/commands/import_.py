@@ -6,7 +6,7 @@ from collections import Counter
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
-from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json, when
+from rtstore.cli.output import Cell, Column, Page, count, page_of, when
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_directory
 from rtstore.legacy import ImportReport, StoreOutcome, TeamImportReport, import_team
@@ -42,10 +42,7 @@ def run(
         report = import_team(
             directory, dry_run=dry_run, lock_timeout_s=lock_timeout_s, progress=bar
         )
-    if as_json:
-        print_json(report)
-    else:
-        _show(page_for(), report)
+    _show(page_of(report, as_json=as_json), report)
     failed = [lane for lane in report.lanes if lane.report is None]
     if any(lane.damaged for lane in failed):
         return ExitCode.STOP

@@ -8,7 +8,7 @@ import typer
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
-from rtstore.cli.output import Cell, count, page_for, print_json
+from rtstore.cli.output import Cell, count, page_of
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.model.records import Record
 from rtstore.store import RuntimeStore
@@ -55,10 +55,7 @@ def run(
             high_watermark=store.manifest().high_watermark,
             stores=store.descriptors.names,
         )
-    if as_json:
-        print_json(report)
-        return ExitCode.READY
-    page = page_for()
+    page = page_of(report, as_json=as_json)
     if report.created:
         page.line(Cell("Created", "good"), f" the runtime store of team {report.team_name}")
     else:

@@ -9,7 +9,7 @@ import typer
 from rtstore.cli.batches import LoggedLine, show_batches
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import NUMBER_MAX, AsJson, Directory
-from rtstore.cli.output import Page, age_of, count, page_for, print_json
+from rtstore.cli.output import Page, age_of, count, page_of
 from rtstore.cli.snapshot import open_to_look
 from rtstore.cli.views import stores_of_batches
 from rtstore.model.records import Record
@@ -65,10 +65,7 @@ def run(
             for batch in reversed(batches)
         ),
     )
-    if as_json:
-        print_json(report)
-    else:
-        _show(page_for(), report)
+    _show(page_of(report, as_json=as_json), report)
     return ExitCode.READY
 
 

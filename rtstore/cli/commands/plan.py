@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
-from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.readiness import readiness_cell, run_cell, show_diagnosis
 from rtstore.cli.snapshot import Look, Verdict, look_at, open_to_look, until_it_fits
 from rtstore.model.records import (
@@ -83,10 +83,7 @@ def run(
             return look, _rehearse(store, look.plan)
 
         look, intentions = until_it_fits(plan)
-    if as_json:
-        print_json(_report(look, intentions))
-    else:
-        _show(page_for(), look, intentions)
+    _show(page_of(_report(look, intentions), as_json=as_json), look, intentions)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 

@@ -17,7 +17,7 @@ from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.limits import days_of, in_words, limits_of
 from rtstore.cli.options import LOCK_TIMEOUT_S, NUMBER_MAX, AsJson, Directory, DryRun, LockTimeout
-from rtstore.cli.output import Cell, Page, count, page_for, print_json, size
+from rtstore.cli.output import Cell, Page, count, page_of, size
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import open_to_look
 from rtstore.control.contents import Retention
@@ -117,10 +117,7 @@ def run(
     if dry_run and report.batches + report.contents:
         next_steps.append(NextStep(command=_command(directory, retention), why="drops it"))
     document = _document(directory, team_name, report, tuple(next_steps))
-    if as_json:
-        print_json(document)
-    else:
-        _show(page_for(), document, report.retention)
+    _show(page_of(document, as_json=as_json), document, report.retention)
     return ExitCode.READY
 
 

@@ -9,7 +9,7 @@ import typer
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
-from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_directory
 from rtstore.errors import InvalidRequestError
@@ -115,15 +115,12 @@ def run(
     else:
         why = "says what is still to be done before the runtime starts"
         next_step = NextStep(command=f"rtstore status {quoted}", why=why)
-    if as_json:
-        values = report.model_dump(exclude={"directory", "kept_aside"})
-        aside = None if report.kept_aside is None else str(report.kept_aside)
-        document = RebuildDocument.model_validate(
-            {**values, "directory": str(directory), "kept_aside": aside, "next": (next_step,)}
-        )
-        print_json(document)
-    else:
-        _show(page_for(), report, next_step)
+    values = report.model_dump(exclude={"directory", "kept_aside"})
+    aside = None if report.kept_aside is None else str(report.kept_aside)
+    document = RebuildDocument.model_validate(
+        {**values, "directory": str(directory), "kept_aside": aside, "next": (next_step,)}
+    )
+    _show(page_of(document, as_json=as_json), report, next_step)
     return ExitCode.READY
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
-from rtstore.cli.output import Page, count, page_for, print_json
+from rtstore.cli.output import Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.readiness import readiness_cell, show_diagnosis
 from rtstore.cli.snapshot import (
@@ -83,10 +83,7 @@ def run(
         look = look_at(store)
     removed = tuple(name for name in before if name not in after)
     report = _report(look, outcome, removed, dry_run=dry_run)
-    if as_json:
-        print_json(report)
-    else:
-        _show(page_for(), look, report)
+    _show(page_of(report, as_json=as_json), look, report)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 

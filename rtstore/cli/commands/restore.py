@@ -5,7 +5,7 @@ from __future__ import annotations
 from rtstore.cli.backups import show_backup
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, BackupSource, NewDirectory
-from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.output import Cell, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.control.schema import REVISIONS
 from rtstore.maintenance.backup import restore_backup
@@ -27,10 +27,7 @@ def run(
     """
     with progress_bar(quiet=as_json) as bar:
         backup = restore_backup(source, target, progress=bar)
-    if as_json:
-        print_json(backup)
-        return ExitCode.READY
-    page = page_for()
+    page = page_of(backup, as_json=as_json)
     page.line(Cell("Restored", "good"), f" {source}")
     show_backup(page, backup)
     page.title("Next")

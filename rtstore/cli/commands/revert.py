@@ -9,8 +9,8 @@ import typer
 from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
-from rtstore.cli.output import Cell, page_for, print_json
-from rtstore.cli.snapshot import check_directory, open_to_look, schema_name_of
+from rtstore.cli.output import Cell, page_of
+from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.cli.versions import AT, point_of
 from rtstore.model.records import Batch, Record
 from rtstore.model.times import format_time
@@ -41,7 +41,6 @@ def run(
     \b
     JSON: directory, schemaName, to (the batch id that it had), batch (as in "log")
     """
-    check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made or recovered for a wrong call
         name = schema_name_of(store, store_name)
         version = store.read(name, at=point_of(to))
@@ -50,10 +49,7 @@ def run(
     report = RevertReport(
         directory=str(directory), schema_name=name, to=version.batch_id, batch=batch
     )
-    if as_json:
-        print_json(report)
-        return ExitCode.READY
-    page = page_for()
+    page = page_of(report, as_json=as_json)
     page.facts(
         [
             ("Store", name),

@@ -10,7 +10,7 @@ import typer
 from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, StoreName
-from rtstore.cli.output import Cell, Page, page_for, print_json
+from rtstore.cli.output import Cell, Page, page_of
 from rtstore.cli.reporting import ready_to_type
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.cli.versions import AT, point_of
@@ -57,10 +57,7 @@ def run(
         else:
             content = store.read(name, at=point_of(at))
     report = ShowReport(directory=str(directory), content=content, note=note)
-    if as_json:
-        print_json(report)
-    else:
-        _show_content(page_for(), report)
+    _show_content(page_of(report, as_json=as_json), report)
     return ExitCode.READY
 
 

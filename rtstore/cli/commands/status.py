@@ -10,7 +10,7 @@ from rtstore.cli.folder import Line, lines_below, look_below, show_lines, show_n
 from rtstore.cli.folder import report as report_folder
 from rtstore.cli.limits import in_words, limits_of
 from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
-from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json, size
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.output import when as time_and_age
 from rtstore.cli.readiness import readiness_cell, run_cell, show_diagnosis
 from rtstore.cli.snapshot import (
@@ -144,10 +144,7 @@ def run(
         last = None if last_id is None else store.batch(last_id)
         holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
     report = _report(look, last, holder)
-    if as_json:
-        print_json(report)
-    else:
-        _show(page_for(), look, report)
+    _show(page_of(report, as_json=as_json), look, report)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 

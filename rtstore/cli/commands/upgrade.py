@@ -13,7 +13,7 @@ import typer
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
-from rtstore.cli.output import Cell, Column, Page, count, page_for, print_json
+from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_directory
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -87,10 +87,7 @@ def run(
         **({} if data is None else data.model_dump()),
         backups=tuple(backups_in(directory, FileSystem())),
     ).model_copy(update={"dry_run": dry_run})
-    if as_json:
-        print_json(full)
-    else:
-        _show(page_for(), full)
+    _show(page_of(full, as_json=as_json), full)
     return ExitCode.READY
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory
-from rtstore.cli.output import Cell, Column, age_of, ago, count, page_for, print_json, size
+from rtstore.cli.output import Cell, Column, age_of, ago, count, page_of, size
 from rtstore.cli.snapshot import open_to_look
 from rtstore.files.quarantine import is_gone
 from rtstore.files.system import FileSystem
@@ -55,10 +55,7 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
             for file in found
         ),
     )
-    if as_json:
-        print_json(report)
-        return ExitCode.READY
-    page = page_for()
+    page = page_of(report, as_json=as_json)
     if not found:
         page.line("nothing is in quarantine")
         return ExitCode.READY

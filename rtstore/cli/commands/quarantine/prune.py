@@ -9,7 +9,7 @@ import typer
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
-from rtstore.cli.output import count, page_for, print_json, size
+from rtstore.cli.output import count, page_of, size
 from rtstore.cli.snapshot import check_directory, open_to_look
 from rtstore.model.records import QuarantinedFile, Record
 from rtstore.store import RuntimeStore
@@ -57,10 +57,7 @@ def run(
             dropped = store.prune_quarantine(older_than=older_than)
     total = sum(file.file_size or 0 for file in dropped)
     report = DropReport(directory=str(directory), dry_run=dry_run, files=dropped, bytes=total)
-    if as_json:
-        print_json(report)
-        return ExitCode.READY
-    page = page_for()
+    page = page_of(report, as_json=as_json)
     what = "would be dropped from quarantine" if dry_run else "dropped from quarantine"
     page.line(f"{count(len(dropped), 'file')} {what}, {size(total)}")
     for file in dropped if dry_run else ():

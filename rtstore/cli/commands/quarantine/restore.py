@@ -5,10 +5,10 @@ from __future__ import annotations
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
-from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.output import Cell, page_of
 from rtstore.cli.quarantine import QuarantineNumber, find_quarantined
 from rtstore.cli.readiness import readiness_cell, show_next
-from rtstore.cli.snapshot import Verdict, check_directory, look_at, open_to_look
+from rtstore.cli.snapshot import Verdict, look_at, open_to_look
 from rtstore.model.records import QuarantinedFile, Record
 from rtstore.store import RuntimeStore
 
@@ -38,7 +38,6 @@ def run(
     JSON: directory, file (as in "quarantine list"), verdict (ready|degraded|blocked),
       next[] {command, why}
     """
-    check_directory(directory)
     with open_to_look(directory) as store:  # nothing is made for a wrong call
         find_quarantined(store, directory, number)
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
@@ -47,10 +46,7 @@ def run(
     report = RestoreReport(
         directory=str(directory), file=file, verdict=look.verdict, next=look.next
     )
-    if as_json:
-        print_json(report)
-        return ExitCode.READY
-    page = page_for()
+    page = page_of(report, as_json=as_json)
     page.facts(
         [("Put back", Cell(file.relative_path, "good")), ("Readiness", readiness_cell(look))]
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory
-from rtstore.cli.output import Cell, page_for, print_json, when
+from rtstore.cli.output import Cell, page_of, when
 from rtstore.cli.quarantine import QuarantineNumber, find_quarantined
 from rtstore.cli.snapshot import open_to_look
 from rtstore.errors import UnsafePathError
@@ -37,10 +37,7 @@ def run(directory: Directory, number: QuarantineNumber, *, as_json: AsJson = Fal
         file = find_quarantined(store, directory, number)
     content, note = _content(directory, file)
     report = ShowReport(directory=str(directory), file=file, content=content, note=note)
-    if as_json:
-        print_json(report)
-        return ExitCode.READY
-    now, page = utc_now(), page_for()
+    now, page = utc_now(), page_of(report, as_json=as_json)
     page.facts(
         [
             ("Number", str(number)),
