@@ -19,6 +19,7 @@ from rtstore.cli.exits import ExitCode, exit_code_of
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import Look, Verdict, bytes_on_disk, look_at, open_to_look, shown
+from rtstore.control.lock import read_signature
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
@@ -92,6 +93,8 @@ class Line(Record):
     """With the WAL."""
     lock_holder: str | None = None
     """Who holds the writer lock at this moment; None when it is free."""
+    lock_process_id: int | None = None
+    """The process id in that, if there is one."""
     next: tuple[NextStep, ...] = ()
 
 
@@ -179,6 +182,7 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
     last = store.batch(manifest.last_committed_batch_id or "") if manifest.high_watermark else None
     last_at = None if last is None else last.completed_at or last.started_at
     run = look.run
+    holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
     return Line(
         directory=str(look.directory),
         lane_id=lane_id,
@@ -193,7 +197,8 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
         last_batch_at=last_at,
         age_seconds=None if last_at is None else age_of(last_at, look.now),
         database_bytes=sum(bytes_on_disk(look.directory)),
-        lock_holder=store.lock.holder() or "an unknown process" if store.lock.is_held() else None,
+        lock_holder=holder,
+        lock_process_id=read_signature(holder or "").process_id,
         next=look.next,
     )
 
@@ -304,10 +309,10 @@ def _run(line: Line) -> str:
 
 
 def _holder(line: Line) -> str:
-    """Return the holder of the lock in short, such as `process 4711`; the JSON has all of it."""
+    """Return the holder of the lock in short; the JSON has all of it."""
     if line.lock_holder is None:
         return "free" if line.team_name else "-"
-    return line.lock_holder.partition(" on ")[0]
+    return f"process {line.lock_process_id}" if line.lock_process_id else line.lock_holder
 
 
 def show_next_of(page: Page, lines: Sequence[Line], title: str) -> None:

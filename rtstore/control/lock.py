@@ -23,13 +23,16 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import socket
 import stat
 import threading
 import time
 import weakref
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import lock_descriptor, unlock_descriptor
 
@@ -44,7 +47,7 @@ from rtstore.errors import (
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.owners import explained
 from rtstore.files.system import give_to_owner_of, is_root
-from rtstore.model.times import format_time, utc_now
+from rtstore.model.times import format_time, parse_time, utc_now
 from rtstore.shell import shell_command
 
 try:
@@ -386,6 +389,24 @@ class WriterLock:
             os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)
         except OSError:
             return  # the signature is for people; the lock is held without it
+
+
+class Signature(NamedTuple):
+    """What the text of a lock file says of who took the lock last. Any program may have written
+    there: a part that is not there, or makes no sense, is None."""
+
+    process_id: int | None
+    since: datetime | None
+
+
+def read_signature(text: str) -> Signature:
+    """Read what `WriterLock.holder` returned."""
+    process_id = re.match(r"process ([1-9]\d{0,9}) on ", text)
+    since = re.search(r" since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)$", text)
+    moment = None
+    with suppress(ValueError):
+        moment = None if since is None else parse_time(since[1])
+    return Signature(None if process_id is None else int(process_id[1]), moment)
 
 
 def odd_lock(path: Path) -> str | None:

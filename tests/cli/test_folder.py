@@ -237,7 +237,8 @@ def test_who_writes(tmp_path: Path) -> None:
         row = run("status", tmp_path).row(str(held), "process", str(holder.pid))
     assert f"process {holder.pid}" in row
     assert found["a"]["lockHolder"].startswith(f"process {holder.pid} on ")
-    assert found["b"]["lockHolder"] is None
+    assert found["a"]["lockProcessId"] == holder.pid
+    assert (found["b"]["lockHolder"], found["b"]["lockProcessId"]) == (None, None)
 
 
 def test_a_directory_that_goes_while_it_is_looked_at(tmp_path: Path) -> None:

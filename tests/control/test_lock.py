@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import InvalidRequestError, LockTimeoutError, StorageError, WriterLock
-from rtstore.control.lock import LOCK_NAME
+from rtstore.control.lock import LOCK_NAME, read_signature
 from rtstore.errors import RetryableError
 from tests.support import answer, child, hear
 
@@ -305,6 +305,23 @@ def test_a_child_that_is_forked_under_the_lock_has_no_part_in_it(tmp_path: Path)
             pass
         answer(process)
         assert hear(process) == "7"
+
+
+def test_the_signature_is_read_back(tmp_path: Path) -> None:
+    """Who holds the lock and since when are facts; what another program wrote there is no error."""
+    lock = WriterLock(tmp_path)
+    with lock.hold():
+        found = read_signature(lock.holder() or "")
+    assert found.process_id == os.getpid()
+    assert found.since is not None
+    assert read_signature("process 42 on box since 2026-99-99T99:99:99.999Z") == (42, None)
+    for text in (
+        "",
+        "an unknown process",
+        "process 0 on box since now",
+        f"process {'9' * 40} on b",
+    ):
+        assert read_signature(text) == (None, None)
 
 
 def test_what_stands_in_the_lock_file_is_shown_without_control_characters(tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ def run(
       directories[] {directory, laneId or null, state (ready|degraded|blocked|locked|forbidden|
         older|newer|foreign|damaged|no_database|not_imported|failed), why or null, exitCode,
         teamName, highWatermark, activeRunId, runId and runState (of the active or last run),
-        lastBatchAt, ageSeconds, databaseBytes, lockHolder
-        (each or null), next[] {command, why}},
+        lastBatchAt, ageSeconds, databaseBytes, lockHolder, lockProcessId (each or null),
+        next[] {command, why}},
       backups[] (left out), wasCutShort
     """
     check_directory(directory)

@@ -112,6 +112,7 @@ class Facts(Record):
     """The one of them that is damaged, where that is why."""
     lock_holder: str | None = None
     """The text that the holder of the writer lock wrote; None when the lock is free."""
+    lock_process_id: int | None = None
     lock_since: Timestamp | None = None
     sql_writer: Process | None = None
     """A process with a write transaction open on the database that does not hold the writer

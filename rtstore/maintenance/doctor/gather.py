@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from rtstore import legacy
 from rtstore.control import manifest, recovery_log, revisions
-from rtstore.control.lock import LOCK_NAME, WriterLock
+from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -46,7 +46,6 @@ from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
-from rtstore.maintenance.doctor.judge import parse_since
 from rtstore.maintenance.hindrances import hindrances, mounted_database, no_room
 from rtstore.maintenance.hints import nameless as nameless_of
 from rtstore.maintenance.hints import read_launch_state
@@ -93,7 +92,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         nameless = tuple(nameless_of(store_files(directory, (), fs)))
     refused = legacy.why_refused(directory, fs) if state is DatabaseState.LEGACY else None
     holder, sql_writer = _writers(directory, path)
-    since = None if holder is None else parse_since(holder)
+    signature = read_signature(holder or "")
     space = _space(directory)
     is_full = no_room(directory) is not None
     return Facts(
@@ -114,7 +113,8 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         import_refused=None if refused is None else f"{refused.path.name}: {refused.problem}",
         damaged_control_file=refused.path if refused is not None and refused.damaged else None,
         lock_holder=holder,
-        lock_since=None if since is None else parse_time(since),
+        lock_process_id=signature.process_id,
+        lock_since=signature.since,
         sql_writer=sql_writer,
         readers=processes.connected(path),
         engine=engine_version(),

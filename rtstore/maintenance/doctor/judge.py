@@ -6,7 +6,6 @@ not work, or will lose something), each with a sentence, and with commands where
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
@@ -105,12 +104,6 @@ def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
     first, last = WAL_RESET_BUG
     patched = any(version[:2] == fixed[:2] and version >= fixed for fixed in WAL_RESET_BACKPORTS)
     return first <= version <= last and not patched
-
-
-def parse_since(holder: str) -> str | None:
-    """Return the time in the text that a holder of the writer lock wrote, or None."""
-    found = re.search(r"since (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)", holder)
-    return found[1] if found else None
 
 
 # --- the database ---------------------------------------------------------------------------------
@@ -315,8 +308,8 @@ def _lock(facts: Facts) -> Iterator[Finding]:
     elif facts.lock_holder is not None:
         age = None if facts.lock_since is None else facts.now - facts.lock_since
         if age is not None and age > LONG_HOLD:
-            pid = re.search(r"process (\d+)", facts.lock_holder)
-            ways = () if pid is None else (_end(int(pid[1])),)
+            pid = facts.lock_process_id
+            ways = () if pid is None else (_end(pid),)
             yield say.yellow(
                 f"a writer holds the writer lock for {int(age.total_seconds())} s: "
                 f"{facts.lock_holder}. Others wait for it",
