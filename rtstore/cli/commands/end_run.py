@@ -11,7 +11,7 @@ from rtstore.cli.advice import NextStep
 from rtstore.cli.completion import active_run
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
-from rtstore.cli.output import Cell, page_for, print_json
+from rtstore.cli.output import Cell, Page, page_of
 from rtstore.cli.readiness import show_next
 from rtstore.cli.run_words import end_of, life_cell, process_of
 from rtstore.cli.snapshot import open_to_look, shown
@@ -79,10 +79,7 @@ def run(
         process_alive=alive,
         next=_next(shown(directory), ended, alive=alive),
     )
-    if as_json:
-        print_json(report)
-    else:
-        _show(report)
+    _show(page_of(report, as_json=as_json), report)
     return ExitCode.READY
 
 
@@ -128,8 +125,8 @@ def _next(directory: Path, run: RunRecord, *, alive: bool | None) -> tuple[NextS
     return tuple(steps)
 
 
-def _show(report: EndRunReport) -> None:
-    page, ended = page_for(), report.run
+def _show(page: Page, report: EndRunReport) -> None:
+    ended = report.run
     process = process_of(ended)
     life = life_cell(ended, alive=report.process_alive)
     page.facts(

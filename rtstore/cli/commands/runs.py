@@ -11,7 +11,7 @@ import typer
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import NUMBER_MAX, AsJson, Directory
-from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_for, print_json
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of
 from rtstore.cli.readiness import show_next
 from rtstore.cli.run_words import end_of, life_cell, process_of, state_cell
 from rtstore.cli.snapshot import open_to_look, shown
@@ -95,10 +95,7 @@ def run(
         runs=lines,
         next=tuple(step for line in lines for step in _steps(shown(directory), line, active)),
     )
-    if as_json:
-        print_json(report)
-    else:
-        _show(page_for(), report, now)
+    _show(page_of(report, as_json=as_json), report, now)
     return ExitCode.READY
 
 
