@@ -17,6 +17,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 from pydantic.alias_generators import to_camel
 
@@ -383,8 +384,18 @@ class RecoveryAction(Record):
     kind: ActionKind
     schema_name: str
     reason: str | None = None
-    batch_id: str | None = None
-    """The open batch that the action concerns, or None."""
+    batch_id: str | None = Field(default=None, exclude=True)
+    """The open batch that the action concerns, or None. The legacy format has it in the reason
+    only, and so has a dump."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_batch_of_reason(cls, given: Any) -> Any:
+        """Take the batch from the reason of an action in the legacy format."""
+        reason = given.get("reason") if isinstance(given, dict) else None
+        if isinstance(reason, str) and reason.startswith(UNCOMMITTED_BATCH):
+            return {"batch_id": reason.removeprefix(UNCOMMITTED_BATCH), **given}
+        return given
 
     @model_serializer(mode="wrap")
     def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

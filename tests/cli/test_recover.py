@@ -45,7 +45,6 @@ def test_plan_json(tmp_path: Path) -> None:
         "kind": "roll_forward",
         "schemaName": "opencode.launchState",
         "reason": "uncommitted_batch:batch-crashed",
-        "batchId": "batch-crashed",
     }
     assert {"kind": "none", "schemaName": "opencode.deliveryJournal"} in plan["actions"]
     assert report["recovery"][0] == {
@@ -124,7 +123,6 @@ def test_recover_json(tmp_path: Path) -> None:
             "kind": "roll_forward",
             "schemaName": "opencode.launchState",
             "reason": "uncommitted_batch:batch-crashed",
-            "batchId": "batch-crashed",
         },
         "outcome": "done",
         "detail": "batch batch-crashed finished from the log",

@@ -133,7 +133,7 @@ def test_every_module_of_commands_is_listed(group: type[Sections]) -> None:
     """A command that nobody listed could not be called."""
     found = pkgutil.iter_modules(importlib.import_module(group.package).__path__)
     listed = {name for names in group.sections.values() for name in names}
-    assert {module.name.rstrip("_") for module in found} == listed
+    assert {module.name.rstrip("_").replace("_", "-") for module in found} == listed
 
 
 def test_a_command_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

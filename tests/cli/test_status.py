@@ -179,7 +179,6 @@ def test_json(tmp_path: Path) -> None:
         "ok": False,
         "reason": "runtime_store_recovery_required",
         "diagnostics": ["Uncommitted runtime store batch detected: batch-crashed"],
-        "nothingCommitted": False,
     }
     assert report["lockHolder"] is None
     assert report["databaseBytes"] == (directory / "runtime-store.sqlite3").stat().st_size > 0

@@ -37,14 +37,6 @@ def _failed_batch_is_terminal(answers: Answers) -> None:
         answers["readiness"].update(ok=True, reason=ReadinessReason.MANIFEST_VALID.value)
 
 
-def _action_names_its_batch(answers: Answers) -> None:
-    open_batches = {b["batchId"] for b in answers["batchStates"] if b["state"] != "failed"}
-    for action in answers["plan"]["actions"]:
-        batch_id = action.get("reason", "").removeprefix("uncommitted_batch:")
-        if batch_id in open_batches:
-            action["batchId"] = batch_id
-
-
 def _plan_names_its_high_watermark(answers: Answers) -> None:
     answers["plan"]["highWatermark"] = answers["manifest"]["highWatermark"]
 
@@ -53,10 +45,6 @@ DIFFERENCES: dict[str, tuple[tuple[str, ...], Callable[[Answers], None]]] = {
     "a failed batch is terminal and no longer blocks": (
         ("harbour", "team-a"),
         _failed_batch_is_terminal,
-    ),
-    "an action names the open batch that it concerns": (
-        ("ferry-crashed", "team-b-crashed"),
-        _action_names_its_batch,
     ),
     "a plan names the high watermark that it fits": (
         tuple(case.name for case in CASES),

@@ -183,7 +183,6 @@ def test_a_plan_is_data() -> None:
                 "kind": "roll_forward",
                 "schemaName": "test.c",
                 "reason": "uncommitted_batch:batch-2",
-                "batchId": "batch-2",
             },
         ],
         "diagnostics": [
@@ -206,6 +205,27 @@ def test_manifest_entry_by_name() -> None:
     current = manifest(one, two)
     assert current.entry("test.b") is two
     assert current.entry("test.c") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "batch_id"),
+    [
+        (None, None),
+        ("missing", None),
+        ("uncommitted_batch", None),
+        ("uncommitted_batch:batch-1", "batch-1"),
+        ("uncommitted_batch:a:b", "a:b"),
+    ],
+)
+def test_the_batch_of_an_action_in_the_legacy_format(
+    reason: str | None, batch_id: str | None
+) -> None:
+    """The reason of the legacy format names the batch; our actions have it in a field as well."""
+    action = RecoveryAction(kind=ActionKind.ROLL_FORWARD, schema_name="s", reason=reason)
+    assert action.batch_id == batch_id
+    dumped = action.model_dump(mode="json", by_alias=True)
+    assert "batchId" not in dumped
+    assert RecoveryAction.model_validate(dumped) == action
 
 
 def test_active_identity() -> None:

@@ -66,8 +66,7 @@ def run(
     JSON: directory, teamName, verdict, readiness, expectedIdentity,
       run, processAlive, staleStores[] (as in "status"),
       plan {planId, teamName, runId, createdAt, highWatermark, manifestHealthy,
-        readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?,
-        batchId?},
+        readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?},
         diagnostics[]},
       recovery[] {schemaName, kind, reason, intention}, next[] {command, why}
     """

@@ -64,7 +64,7 @@ def run(
 
     \b
     JSON: directory, teamName, dryRun, runNumber, plan (as in "plan"),
-      steps[] {action {kind, schemaName, reason?, batchId?}, outcome (done|skipped|failed), detail,
+      steps[] {action {kind, schemaName, reason?}, outcome (done|skipped|failed), detail,
         intention (in a dry run; or null)},
       removedFiles[], remaining (a plan), verdict, readiness, next[]
     """
