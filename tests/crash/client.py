@@ -138,6 +138,8 @@ class Caller:
         self.store: RuntimeStore | None = None
         self.identity = IDENTITY
         """The run that it writes for."""
+        self._is_sure = False
+        """Whether it was told that this run is the active one, and nothing since then says more."""
 
     def open(self, *, recover: bool = True) -> RuntimeStore:
         """Open the store; what is raised comes out."""
@@ -182,6 +184,7 @@ class Caller:
                 batch_id=batch_id if give_id else None,
             )
             self.say(Told(batch))
+            self._is_sure = True
             self._check_in_place(writes)
             return True
         return False
@@ -282,20 +285,24 @@ class Caller:
                 self.say(Broken(f"{run_id} began with {run.batch}, and {run.left} is left"))
             else:
                 self.say(Told(run.batch))
-            self.identity = identity
+            self.identity, self._is_sure = identity, True
             self._check_in_place({**writes, rebuilt: again, **kept})
             return True
         return False
 
     def end(self) -> None:
         """End the run that it writes for."""
+        self._is_sure = False
         self.say(Ending(self.identity.run_id))
         with suppress(RuntimeStoreError):
             self._opened.end_run(self.identity.run_id, why="it is over")
             self.say(EndTold(self.identity.run_id))
 
     def take_part(self) -> None:
-        """Write for the run that is active, or for a new one when it is over."""
+        """Unless it is sure of its run, write for the active one, or for a new one when that is
+        over."""
+        if self._is_sure:
+            return
         runs = self._opened.runs()
         if not runs:
             self.identity = IDENTITY
@@ -406,6 +413,7 @@ class Caller:
             if self._options.alone and error.undone and self._files(stores) != before:
                 self.say(Broken(f"{batch_id} is said to be undone, but a file is not as before"))
         except BatchUnfinishedError as error:
+            self._is_sure = False  # that batch may begin another run
             self.say(_refused(error))
             if error.batch_id != batch_id:
                 self.say(Refused(batch_id, Outcome.NOTHING, str(error)))

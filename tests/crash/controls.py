@@ -30,7 +30,7 @@ from rtstore.commit.pruner import Pruner
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import QuarantineKeeper
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import batches, contents, revisions
+from rtstore.control import batches, contents, revisions, runs
 from rtstore.control import lock as lock_module
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.files import durable, quarantine
@@ -445,6 +445,45 @@ def _with_other_receipts(logged: LoggedBatch) -> LoggedBatch:
     return logged.model_copy(update={"writes": tuple(renamed)})
 
 
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def no_fence() -> None:
+    """A batch of a run that ended or was superseded is written like any other."""
+
+    def admit(connection: Connection, logged: LoggedBatch) -> None:
+        if runs.find(connection, str(logged.batch.run_id)) is None:
+            real(connection, logged)
+
+    real = _replace(runs, "admit", admit)
+    _replace(writer, "check_run", lambda *_: None)
+
+
+def run_begun_without_its_stores() -> None:
+    """A run is active as soon as its first batch is logged, and stays so when that fails."""
+
+    def admit(connection: Connection, logged: LoggedBatch) -> None:
+        real(connection, logged)
+        if runs.active_id(connection) != logged.batch.run_id:
+            runs.complete(connection, [logged])
+
+    real = _replace(runs, "admit", admit)
+
+
+def end_not_flushed() -> None:
+    """The end of a run is acknowledged before it is flushed."""
+    _let_flushes_be_skipped()
+
+    def end_run(self: BatchWriter, *rest: Any, **options: Any) -> Any:
+        _flush_nothing.append(True)
+        try:
+            return real(self, *rest, **options)
+        finally:
+            _flush_nothing.pop()
+
+    real = _replace(BatchWriter, "end_run", end_run)
+
+
 def no_lock() -> None:
     """Nobody takes the writer lock."""
 
@@ -484,6 +523,9 @@ CONTROLS: Mapping[str, Control] = {
         Control(only_open_batches_checked, ((kill_everywhere, "open_torn"),)),
         Control(mtime_trusted_in_recovery, ((kill_everywhere, "open_torn"),)),
         Control(receipts_regenerated, ((cut_power_everywhere, "update"),)),
+        Control(no_fence, ((kill_everywhere, "zombie"),)),
+        Control(run_begun_without_its_stores, ((fail_everywhere, "begin_run"),), ("create",)),
+        Control(end_not_flushed, ((cut_power_everywhere, "end_run"),)),
         Control(no_lock, ((visit_everywhere, "update"), (kill_recoveries, "write_over"))),
     )
 }

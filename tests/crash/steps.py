@@ -307,13 +307,15 @@ def recover(caller: Caller) -> None:
 
 
 def begin_another(caller: Caller) -> bool:
-    """Begin a run with a store that is given, one that is rebuilt, and two that are kept."""
-    keep = (HOST_LEASES, SESSION_STORE)
-    return caller.begin("run-2", LAUNCH_STATE, rebuilt=LANE, keep=keep)
+    """Begin a run with stores that are given, one that is rebuilt, and one that is kept, which
+    nothing wrote since it was read."""
+    given = (LAUNCH_STATE, SESSION_STORE)
+    return caller.begin("run-2", *given, rebuilt=LANE, keep=(HOST_LEASES,))
 
 
 def begin_run(caller: Caller) -> None:
-    """Begin a run, and write for it if it began."""
+    """Write for the run, begin another, and write for that if it began."""
+    caller.write(SESSION_STORE)
     begin_another(caller)
     caller.write(SESSION_STORE)
 

@@ -9,7 +9,7 @@ from tests.crash.controls import CONTROLS
 from tests.crash.workers import Crew
 from tests.support import breadth
 
-QUICK = ("log_not_flushed", "complete_before_publish", "quarantine_skipped", "no_lock")
+QUICK = ("log_not_flushed", "complete_before_publish", "quarantine_skipped", "no_fence", "no_lock")
 """Controls that are tried with every change."""
 
 
