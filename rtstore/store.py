@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from sqlalchemy import Connection
 
+from rtstore.commit.begin import Begun
 from rtstore.commit.group import PendingBatch
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
@@ -446,14 +447,20 @@ class RuntimeStore:
         if isinstance(identity, str):
             identity = RunIdentity(run_id=identity)
         identity = checked_identity(identity)
-        begun = self._starter.begin(
-            identity,
-            writes=writes,
-            keep=keep,
-            rebuilders={} if rebuilders is None else rebuilders,
-            supersede=supersede,
-        )
-        return Run(self, identity, begun.batch, begun.superseded, begun.left, begun.process)
+        begun: Begun | None = None
+        try:
+            begun = self._starter.begin(
+                identity,
+                writes=writes,
+                keep=keep,
+                rebuilders={} if rebuilders is None else rebuilders,
+                supersede=supersede,
+            )
+            return Run(self, identity, begun.batch, begun.superseded, begun.left, begun.process)
+        except BaseException as error:
+            if begun is not None and begun.batch is not None:  # interrupted right before the end
+                error.add_note(f"rtstore: batch {begun.batch.batch_id} is committed")
+            raise
 
     def end_run(
         self,

@@ -393,10 +393,20 @@ class BatchWriter:
 
         Raises `StaleRunError` when that run is over, and `InvalidRequestError` when it is unknown,
         not active, or when no run is active. Nothing is changed then. `DatabaseFailedError` says
-        that the flush failed: the run may have ended or not.
+        that the flush failed: the run may have ended or not. So may it after an exception from
+        outside, which has a note.
         """
         self.database.check_usable()
-        need_stack()
+        try:
+            need_stack()
+            return self._end_run(run_id, ending=ending, why=why)
+        except RuntimeStoreError:
+            raise
+        except BaseException as error:
+            error.add_note("rtstore: it is not known whether the run has ended: ask store.runs()")
+            raise
+
+    def _end_run(self, run_id: str | None, *, ending: RunEnding, why: str | None) -> RunRecord:
         with self.lock.hold():
             self._committed.refresh([])
             try:

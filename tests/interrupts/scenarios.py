@@ -64,6 +64,17 @@ def adopt(store: RuntimeStore, batch_id: str) -> Batch:
         del _ids[threading.get_ident()]
 
 
+def begin_run(store: RuntimeStore, batch_id: str) -> Batch:
+    """Begin a run, and the usual one in its place next time: each id is new."""
+    _ids[threading.get_ident()] = batch_id
+    try:
+        run = store.begin_run(f"run of {batch_id}", writes={LEASES: batch_id}, keep="all")
+    finally:
+        del _ids[threading.get_ident()]
+    assert run.batch is not None
+    return run.batch
+
+
 def new_batch_id() -> str:
     """The id that the call of this thread wants, or any."""
     return _ids.get(threading.get_ident()) or f"any-{time.monotonic_ns()}"
@@ -285,6 +296,34 @@ def on_a_loop(field: Field) -> Tally:
     return field.strike(run)
 
 
+def beginning(field: Field) -> Tally:
+    """A run that begins: it is there exactly when its batch is, and nobody writes for another."""
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        batch_id = field.name()
+        outcome = struck(striker, lambda: begin_run(store, batch_id))
+        return {batch_id: outcome}
+
+    return field.strike(run)
+
+
+def ending(field: Field) -> Tally:
+    """A run that ends: whoever is interrupted is told to look, and can."""
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        active = store.begin_run(f"run of {field.name()}", keep="all").run_id
+        outcome = struck(striker, lambda: store.end_run(active, why="it is over"))
+        is_over = store.runs()[0].is_over
+        told = " ".join(getattr(outcome, "__notes__", ()))
+        if isinstance(outcome, Strike) and is_over and "not known" not in told:
+            field.tally.fault(striker.struck, f"untrue: nothing was told of the end ({told})")
+        if not (isinstance(outcome, Strike) or is_over):
+            field.tally.fault(striker.struck, f"untrue: it has not ended ({outcome!r})")
+        return {}
+
+    return field.strike(run)
+
+
 SCENARIOS: dict[str, Callable[[Field], Tally]] = {
     "write_batch, alone": lambda field: alone(field, write_batch),
     "update, alone": lambda field: alone(field, update),
@@ -293,6 +332,8 @@ SCENARIOS: dict[str, Callable[[Field], Tally]] = {
     "an update that leads": lambda field: together(field, [update, write_batch, update], 0),
     "a batch that follows": lambda field: together(field, [write_batch] * 3, 1),
     "an update that waits": lambda field: together(field, [write_batch, update, write_batch], 1),
+    "a run that begins": beginning,
+    "a run that ends": ending,
     "the lock": locks,
     "close": closing,
     "reading": reading,

@@ -15,9 +15,9 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import rtstore
-from rtstore import Batch, RuntimeStore
+from rtstore import Batch, RunIdentity, RuntimeStore
 from rtstore.control.lock import LOCK_NAME
-from tests.support import LEDGER, write
+from tests.support import CHECKPOINT, IDENTITY, LEDGER
 
 PACKAGE = str(Path(rtstore.__file__).parent) + os.sep
 PATIENCE_S = 10.0
@@ -157,6 +157,14 @@ def check_told(
         tally.fault(point, f"untrue: told {told}, it is {found} ({outcome!r} {notes})")
 
 
+def identity_to_write_for(store: RuntimeStore) -> RunIdentity:
+    """The active run, or a new one where it is over."""
+    for run in store.runs()[:1]:
+        after = "-" if run.is_over else ""
+        return IDENTITY.model_copy(update={"run_id": f"{run.run_id}{after}"})
+    return IDENTITY
+
+
 def check_usable(store: RuntimeStore, point: str | None, tally: Tally) -> None:
     """Whether the object still writes, and reads what it writes, in this thread and in another."""
     number = tally.points
@@ -165,7 +173,11 @@ def check_usable(store: RuntimeStore, point: str | None, tally: Tally) -> None:
 
         def use() -> None:
             try:
-                write(store, LEDGER, [number, in_thread])  # noqa: B023 - called at once
+                store.write_batch(
+                    identity=identity_to_write_for(store),
+                    reason=CHECKPOINT,
+                    writes={LEDGER: [number, in_thread]},  # noqa: B023 - called at once
+                )
                 found.append(store.read(LEDGER).data)  # noqa: B023
             except BaseException as error:
                 found.append(error)  # noqa: B023
