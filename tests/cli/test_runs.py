@@ -3,8 +3,11 @@ how each ended, whether it lives, and the end of one from outside."""
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
@@ -40,7 +43,12 @@ def open_team(parent: Path, *, notes: Descriptor = NOTES) -> RuntimeStore:
 
 def one_of_each(parent: Path) -> Path:
     """Runs that finished, failed, were superseded and died; the last one is the active one."""
-    with open_team(parent) as store:
+    return Path(shutil.copytree(_template(), parent / "team"))
+
+
+@functools.cache
+def _template() -> Path:
+    with open_team(Path(tempfile.mkdtemp(prefix="rtstore-runs-"))) as store:
         store.begin_run("run-finished", writes={"own.notes": 1}).end()
         with (
             pytest.raises(ValueError, match="no provider"),
