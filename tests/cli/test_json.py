@@ -43,7 +43,7 @@ SHAPES = {
     },
     "status": {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
-        *("run", "processAlive", "staleStores"),
+        *("run", "processAlive", "staleStores", "nothingCommitted"),
         *("expectedIdentity", "lastBatch", "openBatches", "newerFiles", "lockHolder"),
         *("stores", "next"),
         *("databaseBytes", "walBytes", "below"),
@@ -52,7 +52,7 @@ SHAPES = {
     "status of a folder": {"folder", "exitCode", "directories", "backups", "wasCutShort"},
     "plan": {
         *("directory", "teamName", "verdict", "readiness", "expectedIdentity", "plan"),
-        *("recovery", "next", "run", "processAlive", "staleStores"),
+        *("recovery", "next", "run", "processAlive", "staleStores", "nothingCommitted"),
     },
     "recover": {
         *("directory", "teamName", "dryRun", "runNumber", "plan", "steps", "removedFiles"),

@@ -80,6 +80,8 @@ def test_nothing_committed_yet(tmp_path: Path) -> None:
     result = run("status", tmp_path / "new")
     assert result.code == ExitCode.NOT_READY
     assert "Last batch         none yet\n" in result.out
+    for name in ("status", "plan"):
+        assert run(name, tmp_path / "new", "--json").json()["nothingCommitted"] is True
     assert result.out.endswith(
         "\nNext\n  nothing is committed yet: start the runtime, "
         "whose first batch writes the stores (RuntimeStore.begin_run, or write_batch)\n"
@@ -180,6 +182,7 @@ def test_json(tmp_path: Path) -> None:
         "reason": "runtime_store_recovery_required",
         "diagnostics": ["Uncommitted runtime store batch detected: batch-crashed"],
     }
+    assert report["nothingCommitted"] is False
     assert report["lockHolder"] is None
     assert report["databaseBytes"] == (directory / "runtime-store.sqlite3").stat().st_size > 0
     assert report["walBytes"] == 0

@@ -39,6 +39,8 @@ class PlanReport(Record):
     team_name: str
     verdict: Verdict
     readiness: ReadinessCheck
+    nothing_committed: bool
+    """Whether no batch was ever committed: a first start, and no loss."""
     expected_identity: RunIdentity | None
     run: RunRecord | None
     """The active run, or the last one; None before the first."""
@@ -63,7 +65,7 @@ def run(
     """Show what is wrong, and what "recover" would do about it. Changes nothing.
 
     \b
-    JSON: directory, teamName, verdict, readiness, expectedIdentity,
+    JSON: directory, teamName, verdict, readiness, nothingCommitted, expectedIdentity,
       run, processAlive, staleStores[] (as in "status"),
       plan {planId, teamName, runId, createdAt, highWatermark, manifestHealthy,
         readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?},
@@ -107,6 +109,7 @@ def _report(look: Look, intentions: tuple[Intention, ...]) -> PlanReport:
         team_name=look.team_name,
         verdict=look.verdict,
         readiness=look.check,
+        nothing_committed=look.check.nothing_committed,
         expected_identity=look.expected,
         run=look.run,
         process_alive=look.process_alive,

@@ -60,6 +60,8 @@ class StatusReport(Record):
     team_name: str
     verdict: Verdict
     readiness: ReadinessCheck
+    nothing_committed: bool
+    """Whether no batch was ever committed: a first start, and no loss."""
     high_watermark: int
     active_identity: RunIdentity | None
     expected_identity: RunIdentity | None
@@ -104,7 +106,7 @@ def run(
 
     \b
     JSON: directory, teamName, verdict (ready|degraded|blocked),
-      readiness {ok, reason, diagnostics[]}, highWatermark,
+      readiness {ok, reason, diagnostics[]}, nothingCommitted, highWatermark,
       activeIdentity and expectedIdentity
         {runId, capabilitySnapshotId, behaviorFingerprint} or null,
       run (the active or last one; as in "runs") or null,
@@ -163,6 +165,7 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         team_name=look.team_name,
         verdict=look.verdict,
         readiness=look.check,
+        nothing_committed=look.check.nothing_committed,
         high_watermark=look.manifest.high_watermark,
         active_identity=look.manifest.active_identity,
         expected_identity=look.expected,
