@@ -459,7 +459,10 @@ class RuntimeStore:
             return Run(self, identity, begun.batch, begun.superseded, begun.left, begun.process)
         except BaseException as error:
             if begun is not None and begun.batch is not None:  # interrupted right before the end
-                error.add_note(f"rtstore: batch {begun.batch.batch_id} is committed")
+                error.add_note(
+                    f"rtstore: batch {begun.batch.batch_id} is committed: run {identity.run_id} "
+                    "has begun, and beginning it again resumes it"
+                )
             raise
 
     def end_run(

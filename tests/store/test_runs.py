@@ -23,6 +23,7 @@ from rtstore import (
     RuntimeStore,
     StaleRunError,
     StartKind,
+    StorageError,
     StoreFileChangedError,
     UnknownStoreError,
 )
@@ -247,6 +248,25 @@ def test_a_run_whose_first_batch_fails_has_not_begun(store: RuntimeStore) -> Non
 
 
 # --- ending ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StorageError(Path("f"), "no more", "test")])
+def test_an_error_after_the_first_batch_says_that_the_run_has_begun(
+    store: RuntimeStore, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """The batch is committed by then, so the run can be resumed."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as failing:
+        failing.setattr("rtstore.control.manifest.load", fail)
+        with pytest.raises(type(error)) as caught:
+            begun(store)
+    (batch,) = store.batches()
+    (note,) = caught.value.__notes__
+    assert f"batch {batch.batch_id} is committed: run run-1 has begun" in note
+    assert begun(store).resumed
 
 
 def test_a_clean_exit_ends_the_run(store: RuntimeStore) -> None:
