@@ -47,6 +47,7 @@ def next_steps(
     newer_files: Sequence[str] = (),
     details: Mapping[str, str] | None = None,
     expected_run: RunRecord | None = None,
+    living: str | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
@@ -54,7 +55,8 @@ def next_steps(
     store, that goes first, and by whoever can. `details` says what was found in a file, by store.
     `newer_files` say that they were written after the last batch that the database knows.
     `rebuild` is the advice for files that a database without any batch knows nothing of.
-    `expected_run` is the run of the expected identity, if it ever began.
+    `expected_run` is the run of the expected identity, if it ever began. `living` is the process of
+    the active run, if it is alive.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
     if whole:
@@ -84,7 +86,7 @@ def next_steps(
         )
         return (NextStep(command=None, why=why),)
     steps += _for_the_runtime(free, details or {})
-    steps += _for_another_run(plan, {action.schema_name for action in free}, expected_run)
+    steps += _for_another_run(plan, {action.schema_name for action in free}, expected_run, living)
     if not steps and not check.ok:
         steps += _for_the_runtime_too(free)
     contradictions = len(check.diagnostics) - len(plan.diagnostics) - len(hindrances)
@@ -276,7 +278,10 @@ def _for_the_runtime(
 
 
 def _for_another_run(
-    plan: RecoveryPlan, names: Collection[str], expected_run: RunRecord | None
+    plan: RecoveryPlan,
+    names: Collection[str],
+    expected_run: RunRecord | None,
+    living: str | None,
 ) -> list[NextStep]:
     """Return the steps for stores that are of another run identity than the expected one."""
     stale = [store for store in plan.stale_stores if store.schema_name in names]
@@ -289,15 +294,18 @@ def _for_another_run(
         return [NextStep(command=None, why=why)]
     steps = []
     for item in differences(stale):
-        names = ", ".join(item.names)
+        stores = ", ".join(item.names)
         why = (
-            f"start the expected run: it must write {names} under {item.expected}, not {item.found}"
+            f"the runtime must write {stores} under {item.expected}, not {item.found} (a batch, or "
+            "RuntimeStore.recover with rebuilders)"
         )
-        if item.part == "run_id":
+        if expected_run is None:
             why = (
-                f"start the expected run, {item.expected}: when it begins, it takes over {names} "
+                f"start the expected run, {item.expected}: when it begins, it takes over {stores} "
                 f"from {item.found} (RuntimeStore.begin_run)"
             )
+            if living is not None:
+                why += f". First stop {living}, which is alive, or have it superseded"
         steps.append(NextStep(command=None, why=why))
     return steps
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
+from rtstore.cli.run_words import process_of
 from rtstore.cli.views import WrittenBy, written_by
 from rtstore.control import runs
 from rtstore.control.batches import ReceiptStore
@@ -165,6 +166,9 @@ class Look:
             newer_files=self.newer_files,
             details={line.schema_name: line.detail for line in self.lines if line.detail},
             expected_run=expected_run,
+            living=None
+            if run is None or run.is_over or not self.process_alive
+            else process_of(run),
         )
         full = no_room(self.directory) if any(step.command for step in steps) else None
         first = () if full is None or hindered else (NextStep(command=None, why=full.way.why),)

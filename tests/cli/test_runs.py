@@ -266,7 +266,7 @@ def test_stale_stores_are_named_with_both_ids(tmp_path: Path) -> None:
         result = run(name, directory, "--run-id", "run-9")
         assert "\n  of run run-7f3a, expected is run run-9: opencode.launchState, " in result.out
         assert "\n  start the expected run, run run-9: when it begins, it takes over " in result.out
-        assert " from run run-7f3a (RuntimeStore.begin_run)\n" in result.out
+        assert " from run run-7f3a (RuntimeStore.begin_run)" in result.out
         stale = run(name, directory, "--run-id", "run-9", "--json").json()["staleStores"]
         assert stale[0] == {
             "schemaName": "opencode.launchState",
@@ -274,6 +274,22 @@ def test_stale_stores_are_named_with_both_ids(tmp_path: Path) -> None:
             "found": "run-7f3a",
             "expected": "run-9",
         }
+
+
+def test_a_store_that_was_left_to_an_older_run(tmp_path: Path) -> None:
+    """The active run must write it: it has begun, and does not begin again. Another run that is
+    expected must have the living process stopped first."""
+    more = plain_descriptor("own.more", "more.json")
+    stores = [NOTES, more]
+    with RuntimeStore.open(tmp_path / "team", team_name="team", descriptors=stores) as store:
+        store.begin_run("run-1", writes={"own.notes": 1, "own.more": 1})
+        assert store.begin_run("run-2", keep=["own.notes"]).left == ("own.more",)
+        out = run("status", store.directory).out
+        assert "\n  of run run-1, expected is run run-2: own.more\n" in out
+        assert "the runtime must write own.more under run run-2, not run run-1 (a batch, or" in out
+        out = run("status", store.directory, "--run-id", "run-3").out
+        assert "start the expected run, run run-3: when it begins, it takes over own.notes" in out
+        assert f". First stop process {os.getpid()}, which is alive, or have it superseded\n" in out
 
 
 def test_a_run_that_is_over_is_never_the_one_to_start(tmp_path: Path) -> None:
