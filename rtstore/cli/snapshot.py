@@ -166,9 +166,7 @@ class Look:
             newer_files=self.newer_files,
             details={line.schema_name: line.detail for line in self.lines if line.detail},
             expected_run=expected_run,
-            living=None
-            if run is None or run.is_over or not self.process_alive
-            else process_of(run),
+            living=process_of(run) if run and not run.is_over and self.process_alive else None,
         )
         full = no_room(self.directory) if any(step.command for step in steps) else None
         first = () if full is None or hindered else (NextStep(command=None, why=full.way.why),)

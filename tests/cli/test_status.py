@@ -126,7 +126,8 @@ def test_expected_identity(tmp_path: Path, options: list[str], stale: str | None
         assert result.code == ExitCode.NOT_READY
         assert f"  Runtime store opencode.launchState has {stale}\n" in result.out
         assert "opencode.runtimeDiagnostics has" not in result.out
-        assert "start the expected run" in result.out
+        who = "start the expected run" if "--run-id" in options else "the runtime must write"
+        assert f"  {who}" in result.out
 
 
 def test_expected_identity_needs_a_run(tmp_path: Path) -> None:
