@@ -635,8 +635,9 @@ class RuntimeStore:
             dry_run: only report what would be done; change nothing.
 
         Every action is recorded in `recovery_runs` and `recovery_actions`. After an interruption,
-        recover again with a new plan. Raises `ConflictError`, `WrongTeamError`,
-        `LockTimeoutError`, and the errors of a failing database. A failing action is in the report.
+        recover again with a new plan. Raises `StaleRunError` when stores would be rebuilt for a run
+        that is over, `ConflictError`, `WrongTeamError`, `LockTimeoutError`, and the errors of a
+        failing database. A failing action is in the report.
         """
         arguments.instance(RecoveryPlan, plan, "plan")
         if identity is not None:
@@ -653,6 +654,7 @@ class RuntimeStore:
             writer=self._writer,
             team_name=self.team_name,
         )
+        rebuilding.check_run()
         try:
             report = self._recovery.execute(plan, self.team_name, rebuilding)
         finally:

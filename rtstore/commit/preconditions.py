@@ -158,15 +158,8 @@ def check_manifest(
 def check_run(run_id: str, found: CommittedView, database: Database) -> None:
     """Raise `StaleRunError` when a run is over. A run that was never seen is none: its first batch
     begins it."""
-    if run_id == found.active_run_id:
-        return
-
-    def query(connection: Connection) -> None:
-        run = runs.find(connection, run_id)
-        if run is not None and run.is_over:
-            raise runs.stale(connection, run)
-
-    database.read_on_writer(query)
+    if run_id != found.active_run_id:
+        database.read_on_writer(partial(runs.refuse_over, run_id=run_id))
 
 
 def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:

@@ -65,6 +65,13 @@ def last(connection: Connection) -> RunRecord | None:
     return None if row is None else _record(row)
 
 
+def refuse_over(connection: Connection, run_id: str) -> None:
+    """Raise `StaleRunError` when a run is over. A run that was never seen is none."""
+    found = find(connection, run_id)
+    if found is not None and found.is_over:
+        raise stale(connection, found)
+
+
 def stale(connection: Connection, run: RunRecord) -> StaleRunError:
     """Return the error for a write of a run that is over."""
     return StaleRunError(

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sqlalchemy import Connection
+
 from rtstore.commit.quarantine import StoreFile
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import manifest
-from rtstore.errors import InvalidRequestError, RuntimeStoreError
+from rtstore.control import manifest, runs
+from rtstore.errors import InvalidRequestError, RuntimeStoreError, StaleRunError
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
 from rtstore.model.descriptors import Descriptor, Registry
@@ -128,6 +130,7 @@ class Rebuilding:
         team_name: str,
     ) -> None:
         self._rebuilders = rebuilders
+        self._given = identity
         self._identity = identity or plan.expected
         self._plan = plan
         self._stale = {item.schema_name for item in plan.stale_stores}
@@ -135,6 +138,24 @@ class Rebuilding:
         self._reader = reader
         self._writer = writer
         self._team_name = team_name
+
+    def check_run(self) -> None:
+        """Raise `StaleRunError` when stores would be rebuilt for a run that is over. Those of the
+        last run may be repaired after its end, as long as the caller does not name it."""
+        identity = self._given or (self._identity if self._rebuilders else None)
+
+        def query(connection: Connection) -> None:
+            if identity is not None and self._is_fenced(manifest.load_active_identity(connection)):
+                runs.refuse_over(connection, identity.run_id)
+
+        self._writer.database.read(query)
+
+    def _is_fenced(self, last: RunIdentity | None) -> bool:
+        """Return whether the batch is of a run that must not be over: one that was named, or
+        another than the last."""
+        if self._given is not None or self._identity is None:
+            return self._given is not None
+        return last is None or last.run_id != self._identity.run_id
 
     def concerns(self, action: RecoveryAction) -> bool:
         """Return whether an action is a rebuild: by its kind, or because its store is blocked until
@@ -158,7 +179,7 @@ class Rebuilding:
         step says so. An exception of a rebuilder is a failed step, and the recovery goes on.
         """
         committed = self._reader.snapshot(self._registry.names)
-        active = self._writer.database.read(manifest.load).active_identity
+        active = self._writer.database.read(manifest.load_active_identity)
         steps: dict[str, RecoveryStep] = {}
         rebuilt: list[_Rebuilt] = []
         for action in actions:
@@ -167,7 +188,7 @@ class Rebuilding:
                 steps[action.schema_name] = found
             else:
                 rebuilt.append(found)
-        steps |= self._write(rebuilt, self._identity or active, committed.high_watermark)
+        steps |= self._write(rebuilt, active, committed.high_watermark)
         return steps
 
     def _call(
@@ -197,7 +218,7 @@ class Rebuilding:
         return _Rebuilt(action, StoreWrite(descriptor=descriptor, data=data))
 
     def _write(
-        self, rebuilt: list[_Rebuilt], identity: RunIdentity | None, high_watermark: int
+        self, rebuilt: list[_Rebuilt], last: RunIdentity | None, high_watermark: int
     ) -> dict[str, RecoveryStep]:
         """Write rebuilt stores together. A store that is refused is left out, and the others are
         written without it."""
@@ -207,15 +228,15 @@ class Rebuilding:
             try:
                 for item in rebuilt:
                     refused = item
-                    self._writer.check(self._request([item], identity))
+                    self._writer.check(self._request([item], last))
                     self._make_way(item.write.descriptor)
                 refused = None
                 batch = self._writer.write_batch(
-                    self._request(rebuilt, identity), expected_high_watermark=high_watermark
+                    self._request(rebuilt, last), expected_high_watermark=high_watermark
                 )
             except RuntimeStoreError as error:
-                if self._writer.database.failure is not None:
-                    raise  # the database itself failed: stop
+                if self._writer.database.failure is not None or isinstance(error, StaleRunError):
+                    raise  # the database itself failed, or the run is over by now: stop
                 store = getattr(error, "store", None)
                 named = [item for item in rebuilt if item.action.schema_name == store]
                 for item in [refused] if refused is not None else named or rebuilt[:]:
@@ -234,13 +255,13 @@ class Rebuilding:
             }
         return steps
 
-    def _request(self, rebuilt: Sequence[_Rebuilt], identity: RunIdentity | None) -> BatchRequest:
+    def _request(self, rebuilt: Sequence[_Rebuilt], last: RunIdentity | None) -> BatchRequest:
         return BatchRequest(
             team_name=self._team_name,
-            identity=identity,
+            identity=self._identity or last,
             reason=BatchReason.RECOVERY,
             writes=tuple(item.write for item in rebuilt),
-            fenced=self._identity is not None,
+            fenced=self._is_fenced(last),
         )
 
     def _make_way(self, descriptor: Descriptor) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import (
+    ActionOutcome,
     BatchReason,
     Criticality,
     RebuildRequest,
@@ -17,8 +18,9 @@ from rtstore import (
     RunIdentity,
     RunState,
     RuntimeStore,
+    StaleRunError,
 )
-from tests.recovery.test_rebuilders import descriptor, write
+from tests.recovery.test_rebuilders import IDENTITY, descriptor, step_of, write
 
 OTHER = RunIdentity(run_id="run-2", capability_snapshot_id="cap-1")
 
@@ -155,3 +157,25 @@ def test_every_pair_when_a_run_begins(store: RuntimeStore) -> None:
     assert len(run.batch.receipts) == 24
     assert run.left == ()
     assert run.check_readiness().ok
+
+
+def _new(_: RebuildRequest) -> list[str]:
+    return ["new"]
+
+
+def test_what_the_last_run_lost_is_repaired_after_its_end(store: RuntimeStore) -> None:
+    """Nobody names a run then: the batch is of the last one, which it does not make active again.
+    In the name of a run that is over nothing is rebuilt, and nothing moved."""
+    store.end_run("run-1", why="done")
+    lost = descriptor("lost", RebuildStrategy.POLL_OPENCODE_PROVIDER, PAIRS[0][0])
+    with RuntimeStore.open(store.directory, descriptors=[*store.descriptors, lost]) as again:
+        path = again.directory / "lost.json"
+        path.write_text("{by hand", encoding="utf-8")
+        plan = again.plan_recovery()
+        with pytest.raises(StaleRunError):
+            again.recover(plan, rebuilders={"lost": _new}, identity=IDENTITY)
+        assert path.read_text(encoding="utf-8") == "{by hand"
+        report = again.recover(plan, rebuilders={"lost": _new})
+        assert step_of(report.steps, "lost").outcome is ActionOutcome.DONE
+        assert again.read("lost").data == ["new"]
+        assert [(run.run_id, run.state) for run in again.runs()] == [("run-1", RunState.ENDED)]

@@ -85,6 +85,9 @@ ways = {
         lambda other: other.update(LEDGER, never, **options))),
     "another store of the process": lambda: RuntimeStore.open(sys.argv[1]).write_batch(
         writes={LEASES: [1]}, **options),
+    "recover": lambda: run.recover(),
+    "recover and rebuild": lambda: store.recover(
+        store.plan_recovery(expected=A), rebuilders={LEASES: never, LEDGER: never}),
     "end": lambda: run.end(),
     "end_run": lambda: store.end_run("run-A", why="it is over"),
     "begin_run": lambda: store.begin_run(A, writes={LEASES: [1]}, supersede=True),
@@ -173,4 +176,4 @@ def test_a_zombie_changes_not_one_byte(directory: Path) -> None:
             ("run-B", "active"), ("run-A", "superseded"),
         ]  # fmt: skip
         assert store.read(LEASES).data == ["B", len(ways) - 1]
-        assert len(ways) == 18
+        assert len(ways) == 20
