@@ -1,8 +1,8 @@
 """The life of a runtime directory, lived with whatever code is there, and then frozen.
 
-In it: batches of known and of own stores, one that failed, history, evidence, a recovery, and at
-the end a writer that is killed between two renames. What is left has an open batch in a WAL that
-nobody has merged. `python -m tests.upgrade.life DIR` lives it up to that death.
+In it: batches of known and of own stores, one that failed, runs in each state, history, evidence, a
+recovery, and at the end a writer that is killed between two renames. What is left has an open batch
+in a WAL that nobody has merged. `python -m tests.upgrade.life DIR` lives it up to that death.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rtstore.model.runs import RunProcess
 from tests.support import DIAGNOSTICS, LAUNCH, LEASES, LEDGER, SESSIONS, Ids, plain_descriptor
 
 TEAM = "team-frozen"
+ZEROTH = RunIdentity(run_id="run-0")
 FIRST = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1", behavior_fingerprint="blue")
 SECOND = RunIdentity(run_id="run-2", capability_snapshot_id="cap-2", behavior_fingerprint="green")
 NOTES = "own.notes"
@@ -94,7 +95,7 @@ def live(directory: Path) -> None:
 
     for number in range(3):
         write(
-            FIRST,
+            FIRST if number else ZEROTH,
             "launch_checkpoint",
             writes={LAUNCH: launch("run-1", number), SESSIONS: {"sessions": []}},
         )
@@ -104,10 +105,11 @@ def live(directory: Path) -> None:
     with suppress(BatchFailedError):
         write(FIRST, "launch_checkpoint", writes={LEASES: {"n": 99}, DIAGNOSTICS: {"n": 99}})
     fs.name = None
+    store.end_run("run-1", why="the day is over")
     # Somebody else's hand: evidence of a write over it, and of a recovery.
     (directory / "opencode-host-leases.json").write_text('{"schemaVersion": 1, "data": "mine"}')
     write(SECOND, "host_lease_update", writes={LEASES: {"n": 2}})
-    (directory / "own" / "notes.json").write_text("{")
+    (directory / "own" / "notes.json").write_text("{]")
     (directory / "opencode-prompt-delivery-ledger.json").unlink()
     store.recover(store.plan_recovery())
     write(SECOND, "launch_checkpoint", writes={LAUNCH: launch("run-2", 3), DIAGNOSTICS: {"n": 1}})
