@@ -130,6 +130,7 @@ class BatchReason(StrEnum):
     HOST_LEASE_UPDATE = "host_lease_update"
     COMPATIBILITY_DISCOVERY = "compatibility_discovery"
     STOP_TOMBSTONE = "stop_tombstone"
+    """The run was stopped: completing the batch ends its run."""
     MIGRATION = "migration"
     RECOVERY = "recovery"
 
