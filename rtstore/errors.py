@@ -235,8 +235,8 @@ class RunAliveError(RetryableError):
         super().__init__(
             f"run {run_id} cannot begin: run {active_run_id} is active, and its process {pid} on "
             f"{host} is alive. Nothing was written: stop that process and try again. If it hangs, "
-            "end its run (rtstore end-run DIR --why TEXT), or begin with supersede=True: then every "
-            "further write of it is refused."
+            "end its run (rtstore end-run DIR --why TEXT), or begin with supersede=True: then "
+            "every further write of it is refused."
         )
 
 

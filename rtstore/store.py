@@ -362,6 +362,8 @@ class RuntimeStore:
         """Write several stores as one atomic batch. Return it with its receipts.
 
         The whole batch is durable when this returns. A crash earlier leaves all of it or nothing.
+        A batch under a run id that was never seen begins that run, and supersedes the active one
+        even if its process is alive: `begin_run` asks first.
         `writes` maps store names to their new data (plain JSON values, or a pydantic model); the
         files are published in its order. See `BatchWriter.write_batch` for
         `expected_high_watermark`, `batch_id` and the errors.
@@ -421,11 +423,13 @@ class RuntimeStore:
     ) -> Run:
         """Begin a run with one batch of reason `launch_checkpoint`, and own the directory: from
         then on every batch of the run before is refused. Or resume the run, if it is the active
-        one: its state is there, so nothing is written and no rebuilder is called.
+        one: its state is there, so no rebuilder is called, and of `writes` only stores that were
+        never written are written, in a batch of their own.
 
         Args:
-            identity: of the new run, or only its id. An id is used once: never that of a run that
-                ended or was superseded.
+            identity: of the new run, or only its id, which resumes the active run whatever its
+                snapshot and fingerprint are. An id is used once: never that of a run that ended or
+                was superseded.
             writes: the first contents, as in `write_batch`.
             keep: names of stores that are taken over as they are, or `"all"`: every committed
                 store that is neither given nor rebuilt.
@@ -445,7 +449,9 @@ class RuntimeStore:
         `write_batch`. The run has not begun then, unless `write_batch` says otherwise.
         """
         if isinstance(identity, str):
-            identity = RunIdentity(run_id=identity)
+            active = self.database.read(manifest.load_active_identity)
+            is_active = active is not None and active.run_id == identity
+            identity = active if active and is_active else RunIdentity(run_id=identity)
         identity = checked_identity(identity)
         begun: Begun | None = None
         try:
@@ -511,7 +517,7 @@ class RuntimeStore:
             identity=identity if isinstance(run, RunIdentity) else None,
             known=known,
             last=last,
-            process_alive=None if last is None else is_alive(last.process),
+            process_alive=None if last is None else is_alive(last.process, self.directory),
             is_own=last is not None and is_this_process(last.process),
             manifest=manifest_now,
             plan=plan,
@@ -631,7 +637,7 @@ class RuntimeStore:
                 called without the writer lock. A store without one is not changed, and stays in
                 `remaining`.
             identity: what rebuilt stores are bound to. Default: the identity that the plan
-                expects, or else that of the last committed batch.
+                expects, or else that of the last committed batch. That of a new run begins it.
             dry_run: only report what would be done; change nothing.
 
         Every action is recorded in `recovery_runs` and `recovery_actions`. After an interruption,

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from rtstore.cli.output import Cell, ago
+from rtstore.control.run_processes import is_stopped
 from rtstore.model.records import StaleStore
 from rtstore.model.runs import RunRecord, RunState
 
@@ -59,11 +60,20 @@ def in_a_line(run: RunRecord, now: datetime, *, alive: bool | None) -> Cell:
     process = process_of(run)
     life = "whether its process lives is not known"
     if alive is not None and process is not None:
-        life = f"its {process} is {'alive' if alive else 'gone'}"
+        life = f"its {process} is {_life(run, alive=alive)}"
     elif process is not None:
         life = f"whether its {process} lives is not known"
     text = f"{run.run_id}, {state}" + (f"; {life}" if not run.is_over or alive else "")
     return Cell(text, life_cell(run, alive=alive).tone if alive is not None else "")
+
+
+def _life(run: RunRecord, *, alive: bool) -> str:
+    """Return what is true of the process of a run, for somebody who wants to start another one."""
+    if not alive:
+        return "gone"
+    is_halted = run.process is not None and is_stopped(run.process)
+    state = "stopped by a signal, and not dead" if is_halted else "alive"
+    return state if run.is_over else f"{state}: no other run begins meanwhile"
 
 
 class Difference(NamedTuple):

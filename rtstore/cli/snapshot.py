@@ -145,7 +145,7 @@ class Look:
         self.expected = expected
         self.run = run
         """The active run, or the last one; None before the first."""
-        self.process_alive = None if run is None else is_alive(run.process)
+        self.process_alive = None if run is None else is_alive(run.process, store.directory)
         self.now = utc_now()
         self.lines = _lines(store, gathered, plan, self.now)
         self.open_batches = _open_batches(gathered, self.now)

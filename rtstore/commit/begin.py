@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -110,7 +111,7 @@ def left_by(connection: Connection, run_id: str, names: Iterable[str]) -> tuple[
 
 
 def check_beginning(
-    connection: Connection, *, identity: RunIdentity, supersede: bool
+    connection: Connection, *, identity: RunIdentity, directory: Path, supersede: bool
 ) -> RunRecord | None:
     """Return the active run. Raises `StaleRunError` when the new run is over, `RunAliveError`, and
     `InvalidRequestError` when it is active under another snapshot or fingerprint."""
@@ -131,7 +132,9 @@ def check_beginning(
             )
         return active
     process = active.process
-    if process is not None and not supersede and not is_this_process(process) and is_alive(process):
+    if process is None or supersede or is_this_process(process):
+        return active
+    if is_alive(process, directory):
         raise RunAliveError(identity.run_id, active.run_id, process.host, process.pid)
     return active
 
@@ -171,6 +174,21 @@ def draft_of_beginning(
         for descriptor, encoded in draft.encoded
     ]
     return draft
+
+
+def draft_of_first_contents(
+    beginning: Beginning, found: CommittedView, *, now: datetime
+) -> Draft | None:
+    """Return the draft of what a run that is resumed still lacks: the given contents of stores that
+    were never written. None when there are none."""
+    writes = tuple(
+        write
+        for write in beginning.request.writes
+        if write.descriptor.schema_name not in found.files
+    )
+    if not writes:
+        return None
+    return validate(beginning.request.model_copy(update={"writes": writes}), None, now)
 
 
 def _as_it_is(descriptor: Descriptor, content_of: Mapping[str, bytes]) -> EncodedStore | None:

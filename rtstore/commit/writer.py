@@ -75,6 +75,7 @@ from rtstore.commit.begin import (
     Begun,
     check_beginning,
     draft_of_beginning,
+    draft_of_first_contents,
     left_by,
     superseded_by,
 )
@@ -321,7 +322,8 @@ class BatchWriter:
         *,
         check_file: Callable[[Descriptor], None],
     ) -> Begun:
-        """Begin a run with one batch, or resume it when it is the active one: then write nothing.
+        """Begin a run with one batch, or resume it when it is the active one: then write only the
+        first contents of stores that were never written.
 
         Under the writer lock, the stores that are kept are read, and committed anew under the new
         identity. Durable on return. Raises `StaleRunError` for a run that is over, `RunAliveError`,
@@ -342,22 +344,24 @@ class BatchWriter:
                     partial(
                         check_beginning,
                         identity=beginning.identity,
+                        directory=self.directory,
                         supersede=beginning.supersede,
                     )
                 )
             ]
             ask_left = partial(left_by, run_id=beginning.run_id)
             if beginning.is_active(found):
-                left[:] = self.database.read_on_writer(partial(ask_left, names=()))
                 process[:] = [self._resume(beginning.run_id)]
-                self._write_group(take(()))
-                return
-            draft = draft_of_beginning(
-                beginning, found, self.publisher, check_file=check_file, now=self._now()
-            )
-            left[:] = self.database.read_on_writer(partial(ask_left, names=draft.names))
-            process[:] = [this_process()]
-            outcome.append(PendingBatch(draft))
+                draft = draft_of_first_contents(beginning, found, now=self._now())
+            else:
+                process[:] = [this_process(self.directory)]
+                draft = draft_of_beginning(
+                    beginning, found, self.publisher, check_file=check_file, now=self._now()
+                )
+            written = () if draft is None else draft.names
+            left[:] = self.database.read_on_writer(partial(ask_left, names=written))
+            if draft is not None:
+                outcome.append(PendingBatch(draft))
             self._write_group([*outcome, *take(outcome)])
 
         try:
@@ -369,9 +373,9 @@ class BatchWriter:
                     raise
             finally:
                 self.events.batches_ended(outcome, time.perf_counter() - began_at)
-            if not outcome:
-                return Begun(None, None, tuple(left), process[0])
-            batch = outcome[0].result()
+            batch = outcome[0].result() if outcome else None
+            if batch is None or (before[0] is not None and before[0].run_id == beginning.run_id):
+                return Begun(None, None, tuple(left), process[0])  # resumed
             return Begun(batch, superseded_by(batch, before[0]), tuple(left), process[0])
         except BaseException as error:
             explain(error, outcome)
@@ -381,9 +385,9 @@ class BatchWriter:
         """Record this process as that of the active run, unless another one of it is alive. Return
         the process of the run."""
         run = self.database.read_on_writer(partial(runs.find, run_id=run_id))
-        if run is None or is_alive(run.process):
+        if run is None or is_alive(run.process, self.directory):
             return None if run is None else run.process
-        process = this_process()
+        process = this_process(self.directory)
         with self.database.write(flush=False) as connection:
             runs.resume(connection, run_id, process)
         return process
@@ -596,7 +600,7 @@ class BatchWriter:
         try:
             with self.database.write(flush=True) as connection:
                 self.lock.check_name()
-                logged = write_log(connection, drafts)
+                logged = write_log(connection, drafts, self.directory)
         except DatabaseLostError as error:
             raise error.about(str(drafts[0].batch_id)) from error
         except DatabaseFailedError:
@@ -728,10 +732,14 @@ def _run_to_end(connection: Connection, run_id: str | None) -> RunRecord:
     known = runs.find(connection, run_id)
     if known is None:
         raise InvalidRequestError("run_id", f"no run {run_id!r} was ever begun here; {now}")
+    if not known.is_over:  # a row that somebody changed: its batch would be finished by now
+        raise InvalidRequestError("run_id", f"run {run_id} has not begun yet; {now}")
     raise runs.stale(connection, known)
 
 
-def write_log(connection: Connection, drafts: Sequence[Draft]) -> list[LoggedBatch]:
+def write_log(
+    connection: Connection, drafts: Sequence[Draft], directory: Path
+) -> list[LoggedBatch]:
     """Log batches in their order: the row of a run that they begin, their own rows, planned writes,
     contents, and the files quarantined for them. Durable when the caller's transaction is committed
     and flushed. Raises `StaleRunError` when their run is over."""
@@ -742,7 +750,7 @@ def write_log(connection: Connection, drafts: Sequence[Draft]) -> list[LoggedBat
         if draft.fenced_run_id is not None:
             first_of.setdefault(draft.fenced_run_id, item)
     for item in first_of.values():
-        runs.admit(connection, item)
+        runs.admit(connection, item, directory)
     batches.log(connection, logged)
     contents.insert_contents(
         connection,

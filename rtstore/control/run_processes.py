@@ -3,6 +3,9 @@
 A pid alone is not enough, because pids are used again. On Linux a process is told by its boot, its
 pid namespace and its start in clock ticks since the boot, whatever the clock says
 (proc_pid_stat(5), field 22). Elsewhere only the absence of a pid is certain.
+
+A run is of one directory. In a copy of that (a back-up, or `cp -r`) the same row speaks of a
+process that works elsewhere, so the directory is told too, by its device and inode.
 """
 
 from __future__ import annotations
@@ -17,54 +20,92 @@ from rtstore.model.runs import RunProcess
 _PROC = Path("/proc")
 
 
-def this_process() -> RunProcess:
-    """Return the facts of this process that a run records."""
-    pid, where = os.getpid(), _where()
-    ticks = _ticks(pid)
-    start = None if where is None or ticks is None else f"{where}/{ticks}"
-    return RunProcess(host=socket.gethostname() or "localhost", pid=pid, start=start)
+def this_process(directory: Path) -> RunProcess:
+    """Return the facts of this process that a run in a runtime directory records."""
+    pid = os.getpid()
+    parts = (*_where(), _directory(directory), _ticks(pid))
+    start = None if None in parts else "/".join(map(str, parts))
+    return RunProcess(host=_host(), pid=pid, start=start)
 
 
 def is_this_process(process: RunProcess | None) -> bool:
     """Return whether a recorded process is this one."""
-    return process is not None and process == this_process()
+    if process is None or (process.host, process.pid) != (_host(), os.getpid()):
+        return False
+    recorded = _Start(process.start)
+    return process.start is None or (*recorded.where, recorded.ticks) == (
+        *_where(),
+        _ticks(process.pid),
+    )
 
 
-def is_alive(process: RunProcess | None) -> bool | None:
-    """Return whether a recorded process is alive; None when that is not known: it was not recorded,
-    or is of another host, or of another pid namespace."""
-    if process is None or process.host != (socket.gethostname() or "localhost"):
+def is_alive(process: RunProcess | None, directory: Path) -> bool | None:
+    """Return whether a recorded process is alive and works in this directory. None when that is not
+    known: it was not recorded, or is of another host, of another pid namespace, or of the directory
+    that this one is a copy of."""
+    if process is None or process.host != _host():
         return None
     if process.start is None:
         return None if _exists(process.pid) else False
-    where, _, ticks = process.start.rpartition("/")
-    here = _where()
-    if here is None:
+    recorded, here = _Start(process.start), _where()
+    if None in here:
         return None
-    if where != here:
-        same_boot = where.partition("/")[0] == here.partition("/")[0]
-        return None if same_boot else False
-    return ticks == _ticks(process.pid)
+    if recorded.where[0] != here[0]:
+        return False  # the host was started again
+    if recorded.where != here:
+        return None
+    if recorded.ticks != _ticks(process.pid):
+        return False
+    return True if recorded.directory == _directory(directory) else None
 
 
-def _where() -> str | None:
-    """Return the boot and the pid namespace of this process, or None when they are not known."""
+class _Start:
+    """The parts of a recorded start."""
+
+    def __init__(self, start: str | None) -> None:
+        parts = [*(start or "").split("/"), "", "", "", ""]
+        self.where: tuple[str | None, str | None] = parts[0], parts[1]
+        self.directory = parts[2]
+        self.ticks = parts[3]
+
+
+def _host() -> str:
+    return socket.gethostname() or "localhost"
+
+
+def _where() -> tuple[str | None, str | None]:
+    """Return the boot and the pid namespace of this process; None where they are not known."""
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        namespace = os.readlink(_PROC / "self/ns/pid")
+        return boot, os.readlink(_PROC / "self/ns/pid")
     except (OSError, ValueError):
+        return None, None
+
+
+def _directory(directory: Path) -> str | None:
+    try:
+        found = os.stat(directory)
+    except OSError:
         return None
-    return f"{boot}/{namespace}"
+    return f"{found.st_dev:x}:{found.st_ino:x}"
 
 
 def _ticks(pid: int) -> str | None:
     """Return when a process started, in clock ticks since the boot; None when it is gone."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, IndexError):
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
         fields = text.rpartition(")")[2].split()
         if fields[0] not in ("Z", "X"):  # a zombie has ended; only its parent has not asked yet
             return fields[19]
     return None
+
+
+def is_stopped(process: RunProcess) -> bool:
+    """Return whether a process that is alive is stopped by a signal (SIGSTOP, Ctrl-Z)."""
+    with suppress(OSError, IndexError):
+        text = (_PROC / str(process.pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[0] in ("T", "t")
+    return False
 
 
 def _exists(pid: int) -> bool:

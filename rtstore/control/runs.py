@@ -13,9 +13,11 @@ Every caller holds the writer lock, and open batches were resolved before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import zip_longest
+from pathlib import Path
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
 from rtstore.control import run_processes
@@ -39,6 +41,12 @@ STOPPED = "its last batch is a stop_tombstone"
 def list_runs(connection: Connection) -> list[RunRecord]:
     """Return every run, the latest first."""
     return [_record(row) for row in _SELECT_ALL.all(connection)]
+
+
+def list_readable(connection: Connection) -> list[RunRecord]:
+    """Return every run, the latest first; of a row with values that make no sense, what does: its
+    id, which must not be used again."""
+    return [_record_of_damaged(row) for row in _SELECT_ALL.all(connection)]
 
 
 def find(connection: Connection, run_id: str) -> RunRecord | None:
@@ -86,7 +94,7 @@ def stale(connection: Connection, run: RunRecord) -> StaleRunError:
 # --- with a batch ---------------------------------------------------------------------------------
 
 
-def admit(connection: Connection, logged: LoggedBatch) -> None:
+def admit(connection: Connection, logged: LoggedBatch, directory: Path) -> None:
     """Admit a batch to the log: its run is active, or this batch begins it, by this process. Raises
     `StaleRunError` when the run is over."""
     run_id = str(logged.batch.run_id)
@@ -94,7 +102,7 @@ def admit(connection: Connection, logged: LoggedBatch) -> None:
         return
     found = find(connection, run_id)
     if found is None:
-        _insert_beginning(connection, logged, run_processes.this_process())
+        _insert_beginning(connection, logged, run_processes.this_process(directory))
     elif found.is_over:
         raise stale(connection, found)
 
@@ -225,6 +233,22 @@ def _record(row: Row) -> RunRecord:
     if row["pid"] is not None:
         process = {"host": row["host"], "pid": row["pid"], "start": row["process_start"]}
     return RunRecord.model_validate({**row, "process": process})
+
+
+def _record_of_damaged(row: Row) -> RunRecord:
+    try:
+        return _record(row)
+    except ValidationError:
+        is_active = row["state"] == RunState.ACTIVE.value
+        epoch = datetime.fromtimestamp(0, UTC)
+        return RunRecord(
+            run_id=str(row["run_id"]),
+            state=RunState.ACTIVE if is_active else RunState.ENDED,
+            began_at=epoch,
+            ended_at=None if is_active else epoch,
+            ending=None if is_active else RunEnding.STOPPED,
+            why=None if is_active else "its row was damaged",
+        )
 
 
 def _process_columns(process: RunProcess | None) -> Row:

@@ -35,6 +35,10 @@ def checked_identity(identity: RunIdentity) -> RunIdentity:
         text = getattr(identity, field)
         if text is not None and not text.isascii():
             check_text(f"identity.{field}", text)
+        if text is not None and "\0" in text:
+            raise InvalidRequestError(
+                f"identity.{field}", "holds a null character: no command could name it"
+            )
     return identity
 
 

@@ -37,7 +37,10 @@ class Record(BaseModel):
 
 class Argument(Record):
     """Base of the records that callers make. What is wrong in the making is an error of the call;
-    `model_validate` raises what pydantic raises."""
+    `model_validate` raises what pydantic raises. A field that is not known is refused: it is
+    misspelt."""
+
+    model_config = ConfigDict(extra="forbid")
 
     def __init__(self, /, **fields: Any) -> None:
         try:
@@ -54,6 +57,11 @@ class Argument(Record):
         place = ".".join(str(name_of.get(str(part), part)) for part in first["loc"])
         given = "" if first["type"] == "missing" else f", not {shown(first['input'])}"
         more = error.error_count() - 1
+        known = ", ".join(cls.model_fields)
+        if first["type"] == "extra_forbidden":
+            return InvalidRequestError(
+                f"{cls.__name__}.{place}", f"there is no such field; there are: {known}"
+            )
         problem = first["msg"] + given + (f" (and {more} more)" if more else "")
         return InvalidRequestError(f"{cls.__name__}.{place}", problem)
 

@@ -36,7 +36,8 @@ class RunProcess(Record):
     host: str
     pid: int
     start: str | None = None
-    """Tells the process from a later one with the same pid, on Linux; elsewhere None."""
+    """Tells the process from a later one with the same pid, and its directory from a copy, on
+    Linux; elsewhere None."""
 
 
 class RunRecord(Record):

@@ -103,7 +103,12 @@ class RunStarter:
         """Rebuild what is to be rebuilt, and begin. Refuse before any rebuilder is called."""
         identity = beginning.identity
         active = self._writer.database.read(
-            partial(check_beginning, identity=identity, supersede=beginning.supersede)
+            partial(
+                check_beginning,
+                identity=identity,
+                directory=self._writer.directory,
+                supersede=beginning.supersede,
+            )
         )
         if to_rebuild and not (active is not None and active.run_id == identity.run_id):
             committed = self._reader.snapshot(self._registry.names)
@@ -162,6 +167,10 @@ class RunStarter:
     ) -> list[Descriptor]:
         """Return the stores to keep by name. Raises `UnknownStoreError`, and `InvalidRequestError`
         for a store that is also given or rebuilt."""
+        if isinstance(keep, str):
+            raise InvalidRequestError(
+                "keep", f"must be a list of store names, or 'all', not {keep!r}"
+            )
         kept = [self._registry.get(name) for name in arguments.several(keep, "keep")]
         for descriptor in kept:
             name = descriptor.schema_name

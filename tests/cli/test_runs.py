@@ -246,7 +246,7 @@ def test_status_and_plan_name_the_run(tmp_path: Path) -> None:
     """Its state, and whether its process lives; and how it ended when it did."""
     with open_team(tmp_path) as store:
         active = store.begin_run("run-1", writes={"own.notes": 1})
-        words = f"run-1, active; its process {os.getpid()} is alive\n"
+        words = f"run-1, active; its process {os.getpid()} is alive: no other run begins meanwhile\n"
         for name, label in (("status", "Run                "), ("plan", "Run                ")):
             assert f"{label}{words}" in run(name, store.directory).out
         assert run("status", tmp_path).row(str(store.directory), "run-1", "ready")

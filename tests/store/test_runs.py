@@ -168,6 +168,49 @@ def test_the_id_of_the_active_run_resumes_it(store: RuntimeStore) -> None:
     assert store.manifest() == before
 
 
+def test_a_resumed_run_writes_what_was_never_written(store: RuntimeStore) -> None:
+    """A store that a newer program adds gets its first contents; the others stay as they are."""
+    begun(store)
+    run = store.begin_run(identity("run-1"), writes={A: "not this", C: "first"})
+    assert run.resumed
+    assert [store.read(name).data for name in (A, B, C)] == [1, {"n": 1}, "first"]
+    assert store.begin_run(identity("run-1"), writes={C: "again"}).resumed
+    assert store.read(C).data == "first"
+
+
+def test_an_id_alone_resumes_the_run(store: RuntimeStore) -> None:
+    """Whatever snapshot and fingerprint it has: as the start state says."""
+    begun(store)
+    assert store.start_state("run-1").kind is StartKind.RESUME
+    run = store.begin_run("run-1")
+    assert (run.resumed, run.identity) == (True, identity("run-1"))
+
+
+def test_a_copy_of_the_directory_knows_nothing_of_the_process(
+    store: RuntimeStore, tmp_path: Path
+) -> None:
+    """The process works in the original: it must not be called alive in the copy, where nobody
+    needs to stop it."""
+    script = (
+        "import sys; from rtstore import *\n"
+        "store = RuntimeStore.open(sys.argv[1])\n"
+        "store.begin_run('run-1', writes={'test.a': 1})\n"
+        "print('begun', flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(store.directory)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        store.back_up(tmp_path / "copy")
+        assert store.start_state("run-2").process_alive
+        with RuntimeStore.open(tmp_path / "copy") as copy:
+            assert copy.start_state("run-2").process_alive is None
+            assert copy.begin_run("run-2", keep="all").left == ()
+        process.communicate()
+
+
 # --- the fence ------------------------------------------------------------------------------------
 
 

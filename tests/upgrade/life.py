@@ -69,6 +69,12 @@ class _Refusing(FileSystem):
         return False
 
 
+def _frozen_process(directory: Path) -> RunProcess:
+    """Stands for the process of every run: that of another host, whatever the directory is."""
+    assert directory.is_dir()
+    return RunProcess(host="frozen-host", pid=4711, start=None)
+
+
 def launch(run_id: str, number: int) -> dict[str, Any]:
     """A launch state that says which version it is."""
     return {"providerId": "opencode", "teamName": TEAM, "runId": run_id, "number": number}
@@ -76,7 +82,7 @@ def launch(run_id: str, number: int) -> dict[str, Any]:
 
 def live(directory: Path) -> None:
     """Live the whole life; does not return."""
-    run_processes.this_process = lambda: RunProcess(host="frozen-host", pid=4711, start=None)
+    run_processes.this_process = _frozen_process
     fs = _Refusing()
     store = RuntimeStore.open(
         directory,

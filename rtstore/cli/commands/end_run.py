@@ -71,7 +71,7 @@ def run(
             team_name = store.team_name
     except StaleRunError as error:  # it ended just now
         raise InvalidRequestError("--run-id", f"{error}") from None
-    alive = is_alive(ended.process)
+    alive = is_alive(ended.process, directory)
     report = EndRunReport(
         directory=str(directory),
         team_name=team_name,
@@ -95,7 +95,7 @@ def _check(directory: Path, runs: list[RunRecord], run_id: str | None) -> None:
     if known is None:
         raise InvalidRequestError("--run-id", f"there never was a run {run_id} here; {now}")
     if not known.is_over:
-        raise InvalidRequestError("--run-id", f"run {run_id} has not begun yet; {now}")
+        return  # its first batch is in the log: it begins when that is finished, before the end
     raise InvalidRequestError("--run-id", f"{_over(known)} already; {now}")
 
 
@@ -116,7 +116,9 @@ def _next(directory: Path, run: RunRecord, *, alive: bool | None) -> tuple[NextS
         why = f"stop {process_of(run)}, which still runs: its next write is refused"
         steps.append(NextStep(command=None, why=why))
     elif alive is None:
-        why = "see that its process has stopped: should it still run, its next write is refused"
+        why = (
+            "see that its process has stopped: should it still work here, its next write is refused"
+        )
         steps.append(NextStep(command=None, why=why))
     why = "start the runtime under a new run id: it takes the state over (RuntimeStore.begin_run)"
     steps.append(NextStep(command=None, why=why))

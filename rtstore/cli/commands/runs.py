@@ -81,7 +81,7 @@ def run(
     lines = tuple(
         RunLine(
             run=each,
-            process_alive=is_alive(each.process),
+            process_alive=is_alive(each.process, directory),
             age_seconds=age_of(each.began_at, now),
             last_batch=last_batches.get(each.run_id),
         )

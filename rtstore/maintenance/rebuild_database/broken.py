@@ -137,7 +137,7 @@ def _read(database: Database) -> Salvage:
     logged = _attempt(database, batches.load_open) or ()
     last = _last_committed(database)
     quarantined = _attempt(database, recovery_log.list_quarantined)
-    known_runs = _attempt(database, runs.list_runs)
+    known_runs = _attempt(database, runs.list_readable)
     return Salvage(
         team_name=head.team_name if head else last.team_name if last else None,
         identity=_attempt(database, manifest.load_active_identity)

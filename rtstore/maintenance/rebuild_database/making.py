@@ -467,6 +467,11 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
         + (f" ({salvage.quarantined} files)" if salvage.quarantined else "")
         + "; what is in quarantine/ stays there",
     ]
+    if salvage.runs is None:
+        lost.append(
+            "which runs there were: an id of a run that ended or was superseded is taken for a new "
+            "one, so see that no process of such a run is alive"
+        )
     if salvage.retention is None:
         kept = Retention()
         lost.append(
