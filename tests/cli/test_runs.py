@@ -43,7 +43,14 @@ def open_team(parent: Path, *, notes: Descriptor = NOTES) -> RuntimeStore:
 
 def one_of_each(parent: Path) -> Path:
     """Runs that finished, failed, were superseded and died; the last one is the active one."""
-    return Path(shutil.copytree(_template(), parent / "team"))
+    directory = Path(shutil.copytree(_template(), parent / "team"))
+    old, new = (
+        f"{found.st_dev:x}:{found.st_ino:x}" for found in (_template().stat(), directory.stat())
+    )
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        # As if they had begun here: of a copy, nobody knows whether a process works in it.
+        raw.execute("UPDATE runs SET process_start = replace(process_start, ?, ?)", (old, new))
+    return directory
 
 
 @functools.cache
@@ -246,7 +253,9 @@ def test_status_and_plan_name_the_run(tmp_path: Path) -> None:
     """Its state, and whether its process lives; and how it ended when it did."""
     with open_team(tmp_path) as store:
         active = store.begin_run("run-1", writes={"own.notes": 1})
-        words = f"run-1, active; its process {os.getpid()} is alive: no other run begins meanwhile\n"
+        words = (
+            f"run-1, active; its process {os.getpid()} is alive: no other run begins meanwhile\n"
+        )
         for name, label in (("status", "Run                "), ("plan", "Run                ")):
             assert f"{label}{words}" in run(name, store.directory).out
         assert run("status", tmp_path).row(str(store.directory), "run-1", "ready")
