@@ -16,8 +16,8 @@ from rtstore import (
     InvalidRequestError,
     NewerStoreFileError,
     RecoveryFailedError,
-    RunIdentity,
     RuntimeStore,
+    StaleRunError,
     StorageError,
     StoreFileChangedError,
 )
@@ -41,7 +41,8 @@ PICK = st.integers(0, 6)
 """One of the stores that a program is about."""
 NUMBER = st.integers(0, 99)
 WRITES = st.dictionaries(PICK, NUMBER, min_size=1, max_size=4)
-IDENTITY_OF = st.sampled_from([IDENTITY, IDENTITY, IDENTITY, RunIdentity(run_id="run-2")])
+RUN = st.sampled_from(["active", "active", "active", "active", "new", "over"])
+"""For which run a batch is: the active one, one that it begins, or one that is over."""
 
 
 class StoreMachine(CheckedRuntime):
@@ -52,7 +53,7 @@ class StoreMachine(CheckedRuntime):
     @precondition(is_open)
     @rule(
         writes=WRITES,
-        identity=IDENTITY_OF,
+        run=RUN,
         offset=st.sampled_from([None, None, 0, 0, -1, 1]),
         named=st.booleans(),
         trouble=TROUBLE,
@@ -60,14 +61,14 @@ class StoreMachine(CheckedRuntime):
     def write_batch(
         self,
         writes: dict[int, int],
-        identity: RunIdentity,
+        run: str,
         offset: int | None,
         named: bool,
         trouble: Trouble | None,
     ) -> None:
         """A batch is there whole or not at all; compare and swap lets the right one through."""
         self.tick()
-        world = self.world
+        world, identity = self.world, self.identity_of(run)
         chosen = {self.name(pick): number for pick, number in writes.items()}
         data = {name: data_for(name, number) for name, number in chosen.items()}
         batch_id = self.names() if named else None
@@ -77,6 +78,8 @@ class StoreMachine(CheckedRuntime):
         def refusal() -> Refusal:
             if expected not in (None, current):
                 return ConflictError
+            if identity.run_id in world.over:
+                return StaleRunError
             return NewerStoreFileError if any(map(world.is_newer, data)) else None
 
         self.run_batch(
@@ -93,25 +96,28 @@ class StoreMachine(CheckedRuntime):
         )
 
     @precondition(is_open)
-    @rule(pick=PICK, number=NUMBER, identity=IDENTITY_OF, trouble=TROUBLE)
-    def update(
-        self, pick: int, number: int, identity: RunIdentity, trouble: Trouble | None
-    ) -> None:
+    @rule(pick=PICK, number=NUMBER, run=RUN, trouble=TROUBLE)
+    def update(self, pick: int, number: int, run: str, trouble: Trouble | None) -> None:
         """An update gets the committed data, and no edit by hand is used or overwritten."""
         self.tick()
         world, name = self.world, self.name(pick)
-        data = data_for(name, number)
+        data, identity = data_for(name, number), self.identity_of(run)
         coming = world.coming(name)
 
         def change(current: Any) -> Any:
             assert current == coming
             return data
 
+        def refusal() -> Refusal:
+            if identity.run_id in world.over:
+                return StaleRunError
+            return StoreFileChangedError if world.seems_changed(name) else None
+
         self.run_batch(
             Intent.of({name: data}, identity, self.now),
             lambda store: store.update(name, change, identity=identity, reason=CHECKPOINT),
             trouble,
-            lambda: StoreFileChangedError if world.seems_changed(name) else None,
+            refusal,
         )
 
     @precondition(is_open)
@@ -172,7 +178,7 @@ class StoreMachine(CheckedRuntime):
             return
         self.tick()
         to = wrote[-1 - which % len(wrote)]
-        data = data_of(world.intents[to].contents[name])
+        data, identity = data_of(world.intents[to].contents[name]), self.identity_of("active")
 
         def refusal() -> Refusal:
             if world.seems_changed(name):
@@ -180,8 +186,8 @@ class StoreMachine(CheckedRuntime):
             return InvalidRequestError if world.committed[name].batch_id == to else None
 
         self.run_batch(
-            Intent.of({name: data}, IDENTITY, self.now, reason="recovery"),
-            lambda store: store.revert(name, to=to, identity=IDENTITY),
+            Intent.of({name: data}, identity, self.now, reason="recovery"),
+            lambda store: store.revert(name, to=to, identity=identity),
             trouble,
             refusal,
         )
@@ -335,14 +341,17 @@ class StoreMachine(CheckedRuntime):
         self.tick()
         world, store = self.world, self.living
         waiting, blocked = list(world.pending), world.blocked(world.pending)
-        plan = store.plan_recovery()
-        intents = world.to_rebuild(behaviour, IDENTITY, self.now)
+        identity, plan = self.identity_of("active"), store.plan_recovery()
+        if waiting and (plan.stale_stores or any(item.identity != identity for item in waiting)):
+            return  # what is stale for whom changes on the way
+        to_rebuild = world.to_rebuild(behaviour)
+        intents = world.rebuilds(to_rebuild, identity, self.now)
         loose = world.loosely([*waiting, *intents])
         for name in STORES:
             loose[name] |= {world.current(name), *world.recovered(name), *world.restored(name)}
         try:
             with troubled(store, self.fs, trouble):
-                report = store.recover(plan, rebuilders=rebuilders(behaviour), identity=IDENTITY)
+                report = store.recover(plan, rebuilders=rebuilders(behaviour), identity=identity)
         except Crash:
             world.absorb(loose)
             self.bury([*waiting, *intents])
@@ -356,13 +365,14 @@ class StoreMachine(CheckedRuntime):
         assert behaviour in bad or not failed, failed
         self.finish_pending()
         allowed = {name: world.recovered(name) for name in STORES}
-        rebuilt = [intent for intent in intents if not intent.contents.keys() & world.committed]
+        left = {name for name in to_rebuild if name not in world.committed or world.is_stale(name)}
+        rebuilt = [intent for intent in intents if intent.contents.keys() == left]
         for intent in rebuilt:
             allowed.update({name: {content} for name, content in intent.contents.items()})
         world.absorb(allowed)
         self.settle(rebuilt)
-        self.tally["stores rebuilt"] += len(rebuilt)
-        assert len(rebuilt) == sum("rebuilt in batch" in (s.detail or "") for s in report.steps)
+        self.tally["stores rebuilt"] += len(left)
+        assert len(left) == sum("rebuilt in batch" in (s.detail or "") for s in report.steps)
         for action in report.remaining.actions:
             assert action.kind is not ActionKind.RESTORE_COMMITTED
 
@@ -381,7 +391,7 @@ class StoreMachine(CheckedRuntime):
     def recover_by_an_old_plan(self, pick: int, number: int) -> None:
         """A plan from before the last batch is refused, and nothing is done."""
         plan, mark = self.living.plan_recovery(), self.world.watermark
-        self.write_batch({pick: number}, IDENTITY, None, named=False, trouble=None)
+        self.write_batch({pick: number}, "active", None, named=False, trouble=None)
         if self.world.watermark == mark:
             return
         try:
@@ -397,17 +407,19 @@ class StoreMachine(CheckedRuntime):
         """A valid file changed by hand becomes the committed content, byte for byte."""
         self.tick()
         world, name = self.world, self.name(pick)
-        content = world.disk[name]
-        intent = Intent({name: content or b""}, IDENTITY, "recovery", self.now, exact=True)
+        content, identity = world.disk[name], self.identity_of("active")
+        intent = Intent({name: content or b""}, identity, "recovery", self.now, exact=True)
 
         def refusal() -> Refusal:
+            if identity.run_id in world.over:
+                return StaleRunError
             if world.disk[name] == world.current(name):
                 return InvalidRequestError
             if world.worth(name) is Worth.NEWER:
                 return NewerStoreFileError
             return None if world.worth(name) is Worth.VALID else InvalidRequestError
 
-        self.run_batch(intent, lambda store: store.adopt(name, identity=IDENTITY), trouble, refusal)
+        self.run_batch(intent, lambda store: store.adopt(name, identity=identity), trouble, refusal)
 
     @precondition(is_open)
     @rule(pick=st.integers(0, 9), trouble=TROUBLE)

@@ -21,6 +21,7 @@ from rtstore import (
     BatchUnfinishedError,
     NewerStoreFileError,
     Retention,
+    RunIdentity,
     RuntimeStore,
     RuntimeStoreError,
     StorageError,
@@ -29,7 +30,7 @@ from rtstore import (
 from tests.state_machine.stores import DESCRIPTORS, STORES, new_runtime
 from tests.state_machine.trouble import FragileFileSystem, Trouble, troubled
 from tests.state_machine.world import Intent, World
-from tests.support import NOON, Crash, Ids
+from tests.support import IDENTITY, NOON, Crash, Ids
 
 SMALL = Retention(batches=6, contents_per_store=2)
 
@@ -54,6 +55,7 @@ class Runtime(RuleBasedStateMachine):
         self.fs = FragileFileSystem()
         self.ids, self.names = Ids("batch"), Ids("own")
         self.receipts, self.plans = Ids("receipt"), Ids("plan")
+        self.run_ids = Ids("another")
 
     @initialize(
         keeps_everything=st.booleans(),
@@ -97,6 +99,14 @@ class Runtime(RuleBasedStateMachine):
     def name(self, pick: int) -> str:
         """One of the stores that this program is about: few, so that they meet trouble twice."""
         return self.focus[pick % len(self.focus)]
+
+    def identity_of(self, run: str) -> RunIdentity:
+        """The identity of the active run, of a new one, or of one that is over."""
+        if run == "new":
+            return RunIdentity(run_id=self.run_ids())
+        if run == "over" and self.world.over:
+            return RunIdentity(run_id=max(self.world.over))
+        return self.world.active or IDENTITY
 
     def tick(self) -> None:
         """Every rule has a second of its own, so that what it wrote is told apart."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,8 @@ class World:
     replaced: set[frozenset[tuple[str, bytes]]] = field(default_factory=set)
     """What somebody else wrote and the store then replaced: it must be retrievable for ever, each
     time one of these."""
+    over: set[str] = field(default_factory=set)
+    """The runs that were superseded."""
     pending: list[Intent] = field(default_factory=list)
     """Open batches of a dead writer, in a store that was opened without recovery."""
     maybe: list[Intent] = field(default_factory=list)
@@ -229,6 +232,8 @@ class World:
         self.batches[batch.batch_id] = batch
         self.intents[batch.batch_id] = intent
         intent.batch_id = batch.batch_id
+        if self.active is not None and self.active.run_id != intent.identity.run_id:
+            self.over.add(self.active.run_id)
         self.active = intent.identity
         for name, content in intent.contents.items():
             self.logged[name].add(content)
@@ -281,16 +286,27 @@ class World:
             return {None}
         return self.restored(name)
 
-    def to_rebuild(
-        self, behaviour: Rebuilding, identity: RunIdentity, moment: datetime
-    ) -> list[Intent]:
-        """The batches that the rebuilders of a recovery cause."""
+    def to_rebuild(self, behaviour: Rebuilding) -> list[str]:
+        """The stores that a recovery rebuilds: those that nobody committed, and those of another
+        run."""
         if behaviour is not Rebuilding.GOOD:
             return []
         return [
-            Intent.of({name: rebuilt(name)}, identity, moment, reason="recovery")
+            name
             for name in STORES
-            if name in REBUILDABLE and name not in self.committed
+            if name in REBUILDABLE
+            and (name not in self.committed or (self.is_stale(name) and self.is_healthy(name)))
+        ]
+
+    def rebuilds(
+        self, names: Sequence[str], identity: RunIdentity, moment: datetime
+    ) -> list[Intent]:
+        """The batch in which stores are rebuilt, and what it may be where some are refused on the
+        way: all of them first."""
+        return [
+            Intent.of({name: rebuilt(name) for name in some}, identity, moment, reason="recovery")
+            for number in range(len(names), 0, -1)
+            for some in combinations(names, number)
         ]
 
 
