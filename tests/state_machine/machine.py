@@ -41,7 +41,7 @@ PICK = st.integers(0, 6)
 """One of the stores that a program is about."""
 NUMBER = st.integers(0, 99)
 WRITES = st.dictionaries(PICK, NUMBER, min_size=1, max_size=4)
-RUN = st.sampled_from(["active", "active", "active", "active", "new", "over"])
+RUN = st.sampled_from(["active", "active", "new", "over", "over"])
 """For which run a batch is: the active one, one that it begins, or one that is over."""
 
 
