@@ -49,7 +49,7 @@ class RunRecord(Record):
     begun_by_batch: str | None = None
     """The id of its first batch; None when it is not known."""
     process: RunProcess | None = None
-    """The process that began or resumed it; None when that only wrote batches."""
+    """The process that began or resumed it; None when it is not known, as in an older database."""
     ended_at: Timestamp | None = None
     ending: RunEnding | None = None
     """How it ended; None unless its state is `ended`."""
