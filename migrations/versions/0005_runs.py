@@ -32,10 +32,10 @@ STATEMENTS = [
       state TEXT NOT NULL,
       began_at TEXT NOT NULL,
       begun_by_batch TEXT,  -- the id of its first batch; the batch itself may have been pruned
-      -- The process that began or resumed it. NULL: not recorded, it only wrote batches.
+      -- The process that began or resumed it. NULL: not known (imported, or an older database).
       host TEXT,
       pid INTEGER,
-      process_start TEXT,  -- tells the process from a later one with the same pid
+      process_start TEXT,  -- tells it from a later one with this pid, and the directory from a copy
       ended_at TEXT,
       ending TEXT,  -- how a run that ended did: by itself, by an error, or stopped
       why TEXT,
