@@ -350,7 +350,12 @@ def test_every_kind_has_an_event_that_can_be_written_down(store: RuntimeStore, t
         dumped = json.loads(event.model_dump_json(by_alias=True))
         assert dumped["kind"] == event.kind
         assert {"teamName", "directory", "batchId", "stores", "durationS"} <= dumped.keys()
-        assert type(event).model_validate(dumped) == event
+        read = type(event).model_validate(dumped)
+        if isinstance(event, NotReady):  # the legacy format has no identity in a plan
+            theirs = event.plan.model_copy(update={"expected": None, "stale_stores": ()})
+            assert read == event.model_copy(update={"plan": theirs})
+        else:
+            assert read == event
     kinds = {
         kind
         for event_type in get_args(Event)

@@ -451,9 +451,9 @@ def _with_other_receipts(logged: LoggedBatch) -> LoggedBatch:
 def no_fence() -> None:
     """A batch of a run that ended or was superseded is written like any other."""
 
-    def admit(connection: Connection, logged: LoggedBatch) -> None:
+    def admit(connection: Connection, logged: LoggedBatch, directory: Path) -> None:
         if runs.find(connection, str(logged.batch.run_id)) is None:
-            real(connection, logged)
+            real(connection, logged, directory)
 
     real = _replace(runs, "admit", admit)
     _replace(writer, "check_run", lambda *_: None)
@@ -462,8 +462,8 @@ def no_fence() -> None:
 def run_begun_without_its_stores() -> None:
     """A run is active as soon as its first batch is logged, and stays so when that fails."""
 
-    def admit(connection: Connection, logged: LoggedBatch) -> None:
-        real(connection, logged)
+    def admit(connection: Connection, logged: LoggedBatch, directory: Path) -> None:
+        real(connection, logged, directory)
         if runs.active_id(connection) != logged.batch.run_id:
             runs.complete(connection, [logged])
 

@@ -150,7 +150,9 @@ def test_odd_texts(scene: Scene, text: str) -> None:
         store.close()
         scene.remove()
     with RuntimeStore.open(scene.directory, team_name=TEAM) as store:
-        for options in ({"batch_id": text}, {"run": text}, {"snapshot": text}, {"receipts": text}):
+        for options in (
+            {"batch_id": text}, {"snapshot": text}, {"run": text}, {"run": text, "receipts": text},
+        ):  # fmt: skip
             scene.call("write", lambda options=options: _write_as(store, **options), about)  # type: ignore[misc]
         scene.call("read", lambda: store.read(text), about)
         scene.call("batch", lambda: store.batch(text), about)
