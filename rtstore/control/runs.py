@@ -28,8 +28,8 @@ from rtstore.control.schema import (
     runtime_manifest,
     write_batches,
 )
-from rtstore.control.sqlite.statements import Row, Statement
-from rtstore.errors import StaleRunError
+from rtstore.control.sqlite.statements import Row, Statement, driver_of
+from rtstore.errors import CorruptDatabaseError, StaleRunError, shown
 from rtstore.model.records import BatchReason, BatchState, LoggedBatch
 from rtstore.model.runs import RunEnding, RunProcess, RunRecord, RunState
 from rtstore.model.times import format_time
@@ -40,7 +40,7 @@ STOPPED = "its last batch is a stop_tombstone"
 
 def list_runs(connection: Connection) -> list[RunRecord]:
     """Return every run, the latest first."""
-    return [_record(row) for row in _SELECT_ALL.all(connection)]
+    return [_record(connection, row) for row in _SELECT_ALL.all(connection)]
 
 
 def list_readable(connection: Connection) -> list[RunRecord]:
@@ -52,13 +52,13 @@ def list_readable(connection: Connection) -> list[RunRecord]:
 def find(connection: Connection, run_id: str) -> RunRecord | None:
     """Return a run, or None when the id was never seen."""
     row = _SELECT.first(connection, run_id=run_id)
-    return None if row is None else _record(row)
+    return None if row is None else _record(connection, row)
 
 
 def active(connection: Connection) -> RunRecord | None:
     """Return the active run, or None."""
     row = _SELECT_ACTIVE.first(connection)
-    return None if row is None else _record(row)
+    return None if row is None else _record(connection, row)
 
 
 def active_id(connection: Connection) -> str | None:
@@ -70,7 +70,7 @@ def active_id(connection: Connection) -> str | None:
 def last(connection: Connection) -> RunRecord | None:
     """Return the active run, or else the one that began last; None before the first."""
     row = _SELECT_ACTIVE.first(connection) or _SELECT_LAST.first(connection)
-    return None if row is None else _record(row)
+    return None if row is None else _record(connection, row)
 
 
 def refuse_over(connection: Connection, run_id: str) -> None:
@@ -228,7 +228,16 @@ def runs_of_batches(connection: Connection, at: datetime) -> list[RunRecord]:
 # --- statements and rows --------------------------------------------------------------------------
 
 
-def _record(row: Row) -> RunRecord:
+def _record(connection: Connection, row: Row) -> RunRecord:
+    try:
+        return _validated(row)
+    except ValidationError as error:
+        path = driver_of(connection).execute("PRAGMA database_list").fetchone()[2]
+        problem = f"the row of run {shown(row['run_id'])} makes no sense"
+        raise CorruptDatabaseError(Path(path), problem) from error
+
+
+def _validated(row: Row) -> RunRecord:
     process = None
     if row["pid"] is not None:
         process = {"host": row["host"], "pid": row["pid"], "start": row["process_start"]}
@@ -237,7 +246,7 @@ def _record(row: Row) -> RunRecord:
 
 def _record_of_damaged(row: Row) -> RunRecord:
     try:
-        return _record(row)
+        return _validated(row)
     except ValidationError:
         is_active = row["state"] == RunState.ACTIVE.value
         epoch = datetime.fromtimestamp(0, UTC)

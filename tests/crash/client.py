@@ -250,14 +250,17 @@ class Caller:
         return False
 
     def recover(self) -> None:
-        """Plan, and carry the plan out; stores that can be polled are rebuilt."""
+        """Plan, and carry the plan out; stores that can be polled are rebuilt, in one batch."""
         store = self._opened
+        asked: list[str] = []
+        writes: dict[str, Any] = {}
 
         def poll(request: RebuildRequest) -> Any:
-            batch_id, name = self._next_id(), request.descriptor.schema_name
-            data = new_data(name, batch_id)
-            self.say(Intent(batch_id, {name: data}))
-            return data
+            asked.extend([] if asked else [self._next_id()])
+            name = request.descriptor.schema_name
+            writes[name] = new_data(name, asked[0])
+            self.say(Intent(asked[0], dict(writes)))
+            return writes[name]
 
         rebuilders = {RebuildStrategy.POLL_OPENCODE_PROVIDER: poll} if self._polls else None
         try:

@@ -14,9 +14,10 @@ def problems_of_runs(
 ) -> Iterator[str]:
     """What is wrong with the runs, the latest first, beside the committed batches in their order.
 
-    No run writes after the next one began. One is active, or none; none is left half begun.
+    A batch that upgrades data is of no run. No run writes after the next one began. One is active,
+    or none; none is left half begun.
     """
-    wrote = [batch.run_id for batch in committed]
+    wrote = [batch.run_id for batch in committed if batch.run_id is not None]
     for before, after in pairwise(wrote):
         if before != after and after in wrote[: wrote.index(before)]:
             yield f"a batch of {after} was committed after {before} had begun"

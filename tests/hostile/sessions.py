@@ -11,8 +11,8 @@ from tests.support import CHECKPOINT, IDENTITY, LAUNCH, LEASES, LEDGER, SESSIONS
 NOTES = "own.notes"
 NOTES_FILE = "members/alice/notes.json"
 
-ABOUT = [LEASES, NOTES, LEDGER, LAUNCH]
-"""The stores that a message may be about."""
+ABOUT = [LEASES, NOTES, LEDGER, LAUNCH, f"run {IDENTITY.run_id}"]
+"""The stores and the run that a message may be about."""
 
 LOOK: Steps = {
     "assess": lambda store: store.assess(),
