@@ -139,19 +139,30 @@ class StoreReader:
         return is_as_committed(found, committed)
 
     def snapshot(self, names: Sequence[str]) -> Snapshot:
-        """Return a snapshot: the contents of stores as of one batch, and its high watermark."""
+        """Return a snapshot: the contents of stores as of one batch, and its high watermark.
+
+        Code of this process that reads and closes a file of the database drops the locks that keep
+        the pages of a read transaction. Then contents may be newer than the high watermark, which
+        is read first and stays in SQLite's cache: such a snapshot is taken again.
+        """
 
         def query(connection: Connection) -> Snapshot:
+            high_watermark = manifest.load_head(connection).high_watermark
             found = _load(connection, names)
             absent = [name for name in names if name not in found]
             return Snapshot(
-                high_watermark=manifest.load_head(connection).high_watermark,
+                high_watermark=high_watermark,
                 contents=found,
                 lost=_lost(connection, absent),
                 directory=self._directory,
             )
 
-        return self._database.read(query)
+        for _ in range(_LOOKS):
+            taken = self._database.read(query)
+            newest = max((item.high_watermark or 0 for item in taken.contents.values()), default=0)
+            if newest <= taken.high_watermark:
+                break
+        return taken
 
     def _refuse_lost(self, name: str) -> None:
         """Raise `ContentMissingError` for a store with an entry and no content."""
