@@ -940,7 +940,7 @@ class Run:
 
     @property
     def resumed(self) -> bool:
-        """Whether the run was active already, so that nothing was written to begin it."""
+        """Whether the run was active already, so that no batch began it."""
         return self.batch is None
 
     def __repr__(self) -> str:

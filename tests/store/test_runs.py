@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from rtstore import (
+    DATABASE_NAME,
     Batch,
     CallError,
+    Descriptor,
     InvalidRequestError,
     RebuildRequest,
     RebuildStrategy,
+    Retention,
     Run,
     RunEnding,
     RunIdentity,
@@ -25,9 +31,17 @@ from rtstore import (
     StartKind,
     StoreFileChangedError,
     UnknownStoreError,
+    rebuild_database,
 )
+from rtstore.control import manifest
 from tests.support import plain_descriptor
 
+GOOD: dict[type, dict[str, Any]] = {
+    RunIdentity: {"run_id": "run-1"},
+    Retention: {},
+    Descriptor: dict(plain_descriptor("test.a", "a.json")),
+}
+"""Enough fields of each record that callers make."""
 A, B, C = "test.a", "test.b", "test.c"
 DESCRIPTORS = [plain_descriptor(name, f"{name}.json") for name in (A, B, C)]
 
@@ -442,3 +456,46 @@ def test_recovery_rebuilds_stale_stores_in_one_batch(store: RuntimeStore) -> Non
     strategy = {RebuildStrategy.NONE: lambda request: [request.data]}
     report = store.recover(report.remaining, rebuilders=strategy)
     assert report.remaining.stale_stores == ()
+
+
+# --- what outsiders met on the way ----------------------------------------------------------------
+
+
+def test_a_snapshot_that_is_newer_than_it_says_is_taken_again(
+    store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the pages of a read transaction were not kept, contents can be newer than the high
+    watermark that was read before them."""
+    begun(store).write_batch("recovery", {A: 2})
+    real, asked = manifest.load_head, list[int]()
+
+    def load_head(connection: Connection) -> manifest.ManifestHead:
+        head = real(connection)
+        asked.append(head.high_watermark)
+        return head.model_copy(update={"high_watermark": 1}) if len(asked) == 1 else head
+
+    monkeypatch.setattr(manifest, "load_head", load_head)
+    snapshot = store.snapshot()
+    assert (snapshot.high_watermark, snapshot.data(A), asked) == (2, 2, [2, 2])
+
+
+def test_a_rebuild_keeps_the_id_of_a_damaged_row(store: RuntimeStore) -> None:
+    """A run that was over stays so, although its row makes no sense; so does every other run."""
+    begun(store).end()
+    store.begin_run("run-2", keep="all")
+    store.close()
+    path = store.directory / DATABASE_NAME
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("UPDATE runs SET began_at = '2026-13-01T00:00:00.000Z' WHERE run_id = 'run-1'")
+    rebuild_database(store.directory, descriptors=DESCRIPTORS)
+    with RuntimeStore.open(store.directory, descriptors=DESCRIPTORS) as again:
+        assert states(again) == [("run-2", "active"), ("run-1", "ended")]
+        with pytest.raises(StaleRunError):
+            again.write_batch(identity=identity("run-1"), reason="recovery", writes={A: 3})
+
+
+@pytest.mark.parametrize("kind", [RunIdentity, Retention, Descriptor])
+def test_a_misspelt_field_is_refused(kind: type) -> None:
+    """What would silently not be there is named, with the fields that there are."""
+    with pytest.raises(InvalidRequestError, match=r"misspelt.*no such field; there are: "):
+        kind(**{**GOOD[kind], "misspelt": 1})
