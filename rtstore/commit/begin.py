@@ -115,9 +115,7 @@ def check_beginning(
 ) -> RunRecord | None:
     """Return the active run. Raises `StaleRunError` when the new run is over, `RunAliveError`, and
     `InvalidRequestError` when it is active under another snapshot or fingerprint."""
-    known = runs.find(connection, identity.run_id)
-    if known is not None and known.is_over:
-        raise runs.stale(connection, known)
+    runs.refuse_over(connection, identity.run_id)
     active = runs.active(connection)
     if active is None:
         return None
