@@ -116,9 +116,22 @@ class Crew:
         """What else is to be said at the end."""
         self._hands = hands
 
-    def run(self, job: Job, scenario: str, *, draws: int = 0, seed: int = 0) -> Tally:
-        """Carry out a job; gives what came of it, which is in the total too."""
-        tally = self._hands.do(job, scenario, Share(full=self.full, draws=draws, seed=seed))
+    def run(
+        self,
+        job: Job,
+        scenario: str,
+        *,
+        draws: int = 0,
+        seed: int = 0,
+        only_changing: bool = False,
+    ) -> Tally:
+        """Carry out a job; gives what came of it, which is in the total too.
+
+        With `only_changing` the points before which nothing can have changed are left out, also in
+        the full run.
+        """
+        full = self.full and not only_changing
+        tally = self._hands.do(job, scenario, Share(full=full, draws=draws, seed=seed))
         self.total.add(tally)
         return tally
 
