@@ -30,6 +30,7 @@ class Commands(Sections):
             "demo": "A writer is killed; see what is left.",
             "init": "Make a runtime directory for a team.",
             "import": "Take over a file-only directory.",
+            "guide": "The pages where things are looked up.",
         },
         "Look, and change nothing": {
             "status": "May the runtime start, and on what?",
@@ -110,7 +111,7 @@ def rtstore(
 ) -> None:
     """The state of an agent runtime: JSON files, made transactional by a SQLite database.
 
-    Not sure where to start? rtstore demo
+    Not sure where to start? rtstore demo. To look something up: rtstore guide
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
