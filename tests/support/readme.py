@@ -1,10 +1,12 @@
-"""Runs what the README shows, and compares or renews what it says was printed.
+"""Runs what the README and the guide show, and compares or renews what they say was printed.
 
-    python -m tests.support.readme            compare
-    python -m tests.support.readme --renew    write the real output into the README
+    python -m tests.support.readme              compare all of them
+    python -m tests.support.readme backups      compare some: README, or a topic of the guide
+    python -m tests.support.readme --renew      write the real output into them
 
-A fenced block marked `console` holds commands (`$ ...`) with their output; all of them are run in
-order, in one fresh directory, with the environment of this interpreter. A block marked `python` is
+A fenced block marked `console` holds commands (`$ ...`) with their output; those of a document are
+run in order, in one fresh directory, with the environment of this interpreter. A page of the guide
+finds there what `rtstore demo teams/demo` makes. A block marked `python` is
 run as a program there, or, when its first line is a comment with the name of a file, written into
 that file. A line `...` in a shown output stands for any number of lines. What changes
 from run to run (ids, times, ages, sizes, temporary paths) is compared by its shape.
@@ -23,7 +25,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = tuple(sorted((ROOT / "rtstore" / "guide").glob("*.md")))
+DEMO = "teams/demo"
 
 _FENCE = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -41,6 +46,7 @@ _SHAPES = [
     (re.compile(r"\bpid \d+\b"), "pid N"),
     (re.compile(r"\bprocess_id=\d+\b"), "process_id=N"),
     (re.compile(r"\bin \d+\.\d+s\b"), "in TIME"),
+    (re.compile(r"\bage_seconds = \d+\b"), "age_seconds = N"),
     (re.compile(r"[ \t]+"), " "),
     (re.compile(r"[─━═-]{3,}"), "---"),
 ]
@@ -48,27 +54,34 @@ _SHAPES = [
 
 @dataclass(frozen=True)
 class Step:
-    """One command or program of the README, and the output that it shows."""
+    """One command or program of a document, where it is, and the output that it shows."""
 
     kind: str
     source: str
     shown: str
+    document: Path
     line: int
 
+    @property
+    def where(self) -> str:
+        """The place, as editors find it."""
+        return f"{self.document.relative_to(ROOT)}:{self.line}"
 
-def steps(text: str) -> list[Step]:
+
+def steps(document: Path) -> list[Step]:
     """Everything that can be run, in order. The commands that install are left to `.ci/run`."""
     found = []
+    text = document.read_text(encoding="utf-8")
     for fence in _FENCE.finditer(text):
         line = text.count("\n", 0, fence.start()) + 2
         kind, body = fence.groups()
         if kind == "python":
-            found.append(Step("python", body, "", line))
+            found.append(Step("python", body, "", document, line))
             continue
         for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]:
             command, _, shown = part.partition("\n")
             if "venv" not in command:
-                found.append(Step("console", command, shown, line))
+                found.append(Step("console", command, shown, document, line))
             line += part.count("\n")
     return found
 
@@ -104,13 +117,13 @@ def run(step: Step, directory: Path, binaries: Path = Path(sys.executable).paren
         check=False,
     )
     if step.kind == "python" and done.returncode != 0:
-        raise AssertionError(f"README line {step.line}: the program failed:\n{done.stdout}")
+        raise AssertionError(f"{step.where}: the program failed:\n{done.stdout}")
     return done.stdout.replace(f"{directory.resolve()}/", "").replace(f"{directory}/", "")
 
 
 def run_without_the_shell(step: Step, directory: Path) -> str:
     """Where the sqlite3 program is missing: the query must run and find something; what it printed
-    is then taken to be what the README shows."""
+    is then taken to be what the document shows."""
     *_, database, query = shlex.split(step.source)
     connection = sqlite3.connect(directory / database)
     try:
@@ -160,23 +173,44 @@ def matches(shown: str, printed: str) -> bool:
     return re.fullmatch(r"\s*.*?\s*".join(pieces), shape(printed), re.DOTALL) is not None
 
 
+def begin(document: Path, directory: Path, demonstrated: Path) -> None:
+    """Make what a document finds in its fresh directory: a page of the guide what the demo left."""
+    if document != README:
+        shutil.copytree(demonstrated / DEMO, directory / DEMO)
+
+
+def compare(document: Path, demonstrated: Path) -> list[tuple[Step, str]]:
+    """Run a document; gives each step that printed something else, with what it printed."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        begin(document, directory, demonstrated)
+        printed = [(step, run(step, directory)) for step in steps(document)]
+    return [
+        (step, text)
+        for step, text in printed
+        if step.kind == "console" and not matches(step.shown, text)
+    ]
+
+
 def main() -> int:
     """Compare, or renew with `--renew`."""
-    text = README.read_text(encoding="utf-8")
-    renewed, wrong = text, 0
-    with tempfile.TemporaryDirectory() as directory:
-        for step in steps(text):
-            printed = run(step, Path(directory))
-            if step.kind == "python" or matches(step.shown, printed):
+    named = [word for word in sys.argv[1:] if word != "--renew"]
+    wrong = 0
+    with tempfile.TemporaryDirectory() as demonstrated:
+        demo = Step("console", f"rtstore demo {DEMO}", "", README, 0)
+        run(demo, Path(demonstrated))
+        for document in (README, *PAGES):
+            if named and document.stem not in named:
                 continue
-            wrong += 1
-            sys.stdout.write(f"README line {step.line}: $ {step.source}\n{printed}\n")
-            block = f"$ {step.source}\n{step.shown}"
-            renewed = renewed.replace(block, f"$ {step.source}\n{printed.rstrip()}\n", 1)
-    if "--renew" in sys.argv:
-        README.write_text(renewed, encoding="utf-8")
-        return 0
-    return 1 if wrong else 0
+            renewed = document.read_text(encoding="utf-8")
+            for step, printed in compare(document, Path(demonstrated)):
+                wrong += 1
+                sys.stdout.write(f"{step.where}: $ {step.source}\n{printed}\n")
+                block = f"$ {step.source}\n{step.shown}"
+                renewed = renewed.replace(block, f"$ {step.source}\n{printed.rstrip()}\n", 1)
+            if "--renew" in sys.argv:
+                document.write_text(renewed, encoding="utf-8")
+    return 1 if wrong and "--renew" not in sys.argv else 0
 
 
 if __name__ == "__main__":
