@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from filelock import FileLock
 
-from tests.support import breadth, places
+from tests.support import breadth, places, readme
 from tests.support.counts import Counts, Summary
 from tests.support.installed import Installed, install_wheel
 
@@ -21,6 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SUMMARY = pytest.StashKey[Summary]()
+Made = TypeVar("Made")
 NORMAL = "not thorough"
 """The marks that `pytest` runs by itself, as in pyproject.toml."""
 
@@ -92,15 +94,33 @@ def disk() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """An environment with the wheel of this checkout, made by the first process that needs it."""
+    """An environment with the wheel of this checkout."""
+    return _made_once(tmp_path_factory, "wheel", install_wheel)
+
+
+@pytest.fixture(scope="session")
+def demonstrated(tmp_path_factory: pytest.TempPathFactory, installed: Installed) -> Path:
+    """A folder with what the demo leaves: the pages of the guide begin with a copy of it."""
+
+    def demonstrate(folder: Path) -> Path:
+        installed.run(installed.bin / "rtstore", "demo", folder / readme.DEMO)
+        return folder
+
+    return _made_once(tmp_path_factory, "demonstrated", demonstrate)
+
+
+def _made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Made]
+) -> Made:
+    """What is made in a folder of its own, by the first process that needs it."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return install_wheel(tmp_path_factory.mktemp("wheel"))
+        return make(tmp_path_factory.mktemp(name))
     shared = tmp_path_factory.getbasetemp().parent
-    made = shared / "installed.pickle"
-    with FileLock(shared / "installed.lock"):
+    made = shared / f"{name}.pickle"
+    with FileLock(shared / f"{name}.lock"):
         if not made.exists():
-            folder = shared / "wheel"
+            folder = shared / name
             folder.mkdir()
-            made.write_bytes(pickle.dumps(install_wheel(folder)))
-        found: Installed = pickle.loads(made.read_bytes())
+            made.write_bytes(pickle.dumps(make(folder)))
+        found: Made = pickle.loads(made.read_bytes())
         return found

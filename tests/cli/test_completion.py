@@ -31,6 +31,11 @@ def test_commands() -> None:
     assert completed("rtstore quarantine re") == ["restore"]
 
 
+def test_topics() -> None:
+    """The pages of the guide."""
+    assert completed("rtstore guide up") == ["upgrades"]
+
+
 def test_stores(tmp_path: Path) -> None:
     """The stores of the directory that is typed already, by name, or by file; nothing is changed
     by it, and a writer need not stop."""

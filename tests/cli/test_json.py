@@ -93,6 +93,7 @@ SHAPES = {
     "quarantine list": {"directory", "teamName", "files"},
     "quarantine show": {"directory", "file", "content", "note"},
     "quarantine restore": {"directory", "file", "verdict", "next"},
+    "guide": {"topics", "text"},
     "demo": {
         *("directory", "database", "teamName", "batches", "kill", "crash", "runNumber", "steps"),
         *("outcome", "queries"),
@@ -116,10 +117,13 @@ RECEIPT = {field.alias or name for name, field in Receipt.model_fields.items()} 
 def _document(command: str, parent: Path) -> Any:
     if command == "import":
         return run("import", _copy(parent, "team-a"), "--json").json()
-    if command == "init":
-        return run("init", parent / "new", "--team", "t", "--json").json()
-    if command == "demo":
-        return run("demo", parent / "demo", "--json").json()
+    of_nothing: dict[str, list[str | Path]] = {
+        "init": [parent / "new", "--team", "t"],
+        "guide": ["backups"],
+        "demo": [parent / "demo"],
+    }
+    if command in of_nothing:
+        return run(command, *of_nothing[command], "--json").json()
     if command == "status of a folder":
         return _document_of_a_folder(parent)
     if command in OF_A_READY_TEAM:

@@ -1,4 +1,4 @@
-"""What is promised names the tests behind it: the README's table, and the proof by cases."""
+"""What is promised names the tests behind it: the table of the guide, and the proof by cases."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from rtstore.commit import writer
-from tests.support.readme import README
+from tests.support import CHECKOUT
 
 TESTS = Path(__file__).parents[1]
 _NAMED = re.compile(r"`([\w/]+\.py)::(\w+)`")
 
 
 def _rows() -> list[str]:
-    table = README.read_text(encoding="utf-8").split("## Guarantees")[1].split("\n\n")[1]
+    text = (CHECKOUT / "rtstore" / "guide" / "guarantees.md").read_text(encoding="utf-8")
+    table = text.split("\n\n")[1]
     return table.strip().splitlines()[2:]
 
 

@@ -1,6 +1,6 @@
-"""The questions of the README, asked by other programs: the sqlite3 shell and Datasette.
+"""The questions of the documents, asked by other programs: the sqlite3 shell and Datasette.
 
-What the shell prints is compared with the README in `test_readme`; here each line is run by the
+What the shell prints is compared with them in `test_readme`; here each line is run by the
 program and by Python's own module, and the rows must be the same.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shlex
 import shutil
 import sqlite3
@@ -43,20 +42,25 @@ print(json.dumps(asyncio.run(ask())))
 """
 
 
+PAGE = CHECKOUT / "rtstore" / "guide" / "sqlite3.md"
+DOCUMENTS = (readme.README, PAGE)
+
+
 @cache
 def questions() -> tuple[tuple[str, str], ...]:
-    """Every line of the README that is put to the sqlite3 program: its database, and the query."""
-    steps = readme.steps(readme.README.read_text(encoding="utf-8"))
+    """Every line that is put to the sqlite3 program: its database, and the query."""
+    steps = [step for document in DOCUMENTS for step in readme.steps(document)]
     lines = [shlex.split(step.source) for step in steps if step.source.startswith("sqlite3 ")]
-    return tuple((line[-2], line[-1]) for line in lines)
+    return tuple(dict.fromkeys((line[-2], line[-1]) for line in lines))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder after the commands of the README up to the last question."""
+def folder(tmp_path_factory: pytest.TempPathFactory, demonstrated: Path) -> Path:
+    """A folder after the commands of the page up to the last question."""
     folder = tmp_path_factory.mktemp("questions")
-    for step in readme.steps(readme.README.read_text(encoding="utf-8")):
-        if re.match(r"rtstore demo|cp -r|# \w+\.py|python -c", step.source):
+    readme.begin(PAGE, folder, demonstrated)
+    for step in readme.steps(PAGE):
+        if step.source.startswith("cp -r"):
             readme.run(step, folder)
     return folder
 
@@ -94,9 +98,9 @@ def same(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> None
 
 
 def test_every_view_is_asked() -> None:
-    """The README has a question to each view."""
+    """There is a question to each view."""
     asked = " ".join(query for _, query in questions())
-    text = readme.README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     views = {
         "batch_log", "current_state", "current_stores", "open_problems", "recovery_log", "run_log",
         "store_changes", "store_history", "store_sizes", "write_receipts",

@@ -1,4 +1,4 @@
-"""The README is true: every command and program in it runs, and prints what it shows."""
+"""The README and the guide are true: what is in them runs, prints what they show, and is found."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from rtstore.cli.commands.guide import about, pages
 from tests.support import readme
 from tests.support.installed import Installed
 
-ROOT = readme.README.parent
+README_LINES_MAX = 350
+COLUMNS_MAX = 80
+TOPICS = {page.stem: about(page.read_text(encoding="utf-8")) for page in readme.PAGES}
+DOCUMENTS = pytest.mark.parametrize(
+    "document", [readme.README, *readme.PAGES], ids=lambda path: path.stem
+)
 INSTALL_AND_DEMO = "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/rtstore demo"
 INSTALL_AND_TEST = (
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
@@ -25,16 +31,29 @@ def test_every_command_and_program_prints_what_the_readme_shows(
 ) -> None:
     """All commands and programs of the README, run in order in a fresh directory with nothing but
     the installed wheel, print what it shows (ids, times and sizes compared by their shape)."""
+    assert _run(readme.README, disk, installed) >= 8
+
+
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.stem)
+def test_every_page_of_the_guide_prints_what_it_shows(
+    tmp_path: Path, installed: Installed, demonstrated: Path, page: Path
+) -> None:
+    """The same of each page, which needs nothing of the others: only what the demo left."""
+    readme.begin(page, tmp_path, demonstrated)
+    _run(page, tmp_path, installed)
+
+
+def _run(document: Path, directory: Path, installed: Installed) -> int:
     ran = 0
-    for step in readme.steps(readme.README.read_text(encoding="utf-8")):
-        printed = readme.run(step, disk, installed.bin)
+    for step in readme.steps(document):
+        printed = readme.run(step, directory, installed.bin)
         ran += 1
         if step.kind == "console":
             assert readme.matches(step.shown, printed), (
-                f"README line {step.line}: $ {step.source}\nprinted:\n{printed}\n"
-                "To renew the README: python -m tests.support.readme --renew"
+                f"{step.where}: $ {step.source}\nprinted:\n{printed}\n"
+                f"To renew it: python -m tests.support.readme {document.stem} --renew"
             )
-    assert ran >= 8
+    return ran
 
 
 def test_the_comparison_notices_a_difference() -> None:
@@ -45,12 +64,63 @@ def test_the_comparison_notices_a_difference() -> None:
     assert readme.matches("12 B, 3 s ago", "9 B, 11 s ago")
 
 
+# --- what is found where ------------------------------------------------------------------------
+
+
+def test_the_readme_is_read() -> None:
+    """It is short enough to be read, and lists every page of the guide with what it is about."""
+    text = readme.README.read_text(encoding="utf-8")
+    assert text.count("\n") <= README_LINES_MAX
+    listed = re.findall(r"^- \[(\w+)\]\(rtstore/guide/(\w+)\.md\): (.*)$", text, re.MULTILINE)
+    assert listed == [(topic, topic, about) for topic, about in TOPICS.items()]
+    assert list(pages()) == list(TOPICS)
+
+
+@DOCUMENTS
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every link leads to a file that is there, and to a heading that is in it; one of a page says
+    what to type, for a terminal follows no link."""
+    text = document.read_text(encoding="utf-8")
+    for words, target, anchor in re.findall(r"\[([^\]]+)\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        file = document.parent / target if target else document
+        assert file.is_file(), target
+        assert not anchor or anchor in _anchors(file.read_text(encoding="utf-8")), anchor
+        assert document == readme.README or words == f"rtstore guide {file.stem}"
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_topics_that_are_named_exist() -> None:
+    """Wherever a page of the guide is named, by a document or by the package, there is one."""
+    files = [readme.README, *(readme.ROOT / "rtstore").rglob("*.py"), *readme.PAGES]
+    named = {
+        topic
+        for file in files
+        for topic in re.findall(r"rtstore guide ([a-z]\w+)", file.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert named <= set(TOPICS)
+
+
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.stem)
+def test_a_page_fits_a_terminal(page: Path) -> None:
+    """A page is called what its first line says, and no line of it is wider than a terminal, but
+    for commands, which are copied, and tables, which are drawn."""
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {page.stem}: ")
+    lines = [line for line in text.splitlines() if not line.startswith(("$ ", "| "))]
+    assert [line for line in lines if len(line) > COLUMNS_MAX] == []
+
+
 def test_the_two_commands_are_in_the_readme_and_ci_runs_the_same() -> None:
     """The README shows exactly the two commands, and `.ci/run` installs and tests as it says."""
     text = readme.README.read_text(encoding="utf-8")
     assert f"$ {INSTALL_AND_DEMO}\n" in text
     assert f"$ {INSTALL_AND_TEST}\n" in text
-    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    ci = (readme.ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "pip install -q -e '.[dev]'" in ci
     assert re.search(r"(^|/)pytest(\s|$|\")", ci, re.MULTILINE)
 
@@ -62,13 +132,13 @@ def test_the_first_command_works_on_a_fresh_machine(tmp_path: Path) -> None:
     environment, installs, and the demo ends with a ready store."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
+        cwd=readme.ROOT,
         capture_output=True,
         text=True,
         check=True,
     ).stdout.split("\n")
     for name in filter(None, listed):
-        source, target = ROOT / name, tmp_path / name
+        source, target = readme.ROOT / name, tmp_path / name
         if source.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())

@@ -39,7 +39,9 @@ def test_the_wheel_holds_the_package_and_its_migrations(installed: Installed) ->
         if path.is_file() and path.suffix != ".pyc"
     }
     assert names - metadata == expected
-    assert {"rtstore/py.typed", "rtstore/migrations/env.py"} <= names
+    assert {
+        "rtstore/py.typed", "rtstore/migrations/env.py", "rtstore/guide/sqlite3.md",
+    } <= names  # fmt: skip
 
 
 def test_the_wheel_says_what_it_needs(installed: Installed) -> None:
@@ -76,6 +78,13 @@ def test_the_package_comes_from_the_wheel(installed: Installed) -> None:
     assert Path(found["package"]).resolve() == site / "rtstore" / "__init__.py"
     assert Path(found["migrations"]).resolve() == site / "rtstore" / "migrations"
     assert installed.wheel.name.startswith(f"rtstore-{found['version']}-")
+
+
+def test_the_guide_is_in_it(installed: Installed) -> None:
+    """`rtstore guide TOPIC`, piped, is the page as it stands in the checkout."""
+    page = CHECKOUT / "rtstore" / "guide" / "backups.md"
+    done = installed.run(installed.bin / "rtstore", "guide", "backups", PYTHONIOENCODING="utf-8")
+    assert done.stdout == page.read_text(encoding="utf-8")
 
 
 def test_the_demo_runs(installed: Installed) -> None:

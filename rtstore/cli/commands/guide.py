@@ -82,7 +82,7 @@ def _near(topic: str) -> str:
     word = topic.lower()
     found = pages()
     near = difflib.get_close_matches(word, found)
-    near += [name for name, text in found.items() if word in about(text).lower()]
+    near += [name for name, text in found.items() if word and word in about(text).lower()]
     if near:
         return f"Did you mean {' or '.join(dict.fromkeys(near))}? All of them: rtstore guide"
     return f"There are: {', '.join(found)}"
