@@ -195,6 +195,8 @@ def compare(document: Path, demonstrated: Path) -> list[tuple[Step, str]]:
 def main() -> int:
     """Compare, or renew with `--renew`."""
     named = [word for word in sys.argv[1:] if word != "--renew"]
+    if unknown := set(named) - {document.stem for document in (README, *PAGES)}:
+        sys.exit(f"no such document: {', '.join(sorted(unknown))}")
     wrong = 0
     with tempfile.TemporaryDirectory() as demonstrated:
         demo = Step("console", f"rtstore demo {DEMO}", "", README, 0)
