@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from sqlalchemy import Connection
 
 from rtstore.commit.begin import Begun
-from rtstore.commit.group import PendingBatch
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
 from rtstore.commit.writer import BatchWriter
@@ -389,16 +388,7 @@ class RuntimeStore:
         modify, and returns the new data. Durable on return. Raises `StoreFileChangedError` when
         somebody else changed the file: their edit is neither used nor overwritten.
         """
-        return self._update(store, plain_change(change, store), identity, reason)
-
-    def _update(
-        self,
-        store: str,
-        change: Callable[[Any], Any],
-        identity: RunIdentity,
-        reason: BatchReason | str,
-        with_followers: Callable[[], Sequence[PendingBatch]] | None = None,
-    ) -> Batch:
+        change = plain_change(change, store)
         descriptor = self.descriptors.get(store)
         return self._writer.update(
             descriptor,
@@ -407,7 +397,6 @@ class RuntimeStore:
             identity=checked_identity(identity),
             reason=member(BatchReason, reason, "reason"),
             check_current=lambda: self._reader.check_file(descriptor),
-            with_followers=with_followers,
         )
 
     # --- runs -----------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from rtstore.commit.reporting import Observer, checked_observer, tell_observer
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
@@ -55,7 +57,41 @@ class LoopObserver:
             told.append(event)
 
 
-class _NotBegunError(Exception):
+class _Arrivals:
+    """What a loop is to hear. Calls that end together wake it once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_asked = False
+        """Whether the loop will look after now."""
+        self._loop = ref(loop)
+        self.arrived: deque[Callable[[], None]] = deque()
+        """What the loop calls when it looks."""
+
+    def wake(self) -> None:
+        """Have the loop look."""
+        loop = self._loop()
+        if loop is not None and not self.is_asked:
+            self.is_asked = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        self.is_asked = False
+        while self.arrived:
+            self.arrived.popleft()()
+
+
+_arrivals: WeakKeyDictionary[asyncio.AbstractEventLoop, _Arrivals] = WeakKeyDictionary()
+
+
+def _arrivals_of(loop: asyncio.AbstractEventLoop) -> _Arrivals:
+    found = _arrivals.get(loop)
+    if found is None:
+        found = _arrivals[loop] = _Arrivals(loop)
+    return found
+
+
+class NotBegunError(Exception):
     """The call was cancelled while it waited for its turn."""
 
 
@@ -74,11 +110,15 @@ class Call(Generic[Result]):
         self.name = name
         self.future: Future[Result] = Future()
         self.on_event: Observer | None = None
+        self.wakes: set[Callable[[], None]] | None = None
+        """Where to put what wakes the loop, while several calls end together."""
+        self.remind: Callable[[], object] = lambda: None
+        """Called now and then until the call ends: who runs it may have been interrupted."""
         self._ended = ended
         self._function = function
         self._lock = lock
         self._called_at = time.monotonic()
-        self._withdrawn = threading.Event()
+        self._withdrawn = False
         self._told: deque[Event] = deque()
         self._context = copy_context()
         self._context.run(_told.set, self._told)
@@ -97,8 +137,8 @@ class Call(Generic[Result]):
 
     def withdraw(self) -> None:
         """Prevent the call from beginning; no effect if it has begun."""
+        self._withdrawn = True
         self.future.cancel()
-        self._withdrawn.set()
 
     def execute(self) -> None:
         """Run the call in a worker thread, with the context variables of its caller."""
@@ -115,20 +155,23 @@ class Call(Generic[Result]):
         """Set an outcome when the worker ended without one: an asynchronous exception may have
         interrupted it, and the caller must not wait forever."""
         if not self.future.done():
-            self.fail(work.exception() or _NotBegunError())
+            self.fail(work.exception() or NotBegunError())
 
     def begin(self) -> bool:
         """Return whether the call is to run. If True, it can no longer be withdrawn."""
         return self.future.set_running_or_notify_cancel()
 
-    def wait(self) -> None:
-        """Call the function, with the context variables of its caller, and set its outcome."""
+    def wait(self, at_end: Callable[[], None] = lambda: None) -> None:
+        """Call the function, with the context variables of its caller, and set its outcome. Call
+        `at_end` right before."""
         try:
             result = self.in_context(self._function)
         except BaseException as error:  # noqa: BLE001 - as an executor does it
+            at_end()
             self.fail(error)
             del self  # or the error, its traceback and this frame would hold each other
         else:
+            at_end()
             self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
@@ -144,31 +187,11 @@ class Call(Generic[Result]):
         """Wait for the end of the call, through any cancellation. Then raise the first
         cancellation, with a note of what happened. `on_cancellation` is called at each one; by
         default it withdraws the call."""
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-        def arrive() -> None:
-            ended.set()
-            while self._told and self.on_event is not None:
-                tell_observer(self.on_event, self._told.popleft())
-
-        def announce(_: Future[Result]) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                context = self._context.copy()
-                context.run(_told.set, None)
-                loop.call_soon_threadsafe(arrive, context=context)
-
-        def look() -> None:  # whether the announcement was lost
-            if self.future.done():
-                arrive()
-            elif not ended.is_set():
-                loop.call_later(RECHECK_S, look)
-
-        loop.call_later(RECHECK_S, look)
-        self.future.add_done_callback(announce)
+        waiter = _Waiter(self)
         cancellation: asyncio.CancelledError | None = None
-        while not ended.is_set():
+        while not waiter.has_ended:
             try:
-                await ended.wait()
+                await waiter.wait()
             except asyncio.CancelledError as error:
                 cancellation = cancellation or error
                 (on_cancellation or self.withdraw)()
@@ -177,25 +200,37 @@ class Call(Generic[Result]):
         self._explain(cancellation)
         raise cancellation
 
-    def wait_for_turn(self) -> None:
-        """Wait until the lock is free. Raises `LockTimeoutError`, and `_NotBegunError` when the
-        call is withdrawn."""
+    def tell(self) -> None:
+        """Pass the events of the call on to the observer, on the loop."""
+        while self._told and self.on_event is not None:
+            tell_observer(self.on_event, self._told.popleft())
+
+    def told_context(self) -> Context:
+        """Return the context variables of the caller, for its observer: what that does is not part
+        of the call."""
+        context = self._context.copy()
+        context.run(_told.set, None)
+        return context
+
+    def wait_for_turn(self, is_first: Callable[[], bool] = lambda: True) -> None:
+        """Wait until the call is the first of its queue, and the lock is free. Raises
+        `LockTimeoutError`, and `NotBegunError` when the call is withdrawn."""
         lock, pause = self._lock, POLL_INTERVAL_S_MIN
         if lock is None:
             return
-        while not self._withdrawn.is_set() and _is_held(lock):
+        while not self._withdrawn and not (is_first() and not _is_held(lock)):
             if time.monotonic() >= self._called_at + lock.timeout_s:
                 raise lock.timed_out(lock.timeout_s)
-            self._withdrawn.wait(pause)
+            time.sleep(pause)
             pause = min(2 * pause, POLL_INTERVAL_S_MAX)
-        if self._withdrawn.is_set():
-            raise _NotBegunError
+        if self._withdrawn:
+            raise NotBegunError
 
     def _explain(self, cancellation: asyncio.CancelledError) -> None:
         """Add the outcome of the call to the exception, and write it to the log."""
         error: BaseException | None = None
         result: Result | None = None
-        if self.future.cancelled() or isinstance(self.future.exception(), _NotBegunError):
+        if self.future.cancelled() or isinstance(self.future.exception(), NotBegunError):
             outcome, text = "not_begun", "before it began: nothing of it was carried out"
         elif (error := self.future.exception()) is not None:
             outcome, text = "failed", f"while it ran, and failed: {type(error).__name__}: {error}"
@@ -238,3 +273,50 @@ def _in_words(result: object) -> str | None:
     if isinstance(result, QuarantinedFile):
         return f"{result.relative_path} is back where it was"
     return None
+
+
+class _Waiter:
+    """Waits on a loop for the end of a call. Any number may wait for one call."""
+
+    def __init__(self, call: Call[Any]) -> None:
+        self.has_ended = False
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._arrivals = _arrivals_of(self._loop)
+        self._ended = self._loop.create_future()
+        self._timer = self._loop.call_later(RECHECK_S, self._look)
+        self._thread = threading.get_ident()
+        call.future.add_done_callback(self._announce)
+
+    async def wait(self) -> None:
+        """Wait for the end of the call, or of the waiting task."""
+        if self._ended.cancelled():
+            self._ended = self._loop.create_future()
+        await self._ended
+
+    def _announce(self, _: object) -> None:
+        call, arrive = self._call, self._arrive
+        if call.on_event is not None:
+            arrive = partial(call.told_context().run, arrive)
+        self._arrivals.arrived.append(arrive)
+        if call.wakes is None or threading.get_ident() == self._thread:  # it was withdrawn here
+            self._arrivals.wake()
+        else:
+            call.wakes.add(self._arrivals.wake)
+
+    def _arrive(self) -> None:
+        self.has_ended = True
+        self._timer.cancel()
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._call.tell()
+
+    def _look(self) -> None:
+        """Find out whether the announcement was lost."""
+        self._arrivals.is_asked = False
+        if self._call.future.done():
+            self._arrive()
+            return
+        self._timer = self._loop.call_later(RECHECK_S, self._look)
+        with suppress(RuntimeError):  # the pool is being closed
+            self._call.remind()

@@ -9,17 +9,18 @@ import inspect
 import marshal
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from rtstore.aio.calls import Call
-from rtstore.commit.group import GROUP_MAX, PendingBatch, explain
+from rtstore.aio.calls import Call, NotBegunError
+from rtstore.commit.group import PendingBatch, Place, WriteQueue, explain
 from rtstore.commit.reporting import Observer
+from rtstore.commit.writer import BatchWriter
 from rtstore.control.lock import WriterLock
 from rtstore.errors import StoreClosedError
 from rtstore.model import arguments
@@ -33,20 +34,19 @@ Result = TypeVar("Result")
 class ThreadPools:
     """The thread pools of one store; each pool is a queue and its threads.
 
-    `directory` is for messages, `write` writes batches together. Not for use after a fork: the
-    threads stay with the parent.
+    `directory` is for messages. Not for use after a fork: the threads stay with the parent.
     """
 
     def __init__(
         self,
         directory: Path,
         lock: WriterLock,
-        write: Callable[[Sequence[PendingBatch]], None],
+        queue: WriteQueue,
         on_event: Observer | None = None,
     ) -> None:
         self.reads = Pool(self, "read", 4)
         self.plans = Pool(self, "plan", 2)
-        self.writes = WritePool(self, lock, write)
+        self.writes = WritePool(self, lock, queue)
         self.recoveries = Pool(self, "recover", 64, lock)
         self.on_event = on_event
         self._directory = directory
@@ -79,6 +79,7 @@ class ThreadPools:
     def _close(self, at_last: Callable[[], None]) -> None:
         for pool in (self.recoveries, self.plans, self.reads, self.writes):
             pool.executor.shutdown(wait=True)
+        self.writes.serve()  # what the thread may have left, after an exception from outside
         at_last()
 
 
@@ -116,151 +117,142 @@ class Pool:
 
 
 class BatchCall(Call[Batch]):
-    """A call that writes one batch, and can share a flush with others.
+    """A call that writes one batch, from a place of its own in the queue of the store.
 
-    `submit` checks and encodes the batch; the pool then writes it.
+    `submit` checks and encodes the batch, in the thread that serves the tasks.
     """
 
-    def __init__(self, submit: Callable[[], PendingBatch], lock: WriterLock) -> None:
-        super().__init__("write_batch", self._result, lock)
+    def __init__(self, submit: Callable[[], PendingBatch], writer: BatchWriter) -> None:
+        super().__init__("write_batch", self._result, writer.lock)
+        self.place: Place
         self._submit = submit
-        self.pending_batch: PendingBatch
+        self._writer = writer
+        self._began_at = time.perf_counter()
+        self._pending: list[PendingBatch] = []
 
-    def prepare(self) -> bool:
-        """Create the pending batch, and return True. On an error end the call, and return False."""
+    def withdraw(self) -> None:
+        """Prevent the batch from being written; no effect if a leader has it."""
+        super().withdraw()
+        for item in self._pending:
+            item.give_up(NotBegunError("the call was cancelled"), self._writer.directory)
+            if isinstance(item.error, NotBegunError):
+                self.fail(item.error)
+
+    def encode(self) -> None:
+        """Check and encode the batch, unless the call was cancelled."""
+        pending: list[PendingBatch] = []
         try:
-            self.pending_batch = self.in_context(self._submit)
+            if self.future.running() or self.begin():
+                pending.append(self.in_context(self._submit))
         except BaseException as error:  # noqa: BLE001 - as an executor does it
             self.fail(error)
-            return False
-        return True
+        self._pending = self.place.pending = pending
+        if self._withdrawn:
+            self.withdraw()
+
+    def execute(self) -> None:
+        """Write the batch, unless a leader has written it already. Report its events."""
+        error: BaseException | None = None
+        try:
+            self._writer.serve(self.place)
+            duration_s = time.perf_counter() - self._began_at
+            self.in_context(partial(self._writer.events.batches_ended, self._pending, duration_s))
+        except BaseException as raised:  # noqa: BLE001 - as an executor does it
+            error = raised
+        if error is not None and not any(item.is_done for item in self._pending):
+            self.fail(error)
+        elif not self.future.done():
+            self.wait()
+        del error  # or the error, its traceback and this frame would hold each other
 
     def fail(self, error: BaseException) -> None:
         """Set an error as the outcome, with a note of what is known of the batch."""
-        pending_batch = getattr(self, "pending_batch", None)
-        explain(error, () if pending_batch is None else (pending_batch,))
+        if not self.future.done():
+            explain(error, self._pending)
         super().fail(error)
 
-    def finish_with(self, error: BaseException | None) -> None:
-        """Set the outcome of the batch as the outcome, or this error when the batch has none."""
-        if error is None or self.pending_batch.is_done:
-            self.wait()
-        else:
-            self.fail(error)
-
     def _result(self) -> Batch:
-        return self.pending_batch.result()
+        return self._pending[0].result()
 
 
-class UpdateCall(Call[Batch]):
-    """A call that changes a store under the lock, and commits the batches queued behind it too.
-
-    `update` receives a function that begins those batches and returns them as `PendingBatch`es.
-    """
+class ServedPlace(Place):
+    """The place of a call of a task. `work` does the call, when it is the next of its server."""
 
     def __init__(
-        self, update: Callable[[Callable[[], Sequence[PendingBatch]]], Batch], lock: WriterLock
+        self, call: Call[Any], server: object, *, encode: Callable[[], None] | None = None
     ) -> None:
-        super().__init__("update", lambda: update(self.with_followers), lock)
-        self.with_followers: Callable[[], Sequence[PendingBatch]] = tuple
+        super().__init__(server=server, encode=encode)
+        self.call = call
+        self.work: Callable[[], None] = call.execute
 
 
 class WritePool(Pool):
-    """One thread that runs calls in their order. Batches that are waiting at that time are written
-    together by `write`, and share a flush."""
+    """One thread that serves the calls of tasks in the queue of the store, in their order."""
 
-    def __init__(
-        self,
-        workers: ThreadPools,
-        lock: WriterLock,
-        write: Callable[[Sequence[PendingBatch]], None],
-    ) -> None:
+    def __init__(self, workers: ThreadPools, lock: WriterLock, queue: WriteQueue) -> None:
         super().__init__(workers, "write", 1, lock)
-        self._write = write
-        self._waiting: deque[Call[Any]] = deque()
-        self._taken: list[Call[Any]] = []
-        """The calls that the current turn has taken from the queue."""
+        self._queue = queue
+        self._is_asked = False
+        """Whether the thread will look into the queue after now."""
+        self._current: ServedPlace | None = None
 
     def _start(self, call: Call[Any]) -> None:
-        self._waiting.append(call)
-        self._give_turn()
-
-    def _give_turn(self) -> None:
-        self.executor.submit(self._next).add_done_callback(self._turn_ended)
-
-    def _turn_ended(self, turn: Future[None]) -> None:
-        """End every taken call with an error when an asynchronous exception ended a turn."""
-        error = turn.exception()
-        if error is None:
-            return
-        taken, self._taken = self._taken, []
-        for call in taken:
-            call.fail(error)
-        with suppress(RuntimeError):  # no more turns: the pool is being closed
-            self._give_turn()
-
-    def _next(self) -> None:
-        """Run the call at the head of the queue, and the batches right behind it. Each call has one
-        turn, so the turn of a batch that an earlier turn wrote does nothing."""
-        self._taken = []
-        if not self._waiting:
-            return
-        head = self._waiting[0]
+        if isinstance(call, BatchCall):
+            call.place = place = ServedPlace(call, self, encode=call.encode)
+        else:
+            place = ServedPlace(call, self)
+            place.work = partial(self._queue.take_turn, place, partial(self._run, call, place))
+        call.remind = self._ask
+        self._queue.enter(place)
         try:
-            head.wait_for_turn()
+            if not self._is_asked:
+                self._ask()
+        except BaseException:
+            self._is_asked = False
+            place.close()
+            raise
+
+    def _ask(self) -> None:
+        self._is_asked = True
+        self.executor.submit(self.serve).add_done_callback(self._served)
+
+    def serve(self) -> None:
+        """Serve the places of tasks until there is none. Calls that ended together wake the loop
+        once."""
+        self._is_asked = False
+        wakes: set[Callable[[], None]] = set()
+        while (place := self._queue.next_of(self)) is not None:
+            assert isinstance(place, ServedPlace)  # noqa: S101 - `_start` makes no others
+            if not place.is_done:
+                _wake(wakes)
+            self._current = place
+            place.call.wakes = wakes
+            place.work()
+        _wake(wakes)
+
+    def _served(self, work: Future[None]) -> None:
+        """Go on after an exception from outside; its call ends with it."""
+        if work.exception() is None:
+            return
+        if self._current is not None:
+            self._current.close()
+            self._current.call.wakes = None
+            self._current.call.see_to_end(work)
+        with suppress(RuntimeError):  # the pool is being closed, which serves the rest
+            self._ask()
+
+    def _run(self, call: Call[Any], turn: Place) -> None:
+        """Run a call that is not a batch, in its turn. If it writes, the batches of tasks behind it
+        share its flush."""
+        if not call.begin():
+            return
+        try:
+            call.wait_for_turn(partial(self._queue.is_first, turn))
         except BaseException as error:  # noqa: BLE001 - it is for the caller
-            if self._take().begin():
-                head.fail(error)
-            return
-        if isinstance(head, BatchCall):
-            self._write_together(self._begin_batches())
-            return
-        if self._take().begin():
-            self._carry_out(head)
-
-    def _take(self) -> Call[Any]:
-        """Take the call at the head of the queue. It moves from one list to the other in one C
-        call, so no exception can lose it."""
-        self._taken.extend(map(deque.popleft, (self._waiting,)))
-        return self._taken[-1]
-
-    def _begin_batches(self) -> list[BatchCall]:
-        """Begin the batches at the head of the queue, and return those that can be written."""
-        begun = []
-        for _ in range(GROUP_MAX):
-            call = self._waiting[0] if self._waiting else None
-            if not isinstance(call, BatchCall):
-                break
-            self._take()
-            if call.begin() and call.prepare():
-                begun.append(call)
-        return begun
-
-    def _carry_out(self, head: Call[Any]) -> None:
-        """Run a call that is not a batch; with an update, also write the batches behind it."""
-        batches: list[BatchCall] = []
-
-        def followers() -> list[PendingBatch]:
-            batches.extend(self._begin_batches())
-            return [call.pending_batch for call in batches]
-
-        if isinstance(head, UpdateCall):
-            head.with_followers = followers
-        head.wait()
-        self._write_together(batches)
-
-    def _write_together(self, calls: Sequence[BatchCall]) -> None:
-        """Write the batches that have no outcome yet. Afterwards every batch has one."""
-        raised: BaseException | None = None
-        left = [call.pending_batch for call in calls if not call.pending_batch.is_done]
-        try:
-            if left:
-                self._write(left)
-        except BaseException as error:  # noqa: BLE001 - it is for the callers
-            raised = error
-        for call in calls:
-            call.finish_with(raised)
-        del raised  # or the error, its traceback and this frame would hold each other
+            call.fail(error)
+        else:
+            self._queue.encode_waiting(self)
+            call.wait(turn.close)  # whoever hears of its end finds the queue free
 
 
 class LoopRebuilders:
@@ -306,6 +298,11 @@ class LoopRebuilders:
             return copier(await data)
         finally:
             self._task = None
+
+
+def _wake(wakes: set[Callable[[], None]]) -> None:
+    while wakes:
+        wakes.pop()()
 
 
 def copier(data: Any) -> Callable[[], Any]:

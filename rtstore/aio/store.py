@@ -8,7 +8,8 @@ default executor stays free however long they wait for the writer lock.
 
     reads       4 threads    contents, batches, manifest, invariants: they never wait for the lock
     plans       2 threads    they read every file, and may wait for the lock while a writer is busy
-    writes      1 thread     in the order of the calls; batches waiting together share a flush
+    writes      1 thread     it serves the calls of tasks, in their order, in the queue that threads
+                             use too; batches waiting there together share a flush
     recoveries  as needed    a rebuilder takes its time, and may use the store meanwhile
 
 A read never waits behind a write that waits for the lock. A hundred tasks that write at the same
@@ -67,7 +68,6 @@ from rtstore.aio.pools import (
     BatchCall,
     LoopRebuilders,
     ThreadPools,
-    UpdateCall,
     copier,
 )
 from rtstore.commit.group import PendingBatch
@@ -153,7 +153,7 @@ class AsyncRuntimeStore:
         self.last_data_upgrade = store.last_data_upgrade
         """The upgrade of store data to its descriptors' versions that opening ran, or None."""
         self._writer = store._writer  # noqa: SLF001 - a part of the same facade
-        self._workers = ThreadPools(store.directory, store.lock, self._writer.write_pending)
+        self._workers = ThreadPools(store.directory, store.lock, self._writer.queue)
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ class AsyncRuntimeStore:
             )
             return self._writer.prepare(request, expected_high_watermark, batch_id)
 
-        return await self._workers.writes.run_call(BatchCall(submit, self.lock))
+        return await self._workers.writes.run_call(BatchCall(submit, self._writer))
 
     async def update(
         self,
@@ -287,9 +287,10 @@ class AsyncRuntimeStore:
         `change` is a plain function, and should be quick; it runs in a thread, under the lock. What
         it raises is raised here; only a `StopIteration` becomes a `RuntimeError`, as Python has it.
         """
-        plain, inside = plain_change(change, store), self.sync_store
-        update = partial(inside._update, store, plain, identity, reason)  # noqa: SLF001 - see above
-        return await self._workers.writes.run_call(UpdateCall(update, self.lock))
+        plain_change(change, store)  # a coroutine function is refused at once
+        return await self._workers.writes.run(
+            self.sync_store.update, store, change, identity=identity, reason=reason
+        )
 
     # --- runs -----------------------------------------------------------------------------------
 

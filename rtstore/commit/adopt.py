@@ -45,6 +45,7 @@ def draft_of_file(
     )
     draft = validate(request, None, now)
     draft.encoded = [(descriptor, EncodedStore.exactly(content))]
+    draft.in_place = True
     return draft
 
 

@@ -33,6 +33,7 @@ class Draft:
         "content_of",
         "encoded",
         "id_given",
+        "in_place",
         "quarantined",
         "request",
         "size",
@@ -47,6 +48,8 @@ class Draft:
         self.id_given = batch_id is not None
         """Whether the caller chose the id, and may repeat the call."""
         self.started_at = started_at
+        self.in_place = False
+        """Whether its file holds its bytes already, because it adopts that file."""
         self.encoded: list[tuple[Descriptor, EncodedStore]] = []
         self.size = 0
         """About how many bytes it writes."""

@@ -1,20 +1,25 @@
 """The queue in front of the writer lock: batches of one process that share a flush.
 
-The thread at the head of the queue leads: it takes the writer lock, then all batches that wait by
+Whoever is at the head of the queue leads: it takes the writer lock, then all batches that wait by
 then, and writes them. Then it wakes their callers, and the new head of the queue leads. So no
 caller waits for others to come, and a lone caller is its own leader.
 
     pending_batch  one batch: a draft before it is written, an outcome after
-    place          one thread in the queue, with the batches that it submits, in order
+    place          one caller in the queue, with the batches that it submits, in order
     leader         the thread at the head of the queue; it takes batches under the writer lock only
+    turn           the place of another call, which keeps its order among the batches
+
+A caller is a thread, which waits in its place and leads from there; or a task of a loop, which
+awaits the end of its place. One thread serves the places of all tasks, in their order (`serve`):
+it leads when one of them is at the head. It also encodes their batches, before it takes the lock.
 
 Waiting is bounded, and every outcome is true. One atomic step (`PendingBatch.claim`) decides who
-has a batch: the leader, which sets its outcome, or its caller, who withdraws it on a time-out or an
-exception. A leader claims with its hold of the writer lock. If that hold has ended without an
-outcome, the leader was interrupted, and its claim is void: the next leader takes the batch and
-finds its outcome. So nothing has to be put back. An error that belongs to no batch (the lock, an
-in-doubt batch that cannot be resolved) is raised to the leader alone; the others try for
-themselves.
+has a batch: the leader, which sets its outcome, or its caller, who withdraws it on a time-out, an
+exception or a cancellation. A leader claims with its hold of the writer lock. If that hold has
+ended without an outcome, the leader was interrupted, and its claim is void: the next leader takes
+the batch and finds its outcome. So nothing has to be put back. An error that belongs to no batch
+(the lock, an in-doubt batch that cannot be resolved) is raised to the leader alone; the others try
+for themselves.
 
 An exception may come at any line. (Also at the line of a `try` inside another `try` or `with` of
 the same function, where CPython 3.11 runs no handler of that function: so code that must run is in
@@ -32,7 +37,8 @@ A group adds to the cases of `rtstore.commit.writer` (the same tests cover them,
 * completing a group is one transaction: after a loss of power all of it is there or none.
 * a batch refused before the log leaves the group; if the database refuses one, each of the group is
   logged by itself. A batch is compared (`expected_high_watermark`, the data that `update` reads)
-  with what is committed only, so such a batch begins a group, and others may join it.
+  with what is committed only, so such a batch begins a group, and others may join it. (Not one that
+  adopts a file: that file is not written again, so undoing another batch must not change it.)
 * publishing fails -> that batch fails and is undone, the others go on; a store that it shared gets
   the last version among the others. If the failure cannot be recorded, the whole group stays in the
   log, and goes forward in its order.
@@ -43,23 +49,20 @@ from __future__ import annotations
 import io
 import os
 import queue
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from typing import NamedTuple, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 from rtstore.commit.draft import Draft
 from rtstore.control.lock import Hold, WriterLock
-from rtstore.errors import (
-    BatchFailedError,
-    BatchUnfinishedError,
-    LockTimeoutError,
-    RuntimeStoreError,
-)
+from rtstore.errors import BatchUnfinishedError, LockTimeoutError, RuntimeStoreError
 from rtstore.model import arguments
-from rtstore.model.records import Batch, BatchReason, LoggedBatch, QuarantinedFile
+from rtstore.model.records import Batch, BatchReason
 
 GROUP_MAX = 128
 """The most batches that share a flush, so that the first waits for a bounded number of others."""
@@ -69,6 +72,9 @@ RECHECK_S = 0.05
 """In seconds. A thread in the queue checks this often whether a wake-up was lost."""
 INTERRUPTED_S_MAX = 10.0
 """In seconds. The longest that an interrupted caller waits for the leader that has its batch."""
+POLL_S = 0.003
+"""In seconds. Who serves the tasks tries this often whether the lock is free, and encodes the
+batches that came meanwhile before it tries."""
 
 Result = TypeVar("Result")
 
@@ -85,30 +91,61 @@ class CallerError(Exception):
 
 
 class PendingBatch:
-    """One submitted batch and its outcome."""
+    """One submitted batch and its outcome. Its draft is there from the beginning, or composed under
+    the lock."""
 
     __slots__ = (
-        "_claims", "_context", "batch", "draft", "error", "expected_high_watermark", "log_begun",
+        "_claims", "_compose", "_context", "batch", "draft", "error", "expected_high_watermark",
+        "is_composed", "is_dropped", "log_begun",
     )  # fmt: skip
 
-    def __init__(self, draft: Draft, expected_high_watermark: int | None = None) -> None:
+    def __init__(
+        self,
+        draft: Draft | None = None,
+        expected_high_watermark: int | None = None,
+        *,
+        compose: Callable[[], Draft | None] | None = None,
+    ) -> None:
         if expected_high_watermark is not None:
             arguments.number(expected_high_watermark, "expected_high_watermark")
-        self.draft = draft
         self.expected_high_watermark = expected_high_watermark
         self.batch: Batch | None = None
         """The committed batch, once it is committed."""
         self.error: Exception | None = None
         """The error, if the batch is not committed."""
+        self.is_dropped = False
+        """Whether there was nothing to write, as was known under the lock."""
         self.log_begun = False
         """Whether it may be in the log. Then, without an outcome, its state is unknown."""
+        self.draft: Draft
+        """Its draft; with `compose` there is none before."""
+        if draft is not None:
+            self.draft = draft
+        self.is_composed = compose is not None
+        """Whether its draft is made under the lock: then only its caller's thread may lead it."""
+        self._compose = compose
         self._claims: dict[int, object] = {}
         self._context = copy_context()
 
     @property
+    def has_draft(self) -> bool:
+        """Whether its draft is there."""
+        return hasattr(self, "draft")
+
+    def compose(self) -> None:
+        """Make the draft, in the thread of its caller and under the lock. What the caller's
+        function raises passes unchanged."""
+        if self._compose is not None:
+            draft = self._compose()
+            if draft is None:
+                self.is_dropped = True
+            else:
+                self.draft = draft
+
+    @property
     def is_done(self) -> bool:
         """Whether it has an outcome."""
-        return self.batch is not None or self.error is not None
+        return self.batch is not None or self.error is not None or self.is_dropped
 
     def claim(self, claimant: object) -> bool:
         """Claim the batch for a leader's hold or for its caller. Return whether this claimant has
@@ -127,6 +164,16 @@ class PendingBatch:
     def withdraw(self) -> bool:
         """Claim it for its caller: no leader takes it then. Return False while a leader has it."""
         return self.claim(_WITHDRAWN)
+
+    def give_up(self, error: Exception, directory: Path) -> None:
+        """Withdraw it with an error as its outcome; no effect if a leader has it, or had it and has
+        set its outcome."""
+        if not self.is_done and self.withdraw() and not self.is_done:
+            self.error = error
+            if self.log_begun:  # by a leader that did not come to its end
+                self.error = BatchUnfinishedError(
+                    str(self.draft.batch_id), str(error), decided=False, directory=directory
+                )
 
     def result(self) -> Batch:
         """Return the committed batch, or raise its error."""
@@ -154,14 +201,15 @@ class PendingBatch:
     def describe(self) -> str:
         """Withdraw it, and return what an interrupted caller knows of it, as text."""
         withdrawn = self.withdraw()
-        name = "the batch" if self.draft.batch_id is None else f"batch {self.draft.batch_id}"
+        batch_id = self.draft.batch_id if self.has_draft else None
+        name = "the batch" if batch_id is None else f"batch {batch_id}"
         if self.batch is not None:
             return f"batch {self.batch.batch_id} is committed"
         if self.error is not None:
             return f"{name}: {type(self.error).__name__}: {self.error}"
         if withdrawn and not self.log_begun:
             return f"nothing of {name} was written"
-        how = "batches()" if self.draft.batch_id is None else f"batch({self.draft.batch_id!r})"
+        how = "batches()" if batch_id is None else f"batch({batch_id!r})"
         return f"it is not known whether {name} is committed: ask store.{how}"
 
 
@@ -217,21 +265,35 @@ def parts_by_run(group: Sequence[PendingBatch]) -> list[list[PendingBatch]]:
     return parts
 
 
-class _Place(io.BytesIO):
-    """One thread in the queue; closed when it has left. (It is a `BytesIO` because its `__exit__`
+class Place(io.BytesIO):
+    """One caller in the queue; closed when it has left. (It is a `BytesIO` because its `__exit__`
     and its `closed` are in C: no exception can come between the two.)"""
 
-    def __init__(self, pending: Sequence[PendingBatch], *, alone: bool) -> None:
+    def __init__(
+        self,
+        pending: Sequence[PendingBatch] | None = None,
+        *,
+        encode: Callable[[], None] | None = None,
+        server: object = None,
+    ) -> None:
         super().__init__()
-        self.pending = list(pending)
-        self.alone = alone
-        """Whether it must lead: its first batch is known only under the lock."""
+        self.pending = None if pending is None else list(pending)
+        """Its batches. None for a turn, and for a batch that is not encoded yet: no group goes
+        past it."""
+        self.encode = encode
+        """Sets `pending`, and raises nothing. Only the thread of its server calls it."""
+        self.server = server
+        """Who serves it, for the place of a task: only its server takes it out of the queue."""
+        self.thread: int | None = None
+        """The thread whose turn it is; None for all other places."""
+        self.deadline = 0.0
         self.leads = False
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     @property
     def is_done(self) -> bool:
-        if self.alone or self.leads:
+        """Whether all of its batches have an outcome, and it does not lead any more."""
+        if self.leads or self.pending is None:
             return False
         for item in self.pending:  # noqa: SIM110 - an exception could leave a generator half-way
             if not item.is_done:
@@ -242,14 +304,14 @@ class _Place(io.BytesIO):
 class TakeGroup:
     """Takes batches from the queue for a leader, while it holds the writer lock."""
 
-    def __init__(self, places: deque[_Place], place: _Place) -> None:
+    def __init__(self, places: deque[Place], place: Place) -> None:
         self._places = places
         self._place = place
         self.hold: Hold | None = None
 
     def begin(self) -> None:
         """Hold the place at the head of the queue until `end`. The lock is held."""
-        self._place.leads, self._place.alone = True, False
+        self._place.leads = True
 
     def end(self) -> None:
         """Release the lock. Calling it again is harmless."""
@@ -257,46 +319,59 @@ class TakeGroup:
             self.hold.release()
         self._place.leads = False
 
-    def __call__(self, group: Sequence[PendingBatch]) -> list[PendingBatch]:
-        """Take the batches at the head of the queue that can share a flush with `group`."""
+    def compose(self) -> None:
+        """Compose the batches of the leader's own place. Raises what their functions raise."""
+        for item in self._place.pending or ():
+            if not item.is_done:
+                item.compose()
+
+    def __call__(self) -> list[PendingBatch]:
+        """Take the batches at the head of the queue that can share a flush."""
         taken: list[PendingBatch] = []
-        count, size = len(group), sum(item.draft.size for item in group)
-        ids = {item.draft.batch_id for item in group}
+        ids: set[str | None] = set()
+        size = 0
         for item in self._waiting():
-            count, size = count + 1, size + item.draft.size
-            if count > 1 and not (
-                count <= GROUP_MAX
-                and size <= GROUP_BYTES_MAX
+            draft = item.draft
+            if taken and not (
+                len(taken) < GROUP_MAX
+                and size + draft.size <= GROUP_BYTES_MAX
                 # The comparison is with the committed watermark, not with one about to be.
                 and item.expected_high_watermark is None
                 # The first result must exist before it can be returned again.
-                and (item.draft.batch_id is None or item.draft.batch_id not in ids)
+                and (draft.batch_id is None or draft.batch_id not in ids)
+                and not taken[0].draft.in_place
             ):
                 break
-            if item.claim(self.hold) and not item.is_done:
-                ids.add(item.draft.batch_id)
+            if item.claim(self.hold) and not item.is_done:  # or its caller has withdrawn it
+                ids.add(draft.batch_id)
+                size += draft.size
                 taken.append(item)
-            else:  # its caller has withdrawn it
-                count, size = count - 1, size - item.draft.size
         return taken
 
-    def add(self, pending: Sequence[PendingBatch]) -> None:
-        """Add batches to the leader's place. They are taken next."""
-        self._place.pending.extend(pending)
-
     def _waiting(self) -> list[PendingBatch]:
-        """Return the batches at the head of the queue, up to a place that must lead."""
+        """Return the batches from the leader's place on, up to what this leader may not take: a
+        turn of another thread, a batch that another one composes, or one that is not encoded yet.
+        What has come before the leader's place, since it leads, was written in a turn; it leads
+        next."""
+        places = list(self._places)
         waiting: list[PendingBatch] = []
-        for place in list(self._places):
-            if place.alone:
+        me = threading.get_ident()
+        for place in places[places.index(self._place) :]:
+            if place.closed or (place.pending is None and place.thread == me):
+                continue  # in the second case the leader writes in its turn
+            if place.pending is None:
                 break
-            if not place.closed:
-                waiting += [item for item in place.pending if not item.is_done]
+            for item in place.pending:
+                if item.is_done:
+                    continue
+                if item.is_composed and place is not self._place:
+                    return waiting
+                waiting.append(item)
         return waiting
 
 
 class WriteQueue:
-    """The queue of the threads of one process in front of one writer lock."""
+    """The queue of one process in front of one writer lock."""
 
     def __init__(self, lock: WriterLock) -> None:
         self._lock = lock
@@ -304,77 +379,134 @@ class WriteQueue:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._places: deque[_Place] = deque()
+        self._places: deque[Place] = deque()
+        self._turns: dict[int, Place] = {}
+        """The last turn of each thread."""
 
     def run(
-        self,
-        pending: Sequence[PendingBatch],
-        commit_group: Callable[[TakeGroup], None],
-        *,
-        first: Callable[[TakeGroup], None] | None = None,
+        self, pending: Sequence[PendingBatch], commit_group: Callable[[TakeGroup], None]
     ) -> None:
         """Return when every pending batch has an outcome. On this thread's turn, `commit_group` is
-        called under the writer lock, to take batches and to set the outcome of each. With `first`,
-        the thread leads in any case, and `first` is called the first time: it writes a batch of its
-        own, and takes others to go with it.
+        called under the writer lock, to take batches and to set the outcome of each.
 
         Raises what `WriterLock.hold` and `commit_group` raise. A time-out is the outcome of the
-        batches that no leader has by then; with `first` it is raised.
+        batches that no leader has by then.
         """
-        if self._pid != os.getpid():  # the threads in the queue stayed with the parent
-            self._begin()
         self._lock.refuse_reentry()
-        deadline = time.monotonic() + self._lock.timeout_s
-        with _Place(pending, alone=first is not None) as place:
+        place = Place(pending)
+        with place:
             try:
-                self._places.append(place)
-                while not place.is_done:
-                    if self._head() is not place:
-                        self._wait(place, deadline)
-                    elif place.alone and first is not None:
-                        self._lead(place, first, deadline)
-                    else:
-                        self._lead(place, commit_group, deadline)
+                self.enter(place)
+                self._see_to(place, commit_group)
             finally:
                 self._leave(place)
 
-    def _lead(
-        self, place: _Place, commit_group: Callable[[TakeGroup], None], deadline: float
-    ) -> None:
+    def enter(self, place: Place) -> None:
+        """Put a place into the queue: at its end; at its head for a thread whose turn it is."""
+        if self._pid != os.getpid():  # the threads in the queue stayed with the parent
+            self._begin()
+        place.deadline = time.monotonic() + self._lock.timeout_s
+        turn = self._turns.get(threading.get_ident())
+        if turn is not None and not turn.closed:
+            self._places.appendleft(place)
+        else:
+            self._places.append(place)
+
+    # --- for the tasks of a loop ------------------------------------------------------------------
+
+    def serve(self, place: Place, commit_group: Callable[[TakeGroup], None]) -> None:
+        """Do for the place of a task what `run` does for that of a thread. It is in the queue."""
+        with place:
+            try:
+                self._see_to(place, commit_group)
+            finally:
+                self._leave(place)
+
+    def take_turn(self, turn: Place, function: Callable[[], None]) -> None:
+        """Call a function in its turn. What it submits goes before what waits behind the turn."""
+        with turn:
+            try:
+                turn.thread = threading.get_ident()
+                self._turns[turn.thread] = turn
+                function()
+            finally:
+                self._leave(turn)
+
+    def next_of(self, server: object) -> Place | None:
+        """Return the first place of a server that has not left, or None. It may be done."""
+        for place in list(self._places):
+            if place.server is server and not place.closed:
+                return place
+        return None
+
+    def is_first(self, turn: Place) -> bool:
+        """Return whether nothing of this process is before a turn."""
+        return self._head() is turn
+
+    def encode_waiting(self, server: object) -> None:
+        """Encode the batches of a server's tasks that can go with the next group."""
+        encoded = -1
+        while encoded:  # others may have come meanwhile
+            encoded = 0
+            for place in list(self._places)[:GROUP_MAX]:
+                if place.server is not server or place.pending is not None or place.closed:
+                    continue
+                if place.encode is not None:
+                    place.encode()
+                    encoded += 1
+
+    # --- leading ----------------------------------------------------------------------------------
+
+    def _see_to(self, place: Place, commit_group: Callable[[TakeGroup], None]) -> None:
+        while not place.is_done:
+            if place.encode is not None:
+                self.encode_waiting(place.server)
+            if self._head() is not place:
+                self._wait(place)
+            else:
+                self._lead(place, commit_group)
+
+    def _lead(self, place: Place, commit_group: Callable[[TakeGroup], None]) -> None:
         group = TakeGroup(self._places, place)
         try:
-            self._hold_and_lead(group, commit_group, deadline)
+            self._hold_and_lead(group, place, commit_group)
         except _NotAcquiredError:
-            self._give_up(place)
+            if time.monotonic() >= place.deadline:
+                self._give_up(place)
+            else:
+                time.sleep(POLL_S)
         finally:
             group.end()
             self._wake()
 
     def _hold_and_lead(
-        self, group: TakeGroup, commit_group: Callable[[TakeGroup], None], deadline: float
+        self, group: TakeGroup, place: Place, commit_group: Callable[[TakeGroup], None]
     ) -> None:
-        with self._acquire(deadline) as group.hold:
+        with self._acquire(place) as group.hold:
             group.begin()
             commit_group(group)
             group.end()
 
-    def _acquire(self, deadline: float) -> Hold:
+    def _acquire(self, place: Place) -> Hold:
+        left_s = max(0.0, place.deadline - time.monotonic())
         try:
-            return self._lock.hold(max(0.0, deadline - time.monotonic()))
+            return self._lock.hold(left_s if place.encode is None else 0)
         except LockTimeoutError:
             raise _NotAcquiredError from None
 
     # --- the queue ------------------------------------------------------------------------------
 
-    def _head(self) -> _Place | None:
+    def _head(self) -> Place | None:
         """Return the place whose turn it is: the first that has not left and is not done."""
         for place in list(self._places):
             if not (place.closed or place.is_done):
                 return place
-            self._remove(place)
+            if place.closed or place.server is None:
+                self._remove(place)
+                place.wake.put(None)
         return None
 
-    def _remove(self, place: _Place) -> bool:
+    def _remove(self, place: Place) -> bool:
         try:
             self._places.remove(place)
         except ValueError:  # another thread removed it
@@ -382,102 +514,43 @@ class WriteQueue:
         return True
 
     def _wake(self) -> None:
-        """Wake the places whose batches are done, and the place whose turn it is."""
+        """Wake the callers whose batches are done, and the place whose turn it is."""
         for place in list(self._places):
             if place.closed or place.is_done:
-                self._remove(place)
+                if place.closed or place.server is None:
+                    self._remove(place)
                 place.wake.put(None)
         head = self._head()
         if head is not None:
             head.wake.put(None)
 
-    def _wait(self, place: _Place, deadline: float) -> None:
-        left_s = deadline - time.monotonic()
+    def _wait(self, place: Place) -> None:
+        left_s = place.deadline - time.monotonic()
         if left_s <= 0:
             self._give_up(place)
         with suppress(queue.Empty):
             place.wake.get(timeout=min(left_s, RECHECK_S) if left_s > 0 else RECHECK_S)
 
-    def _give_up(self, place: _Place) -> None:
+    def _give_up(self, place: Place) -> None:
         """The time-out is over: withdraw what no leader has. The rest is being carried out."""
-        if place.alone:
-            raise self._lock.timed_out(self._lock.timeout_s)
-        for item in place.pending:
-            if not item.is_done and item.withdraw() and not item.is_done:
-                item.error = error = self._lock.timed_out(self._lock.timeout_s)
-                if item.log_begun:  # by a leader that did not come to its end
-                    batch_id = str(item.draft.batch_id)
-                    item.error = BatchUnfinishedError(
-                        batch_id, str(error), decided=False, directory=self._lock.path.parent
-                    )
+        for item in place.pending or ():
+            if not item.is_done:
+                error = self._lock.timed_out(self._lock.timeout_s)
+                item.give_up(error, self._lock.path.parent)
 
-    def _leave(self, place: _Place) -> None:
+    def _leave(self, place: Place) -> None:
         """Leave the queue in any case, after waiting for the batches that a leader has."""
         try:
             deadline = time.monotonic() + INTERRUPTED_S_MAX
-            for item in place.pending:
+            for item in place.pending or ():
                 while not (item.is_done or item.withdraw()) and time.monotonic() < deadline:
                     with suppress(queue.Empty):
                         place.wake.get(timeout=RECHECK_S)
         finally:
             place.close()
-            if self._remove(place) and (head := self._head()) is not None:
-                head.wake.put(None)
+            if self._remove(place) and not place.is_done:  # or its leader has woken the next
+                self._wake()
 
 
 class _NotAcquiredError(Exception):
-    """The writer lock was not free within the time-out of this queue."""
-
-
-class UnderWay(NamedTuple):
-    """A batch that is logged and not complete."""
-
-    pending_batch: PendingBatch
-    logged: LoggedBatch
-
-    @property
-    def number(self) -> int:
-        """Its number, which is its place in the order."""
-        return self.logged.batch.batch_number
-
-    @property
-    def content_of(self) -> Mapping[str, bytes]:
-        """The bytes that it writes, by store."""
-        return self.pending_batch.draft.content_of
-
-
-Publish = Callable[
-    [LoggedBatch, Mapping[str, bytes], Container[str], Sequence[QuarantinedFile]], None
-]
-"""Publishes the stores of a batch that are due; raises when the batch has failed."""
-
-
-def publish_together(under_way: Sequence[UnderWay], publish: Publish) -> list[UnderWay]:
-    """Publish batches in their order. Return those whose files are in place; set the error of the
-    others. A batch that cannot be published fails, and its published files are undone; then a store
-    that it shared gets the last version among the remaining batches."""
-    going = list(under_way)
-    quarantined = [kept for item in going for kept in item.pending_batch.draft.quarantined]
-    on_disk: dict[str, int] = {}
-    while True:
-        last = {name: item.number for item in going for name in item.content_of}
-        for item in going:
-            due = {
-                name for name in item.content_of if last[name] == item.number != on_disk.get(name)
-            }
-            try:
-                publish(item.logged, item.content_of, due, quarantined)
-            except BatchFailedError as error:
-                item.pending_batch.error = error
-                going.remove(item)
-                for name in item.content_of:
-                    on_disk.pop(name, None)
-                break
-            except BatchUnfinishedError as error:
-                # It stays in the log and goes forward, so none of the group may be completed now.
-                for other in going:
-                    other.pending_batch.error = error.about(other.logged.batch.batch_id)
-                return []
-            on_disk.update(dict.fromkeys(due, item.number))
-        else:
-            return going
+    """The writer lock was not free in time."""

@@ -116,7 +116,7 @@ class EventDispatcher:
                 pending_batch.run(partial(self._batch_ended, duration_s))
 
     def _batch_ended(self, duration_s: float, pending_batch: PendingBatch) -> None:
-        if not pending_batch.draft.writes:
+        if not (pending_batch.has_draft and pending_batch.draft.writes):
             return  # it was refused, or an earlier call wrote it
         batch, error = pending_batch.batch, pending_batch.error
         if batch is None and not (

@@ -60,12 +60,12 @@ completes them. Each stays a batch of its own, with its receipts and its high wa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import Connection
 
@@ -82,14 +82,13 @@ from rtstore.commit.begin import (
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.group import (
     PendingBatch,
+    Place,
     TakeGroup,
-    UnderWay,
     WriteQueue,
     explain,
     names_of,
     own_error,
     parts_by_run,
-    publish_together,
 )
 from rtstore.commit.preconditions import (
     CommittedState,
@@ -190,7 +189,8 @@ class BatchWriter:
         self._receipt_id_factory = receipt_id_factory
         self._clock = clock
         self._committed = CommittedState(self.publisher)
-        self._queue = WriteQueue(self.lock)
+        self.queue = WriteQueue(self.lock)
+        """All batches of this process go through it."""
 
     def write_batch(
         self,
@@ -243,13 +243,19 @@ class BatchWriter:
         began_at = time.perf_counter()
         try:
             need_stack()
-            self._queue.run(pending, self._lead)
+            self.queue.run(pending, self._lead)
         except RuntimeStoreError:
             # An error of the leader afterwards does not concern a batch that has its outcome.
             if not pending or not all(item.is_done for item in pending):
                 raise
         finally:
             self.events.batches_ended(pending, time.perf_counter() - began_at)
+
+    def serve(self, place: Place) -> None:
+        """Write the batch of a task that is in the queue. Raises an error that is not that of the
+        batch."""
+        need_stack()
+        self.queue.serve(place, self._lead)
 
     def update(
         self,
@@ -260,25 +266,17 @@ class BatchWriter:
         identity: RunIdentity,
         reason: BatchReason,
         check_current: Callable[[], None] | None = None,
-        with_followers: Callable[[], Sequence[PendingBatch]] | None = None,
     ) -> Batch:
         """Read, change and write one store under the writer lock, so that no update is lost.
 
         `change` receives the committed data (None before the first) and returns the new data. It
         runs under the lock, so it should be quick, and it must not write to the store itself. Its
         exceptions pass unchanged, and then nothing is written. Otherwise as `write_batch`.
-
-        `with_followers` is called just before the batch is logged. The batches that it returns are
-        written directly after this one, and each gets an outcome. If this raises earlier, none of
-        them was tried.
         """
         self.database.check_usable()
         name = descriptor.schema_name
-        outcome: list[PendingBatch] = []
-        joined: list[PendingBatch] = []
-        began_at = time.perf_counter()
 
-        def commit_group(take: TakeGroup) -> None:
+        def compose() -> Draft:
             found = self._committed.refresh([name])
             check_run(identity.run_id, found, self.database)
             committed = found.files.get(name)
@@ -295,26 +293,9 @@ class BatchWriter:
                 reason=reason,
                 writes=(StoreWrite(descriptor=descriptor, data=data),),
             )
-            outcome.append(PendingBatch(validate(request, None, self._now())))
-            if with_followers is not None:
-                joined.extend(with_followers())
-                take.add(joined)
-            self._write_group([*outcome, *take(outcome)])
+            return validate(request, None, self._now())
 
-        try:
-            try:
-                need_stack()
-                self._queue.run([], self._lead, first=commit_group)
-            except RuntimeStoreError:
-                if not (outcome and outcome[0].is_done):  # as in `write_pending`
-                    raise
-            finally:
-                duration_s = time.perf_counter() - began_at
-                self.events.batches_ended([*outcome, *joined], duration_s)
-            return outcome[0].result()
-        except BaseException as error:
-            explain(error, outcome)
-            raise
+        return self._write_composed(compose)
 
     def begin_run(
         self,
@@ -331,54 +312,55 @@ class BatchWriter:
         `ContentMissingError` for a kept store; otherwise as `write_batch`.
         """
         self.database.check_usable()
-        outcome: list[PendingBatch] = []
-        before: list[RunRecord | None] = []
-        left: list[str] = []
-        process: list[RunProcess | None] = []
-        began_at = time.perf_counter()
+        before: RunRecord | None = None
+        left: tuple[str, ...] = ()
+        process: RunProcess | None = None
 
-        def commit_group(take: TakeGroup) -> None:
+        def compose() -> Draft | None:
+            nonlocal before, left, process
             found = self._committed.refresh(beginning.names)
-            before[:] = [
-                self.database.read_on_writer(
-                    partial(
-                        check_beginning,
-                        identity=beginning.identity,
-                        directory=self.directory,
-                        supersede=beginning.supersede,
-                    )
+            before = self.database.read_on_writer(
+                partial(
+                    check_beginning,
+                    identity=beginning.identity,
+                    directory=self.directory,
+                    supersede=beginning.supersede,
                 )
-            ]
-            ask_left = partial(left_by, run_id=beginning.run_id)
+            )
             if beginning.is_active(found):
-                process[:] = [self._resume(beginning.run_id)]
+                process = self._resume(beginning.run_id)
                 draft = draft_of_first_contents(beginning, found, now=self._now())
             else:
-                process[:] = [this_process(self.directory)]
+                process = this_process(self.directory)
                 draft = draft_of_beginning(
                     beginning, found, self.publisher, check_file=check_file, now=self._now()
                 )
             written = () if draft is None else draft.names
-            left[:] = self.database.read_on_writer(partial(ask_left, names=written))
-            if draft is not None:
-                outcome.append(PendingBatch(draft))
-            self._write_group([*outcome, *take(outcome)])
+            ask_left = partial(left_by, run_id=beginning.run_id, names=written)
+            left = self.database.read_on_writer(ask_left)
+            return draft
 
+        pending: list[PendingBatch] = []
         try:
-            try:
-                need_stack()
-                self._queue.run([], self._lead, first=commit_group)
-            except RuntimeStoreError:
-                if not (outcome and outcome[0].is_done):  # as in `write_pending`
-                    raise
-            finally:
-                self.events.batches_ended(outcome, time.perf_counter() - began_at)
-            batch = outcome[0].result() if outcome else None
-            if batch is None or (before[0] is not None and before[0].run_id == beginning.run_id):
-                return Begun(None, None, tuple(left), process[0])  # resumed
-            return Begun(batch, superseded_by(batch, before[0]), tuple(left), process[0])
+            pending.append(PendingBatch(compose=compose))
+            self.write_pending(pending)
+            batch = None if pending[0].is_dropped else pending[0].result()
+            if batch is None or (before is not None and before.run_id == beginning.run_id):
+                return Begun(None, None, left, process)  # resumed
+            return Begun(batch, superseded_by(batch, before), left, process)
         except BaseException as error:
-            explain(error, outcome)
+            explain(error, pending)
+            raise
+
+    def _write_composed(self, compose: Callable[[], Draft]) -> Batch:
+        """Write a batch whose draft is made under the lock."""
+        pending: list[PendingBatch] = []
+        try:
+            pending.append(PendingBatch(compose=compose))
+            self.write_pending(pending)
+            return pending[0].result()
+        except BaseException as error:
+            explain(error, pending)
             raise
 
     def _resume(self, run_id: str) -> RunProcess | None:
@@ -448,14 +430,12 @@ class BatchWriter:
         when they do not, when there is no file, or when the file already is the committed version;
         otherwise as `write_batch`.
         """
-        outcome: list[PendingBatch] = []
-        began_at = time.perf_counter()
 
-        def log_and_complete() -> None:
+        def compose() -> Draft:
             found = self._committed.refresh([descriptor.schema_name])
             if fenced:
                 check_run(identity.run_id, found, self.database)
-            draft = draft_of_file(
+            return draft_of_file(
                 descriptor,
                 found.files.get(descriptor.schema_name),
                 self.publisher,
@@ -465,86 +445,71 @@ class BatchWriter:
                 fenced=fenced,
                 now=self._now(),
             )
-            check_manifest(draft, found, None, self.directory)
-            draft.batch_id = check_id("batch_id_factory", self._batch_id_factory())
-            draft.plan(self._now(), self._receipt_id_factory)
-            check_paths(draft, found.files, {}, self.database)
-            outcome.append(PendingBatch(draft))
-            outcome[0].log_begun = True
-            (logged,) = self._log(draft)
-            try:
-                # The file holds these bytes. If it is not written, later changes to it survive.
-                flush = self.publisher.durability is Durability.FILES
-                for write in logged.writes if flush else ():
-                    self.publisher.publish(
-                        write, draft.content_of[write.schema_name], draft.batch_id
-                    )
-            except (OSError, RuntimeStoreError) as error:
-                # Failing and undoing the batch would remove the bytes from the file.
-                raise BatchUnfinishedError(
-                    draft.batch_id, cause_of(error), decided=True, directory=self.directory
-                ) from error
-            (outcome[0].batch,) = self._complete(logged)
 
-        try:
-            try:
-                need_stack()
-                with self.lock.hold():
-                    self._settled(outcome, log_and_complete)
-            except RuntimeStoreError as error:
-                for item in outcome:
-                    item.error = error
-                raise
-            finally:
-                self.events.batches_ended(outcome, time.perf_counter() - began_at)
-            return outcome[0].result()
-        except BaseException as error:
-            explain(error, outcome)
-            raise
+        return self._write_composed(compose)
 
     def _now(self) -> datetime:
         return time_of(self._clock)
 
-    # --- 2: lock, and check the current state -----------------------------------------------------
+    # --- 2 to 6 -----------------------------------------------------------------------------------
 
     def _lead(self, take: TakeGroup) -> None:
-        """Write the waiting batches. The writer lock is held, and it is this thread's turn."""
-        self._write_group(take(()))
-
-    def _write_group(self, group: Sequence[PendingBatch]) -> None:
-        for part in parts_by_run(group):
-            self._settled(part, partial(self._write_part, part))
-
-    def _write_part(self, part: Sequence[PendingBatch]) -> None:
-        self._write(part, self._committed.refresh(names_of(part)))
-
-    def _settled(self, group: Sequence[PendingBatch], write: Callable[[], None]) -> None:
-        """Write batches. On an exception from outside, find the outcome of those that may be in the
+        """Write the batches at the head of the queue. The writer lock is held, and it is this
+        thread's turn. On an exception from outside, find the outcome of those that may be in the
         log, while the lock is still held: a batch that is there goes forward."""
+        group: Sequence[PendingBatch] = ()
         try:
-            write()
+            take.compose()
+            for group in parts_by_run(take()):
+                self._commit(group, self._committed.refresh(names_of(group)))
         except RuntimeStoreError:
             raise
         except BaseException:
             self._committed.forget()
-            unsure = [item for item in group if item.log_begun and not item.is_done]
-            with suppress(RuntimeStoreError):  # then the outcome is unknown, and the note says so
-                if unsure:
-                    self._committed.refresh(names_of(unsure))
-                for item in unsure:
-                    self._find_outcome(item)
+            self._find_outcomes(group)
             raise
 
-    def _find_outcome(self, item: PendingBatch) -> None:
+    def _commit(self, group: Sequence[PendingBatch], found: CommittedView) -> None:
+        """Take batches from the checks of step 2 to step 5, and set the outcome of each. No batch
+        is open: `refresh` has resolved those in doubt."""
+        going = self._check(group, found)  # 2
+        if not going:
+            return
+        for item in going:
+            item.log_begun = True
         try:
-            item.batch = first_result(item.draft, self.receipt_store)
-            item.log_begun = item.batch is not None
-        except InvalidRequestError as error:  # it has failed
-            item.error = error
+            logged = self._log(*(item.draft for item in going))  # 3: the commit point
+        except RuntimeStoreError as error:
+            self._not_logged(going, error)
+            return
+        under_way = [UnderWay(*pair) for pair in zip(going, logged, strict=True)]
+        published = self._publish_together(under_way)  # 4
+        if not published:
+            return
+        try:
+            completed = self._complete(*(item.logged for item in published))  # 5
+        except (BatchUnfinishedError, DatabaseLostError) as error:
+            for done in published:
+                done.pending_batch.error = error.about(done.logged.batch.batch_id)
+            return
+        for done, batch in zip(published, completed, strict=True):
+            done.pending_batch.batch = batch
 
-    def _write(self, group: Sequence[PendingBatch], found: CommittedView) -> None:
-        """Do the rest of step 2, and steps 3 to 5; the lock is held and no batch is open. Set the
-        outcome of each batch of the group."""
+    def _find_outcomes(self, group: Sequence[PendingBatch]) -> None:
+        unsure = [item for item in group if item.log_begun and not item.is_done]
+        with suppress(RuntimeStoreError):  # then the outcome is unknown, and the note says so
+            if unsure:
+                self._committed.refresh(names_of(unsure))
+            for item in unsure:
+                try:
+                    item.batch = first_result(item.draft, self.receipt_store)
+                    item.log_begun = item.batch is not None
+                except InvalidRequestError as error:  # it has failed
+                    item.error = error
+
+    def _check(self, group: Sequence[PendingBatch], found: CommittedView) -> list[PendingBatch]:
+        """Return the batches that are to be logged, planned. Set the outcome of those that are
+        refused, or were written before. Quarantine foreign files."""
         looked_at: set[str] = set()
         owners: dict[str, str] = {}
 
@@ -560,40 +525,17 @@ class BatchWriter:
             draft.batch_id = draft.batch_id or check_id(
                 "batch_id_factory", own_error(self._batch_id_factory)
             )
-            quarantine_foreign_files(draft, found.files, self.publisher, but_not=looked_at)
+            if not draft.in_place:
+                quarantine_foreign_files(draft, found.files, self.publisher, but_not=looked_at)
             draft.plan(own_error(self._now), partial(own_error, self._receipt_id_factory))
             looked_at.update(draft.names)
             owners.update((write.relative_path, write.schema_name) for write in draft.writes)
 
         for item in group:
             item.attempt(admit)
-        going = [item for item in group if not item.is_done]
-        if going:
-            self._carry_out(going)
+        return [item for item in group if not item.is_done]
 
-    # --- 3 to 5 -----------------------------------------------------------------------------------
-
-    def _carry_out(self, going: Sequence[PendingBatch]) -> None:
-        """Do steps 3 to 5 for batches that passed the checks of step 2."""
-        for pending_batch in going:
-            pending_batch.log_begun = True
-        try:
-            logged = self._log(*(item.draft for item in going))
-        except RuntimeStoreError as error:
-            self._not_logged(going, error)
-            return
-        under_way = [UnderWay(*pair) for pair in zip(going, logged, strict=True)]
-        published = publish_together(under_way, self._publish)
-        if not published:
-            return
-        try:
-            completed = self._complete(*(item.logged for item in published))
-        except (BatchUnfinishedError, DatabaseLostError) as error:
-            for item in published:
-                item.pending_batch.error = error.about(item.logged.batch.batch_id)
-            return
-        for item, batch in zip(published, completed, strict=True):
-            item.pending_batch.batch = batch
+    # --- 3: log -----------------------------------------------------------------------------------
 
     def _log(self, *drafts: Draft) -> list[LoggedBatch]:
         """Do step 3. Once the commit returns, the batches will happen; before it, nothing has."""
@@ -633,30 +575,66 @@ class BatchWriter:
                 item.attempt(self._write_alone)
 
     def _write_alone(self, item: PendingBatch) -> None:
-        self._write([item], self._committed.refresh(item.draft.names))
+        self._commit([item], self._committed.refresh(item.draft.names))
+
+    # --- 4: publish -------------------------------------------------------------------------------
+
+    def _publish_together(self, under_way: Sequence[UnderWay]) -> list[UnderWay]:
+        """Do step 4 for batches in their order. Return those whose files are in place; set the
+        error of the others. A batch that cannot be published fails, and its published files are
+        undone; then a store that it shared gets the last version among the remaining batches."""
+        going = list(under_way)
+        quarantined = [kept for item in going for kept in item.draft.quarantined]
+        on_disk: dict[str, int] = {}
+        while True:
+            last = {name: item.number for item in going for name in item.draft.content_of}
+            for item in going:
+                names = item.draft.content_of
+                due = {name for name in names if last[name] == item.number != on_disk.get(name)}
+                try:
+                    self._publish(item.logged, item.draft, due, quarantined)
+                except BatchFailedError as error:
+                    item.pending_batch.error = error
+                    going.remove(item)
+                    for name in names:
+                        on_disk.pop(name, None)
+                    break
+                except BatchUnfinishedError as error:
+                    # It stays in the log and goes forward: none of the group may be completed now.
+                    for other in going:
+                        other.pending_batch.error = error.about(other.logged.batch.batch_id)
+                    return []
+                on_disk.update(dict.fromkeys(due, item.number))
+            else:
+                return going
 
     def _publish(
         self,
         logged: LoggedBatch,
-        content_of: Mapping[str, bytes],
+        draft: Draft,
         due: Container[str],
         quarantined: Sequence[QuarantinedFile],
     ) -> None:
         """Do step 4 for the stores of one batch that are due. If it fails, record the batch as
         failed, and undo it."""
+        if draft.in_place and self.publisher.durability is not Durability.FILES:
+            return  # the file holds these bytes; so a later change to it survives
         for write in logged.writes:
             if write.schema_name not in due:
                 continue
             expected = Expected(self._committed.entry(write.schema_name), quarantined)
-            content, batch_id = content_of[write.schema_name], logged.batch.batch_id
+            content, batch_id = draft.content_of[write.schema_name], logged.batch.batch_id
             try:
                 self.publisher.publish(write, content, batch_id, expected)
-            except durable.OldVersionLeftError as error:  # undoing would overwrite that version
+            except (OSError, RuntimeStoreError) as error:
+                # Undoing would overwrite the version that is left, or the file that was adopted.
+                if not (draft.in_place or isinstance(error, durable.OldVersionLeftError)):
+                    self._fail(logged, write, error, quarantined)
                 raise BatchUnfinishedError(
                     batch_id, cause_of(error), decided=True, directory=self.directory
                 ) from error
-            except (OSError, RuntimeStoreError) as error:
-                self._fail(logged, write, error, quarantined)
+
+    # --- 5: complete ------------------------------------------------------------------------------
 
     def _complete(self, *logged: LoggedBatch) -> list[Batch]:
         """Do step 5. Never record the batches as failed: step 3 decided their outcome."""
@@ -688,7 +666,7 @@ class BatchWriter:
         write: PlannedWrite,
         cause: OSError | RuntimeStoreError,
         quarantined: Sequence[QuarantinedFile],
-    ) -> None:
+    ) -> NoReturn:
         """Record the failure, then undo. Always raises."""
         batch_id = logged.batch.batch_id
         path = store_path(self.directory, write.relative_path)
@@ -718,6 +696,23 @@ class BatchWriter:
         raise BatchFailedError(
             batch_id, write.schema_name, path, str(cause), undone=True, directory=self.directory
         ) from cause
+
+
+class UnderWay(NamedTuple):
+    """A batch that is logged and not complete."""
+
+    pending_batch: PendingBatch
+    logged: LoggedBatch
+
+    @property
+    def number(self) -> int:
+        """Its number, which is its place in the order."""
+        return self.logged.batch.batch_number
+
+    @property
+    def draft(self) -> Draft:
+        """What it writes."""
+        return self.pending_batch.draft
 
 
 def _run_to_end(connection: Connection, run_id: str | None) -> RunRecord:

@@ -16,15 +16,19 @@ from rtstore import (
     AsyncRuntimeStore,
     Batch,
     BatchFailedError,
+    CallError,
     ConflictError,
     Event,
     InvalidRequestError,
     LockTimeoutError,
+    RunRecord,
     RuntimeStore,
+    StaleRunError,
     StoreRecovered,
     UnknownStoreError,
     WriterLock,
 )
+from rtstore.aio.calls import RECHECK_S, Call
 from tests.support import (
     CHECKPOINT,
     DIAGNOSTICS,
@@ -42,6 +46,7 @@ from tests.support import (
 from tests.support import write as write_now
 from tests.support.aio import append, run, write
 from tests.support.groups import Flushes
+from tests.support.groups import batch as batch_of
 
 
 @pytest.fixture
@@ -51,11 +56,11 @@ def directory(tmp_path: Path) -> Path:
 
 
 async def waiting(store: AsyncRuntimeStore, *calls: Any) -> list[asyncio.Task[Batch]]:
-    """Tasks for calls, all of which wait in the queue when it returns: the caller holds the
-    lock."""
+    """Tasks for calls, all of which wait in the queue when it returns, but for those that are
+    refused at once: the caller holds the lock."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     await asyncio.sleep(0.02)
-    assert not any(task.done() for task in tasks)
+    assert all(isinstance(task.exception(), CallError) for task in tasks if task.done())
     assert store.lock.is_held()
     return tasks
 
@@ -107,6 +112,78 @@ def test_tasks_that_only_meet_share_flushes_too(
         assert logs <= 100
 
     run(directory, main)
+
+
+def test_tasks_and_threads_share_a_flush(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait in one queue: whoever leads takes the batches of both, in the order of the
+    calls."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        inside = store.sync_store
+        flushes = Flushes(store.database, monkeypatch)
+        places = inside._writer.queue._places
+
+        async def in_thread(number: int) -> asyncio.Task[Batch]:
+            before = len(places)
+            call = asyncio.to_thread(batch_of(inside, {LEDGER: number}))
+            task = asyncio.ensure_future(call)
+            while len(places) == before:
+                await asyncio.sleep(0.001)
+            return task
+
+        for first_in_thread in (False, True):
+            with inside.lock.hold():
+                tasks = []
+                for number in range(4):
+                    if (number % 2 == 0) is first_in_thread:
+                        tasks.append(await in_thread(number))
+                    else:
+                        tasks += await waiting(store, write(store, LEASES, number))
+            marks = [(await task).high_watermark or 0 for task in tasks]
+            assert marks == list(range(marks[0], marks[0] + 4))
+            assert flushes.made.count(True) <= 2
+            flushes.made.clear()
+        assert await asyncio.to_thread(agree, inside)
+
+    run(directory, main)
+
+
+def test_a_run_that_ends_in_between(directory: Path) -> None:
+    """Its end keeps its place among the batches: what was called before is written, the rest is
+    refused; what a turn writes itself goes before what waits behind it."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        await write(store, LEASES, 0)
+        with WriterLock(directory).hold():
+            tasks = await waiting(
+                store,
+                write(store, LEASES, 1),
+                store.revert(LEASES, to=1),
+                write(store, LEASES, 2),
+                store.end_run(IDENTITY.run_id),
+                write(store, LEASES, 3),
+            )
+        *outcomes, last = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Batch, Batch, Batch, RunRecord]
+        assert isinstance(last, StaleRunError)
+        contents = [(await store.read(LEASES, at=number)).data for number in range(1, 5)]
+        assert contents == [0, 1, 0, 2]
+
+    run(directory, main)
+
+
+def test_a_call_that_ended_before_it_is_awaited(directory: Path) -> None:
+    """Its caller hears of it at once, also where the thread that ended it holds back the waking of
+    the loop until others have ended."""
+
+    async def main() -> None:
+        call: Call[int] = Call("nothing", lambda: 7)
+        call.wakes = set()
+        call.future.set_result(7)
+        async with asyncio.timeout(RECHECK_S / 2):
+            assert await call.end() == 7
+
+    asyncio.run(main())
 
 
 def test_calls_are_carried_out_in_their_order(directory: Path) -> None:

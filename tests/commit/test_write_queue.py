@@ -258,6 +258,27 @@ def test_a_group_has_an_end(store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
     assert flushes.made.count(True) == 3
 
 
+def test_an_adoption_goes_alone(store: RuntimeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits in the queue like any batch, in its order, and nothing shares its flush: undoing
+    another batch of its group would take the adopted bytes out of the file."""
+    flushes = Flushes(store.database, monkeypatch)
+    batch(store, {LEASES: 0, LEDGER: 0})()
+    path = store.directory / store.descriptors.get(LEASES).relative_path
+    path.write_bytes(path.read_bytes().replace(b'"data": 0', b'"data": 7'))
+    flushes.made.clear()
+    outcomes = carry_out(
+        store,
+        batch(store, {LEDGER: 1}),
+        lambda: store.adopt(LEASES),
+        batch(store, {LEDGER: 2}),
+        batch(store, {LEASES: 3}),
+    )
+    assert numbers(outcomes) == [2, 3, 4, 5]
+    assert flushes.made.count(True) == 3
+    assert store.read(LEASES, at=3).data == 7
+    assert agree(store)
+
+
 def test_submissions_of_one_thread_share_a_flush(
     store: RuntimeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,11 +25,10 @@ from rtstore import (
 )
 from rtstore.commit import in_doubt, writer
 from rtstore.commit.flushing import FlushKnowledge
-from rtstore.commit.group import Publish, UnderWay
 from rtstore.commit.pruner import Pruner
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import QuarantineKeeper
-from rtstore.commit.writer import BatchWriter
+from rtstore.commit.writer import BatchWriter, UnderWay
 from rtstore.control import batches, contents, revisions, runs
 from rtstore.control import lock as lock_module
 from rtstore.control.sqlite.statements import driver_of
@@ -286,19 +285,19 @@ def shared_store_left_behind() -> None:
     """When one batch of a group fails, the store that it shared with the others is not published
     again."""
 
-    def together(under_way: Sequence[UnderWay], publish: Publish) -> list[UnderWay]:
-        last = {name: item.number for item in under_way for name in item.content_of}
+    def together(self: BatchWriter, under_way: Sequence[UnderWay]) -> list[UnderWay]:
+        last = {name: item.number for item in under_way for name in item.draft.content_of}
         going = []
         for item in under_way:
-            due = {name for name in item.content_of if last[name] == item.number}
+            due = {name for name in item.draft.content_of if last[name] == item.number}
             try:
-                publish(item.logged, item.content_of, due, ())
+                self._publish(item.logged, item.draft, due, ())
                 going.append(item)
             except BatchFailedError as error:
                 item.pending_batch.error = error
         return going
 
-    _replace(writer, "publish_together", together)
+    _replace(BatchWriter, "_publish_together", together)
 
 
 # --- failing ------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def together(field: Field, calls: Sequence[Call], victim: int) -> Tally:
 
 
 def _in_queue(store: RuntimeStore) -> int:
-    return len(store._writer._queue._places)
+    return len(store._writer.queue._places)
 
 
 def _report(
@@ -266,14 +266,14 @@ def on_a_loop(field: Field) -> Tally:
     async def write(store: RuntimeStore, striker: Striker, names: list[str]) -> list[object]:
         wrapped = AsyncRuntimeStore(store)
         lane = wrapped._workers.writes
-        carry_out: Callable[[], None] = lane._next
+        serve: Callable[[], None] = lane.serve
 
         def struck_once() -> None:
-            lane._next = carry_out  # type: ignore[method-assign]
+            lane.serve = serve  # type: ignore[method-assign]
             with striker:
-                carry_out()
+                serve()
 
-        lane._next = struck_once  # type: ignore[method-assign]
+        lane.serve = struck_once  # type: ignore[method-assign]
         tasks = [
             asyncio.ensure_future(
                 wrapped.write_batch(

@@ -35,7 +35,7 @@ def update(store: RuntimeStore, name: str, item: Any) -> Call:
 def together(store: RuntimeStore, calls: Sequence[Call]) -> Iterator[list[Future[Batch]]]:
     """Have calls made by a thread each, one after the other; inside of the block all of them wait
     in the queue, and after it they have ended."""
-    queue = store._writer._queue
+    queue = store._writer.queue
     with ThreadPoolExecutor(len(calls)) as pool:  # noqa: SIM117 - the lock is let go first
         with store.lock.hold():
             futures = []
