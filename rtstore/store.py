@@ -50,6 +50,7 @@ from rtstore.history.versions import (
 from rtstore.maintenance.create import (
     check_before_use,
     check_made,
+    load_head,
     make_or_upgrade,
     register,
     remember_retention,
@@ -251,7 +252,7 @@ class RuntimeStore:
             )  # fmt: skip
         database = Database(directory / DATABASE_NAME, read_only=read_only)
         try:
-            head, remembered = database.read(manifest.load_for_opening, autocommit=True)
+            head, remembered = load_head(database)
             found = head.team_name
             if team_name is not None and team_name != found:
                 raise WrongTeamError(directory, team_name, found)

@@ -119,6 +119,20 @@ def check_current(path: Path) -> None:
         raise OlderDatabaseError(path, found, REVISIONS[-1])
 
 
+def seems_current(path: Path) -> bool:
+    """Return whether the main file alone says that it is at the newest revision. Open no WAL. The
+    caller checks `is_current` in its first read.
+
+    Raises as `inspect_revision` for a file that alone shows to be foreign, newer or damaged.
+    """
+    return _check_header(path)
+
+
+def is_current(connection: Connection) -> bool:
+    """Return whether the database of a connection is at the newest revision."""
+    return _applied(connection) == _CURRENT
+
+
 def inspect_revision(path: Path) -> str:
     """Return the revision of an existing control database: one that this package knows.
 
@@ -174,14 +188,13 @@ def _check_not_newer(path: Path, number: int, name: str | None) -> None:
         raise NewerDatabaseError(path, found, REVISIONS[-1])
 
 
-def _check_header(path: Path) -> None:
+def _check_header(path: Path) -> bool:
     """Check the main file alone, as an immutable one, before a WAL is opened. Check again if the
-    file was written meanwhile."""
+    file was written meanwhile. Return whether it has the number of the newest revision."""
     for _ in range(idle.ATTEMPTS):
         before = idle.file_state(path), idle.wal_size(path)
         try:
-            _look_at_header(path)
-            return
+            return _look_at_header(path)
         except (CorruptDatabaseError, ForeignDatabaseError):
             if before == (idle.file_state(path), idle.wal_size(path)):
                 raise
@@ -216,7 +229,7 @@ def _look_at_names(path: Path) -> os.stat_result:
     return found
 
 
-def _look_at_header(path: Path) -> None:
+def _look_at_header(path: Path) -> bool:
     found = _look_at_names(path)
     if found.st_size == 0:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
@@ -235,13 +248,14 @@ def _look_at_header(path: Path) -> None:
             problem = idle.why_no_database(path)
             raise ForeignDatabaseError(path, problem, may_be_damage=True) from error
         if code == sqlite3.SQLITE_CORRUPT and idle.wal_size(path) > 0:
-            return  # an interrupted checkpoint: the file is whole only with its WAL
+            return False  # an interrupted checkpoint: the file is whole only with its WAL
         raise translate(error, path) from error
     _check_application(path, application_id)
     _check_not_newer(path, number, name)  # a WAL could only make it newer
     if found.st_size % page_size and not idle.wal_size(path):
         # SQLite reads the missing part of the page as zeros. With a WAL: an interrupted checkpoint.
         raise CorruptDatabaseError(path, "its last page is cut short")
+    return bool(number == len(REVISIONS))
 
 
 def _name_in(header: sqlite3.Connection) -> str | None:

@@ -19,7 +19,12 @@ from rtstore.control.lock import WriterLock
 from rtstore.control.manifest import default_manifest
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
-from rtstore.errors import InvalidRequestError, NotARuntimeDirectoryError, StorageError
+from rtstore.errors import (
+    DatabaseLockedError,
+    InvalidRequestError,
+    NotARuntimeDirectoryError,
+    StorageError,
+)
 from rtstore.files import durable, owners
 from rtstore.files.owners import is_read_only
 from rtstore.files.system import FileSystem
@@ -72,8 +77,9 @@ def make_or_upgrade(
     may_upgrade: bool,
     with_data: bool,
 ) -> None:
-    """Ensure that there is a database at the newest revision. `with_data`: refuse the upgrade when
-    the data of its stores could not be upgraded to the registry afterwards."""
+    """Ensure that there is a database at the newest revision. Of a file that says so itself, only
+    that is looked at: `load_head` checks the rest. `with_data`: refuse the upgrade when the data of
+    its stores could not be upgraded to the registry afterwards."""
     path = directory / DATABASE_NAME
     if is_read_only(directory):
         raise StorageError(
@@ -86,6 +92,8 @@ def make_or_upgrade(
         there = revisions.exists(path)
     if not there:
         make(directory, team_name, registry, lock, clock, fs, retention)
+    if revisions.seems_current(path):
+        return
     if not may_upgrade:
         revisions.check_current(path)
     elif revisions.inspect_revision(path) != REVISIONS[-1]:
@@ -152,6 +160,20 @@ def make(
                 manifest.save_retention(connection, retention)
 
         revisions.create(path, fs, fill)
+
+
+def load_head(database: Database) -> tuple[manifest.ManifestHead, Retention]:
+    """Read the manifest's own row and the retention. Raises as `revisions.inspect_revision` for a
+    database that is not at the newest revision, and `DatabaseLockedError` if it just was not."""
+    found = database.read(_head_if_current, autocommit=True)
+    if found is None:
+        revisions.check_current(database.path)
+        raise DatabaseLockedError(database.path, "it was changed while it was opened")
+    return found
+
+
+def _head_if_current(connection: Connection) -> tuple[manifest.ManifestHead, Retention] | None:
+    return manifest.load_for_opening(connection) if revisions.is_current(connection) else None
 
 
 def check_before_use(

@@ -430,7 +430,9 @@ class Database:
     def _connect(self, session: Session, parameters: str) -> None:
         stands = parameters != _READING_IDLE and not self.read_only
         held = self._stand() if stands else None
-        driver = self._connected(parameters)
+        # What holds a WAL in place keeps the database in WAL mode, too.
+        is_wal = held is not None and held.is_held and held.wal is not None
+        driver = self._connected(parameters, is_wal=is_wal)
         session.connect(driver)
         if held is not None:
             driver.execute("PRAGMA user_version").fetchone()  # now SQLite has opened the WAL
@@ -463,7 +465,9 @@ class Database:
             return StoreClosedError(self.path.parent, "is closed")
         return DatabaseLostError(self.path, lost)
 
-    def _connected(self, parameters: str) -> sqlite3.Connection:
+    def _connected(self, parameters: str, *, is_wal: bool = False) -> sqlite3.Connection:
+        """Return a new connection. If it is to write, set WAL mode, unless `is_wal` says that the
+        database is in it: the pragma reads the whole schema."""
         uri = f"file:{urllib.parse.quote(os.fsencode(self.path))}?{parameters}"
         connection = sqlite3.connect(
             uri,
@@ -480,7 +484,7 @@ class Database:
                     raise UnusableEngineError(
                         self.path, f"PRAGMA {name} is {found and found[0]!r}, not {value}"
                     )
-            if parameters == _WRITING:
+            if parameters == _WRITING and not is_wal:
                 self._set_wal_mode(connection)
         except BaseException:
             connection.close()
