@@ -7,6 +7,7 @@ write a further batch, and hold it against the ledger once more.
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,19 +111,20 @@ def audit(
         (batch for batch in batches.values() if batch.state is BatchState.COMMITTED),
         key=lambda batch: batch.high_watermark or 0,
     )
+    manifest = store.manifest()
     problems = [
         *_lost_batches(batches, ledger, scenario),
         *_half_batches(batches, ledger),
         *_order(committed, scenario),
-        *_manifest(store.manifest(), committed, ledger, scenario),
+        *_manifest(manifest, committed, ledger, scenario),
         *problems_of_runs(store.runs(), committed, ledger),
     ]
     problems += _contents(store, committed, ledger)
-    problems += _files(store, ledger, scenario, in_place=in_place)
+    problems += _files(store.directory, manifest, ledger, in_place=in_place)
     problems += _quarantined(store, committed, ledger, scenario, in_place=in_place)
     problems += _strays(store.directory, scenario)
     if in_place:
-        problems += _plan(store, ledger)
+        problems += _plan(store, manifest, ledger)
     return problems
 
 
@@ -224,19 +226,16 @@ def _contents(store: RuntimeStore, committed: list[Batch], ledger: Ledger) -> It
             yield f"{name} holds {snapshot.data(name)}, not {expected.get(name)}"
 
 
-def _files(
-    store: RuntimeStore, ledger: Ledger, scenario: Scenario, *, in_place: bool
-) -> Iterator[str]:
+def _files(directory: Path, manifest: Manifest, ledger: Ledger, *, in_place: bool) -> Iterator[str]:
     """Every file is what its entry says, or what somebody else left there."""
-    manifest = store.manifest()
     for name, relative_path in FILES.items():
-        content = _read(store.directory / relative_path)
+        content = _read(directory / relative_path)
         entry = manifest.entry(name)
         if in_place and content in ledger.foreign_at(relative_path):
             continue
         found = None if content is None else "sha256:" + hashlib.sha256(content).hexdigest()
         expected = None if entry is None else entry.content_hash
-        if found != expected and not (in_place and (store.directory / relative_path).is_dir()):
+        if found != expected and not (in_place and (directory / relative_path).is_dir()):
             yield f"{relative_path} is {found}, not {expected}: {(content or b'')[:40]!r}"
 
 
@@ -256,6 +255,8 @@ def _quarantined(
             content is None or row.content_hash != f"sha256:{hashlib.sha256(content).hexdigest()}"
         ):
             yield f"the evidence {row.quarantine_path} is not what its row says"
+    if not ledger.foreign:
+        return
     quarantine = directory / "quarantine"
     kept = {path.read_bytes() for path in quarantine.rglob("*") if path.is_file()}
     hashes = {row.content_hash for row in rows}
@@ -302,21 +303,15 @@ def _strays(directory: Path, scenario: Scenario) -> Iterator[str]:
     for name in scenario.beside:
         if not (directory / name).is_file():
             yield f"{name} is gone"
-    for path in directory.rglob("*"):
-        name = path.relative_to(directory).as_posix()
-        known = (
-            name in OURS | scenario.beside
-            or name in FILES.values()
-            or name.startswith("quarantine")
-        )
-        inside = any(name.startswith(f"{file}/") for file in FILES.values())
-        if not (known or inside or path.is_dir()):
+    known = {*OURS, *scenario.beside, *FILES.values()}
+    inside = ("quarantine", *(f"{file}/" for file in FILES.values()))
+    for name, is_folder in _names_below(directory):
+        if not (name in known or name.startswith(inside) or is_folder):
             yield f"{name} was left lying about"
 
 
-def _plan(store: RuntimeStore, ledger: Ledger) -> Iterator[str]:
+def _plan(store: RuntimeStore, manifest: Manifest, ledger: Ledger) -> Iterator[str]:
     """Nothing is left to do but what needs a decision about somebody else's file."""
-    manifest = store.manifest()
     for action in store.plan_recovery(expected=manifest.active_identity).actions:
         path = FILES[action.schema_name]
         foreign = any(
@@ -352,14 +347,23 @@ def _is_version(content: bytes | None, store: str, ledger: Ledger) -> bool:
 def contents_of(directory: Path) -> str:
     """A digest of all that a directory holds: files by their bytes, the database by its rows."""
     digest = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
+    for name, is_folder in sorted(_names_below(directory)):
         if name not in OURS:
+            content = None if is_folder else _read(directory / name)
             digest.update(f"{name}\0".encode())
-            digest.update(path.read_bytes() if path.is_file() else b"/")
+            digest.update(b"/" if content is None else content)
     for row in _rows(directory / DATABASE_NAME):
         digest.update(row.encode())
     return digest.hexdigest()
+
+
+def _names_below(directory: Path, above: str = "") -> Iterator[tuple[str, bool]]:
+    """Every name below a directory, and whether it is one of a directory itself."""
+    for entry in os.scandir(directory):
+        is_folder = entry.is_dir()
+        yield f"{above}{entry.name}", is_folder
+        if is_folder and not entry.is_symlink():
+            yield from _names_below(directory / entry.name, f"{above}{entry.name}/")
 
 
 def _rows(path: Path) -> Iterator[str]:
