@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy import (
     ColumnClause,
     Connection,
@@ -218,11 +219,13 @@ def mark_recovery(connection: Connection, plan_id: str) -> None:
 def load_descriptors(connection: Connection) -> tuple[Descriptor, ...]:
     """Return the descriptors as the runtime registered them. The payload models of the known stores
     are added; those of a runtime's own stores are in the runtime."""
-    payloads = {known.schema_name: known.payload for known in KNOWN_DESCRIPTORS}
-    return tuple(
-        Descriptor.model_validate({**row, "payload": payloads.get(row["schema_name"])})
-        for row in _SELECT_DESCRIPTORS.all(connection)
-    )
+    return tuple(_descriptor_of(**row) for row in _SELECT_DESCRIPTORS.all(connection))
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _descriptor_of(**row: object) -> Descriptor:
+    """Return the descriptor of a row. As with entries, one row is validated once."""
+    return Descriptor.model_validate({**row, "payload": _PAYLOADS.get(row["schema_name"])})
 
 
 def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) -> None:
@@ -302,6 +305,9 @@ _SELECT_DESCRIPTORS = Statement(
         store_descriptors.c.rebuild_strategy,
     ).order_by(store_descriptors.c.position)
 )
+_PAYLOADS: dict[object, type[BaseModel] | None] = {
+    known.schema_name: known.payload for known in KNOWN_DESCRIPTORS
+}
 _DELETE_DESCRIPTORS = Statement(delete(store_descriptors))
 _INSERT_DESCRIPTOR = Statement(insert(store_descriptors))
 _retention_columns = (

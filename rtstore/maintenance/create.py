@@ -6,10 +6,10 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -269,5 +269,7 @@ def remember_retention(
     return wanted
 
 
-def _plain(descriptor: Descriptor) -> dict[str, Any]:
-    return descriptor.model_dump()
+_plain: Callable[[Descriptor], object] = attrgetter(
+    *(name for name, field in Descriptor.model_fields.items() if not field.exclude)
+)
+"""What the database remembers of a descriptor."""

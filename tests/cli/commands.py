@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from rtstore import RuntimeStore
+from rtstore.cli import groups
 from rtstore.cli.app import app
 from rtstore.cli.demo.writer import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
 from rtstore.testing import crash_at
@@ -51,7 +54,7 @@ def run(*arguments: str | Path) -> Result:
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            app([_argument(argument) for argument in arguments], prog_name="rtstore")
+            _command()([_argument(argument) for argument in arguments], prog_name="rtstore")
         except SystemExit as end:
             code = int(end.code or 0)
     texts = []
@@ -59,6 +62,13 @@ def run(*arguments: str | Path) -> Result:
         stream.seek(0)
         texts.append(stream.read())
     return Result(code, *texts)
+
+
+@functools.cache
+def _command() -> Any:
+    """The command, built once. Here each of its commands is loaded once, too."""
+    groups._load = functools.cache(groups._load)
+    return typer.main.get_command(app)
 
 
 def _argument(argument: str | Path) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -37,6 +41,18 @@ def make(directory: Path) -> Path:
     path = directory / DATABASE_NAME
     revisions.create(path, FileSystem(), fill)
     return path
+
+
+@functools.cache
+def _template() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="rtstore-control-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make(folder / "runtime")
+
+
+def copied(directory: Path) -> Path:
+    """The same, as a copy of one that was made once for all tests: the revisions take long."""
+    return Path(shutil.copytree(_template().parent, directory)) / DATABASE_NAME
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from rtstore.control.sqlite.engine import Database
-from tests.control.build import make, plain, populate
+from tests.control.build import copied, plain, populate
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A control database in a directory of its own."""
-    return make(tmp_path / "runtime")
+    return copied(tmp_path / "runtime")
 
 
 @pytest.fixture
