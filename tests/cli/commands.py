@@ -19,7 +19,6 @@ from typing import Any
 import typer
 
 from rtstore import RuntimeStore
-from rtstore.cli import groups
 from rtstore.cli.app import app
 from rtstore.cli.demo.writer import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
 from rtstore.testing import crash_at
@@ -66,8 +65,7 @@ def run(*arguments: str | Path) -> Result:
 
 @functools.cache
 def _command() -> Any:
-    """The command, built once. Here each of its commands is loaded once, too."""
-    groups._load = functools.cache(groups._load)
+    """The command, built once."""
     return typer.main.get_command(app)
 
 

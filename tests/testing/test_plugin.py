@@ -101,7 +101,8 @@ def run_suite(folder: Path, start: str, *, conftest: str = CONFTEST) -> tuple[in
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *OPTIONS, "--basetemp", folder / "made"],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        # Others' plugins would take as long to load as the suite takes to run.
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -176,7 +177,8 @@ def test_it_is_used_without_pytest(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        # Others' plugins would take as long to load as the suite takes to run.
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
