@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
+from rtstore import RuntimeStore
 from rtstore.control import revisions
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -172,6 +173,9 @@ def test_what_is_refused(
         revisions.inspect_revision(path)
     assert type(caught.value) is error
     assert str(path) in str(caught.value)
+    with pytest.raises(error, match=message) as caught:  # opening looks at less, and first
+        RuntimeStore.open(tmp_path, team_name="team-a")
+    assert type(caught.value) is error
     assert hashes(tmp_path) == before
     assert {each.name for each in tmp_path.iterdir()} == names
 
@@ -205,6 +209,11 @@ def test_what_a_wal_says_counts(tmp_path: Path) -> None:
         other.execute(f"PRAGMA user_version = {len(REVISIONS) + 1}")
         with pytest.raises(NewerDatabaseError):
             revisions.inspect_revision(path)
+        before = hashes(tmp_path)
+        for read_only in (False, True):
+            with pytest.raises(NewerDatabaseError):
+                RuntimeStore.open(tmp_path, read_only=read_only)
+        assert hashes(tmp_path) == before
 
 
 def test_whether_there_is_one(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -331,10 +332,11 @@ class Disk:
 def torn_wals(before: Image, after: Image) -> list[Image]:
     """The WAL with the first half of what is new in it, and with the second half only."""
     old, new = before.get("-wal", b""), after.get("-wal", b"")
-    changed = [at for at in range(len(new)) if new[at : at + 1] != old[at : at + 1]]
-    if not changed:
+    ends = range(1, len(new) + 1)
+    changed = bisect_left(ends, True, key=lambda end: new[:end] != old[:end])  # the first byte
+    if changed == len(new):
         return []
-    half = (changed[0] + len(new)) // 2
+    half = (changed + len(new)) // 2
     rest = old[half : len(new)].ljust(len(new) - half, b"\0")
     return [
         {**after, "-wal": new[:half] + rest},

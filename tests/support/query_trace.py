@@ -50,9 +50,11 @@ class Trace:
     def __init__(self) -> None:
         self.statements: Counter[str] = Counter()
         self.steps = 0
+        self.connections = 0
 
     def watch(self, connection: sqlite3.Connection) -> sqlite3.Connection:
         """Note what a connection does from here on."""
+        self.connections += 1
         connection.set_trace_callback(self._note)
         connection.set_progress_handler(self._step, 1)
         return connection
