@@ -7,27 +7,29 @@ from pathlib import Path
 import pytest
 
 from rtstore import RuntimeStore
-from tests.cli.commands import CHECKOUT, Result, ready_team, run, run_process
+from tests.cli.commands import Result, ready_team, run, run_process
 from tests.support import picture
 
 
-def completed(line: str) -> list[str]:
+def completed(line: str, *, on_its_own: bool = False) -> list[str]:
     """What bash is told for a command line that ends where the cursor is."""
     words = line.split(" ")
     environment = {
         "_RTSTORE_COMPLETE": "complete_bash",
         "COMP_WORDS": line,
         "COMP_CWORD": str(len(words) - 1),
-        "PYTHONPATH": str(CHECKOUT),
     }
-    result: Result = run_process(environment=environment)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        result: Result = run_process() if on_its_own else run()
     assert result.err == ""
     return [line for line in result.out.split("\n") if line]
 
 
 def test_commands() -> None:
     """The commands by their names, and below quarantine those of it."""
-    assert completed("rtstore re") == ["recover", "revert", "rebuild", "restore"]
+    assert completed("rtstore re", on_its_own=True) == ["recover", "revert", "rebuild", "restore"]
     assert completed("rtstore quarantine re") == ["restore"]
 
 

@@ -67,6 +67,7 @@ def test_power_lost_at_every_point(crew: Crew, scenario: str) -> None:
     assert not tally.failures, str(tally)
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("scenario", breadth.params(SCENARIOS, normal=(), thorough=RECOVERED))
 def test_killed_again_while_recovering(crew: Crew, scenario: str) -> None:
     """A recovery killed by SIGKILL before any call or statement is finished by the next one."""
