@@ -150,10 +150,9 @@ from rtstore.control.sqlite import sessions
 begun, over = threading.Event(), threading.Event()
 
 def pause():
-    sessions.pause()
-    begun.set()
-    over.wait()
-    sessions.resume()
+    with sessions.Pause():
+        begun.set()
+        over.wait()
 
 thread = threading.Thread(target=pause, daemon=True)
 thread.start()

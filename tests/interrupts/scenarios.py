@@ -21,6 +21,7 @@ from tests.interrupts.strike import (
     check_told,
     check_usable,
     count_descriptors,
+    open_files,
 )
 from tests.support import CHECKPOINT, DIAGNOSTICS, IDENTITY, LEASES, LEDGER, open_store
 
@@ -244,6 +245,38 @@ def closing(field: Field) -> Tally:
         return {"none": error}
 
     return field.strike(run)
+
+
+def release(directory: Path, points: Iterator[int], end: Callable[[RuntimeStore], None]) -> Tally:
+    """A store whose end is struck: what it leaves open is closed with the next one, if not before.
+
+    `end` has the only reference to the store.
+    """
+    tally = Tally()
+    for number in points:
+        striker = Striker(number)
+        opened = [RuntimeStore.open(directory)]
+        opened[0].read(LEASES)
+        struck(striker, lambda: end(opened.pop()))  # noqa: B023 - called at once
+        if striker.struck is None:
+            break
+        tally.points += 1
+        opened.clear()
+        gc.collect()
+        RuntimeStore.open(directory).close()
+        left = open_files(directory)
+        if left:
+            tally.fault(striker.struck, f"left open ({left})")
+    return tally
+
+
+def close(store: RuntimeStore) -> None:
+    """Close it."""
+    store.close()
+
+
+def drop(_: RuntimeStore) -> None:
+    """Leave it to its fate."""
 
 
 def reading(field: Field) -> Tally:

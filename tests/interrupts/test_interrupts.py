@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rtstore import RuntimeStore
 from rtstore.commit import group
 from rtstore.control import lock as lock_module
 from rtstore.control.lock import Hold
-from tests.interrupts.scenarios import SCENARIOS, Field
-from tests.support import new_directory
+from tests.interrupts.scenarios import SCENARIOS, Field, close, drop, release, write_batch
+from tests.support import new_directory, open_store
 
 pytestmark = pytest.mark.filterwarnings(
     # A strike at a line of a `__del__` goes no further.
@@ -53,6 +55,26 @@ def test_an_exception_at_every_third_line(tmp_path: Path, name: str) -> None:
     field = Field(new_directory(tmp_path), lambda: itertools.count(2, 3))
     tally = SCENARIOS[name](field)
     assert not tally.faults, str(tally)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("end", [close, drop])
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.thorough)])
+def test_nothing_stays_open(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[RuntimeStore], None],
+    step: int,
+) -> None:
+    """A store whose `close`, or whose finalizer, is interrupted leaves no descriptor for good."""
+    # The one of pytest keeps the traceback, and all that its frames have, to the end of the test.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store:
+        write_batch(store, "first")
+    tally = release(directory, sample(end.__name__, step), end)
+    assert tally.points > 3
+    assert not tally.faults, str(tally.faults)
 
 
 def test_control_a_lock_that_is_released_by_python(

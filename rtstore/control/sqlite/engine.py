@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rtstore.control.schema import REVISIONS, runtime_manifest, write_batches
 from rtstore.control.sqlite import ground, idle, sessions
-from rtstore.control.sqlite.ground import Ground, Names
+from rtstore.control.sqlite.ground import Ground, Names, User
 from rtstore.control.sqlite.sessions import Identity, Pool, Session
 from rtstore.control.sqlite.statements import Statement
 from rtstore.control.sqlite.translation import Translated, error_code
@@ -576,8 +576,7 @@ class Database:
         assert held is not None  # noqa: S101 - a connection for writing stands on it
         if lost is None:
             return session
-        sessions.pause()
-        try:
+        with sessions.Pause():
             if sessions.quiesce(held.file) and held.can_be_regained(self._names):
                 wanted = _state_of(session)
                 busy, *_ = session.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -592,8 +591,6 @@ class Database:
                         )  # fmt: skip
                         return session
             session.close()
-        finally:
-            sessions.resume()
         self._lost = lost
         raise DatabaseLostError(self.path, lost, committed=committed)
 
@@ -655,27 +652,23 @@ def _left(
     database.finish(owned, error)
 
 
-class _Held:
+class _Held(User):
     """The open connections and ground of a `Database`. It has no reference to the `Database`, so
     that both are released at once with the last reference to that."""
 
     def __init__(self, path: Path, readers_kept: int) -> None:
+        super().__init__()
         self.pool = Pool(readers_kept)
-        self.ground: Ground | None = None
         self._path = path
         self._pid = os.getpid()
 
     def stand_on(self, file: Identity) -> Ground:
         """Return the ground of the connections, which stays until `leave`."""
-        if self.ground is None:
-            self.ground = ground.stand_on(file, id(self))
-        return self.ground
+        return self.ground or ground.stand_on(file, self)
 
     def leave(self) -> None:
         """Leave the ground, so that SQLite may treat the remaining connections as the last."""
-        held, self.ground = self.ground, None
-        if held is not None:
-            ground.leave(held, id(self))
+        ground.leave(self)
 
     def close(self) -> None:
         """Close all idle connections, and leave the WAL as it is."""

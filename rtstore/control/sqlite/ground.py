@@ -20,6 +20,8 @@ from __future__ import annotations
 import os
 import struct
 import time
+import weakref
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,10 +43,18 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 _POLL_S = 0.001
 
 
+class User:
+    """A user of a ground, for as long as it lives and `ground` is set. An exception at any line
+    between, or in the end of the last reference to it, leaves no user behind."""
+
+    def __init__(self) -> None:
+        self.ground: Ground | None = None
+
+
 class Ground:
     """The files of one database, shared by all `Database` objects of this process that use it."""
 
-    __slots__ = ("_own", "file", "index", "is_held", "users", "wal")
+    __slots__ = ("_own", "_users", "file", "index", "is_held", "wal")
 
     def __init__(self, file: Identity) -> None:
         self.file = file
@@ -52,11 +62,27 @@ class Ground:
         """The WAL that SQLite opened; None before that."""
         self.index: Identity | None = None
         """The index of the WAL (`-shm`)."""
-        self.users: set[int] = set()
+        self._users: set[weakref.ref[User]] = set()
         self.is_held = False
         """Whether our lock holds the WAL in place."""
-        self._own: list[tuple[int, Identity]] = []
-        """Our descriptors with their files: of the database, and of its index."""
+        self._own: dict[Identity, int] = {}
+        """Our descriptors by their files: of the database, and of its index."""
+
+    def add(self, user: User) -> None:
+        """Let somebody use it."""
+        for known in list(self._users):
+            if known() is None:
+                self._users.discard(known)
+        self._users.add(weakref.ref(user))
+        user.ground = self
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has a user."""
+        return any(
+            user is not None and user.ground is self
+            for user in [known() for known in list(self._users)]
+        )
 
     def hold(self, path: str, patience_s: float) -> None:
         """Lock the database, so that no process closes it "last". Wait up to `patience_s` seconds.
@@ -164,7 +190,7 @@ class Ground:
         if not self.is_held:
             return
         self.is_held = False
-        for descriptor, file in self._own:
+        for file, descriptor in list(self._own.items()):
             if _identity_of(descriptor) == file:
                 _set_lock(descriptor, fcntl.F_UNLCK, 0, 0)  # all of it
 
@@ -184,34 +210,41 @@ class Ground:
         """Close our descriptors of files that this process does not have open otherwise. Return
         whether all are closed."""
         opened = _open_files()
-        own = {descriptor for descriptor, _ in self._own}
-        for descriptor, file in list(self._own):
+        own = set(self._own.values())
+        for file in list(self._own):
             if opened and not set(opened.get(file, ())) - own:
-                try:
-                    self._own.remove((descriptor, file))
-                except ValueError:
-                    continue  # another thread removed it, and closes it
-                _close(descriptor, file)
+                self._close(file)
         return not self._own
 
     def close_own(self) -> None:
         """Close our descriptors."""
-        while self._own:
-            _close(*self._own.pop())
+        for file in list(self._own):
+            self._close(file)
+
+    def _close(self, file: Identity) -> None:
+        """Forget a descriptor, and close it unless other code closed it and reused its number."""
+        close = os.close if _identity_of(self._own.get(file, -1)) == file else _leave_open
+        # Both in C, where no exception comes between: what is forgotten is closed, and only once.
+        with suppress(KeyError):  # another thread was quicker
+            deque(map(close, map(self._own.pop, [file])), maxlen=0)
 
     def _descriptor_of(self, path: str, file: Identity) -> int | None:
-        for descriptor, its_file in self._own:
-            if its_file == file:
-                return descriptor
-        try:
-            found = os.stat(path)
-            # Noted in the same expression: an unknown descriptor would never be closed, and closing
-            # one drops the locks on its file, whichever that is.
-            self._own.append((os.open(path, _OPEN_FLAGS), (found.st_dev, found.st_ino)))
-        except OSError:
-            return None
-        descriptor, noted = self._own[-1]
-        return descriptor if _identity_of(descriptor) == noted == file else None
+        if file not in self._own:
+            try:
+                found = os.stat(path)
+                if (found.st_dev, found.st_ino) != file:
+                    return None
+                # Noted in C, with the opening: an unknown descriptor would never be closed, and
+                # closing one drops the locks on its file, whichever that is.
+                self._own.update(zip([file], map(os.open, [path], [_OPEN_FLAGS]), strict=True))
+            except OSError:
+                return None
+        descriptor = self._own.get(file, -1)
+        return descriptor if _identity_of(descriptor) == file else None
+
+
+def _leave_open(_: int) -> None:
+    """Do nothing: the number is that of another file by now."""
 
 
 def _is_empty(path: str) -> bool:
@@ -232,23 +265,24 @@ class Names:
         self.index = f"{path}-shm"
 
 
-def stand_on(file: Identity, user: int) -> Ground:
+def stand_on(file: Identity, user: User) -> Ground:
     """Return the ground of a database for a user that has, or is about to open, a connection."""
     while True:
         ground = _grounds.setdefault(file, Ground(file))
-        if not ground.users:
+        if not ground.is_used:
             ground.forget_wal()  # the last user's
-        ground.users.add(user)
+        ground.add(user)
         if _grounds.get(file) is ground:
             return ground
 
 
-def leave(ground: Ground, user: int) -> None:
-    """Remove a user, which closes its connections now. The last user releases the locks."""
-    ground.users.discard(user)
-    if not ground.users:
+def leave(user: User) -> None:
+    """Take its ground from a user, which closes its connections now. The last one releases the
+    locks."""
+    ground, user.ground = user.ground, None
+    if ground is not None and not ground.is_used:
         ground.unlock()
-        if ground.users:  # one came meanwhile
+        if ground.is_used:  # by one that came meanwhile
             ground.hold("", patience_s=0)
 
 
@@ -258,15 +292,12 @@ def tidy_up() -> None:
     _wanted.append(None)
     while _wanted and not sessions.is_pausing():
         _wanted.clear()
-        if all(ground.users for ground in list(_grounds.values())):
+        if all(ground.is_used for ground in list(_grounds.values())):
             return
-        sessions.pause()  # no thread opens one of the files in between
-        try:
+        with sessions.Pause():  # no thread opens one of the files in between
             for file, ground in list(_grounds.items()):
-                if not ground.users and not sessions.is_in_use(file) and ground.try_to_close():
+                if not ground.is_used and not sessions.is_in_use(file) and ground.try_to_close():
                     _grounds.pop(file, None)
-        finally:
-            sessions.resume()
 
 
 _wanted: list[None] = []
@@ -295,11 +326,6 @@ def _lock(descriptor: int, first: int, size: int) -> None:
 def _set_lock(descriptor: int, kind: int, first: int, size: int) -> None:
     assert _SET_LOCK is not None  # noqa: S101 - only called where there are such locks
     fcntl.fcntl(descriptor, _SET_LOCK, struct.pack("hhqqi4x", kind, os.SEEK_SET, first, size, 0))
-
-
-def _close(descriptor: int, file: Identity) -> None:
-    if _identity_of(descriptor) == file:  # other code may have closed it and reused its number
-        os.close(descriptor)
 
 
 def _identity(name: str) -> Identity | None:

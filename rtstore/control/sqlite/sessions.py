@@ -18,6 +18,7 @@ checks for uses.
 
 from __future__ import annotations
 
+import io
 import os
 import sqlite3
 import threading
@@ -219,32 +220,34 @@ def _forget_pool(number: int, _: object) -> None:
 # --- a pause of all other threads -----------------------------------------------------------------
 
 
-def pause() -> None:
-    """Let no other thread take a connection until `resume`."""
-    _pauses[threading.get_ident()] = next(_numbers)
+class Pause(io.BytesIO):
+    """A pause of all other threads, from `with` to the end of its block: they take no connection.
 
+    It is over when it is closed, or its last reference is gone. (It is a `BytesIO` because its
+    `__exit__` and its `closed` are in C: no exception can come between the two.)
+    """
 
-def resume() -> None:
-    """End the pause of this thread; without one it does nothing."""
-    _pauses.pop(threading.get_ident(), None)
+    def __init__(self) -> None:
+        super().__init__()
+        _pauses[threading.get_ident()] = weakref.ref(self)
 
 
 def is_pausing() -> bool:
     """Return whether this thread has a pause."""
-    return threading.get_ident() in _pauses
+    return threading.get_ident() in _pauses and _is_on(_pauses[threading.get_ident()])
 
 
 def wait_for_others() -> None:
-    """Wait until no other thread has a pause. End a pause that lasts too long: its thread was
+    """Wait until no other thread has a pause. Disregard one that lasts too long: its thread was
     interrupted."""
     while _pauses:
         found = _pause_of_another()
         if found is None:
             return
-        thread, number = found
+        thread, its_pause = found
         # No `Event`: an exception from a signal handler in its wait becomes an error of its lock.
         deadline = time.monotonic() + 2 * PATIENCE_S
-        while _pauses.get(thread) == number:
+        while _pauses.get(thread) is its_pause and _is_on(its_pause):
             if time.monotonic() >= deadline:
                 _pauses.pop(thread, None)
             time.sleep(POLL_S)
@@ -279,23 +282,47 @@ def is_barred(file: Identity) -> bool:
     return file in _barred
 
 
-def _pause_of_another() -> tuple[int, int] | None:
+def _is_on(its_pause: weakref.ref[Pause]) -> bool:
+    found = its_pause()
+    return found is not None and not found.closed
+
+
+def _pause_of_another() -> tuple[int, weakref.ref[Pause]] | None:
     thread = threading.get_ident()
-    for other, number in list(_pauses.items()):
+    for other, its_pause in list(_pauses.items()):
         if other != thread:
-            return other, number
+            if _is_on(its_pause):
+                return other, its_pause
+            _forget_pause(other, its_pause)
     return None
+
+
+def _forget_pause(thread: int, its_pause: weakref.ref[Pause]) -> None:
+    if _pauses.get(thread) is its_pause:
+        _pauses.pop(thread, None)
 
 
 # --- forks ----------------------------------------------------------------------------------------
 
 
+class _Forking(threading.local):
+    pause: Pause | None = None
+
+
+_forking = _Forking()
+
+
 def _before_fork() -> None:
-    pause()
+    _forking.pause = Pause()
     quiesce()
 
 
+def _after_in_parent() -> None:
+    _forking.pause = None
+
+
 def _after_in_child() -> None:
+    _forking.pause = None
     _pauses.clear()
     _barred.update(file for file, _ in _uses.values())
     _uses.clear()
@@ -312,13 +339,15 @@ def _keep_for_ever(*inherited: object) -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=resume, after_in_child=_after_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )
 
 _numbers = count(1)
 _uses: dict[int, list[Any]] = {}
 """By the number of a connection: its database, and the thread that uses it or None."""
-_pauses: dict[int, int] = {}
-"""By thread that has a pause: the number of the pause."""
+_pauses: dict[int, weakref.ref[Pause]] = {}
+"""By thread: its pause, which may be over."""
 _pools: dict[int, weakref.ref[Pool]] = {}
 _barred: set[Identity] = set()
 
