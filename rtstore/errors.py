@@ -332,8 +332,8 @@ class BatchUnfinishedError(RecoveryNeededError):
     """The batch is logged but was not completed here; opening the store completes it.
 
     `decided` is true when the log is known to be durable: the batch will happen. It is false when
-    the flush of the log itself failed: the batch happens whole or not at all. Open the store again,
-    then look the batch up by its id.
+    the flush of the log, or a write to it, failed: the batch happens whole or not at all. Open the
+    store again, then look the batch up by its id.
     """
 
     def __init__(
@@ -614,7 +614,8 @@ class BackupDamagedError(StopError):
 
 
 class DatabaseFailedError(StopError):
-    """A flush of the database failed earlier in this process, so this process writes no more.
+    """A commit of the database failed earlier in this process, in a flush or in a write, so this
+    process writes no more.
 
     After a failed flush the operating system may have dropped what was written. Only a new process,
     which reads everything again, can know what is there.
@@ -624,7 +625,7 @@ class DatabaseFailedError(StopError):
         self.path = path
         self.cause = cause
         super().__init__(
-            f"{path}: an earlier flush failed ({cause}), so this process writes no more. "
+            f"{path}: an earlier commit failed: {cause}. So this process writes no more. "
             "Restart the process and open the store again."
         )
 

@@ -231,13 +231,12 @@ def explain(error: BaseException, pending: Sequence[PendingBatch]) -> None:
         return  # its own message says it
     if isinstance(error, Exception) and not isinstance(error, MemoryError | RecursionError):
         pending = [item for item in pending if item.log_begun or item.is_done]
+        # Raised by a caller's function, before the log.
         pending = [item for item in pending if item.error is not error]
-        if not pending:
-            return  # raised by a caller's function, and nothing was written
-    for item in pending:
-        error.add_note(f"rtstore: {item.describe()}")
-    if not pending:
-        error.add_note("rtstore: nothing of the batch was written")
+    notes = [item.describe() for item in pending] or ["nothing of the batch was written"]
+    for note in (f"rtstore: {note}" for note in notes):
+        if note not in getattr(error, "__notes__", ()):  # a function may raise the same one again
+            error.add_note(note)
 
 
 def names_of(group: Iterable[PendingBatch]) -> set[str]:

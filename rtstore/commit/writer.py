@@ -110,9 +110,11 @@ from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.run_processes import is_alive, this_process
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import (
     BatchFailedError,
     BatchUnfinishedError,
+    CorruptDatabaseError,
     DatabaseFailedError,
     DatabaseLostError,
     InvalidRequestError,
@@ -738,7 +740,10 @@ def write_log(
     """Log batches in their order: the row of a run that they begin, their own rows, planned writes,
     contents, and the files quarantined for them. Durable when the caller's transaction is committed
     and flushed. Raises `StaleRunError` when their run is over."""
-    number = batches.last_number(connection)
+    try:
+        number = batches.last_number(connection)
+    except ValueError as error:
+        raise CorruptDatabaseError(directory / DATABASE_NAME, str(error)) from error
     logged = [draft.numbered(number + position) for position, draft in enumerate(drafts, start=1)]
     first_of: dict[str, LoggedBatch] = {}
     for draft, item in zip(drafts, logged, strict=True):

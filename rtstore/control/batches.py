@@ -23,6 +23,9 @@ from rtstore.model.records import (
 )
 from rtstore.model.times import format_time
 
+NUMBER_MAX = 2**62
+"""No batch of ours gets to this number, which is far from the last one that SQLite has."""
+
 
 class ReceiptStore:
     """Reads the batches of a runtime directory and their receipts."""
@@ -193,8 +196,16 @@ def has_bytes(connection: Connection, schema_name: str, content_hash: str) -> bo
 
 def last_number(connection: Connection) -> int:
     """Return the number of the newest batch, 0 before the first. Unlike the high watermark, it
-    counts failed batches too."""
-    return int(_SELECT_LAST_NUMBER.scalar(connection) or 0)
+    counts failed batches too. Raises `ValueError` for numbers that we never give."""
+    row = _SELECT_NUMBERS.first(connection)
+    assert row is not None  # noqa: S101 - an aggregate has a row
+    first, last = row["first"], row["last"]
+    if last is None:
+        return 0
+    if first < 1 or last > NUMBER_MAX:
+        wrong = first if first < 1 else last
+        raise ValueError(f"there is a batch number {wrong}: no batch of ours has it")
+    return int(last)
 
 
 def _batch_row(batch: Batch) -> Row:
@@ -281,7 +292,13 @@ _SELECT_FILES = Statement(
         batch_writes.c.batch_number, batch_writes.c.schema_name, batch_writes.c.relative_path
     ).where(batch_writes.c.batch_number.between(bindparam("first"), bindparam("last")))
 )
-_SELECT_LAST_NUMBER = Statement(select(func.max(write_batches.c.batch_number)))
+# Two subqueries: SQLite finds a minimum or a maximum in the index, but not both in one query.
+_SELECT_NUMBERS = Statement(
+    select(
+        select(func.min(write_batches.c.batch_number)).scalar_subquery().label("first"),
+        select(func.max(write_batches.c.batch_number)).scalar_subquery().label("last"),
+    )
+)
 # Both are found through the index on (schema_name, content_hash), however long the history is.
 _SELECT_WRITER = Statement(
     select(batch_writes.c.batch_number)

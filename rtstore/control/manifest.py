@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from rtstore.control import batches
 from rtstore.control.contents import KEEP_EVERYTHING, Retention
 from rtstore.control.schema import (
     history_retention,
@@ -109,7 +110,9 @@ def high_watermark(connection: Connection) -> int:
 
 
 def load(connection: Connection) -> Manifest:
-    """Read the manifest and all entries."""
+    """Read the manifest and all entries. Raises `ValueError` for batch numbers that make no sense:
+    no batch could be written."""
+    batches.last_number(connection)
     row = _manifest_row(connection)
     entries = tuple(_entry_of(*entry.values()) for entry in _SELECT_ENTRIES.all(connection))
     return Manifest.model_validate({**row, "entries": entries})

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from rtstore import CorruptDatabaseError, RuntimeStore
+from tests.cli.commands import run
 from tests.hostile.scene import Scene
 from tests.hostile.template import DATABASE, template
 from tests.hostile.test_databases import spoil, try_everything
-from tests.support import breadth
+from tests.support import LEASES, breadth, write
 
 VALUES = ("''", "NULL", "-1", "9223372036854775807", "x'ff00'", "'nonsense'", "'null'")
 PATHS = (
@@ -83,6 +86,31 @@ def test_columns(scene: Scene, table: str) -> None:
             path = spoil(scene, crashed=True)
             if _change(path, f"UPDATE {table} SET {column} = {value}"):
                 try_everything(scene, f"{table}.{column} = {value}")
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63 - 1])
+def test_a_batch_number_that_no_batch_of_ours_has(tmp_path: Path, number: int) -> None:
+    """Status, plan, opening, and a write of a store that is open already: each says damage."""
+    shutil.copytree(template(crashed=False), tmp_path / "runtime")
+    path = tmp_path / "runtime" / DATABASE
+    with RuntimeStore.open(path.parent) as store:
+        assert _change(
+            path,
+            "UPDATE write_batches SET batch_number = "
+            f"{number} WHERE batch_number = (SELECT max(batch_number) FROM write_batches)",
+        )
+        calls = [
+            lambda: write(store, LEASES, 1),
+            store.plan_recovery,
+            lambda: RuntimeStore.open(path.parent),
+        ]
+        for call in calls:
+            with pytest.raises(CorruptDatabaseError, match=f"batch number {number}"):
+                call()
+    for command in ("status", "plan"):
+        told = run(command, path.parent)
+        assert told.code == 5
+        assert f"batch number {number}" in told.err
 
 
 def _damage(path: Path, statement: str) -> None:

@@ -30,7 +30,7 @@ from rtstore.control.sqlite import ground, idle, sessions
 from rtstore.control.sqlite.ground import Ground, Names, User
 from rtstore.control.sqlite.sessions import Identity, Pool, Session
 from rtstore.control.sqlite.statements import Statement
-from rtstore.control.sqlite.translation import Translated, error_code
+from rtstore.control.sqlite.translation import Translated, error_code, in_words
 from rtstore.errors import (
     MOVED,
     CorruptDatabaseError,
@@ -319,7 +319,7 @@ class Database:
             driver.execute("COMMIT")
         except sqlite3.Error as error:
             if error_code(error) & 0xFF == sqlite3.SQLITE_IOERR:
-                self._failure = str(error)
+                self._failure = in_words(error)
             with suppress(sqlite3.Error):
                 if driver.in_transaction:
                     driver.execute("ROLLBACK")

@@ -70,7 +70,7 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     that a constraint refuses) means nothing about the file.
     """
     original = error.orig if isinstance(error, DBAPIError) else error
-    cause = f"{type(original).__name__}: {original}"
+    cause = f"{type(original).__name__}: {in_words(error)}"
     code = error_code(error) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseLockedError(path, cause)
@@ -90,6 +90,21 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     if code == 0 and str(original).startswith("Could not decode to UTF-8"):
         return CorruptDatabaseError(path, cause)  # the driver's own error for a text column
     return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
+
+
+def in_words(error: DBAPIError | sqlite3.Error) -> str:
+    """Return SQLite's message, and what it was doing, where it says only "disk I/O error"."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    doing = _DOING.get(error_code(error))
+    return f"{original} ({doing})" if doing else str(original)
+
+
+_DOING = {
+    sqlite3.SQLITE_IOERR_FSYNC: "a flush failed",
+    sqlite3.SQLITE_IOERR_DIR_FSYNC: "a flush failed",
+    sqlite3.SQLITE_IOERR_WRITE: "the system refused a write: the disk failed, or a quota or a "
+    "limit on the size of files was reached",
+}
 
 
 def is_full(error: StorageError) -> bool:
