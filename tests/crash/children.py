@@ -139,11 +139,14 @@ def killer(say: Say, number: int) -> Watcher:
     return watch
 
 
-def pauser(say: Say, number: int, gate: int) -> Watcher:
-    """Announce the point of that number, then wait until a byte comes through the gate."""
+def pauser(say: Say, target: Point, gate: int) -> Watcher:
+    """Announce that point, or the end, then wait until a byte comes through the gate."""
+    is_over = False
 
     def watch(point: Point) -> Fault | None:
-        if point.number == number or (point.kind == END and point.number < number):
+        nonlocal is_over
+        if not is_over and (point.is_at(target) or point.kind == END):
+            is_over = True
             say(Reached(point))
             os.read(gate, 1)
         return None

@@ -129,7 +129,7 @@ def _fail(
         if over:
             return None
         goes_on = lasting and point.number > failing.number and _can_fail(fault, point)
-        if point.number == failing.number or (point.kind == failing.kind and goes_on):
+        if point.is_at(failing) or (point.kind == failing.kind and goes_on):
             return fault
         return scenario.refusal(point)
 

@@ -20,15 +20,15 @@ from tests.crash.workers import Copies, Share, Tally, workshop
 Act = Callable[[Path, Say, TracedFileSystem], object]
 
 
-def kill(directory: Path, act: Act, number: int, also: Watcher = ignore) -> Ended:
-    """Run an act in a child that is killed before the point of that number, or at its end where it
-    has fewer: how often a file is looked at depends on the age of its last change. What else goes
-    wrong meanwhile, `also` says."""
+def kill(directory: Path, act: Act, target: Point, also: Watcher = ignore) -> Ended:
+    """Run an act in a child that is killed before that point, or at its end where it has fewer.
+    What else goes wrong meanwhile, `also` says."""
 
     def work(say: Say) -> None:
         def watch(point: Point) -> Fault | None:
-            is_early = point.kind == END and point.number < number
-            return killer(say, point.number if is_early else number)(point) or also(point)
+            if point.is_at(target) or point.kind == END:
+                killer(say, point.number)(point)
+            return also(point)
 
         probe = Probe(watch)
         with watched(probe) as fs:
@@ -89,7 +89,7 @@ def kill_everywhere(name: str, share: Share) -> Tally:
             if not share.takes(point.number) or not (share.full or point.changes):
                 continue
             with copies.fresh() as directory:
-                ended = kill(directory, act_of(scenario), point.number, scenario.refusal)
+                ended = kill(directory, act_of(scenario), point, scenario.refusal)
                 tally.points += 1
                 label = f"{name}, killed at {point}"
                 if ended.killed_at is None:
@@ -128,7 +128,7 @@ def wrecks(name: str, workplace: Path, *, full: bool) -> Iterator[Wreck]:
         if not (point.changes if full else point.kind == END or point.call in STEPS):
             continue
         with copies.fresh() as directory:
-            ended = kill(directory, act_of(scenario), point.number, scenario.refusal)
+            ended = kill(directory, act_of(scenario), point, scenario.refusal)
             if ended.killed_at is None:
                 raise AssertionError(f"{point} was not hit: {ended}")
             if not directory.exists():
@@ -158,7 +158,7 @@ def kill_recoveries(name: str, share: Share) -> Tally:
                 if not point.changes:
                     continue  # the others find the disk as the next of these does
                 with copies.fresh() as directory:
-                    ended = kill(directory, reopen, point.number)
+                    ended = kill(directory, reopen, point)
                     tally.points += 1
                     label = f"{name}, killed at {wreck.point}, again at {point}"
                     if ended.killed_at is None:

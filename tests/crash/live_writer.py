@@ -51,7 +51,7 @@ def _visit(
     gate, opening = os.pipe()
 
     def write(say: Say) -> None:
-        pause = pauser(say, point.number, gate)
+        pause = pauser(say, point, gate)
 
         def watch(reached: Point) -> Fault | None:
             return pause(reached) or scenario.refusal(reached)

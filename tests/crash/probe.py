@@ -41,11 +41,20 @@ class Point:
     subject: str
     opening: bool = False
     """The store is not open yet."""
+    changes_before: int = 0
+    """How many of the points before it change something."""
 
     @property
     def changes(self) -> bool:
         """Whether the call changes what another process finds."""
         return self.kind == END or self.call in _CHANGING
+
+    def is_at(self, other: Point) -> bool:
+        """Whether it is the same point of another run. How often a file is looked at depends on the
+        age of its last change, so the calls that change something are counted by themselves."""
+        if self.changes or other.changes:
+            return self.changes == other.changes and self.changes_before == other.changes_before
+        return self.number == other.number
 
     def __str__(self) -> str:
         return f"point {self.number}, before {self.call} {self.subject}".rstrip()
@@ -93,11 +102,14 @@ class Probe:
 
     def __init__(self, watcher: Watcher) -> None:
         self._numbers = count(1)
+        self._changes = 0
         self._watcher = watcher
 
     def reach(self, kind: str, call: str, subject: str = "") -> Fault | None:
         """Called right before a call; gives what is to happen instead, or None."""
-        return self._watcher(Point(next(self._numbers), kind, call, subject))
+        point = Point(next(self._numbers), kind, call, subject, changes_before=self._changes)
+        self._changes += point.changes
+        return self._watcher(point)
 
     def committed(self, level: int) -> None:
         """Called right after an SQL COMMIT, with the `synchronous` that it ran at."""

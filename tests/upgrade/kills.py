@@ -83,7 +83,7 @@ def kill_everywhere(
         if quick and not point.changes:
             continue
         with copies.fresh() as directory:
-            ended = kill(directory, act, point.number)
+            ended = kill(directory, act, point)
             tally.points += 1
             tally.kinds[point.kind] += 1
             where = f"{label}, killed at {point}"
