@@ -199,13 +199,17 @@ def last_number(connection: Connection) -> int:
     counts failed batches too. Raises `ValueError` for numbers that we never give."""
     row = _SELECT_NUMBERS.first(connection)
     assert row is not None  # noqa: S101 - an aggregate has a row
-    first, last = row["first"], row["last"]
-    if last is None:
+    return checked_last_number(row["first_number"], row["last_number"])
+
+
+def checked_last_number(first: int | None, last: int | None) -> int:
+    """Return the last of the batch numbers, or 0. Raises as `last_number`."""
+    if first is None or last is None:
         return 0
     if first < 1 or last > NUMBER_MAX:
         wrong = first if first < 1 else last
         raise ValueError(f"there is a batch number {wrong}: no batch of ours has it")
-    return int(last)
+    return last
 
 
 def _batch_row(batch: Batch) -> Row:
@@ -293,12 +297,12 @@ _SELECT_FILES = Statement(
     ).where(batch_writes.c.batch_number.between(bindparam("first"), bindparam("last")))
 )
 # Two subqueries: SQLite finds a minimum or a maximum in the index, but not both in one query.
-_SELECT_NUMBERS = Statement(
-    select(
-        select(func.min(write_batches.c.batch_number)).scalar_subquery().label("first"),
-        select(func.max(write_batches.c.batch_number)).scalar_subquery().label("last"),
-    )
+NUMBERS = (
+    select(func.min(write_batches.c.batch_number)).scalar_subquery().label("first_number"),
+    select(func.max(write_batches.c.batch_number)).scalar_subquery().label("last_number"),
 )
+"""Columns for `checked_last_number`."""
+_SELECT_NUMBERS = Statement(select(*NUMBERS))
 # Both are found through the index on (schema_name, content_hash), however long the history is.
 _SELECT_WRITER = Statement(
     select(batch_writes.c.batch_number)

@@ -112,8 +112,8 @@ def high_watermark(connection: Connection) -> int:
 def load(connection: Connection) -> Manifest:
     """Read the manifest and all entries. Raises `ValueError` for batch numbers that make no sense:
     no batch could be written."""
-    batches.last_number(connection)
-    row = _manifest_row(connection)
+    row = _manifest_row(connection, _SELECT_WITH_NUMBERS)
+    batches.checked_last_number(row.pop("first_number"), row.pop("last_number"))
     entries = tuple(_entry_of(*entry.values()) for entry in _SELECT_ENTRIES.all(connection))
     return Manifest.model_validate({**row, "entries": entries})
 
@@ -281,6 +281,7 @@ def _retention_of(row: Row | None) -> Retention:
 
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
 _SELECT_MANIFEST = Statement(select(runtime_manifest))
+_SELECT_WITH_NUMBERS = Statement(select(runtime_manifest, *batches.NUMBERS))
 _SELECT_HIGH_WATERMARK = Statement(select(runtime_manifest.c.high_watermark))
 _ENTRY_COLUMNS = tuple(manifest_entries.c.keys())
 # All columns there are, because a rebuild also reads entries and retention of an older revision.
@@ -413,8 +414,8 @@ def _entry_row(logged: LoggedBatch, write: PlannedWrite, file: PublishedFile) ->
     }
 
 
-def _manifest_row(connection: Connection) -> Row:
-    row = _SELECT_MANIFEST.first(connection)
+def _manifest_row(connection: Connection, statement: Statement | None = None) -> Row:
+    row = (statement or _SELECT_MANIFEST).first(connection)
     if row is None:
         raise _missing(connection)
     return row

@@ -75,6 +75,18 @@ def is_gone(directory: Path, kept_at: str, fs: FileSystem) -> bool:
     return False
 
 
+def is_changed(directory: Path, kept_at: str, expected_hash: str | None, fs: FileSystem) -> bool:
+    """Return whether a quarantined file that can be read is not what was kept. `expected_hash` is
+    None for what was no regular file, which is not looked into."""
+    if expected_hash is None:
+        return False
+    try:
+        content, _ = fs.read(quarantined_path(directory, kept_at))
+    except (OSError, UnsafePathError):
+        return False
+    return content_hash(content) != expected_hash
+
+
 def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:
     """Write a copy of the bytes to quarantine. Return its path relative to the runtime directory.
 

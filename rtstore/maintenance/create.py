@@ -60,9 +60,20 @@ def check_made(
             return
         if not _is_legacy(directory):
             refuse_lost_database(directory, team_name, descriptors, fs)
+    refuse_other_than_directory(directory)
     raise NotARuntimeDirectoryError(
         directory, "there is no runtime store here", *suggest_command(directory, team_name)
     )
+
+
+def refuse_other_than_directory(directory: Path) -> None:
+    """Raise `InvalidRequestError` for something that is there and no directory."""
+    if directory.is_symlink() and not directory.exists():
+        raise InvalidRequestError(
+            "directory", f"{directory} is a symbolic link that leads to nothing"
+        )
+    if directory.exists() and not directory.is_dir():
+        raise InvalidRequestError("directory", f"{directory} is not a directory")
 
 
 def make_or_upgrade(
@@ -120,6 +131,7 @@ def make(
     retention: Retention | None,
 ) -> None:
     """Create the runtime directory and its database, unless another process just did."""
+    refuse_other_than_directory(directory)
     if not _is_legacy(directory):
         refuse_lost_database(directory, team_name, registry, fs)
     if team_name is None or not team_name.strip():
@@ -129,12 +141,6 @@ def make(
         )  # fmt: skip
     check_id("team_name", team_name)
     time_of(clock)
-    if directory.is_symlink() and not directory.exists():
-        raise InvalidRequestError(
-            "directory", f"{directory} is a symbolic link that leads to nothing"
-        )
-    if directory.exists() and not directory.is_dir():
-        raise InvalidRequestError("directory", f"{directory} is not a directory")
     if _is_legacy(directory):
         raise NotARuntimeDirectoryError(
             directory,

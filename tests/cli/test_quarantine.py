@@ -127,6 +127,19 @@ def test_evidence_that_is_gone(kept: Path) -> None:
     assert doctor.code == ExitCode.READY
 
 
+def test_evidence_that_was_changed(kept: Path) -> None:
+    """The doctor says that it is not what was kept."""
+    assert "quarantine   no file is missing in it, or was changed" in run("doctor", kept).out
+    (file,) = (kept / "quarantine").iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[:-2] + b"#\n")
+    doctor = run("doctor", kept)
+    assert (
+        f"somebody changed, so that they cannot be put back: quarantine/{file.name}" in doctor.out
+    )
+    assert "yellow  quarantine" in doctor.out
+
+
 def test_nothing_in_quarantine(tmp_path: Path) -> None:
     """That is said, and is no error; a number that there is not is one, with the next command."""
     directory = ready_team(tmp_path)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from rtstore import Batch, FileSystem, LockLostError, LockTimeoutError, RuntimeStore, WriterLock
 from rtstore.commit.group import PendingBatch
 from rtstore.control.lock import LOCK_NAME
+from rtstore.model.ids import new_batch_id, new_receipt_id
+from rtstore.model.times import utc_now
 from tests.support import (
     CHECKPOINT,
     IDENTITY,
@@ -296,6 +299,41 @@ def _stack() -> list[Any]:
         frames.append(frame)
         frame = frame.f_back  # type: ignore[assignment]
     return frames
+
+
+@pytest.mark.parametrize("part", ["clock", "batch_id", "receipt_id", "change"])
+@pytest.mark.parametrize("how", ["write_batch", "update"])
+def test_an_exception_of_the_callers_own_functions(tmp_path: Path, part: str, how: str) -> None:
+    """It is raised as it is, with a note that nothing was written, which is true."""
+    is_broken = False
+
+    def unless_broken(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            if is_broken and part == name:
+                raise LookupError("it does not work")
+            return function(*arguments)
+
+        return call
+
+    change = unless_broken("change", lambda _: 2)
+
+    with open_store(
+        tmp_path / "runtime",
+        clock=unless_broken("clock", utc_now),
+        batch_id_factory=unless_broken("batch_id", new_batch_id),
+        receipt_id_factory=unless_broken("receipt_id", new_receipt_id),
+    ) as store:
+        batch(store, {LEDGER: 1})()
+        call = batch(store, {LEDGER: 2})
+        if how == "update" or part == "change":
+            call = partial(store.update, LEDGER, change, identity=IDENTITY, reason=CHECKPOINT)
+        is_broken = True
+        with pytest.raises(LookupError, match="it does not work") as caught:
+            call()
+        is_broken = False
+        assert caught.value.__notes__ == ["rtstore: nothing of the batch was written"]
+        assert store.read(LEDGER).data == 1
+        assert len(store.batches()) == 1
 
 
 MEMORY = """

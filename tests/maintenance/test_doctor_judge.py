@@ -273,3 +273,17 @@ def test_a_link_to_a_sound_database() -> None:
     place = f"{PLACE}/runtime-store.sqlite3"
     assert first == f"mv /away/db-wal '{place}-wal' && mv /away/db '{place}'"
     assert second.startswith("rtstore rebuild")
+
+
+@pytest.mark.parametrize("state", [DatabaseState.DAMAGED, DatabaseState.ABSENT])
+def test_a_full_disk_comes_before_what_needs_room(state: DatabaseState) -> None:
+    """No rebuild and no restore is advised that would end with "the disk is full", and no recovery
+    of a database that cannot be read."""
+    known: dict[str, Any] = {"state": state, "backup": PLACE / "backup", "free_bytes": 0}
+    full = found(Check.DATABASE, **known)
+    assert commands(full) == []
+    assert [way.why.partition(" first")[0] for way in full.ways] == ["a person must make room"] * 2
+    assert "then: rtstore restore" in full.ways[0].why
+    assert "then: rtstore rebuild" in full.ways[1].why
+    assert "rtstore recover" not in str(found(Check.SPACE, **known).ways)
+    assert len(commands(found(Check.DATABASE, **{**known, "free_bytes": 1 << 40}))) == 2

@@ -332,3 +332,14 @@ def test_a_clock_without_a_zone_writes_nothing(directory: Path) -> None:
                 call(store)
             assert caught.value.field == "clock"
     assert everything(directory) == before
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"team_name": "team-a"}, {"read_only": True}, {"upgrade": False}]
+)
+def test_a_file_for_a_directory(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A regular file is told to be no directory; no store can be made of it."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InvalidRequestError, match="is not a directory"):
+        RuntimeStore.open(tmp_path / "file", **options)
+    assert (tmp_path / "file").read_text() == "mine"

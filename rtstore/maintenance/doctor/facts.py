@@ -146,6 +146,8 @@ class Facts(Record):
     """Pragmas of the database file as they are; None: not looked at."""
     lost_quarantined: tuple[str, ...] | None = None
     """What the database says is in quarantine, and is not; None: it cannot be asked."""
+    changed_quarantined: tuple[str, ...] = ()
+    """What is in quarantine, and is not what its row says."""
     stray_files: tuple[str, ...] = ()
     unknown_files: tuple[str, ...] = ()
     sizes: dict[str, int] = Field(default_factory=dict)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -38,7 +38,7 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
 from rtstore.files.paths import store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_gone
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_changed, is_gone
 from rtstore.files.remains import kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
@@ -134,7 +134,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
             file.name for file in (path, *there) if file.exists() and not os.access(file, os.R_OK)
         ),
         settings=(_read(path, settings) or {}) if state in _READABLE else {},
-        lost_quarantined=_lost_quarantined(directory, fs) if state in _READABLE else None,
+        **(_quarantined(directory, fs) if state in _READABLE else {}),
         stray_files=tuple(_strays(directory, names, there)),
         unknown_files=tuple(_unknown(names, descriptors)),
         sizes=_sizes(directory, there),
@@ -245,15 +245,20 @@ def _descriptors(path: Path) -> Sequence[Descriptor] | None:
     return _read(path, manifest.load_descriptors)
 
 
-def _lost_quarantined(directory: Path, fs: FileSystem) -> tuple[str, ...] | None:
+def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:
+    """Return the facts of the quarantine: what is missing, and what is not as it was kept."""
     known = _read(directory / DATABASE_NAME, recovery_log.list_quarantined)
     if known is None:
-        return None
-    return tuple(
-        item.quarantine_path
-        for item in known
-        if item.restored_at is None and is_gone(directory, item.quarantine_path, fs)
-    )
+        return {}
+    kept = {item.quarantine_path: item for item in known if item.restored_at is None}
+    return {
+        "lost_quarantined": tuple(path for path in kept if is_gone(directory, path, fs)),
+        "changed_quarantined": tuple(
+            path
+            for path, item in kept.items()
+            if is_changed(directory, path, item.content_hash, fs)
+        ),
+    }
 
 
 def _newest_batch(path: Path) -> datetime | None:

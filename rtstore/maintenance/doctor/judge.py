@@ -228,11 +228,12 @@ def _ways_out(facts: Facts) -> Iterator[Suggestion]:
     state."""
     if facts.backup is not None:
         restored = facts.restored or Path(f"{facts.directory}-restored")
-        yield Suggestion(
+        restore = Suggestion(
             command=f"rtstore restore {shell_word(facts.backup)} {shell_word(restored)}",
             why="makes a new directory of the newest sound back-up, with its history; what was "
             "written since is not in it. Stop the runtime before it takes the old one's place",
         )
+        yield _once_there_is_room(facts, restore)
     if facts.nameless_files:
         yield _rebuild_in_the_runtime(facts)
     elif facts.has_store_files:
@@ -266,7 +267,23 @@ def _move_aside(facts: Facts) -> Iterator[Suggestion]:
 
 def _unless_hindered(facts: Facts, way: Suggestion) -> Suggestion:
     """A way that writes, or else what has to be done before it."""
-    return next((item.way for item in facts.hindrances if item.schema_name is None), way)
+    hindrance = next((item.way for item in facts.hindrances if item.schema_name is None), None)
+    return hindrance or _once_there_is_room(facts, way)
+
+
+def _once_there_is_room(facts: Facts, way: Suggestion) -> Suggestion:
+    """A way that needs room, which a person must make first on a full disk."""
+    if way.command is None or not _is_full(facts):
+        return way
+    free = _size(facts.free_bytes or 0)
+    why = f"a person must make room first, for {free} are free; then: {way.command} ({way.why})"
+    return Suggestion(command=None, why=why)
+
+
+def _is_full(facts: Facts) -> bool:
+    return facts.free_bytes is not None and facts.free_bytes < max(
+        1 << 20, facts.sizes.get("store files", 0)
+    )
 
 
 def _rebuild(facts: Facts, *options: str) -> Suggestion:
@@ -386,7 +403,7 @@ def _space(facts: Facts) -> Iterator[Finding]:
     needed = sum(facts.sizes.values())
     look = Suggestion(command=f"df -h {shell_word(facts.directory)}", why="shows what is full")
     free = f"{_size(facts.free_bytes)} free"
-    if facts.free_bytes < max(1 << 20, facts.sizes.get("store files", 0)):
+    if _is_full(facts):
         full = "full" if facts.free_bytes < ROOM_FOR_NOTHING else "nearly full"
         yield say.red(
             f"the disk is {full}: {free}. A batch that finds no room fails, and is undone; "
@@ -421,6 +438,12 @@ def _make_room(facts: Facts) -> Suggestion:
     growth = wal if facts.committed_bytes is None else max(0, facts.committed_bytes - database)
     needed = max(1 << 20, facts.sizes.get("store files", 0)) + (growth if wal else 0)
     gives = f", which moves the WAL into the database and gives its {_size(wal)} back"
+    if facts.state not in (DatabaseState.SOUND, DatabaseState.OLDER):
+        return Suggestion(
+            command=None,
+            why=f"a person must free about {_size(max(0, needed - (facts.free_bytes or 0)))} "
+            f"elsewhere on this file system, or make it larger; then: {_run('doctor', facts)}",
+        )
     return Suggestion(
         command=None,
         why=f"a person must free about {_size(max(0, needed - (facts.free_bytes or 0)))} elsewhere "
@@ -512,17 +535,32 @@ def _quarantine(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.QUARANTINE)
     if facts.lost_quarantined is None:
         return
-    if not facts.lost_quarantined:
-        yield say.green("no file is missing in it")
-        return
-    names = ", ".join(facts.lost_quarantined[:5]) + (", ..." if facts.lost_quarantined[5:] else "")
-    yield say.yellow(
-        f"quarantined files that somebody removed, so that they cannot be put back: {names}",
-        Suggestion(
-            command=f"rtstore quarantine list {shell_word(facts.directory)}",
-            why="marks what is gone; only a back-up may have it. Pruning the quarantine forgets it",
-        ),
-    )
+    if not (facts.lost_quarantined or facts.changed_quarantined):
+        yield say.green("no file is missing in it, or was changed")
+    if facts.lost_quarantined:
+        yield say.yellow(
+            "quarantined files that somebody removed, so that they cannot be put back: "
+            f"{_some(facts.lost_quarantined)}",
+            Suggestion(
+                command=f"rtstore quarantine list {shell_word(facts.directory)}",
+                why="marks what is gone; only a back-up may have it. Pruning the quarantine "
+                "forgets it",
+            ),
+        )
+    if facts.changed_quarantined:
+        yield say.yellow(
+            "quarantined files that somebody changed, so that they cannot be put back: "
+            f"{_some(facts.changed_quarantined)}",
+            Suggestion(
+                command=f"rtstore quarantine list {shell_word(facts.directory)}",
+                why="says what each was; only a back-up may have it. Pruning the quarantine "
+                "removes it",
+            ),
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if names[5:] else "")
 
 
 def _stray_files(facts: Facts) -> Iterator[Finding]:
