@@ -231,7 +231,7 @@ def _why(error: RuntimeStoreError | OSError) -> str:
     if isinstance(error, DatabaseLockedError):
         return error.cause
     if isinstance(error, DatabaseMissingError):
-        return "the store files are there, the database is gone"
+        return f"the store files are there, but {error.problem}"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(getattr(error, "problem", error))

@@ -61,6 +61,16 @@ def kept_beside(directory: Path, fs: FileSystem) -> tuple[str, ...]:
     return tuple(found)
 
 
+def had_database(directory: Path, fs: FileSystem) -> bool:
+    """Return whether something other than store files shows that there was a database. Without,
+    nobody can tell whether it is gone, or the files are of a runtime that never had one."""
+    try:
+        names = fs.list_directory(directory)
+    except OSError:
+        return False
+    return any(name.startswith(_OWN_PREFIX) for name in names) or bool(kept_beside(directory, fs))
+
+
 def _json_files(directory: Path, fs: FileSystem) -> Iterator[str]:
     """Yield the files that may be stores, by name. Skip a folder that is a runtime directory of its
     own, and one behind a link."""

@@ -12,8 +12,17 @@ from pathlib import Path
 from rtstore.control.lock import LOCK_NAME, move_aside, odd_lock
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
-from rtstore.files.owners import is_mount_point, is_read_only, mounts
+from rtstore.files.owners import (
+    is_mount_point,
+    is_others,
+    is_read_only,
+    mounts,
+    not_changeable,
+    owner,
+    this_user,
+)
 from rtstore.files.paths import store_path
+from rtstore.maintenance.doctor.facts import owning_way
 from rtstore.model.records import ROOM_FOR_NOTHING, Hindrance, HindranceKind, Suggestion
 from rtstore.shell import shell_word
 
@@ -96,6 +105,22 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
                 "then nothing can be written",
             ),
         )
+        return
+    foreign = _of_others(directory)
+    if foreign:
+        yield Hindrance(
+            kind=HindranceKind.OWNER,
+            problem="writing does not work: another user owns, and keeps from this one, "
+            f"{', '.join(foreign)}",
+            way=owning_way(directory, owner=owner(directory), user=this_user(), is_others=False),
+        )
+
+
+def _of_others(directory: Path) -> tuple[str, ...]:
+    """What every write needs, and the user of the directory may not change; asked as that user."""
+    names = (LOCK_NAME, *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm")))
+    found = tuple(not_changeable(directory, names))
+    return () if found and is_others(directory) else found
 
 
 def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance]:

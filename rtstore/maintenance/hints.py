@@ -13,7 +13,7 @@ from rtstore.control import batches, manifest, revisions
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import DatabaseMissingError, Hint
 from rtstore.files.paths import store_path
-from rtstore.files.remains import has_envelope, kept_beside, store_files
+from rtstore.files.remains import had_database, has_envelope, kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
 from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
@@ -85,7 +85,9 @@ def refuse_lost_database(
         run = rebuild_command(directory, launch, team_name=team_name or "NAME")
         if nameless(store_files(directory, (), fs)):
             run = how_to_rebuild_in_the_runtime(directory, team_name)
-        raise DatabaseMissingError(directory, found, "its database is gone", run)
+        gone = had_database(directory, fs)
+        problem = "its database is gone" if gone else "its database is gone, or it never had one"
+        raise DatabaseMissingError(directory, found, problem, run)
 
 
 def refuse_lost_batches(

@@ -547,16 +547,17 @@ ROOM_FOR_NOTHING = 64 << 10
 
 
 class HindranceKind(StrEnum):
-    """What kind of thing keeps everybody from writing."""
+    """What kind of thing keeps the user of a directory from writing."""
 
     READ_ONLY = "read_only"
     LOCK = "lock"
     MOUNT = "mount"
     FULL = "full"
+    OWNER = "owner"
 
 
 class Hindrance(Record):
-    """What keeps everybody from writing, whoever they are."""
+    """What keeps the user of a directory from writing."""
 
     kind: HindranceKind
     problem: str

@@ -478,6 +478,24 @@ def test_what_another_user_left_here(tmp_path: Path) -> None:
     assert run_process("recover", directory, before=_without_privileges()).code == 0
 
 
+@pytest.mark.parametrize("name", ["runtime-store.lock", DATABASE_NAME])
+def test_what_every_write_needs_is_of_another_user(tmp_path: Path, name: str) -> None:
+    """Status does not call that ready, for the user of the directory, and names `chown` as the
+    doctor does; after it, the directory is ready."""
+    directory = ready_team(tmp_path)
+    _give_away(directory / name)
+    (directory / name).chmod(0o644)
+    chown = f"sudo chown -R {this_user()} {directory}"
+    for command in ("status", "doctor"):
+        told = run_process(command, directory, before=_without_privileges())
+        assert told.code == ExitCode.NOT_READY, told
+        assert name in told.out
+        assert chown in told.out
+    assert run("status", directory).code == ExitCode.READY  # root may write
+    subprocess.run(chown.split()[1:], check=True)
+    assert run_process("status", directory, before=_without_privileges()).code == ExitCode.READY
+
+
 def test_another_users_directory(tmp_path: Path) -> None:
     """It says whose it is and who asks, in the library and in every command."""
     directory = ready_team(tmp_path)

@@ -358,3 +358,23 @@ def test_a_directory_that_is_a_link_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(InvalidRequestError, match="leads to nothing"):
         RuntimeStore.open(tmp_path / "link", team_name=TEAM)
+
+
+@pytest.mark.parametrize("had_one", [False, True])
+def test_files_of_a_runtime_that_never_had_a_database(tmp_path: Path, had_one: bool) -> None:
+    """Nothing but store files does not show that a database was lost: that is not claimed, by
+    opening, the doctor, or the status of a folder. A rebuild makes one in either case."""
+    directory = tmp_path / "folder" / "team"
+    with open_store(directory) as store:
+        write(store, LEASES, 1)
+    for path in directory.glob("runtime-store.*"):
+        if not (had_one and path.name == "runtime-store.lock"):
+            path.unlink()
+    claim = "its database is gone" if had_one else "its database is gone, or it never had one"
+    with pytest.raises(DatabaseMissingError) as caught:
+        RuntimeStore.open(directory, team_name=TEAM)
+    assert caught.value.problem == claim
+    assert f"the store files are there, but {claim}" in run("status", directory.parent).out
+    doctor = run("doctor", directory).out
+    assert ("it is gone, or there never was one, but the store files" in doctor) is not had_one
+    assert run("rebuild", directory, "--team", TEAM).code == 0

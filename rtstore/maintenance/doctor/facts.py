@@ -146,6 +146,8 @@ class Facts(Record):
     """Pragmas of the database file as they are; None: not looked at."""
     lost_quarantined: tuple[str, ...] | None = None
     """What the database says is in quarantine, and is not; None: it cannot be asked."""
+    had_database: bool = True
+    """Whether something other than store files shows that there is a database, or was one."""
     changed_quarantined: tuple[str, ...] = ()
     """What is in quarantine, and is not what its row says."""
     stray_files: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ from rtstore.files import durable
 from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_changed, is_gone
-from rtstore.files.remains import kept_beside, store_files
+from rtstore.files.remains import had_database, kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
@@ -106,6 +106,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         nameless_files=nameless,
         knows_descriptors=state is not DatabaseState.DAMAGED or left.descriptors is not None,
         left_behind=kept,
+        had_database=had_database(directory, fs),
         launch=read_launch_state(directory, fs),
         team_in_database=left.team_name,
         backup=_backup(directory, fs) if helps else None,

@@ -164,7 +164,8 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
                 ),
             )
         case DatabaseState.ABSENT:
-            return say.red("it is gone, but the store files are there", *_ways_out(facts))
+            gone = "it is gone" if facts.had_database else "it is gone, or there never was one"
+            return say.red(f"{gone}, but the store files are there", *_ways_out(facts))
         case DatabaseState.REBUILD_INTERRUPTED:
             return say.red("a rebuild was interrupted", _rebuild(facts))
         case DatabaseState.FOREIGN if facts.odd_file is not None:
@@ -464,7 +465,7 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
         yield say.red(f"not readable: {', '.join(unreadable)}", _make_accessible(facts))
         well = False
     for found in facts.hindrances:
-        if found.kind is not HindranceKind.LOCK:
+        if found.kind not in (HindranceKind.LOCK, HindranceKind.OWNER):  # told of already
             yield say.red(found.problem, found.way)
             well = False
     if facts.is_read_only:
