@@ -64,14 +64,14 @@ def insert_writes(
 
 def log(connection: Connection, planned: Sequence[LoggedBatch]) -> None:
     """Write the rows of batches that are being logged, and of their writes."""
-    _INSERT_BATCH.run_many(connection, [_batch_row(logged.batch) for logged in planned])
-    _INSERT_WRITE.run_many(
+    _INSERT_BATCH.write(connection, *(_batch_row(logged.batch) for logged in planned))
+    _INSERT_WRITE.write(
         connection,
-        [
+        *(
             _write_row(logged.batch.batch_number, write)
             for logged in planned
             for write in logged.writes
-        ],
+        ),
     )
 
 

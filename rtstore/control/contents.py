@@ -79,13 +79,13 @@ def list_contents(connection: Connection) -> Iterator[tuple[int, str, str, bytes
 def insert_contents(connection: Connection, contents: Mapping[int, Mapping[str, bytes]]) -> None:
     """Log the bytes that batches write, by batch number and store name. They are JSON in UTF-8, and
     were checked before."""
-    _INSERT_CONTENT.run_many(
+    _INSERT_CONTENT.write(
         connection,
-        [
+        *(
             {"batch_number": number, "schema_name": name, "content": content.decode("utf-8")}
             for number, content_of in contents.items()
             for name, content in content_of.items()
-        ],
+        ),
     )
 
 

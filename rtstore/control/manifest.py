@@ -149,7 +149,7 @@ def path_owner(connection: Connection, relative_path: str) -> str | None:
 
 def mark_preparing(connection: Connection, batch_id: str | None) -> None:
     """Record the batch that is open; with None, that none is."""
-    _MARK_PREPARING.run(connection, batch_id=batch_id)
+    _MARK_PREPARING.write(connection, {"batch_id": batch_id})
 
 
 def complete(
@@ -179,7 +179,7 @@ def complete(
             rows[name] = row
     _upsert_entries(connection, [row for name, row in rows.items() if name not in keeping])
     if keeping:
-        _UPSERT_KEEPING.run_many(connection, [rows[name] for name in keeping])
+        _UPSERT_KEEPING.write(connection, *(rows[name] for name in keeping))
     last = logged[-1]
     values: Row = {
         "watermark": high_watermark,
@@ -188,15 +188,14 @@ def complete(
     }
     bound = [item.batch for item in logged if item.batch.run_id is not None]
     if not bound:
-        _SEAL_KEEPING.run(connection, **values)
+        _SEAL_KEEPING.write(connection, values)
         return
-    _SEAL_MANIFEST.run(
-        connection,
-        run_id=bound[-1].run_id,
-        capability_snapshot_id=bound[-1].capability_snapshot_id,
-        behavior_fingerprint=bound[-1].behavior_fingerprint,
-        **values,
-    )
+    identity = {
+        "run_id": bound[-1].run_id,
+        "capability_snapshot_id": bound[-1].capability_snapshot_id,
+        "behavior_fingerprint": bound[-1].behavior_fingerprint,
+    }
+    _SEAL_MANIFEST.write(connection, {**values, **identity})
 
 
 def insert_entries(connection: Connection, entries: Iterable[ManifestEntry]) -> None:
@@ -208,7 +207,7 @@ def _upsert_entries(connection: Connection, rows: Sequence[Row]) -> None:
     """Write entries. An entry rarely gets another file; if none does, the index over the paths need
     not be written."""
     if _UPSERT_WHERE_IT_WAS.run_many(connection, rows).rowcount < len(rows):
-        _UPSERT_ENTRY.run_many(connection, rows)
+        _UPSERT_ENTRY.write(connection, *rows)
 
 
 def mark_recovery(connection: Connection, plan_id: str) -> None:

@@ -176,19 +176,19 @@ def resume(connection: Connection, run_id: str, process: RunProcess) -> None:
 def insert_runs(connection: Connection, records: Iterable[RunRecord]) -> None:
     """Write the rows of runs that are known from elsewhere, the earliest first."""
     for record in records:
-        _INSERT.run(
-            connection,
-            run_number=None,
-            run_id=record.run_id,
-            state=record.state.value,
-            began_at=format_time(record.began_at),
-            begun_by_batch=record.begun_by_batch,
+        row = {
+            "run_number": None,
+            "run_id": record.run_id,
+            "state": record.state.value,
+            "began_at": format_time(record.began_at),
+            "begun_by_batch": record.begun_by_batch,
             **_process_columns(record.process),
-            ended_at=None if record.ended_at is None else format_time(record.ended_at),
-            ending=None if record.ending is None else record.ending.value,
-            why=record.why,
-            superseded_by=record.superseded_by,
-        )
+            "ended_at": None if record.ended_at is None else format_time(record.ended_at),
+            "ending": None if record.ending is None else record.ending.value,
+            "why": record.why,
+            "superseded_by": record.superseded_by,
+        }
+        _INSERT.write(connection, row)
 
 
 def runs_of_batches(connection: Connection, at: datetime) -> list[RunRecord]:

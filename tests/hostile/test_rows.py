@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from rtstore import CorruptDatabaseError, RuntimeStore
+from rtstore import BatchUnfinishedError, CorruptDatabaseError, RunIdentity, RuntimeStore
 from tests.cli.commands import run
 from tests.hostile.scene import Scene
 from tests.hostile.template import DATABASE, template
 from tests.hostile.test_databases import spoil, try_everything
-from tests.support import LEASES, breadth, write
+from tests.support import CHECKPOINT, LEASES, breadth, write
 
 VALUES = ("''", "NULL", "-1", "9223372036854775807", "x'ff00'", "'nonsense'", "'null'")
 PATHS = (
@@ -99,7 +100,7 @@ def test_a_batch_number_that_no_batch_of_ours_has(tmp_path: Path, number: int) -
             "UPDATE write_batches SET batch_number = "
             f"{number} WHERE batch_number = (SELECT max(batch_number) FROM write_batches)",
         )
-        calls = [
+        calls: list[Callable[[], object]] = [
             lambda: write(store, LEASES, 1),
             store.plan_recovery,
             lambda: RuntimeStore.open(path.parent),
@@ -171,3 +172,40 @@ def test_schema_that_acts(scene: Scene) -> None:
             trigger = f"CREATE TRIGGER harm AFTER INSERT ON {table} BEGIN {body}; END"
             if _change(path, trigger):
                 try_everything(scene, f"a trigger on {table} that {what}")
+
+
+@pytest.mark.parametrize(
+    ("event", "table"),
+    [
+        ("INSERT", "write_batches"),
+        ("INSERT", "batch_writes"),
+        ("INSERT", "store_contents"),
+        ("INSERT", "runs"),
+        ("UPDATE", "write_batches"),
+        ("UPDATE", "manifest_entries"),
+        ("UPDATE", "runtime_manifest"),
+    ],
+)
+def test_a_trigger_that_swallows_our_writes(tmp_path: Path, event: str, table: str) -> None:
+    """Nothing is told to be committed whose rows were not written; without the trigger all is well
+    again."""
+    shutil.copytree(template(crashed=False), tmp_path / "runtime")
+    path = tmp_path / "runtime" / DATABASE
+    with RuntimeStore.open(path.parent) as store:
+        write(store, LEASES, "before")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        body = "SELECT RAISE(IGNORE)"
+        connection.execute(f"CREATE TRIGGER harm BEFORE {event} ON {table} BEGIN {body}; END")
+    with RuntimeStore.open(path.parent) as store:
+        other = RunIdentity(run_id="another run")
+        with pytest.raises((CorruptDatabaseError, BatchUnfinishedError)) as caught:
+            store.write_batch(identity=other, reason=CHECKPOINT, writes={LEASES: "after"})
+        decided = isinstance(caught.value, BatchUnfinishedError)
+        assert decided == (
+            table == "manifest_entries" or (event, table) == ("UPDATE", "write_batches")
+        )
+        assert store.read(LEASES, verify=False).data == "before"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DROP TRIGGER harm")
+    with RuntimeStore.open(path.parent) as store:
+        assert store.read(LEASES).data == ("after" if decided else "before")

@@ -10,11 +10,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
+
+from rtstore.errors import CorruptDatabaseError
 
 Row = dict[str, Any]
 _Getter = Callable[[Mapping[str, object]], Sequence[object]]
@@ -80,6 +83,17 @@ class Statement:
         """Run it once for each row of values. Return the cursor; its `rowcount` counts all runs."""
         sql, bound, defaults = self._parts()
         return driver_of(connection).executemany(sql, [bound({**defaults, **row}) for row in rows])
+
+    def write(self, connection: Connection, *rows: Mapping[str, object]) -> None:
+        """Run it once for each row of values; each run writes one row.
+
+        Raises `CorruptDatabaseError` where one did not, because a trigger of somebody's own
+        swallowed it (RAISE(IGNORE)): roll back the transaction.
+        """
+        if rows and self.run_many(connection, rows).rowcount != len(rows):
+            path = driver_of(connection).execute("PRAGMA database_list").fetchone()[2]
+            problem = "a trigger that is not ours keeps rows from being written"
+            raise CorruptDatabaseError(Path(path), f"{problem} ({' '.join(self.sql.split()[:3])})")
 
     def _parts(self) -> tuple[str, _Getter, Mapping[str, Any]]:
         """Return the text, a function that puts the bound values in order, and the values in the
