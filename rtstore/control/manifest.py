@@ -45,6 +45,9 @@ from rtstore.model.records import (
 )
 from rtstore.model.times import Clock, format_time, utc_now
 
+READS_MAX = 5
+"""How often rows that are not of one moment are read; after that, somebody has edited them."""
+
 
 class ManifestStore:
     """Reads the manifest of a runtime directory."""
@@ -56,7 +59,11 @@ class ManifestStore:
 
     def read(self) -> Manifest:
         """Return the current manifest, from one read transaction, without a lock."""
-        return self.database.read(load)
+        for _ in range(READS_MAX):
+            found = self.database.read(load_with_last_number)
+            if is_of_one_moment(*found):
+                break
+        return found[0]
 
 
 class ManifestHead(Record):
@@ -112,10 +119,22 @@ def high_watermark(connection: Connection) -> int:
 def load(connection: Connection) -> Manifest:
     """Read the manifest and all entries. Raises `ValueError` for batch numbers that make no sense:
     no batch could be written."""
+    return load_with_last_number(connection)[0]
+
+
+def load_with_last_number(connection: Connection) -> tuple[Manifest, int]:
+    """Do `load`, and return the number of the newest batch, too, which is read first."""
     row = _manifest_row(connection, _SELECT_WITH_NUMBERS)
-    batches.checked_last_number(row.pop("first_number"), row.pop("last_number"))
+    last = batches.checked_last_number(row.pop("first_number"), row.pop("last_number"))
     entries = tuple(_entry_of(*entry.values()) for entry in _SELECT_ENTRIES.all(connection))
-    return Manifest.model_validate({**row, "entries": entries})
+    return Manifest.model_validate({**row, "entries": entries}), last
+
+
+def is_of_one_moment(manifest: Manifest, last_number: int) -> bool:
+    """Return whether no entry is of a batch after the newest one that was read first. One is where
+    code of this process dropped the locks that keep the pages of a read transaction, by closing a
+    file of the database: then read again."""
+    return all(entry.batch_number <= last_number for entry in manifest.entries)
 
 
 def load_entries(connection: Connection, names: Iterable[str]) -> dict[str, ManifestEntry]:

@@ -51,6 +51,14 @@ class RowsSnapshot(NamedTuple):
     """Rises with every batch, failed ones included."""
 
     @property
+    def is_of_one_moment(self) -> bool:
+        """See `manifest.is_of_one_moment`."""
+        last = self.last_batch_number
+        return manifest.is_of_one_moment(self.manifest, last) and all(
+            item.batch.batch_number <= last for item in self.open_batches
+        )
+
+    @property
     def token(self) -> tuple[int, int, tuple[tuple[int, BatchState], ...]]:
         """A value that is equal for two snapshots exactly when no batch changed in between."""
         return (
@@ -179,7 +187,12 @@ class RecoveryPlanner:
         return PlanningInput(view=view, findings=findings, crashed_batches=crashed)
 
     def _look(self) -> RowsSnapshot:
-        return self._database.read_cached(_rows_snapshot)
+        found = self._database.read_cached(_rows_snapshot)
+        for _ in range(manifest.READS_MAX):
+            if found.is_of_one_moment:
+                break
+            found = self._database.read(_rows_snapshot)
+        return found
 
     def _in_progress(self, view: RowsSnapshot) -> tuple[LoggedBatch, ...]:
         """Return the open batches whose writer may be alive.
@@ -231,11 +244,12 @@ class RecoveryPlanner:
 
 
 def _rows_snapshot(connection: Connection) -> RowsSnapshot:
+    found, last_number = manifest.load_with_last_number(connection)
     return RowsSnapshot(
-        manifest=manifest.load(connection),
+        manifest=found,
         open_batches=batches.load_open(connection),
         stores_with_content=contents.stores_with_content(connection),
-        last_batch_number=batches.last_number(connection),
+        last_batch_number=last_number,
     )
 
 

@@ -479,6 +479,24 @@ def test_a_snapshot_that_is_newer_than_it_says_is_taken_again(
     assert (snapshot.high_watermark, snapshot.data(A), asked) == (2, 2, [2, 2])
 
 
+@pytest.mark.parametrize("what", ["manifest", "plan_recovery"])
+def test_entries_that_are_newer_than_the_batches_are_read_again(
+    store: RuntimeStore, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The same for the manifest with its entries, and for the rows of a plan."""
+    begun(store).write_batch("recovery", {A: 2})
+    real, asked = manifest.load_with_last_number, list[int]()
+
+    def load(connection: Connection) -> tuple[Any, int]:
+        found, last = real(connection)
+        asked.append(last)
+        return found, last - 1 if len(asked) == 1 else last
+
+    monkeypatch.setattr(manifest, "load_with_last_number", load)
+    assert getattr(store, what)().high_watermark == 2
+    assert asked[:2] == [2, 2]
+
+
 def test_a_rebuild_keeps_the_id_of_a_damaged_row(store: RuntimeStore) -> None:
     """A run that was over stays so, although its row makes no sense; so does every other run."""
     begun(store).end()
