@@ -240,10 +240,10 @@ class StoreReader:
             return f"unreadable ({explained(error, path)})"
         return _SAME if entry is not None and found == entry.content_hash else found
 
-    def _invariant_data(self, name: str, content: StoreContent | None) -> dict[str, Any] | None:
+    def _invariant_data(self, name: str, content: StoreContent | None) -> Any:
         """Return the committed data of a store, or None when there is none that its model accepts;
         then the inspection of the file reports it."""
-        if content is None or not isinstance(content.data, dict):
+        if content is None or not isinstance(content.data, dict | list):
             return None
         if payload_problem(content.data, self._registry.get(name).payload) is not None:
             return None

@@ -33,9 +33,9 @@ def validate_invariants(
     *,
     launch_state: LaunchStateData | dict[str, Any] | None,
     session_store: SessionStoreData | dict[str, Any] | None,
-    transaction: LaunchTransactionData | dict[str, Any] | None,
-    delivery_journal: DeliveryJournalData | dict[str, Any] | None,
-    permission_store: PermissionRequestsData | dict[str, Any] | None,
+    transaction: LaunchTransactionData | dict[str, Any] | list[Any] | None,
+    delivery_journal: DeliveryJournalData | dict[str, Any] | list[Any] | None,
+    permission_store: PermissionRequestsData | dict[str, Any] | list[Any] | None,
     compatibility_snapshot: CompatibilitySnapshotData | dict[str, Any] | None,
     manifest: Manifest,
 ) -> list[str]:
@@ -49,7 +49,7 @@ def validate_invariants(
     Only the launch state is compared with the manifest. Sessions, deliveries and permissions are
     compared with the run of the launch state, not with the manifest's active run. Where these two
     runs differ, the first message says so, and records of the launched run are not called stale as
-    well.
+    well. Of an array of launch transactions, those of other runs do not matter: they are over.
 
     Raises `InvalidRequestError`, which names the argument, when plain data does not fit its store.
     """
@@ -69,9 +69,19 @@ def validate_invariants(
     failures += _members_without_session(launch, sessions)
     failures += _stale_deliveries(launch, journal)
     failures += _stale_permissions(launch, permissions)
-    if launching and launching.status == "active" and launch.aggregate_state == "ready":
+    if launch.aggregate_state == "ready" and _is_launching(launch, launching):
         failures.append("active launch transaction conflicts with ready launch-state")
     return failures
+
+
+def _is_launching(launch: LaunchStateData, found: LaunchTransactionData | None) -> bool:
+    """Return whether a launch transaction is active; in an array, one of the launched run."""
+    if found is None:
+        return False
+    return found.status == "active" or any(
+        each.status == "active" and each.run_id in (None, launch.run_id)
+        for each in found.transactions
+    )
 
 
 def _members_without_session(launch: LaunchStateData, store: SessionStoreData | None) -> list[str]:

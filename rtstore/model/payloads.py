@@ -1,15 +1,16 @@
 """Payload models: the data of the known stores, as far as this package reads it.
 
 Only the fields that the cross-store invariants need are declared; every other key is preserved.
-Files of this library and of the legacy format both pass. A declared field must have its JSON type:
-a number under `runId` is refused, never converted to text.
+Files of this library and of the legacy format both pass: deliveries, permission requests and launch
+transactions may be an array of records, or an object with that array. A declared field must have
+its JSON type: a number under `runId` is refused, never converted to text.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -62,27 +63,47 @@ class SessionStoreData(_Payload):
     sessions: list[SessionRecord] = []
 
 
+class LaunchTransactionRecord(_Payload):
+    """One launch transaction of an array of them."""
+
+    run_id: str | None = None
+    status: str | None = Field(default=None, validation_alias=AliasChoices("status", "state"))
+
+
 class LaunchTransactionData(_Payload):
-    """Data of `opencode.launchTransaction`: the launch in progress or the last one.
+    """Data of `opencode.launchTransaction`: the launch in progress or the last one, or an array of
+    all of them.
 
     The legacy format writes `null` for no launch at all, so it is accepted as data: it reads as a
     launch transaction without a status.
     """
 
     status: str | None = None
+    transactions: list[LaunchTransactionRecord] = []
 
     @model_validator(mode="before")
     @classmethod
     def _null_is_no_launch(cls, data: Any) -> Any:
-        return {} if data is None else data
+        return {} if data is None else _object_of(data, "transactions")
+
+
+_COMMITTED_RECEIPT = "committed_receipt"
+"""The kind of a record of the delivery journal that stays of a committed delivery."""
 
 
 class DeliveryRecord(_Payload):
-    """One delivery. Its status is required: without it, whether it is settled is unknown."""
+    """One delivery. Its status is required: without it, whether it is settled is unknown. Only a
+    receipt of a committed delivery needs none."""
 
     idempotency_key: str
     run_id: str | None = None
-    status: str
+    status: str = Field(validation_alias=AliasChoices("status", "state"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _receipts_are_committed(cls, data: Any) -> Any:
+        is_receipt = isinstance(data, dict) and data.get("kind") == _COMMITTED_RECEIPT
+        return {"status": "committed", **data} if is_receipt else data
 
 
 class DeliveryJournalData(_Payload):
@@ -90,19 +111,34 @@ class DeliveryJournalData(_Payload):
 
     records: list[DeliveryRecord] = []
 
+    @model_validator(mode="before")
+    @classmethod
+    def _array_of_records(cls, data: Any) -> Any:
+        return _object_of(data, "records")
+
 
 class PermissionRequest(_Payload):
     """One permission request. Its status is required: a pending one must not pass for settled."""
 
     app_request_id: str
     run_id: str | None = None
-    status: str
+    status: str = Field(validation_alias=AliasChoices("status", "state"))
 
 
 class PermissionRequestsData(_Payload):
     """Data of `opencode.permissionRequests`."""
 
     requests: list[PermissionRequest] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _array_of_requests(cls, data: Any) -> Any:
+        return _object_of(data, "requests")
+
+
+def _object_of(data: Any, field: str) -> Any:
+    """Return an array of records as the object around it; other data as it is."""
+    return {field: data} if isinstance(data, list) else data
 
 
 class CompatibilitySnapshotData(_Payload):

@@ -46,9 +46,9 @@ class Stores(TypedDict, total=False):
 
     launch_state: dict[str, Any] | None
     session_store: dict[str, Any] | None
-    transaction: dict[str, Any] | None
-    delivery_journal: dict[str, Any] | None
-    permission_store: dict[str, Any] | None
+    transaction: dict[str, Any] | list[dict[str, Any]] | None
+    delivery_journal: dict[str, Any] | list[dict[str, Any]] | None
+    permission_store: dict[str, Any] | list[dict[str, Any]] | None
     compatibility_snapshot: dict[str, Any] | None
     manifest: Manifest
 
@@ -230,8 +230,10 @@ def test_every_member_without_session_is_named() -> None:
     ],
 )
 def test_stale_delivery(run_id: str | None, status: str, failures: list[str]) -> None:
-    """A delivery of another run is stale unless it is committed; one of this run never is."""
+    """A delivery of another run is stale unless it is committed; one of this run never is. So it is
+    in an array of records, which is a journal too."""
     assert check(delivery_journal=delivery(run_id, status)) == failures
+    assert check(delivery_journal=delivery(run_id, status)["records"]) == failures
 
 
 @pytest.mark.parametrize(
@@ -244,8 +246,13 @@ def test_stale_delivery(run_id: str | None, status: str, failures: list[str]) ->
     ],
 )
 def test_stale_permission(run_id: str | None, status: str, failures: list[str]) -> None:
-    """A pending permission of another run is stale; a settled one is history."""
+    """A pending permission of another run is stale; a settled one is history. So it is in an array
+    of requests, and where `state` says so."""
     assert check(permission_store=permission(run_id, status)) == failures
+    (request,) = permission(run_id, status)["requests"]
+    request["state"] = request.pop("status")
+    assert check(permission_store=[request]) == failures
+    assert check(permission_store={"requests": [request]}) == failures
 
 
 def test_stale_means_another_run_than_the_launched_one() -> None:
@@ -272,6 +279,29 @@ def test_active_transaction(status: str | None, aggregate: str | None, failures:
     """A launch cannot be under way and done at once."""
     found = check(launch_state=launch(aggregateState=aggregate), transaction={"status": status})
     assert found == failures
+
+
+@pytest.mark.parametrize(
+    ("transactions", "failures"),
+    [
+        ([], []),
+        ([{"runId": "run-1", "status": "active"}], [TRANSACTION]),
+        ([{"runId": "run-0", "status": "ready"}, {"status": "active"}], [TRANSACTION]),
+        ([{"runId": "run-1", "state": "active"}], [TRANSACTION]),
+        ([{"runId": "old-run", "status": "active"}, {"runId": "run-1", "status": "ready"}], []),
+    ],
+)
+def test_active_transaction_in_an_array(
+    transactions: list[dict[str, Any]], failures: list[str]
+) -> None:
+    """An array holds the launches of every run: only that of the launched one can be under way."""
+    assert check(transaction=transactions) == failures
+
+
+def test_a_receipt_in_the_journal_is_settled() -> None:
+    """The receipt of a committed delivery names no run and no status, and is never stale."""
+    receipt = {"kind": "committed_receipt", "idempotencyKey": "k-1", "teamName": "team-a"}
+    assert check(delivery_journal=[receipt]) == []
 
 
 # --- how the stores are given -------------------------------------------------------------------

@@ -55,6 +55,14 @@ LAUNCH = {"providerId": "opencode", "teamName": "team-a", "runId": "run-1"}
         (PermissionRequestsData, {"requests": [{"appRequestId": "p", "status": "pending"}]}),
         (CompatibilitySnapshotData, {"snapshotId": "other-cap"}),
         (CompatibilitySnapshotData, {"snapshotId": None}),
+        (LaunchTransactionData, []),
+        (LaunchTransactionData, [{"runId": "run-1", "status": "active", "checkpoints": []}]),
+        (DeliveryJournalData, []),
+        (DeliveryJournalData, [{"idempotencyKey": "k", "runId": "run-1", "status": "pending"}]),
+        (DeliveryJournalData, [{"idempotencyKey": "k", "kind": "committed_receipt"}]),
+        (PermissionRequestsData, []),
+        (PermissionRequestsData, [{"appRequestId": "p", "runId": "run-1", "state": "pending"}]),
+        (PermissionRequestsData, {"requests": [{"appRequestId": "p", "state": "pending"}]}),
     ],
 )
 def test_accepted(model: type[BaseModel], data: object) -> None:
@@ -133,9 +141,9 @@ def test_payloads_are_frozen() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("data", [[], [{}], "text", "{}", 1, 1.5, True])
+@pytest.mark.parametrize("data", [["text"], [1], [[]], "text", "{}", 1, 1.5, True])
 def test_data_must_be_an_object(model: type[BaseModel], data: object) -> None:
-    """A list, a text, a number: none of them is the data of a known store."""
+    """A text, a number, an array of anything but objects: none is the data of a known store."""
     with pytest.raises(ValidationError):
         model.model_validate(data)
 
@@ -182,6 +190,14 @@ def _session(**changes: object) -> dict[str, Any]:
         (PermissionRequestsData, {"requests": [{"status": "x"}]}, ("requests", 0, "appRequestId")),
         (PermissionRequestsData, {"requests": [{"appRequestId": "p"}]}, ("requests", 0, "status")),
         (CompatibilitySnapshotData, {"snapshotId": 114}, ("snapshotId",)),
+        (SessionStoreData, [], ()),
+        (LaunchStateData, [LAUNCH], ()),
+        (CompatibilitySnapshotData, [], ()),
+        (LaunchTransactionData, [{"status": 1}], ("transactions", 0, "status")),
+        (DeliveryJournalData, [{"idempotencyKey": "k"}], ("records", 0, "status")),
+        (DeliveryJournalData, [{"kind": "committed_receipt"}], ("records", 0, "idempotencyKey")),
+        (PermissionRequestsData, [{"appRequestId": "p"}], ("requests", 0, "status")),
+        (PermissionRequestsData, [{"appRequestId": "p", "state": 1}], ("requests", 0, "state")),
     ],
 )
 def test_refused(model: type[BaseModel], data: object, place: tuple[str | int, ...]) -> None:
