@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, update
 
 from rtstore.control.schema import OPEN_CONDITION, batch_writes, store_contents, write_batches
 from rtstore.control.sqlite.engine import Database
@@ -171,7 +171,11 @@ def wrote_same_bytes(
     connection: Connection, schema_name: str, content_hash: str, *, but_not: int | None
 ) -> bool:
     """Return whether a batch other than `but_not`, failed or earlier, wrote exactly these bytes to
-    a store, as far back as the history goes."""
+    a store, as far back as the history goes.
+
+    Only batches that were logged here count: the receipts of an imported batch say what it wrote,
+    and its bytes are in the log only where they were imported with it.
+    """
     row = _SELECT_WRITER.first(
         connection, name=schema_name, hash=content_hash, but_not=but_not or 0
     )
@@ -304,22 +308,26 @@ NUMBERS = (
 """Columns for `checked_last_number`."""
 _SELECT_NUMBERS = Statement(select(*NUMBERS))
 # Both are found through the index on (schema_name, content_hash), however long the history is.
+_HAS_CONTENT = (store_contents.c.batch_number == batch_writes.c.batch_number) & (
+    store_contents.c.schema_name == batch_writes.c.schema_name
+)
 _SELECT_WRITER = Statement(
     select(batch_writes.c.batch_number)
+    .join(write_batches, write_batches.c.batch_number == batch_writes.c.batch_number)
     .where(
         batch_writes.c.schema_name == bindparam("name"),
         batch_writes.c.content_hash == bindparam("hash"),
         batch_writes.c.batch_number != bindparam("but_not"),
+        or_(
+            write_batches.c.origin == BatchOrigin.WRITTEN.value,
+            exists().where(_HAS_CONTENT).correlate(batch_writes),
+        ),
     )
     .limit(1)
 )
 _SELECT_KEEPER = Statement(
     select(batch_writes.c.batch_number)
-    .join(
-        store_contents,
-        (store_contents.c.batch_number == batch_writes.c.batch_number)
-        & (store_contents.c.schema_name == batch_writes.c.schema_name),
-    )
+    .join(store_contents, _HAS_CONTENT)
     .where(
         batch_writes.c.schema_name == bindparam("name"),
         batch_writes.c.content_hash == bindparam("hash"),

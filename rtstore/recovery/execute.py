@@ -66,6 +66,7 @@ SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
 """The actions of an opening: they need no decision and lose nothing."""
 
 
+_NOT_IN_DATABASE = "its committed content is not in the database"
 _REBUILD = "have the runtime rebuild the store, and write what it returns as a batch"
 _INTENTIONS = {
     ActionKind.ROLL_FORWARD: "finish the batch from the log",
@@ -313,6 +314,9 @@ class Recovery:
             if entry is not None and action.reason == CONTENT_MISSING:
                 return self._take_from_file(action, descriptor, entry)
             return _skipped(action, "the file is healthy by now")
+        hindrance = self._why_not_to_restore(StoreFile.of(descriptor), entry)
+        if hindrance is not None:
+            return _skipped(action, hindrance)
         kept = self._publisher.quarantine.keep(
             StoreFile.of(descriptor),
             entry,
@@ -322,9 +326,19 @@ class Recovery:
         )
         expected = Expected.after(kept, entry)
         if not self._publisher.restore(StoreFile.of(descriptor), expected):
-            return _skipped(action, "its committed content is not in the database")
+            return _skipped(action, _NOT_IN_DATABASE)
         what = "removed: nothing is committed" if entry is None else "committed content put back"
         return _done(action, what + (f"; evidence: {kept.quarantine_path}" if kept else ""))
+
+    def _why_not_to_restore(self, file: StoreFile, entry: ManifestEntry | None) -> str | None:
+        """Return why a file is left alone, or None. Without an entry it would be removed: so only a
+        file goes whose bytes the database has."""
+        if entry is None:
+            foreign = self._publisher.quarantine.foreign_content(file, None, trust_stamp=False)
+            why = "nothing is committed, and the database does not have what the file holds"
+            return None if foreign is None else why
+        is_there = file.schema_name in self._database.read(contents.stores_with_content)
+        return None if is_there else _NOT_IN_DATABASE
 
     def _take_from_file(
         self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry

@@ -224,22 +224,29 @@ class RecoveryPlanner:
         self, inspection: Inspection, entry: ManifestEntry | None, *, has_content: bool
     ) -> bool:
         """Return whether a file that differs is what a failed or an earlier batch wrote, or a
-        prefix of what a batch wrote."""
+        prefix of what a batch wrote.
+
+        Without content to put back it is not. Without an entry the file would be removed, so the
+        database must have every byte of it: the receipt of a batch is not enough.
+        """
         name, found = inspection.schema_name, inspection.content_hash
-        number = None if entry is None else entry.batch_number
         if found is None or inspection.state not in (*_UNEXPLAINED, InspectionState.QUARANTINED):
             return False
-        if inspection.state is not InspectionState.QUARANTINED and self._database.read(
+        if entry is None:
+            content = self.inspector.read(inspection)
+            return content is not None and self._database.read(
+                lambda connection: contents.holds(connection, content, found, name)
+            )
+        if not has_content or inspection.state is InspectionState.QUARANTINED:
+            return False  # a file that is not JSON is restored in any case
+        number = entry.batch_number
+        if self._database.read(
             lambda connection: batches.wrote_same_bytes(connection, name, found, but_not=number)
         ):
             return True
-        if entry is not None and not has_content:
-            return False  # there is no content to restore
-        if entry is not None and inspection.state is InspectionState.QUARANTINED:
-            return False  # a file that is not JSON is restored in any case
         content = self.inspector.read(inspection)
         return content is not None and self._database.read(
-            lambda connection: contents.is_beginning(connection, content, name, number or 0)
+            lambda connection: contents.is_beginning(connection, content, name, number)
         )
 
 
