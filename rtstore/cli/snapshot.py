@@ -234,23 +234,25 @@ def expected_identity(
     behavior_fingerprint: str | None,
 ) -> RunIdentity | None:
     """Return the identity to compare the entries with: the given parts, and the rest from the
-    active identity.
+    manifest.
 
-    An empty capability snapshot or fingerprint stands for none. Returns None while nothing is
-    committed and nothing is given.
+    An empty capability snapshot or fingerprint stands for none. Returns None while no run is active
+    and nothing is given. After a run that was stopped, the manifest may still have the other parts.
     """
-    active = manifest.active_identity
-    if run_id is None and active is None:
-        if capability_snapshot_id is None and behavior_fingerprint is None:
-            return None
-        raise InvalidRequestError("--run-id", "is needed: nothing is committed yet")
     if run_id == "":
         raise InvalidRequestError("--run-id", "is empty")
-    known = active or RunIdentity(run_id=run_id or "-")
+    run_id = run_id or manifest.active_run_id
+    if not run_id:
+        if capability_snapshot_id is None and behavior_fingerprint is None:
+            return None
+        why = "no run is active" if manifest.high_watermark else "nothing is committed yet"
+        raise InvalidRequestError("--run-id", f"is needed: {why}")
     return RunIdentity(
-        run_id=run_id or known.run_id,
-        capability_snapshot_id=_part(capability_snapshot_id, known.capability_snapshot_id),
-        behavior_fingerprint=_part(behavior_fingerprint, known.behavior_fingerprint),
+        run_id=run_id,
+        capability_snapshot_id=_part(
+            capability_snapshot_id, manifest.active_capability_snapshot_id
+        ),
+        behavior_fingerprint=_part(behavior_fingerprint, manifest.active_behavior_fingerprint),
     )
 
 

@@ -36,6 +36,8 @@ from rtstore.model.times import format_time
 
 STOPPED = "its last batch is a stop_tombstone"
 """Why a run ended that a batch of that reason ended."""
+NOT_ACTIVE = "the manifest named no active run any more"
+"""Why the last run of a manifest without an active run ended: nothing else says so."""
 
 
 def list_runs(connection: Connection) -> list[RunRecord]:
@@ -216,7 +218,8 @@ def runs_of_batches(connection: Connection, at: datetime) -> list[RunRecord]:
         if run_id == last_id and not is_stopped:
             values |= {"state": RunState.ACTIVE}
         elif is_stopped or successor is None:
-            values |= {"state": RunState.ENDED, "ending": RunEnding.STOPPED, "why": STOPPED}
+            why = STOPPED if is_stopped else NOT_ACTIVE
+            values |= {"state": RunState.ENDED, "ending": RunEnding.STOPPED, "why": why}
         else:
             values |= {"state": RunState.SUPERSEDED, "superseded_by": successor}
         if values["state"] is not RunState.ACTIVE:

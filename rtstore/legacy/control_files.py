@@ -71,12 +71,15 @@ class ControlFiles(Record):
         )
 
     @property
+    def entries(self) -> list[AncestorEntry]:
+        """The entries that say which content is committed."""
+        return [entry for entry in self.manifest.entries if entry.content_hash is not None]
+
+    @property
     def entries_without_receipt(self) -> list[AncestorEntry]:
-        """The entries whose receipt is not in the receipts file."""
+        """Those of the entries whose receipt is not in the receipts file."""
         known = {item.receipt_id for batch in self.batches for item in batch.receipts}
-        return [
-            entry for entry in self.manifest.entries if entry.last_write_receipt_id not in known
-        ]
+        return [entry for entry in self.entries if entry.receipt_id not in known]
 
     def unknown_keys(self) -> list[str]:
         """Return the keys that these records do not know, such as `manifest.entries[].note`."""
@@ -368,11 +371,12 @@ def _problems_of_entries(files: ControlFiles) -> Iterator[str]:
         place = f"entries[{index}]"
         yield from _taken(names, entry.schema_name, f"{place}.schemaName")
         yield from _taken(paths, entry.relative_path.casefold(), f"{place}.relativePath")
-        yield from _taken(receipt_ids, entry.last_write_receipt_id, f"{place}.lastWriteReceiptId")
-        receipt = receipts.get(entry.last_write_receipt_id)
+        yield from _taken(receipt_ids, entry.receipt_id, f"{place}.lastWriteReceiptId")
+        receipt = receipts.get(entry.receipt_id)
         if receipt is not None:
             whose = f"receipt {receipt.receipt_id}"
-            yield from _differing(entry, receipt, place, whose, _OF_RECEIPT)
+            known = tuple(name for name in _OF_RECEIPT if getattr(entry, name) is not None)
+            yield from _differing(entry, receipt, place, whose, known)
 
 
 def _taken(seen: dict[str, str], value: str, place: str) -> Iterator[str]:

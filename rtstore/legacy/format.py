@@ -7,6 +7,7 @@ reported.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated
 
@@ -64,28 +65,89 @@ class _Written(LegacyRecord):
     schema_name: _StoreName
     schema_version: _Count
     relative_path: _Path
-    content_hash: _Hash
-    file_size: _Count
-    mtime_ms: _Milliseconds
     run_id: str | None
     capability_snapshot_id: str | None
     behavior_fingerprint: str | None
     exact_mtime_ns: _Count | None = Field(default=None, alias="mtimeNs")
     """The exact time, which an export adds: nanoseconds do not fit into the legacy number."""
 
+
+class AncestorReceipt(_Written):
+    """A receipt in the legacy list of batches."""
+
+    receipt_id: _Text
+    batch_id: str
+    team_name: str
+    content_hash: _Hash
+    file_size: _Count
+    mtime_ms: _Milliseconds
+    written_at: _Time
+
     @property
     def mtime_ns(self) -> int:
         """Return the time in nanoseconds; divided by a million it is exactly the same float."""
-        if self.exact_mtime_ns is not None and self.exact_mtime_ns / 1_000_000 == self.mtime_ms:
-            return self.exact_mtime_ns
-        return round(Fraction(self.mtime_ms) * 1_000_000)
+        return _nanoseconds(self.mtime_ms, self.exact_mtime_ns)
+
+
+class EntryState(StrEnum):
+    """The state of an entry of the legacy manifest: those of an inspection, and two more."""
+
+    HEALTHY = "healthy"
+    MISSING = "missing"
+    QUARANTINED = "quarantined"
+    FUTURE_SCHEMA = "future_schema"
+    HASH_MISMATCH = "hash_mismatch"
+    UNCOMMITTED_WRITE = "uncommitted_write"
+    STALE_RUN = "stale_run"
+    REBUILD_REQUIRED = "rebuild_required"
+
+    @property
+    def ours(self) -> InspectionState:
+        """Return the state of the imported entry. Whether it is stale, or its store must be
+        rebuilt, is judged anew with every plan."""
+        if self in (EntryState.STALE_RUN, EntryState.REBUILD_REQUIRED):
+            return InspectionState.HEALTHY
+        return InspectionState(self.value)
 
 
 class AncestorEntry(_Written):
-    """An entry of the legacy manifest."""
+    """An entry of the legacy manifest. What it does not know is null."""
 
-    last_write_receipt_id: _Text
-    state: InspectionState
+    content_hash: _Hash | None
+    """None when the entry says of no content that it is committed."""
+    file_size: _Count | None
+    mtime_ms: _Milliseconds | None
+    last_write_receipt_id: _Text | None
+    state: EntryState
+
+    @property
+    def mtime_ns(self) -> int | None:
+        """Return the time in nanoseconds; divided by a million it is exactly the same float."""
+        if self.mtime_ms is None:
+            return None
+        return _nanoseconds(self.mtime_ms, self.exact_mtime_ns)
+
+    @property
+    def receipt_id(self) -> str:
+        """Return the id of its receipt, or the one that stands for a null."""
+        return self.last_write_receipt_id or f"no-receipt:{self.schema_name}"
+
+
+def entry_of(receipt: AncestorReceipt) -> AncestorEntry:
+    """Return the entry that the batch of a receipt leaves when it is completed."""
+    shared = {name: getattr(receipt, name) for name in _OF_BOTH}
+    return AncestorEntry(
+        **shared, last_write_receipt_id=receipt.receipt_id, state=EntryState.HEALTHY
+    )
+
+
+_OF_BOTH = (*_Written.model_fields, "content_hash", "file_size", "mtime_ms")
+
+
+def _nanoseconds(milliseconds: float, exact: int | None) -> int:
+    if exact is not None and exact / 1_000_000 == milliseconds:
+        return exact
+    return round(Fraction(milliseconds) * 1_000_000)
 
 
 class AncestorManifest(LegacyRecord):
@@ -102,15 +164,6 @@ class AncestorManifest(LegacyRecord):
     last_recovery_plan_id: str | None = None
     entries: tuple[AncestorEntry, ...]
     updated_at: _Time
-
-
-class AncestorReceipt(_Written):
-    """A receipt in the legacy list of batches."""
-
-    receipt_id: _Text
-    batch_id: str
-    team_name: str
-    written_at: _Time
 
 
 class AncestorBatch(LegacyRecord):

@@ -14,7 +14,7 @@ read and never written.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select
@@ -27,12 +27,13 @@ from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import InvalidRequestError, LegacyImportError
 from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import (
-    RECEIPTS_NAME,
     ControlFiles,
     are_unchanged,
     current_hash,
     read_control_files,
 )
+from rtstore.legacy.finishing import finished, holds, uncounted_batch
+from rtstore.legacy.notes import notes
 from rtstore.legacy.report import ImportReport
 from rtstore.legacy.rows import write_rows
 from rtstore.legacy.survey import (
@@ -178,20 +179,20 @@ def _refuse_used(path: Path, head: ManifestHead, last_number: int) -> None:
 
 def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> ImportReport:
     """Return the report of an import that has nothing to do."""
-    notes = ["the directory was imported before: nothing was changed"]
+    said = ["the directory was imported before: nothing was changed"]
     try:
         now = current_hash(report.directory, fs)
     except LegacyImportError as error:
-        notes.append(f"a legacy control file cannot be read any more: {error.problem}")
+        said.append(f"a legacy control file cannot be read any more: {error.problem}")
     else:
         if now is None:
-            notes.append("the manifest of the legacy format is gone; the store does not need it")
+            said.append("the manifest of the legacy format is gone; the store does not need it")
         elif now != head.imported_hash:
-            notes.append(
+            said.append(
                 "the control files were changed after the import, perhaps by a runtime of the old "
                 "kind that still runs; what they say now was not imported"
             )
-    return report.model_copy(update={"changed": False, "notes": tuple(notes)})
+    return report.model_copy(update={"changed": False, "notes": tuple(said)})
 
 
 # --- 3 to 5: write --------------------------------------------------------------------------------
@@ -231,10 +232,8 @@ class _Importer:
     def _import(
         self, task: _Task, write: Callable[[Callable[[Connection], None]], None]
     ) -> ImportReport:
-        directory, files = self._directory, task.files
-        stores = look_at_stores(
-            directory, files, Registry(task.descriptors), self._fs, self._progress
-        )
+        directory = self._directory
+        files, stores = self._survey(task)
         content_of = {
             found.store.schema_name: found.content for found in stores if found.content is not None
         }
@@ -265,9 +264,33 @@ class _Importer:
                 "control_files": files.names,
                 "ended_runs": len({tombstone.run_id for tombstone in files.tombstones}),
                 "other_files": tuple(look_beside(directory, files, stores, self._fs)),
-                "notes": tuple(_notes(files, stores, stand_in_id)),
+                "notes": tuple(notes(task.files, files, stores, stand_in_id)),
             }
         )
+
+    def _survey(self, task: _Task) -> tuple[ControlFiles, list[FoundStore]]:
+        """Return the control files to import, and the stores compared with them. A batch that the
+        manifest does not count yet is finished where the stores hold it."""
+        registry = Registry(task.descriptors)
+
+        def look(files: ControlFiles) -> list[FoundStore]:
+            return look_at_stores(self._directory, files, registry, self._fs, self._progress)
+
+        batch = uncounted_batch(task.files)
+        complete = None if batch is None else finished(task.files, batch)
+        if batch is not None and complete is not None and _fits(complete, registry):
+            stores = look(complete)
+            if holds(batch, [found.store for found in stores]):
+                return complete, stores
+        return task.files, look(task.files)
+
+
+def _fits(files: ControlFiles, registry: Registry) -> bool:
+    try:
+        check_descriptors(files, registry)
+    except LegacyImportError:
+        return False
+    return True
 
 
 def _fill_existing(path: Path, fill: Callable[[Connection], None]) -> None:
@@ -290,44 +313,6 @@ def _new_id(batch_id_factory: IdFactory, files: ControlFiles) -> str:
 
 
 # --- report ---------------------------------------------------------------------------------------
-
-
-def _notes(
-    files: ControlFiles, stores: Sequence[FoundStore], stand_in_id: str | None
-) -> Iterator[str]:
-    """Yield notes about control files that are sound, but do not match each other."""
-    state_of = {batch.batch_id: batch.state for batch in files.batches}
-    if RECEIPTS_NAME not in files.names:
-        yield f"there is no {RECEIPTS_NAME}: the history of batches was not imported"
-    preparing = files.manifest.last_preparing_batch_id
-    if preparing is not None and preparing not in state_of:
-        yield f"the manifest says that batch {preparing} was being written; no receipts know of it"
-    elif preparing is not None and state_of[preparing] is BatchState.COMMITTED:
-        yield (
-            f"batch {preparing} has its receipts, but the manifest does not count it: its writer "
-            "died in between, and what it wrote differs from the entries"
-        )
-    committed = files.manifest.last_committed_batch_id
-    if files.batches and committed is not None and committed not in state_of:
-        yield (
-            f"the receipts do not know batch {committed}, which the manifest says was committed "
-            "last: the batches have no high watermarks"
-        )
-    if stand_in_id is not None:
-        names = ", ".join(entry.schema_name for entry in files.entries_without_receipt)
-        yield (
-            f"no receipt was found for {names}: batch {stand_in_id}, of reason migration and not "
-            "counted in the high watermark, stands for the batches that wrote them"
-        )
-    unknown = files.unknown_keys()
-    if unknown:
-        yield f"keys that are not known stay in the files only: {', '.join(unknown)}"
-    unregistered = [item.store.schema_name for item in stores if not item.store.registered]
-    if unregistered:
-        yield (
-            f"no descriptor is known of {', '.join(unregistered)}: imported, but neither planned "
-            "for nor readable until a runtime opens the store with descriptors=[...] that has them"
-        )
 
 
 def _report(connection: Connection, directory: Path) -> ImportReport:

@@ -9,6 +9,8 @@ Some values are not in the legacy format, and are derived:
   batch that wrote it, so one committed batch of reason `migration` stands for all of these. It is
   the newest row, it is not counted in the high watermark, and its writes have the receipt ids and
   the modification times of their entries.
+* A receipt, a size or a time that an entry does not know. An entry without a hash is not imported:
+  it says of no content that it is committed.
 * The state of a batch in the legacy state `committing`: it is imported as `preparing`. Here
   `committing` means that recovery has decided to complete the batch from the log, and an imported
   batch has no log.
@@ -65,10 +67,13 @@ def write_rows(
     if stand_in_id is not None:
         lost = files.entries_without_receipt
         number = batches.insert_batch(connection, _stand_in(stand_in_id, files, imported_at))
-        batches.insert_writes(connection, number, _stand_in_writes(lost))
-        batch_of.update({entry.last_write_receipt_id: number for entry in lost})
+        ids = {entry.receipt_id for entry in lost}
+        stand_in = (item for item in _written(files, content_of) if item.receipt_id in ids)
+        batches.insert_writes(connection, number, _at_their_positions(stand_in))
+        batch_of.update({entry.receipt_id: number for entry in lost})
     entries = [
-        _entry(entry, batch_of[entry.last_write_receipt_id]) for entry in files.manifest.entries
+        _entry(written, entry, batch_of[entry.receipt_id])
+        for entry, written in zip(files.entries, _written(files, content_of), strict=True)
     ]
     manifest.insert_entries(connection, entries)
     found = runs.runs_of_batches(connection, imported_at)
@@ -119,19 +124,19 @@ def _write_manifest(connection: Connection, files: ControlFiles, imported_at: da
     )
 
 
-def _entry(entry: AncestorEntry, batch_number: int) -> ManifestEntry:
+def _entry(written: PlannedWrite, entry: AncestorEntry, batch_number: int) -> ManifestEntry:
     return ManifestEntry(
-        schema_name=entry.schema_name,
-        schema_version=entry.schema_version,
-        relative_path=entry.relative_path,
-        content_hash=entry.content_hash,
-        file_size=entry.file_size,
-        mtime_ns=entry.mtime_ns,
+        schema_name=written.schema_name,
+        schema_version=written.schema_version,
+        relative_path=written.relative_path,
+        content_hash=written.content_hash,
+        file_size=written.file_size,
+        mtime_ns=written.mtime_ns,
         run_id=entry.run_id,
         capability_snapshot_id=entry.capability_snapshot_id,
         behavior_fingerprint=entry.behavior_fingerprint,
-        last_write_receipt_id=entry.last_write_receipt_id,
-        state=entry.state,
+        last_write_receipt_id=written.receipt_id,
+        state=entry.state.ours,
         batch_number=batch_number,
     )
 
@@ -173,26 +178,44 @@ def _stand_in(batch_id: str, files: ControlFiles, imported_at: datetime) -> Batc
 
 def _writes(batch: AncestorBatch) -> Iterator[PlannedWrite]:
     for position, receipt in enumerate(batch.receipts):
-        yield _write(receipt, position, receipt.receipt_id, receipt.written_at)
+        yield _write(receipt, position)
 
 
-def _stand_in_writes(entries: Iterable[AncestorEntry]) -> Iterator[PlannedWrite]:
-    for position, entry in enumerate(entries):
-        written_at = to_utc_ms(_EPOCH + timedelta(milliseconds=entry.mtime_ms))
-        yield _write(entry, position, entry.last_write_receipt_id, written_at)
+def _written(files: ControlFiles, content_of: Mapping[str, bytes]) -> Iterator[PlannedWrite]:
+    """Yield each entry as a write. A size that it does not know is that of its content; a time is
+    that of the manifest."""
+    unknown_ns = int(files.manifest.updated_at.timestamp() * 1000) * 1_000_000
+    for entry in files.entries:
+        assert entry.content_hash is not None  # noqa: S101 - `entries` has only those
+        content = content_of.get(entry.schema_name, b"")
+        mtime_ns = unknown_ns if entry.mtime_ns is None else entry.mtime_ns
+        yield PlannedWrite(
+            position=0,
+            schema_name=entry.schema_name,
+            schema_version=entry.schema_version,
+            relative_path=entry.relative_path,
+            content_hash=entry.content_hash,
+            file_size=len(content) if entry.file_size is None else entry.file_size,
+            mtime_ns=mtime_ns,
+            receipt_id=entry.receipt_id,
+            written_at=to_utc_ms(_EPOCH + timedelta(microseconds=mtime_ns // 1000)),
+        )
 
 
-def _write(
-    written: AncestorReceipt | AncestorEntry, position: int, receipt_id: str, written_at: datetime
-) -> PlannedWrite:
+def _at_their_positions(writes: Iterable[PlannedWrite]) -> Iterator[PlannedWrite]:
+    for position, write in enumerate(writes):
+        yield write.model_copy(update={"position": position})
+
+
+def _write(receipt: AncestorReceipt, position: int) -> PlannedWrite:
     return PlannedWrite(
         position=position,
-        schema_name=written.schema_name,
-        schema_version=written.schema_version,
-        relative_path=written.relative_path,
-        content_hash=written.content_hash,
-        file_size=written.file_size,
-        mtime_ns=written.mtime_ns,
-        receipt_id=receipt_id,
-        written_at=written_at,
+        schema_name=receipt.schema_name,
+        schema_version=receipt.schema_version,
+        relative_path=receipt.relative_path,
+        content_hash=receipt.content_hash,
+        file_size=receipt.file_size,
+        mtime_ns=receipt.mtime_ns,
+        receipt_id=receipt.receipt_id,
+        written_at=receipt.written_at,
     )

@@ -70,7 +70,7 @@ def look_at_stores(
     progress: Progress | None = None,
 ) -> list[FoundStore]:
     """Return every store with an entry or a file; the registered ones first, in their order."""
-    entries = {entry.schema_name: entry for entry in files.manifest.entries}
+    entries = {entry.schema_name: entry for entry in files.entries}
     known = [(item.schema_name, item.relative_path) for item in registry]
     unknown = [
         (name, entry.relative_path) for name, entry in entries.items() if name not in registry

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
+from rtstore.errors import InvalidRequestError
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.records import (
     UNCOMMITTED_BATCH,
@@ -304,9 +307,21 @@ def _block(name: str, reason: str) -> RecoveryAction:
     return RecoveryAction(kind=ActionKind.BLOCK_READINESS, schema_name=name, reason=reason)
 
 
+def _plan_of(given: RecoveryPlan | Mapping[str, Any]) -> RecoveryPlan:
+    if isinstance(given, RecoveryPlan):
+        return given
+    try:
+        return RecoveryPlan.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        problem = f"is not a plan: {place}: {first['msg']}" if place else "is not a plan"
+        raise InvalidRequestError("recovery_plan", problem) from None
+
+
 def build_readiness(
     *,
-    recovery_plan: RecoveryPlan,
+    recovery_plan: RecoveryPlan | Mapping[str, Any],
     invariant_failures: Sequence[str],
     hindrances: Sequence[Hindrance] = (),
     nothing_committed: bool = False,
@@ -316,7 +331,11 @@ def build_readiness(
     A runtime that may start gets no diagnostics, although the plan may have some: what is wrong
     with a diagnostic store alone is nothing to stop or to ask about. What keeps it from writing
     does stop it. `nothing_committed` tells a first start from a loss.
+
+    The plan may be the JSON of one, also of the legacy format. Raises `InvalidRequestError` when it
+    is not.
     """
+    recovery_plan = _plan_of(recovery_plan)
     blocked = recovery_plan.readiness_impact is ReadinessImpact.BLOCKED
     if blocked or invariant_failures or hindrances:
         reason = ReadinessReason.RECOVERY_REQUIRED

@@ -431,8 +431,9 @@ class RecoveryPlan(Record):
     run_id: str | None
     """The run that was expected."""
     created_at: Timestamp
-    high_watermark: int
-    """The plan is valid only while the store has this high watermark."""
+    high_watermark: int | None = None
+    """The plan is valid only while the store has this high watermark. None in a plan of the legacy
+    format, which can be judged and not executed."""
     manifest_healthy: bool
     readiness_impact: ReadinessImpact
     actions: tuple[RecoveryAction, ...]

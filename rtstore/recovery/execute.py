@@ -29,6 +29,7 @@ from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
     ConflictError,
+    InvalidRequestError,
     RecoveryFailedError,
     RuntimeStoreError,
     StorageError,
@@ -221,6 +222,8 @@ class Recovery:
 
     def _check_fits(self, plan: RecoveryPlan, team_name: str) -> None:
         head = self._check_team(plan, team_name)
+        if plan.high_watermark is None:
+            raise InvalidRequestError("plan", "it names no high watermark: make one here")
         if plan.high_watermark != head.high_watermark:
             raise ConflictError("the plan", plan.high_watermark, head.high_watermark)
 

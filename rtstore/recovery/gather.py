@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -232,21 +233,25 @@ class RecoveryPlanner:
         name, found = inspection.schema_name, inspection.content_hash
         if found is None or inspection.state not in (*_UNEXPLAINED, InspectionState.QUARANTINED):
             return False
-        if entry is None:
-            content = self.inspector.read(inspection)
-            return content is not None and self._database.read(
-                lambda connection: contents.holds(connection, content, found, name)
-            )
-        if not has_content or inspection.state is InspectionState.QUARANTINED:
-            return False  # a file that is not JSON is restored in any case
-        number = entry.batch_number
-        if self._database.read(
-            lambda connection: batches.wrote_same_bytes(connection, name, found, but_not=number)
-        ):
-            return True
+        if entry is not None:
+            if not has_content or inspection.state is InspectionState.QUARANTINED:
+                return False  # a file that is not JSON is restored in any case
+            number = entry.batch_number
+            if self._database.read(
+                lambda connection: batches.wrote_same_bytes(connection, name, found, but_not=number)
+            ):
+                return True
         content = self.inspector.read(inspection)
-        return content is not None and self._database.read(
-            lambda connection: contents.is_beginning(connection, content, name, number)
+        if content is None:
+            return False
+        if entry is None:
+            return self._database.read(
+                partial(contents.holds, found=content, found_hash=found, schema_name=name)
+            )
+        return self._database.read(
+            partial(
+                contents.is_beginning, found=content, schema_name=name, current=entry.batch_number
+            )
         )
 
 

@@ -158,7 +158,7 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     ("a time out of range", _manifest(updatedAt="0001-01-01T00:00:00+14:00"), r"data\.updatedAt: "),
     ("entries that are no list", _manifest(entries={}), r"data\.entries: "),
     # entries
-    ("an unknown state", _entry(2, state="stale_run"), r"data\.entries\[2\]\.state: .*'stale_run'"),
+    ("an unknown state", _entry(2, state="lost"), r"data\.entries\[2\]\.state: .*'lost'"),
     (
         "a path outside",
         _entry(1, relativePath="../x.json"),
@@ -181,8 +181,7 @@ DAMAGES: list[tuple[str, Damage, str]] = [
         r"entries\[0\]\.schemaName: .*pattern",
     ),
     ("a short hash", _entry(0, contentHash="sha256:12"), r"entries\[0\]\.contentHash: .*pattern"),
-    ("no hash", _entry(0, contentHash=None), r"entries\[0\]\.contentHash: "),
-    ("no receipt id", _entry(0, lastWriteReceiptId=None), r"entries\[0\]\.lastWriteReceiptId: "),
+    ("a blank receipt id", _entry(0, lastWriteReceiptId=""), r"entries\[0\]\.lastWriteReceiptId: "),
     ("a size below 0", _entry(0, fileSize=-1), r"entries\[0\]\.fileSize: .*found -1"),
     ("a size with a fraction", _entry(0, fileSize=1.5), r"entries\[0\]\.fileSize: "),
     ("a time below 0", _entry(0, mtimeMs=-1.0), r"entries\[0\]\.mtimeMs: "),
