@@ -22,6 +22,7 @@ DIRECTORIES_MAX = 20_000
 # Said again here, because their packages are large and most walks need no more of them.
 BACKUP_RECORD = "runtime-store.backup.json"
 LANES = "lanes"
+LANE_INDEX = "lanes.json"
 RUNTIME_DIRECTORY = ".opencode-runtime"
 MANIFEST_NAMES = ("manifest.json", "opencode-runtime-manifest.json")
 
@@ -59,6 +60,8 @@ class Walk:
         """Each would open as a store, and is none."""
         self.was_cut_short = False
         """Whether there is more below than is walked."""
+        self.lane_indexes: list[Path] = []
+        """The directories with a list of lanes."""
         self._depth_max = depth_max
         self._tell = tell
         self._seen = 0
@@ -67,9 +70,16 @@ class Walk:
 
     def lane_id(self, place: Place) -> str | None:
         """Return the id of the lane that a place is in the runtime directory above it, or None."""
+        team = self.team_of(place)
+        return None if team is None else unquote(place.path.name)
+
+    def team_of(self, place: Place) -> Path | None:
+        """Return the runtime directory that a place is a lane of, or None. It may have no control
+        files of its own."""
         folder = place.path.parent
-        is_lane = folder.name == LANES and folder.parent in self._paths
-        return unquote(place.path.name) if is_lane else None
+        team = folder.parent
+        is_team = team in self._paths or team in self.lane_indexes
+        return team if folder.name == LANES and is_team else None
 
     def _below(self, folder: Path, depth: int) -> Iterator[Place]:
         self._seen += 1
@@ -86,6 +96,8 @@ class Walk:
         if BACKUP_RECORD in names:
             self.backups.append(folder)
             return
+        if LANE_INDEX in names:
+            self.lane_indexes.append(folder)
         if not names.keys().isdisjoint(_SIGNS) or _is_legacy(folder, names):
             yield Place(folder)
         for name in sorted(filter(names.get, names)):

@@ -12,9 +12,10 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from rtstore.cli.advice import NextStep
-from rtstore.cli.discover import DEPTH_NEAR, Place, Walk
+from rtstore.cli.discover import DEPTH_NEAR, LANE_INDEX, Place, Walk
 from rtstore.cli.exits import ExitCode, exit_code_of
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.progress import progress_bar
@@ -32,6 +33,7 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
+from rtstore.files.system import FileSystem
 from rtstore.model.records import Record
 from rtstore.model.runs import RunState
 from rtstore.model.times import Timestamp, utc_now
@@ -98,6 +100,27 @@ class Line(Record):
     next: tuple[NextStep, ...] = ()
 
 
+class IndexedLane(Record):
+    """A line of a list of lanes."""
+
+    lane_id: str
+    state: str
+
+
+class LaneIndexReport(Record):
+    """What a list of lanes says, compared with the directories of lanes beside it."""
+
+    path: str
+    lanes: tuple[IndexedLane, ...]
+    """Every lane of the list: `active`, `stopped`, `degraded`."""
+    without_directory: tuple[str, ...]
+    """The lanes of the list that have no directory."""
+    not_listed: tuple[str, ...]
+    """The lanes that have a directory, and no line in the list."""
+    problem: str | None
+    """Why the list, or a line of it, cannot be read."""
+
+
 class FolderReport(Record):
     """What `rtstore status --json` prints of a folder that is no runtime directory itself."""
 
@@ -105,6 +128,8 @@ class FolderReport(Record):
     exit_code: ExitCode
     """The highest of all lines."""
     directories: tuple[Line, ...]
+    lane_indexes: tuple[LaneIndexReport, ...]
+    """One for each list of lanes."""
     backups: tuple[str, ...]
     """Left out: each would open as a store."""
     was_cut_short: bool
@@ -117,6 +142,11 @@ class Found(NamedTuple):
     lines: tuple[Line, ...]
     walk: Walk
 
+    @property
+    def lane_indexes(self) -> tuple[LaneIndexReport, ...]:
+        """What the lists of lanes say."""
+        return tuple(_lane_index(team) for team in self.walk.lane_indexes)
+
 
 def look_below(folder: Path, *, quiet: bool) -> Found:
     """Read every runtime directory in and below a folder."""
@@ -124,18 +154,17 @@ def look_below(folder: Path, *, quiet: bool) -> Found:
         walk = Walk(folder, tell=None if bar is None else lambda seen: bar("folders", seen, seen))
         lines = []
         for number, place in enumerate(walk.places, 1):
-            lines.append(_line(place, walk.lane_id(place)))
+            lines.append(_line(place, walk))
             if bar is not None:
                 bar("runtime directories", number, len(walk.places))
     return Found(tuple(lines), walk)
 
 
-def lines_below(directory: Path) -> tuple[Line, ...]:
-    """Return the lanes of a runtime directory, and other runtime directories not far below it."""
+def look_near(directory: Path) -> Found:
+    """Read the lanes of a runtime directory, and other runtime directories not far below it."""
     walk = Walk(directory, depth_max=DEPTH_NEAR)
-    return tuple(
-        _line(place, walk.lane_id(place)) for place in walk.places if place.path != directory
-    )
+    lines = (_line(place, walk) for place in walk.places if place.path != directory)
+    return Found(tuple(lines), walk)
 
 
 def worst(lines: Iterable[Line]) -> ExitCode:
@@ -149,6 +178,7 @@ def report(folder: Path, found: Found, *, as_json: bool) -> ExitCode:
         folder=str(folder),
         exit_code=worst(found.lines),
         directories=found.lines,
+        lane_indexes=found.lane_indexes,
         backups=tuple(map(str, found.walk.backups)),
         was_cut_short=found.walk.was_cut_short,
     )
@@ -159,7 +189,8 @@ def report(folder: Path, found: Found, *, as_json: bool) -> ExitCode:
 # --- one directory --------------------------------------------------------------------------------
 
 
-def _line(place: Place, lane_id: str | None) -> Line:
+def _line(place: Place, walk: Walk) -> Line:
+    lane_id, team = walk.lane_id(place), walk.team_of(place)
     try:
         if place.problem is not None:
             raise place.problem
@@ -172,7 +203,7 @@ def _line(place: Place, lane_id: str | None) -> Line:
             state=_state_of(error),
             why=_why(error),
             exit_code=exit_code_of(error),
-            next=(_way_out(shown(place.path), error),),
+            next=(_way_out(shown(place.path), error, team),),
         )
 
 
@@ -237,7 +268,7 @@ def _why(error: RuntimeStoreError | OSError) -> str:
     return str(getattr(error, "problem", error))
 
 
-def _way_out(directory: Path, error: RuntimeStoreError | OSError) -> NextStep:
+def _way_out(directory: Path, error: RuntimeStoreError | OSError, team: Path | None) -> NextStep:
     quoted = shell_word(directory)
     if isinstance(error, OlderDatabaseError):
         return NextStep(command=f"rtstore upgrade {quoted}", why="backs it up, and upgrades it")
@@ -245,10 +276,52 @@ def _way_out(directory: Path, error: RuntimeStoreError | OSError) -> NextStep:
         why = f"{directory} was made by a newer rtstore"
         return NextStep(command="pip install --upgrade rtstore", why=why)
     if isinstance(error, NotARuntimeDirectoryError) and error.hint is Hint.IMPORT:
-        return NextStep(command=error.run, why="takes it over, with its lanes")
+        if team is None:
+            return NextStep(command=error.run, why="takes it over, with its lanes")
+        run = f"rtstore import {shell_word(shown(team))}"
+        return NextStep(command=run, why="takes over the team, with its lanes")
     if isinstance(error, PermissionError):
         return NextStep(command=None, why="look as the user that it belongs to")
     return NextStep(command=f"rtstore doctor {quoted}", why="says what is wrong, and the ways out")
+
+
+# --- lists of lanes -------------------------------------------------------------------------------
+
+
+def _lane_index(team: Path) -> LaneIndexReport:
+    from rtstore import legacy  # few folders have lanes
+
+    fs = FileSystem()
+    index = legacy.read_lane_index(team, fs) or legacy.LaneIndex(states={})
+    names = legacy.lane_names(team, fs)
+    return LaneIndexReport(
+        path=str(shown(team / LANE_INDEX)),
+        lanes=tuple(IndexedLane(lane_id=key, state=state) for key, state in index.states.items()),
+        without_directory=tuple(key for key in index.states if legacy.name_of(key) not in names),
+        not_listed=tuple(unquote(name) for name in names if index.state_of(name) is None),
+        problem=index.problem,
+    )
+
+
+def show_lane_indexes(page: Page, found: Sequence[LaneIndexReport]) -> None:
+    """Print what the lists of lanes say, and what is missing in them or beside them."""
+    for index in found:
+        states: dict[str, list[str]] = {}
+        for lane in index.lanes:
+            states.setdefault(lane.state, []).append(lane.lane_id)
+        page.gap()
+        page.facts(
+            [
+                ("List of lanes", index.path),
+                *((state.capitalize(), ", ".join(lanes)) for state, lanes in states.items()),
+            ]
+        )
+        for lane_id in index.without_directory:
+            page.line(Cell("no directory: ", "warn"), f"lane {lane_id}, which the list names")
+        for lane_id in index.not_listed:
+            page.line(Cell("not in the list: ", "warn"), f"lane {lane_id}, which has a directory")
+        if index.problem is not None:
+            page.line(Cell("note: ", "warn"), index.problem)
 
 
 # --- for people ---------------------------------------------------------------------------------
@@ -262,6 +335,7 @@ def _show(page: Page, whole: FolderReport) -> None:
     page.facts([("Folder", whole.folder), ("Found", number), ("Readiness", found)])
     page.gap()
     show_lines(page, whole.directories, utc_now())
+    show_lane_indexes(page, whole.lane_indexes)
     if whole.backups:
         page.gap()
         page.line(Cell("left out: ", "dim"), f"{count(len(whole.backups), 'back-up')}")
@@ -321,8 +395,12 @@ def show_next_of(page: Page, lines: Sequence[Line], title: str) -> None:
     if not steps:
         return
     page.title(title)
+    told: set[str] = set()
     for line, step in steps:
+        if step.command in told:  # the lanes of a team are imported at once
+            continue
         if step.command:
+            told.add(step.command)
             page.line(Cell(step.command, "title"), indent=2)
             page.line(step.why, indent=6)
         else:

@@ -17,7 +17,7 @@ from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
 from rtstore.cli.run_words import process_of
 from rtstore.cli.views import WrittenBy, written_by
-from rtstore.control import runs
+from rtstore.control import manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.run_processes import is_alive
@@ -33,6 +33,7 @@ from rtstore.model.decide import build_readiness
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import (
     ActionKind,
+    BatchOrigin,
     BatchReason,
     Criticality,
     Hindrance,
@@ -398,12 +399,16 @@ def _newer_files(
     store: RuntimeStore, gathered: PlanningInput, plan: RecoveryPlan
 ) -> tuple[str, ...]:
     """The store files that nobody in the database wrote, and that say that they were written after
-    the batch that is the last there."""
+    the batch that is the last there. What a legacy runtime wrote besides its batches, and before
+    the import, is none of them."""
     last_id = gathered.view.manifest.last_committed_batch_id
     batch = None if last_id is None else store.batch(last_id)
     last = None if batch is None else batch.completed_at
-    if last is None:
+    if batch is None or last is None:
         return ()
+    if batch.origin is BatchOrigin.IMPORTED:
+        imported_at = store.database.read(manifest.load_head).imported_at
+        last = last if imported_at is None else max(last, parse_time(imported_at))
     newer, inspector = [], FileInspector(store.directory)
     for action in plan.actions:
         if action.reason in (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE):

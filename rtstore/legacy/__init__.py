@@ -5,19 +5,35 @@
 """
 
 from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory
-from rtstore.legacy.exporting import ExportReport, export_here, export_to
+from rtstore.legacy.exporting import (
+    ExportReport,
+    Place,
+    export_here,
+    export_team_to,
+    export_to,
+)
 from rtstore.legacy.importing import import_directory, why_refused
+from rtstore.legacy.lanes import (
+    LaneIndex,
+    has_lanes,
+    has_lanes_to_import,
+    is_lane,
+    lane_names,
+    name_of,
+    read_lane_index,
+)
 from rtstore.legacy.report import (
     ImportedStore,
     ImportReport,
     LaneImport,
+    LaneOutcome,
     OtherFile,
     OtherKind,
     SkippedFile,
     StoreOutcome,
     TeamImportReport,
 )
-from rtstore.legacy.team import import_team
+from rtstore.legacy.team import import_team, runtime_directory_of
 
 __all__ = [
     "RUNTIME_DIRECTORY",
@@ -25,15 +41,26 @@ __all__ = [
     "ImportReport",
     "ImportedStore",
     "LaneImport",
+    "LaneIndex",
+    "LaneOutcome",
     "OtherFile",
     "OtherKind",
+    "Place",
     "SkippedFile",
     "StoreOutcome",
     "TeamImportReport",
     "export_here",
+    "export_team_to",
     "export_to",
+    "has_lanes",
+    "has_lanes_to_import",
     "import_directory",
     "import_team",
+    "is_lane",
     "is_legacy_directory",
+    "lane_names",
+    "name_of",
+    "read_lane_index",
+    "runtime_directory_of",
     "why_refused",
 ]

@@ -24,6 +24,8 @@ from rtstore.legacy.format import (
     AncestorManifest,
     Extension,
     LegacyRecord,
+    ManifestExtension,
+    ReceiptSetAside,
     Tombstone,
 )
 from rtstore.model.envelope import content_hash
@@ -169,6 +171,7 @@ def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
     path = directory / name
     _refuse_other_manifest(path, manifest_bytes)
     manifest, place = _parse(path, manifest_bytes, TypeAdapter(AncestorManifest))
+    manifest = _with_entries_set_aside(path, manifest_bytes, manifest)
     batches: tuple[AncestorBatch, ...] = ()
     if receipts_bytes is not None:
         receipts_path = directory / RECEIPTS_NAME
@@ -281,18 +284,50 @@ def _parse(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> tuple[_V
     return _validate(path, "data", document["data"], adapter), "data"
 
 
+def _ours_in(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> _Value | None:
+    """Return what an export added to the envelope of a control file, or None."""
+    document = pydantic_core.from_json(content)
+    if not isinstance(document, dict) or OUR_KEY not in document:
+        return None
+    return _validate(path, OUR_KEY, document[OUR_KEY], adapter)
+
+
 def _with_set_aside(
     path: Path, content: bytes, batches: tuple[AncestorBatch, ...]
 ) -> tuple[AncestorBatch, ...]:
-    """Return the batches, with those that an export set aside at their old positions."""
-    document = pydantic_core.from_json(content)
-    if not isinstance(document, dict) or OUR_KEY not in document:
+    """Return the batches, with those that an export set aside at their old positions, and with the
+    receipts that it set aside at theirs."""
+    ours = _ours_in(path, content, TypeAdapter(Extension))
+    if ours is None:
         return batches
-    ours = _validate(path, OUR_KEY, document[OUR_KEY], TypeAdapter(Extension))
     found = list(batches)
     for item in ours.failed_batches:
         found.insert(item.position, item.batch)
-    return tuple(found)
+    receipts_of: dict[str, list[ReceiptSetAside]] = {}
+    for each in ours.receipts:
+        receipts_of.setdefault(each.batch_id, []).append(each)
+    return tuple(_with_receipts(batch, receipts_of.get(batch.batch_id, ())) for batch in found)
+
+
+def _with_receipts(batch: AncestorBatch, aside: Iterable[ReceiptSetAside]) -> AncestorBatch:
+    receipts = list(batch.receipts)
+    for item in aside:
+        receipts.insert(item.position, item.receipt)
+    if len(receipts) == len(batch.receipts):
+        return batch
+    return batch.model_copy(update={"receipts": tuple(receipts)})
+
+
+def _with_entries_set_aside(
+    path: Path, content: bytes, manifest: AncestorManifest
+) -> AncestorManifest:
+    """Return the manifest with the entries that an export set aside, but for those of a store that
+    has one: a runtime has written it since."""
+    ours = _ours_in(path, content, TypeAdapter(ManifestExtension))
+    names = {entry.schema_name for entry in manifest.entries}
+    aside = () if ours is None else ours.entries
+    entries = (*manifest.entries, *(item for item in aside if item.schema_name not in names))
+    return manifest.model_copy(update={"entries": entries})
 
 
 def _validate(path: Path, place: str, value: object, adapter: TypeAdapter[_Value]) -> _Value:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rtstore.legacy.format import Tombstone
-from rtstore.model.runs import RunEnding, RunRecord, RunState
+from rtstore.model.runs import RunRecord, RunState
 
 
 def with_tombstones(
@@ -27,6 +27,8 @@ def with_tombstones(
     for run_id, tombstone in tombstone_of.items():
         began_at = tombstone.time or at
         run = RunRecord(run_id=run_id, state=RunState.ACTIVE, began_at=began_at)
+        if tombstone.ours is not None:
+            run = run.model_copy(update={"began_at": tombstone.ours.began_at})
         place = next(
             (place for place, other in enumerate(merged) if other.began_at > began_at),
             max(0, len(merged) - 1) if found else len(merged),
@@ -39,7 +41,7 @@ def _ended(run: RunRecord, tombstone: Tombstone, at: datetime) -> RunRecord:
     return run.model_copy(
         update={
             "state": RunState.ENDED,
-            "ending": RunEnding.STOPPED,
+            "ending": tombstone.ending,
             "ended_at": tombstone.time or run.ended_at or at,
             "why": tombstone.why,
             "superseded_by": None,

@@ -1,38 +1,35 @@
 """Writes the control data as files of the legacy format, for the programs that read it.
 
-What the legacy format has no place for is stored in additional keys, which legacy programs do not
-read: the exact time of a file (`mtimeNs`) and a batch's high watermark. A failed batch would block
-their readiness forever, so it is set aside in the envelope of the receipts. An import reads all of
-this again. The history of contents, quarantine and recoveries stay in the database only.
+`documents` has what they say. Stores and batches that a legacy program cannot use are set aside; an
+import reads all of it again. The history of contents, quarantine and recoveries stay in the
+database only.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from rtstore.control import batches, manifest, recovery_log
+from rtstore.control import batches, manifest, recovery_log, runs
 from rtstore.control.lock import WriterLock
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import BatchUnfinishedError, StorageError
 from rtstore.files import durable, quarantine
 from rtstore.files.new_directory import new_directory
+from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.history.materialize import write_store_files
-from rtstore.legacy.control_files import (
-    MANIFEST_NAMES,
-    OUR_KEY,
-    RECEIPTS_NAME,
-    SCHEMA_VERSION,
-    UNAMBIGUOUS_MANIFEST,
-)
+from rtstore.legacy.control_files import MANIFEST_NAMES, TOMBSTONES_NAME
+from rtstore.legacy.documents import Exported, control_files, stores_set_aside, with_ended_runs
+from rtstore.legacy.survey import LANE_INDEX
 from rtstore.model.envelope import content_hash
-from rtstore.model.records import Batch, BatchState, Manifest, PlannedWrite, QuarantinedFile, Record
-from rtstore.model.times import Clock, format_time, to_utc_ms
+from rtstore.model.records import BatchState, QuarantinedFile, Record
+from rtstore.model.times import Clock, to_utc_ms
 
 REPLACED = "replaced by an export"
 """The reason with which an older legacy control file is quarantined."""
@@ -49,19 +46,18 @@ class ExportReport(Record):
     """The number of entries in the manifest."""
     batches: dict[BatchState, int]
     """The number of batches in the receipts, by state; failed ones are set aside."""
+    set_aside: tuple[str, ...]
+    """Stores that legacy programs do not know: they refuse a manifest that names one. Their entries
+    and receipts are where only an import reads them."""
     left_out: tuple[str, ...]
     """Stores whose committed content is not in the database, so that a new directory does not have
     their files."""
+    not_committed: tuple[str, ...]
+    """Stores that have a file although nothing is committed for them, so that a new directory does
+    not have it: a legacy runtime writes some besides its batches. `adopt` commits one."""
     replaced: tuple[str, ...]
     """The quarantine paths of control files with other content that were replaced, relative to the
     directory."""
-
-
-class _State(Record):
-    """Everything to export, as of one moment."""
-
-    manifest: Manifest
-    batches: tuple[tuple[Batch, tuple[PlannedWrite, ...]], ...]
 
 
 def export_here(
@@ -81,8 +77,8 @@ def export_here(
                 unfinished.batch.batch_id, "its writer died", decided=True, directory=directory
             )
         names = [name for name in MANIFEST_NAMES if (directory / name).exists()]
-        files = _files(state, names or [MANIFEST_NAMES[0]])
         try:
+            files = _files(state, names or [MANIFEST_NAMES[0]], directory, fs)
             quarantined = [
                 found
                 for name, content in files.items()
@@ -107,33 +103,90 @@ def export_to(
     `InvalidRequestError` when the destination is neither new nor empty, or is inside the runtime
     directory, and `StorageError`.
     """
+    (report,) = export_team_to(directory, [Place("", database)], destination, fs)
+    return report
+
+
+class Place(NamedTuple):
+    """A store of a team that is exported."""
+
+    path: str
+    """Relative to the team's runtime directory: `lanes/NAME`, or empty for that directory."""
+    database: Database
+
+
+def export_team_to(
+    directory: Path, places: Sequence[Place], destination: Path, fs: FileSystem
+) -> list[ExportReport]:
+    """Write a team's runtime directory with its lanes, as `export_to` does: the stores of the
+    places, and the list of lanes. Return a report for each place."""
     with new_directory(destination, "destination", fs, outside=directory) as building:
-        state, written = database.read(
-            lambda connection: (
-                _read(connection),
-                write_store_files(connection, building, fs, like=directory),
-            )
+        reports = []
+        for path, database in places:
+            target = building / path
+            durable.make_directories(target, fs)
+            report = _export_into(directory / path, database, target, fs)
+            reports.append(report.model_copy(update={"directory": destination / path}))
+        with suppress(FileNotFoundError):
+            index, _ = fs.read(directory / LANE_INDEX)
+            durable.replace(building / LANE_INDEX, index, mtime_ns=None, flush=True, fs=fs)
+    return reports
+
+
+def _export_into(directory: Path, database: Database, target: Path, fs: FileSystem) -> ExportReport:
+    state, written = database.read(
+        lambda connection: (
+            _read(connection),
+            write_store_files(connection, target, fs, like=directory),
         )
-        paths = {file.relative_path for file in written}
-        files = _files(state, [MANIFEST_NAMES[0]])
-        for name, content in files.items():
-            durable.replace(building / name, content, mtime_ns=None, flush=True, fs=fs)
+    )
+    files = _files(state, [MANIFEST_NAMES[0]], directory, fs)
+    if not state.has_store_at(TOMBSTONES_NAME):
+        with suppress(FileNotFoundError):  # as it is, where no run is added to it
+            files = {TOMBSTONES_NAME: fs.read(directory / TOMBSTONES_NAME)[0], **files}
+    for name, content in files.items():
+        durable.replace(target / name, content, mtime_ns=None, flush=True, fs=fs)
+    paths = {file.relative_path for file in written}
     left_out = [
         entry.schema_name for entry in state.manifest.entries if entry.relative_path not in paths
     ]
-    return _report(destination, state, files, left_out=left_out)
+    report = _report(target, state, files, left_out=left_out)
+    committed = {entry.schema_name for entry in state.manifest.entries}
+    not_committed = tuple(
+        item.schema_name
+        for item in database.read(manifest.load_descriptors)
+        if item.schema_name not in committed
+        and os.path.lexists(store_path(directory, item.relative_path))
+    )
+    return report.model_copy(update={"not_committed": not_committed})
 
 
-def _read(connection: Connection) -> _State:
-    return _State(
+def _read(connection: Connection) -> Exported:
+    return Exported(
         manifest=manifest.load(connection),
         batches=tuple(batches.list_with_writes(connection)),
+        runs=tuple(runs.list_runs(connection)),
     )
+
+
+def _files(
+    state: Exported, manifest_names: Iterable[str], directory: Path, fs: FileSystem
+) -> dict[str, bytes]:
+    """Return the files to write by name, in the order of writing. The list of ended runs is one
+    of them only where a run is added to that in the directory."""
+    found: bytes | None = None
+    with suppress(FileNotFoundError):
+        found, _ = fs.read(directory / TOMBSTONES_NAME)
+    tombstones = None
+    if not state.has_store_at(TOMBSTONES_NAME):
+        tombstones = with_ended_runs(found, state)
+    ended = {} if tombstones is None else {TOMBSTONES_NAME: tombstones}
+    return {**ended, **control_files(state, manifest_names)}
 
 
 def _report(
     directory: Path,
-    state: _State,
+    state: Exported,
     files: Iterable[str],
     *,
     left_out: Iterable[str] = (),
@@ -147,7 +200,9 @@ def _report(
         control_files=tuple(files),
         stores=len(state.manifest.entries),
         batches={each: states.count(each) for each in BatchState if each in states},
+        set_aside=tuple(stores_set_aside(state.manifest)),
         left_out=tuple(left_out),
+        not_committed=(),
         replaced=tuple(replaced),
     )
 
@@ -174,57 +229,3 @@ def _keep(
         file_size=len(found),
         quarantined_at=to_utc_ms(clock()),
     )
-
-
-# --- the documents --------------------------------------------------------------------------------
-
-
-def _files(state: _State, manifest_names: Iterable[str]) -> dict[str, bytes]:
-    """Return the control files by name, in the order of writing. The manifest is last, because it
-    says what is committed."""
-    receipts = _envelope(state, _receipts(state.batches), _set_aside(state.batches))
-    manifest_file = _envelope(state, _manifest(state.manifest), None)
-    names = sorted(manifest_names, key=UNAMBIGUOUS_MANIFEST.__eq__)
-    return {RECEIPTS_NAME: receipts, **dict.fromkeys(names, manifest_file)}
-
-
-def _envelope(state: _State, data: object, ours: object) -> bytes:
-    document: dict[str, Any] = {
-        "schemaVersion": SCHEMA_VERSION,
-        "updatedAt": format_time(state.manifest.updated_at),
-        "data": data,
-    }
-    if ours is not None:
-        document[OUR_KEY] = ours
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _manifest(current: Manifest) -> dict[str, Any]:
-    document: dict[str, Any] = current.model_dump(mode="json", by_alias=True)
-    for entry in document["entries"]:
-        del entry["batchNumber"]  # not in the legacy format; the receipt identifies the batch
-    return document
-
-
-def _receipts(found: Iterable[tuple[Batch, tuple[PlannedWrite, ...]]]) -> list[dict[str, Any]]:
-    return [_batch(*each) for each in found if each[0].state is not BatchState.FAILED]
-
-
-def _set_aside(found: Iterable[tuple[Batch, tuple[PlannedWrite, ...]]]) -> object:
-    failed = [
-        {"position": position, "batch": _batch(*each)}
-        for position, each in enumerate(found)
-        if each[0].state is BatchState.FAILED
-    ]
-    return {"failedBatches": failed} if failed else None
-
-
-def _batch(batch: Batch, writes: Iterable[PlannedWrite]) -> dict[str, Any]:
-    receipt_of: Callable[[Batch, PlannedWrite], Record] = batches.receipt_of
-    document: dict[str, Any] = batch.model_dump(
-        mode="json", by_alias=True, exclude={"batch_number", "origin", "receipts"}
-    )
-    document["receipts"] = [
-        receipt_of(batch, write).model_dump(mode="json", by_alias=True) for write in writes
-    ]
-    return document

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PlainValidator
 
 from rtstore.model.descriptors import relative_path_problem
 from rtstore.model.records import BatchReason, BatchState, InspectionState, Record
+from rtstore.model.runs import RunEnding
 from rtstore.model.times import parse_time
 
 _INTEGER_MAX = 2**63 - 1
@@ -189,6 +190,14 @@ class AncestorBatch(LegacyRecord):
         return "high_watermark" in self.model_fields_set
 
 
+class OwnEnding(LegacyRecord):
+    """How a run ended, which an export adds to its tombstone."""
+
+    ending: RunEnding | None
+    why: str | None
+    began_at: _Time
+
+
 class Tombstone(LegacyRecord):
     """A record of the legacy list of runs that are dead. Programs name the time differently."""
 
@@ -199,6 +208,7 @@ class Tombstone(LegacyRecord):
     at: _Time | None = None
     reason: str | None = None
     diagnostic: str | None = None
+    ours: OwnEnding | None = Field(default=None, alias="rtstore")
 
     @property
     def time(self) -> datetime | None:
@@ -206,10 +216,17 @@ class Tombstone(LegacyRecord):
         return self.stopped_at or self.ended_at or self.created_at or self.at
 
     @property
-    def why(self) -> str:
+    def why(self) -> str | None:
         """The reason, with what the record says beside it."""
+        if self.ours is not None:
+            return self.ours.why
         said = [text for text in (self.reason, self.diagnostic) if text and text.strip()]
         return ": ".join(said) or "a tombstone without a reason"
+
+    @property
+    def ending(self) -> RunEnding:
+        """How the run ended."""
+        return (self.ours and self.ours.ending) or RunEnding.STOPPED
 
 
 class SetAside(LegacyRecord):
@@ -219,7 +236,22 @@ class SetAside(LegacyRecord):
     batch: AncestorBatch
 
 
+class ReceiptSetAside(LegacyRecord):
+    """A receipt that an export hides from legacy programs: its batch, and its position there."""
+
+    batch_id: _Text
+    position: _Count
+    receipt: AncestorReceipt
+
+
 class Extension(LegacyRecord):
     """What an export adds to the envelope of the receipts, for a later import."""
 
     failed_batches: tuple[SetAside, ...] = ()
+    receipts: tuple[ReceiptSetAside, ...] = ()
+
+
+class ManifestExtension(LegacyRecord):
+    """What an export adds to the envelope of the manifest, for a later import."""
+
+    entries: tuple[AncestorEntry, ...] = ()

@@ -91,6 +91,19 @@ class SkippedFile(Record):
     why: str
 
 
+class LaneOutcome(StrEnum):
+    """What became of one lane."""
+
+    IMPORTED = "imported"
+    IMPORTED_BEFORE = "imported before"
+    NOT_IMPORTED = "not imported"
+    """`problem` says why."""
+    NO_CONTROL_FILES = "no control files"
+    """There is a directory, and nothing was ever committed in it, or it has a store of its own."""
+    NO_DIRECTORY = "no directory"
+    """Only the list of lanes knows it."""
+
+
 class LaneImport(Record):
     """The outcome for one lane."""
 
@@ -98,8 +111,12 @@ class LaneImport(Record):
     """The id that the runtime uses; the directory's name is this, percent-encoded."""
     path: str
     """Relative to the team's runtime directory."""
+    outcome: LaneOutcome
+    state: str | None
+    """What the runtime's list of lanes calls it: `active`, `stopped` or `degraded`. None when the
+    list does not know it, or there is none."""
     report: ImportReport | None
-    """None when the lane could not be imported."""
+    """None when the lane was not imported."""
     problem: str | None = None
     """Why not. What is repaired is taken over by importing again."""
     damaged: bool = False
@@ -109,6 +126,9 @@ class LaneImport(Record):
 class TeamImportReport(ImportReport):
     """The report of one call of `import_team`: the team's own directory, and its lanes."""
 
+    lanes_only: bool
+    """Whether the directory has no control files of its own. Then it has no store, and what is
+    said of batches, receipts and stores is said of none; `changed` is of the lanes."""
     lanes: tuple[LaneImport, ...]
     found: int
     """The number of files in the directory and its lanes, except the store's own."""

@@ -25,8 +25,9 @@ from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import Record
 
 LANES = "lanes"
+LANE_INDEX = "lanes.json"
 KNOWN_OTHERS = {
-    "lanes.json": OtherKind.LANE_INDEX,
+    LANE_INDEX: OtherKind.LANE_INDEX,
     TOMBSTONES_NAME: OtherKind.RUN_TOMBSTONES,
 }
 """Files of the runtime that are not stores, and stay in use."""

@@ -9,17 +9,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from rtstore.control.lock import DEFAULT_TIMEOUT_S
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import LegacyImportError
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory
 from rtstore.legacy.importing import import_directory
+from rtstore.legacy.lanes import (
+    LaneIndex,
+    has_lanes,
+    is_lane,
+    lane_names,
+    name_of,
+    read_lane_index,
+)
 from rtstore.legacy.report import (
     ImportReport,
     LaneImport,
+    LaneOutcome,
     OtherKind,
     SkippedFile,
     StoreOutcome,
@@ -29,7 +40,7 @@ from rtstore.legacy.survey import LANES, is_own, kind_of
 from rtstore.model import arguments
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id
-from rtstore.model.times import Clock, utc_now
+from rtstore.model.times import Clock, to_utc_ms, utc_now
 
 Progress = Callable[[str, int, int], None]
 """Called with the directory's name or the lane's id, the number of its stores read, and of all."""
@@ -41,15 +52,19 @@ _WHY = {
     OtherKind.TEMPORARY_FILE: "a temporary file of a writer that died",
     OtherKind.OTHER: "nothing that the control files know of",
 }
+_NOT_LOOKED_AT = "not looked at: the directory could not be imported"
+_NO_CONTROL_FILES = "there are no control files of the legacy format beside it"
 
 
 def runtime_directory_of(directory: Path) -> Path:
-    """Return the legacy runtime directory of a team's directory: itself, or the
-    `.opencode-runtime` in it."""
+    """Return the runtime directory of a team's directory: itself, or the `.opencode-runtime` in
+    it."""
     below = directory / RUNTIME_DIRECTORY
-    if not is_legacy_directory(directory) and is_legacy_directory(below):
-        return below
-    return directory
+    return below if not _is_team(directory) and _is_team(below) else directory
+
+
+def _is_team(directory: Path) -> bool:
+    return is_legacy_directory(directory) or has_lanes(directory)
 
 
 def import_team(
@@ -65,13 +80,14 @@ def import_team(
 ) -> TeamImportReport:
     """Import a team's runtime directory and all lanes in it; no JSON file is changed.
 
-    `directory` is the runtime directory, or the team's directory with `.opencode-runtime` in it.
-    The other arguments are those of `import_directory`, which describes what is imported, except
-    that `progress` is also called with the name of the directory or the id of the lane. Durable
-    when it returns.
+    `directory` is the runtime directory, or the team's directory with `.opencode-runtime` in it. It
+    may have no control files of its own, and lanes only. The other arguments are those of
+    `import_directory`, which describes what is imported, except that `progress` is also called with
+    the name of the directory or the id of the lane. Durable when it returns.
 
     Directories that were imported before are left as they are, so an interrupted import can be run
-    again. A lane that cannot be imported is in the report, and the others are imported.
+    again. A lane that cannot be imported is in the report, and the others are imported. So is one
+    that only the list of lanes knows, or that has no control files.
 
     Raises what `import_directory` raises for the team's own directory.
     """
@@ -93,27 +109,22 @@ def import_team(
             batch_id_factory=batch_id_factory,
         )
 
-    own = take(directory, directory.name)
-    lanes = []
-    for path in _lanes_of(directory, fs):
-        place, lane_id = directory / path, unquote(path.removeprefix(f"{LANES}/"))
-        try:
-            lane = LaneImport(lane_id=lane_id, path=path, report=take(place, lane_id))
-        except LegacyImportError as error:
-            lane = LaneImport(
-                lane_id=lane_id,
-                path=path,
-                report=None,
-                problem=str(error),
-                damaged=error.damaged,
-            )
-        lanes.append(lane)
-    skipped = [*_skipped(directory, own, "", fs)]
+    own = _import_own(directory, take)
+    index = read_lane_index(directory, fs)
+    lanes = [*_import_lanes(directory, index, take, fs)]
+    nowhere = _NO_CONTROL_FILES if own is None else _NOT_LOOKED_AT
+    skipped = [*_skipped(directory, own, "", nowhere, fs)]
     for lane in lanes:
-        skipped += _skipped(directory / lane.path, lane.report, f"{lane.path}/", fs)
+        if is_lane(directory / lane.path):
+            own_store = lane.outcome is LaneOutcome.NO_CONTROL_FILES
+            nowhere = _NO_CONTROL_FILES if own_store else _NOT_LOOKED_AT
+            skipped += _skipped(directory / lane.path, lane.report, f"{lane.path}/", nowhere, fs)
     imported = sum(_taken(report) for report in (own, *(lane.report for lane in lanes)))
+    report = own or _of_lanes(directory, [lane.report for lane in lanes], clock, dry_run=dry_run)
+    notes = [*report.notes, *([index.problem] if index and index.problem else [])]
     return TeamImportReport(
-        **own.model_dump(),
+        **{**report.model_dump(), "notes": notes},
+        lanes_only=own is None,
         lanes=tuple(lanes),
         found=imported + len(skipped),
         imported=imported,
@@ -121,16 +132,86 @@ def import_team(
     )
 
 
-def _lanes_of(directory: Path, fs: FileSystem) -> list[str]:
-    """Return the paths of the lanes: directories below `lanes/` with a legacy manifest."""
-    folder = directory / LANES
-    if os.path.islink(folder) or not fs.is_directory(folder):
-        return []
-    return [
-        f"{LANES}/{name}"
-        for name in sorted(fs.list_directory(folder))
-        if not os.path.islink(folder / name) and is_legacy_directory(folder / name)
-    ]
+def _import_own(directory: Path, take: Callable[[Path, str], ImportReport]) -> ImportReport | None:
+    """Import the team's own directory. Return None when it has lanes, and no control files to
+    import."""
+    if is_legacy_directory(directory) or not has_lanes(directory):
+        return take(directory, directory.name)
+    if not os.path.lexists(directory / DATABASE_NAME):
+        return None
+    try:
+        return take(directory, directory.name)
+    except LegacyImportError:  # a store of its own, which was never of the legacy format
+        return None
+
+
+def _import_lanes(
+    directory: Path,
+    index: LaneIndex | None,
+    take: Callable[[Path, str], ImportReport],
+    fs: FileSystem,
+) -> Iterator[LaneImport]:
+    """Import each lane that is one. Yield what became of it, and of what the list of lanes names
+    besides."""
+    names = lane_names(directory, fs)
+    for name in names:
+        place, lane_id = directory / LANES / name, unquote(name)
+        lane = LaneImport(
+            lane_id=lane_id,
+            path=f"{LANES}/{name}",
+            outcome=LaneOutcome.NO_CONTROL_FILES,
+            state=None if index is None else index.state_of(name),
+            report=None,
+        )
+        yield lane.model_copy(update=_import_lane(place, lane_id, take) if is_lane(place) else {})
+    for lane_id, state in ({} if index is None else index.states).items():
+        if name_of(lane_id) not in names:
+            yield LaneImport(
+                lane_id=lane_id,
+                path=f"{LANES}/{name_of(lane_id)}",
+                outcome=LaneOutcome.NO_DIRECTORY,
+                state=state,
+                report=None,
+            )
+
+
+def _import_lane(
+    place: Path, lane_id: str, take: Callable[[Path, str], ImportReport]
+) -> dict[str, Any]:
+    """Import a lane. Return what became of it, as fields of its `LaneImport`."""
+    try:
+        report = take(place, lane_id)
+    except LegacyImportError as error:
+        if not is_legacy_directory(place):  # a store of its own, which was never of that format
+            return {}
+        return {
+            "outcome": LaneOutcome.NOT_IMPORTED,
+            "problem": str(error),
+            "damaged": error.damaged,
+        }
+    is_new = report.changed or report.dry_run
+    outcome = LaneOutcome.IMPORTED if is_new else LaneOutcome.IMPORTED_BEFORE
+    return {"outcome": outcome, "report": report}
+
+
+def _of_lanes(
+    directory: Path, lanes: Iterable[ImportReport | None], clock: Clock, *, dry_run: bool
+) -> ImportReport:
+    """Return the report of a directory without control files, whose lanes were imported."""
+    reports = [report for report in lanes if report is not None]
+    team = directory.parent if directory.name == RUNTIME_DIRECTORY else directory
+    return ImportReport(
+        directory=directory,
+        team_name=reports[0].team_name if reports else team.absolute().name,
+        changed=any(report.changed for report in reports),
+        dry_run=dry_run,
+        imported_at=max((report.imported_at for report in reports), default=to_utc_ms(clock())),
+        high_watermark=0,
+        active_identity=None,
+        batches={},
+        receipts=0,
+        notes=("there are no control files at the top: the lanes have their own",),
+    )
 
 
 def _taken(report: ImportReport | None) -> int:
@@ -141,12 +222,13 @@ def _taken(report: ImportReport | None) -> int:
 
 
 def _skipped(
-    directory: Path, report: ImportReport | None, prefix: str, fs: FileSystem
+    directory: Path, report: ImportReport | None, prefix: str, nowhere: str, fs: FileSystem
 ) -> Iterator[SkippedFile]:
-    """Yield every file of one directory that was not imported, with the reason."""
+    """Yield every file of one directory that was not imported, with the reason: `nowhere` when
+    there is no report."""
     taken: set[str] = set()
     why: dict[str, str] = {}
-    default = "not looked at: the directory could not be imported"
+    default = nowhere
     if report is not None:
         default = _WHY[OtherKind.OTHER]
         if not report.changed and not report.dry_run:
@@ -173,9 +255,7 @@ def _files_below(directory: Path, folder: str, fs: FileSystem) -> Iterator[str]:
             continue
         if os.path.islink(directory / path) or not fs.is_directory(directory / path):
             yield path
-        elif path == QUARANTINE_DIRECTORY or (
-            folder == LANES and is_legacy_directory(directory / path)
-        ):
+        elif path == QUARANTINE_DIRECTORY or (folder == LANES and is_lane(directory / path)):
             continue
         else:
             yield from _files_below(directory, path, fs)

@@ -44,6 +44,11 @@ def suggest_command(directory: Path, team_name: str | None) -> SuggestedCommand:
         return SuggestedCommand(f"rtstore status {shell_word(below)}", Hint.LOOK)
     if legacy.is_legacy_directory(below):
         return import_command(directory)
+    for team in (directory, below):
+        if legacy.has_lanes_to_import(team):
+            return import_command(directory)
+        if legacy.has_lanes(team):
+            return SuggestedCommand(f"rtstore status {shell_word(team)}", Hint.LOOK)
     return create_command(directory, team_name)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
+from urllib.parse import unquote
 
 import typer
 
@@ -12,10 +15,42 @@ from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, 
 from rtstore.cli.output import Cell, Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_directory
-from rtstore.legacy import ExportReport
-from rtstore.model.records import BatchState
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.files.system import FileSystem
+from rtstore.legacy import (
+    ExportReport,
+    Place,
+    export_team_to,
+    is_legacy_directory,
+    lane_names,
+    runtime_directory_of,
+)
+from rtstore.model.records import BatchState, Record
 from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
+
+
+class LaneExport(Record):
+    """The outcome for one lane."""
+
+    lane_id: str
+    path: str
+    """Relative to the team's runtime directory."""
+    report: ExportReport | None
+    """None when it has no store: it was not imported yet."""
+
+
+class TeamExportReport(ExportReport):
+    """What `rtstore export --json` prints."""
+
+    lanes_only: bool
+    """Whether DIR has no store of its own: what is said of stores and batches is of none."""
+    lanes: tuple[LaneExport, ...]
+
+
+class _Lane(NamedTuple):
+    path: str
+    has_store: bool
 
 
 def run(
@@ -35,30 +70,112 @@ def run(
 ) -> ExitCode:
     """Write manifest and receipts in the legacy format, for a file-only runtime.
 
-    What is in the way in DIR and says something else is kept in quarantine. "rtstore import" finds
-    everything again; the history of contents, quarantine and recoveries stay in the database.
+    Its lanes are exported with it, and runs that have ended get a tombstone. What is in the way in
+    DIR and says something else is kept in quarantine. "rtstore import" finds everything again; the
+    history of contents, quarantine and recoveries stay in the database.
 
     \b
     JSON: directory, teamName, highWatermark, controlFiles[], stores (number),
-      batches {STATE: number}, leftOut[], replaced[]
+      batches {STATE: number}, setAside[], leftOut[], notCommitted[], replaced[],
+      lanesOnly (DIR has no store; the keys above are of none),
+      lanes[] {laneId, path, report (the keys above) or null (not imported yet)}
     """
     check_directory(directory)
-    with (
-        progress_bar(quiet=as_json, what="exporting"),
-        RuntimeStore.open(
-            directory,
-            read_only=destination is not None,
-            upgrade=False,
-            lock_timeout_s=lock_timeout_s,
-        ) as store,
-    ):
-        report = store.export(destination)
+    directory = runtime_directory_of(directory)
+    lanes = list(_lanes_of(directory))
+    has_lanes = any(lane.has_store for lane in lanes)
+    lanes_only = has_lanes and not (directory / DATABASE_NAME).exists()
+    paths = [*([] if lanes_only else [""]), *(lane.path for lane in lanes if lane.has_store)]
+    with progress_bar(quiet=as_json, what="exporting"), ExitStack() as stack:
+        reports = (
+            _export_here(directory, paths, lock_timeout_s)
+            if destination is None
+            else _export_to(directory, paths, destination, stack)
+        )
+    report = _of_team(reports, lanes, directory if destination is None else destination)
     _show(page_of(report, as_json=as_json), report)
     return ExitCode.READY
 
 
-def _show(page: Page, report: ExportReport) -> None:
-    page.line(Cell("Exported", "good"), f" the runtime directory of team {report.team_name}")
+def _lanes_of(directory: Path) -> Iterator[_Lane]:
+    for name in lane_names(directory, FileSystem()):
+        path = f"lanes/{name}"
+        has_store = (directory / path / DATABASE_NAME).exists()
+        if has_store or is_legacy_directory(directory / path):
+            yield _Lane(path, has_store)
+
+
+def _export_here(
+    directory: Path, paths: list[str], lock_timeout_s: float
+) -> dict[str, ExportReport]:
+    reports = {}
+    for path in paths:
+        with RuntimeStore.open(
+            directory / path, upgrade=False, lock_timeout_s=lock_timeout_s
+        ) as store:
+            reports[path] = store.export()
+    return reports
+
+
+def _export_to(
+    directory: Path, paths: list[str], destination: Path, stack: ExitStack
+) -> dict[str, ExportReport]:
+    places = []
+    for path in paths:
+        store = stack.enter_context(RuntimeStore.open(directory / path, read_only=True))
+        places.append(Place(path, store.database))
+    reports = export_team_to(directory, places, destination, FileSystem())
+    return dict(zip(paths, reports, strict=True))
+
+
+def _of_team(
+    reports: dict[str, ExportReport], lanes: list[_Lane], directory: Path
+) -> TeamExportReport:
+    own = reports.get("")
+    first = own or next(iter(reports.values()))
+    nothing = ExportReport(
+        directory=directory,
+        team_name=first.team_name,
+        high_watermark=0,
+        control_files=(),
+        stores=0,
+        batches={},
+        set_aside=(),
+        left_out=(),
+        not_committed=(),
+        replaced=(),
+    )
+    return TeamExportReport(
+        **(own or nothing).model_dump(),
+        lanes_only=own is None,
+        lanes=tuple(
+            LaneExport(
+                lane_id=unquote(lane.path.removeprefix("lanes/")),
+                path=lane.path,
+                report=reports.get(lane.path),
+            )
+            for lane in lanes
+        ),
+    )
+
+
+def _show(page: Page, team: TeamExportReport) -> None:
+    if not team.lanes_only:
+        _show_directory(page, team, f"the runtime directory of team {team.team_name}")
+    for lane in team.lanes:
+        page.gap()
+        if lane.report is None:
+            page.line(Cell("Not exported", "warn"), f": lane {lane.lane_id} was not imported yet")
+        else:
+            _show_directory(page, lane.report, f"lane {lane.lane_id}")
+    page.title("Next")
+    page.line("start the runtime that reads these files, and no other meanwhile", indent=2)
+    back = f"rtstore import {shell_word(team.directory)}"
+    page.line(Cell(back, "title"), " takes a directory without a database over again", indent=2)
+
+
+def _show_directory(page: Page, report: ExportReport, what: str) -> None:
+    page.line(Cell("Exported", "good"), f" {what}")
     aside = report.batches.get(BatchState.FAILED, 0)
     listed = sum(report.batches.values()) - aside
     page.facts(
@@ -72,9 +189,14 @@ def _show(page: Page, report: ExportReport) -> None:
     )
     for path in report.replaced:
         page.line(Cell("kept: ", "warn"), path)
+    for store in report.set_aside:
+        page.line(
+            Cell("set aside: ", "warn"),
+            f"{store}: a file-only runtime would refuse a manifest that names it",
+        )
     for store in report.left_out:
         page.line(Cell("left out: ", "warn"), f"{store}: its content is not in the database")
-    page.title("Next")
-    page.line("start the runtime that reads these files, and no other meanwhile", indent=2)
-    back = f"rtstore import {shell_word(report.directory)}"
-    page.line(Cell(back, "title"), " takes a directory without a database over again", indent=2)
+    for store in report.not_committed:
+        page.line(
+            Cell("left out: ", "warn"), f"{store}: nothing is committed, only its file is here"
+        )

@@ -9,7 +9,14 @@ from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockT
 from rtstore.cli.output import Cell, Column, Page, count, page_of, when
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_directory
-from rtstore.legacy import ImportReport, StoreOutcome, TeamImportReport, import_team
+from rtstore.legacy import (
+    ImportReport,
+    LaneImport,
+    LaneOutcome,
+    StoreOutcome,
+    TeamImportReport,
+    import_team,
+)
 from rtstore.model.times import utc_now
 from rtstore.shell import shell_word
 
@@ -23,9 +30,10 @@ def run(
 ) -> ExitCode:
     """Take over a team's directory of the legacy format, with its lanes. No file of it is changed.
 
-    DIR is the runtime directory, or the team's, with .opencode-runtime in it. Each directory is
-    imported whole or not at all; after an interruption, import again. What was imported before is
-    left as it is. Runs that have a tombstone have ended here: their batches are refused.
+    DIR is the runtime directory, or the team's, with .opencode-runtime in it; it may have nothing
+    but lanes. Each directory is imported whole or not at all; after an interruption, import again.
+    What was imported before is left as it is. Runs that have a tombstone have ended here: their
+    batches are refused.
 
     \b
     JSON: directory, teamName, changed, dryRun, importedAt, highWatermark,
@@ -33,8 +41,10 @@ def run(
       stores[] {schemaName, relativePath, outcome, registered, detail},
       controlFiles[], endedRuns (number of runs that have ended, by the tombstones),
       otherFiles[] {path, kind}, notes[],
-      lanes[] {laneId, path, report (the keys above) or null, problem or null,
-        damaged},
+      lanesOnly (DIR has no control files; the keys above are of none),
+      lanes[] {laneId, path, outcome (imported|imported before|not imported|no control files|
+        no directory), state (by lanes.json) or null, report (the keys above) or null,
+        problem or null, damaged},
       found, imported (numbers of files), skipped[] {path, why}
     """
     check_directory(directory)
@@ -43,29 +53,47 @@ def run(
             directory, dry_run=dry_run, lock_timeout_s=lock_timeout_s, progress=bar
         )
     _show(page_of(report, as_json=as_json), report)
-    failed = [lane for lane in report.lanes if lane.report is None]
+    failed = [lane for lane in report.lanes if lane.outcome is LaneOutcome.NOT_IMPORTED]
     if any(lane.damaged for lane in failed):
         return ExitCode.STOP
     return ExitCode.WRONG_CALL if failed else ExitCode.READY
 
 
 def _show(page: Page, team: TeamImportReport) -> None:
-    _show_directory(page, team, f"the runtime directory of team {team.team_name}")
+    if team.lanes_only:
+        page.facts([("Runtime directory", str(team.directory)), ("Team", team.team_name)])
+        _show_notes(page, team)
+    else:
+        _show_directory(page, team, f"the runtime directory of team {team.team_name}")
     for lane in team.lanes:
         page.gap()
-        if lane.report is None:
-            page.line(Cell("Not imported", "bad"), f": lane {lane.lane_id}: {lane.problem}")
-        else:
-            _show_directory(page, lane.report, f"lane {lane.lane_id}")
+        _show_lane(page, lane)
     _show_summary(page, team)
     page.title("Next")
     if team.dry_run:
         page.line("the same command without --dry-run", indent=2)
         return
-    for report in (team, *(lane.report for lane in team.lanes)):
+    own = () if team.lanes_only else (team,)
+    for report in (*own, *(lane.report for lane in team.lanes)):
         if report is not None:
             where = shell_word(report.directory)
             page.line(Cell(f"rtstore status {where}", "title"), indent=2)
+
+
+def _show_lane(page: Page, lane: LaneImport) -> None:
+    what = f"lane {lane.lane_id}" + ("" if lane.state is None else f" ({lane.state})")
+    if lane.report is not None:
+        _show_directory(page, lane.report, what)
+    elif lane.problem is not None:
+        page.line(Cell("Not imported", "bad"), f": {what}: {lane.problem}")
+    else:
+        page.line(Cell("Nothing to import", "warn"), f": {what}: {_NOTHING[lane.outcome]}")
+
+
+_NOTHING = {
+    LaneOutcome.NO_CONTROL_FILES: "its directory has no control files of the legacy format",
+    LaneOutcome.NO_DIRECTORY: "only lanes.json names it; it has no directory",
+}
 
 
 def _show_directory(page: Page, report: ImportReport, what: str) -> None:
@@ -74,7 +102,7 @@ def _show_directory(page: Page, report: ImportReport, what: str) -> None:
     elif report.changed:
         page.line(Cell("Imported", "good"), f" {what}")
     else:
-        page.line("Imported before: everything was left as it was")
+        page.line(f"Imported before: {what}; everything was left as it was")
     states = ", ".join(f"{number} {state}" for state, number in report.batches.items() if number)
     facts: list[tuple[str, str | Cell]] = [
         ("Runtime directory", str(report.directory)),
@@ -88,6 +116,10 @@ def _show_directory(page: Page, report: ImportReport, what: str) -> None:
     page.facts([fact for fact in facts if not (report.dry_run and fact[0] == "Imported")])
     if report.stores:
         _show_stores(page, report)
+    _show_notes(page, report)
+
+
+def _show_notes(page: Page, report: ImportReport) -> None:
     for note in report.notes:
         page.line(Cell("note: ", "warn"), note)
 

@@ -6,7 +6,15 @@ import os
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.folder import Line, lines_below, look_below, show_lines, show_next_of
+from rtstore.cli.folder import (
+    LaneIndexReport,
+    Line,
+    look_below,
+    look_near,
+    show_lane_indexes,
+    show_lines,
+    show_next_of,
+)
 from rtstore.cli.folder import report as report_folder
 from rtstore.cli.limits import in_words, limits_of
 from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
@@ -87,6 +95,8 @@ class StatusReport(Record):
     stores: tuple[StoreLine, ...]
     below: tuple[Line, ...]
     """The lanes, and what other runtime directories are not far below."""
+    lane_indexes: tuple[LaneIndexReport, ...]
+    """What the runtime's list of lanes says, if there is one."""
     next: tuple[NextStep, ...]
 
 
@@ -100,8 +110,9 @@ def run(
 ) -> ExitCode:
     """Show what is committed, what the files hold, and whether the runtime may start.
 
-    Its lanes are shown below it; the exit code is that of DIR alone. DIR may also be a folder: then
-    every runtime directory and lane below it is a line, and the exit code is the highest of all.
+    Its lanes are shown below it, with what lanes.json says of them; the exit code is that of DIR
+    alone. DIR may also be a folder: then every runtime directory and lane below it is a line, and
+    the exit code is the highest of all.
     Changes nothing, and works while others write.
 
     \b
@@ -120,14 +131,16 @@ def run(
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
         batchId, batchReason, writtenAt, ageSeconds},
-      below[] (the lanes; as directories[] of a folder), next[] {command, why}
+      below[] (the lanes; as directories[] of a folder),
+      laneIndexes[] (as of a folder), next[] {command, why}
     JSON of a folder: folder, exitCode,
       directories[] {directory, laneId or null, state (ready|degraded|blocked|locked|forbidden|
         older|newer|foreign|damaged|no_database|not_imported|failed), why or null, exitCode,
         teamName, highWatermark, activeRunId, runId and runState (of the active or last run),
         lastBatchAt, ageSeconds, databaseBytes, lockHolder, lockProcessId (each or null),
         next[] {command, why}},
-      backups[] (left out), wasCutShort
+      laneIndexes[] {path, lanes[] {laneId, state}, withoutDirectory[], notListed[],
+        problem or null} (what each lanes.json says), backups[] (left out), wasCutShort
     """
     check_directory(directory)
     if not os.path.lexists(directory / DATABASE_NAME):
@@ -160,6 +173,7 @@ def _refuse_identity(*parts: str | None) -> None:
 
 def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
     database_bytes, wal_bytes = bytes_on_disk(look.directory)
+    near = look_near(look.directory)
     return StatusReport(
         directory=str(look.directory),
         team_name=look.team_name,
@@ -180,7 +194,8 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         wal_bytes=wal_bytes,
         **limits_of(look.retention),
         stores=look.lines,
-        below=lines_below(look.directory),
+        below=near.lines,
+        lane_indexes=near.lane_indexes,
         next=look.next,
     )
 
@@ -226,7 +241,8 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
         is_lanes = all(line.lane_id is not None for line in report.below)
         page.title("Lanes" if is_lanes else "Below")
         show_lines(page, report.below, look.now)
-        show_next_of(page, report.below, "Next, in these")
+    show_lane_indexes(page, report.lane_indexes)
+    show_next_of(page, report.below, "Next, in these")
 
 
 def _identities(report: StatusReport) -> list[tuple[str, str]]:
