@@ -28,7 +28,11 @@ from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.hindrances import hindrances, no_room
-from rtstore.maintenance.hints import read_launch_state, suggest_command
+from rtstore.maintenance.hints import (
+    files_of_lost_batches,
+    read_launch_state,
+    suggest_command,
+)
 from rtstore.model.decide import build_readiness
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import (
@@ -174,8 +178,16 @@ class Look:
         self.next: tuple[NextStep, ...] = (*first, *steps)
 
 
-def _rebuild(store: RuntimeStore) -> NextStep:
-    launch = read_launch_state(store.directory, FileSystem())
+def _rebuild(store: RuntimeStore) -> NextStep | None:
+    """Return the advice for files that a database without any batch knows nothing of; None where
+    they were there before an import."""
+    fs = FileSystem()
+    head = store.database.read(manifest.load_head)
+    if head.imported_at is not None and not files_of_lost_batches(
+        store.directory, store.database, store.descriptors, fs
+    ):
+        return None
+    launch = read_launch_state(store.directory, fs)
     return rebuild_of_files(shown(store.directory), store.team_name, launch)
 
 
@@ -406,9 +418,9 @@ def _newer_files(
     last = None if batch is None else batch.completed_at
     if batch is None or last is None:
         return ()
-    if batch.origin is BatchOrigin.IMPORTED:
-        imported_at = store.database.read(manifest.load_head).imported_at
-        last = last if imported_at is None else max(last, parse_time(imported_at))
+    imported_at = store.database.read(manifest.load_head).imported_at
+    if batch.origin is BatchOrigin.IMPORTED and imported_at is not None:
+        last = max(last, parse_time(imported_at))
     newer, inspector = [], FileInspector(store.directory)
     for action in plan.actions:
         if action.reason in (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE):

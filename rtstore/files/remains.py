@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from rtstore.errors import UnsafePathError
@@ -19,6 +20,7 @@ from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import InspectionFault
+from rtstore.model.times import parse_time
 
 _NAMES_MAX = 2_000
 """The largest number of names examined in one folder."""
@@ -125,6 +127,16 @@ def has_envelope(directory: Path, relative_path: str, fs: FileSystem) -> bool:
     except (OSError, UnsafePathError):
         return False
     return _fault_of(content) is None
+
+
+def written_at(directory: Path, relative_path: str, fs: FileSystem) -> datetime | None:
+    """Return when a store file says that it was written, or None."""
+    try:
+        content, _ = fs.read(store_path(directory, relative_path))
+        said = decode(content).updated_at
+        return None if said is None else parse_time(said)
+    except (OSError, UnsafePathError, EnvelopeError, ValueError):
+        return None
 
 
 def _fault_of(content: bytes) -> InspectionFault | None:

@@ -182,20 +182,26 @@ def _writes(batch: AncestorBatch) -> Iterator[PlannedWrite]:
 
 
 def _written(files: ControlFiles, content_of: Mapping[str, bytes]) -> Iterator[PlannedWrite]:
-    """Yield each entry as a write. A size that it does not know is that of its content; a time is
-    that of the manifest."""
+    """Yield each entry as a write. A size or a time that it does not know is that of its receipt,
+    or else the size of its content, and the time of the manifest."""
+    receipts = {item.receipt_id: item for batch in files.batches for item in batch.receipts}
     unknown_ns = int(files.manifest.updated_at.timestamp() * 1000) * 1_000_000
     for entry in files.entries:
         assert entry.content_hash is not None  # noqa: S101 - `entries` has only those
-        content = content_of.get(entry.schema_name, b"")
-        mtime_ns = unknown_ns if entry.mtime_ns is None else entry.mtime_ns
+        receipt = receipts.get(entry.receipt_id)
+        size, mtime_ns = entry.file_size, entry.mtime_ns
+        if size is None:
+            content = content_of.get(entry.schema_name, b"")
+            size = len(content) if receipt is None else receipt.file_size
+        if mtime_ns is None:
+            mtime_ns = unknown_ns if receipt is None else receipt.mtime_ns
         yield PlannedWrite(
             position=0,
             schema_name=entry.schema_name,
             schema_version=entry.schema_version,
             relative_path=entry.relative_path,
             content_hash=entry.content_hash,
-            file_size=len(content) if entry.file_size is None else entry.file_size,
+            file_size=size,
             mtime_ns=mtime_ns,
             receipt_id=entry.receipt_id,
             written_at=to_utc_ms(_EPOCH + timedelta(microseconds=mtime_ns // 1000)),

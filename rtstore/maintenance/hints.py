@@ -13,11 +13,18 @@ from rtstore.control import batches, manifest, revisions
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import DatabaseMissingError, Hint
 from rtstore.files.paths import store_path
-from rtstore.files.remains import had_database, has_envelope, kept_beside, store_files
+from rtstore.files.remains import (
+    had_database,
+    has_envelope,
+    kept_beside,
+    store_files,
+    written_at,
+)
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
 from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
+from rtstore.model.times import parse_time
 from rtstore.shell import shell_word
 
 
@@ -100,12 +107,9 @@ def refuse_lost_batches(
 ) -> None:
     """Raise `DatabaseMissingError` when the database has no batch, but a store file is there: the
     batches of its first session were in a WAL that was not copied along.
-
-    Reads the files first and the rows afterwards: a batch has its row before its first file.
     """
-    paths = [item.relative_path for item in descriptors]
-    found = tuple(path for path in paths if has_envelope(directory, path, fs))
-    if found and knows_no_batch(database):
+    found = files_of_lost_batches(directory, database, descriptors, fs)
+    if found:
         launch = read_launch_state(directory, fs)
         problem = "its database knows of no batch: it is a new one, or its WAL did not come along"
         run = rebuild_command(directory, launch)
@@ -114,6 +118,27 @@ def refuse_lost_batches(
             problem += f"; it is of team {team!r}, and the files are of team {launch.team_name!r}"
             run = f"rtstore doctor {shell_word(directory)}"
         raise DatabaseMissingError(directory, found, problem, run)
+
+
+def files_of_lost_batches(
+    directory: Path, database: Database, descriptors: Iterable[Descriptor], fs: FileSystem
+) -> tuple[str, ...]:
+    """Return the store files that show that there was a batch, while the database has none.
+
+    Reads the files first and the rows afterwards: a batch has its row before its first file. After
+    an import, only a file that says that it was written since then shows one: a legacy runtime
+    writes some without any batch.
+    """
+    paths = [item.relative_path for item in descriptors]
+    found = tuple(path for path in paths if has_envelope(directory, path, fs))
+    if not found or not knows_no_batch(database):
+        return ()
+    imported_at = database.read(manifest.load_head).imported_at
+    if imported_at is None:
+        return found
+    since = parse_time(imported_at)
+    written = {path: written_at(directory, path, fs) for path in found}
+    return tuple(path for path, at in written.items() if at is not None and at > since)
 
 
 def knows_no_batch(database: Database) -> bool:

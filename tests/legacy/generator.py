@@ -246,13 +246,12 @@ class Legacy:
         if self.enveloped:
             envelope = {"schemaVersion": 1, "updatedAt": self.manifest["updatedAt"]}
             content = json.dumps({**envelope, "data": self.manifest})
-        if (self.path / self.manifest_name).exists():
-            (self.path / self.manifest_name).write_text(content)
+        (self.path / self.manifest_name).write_text(content)
 
     def lose_receipts(self) -> None:
         """Remove the list of batches."""
         self.did.append("receipts lost")
-        (self.path / "opencode-runtime-receipts.json").unlink()
+        (self.path / "opencode-runtime-receipts.json").unlink(missing_ok=True)
         self.finished = None
 
     def damage(self) -> None:
@@ -294,6 +293,7 @@ def _live(legacy: Legacy) -> Legacy:
         }
         for run in ("run-0", "run-1", random.choice(["run-1", None]))
     ]
+    legacy.save_manifest()
     if random.random() < 0.3:
         legacy.set_active_run()
     for number in range(random.randrange(0, 5)):
@@ -302,7 +302,7 @@ def _live(legacy: Legacy) -> Legacy:
             legacy.fail(identity)
         else:
             legacy.write(identity, "complete")
-    if not legacy.batches or random.random() < 0.6:
+    if random.random() < 0.6:
         died = random.choice([*STEPS[1:], "receipts committed"])
         legacy.write(random.choice(lives), died)
     for happening, share in (
