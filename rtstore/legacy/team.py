@@ -165,7 +165,9 @@ def _import_lanes(
         )
         yield lane.model_copy(update=_import_lane(place, lane_id, take) if is_lane(place) else {})
     for lane_id, state in ({} if index is None else index.states).items():
-        if name_of(lane_id) not in names:
+        if name_of(lane_id) not in names and not os.path.lexists(
+            directory / LANES / name_of(lane_id)
+        ):  # a link is among the files that were skipped
             yield LaneImport(
                 lane_id=lane_id,
                 path=f"{LANES}/{name_of(lane_id)}",

@@ -10,6 +10,7 @@ import pytest
 
 from rtstore import (
     KEEP_EVERYTHING,
+    KNOWN_DESCRIPTORS,
     BatchUnfinishedError,
     InvalidRequestError,
     Retention,
@@ -17,18 +18,25 @@ from rtstore import (
     StorageError,
 )
 from tests.legacy.build import (
+    DUSK,
     HARBOUR,
+    LANE,
     MANIFEST,
     OTHER_MANIFEST,
     RECEIPTS,
+    TOMBSTONES,
     Case,
     all_cases,
     all_rows,
     copy,
+    edit_manifest,
     opened,
     take,
 )
 from tests.support import (
+    CHECKPOINT,
+    FILE_OF,
+    IDENTITY,
     LEASES,
     LEDGER,
     SESSIONS,
@@ -41,6 +49,7 @@ from tests.support import (
     files_picture,
     new_directory,
     open_store,
+    plain_descriptor,
     write,
 )
 from tests.upgrade.freeze import unpack
@@ -211,6 +220,105 @@ def test_pruned_history_comes_through(tmp_path: Path) -> None:
     take(tmp_path / "out")
     with opened(tmp_path / "out", retention=KEEP_EVERYTHING) as back:
         assert [batch.high_watermark for batch in back.batches()] == kept
+
+
+NOTES = plain_descriptor("my.notes", "notes.json")
+
+
+def test_stores_of_ones_own_are_set_aside(tmp_path: Path) -> None:
+    """The ancestor refuses a manifest with a name that it does not know, whole. Entries and
+    receipts of such stores are in the envelopes, the report names them, and an import finds them
+    again."""
+    directory = new_directory(tmp_path)
+    descriptors = [*KNOWN_DESCRIPTORS, NOTES]
+    with open_store(directory, descriptors=descriptors) as store:
+        write(store, LEASES, {"n": 1})
+        store.write_batch(
+            identity=IDENTITY, reason=CHECKPOINT, writes={NOTES.schema_name: {"n": 2}, LEDGER: []}
+        )
+        report = store.export(tmp_path / "out")
+        assert report.set_aside == store.export().set_aside == (NOTES.schema_name,)
+    for each in (directory, tmp_path / "out"):
+        names = {entry["schemaName"] for entry in document(each / MANIFEST)["entries"]}
+        assert names == {LEASES, LEDGER}
+        receipts = [item for batch in document(each / RECEIPTS) for item in batch["receipts"]]
+        assert {item["schemaName"] for item in receipts} == names
+        assert accepted_by_the_ancestor(each)
+    assert json.loads((tmp_path / "out" / NOTES.relative_path).read_bytes())["data"] == {"n": 2}
+    take(tmp_path / "out", descriptors=descriptors)
+    assert content_rows(tmp_path / "out") == content_rows(directory)
+
+
+def test_an_entry_that_a_runtime_wrote_since(tmp_path: Path) -> None:
+    """A store that was set aside and has an entry by now is what the manifest says."""
+    directory = new_directory(tmp_path)
+    with open_store(directory, descriptors=[*KNOWN_DESCRIPTORS, NOTES]) as store:
+        write(store, NOTES.schema_name, {"n": 1})
+        store.export(tmp_path / "out")
+
+    def change(manifest: dict[str, Any]) -> None:
+        (aside,) = json.loads((tmp_path / "out" / MANIFEST).read_bytes())["rtstore"]["entries"]
+        manifest["entries"] = [{**aside, "runId": "run-later"}]
+
+    edit_manifest(tmp_path / "out", change)
+    take(tmp_path / "out", descriptors=[*KNOWN_DESCRIPTORS, NOTES])
+    with opened(tmp_path / "out") as back:
+        entry = back.manifest().entry(NOTES.schema_name)
+        assert entry is not None
+        assert entry.run_id == "run-later"
+
+
+def test_ended_runs_have_tombstones(tmp_path: Path) -> None:
+    """A run that has ended gets a tombstone, which an import reads as what it was; the records that
+    are there stay, and a list that knows all is not written again."""
+    directory = copy(HARBOUR, tmp_path)
+    take(directory)
+    there = document(directory / TOMBSTONES)
+    with opened(directory) as store:
+        assert TOMBSTONES not in store.export().control_files
+        with store.begin_run(DUSK) as run:
+            run.end("the evening", failed=True)
+        assert TOMBSTONES in store.export().control_files
+        assert TOMBSTONES not in store.export().control_files
+        store.export(tmp_path / "out")
+        ended = {run.run_id: (run.state, run.ending, run.why, run.ended_at) for run in store.runs()}
+    for each in (directory, tmp_path / "out"):
+        old, new = document(each / TOMBSTONES)
+        assert [old] == there
+        assert (new["runId"], new["teamName"], new["diagnostic"]) == (
+            "run-dusk",
+            "harbour",
+            "the evening",
+        )
+    take(tmp_path / "out")
+    with opened(tmp_path / "out") as back:
+        found = {run.run_id: (run.state, run.ending, run.why, run.ended_at) for run in back.runs()}
+        assert found == ended
+
+
+def test_a_list_of_ended_runs_that_makes_no_sense(tmp_path: Path) -> None:
+    """It is kept in quarantine when a run must be added; else it is left."""
+    directory = new_directory(tmp_path)
+    (directory / TOMBSTONES).write_text("{")
+    with open_store(directory) as store:
+        write(store, LEASES, {"n": 1})
+        assert store.export().replaced == ()
+        store.end_run(IDENTITY.run_id)
+        (kept,) = [path for path in store.export().replaced if TOMBSTONES in path]
+    assert (directory / kept).read_text() == "{"
+    (record,) = document(directory / TOMBSTONES)
+    assert record["rtstore"]["ending"] == "stopped"
+
+
+def test_what_nobody_committed_is_named(tmp_path: Path) -> None:
+    """A new directory has what is committed. A store file without an entry is not in it, and is
+    said to be left."""
+    directory = copy(LANE, tmp_path)
+    content = json.dumps({"schemaVersion": 1, "updatedAt": "x", "data": []})
+    (directory / FILE_OF[LEASES]).write_text(content)
+    take(directory)
+    with opened(directory) as store:
+        assert store.export(tmp_path / "out").not_committed == (LEDGER, LEASES)
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

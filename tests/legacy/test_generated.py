@@ -25,8 +25,8 @@ from tests.legacy.build import IMPORTED_AT, all_rows
 from tests.legacy.generator import OWN_STORE, Legacy, Team, generate
 from tests.support import CONTROL, breadth, digest
 
-PER_PART = 15
-PARTS = 34
+PER_PART = 10
+PARTS = 52
 DATABASE = "runtime-store.sqlite3"
 
 Files = dict[str, str]

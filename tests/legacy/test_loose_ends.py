@@ -11,10 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtstore import (
+    ActionKind,
+    ActionOutcome,
     BatchReason,
     BatchState,
+    DatabaseMissingError,
     InvalidRequestError,
+    RecoveryAction,
+    RunState,
+    RuntimeStore,
 )
+from rtstore.legacy import StoreOutcome
 from rtstore.legacy.format import AncestorEntry
 from tests.legacy.build import (
     DUSK,
@@ -23,16 +30,19 @@ from tests.legacy.build import (
     HARBOUR,
     IMPORTED_AT,
     MANIFEST,
+    OTHER_MANIFEST,
     OWN,
     RECEIPTS,
     TOMBSTONES,
     copy,
+    edit,
     edit_manifest,
     edit_receipts,
     opened,
+    outcomes,
     take,
 )
-from tests.support import LAUNCH, LEDGER, SESSIONS
+from tests.support import FILE_OF, LAUNCH, LEASES, LEDGER, SESSIONS, digest
 
 # --- what does not fit together -------------------------------------------------------------------
 
@@ -130,22 +140,227 @@ def test_high_watermarks_are_counted_back_from_the_manifests(
         assert store.manifest().high_watermark == high_watermark
 
 
-def test_a_writer_that_died_between_receipts_and_manifest(tmp_path: Path) -> None:
-    """The ancestor wrote the receipts before the manifest. A batch that only they call committed is
-    imported as such, is not counted, and is pointed out; its files differ from the entries."""
-    directory = copy(FERRY, tmp_path)
+def _die_before_the_manifest(directory: Path, *stores: str, first: bool = False) -> str:
+    """Have the ancestor write a batch of some stores, and die when the receipts call it committed.
+    `first`: it is the store's first batch."""
+    manifest = json.loads((directory / OTHER_MANIFEST).read_bytes())
+    entries = {entry["schemaName"]: entry for entry in manifest["entries"]}
+    receipts = []
+    for name in stores:
+        content = json.dumps(
+            {"schemaVersion": 1, "updatedAt": "2026-06-01T09:00:19.000Z", "data": DATA_OF[name]}
+        ).encode()
+        (directory / entries[name]["relativePath"]).write_bytes(content)
+        shared = ("schemaName", "schemaVersion", "relativePath", "mtimeMs", "runId",
+                  "capabilitySnapshotId", "behaviorFingerprint")  # fmt: skip
+        receipts.append(
+            {
+                **{key: entries[name][key] for key in shared},
+                "receiptId": f"late-{name}",
+                "batchId": "ferry-batch-3",
+                "teamName": "ferry",
+                "contentHash": digest(content),
+                "fileSize": len(content),
+                "writtenAt": "2026-06-01T09:00:19.000Z",
+            }
+        )
 
     def finish(batches: list[dict[str, object]]) -> None:
-        batches[2].update(state="committed", completedAt="2026-06-01T09:00:20.000Z")
+        batches[2].update(
+            state="committed", completedAt="2026-06-01T09:00:20.000Z", receipts=receipts
+        )
+        if first:
+            del batches[:2]
 
     edit_receipts(directory, finish)
+    if first:
+        nothing: dict[str, object] = {
+            "highWatermark": 0,
+            "lastCommittedBatchId": None,
+            "entries": [],
+        }
+        edit_manifest(directory, lambda found: found.update(nothing))
+    return "ferry-batch-3"
+
+
+DATA_OF: dict[str, object] = {
+    LAUNCH: {"providerId": "opencode", "teamName": "ferry", "runId": "run-ebb"},
+    SESSIONS: {"sessions": []},
+    LEASES: {"n": 3},
+}
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_writer_that_died_between_receipts_and_manifest(tmp_path: Path, *, first: bool) -> None:
+    """The ancestor wrote the files, the receipts, and then the manifest. A batch that only the
+    receipts call committed is finished where the files hold it, its first one too; and it is as if
+    the manifest had counted it."""
+    directory = copy(FERRY, tmp_path)
+    batch_id = _die_before_the_manifest(directory, LAUNCH, SESSIONS, first=first)
     report = take(directory)
-    (note,) = report.notes
-    assert note.startswith("batch ferry-batch-3 has its receipts, but the manifest does not count")
+    assert "so the batch was finished" in report.notes[0]
+    assert outcomes(report)[SESSIONS] is StoreOutcome.CONTENT_TAKEN
     with opened(directory) as store:
-        assert [batch.high_watermark for batch in store.batches()] == [1, 2, None]
-        assert store.plan_recovery(expected=EBB).diagnostics == (
-            f"Runtime store hash mismatch: {LAUNCH}",
+        manifest = store.manifest()
+        assert (manifest.high_watermark, manifest.last_committed_batch_id) == (
+            1 if first else 3,
+            batch_id,
+        )
+        assert (manifest.last_preparing_batch_id, manifest.active_identity) == (None, EBB)
+        assert store.last_recovery is None
+        content = store.read(SESSIONS)
+        assert (content.batch_id, content.high_watermark) == (batch_id, 1 if first else 3)
+        assert not {SESSIONS, LAUNCH} & {
+            action.schema_name
+            for action in store.plan_recovery().actions
+            if action.kind is not ActionKind.NONE
+        }
+        store.export(tmp_path / "out")
+    assert take(tmp_path / "out").high_watermark == (1 if first else 3)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_batch_whose_files_are_not_all_there(tmp_path: Path, *, first: bool) -> None:
+    """Where one file does not hold what the receipts name, the batch is not finished. Its bytes are
+    in no log: no content is promised that is not there, opening changes nothing, and a recovery
+    moves into quarantine what it takes away, once."""
+    directory = copy(FERRY, tmp_path)
+    _die_before_the_manifest(directory, LEASES, SESSIONS, first=first)
+    (directory / FILE_OF[LEASES]).write_bytes(b'{"schemaVersion": 1, "data": {"n": "other"}}')
+    sessions = (directory / FILE_OF[SESSIONS]).read_bytes()
+    report = take(directory)
+    assert any("was not finished" in note for note in report.notes)
+    with opened(directory) as store:
+        assert store.last_recovery is None
+        assert (directory / FILE_OF[SESSIONS]).read_bytes() == sessions
+        plan = store.plan_recovery(expected=EBB)
+        kinds = {action.schema_name: action.kind for action in plan.actions}
+        assert ActionKind.RESTORE_COMMITTED not in kinds.values()
+        assert kinds[SESSIONS] is (
+            ActionKind.REBUILD_FROM_PROVIDER if first else ActionKind.QUARANTINE
+        )
+        store.recover(plan)
+        kept = {(directory / item.quarantine_path) for item in store.quarantined_files()}
+        assert sessions in [path.read_bytes() for path in (*kept, directory / FILE_OF[SESSIONS])
+                            if path.exists()]  # fmt: skip
+        assert ActionKind.QUARANTINE not in {
+            action.kind for action in store.plan_recovery().actions if action.reason != "missing"
+        }
+
+
+def test_nothing_is_removed_that_is_nowhere_else(tmp_path: Path) -> None:
+    """A plan from elsewhere that restores a store without an entry, and without contents, removes
+    nothing."""
+    directory = copy(FERRY, tmp_path)
+    _die_before_the_manifest(directory, LEASES, SESSIONS, first=True)
+    (directory / FILE_OF[LEASES]).unlink()
+    take(directory)
+    before = (directory / FILE_OF[SESSIONS]).read_bytes()
+    with opened(directory) as store:
+        plan = store.plan_recovery()
+        action = RecoveryAction(
+            kind=ActionKind.RESTORE_COMMITTED, schema_name=SESSIONS, reason="uncommitted_write"
+        )
+        step, *_ = store.recover(plan.model_copy(update={"actions": (action,)})).steps
+        assert (step.outcome, step.detail) == (
+            ActionOutcome.SKIPPED,
+            "nothing is committed, and the database does not have what the file holds",
+        )
+        assert (directory / FILE_OF[SESSIONS]).read_bytes() == before
+
+
+def test_a_run_that_was_set_after_the_death(tmp_path: Path) -> None:
+    """The ancestor sets the active run without a batch: the manifest is newer than the batch that
+    is finished, and its run stays the active one."""
+    directory = copy(FERRY, tmp_path)
+    _die_before_the_manifest(directory, SESSIONS)
+    edit_manifest(
+        directory,
+        lambda found: found.update(activeRunId="run-flood", updatedAt="2026-06-01T10:00:00.000Z"),
+    )
+    take(directory)
+    with opened(directory) as store:
+        manifest = store.manifest()
+        assert (manifest.high_watermark, manifest.active_run_id) == (3, "run-flood")
+        assert store.runs()[0].run_id == "run-flood"
+        assert store.runs()[0].state is RunState.ACTIVE
+
+
+# --- what a manifest may say ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unknown", "said"),
+    [
+        ({"state": "stale_run"}, "says stale_run: every plan finds out anew"),
+        ({"state": "rebuild_required"}, "says rebuild_required: every plan finds out anew"),
+        ({"fileSize": None, "mtimeMs": None}, None),
+        ({"lastWriteReceiptId": None}, "no receipt was found for opencode.sessionStore"),
+        ({"contentHash": None}, "the entry of opencode.sessionStore has no hash"),
+    ],
+)
+def test_an_entry_that_does_not_know_all(
+    tmp_path: Path, unknown: dict[str, object], said: str | None
+) -> None:
+    """States that we do not have, and null for a hash, a size, a time or a receipt, are taken as
+    what they are; without a hash nothing is committed. What is exported is imported again."""
+    directory = copy(HARBOUR, tmp_path)
+
+    def change(manifest: dict[str, list[dict[str, object]]]) -> None:
+        for entry in manifest["entries"]:
+            if entry["schemaName"] == SESSIONS:
+                entry.update(unknown)
+
+    edit_manifest(directory, change)
+    report = take(directory)
+    assert [note for note in report.notes if said is None or said in note] or said is None
+    with opened(directory) as store:
+        entry = store.manifest().entry(SESSIONS)
+        if "contentHash" in unknown:
+            assert entry is None
+            assert outcomes(report)[SESSIONS] is StoreOutcome.NO_MANIFEST_ENTRY
+        else:
+            assert entry is not None
+            assert entry.file_size == len((directory / FILE_OF[SESSIONS]).read_bytes())
+            assert store.check_readiness(expected=DUSK).ok
+            assert store.read(SESSIONS).run_id == "run-dusk"
+        store.export(tmp_path / "out")
+    assert SESSIONS in outcomes(take(tmp_path / "out")) or entry is None
+
+
+def test_files_without_any_batch(tmp_path: Path) -> None:
+    """The ancestor writes some stores without a batch. An imported directory that has only such
+    files opens; one with a file from after the import has lost the batch that wrote it."""
+    directory = copy(FERRY, tmp_path)
+    nothing: dict[str, object] = {"highWatermark": 0, "lastCommittedBatchId": None, "entries": []}
+    edit_manifest(directory, lambda found: found.update(nothing, lastPreparingBatchId=None))
+    (directory / RECEIPTS).unlink()
+    take(directory)
+    with opened(directory) as store:
+        assert store.last_recovery is None
+        assert store.plan_recovery().actions[1].reason == "uncommitted_write"
+    edit(directory / FILE_OF[LEASES], lambda found: found.update(updatedAt="2027-01-01T00:00:00Z"))
+    with pytest.raises(DatabaseMissingError, match="its database knows of no batch"):
+        RuntimeStore.open(directory)
+
+
+def test_a_stopped_run_is_compared_with_what_is_expected(tmp_path: Path) -> None:
+    """After a stop the manifest names no run. The plan compares what the caller expects, and the
+    run has ended for that reason."""
+    directory = copy(HARBOUR, tmp_path)
+    edit_manifest(directory, lambda found: found.update(activeRunId=None))
+    take(directory)
+    with opened(directory) as store:
+        assert store.plan_recovery().stale_stores == ()
+        assert store.plan_recovery(expected=DUSK).stale_stores == ()
+        other = DUSK.model_copy(update={"run_id": "run-noon"})
+        stale = store.plan_recovery(expected=other).stale_stores
+        assert {each.part for each in stale} == {"run_id"}
+        last = store.runs()[0]
+        assert (last.run_id, last.state, last.why) == (
+            "run-dusk",
+            RunState.ENDED,
+            "the manifest named no active run any more",
         )
 
 
@@ -196,5 +411,6 @@ def test_milliseconds_survive_as_nanoseconds(mtime_ms: float) -> None:
     manifest = json.loads((OWN / HARBOUR / MANIFEST).read_bytes())["data"]
     text = json.dumps({**manifest["entries"][0], "mtimeMs": mtime_ms})
     entry = AncestorEntry.model_validate_json(text)
+    assert entry.mtime_ns is not None
     assert entry.mtime_ns / 1_000_000 == mtime_ms
     assert entry.mtime_ns < 2**63

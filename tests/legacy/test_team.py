@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from rtstore import (
     import_team,
     upgrade_directory,
 )
+from rtstore.legacy import LaneOutcome
+from tests.cli.commands import run
 from tests.legacy.build import (
     HARBOUR,
     IMPORTED_AT,
@@ -32,6 +35,7 @@ from tests.legacy.build import (
     edit_manifest,
     take,
 )
+from tests.legacy.test_exporting import accepted_by_the_ancestor, content_rows
 from tests.support import CHECKOUT, CONTROL, picture
 
 LANE_PATH = LANE.removeprefix(f"{HARBOUR}/")
@@ -190,6 +194,146 @@ def test_a_lane_that_is_a_link_is_left(tmp_path: Path) -> None:
     assert report.lanes == ()
     assert LANE_PATH in {file.path for file in report.skipped}
     assert not (tmp_path / "elsewhere" / "runtime-store.sqlite3").exists()
+
+
+# --- lanes as they are --------------------------------------------------------------------------
+
+
+def lanes_only(parent: Path) -> Path:
+    """A team's directory whose runtime directory has lanes, and no control files; give the latter.
+
+    The list names the lane that is there as active, and one that is gone; another has no line."""
+    top = copy(HARBOUR, parent / "team").rename(parent / "team" / ".opencode-runtime")
+    for path in top.iterdir():
+        if path.is_file():
+            path.unlink()
+    shutil.copytree(top / LANE_PATH, top / "lanes" / "zoe")
+    (top / "lanes" / "bare").mkdir()
+    lanes = {LANE_ID: {"state": "active"}, "gone/away": {"state": "stopped"}}
+    (top / "lanes.json").write_text(json.dumps({"version": 1, "lanes": lanes}))
+    return top
+
+
+def test_a_team_with_nothing_but_lanes(tmp_path: Path) -> None:
+    """Every lane that is one is taken over, and what became of each is said: of those in the list
+    without a directory, and of directories without a line or without control files."""
+    top = lanes_only(tmp_path)
+    before = pictured(top)
+    report = take_team(top.parent)
+    assert (report.directory, report.lanes_only, report.changed) == (top, True, True)
+    assert report.team_name == "harbour"
+    assert [(lane.lane_id, lane.outcome, lane.state) for lane in report.lanes] == [
+        ("bare", LaneOutcome.NO_CONTROL_FILES, None),
+        (LANE_ID, LaneOutcome.IMPORTED, "active"),
+        ("zoe", LaneOutcome.IMPORTED, None),
+        ("gone/away", LaneOutcome.NO_DIRECTORY, "stopped"),
+    ]
+    assert report.lanes[-1].path == "lanes/gone%2Faway"
+    assert pictured(top) == before
+    assert adds_up(report, top)
+    assert not (top / "runtime-store.sqlite3").exists()
+    rows = all_rows(top / LANE_PATH)
+    again = take_team(top)
+    assert not again.changed
+    assert [lane.outcome for lane in again.lanes[1:3]] == [LaneOutcome.IMPORTED_BEFORE] * 2
+    assert all_rows(top / LANE_PATH) == rows
+    assert adds_up(again, top)
+
+
+def test_a_lane_of_our_own_beside_imported_ones(tmp_path: Path) -> None:
+    """A lane that a runtime made after the import is no lane to import, and stops nothing; nor does
+    a store at the top."""
+    top = lanes_only(tmp_path)
+    take_team(top)
+    for place in (top, top / "lanes" / "bare"):
+        RuntimeStore.open(place, team_name="harbour").close()
+    again = take_team(top)
+    assert (again.lanes_only, again.changed) == (True, False)
+    assert again.lanes[0].outcome is LaneOutcome.NO_CONTROL_FILES
+    assert adds_up(again, top)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "lanes.json cannot be read"),
+        ("[]", "lanes.json has no object of lanes"),
+        ('{"lanes": {"x": {}}}', "lanes.json does not say the state of x"),
+    ],
+)
+def test_a_list_of_lanes_that_makes_no_sense(tmp_path: Path, text: str, problem: str) -> None:
+    """The lanes are imported all the same; the report says what the list does not."""
+    top = lanes_only(tmp_path)
+    (top / "lanes.json").write_text(text)
+    report = take_team(top)
+    assert [note for note in report.notes if note.startswith(problem)]
+    assert [lane.outcome for lane in report.lanes[1:]] == [LaneOutcome.IMPORTED] * 2
+    assert {lane.state for lane in report.lanes} == {None}
+
+
+def test_what_to_run_where_there_are_only_lanes(tmp_path: Path) -> None:
+    """It is imported first, and looked at afterwards: no advice leads back to itself."""
+    top = lanes_only(tmp_path)
+    for place in (top, top.parent):
+        with pytest.raises(NotARuntimeDirectoryError, match=rf"Run: rtstore import {place}$"):
+            RuntimeStore.open(place, read_only=True)
+    take_team(top)
+    for place in (top, top.parent):
+        with pytest.raises(NotARuntimeDirectoryError, match=rf"Run: rtstore status {top}$"):
+            RuntimeStore.open(place, read_only=True)
+
+
+def test_status_of_lanes(tmp_path: Path) -> None:
+    """It says which lanes the list calls active, which have no directory, and which no line; those
+    to import are imported with one command."""
+    top = lanes_only(tmp_path)
+    before = run("status", top.parent)
+    assert before.out.count(f"rtstore import {top}\n") == 1
+    take_team(top)
+    (index,) = run("status", top.parent, "--json").json()["laneIndexes"]
+    assert index == {
+        "path": str(top / "lanes.json"),
+        "lanes": [
+            {"laneId": LANE_ID, "state": "active"},
+            {"laneId": "gone/away", "state": "stopped"},
+        ],
+        "withoutDirectory": ["gone/away"],
+        "notListed": ["bare", "zoe"],
+        "problem": None,
+    }
+    shown = run("status", top).out
+    assert re.search(rf"^Active +{LANE_ID}$", shown, re.MULTILINE)
+    assert "\nno directory: lane gone/away, which the list names\n" in shown
+    assert "\nnot in the list: lane zoe, which has a directory\n" in shown
+    lanes = run("status", top, "--json").json()["directories"]
+    assert [lane["laneId"] for lane in lanes] == [LANE_ID, "zoe"]
+
+
+@pytest.mark.parametrize("with_own", [False, True])
+def test_lanes_there_and_back(tmp_path: Path, *, with_own: bool) -> None:
+    """An export writes the lanes back, into the directory and into a new one; imported, they say
+    the same. A lane that was not imported is named."""
+    top = lanes_only(tmp_path)
+    if with_own:
+        for path in copy(HARBOUR, tmp_path / "own").iterdir():
+            if path.is_file() and path.name != "lanes.json":
+                shutil.copy2(path, top / path.name)
+    take_team(top)
+    shutil.copytree(top / "lanes" / "zoe", top / "lanes" / "late")
+    (top / "lanes" / "late" / "runtime-store.sqlite3").unlink()
+    out = tmp_path / "out"
+    exported = run("export", top.parent, "--to", out, "--json").json()
+    assert exported["lanesOnly"] is not with_own
+    assert {lane["laneId"]: lane["report"] is not None for lane in exported["lanes"]} == {
+        LANE_ID: True, "zoe": True, "late": False,
+    }  # fmt: skip
+    assert (out / "lanes.json").read_bytes() == (top / "lanes.json").read_bytes()
+    report = take_team(out)
+    assert report.lanes_only is not with_own
+    for place in (LANE_PATH, "lanes/zoe", *([""] if with_own else [])):
+        assert content_rows(out / place) == content_rows(top / place)
+    assert run("export", top).code == 0
+    assert accepted_by_the_ancestor(top / LANE_PATH)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

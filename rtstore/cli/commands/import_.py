@@ -81,9 +81,9 @@ def _show(page: Page, team: TeamImportReport) -> None:
 
 
 def _show_lane(page: Page, lane: LaneImport) -> None:
-    what = f"lane {lane.lane_id}" + ("" if lane.state is None else f" ({lane.state})")
+    what = f"lane {lane.lane_id}"
     if lane.report is not None:
-        _show_directory(page, lane.report, what)
+        _show_directory(page, lane.report, what, listed=lane.state)
     elif lane.problem is not None:
         page.line(Cell("Not imported", "bad"), f": {what}: {lane.problem}")
     else:
@@ -96,17 +96,21 @@ _NOTHING = {
 }
 
 
-def _show_directory(page: Page, report: ImportReport, what: str) -> None:
+def _show_directory(
+    page: Page, report: ImportReport, what: str, *, listed: str | None = None
+) -> None:
+    """Print what was imported. `listed` is what the list of lanes calls a lane."""
     if report.dry_run:
         page.line(f"Would import {what}")
     elif report.changed:
         page.line(Cell("Imported", "good"), f" {what}")
     else:
-        page.line(f"Imported before: {what}; everything was left as it was")
+        page.line("Imported before: everything was left as it was")
     states = ", ".join(f"{number} {state}" for state, number in report.batches.items() if number)
     facts: list[tuple[str, str | Cell]] = [
         ("Runtime directory", str(report.directory)),
         ("Team", report.team_name),
+        *([("In lanes.json", listed)] if listed else []),
         ("Imported", when(report.imported_at, utc_now())),
         ("High watermark", f"{count(report.high_watermark, 'batch')} committed"),
         ("Batches", f"{sum(report.batches.values())}: {states}" if states else "none"),
