@@ -286,6 +286,23 @@ def test_a_run_that_was_set_after_the_death(tmp_path: Path) -> None:
         assert store.runs()[0].state is RunState.ACTIVE
 
 
+def test_an_imported_version_that_a_loss_of_power_brought_back(tmp_path: Path) -> None:
+    """The content of an imported entry is in the log: when it is in the file again after a batch,
+    the batch's version is put back, and nothing goes to quarantine."""
+    directory = copy(HARBOUR, tmp_path)
+    take(directory)
+    imported = (directory / FILE_OF[LEDGER]).read_bytes()
+    with opened(directory) as store:
+        store.write_batch(
+            identity=DUSK, reason=BatchReason.DELIVERY_COMMIT, writes={LEDGER: ["new"]}
+        )
+    (directory / FILE_OF[LEDGER]).write_bytes(imported)
+    with opened(directory) as store:
+        assert store.last_recovery is not None
+        assert store.read(LEDGER).data == ["new"]
+        assert store.quarantined_files() == []
+
+
 # --- what a manifest may say ----------------------------------------------------------------------
 
 
@@ -356,6 +373,8 @@ def test_a_stopped_run_is_compared_with_what_is_expected(tmp_path: Path) -> None
         other = DUSK.model_copy(update={"run_id": "run-noon"})
         stale = store.plan_recovery(expected=other).stale_stores
         assert {each.part for each in stale} == {"run_id"}
+        with pytest.raises(InvalidRequestError, match="names no high watermark"):
+            store.recover(store.plan_recovery().model_copy(update={"high_watermark": None}))
         last = store.runs()[0]
         assert (last.run_id, last.state, last.why) == (
             "run-dusk",

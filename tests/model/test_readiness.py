@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rtstore.errors import InvalidRequestError
 from rtstore.model.decide import build_readiness
-from rtstore.model.records import ReadinessImpact, ReadinessReason
+from rtstore.model.records import ReadinessImpact, ReadinessReason, RecoveryPlan
 from tests.model.build import plan
 
 BLOCKED, DEGRADED, NONE = ReadinessImpact.BLOCKED, ReadinessImpact.DEGRADED, ReadinessImpact.NONE
@@ -39,6 +40,27 @@ def test_ready_has_nothing_to_say() -> None:
         "reason": "runtime_store_manifest_valid",
         "diagnostics": [],
     }
+
+
+def test_a_plan_of_the_ancestors_shape() -> None:
+    """Its plan names no high watermark. It is judged like ours, as a record and as JSON."""
+    theirs = {
+        "planId": "p",
+        "teamName": "t",
+        "runId": None,
+        "createdAt": "2026-04-21T12:00:00.000Z",
+        "manifestHealthy": False,
+        "readinessImpact": "blocked",
+        "actions": [{"kind": "none", "schemaName": "opencode.launchState"}],
+        "diagnostics": ["Runtime store missing: opencode.sessionStore"],
+    }
+    for given in (theirs, RecoveryPlan.model_validate(theirs)):
+        check = build_readiness(recovery_plan=given, invariant_failures=[])
+        assert check.reason is ReadinessReason.RECOVERY_REQUIRED
+        assert check.diagnostics == ("Runtime store missing: opencode.sessionStore",)
+    del theirs["teamName"]
+    with pytest.raises(InvalidRequestError, match="recovery_plan: is not a plan: teamName"):
+        build_readiness(recovery_plan=theirs, invariant_failures=[])
 
 
 def test_reasons_are_the_ancestors_words() -> None:
