@@ -6,13 +6,13 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from rtstore.control import contents, history
+from rtstore.control import batches, contents, history
 from rtstore.control.history import Point, StoreVersion
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.model.arguments import check_text
 from rtstore.model.differences import Difference
 from rtstore.model.envelope import content_hash
-from rtstore.model.records import Record
+from rtstore.model.records import BatchOrigin, Record
 from rtstore.model.times import format_time, to_utc_ms
 
 At = str | int | datetime
@@ -89,12 +89,16 @@ def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
 def load_version(connection: Connection, name: str, at: At) -> tuple[StoreVersion, bytes]:
     """Return the version of `find_version` and its bytes.
 
-    Raises `InvalidRequestError` as that does, and when the bytes have been pruned. Raises
+    Raises `InvalidRequestError` as that does, and when the bytes are not in the database. Raises
     ValueError when the bytes do not have the recorded hash."""
     version = find_version(connection, name, at)
     content = contents.load_content(connection, version.batch_number, name)
     if content is None:
-        problem = f"{name} as of batch {version.batch_id} is not kept any more: {_REACH}"
+        why = f"is not kept any more: {_REACH}"
+        batch = batches.find_batch(connection, version.batch_id)
+        if batch is not None and batch.origin is BatchOrigin.IMPORTED:
+            why = f"is not here: an import has the current versions only, and {_REACH}"
+        problem = f"{name} as of batch {version.batch_id} {why}"
         raise InvalidRequestError("at", problem, store=name)
     if content_hash(content) != version.content_hash:
         raise ValueError(f"the content of {name} that batch {version.batch_id} wrote was changed")

@@ -93,6 +93,13 @@ def has_lanes(directory: Path, fs: FileSystem | None = None) -> bool:
     return any(is_lane(directory / LANES / name) for name in lane_names(directory, fs))
 
 
+def is_team_directory(directory: Path, fs: FileSystem | None = None) -> bool:
+    """Return whether a directory has lanes, or a list that names some."""
+    fs = fs or FileSystem()
+    index = read_lane_index(directory, fs)
+    return has_lanes(directory, fs) or (index is not None and bool(index.states))
+
+
 def has_lanes_to_import(directory: Path, fs: FileSystem | None = None) -> bool:
     """Return whether a lane of a directory is of the legacy format, and was not imported yet."""
     fs = fs or FileSystem()

@@ -21,8 +21,8 @@ from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory
 from rtstore.legacy.importing import import_directory
 from rtstore.legacy.lanes import (
     LaneIndex,
-    has_lanes,
     is_lane,
+    is_team_directory,
     lane_names,
     name_of,
     read_lane_index,
@@ -64,7 +64,7 @@ def runtime_directory_of(directory: Path) -> Path:
 
 
 def _is_team(directory: Path) -> bool:
-    return is_legacy_directory(directory) or has_lanes(directory)
+    return is_legacy_directory(directory) or is_team_directory(directory)
 
 
 def import_team(
@@ -133,9 +133,9 @@ def import_team(
 
 
 def _import_own(directory: Path, take: Callable[[Path, str], ImportReport]) -> ImportReport | None:
-    """Import the team's own directory. Return None when it has lanes, and no control files to
-    import."""
-    if is_legacy_directory(directory) or not has_lanes(directory):
+    """Import the team's own directory. Return None when it has lanes, or a list of them, and no
+    control files to import."""
+    if is_legacy_directory(directory) or not is_team_directory(directory):
         return take(directory, directory.name)
     if not os.path.lexists(directory / DATABASE_NAME):
         return None

@@ -303,6 +303,17 @@ def test_an_imported_version_that_a_loss_of_power_brought_back(tmp_path: Path) -
         assert store.quarantined_files() == []
 
 
+def test_an_imported_version_that_is_not_current(tmp_path: Path) -> None:
+    """The receipts of an imported batch say what it wrote; its bytes were never here. The error
+    does not blame the retention alone."""
+    directory = copy(HARBOUR, tmp_path)
+    take(directory)
+    with opened(directory) as store:
+        (old, *_) = [item for item in reversed(store.history(LAUNCH)) if not item.has_content]
+        with pytest.raises(InvalidRequestError, match="is not here: an import has the current"):
+            store.read(LAUNCH, at=old.batch_id)
+
+
 # --- what a manifest may say ----------------------------------------------------------------------
 
 

@@ -240,6 +240,16 @@ def test_a_team_with_nothing_but_lanes(tmp_path: Path) -> None:
     assert adds_up(again, top)
 
 
+def test_a_team_whose_lanes_are_all_gone(tmp_path: Path) -> None:
+    """The list alone is a team's directory: there is nothing to import, and that is said."""
+    (tmp_path / "lanes.json").write_text(json.dumps({"lanes": {"a:b": {"state": "stopped"}}}))
+    report = take_team(tmp_path)
+    (lane,) = report.lanes
+    assert (lane.lane_id, lane.outcome) == ("a:b", LaneOutcome.NO_DIRECTORY)
+    assert (report.changed, report.found, report.imported) == (False, 1, 0)
+    assert run("import", tmp_path).code == 0
+
+
 def test_a_lane_of_our_own_beside_imported_ones(tmp_path: Path) -> None:
     """A lane that a runtime made after the import is no lane to import, and stops nothing; nor does
     a store at the top."""
