@@ -39,17 +39,19 @@ SHAPES = {
         *("directory", "teamName", "changed", "importedAt", "highWatermark", "activeIdentity"),
         *("batches", "receipts", "stores", "controlFiles", "otherFiles", "notes", "dryRun"),
         *("endedRuns",),
-        *("lanes", "found", "imported", "skipped"),
+        *("lanes", "lanesOnly", "found", "imported", "skipped"),
     },
     "status": {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
         *("run", "processAlive", "staleStores", "nothingCommitted"),
         *("expectedIdentity", "lastBatch", "openBatches", "newerFiles", "lockHolder"),
         *("stores", "next"),
-        *("databaseBytes", "walBytes", "below"),
+        *("databaseBytes", "walBytes", "below", "laneIndexes"),
         *("keepsBatches", "keepsContentsPerStore", "keepsContentBytes", "keepsDays"),
     },
-    "status of a folder": {"folder", "exitCode", "directories", "backups", "wasCutShort"},
+    "status of a folder": {
+        *("folder", "exitCode", "directories", "laneIndexes", "backups", "wasCutShort"),
+    },
     "plan": {
         *("directory", "teamName", "verdict", "readiness", "expectedIdentity", "plan"),
         *("recovery", "next", "run", "processAlive", "staleStores", "nothingCommitted"),
@@ -78,7 +80,7 @@ SHAPES = {
     "verify": BACKUP,
     "export": {
         *("directory", "teamName", "highWatermark", "controlFiles", "stores", "batches"),
-        *("leftOut", "replaced"),
+        *("setAside", "leftOut", "notCommitted", "replaced", "lanesOnly", "lanes"),
     },
     "runs": {"directory", "teamName", "activeRunId", "number", "runs", "next"},
     "end-run": {"directory", "teamName", "run", "processAlive", "next"},
