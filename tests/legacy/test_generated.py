@@ -25,8 +25,8 @@ from tests.legacy.build import IMPORTED_AT, all_rows
 from tests.legacy.generator import OWN_STORE, Legacy, Team, generate
 from tests.support import CONTROL, breadth, digest
 
-PER_PART = 10
-PARTS = 52
+PER_PART = 4
+PARTS = 130
 DATABASE = "runtime-store.sqlite3"
 
 Files = dict[str, str]
@@ -201,7 +201,7 @@ def check(parent: Path, seed: int, tally: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", breadth.params(range(PARTS), normal=range(1), thorough=range(1, 8))
+    "part", breadth.params(range(PARTS), normal=range(1), thorough=range(1, 16))
 )
 def test_generated_directories(part: int, tmp_path: Path) -> None:
     """Whatever a legacy writer left, and whoever damaged it: nothing is lost, nothing is promised

@@ -319,7 +319,7 @@ def test_status_of_lanes(tmp_path: Path) -> None:
     assert [lane["laneId"] for lane in lanes] == [LANE_ID, "zoe"]
 
 
-@pytest.mark.parametrize("with_own", [False, True])
+@pytest.mark.parametrize("with_own", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_lanes_there_and_back(tmp_path: Path, *, with_own: bool) -> None:
     """An export writes the lanes back, into the directory and into a new one; imported, they say
     the same. A lane that was not imported is named."""
