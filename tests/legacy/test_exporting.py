@@ -226,7 +226,7 @@ NOTES = plain_descriptor("my.notes", "notes.json")
 
 
 def test_stores_of_ones_own_are_set_aside(tmp_path: Path) -> None:
-    """The ancestor refuses a manifest with a name that it does not know, whole. Entries and
+    """A legacy program refuses a manifest with a name that it does not know, whole. Entries and
     receipts of such stores are in the envelopes, the report names them, and an import finds them
     again."""
     directory = new_directory(tmp_path)

@@ -141,7 +141,7 @@ def test_high_watermarks_are_counted_back_from_the_manifests(
 
 
 def _die_before_the_manifest(directory: Path, *stores: str, first: bool = False) -> str:
-    """Have the ancestor write a batch of some stores, and die when the receipts call it committed.
+    """Have a legacy writer write a batch of stores, and die when the receipts call it committed.
     `first`: it is the store's first batch."""
     manifest = json.loads((directory / OTHER_MANIFEST).read_bytes())
     entries = {entry["schemaName"]: entry for entry in manifest["entries"]}
@@ -192,7 +192,7 @@ DATA_OF: dict[str, object] = {
 
 @pytest.mark.parametrize("first", [False, True])
 def test_a_writer_that_died_between_receipts_and_manifest(tmp_path: Path, *, first: bool) -> None:
-    """The ancestor wrote the files, the receipts, and then the manifest. A batch that only the
+    """A legacy writer writes the files, the receipts, and then the manifest. A batch that only the
     receipts call committed is finished where the files hold it, its first one too; and it is as if
     the manifest had counted it."""
     directory = copy(FERRY, tmp_path)
@@ -270,7 +270,7 @@ def test_nothing_is_removed_that_is_nowhere_else(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_set_after_the_death(tmp_path: Path) -> None:
-    """The ancestor sets the active run without a batch: the manifest is newer than the batch that
+    """A legacy runtime sets the active run without a batch: the manifest is newer than the batch that
     is finished, and its run stays the active one."""
     directory = copy(FERRY, tmp_path)
     _die_before_the_manifest(directory, SESSIONS)
@@ -357,7 +357,7 @@ def test_an_entry_that_does_not_know_all(
 
 
 def test_files_without_any_batch(tmp_path: Path) -> None:
-    """The ancestor writes some stores without a batch. An imported directory that has only such
+    """A legacy runtime writes some stores without a batch. An imported directory that has only such
     files opens; one with a file from after the import has lost the batch that wrote it."""
     directory = copy(FERRY, tmp_path)
     nothing: dict[str, object] = {"highWatermark": 0, "lastCommittedBatchId": None, "entries": []}

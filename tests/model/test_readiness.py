@@ -42,8 +42,8 @@ def test_ready_has_nothing_to_say() -> None:
     }
 
 
-def test_a_plan_of_the_ancestors_shape() -> None:
-    """Its plan names no high watermark. It is judged like ours, as a record and as JSON."""
+def test_a_plan_of_the_legacy_shape() -> None:
+    """A legacy plan names no high watermark. It is judged like ours, as a record and as JSON."""
     theirs = {
         "planId": "p",
         "teamName": "t",
