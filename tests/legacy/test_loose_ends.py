@@ -270,8 +270,8 @@ def test_nothing_is_removed_that_is_nowhere_else(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_set_after_the_death(tmp_path: Path) -> None:
-    """A legacy runtime sets the active run without a batch: the manifest is newer than the batch that
-    is finished, and its run stays the active one."""
+    """A legacy runtime sets the active run without a batch: the manifest is newer than the batch
+    that is finished, and its run stays the active one."""
     directory = copy(FERRY, tmp_path)
     _die_before_the_manifest(directory, SESSIONS)
     edit_manifest(
