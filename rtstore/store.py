@@ -250,7 +250,7 @@ class RuntimeStore:
                 directory, team_name, registry, lock, clock, fs,
                 retention=retention, may_upgrade=upgrade, with_data=recover,
             )  # fmt: skip
-        database = Database(directory / DATABASE_NAME, read_only=read_only)
+        database = Database(directory / DATABASE_NAME, lock=lock, read_only=read_only)
         try:
             head, remembered = load_head(database)
             found = head.team_name

@@ -50,7 +50,7 @@ class _Flushed(NamedTuple):
 
 
 class FlushKnowledge:
-    """The knowledge of flushed files of one runtime directory. The caller holds the writer lock."""
+    """The knowledge of flushed files of one runtime directory: what the writer may forget."""
 
     def __init__(self, directory: Path, fs: FileSystem) -> None:
         self._directory = directory

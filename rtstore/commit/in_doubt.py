@@ -48,10 +48,11 @@ logger = logging.getLogger("rtstore.recovery")
 def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     """Resolve in-doubt batches before a batch is written, and record this like any recovery.
 
-    The caller holds the writer lock and is about to write a batch of its own, so the record needs
-    no flush. Raises `OpenBatchError` when that cannot be done now; a `StopError` passes unchanged.
-    The batches then stay open.
+    The caller is about to write a batch of its own, so the record needs no flush. Raises
+    `OpenBatchError` when that cannot be done now; a `StopError` passes unchanged. The batches then
+    stay open.
     """
+    publisher.database.assert_locked()
     began_at, database, clock = time.perf_counter(), publisher.database, publisher.clock
     plan = build_plan(
         plan_id=new_plan_id(),
@@ -94,13 +95,14 @@ def step_of(action: RecoveryAction, database: Database) -> RecoveryStep:
 
 def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     """Commit all in-doubt batches from the log, oldest first. Record those that cannot be completed
-    as failed. The caller holds the writer lock.
+    as failed.
 
     The decision to go forward is durable before the first file is touched, so after a second crash
     it is continued. Files that already hold the planned bytes stay as they are. Raises OSError,
     `StorageError`, `NewerStoreFileError` or `UnsafePathError` when a file cannot be replaced; the
     batches then stay open.
     """
+    publisher.database.assert_locked()
     going, content_of = _completable(left, publisher)
     if not going:
         return

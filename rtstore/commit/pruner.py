@@ -96,7 +96,7 @@ class PruneSchedule:
 
 
 class Pruner:
-    """Drops history beyond a retention, some with each batch. The caller holds the writer lock."""
+    """Drops history beyond a retention, some with each batch, in its write transaction."""
 
     def __init__(self, directory: Path, retention: Retention, fs: FileSystem) -> None:
         self.flushes = FlushKnowledge(directory, fs)

@@ -132,6 +132,7 @@ class Publisher:
     ) -> FileStamp | None:
         """Replace a store's file. Quarantine the replaced version unless it is expected or in the
         database; treat a temporary file of a dead writer alike. Raises as `publish` does."""
+        self.database.assert_locked()
         return durable.replace(
             store_path(self.directory, file.relative_path),
             content,
@@ -194,6 +195,7 @@ class Publisher:
 
         If the crash came before the exchange, the temporary file holds the new version instead, or
         its beginning, of the open batch number `first` or a later one; that is discarded."""
+        self.database.assert_locked()
         old = durable.temporary_path(store_path(self.directory, write.relative_path))
         with suppress(FileNotFoundError, NotADirectoryError):
             self.fs.lstat(old)
@@ -223,6 +225,7 @@ class Publisher:
         them. If a store had no file, remove the published one; its bytes are still in the log.
         Raises OSError; recovery then finishes the work.
         """
+        self.database.assert_locked()
         kept_at = {item.relative_path: item.quarantine_path for item in quarantined}
         for write in logged.writes:
             if self.found_hash(StoreFile.of(write)) != write.content_hash:
@@ -244,6 +247,7 @@ class Publisher:
         caller has quarantined a foreign file; the replaced version is checked against `expected`
         once more.
         """
+        self.database.assert_locked()
         entry = self.entries([file.schema_name]).get(file.schema_name)
         if entry is None:
             self.remove(file, expected)
@@ -264,6 +268,7 @@ class Publisher:
 
     def remove(self, file: StoreFile, expected: Expected) -> None:
         """Remove a store's file; quarantine it if it is unexpected. Durable on return."""
+        self.database.assert_locked()
         durable.remove(
             store_path(self.directory, file.relative_path),
             fs=self.fs,
@@ -275,6 +280,7 @@ class Publisher:
     def on_stale_temp(self, old: Path, file: StoreFile) -> None:
         """Quarantine a dead writer's temporary file of a store before it is removed, if it is a
         replaced version without another copy. No batch is open."""
+        self.database.assert_locked()
         entry = self.entries([file.schema_name]).get(file.schema_name)
         since = 0 if entry is None else entry.batch_number
         anything = file._replace(schema_version=ANY_VERSION)

@@ -75,7 +75,7 @@ class Expected(NamedTuple):
 
 
 class QuarantineKeeper:
-    """Quarantines files of one runtime directory. The caller holds the writer lock."""
+    """Quarantines files of one runtime directory, under its writer lock."""
 
     def __init__(
         self,
@@ -107,6 +107,7 @@ class QuarantineKeeper:
         Anything but a regular file (a directory, a link) is moved to quarantine as it is. Raises
         as `foreign_content` and `keep_copy` do.
         """
+        self._database.assert_locked()
         try:
             moved = self._move_aside(file, batch_id, plan_id, reason)
         except OSError as error:
@@ -182,6 +183,7 @@ class QuarantineKeeper:
         """Quarantine the replaced version, if it is not expected and has no other copy: somebody
         wrote it between our check and the exchange. Always compare by hash: the exchange itself
         changed the stamp, which hides any other change."""
+        self._database.assert_locked()
         if not stat.S_ISREG(self._fs.lstat(old).st_mode):
             return
         found, _ = self._fs.read(old)
@@ -208,6 +210,7 @@ class QuarantineKeeper:
         """Copy the bytes of a file to quarantine, and return the record. The copy is durable on
         return; the caller writes the row. Raises `StorageError`; then nothing may be overwritten.
         """
+        self._database.assert_locked()
         try:
             kept_at = quarantine.keep(self._directory, file.relative_path, found, self._fs)
         except OSError as error:

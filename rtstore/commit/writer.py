@@ -177,7 +177,7 @@ class BatchWriter:
         self.database = manifest_store.database
         self.events = events or EventDispatcher(self.database)
         self.receipt_store = receipt_store
-        self.lock = lock or WriterLock(directory)
+        self.lock = lock or self.database.lock or WriterLock(directory)
         self.publisher = Publisher(
             directory,
             self.database,

@@ -69,6 +69,11 @@ _LOOK_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 _DIRECTORY_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 
 
+class LockNotHeldError(AssertionError):
+    """A fault of this library: what only the holder of the writer lock may do was tried without it.
+    Nothing was touched."""
+
+
 class Hold(io.FileIO):
     """The writer lock while it is held: a context manager that releases it.
 
@@ -287,6 +292,13 @@ class WriterLock:
     def is_held_here(self) -> bool:
         """Whether a thread of this process holds the lock through this object."""
         return self._current() is not None
+
+    def assert_held(self) -> None:
+        """Raise `LockNotHeldError` unless this thread of this process holds the lock through this
+        object."""
+        held = self._current()
+        if held is None or held.thread != threading.get_ident() or held.pid != os.getpid():
+            raise LockNotHeldError(f"this thread does not hold the writer lock {self.path}")
 
     def check_name(self) -> None:
         """Raise `LockLostError` unless the lock file's name is still that of the held file. Call it

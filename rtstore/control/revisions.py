@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from rtstore.control import manifest
 from rtstore.control.contents import Retention
+from rtstore.control.lock import WriterLock
 from rtstore.control.schema import APPLICATION_ID, REVISIONS
 from rtstore.control.sqlite import idle
 from rtstore.control.sqlite.engine import Database
@@ -317,17 +318,23 @@ def _header_of(path: Path) -> Iterator[sqlite3.Connection]:
         yield header
 
 
-def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:
+def create(
+    path: Path, fs: FileSystem, fill: Callable[[Connection], None], *, lock: WriterLock | None
+) -> None:
     """Create a new control database completely, then give it its name. Durable on return.
+
+    Call it under the `lock` of the directory; without a `lock`, nobody else knows the directory.
 
     `fill` writes the first rows, in the transaction that creates the tables. Until the rename there
     is no database at `path`, after it a complete one, whenever a crash comes; so an empty or short
-    file with that name is always damage. The caller holds the writer lock and has checked `exists`.
-    Raises `StorageError`, and the errors of `fill`.
+    file with that name is always damage. The caller has checked `exists`. Raises `StorageError`,
+    and the errors of `fill`.
     """
+    if lock is not None:
+        lock.assert_held()
     building = path.with_name(f".{path.name}{NEW_SUFFIX}")
     try:
-        remove_unfinished(path, fs)
+        _remove_unfinished(path, fs)
         # Only for its owner. SQLite creates the side files with the same mode.
         fs.close(fs.create(building, NEW_FILE_MODE))
         with revision_connection(building, create=True) as connection:
@@ -338,7 +345,7 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
         fs.rename(building, path)
     except BaseException as error:
         with suppress(OSError):
-            remove_unfinished(path, fs)
+            _remove_unfinished(path, fs)
         if isinstance(error, OSError):
             raise StorageError(
                 path, "the database could not be made", explained(error, path)
@@ -353,9 +360,8 @@ def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> No
         raise StorageError(path, problem, str(error)) from error
 
 
-def remove_unfinished(path: Path, fs: FileSystem) -> None:
-    """Remove the incomplete files of a process that died in `create`. The caller holds the writer
-    lock. Raises OSError."""
+def _remove_unfinished(path: Path, fs: FileSystem) -> None:
+    """Remove the incomplete files of a process that died in `create`. Raises OSError."""
     building = path.with_name(f".{path.name}{NEW_SUFFIX}")
     for suffix in ("", *_SIDE_FILES):
         with suppress(FileNotFoundError):

@@ -7,7 +7,8 @@ run or the new one, never a run without its state:
     complete   the active run becomes `superseded`, the new one `active`
     fail       the row of a run that did not begin goes
 
-Every caller holds the writer lock, and open batches were resolved before.
+What changes a run does so in a `Database.write`, thus under the writer lock, after open batches
+were resolved.
 """
 
 from __future__ import annotations

@@ -115,9 +115,6 @@ class _Pruning:
                 contents=self._dropped.contents,
                 room=self._room(),
             ) from error
-        finally:
-            if self._is_tight:
-                self._checkpoint_as_ever()
 
     def _room(self) -> int:
         """Return about how many bytes it needs: the growth of the database by its WAL, and what
@@ -164,10 +161,15 @@ class _Pruning:
     def _drop(self, step: str, chunk: Callable[[Connection, int], Chunk]) -> None:
         after = -1
         while True:
-            with self._lock.hold(), self._database.write(flush=True) as connection:
-                if self._is_tight:
-                    space.checkpoint_at_once(connection)
-                found = chunk(connection, after)
+            with self._lock.hold():
+                try:
+                    with self._database.write(flush=True) as connection:
+                        if self._is_tight:
+                            space.checkpoint_at_once(connection)
+                        found = chunk(connection, after)
+                finally:
+                    if self._is_tight:
+                        self._checkpoint_as_ever()
             if found.last is None:
                 return
             after = found.last

@@ -110,11 +110,12 @@ def import_directory(
     importer = _Importer(directory, clock, batch_id_factory, fs, progress)
     if dry_run:
         return importer.dry_run(task)
-    with WriterLock(directory, lock_timeout_s).hold():
+    lock = WriterLock(directory, lock_timeout_s)
+    with lock.hold():
         task = _look(directory, registry, fs)
         if isinstance(task, ImportReport):  # another process imported it since the first look
             return task
-        return importer.run(task)
+        return importer.run(task, lock)
 
 
 def why_refused(directory: Path, fs: FileSystem) -> LegacyImportError | None:
@@ -215,18 +216,20 @@ class _Importer:
         self._fs = fs
         self._progress = progress
 
-    def run(self, task: _Task) -> ImportReport:
+    def run(self, task: _Task, lock: WriterLock) -> ImportReport:
         """Import, under the writer lock."""
         path = self._directory / DATABASE_NAME
         if task.into_existing:
-            return self._import(task, lambda fill: _fill_existing(path, fill))
-        return self._import(task, lambda fill: revisions.create(path, self._fs, fill))
+            return self._import(task, lambda fill: _fill_existing(path, lock, fill))
+        return self._import(task, lambda fill: revisions.create(path, self._fs, fill, lock=lock))
 
     def dry_run(self, task: _Task) -> ImportReport:
         """Import into a private database in a temporary directory, and remove it."""
         with tempfile.TemporaryDirectory(prefix="rtstore-import-") as temporary:
             trial = Path(temporary) / DATABASE_NAME
-            report = self._import(task, lambda fill: revisions.create(trial, FileSystem(), fill))
+            report = self._import(
+                task, lambda fill: revisions.create(trial, FileSystem(), fill, lock=None)
+            )
         return report.model_copy(update={"changed": False, "dry_run": True})
 
     def _import(
@@ -293,9 +296,9 @@ def _fits(files: ControlFiles, registry: Registry) -> bool:
     return True
 
 
-def _fill_existing(path: Path, fill: Callable[[Connection], None]) -> None:
-    """Import into a store that has no batch yet. The caller holds the writer lock."""
-    database = Database(path)
+def _fill_existing(path: Path, lock: WriterLock, fill: Callable[[Connection], None]) -> None:
+    """Import into a store that has no batch yet."""
+    database = Database(path, lock=lock)
     try:
         with database.write(flush=True) as connection:
             _refuse_used(path, manifest.load_head(connection), batches.last_number(connection))

@@ -165,7 +165,7 @@ def make(
             if retention is not None:
                 manifest.save_retention(connection, retention)
 
-        revisions.create(path, fs, fill)
+        revisions.create(path, fs, fill, lock=lock)
 
 
 def load_head(database: Database) -> tuple[manifest.ManifestHead, Retention]:

@@ -124,13 +124,14 @@ def upgrade_directory(
         _check_data(path, descriptors)
     if dry_run:
         return _try_on_a_copy(directory, found, to_utc_ms(clock()), progress)
-    with (lock or WriterLock(directory, lock_timeout_s)).hold():
+    lock = lock or WriterLock(directory, lock_timeout_s)
+    with lock.hold():
         found = upgrade.inspect_revision(path)
         if found == REVISIONS[-1]:  # another process upgraded it since the first look
             return _report(directory, found)
         now = to_utc_ms(clock())
         with _backed_up(path, found, now, fs, progress) as backup:
-            run(path, found, now, backup.name)
+            run(path, found, now, backup.name, lock=lock)
     logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, REVISIONS[-1], backup.name)
     return _report(directory, found).model_copy(update={"upgraded_at": now, "backup": backup})
 
@@ -170,8 +171,13 @@ def upgrade_by_hand(directory: str | Path) -> Iterator[Connection]:
     logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, reached, backup.name)
 
 
-def run(path: Path, found: str, now: datetime, backup_name: str) -> None:
-    """Step 4: run all revisions after `found` and record them, in one transaction."""
+def run(
+    path: Path, found: str, now: datetime, backup_name: str, *, lock: WriterLock | None
+) -> None:
+    """Do step 4: run all revisions after `found` and record them, in one transaction. `lock` as in
+    `revisions.create`."""
+    if lock is not None:
+        lock.assert_held()
     try:
         with upgrade.revision_connection(path) as connection:
             upgrade.run_revisions(connection)
@@ -333,7 +339,7 @@ def _try_on_a_copy(
         with tempfile.TemporaryDirectory(prefix="rtstore-upgrade-") as temporary:
             trial = Path(temporary) / DATABASE_NAME
             copying.copy(database, trial, FileSystem(), progress)
-            run(trial, found, now, "")
+            run(trial, found, now, "", lock=None)
     except OSError as error:
         place = Path(tempfile.gettempdir())
         raise StorageError(place, "the copy cannot be made there", str(error)) from error

@@ -108,7 +108,7 @@ class RecoveryPlanner:
     def build_plan(
         self, *, team_name: str, expected: RunIdentity | None, locked: bool = False
     ) -> RecoveryPlan:
-        """Inspect every store and return what to do. `locked`: the caller holds the writer lock.
+        """Inspect every store and return what to do. Pass `locked` under the writer lock.
 
         Raises only for a database that cannot be read, never for the content of a file.
         """
@@ -161,6 +161,7 @@ class RecoveryPlanner:
 
     def _survey_undisturbed(self) -> PlanningInput:
         """Gather under the writer lock: every open batch is of a dead writer, nothing changes."""
+        self._lock.assert_held()
         view = self._look()
         inspections = self._inspect(self.descriptors, view, ())
         return self._survey(view, inspections, view.open_batches)

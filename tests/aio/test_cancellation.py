@@ -332,7 +332,8 @@ def test_an_opening_that_is_cancelled_is_closed_again(
 
     def close(store: RuntimeStore) -> None:
         closed.append(store)
-        store.database.close()
+        with store.lock.hold():
+            store.database.close()
 
     async def main() -> None:
         threads = threading.active_count()

@@ -247,7 +247,8 @@ def test_killed_at_any_moment_after_it(directory: Path, number: int) -> None:
     store = open_it(directory, fs=fs)
     with pytest.raises(Crash):
         write(store, LEASES, 2)
-    store.database.close()
+    with store.lock.hold():
+        store.database.close()
 
     with open_it(directory) as store:
         assert quarantined(store) == [BY_HAND], fs.since
@@ -268,7 +269,8 @@ def test_power_lost_at_any_moment_after_it(directory: Path, number: int, torn: b
     store = open_it(directory, fs=fs)
     with pytest.raises(Crash):
         write(store, LEASES, 2)
-    store.database.close()
+    with store.lock.hold():
+        store.database.close()
     for path in (target, temporary_path(target)):
         if path.exists() and path.read_bytes() != BY_HAND:
             path.write_bytes(torn)
@@ -326,7 +328,8 @@ def test_a_torn_new_version_is_nobodys(directory: Path, position: int) -> None:
     ]
     with pytest.raises(Crash):
         store._writer.write_pending(group)
-    store.database.close()
+    with store.lock.hold():
+        store.database.close()
     begun = group[position].draft.content_of[LEASES]
     temporary_path(directory / FILE_OF[LEASES]).write_bytes(begun[:-4] + bytes(4))
 

@@ -39,7 +39,7 @@ def make(directory: Path) -> Path:
     """A new control database in a directory, as `RuntimeStore.open` makes one."""
     directory.mkdir(exist_ok=True)
     path = directory / DATABASE_NAME
-    revisions.create(path, FileSystem(), fill)
+    revisions.create(path, FileSystem(), fill, lock=None)
     return path
 
 

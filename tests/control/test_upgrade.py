@@ -287,7 +287,7 @@ def test_making_that_fails_leaves_nothing(
         raise error
 
     with pytest.raises((ValueError, KeyboardInterrupt, StorageError)):
-        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), fail)
+        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), fail, lock=None)
     assert hashes(tmp_path) == {}
 
 
@@ -313,7 +313,7 @@ class _FailingFileSystem(FileSystem):
 def test_a_rename_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """Without its name a database is none: what was built is removed."""
     with pytest.raises(StorageError, match="the database could not be made"):
-        revisions.create(tmp_path / DATABASE_NAME, _FailingFileSystem("rename"), fill)
+        revisions.create(tmp_path / DATABASE_NAME, _FailingFileSystem("rename"), fill, lock=None)
     assert hashes(tmp_path) == {}
 
 
@@ -322,7 +322,7 @@ def test_a_flush_that_fails_after_the_rename(tmp_path: Path) -> None:
     database."""
     path = tmp_path / DATABASE_NAME
     with pytest.raises(StorageError, match="was made, but its name could not be flushed"):
-        revisions.create(path, _FailingFileSystem("fsync_directory"), fill)
+        revisions.create(path, _FailingFileSystem("fsync_directory"), fill, lock=None)
     assert revisions.inspect_revision(path) == LATEST
 
 
@@ -337,7 +337,7 @@ def test_errors_of_sqlite_are_ours(tmp_path: Path) -> None:
         connection.exec_driver_sql("INSERT INTO bulk VALUES (hex(zeroblob(100000)))")
 
     with pytest.raises(StorageError, match="the disk is full"):
-        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), overfill)
+        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), overfill, lock=None)
     assert hashes(tmp_path) == {}
 
 
@@ -351,7 +351,7 @@ def test_rows_that_refer_to_nothing_are_found(tmp_path: Path) -> None:
         )
 
     with pytest.raises(CorruptDatabaseError, match="1 rows refer to rows that are not there"):
-        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), orphan)
+        revisions.create(tmp_path / DATABASE_NAME, FileSystem(), orphan, lock=None)
     assert hashes(tmp_path) == {}
 
 
@@ -382,7 +382,7 @@ def fill(connection):
     if sys.argv[2] == "within":
         os.kill(os.getpid(), signal.SIGKILL)
 
-upgrade.create(Path(sys.argv[1]), Deadly(), fill)
+upgrade.create(Path(sys.argv[1]), Deadly(), fill, lock=None)
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 import sqlite3
 import threading
 from contextlib import closing, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from rtstore import (
     DATABASE_NAME,
@@ -367,3 +369,24 @@ def test_for_asyncio(directory: Path) -> None:
         assert report.batches_left == len(await store.batches())
 
     run_async(directory, main)
+
+
+def test_with_little_room_only_the_holder_of_the_lock_writes(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rows are dropped one at a time, too, the connection for writing is used under the lock
+    only: it may be in the transaction of another thread's batch."""
+    with open_store(directory) as store:
+        for number in range(4):
+            write(store, LEASES, number)
+        full = shutil.disk_usage(directory)._replace(free=0)
+        monkeypatch.setattr("rtstore.history.prune.shutil.disk_usage", lambda _: full)
+        report = store.prune(Retention(contents_per_store=1, batches=1))
+        assert (report.batches, report.contents) == (3, 3)
+        with store.lock.hold():
+            assert store.database.read_on_writer(_checkpoints) == 1000, "as before"
+
+
+def _checkpoints(connection: Connection) -> int:
+    found: int = connection.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar_one()
+    return found

@@ -272,7 +272,8 @@ def _leave_a_batch(directory: Path) -> None:
     fs.judge = at("rename", file_of(store, LEASES), Crash())
     with suppress(Crash):
         write(store, LEASES, "of a dead writer", batch_id="batch-left")
-    store.database.close()
+    with store.lock.hold():
+        store.database.close()
 
 
 def test_a_back_up_keeps_what_the_runtime_keeps(directory: Path, tmp_path: Path) -> None:

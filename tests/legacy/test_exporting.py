@@ -331,7 +331,8 @@ def test_an_open_batch_is_finished_first(tmp_path: Path) -> None:
     store = open_store(directory, fs=fs)
     with pytest.raises(Crash):
         write(store, LEASES, {"n": 1})
-    store.database.close()
+    with store.lock.hold():
+        store.database.close()
     with (
         open_store(directory, recover=False) as found,
         pytest.raises(BatchUnfinishedError, match="Open the store again"),

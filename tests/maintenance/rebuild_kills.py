@@ -80,7 +80,7 @@ def in_place(place: Path, _say: Say, fs: TracedFileSystem) -> None:
     directory = _directory(place)
     for suffix in ("", "-wal"):
         fs.unlink(directory / f"{DATABASE_NAME}{suffix}")
-    revisions.create(directory / DATABASE_NAME, fs, _nothing_committed)
+    revisions.create(directory / DATABASE_NAME, fs, _nothing_committed, lock=None)
 
 
 def _nothing_committed(connection: Connection) -> None:

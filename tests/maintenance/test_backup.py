@@ -186,7 +186,8 @@ def test_a_batch_that_a_dead_writer_left_is_finished_in_the_copy(tmp_path: Path)
             reason="delivery_commit",
             writes={name: {"n": 1} for name in reversed(TOGETHER)},
         )
-    store.database.close()
+    with store.lock.hold():
+        store.database.close()
     with RuntimeStore.open(directory, read_only=True) as looking:
         backup = looking.back_up(tmp_path / "backup")
         assert looking.manifest().high_watermark == 0

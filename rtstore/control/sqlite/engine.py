@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
+from rtstore.control.lock import WriterLock
 from rtstore.control.schema import REVISIONS, runtime_manifest, write_batches
 from rtstore.control.sqlite import ground, idle, sessions
 from rtstore.control.sqlite.ground import Ground, Names, User
@@ -68,8 +69,8 @@ class Database:
     """The control database of one runtime directory, opened in this process.
 
     Readers have their own read-only connections and never take a write lock. There is one
-    connection for writing; its user holds the writer lock of the directory. Safe to share between
-    threads, not across a fork.
+    connection for writing, for the thread that holds `lock`; without a `lock`, nobody else knows
+    the directory. Safe to share between threads, not across a fork.
 
     `read_only=True` opens nothing for writing and leaves the database and its WAL as they are. An
     idle database is read as an immutable file, which creates no side file; if a writer comes
@@ -84,6 +85,7 @@ class Database:
         self,
         path: Path,
         *,
+        lock: WriterLock | None = None,
         read_only: bool = False,
         at_once: bool = False,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
@@ -94,6 +96,7 @@ class Database:
                 path, f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed"
             )
         self.path = path
+        self.lock = lock
         self._names = Names(path)
         self._translated = Translated(path)
         self.read_only = read_only
@@ -190,7 +193,8 @@ class Database:
 
     def read_on_writer(self, query: Callable[[Connection], Result]) -> Result:
         """Do `read` on the connection for writing, whose cache still has the pages of the last
-        transaction. The caller holds the writer lock."""
+        transaction."""
+        self.assert_locked()
         session: Session | None = None
         try:
             with self._translated:
@@ -203,15 +207,21 @@ class Database:
                 session.abandon()
             raise
 
+    def assert_locked(self) -> None:
+        """Raise `LockNotHeldError` unless this thread holds the writer lock of the directory."""
+        if self.lock is not None and not self.read_only:
+            self.lock.assert_held()
+
     def change_token(self) -> tuple[int, int]:
         """Return a value that changes with every commit of any connection. While it is equal, data
-        read before is current. The caller holds the writer lock, and is about to begin a batch.
-        Raises `StoreClosedError` when the store is being closed.
+        read before is current. Raises `StoreClosedError` when the store is being closed: the caller
+        is about to begin a batch.
 
         The `data_version` of the connection for writing changes with every commit of others
         (sqlite.org/pragma.html); another connection counts from its own start. Own commits are
         counted here.
         """
+        self.assert_locked()
         self.check_usable()
         session: Session | None = None
         try:
@@ -235,7 +245,7 @@ class Database:
         return result
 
     def write(self, *, flush: bool) -> _Writing:
-        """Return one write transaction, as a context manager. The caller holds the writer lock.
+        """Return one write transaction, as a context manager.
 
         With `flush` the commit is durable when the block has ended (synchronous=FULL: the WAL is
         flushed). Without it (synchronous=NORMAL) the commit is atomic and survives the death of the
@@ -250,6 +260,7 @@ class Database:
 
     def begin(self, end: _End, *, flush: bool) -> Connection:
         """Begin a write transaction on the connection for writing, and pass ownership to `end`."""
+        self.assert_locked()
         if self._failure is not None:
             raise DatabaseFailedError(self.path, self._failure)
         session: Session | None = None
@@ -341,10 +352,11 @@ class Database:
         after use. Closing twice is harmless, also after an interrupt.
 
         With `tidy`, the last connection of all processes moves the WAL into the database and
-        removes it; the caller holds the writer lock, unless it only read. Otherwise the WAL stays
-        as it is; only an empty one that our own reading created is removed. Raises
-        `DatabaseLostError` when somebody removed the WAL, and its content could not be saved.
+        removes it; this needs the writer lock. Otherwise the WAL stays as it is; only an empty one
+        that our own reading created is removed. Raises `DatabaseLostError` when somebody removed the WAL, and its content could not be saved.
         """
+        if tidy and os.getpid() == self._pid:
+            self.assert_locked()
         self._is_closing = True
         if os.getpid() != self._pid:
             self._unclosed.detach()
@@ -567,8 +579,7 @@ class Database:
 
     def _regain(self, session: Session, *, committed: bool = False) -> Session:
         """Save a WAL that somebody removed, and return a new connection. Ours still has the WAL:
-        move all of it into the database, then open everything again. The caller holds the writer
-        lock.
+        move all of it into the database, then open everything again.
 
         Raises `DatabaseLostError` if that is impossible; this object is then of no further use.
         """

@@ -184,9 +184,9 @@ class Pool:
             raise
 
     def _undo_what_is_left(self) -> None:
-        """Roll back the transaction of an interrupted writer. The caller holds the writer lock, so
-        the last user of the connection for writing has released it; if its transaction is still
-        open, that user was interrupted."""
+        """Roll back the transaction of an interrupted writer. Under the writer lock, the last user
+        of the connection for writing has released it; if its transaction is still open, that user
+        was interrupted."""
         last = None if self._last_writer is None else self._last_writer()
         if last is not None:
             last.undo()

@@ -123,7 +123,8 @@ def rebuild_database(
     registry = None if descriptors is None else Registry(descriptors)
     _check_reason(directory, registry, fs, force=force)
     refuse_mounted_database(directory)
-    with WriterLock(directory, lock_timeout_s).hold():
+    lock = WriterLock(directory, lock_timeout_s)
+    with lock.hold():
         problem = _check_reason(directory, registry, fs, force=force)
         now = to_utc_ms(clock())
         try:
@@ -142,7 +143,7 @@ def rebuild_database(
             if not interrupted:
                 folder = _make_folder(directory, fs)
             waiting = revisions.rebuilt_path(path)
-            revisions.create(waiting, fs, lambda connection: new.fill(connection, known))
+            revisions.create(waiting, fs, lambda rows: new.fill(rows, known), lock=lock)
             if folder is not None:
                 _set_aside(directory, folder, fs)
             fs.rename(waiting, path)
