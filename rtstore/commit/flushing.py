@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 from rtstore.control import batches, manifest
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
+from rtstore.files.stamp import has_committed_time
 from rtstore.files.system import FileSystem
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import ManifestEntry
@@ -142,7 +143,7 @@ class FlushKnowledge:
         there = self._there(path)
         if there is None:
             return False
-        if entry and (there.st_size, there.st_mtime_ns) == (entry.file_size, entry.mtime_ns):
+        if entry is not None and has_committed_time(there, entry):
             return False
         found, _ = self._fs.read(path)
         number = None if entry is None else entry.batch_number

@@ -55,6 +55,12 @@ def stamp_of(written: os.stat_result, published: os.stat_result) -> FileStamp | 
     return FileStamp(_signed(published.st_ino), published.st_ctime_ns)
 
 
+def has_committed_time(there: os.stat_result, committed: CommittedFile) -> bool:
+    """Return whether a file has the committed size and time of modification. An edit can have them
+    too: this is a hint."""
+    return (there.st_size, there.st_mtime_ns) == (committed.file_size, committed.mtime_ns)
+
+
 def is_as_committed(there: os.stat_result, committed: CommittedFile | None) -> bool:
     """Return whether a file is known to be what is committed, without reading it. If this returns
     False, compare its hash."""
@@ -63,7 +69,7 @@ def is_as_committed(there: os.stat_result, committed: CommittedFile | None) -> b
     if committed.file_ctime_ns == there.st_ctime_ns and committed.file_inode == _signed(
         there.st_ino
     ):
-        return (there.st_size, there.st_mtime_ns) == (committed.file_size, committed.mtime_ns)
+        return has_committed_time(there, committed)
     return _hashed.get((there.st_dev, there.st_ino)) == (
         there.st_size,
         there.st_mtime_ns,

@@ -163,5 +163,5 @@ def test_what_dead_ones_left_does_not_fill_the_disk(
     assert len(backups_in(oldest, WatchedFileSystem())) == BACKUPS_KEPT
 
 
-def _crash(*_: object) -> None:
+def _crash(*_: object, **__: object) -> None:
     raise Crash

@@ -353,7 +353,8 @@ class Database:
 
         With `tidy`, the last connection of all processes moves the WAL into the database and
         removes it; this needs the writer lock. Otherwise the WAL stays as it is; only an empty one
-        that our own reading created is removed. Raises `DatabaseLostError` when somebody removed the WAL, and its content could not be saved.
+        that our own reading created is removed. Raises `DatabaseLostError` when somebody removed
+        the WAL, and its content could not be saved.
         """
         if tidy and os.getpid() == self._pid:
             self.assert_locked()
