@@ -10,121 +10,154 @@ from typing import TYPE_CHECKING
 
 from rtstore.forks import no_fork
 
+# Type checkers take a name that is imported "as" itself for a public one.
+# isort: off
 if TYPE_CHECKING:
-    from rtstore.aio.store import AsyncRun, AsyncRuntimeStore
-    from rtstore.commit.publisher import Durability
-    from rtstore.commit.writer import BatchWriter
-    from rtstore.control.batches import ReceiptStore
-    from rtstore.control.contents import KEEP_EVERYTHING, Retention
-    from rtstore.control.history import StoreVersion
-    from rtstore.control.lock import WriterLock
-    from rtstore.control.manifest import ManifestStore, default_manifest
-    from rtstore.control.revisions import migrations_path
-    from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+    from rtstore.aio.store import AsyncRun as AsyncRun, AsyncRuntimeStore as AsyncRuntimeStore
+    from rtstore.commit.publisher import Durability as Durability
+    from rtstore.commit.writer import BatchWriter as BatchWriter
+    from rtstore.control.batches import ReceiptStore as ReceiptStore
+    from rtstore.control.contents import KEEP_EVERYTHING as KEEP_EVERYTHING, Retention as Retention
+    from rtstore.control.history import StoreVersion as StoreVersion
+    from rtstore.control.lock import WriterLock as WriterLock
+    from rtstore.control.manifest import (
+        ManifestStore as ManifestStore,
+        default_manifest as default_manifest,
+    )
+    from rtstore.control.revisions import migrations_path as migrations_path
+    from rtstore.control.sqlite.engine import DATABASE_NAME as DATABASE_NAME, Database as Database
     from rtstore.errors import (
-        BackupDamagedError,
-        BatchFailedError,
-        BatchUnfinishedError,
-        CallError,
-        ConflictError,
-        ContentMissingError,
-        CorruptDatabaseError,
-        DatabaseFailedError,
-        DatabaseLockedError,
-        DatabaseLostError,
-        DatabaseMissingError,
-        DataUpgradeError,
-        ForeignDatabaseError,
-        InvalidRequestError,
-        LegacyImportError,
-        LockLostError,
-        LockTimeoutError,
-        NewerDatabaseError,
-        NewerStoreFileError,
-        NotARuntimeDirectoryError,
-        OlderDatabaseError,
-        OpenBatchError,
-        PruneStoppedError,
-        ReadOnlyStoreError,
-        RecoveryFailedError,
-        RecoveryNeededError,
-        RetryableError,
-        RunAliveError,
-        RuntimeStoreError,
-        StaleRunError,
-        StopError,
-        StorageError,
-        StoreClosedError,
-        StoreFileChangedError,
-        StoreForkedError,
-        UnknownStoreError,
-        UnsafePathError,
-        UnusableEngineError,
-        UpgradeFailedError,
-        WrongTeamError,
+        BackupDamagedError as BackupDamagedError,
+        BatchFailedError as BatchFailedError,
+        BatchUnfinishedError as BatchUnfinishedError,
+        CallError as CallError,
+        ConflictError as ConflictError,
+        ContentMissingError as ContentMissingError,
+        CorruptDatabaseError as CorruptDatabaseError,
+        DatabaseFailedError as DatabaseFailedError,
+        DatabaseLockedError as DatabaseLockedError,
+        DatabaseLostError as DatabaseLostError,
+        DatabaseMissingError as DatabaseMissingError,
+        DataUpgradeError as DataUpgradeError,
+        ForeignDatabaseError as ForeignDatabaseError,
+        InvalidRequestError as InvalidRequestError,
+        LegacyImportError as LegacyImportError,
+        LockLostError as LockLostError,
+        LockTimeoutError as LockTimeoutError,
+        NewerDatabaseError as NewerDatabaseError,
+        NewerStoreFileError as NewerStoreFileError,
+        NotARuntimeDirectoryError as NotARuntimeDirectoryError,
+        OlderDatabaseError as OlderDatabaseError,
+        OpenBatchError as OpenBatchError,
+        PruneStoppedError as PruneStoppedError,
+        ReadOnlyStoreError as ReadOnlyStoreError,
+        RecoveryFailedError as RecoveryFailedError,
+        RecoveryNeededError as RecoveryNeededError,
+        RetryableError as RetryableError,
+        RunAliveError as RunAliveError,
+        RuntimeStoreError as RuntimeStoreError,
+        StaleRunError as StaleRunError,
+        StopError as StopError,
+        StorageError as StorageError,
+        StoreClosedError as StoreClosedError,
+        StoreFileChangedError as StoreFileChangedError,
+        StoreForkedError as StoreForkedError,
+        UnknownStoreError as UnknownStoreError,
+        UnsafePathError as UnsafePathError,
+        UnusableEngineError as UnusableEngineError,
+        UpgradeFailedError as UpgradeFailedError,
+        WrongTeamError as WrongTeamError,
     )
-    from rtstore.files.inspector import FileInspector
-    from rtstore.files.system import FileSystem
-    from rtstore.history.prune import PruneReport
-    from rtstore.history.reader import Snapshot, StoreContent
-    from rtstore.history.versions import StoreDifferences
+    from rtstore.files.inspector import FileInspector as FileInspector
+    from rtstore.files.system import FileSystem as FileSystem
+    from rtstore.history.prune import PruneReport as PruneReport
+    from rtstore.history.reader import Snapshot as Snapshot, StoreContent as StoreContent
+    from rtstore.history.versions import StoreDifferences as StoreDifferences
     from rtstore.legacy import (
-        ExportReport,
-        ImportReport,
-        TeamImportReport,
-        import_directory,
-        import_team,
+        ExportReport as ExportReport,
+        ImportReport as ImportReport,
+        TeamImportReport as TeamImportReport,
+        import_directory as import_directory,
+        import_team as import_team,
     )
-    from rtstore.maintenance.backup import Backup, restore_backup, verify_backup
-    from rtstore.maintenance.rebuild_database import RebuildReport, rebuild_database
-    from rtstore.maintenance.upgrade import UpgradeReport, upgrade_directory
-    from rtstore.model.decide import build_plan, build_readiness
-    from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
-    from rtstore.model.differences import Difference, DifferenceKind
+    from rtstore.maintenance.backup import (
+        Backup as Backup,
+        restore_backup as restore_backup,
+        verify_backup as verify_backup,
+    )
+    from rtstore.maintenance.rebuild_database import (
+        RebuildReport as RebuildReport,
+        rebuild_database as rebuild_database,
+    )
+    from rtstore.maintenance.upgrade import (
+        UpgradeReport as UpgradeReport,
+        upgrade_directory as upgrade_directory,
+    )
+    from rtstore.model.decide import build_plan as build_plan, build_readiness as build_readiness
+    from rtstore.model.descriptors import (
+        KNOWN_DESCRIPTORS as KNOWN_DESCRIPTORS,
+        Descriptor as Descriptor,
+        Registry as Registry,
+    )
+    from rtstore.model.differences import Difference as Difference, DifferenceKind as DifferenceKind
     from rtstore.model.events import (
-        BatchCommitted,
-        BatchFailed,
-        BatchUnfinished,
-        Event,
-        EventKind,
-        FileQuarantined,
-        NotReady,
-        StoreEvent,
-        StoreRecovered,
+        BatchCommitted as BatchCommitted,
+        BatchFailed as BatchFailed,
+        BatchUnfinished as BatchUnfinished,
+        Event as Event,
+        EventKind as EventKind,
+        FileQuarantined as FileQuarantined,
+        NotReady as NotReady,
+        StoreEvent as StoreEvent,
+        StoreRecovered as StoreRecovered,
     )
-    from rtstore.model.invariants import validate_invariants
+    from rtstore.model.invariants import validate_invariants as validate_invariants
     from rtstore.model.records import (
-        ActionKind,
-        ActionOutcome,
-        Batch,
-        BatchReason,
-        BatchState,
-        Criticality,
-        DatabaseUpgrade,
-        Inspection,
-        InspectionState,
-        Manifest,
-        ManifestEntry,
-        Owner,
-        QuarantinedFile,
-        ReadinessCheck,
-        ReadinessImpact,
-        ReadinessReason,
-        RebuildStrategy,
-        Receipt,
-        RecoveryAction,
-        RecoveryPlan,
-        RecoveryReport,
-        RecoveryStep,
-        RecoveryTrigger,
-        RunIdentity,
-        StaleStore,
+        ActionKind as ActionKind,
+        ActionOutcome as ActionOutcome,
+        Batch as Batch,
+        BatchReason as BatchReason,
+        BatchState as BatchState,
+        Criticality as Criticality,
+        DatabaseUpgrade as DatabaseUpgrade,
+        Inspection as Inspection,
+        InspectionState as InspectionState,
+        Manifest as Manifest,
+        ManifestEntry as ManifestEntry,
+        Owner as Owner,
+        QuarantinedFile as QuarantinedFile,
+        ReadinessCheck as ReadinessCheck,
+        ReadinessImpact as ReadinessImpact,
+        ReadinessReason as ReadinessReason,
+        RebuildStrategy as RebuildStrategy,
+        Receipt as Receipt,
+        RecoveryAction as RecoveryAction,
+        RecoveryPlan as RecoveryPlan,
+        RecoveryReport as RecoveryReport,
+        RecoveryStep as RecoveryStep,
+        RecoveryTrigger as RecoveryTrigger,
+        RunIdentity as RunIdentity,
+        StaleStore as StaleStore,
     )
-    from rtstore.model.request import BatchRequest, StoreWrite
-    from rtstore.model.runs import RunEnding, RunProcess, RunRecord, RunState, StartKind, StartState
-    from rtstore.recovery.gather import RecoveryPlanner
-    from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest
-    from rtstore.store import Run, RuntimeStore
+    from rtstore.model.request import BatchRequest as BatchRequest, StoreWrite as StoreWrite
+    from rtstore.model.runs import (
+        RunEnding as RunEnding,
+        RunProcess as RunProcess,
+        RunRecord as RunRecord,
+        RunState as RunState,
+        StartKind as StartKind,
+        StartState as StartState,
+    )
+    from rtstore.recovery.gather import RecoveryPlanner as RecoveryPlanner
+    from rtstore.recovery.rebuilders import (
+        Rebuilder as Rebuilder,
+        Rebuilders as Rebuilders,
+        RebuildRequest as RebuildRequest,
+    )
+    from rtstore.store import Run as Run, RuntimeStore as RuntimeStore
+
+    __version__: str
+# isort: on
 
 _HOMES = {
     "rtstore.aio.store": (
@@ -299,6 +332,9 @@ its names is first used, so that a program that needs little of the package (`rt
 not wait for all of it."""
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_NAMES = (*sorted(_HOME_OF), "__version__")
+if not TYPE_CHECKING:
+    __all__ = list(_NAMES)
 
 logging.getLogger("rtstore").addHandler(logging.NullHandler())
 
@@ -317,7 +353,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_NAMES})
 
 
 def _version() -> str:
@@ -328,136 +364,3 @@ def _version() -> str:
         return version("rtstore")
     except PackageNotFoundError:  # a source tree that was never installed
         return "0+unknown"
-
-
-__all__ = [
-    "DATABASE_NAME",
-    "KEEP_EVERYTHING",
-    "KNOWN_DESCRIPTORS",
-    "ActionKind",
-    "ActionOutcome",
-    "AsyncRun",
-    "AsyncRuntimeStore",
-    "Backup",
-    "BackupDamagedError",
-    "Batch",
-    "BatchCommitted",
-    "BatchFailed",
-    "BatchFailedError",
-    "BatchReason",
-    "BatchRequest",
-    "BatchState",
-    "BatchUnfinished",
-    "BatchUnfinishedError",
-    "BatchWriter",
-    "CallError",
-    "ConflictError",
-    "ContentMissingError",
-    "CorruptDatabaseError",
-    "Criticality",
-    "DataUpgradeError",
-    "Database",
-    "DatabaseFailedError",
-    "DatabaseLockedError",
-    "DatabaseLostError",
-    "DatabaseMissingError",
-    "DatabaseUpgrade",
-    "Descriptor",
-    "Difference",
-    "DifferenceKind",
-    "Durability",
-    "Event",
-    "EventKind",
-    "ExportReport",
-    "FileInspector",
-    "FileQuarantined",
-    "FileSystem",
-    "ForeignDatabaseError",
-    "ImportReport",
-    "Inspection",
-    "InspectionState",
-    "InvalidRequestError",
-    "LegacyImportError",
-    "LockLostError",
-    "LockTimeoutError",
-    "Manifest",
-    "ManifestEntry",
-    "ManifestStore",
-    "NewerDatabaseError",
-    "NewerStoreFileError",
-    "NotARuntimeDirectoryError",
-    "NotReady",
-    "OlderDatabaseError",
-    "OpenBatchError",
-    "Owner",
-    "PruneReport",
-    "PruneStoppedError",
-    "QuarantinedFile",
-    "ReadOnlyStoreError",
-    "ReadinessCheck",
-    "ReadinessImpact",
-    "ReadinessReason",
-    "RebuildReport",
-    "RebuildRequest",
-    "RebuildStrategy",
-    "Rebuilder",
-    "Rebuilders",
-    "Receipt",
-    "ReceiptStore",
-    "RecoveryAction",
-    "RecoveryFailedError",
-    "RecoveryNeededError",
-    "RecoveryPlan",
-    "RecoveryPlanner",
-    "RecoveryReport",
-    "RecoveryStep",
-    "RecoveryTrigger",
-    "Registry",
-    "Retention",
-    "RetryableError",
-    "Run",
-    "RunAliveError",
-    "RunEnding",
-    "RunIdentity",
-    "RunProcess",
-    "RunRecord",
-    "RunState",
-    "RuntimeStore",
-    "RuntimeStoreError",
-    "Snapshot",
-    "StaleRunError",
-    "StaleStore",
-    "StartKind",
-    "StartState",
-    "StopError",
-    "StorageError",
-    "StoreClosedError",
-    "StoreContent",
-    "StoreDifferences",
-    "StoreEvent",
-    "StoreFileChangedError",
-    "StoreForkedError",
-    "StoreRecovered",
-    "StoreVersion",
-    "StoreWrite",
-    "TeamImportReport",
-    "UnknownStoreError",
-    "UnsafePathError",
-    "UnusableEngineError",
-    "UpgradeFailedError",
-    "UpgradeReport",
-    "WriterLock",
-    "WrongTeamError",
-    "__version__",
-    "build_plan",
-    "build_readiness",
-    "default_manifest",
-    "import_directory",
-    "import_team",
-    "migrations_path",
-    "rebuild_database",
-    "restore_backup",
-    "upgrade_directory",
-    "validate_invariants",
-    "verify_backup",
-]
