@@ -6,9 +6,13 @@ connection that does not trust the schema, and the connections of rtstore do not
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import Connection
 
+from rtstore.control import runs
 from rtstore.model.records import BatchReason, Record
+from rtstore.model.runs import RunRecord
 from rtstore.model.times import Timestamp
 from rtstore.store import RuntimeStore
 
@@ -22,9 +26,11 @@ _WRITTEN_BY = """
 _LAST_BATCHES = """
     SELECT batch.run_id, batch.batch_id, batch.reason, batch.started_at
     FROM write_batches AS batch
-    JOIN (SELECT max(batch_number) AS number FROM write_batches GROUP BY run_id) AS last
-      ON last.number = batch.batch_number
-    WHERE batch.run_id IS NOT NULL
+    JOIN (
+      SELECT max(batch_number) AS number FROM write_batches
+      WHERE run_id IN (SELECT run_id FROM runs ORDER BY run_number DESC LIMIT ?)
+      GROUP BY run_id
+    ) AS last ON last.number = batch.batch_number
 """
 _STORES_OF_BATCHES = "SELECT batch_id, stores FROM batch_log LIMIT ?"
 
@@ -55,12 +61,28 @@ class LastBatch(Record):
     started_at: Timestamp
 
 
-def last_batches_of_runs(store: RuntimeStore) -> dict[str, LastBatch]:
-    """Return by run id the newest batch that is kept of the run, whatever became of it."""
+class RunsRead(NamedTuple):
+    """The newest runs of a directory, as of one moment."""
 
-    def query(connection: Connection) -> dict[str, LastBatch]:
-        rows = connection.exec_driver_sql(_LAST_BATCHES).mappings()
-        return {row["run_id"]: LastBatch.model_validate(dict(row)) for row in rows}
+    number: int
+    """How many runs there are in all."""
+    active: RunRecord | None
+    newest: list[RunRecord]
+    last_batch_of: dict[str, LastBatch]
+    """By run id, the newest batch that is kept of the run, whatever became of it."""
+
+
+def newest_runs(store: RuntimeStore, limit: int) -> RunsRead:
+    """Read the newest runs, latest first, and the last batch of each."""
+
+    def query(connection: Connection) -> RunsRead:
+        rows = connection.exec_driver_sql(_LAST_BATCHES, (limit,)).mappings()
+        return RunsRead(
+            runs.count(connection),
+            runs.active(connection),
+            runs.list_runs(connection, limit=limit),
+            {row["run_id"]: LastBatch.model_validate(dict(row)) for row in rows},
+        )
 
     return store.database.read(query)
 

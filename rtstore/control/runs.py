@@ -41,15 +41,21 @@ NOT_ACTIVE = "the manifest named no active run any more"
 """Why the last run of a manifest without an active run ended: nothing else says so."""
 
 
-def list_runs(connection: Connection) -> list[RunRecord]:
-    """Return every run, the latest first."""
-    return [_record(connection, row) for row in _SELECT_ALL.all(connection)]
+def list_runs(connection: Connection, *, limit: int | None = None) -> list[RunRecord]:
+    """Return the newest `limit` runs, or all, the latest first."""
+    rows = _SELECT_NEWEST.all(connection, count=-1 if limit is None else limit)
+    return [_record(connection, row) for row in rows]
+
+
+def count(connection: Connection) -> int:
+    """Return how many runs there are."""
+    return int(_COUNT.scalar(connection) or 0)
 
 
 def list_readable(connection: Connection) -> list[RunRecord]:
     """Return every run, the latest first; of a row with values that make no sense, what does: its
     id, which must not be used again."""
-    return [_record_of_damaged(row) for row in _SELECT_ALL.all(connection)]
+    return [_record_of_damaged(row) for row in _SELECT_NEWEST.all(connection, count=-1)]
 
 
 def find(connection: Connection, run_id: str) -> RunRecord | None:
@@ -272,7 +278,10 @@ def _process_columns(process: RunProcess | None) -> Row:
 
 _ACTIVE = and_(CURRENT_CONDITION, runs.c.state == RunState.ACTIVE.value)
 _BEGINNING = and_(CURRENT_CONDITION, runs.c.state == RunState.BEGINNING.value)
-_SELECT_ALL = Statement(select(runs).order_by(runs.c.run_number.desc()))
+_SELECT_NEWEST = Statement(
+    select(runs).order_by(runs.c.run_number.desc()).limit(bindparam("count"))
+)
+_COUNT = Statement(select(func.count()).select_from(runs))
 _SELECT = Statement(select(runs).where(runs.c.run_id == bindparam("run_id")))
 _SELECT_STATE = Statement(select(runs.c.state).where(runs.c.run_id == bindparam("run_id")))
 _SELECT_ACTIVE = Statement(select(runs).where(_ACTIVE))

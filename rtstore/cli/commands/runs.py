@@ -15,7 +15,7 @@ from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of
 from rtstore.cli.readiness import show_next
 from rtstore.cli.run_words import end_of, life_cell, process_of, state_cell
 from rtstore.cli.snapshot import open_to_look, shown
-from rtstore.cli.views import LastBatch, last_batches_of_runs
+from rtstore.cli.views import LastBatch, newest_runs
 from rtstore.control.run_processes import is_alive
 from rtstore.model.records import Record
 from rtstore.model.runs import RunEnding, RunRecord, RunState
@@ -73,27 +73,25 @@ def run(
       next[] {command, why}
     """
     with open_to_look(directory) as store:
-        found = store.runs()
-        last_batches = last_batches_of_runs(store)
+        found = newest_runs(store, number)
         team_name = store.team_name
     now = utc_now()
-    active = next((each for each in found if each.state is RunState.ACTIVE), None)
     lines = tuple(
         RunLine(
             run=each,
             process_alive=is_alive(each.process, directory),
             age_seconds=age_of(each.began_at, now),
-            last_batch=last_batches.get(each.run_id),
+            last_batch=found.last_batch_of.get(each.run_id),
         )
-        for each in found[:number]
+        for each in found.newest
     )
     report = RunsReport(
         directory=str(directory),
         team_name=team_name,
-        active_run_id=None if active is None else active.run_id,
-        number=len(found),
+        active_run_id=None if found.active is None else found.active.run_id,
+        number=found.number,
         runs=lines,
-        next=tuple(step for line in lines for step in _steps(shown(directory), line, active)),
+        next=tuple(step for line in lines for step in _steps(shown(directory), line, found.active)),
     )
     _show(page_of(report, as_json=as_json), report, now)
     return ExitCode.READY
