@@ -892,7 +892,36 @@ class RuntimeStore:
         return self.database.read(query)
 
 
-class Run:
+class RunFacts:
+    """How a run began: of `Run` and of `AsyncRun`."""
+
+    def __init__(
+        self,
+        identity: RunIdentity,
+        batch: Batch | None,
+        superseded: RunRecord | None,
+        left: tuple[str, ...],
+    ) -> None:
+        self.identity = identity
+        self.batch = batch
+        """The batch that began the run; None when it was resumed."""
+        self.superseded = superseded
+        """The run that was active before, and is superseded; None when none was."""
+        self.left = left
+        """The committed stores that are still bound to other runs."""
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self.identity.run_id
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run was active already, so that no batch began it."""
+        return self.batch is None
+
+
+class Run(RunFacts):
     """One life of the runtime, begun or resumed with `RuntimeStore.begin_run`: writes under its
     identity.
 
@@ -911,27 +940,11 @@ class Run:
         left: tuple[str, ...],
         process: RunProcess | None,
     ) -> None:
+        super().__init__(identity, batch, superseded, left)
         self.store = store
-        self.identity = identity
-        self.batch = batch
-        """The batch that began the run; None when it was resumed."""
-        self.superseded = superseded
-        """The run that was active before, and is superseded; None when none was."""
-        self.left = left
-        """The committed stores that are still bound to other runs."""
         self.record: RunRecord | None = None
         """How it ended; None until this object ends it."""
         self._pid = os.getpid() if is_this_process(process) else None
-
-    @property
-    def run_id(self) -> str:
-        """The id of the run."""
-        return self.identity.run_id
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the run was active already, so that no batch began it."""
-        return self.batch is None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.run_id!r} of {self.store!r}>"

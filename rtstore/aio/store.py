@@ -102,7 +102,7 @@ from rtstore.model.runs import RunEnding, RunRecord, StartState
 from rtstore.model.times import Clock, utc_now
 from rtstore.recovery.begin import Keep
 from rtstore.recovery.rebuilders import Rebuilders
-from rtstore.store import Run, RuntimeStore, note_not_ended, plain_change
+from rtstore.store import Run, RunFacts, RuntimeStore, note_not_ended, plain_change
 
 OpenedT = TypeVar("OpenedT", bound="AsyncRuntimeStore | AsyncRun")
 
@@ -516,7 +516,7 @@ class AsyncRuntimeStore:
         )
 
 
-class AsyncRun:
+class AsyncRun(RunFacts):
     """`Run` for asyncio: one life of the runtime, begun or resumed with
     `AsyncRuntimeStore.begin_run`.
 
@@ -526,26 +526,10 @@ class AsyncRun:
     """
 
     def __init__(self, store: AsyncRuntimeStore, run: Run) -> None:
+        super().__init__(run.identity, run.batch, run.superseded, run.left)
         self.sync_run = run
         """The run of the store that runs the calls. It blocks, so use it in threads only."""
         self.store = store
-        self.identity = run.identity
-        self.batch = run.batch
-        """The batch that began the run; None when it was resumed."""
-        self.superseded = run.superseded
-        """The run that was active before, and is superseded; None when none was."""
-        self.left = run.left
-        """The committed stores that are still bound to other runs."""
-
-    @property
-    def run_id(self) -> str:
-        """The id of the run."""
-        return self.identity.run_id
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the run was active already, so that nothing was written to begin it."""
-        return self.batch is None
 
     @property
     def record(self) -> RunRecord | None:

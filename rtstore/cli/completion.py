@@ -1,4 +1,4 @@
-"""Shell completion: stores, batches, runs and evidence of the directory that is typed already.
+"""Shell completion: stores, batches, runs and quarantined files of the directory typed before.
 
 Reads as `rtstore status` does, so it changes nothing. Where nothing can be read, nothing is
 completed. It never fails: the command itself reports errors.

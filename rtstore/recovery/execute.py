@@ -71,7 +71,7 @@ _NOT_IN_DATABASE = "its committed content is not in the database"
 _REBUILD = "have the runtime rebuild the store, and write what it returns as a batch"
 _INTENTIONS = {
     ActionKind.ROLL_FORWARD: "finish the batch from the log",
-    ActionKind.RESTORE_COMMITTED: "keep the file as evidence and put the committed content back",
+    ActionKind.RESTORE_COMMITTED: "quarantine a foreign file and put the committed content back",
     ActionKind.QUARANTINE: "move the file into quarantine and put back what is committed",
     ActionKind.BLOCK_READINESS: "leave it to a person or the runtime",
 }
@@ -331,7 +331,7 @@ class Recovery:
         if not self._publisher.restore(StoreFile.of(descriptor), expected):
             return _skipped(action, _NOT_IN_DATABASE)
         what = "removed: nothing is committed" if entry is None else "committed content put back"
-        return _done(action, what + (f"; evidence: {kept.quarantine_path}" if kept else ""))
+        return _done(action, what + (f"; quarantined: {kept.quarantine_path}" if kept else ""))
 
     def _why_not_to_restore(self, file: StoreFile, entry: ManifestEntry | None) -> str | None:
         """Return why a file is left alone, or None. Without an entry it would be removed: so only a

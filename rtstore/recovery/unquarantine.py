@@ -47,12 +47,14 @@ def restore_quarantined(
         try:
             path = store_path(publisher.directory, quarantined.relative_path)
         except UnsafePathError as error:
-            problem = f"the row of evidence {quarantine_number} was changed: {error}"
+            problem = f"the row of quarantined file {quarantine_number} was changed: {error}"
             raise CorruptDatabaseError(database.path, problem) from error
         try:
             _put_back(quarantined, kept_at, path, publisher)
         except OSError as error:
-            raise StorageError(path, "the evidence cannot be put back", str(error)) from error
+            raise StorageError(
+                path, "the quarantined file cannot be put back", str(error)
+            ) from error
         now = to_utc_ms(clock())
         with database.write(flush=True) as connection:
             recovery_log.mark_restored(connection, quarantine_number, now)
@@ -89,7 +91,7 @@ def drop_old_quarantined(
                     durable.remove_tree(path, fs)
             except OSError as error:
                 cause = explained(error, path)
-                raise StorageError(path, "the evidence cannot be removed", cause) from error
+                raise StorageError(path, "the quarantined file cannot be removed", cause) from error
             with database.write(flush=False) as connection:
                 recovery_log.drop_quarantined(connection, item.quarantine_number)
     return dropped
@@ -100,7 +102,7 @@ def _check_folder(publisher: Publisher) -> None:
         quarantine.check_folder(publisher.directory, publisher.fs)
     except OSError as error:
         folder = publisher.directory / quarantine.QUARANTINE_DIRECTORY
-        problem = "the folder of evidence cannot be looked at"
+        problem = "the quarantine folder cannot be looked at"
         raise StorageError(folder, problem, explained(error, folder)) from error
 
 
@@ -108,7 +110,9 @@ def _path_of(quarantined: QuarantinedFile, publisher: Publisher) -> Path:
     try:
         return quarantine.quarantined_path(publisher.directory, quarantined.quarantine_path)
     except UnsafePathError as error:
-        problem = f"the row of evidence {quarantined.quarantine_number} was changed: {error}"
+        problem = (
+            f"the row of quarantined file {quarantined.quarantine_number} was changed: {error}"
+        )
         raise CorruptDatabaseError(publisher.database.path, problem) from error
 
 
@@ -147,6 +151,6 @@ def _make_way(quarantined: QuarantinedFile, publisher: Publisher) -> tuple[Store
         schema_name=name, schema_version=ANY_VERSION, relative_path=quarantined.relative_path
     )
     kept = publisher.quarantine.keep(
-        file, entry, None, None, reason="replaced by evidence that was taken back"
+        file, entry, None, None, reason="replaced by a quarantined file that was restored"
     )
     return file, Expected.after(kept, entry)

@@ -109,7 +109,11 @@ def test_each_run_as_json(tmp_path: Path) -> None:
     assert superseded["run"]["supersededBy"] == "run-died"
     assert superseded["run"]["process"]["pid"] == os.getpid()
     assert superseded["processAlive"] is True
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        raw.execute("PRAGMA ignore_check_constraints = 1")
+        raw.execute("UPDATE runs SET began_at = 'never' WHERE run_id = 'run-finished'")
     assert "Runs               4 runs, the newest 2\n" in run("runs", directory, "-n", "2").out
+    assert run("runs", directory).code == ExitCode.STOP, "only what is shown is read"
 
 
 def test_a_process_of_another_host(tmp_path: Path) -> None:

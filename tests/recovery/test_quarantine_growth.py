@@ -190,7 +190,7 @@ def test_interrupted_it_is_made_again(full: Path) -> None:
 
     fs = Refusing()
     with open_store(full, fs=fs) as store:
-        with pytest.raises(StorageError, match="the evidence cannot be removed"):
+        with pytest.raises(StorageError, match="the quarantined file cannot be removed"):
             store.prune_quarantine(older_than=timedelta(0))
         left = store.quarantined_files()
         assert any(os.path.lexists(full / item.quarantine_path) for item in left)
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_looked_at_is_told(
     before = kept_in(full)
     with open_store(full, fs=Unreadable(), recover=False) as store:
         rows = store.quarantined_files()
-        with pytest.raises(StorageError, match="folder of evidence cannot be looked at") as caught:
+        with pytest.raises(StorageError, match="quarantine folder cannot be looked at") as caught:
             call(store)
         assert caught.value.path == full / "quarantine"
         assert store.quarantined_files() == rows
