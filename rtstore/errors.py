@@ -35,7 +35,7 @@ def _rebuild(
 
 
 def shown(value: object, length: int = 80) -> str:
-    """What a value is, for a message: not longer than that, and never an exception."""
+    """Return a value in words for a message: not longer than that. Never raises."""
     try:
         text = repr(value[: length + 1] if isinstance(value, (str, bytes)) else value)
     except Exception:  # noqa: BLE001 - it is an argument, of any kind
@@ -44,7 +44,7 @@ def shown(value: object, length: int = 80) -> str:
 
 
 def _dir(directory: Path | None) -> str:
-    """A directory as it is typed in a command."""
+    """Return a directory as it is typed in a command."""
     return "DIR" if directory is None else shell_word(directory)
 
 
@@ -534,7 +534,7 @@ class UpgradeFailedError(StopError):
         """Whether the last flush failed. The database is then whole, at the old or new revision."""
         if unsure:
             outcome = (
-                "Nobody knows which of the two it is at, whole; the back-up is beside it. "
+                "Nobody knows which of the two it is at, whole; the back-up is next to it. "
                 "Restart the process and open the store again."
             )
         else:

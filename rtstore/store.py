@@ -927,7 +927,7 @@ class Run(RunFacts):
 
     It is a context manager. Leaving the block ends the run as finished; an exception ends it as
     failed; a process that is killed leaves it active, and the next start sees that its process is
-    gone. A process that resumed the run beside the living one that began it, as a worker does,
+    gone. A process that resumed the run while the one that began it lives, as a worker does,
     leaves it active too. It does not close the store.
     """
 

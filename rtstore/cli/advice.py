@@ -122,7 +122,7 @@ def _recover(
 
 
 def rebuild_of_files(directory: Path, team_name: str, launch: LaunchState) -> NextStep:
-    """What to do where the database knows of no batch, and there are store files."""
+    """Return the step for store files of which the database has no batch."""
     undecided = two_teams(directory, team_name, launch)
     if undecided is not None:
         why = f"{undecided}. The database knows of no batch: nothing of it is lost by that"
@@ -148,7 +148,7 @@ def _batches_may_be_missing(newer_files: Sequence[str]) -> NextStep:
 
 
 def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
-    """What removes an obstacle; afterwards the state is another, and so is the advice."""
+    """Return the steps that remove an obstacle. The advice is another afterwards."""
     name, path = obstacle.schema_name, shell_word(obstacle.path)
     again = f"rtstore recover {shell_word(directory)}"
     match obstacle.kind:

@@ -34,7 +34,7 @@ class Commands(Sections):
         },
         "Look, and change nothing": {
             "status": "May the runtime start, and on what?",
-            "watch": "The same, and each batch, as it happens.",
+            "watch": "The status, and each batch as it happens.",
             "runs": "The runs, newest first: how each ended, whether it lives.",
             "log": "The batches, newest first.",
             "plan": "What is wrong, and what to do.",

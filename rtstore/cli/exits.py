@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 
 
 def exit_code_of(error: RuntimeStoreError | OSError) -> ExitCode:
-    """The exit code for an error: what the caller can do about it."""
+    """Return the exit code for an error: what the caller can do about it."""
     if isinstance(error, LegacyImportError) and error.damaged:
         return ExitCode.STOP
     if isinstance(error, CallError):

@@ -38,9 +38,9 @@ class Obstacle(Record):
     target: Path | None = None
     """What the link leads to, where that can take its place."""
     way: Suggestion | None = None
-    """What gives it to whom it should belong."""
+    """The command that changes its owner."""
     detail: str | None = None
-    """What the last recovery said."""
+    """The outcome that the last recovery recorded."""
 
 
 _TOUCHING = frozenset(

@@ -49,7 +49,7 @@ class Beginning(NamedTuple):
     rebuilt_at: int
     """The high watermark at which they were rebuilt."""
     supersede: bool
-    """Whether it may begin beside a living process of the active run."""
+    """Whether it may begin while a process of the active run lives."""
 
     @property
     def identity(self) -> RunIdentity:

@@ -1,11 +1,11 @@
-"""The process of a run: which one it is, and whether it still lives, as far as this host can tell.
+"""The process of a run: which one it is, and whether this host knows that it still lives.
 
-A pid alone is not enough, because pids are used again. On Linux a process is told by its boot, its
-pid namespace and its start in clock ticks since the boot, whatever the clock says
+A pid alone is not enough, because pids are used again. On Linux a process is identified by its
+boot, its pid namespace and its start in clock ticks since the boot, whatever the clock says
 (proc_pid_stat(5), field 22). Elsewhere only the absence of a pid is certain.
 
 A run is of one directory. In a copy of that (a back-up, or `cp -r`) the same row speaks of a
-process that works elsewhere, so the directory is told too, by its device and inode.
+process that works elsewhere, so the directory is identified too, by its device and inode.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _make(building: Path, target: Path, what: str, fs: FileSystem, held: list[Ow
 
 
 def _lock(building: Path, held: list[Owner]) -> bool:
-    """Lock the directory that has the name; gives False when somebody else has, or it has lost its
+    """Lock the directory that has the name. Return False when somebody else has, or it has lost its
     name. Raises OSError where it is none, is another user's, or cannot be locked."""
     if not CAN_OWN_DIRECTORIES or fcntl is None:  # pragma: no cover - Windows
         raise OSError("this system cannot lock a directory")

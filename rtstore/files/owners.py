@@ -116,7 +116,7 @@ def owner(path: Path) -> str | None:
 
 
 def is_others(directory: Path) -> bool:
-    """Whether a directory belongs to another user than this one; root is everybody."""
+    """Return whether a directory belongs to another user than this one; root is everybody."""
     return bool(os.geteuid()) and directory.stat().st_uid != os.geteuid()
 
 

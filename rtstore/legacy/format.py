@@ -217,7 +217,7 @@ class Tombstone(LegacyRecord):
 
     @property
     def why(self) -> str | None:
-        """The reason, with what the record says beside it."""
+        """The reason, with the diagnostic of the record."""
         if self.ours is not None:
             return self.ours.why
         said = [text for text in (self.reason, self.diagnostic) if text and text.strip()]

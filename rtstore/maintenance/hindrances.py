@@ -31,7 +31,8 @@ FULL_BYTES = 1 << 20
 
 
 def hindrances(directory: Path, stores: Mapping[str, str]) -> tuple[Hindrance, ...]:
-    """What keeps writes out of a directory, by the path of each store; those of all stores first.
+    """Return what keeps writes out of a directory, by the path of each store; those of all stores
+    first.
 
     Asked by the readiness check, by `rtstore status` and by `rtstore doctor`.
     """
@@ -40,7 +41,7 @@ def hindrances(directory: Path, stores: Mapping[str, str]) -> tuple[Hindrance, .
 
 
 def mounted_database(directory: Path) -> Hindrance | None:
-    """What keeps the database from being replaced: it is a mount point."""
+    """Return a hindrance if the database is a mount point, which cannot be replaced; else None."""
     path = directory / DATABASE_NAME
     if not is_mount_point(path):
         return None
@@ -64,7 +65,7 @@ def refuse_mounted_database(directory: Path) -> None:
 
 
 def free_bytes(directory: Path) -> int | None:
-    """How much room this user has on the file system; None where nobody can tell."""
+    """Return how much room this user has on the file system; None where it cannot be found out."""
     try:
         found = os.statvfs(directory)
     except (AttributeError, OSError):
@@ -73,7 +74,7 @@ def free_bytes(directory: Path) -> int | None:
 
 
 def no_room(directory: Path) -> Hindrance | None:
-    """The full disk, which hinders only what needs room: told where something is to be done."""
+    """Return a full disk as a hindrance, or None. It hinders only what needs room."""
     free = free_bytes(directory)
     if free is None or free >= FULL_BYTES:
         return None

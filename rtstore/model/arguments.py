@@ -43,7 +43,7 @@ def checked_identity(identity: RunIdentity) -> RunIdentity:
 
 
 def member(kind: type[Choice], value: object, field: str) -> Choice:
-    """The member of an enum that an argument names, or is."""
+    """Return the member of an enum that an argument names, or is."""
     if isinstance(value, kind):
         return value
     try:
@@ -61,7 +61,7 @@ def instance(kind: type[Kind], value: object, field: str) -> Kind:
 
 
 def optional(kind: type[Kind], value: object, field: str) -> Kind | None:
-    """An argument, if it is an object of the class or None."""
+    """Return an argument that is an object of the class, or None."""
     return None if value is None else instance(kind, value, field)
 
 
@@ -73,12 +73,12 @@ def function(value: Function, field: str) -> Function:
 
 
 def optional_function(value: Function | None, field: str) -> Function | None:
-    """An argument, if it can be called or is None."""
+    """Return an argument that can be called, or None."""
     return None if value is None else function(value, field)
 
 
 def several(values: Iterable[Kind], field: str) -> list[Kind]:
-    """What is in an argument that is several things. A text is one thing."""
+    """Return the items of an argument that is a list of things. A text is one thing."""
     given: object = values
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise InvalidRequestError(field, f"must be a list, not {shown(given)}")

@@ -330,7 +330,7 @@ def build_readiness(
 
     A runtime that may start gets no diagnostics, although the plan may have some: what is wrong
     with a diagnostic store alone is nothing to stop or to ask about. What keeps it from writing
-    does stop it. `nothing_committed` tells a first start from a loss.
+    does stop it. `nothing_committed` distinguishes a first start from a loss.
 
     The plan may be the JSON of one, also of the legacy format. Raises `InvalidRequestError` when it
     is not.

@@ -152,7 +152,7 @@ class Registry:
             user_of.update(dict.fromkeys(needed, name))
 
     def get(self, schema_name: str) -> Descriptor:
-        """The descriptor of a store. Raises `UnknownStoreError`."""
+        """Return the descriptor of a store. Raises `UnknownStoreError`."""
         name: object = schema_name
         found = self._by_name.get(name) if isinstance(name, str) else None
         if found is None:
@@ -175,7 +175,7 @@ class Registry:
 
 
 def _directories(path: str) -> list[str]:
-    """The directories that a path needs, relative as it is."""
+    """Return the directories that a relative path needs."""
     parts = path.split("/")
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 

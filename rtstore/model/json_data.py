@@ -1,4 +1,4 @@
-"""What is JSON data: what a model is as JSON, and where some data is none."""
+"""JSON data: a model as JSON, and the places where data is no JSON."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _are_equal(held: object, dumped: object) -> bool:
 
 
 def _losses(held: object, dumped: object) -> Iterator[tuple[str, str]]:
-    """The places of what a model holds and its JSON does not, each with the problem."""
+    """Yield the places of values that a model has and its JSON lacks, each with the problem."""
     pending: list[tuple[str, Any, Any]] = [("data", held, dumped)]
     while pending:
         place, value, written = pending.pop()
@@ -90,7 +90,7 @@ def _is_not_finite(value: object) -> bool:
 
 
 def first_problem(data: object) -> tuple[str, str] | None:
-    """The first place in data that is no JSON, and why; None when none is found."""
+    """Return the first place in data that is no JSON, and why; None when there is none."""
     pending: list[tuple[str, object, tuple[Any, ...] | None, int]] = [("data", data, None, 0)]
     while pending:
         place, value, around, depth = pending.pop()

@@ -36,8 +36,8 @@ class RunProcess(Record):
     host: str
     pid: int
     start: str | None = None
-    """Tells the process from a later one with the same pid, and its directory from a copy, on
-    Linux; elsewhere None."""
+    """On Linux, distinguishes the process from a later one with this pid, and its directory from a
+    copy; elsewhere None."""
 
 
 class RunRecord(Record):

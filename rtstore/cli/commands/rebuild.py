@@ -33,7 +33,7 @@ TeamName = Annotated[
     typer.Option(
         "--team",
         metavar="NAME",
-        help="Whose state it is, where the old database does not tell it any more.",
+        help="The team, if the old database no longer has its name.",
     ),
 ]
 RunId = Annotated[
@@ -41,7 +41,7 @@ RunId = Annotated[
     typer.Option(
         "--run-id",
         metavar="ID",
-        help="The run that files belong to of which the old database does not tell it.",
+        help="The run of files whose run is not in the old database any more.",
     ),
 ]
 CapabilitySnapshotId = Annotated[
@@ -85,7 +85,7 @@ def run(
     """Make a new control database from the store files, when the old one is beyond help.
 
     Every file that passes what a write must pass becomes what is committed. The files stay as they
-    are; the old database is kept in a folder beside the new one. History and receipts are lost. A
+    are; the old database is kept in a folder next to the new one. History and receipts are lost. A
     sound database is refused, and so is one of a newer rtstore. Stopped half-way, run it again.
 
     \b

@@ -46,7 +46,7 @@ _FIRST_LIMIT = 50
 
 
 class Kind(StrEnum):
-    """What an event tells."""
+    """The kinds of events."""
 
     STATE = "state"
     BATCH = "batch"

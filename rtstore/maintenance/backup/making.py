@@ -131,7 +131,7 @@ def _keep_changed(
         )
         quarantined.append(
             QuarantinedFile(
-                quarantine_number=0,  # the database gives it
+                quarantine_number=0,  # the database assigns it
                 schema_name=name,
                 relative_path=relative_path,
                 quarantine_path=kept_at,
@@ -152,7 +152,7 @@ def _keep_changed(
 
 
 def _store_files(connection: Connection) -> list[tuple[str, str]]:
-    """Every store that the database knows, registered or only written once, with its file."""
+    """Return every store that the database knows, registered or written once, with its file."""
     known = {item.schema_name: item.relative_path for item in contents.list_committed(connection)}
     known |= {
         item.schema_name: item.relative_path for item in manifest.load_descriptors(connection)

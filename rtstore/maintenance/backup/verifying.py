@@ -57,7 +57,7 @@ def verify_backup(
 
 
 def verify_database(path: Path) -> Backup:
-    """The same for a database alone, at any revision that this package knows."""
+    """Verify a database alone, at any revision that this package knows."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

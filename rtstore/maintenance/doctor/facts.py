@@ -35,7 +35,7 @@ def rebuild_command(
     directory: Path, launch: LaunchState, *options: str, team_name: str | None = None
 ) -> str:
     """Return the command that makes a new database of the store files, for the run that they are
-    of. `team_name` is needed where no database tells it."""
+    of. `team_name` is needed where no database has it."""
     known = {
         "--team": team_name,
         "--run-id": launch.run_id,
@@ -96,12 +96,12 @@ class Facts(Record):
     """Store files of stores that no descriptor here names; looked for where there is no database
     that could be used."""
     knows_descriptors: bool = True
-    """A damaged database still tells what stores there are."""
+    """Whether the descriptors could be read, if only from a damaged database."""
     left_behind: tuple[str, ...] = ()
-    """What only a directory has that once had a database: quarantine, databases that were kept."""
+    """Signs of an earlier database: a quarantine folder, databases that were set aside."""
     launch: LaunchState = LaunchState()
     team_in_database: str | None = None
-    """The team that a damaged database still tells."""
+    """The team, as read from a damaged database."""
     backup: Path | None = None
     """The newest sound back-up; gathered only when one would help."""
     restored: Path | None = None

@@ -171,7 +171,7 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
         case DatabaseState.FOREIGN if facts.odd_file is not None:
             odd = shell_word(facts.odd_file)
             return say.red(
-                f"{facts.odd_file.name}, which SQLite would open beside it: {facts.problem}",
+                f"{facts.odd_file.name}, which SQLite would open with it: {facts.problem}",
                 Suggestion(command=f"mv {odd} {odd}.aside", why="moves it out of the way"),
             )
         case DatabaseState.FOREIGN if facts.linked:
@@ -260,20 +260,20 @@ def _rebuild_in_the_runtime(facts: Facts) -> Suggestion:
 
 
 def _move_aside(facts: Facts) -> Iterator[Suggestion]:
-    """Where no store file is left, what was kept of them is all that keeps a new store out."""
+    """Suggest moving the signs of an earlier database away: they alone keep a new store out."""
     moves = [facts.directory / name for name in facts.left_behind]
     command = " && ".join(shell_command("mv", item, Path(f"{item}.aside")) for item in moves)
     yield Suggestion(command=command, why="moves that aside; then a new store can be made here")
 
 
 def _unless_hindered(facts: Facts, way: Suggestion) -> Suggestion:
-    """A way that writes, or else what has to be done before it."""
+    """Return a way that writes, or else the step before it."""
     hindrance = next((item.way for item in facts.hindrances if item.schema_name is None), None)
     return hindrance or _once_there_is_room(facts, way)
 
 
 def _once_there_is_room(facts: Facts, way: Suggestion) -> Suggestion:
-    """A way that needs room, which a person must make first on a full disk."""
+    """Return a way that needs room. On a full disk, a person must make room first."""
     if way.command is None or not _is_full(facts):
         return way
     free = _size(facts.free_bytes or 0)
@@ -434,7 +434,7 @@ def _wal_in(facts: Facts) -> str:
 
 
 def _make_room(facts: Facts) -> Suggestion:
-    """How much room is missing: for a batch, and for moving the WAL into the database."""
+    """Suggest how much room to free: for a batch, and for moving the WAL into the database."""
     database, wal = facts.sizes.get("database", 0), facts.sizes.get("WAL", 0)
     growth = wal if facts.committed_bytes is None else max(0, facts.committed_bytes - database)
     needed = max(1 << 20, facts.sizes.get("store files", 0)) + (growth if wal else 0)

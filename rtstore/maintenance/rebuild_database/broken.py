@@ -161,7 +161,8 @@ def _last_committed(database: Database) -> Batch | None:
 
 
 def _identity_of(last: Batch | None, entries: Iterable[ManifestEntry]) -> RunIdentity | None:
-    """The identity of the last committed batch, or else of the newest entry that can be read."""
+    """Return the identity of the last committed batch, or else of the newest entry that can be
+    read."""
     source = last or max(entries, key=lambda entry: entry.batch_number, default=None)
     if source is None or source.run_id is None:
         return None
@@ -183,5 +184,5 @@ def _content(name: str) -> Callable[[Connection], dict[str, bytes]]:
 def _attempt(database: Database, query: Callable[[Connection], Result]) -> Result | None:
     try:
         return database.read(query)
-    except Exception:  # noqa: BLE001 - what damage gives can fail anywhere on its way
+    except Exception:  # noqa: BLE001 - a damaged database can make any query fail
         return None

@@ -256,7 +256,7 @@ def _team(directory: Path, wanted: str | None, salvage: Salvage, launch: LaunchS
     found = salvage.team_name
     if wanted is None and found is None:
         raise InvalidRequestError(
-            "team_name", "no database tells it (any more): say whose state this is"
+            "team_name", "no database has it (any more): say whose state this is"
         )
     if wanted is not None and found is not None and wanted != found:
         raise WrongTeamError(directory, wanted, found)
@@ -271,7 +271,7 @@ def _team(directory: Path, wanted: str | None, salvage: Salvage, launch: LaunchS
 
 
 def _completed(given: RunIdentity | None, active: RunIdentity | None) -> RunIdentity | None:
-    """The identity that was given; what it leaves open, the old database says of that run."""
+    """Return the identity that was given, completed from the old database for the same run."""
     if given is None or active is None or given.run_id != active.run_id:
         return given
     return RunIdentity(
