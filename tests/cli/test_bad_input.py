@@ -113,7 +113,7 @@ def test_the_folder_of_a_runtime_directory(tmp_path: Path, words: list[str]) -> 
 
 
 @pytest.mark.parametrize("command", ["status", "recover", "init"])
-def test_a_directory_of_the_ancestor(tmp_path: Path, command: str) -> None:
+def test_a_directory_of_the_legacy_format(tmp_path: Path, command: str) -> None:
     """A file-only directory is sent to import, by every command; nothing is created."""
     (tmp_path / "opencode-runtime-manifest.json").write_text("{}")
     options = ["--team", "t"] if command == "init" else []
@@ -130,7 +130,7 @@ def test_another_team(tmp_path: Path) -> None:
     assert picture(directory) == before
 
 
-def test_a_directory_that_was_never_the_ancestors(tmp_path: Path) -> None:
+def test_a_directory_that_was_never_legacy(tmp_path: Path) -> None:
     """Import says what is missing, and writes nothing."""
     result = run("import", tmp_path)
     refused(result, ExitCode.WRONG_CALL, str(tmp_path), "cannot import")

@@ -222,7 +222,7 @@ def test_a_newer_database(tmp_path: Path) -> None:
 
 
 def test_places_without_a_store(tmp_path: Path) -> None:
-    """A directory with nothing in it, one of the ancestor, and one that is not there."""
+    """A directory with nothing in it, one of the legacy format, and one that is not there."""
     result = run("doctor", tmp_path)
     assert result.code == ExitCode.NOT_READY
     assert f"rtstore init {tmp_path} --team NAME" in result.out
@@ -369,7 +369,7 @@ def test_whatever_was_done_to_the_database(tmp_path: Path, seed: int) -> None:
 
 
 @needs_legacy
-def test_what_the_ancestor_left(tmp_path: Path) -> None:
+def test_what_the_legacy_runtime_left(tmp_path: Path) -> None:
     """After an import its control files and its list of lanes lie about as they should."""
     directory = _copy(tmp_path, "team-a")
     assert run("import", directory).code == ExitCode.READY

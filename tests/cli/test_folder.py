@@ -113,8 +113,8 @@ def _foreign(directory: Path) -> None:
 
 
 def test_broken_directories_stop_no_other(tmp_path: Path) -> None:
-    """Newer, older, foreign, damaged, emptied, gone, a link, of the ancestor, never begun: each is
-    a line that says so with the way out, and those before and after are looked at all the same."""
+    """Newer, older, foreign, damaged, emptied, gone, a link, legacy, never begun: each is a
+    line that says so with the way out, and those before and after are looked at all the same."""
     (tmp_path / "teams").mkdir()
     folder = tmp_path / "teams"
     for name in ("a-ready", "b-newer", "d-foreign", "e-damaged", "f-emptied", "g-gone", "z-ready"):
@@ -129,8 +129,8 @@ def test_broken_directories_stop_no_other(tmp_path: Path) -> None:
     linked = team(folder, "h-linked")
     (linked / DATABASE_NAME).rename(tmp_path / "elsewhere")
     (linked / DATABASE_NAME).symlink_to(tmp_path / "elsewhere")
-    (folder / "i-ancestor").mkdir()
-    (folder / "i-ancestor" / "opencode-runtime-manifest.json").write_text("{}")
+    (folder / "i-legacy").mkdir()
+    (folder / "i-legacy" / "opencode-runtime-manifest.json").write_text("{}")
     run("init", folder / "j-new", "--team", "new")
     before = picture(tmp_path, without=("-shm",))
     found = lines(folder)
@@ -143,7 +143,7 @@ def test_broken_directories_stop_no_other(tmp_path: Path) -> None:
         "f-emptied": ("damaged", 5),
         "g-gone": ("no_database", 5),
         "h-linked": ("foreign", 5),
-        "i-ancestor": ("not_imported", 2),
+        "i-legacy": ("not_imported", 2),
         "j-new": ("blocked", 1),
         "z-ready": ("ready", 0),
     }
@@ -158,7 +158,7 @@ def test_broken_directories_stop_no_other(tmp_path: Path) -> None:
     assert commands["c-older"] == f"rtstore upgrade {folder / 'c-older'}"
     assert commands["e-damaged"] == f"rtstore doctor {folder / 'e-damaged'}"
     assert commands["g-gone"] == f"rtstore doctor {folder / 'g-gone'}"
-    assert commands["i-ancestor"] == f"rtstore import {folder / 'i-ancestor'}"
+    assert commands["i-legacy"] == f"rtstore import {folder / 'i-legacy'}"
     result = run("status", folder)
     assert (result.code, result.err) == (ExitCode.STOP, "")
     assert "2 ready, 1 blocked, 1 older, 1 newer, 2 foreign, 2 damaged, 1 no database" in result.out
@@ -184,7 +184,7 @@ def test_a_forbidden_directory(tmp_path: Path) -> None:
 
 def test_what_is_not_walked_into(tmp_path: Path) -> None:
     """Links are not followed, in a circle or out of the folder; evidence, back-ups, what a rebuild
-    kept aside and hidden folders are left out, but for the ancestor's; no walk is endless."""
+    kept aside and hidden folders are left out, but for legacy ones; no walk is endless."""
     folder = tmp_path / "teams"
     atlas = team(folder, "atlas")
     elsewhere = team(tmp_path, "elsewhere")
@@ -250,7 +250,7 @@ def test_a_directory_that_goes_while_it_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_names_that_are_said_twice() -> None:
-    """What the walk knows of back-ups and of the ancestor is what their packages say."""
+    """What the walk knows of back-ups and of the legacy format is what their packages say."""
     assert discover.BACKUP_RECORD == RECORD_NAME
     assert (discover.LANES, discover.RUNTIME_DIRECTORY) == (LANES, RUNTIME_DIRECTORY)
     assert discover.MANIFEST_NAMES == MANIFEST_NAMES

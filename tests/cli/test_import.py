@@ -1,4 +1,4 @@
-"""`rtstore import`: the ancestor's directory taken over, with a summary that adds up."""
+"""`rtstore import`: the legacy directory taken over, with a summary that adds up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = needs_legacy
 
 
 def _copy(parent: Path, team: str) -> Path:
-    """A copy of one of the ancestor's example directories that may be written to."""
+    """A copy of one of the legacy example directories that may be written to."""
     directory = parent / team
     shutil.copytree(LEGACY / team / ".opencode-runtime", directory)
     for path in (directory, *directory.rglob("*")):
@@ -24,8 +24,8 @@ def _copy(parent: Path, team: str) -> Path:
 
 
 def test_import_and_status(tmp_path: Path) -> None:
-    """A sound directory is ready after the import, for the identity that the ancestor was asked
-    about; what was imported and what was left alone is counted, and the next commands are given."""
+    """A sound directory is ready after the import, for the identity that the legacy runtime was
+    asked about; what was imported and what was left alone is counted, with the next commands."""
     directory = _copy(tmp_path, "team-a")
     before = files_picture(directory)
     result = run_process("import", directory)

@@ -36,7 +36,7 @@ def test_plan_of_a_ready_team(tmp_path: Path) -> None:
 
 
 def test_plan_json(tmp_path: Path) -> None:
-    """The plan is the ancestor's document; beside it, what a recovery would do."""
+    """The plan is the legacy document; beside it, what a recovery would do."""
     report = run("plan", crashed_team(tmp_path), "--json").json()
     plan = report["plan"]
     assert plan["readinessImpact"] == report["verdict"] == "blocked"

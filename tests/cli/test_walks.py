@@ -88,7 +88,7 @@ def test_files_of_another_team_than_the_database(tmp_path: Path) -> None:
 
 def test_import_of_a_damaged_manifest(tmp_path: Path) -> None:
     """It is damage, not a wrong call; the doctor knows of it before anybody imports."""
-    directory = WALKED["the ancestor's manifest torn"](tmp_path)
+    directory = WALKED["the legacy manifest torn"](tmp_path)
     result = run("import", directory)
     assert result.code == ExitCode.STOP
     assert f"rtstore doctor {directory}" in result.err

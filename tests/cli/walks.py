@@ -314,7 +314,7 @@ def _damaged_own_store_without_files(parent: Path) -> Path:
 
 
 def _exported(change: Callable[[Path], object]) -> Callable[[Path], Path]:
-    """A directory of the file-only ancestor."""
+    """A directory of the legacy format."""
 
     def make(parent: Path) -> Path:
         directory = parent / "exported"
@@ -359,13 +359,13 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "an old copy of the database": old_copy,
     "stores of its own, the database damaged": damaged_own_store,
     "stores of its own, database damaged and no file": _damaged_own_store_without_files,
-    "the ancestor's files": _exported(lambda _: None),
-    "the ancestor's manifest torn": _exported(_cut(MANIFEST)),
-    "the ancestor's receipts torn": _exported(_cut(RECEIPTS)),
-    "the ancestor's manifest a link to nothing": _exported(_manifest_to_nowhere),
-    "the ancestor's manifest contradicts the receipts": _exported(_manifest_not_as_receipts),
-    "the ancestor's manifest of a newer program": _exported(_newer_manifest),
-    "two manifests of the ancestor": _exported(_two_manifests),
+    "the legacy files": _exported(lambda _: None),
+    "the legacy manifest torn": _exported(_cut(MANIFEST)),
+    "the legacy receipts torn": _exported(_cut(RECEIPTS)),
+    "the legacy manifest a link to nothing": _exported(_manifest_to_nowhere),
+    "the legacy manifest contradicts the receipts": _exported(_manifest_not_as_receipts),
+    "the legacy manifest of a newer program": _exported(_newer_manifest),
+    "two manifests of the legacy format": _exported(_two_manifests),
     "nothing but evidence": _with(_only_quarantined),
     "what is committed is a newer program's": _newer_committed,
     "a file of a newer program": _with(_newer_file),

@@ -82,7 +82,7 @@ class Options(BaseModel):
     alone: bool = True
     """Nobody else writes, so the files of an acknowledged batch can be looked at."""
     takes_over: bool = False
-    """The directory is one of the file-only ancestor: it is imported first, unless it was."""
+    """The directory is one of the legacy format: it is imported first, unless it was."""
     filler: int = 40
     """About how many bytes a store holds."""
     lane_version: int = 1

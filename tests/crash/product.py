@@ -178,7 +178,7 @@ def _build(recipe: Recipe) -> stages.Build:
 
     def build(directory: Path, say: Say) -> None:
         if "import" in recipe.steps:
-            stages.of_the_ancestor(directory, say)
+            stages.of_the_legacy_format(directory, say)
             return
         builder = stages.Builder(directory, say, options)
         builder.batches(

@@ -153,7 +153,7 @@ SCENARIOS = {
         Scenario("recover", stages.damaged, stages.recover, recover_first=True),
         Scenario(
             "import",
-            stages.of_the_ancestor,
+            stages.of_the_legacy_format,
             stages.open_it,
             options=Options(takes_over=True),
             opens=True,

@@ -161,8 +161,8 @@ def quarantined(directory: Path, say: Say) -> None:
     caller.close()
 
 
-def of_the_ancestor(directory: Path, say: Say) -> None:
-    """A directory of the file-only ancestor, with a file that was never committed there."""
+def of_the_legacy_format(directory: Path, say: Say) -> None:
+    """A directory of the legacy format, with a file that was never committed there."""
     notes: list[Note] = []
     source = directory.with_name(f"{directory.name}-source")
     source.mkdir()

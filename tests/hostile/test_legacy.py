@@ -1,4 +1,4 @@
-"""Hostile control files of the file-only ancestor."""
+"""Hostile control files of the legacy format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _try_import(scene: Scene, what: str) -> None:
     error = scene.call("import", lambda: import_directory(scene.directory), about)
     after = picture(scene.directory, without=(".sqlite3", ".lock"))
     if {name: facts for name, facts in before.items() if name in after} != after:
-        scene.unexpected("import", "a file of the ancestor was changed")
+        scene.unexpected("import", "a file of the legacy format was changed")
     database = scene.directory / DATABASE_NAME
     if error is not None and database.exists():
         scene.unexpected("import", "there is a database in spite of the error")

@@ -85,7 +85,7 @@ def test_the_front_door_loads_neither_library(directory: Path) -> None:
 @pytest.mark.parametrize("code", [FACADE, FACADE + USE], ids=["import", "use"])
 def test_what_few_programs_need_is_not_loaded(code: str, directory: Path) -> None:
     """Neither importing the facade nor opening, writing, reading and checking with it loads the
-    command line, the migrations, back-ups, or what takes over the ancestor's directories."""
+    command line, the migrations, back-ups, or what takes over the legacy directories."""
     modules = loaded_by(code, directory)
     assert {"rtstore.store", "rtstore.commit.writer", "sqlalchemy"} <= modules
     assert of(RARE, modules) == []

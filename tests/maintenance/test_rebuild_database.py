@@ -301,8 +301,8 @@ def test_on_demand(directory: Path) -> None:
 
 
 def test_places_without_a_store(tmp_path: Path) -> None:
-    """No such directory, one with nothing of a store in it, and one of the ancestor: sent to the
-    right command, and nothing is made."""
+    """No such directory, one with nothing of a store in it, and one of the legacy format: sent to
+    the right command, and nothing is made."""
     (tmp_path / "notes.txt").write_text("mine")
     for directory in (tmp_path / "missing", tmp_path):
         with pytest.raises(NotARuntimeDirectoryError, match="rtstore init"):

@@ -1,4 +1,4 @@
-"""Small records for the tests of the pure modules, and the way to the ancestor's directories."""
+"""Small records for the tests of the pure modules, and the way to the legacy directories."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LEGACY = Path(__file__).parents[2] / "../shared/legacy"
 
 needs_legacy = pytest.mark.skipif(
     not LEGACY.is_dir(),
-    reason="the ancestor's example directories are not beside this checkout (../shared/legacy)",
+    reason="the legacy example directories are not beside this checkout (../shared/legacy)",
 )
 
 

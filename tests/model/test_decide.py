@@ -381,11 +381,11 @@ def test_a_lost_diagnostic_store_stops_nobody() -> None:
     assert (check.ok, check.diagnostics) == (True, ())
 
 
-# --- the ancestor's plans -----------------------------------------------------------------------
+# --- the legacy plans ----------------------------------------------------------------------------
 
 
-def _ancestors_plan(expected: dict[str, Any]) -> RecoveryPlan:
-    """Our plan over what the ancestor found: no contents in a database, its open batches imported.
+def _legacy_plan(expected: dict[str, Any]) -> RecoveryPlan:
+    """Our plan over what the legacy runtime found: no contents, its open batches imported.
 
     A failed batch is terminal here and blocked for ever there, so it is left out.
     """
@@ -421,10 +421,10 @@ def _ancestors_plan(expected: dict[str, Any]) -> RecoveryPlan:
 
 @needs_legacy
 @pytest.mark.parametrize("name", ["team-a", "team-a.lane-alice", "team-b-crashed"])
-def test_the_ancestors_plans(name: str) -> None:
-    """From the same inspections we plan what the ancestor planned, but for its failed batches."""
+def test_the_legacy_plans(name: str) -> None:
+    """From the same inspections, our plan is the legacy one, but for failed batches."""
     expected = read_json(LEGACY / "expected" / f"{name}.json")
-    plan = _ancestors_plan(expected).model_dump(mode="json", by_alias=True)
+    plan = _legacy_plan(expected).model_dump(mode="json", by_alias=True)
     failed = {batch["batchId"] for batch in expected["batchStates"] if batch["state"] == "failed"}
     assert bool(failed) == (name == "team-a")
     assert plan["actions"] == [

@@ -162,7 +162,7 @@ def test_path_problems(path: str, problem: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
 def test_reserved_names(name: str) -> None:
-    """The files of the store itself and of its ancestor are no store's, however spelled or deep."""
+    """The files of the store itself and the legacy ones are no store's, however spelled or deep."""
     for path in (name, name.upper(), f"lanes/{name}"):
         assert relative_path_problem(path) == "is reserved for the store itself"
 

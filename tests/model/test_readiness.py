@@ -63,8 +63,8 @@ def test_a_plan_of_the_legacy_shape() -> None:
         build_readiness(recovery_plan=theirs, invariant_failures=[])
 
 
-def test_reasons_are_the_ancestors_words() -> None:
-    """Consumers of the ancestor match on these three words."""
+def test_reasons_are_the_legacy_words() -> None:
+    """Consumers of the legacy format match on these three words."""
     assert [reason.value for reason in ReadinessReason] == [
         "runtime_store_manifest_valid",
         "runtime_store_rebuild_in_progress",

@@ -53,11 +53,11 @@ RECEIPT = Receipt(
     written_at=NOON,
 )
 
-# --- the ancestor's shape -----------------------------------------------------------------------
+# --- the legacy shape ----------------------------------------------------------------------------
 
 
-def test_receipt_in_the_ancestors_shape() -> None:
-    """A receipt dumps in camelCase, with the ancestor's milliseconds beside the exact time."""
+def test_receipt_in_the_legacy_shape() -> None:
+    """A receipt dumps in camelCase, with the legacy milliseconds beside the exact time."""
     assert RECEIPT.model_dump(mode="json", by_alias=True) == {
         "receiptId": "receipt-1",
         "batchId": "batch-1",
@@ -85,8 +85,8 @@ def test_mtime_in_milliseconds_under_either_name() -> None:
     assert not {"mtimeMs", "mtime_ms"} & set(item.model_dump(exclude={"mtime_ns"}))
 
 
-def test_manifest_in_the_ancestors_shape() -> None:
-    """Every key of the ancestor's manifest is there, by its name."""
+def test_manifest_in_the_legacy_shape() -> None:
+    """Every key of the legacy manifest is there, by its name."""
     dumped = manifest(entry()).model_dump(mode="json", by_alias=True)
     assert set(dumped) == {
         "schemaVersion",
@@ -146,7 +146,7 @@ def test_a_run_has_a_name() -> None:
 
 
 def test_an_action_that_does_nothing_has_no_reason() -> None:
-    """The key is left out, as the ancestor does, in every way of dumping."""
+    """The key is left out, as the legacy runtime does, in every way of dumping."""
     action = RecoveryAction(kind=ActionKind.NONE, schema_name="opencode.launchState")
     assert action.model_dump(mode="json", by_alias=True) == {
         "kind": "none",
@@ -290,7 +290,7 @@ def test_open_states_can_go_on() -> None:
 
 
 def test_batch_reasons() -> None:
-    """The reasons are the ancestor's."""
+    """The reasons are those of the legacy format."""
     assert {reason.value for reason in BatchReason} == {
         "launch_checkpoint",
         "permission_reconcile",

@@ -1,4 +1,4 @@
-"""The eight tests of the file-only ancestor, one by one, through the public parts.
+"""The eight tests of the legacy format, one by one, through the public parts.
 
 Names, ids and times are those of the source; what it compares is compared here, in the camelCase
 of the dumps that its consumers read.
@@ -44,7 +44,7 @@ EXPECTED = RunIdentity(
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """The parts of one runtime directory, composed as the ancestor composes its own."""
+    """The parts of one runtime directory, composed as the legacy runtime composes its own."""
 
     manifest_store: ManifestStore
     receipt_store: ReceiptStore
@@ -115,7 +115,7 @@ def descriptor(name: str) -> Descriptor:
 
 
 def dump(record: Record) -> dict[str, Any]:
-    """A record as the ancestor's consumers read it."""
+    """A record as the legacy consumers read it."""
     return record.model_dump(by_alias=True, mode="json")
 
 
@@ -342,7 +342,7 @@ def test_blocks_readiness_when_launch_state_points_to_missing_confirmed_session(
 
 
 def test_reports_stale_delivery_stale_permission_and_active_transaction_conflicts() -> None:
-    """Work of a dead run and contradictions between stores are named, in the ancestor's order."""
+    """Work of a dead run and contradictions between stores are named, in the legacy order."""
     failures = validate_invariants(
         launch_state={
             "providerId": "opencode",

@@ -118,7 +118,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 """What is used in these places only, so that the rest need not know it."""
 
 STATEMENTS = ("rtstore.control", "rtstore.legacy")
-"""Where statements are made: the database's modules, and the import of the ancestor's directories,
+"""Where statements are made: the database's modules, and the import of the legacy directories,
 whose few statements nobody else has a use for."""
 
 NAMES_OF_SQLALCHEMY = {"Connection"}
