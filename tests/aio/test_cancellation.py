@@ -70,7 +70,7 @@ class Gate:
 
 
 async def cancelled(task: asyncio.Future[Any]) -> asyncio.CancelledError:
-    """Wait for a task that was cancelled; gives its exception."""
+    """Wait for a task that was cancelled; return its exception."""
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
     return caught.value

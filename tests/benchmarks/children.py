@@ -55,7 +55,7 @@ class Child:
         self._process.stdin.flush()
 
     def wait(self) -> str:
-        """Wait until it is ready, or has done what it was told; gives what it says."""
+        """Wait until it is ready, or has done what it was told; return what it says."""
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
         if not said:

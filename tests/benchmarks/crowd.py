@@ -28,7 +28,7 @@ class Crowd:
         self._pool = stack.enter_context(ThreadPoolExecutor(callers))
 
     def turn(self, each: int) -> float:
-        """Let every thread write that many batches; gives how many a second they write together."""
+        """Let every thread write that many batches; return how many a second together."""
         barrier = Barrier(self.callers + 1)
         done = [
             self._pool.submit(self._call, number, each, barrier) for number in range(self.callers)

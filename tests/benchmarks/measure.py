@@ -30,7 +30,7 @@ class Operation:
         self.cleanup = cleanup
 
     def once(self) -> tuple[float, float]:
-        """Run it once; gives the seconds it took, and those of them that this thread computed."""
+        """Run it once; return the seconds it took, and those of them that this thread computed."""
         self.prepare()
         try:
             cpu = time.thread_time()
@@ -112,7 +112,7 @@ class Times:
 def race(
     contenders: Sequence[Operation], pace: Pace, *, turn: int, warm_up: int | None = None
 ) -> list[Times]:
-    """Let the contenders take turns of `turn` calls each; gives their times in the same order.
+    """Let the contenders take turns of `turn` calls each; return their times in the same order.
 
     The order is reversed every other round: what one leaves behind (dirty pages, a full WAL) is
     then paid by each neighbour as often as by the other. The calls to warm up count for nothing.

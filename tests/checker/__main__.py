@@ -18,7 +18,7 @@ from tests.checker.verdict import Verdict
 
 
 def main() -> int:
-    """Run lives until the time is over; gives 1 when a check failed."""
+    """Run lives until the time is over; return 1 when a check failed."""
     options = _options()
     names = {
         name: None if value is None else [part for part in value.split(",") if part]

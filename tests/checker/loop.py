@@ -65,7 +65,7 @@ class LoopCaller:
     async def _call(
         self, action: str, function: Callable[[], Awaitable[Any]], **facts: Any
     ) -> object:
-        """Make a call; gives its result, or what it raised."""
+        """Make a call; return its result, or what it raised."""
         call = self.caller.begin(action, **facts)
         try:
             value = await function()

@@ -28,7 +28,7 @@ HANDFUL = ("acknowledges_what_it_does_not_write", "times_out_after_it_has_writte
 
 
 def _check(*options: str) -> tuple[str, dict[str, int]]:
-    """Run the checker; gives what it printed, and the failures of each kind."""
+    """Run the checker; return what it printed, and the failures of each kind."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.checker", *options],
         cwd=CHECKOUT,

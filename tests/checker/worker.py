@@ -25,7 +25,7 @@ CHILD_S = 15.0
 
 
 def run_in_child(name: str, folder: Path, function: Callable[[], object]) -> int:
-    """Fork; the child calls the function and ends, with 1 when it raised. Gives its process id."""
+    """Fork; the child calls the function and ends, with 1 when it raised. Return its process id."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:

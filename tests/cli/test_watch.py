@@ -26,7 +26,7 @@ from tests.support import child, hear
 
 
 def write(directory: Path, number: int = 1) -> list[str]:
-    """Write batches; gives their ids."""
+    """Write batches; return their ids."""
     checkpoint = fatal_checkpoint()
     with RuntimeStore.open(directory) as store:
         return [

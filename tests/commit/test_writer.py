@@ -248,7 +248,7 @@ def test_what_a_dead_writer_left_counts_for_the_watermark(directory: Path) -> No
 
 
 def retry(store: RuntimeStore, **changes: Any) -> str:
-    """Write the batch `job-1`, perhaps changed; gives its id."""
+    """Write the batch `job-1`, perhaps changed; return its id."""
     call: dict[str, Any] = {
         "identity": IDENTITY,
         "reason": CHECKPOINT,

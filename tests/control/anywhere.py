@@ -18,7 +18,7 @@ class Boom(BaseException):
 
 
 def raise_at(number: int, call: Callable[[], Any]) -> Boom | None:
-    """Run a call with a `Boom` at its n-th line; gives it, or None when it has fewer lines."""
+    """Run a call with a `Boom` at its n-th line; return it, or None when it has fewer lines."""
     left = [number]
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:

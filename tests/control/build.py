@@ -80,7 +80,7 @@ def write_one(database: Database, number: int = 1) -> None:
 
 
 def run(script: str, *arguments: str | Path) -> str:
-    """Run a script in a Python of its own; gives what it printed."""
+    """Run a script in a Python of its own; return what it printed."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", script, *map(str, arguments)],
         cwd=CHECKOUT,

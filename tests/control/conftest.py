@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def database(path: Path) -> Iterator[Database]:
-    """The same, opened."""
+    """The control database, opened."""
     opened = Database(path)
     yield opened
     opened.close()

@@ -95,7 +95,7 @@ def data(revision: int) -> dict[str, int]:
 
 
 def write(store: RuntimeStore, *names: str, revision: int = 1, **options: Any) -> str:
-    """Write a batch; gives its id."""
+    """Write a batch; return its id."""
     return store.write_batch(
         identity=IDENTITY,
         reason=REASON,

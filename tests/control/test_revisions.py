@@ -86,7 +86,7 @@ def upgrade():
 
 
 def add_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> str:
-    """A copy of the migrations with one more revision; gives its name."""
+    """A copy of the migrations with one more revision; return its name."""
     folder = tmp_path / "migrations"
     shutil.copytree(CHECKOUT / "migrations", folder)
     name = f"{len(REVISIONS) + 1:04d}_next"

@@ -51,7 +51,7 @@ class Scenario:
     """Before which of its replacements."""
 
     def begin(self, directory: Path) -> list[Note]:
-        """Build the beginning; gives the notes of those who built it."""
+        """Build the beginning; return the notes of those who built it."""
         notes: list[Note] = []
         directory.mkdir(parents=True)
         self.build(directory, notes.append)

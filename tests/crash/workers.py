@@ -96,7 +96,7 @@ class Hands:
         self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_settle)
 
     def do(self, job: Callable[..., Result], *arguments: object) -> Result:
-        """Have a job done; gives what came of it."""
+        """Have a job done; return what came of it."""
         return self._pool.submit(job, *arguments).result()
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Crew:
         seed: int = 0,
         only_changing: bool = False,
     ) -> Tally:
-        """Carry out a job; gives what came of it, which is in the total too.
+        """Carry out a job; return what came of it, which is in the total too.
 
         With `only_changing` the points before which nothing can have changed are left out, also in
         the full run.

@@ -144,16 +144,16 @@ def test_a_link_that_is_replaced_does_not_pass_on_its_permissions(
     assert stat.S_IMODE((tmp_path / "link").lstat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("bite", [1, 7, 31])
-def test_short_writes_are_continued(target: Path, bite: int) -> None:
+@pytest.mark.parametrize("size", [1, 7, 31])
+def test_short_writes_are_continued(target: Path, size: int) -> None:
     """The operating system may take less than it is given."""
     fs = WatchedFileSystem()
-    fs.written_per_call = bite
+    fs.written_per_call = size
 
     replace(target, fs)
 
     assert target.read_bytes() == NEW
-    assert fs.names().count("write") == -(-len(NEW) // bite)
+    assert fs.names().count("write") == -(-len(NEW) // size)
 
 
 def test_an_empty_file_can_be_written(target: Path) -> None:

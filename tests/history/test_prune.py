@@ -232,7 +232,7 @@ def test_space_is_given_back_while_the_store_is_in_use(directory: Path) -> None:
 
 
 def test_writers_go_on_meanwhile(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another store of the same directory writes all the time, and waits no longer than for a bite,
+    """Another store of this directory writes all the time, and waits no longer than for a chunk,
     however much is dropped; none of its batches is lost."""
     monkeypatch.setattr(pruning, "_ROWS_AT_ONCE", 10)
     with open_store(directory, retention=KEEP_EVERYTHING) as store:
@@ -253,18 +253,18 @@ def test_writers_go_on_meanwhile(directory: Path, monkeypatch: pytest.MonkeyPatc
     writer = threading.Thread(target=write_on)
     writer.start()
     try:
-        bites: list[int] = []
+        chunks: list[int] = []
         with RuntimeStore.open(directory) as store:
             report = store.prune(
                 Retention(batches=None, contents_per_store=1),
-                progress=lambda *_: bites.append(len(written)),
+                progress=lambda *_: chunks.append(len(written)),
             )
     finally:
         ends.set()
         writer.join()
     assert errors == []
     assert report.contents >= 99
-    assert len(set(bites)) > 3, "no batch came between two bites"
+    assert len(set(chunks)) > 3, "no batch came between two chunks"
     with RuntimeStore.open(directory) as store:
         assert {batch.batch_id for batch in store.batches()} >= set(written)
         assert agree(store)
@@ -287,8 +287,8 @@ with RuntimeStore.open(sys.argv[1]) as store:
 """
 
 
-@pytest.mark.parametrize("bites", [1, 2, 5, 9, 14, 20])
-def test_killed_between_two_bites(directory: Path, bites: int) -> None:
+@pytest.mark.parametrize("chunks", [1, 2, 5, 9, 14, 20])
+def test_killed_between_two_chunks(directory: Path, chunks: int) -> None:
     """Killed anywhere, everything current is there and the database is sound; pruned again, it is
     as if nothing had happened."""
     with open_store(directory, retention=KEEP_EVERYTHING) as store:
@@ -298,7 +298,7 @@ def test_killed_between_two_bites(directory: Path, bites: int) -> None:
     promised = expected(directory, retention, "")
     with child(PRUNE, directory) as process:
         heard = [hear(process)]
-        while len(heard) < bites and heard[-1] != "done":
+        while len(heard) < chunks and heard[-1] != "done":
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
@@ -317,12 +317,12 @@ def test_killed_between_two_bites(directory: Path, bites: int) -> None:
         assert store.read(LEASES).data["revision"] == 78
         write(store, LEASES, "goes on", batch_id="after")
     assert sound(directory)
-    if bites == 20:
-        assert heard[-1] == "done", "the last kill is after the last bite"
+    if chunks == 20:
+        assert heard[-1] == "done", "the last kill is after the last chunk"
 
 
 def test_the_database_fails_on_the_way(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error in a bite comes out, takes back that bite alone, and pruning again goes on."""
+    """An error in a chunk comes out, takes back that chunk alone, and pruning again goes on."""
     some_history(directory, 1)
     retention = Retention(batches=10, contents_per_store=2)
     promised = expected(directory, retention, "")

@@ -215,7 +215,7 @@ def test_keeping_nothing_is_not_possible(field: str, value: int) -> None:
 
 
 def test_batches_are_kept_by_age(directory: Path) -> None:
-    """A batch that ended longer ago than the limit goes, in bites; what is current stays."""
+    """A batch that ended longer ago than the limit goes, in chunks; what is current stays."""
     moments = (NOON + timedelta(hours=number) for number in itertools.count())
     keep = Retention(batches=None, contents_per_store=None, max_age=timedelta(hours=10))
     with open_store(directory, retention=keep, clock=lambda: next(moments)) as store:
@@ -249,7 +249,7 @@ def test_a_wal_that_a_long_reader_made_grow_shrinks_again(directory: Path) -> No
 
 
 def test_space_is_given_back(directory: Path) -> None:
-    """When much history is dropped the file shrinks again, a bite with each batch, while it is in
+    """When much history is dropped the file shrinks again, a chunk with each batch, while it is in
     use; a file with little room to spare stays as it is."""
     path = directory / DATABASE_NAME
     with open_store(directory, retention=KEEP_EVERYTHING) as store:

@@ -110,7 +110,7 @@ class Scene:
         UNEXPECTED.append(f"{self.what}: {name}: {' '.join(problem.split())[:300]}")
 
     def session(self, steps: Steps, about: Sequence[object], **options: Any) -> bool:
-        """Open the store and make some calls with it; gives whether it could be opened."""
+        """Open the store and make some calls with it; return whether it could be opened."""
         opened: list[RuntimeStore] = []
         how = ", ".join(f"{key}={value}" for key, value in options.items())
         self.call(

@@ -21,7 +21,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 def try_everything(scene: Scene, what: str) -> bool:
-    """Try every way in on the directory as it is; gives whether any could open it. A database that
+    """Try every way in on the directory as it is; return whether any could open it. A database that
     cannot be opened is left exactly as it is, with everything beside it."""
     scene.begin("control databases", what)
     about = [*ABOUT, DATABASE, scene.directory]
@@ -44,7 +44,7 @@ def _same(scene: Scene, call: str, files: object) -> None:
 
 
 def spoil(scene: Scene, *, crashed: bool = False) -> Path:
-    """A fresh runtime directory; gives the path of its database, to be spoiled."""
+    """A fresh runtime directory; return the path of its database, to be spoiled."""
     if scene.directory.exists():
         scene.remove()
     shutil.copytree(template(crashed=crashed), scene.directory)

@@ -210,7 +210,7 @@ def test_a_directory_that_is_a_link_to_nowhere(tmp_path: Path) -> None:
 
 @pytest.fixture
 def linked(directory: Path, outside: Path) -> Path:
-    """A store file that was moved elsewhere, with a link in its place; gives the link."""
+    """A store file that was moved elsewhere, with a link in its place; return the link."""
     path = directory / FILE_OF[LEASES]
     path.rename(outside / "leases.json")
     path.symlink_to(outside / "leases.json")

@@ -52,7 +52,7 @@ class ControlPlane:
     planner: RecoveryPlanner
 
     def write(self, run_id: str, *writes: tuple[str, Any]) -> dict[str, Any]:
-        """Write a launch checkpoint; gives the batch as its consumers read it."""
+        """Write a launch checkpoint; return the batch as its consumers read it."""
         request = BatchRequest(
             team_name=TEAM,
             identity=EXPECTED.model_copy(update={"run_id": run_id}),

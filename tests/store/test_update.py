@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Iterator[RuntimeStore]:
 
 
 def update(store: RuntimeStore, change: Callable[[Any], Any]) -> Any:
-    """Update the leases; gives what is committed afterwards."""
+    """Update the leases; return what is committed afterwards."""
     store.update(LEASES, change, identity=IDENTITY, reason="host_lease_update")
     return store.read(LEASES).data
 

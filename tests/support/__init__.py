@@ -103,7 +103,7 @@ def open_store(directory: Path, **options: Any) -> RuntimeStore:
 
 
 def write(store: RuntimeStore, name: str, data: Any, **options: Any) -> str:
-    """Commit one store; gives the id of the batch."""
+    """Commit one store; return the id of the batch."""
     return store.write_batch(
         identity=IDENTITY, reason=CHECKPOINT, writes={name: data}, **options
     ).batch_id

@@ -26,7 +26,7 @@ def checkpoint(directory: Path, *numbers: int) -> None:
 
 
 async def checkpoint_async(directory: Path, *numbers: int) -> None:
-    """The same, in a loop."""
+    """Write the checkpoints with asyncio."""
     async with AsyncRuntimeStore.open(directory, team_name="team-a") as store:
         for number in numbers:
             await store.write_batch(
@@ -38,7 +38,7 @@ async def checkpoint_async(directory: Path, *numbers: int) -> None:
 
 
 def start(directory: Path) -> Any:
-    """Start on what is there: gives what all stores hold."""
+    """Start on what is there: return what all stores hold."""
     with RuntimeStore.open(directory) as store:
         found = {store.read(name).data for name in STORES}
         (number,) = found

@@ -98,7 +98,7 @@ def _facts(directory: Path, scratch: Path, revision: str) -> dict[str, Any]:
 
 
 def freeze(revision: str) -> Path:
-    """Freeze the code's newest revision; gives the folder."""
+    """Freeze the code's newest revision; return the folder."""
     folder = folder_of(revision)
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary) / "runtime"

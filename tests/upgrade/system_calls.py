@@ -62,7 +62,7 @@ def killed_in(frozen: str, *, quick: bool = False) -> Kills:
 
 
 def _upgrade(directory: Path, log: Path, *options: str) -> tuple[int, list[str]]:
-    """Upgrade a directory under strace; gives how it ended, and the calls that it made."""
+    """Upgrade a directory under strace; return how it ended, and the calls that it made."""
     strace = shutil.which("strace")
     if strace is None:
         raise CannotTraceError("there is no strace here")

@@ -46,7 +46,7 @@ def checkout(tmp_path: Path) -> Path:
 def alembic(
     *words: str, directory: Path | None = None, folder: Path = CHECKOUT
 ) -> tuple[int, str, str]:
-    """Run a command on a runtime directory; gives how it ended, and what it said."""
+    """Run a command on a runtime directory; return how it ended, and what it said."""
     on = [] if directory is None else ["-x", f"directory={directory}"]
     done = subprocess.run(
         [sys.executable, "-m", "alembic", *on, *words],

@@ -64,7 +64,7 @@ def upgrade():
 
 
 def add_revision(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> str:
-    """A copy of the migrations with one revision more; gives its name."""
+    """A copy of the migrations with one revision more; return its name."""
     shutil.copytree(CHECKOUT / "migrations", folder)
     number = len(REVISIONS) + 1
     name = f"{number:04d}_rebuild"

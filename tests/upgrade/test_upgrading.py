@@ -389,7 +389,7 @@ def test_an_upgrade_that_is_killed(frozen: str) -> None:
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @each_older
 def test_killed_in_a_system_call(frozen: str) -> None:
-    """The same, killed in place of a system call that changes a file, those of SQLite included: the
+    """An upgrade is killed in place of a system call that changes a file, those of SQLite too: the
     first and the last of each kind."""
     (line,) = lines("system_calls", "--quick", frozen)
     assert {"fdatasync", "pwrite64", "ftruncate"} <= line.keys()
