@@ -121,6 +121,7 @@ def test_a_plan_made_beside_a_writer_finds_nothing(directory: Path) -> None:
         plan = store.plan_recovery()
         assert plan.diagnostics == ()
         assert (plan.manifest_healthy, plan.readiness_impact) == (True, ReadinessImpact.NONE)
+        assert plan.high_watermark is not None
         assert plan.high_watermark > seen - 1
         return plan.high_watermark
 
