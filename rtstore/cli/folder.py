@@ -144,8 +144,9 @@ class Found(NamedTuple):
 
     @property
     def lane_indexes(self) -> tuple[LaneIndexReport, ...]:
-        """What the lists of lanes say."""
-        return tuple(_lane_index(team) for team in self.walk.lane_indexes)
+        """What the lists of lanes say. A file of that name without a lane is none of them."""
+        found = map(_lane_index, self.walk.lane_indexes)
+        return tuple(index for index in found if index.lanes or index.not_listed)
 
 
 def look_below(folder: Path, *, quiet: bool) -> Found:
