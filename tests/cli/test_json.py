@@ -230,8 +230,8 @@ def test_shape_of_events(tmp_path: Path) -> None:
         assert set(_keys(document)) - told - RECEIPT == set()
 
 
-def test_plan_has_the_shape_of_the_ancestors(tmp_path: Path) -> None:
-    """Readers of the ancestor's plans can read ours: its keys, and the high watermark."""
+def test_a_plan_has_the_legacy_shape(tmp_path: Path) -> None:
+    """Readers of legacy plans can read ours: its keys, and the high watermark."""
     assert set(_document("plan", tmp_path)["plan"]) == PLAN
 
 

@@ -58,7 +58,7 @@ def refused(data: Any, *, payload: type[BaseModel] | None = None) -> InvalidRequ
 # --- writing ------------------------------------------------------------------------------------
 
 
-def test_the_layout_is_that_of_the_ancestor() -> None:
+def test_the_layout_is_that_of_the_legacy_format() -> None:
     """Two spaces, one newline, letters as they are, escapes only where JSON demands them."""
     data = {
         "text": 'é "quoted" \\ / \u2028 \x7f \U0001f600 \n\t\x01',
@@ -127,8 +127,8 @@ def test_the_hash_is_that_of_the_exact_bytes() -> None:
 
 @needs_legacy
 @pytest.mark.parametrize("path", ENVELOPED, ids=lambda path: "/".join(path.parts[-3:]))
-def test_files_of_the_ancestor_survive_a_round_trip(path: Path) -> None:
-    """An enveloped file of the ancestor, written again with its own time, is the same file."""
+def test_legacy_files_survive_a_round_trip(path: Path) -> None:
+    """An enveloped file of the legacy format, written again with its own time, is the same file."""
     content = path.read_bytes()
     envelope = decode(content)
     again = encode(schema_version=envelope.schema_version, data=envelope.data, store="legacy")

@@ -1,4 +1,4 @@
-"""What must hold between stores, check by check and in the ancestor's words."""
+"""What must hold between stores, check by check and in the words of the legacy format."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def permission(run_id: str | None, status: str) -> dict[str, Any]:
     return {"requests": [{"appRequestId": "perm-1", "runId": run_id, "status": status}]}
 
 
-# --- the ancestor's own tests -------------------------------------------------------------------
+# --- as the legacy format has it ------------------------------------------------------------------
 
 
 def test_blocks_readiness_when_launch_state_points_to_missing_confirmed_session() -> None:
@@ -109,7 +109,7 @@ def test_reports_stale_delivery_stale_permission_and_active_transaction_conflict
     assert failures == [SNAPSHOT, DELIVERY, PERMISSION, TRANSACTION]
 
 
-# --- one check at a time ------------------------------------------------------------------------
+# --- one check at a time --------------------------------------------------------------------------
 
 
 def test_a_team_in_order() -> None:
@@ -304,7 +304,7 @@ def test_a_receipt_in_the_journal_is_settled() -> None:
     assert check(delivery_journal=[receipt]) == []
 
 
-# --- how the stores are given -------------------------------------------------------------------
+# --- how the stores are given ---------------------------------------------------------------------
 
 
 def test_absent_stores_hold_nothing() -> None:
@@ -352,11 +352,11 @@ def test_data_of_another_shape_is_refused(changes: Stores, field: str, place: st
     assert caught.value.problem.startswith(place)
 
 
-# --- the ancestor's directories -----------------------------------------------------------------
+# --- legacy directories ---------------------------------------------------------------------------
 
 
 def _legacy_check(directory: Path) -> list[str]:
-    """The failures of one of the ancestor's runtime directories, read as it lies there."""
+    """The failures of one legacy runtime directory, read as it lies there."""
     files = {known.schema_name: directory / known.relative_path for known in KNOWN_DESCRIPTORS}
     data = {name: read_json(path)["data"] for name, path in files.items() if path.is_file()}
     said = read_json(directory / "manifest.json")["data"]
@@ -374,7 +374,7 @@ def _legacy_check(directory: Path) -> list[str]:
 
 
 @needs_legacy
-def test_the_ancestors_directories() -> None:
+def test_legacy_directories() -> None:
     """A team at rest and a lane without a launch agree; the crashed launch is caught as such."""
     runtime = LEGACY / "team-a/.opencode-runtime"
     (lane,) = (runtime / "lanes").iterdir()

@@ -33,7 +33,7 @@ MODELS: list[type[BaseModel]] = [
 ]
 LAUNCH = {"providerId": "opencode", "teamName": "team-a", "runId": "run-1"}
 
-# --- what passes --------------------------------------------------------------------------------
+# --- what passes ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_accepted(model: type[BaseModel], data: object) -> None:
 
 
 def test_camel_case_in_snake_case_out() -> None:
-    """JSON has the ancestor's names; Python has its own, and may build payloads with them."""
+    """JSON has the legacy names; Python has its own, and may build payloads with them."""
     read = LaunchStateData.model_validate(
         {
             **LAUNCH,
@@ -137,7 +137,7 @@ def test_payloads_are_frozen() -> None:
         setattr(state, "run_id", "run-2")  # noqa: B010 (mypy sees a frozen field)
 
 
-# --- what does not ------------------------------------------------------------------------------
+# --- what does not --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -207,7 +207,7 @@ def test_refused(model: type[BaseModel], data: object, place: tuple[str | int, .
     assert [error["loc"] for error in caught.value.errors()] == [place]
 
 
-# --- the ancestor's files -----------------------------------------------------------------------
+# --- files of the legacy format -------------------------------------------------------------------
 
 
 def _legacy_files() -> list[tuple[Path, type[BaseModel]]]:
@@ -220,8 +220,8 @@ def _legacy_files() -> list[tuple[Path, type[BaseModel]]]:
 
 
 @needs_legacy
-def test_the_ancestors_files_pass_whole() -> None:
-    """Every store file of the ancestor validates, and dumps again as exactly what it said."""
+def test_legacy_files_pass_whole() -> None:
+    """Every store file of the legacy format validates, and dumps again as exactly what it said."""
     files = _legacy_files()
     assert {model for _, model in files} == set(MODELS)
     for path, model in files:
