@@ -1,8 +1,9 @@
 """Directories of the legacy format that nobody chose, each imported, opened, recovered, exported.
 
-    python -m tests.legacy.test_generated [NUMBER]
+    python -m tests.legacy.test_generated [NUMBER [FIRST]]
 
-tries NUMBER of them (600 by default), and prints how many there were of each kind.
+tries NUMBER of them (600 by default), from the FIRST on, and prints how many there were of each
+kind.
 """
 
 from __future__ import annotations
@@ -213,9 +214,10 @@ def test_generated_directories(part: int, tmp_path: Path) -> None:
 def main(arguments: list[str]) -> None:
     """The command."""
     tally: Counter[str] = Counter()
+    number, first = (*map(int, arguments), *(600, 0)[len(arguments) :])
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(int(arguments[0]) if arguments else 600):
-            check(Path(folder), breadth.SEED + number, tally)
+        for seed in range(breadth.SEED + first, breadth.SEED + first + number):
+            check(Path(folder), seed, tally)
     print(dict(tally))
 
 
