@@ -19,10 +19,10 @@ from pydantic.alias_generators import to_camel
 from rtstore.errors import LegacyImportError
 from rtstore.files.system import FileSystem
 from rtstore.legacy.format import (
-    AncestorBatch,
-    AncestorEntry,
-    AncestorManifest,
     Extension,
+    LegacyBatch,
+    LegacyEntry,
+    LegacyManifest,
     LegacyRecord,
     ManifestExtension,
     ReceiptSetAside,
@@ -54,8 +54,8 @@ class ControlFiles(Record):
     manifest_path: Path
     manifest_place: str
     """The place of the manifest in its file: `data` when it is in an envelope, else empty."""
-    manifest: AncestorManifest
-    batches: tuple[AncestorBatch, ...]
+    manifest: LegacyManifest
+    batches: tuple[LegacyBatch, ...]
     """Oldest first; empty when there is no receipts file."""
     tombstones: tuple[Tombstone, ...]
     """The runs that are dead; empty when there is no list of them."""
@@ -73,12 +73,12 @@ class ControlFiles(Record):
         )
 
     @property
-    def entries(self) -> list[AncestorEntry]:
+    def entries(self) -> list[LegacyEntry]:
         """The entries that say which content is committed."""
         return [entry for entry in self.manifest.entries if entry.content_hash is not None]
 
     @property
-    def entries_without_receipt(self) -> list[AncestorEntry]:
+    def entries_without_receipt(self) -> list[LegacyEntry]:
         """Those of the entries whose receipt is not in the receipts file."""
         known = {item.receipt_id for batch in self.batches for item in batch.receipts}
         return [entry for entry in self.entries if entry.receipt_id not in known]
@@ -170,13 +170,13 @@ def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
     receipts_bytes = _read(directory / RECEIPTS_NAME, fs)
     path = directory / name
     _refuse_other_manifest(path, manifest_bytes)
-    manifest, place = _parse(path, manifest_bytes, TypeAdapter(AncestorManifest))
+    manifest, place = _parse(path, manifest_bytes, TypeAdapter(LegacyManifest))
     manifest = _with_entries_set_aside(path, manifest_bytes, manifest)
-    batches: tuple[AncestorBatch, ...] = ()
+    batches: tuple[LegacyBatch, ...] = ()
     if receipts_bytes is not None:
         receipts_path = directory / RECEIPTS_NAME
         batches, receipts_place = _parse(
-            receipts_path, receipts_bytes, TypeAdapter(tuple[AncestorBatch, ...])
+            receipts_path, receipts_bytes, TypeAdapter(tuple[LegacyBatch, ...])
         )
         batches = _with_set_aside(receipts_path, receipts_bytes, batches)
         _check(receipts_path, receipts_place, _problems_of_batches(batches))
@@ -206,9 +206,7 @@ def _manifests(directory: Path, fs: FileSystem) -> dict[str, bytes]:
     return {name: content for name, content in found.items() if content is not None}
 
 
-def _tombstones_content(
-    directory: Path, manifest: AncestorManifest, fs: FileSystem
-) -> bytes | None:
+def _tombstones_content(directory: Path, manifest: LegacyManifest, fs: FileSystem) -> bytes | None:
     """Return the bytes of the list of tombstones; None when there is none, or a store has the
     name."""
     if any(entry.relative_path == TOMBSTONES_NAME for entry in manifest.entries):
@@ -293,8 +291,8 @@ def _ours_in(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> _Value
 
 
 def _with_set_aside(
-    path: Path, content: bytes, batches: tuple[AncestorBatch, ...]
-) -> tuple[AncestorBatch, ...]:
+    path: Path, content: bytes, batches: tuple[LegacyBatch, ...]
+) -> tuple[LegacyBatch, ...]:
     """Return the batches, with those that an export set aside at their old positions, and with the
     receipts that it set aside at theirs."""
     ours = _ours_in(path, content, TypeAdapter(Extension))
@@ -309,7 +307,7 @@ def _with_set_aside(
     return tuple(_with_receipts(batch, receipts_of.get(batch.batch_id, ())) for batch in found)
 
 
-def _with_receipts(batch: AncestorBatch, aside: Iterable[ReceiptSetAside]) -> AncestorBatch:
+def _with_receipts(batch: LegacyBatch, aside: Iterable[ReceiptSetAside]) -> LegacyBatch:
     receipts = list(batch.receipts)
     for item in aside:
         receipts.insert(item.position, item.receipt)
@@ -318,9 +316,7 @@ def _with_receipts(batch: AncestorBatch, aside: Iterable[ReceiptSetAside]) -> An
     return batch.model_copy(update={"receipts": tuple(receipts)})
 
 
-def _with_entries_set_aside(
-    path: Path, content: bytes, manifest: AncestorManifest
-) -> AncestorManifest:
+def _with_entries_set_aside(path: Path, content: bytes, manifest: LegacyManifest) -> LegacyManifest:
     """Return the manifest with the entries that an export set aside, but for those of a store that
     has one: a runtime has written it since."""
     ours = _ours_in(path, content, TypeAdapter(ManifestExtension))
@@ -378,7 +374,7 @@ def _check(path: Path, place: str, problems: Iterator[str]) -> None:
         raise LegacyImportError(path, _joined(place, problem), damaged=True)
 
 
-def _problems_of_batches(batches: tuple[AncestorBatch, ...]) -> Iterator[str]:
+def _problems_of_batches(batches: tuple[LegacyBatch, ...]) -> Iterator[str]:
     batch_ids: dict[str, str] = {}
     receipt_ids: dict[str, str] = {}
     for index, batch in enumerate(batches):

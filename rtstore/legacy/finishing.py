@@ -8,14 +8,14 @@ the receipts name, that is so, and the import finishes the batch.
 from __future__ import annotations
 
 from rtstore.legacy.control_files import ControlFiles
-from rtstore.legacy.format import AncestorBatch, entry_of
+from rtstore.legacy.format import LegacyBatch, entry_of
 from rtstore.legacy.report import ImportedStore, StoreOutcome
 from rtstore.model.records import BatchState
 
 _HOLDS = (StoreOutcome.CONTENT_TAKEN, StoreOutcome.NOT_A_STORE_FILE)
 
 
-def uncounted_batch(files: ControlFiles) -> AncestorBatch | None:
+def uncounted_batch(files: ControlFiles) -> LegacyBatch | None:
     """Return the batch that only the receipts call committed, or None."""
     ids = [batch.batch_id for batch in files.batches]
     preparing, last = files.manifest.last_preparing_batch_id, files.manifest.last_committed_batch_id
@@ -25,7 +25,7 @@ def uncounted_batch(files: ControlFiles) -> AncestorBatch | None:
     return batch if batch.state is BatchState.COMMITTED else None
 
 
-def finished(files: ControlFiles, batch: AncestorBatch) -> ControlFiles | None:
+def finished(files: ControlFiles, batch: LegacyBatch) -> ControlFiles | None:
     """Return the control files as they are when the manifest counts the batch. Return None when an
     entry of another store has the file of a receipt.
 
@@ -62,7 +62,7 @@ def finished(files: ControlFiles, batch: AncestorBatch) -> ControlFiles | None:
     )
 
 
-def holds(batch: AncestorBatch, stores: list[ImportedStore]) -> bool:
+def holds(batch: LegacyBatch, stores: list[ImportedStore]) -> bool:
     """Return whether every file is what the receipts of the batch name. `stores` are those of the
     finished control files."""
     found = {store.schema_name: store.outcome for store in stores}

@@ -73,7 +73,7 @@ class _Written(LegacyRecord):
     """The exact time, which an export adds: nanoseconds do not fit into the legacy number."""
 
 
-class AncestorReceipt(_Written):
+class LegacyReceipt(_Written):
     """A receipt in the legacy list of batches."""
 
     receipt_id: _Text
@@ -111,7 +111,7 @@ class EntryState(StrEnum):
         return InspectionState(self.value)
 
 
-class AncestorEntry(_Written):
+class LegacyEntry(_Written):
     """An entry of the legacy manifest. What it does not know is null."""
 
     content_hash: _Hash | None
@@ -134,12 +134,10 @@ class AncestorEntry(_Written):
         return self.last_write_receipt_id or f"no-receipt:{self.schema_name}"
 
 
-def entry_of(receipt: AncestorReceipt) -> AncestorEntry:
+def entry_of(receipt: LegacyReceipt) -> LegacyEntry:
     """Return the entry that the batch of a receipt leaves when it is completed."""
     shared = {name: getattr(receipt, name) for name in _OF_BOTH}
-    return AncestorEntry(
-        **shared, last_write_receipt_id=receipt.receipt_id, state=EntryState.HEALTHY
-    )
+    return LegacyEntry(**shared, last_write_receipt_id=receipt.receipt_id, state=EntryState.HEALTHY)
 
 
 _OF_BOTH = (*_Written.model_fields, "content_hash", "file_size", "mtime_ms")
@@ -151,7 +149,7 @@ def _nanoseconds(milliseconds: float, exact: int | None) -> int:
     return round(Fraction(milliseconds) * 1_000_000)
 
 
-class AncestorManifest(LegacyRecord):
+class LegacyManifest(LegacyRecord):
     """The legacy manifest."""
 
     schema_version: int
@@ -163,11 +161,11 @@ class AncestorManifest(LegacyRecord):
     last_committed_batch_id: _Text | None
     last_preparing_batch_id: _Text | None = None
     last_recovery_plan_id: str | None = None
-    entries: tuple[AncestorEntry, ...]
+    entries: tuple[LegacyEntry, ...]
     updated_at: _Time
 
 
-class AncestorBatch(LegacyRecord):
+class LegacyBatch(LegacyRecord):
     """A batch in the legacy list of batches."""
 
     batch_id: _Text
@@ -180,7 +178,7 @@ class AncestorBatch(LegacyRecord):
     started_at: _Time
     completed_at: _Time | None
     last_error: str | None = None
-    receipts: tuple[AncestorReceipt, ...]
+    receipts: tuple[LegacyReceipt, ...]
     high_watermark: _Count | None = None
     """Set by an export; the legacy format does not number batches."""
 
@@ -233,7 +231,7 @@ class SetAside(LegacyRecord):
     """A batch that an export hides from legacy programs, and its position in the list."""
 
     position: _Count
-    batch: AncestorBatch
+    batch: LegacyBatch
 
 
 class ReceiptSetAside(LegacyRecord):
@@ -241,7 +239,7 @@ class ReceiptSetAside(LegacyRecord):
 
     batch_id: _Text
     position: _Count
-    receipt: AncestorReceipt
+    receipt: LegacyReceipt
 
 
 class Extension(LegacyRecord):
@@ -254,4 +252,4 @@ class Extension(LegacyRecord):
 class ManifestExtension(LegacyRecord):
     """What an export adds to the envelope of the manifest, for a later import."""
 
-    entries: tuple[AncestorEntry, ...] = ()
+    entries: tuple[LegacyEntry, ...] = ()

@@ -73,7 +73,7 @@ def import_directory(
     """Import a runtime directory of the legacy format; its JSON files are not changed.
 
     Manifest, batches, receipts and entries become rows with the same ids, times and states. The
-    runs of the ancestor's tombstones become ended runs, whose batches are refused. The
+    runs of the legacy runtime's tombstones become ended runs, whose batches are refused. The
     bytes of every store file that matches its entry become its committed content. Files that
     differ, are missing or were never committed are reported, and recovery plans for them as the
     legacy program would. Durable when it returns.

@@ -27,7 +27,7 @@ from rtstore.control import batches, contents, manifest, runs
 from rtstore.control.schema import runtime_manifest
 from rtstore.legacy.control_files import ControlFiles
 from rtstore.legacy.ended_runs import with_tombstones
-from rtstore.legacy.format import AncestorBatch, AncestorEntry, AncestorReceipt
+from rtstore.legacy.format import LegacyBatch, LegacyEntry, LegacyReceipt
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.records import (
     Batch,
@@ -124,7 +124,7 @@ def _write_manifest(connection: Connection, files: ControlFiles, imported_at: da
     )
 
 
-def _entry(written: PlannedWrite, entry: AncestorEntry, batch_number: int) -> ManifestEntry:
+def _entry(written: PlannedWrite, entry: LegacyEntry, batch_number: int) -> ManifestEntry:
     return ManifestEntry(
         schema_name=written.schema_name,
         schema_version=written.schema_version,
@@ -141,7 +141,7 @@ def _entry(written: PlannedWrite, entry: AncestorEntry, batch_number: int) -> Ma
     )
 
 
-def _batch(batch: AncestorBatch, high_watermark: int | None) -> Batch:
+def _batch(batch: LegacyBatch, high_watermark: int | None) -> Batch:
     committing = batch.state is BatchState.COMMITTING
     return Batch(
         batch_number=0,  # the database assigns it
@@ -176,7 +176,7 @@ def _stand_in(batch_id: str, files: ControlFiles, imported_at: datetime) -> Batc
     )
 
 
-def _writes(batch: AncestorBatch) -> Iterator[PlannedWrite]:
+def _writes(batch: LegacyBatch) -> Iterator[PlannedWrite]:
     for position, receipt in enumerate(batch.receipts):
         yield _write(receipt, position)
 
@@ -213,7 +213,7 @@ def _at_their_positions(writes: Iterable[PlannedWrite]) -> Iterator[PlannedWrite
         yield write.model_copy(update={"position": position})
 
 
-def _write(receipt: AncestorReceipt, position: int) -> PlannedWrite:
+def _write(receipt: LegacyReceipt, position: int) -> PlannedWrite:
     return PlannedWrite(
         position=position,
         schema_name=receipt.schema_name,

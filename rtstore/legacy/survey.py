@@ -18,7 +18,7 @@ from rtstore.legacy.control_files import (
     ControlFiles,
     is_legacy_directory,
 )
-from rtstore.legacy.format import AncestorEntry
+from rtstore.legacy.format import LegacyEntry
 from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutcome
 from rtstore.model.descriptors import RESERVED_NAMES, Registry
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
@@ -107,7 +107,7 @@ def look_beside(
 
 
 def _look(
-    directory: Path, name: str, relative_path: str, entry: AncestorEntry | None, fs: FileSystem
+    directory: Path, name: str, relative_path: str, entry: LegacyEntry | None, fs: FileSystem
 ) -> FoundStore | None:
     """Return one store; None when it has neither entry nor file."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import io
@@ -135,6 +136,7 @@ class Crash(BaseException):
 @functools.cache
 def _templates() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="rtstore-cli-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     directory = folder / "ready"
     with RuntimeStore.open(directory, team_name=TEAM) as store:
         for checkpoint in first_checkpoints():

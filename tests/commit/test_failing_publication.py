@@ -289,7 +289,8 @@ def test_an_adoption_that_cannot_be_published_never_takes_the_file_away(
 def sql_lock(store: RuntimeStore) -> Iterator[Any]:
     """Return a function that takes an SQL lock on the database, as some other program may do."""
     other = sqlite3.connect(store.directory / DATABASE_NAME, isolation_level=None)
-    store.database.read_on_writer(lambda c: c.exec_driver_sql("PRAGMA busy_timeout = 20"))
+    with store.lock.hold():
+        store.database.read_on_writer(lambda c: c.exec_driver_sql("PRAGMA busy_timeout = 20"))
     try:
         yield lambda: other.execute("BEGIN IMMEDIATE")
     finally:

@@ -213,7 +213,8 @@ def test_database_does_not_grow(scene: Scene) -> None:
         shutil.copytree(template(crashed=False), scene.directory)
         with RuntimeStore.open(scene.directory) as store:
             _write(store, 0)
-            store.database.read_on_writer(functools.partial(_allow, pages=pages))
+            with store.lock.hold():
+                store.database.read_on_writer(functools.partial(_allow, pages=pages))
             acknowledged: set[int] = {0}
             for number in range(1, 8):
                 files = scene.files()

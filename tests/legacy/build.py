@@ -1,8 +1,8 @@
-"""The ancestor's directories for the tests: frozen ones of our own, and those beside the checkout.
+"""Legacy directories for the tests: frozen ones of our own, and those beside the checkout.
 
 `harbour` has two runs, a failed batch between them, a lane, and everything healthy; its control
 files are in envelopes. `ferry-crashed` died after its first file; its control files are bare, and
-the manifest has its other name. What the ancestor planned for them is in `expected/`.
+the manifest has its other name. What the legacy runtime planned for them is in `expected/`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHARED = CHECKOUT.parent / "shared" / "legacy"
 
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(),
-    reason="the ancestor's example directories are not beside this checkout (../shared/legacy)",
+    reason="example directories are not beside this checkout (../shared/legacy)",
 )
 
 HARBOUR = "harbour"
@@ -49,7 +49,7 @@ IMPORTED_AT = datetime(2026, 6, 3, 9, 30, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Case:
-    """A directory of the ancestor, and where its plan for it is."""
+    """A directory of the legacy runtime, and where its plan for it is."""
 
     name: str
     root: Path
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def expected(self) -> dict[str, Any]:
-        """What the ancestor said of it."""
+        """What the legacy runtime said of it."""
         path = self.root / "expected" / f"{self.expected_name}.json"
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found
@@ -132,7 +132,7 @@ def edit_receipts(directory: Path, change: Callable[[list[Any]], None]) -> None:
 
 
 def add_store(directory: Path, name: str, path: str, content: bytes, receipt_id: str) -> None:
-    """Write a store file and its entry, as if the ancestor had; no receipt."""
+    """Write a store file and its entry, as if the legacy runtime had; no receipt."""
     (directory / path).parent.mkdir(parents=True, exist_ok=True)
     (directory / path).write_bytes(content)
 

@@ -2,7 +2,7 @@
 
     python -m tests.legacy.kills [--quick] [DIR]
 
-DIR is a runtime directory of the ancestor's, or a team's; default: one of our own. What is killed
+DIR is a legacy runtime directory, or a team's; default: one of our own. What is killed
 is run again, and held against an import that was left alone. Prints a line of JSON for the import,
 and one for a control.
 """
@@ -55,7 +55,7 @@ def files_in(directory: Path) -> Picture:
 
 
 def check_against(directory: Path, expected: dict[str, Any]) -> Check:
-    """After a kill: each database is whole or not there, no file of the ancestor's is changed; and
+    """After a kill: each database is whole or not there, no legacy file is changed; and
     importing again ends where an import ends that was left alone."""
     files = files_in(directory)
 

@@ -1,4 +1,4 @@
-"""Imported directories are judged as the ancestor judged them, but for differences with a name."""
+"""Imported directories are judged as the legacy runtime judged them, but for named differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rtstore import FileInspector, ReadinessReason, RunIdentity, RuntimeStore
 from tests.legacy.build import CASES, Case, all_cases, take
 
 Answers = dict[str, Any]
-"""Everything that was said of one directory, in the shape of the ancestor's `expected` files."""
+"""Everything that was said of one directory, in the shape of the legacy `expected` files."""
 
 
 # --- the differences ----------------------------------------------------------------------------
@@ -51,7 +51,7 @@ DIFFERENCES: dict[str, tuple[tuple[str, ...], Callable[[Answers], None]]] = {
         _plan_names_its_high_watermark,
     ),
 }
-"""Where we answer otherwise on purpose: the cases, and how the ancestor's answer becomes ours."""
+"""Where we answer otherwise on purpose: the cases, and how the legacy answer becomes ours."""
 
 
 def _with_differences(case: Case, *, but: str | None = None) -> Answers:
@@ -114,16 +114,16 @@ def _our_answers(directory: Path, expected: Answers) -> Answers:
 
 
 @pytest.mark.parametrize("case", all_cases())
-def test_answers_are_those_of_the_ancestor(case: Case, tmp_path: Path) -> None:
+def test_answers_are_those_of_the_legacy_runtime(case: Case, tmp_path: Path) -> None:
     """Plan, readiness, inspections, manifest and batches of an imported directory are what the
-    ancestor said of it, word for word, but for the differences in the table."""
+    legacy runtime said of it, word for word, but for the differences in the table."""
     assert _our_answers(case.copy(tmp_path), case.expected) == _with_differences(case)
 
 
 @pytest.mark.parametrize("difference", DIFFERENCES)
 @pytest.mark.parametrize("case", all_cases())
 def test_no_difference_is_stale(case: Case, difference: str) -> None:
-    """Every difference in the table changes the ancestor's answer for each of its cases (so that
+    """Every difference in the table changes the legacy answer for each of its cases (so that
     the test above would fail without it), and would change nothing for a case that it leaves out
     and that it does not concern."""
     if case.name in DIFFERENCES[difference][0]:

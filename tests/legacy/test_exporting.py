@@ -1,4 +1,4 @@
-"""What an export writes is what the ancestor wrote, and an import finds all of it again."""
+"""What an export writes is what the legacy runtime wrote, and an import finds all of it again."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ from tests.support import (
 from tests.upgrade.freeze import unpack
 
 LOST = {"recovery_runs", "recovery_actions", "quarantined_files", "database_upgrades"}
-"""Tables that the ancestor's files have no place for."""
+"""Tables that the legacy runtime's files have no place for."""
 
 
 def document(path: Path) -> Any:
@@ -98,8 +98,8 @@ def content_rows(directory: Path) -> dict[str, Any]:
     }
 
 
-def accepted_by_the_ancestor(directory: Path) -> bool:
-    """Whether the ancestor would find the directory healthy, by its own rules, from its files."""
+def accepted_by_the_legacy_runtime(directory: Path) -> bool:
+    """Whether the legacy runtime would call the directory healthy, by its rules, from its files."""
     manifest = document(directory / MANIFEST)
     batches = document(directory / RECEIPTS)
     receipts = {item["receiptId"]: item for batch in batches for item in batch["receipts"]}
@@ -119,7 +119,7 @@ def accepted_by_the_ancestor(directory: Path) -> bool:
 
 
 @pytest.mark.parametrize("case", all_cases())
-def test_an_export_says_what_the_ancestor_said(case: Case, tmp_path: Path) -> None:
+def test_an_export_says_what_the_legacy_runtime_said(case: Case, tmp_path: Path) -> None:
     """Imported and exported, manifest and receipts hold what they held, word for word, but for the
     batches that failed: those are set aside, where they block nothing. The stores stay as they
     are, and what the control files said before is kept."""
@@ -173,7 +173,7 @@ def test_a_round_trip_loses_nothing(case: Case, tmp_path: Path) -> None:
 
 def test_a_round_trip_of_our_own(tmp_path: Path) -> None:
     """A directory that was written by this library, failed batch and own store included, is
-    accepted by the ancestor, and comes back as it was."""
+    accepted by the legacy runtime, and comes back as it was."""
     directory = unpack("0001_control_database", tmp_path)
     with RuntimeStore.open(directory) as store:
         descriptors = list(store.descriptors)
@@ -182,7 +182,7 @@ def test_a_round_trip_of_our_own(tmp_path: Path) -> None:
     assert {state.value: number for state, number in report.batches.items()} == {
         "committed": 8, "failed": 1,
     }  # fmt: skip
-    assert accepted_by_the_ancestor(tmp_path / "out")
+    assert accepted_by_the_legacy_runtime(tmp_path / "out")
     take(tmp_path / "out", descriptors=descriptors)
     assert content_rows(tmp_path / "out") == content_rows(directory)
     with opened(tmp_path / "out") as back:
@@ -191,20 +191,20 @@ def test_a_round_trip_of_our_own(tmp_path: Path) -> None:
 
 
 def test_an_export_in_place(tmp_path: Path) -> None:
-    """Beside a living store's files the export is accepted by the ancestor too; a second one with
-    nothing new replaces nothing, and one after a batch keeps what it replaces."""
+    """Beside a living store's files the export is accepted too; a second one with nothing
+    new replaces nothing, and one after a batch keeps what it replaces."""
     directory = new_directory(tmp_path)
     with open_store(directory) as store:
         write(store, LEASES, {"n": 1})
         assert store.export().replaced == ()
-        assert accepted_by_the_ancestor(directory)
+        assert accepted_by_the_legacy_runtime(directory)
         assert store.export().replaced == ()
         write(store, SESSIONS, {"sessions": []})
         replaced = store.export().replaced
         assert len(replaced) == 2
         assert {file.reason for file in store.quarantined_files()} == {"replaced by an export"}
     assert all((directory / name).is_file() for name in replaced)
-    assert accepted_by_the_ancestor(directory)
+    assert accepted_by_the_legacy_runtime(directory)
 
 
 def test_pruned_history_comes_through(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_stores_of_ones_own_are_set_aside(tmp_path: Path) -> None:
         assert names == {LEASES, LEDGER}
         receipts = [item for batch in document(each / RECEIPTS) for item in batch["receipts"]]
         assert {item["schemaName"] for item in receipts} == names
-        assert accepted_by_the_ancestor(each)
+        assert accepted_by_the_legacy_runtime(each)
     assert json.loads((tmp_path / "out" / NOTES.relative_path).read_bytes())["data"] == {"n": 2}
     take(tmp_path / "out", descriptors=descriptors)
     assert content_rows(tmp_path / "out") == content_rows(directory)

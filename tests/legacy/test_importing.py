@@ -45,7 +45,7 @@ from tests.legacy.build import (
 from tests.support import LAUNCH, LEDGER, agree, picture, plain_descriptor
 
 EVIDENCE = "opencode.e2eEvidence"
-"""A store that the ancestor has a name for, and no descriptor."""
+"""A store that the legacy runtime has a name for, and no descriptor."""
 
 
 # --- a whole directory --------------------------------------------------------------------------
@@ -53,7 +53,7 @@ EVIDENCE = "opencode.e2eEvidence"
 
 def test_a_healthy_directory_is_ready_after_its_import(tmp_path: Path) -> None:
     """A directory whose files are all what was committed is ready for its run at once, although
-    one of its batches failed: the ancestor called it blocked for ever."""
+    one of its batches failed: the legacy runtime called it blocked for ever."""
     directory = copy(HARBOUR, tmp_path)
     report = take(directory)
     assert report.changed
@@ -73,8 +73,8 @@ def test_a_healthy_directory_is_ready_after_its_import(tmp_path: Path) -> None:
 
 
 def test_batches_keep_their_ids_times_states_and_receipts(tmp_path: Path) -> None:
-    """The history is as the ancestor wrote it: batch and receipt ids, times, reasons, the error of
-    the failed batch; the high watermarks are counted back from the manifest's."""
+    """The history is as it was written: batch and receipt ids, times, reasons, the error of the
+    failed batch; the high watermarks are counted back from the manifest's."""
     directory = copy(HARBOUR, tmp_path)
     take(directory)
     with opened(directory) as store:

@@ -22,7 +22,7 @@ from rtstore import (
     RuntimeStore,
 )
 from rtstore.legacy import StoreOutcome
-from rtstore.legacy.format import AncestorEntry
+from rtstore.legacy.format import LegacyEntry
 from tests.legacy.build import (
     DUSK,
     EBB,
@@ -406,7 +406,7 @@ def test_a_batch_that_only_the_manifest_knows(tmp_path: Path) -> None:
         assert store.manifest().last_preparing_batch_id == "ferry-batch-3"
 
 
-def test_a_committing_batch_of_the_ancestor_can_be_closed(tmp_path: Path) -> None:
+def test_a_committing_legacy_batch_can_be_closed(tmp_path: Path) -> None:
     """`committing` there says no more than `preparing`: the batch is imported so, and recovery
     closes it like any other crashed batch."""
     directory = copy(FERRY, tmp_path)
@@ -437,10 +437,10 @@ def test_keys_that_nobody_knows_are_pointed_out(tmp_path: Path) -> None:
 
 @given(st.floats(min_value=1e10, max_value=9.0e12))
 def test_milliseconds_survive_as_nanoseconds(mtime_ms: float) -> None:
-    """The float that the ancestor wrote comes out again, bit for bit, for every time since 1970."""
+    """The float that was written comes out again, bit for bit, for every time since 1970."""
     manifest = json.loads((OWN / HARBOUR / MANIFEST).read_bytes())["data"]
     text = json.dumps({**manifest["entries"][0], "mtimeMs": mtime_ms})
-    entry = AncestorEntry.model_validate_json(text)
+    entry = LegacyEntry.model_validate_json(text)
     assert entry.mtime_ns is not None
     assert entry.mtime_ns / 1_000_000 == mtime_ms
     assert entry.mtime_ns < 2**63

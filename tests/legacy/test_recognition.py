@@ -1,4 +1,4 @@
-"""Which directories are the ancestor's, as far as making a new store must know."""
+"""Which directories are the legacy runtime's, as far as making a new store must know."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEB_MANIFEST = b'{"name": "An app", "icons": [], "data": {"teamName": "x"}}'
 
 
 @pytest.mark.parametrize("name", [HARBOUR, LANE, FERRY])
-def test_the_ancestors_directories_are_recognised(name: str) -> None:
+def test_legacy_directories_are_recognised(name: str) -> None:
     """Enveloped or bare, under either name."""
     assert is_legacy_directory(OWN / name)
 
@@ -35,7 +35,7 @@ def test_a_bare_manifest_is_recognised(tmp_path: Path) -> None:
     ("content", "recognised"),
     [
         (TEXT, True),
-        (TEXT[:900], True),  # damaged, and by its text still the ancestor's
+        (TEXT[:900], True),  # damaged, and by its text still the legacy runtime's
         (TEXT[:20], False),
         (b"", False),
         (b"{bad", False),
@@ -49,11 +49,9 @@ def test_a_bare_manifest_is_recognised(tmp_path: Path) -> None:
         (b'{"teamName": "t", "highWatermark": "7", "entries": []}', False),
     ],
 )
-def test_manifest_json_must_look_like_the_ancestors(
-    tmp_path: Path, content: bytes, recognised: bool
-) -> None:
-    """`manifest.json` is a name that many programs use: only one that looks like the ancestor's
-    counts. With receipts beside it there is no doubt; under its other name neither."""
+def test_manifest_json_must_look_legacy(tmp_path: Path, content: bytes, recognised: bool) -> None:
+    """`manifest.json` is a name that many programs use: only one that looks
+    legacy counts. With receipts beside it there is no doubt; under its other name neither."""
     (tmp_path / MANIFEST).write_bytes(content)
     assert is_legacy_directory(tmp_path) is recognised
     (tmp_path / RECEIPTS).touch()
@@ -84,8 +82,8 @@ def test_nothing_raises(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_no_store_is_made_over_the_ancestors(tmp_path: Path, damaged: bool) -> None:
-    """Opening the ancestor's directory, damaged or not, makes no store that knows nothing of it,
+def test_no_store_is_made_over_legacy_files(tmp_path: Path, damaged: bool) -> None:
+    """Opening a legacy directory, damaged or not, makes no store that knows nothing of it,
     and says what to run."""
     directory = Path(shutil.copytree(OWN / HARBOUR, tmp_path / "runtime"))
     if damaged:

@@ -297,7 +297,7 @@ def test_the_damages_are_what_is_refused(tmp_path: Path) -> None:
     assert take(directory).changed
 
 
-def test_snake_case_keys_are_not_the_ancestors(tmp_path: Path) -> None:
+def test_snake_case_keys_are_not_legacy(tmp_path: Path) -> None:
     """The files are camelCase; a key of another spelling is a missing key."""
     directory = copy(HARBOUR, tmp_path)
     _manifest(teamName=..., team_name="harbour")(directory)
@@ -308,7 +308,7 @@ def test_snake_case_keys_are_not_the_ancestors(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_manifest(tmp_path: Path) -> None:
-    """A directory that is not the ancestor's is said to be none, with the names that were looked
+    """A directory that is no legacy one is said to be none, with the names that were looked
     for; receipts alone make no directory."""
     shutil.copy(OWN / HARBOUR / RECEIPTS, tmp_path / RECEIPTS)
     refused(tmp_path, r"not a runtime directory .* no manifest\.json or opencode-runtime-manifest")
@@ -383,7 +383,7 @@ def test_descriptors_that_contradict_each_other(tmp_path: Path) -> None:
 
 
 def _beside_a_store(parent: Path, *, team: str = "harbour", write: bool = False) -> Path:
-    """The ancestor's files in a directory that has a store of its own."""
+    """The legacy runtime's files in a directory that has a store of its own."""
     directory = parent / "runtime"
     with RuntimeStore.open(directory, team_name=team) as store:
         if write:
@@ -396,7 +396,7 @@ def _beside_a_store(parent: Path, *, team: str = "harbour", write: bool = False)
 
 
 def test_a_store_with_batches_of_its_own(tmp_path: Path) -> None:
-    """A history of one's own is never mixed with the ancestor's."""
+    """A history of one's own is never mixed with the legacy runtime's."""
     directory = _beside_a_store(tmp_path, write=True)
     refused(directory, r"already has a store with batches of its own .*high watermark 1")
 

@@ -38,7 +38,7 @@ from tests.support import (
 )
 
 EVIDENCE = "opencode.e2eEvidence"
-"""A store that the ancestor has a name for, and no descriptor."""
+"""A store that the legacy runtime has a name for, and no descriptor."""
 CONTENT = b'{"schemaVersion": 1, "updatedAt": null, "data": {"proof": "caf\xc3\xa9"}}'
 
 

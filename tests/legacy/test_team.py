@@ -35,7 +35,7 @@ from tests.legacy.build import (
     edit_manifest,
     take,
 )
-from tests.legacy.test_exporting import accepted_by_the_ancestor, content_rows
+from tests.legacy.test_exporting import accepted_by_the_legacy_runtime, content_rows
 from tests.support import CHECKOUT, CONTROL, picture
 
 LANE_PATH = LANE.removeprefix(f"{HARBOUR}/")
@@ -343,7 +343,7 @@ def test_lanes_there_and_back(tmp_path: Path, *, with_own: bool) -> None:
     for place in (LANE_PATH, "lanes/zoe", *([""] if with_own else [])):
         assert content_rows(out / place) == content_rows(top / place)
     assert run("export", top).code == 0
-    assert accepted_by_the_ancestor(top / LANE_PATH)
+    assert accepted_by_the_legacy_runtime(top / LANE_PATH)
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_lane_in_use(tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_killed_anywhere() -> None:
     """Killed at any step that changes something and run again, the import of a team with a lane
-    ends in the same rows, no file of the ancestor's changed."""
+    ends in the same rows, no file of the legacy runtime's changed."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.legacy.kills", "--quick"],
         cwd=CHECKOUT,
