@@ -211,3 +211,35 @@ def test_the_last_of_the_process_tidies_up(path: Path) -> None:
     write_one(second, 2)
     second.close()
     assert _side_files(path) == []
+
+
+@pytest.mark.parametrize("where", ["database", "wal"])
+def test_a_wal_that_another_thread_opens_meanwhile_is_not_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Two threads open the database at once: one has looked at a name, then the other makes the WAL
+    and notes it. Nothing is lost, and nothing is said to be."""
+    Database(path).close()
+    names = ground.Names(path)
+    found = path.stat()
+    its_ground = Ground((found.st_dev, found.st_ino))
+    look, other = os.stat, sqlite3.connect(path)
+
+    def look_before_the_other_has_opened(name: str) -> os.stat_result:
+        if name != getattr(names, where):
+            return look(name)
+        monkeypatch.setattr(os, "stat", look)
+        try:
+            return look(name)
+        finally:
+            other.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            assert its_ground.settle(names)
+            assert its_ground.wal is not None
+
+    with closing(other):
+        monkeypatch.setattr(os, "stat", look_before_the_other_has_opened)
+        assert its_ground.lost(names) is None
+        monkeypatch.setattr(os, "stat", look)
+        assert its_ground.settle(names)
+        assert its_ground.lost(names) is None
+    its_ground.close_own()

@@ -150,23 +150,29 @@ class Ground:
 
     def lost(self, names: Names) -> str | None:
         """Return in words which of the files no longer have their names, or None."""
+        while True:
+            wal, index = self.wal, self.index
+            if self._have_names(names, wal, index):
+                return None
+            gone = self._in_words(names, wal, index)
+            # Another thread may have opened the WAL, or forgotten it, between any two of these.
+            if gone is None or (self.wal, self.index) == (wal, index):
+                return gone
+
+    def _have_names(self, names: Names, wal: Identity | None, index: Identity | None) -> bool:
+        if wal is None or index is None:
+            return _identity(names.database) == self.file
         try:
-            file, wal = os.stat(names.database), os.stat(names.wal)
-            if self.wal is None:
-                return None if (file.st_dev, file.st_ino) == self.file else names.database
-            index = os.stat(names.index)
-            if (
-                wal.st_ino == self.wal[1]
-                and index.st_ino == self.index[1]  # type: ignore[index]
-                and file.st_ino == self.file[1]
-                and (wal.st_dev, index.st_dev, file.st_dev)
-                == (self.wal[0], self.index[0], self.file[0])  # type: ignore[index]
-            ):
-                return None
+            file, its_wal = os.stat(names.database), os.stat(names.wal)
+            its_index = os.stat(names.index)
         except OSError:
-            if self.wal is None and _identity(names.database) == self.file:
-                return None
-        return self._in_words(names)
+            return False
+        return (
+            its_wal.st_ino == wal[1]
+            and its_index.st_ino == index[1]
+            and file.st_ino == self.file[1]
+            and (its_wal.st_dev, its_index.st_dev, file.st_dev) == (wal[0], index[0], self.file[0])
+        )
 
     def can_be_regained(self, names: Names) -> bool:
         """Return whether the content of the lost WAL can be moved into the database: the database
@@ -194,17 +200,16 @@ class Ground:
             if _identity_of(descriptor) == file:
                 _set_lock(descriptor, fcntl.F_UNLCK, 0, 0)  # all of it
 
-    def _in_words(self, names: Names) -> str:
-        expected = (
-            (names.database, self.file),
-            (names.wal, self.wal),
-            (names.index, self.index),
-        )
-        return ", ".join(
+    def _in_words(self, names: Names, wal: Identity | None, index: Identity | None) -> str | None:
+        expected = [(names.database, self.file)]
+        if wal is not None and index is not None:
+            expected += [(names.wal, wal), (names.index, index)]
+        gone = ", ".join(
             f"{Path(name).name} was {'removed' if found is None else 'replaced'}"
             for name, wanted in expected
             if (found := _identity(name)) != wanted
         )
+        return gone or None
 
     def try_to_close(self) -> bool:
         """Close our descriptors of files that this process does not have open otherwise. Return
