@@ -1,4 +1,4 @@
-"""The queue in front of the writer lock: batches of one process that share a flush.
+"""The queue in front of the writer lock: batches of one store object that share a flush.
 
 Whoever is at the head of the queue leads: it takes the writer lock, then all batches that wait by
 then, and writes them. Then it wakes their callers, and the new head of the queue leads. So no
@@ -370,7 +370,8 @@ class TakeGroup:
 
 
 class WriteQueue:
-    """The queue of one process in front of one writer lock."""
+    """The queue of one store object in front of its writer lock. Two stores of one directory have a
+    queue each, and meet at the lock."""
 
     def __init__(self, lock: WriterLock) -> None:
         self._lock = lock

@@ -50,10 +50,10 @@ the published files are put back (`BatchFailedError`). The database fails after 
 medium is unknown: `BatchUnfinishedError` with `decided=False`, and this process writes no more.
 [test_error_at_every_point]
 
-**Group commit.** Batches that callers of one process submit during another write wait in a queue,
-and go through steps 3 to 5 together. One flushed transaction logs them, numbered in their order. A
-store that several batches write is published once, with its last version. One unflushed transaction
-completes them. Each stays a batch of its own, with its receipts and its high watermark.
+**Group commit.** Batches that callers of one store object submit during another write wait in a
+queue, and go through steps 3 to 5 together. One flushed transaction logs them, numbered in their
+order. A store that several batches write is published once, with its last version. One unflushed
+transaction completes them. Each stays a batch of its own, with its receipts and its high watermark.
 `rtstore.commit.group` has the cases that this adds.
 """
 
@@ -192,7 +192,7 @@ class BatchWriter:
         self._clock = clock
         self._committed = CommittedState(self.publisher)
         self.queue = WriteQueue(self.lock)
-        """All batches of this process go through it."""
+        """All batches of this object go through it."""
 
     def write_batch(
         self,

@@ -1,1 +1,1 @@
-"""The control database, the writer lock and the revisions: the only place with SQL."""
+"""The control database, the writer lock and the revisions, and nearly all SQL."""
