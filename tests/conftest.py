@@ -29,7 +29,7 @@ NORMAL = "not thorough"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full` tries everything, in about an hour; `--seed` draws anew."""
+    """`--full` tries everything, in hours on two cores; `--seed` draws anew."""
     group = parser.getgroup("rtstore")
     group.addoption("--full", action="store_true", help="every test, every point, in every way")
     group.addoption("--seed", type=int, default=breadth.SEED, help="what draws (%(default)s)")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rtstore import DATABASE_NAME
+from rtstore.cli.app import Commands, QuarantineCommands
 from rtstore.cli.commands.watch import _Watcher
 from rtstore.control.schema import REVISIONS
 from rtstore.model.records import Receipt
@@ -95,6 +96,7 @@ SHAPES = {
     "quarantine list": {"directory", "teamName", "files"},
     "quarantine show": {"directory", "file", "content", "note"},
     "quarantine restore": {"directory", "file", "verdict", "next"},
+    "quarantine prune": {"directory", "dryRun", "files", "bytes"},
     "guide": {"topics", "text"},
     "demo": {
         *("directory", "database", "teamName", "batches", "kill", "crash", "runNumber", "steps"),
@@ -160,8 +162,8 @@ def _document_of_an_edit(command: str, parent: Path) -> Any:
     if command == "adopt":
         return run("adopt", directory, path.name, "--json").json()
     run("recover", directory)
-    number = [] if command.endswith("list") else ["1"]
-    return run(*command.split(), directory, *number, "--json").json()
+    words = {"quarantine list": [], "quarantine prune": ["--older-than", "0"]}.get(command, ["1"])
+    return run(*command.split(), directory, *words, "--json").json()
 
 
 def _keys(document: Any) -> Iterator[str]:
@@ -210,6 +212,13 @@ EVENTS = {
     "error": {"event", "at", "error"},
 }
 """The keys of what `watch --json` prints, a document a line."""
+
+
+def test_every_command_has_a_shape() -> None:
+    """A new command is listed above; `watch` prints events."""
+    names = {name for section in Commands.sections.values() for name in section}
+    of_quarantine = {f"quarantine {name}" for name in QuarantineCommands.sections["Commands"]}
+    assert names - {"quarantine", "watch"} | of_quarantine == SHAPES.keys() - {"status of a folder"}
 
 
 def test_shape_of_events(tmp_path: Path) -> None:

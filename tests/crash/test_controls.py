@@ -6,6 +6,11 @@ import pytest
 
 from tests.crash.control_results import try_control
 from tests.crash.controls import CONTROLS
+from tests.crash.faults import fail_everywhere
+from tests.crash.kills import kill_everywhere
+from tests.crash.live_writer import visit_everywhere
+from tests.crash.power_loss import cut_power_everywhere
+from tests.crash.scenarios import SCENARIOS
 from tests.crash.workers import Crew
 from tests.support import breadth
 
@@ -26,3 +31,12 @@ def test_there_are_enough_controls() -> None:
     """At least eight ways to break the library are known, each with what it breaks in words."""
     assert len(CONTROLS) >= 8
     assert all(control.break_it.__doc__ for control in CONTROLS.values())
+
+
+def test_each_way_has_a_control() -> None:
+    """Each way to go through the points of a scenario catches a control by itself; and what a
+    control names is a scenario."""
+    alone = {control.tries[0][0] for control in CONTROLS.values() if len(control.tries) == 1}
+    assert {kill_everywhere, fail_everywhere, cut_power_everywhere, visit_everywhere} <= alone
+    named = {scenario for control in CONTROLS.values() for _, scenario in control.tries}
+    assert named <= set(SCENARIOS)

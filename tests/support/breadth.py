@@ -1,7 +1,8 @@
 """How much is tried, and what draws it: the one switch of the tests.
 
 `pytest` runs the usual paths, `pytest -m thorough` the breadth beside them, and `pytest --full`
-everything that can be enumerated, in about an hour. Only `tests/conftest.py` sets what is here.
+everything that can be enumerated, in hours on two cores. Only `tests/conftest.py` sets what is
+here.
 """
 
 from __future__ import annotations
