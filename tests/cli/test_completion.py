@@ -1,4 +1,4 @@
-"""What the shell completes: stores, versions and evidence of the directory that is there."""
+"""What the shell completes: stores, versions and quarantine of the directory that is there."""
 
 from __future__ import annotations
 

@@ -461,7 +461,7 @@ def _give_away(*paths: Path) -> None:
 
 def test_what_another_user_left_here(tmp_path: Path) -> None:
     """Doctor and status name `chown`, for the user of the directory; a recovery that cannot keep
-    its evidence is not advised again."""
+    its quarantined file is not advised again."""
     directory = ready_team(tmp_path)
     (directory / LEASES_FILE).write_text("{")
     (directory / "quarantine").mkdir(mode=0o700)

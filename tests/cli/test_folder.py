@@ -183,8 +183,8 @@ def test_a_forbidden_directory(tmp_path: Path) -> None:
 
 
 def test_what_is_not_walked_into(tmp_path: Path) -> None:
-    """Links are not followed, in a circle or out of the folder; evidence, back-ups, what a rebuild
-    kept aside and hidden folders are left out, but for legacy ones; no walk is endless."""
+    """Links are not followed, in a circle or out of the folder; quarantine, back-ups, what a
+    rebuild kept aside and hidden folders are left out, but for legacy ones; no walk is endless."""
     folder = tmp_path / "teams"
     atlas = team(folder, "atlas")
     elsewhere = team(tmp_path, "elsewhere")

@@ -85,7 +85,7 @@ def test_a_lane_that_is_damaged(tmp_path: Path) -> None:
 
 def test_import_of_a_crashed_team(tmp_path: Path) -> None:
     """The batch that never ended and the one changed file are named, by status too, and recover
-    closes the one and keeps the other as evidence."""
+    closes the one and quarantines the other."""
     directory = _copy(tmp_path, "team-b-crashed")
     result = run("import", directory)
     assert result.code == ExitCode.READY

@@ -366,7 +366,7 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "the legacy manifest contradicts the receipts": _exported(_manifest_not_as_receipts),
     "the legacy manifest of a newer program": _exported(_newer_manifest),
     "two manifests of the legacy format": _exported(_two_manifests),
-    "nothing but evidence": _with(_only_quarantined),
+    "nothing but quarantine": _with(_only_quarantined),
     "what is committed is a newer program's": _newer_committed,
     "a file of a newer program": _with(_newer_file),
     "what is committed does not pass its model": _with(_refused_data),

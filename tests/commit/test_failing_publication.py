@@ -79,7 +79,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def open_without_recovery(directory: Path, fs: WatchedFileSystem) -> RuntimeStore:
-    """Open it as it is; evidence of what was changed by hand is there already, so that only the
+    """Open it as it is; what was changed by hand is quarantined already, so that only the
     publishing is counted."""
     return open_store(directory, fs=fs, recover=False)
 
@@ -181,7 +181,7 @@ def test_whatever_the_cause_it_is_told(directory: Path, code: int, store_name: s
 
 @pytest.mark.parametrize("stored", [True, False], ids=["with an entry", "without an entry"])
 def test_bytes_that_were_kept_before_are_put_back_too(tmp_path: Path, *, stored: bool) -> None:
-    """Evidence of the same bytes is kept once, and still every failed batch that came over them
+    """The same bytes are quarantined once, and still every failed batch that came over them
     puts them back."""
     directory = new_directory(tmp_path)
     path = directory / FILE_OF[LEASES]

@@ -57,7 +57,7 @@ def test_a_writer_alone_does_not_ask_for_what_it_committed(
 
 
 def test_what_another_writer_commits_is_seen(directory: Path) -> None:
-    """Each goes over what the other committed, which is no evidence, and counts on from it."""
+    """Each goes over what the other committed, which is not quarantined, and counts on from it."""
     ids = {"batch_id_factory": Ids("other"), "receipt_id_factory": Ids("o")}
     with open_store(directory) as one, open_store(directory, **ids) as other:
         for number in range(4):

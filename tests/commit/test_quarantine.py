@@ -54,7 +54,7 @@ def newer(version: int = 2) -> bytes:
 
 
 def only_quarantined(store: RuntimeStore) -> QuarantinedFile:
-    """The one piece of evidence, which is where its row says."""
+    """The one quarantined file, which is where its row says."""
     [item] = store.quarantined_files()
     kept = (store.directory / item.quarantine_path).read_bytes()
     assert (item.content_hash, item.file_size) == (digest(kept), len(kept))

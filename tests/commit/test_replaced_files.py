@@ -1,4 +1,4 @@
-"""What somebody writes between the look at a file and its replacement is kept as evidence."""
+"""What somebody writes between the look at a file and its replacement is quarantined."""
 
 from __future__ import annotations
 
@@ -213,7 +213,8 @@ def test_a_write_that_comes_between_quarantining_is_kept(directory: Path, known:
 
 
 def test_a_write_that_comes_between_taking_back_is_kept(directory: Path) -> None:
-    """Evidence is put back over what is committed, and over what came after the look at it."""
+    """A quarantined file is put back over what is committed, and over what came
+    after the look at it."""
     target = directory / FILE_OF[LEASES]
     target.write_bytes(BY_HAND_TOO)
     with open_it(directory) as store:
@@ -314,7 +315,7 @@ def test_the_moments_are_all_there_are(directory: Path) -> None:
 
 @pytest.mark.parametrize("position", [0, 1], ids=["first of the group", "last of the group"])
 def test_a_torn_new_version_is_nobodys(directory: Path, position: int) -> None:
-    """What a loss of power left of a version that a dead writer had begun is no evidence, of
+    """What a loss of power left of a version that a dead writer had begun is not quarantined, of
     whichever batch of its group it is."""
     fs = WatchedFileSystem(lambda _, name, __: Crash() if name == "create" else None)
     store = open_it(directory, fs=fs)

@@ -201,7 +201,7 @@ def test_a_batch_that_was_not_finished_is_told_of(directory: Path, told: Told) -
     assert (committed.kind, committed.batch_id) == (EventKind.COMMITTED, "batch-2")
 
 
-# --- recovery, evidence, readiness ----------------------------------------------------------------
+# --- recovery, quarantine, readiness --------------------------------------------------------------
 
 
 def test_opening_tells_what_it_recovered(directory: Path, told: Told) -> None:

@@ -113,7 +113,7 @@ INSERT_ENTRY = (
 
 def populate(connection: sqlite3.Connection) -> None:
     """Rows in every table: two committed batches, an open one, a failed one, an imported one;
-    evidence; a recovery that ended and one that did not; an upgrade; two runs."""
+    a quarantined file; a recovery that ended and one that did not; an upgrade; two runs."""
     batches = [
         (1, "batch-1", "committed", 1, TIME),
         (2, "batch-2", "committed", 2, TIME),

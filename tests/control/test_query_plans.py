@@ -36,7 +36,7 @@ from tests.support import DIAGNOSTICS, LEASES, LEDGER, Crash, WatchedFileSystem,
 from tests.support.query_trace import GROWING, Trace, scans, traced
 
 SHORT, LONG = 400, 8_000
-"""How many batches, pieces of evidence and recoveries the histories have."""
+"""How many batches, quarantined files and recoveries the histories have."""
 
 AT = "2026-04-21T12:00:00.000Z"
 
@@ -60,7 +60,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def past(directory: Path, length: int) -> Path:
-    """Make a runtime directory with that many batches, pieces of evidence and recoveries."""
+    """Make a runtime directory with that many batches, quarantined files and recoveries."""
     history.build(directory, KNOWN_DESCRIPTORS, length, Documents(200).known())
     with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as connection:
         connection.execute("BEGIN")
@@ -195,21 +195,21 @@ def adopt_a_change(directory: Path) -> None:
 
 
 def mark_restored(directory: Path) -> None:
-    """Put evidence back where it was."""
+    """Put a quarantined file back where it was."""
     overwrite_a_change(directory)
     with open_store(directory) as store:
         store.restore_quarantined(last_quarantined(store))
 
 
 def last_quarantined(store: RuntimeStore) -> int:
-    """The number of the evidence kept last, by a query of the test's own."""
+    """The number of the file quarantined last, by a query of the test's own."""
     with closing(sqlite3.connect(store.directory / DATABASE_NAME)) as connection:
         row = connection.execute("SELECT max(quarantine_number) FROM quarantined_files")
         return int(row.fetchone()[0])
 
 
 def overwrite_a_change(directory: Path) -> None:
-    """Write over a file that somebody else changed: evidence is kept first."""
+    """Write over a file that somebody else changed: it is quarantined first."""
     with open_store(directory) as store:
         change_by_hand(store, LEASES)
         write(store, LEASES)

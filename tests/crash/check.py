@@ -254,7 +254,7 @@ def _quarantined(
         if row.content_hash is not None and (
             content is None or row.content_hash != f"sha256:{hashlib.sha256(content).hexdigest()}"
         ):
-            yield f"the evidence {row.quarantine_path} is not what its row says"
+            yield f"the quarantined {row.quarantine_path} is not what its row says"
     if not ledger.foreign:
         return
     quarantine = directory / "quarantine"
@@ -287,7 +287,7 @@ def _adopted(foreign: Foreign, committed: list[Batch], ledger: Ledger) -> bool:
 
 
 def _needless(store: RuntimeStore, ledger: Ledger, scenario: Scenario) -> Iterator[str]:
-    """Nothing of our own is kept as evidence of somebody else: nothing but an old version whose
+    """Nothing of our own is quarantined as somebody else's: nothing but an old version whose
     temporary name could not be removed, and whose content is history no more."""
     foreign = {item.content for item in ledger.foreign}
     short = scenario.options.retention != Retention() or scenario.batches_kept is not None
@@ -296,7 +296,7 @@ def _needless(store: RuntimeStore, ledger: Ledger, scenario: Scenario) -> Iterat
         if short and _is_version(content, row.schema_name or "", ledger):
             continue
         if row.content_hash is not None and content not in foreign:
-            yield f"the evidence {row.quarantine_path} is nobody's: {(content or b'')[:40]!r}"
+            yield f"the quarantined {row.quarantine_path} is nobody's: {(content or b'')[:40]!r}"
 
 
 def _strays(directory: Path, scenario: Scenario) -> Iterator[str]:

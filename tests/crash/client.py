@@ -342,7 +342,7 @@ class Caller:
         return False
 
     def restore_quarantined(self) -> None:
-        """Put all evidence back where it was."""
+        """Put all quarantined files back where it was."""
         with suppress(RuntimeStoreError):
             for item in self._opened.quarantined_files():
                 self._opened.restore_quarantined(item.quarantine_number)

@@ -327,7 +327,7 @@ def failed_batch_not_undone() -> None:
     _replace(Publisher, "undo", lambda *_: None)
 
 
-# --- evidence -----------------------------------------------------------------------------------
+# --- quarantine ---------------------------------------------------------------------------------
 
 
 def quarantine_skipped() -> None:

@@ -141,7 +141,7 @@ def lost(directory: Path, say: Say) -> None:
 
 
 def kept_unflushed(directory: Path, say: Say) -> None:
-    """A writer was killed right before the name of the evidence that it had kept was flushed."""
+    """A writer was killed right before the name of the file that it had quarantined was flushed."""
     builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
     renamed: list[Point] = []
@@ -194,7 +194,7 @@ def torn(directory: Path, say: Say) -> None:
 def killed_between_renames(directory: Path, say: Say) -> None:
     builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE))
     builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
-    # The first rename is the evidence's, the second the launch state's.
+    # The first rename is the quarantined file's, the second the launch state's.
     builder.killed(_before("rename", 3), write_three)
 
 

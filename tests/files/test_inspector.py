@@ -186,7 +186,7 @@ def test_a_file_that_may_not_be_read_is_unreadable(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_json_is_invalid_json(tmp_path: Path, content: bytes) -> None:
-    """It is judged by its bytes, committed or not, and its hash is kept for the evidence."""
+    """It is judged by its bytes, committed or not, and its hash is kept for the quarantine."""
     found = inspect(tmp_path, content, entry_for(content))
 
     assert (found.state, found.fault) == (STATES.QUARANTINED, FAULTS.INVALID_JSON)

@@ -1,4 +1,4 @@
-"""Evidence: the same bytes kept once, whole, and durable before anything is overwritten."""
+"""Quarantine: the same bytes kept once, whole, and durable before anything is overwritten."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BYTES = b'{"what": "somebody else wrote"}'
 
 
 def kept(directory: Path) -> list[str]:
-    """The names of the evidence."""
+    """The names of the quarantined files."""
     return sorted(path.name for path in (directory / "quarantine").iterdir())
 
 
@@ -30,7 +30,7 @@ def test_evidence_is_named_by_its_store_file_and_its_hash(tmp_path: Path) -> Non
 def test_the_same_bytes_are_kept_once(tmp_path: Path) -> None:
     """Keeping them again writes them anew under the same name, for the flush of the first time may
     have failed, and one that is only tried again says nothing; other bytes, or those of another
-    store, are evidence of their own."""
+    store, are quarantined files of their own."""
     quarantine.keep(tmp_path, "store.json", BYTES, WatchedFileSystem())
     again = WatchedFileSystem()
     quarantine.keep(tmp_path, "store.json", BYTES, again)

@@ -134,14 +134,14 @@ class Scene:
         self._quarantined = {}
 
     def check(self) -> None:
-        """Nothing outside has changed, and no evidence that was there has."""
+        """Nothing outside has changed, and no quarantined file that was there has."""
         if self._look_beside() != self._beside:
             self.unexpected("outside", "a byte outside the runtime directory changed")
             self._beside = self._look_beside()
         found = self._look_at_quarantined()
         for name, (_, known) in self._quarantined.items():
             if name not in found or found[name][1] != known:
-                self.unexpected("quarantine", f"evidence was changed or lost: {name}")
+                self.unexpected("quarantine", f"it was changed or lost: {name}")
         self._quarantined = found
 
     def _look_at_quarantined(self) -> dict[str, tuple[Token, str]]:

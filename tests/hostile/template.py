@@ -30,7 +30,7 @@ DATABASE = "runtime-store.sqlite3"
 
 @functools.cache
 def template(*, crashed: bool) -> Path:
-    """A runtime directory with some batches, a piece of evidence and a recovery in its history."""
+    """A runtime directory with some batches, a quarantined file and a recovery in its history."""
     folder = Path(tempfile.mkdtemp(prefix="rtstore-hostile-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     directory = folder / "runtime"

@@ -36,8 +36,8 @@ def _modes(directory: Path) -> dict[str, int]:
 
 
 def test_what_is_made_is_its_owners(tmp_path: Path, umask: int) -> None:
-    """Every file is made 0600 and every directory 0700, whatever the umask: store files, evidence,
-    the database and what SQLite keeps beside it, the lock, the folders on the way."""
+    """Every file is made 0600 and every directory 0700, whatever the umask: store files,
+    quarantine, the database and what SQLite keeps beside it, the lock, the folders on the way."""
     directory = tmp_path / "teams" / "team-a"
     seen: dict[str, int] = {}
     with RuntimeStore.open(directory, team_name=TEAM, descriptors=STORES) as store:

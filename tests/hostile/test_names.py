@@ -55,7 +55,7 @@ def test_refused_paths(scene: Scene, path: str) -> None:
 
 @pytest.mark.parametrize("path", ACCEPTED_PATHS, ids=ascii)
 def test_accepted_paths(scene: Scene, path: str) -> None:
-    """Any other name is one like all others: written, kept as evidence, restored and taken back."""
+    """Any other name is one like all others: written, quarantined, restored and taken back."""
     scene.begin("names", ascii(path)[:60])
     descriptor = plain_descriptor("own.store", path)
     _go_round(scene, [descriptor])
@@ -94,7 +94,7 @@ def test_clashes(scene: Scene, paths: tuple[str, str]) -> None:
 
 
 def test_evidence_of_like_names_is_kept_apart(scene: Scene) -> None:
-    """The same bytes in the files of two stores are two pieces of evidence, however the names of
+    """The same bytes in the files of two stores are two quarantined files, however the names of
     the files look without their slashes."""
     scene.begin("names", "paths that look alike")
     descriptors = [plain_descriptor(f"own.{n}", path) for n, path in enumerate(SAME_WHEN_FLAT)]

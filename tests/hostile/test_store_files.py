@@ -69,14 +69,14 @@ class Files:
         raise AssertionError("an edit by hand was overlooked")
 
     def repair(self, content: bytes) -> None:
-        """Recovery puts back what is committed, whatever is there, and keeps the evidence."""
+        """Recovery puts back what is committed, whatever is there, and quarantines that."""
         self.call("recover", lambda: self.store.recover(self.store.plan_recovery()))
         self.check("recover", content)
         if self.committed and not agree(self.store):
             self.scene.unexpected("recover", "the committed content was not put back")
 
     def overwrite(self, content: bytes) -> None:
-        """A batch goes over everything but a newer version, and keeps the evidence."""
+        """A batch goes over everything but a newer version, and quarantines that."""
         self.put(content)
         error = self.call("write_batch", self.write)
         self.check("write_batch", content)

@@ -93,7 +93,7 @@ def test_a_crashed_directory_recovers_and_is_written_to_again(tmp_path: Path) ->
 
 
 def test_a_batch_can_be_written_before_any_recovery(tmp_path: Path) -> None:
-    """Beside a crashed batch, a new batch keeps the changed file as evidence and counts on."""
+    """Beside a crashed batch, a new batch quarantines the changed file and counts on."""
     directory = copy(FERRY, tmp_path)
     changed = (directory / "launch-state.json").read_bytes()
     take(directory)

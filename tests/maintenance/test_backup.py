@@ -60,7 +60,7 @@ TOGETHER = (LEASES, LEDGER)
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A runtime directory with a few batches, evidence, and a file in a folder."""
+    """A runtime directory with a few batches, a quarantined file, and a file in a folder."""
     directory = new_directory(tmp_path)
     with open_store(directory, descriptors=[*_known(), OWN]) as store:
         for number in range(3):
@@ -100,8 +100,8 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_there_and_back(directory: Path, tmp_path: Path) -> None:
-    """What is restored from a back-up is what was backed up: rows, files, evidence; the back-up and
-    the directory stay as they are, and the restored store works on."""
+    """What is restored from a back-up is what was backed up: rows, files, quarantine; the back-up
+    and the directory stay as they are, and the restored store works on."""
     before = files_picture(directory)
     backup = back_up(directory, tmp_path / "backup")
     assert files_picture(directory) == before
@@ -158,7 +158,7 @@ def test_an_edited_file_is_kept_as_evidence(directory: Path, tmp_path: Path) -> 
         }
         store.restore_quarantined(numbers[str(told[path.name].kept_at)])
         assert (tmp_path / "new" / path.name).read_text() == edited
-    again = back_up(tmp_path / "new", tmp_path / "again")  # the same evidence, once
+    again = back_up(tmp_path / "new", tmp_path / "again")  # the same quarantined file, once
     assert [file.relative_path for file in again.changed] == [path.name]
     assert len(again.files) == len({file.relative_path for file in again.files})
 

@@ -117,7 +117,7 @@ def _backed_up(directory: Path) -> None:
     "act", [_damaged, _edited, _first_write_of_a_store, _lock_file_gone, _backed_up]
 )
 def test_what_root_makes_is_the_users(directory: Path, act: Callable[[Path], None]) -> None:
-    """Root recovers, writes, makes store files, evidence and the lock file: the user goes on."""
+    """Root recovers, writes, makes store files, quarantine and the lock file: the user goes on."""
     act(directory)
     assert owners(directory) == {(USER, GROUP)}
     as_user(lambda: use(directory, 4))

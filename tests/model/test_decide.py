@@ -113,7 +113,7 @@ def test_nothing_to_put_back(state: InspectionState, strategy: RebuildStrategy) 
 def test_committed_content_in_the_database(
     state: InspectionState, strategy: RebuildStrategy
 ) -> None:
-    """A missing or quarantined file is put back; one that somebody changed is evidence first."""
+    """A missing or quarantined file is put back; one that somebody changed is quarantined first."""
     plan = single(strategy, finding(state=state, in_database=True))
     kind = RESTORE if state in (MISSING, QUARANTINED) else BY_STATE[state][strategy]
     assert plan.actions == (

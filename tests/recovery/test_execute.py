@@ -1,4 +1,4 @@
-"""A plan carried out: evidence moved aside, contents put back, every step on record."""
+"""A plan carried out: files quarantined, contents put back, every step on record."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def query(directory: Path, statement: str) -> list[Any]:
 
 
 def kept_bytes(store: RuntimeStore) -> set[bytes]:
-    """The bytes of all evidence."""
+    """The bytes of all quarantined files."""
     return {
         (store.directory / item.quarantine_path).read_bytes() for item in store.quarantined_files()
     }
 
 
 def check_recovered(store: RuntimeStore) -> None:
-    """Committed contents are back, what was there is evidence, nothing is left to do but what
+    """Committed contents are back, what was there is quarantined, nothing is left to do but what
     nobody ever committed."""
     assert agree(store)
     assert [data_in(file_of(store, name)) for name in (LEASES, LEDGER)] == [1, 1]
@@ -169,7 +169,7 @@ def test_every_step_is_on_record(directory: Path) -> None:
 
 
 def test_carrying_out_a_plan_twice_is_harmless(directory: Path) -> None:
-    """What is in order by now is left alone, and no evidence is doubled."""
+    """What is in order by now is left alone, and nothing is quarantined twice."""
     with open_store(directory) as store:
         plan = store.plan_recovery()
         store.recover(plan)
@@ -236,7 +236,8 @@ def test_a_plan_can_be_written_down_and_carried_out_later(directory: Path) -> No
 
 
 def test_an_edit_after_the_plan_is_kept_too(directory: Path) -> None:
-    """Every action looks again, so evidence is what is there, not what was planned for."""
+    """Every action looks again, so what is quarantined is what is there, not what was
+    planned for."""
     with open_store(directory) as store:
         plan = store.plan_recovery()
         for name in STORES:

@@ -79,7 +79,7 @@ def die(directory: Path, number: int) -> None:
 
 
 def quarantined_in(store: RuntimeStore) -> set[bytes]:
-    """The bytes of all evidence, each where its row says and as its row says."""
+    """The bytes of all quarantined files, each where its row says and as its row says."""
     found = set()
     for item in store.quarantined_files():
         content = (store.directory / item.quarantine_path).read_bytes()
@@ -219,7 +219,7 @@ def test_a_recovery_that_dies_is_continued_by_the_next(directory: Path, number: 
 
 
 def test_an_edit_after_the_death_is_kept_before_the_batch_goes_over_it(directory: Path) -> None:
-    """The batch was decided before the edit, so it wins; the edit is evidence."""
+    """The batch was decided before the edit, so it wins; the edit is quarantined."""
     die(directory, CALLS - 1)
     for name in STORES:
         (directory / FILE_OF[name]).write_bytes(BY_HAND + name.encode())
@@ -302,7 +302,7 @@ DAMAGES = [_remove, _cut, _empty, _zero, _directory, _fifo]
 def test_a_lost_or_torn_file_is_put_back_when_the_store_is_opened(
     directory: Path, damage: Callable[[Path], None], name: str
 ) -> None:
-    """The content is in the database; what stood in its place is evidence, unless it is what is
+    """The content is in the database; what stood in its place is quarantined, unless it is what is
     left of that content."""
     with open_store(directory) as store:
         write_all(store)
@@ -369,7 +369,7 @@ def test_opening_leaves_what_wants_a_decision(directory: Path, content: bytes) -
 
 
 def test_temporary_files_are_swept_wherever_a_writer_may_have_left_them(directory: Path) -> None:
-    """Beside the stores and among the evidence; nothing else goes."""
+    """Beside the stores and in quarantine; nothing else goes."""
     die(directory, 5)
     names = [".opencode-sessions.json.rtstore-tmp", "quarantine/.x.json.0.rtstore-tmp"]
     others = [".hidden.json", "notes.rtstore-tmp", "quarantine/notes.txt"]

@@ -68,7 +68,7 @@ def test_a_torn_version_of_ours_is_not_kept(directory: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", OTHER)
 def test_whatever_else_is_kept(directory: Path, how: str) -> None:
-    """One byte that is not ours makes it evidence."""
+    """One byte that is not ours, and it is quarantined."""
     path = directory / FILE_OF[LEASES]
     other = OTHER[how](path.read_bytes())
     path.write_bytes(other)
@@ -79,7 +79,8 @@ def test_whatever_else_is_kept(directory: Path, how: str) -> None:
 
 
 def test_a_thousand_crashes_leave_little(directory: Path) -> None:
-    """Torn and recovered again and again: no evidence, and as many records as batches are kept."""
+    """Torn and recovered again and again: nothing in quarantine, and as many records as batches are
+    kept."""
     path = directory / FILE_OF[LEASES]
     for number in range(12):
         path.write_bytes(path.read_bytes()[: 10 + number])
@@ -121,7 +122,8 @@ def test_a_run_that_was_interrupted_stays(directory: Path) -> None:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
-    """A directory with evidence: an old file, an old folder with a link in it, and a new file."""
+    """A directory with quarantined files: an old file, an old folder with a link in it, and a new
+    file."""
     directory, now = new_directory(tmp_path), [NOON - timedelta(days=40)]
 
     def clock() -> datetime:

@@ -1,4 +1,4 @@
-"""Recovery with the runtime's help: rebuilders, adoption, evidence taken back, dry runs."""
+"""Recovery with the runtime's help: rebuilders, adoption, quarantined files put back, dry runs."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_without_a_rebuilder_a_store_waits_and_the_plan_says_so(store: RuntimeSt
 
 
 def test_a_corrupt_file_is_quarantined_and_rebuilt_in_one_recovery(store: RuntimeStore) -> None:
-    """A corrupt file whose plan says quarantine is kept as evidence and its store rebuilt by the
+    """A corrupt file whose plan says quarantine is quarantined and its store rebuilt by the
     same recovery."""
     path = store.directory / "discovered.json"
     path.write_text("{broken")

@@ -424,7 +424,8 @@ class StoreMachine(CheckedRuntime):
     @precondition(is_open)
     @rule(pick=st.integers(0, 9), trouble=TROUBLE)
     def restore_quarantined(self, pick: int, trouble: Trouble | None) -> None:
-        """Evidence goes back where it was, byte for byte; what is there now is kept first."""
+        """A quarantined file goes back where it was, byte for byte; what is there now is kept
+        first."""
         world, store = self.world, self.living
         rows = store.quarantined_files()
         if not rows:
@@ -448,4 +449,4 @@ class StoreMachine(CheckedRuntime):
             return
         world.absorb({name: {content}})
         assert taken.restored_at == self.now
-        self.tally["evidence taken back"] += 1
+        self.tally["quarantined files put back"] += 1

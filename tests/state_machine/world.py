@@ -183,7 +183,7 @@ class World:
             self.assume(name, now)
 
     def assume(self, name: str, now: Bytes) -> None:
-        """The store replaced a file; what somebody else had written there is kept as evidence,
+        """The store replaced a file; what somebody else had written there is quarantined,
         unless the database has its bytes: then what has them stays, where nothing is pruned."""
         before = self.disk[name]
         if now == before:

@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_quarantine_is_no_way_out(directory: Path, outside: Path) -> None:
-    """A batch, an opening, a recovery: none writes evidence through a link, or removes anything
+    """A batch, an opening, a recovery: none quarantines through a link, or removes anything
     behind it; each says what to do, and then goes on."""
     before = contents(outside)
     (directory / "quarantine").symlink_to(outside)
@@ -118,9 +118,10 @@ def test_quarantine_is_a_folder(directory: Path) -> None:
             write(store, LEASES, {"token": "new"})
 
 
-@pytest.mark.parametrize("where", ["evidence", "store"])
+@pytest.mark.parametrize("where", ["quarantine", "store"])
 def test_temporary_names_are_no_way_out(directory: Path, outside: Path, where: str) -> None:
-    """A link under a temporary name, or under that of the evidence, is replaced, not followed."""
+    """A link under a temporary name, or under that of the quarantined file, is replaced, not
+    followed."""
     before = contents(outside)
     with RuntimeStore.open(directory, team_name=TEAM) as store:
         path = file_of(store, LEASES)
@@ -129,7 +130,7 @@ def test_temporary_names_are_no_way_out(directory: Path, outside: Path, where: s
             temporary_path(path).symlink_to(outside / "theirs")
         write(store, LEASES, {"token": "new"})
         (kept,) = store.quarantined_files()
-        if where == "evidence":
+        if where == "quarantine":
             place = directory / kept.quarantine_path
             place.unlink()
             place.symlink_to(outside / "theirs")

@@ -1,8 +1,8 @@
 """The life of a runtime directory, lived with whatever code is there, and then frozen.
 
-In it: batches of known and of own stores, one that failed, runs in each state, history, evidence, a
-recovery, and at the end a writer that is killed between two renames. What is left has an open batch
-in a WAL that nobody has merged. `python -m tests.upgrade.life DIR` lives it up to that death.
+In it: batches of known and of own stores, one that failed, runs in each state, history, quarantine,
+a recovery, and at the end a writer that is killed between two renames. What is left has an open
+batch in a WAL that nobody has merged. `python -m tests.upgrade.life DIR` lives it up to that death.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def live(directory: Path) -> None:
         write(FIRST, "launch_checkpoint", writes={LEASES: {"n": 99}, DIAGNOSTICS: {"n": 99}})
     fs.name = None
     store.end_run("run-1", why="the day is over")
-    # Somebody else's hand: evidence of a write over it, and of a recovery.
+    # Somebody else's hand: quarantined files of a write over it, and of a recovery.
     (directory / "opencode-host-leases.json").write_text('{"schemaVersion": 1, "data": "mine"}')
     write(SECOND, "host_lease_update", writes={LEASES: {"n": 2}})
     (directory / "own" / "notes.json").write_text("{]")

@@ -148,5 +148,5 @@ def _unread(store: RuntimeStore) -> list[str]:
     if sorted(set(states)) != ["committed", "failed"] or len(states) != 9:
         problems.append(f"batches: {states}")
     if len(store.quarantined_files()) != 2:
-        problems.append("evidence is missing")
+        problems.append("a quarantined file is missing")
     return problems
