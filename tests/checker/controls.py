@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -216,8 +217,13 @@ def keeps_the_lock_when_interrupted() -> None:
 
 
 def _take_for_good(path: Path) -> None:
+    """Take a lock, unless this broken process or another one has done so already."""
     file = os.open(path, os.O_RDWR)
-    fcntl.flock(file, fcntl.LOCK_EX)
+    for _ in range(200):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.005)
 
 
 @_control("hangs")

@@ -243,7 +243,10 @@ def files_not_flushed() -> None:
 def database_named_too_early() -> None:
     """A new database has its name before it is whole."""
 
-    def create(path: Path, fs: FileSystem, fill: Callable[[Connection], None]) -> None:
+    def create(
+        path: Path, fs: FileSystem, fill: Callable[[Connection], None], *, lock: WriterLock | None
+    ) -> None:
+        assert lock is not None
         fs.close(fs.create(path, 0o600))
         with revisions.revision_connection(path, create=True) as connection:
             revisions.run_revisions(connection)
