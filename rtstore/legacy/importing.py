@@ -32,7 +32,7 @@ from rtstore.legacy.control_files import (
     current_hash,
     read_control_files,
 )
-from rtstore.legacy.finishing import finished, holds, uncounted_batch
+from rtstore.legacy.finishing import Finished, finished
 from rtstore.legacy.notes import notes
 from rtstore.legacy.report import ImportReport
 from rtstore.legacy.rows import write_rows
@@ -40,6 +40,7 @@ from rtstore.legacy.survey import (
     FoundStore,
     Progress,
     check_descriptors,
+    hash_at,
     look_at_stores,
     look_beside,
 )
@@ -236,7 +237,8 @@ class _Importer:
         self, task: _Task, write: Callable[[Callable[[Connection], None]], None]
     ) -> ImportReport:
         directory = self._directory
-        files, stores = self._survey(task)
+        done, stores = self._survey(task)
+        files = done.files
         content_of = {
             found.store.schema_name: found.content for found in stores if found.content is not None
         }
@@ -267,33 +269,17 @@ class _Importer:
                 "control_files": files.names,
                 "ended_runs": len({tombstone.run_id for tombstone in files.tombstones}),
                 "other_files": tuple(look_beside(directory, files, stores, self._fs)),
-                "notes": tuple(notes(task.files, files, stores, stand_in_id)),
+                "notes": tuple(notes(done, stores, stand_in_id)),
             }
         )
 
-    def _survey(self, task: _Task) -> tuple[ControlFiles, list[FoundStore]]:
-        """Return the control files to import, and the stores compared with them. A batch that the
-        manifest does not count yet is finished where the stores hold it."""
+    def _survey(self, task: _Task) -> tuple[Finished, list[FoundStore]]:
+        """Return the control files to import, and the stores compared with them. Batches that the
+        manifest does not count yet are finished where the stores hold them."""
         registry = Registry(task.descriptors)
-
-        def look(files: ControlFiles) -> list[FoundStore]:
-            return look_at_stores(self._directory, files, registry, self._fs, self._progress)
-
-        batch = uncounted_batch(task.files)
-        complete = None if batch is None else finished(task.files, batch)
-        if batch is not None and complete is not None and _fits(complete, registry):
-            stores = look(complete)
-            if holds(batch, [found.store for found in stores]):
-                return complete, stores
-        return task.files, look(task.files)
-
-
-def _fits(files: ControlFiles, registry: Registry) -> bool:
-    try:
-        check_descriptors(files, registry)
-    except LegacyImportError:
-        return False
-    return True
+        directory, fs = self._directory, self._fs
+        done = finished(task.files, registry, lambda name, path: hash_at(directory, name, path, fs))
+        return done, look_at_stores(directory, done.files, registry, fs, self._progress)
 
 
 def _fill_existing(path: Path, lock: WriterLock, fill: Callable[[Connection], None]) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rtstore.legacy.control_files import RECEIPTS_NAME, ControlFiles
+from rtstore.legacy.finishing import Finished
 from rtstore.legacy.survey import FoundStore
-from rtstore.model.records import BatchState
 
 
-def notes(
-    found: ControlFiles,
-    files: ControlFiles,
-    stores: Sequence[FoundStore],
-    stand_in_id: str | None,
-) -> Iterator[str]:
-    """Yield notes about control files that are sound, but do not match each other. `files` are the
-    `found` ones, with the batch that was finished."""
-    yield from _of_batches(found, files)
+def notes(done: Finished, stores: Sequence[FoundStore], stand_in_id: str | None) -> Iterator[str]:
+    """Yield notes about control files that are sound, but do not match each other."""
+    files = done.files
+    yield from _of_finished(done)
+    yield from _of_batches(files)
     yield from _of_entries(files, stand_in_id)
     unknown = files.unknown_keys()
     if unknown:
@@ -30,25 +26,43 @@ def notes(
         )
 
 
-def _of_batches(found: ControlFiles, files: ControlFiles) -> Iterator[str]:
+def _of_finished(done: Finished) -> Iterator[str]:
+    finished = (*done.not_counted, *done.counted)
+    if finished:
+        its, it = ("its", "it") if len(finished) == 1 else ("their", "them")
+        yield (
+            f"{_batches(finished)} had {its} receipts, and the manifest did not count {it}: {its} "
+            "writer died in between, or the manifest is an older one. The files hold what the "
+            f"receipts name, so the {_were(finished)} finished"
+        )
+    if done.not_counted:
+        yield (
+            f"the manifest counts a later batch, and not {_batches(done.not_counted)}: without a "
+            "high watermark"
+        )
+    if done.failed:
+        yield (
+            f"{_batches(done.failed)}: the receipts say committed, but the manifest does not count "
+            f"it. Not every file holds what the receipts name, so the {_were(done.failed)} not "
+            "finished, and is not called committed: what was written differs from the entries"
+        )
+
+
+def _batches(ids: Sequence[str]) -> str:
+    return f"batch{'es' if len(ids) > 1 else ''} {', '.join(ids)}"
+
+
+def _were(ids: Sequence[str]) -> str:
+    return "batch was" if len(ids) == 1 else "batches were"
+
+
+def _of_batches(files: ControlFiles) -> Iterator[str]:
     state_of = {batch.batch_id: batch.state for batch in files.batches}
     if RECEIPTS_NAME not in files.names:
         yield f"there is no {RECEIPTS_NAME}: the history of batches was not imported"
     preparing = files.manifest.last_preparing_batch_id
-    if files is not found:
-        yield (
-            f"batch {files.manifest.last_committed_batch_id} had its receipts, and the manifest "
-            "did not count it: its writer died in between. The files hold what the receipts name, "
-            "so the batch was finished"
-        )
-    elif preparing is not None and preparing not in state_of:
+    if preparing is not None and preparing not in state_of:
         yield f"the manifest says that batch {preparing} was being written; no receipts know of it"
-    elif preparing is not None and state_of[preparing] is BatchState.COMMITTED:
-        yield (
-            f"batch {preparing} has its receipts, but the manifest does not count it: its writer "
-            "died in between. Not every file holds what the receipts name, so the batch was not "
-            "finished: what it wrote differs from the entries"
-        )
     committed = files.manifest.last_committed_batch_id
     if files.batches and committed is not None and committed not in state_of:
         yield (

@@ -89,6 +89,16 @@ def look_at_stores(
     return found
 
 
+def hash_at(directory: Path, name: str, relative_path: str, fs: FileSystem) -> str | None:
+    """Return the hash of a store's file; None when there is none that can be read."""
+    try:
+        check_target(directory, relative_path, name, fs)
+        content, _ = fs.read(store_path(directory, relative_path))
+    except (OSError, UnsafePathError):
+        return None
+    return content_hash(content)
+
+
 def look_beside(
     directory: Path, files: ControlFiles, stores: list[FoundStore], fs: FileSystem
 ) -> list[OtherFile]:
