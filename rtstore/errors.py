@@ -163,8 +163,8 @@ class LegacyImportError(CallError):
         self.damaged = damaged
         """`path` is a control file that is damaged: no other call helps."""
         way = (
-            ". Nothing was touched. The ways out, the control file from a back-up or a new "
-            f"database of the store files: rtstore doctor {shell_word(path.parent)}"
+            ". Nothing was touched. The ways out: the control file from a back-up, or what is "
+            f"said by: rtstore doctor {shell_word(path.parent)}"
         )
         super().__init__(f"cannot import {path}: {problem}{way if damaged else ''}")
 

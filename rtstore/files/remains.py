@@ -18,6 +18,7 @@ from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
+from rtstore.model.descriptors import NO_STORES
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import InspectionFault
 from rtstore.model.times import parse_time
@@ -42,7 +43,7 @@ def store_files(directory: Path, known: Iterable[str], fs: FileSystem) -> tuple[
     found = {
         name
         for name in _json_files(directory, fs)
-        if name not in of_stores and has_envelope(directory, name, fs)
+        if name not in of_stores and name not in NO_STORES and has_envelope(directory, name, fs)
     }
     return tuple(sorted(of_stores | found))
 

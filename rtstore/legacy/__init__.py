@@ -4,7 +4,12 @@
 `importing` writes the rows, and changes no JSON file. `exporting` goes the other way.
 """
 
-from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory
+from rtstore.legacy.control_files import (
+    RUNTIME_DIRECTORY,
+    is_legacy_directory,
+    read_tombstones,
+)
+from rtstore.legacy.ended_runs import with_tombstones
 from rtstore.legacy.exporting import (
     ExportReport,
     Place,
@@ -12,6 +17,7 @@ from rtstore.legacy.exporting import (
     export_team_to,
     export_to,
 )
+from rtstore.legacy.format import Tombstone
 from rtstore.legacy.importing import import_directory, why_refused
 from rtstore.legacy.lanes import (
     LaneIndex,
@@ -19,6 +25,7 @@ from rtstore.legacy.lanes import (
     has_lanes_to_import,
     is_lane,
     lane_names,
+    lost_its_manifest,
     name_of,
     read_lane_index,
 )
@@ -33,7 +40,7 @@ from rtstore.legacy.report import (
     StoreOutcome,
     TeamImportReport,
 )
-from rtstore.legacy.team import import_team, runtime_directory_of
+from rtstore.legacy.team import import_team, runtime_directory_of, why_lost
 
 __all__ = [
     "RUNTIME_DIRECTORY",
@@ -49,6 +56,7 @@ __all__ = [
     "SkippedFile",
     "StoreOutcome",
     "TeamImportReport",
+    "Tombstone",
     "export_here",
     "export_team_to",
     "export_to",
@@ -59,8 +67,12 @@ __all__ = [
     "is_lane",
     "is_legacy_directory",
     "lane_names",
+    "lost_its_manifest",
     "name_of",
     "read_lane_index",
+    "read_tombstones",
     "runtime_directory_of",
+    "why_lost",
     "why_refused",
+    "with_tombstones",
 ]

@@ -28,13 +28,14 @@ from rtstore.legacy.format import (
     ReceiptSetAside,
     Tombstone,
 )
+from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import OPEN_STATES, BatchState, Record
 
 UNAMBIGUOUS_MANIFEST = "opencode-runtime-manifest.json"
 MANIFEST_NAMES = ("manifest.json", UNAMBIGUOUS_MANIFEST)
 RECEIPTS_NAME = "opencode-runtime-receipts.json"
-TOMBSTONES_NAME = "opencode-run-tombstones.json"
+TOMBSTONES_NAME = RUN_TOMBSTONES
 """The list of runs that are dead. A runtime of the old kind still uses it after an import."""
 OUR_KEY = "rtstore"
 """The key in the envelope of the receipts for what an export adds."""
@@ -132,6 +133,26 @@ def is_legacy_directory(directory: Path) -> bool:
     )
 
 
+def lacks_manifest(directory: Path) -> bool:
+    """Return whether the receipts of the legacy format lie in a directory, and no manifest. Never
+    raises."""
+    try:
+        names = {name for name in MANIFEST_NAMES if os.path.lexists(directory / name)}
+        return not names and os.path.lexists(directory / RECEIPTS_NAME)
+    except (OSError, ValueError):
+        return False
+
+
+def team_name_in(directory: Path, fs: FileSystem) -> str | None:
+    """Return the team that the manifest in a directory names, if that much of it can be read."""
+    try:
+        content = next(iter(_manifests(directory, fs).values()), b"")
+        found = _manifest_in(pydantic_core.from_json(content)).get("teamName")
+    except (LegacyImportError, ValueError):
+        return None
+    return found if isinstance(found, str) and found.strip() and found.isprintable() else None
+
+
 def current_hash(directory: Path, fs: FileSystem) -> str | None:
     """Return `ControlFiles.content_hash` of the files as they are now, without parsing them; None
     when there is no manifest."""
@@ -180,12 +201,8 @@ def read_control_files(directory: Path, fs: FileSystem) -> ControlFiles:
         )
         batches = _with_set_aside(receipts_path, receipts_bytes, batches)
         _check(receipts_path, receipts_place, _problems_of_batches(batches))
-    tombstones: tuple[Tombstone, ...] = ()
     tombstones_content = _tombstones_content(directory, manifest, fs)
-    if tombstones_content is not None:
-        tombstones, _ = _parse(
-            directory / TOMBSTONES_NAME, tombstones_content, TypeAdapter(tuple[Tombstone, ...])
-        )
+    tombstones = _tombstones(directory, tombstones_content)
     read = {RECEIPTS_NAME: receipts_bytes, TOMBSTONES_NAME: tombstones_content}
     files = ControlFiles(
         manifest_path=path,
@@ -212,6 +229,21 @@ def _tombstones_content(directory: Path, manifest: LegacyManifest, fs: FileSyste
     if any(entry.relative_path == TOMBSTONES_NAME for entry in manifest.entries):
         return None
     return _read(directory / TOMBSTONES_NAME, fs)
+
+
+def read_tombstones(directory: Path, fs: FileSystem) -> tuple[Tombstone, ...]:
+    """Return the runs that are dead, as the list of tombstones of a directory says, if it has one.
+
+    Raises `LegacyImportError` when it is unreadable or damaged.
+    """
+    return _tombstones(directory, _read(directory / TOMBSTONES_NAME, fs))
+
+
+def _tombstones(directory: Path, content: bytes | None) -> tuple[Tombstone, ...]:
+    if content is None:
+        return ()
+    path, adapter = directory / TOMBSTONES_NAME, TypeAdapter(tuple[Tombstone, ...])
+    return _parse(path, content, adapter)[0]
 
 
 def _no_manifest(directory: Path) -> LegacyImportError:

@@ -26,7 +26,7 @@ from rtstore.files.system import FileSystem
 from rtstore.history.materialize import write_store_files
 from rtstore.legacy.control_files import MANIFEST_NAMES, TOMBSTONES_NAME
 from rtstore.legacy.documents import Exported, control_files, stores_set_aside, with_ended_runs
-from rtstore.legacy.survey import LANE_INDEX
+from rtstore.model.descriptors import LANE_INDEX
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import BatchState, QuarantinedFile, Record
 from rtstore.model.times import Clock, to_utc_ms

@@ -16,8 +16,9 @@ import pydantic_core
 
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.system import FileSystem
-from rtstore.legacy.control_files import is_legacy_directory
-from rtstore.legacy.survey import LANE_INDEX, LANES
+from rtstore.legacy.control_files import is_legacy_directory, lacks_manifest
+from rtstore.legacy.survey import LANES
+from rtstore.model.descriptors import LANE_INDEX
 from rtstore.model.records import Record
 
 _PLAIN = "!~*'()"
@@ -85,6 +86,12 @@ def lane_names(directory: Path, fs: FileSystem) -> list[str]:
 def is_lane(directory: Path) -> bool:
     """Return whether a directory below `lanes/` is a runtime directory, of either format."""
     return os.path.lexists(directory / DATABASE_NAME) or is_legacy_directory(directory)
+
+
+def lost_its_manifest(directory: Path) -> bool:
+    """Return whether a directory below `lanes/` was one of the legacy format, whose manifest is
+    gone: its receipts are there, and no database."""
+    return lacks_manifest(directory) and not os.path.lexists(directory / DATABASE_NAME)
 
 
 def has_lanes(directory: Path, fs: FileSystem | None = None) -> bool:

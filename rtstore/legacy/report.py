@@ -129,6 +129,8 @@ class TeamImportReport(ImportReport):
     lanes_only: bool
     """Whether the directory has no control files of its own. Then it has no store, and what is
     said of batches, receipts and stores is said of none; `changed` is of the lanes."""
+    problem: str | None = None
+    """Why the directory itself was not imported, although it has receipts or store files."""
     lanes: tuple[LaneImport, ...]
     found: int
     """The number of files in the directory and its lanes, except the store's own."""

@@ -20,12 +20,11 @@ from rtstore.legacy.control_files import (
 )
 from rtstore.legacy.format import LegacyEntry
 from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutcome
-from rtstore.model.descriptors import RESERVED_NAMES, Registry
+from rtstore.model.descriptors import LANE_INDEX, RESERVED_NAMES, Registry
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import Record
 
 LANES = "lanes"
-LANE_INDEX = "lanes.json"
 KNOWN_OTHERS = {
     LANE_INDEX: OtherKind.LANE_INDEX,
     TOMBSTONES_NAME: OtherKind.RUN_TOMBSTONES,

@@ -16,14 +16,23 @@ from rtstore.control.lock import DEFAULT_TIMEOUT_S
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import LegacyImportError
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
-from rtstore.legacy.control_files import RUNTIME_DIRECTORY, is_legacy_directory
+from rtstore.legacy.control_files import (
+    MANIFEST_NAMES,
+    RECEIPTS_NAME,
+    RUNTIME_DIRECTORY,
+    is_legacy_directory,
+    lacks_manifest,
+    team_name_in,
+)
 from rtstore.legacy.importing import import_directory
 from rtstore.legacy.lanes import (
     LaneIndex,
     is_lane,
     is_team_directory,
     lane_names,
+    lost_its_manifest,
     name_of,
     read_lane_index,
 )
@@ -38,9 +47,10 @@ from rtstore.legacy.report import (
 )
 from rtstore.legacy.survey import LANES, is_own, kind_of
 from rtstore.model import arguments
-from rtstore.model.descriptors import Descriptor
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id
 from rtstore.model.times import Clock, to_utc_ms, utc_now
+from rtstore.shell import shell_word
 
 Progress = Callable[[str, int, int], None]
 """Called with the directory's name or the lane's id, the number of its stores read, and of all."""
@@ -53,6 +63,8 @@ _WHY = {
     OtherKind.OTHER: "nothing that the control files know of",
 }
 _NOT_LOOKED_AT = "not looked at: the directory could not be imported"
+_LANES_ONLY = "there are no control files at the top: the lanes have their own"
+_NO_MANIFEST = "not imported: the manifest is gone"
 _NO_CONTROL_FILES = "there are no control files of the legacy format beside it"
 
 
@@ -110,26 +122,56 @@ def import_team(
         )
 
     own = _import_own(directory, take)
+    problem = None if own is not None else why_lost(directory, fs)
     index = read_lane_index(directory, fs)
     lanes = [*_import_lanes(directory, index, take, fs)]
-    nowhere = _NO_CONTROL_FILES if own is None else _NOT_LOOKED_AT
+    nowhere = _NO_CONTROL_FILES if problem is None else _NO_MANIFEST
     skipped = [*_skipped(directory, own, "", nowhere, fs)]
     for lane in lanes:
-        if is_lane(directory / lane.path):
+        if _is_separate(directory / lane.path):
             own_store = lane.outcome is LaneOutcome.NO_CONTROL_FILES
             nowhere = _NO_CONTROL_FILES if own_store else _NOT_LOOKED_AT
             skipped += _skipped(directory / lane.path, lane.report, f"{lane.path}/", nowhere, fs)
     imported = sum(_taken(report) for report in (own, *(lane.report for lane in lanes)))
-    report = own or _of_lanes(directory, [lane.report for lane in lanes], clock, dry_run=dry_run)
-    notes = [*report.notes, *([index.problem] if index and index.problem else [])]
+    report = own or _of_lanes(directory, lanes, clock, fs, dry_run=dry_run)
+    lanes_only = own is None and problem is None
+    problem_of_index = None if index is None else index.problem
+    notes = [*report.notes, _LANES_ONLY if lanes_only else None, problem_of_index]
     return TeamImportReport(
-        **{**report.model_dump(), "notes": notes},
+        **{**report.model_dump(), "notes": [note for note in notes if note is not None]},
         lanes_only=own is None,
+        problem=problem,
         lanes=tuple(lanes),
         found=imported + len(skipped),
         imported=imported,
         skipped=tuple(skipped),
     )
+
+
+def why_lost(directory: Path, fs: FileSystem) -> str | None:
+    """Return why a runtime directory without a manifest and without a database cannot be imported,
+    or None when it has neither receipts nor store files."""
+    if os.path.lexists(directory / DATABASE_NAME) or is_legacy_directory(directory):
+        return None
+    known = [item.relative_path for item in KNOWN_DESCRIPTORS]
+    receipts = [RECEIPTS_NAME] if lacks_manifest(directory) else []
+    stores = [
+        path for path in store_files(directory, known, fs) if not path.startswith(f"{LANES}/")
+    ]
+    found = [*receipts, *stores]
+    if not found:
+        return None
+    more = f" and {len(found) - 3} more" if found[3:] else ""
+    return (
+        f"its manifest is gone, or there never was one: there is no {MANIFEST_NAMES[0]}, but "
+        f"{', '.join(found[:3])}{more}. The ways out: the manifest from a "
+        f"back-up, then import again; or what is said by: rtstore doctor {shell_word(directory)}"
+    )
+
+
+def _is_separate(place: Path) -> bool:
+    """Return whether the files of a directory below `lanes/` are counted with that lane."""
+    return is_lane(place) or lost_its_manifest(place)
 
 
 def _import_own(directory: Path, take: Callable[[Path, str], ImportReport]) -> ImportReport | None:
@@ -163,7 +205,14 @@ def _import_lanes(
             state=None if index is None else index.state_of(name),
             report=None,
         )
-        yield lane.model_copy(update=_import_lane(place, lane_id, take) if is_lane(place) else {})
+        if is_lane(place):
+            yield lane.model_copy(update=_import_lane(place, lane_id, take))
+        elif lost_its_manifest(place):
+            outcome, problem = LaneOutcome.NOT_IMPORTED, why_lost(place, fs)
+            update = {"outcome": outcome, "problem": problem, "damaged": True}
+            yield lane.model_copy(update=update)
+        else:
+            yield lane
     for lane_id, state in ({} if index is None else index.states).items():
         if name_of(lane_id) not in names and not os.path.lexists(
             directory / LANES / name_of(lane_id)
@@ -197,14 +246,16 @@ def _import_lane(
 
 
 def _of_lanes(
-    directory: Path, lanes: Iterable[ImportReport | None], clock: Clock, *, dry_run: bool
+    directory: Path, lanes: Iterable[LaneImport], clock: Clock, fs: FileSystem, *, dry_run: bool
 ) -> ImportReport:
     """Return the report of a directory without control files, whose lanes were imported."""
-    reports = [report for report in lanes if report is not None]
+    reports = [lane.report for lane in lanes if lane.report is not None]
+    names = (team_name_in(directory / lane.path, fs) for lane in lanes)
+    named = next((name for name in names if name is not None), None)
     team = directory.parent if directory.name == RUNTIME_DIRECTORY else directory
     return ImportReport(
         directory=directory,
-        team_name=reports[0].team_name if reports else team.absolute().name,
+        team_name=reports[0].team_name if reports else named or team.absolute().name,
         changed=any(report.changed for report in reports),
         dry_run=dry_run,
         imported_at=max((report.imported_at for report in reports), default=to_utc_ms(clock())),
@@ -212,7 +263,6 @@ def _of_lanes(
         active_identity=None,
         batches={},
         receipts=0,
-        notes=("there are no control files at the top: the lanes have their own",),
     )
 
 
@@ -244,7 +294,9 @@ def _skipped(
         why |= {file.path: _WHY[file.kind] for file in report.other_files if file.kind in _WHY}
     for path in _files_below(directory, "", fs):
         kind = kind_of(path.rpartition("/")[2])
-        said = default if kind is OtherKind.OTHER else _WHY[kind]
+        in_no_lane = report is not None and path.startswith(f"{LANES}/")  # was never imported
+        said = _WHY[OtherKind.OTHER] if in_no_lane else default
+        said = said if kind is OtherKind.OTHER else _WHY[kind]
         if path not in taken:
             yield SkippedFile(path=prefix + path, why=why.get(path, said))
 
@@ -257,7 +309,7 @@ def _files_below(directory: Path, folder: str, fs: FileSystem) -> Iterator[str]:
             continue
         if os.path.islink(directory / path) or not fs.is_directory(directory / path):
             yield path
-        elif path == QUARANTINE_DIRECTORY or (folder == LANES and is_lane(directory / path)):
+        elif path == QUARANTINE_DIRECTORY or (folder == LANES and _is_separate(directory / path)):
             continue
         else:
             yield from _files_below(directory, path, fs)

@@ -43,6 +43,11 @@ RESERVED_NAMES = frozenset(
     }
 )
 """Names in a runtime directory that no store may have, for its file or a directory above it."""
+RUN_TOMBSTONES = "opencode-run-tombstones.json"
+LANE_INDEX = "lanes.json"
+NO_STORES = frozenset({RUN_TOMBSTONES, LANE_INDEX})
+"""Files of a legacy runtime that look like those of stores, and are none unless a descriptor says
+so: the list of its ended runs, and that of its lanes."""
 _RESERVED_PREFIXES = ("runtime-store.", ".runtime-store.")
 _RESERVED_SUFFIX = ".rtstore-tmp"
 """Suffix of databases that are being created or backed up, and of temporary files, which recovery

@@ -19,9 +19,12 @@ from rtstore import (
     InvalidRequestError,
     LegacyImportError,
     NewerDatabaseError,
+    RunState,
     RuntimeStore,
     RuntimeStoreError,
+    rebuild_database,
 )
+from tests.cli.walks import walk
 from tests.legacy.build import (
     DUSK,
     HARBOUR,
@@ -285,6 +288,28 @@ def test_a_damaged_control_file(tmp_path: Path, damage: Damage, match: str) -> N
     message = refused(directory, match)
     assert message.startswith("cannot import ")
     assert any(name in message for name in (MANIFEST, RECEIPTS, TOMBSTONES))
+
+
+@pytest.mark.parametrize("name", [MANIFEST, RECEIPTS, TOMBSTONES])
+def test_the_way_out_of_a_damaged_control_file(tmp_path: Path, name: str) -> None:
+    """What the doctor prints runs as printed and leads to a store that can be used. The list of
+    ended runs asks for no descriptor, and is taken whenever it is sound."""
+    directory = copy(HARBOUR, tmp_path)
+    (directory / name).write_bytes((directory / name).read_bytes()[:100])
+    (first, *_) = walk(directory)
+    assert "rtstore import" in first.advice or name == MANIFEST
+    with RuntimeStore.open(directory, read_only=True) as store:
+        (dawn,) = [run for run in store.runs() if run.run_id == "run-dawn"]
+        assert dawn.state is RunState.ENDED  # if only by its last batch
+
+
+def test_a_rebuild_with_a_damaged_list_of_ended_runs(tmp_path: Path) -> None:
+    """The stores are taken all the same, and the list that was not is named."""
+    directory = copy(HARBOUR, tmp_path)
+    (directory / MANIFEST).unlink()
+    (directory / TOMBSTONES).write_bytes(b"{")
+    (note,) = rebuild_database(directory, team_name="harbour").notes
+    assert note.startswith("the list of ended runs was not taken: it is damaged")
 
 
 def test_the_damages_are_what_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from rtstore import (
     import_team,
     upgrade_directory,
 )
+from rtstore.cli.exits import ExitCode
 from rtstore.legacy import LaneOutcome
 from tests.cli.commands import run
 from tests.legacy.build import (
@@ -30,13 +31,15 @@ from tests.legacy.build import (
     IMPORTED_AT,
     LANE,
     MANIFEST,
+    OWN,
+    RECEIPTS,
     all_rows,
     copy,
     edit_manifest,
     take,
 )
 from tests.legacy.test_exporting import accepted_by_the_legacy_runtime, content_rows
-from tests.support import CHECKOUT, CONTROL, picture
+from tests.support import CHECKOUT, CONTROL, FILE_OF, LAUNCH, picture
 
 LANE_PATH = LANE.removeprefix(f"{HARBOUR}/")
 LANE_ID = "secondary:opencode:mira"
@@ -136,7 +139,7 @@ def test_what_is_left_is_reported(tmp_path: Path) -> None:
     assert left.items() <= {file.path: file.why for file in report.skipped}.items()
     assert pictured(directory) == before
     again = {file.path: file.why for file in take_team(directory).skipped}
-    unknown = {"notes.txt", "logs/old/1.txt", "lanes/empty/readme.txt"}
+    unknown = {"notes.txt", "logs/old/1.txt"}
     assert {path: why for path, why in left.items() if path not in unknown}.items() <= again.items()
     assert {again[path] for path in unknown} == {"the directory was imported before"}
 
@@ -238,6 +241,52 @@ def test_a_team_with_nothing_but_lanes(tmp_path: Path) -> None:
     assert [lane.outcome for lane in again.lanes[1:3]] == [LaneOutcome.IMPORTED_BEFORE] * 2
     assert all_rows(top / LANE_PATH) == rows
     assert adds_up(again, top)
+
+
+@pytest.mark.parametrize("left", [RECEIPTS, FILE_OF[LAUNCH]])
+def test_a_top_without_its_manifest(tmp_path: Path, left: str) -> None:
+    """Where receipts or stores lie at the top, lanes are not all that there was: the import takes
+    them, says what it did not take, and does not call that success; nor does an export hide it."""
+    top = lanes_only(tmp_path)
+    shutil.copyfile(OWN / HARBOUR / left, top / left)
+    result = run("import", top, "--json")
+    assert result.code == ExitCode.STOP
+    report = result.json()
+    assert (report["lanesOnly"], report["lanes"][1]["outcome"]) == (True, "imported")
+    assert left in report["problem"]
+    (skipped,) = [file for file in report["skipped"] if file["path"] == left]
+    assert skipped["why"] == "not imported: the manifest is gone"
+    shown = run("import", top)
+    assert (shown.code, f"\n  rtstore doctor {top}\n" in shown.out) == (ExitCode.STOP, True)
+    exported = run("export", top, "--to", tmp_path / "out")
+    assert "Not exported: the directory itself" in exported.out
+    assert left in exported.out
+
+
+def test_a_lane_without_its_manifest(tmp_path: Path) -> None:
+    """Its receipts show that it was one: it is not imported, each time, and no export hides it."""
+    top = lanes_only(tmp_path)
+    shutil.copyfile(OWN / HARBOUR / RECEIPTS, top / "lanes" / "bare" / RECEIPTS)
+    for _ in range(2):
+        report = take_team(top)
+        assert report.lanes[0].outcome is LaneOutcome.NOT_IMPORTED
+        assert RECEIPTS in (report.lanes[0].problem or "")
+        assert adds_up(report, top)
+    shown = run("import", top)
+    assert shown.code == ExitCode.STOP
+    assert f"\n  rtstore doctor {top / 'lanes' / 'bare'}\n" in shown.out
+    exported = run("export", top, "--to", tmp_path / "out")
+    assert "Not exported: lane bare was not imported yet" in exported.out
+
+
+def test_a_team_whose_only_lane_is_refused(tmp_path: Path) -> None:
+    """It is named as its manifest names it, and the next command is the one that helps."""
+    lane = Path(shutil.copytree(OWN / LANE, tmp_path / "lanes" / "amira"))
+    (lane / RECEIPTS).write_bytes(b"{")
+    shown = run("import", tmp_path)
+    assert shown.code == ExitCode.STOP
+    assert shown.out.endswith(f"\nNext\n  rtstore doctor {lane}\n")
+    assert run("import", tmp_path, "--json").json()["teamName"] == "harbour"
 
 
 def test_a_team_whose_lanes_are_all_gone(tmp_path: Path) -> None:

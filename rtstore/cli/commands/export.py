@@ -23,7 +23,9 @@ from rtstore.legacy import (
     export_team_to,
     is_legacy_directory,
     lane_names,
+    lost_its_manifest,
     runtime_directory_of,
+    why_lost,
 )
 from rtstore.model.records import BatchState, Record
 from rtstore.shell import shell_word
@@ -45,6 +47,8 @@ class TeamExportReport(ExportReport):
 
     lanes_only: bool
     """Whether DIR has no store of its own: what is said of stores and batches is of none."""
+    problem: str | None
+    """Why DIR itself was not exported, although it has control or store files."""
     lanes: tuple[LaneExport, ...]
 
 
@@ -78,6 +82,7 @@ def run(
     JSON: directory, teamName, highWatermark, controlFiles[], stores (number),
       batches {STATE: number}, setAside[], leftOut[], notCommitted[], replaced[],
       lanesOnly (DIR has no store; the keys above are of none),
+      problem (why DIR itself was not exported, which has control or store files) or null,
       lanes[] {laneId, path, report (the keys above) or null (not imported yet)}
     """
     check_directory(directory)
@@ -92,7 +97,10 @@ def run(
             if destination is None
             else _export_to(directory, paths, destination, stack)
         )
-    report = _of_team(reports, lanes, directory if destination is None else destination)
+    problem = _why_not_the_top(directory) if lanes_only else None
+    report = _of_team(
+        reports, lanes, directory if destination is None else destination, problem=problem
+    )
     _show(page_of(report, as_json=as_json), report)
     return ExitCode.READY
 
@@ -101,8 +109,16 @@ def _lanes_of(directory: Path) -> Iterator[_Lane]:
     for name in lane_names(directory, FileSystem()):
         path = f"lanes/{name}"
         has_store = (directory / path / DATABASE_NAME).exists()
-        if has_store or is_legacy_directory(directory / path):
+        place = directory / path
+        if has_store or is_legacy_directory(place) or lost_its_manifest(place):
             yield _Lane(path, has_store)
+
+
+def _why_not_the_top(directory: Path) -> str | None:
+    """Return why a team's directory without a store is more than its lanes, or None."""
+    if is_legacy_directory(directory):
+        return f"it was not imported yet. Run: rtstore import {shell_word(directory)}"
+    return why_lost(directory, FileSystem())
 
 
 def _export_here(
@@ -129,7 +145,11 @@ def _export_to(
 
 
 def _of_team(
-    reports: dict[str, ExportReport], lanes: list[_Lane], directory: Path
+    reports: dict[str, ExportReport],
+    lanes: list[_Lane],
+    directory: Path,
+    *,
+    problem: str | None,
 ) -> TeamExportReport:
     own = reports.get("")
     first = own or next(iter(reports.values()))
@@ -148,6 +168,7 @@ def _of_team(
     return TeamExportReport(
         **(own or nothing).model_dump(),
         lanes_only=own is None,
+        problem=problem,
         lanes=tuple(
             LaneExport(
                 lane_id=unquote(lane.path.removeprefix("lanes/")),
@@ -162,6 +183,8 @@ def _of_team(
 def _show(page: Page, team: TeamExportReport) -> None:
     if not team.lanes_only:
         _show_directory(page, team, f"the runtime directory of team {team.team_name}")
+    if team.problem is not None:
+        page.line(Cell("Not exported", "warn"), f": the directory itself: {team.problem}")
     for lane in team.lanes:
         page.gap()
         if lane.report is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
@@ -42,6 +43,7 @@ def run(
       controlFiles[], endedRuns (number of runs that have ended, by the tombstones),
       otherFiles[] {path, kind}, notes[],
       lanesOnly (DIR has no control files; the keys above are of none),
+      problem (why DIR itself was not imported, which has receipts or store files) or null,
       lanes[] {laneId, path, outcome (imported|imported before|not imported|no control files|
         no directory), state (by lanes.json) or null, report (the keys above) or null,
         problem or null, damaged},
@@ -54,7 +56,7 @@ def run(
         )
     _show(page_of(report, as_json=as_json), report)
     failed = [lane for lane in report.lanes if lane.outcome is LaneOutcome.NOT_IMPORTED]
-    if any(lane.damaged for lane in failed):
+    if report.problem is not None or any(lane.damaged for lane in failed):
         return ExitCode.STOP
     return ExitCode.WRONG_CALL if failed else ExitCode.READY
 
@@ -63,21 +65,34 @@ def _show(page: Page, team: TeamImportReport) -> None:
     if team.lanes_only:
         page.facts([("Runtime directory", str(team.directory)), ("Team", team.team_name)])
         _show_notes(page, team)
+        if team.problem is not None:
+            page.line(Cell("Not imported", "bad"), f": the directory itself: {team.problem}")
     else:
         _show_directory(page, team, f"the runtime directory of team {team.team_name}")
     for lane in team.lanes:
         page.gap()
         _show_lane(page, lane)
     _show_summary(page, team)
-    page.title("Next")
+    steps = [*_next_steps(team)]
+    if steps:
+        page.title("Next")
+    for step in steps:
+        page.line(step, indent=2)
+
+
+def _next_steps(team: TeamImportReport) -> Iterator[str | Cell]:
     if team.dry_run:
-        page.line("the same command without --dry-run", indent=2)
+        yield "the same command without --dry-run"
         return
+    if team.problem is not None:
+        yield Cell(f"rtstore doctor {shell_word(team.directory)}", "title")
     own = () if team.lanes_only else (team,)
     for report in (*own, *(lane.report for lane in team.lanes)):
         if report is not None:
-            where = shell_word(report.directory)
-            page.line(Cell(f"rtstore status {where}", "title"), indent=2)
+            yield Cell(f"rtstore status {shell_word(report.directory)}", "title")
+    for lane in team.lanes:
+        if lane.outcome is LaneOutcome.NOT_IMPORTED:
+            yield Cell(f"rtstore doctor {shell_word(team.directory / lane.path)}", "title")
 
 
 def _show_lane(page: Page, lane: LaneImport) -> None:

@@ -18,6 +18,7 @@ from rtstore.maintenance.doctor.facts import (
     rebuild_command,
     two_teams,
 )
+from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
 from rtstore.model.times import format_time
 from rtstore.shell import shell_command, shell_word
@@ -214,6 +215,13 @@ def _without_control_file(facts: Facts) -> Suggestion:
             command=f"{move} && {_run('import', facts)}",
             why="takes the stores over without their receipts, which it keeps aside; rather the "
             "file from a back-up, where there is one",
+        )
+    if damaged.name == RUN_TOMBSTONES:
+        return Suggestion(
+            command=f"{move} && {_run('import', facts)}",
+            why="takes everything over but the list of ended runs, which it keeps aside: a run "
+            "that only the list calls ended may write again; rather the file from a back-up, where "
+            "there is one",
         )
     team = facts.launch.team_name or "NAME"
     rebuild = rebuild_command(facts.directory, facts.launch, team_name=team)

@@ -21,9 +21,10 @@ that its database was moved.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -36,6 +37,7 @@ from rtstore.errors import (
     DatabaseMissingError,
     ForeignDatabaseError,
     InvalidRequestError,
+    LegacyImportError,
     NotARuntimeDirectoryError,
     StorageError,
     WrongTeamError,
@@ -55,7 +57,7 @@ from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltSt
 from rtstore.maintenance.rebuild_database.stores import FoundStore, look_at_store, unknown_files
 from rtstore.model import arguments
 from rtstore.model.arguments import check_id
-from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, RUN_TOMBSTONES, Descriptor, Registry
 from rtstore.model.envelope import content_hash
 from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.model.records import (
@@ -139,7 +141,10 @@ def rebuild_database(
                 _refuse_nameless(directory, known, team, fs, force=force)
             stores = [look_at_store(directory, item, salvage, fs) for item in known]
             batch_id = check_id("batch_id_factory", batch_id_factory())
-            new = _NewDatabase(team, identity, salvage, stores, batch_id, now, receipt_id_factory)
+            buried = _buried(directory, salvage, known, fs)
+            new = _NewDatabase(
+                team, identity, salvage, stores, batch_id, now, receipt_id_factory, buried.runs
+            )
             if not interrupted:
                 folder = _make_folder(directory, fs)
             waiting = revisions.rebuilt_path(path)
@@ -161,8 +166,8 @@ def rebuild_database(
             high_watermark=new.high_watermark,
             active_identity=new.identity,
             stores=tuple(found.store for found in stores),
-            lost=tuple(_lost(salvage, new.stores)),
-            notes=tuple(_notes(salvage, unknown_files(directory, known, fs))),
+            lost=tuple(_lost(salvage, new.stores, buried)),
+            notes=tuple(_notes(salvage, unknown_files(directory, known, fs), buried)),
         )
 
 
@@ -281,6 +286,30 @@ def _completed(given: RunIdentity | None, active: RunIdentity | None) -> RunIden
     )
 
 
+class _Buried(NamedTuple):
+    """The runs that the legacy list of ended runs names."""
+
+    runs: tuple[legacy.Tombstone, ...] = ()
+    problem: str | None = None
+    """Why the list cannot be read."""
+
+    @property
+    def known(self) -> str:
+        """What is known of the runs all the same."""
+        names = len({tombstone.run_id for tombstone in self.runs})
+        return f", but for {names} that {RUN_TOMBSTONES} says ended" if names else ""
+
+
+def _buried(directory: Path, salvage: Salvage, known: Registry, fs: FileSystem) -> _Buried:
+    """Return the ended runs where no old database says which runs there were."""
+    if salvage.runs is not None or RUN_TOMBSTONES in _paths(known):
+        return _Buried()
+    try:
+        return _Buried(legacy.read_tombstones(directory, fs))
+    except LegacyImportError as error:
+        return _Buried(problem=error.problem)
+
+
 class _NewDatabase:
     """The rows of the new database, computed before it is made."""
 
@@ -293,6 +322,7 @@ class _NewDatabase:
         batch_id: str,
         now: datetime,
         receipt_id_factory: IdFactory,
+        tombstones: Sequence[legacy.Tombstone],
     ) -> None:
         self._team_name = team_name
         self._given = _completed(identity, salvage.identity)
@@ -303,6 +333,7 @@ class _NewDatabase:
         self.identity = salvage.identity or identity
         self._retention = salvage.retention
         self._known_runs = salvage.runs or ()
+        self._tombstones = tombstones
         self.batch_id = batch_id if self._taken else None
         self.high_watermark = (salvage.high_watermark or 0) + bool(self._taken)
 
@@ -342,7 +373,8 @@ class _NewDatabase:
         )
 
     def _runs(self, connection: Connection) -> list[RunRecord]:
-        """Return the runs of the old database, and those that only the new rows show."""
+        """Return the runs of the old database or of the list of ended runs, and those that only the
+        new rows show."""
         known = [run for run in self._known_runs if run.state is not RunState.BEGINNING]
         active = next((run for run in known if run.state is RunState.ACTIVE), None)
         ids = {run.run_id for run in known}
@@ -357,7 +389,7 @@ class _NewDatabase:
             }
             shows_two = active is not None and run.state is RunState.ACTIVE
             shown.append(run.model_copy(update=over) if shows_two else run)
-        return [*shown, *known]
+        return legacy.with_tombstones([*shown, *known], self._tombstones, self._now)
 
     def _batch(self, batch_id: str) -> Batch:
         own = self.identity
@@ -460,7 +492,7 @@ def _set_aside(directory: Path, folder: Path, fs: FileSystem) -> None:
 # --- report -------------------------------------------------------------------------------------
 
 
-def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
+def _lost(salvage: Salvage, stores: Iterable[RebuiltStore], buried: _Buried) -> list[str]:
     known = "" if salvage.batches is None else f" (the last had number {salvage.batches})"
     lost = [
         f"the history: earlier batches{known}, their receipts, and earlier contents",
@@ -470,8 +502,9 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
     ]
     if salvage.runs is None:
         lost.append(
-            "which runs there were: an id of a run that ended or was superseded is taken for a new "
-            "one, so see that no process of such a run is alive"
+            f"which runs there were{buried.known}: an id of {'another' if buried.runs else 'a'} "
+            "run that ended or was superseded is taken for a new one, so see that no process of "
+            "such a run is alive"
         )
     if salvage.retention is None:
         kept = Retention()
@@ -486,11 +519,13 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore]) -> list[str]:
     ]
 
 
-def _notes(salvage: Salvage, unknown: list[str]) -> list[str]:
+def _notes(salvage: Salvage, unknown: list[str], buried: _Buried) -> list[str]:
     notes = [
         f"batch {batch_id} was being written: its files may be there in part"
         for batch_id in salvage.open_batches
     ]
+    if buried.problem is not None:
+        notes.append(f"the list of ended runs was not taken: {buried.problem}")
     if salvage.descriptors is None and unknown:
         notes.append(
             f"no descriptor is known for {', '.join(unknown)}: a runtime with stores of its own "

@@ -10,7 +10,7 @@ from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.rebuild_database.broken import Salvage
 from rtstore.maintenance.rebuild_database.report import RebuiltStore, StoreOutcome
-from rtstore.model.descriptors import Descriptor
+from rtstore.model.descriptors import NO_STORES, RESERVED_NAMES, Descriptor
 from rtstore.model.envelope import EnvelopeError, content_hash, decode, payload_problem
 from rtstore.model.records import ManifestEntry, Record
 
@@ -64,7 +64,7 @@ def look_at_store(
 def unknown_files(directory: Path, registry: Iterable[Descriptor], fs: FileSystem) -> list[str]:
     """Return the names of JSON files in the directory that belong to no known store. They may
     belong to stores that only the damaged database knew."""
-    known = {item.relative_path for item in registry}
+    known = {item.relative_path for item in registry} | RESERVED_NAMES | NO_STORES
     return sorted(
         name
         for name in fs.list_directory(directory)
