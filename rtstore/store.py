@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from sqlalchemy import Connection
 
+from rtstore.commit.adopt import last_identity
 from rtstore.commit.begin import Begun
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
@@ -670,7 +671,8 @@ class RuntimeStore:
         """Commit a file that somebody changed by hand, byte for byte, in a batch of its own.
 
         The file must pass the checks of a write. It is bound to `identity`; default: the identity
-        of the last committed batch. Durable on return. Raises `InvalidRequestError` when the file
+        of the last committed batch, also of an imported one whose run was stopped. Durable on
+        return. Raises `InvalidRequestError` when the file
         does not pass, is missing, or is committed already; otherwise as `write_batch`.
         """
         descriptor = self.descriptors.get(store)
@@ -678,9 +680,9 @@ class RuntimeStore:
         if identity is not None:
             checked_identity(identity)
         else:
-            identity = self.database.read(manifest.load).active_identity
+            identity = self.database.read(last_identity)
         if identity is None:
-            raise InvalidRequestError("identity", "nothing is committed yet, so it must be given")
+            raise InvalidRequestError("identity", "no run is known yet, so it must be given")
         return self._writer.adopt(
             descriptor,
             team_name=self.team_name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
@@ -48,6 +48,8 @@ def next_steps(
     details: Mapping[str, str] | None = None,
     expected_run: RunRecord | None = None,
     living: str | None = None,
+    knows_run: bool = True,
+    not_adoptable: Mapping[str, str] | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
@@ -56,7 +58,9 @@ def next_steps(
     `newer_files` say that they were written after the last batch that the database knows.
     `rebuild` is the advice for files that a database without any batch knows nothing of.
     `expected_run` is the run of the expected identity, if it ever began. `living` is the process of
-    the active run, if it is alive.
+    the active run, if it is alive. Without `knows_run` an adopted file has no run to belong to, so
+    that somebody must name one. `not_adoptable` says why a file cannot be adopted as it is, by
+    store.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
     if whole:
@@ -70,7 +74,13 @@ def next_steps(
     free = [action for action in plan.actions if action.schema_name not in in_the_way]
     steps = [
         *_newer_files(free, details or {}),
-        *_keep_changes(directory, free, high_watermark),
+        *_keep_changes(
+            directory,
+            free,
+            high_watermark,
+            option="" if knows_run else " --run-id RUN",
+            not_adoptable=not_adoptable or {},
+        ),
         *_recover(directory, free, high_watermark),
     ]
     if newer_files:
@@ -184,33 +194,43 @@ def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
 
 
 def _keep_changes(
-    directory: Path, actions: Iterable[RecoveryAction], high_watermark: int
-) -> list[NextStep]:
-    actions = list(actions)
-    changed = [
-        action.schema_name
-        for action in actions
-        if action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.HASH_MISMATCH
-    ]
-    nobodys = [
-        action.schema_name
+    directory: Path,
+    actions: Iterable[RecoveryAction],
+    high_watermark: int,
+    *,
+    option: str,
+    not_adoptable: Mapping[str, str],
+) -> Iterator[NextStep]:
+    """Yield how a file that differs is kept. `option` is what a person must add to the command."""
+    found = {
+        action.schema_name: (
+            f"only if the file of {action.schema_name}, which nobody committed, is to be kept",
+            "makes it the truth. The runtime's next batch replaces it otherwise",
+        )
         for action in actions
         if action.reason == InspectionState.UNCOMMITTED_WRITE and high_watermark
-    ]
-    return [
-        NextStep(
-            command=f"rtstore adopt {shell_word(directory)} {shell_word(name)}",
-            why=f"only if the file of {name}, which nobody committed, is to be kept: makes it the "
-            "truth. The runtime's next batch replaces it otherwise",
+    }
+    found |= {
+        action.schema_name: (
+            f"first, only if the changed file of {action.schema_name} is to be kept",
+            "makes it the truth",
         )
-        for name in nobodys
-    ] + [
-        NextStep(
-            command=f"rtstore adopt {shell_word(directory)} {shell_word(name)}",
-            why=f"first, only if the changed file of {name} is to be kept: makes it the truth",
-        )
-        for name in changed
-    ]
+        for action in actions
+        if action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.HASH_MISMATCH
+    }
+    for name, (when, effect) in found.items():
+        command = f"rtstore adopt {shell_word(directory)} {shell_word(name)}{option}"
+        if name in not_adoptable:
+            why = (
+                f"{when}: a person must correct it, for it cannot be adopted as it is: "
+                f"{not_adoptable[name]}. Then: {command}"
+            )
+            yield NextStep(command=None, why=why)
+        elif option:
+            why = f"{when}: {command}, with the run that it belongs to, {effect}"
+            yield NextStep(command=None, why=why)
+        else:
+            yield NextStep(command=command, why=f"{when}: {effect}")
 
 
 def _newer_files(actions: Iterable[RecoveryAction], details: Mapping[str, str]) -> list[NextStep]:

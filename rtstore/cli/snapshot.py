@@ -17,12 +17,19 @@ from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
 from rtstore.cli.run_words import process_of
 from rtstore.cli.views import WrittenBy, written_by
+from rtstore.commit.adopt import last_identity, read_for_adoption
 from rtstore.control import manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.run_processes import is_alive
 from rtstore.control.sqlite.engine import DATABASE_NAME
-from rtstore.errors import ConflictError, Hint, InvalidRequestError, NotARuntimeDirectoryError
+from rtstore.errors import (
+    ConflictError,
+    Hint,
+    InvalidRequestError,
+    NotARuntimeDirectoryError,
+    RuntimeStoreError,
+)
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
@@ -172,6 +179,8 @@ class Look:
             details={line.schema_name: line.detail for line in self.lines if line.detail},
             expected_run=expected_run,
             living=process_of(run) if run and not run.is_over and self.process_alive else None,
+            knows_run=store.database.read(last_identity) is not None,
+            not_adoptable=_not_adoptable(store, self.manifest, plan),
         )
         full = no_room(self.directory) if any(step.command for step in steps) else None
         first = () if full is None or hindered else (NextStep(command=None, why=full.way.why),)
@@ -429,6 +438,22 @@ def _newer_files(
             if written_at is not None and written_at > last:
                 newer.append(inspection.relative_path)
     return tuple(newer)
+
+
+def _not_adoptable(store: RuntimeStore, found: Manifest, plan: RecoveryPlan) -> dict[str, str]:
+    """Return why a file that differs cannot be adopted as it is, by store."""
+    problems = {}
+    for action in plan.actions:
+        if action.reason in (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE):
+            descriptor = store.descriptors.get(action.schema_name)
+            entry = found.entry(action.schema_name)
+            try:
+                read_for_adoption(store.directory, descriptor, entry, FileSystem())
+            except InvalidRequestError as error:
+                problems[action.schema_name] = error.problem
+            except RuntimeStoreError as error:
+                problems[action.schema_name] = str(error)
+    return problems
 
 
 def _written_at(content: bytes | None) -> datetime | None:

@@ -7,8 +7,11 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.publisher import Publisher
+from rtstore.control import batches, manifest, runs
 from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
 from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
@@ -23,6 +26,27 @@ from rtstore.model.envelope import (
 )
 from rtstore.model.records import BatchReason, CommittedFile, RunIdentity
 from rtstore.model.request import BatchRequest, StoreWrite
+
+
+def last_identity(connection: Connection) -> RunIdentity | None:
+    """Return the identity that a file is adopted for by itself, or None when no run is known.
+
+    It is the active one, which stays that of the last batch when its run is over. An imported
+    manifest may name none: then it is that of its last batch, or else the last run.
+    """
+    active = manifest.load_active_identity(connection)
+    if active is not None:
+        return active
+    last = manifest.load(connection).last_committed_batch_id
+    batch = None if last is None else batches.find_batch(connection, last)
+    if batch is not None and batch.run_id:
+        return RunIdentity(
+            run_id=batch.run_id,
+            capability_snapshot_id=batch.capability_snapshot_id,
+            behavior_fingerprint=batch.behavior_fingerprint,
+        )
+    run = runs.last(connection)
+    return None if run is None or not run.run_id else RunIdentity(run_id=run.run_id)
 
 
 def draft_of_file(

@@ -33,7 +33,7 @@ from rtstore.legacy.control_files import (
     read_control_files,
 )
 from rtstore.legacy.finishing import Finished, finished
-from rtstore.legacy.notes import notes
+from rtstore.legacy.notes import NEW_ID, notes
 from rtstore.legacy.report import ImportReport
 from rtstore.legacy.rows import write_rows
 from rtstore.legacy.survey import (
@@ -229,12 +229,18 @@ class _Importer:
         with tempfile.TemporaryDirectory(prefix="rtstore-import-") as temporary:
             trial = Path(temporary) / DATABASE_NAME
             report = self._import(
-                task, lambda fill: revisions.create(trial, FileSystem(), fill, lock=None)
+                task,
+                lambda fill: revisions.create(trial, FileSystem(), fill, lock=None),
+                dry_run=True,
             )
         return report.model_copy(update={"changed": False, "dry_run": True})
 
     def _import(
-        self, task: _Task, write: Callable[[Callable[[Connection], None]], None]
+        self,
+        task: _Task,
+        write: Callable[[Callable[[Connection], None]], None],
+        *,
+        dry_run: bool = False,
     ) -> ImportReport:
         directory = self._directory
         done, stores = self._survey(task)
@@ -243,6 +249,7 @@ class _Importer:
             found.store.schema_name: found.content for found in stores if found.content is not None
         }
         stand_in_id = _new_id(self._new_id, files) if files.entries_without_receipt else None
+        stand_in = stand_in_id and (NEW_ID if dry_run else f"batch {stand_in_id}")
         reports: list[ImportReport] = []
 
         def fill(connection: Connection) -> None:
@@ -269,7 +276,7 @@ class _Importer:
                 "control_files": files.names,
                 "ended_runs": len({tombstone.run_id for tombstone in files.tombstones}),
                 "other_files": tuple(look_beside(directory, files, stores, self._fs)),
-                "notes": tuple(notes(done, stores, stand_in_id)),
+                "notes": tuple(notes(done, stores, stand_in)),
             }
         )
 

@@ -8,13 +8,16 @@ from rtstore.legacy.control_files import RECEIPTS_NAME, ControlFiles
 from rtstore.legacy.finishing import Finished
 from rtstore.legacy.survey import FoundStore
 
+NEW_ID = "a batch, whose id the import makes"
 
-def notes(done: Finished, stores: Sequence[FoundStore], stand_in_id: str | None) -> Iterator[str]:
-    """Yield notes about control files that are sound, but do not match each other."""
+
+def notes(done: Finished, stores: Sequence[FoundStore], stand_in: str | None) -> Iterator[str]:
+    """Yield notes about control files that are sound, but do not match each other. `stand_in` is
+    the batch that stands for lost receipts, in words."""
     files = done.files
     yield from _of_finished(done)
     yield from _of_batches(files)
-    yield from _of_entries(files, stand_in_id)
+    yield from _of_entries(files, stand_in)
     unknown = files.unknown_keys()
     if unknown:
         yield f"keys that are not known stay in the files only: {', '.join(unknown)}"
@@ -71,11 +74,11 @@ def _of_batches(files: ControlFiles) -> Iterator[str]:
         )
 
 
-def _of_entries(files: ControlFiles, stand_in_id: str | None) -> Iterator[str]:
-    if stand_in_id is not None:
+def _of_entries(files: ControlFiles, stand_in: str | None) -> Iterator[str]:
+    if stand_in is not None:
         names = ", ".join(entry.schema_name for entry in files.entries_without_receipt)
         yield (
-            f"no receipt was found for {names}: batch {stand_in_id}, of reason migration and not "
+            f"no receipt was found for {names}: {stand_in}, of reason migration and not "
             "counted in the high watermark, stands for the batches that wrote them"
         )
     without = [item.schema_name for item in files.manifest.entries if item.content_hash is None]

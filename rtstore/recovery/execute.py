@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,9 +77,12 @@ _INTENTIONS = {
 }
 
 
-def _intended(action: RecoveryAction) -> RecoveryStep:
-    """Return the step of a dry run."""
+def _intended(action: RecoveryAction, in_database: Collection[str]) -> RecoveryStep:
+    """Return the step of a dry run. `in_database` are the stores whose committed content is there
+    to be put back."""
     intention = _INTENTIONS.get(action.kind, _REBUILD)
+    if action.kind is ActionKind.QUARANTINE and action.schema_name not in in_database:
+        intention = "move the file into quarantine; there is nothing to put back"
     if action.kind is ActionKind.BLOCK_READINESS and action.batch_id is not None:
         intention = "close the batch that was imported open"
     return RecoveryStep(
@@ -209,8 +212,11 @@ class Recovery:
         The answer is of the moment of the plan: batches committed since do not matter.
         """
         self._check_team(plan, team_name)
+        in_database = self._database.read(contents.stores_with_content)
         steps = tuple(
-            _intended(action) for action in plan.actions if action.kind is not ActionKind.NONE
+            _intended(action, in_database)
+            for action in plan.actions
+            if action.kind is not ActionKind.NONE
         )
         return RecoveryReport(run_number=None, plan=plan, steps=steps, remaining=plan)
 

@@ -24,6 +24,7 @@ from rtstore import (
 )
 from rtstore.legacy import StoreOutcome
 from rtstore.legacy.format import LegacyEntry
+from tests.cli.commands import run, words_of
 from tests.legacy.build import (
     DUSK,
     EBB,
@@ -87,6 +88,8 @@ def test_one_lost_receipt(tmp_path: Path) -> None:
         del batches[5]["receipts"][1]
 
     edit_receipts(directory, lose)
+    (rehearsed,) = take(directory, dry_run=True).notes
+    assert f"no receipt was found for {SESSIONS}: a batch, whose id the import makes," in rehearsed
     report = take(directory, batch_id_factory=lambda: "stand-in")
     (note,) = report.notes
     assert note == (
@@ -351,6 +354,64 @@ def test_a_batch_among_others_whose_files_are_not_all_there(tmp_path: Path) -> N
         ]
         assert "did not finish it" in (store.batches()[-2].last_error or "")
         assert store.read(LEASES).batch_id == "late-1"
+
+
+def test_a_file_that_differs_from_its_entry(tmp_path: Path) -> None:
+    """Nothing is said to be put back that the database does not have; and a file of an older format
+    is not said to be adopted as it is."""
+    directory = copy(HARBOUR, tmp_path)
+    path = directory / FILE_OF[SESSIONS]
+    path.write_bytes(path.read_bytes().replace(b'"schemaVersion": 1', b'"schemaVersion": 0'))
+    take(directory)
+    (item,) = run("plan", directory, "--json").json()["recovery"]
+    assert item["intention"] == "move the file into quarantine; there is nothing to put back"
+    step, *_ = run("status", directory, "--json").json()["next"]
+    assert step["command"] is None
+    assert "has schema version 0, the store has 1. Then: rtstore adopt" in step["why"]
+
+
+def test_a_file_is_adopted_when_no_run_is_active(tmp_path: Path) -> None:
+    """The manifest of a stopped runtime names no active run: the command that is printed adopts the
+    file for the run of the last batch, whose end stays."""
+    directory = copy(HARBOUR, tmp_path)
+    edit_manifest(directory, lambda found: found.update(activeRunId=None))
+    path = directory / FILE_OF[SESSIONS]
+    path.write_bytes(path.read_bytes() + b" ")
+    take(directory)
+    step, *_ = run("status", directory, "--json").json()["next"]
+    assert run(*words_of(step["command"])).code == 0
+    with opened(directory) as store:
+        batch = store.batches()[-1]
+        assert (batch.run_id, batch.receipts[0].schema_name) == (DUSK.run_id, SESSIONS)
+        assert {each.run_id: each.state for each in store.runs()}[DUSK.run_id] is RunState.ENDED
+
+
+def test_a_file_that_belongs_to_no_run(tmp_path: Path) -> None:
+    """Where no run is known at all, somebody must name one, and no command without it is
+    printed."""
+    directory = copy(HARBOUR, tmp_path)
+    nobody = {
+        "runId": None,
+        "capabilitySnapshotId": None,
+        "behaviorFingerprint": None,
+    }
+    (directory / RECEIPTS).unlink()
+    (directory / TOMBSTONES).unlink()
+
+    def forget(found: dict[str, Any]) -> None:
+        found["activeRunId"] = None
+        for entry in found["entries"]:
+            entry.update(nobody)
+
+    edit_manifest(directory, forget)
+    path = directory / FILE_OF[SESSIONS]
+    path.write_bytes(path.read_bytes() + b" ")
+    take(directory)
+    step, *_ = run("status", directory, "--json").json()["next"]
+    assert (step["command"], "--run-id RUN, with the run" in step["why"]) == (None, True)
+    tried = run("adopt", directory, SESSIONS)
+    assert "--run-id: is needed: no run is known yet" in tried.err
+    assert run("adopt", directory, SESSIONS, "--run-id", "run-new").code == 0
 
 
 def test_nothing_is_removed_that_is_nowhere_else(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from rtstore.cli.snapshot import (
     schema_name_of,
     shown,
 )
+from rtstore.commit.adopt import last_identity
 from rtstore.errors import InvalidRequestError
 from rtstore.model.records import Batch, Record
 from rtstore.shell import shell_command
@@ -81,10 +82,10 @@ def run(
         name = schema_name_of(store, store_name)
         identity = expected_identity(
             store.manifest(), run_id, capability_snapshot_id, behavior_fingerprint
-        )
+        ) or store.database.read(last_identity)
     is_given = (run_id, capability_snapshot_id, behavior_fingerprint) != (None, None, None)
     if identity is None:
-        raise InvalidRequestError("--run-id", "is needed: nothing is committed yet")
+        raise InvalidRequestError("--run-id", "is needed: no run is known yet")
     # A recovery on opening could replace this very file.
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
         before = store.manifest()
