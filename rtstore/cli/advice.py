@@ -28,6 +28,9 @@ _REBUILDS = (
 )
 
 
+_OF_SOMEBODY = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
+
+
 class NextStep(Record):
     """One thing to do, and what it does. `command` is None where the runtime must act."""
 
@@ -50,6 +53,7 @@ def next_steps(
     living: str | None = None,
     knows_run: bool = True,
     not_adoptable: Mapping[str, str] | None = None,
+    over_again: str | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
@@ -60,7 +64,8 @@ def next_steps(
     `expected_run` is the run of the expected identity, if it ever began. `living` is the process of
     the active run, if it is alive. Without `knows_run` an adopted file has no run to belong to, so
     that somebody must name one. `not_adoptable` says why a file cannot be adopted as it is, by
-    store.
+    store. `over_again` is the command that takes control files of the legacy format over again
+    which were changed since the import.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
     if whole:
@@ -83,7 +88,9 @@ def next_steps(
         ),
         *_recover(directory, free, high_watermark),
     ]
-    if newer_files:
+    if over_again is not None and any(action.reason in _OF_SOMEBODY for action in free):
+        steps.insert(0, _control_files_changed(over_again))
+    elif newer_files:
         steps.insert(0, _batches_may_be_missing(newer_files))
     steps += [_step(item) for item in hindrances]
     steps += [step for obstacle in obstacles for step in _clear(directory, obstacle)]
@@ -142,6 +149,16 @@ def rebuild_of_files(directory: Path, team_name: str, launch: LaunchState) -> Ne
         why="makes a new database of the store files: this one knows of no batch, so it is a new "
         "one or its WAL did not come along. Rather a back-up, where there is one. A runtime that "
         "goes on without either begins anew, and its first batch replaces the files",
+    )
+
+
+def _control_files_changed(over_again: str) -> NextStep:
+    return NextStep(
+        command=None,
+        why="look first: the control files of the legacy format were changed after the import, "
+        "perhaps by a runtime of the old kind that wrote these files. To take over what it wrote, "
+        f"stop what uses the store: {over_again} (what was written here since stays in the "
+        "database that is moved aside). Else a recovery moves its files into quarantine",
     )
 
 

@@ -180,6 +180,7 @@ class Look:
             expected_run=expected_run,
             living=process_of(run) if run and not run.is_over and self.process_alive else None,
             knows_run=store.database.read(last_identity) is not None,
+            over_again=_over_again(store),
             not_adoptable=_not_adoptable(store, self.manifest, plan),
         )
         full = no_room(self.directory) if any(step.command for step in steps) else None
@@ -438,6 +439,19 @@ def _newer_files(
             if written_at is not None and written_at > last:
                 newer.append(inspection.relative_path)
     return tuple(newer)
+
+
+def _over_again(store: RuntimeStore) -> str | None:
+    """Return the command that takes over what a runtime of the old kind wrote after the import, or
+    None where it wrote nothing."""
+    from rtstore import legacy  # few stores were imported
+
+    head = store.database.read(manifest.load_head)
+    if head.imported_at is None:
+        return None
+    directory = shown(store.directory)
+    changed = legacy.changed_since_import(store.directory, head, FileSystem())
+    return legacy.over_again_command(directory) if changed else None
 
 
 def _not_adoptable(store: RuntimeStore, found: Manifest, plan: RecoveryPlan) -> dict[str, str]:

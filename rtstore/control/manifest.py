@@ -234,6 +234,11 @@ def mark_recovery(connection: Connection, plan_id: str) -> None:
     _MARK_RECOVERY.run(connection, plan_id=plan_id)
 
 
+def save_imported_hash(connection: Connection, content_hash: str) -> None:
+    """Record the hash of the control files of the legacy format as they are now."""
+    _SAVE_IMPORTED_HASH.run(connection, content_hash=content_hash)
+
+
 # --- descriptors --------------------------------------------------------------------------------
 
 
@@ -364,6 +369,9 @@ _AGE_MAX = timedelta(days=999_999_999)
 """The longest age that can be read back: the most that pydantic accepts as seconds."""
 _MARK_PREPARING = Statement(
     update(runtime_manifest).values(last_preparing_batch_id=bindparam("batch_id"))
+)
+_SAVE_IMPORTED_HASH = Statement(
+    update(runtime_manifest).values(imported_hash=bindparam("content_hash"))
 )
 _MARK_RECOVERY = Statement(
     update(runtime_manifest).values(last_recovery_plan_id=bindparam("plan_id"))

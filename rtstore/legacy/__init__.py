@@ -29,6 +29,7 @@ from rtstore.legacy.lanes import (
     name_of,
     read_lane_index,
 )
+from rtstore.legacy.over_again import changed_since_import, over_again_command
 from rtstore.legacy.report import (
     ImportedStore,
     ImportReport,
@@ -57,6 +58,7 @@ __all__ = [
     "StoreOutcome",
     "TeamImportReport",
     "Tombstone",
+    "changed_since_import",
     "export_here",
     "export_team_to",
     "export_to",
@@ -69,6 +71,7 @@ __all__ = [
     "lane_names",
     "lost_its_manifest",
     "name_of",
+    "over_again_command",
     "read_lane_index",
     "read_tombstones",
     "runtime_directory_of",

@@ -24,7 +24,7 @@ from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.history.materialize import write_store_files
-from rtstore.legacy.control_files import MANIFEST_NAMES, TOMBSTONES_NAME
+from rtstore.legacy.control_files import MANIFEST_NAMES, TOMBSTONES_NAME, current_hash
 from rtstore.legacy.documents import Exported, control_files, stores_set_aside, with_ended_runs
 from rtstore.model.descriptors import LANE_INDEX
 from rtstore.model.envelope import content_hash
@@ -89,6 +89,7 @@ def export_here(
                     recovery_log.record_quarantined(connection, quarantined)
             for name, content in files.items():
                 durable.replace(directory / name, content, mtime_ns=None, flush=True, fs=fs)
+            _remember(directory, database, fs)
         except OSError as error:
             raise StorageError(directory, "the export cannot be written", str(error)) from error
     return _report(directory, state, files, replaced=[item.quarantine_path for item in quarantined])
@@ -205,6 +206,15 @@ def _report(
         not_committed=(),
         replaced=tuple(replaced),
     )
+
+
+def _remember(directory: Path, database: Database, fs: FileSystem) -> None:
+    """Record in an imported store what its control files say now, so that whoever changes them
+    after the export is noticed."""
+    head, now = database.read(manifest.load_head), current_hash(directory, fs)
+    if head.imported_at is not None and now is not None and now != head.imported_hash:
+        with database.write(flush=True) as connection:
+            manifest.save_imported_hash(connection, now)
 
 
 def _keep(

@@ -34,6 +34,7 @@ from rtstore.legacy.control_files import (
 )
 from rtstore.legacy.finishing import Finished, finished
 from rtstore.legacy.notes import NEW_ID, notes
+from rtstore.legacy.over_again import over_again_command
 from rtstore.legacy.report import ImportReport
 from rtstore.legacy.rows import write_rows
 from rtstore.legacy.survey import (
@@ -192,7 +193,9 @@ def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> Impor
         elif now != head.imported_hash:
             said.append(
                 "the control files were changed after the import, perhaps by a runtime of the old "
-                "kind that still runs; what they say now was not imported"
+                "kind that still runs; what they say now was not imported. To take it over, stop "
+                "what uses the store, and move the database aside, which keeps what was written "
+                f"here since: {over_again_command(report.directory)}"
             )
     return report.model_copy(update={"changed": False, "notes": tuple(said)})
 

@@ -150,6 +150,38 @@ def add_store(directory: Path, name: str, path: str, content: bytes, receipt_id:
     edit_manifest(directory, change)
 
 
+def write_late(directory: Path, number: int, *stores: str, counted: bool = False) -> str:
+    """Have a legacy writer write a batch of stores; `counted`: its manifest too."""
+    manifest = json.loads((directory / MANIFEST).read_bytes())["data"]
+    entries = {entry["schemaName"]: entry for entry in manifest["entries"]}
+    batch_id, at = f"late-{number}", f"2026-06-02T09:00:{number:02}.000Z"
+    receipts = []
+    for name in stores:
+        path = directory / entries[name]["relativePath"]
+        content = json.dumps({**json.loads(path.read_bytes()), "updatedAt": at}).encode()
+        path.write_bytes(content)
+        entries[name] |= {"contentHash": digest(content), "fileSize": len(content)}
+        entries[name]["lastWriteReceiptId"] = f"{batch_id}-{name}"
+        receipt = {key: value for key, value in entries[name].items() if key != "state"}
+        receipt["receiptId"] = receipt.pop("lastWriteReceiptId")
+        receipts.append(receipt | {"batchId": batch_id, "teamName": "harbour", "writtenAt": at})
+    batch = {"batchId": batch_id, "teamName": "harbour", "reason": "delivery_commit",
+             "state": "committed", "startedAt": at, "completedAt": at, "receipts": receipts,
+             **DUSK.model_dump(by_alias=True)}  # fmt: skip
+    for receipt in receipts:
+        receipt.update(DUSK.model_dump(by_alias=True))
+    edit_receipts(directory, lambda batches: batches.append(batch))
+
+    def count(found: dict[str, Any]) -> None:
+        if counted:
+            found["entries"] = list(entries.values())
+            found.update(lastCommittedBatchId=batch_id, highWatermark=found["highWatermark"] + 1)
+        found["lastPreparingBatchId"] = None if counted else batch_id
+
+    edit_manifest(directory, count)
+    return batch_id
+
+
 def outcomes(report: ImportReport) -> dict[str, StoreOutcome]:
     """What became of each store, by name."""
     return {store.schema_name: store.outcome for store in report.stores}

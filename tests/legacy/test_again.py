@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,8 +26,9 @@ from rtstore import (
     WriterLock,
     import_directory,
 )
-from rtstore.legacy import StoreOutcome
+from rtstore.legacy import StoreOutcome, over_again_command
 from rtstore.legacy.rows import write_rows
+from tests.cli.commands import run, words_of
 from tests.legacy.build import (
     DUSK,
     HARBOUR,
@@ -41,8 +43,9 @@ from tests.legacy.build import (
     opened,
     outcomes,
     take,
+    write_late,
 )
-from tests.support import LAUNCH, LEDGER, Crash, WatchedFileSystem, at_call, picture
+from tests.support import LAUNCH, LEASES, LEDGER, Crash, WatchedFileSystem, at_call, picture
 
 DATABASE = "runtime-store.sqlite3"
 
@@ -116,6 +119,29 @@ def test_a_second_import_says_what_became_of_the_control_files(
     assert not again.changed
     assert again.high_watermark == 7
     assert again.notes[1].startswith(said)
+
+
+def test_what_an_old_runtime_wrote_after_the_import_is_taken_over(tmp_path: Path) -> None:
+    """Back to the file-only runtime, in place, and forward again: the export alone is no change;
+    what that runtime writes then is pointed out before any recovery, and the command that is
+    printed takes it over. The database is kept aside."""
+    directory = copy(HARBOUR, tmp_path)
+    take(directory)
+    printed = over_again_command(directory)
+    exported = run("export", directory)
+    assert f"\n  {printed}\n" in exported.out
+    assert len(take(directory).notes) == 1
+    write_late(directory, 1, LEASES, counted=True)
+    assert printed in take(directory).notes[1]
+    first, *_ = run("status", directory, "--json").json()["next"]
+    assert (first["command"], printed in first["why"]) == (None, True)
+    before, _, ours = printed.partition(" && rtstore ")
+    subprocess.run(["bash", "-c", before], check=True)
+    assert run(*words_of(f"rtstore {ours}")).code == 0
+    with RuntimeStore.open(directory, read_only=True) as store:
+        assert (store.manifest().high_watermark, store.read(LEASES).batch_id) == (8, "late-1")
+        assert store.check_readiness(expected=DUSK).ok
+    assert (directory / "runtime-store.before-001" / DATABASE).exists()
 
 
 # --- interrupted ----------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from tests.legacy.build import (
     opened,
     outcomes,
     take,
+    write_late,
 )
 from tests.support import FILE_OF, LAUNCH, LEASES, LEDGER, SESSIONS, digest
 
@@ -252,38 +253,6 @@ def test_a_batch_whose_files_are_not_all_there(tmp_path: Path, *, first: bool) -
         }
 
 
-def _write_late(directory: Path, number: int, *stores: str, counted: bool = False) -> str:
-    """Have a legacy writer write a batch of stores; `counted`: its manifest too."""
-    manifest = json.loads((directory / MANIFEST).read_bytes())["data"]
-    entries = {entry["schemaName"]: entry for entry in manifest["entries"]}
-    batch_id, at = f"late-{number}", f"2026-06-02T09:00:{number:02}.000Z"
-    receipts = []
-    for name in stores:
-        path = directory / entries[name]["relativePath"]
-        content = json.dumps({**json.loads(path.read_bytes()), "updatedAt": at}).encode()
-        path.write_bytes(content)
-        entries[name] |= {"contentHash": digest(content), "fileSize": len(content)}
-        entries[name]["lastWriteReceiptId"] = f"{batch_id}-{name}"
-        receipt = {key: value for key, value in entries[name].items() if key != "state"}
-        receipt["receiptId"] = receipt.pop("lastWriteReceiptId")
-        receipts.append(receipt | {"batchId": batch_id, "teamName": "harbour", "writtenAt": at})
-    batch = {"batchId": batch_id, "teamName": "harbour", "reason": "delivery_commit",
-             "state": "committed", "startedAt": at, "completedAt": at, "receipts": receipts,
-             **DUSK.model_dump(by_alias=True)}  # fmt: skip
-    for receipt in receipts:
-        receipt.update(DUSK.model_dump(by_alias=True))
-    edit_receipts(directory, lambda batches: batches.append(batch))
-
-    def count(found: dict[str, Any]) -> None:
-        if counted:
-            found["entries"] = list(entries.values())
-            found.update(lastCommittedBatchId=batch_id, highWatermark=found["highWatermark"] + 1)
-        found["lastPreparingBatchId"] = None if counted else batch_id
-
-    edit_manifest(directory, count)
-    return batch_id
-
-
 def _numbers(store: RuntimeStore) -> list[tuple[str, BatchState, int | None]]:
     return [(batch.batch_id, batch.state, batch.high_watermark) for batch in store.batches()[-3:]]
 
@@ -296,8 +265,8 @@ def test_several_batches_that_the_manifest_does_not_count(
     none. The last batch that it counts keeps its number, and no file is taken away."""
     directory = copy(HARBOUR, tmp_path)
     manifest = (directory / MANIFEST).read_bytes()
-    _write_late(directory, 1, LEASES)
-    _write_late(directory, 2, LEASES, SESSIONS)
+    write_late(directory, 1, LEASES)
+    write_late(directory, 2, LEASES, SESSIONS)
     if older_manifest:
         (directory / MANIFEST).write_bytes(manifest)
     (note,) = take(directory).notes
@@ -320,9 +289,9 @@ def test_a_batch_before_the_last_that_the_manifest_does_not_count(tmp_path: Path
     """The next writer's manifest counts its own batch alone: the one before it is finished too,
     without a number, since the manifest has none for it."""
     directory = copy(HARBOUR, tmp_path)
-    _write_late(directory, 1, LEASES)
+    write_late(directory, 1, LEASES)
     edit_manifest(directory, lambda found: found.update(lastPreparingBatchId=None))
-    _write_late(directory, 2, SESSIONS, counted=True)
+    write_late(directory, 2, SESSIONS, counted=True)
     notes = take(directory).notes
     assert notes[0].startswith("batch late-1 had its receipts")
     with opened(directory) as store:
@@ -340,9 +309,9 @@ def test_a_batch_before_the_last_that_the_manifest_does_not_count(tmp_path: Path
 def test_a_batch_among_others_whose_files_are_not_all_there(tmp_path: Path) -> None:
     """It is not called committed, and does not hold up the batches around it, nor their numbers."""
     directory = copy(HARBOUR, tmp_path)
-    _write_late(directory, 1, LEASES)
-    _write_late(directory, 2, LAUNCH, LEDGER)
-    _write_late(directory, 3, SESSIONS)
+    write_late(directory, 1, LEASES)
+    write_late(directory, 2, LAUNCH, LEDGER)
+    write_late(directory, 3, SESSIONS)
     (directory / FILE_OF[LEDGER]).write_bytes(b"{}")
     notes = take(directory).notes
     assert notes[1].startswith("batch late-2: the receipts say committed")

@@ -24,6 +24,7 @@ from rtstore.legacy import (
     is_legacy_directory,
     lane_names,
     lost_its_manifest,
+    over_again_command,
     runtime_directory_of,
     why_lost,
 )
@@ -101,7 +102,8 @@ def run(
     report = _of_team(
         reports, lanes, directory if destination is None else destination, problem=problem
     )
-    _show(page_of(report, as_json=as_json), report)
+    again = None if destination is not None else over_again_command(directory, paths)
+    _show(page_of(report, as_json=as_json), report, again)
     return ExitCode.READY
 
 
@@ -180,7 +182,8 @@ def _of_team(
     )
 
 
-def _show(page: Page, team: TeamExportReport) -> None:
+def _show(page: Page, team: TeamExportReport, again: str | None) -> None:
+    """Print the report. `again` takes a directory that has databases over again."""
     if not team.lanes_only:
         _show_directory(page, team, f"the runtime directory of team {team.team_name}")
     if team.problem is not None:
@@ -193,8 +196,10 @@ def _show(page: Page, team: TeamExportReport) -> None:
             _show_directory(page, lane.report, f"lane {lane.lane_id}")
     page.title("Next")
     page.line("start the runtime that reads these files, and no other meanwhile", indent=2)
-    back = f"rtstore import {shell_word(team.directory)}"
-    page.line(Cell(back, "title"), " takes a directory without a database over again", indent=2)
+    back = again or f"rtstore import {shell_word(team.directory)}"
+    page.line(Cell(back, "title"), indent=2)
+    moved = "moves the database aside, and " if again else ""
+    page.line(f"afterwards: {moved}takes over again what that runtime wrote", indent=6)
 
 
 def _show_directory(page: Page, report: ExportReport, what: str) -> None:
