@@ -121,6 +121,8 @@ class LaneImport(Record):
     """Why not. What is repaired is taken over by importing again."""
     damaged: bool = False
     """A control file of it is damaged."""
+    retry: bool = False
+    """Importing again may take it over as it is: it was locked, or there was no room."""
 
 
 class TeamImportReport(ImportReport):

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from rtstore.control.lock import DEFAULT_TIMEOUT_S
 from rtstore.control.sqlite.engine import DATABASE_NAME
-from rtstore.errors import LegacyImportError
+from rtstore.errors import LegacyImportError, RetryableError
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
@@ -98,8 +98,8 @@ def import_team(
     the name of the directory or the id of the lane. Durable when it returns.
 
     Directories that were imported before are left as they are, so an interrupted import can be run
-    again. A lane that cannot be imported is in the report, and the others are imported. So is one
-    that only the list of lanes knows, or that has no control files.
+    again. A lane that cannot be imported, now or at all, is in the report, and the others are
+    imported. So is one that only the list of lanes knows, or that has no control files.
 
     Raises what `import_directory` raises for the team's own directory.
     """
@@ -240,6 +240,8 @@ def _import_lane(
             "problem": str(error),
             "damaged": error.damaged,
         }
+    except RetryableError as error:  # what was imported by now stays, and is reported
+        return {"outcome": LaneOutcome.NOT_IMPORTED, "problem": str(error), "retry": True}
     is_new = report.changed or report.dry_run
     outcome = LaneOutcome.IMPORTED if is_new else LaneOutcome.IMPORTED_BEFORE
     return {"outcome": outcome, "report": report}

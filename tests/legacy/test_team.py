@@ -15,7 +15,6 @@ import pytest
 
 from rtstore import (
     LegacyImportError,
-    LockTimeoutError,
     NotARuntimeDirectoryError,
     RuntimeStore,
     TeamImportReport,
@@ -407,10 +406,14 @@ def test_progress_is_told(tmp_path: Path) -> None:
 
 def test_a_lane_in_use(tmp_path: Path) -> None:
     """A lane whose writer lock somebody holds makes the import wait, then say so; what was imported
-    by then stays, and importing again goes on."""
+    by then stays and is reported, and importing again goes on."""
     directory = copy(HARBOUR, tmp_path)
-    with WriterLock(directory / LANE_PATH).hold(), pytest.raises(LockTimeoutError):
-        take_team(directory, lock_timeout_s=0.05)
+    with WriterLock(directory / LANE_PATH).hold():
+        shown = run("import", directory, "--lock-timeout", "0.05")
+    assert shown.code == ExitCode.RETRY_LATER
+    assert shown.out.startswith("Imported the runtime directory of team harbour\n")
+    assert f"\nNot imported: lane {LANE_ID}: " in shown.out
+    assert f"\n  rtstore import {directory}\n" in shown.out
     report = take_team(directory)
     assert not report.changed
     assert report.lanes[0].report is not None

@@ -46,7 +46,7 @@ def run(
       problem (why DIR itself was not imported, which has receipts or store files) or null,
       lanes[] {laneId, path, outcome (imported|imported before|not imported|no control files|
         no directory), state (by lanes.json) or null, report (the keys above) or null,
-        problem or null, damaged},
+        problem or null, damaged, retry (import again later)},
       found, imported (numbers of files), skipped[] {path, why}
     """
     check_directory(directory)
@@ -58,6 +58,8 @@ def run(
     failed = [lane for lane in report.lanes if lane.outcome is LaneOutcome.NOT_IMPORTED]
     if report.problem is not None or any(lane.damaged for lane in failed):
         return ExitCode.STOP
+    if any(lane.retry for lane in failed):
+        return ExitCode.RETRY_LATER
     return ExitCode.WRONG_CALL if failed else ExitCode.READY
 
 
@@ -91,7 +93,9 @@ def _next_steps(team: TeamImportReport) -> Iterator[str | Cell]:
         if report is not None:
             yield Cell(f"rtstore status {shell_word(report.directory)}", "title")
     for lane in team.lanes:
-        if lane.outcome is LaneOutcome.NOT_IMPORTED:
+        if lane.retry:
+            yield Cell(f"rtstore import {shell_word(team.directory)}", "title")
+        elif lane.outcome is LaneOutcome.NOT_IMPORTED:
             yield Cell(f"rtstore doctor {shell_word(team.directory / lane.path)}", "title")
 
 
