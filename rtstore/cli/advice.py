@@ -123,9 +123,12 @@ def _recover(
     """Return the recovery, where it changes something. Where nothing was ever committed, only an
     open batch makes one: the runtime's first batch does the rest."""
     parts = []
-    batches = dict.fromkeys(action.batch_id for action in actions if action.batch_id)
+    imported = _batches(actions, closed=True)
+    if imported:
+        parts.append(f"closes {imported} as failed, imported unfinished")
+    batches = _batches(actions, closed=False)
     if batches:
-        parts.append(f"brings {', '.join(filter(None, batches))} to its end")
+        parts.append(f"brings {batches} to its end")
     restored = _names(actions, ActionKind.RESTORE_COMMITTED)
     if restored:
         parts.append(f"puts the committed content of {restored} back")
@@ -136,6 +139,18 @@ def _recover(
         return []
     command = f"rtstore recover {shell_word(directory)}"
     return [NextStep(command=command, why="; ".join(parts))]
+
+
+def _batches(actions: Iterable[RecoveryAction], *, closed: bool) -> str:
+    """Return the batches that a recovery closes, because their contents were never logged, or that
+    it completes or undoes."""
+    return ", ".join(
+        dict.fromkeys(
+            action.batch_id
+            for action in actions
+            if action.batch_id and (action.kind is ActionKind.BLOCK_READINESS) is closed
+        )
+    )
 
 
 def rebuild_of_files(directory: Path, team_name: str, launch: LaunchState) -> NextStep:

@@ -355,6 +355,17 @@ def test_a_file_is_adopted_when_no_run_is_active(tmp_path: Path) -> None:
         assert {each.run_id: each.state for each in store.runs()}[DUSK.run_id] is RunState.ENDED
 
 
+def test_what_is_said_of_a_directory_with_an_open_batch(tmp_path: Path) -> None:
+    """Before the import the doctor prints no command that needs a database; after it, a recovery is
+    said to close the batch, which no log can complete."""
+    directory = copy(FERRY, tmp_path)
+    assert "runtime-store.sqlite3" not in run("doctor", directory).out
+    take(directory)
+    steps = run("status", directory, "--json").json()["next"]
+    (recover,) = [step for step in steps if "rtstore recover" in (step["command"] or "")]
+    assert "closes ferry-batch-3 as failed, imported unfinished" in recover["why"]
+
+
 def test_a_file_that_belongs_to_no_run(tmp_path: Path) -> None:
     """Where no run is known at all, somebody must name one, and no command without it is
     printed."""

@@ -378,7 +378,17 @@ def _engine(facts: Facts) -> Iterator[Finding]:
         Suggestion(
             command=f"sqlite3 -readonly {shell_word(facts.directory)}/runtime-store.sqlite3",
             why="looks without writing",
-        ),
+        )
+        if _has_database(facts)
+        else Suggestion(command=None, why="nothing to be done before there is a database"),
+    )
+
+
+def _has_database(facts: Facts) -> bool:
+    return facts.state not in (
+        DatabaseState.ABSENT,
+        DatabaseState.LEGACY,
+        DatabaseState.REBUILD_INTERRUPTED,
     )
 
 
@@ -389,6 +399,8 @@ def _file_system(facts: Facts) -> Iterator[Finding]:
         why="copies all that is committed into a directory that opens as a ready store, with "
         "changed files in its quarantine",
     )  # fmt: skip
+    if not _has_database(facts):
+        away = Suggestion(command=None, why="move the directory to a local disk first")
     if kind is None:
         yield say.green("its kind cannot be told here")
     elif kind in NETWORK:
