@@ -288,6 +288,8 @@ def _read(path: Path, fs: FileSystem) -> bytes | None:
     except OSError as error:
         damaged = not isinstance(error, PermissionError)
         problem = f"it cannot be read ({error})"
+        if os.path.islink(path):
+            problem = "it cannot be read: it is a symbolic link, which is never followed"
         raise LegacyImportError(path, problem, damaged=damaged) from error
 
 

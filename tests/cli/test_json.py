@@ -40,7 +40,7 @@ SHAPES = {
         *("directory", "teamName", "changed", "importedAt", "highWatermark", "activeIdentity"),
         *("batches", "receipts", "stores", "controlFiles", "otherFiles", "notes", "dryRun"),
         *("endedRuns",),
-        *("lanes", "lanesOnly", "found", "imported", "skipped"),
+        *("lanes", "lanesOnly", "problem", "found", "imported", "skipped"),
     },
     "status": {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
@@ -81,7 +81,7 @@ SHAPES = {
     "verify": BACKUP,
     "export": {
         *("directory", "teamName", "highWatermark", "controlFiles", "stores", "batches"),
-        *("setAside", "leftOut", "notCommitted", "replaced", "lanesOnly", "lanes"),
+        *("setAside", "leftOut", "notCommitted", "replaced", "lanesOnly", "problem", "lanes"),
     },
     "runs": {"directory", "teamName", "activeRunId", "number", "runs", "next"},
     "end-run": {"directory", "teamName", "run", "processAlive", "next"},

@@ -303,6 +303,17 @@ def test_the_way_out_of_a_damaged_control_file(tmp_path: Path, name: str) -> Non
         assert dawn.state is RunState.ENDED  # if only by its last batch
 
 
+def test_the_way_out_of_a_linked_control_file(tmp_path: Path) -> None:
+    """What a link leads to is put in its place: nothing is lost for a link."""
+    directory = copy(HARBOUR, tmp_path)
+    (directory / MANIFEST).rename(tmp_path / "elsewhere.json")
+    (directory / MANIFEST).symlink_to(tmp_path / "elsewhere.json")
+    refused(directory, "it is a symbolic link, which is never followed")
+    walk(directory)
+    with RuntimeStore.open(directory, read_only=True) as store:
+        assert store.manifest().high_watermark == 7
+
+
 def test_a_rebuild_with_a_damaged_list_of_ended_runs(tmp_path: Path) -> None:
     """The stores are taken all the same, and the list that was not is named."""
     directory = copy(HARBOUR, tmp_path)

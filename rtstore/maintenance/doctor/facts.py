@@ -110,6 +110,8 @@ class Facts(Record):
     """Why the control files of the legacy format cannot be imported as they are."""
     damaged_control_file: Path | None = None
     """The one of them that is damaged, where that is why."""
+    unlink_control_file: str | None = None
+    """The command that puts what it leads to in its place, where it is a link to a file."""
     lock_holder: str | None = None
     """The text that the holder of the writer lock wrote; None when the lock is free."""
     lock_process_id: int | None = None

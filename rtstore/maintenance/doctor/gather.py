@@ -37,7 +37,7 @@ from rtstore.errors import (
 )
 from rtstore.files import durable
 from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
-from rtstore.files.paths import store_path
+from rtstore.files.paths import end_of_link, replace_link_command, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_changed, is_gone
 from rtstore.files.remains import had_database, kept_beside, store_files
 from rtstore.files.system import FileSystem
@@ -113,6 +113,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         restored=_free_name(directory) if helps else None,
         import_refused=None if refused is None else f"{refused.path.name}: {refused.problem}",
         damaged_control_file=refused.path if refused is not None and refused.damaged else None,
+        unlink_control_file=None if refused is None else _unlink_command(refused.path),
         lock_holder=holder,
         lock_process_id=signature.process_id,
         lock_since=signature.since,
@@ -175,6 +176,12 @@ _READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)
 
 _State = tuple[DatabaseState, str | None, Path | None]
 """The state of the database, what is wrong with it, and the odd file next to it."""
+
+
+def _unlink_command(path: Path) -> str | None:
+    if not path.is_symlink() or end_of_link(path, is_folder=False) is None:
+        return None
+    return replace_link_command(path, is_folder=False)
 
 
 def _state(directory: Path) -> _State:

@@ -209,6 +209,11 @@ def _without_control_file(facts: Facts) -> Suggestion:
     if damaged is None:
         why = f"a person must see to that; then: {_run('import', facts)}"
         return Suggestion(command=None, why=why)
+    if facts.unlink_control_file is not None:
+        return Suggestion(
+            command=f"{facts.unlink_control_file} && {_run('import', facts)}",
+            why="puts a copy of what the link leads to in its place, and takes everything over",
+        )
     move = shell_command("mv", damaged, Path(f"{damaged}.aside"))
     if damaged.name == "opencode-runtime-receipts.json":
         return Suggestion(
