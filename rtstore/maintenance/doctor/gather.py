@@ -90,7 +90,6 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         kept = kept_beside(directory, fs)
     if helps and left.descriptors is None:
         nameless = tuple(nameless_of(store_files(directory, (), fs)))
-    refused = legacy.why_refused(directory, fs) if state is DatabaseState.LEGACY else None
     holder, sql_writer = _writers(directory, path)
     signature = read_signature(holder or "")
     space = _space(directory)
@@ -111,9 +110,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         team_in_database=left.team_name,
         backup=_backup(directory, fs) if helps else None,
         restored=_free_name(directory) if helps else None,
-        import_refused=None if refused is None else f"{refused.path.name}: {refused.problem}",
-        damaged_control_file=refused.path if refused is not None and refused.damaged else None,
-        unlink_control_file=None if refused is None else _unlink_command(refused.path),
+        **(_why_refused(directory, fs) if state is DatabaseState.LEGACY else {}),
         lock_holder=holder,
         lock_process_id=signature.process_id,
         lock_since=signature.since,
@@ -178,10 +175,18 @@ _State = tuple[DatabaseState, str | None, Path | None]
 """The state of the database, what is wrong with it, and the odd file next to it."""
 
 
-def _unlink_command(path: Path) -> str | None:
-    if not path.is_symlink() or end_of_link(path, is_folder=False) is None:
-        return None
-    return replace_link_command(path, is_folder=False)
+def _why_refused(directory: Path, fs: FileSystem) -> dict[str, Any]:
+    """Return the facts of control files of the legacy format that cannot be imported."""
+    refused = legacy.why_refused(directory, fs)
+    if refused is None:
+        return {}
+    path = refused.path
+    is_linked = path.is_symlink() and end_of_link(path, is_folder=False) is not None
+    return {
+        "import_refused": f"{path.name}: {refused.problem}",
+        "damaged_control_file": path if refused.damaged else None,
+        "unlink_control_file": replace_link_command(path, is_folder=False) if is_linked else None,
+    }
 
 
 def _state(directory: Path) -> _State:
