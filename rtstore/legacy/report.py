@@ -120,7 +120,7 @@ class LaneImport(Record):
     problem: str | None = None
     """Why not. What is repaired is taken over by importing again."""
     damaged: bool = False
-    """A control file of it is damaged."""
+    """A control file of it is damaged, or its database cannot be used as it is."""
     retry: bool = False
     """Importing again may take it over as it is: it was locked, or there was no room."""
 

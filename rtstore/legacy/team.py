@@ -14,7 +14,14 @@ from urllib.parse import unquote
 
 from rtstore.control.lock import DEFAULT_TIMEOUT_S
 from rtstore.control.sqlite.engine import DATABASE_NAME
-from rtstore.errors import LegacyImportError, RetryableError
+from rtstore.errors import (
+    InvalidRequestError,
+    LegacyImportError,
+    RetryableError,
+    RuntimeStoreError,
+    StopError,
+    StorageError,
+)
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
@@ -240,11 +247,26 @@ def _import_lane(
             "problem": str(error),
             "damaged": error.damaged,
         }
-    except RetryableError as error:  # what was imported by now stays, and is reported
-        return {"outcome": LaneOutcome.NOT_IMPORTED, "problem": str(error), "retry": True}
+    except InvalidRequestError:  # of the call, and of no lane
+        raise
+    except (RuntimeStoreError, OSError) as error:  # what was imported by now stays, and is reported
+        return {
+            "outcome": LaneOutcome.NOT_IMPORTED,
+            "problem": _said_of_one(error),
+            "damaged": isinstance(error, StopError),
+            "retry": isinstance(error, RetryableError | OSError),
+        }
     is_new = report.changed or report.dry_run
     outcome = LaneOutcome.IMPORTED if is_new else LaneOutcome.IMPORTED_BEFORE
     return {"outcome": outcome, "report": report}
+
+
+def _said_of_one(error: RuntimeStoreError | OSError) -> str:
+    """Return what went wrong with one lane. That nothing was committed is not true of the others,
+    which the message of a `StorageError` does not know."""
+    if isinstance(error, StorageError):
+        return f"{error.path}: {error.problem} ({error.cause})"
+    return str(error)
 
 
 def _of_lanes(

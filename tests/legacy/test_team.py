@@ -420,6 +420,24 @@ def test_a_lane_in_use(tmp_path: Path) -> None:
     assert report.lanes[0].report.changed
 
 
+def test_a_lane_for_which_there_is_no_room(tmp_path: Path) -> None:
+    """That nothing was committed is not said where the team's own directory was imported before the
+    disk was full."""
+    directory = copy(HARBOUR, tmp_path)
+
+    def no_room(_number: int, _name: str, subject: Path | int) -> OSError | None:
+        return OSError(28, "No space left on device") if "/lanes/" in str(subject) else None
+
+    report = take_team(directory, fs=WatchedFileSystem(no_room))
+    (lane,) = report.lanes
+    assert (report.changed, lane.outcome, lane.retry) == (True, LaneOutcome.NOT_IMPORTED, True)
+    assert "No space left" in (lane.problem or "")
+    assert "Nothing was committed" not in (lane.problem or "")
+    assert adds_up(report, directory)
+    (again,) = take_team(directory).lanes
+    assert again.outcome is LaneOutcome.IMPORTED
+
+
 @pytest.mark.thorough
 def test_killed_anywhere() -> None:
     """Killed at any step that changes something and run again, the import of a team with a lane
