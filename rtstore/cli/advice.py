@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
 from rtstore.cli.run_words import differences, end_of
@@ -20,6 +21,9 @@ from rtstore.model.records import (
 )
 from rtstore.model.runs import RunRecord
 from rtstore.shell import shell_word
+
+if TYPE_CHECKING:
+    from rtstore.legacy import NewerBatches
 
 _REBUILDS = (
     ActionKind.REBUILD_FROM_PROVIDER,
@@ -53,6 +57,7 @@ def next_steps(
     living: str | None = None,
     knows_run: bool = True,
     not_adoptable: Mapping[str, str] | None = None,
+    newer_batches: NewerBatches | None = None,
     over_again: str | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
@@ -64,7 +69,8 @@ def next_steps(
     `expected_run` is the run of the expected identity, if it ever began. `living` is the process of
     the active run, if it is alive. Without `knows_run` an adopted file has no run to belong to, so
     that somebody must name one. `not_adoptable` says why a file cannot be adopted as it is, by
-    store. `over_again` is the command that takes control files of the legacy format over again
+    store. `newer_batches` are those that only the control files of the legacy format know.
+    `over_again` is the command that takes control files of the legacy format over again
     which were changed since the import.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
@@ -86,9 +92,11 @@ def next_steps(
             option="" if knows_run else " --run-id RUN",
             not_adoptable=not_adoptable or {},
         ),
-        *_recover(directory, free, high_watermark),
+        *_recover(directory, free, high_watermark, gives_up=newer_batches is not None),
     ]
-    if over_again is not None and any(action.reason in _OF_SOMEBODY for action in free):
+    if newer_batches is not None:
+        steps = _of_the_old_program(directory, newer_batches, steps)
+    elif over_again is not None and any(action.reason in _OF_SOMEBODY for action in free):
         steps.insert(0, _control_files_changed(over_again))
     elif newer_files:
         steps.insert(0, _batches_may_be_missing(newer_files))
@@ -118,7 +126,11 @@ def _step(hindrance: Hindrance) -> NextStep:
 
 
 def _recover(
-    directory: Path, actions: Iterable[RecoveryAction], high_watermark: int
+    directory: Path,
+    actions: Iterable[RecoveryAction],
+    high_watermark: int,
+    *,
+    gives_up: bool,
 ) -> list[NextStep]:
     """Return the recovery, where it changes something. Where nothing was ever committed, only an
     open batch makes one: the runtime's first batch does the rest."""
@@ -138,7 +150,27 @@ def _recover(
     if not parts:
         return []
     command = f"rtstore recover {shell_word(directory)}"
-    return [NextStep(command=command, why="; ".join(parts))]
+    first = ["or this, which puts what was committed before over it"] if gives_up else []
+    return [NextStep(command=command, why="; ".join([*first, *parts]))]
+
+
+def _of_the_old_program(
+    directory: Path, newer: NewerBatches, steps: Sequence[NextStep]
+) -> list[NextStep]:
+    """Return the steps where a program of the legacy format has committed batches of its own. Once
+    the files hold what the database has, all that is left is to write the control files anew."""
+    lost = ", ".join(newer.not_in_files)
+    if lost and not steps:
+        why = (
+            f"{newer.said}. The files of {lost} hold something else by now, such as what a "
+            "recovery put back (rtstore quarantine list "
+            f"{shell_word(directory)} has what it moved away). This {newer.give_up.why}"
+        )
+        return [NextStep(command=newer.give_up.command, why=why)]
+    but = f". It does not find what {lost} had: the files hold something else" if lost else ""
+    why = f"first, {newer.said}. This {newer.take_over.why}{but}"
+    give_up = NextStep(command=newer.give_up.command, why=f"or this, which {newer.give_up.why}")
+    return [NextStep(command=newer.take_over.command, why=why), *(steps or [give_up])]
 
 
 def _batches(actions: Iterable[RecoveryAction], *, closed: bool) -> str:

@@ -5,14 +5,16 @@ Everything here only reads. `--json` prints the records.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files
+from rtstore.cli.discover import MANIFEST_NAMES
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
 from rtstore.cli.run_words import process_of
@@ -65,6 +67,9 @@ from rtstore.model.times import Timestamp, parse_time, utc_now
 from rtstore.recovery.gather import PlanningInput, RecoveryPlanner
 from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
+
+if TYPE_CHECKING:
+    from rtstore.legacy import NewerBatches
 
 Result = TypeVar("Result")
 
@@ -162,6 +167,7 @@ class Look:
         self.lines = _lines(store, gathered, plan, self.now)
         self.open_batches = _open_batches(gathered, self.now)
         self.newer_files = _newer_files(store, gathered, plan)
+        self.newer_batches = _newer_batches(store)
         steps = next_steps(
             self.directory,
             plan,
@@ -176,6 +182,7 @@ class Look:
             ),
             hindrances=hindered,
             newer_files=self.newer_files,
+            newer_batches=self.newer_batches,
             details={line.schema_name: line.detail for line in self.lines if line.detail},
             expected_run=expected_run,
             living=process_of(run) if run and not run.is_over and self.process_alive else None,
@@ -199,6 +206,15 @@ def _rebuild(store: RuntimeStore) -> NextStep | None:
         return None
     launch = read_launch_state(store.directory, fs)
     return rebuild_of_files(shown(store.directory), store.team_name, launch)
+
+
+def _newer_batches(store: RuntimeStore) -> NewerBatches | None:
+    """Return what a program of the legacy format committed since an import or an export."""
+    if not any(os.path.lexists(store.directory / name) for name in MANIFEST_NAMES):
+        return None
+    from rtstore.legacy import newer_batches  # most directories have no such files
+
+    return newer_batches(shown(store.directory), store.database, FileSystem())
 
 
 def shown(path: Path) -> Path:
@@ -444,11 +460,11 @@ def _newer_files(
 def _over_again(store: RuntimeStore) -> str | None:
     """Return the command that takes over what a runtime of the old kind wrote after the import, or
     None where it wrote nothing."""
-    from rtstore import legacy  # few stores were imported
-
     head = store.database.read(manifest.load_head)
     if head.imported_at is None:
         return None
+    from rtstore import legacy  # few stores were imported
+
     directory = shown(store.directory)
     changed = legacy.changed_since_import(store.directory, head, FileSystem())
     return legacy.over_again_command(directory) if changed else None

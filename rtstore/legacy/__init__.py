@@ -35,12 +35,14 @@ from rtstore.legacy.report import (
     ImportReport,
     LaneImport,
     LaneOutcome,
+    NewerBatches,
     OtherFile,
     OtherKind,
     SkippedFile,
     StoreOutcome,
     TeamImportReport,
 )
+from rtstore.legacy.since import newer_batches
 from rtstore.legacy.team import import_team, runtime_directory_of, why_lost
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "LaneImport",
     "LaneIndex",
     "LaneOutcome",
+    "NewerBatches",
     "OtherFile",
     "OtherKind",
     "Place",
@@ -71,6 +74,7 @@ __all__ = [
     "lane_names",
     "lost_its_manifest",
     "name_of",
+    "newer_batches",
     "over_again_command",
     "read_lane_index",
     "read_tombstones",

@@ -35,8 +35,9 @@ from rtstore.legacy.control_files import (
 from rtstore.legacy.finishing import Finished, finished
 from rtstore.legacy.notes import NEW_ID, notes
 from rtstore.legacy.over_again import over_again_command
-from rtstore.legacy.report import ImportReport
+from rtstore.legacy.report import ImportReport, NewerBatches
 from rtstore.legacy.rows import write_rows
+from rtstore.legacy.since import newer_batches
 from rtstore.legacy.survey import (
     FoundStore,
     Progress,
@@ -143,10 +144,11 @@ def _look(directory: Path, registry: Registry | None, fs: FileSystem) -> _Task |
             head, last_number, remembered = database.read(_look_at_database)
             if head.imported_at is not None:
                 report = database.read(lambda connection: _report(connection, directory))
-                return _repeated(report, head, fs)
+                return _repeated(report, head, newer_batches(directory, database, fs), fs)
+            newer = newer_batches(directory, database, fs)
         finally:
             database.close()
-        _refuse_used(path, head, last_number)
+        _refuse_used(path, head, last_number, newer)
         registry = Registry(remembered) if registry is None else registry
     registry = Registry(KNOWN_DESCRIPTORS) if registry is None else registry
     files = read_control_files(directory, fs)
@@ -170,7 +172,12 @@ def _look_at_database(
     )
 
 
-def _refuse_used(path: Path, head: ManifestHead, last_number: int) -> None:
+def _refuse_used(
+    path: Path, head: ManifestHead, last_number: int, newer: NewerBatches | None = None
+) -> None:
+    if newer is not None:
+        way = f"Run: {newer.take_over.command} (this {newer.take_over.why})"
+        raise LegacyImportError(path, f"there is a store already, and {newer.said}. {way}")
     if head.high_watermark or last_number:
         raise LegacyImportError(
             path,
@@ -180,7 +187,9 @@ def _refuse_used(path: Path, head: ManifestHead, last_number: int) -> None:
         )
 
 
-def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> ImportReport:
+def _repeated(
+    report: ImportReport, head: ManifestHead, newer: NewerBatches | None, fs: FileSystem
+) -> ImportReport:
     """Return the report of an import that has nothing to do."""
     said = ["the directory was imported before: nothing was changed"]
     try:
@@ -190,6 +199,8 @@ def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> Impor
     else:
         if now is None:
             said.append("the manifest of the legacy format is gone; the store does not need it")
+        elif newer is not None:
+            said.append(f"{newer.said}. That was not imported")
         elif now != head.imported_hash:
             said.append(
                 "the control files were changed after the import, perhaps by a runtime of the old "
@@ -197,7 +208,9 @@ def _repeated(report: ImportReport, head: ManifestHead, fs: FileSystem) -> Impor
                 "what uses the store, and move the database aside, which keeps what was written "
                 f"here since: {over_again_command(report.directory)}"
             )
-    return report.model_copy(update={"changed": False, "notes": tuple(said)})
+    return report.model_copy(
+        update={"changed": False, "notes": tuple(said), "newer_batches": newer}
+    )
 
 
 # --- 3 to 5: write --------------------------------------------------------------------------------

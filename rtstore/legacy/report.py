@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from rtstore.model.records import BatchState, Record, RunIdentity
+from rtstore.model.records import BatchState, Record, RunIdentity, Suggestion
 from rtstore.model.times import Timestamp
 
 
@@ -55,6 +55,31 @@ class OtherFile(Record):
     kind: OtherKind
 
 
+class NewerBatches(Record):
+    """The batches that the control files of a directory know, and its database does not."""
+
+    batch_ids: tuple[str, ...]
+    """Oldest first."""
+    high_watermark: int
+    """That of the control files."""
+    not_in_files: tuple[str, ...]
+    """The stores of which the files do not hold what the control files say: an import would not
+    find these contents."""
+    take_over: Suggestion
+    give_up: Suggestion
+
+    @property
+    def said(self) -> str:
+        """What there is, in words."""
+        number, last = len(self.batch_ids), self.batch_ids[-1]
+        what = f"batch {last}" if number == 1 else f"{number} batches (the last is {last})"
+        return (
+            f"the control files of the legacy format know {what}, high watermark "
+            f"{self.high_watermark}, and the database does not: a program of the old kind has "
+            "committed since"
+        )
+
+
 class ImportReport(Record):
     """The report of one call of `import_directory`."""
 
@@ -81,6 +106,8 @@ class ImportReport(Record):
     other_files: tuple[OtherFile, ...] = ()
     notes: tuple[str, ...] = ()
     """Sentences for the user: what was missing, and what does not match."""
+    newer_batches: NewerBatches | None = None
+    """What the control files know besides, of a directory that was imported before."""
 
 
 class SkippedFile(Record):

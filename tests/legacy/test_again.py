@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from os import stat_result
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from tests.cli.commands import run, words_of
 from tests.legacy.build import (
     DUSK,
     HARBOUR,
+    IMPORTED_AT,
     LANE,
     MANIFEST,
     OWN,
@@ -45,6 +47,7 @@ from tests.legacy.build import (
     take,
     write_late,
 )
+from tests.legacy.test_team import pictured
 from tests.support import LAUNCH, LEASES, LEDGER, Crash, WatchedFileSystem, at_call, picture
 
 DATABASE = "runtime-store.sqlite3"
@@ -132,9 +135,9 @@ def test_what_an_old_runtime_wrote_after_the_import_is_taken_over(tmp_path: Path
     assert f"\n  {printed}\n" in exported.out
     assert len(take(directory).notes) == 1
     write_late(directory, 1, LEASES, counted=True)
-    assert printed in take(directory).notes[1]
+    assert f"\n  {printed}\n" in run("import", directory).out
     first, *_ = run("status", directory, "--json").json()["next"]
-    assert (first["command"], printed in first["why"]) == (None, True)
+    assert first["command"] == printed
     before, _, ours = printed.partition(" && rtstore ")
     subprocess.run(["bash", "-c", before], check=True)
     assert run(*words_of(f"rtstore {ours}")).code == 0
@@ -142,6 +145,77 @@ def test_what_an_old_runtime_wrote_after_the_import_is_taken_over(tmp_path: Path
         assert (store.manifest().high_watermark, store.read(LEASES).batch_id) == (8, "late-1")
         assert store.check_readiness(expected=DUSK).ok
     assert (directory / "runtime-store.before-001" / DATABASE).exists()
+
+
+def test_an_export_is_not_taken_for_another_program(tmp_path: Path) -> None:
+    """After our own export in place, control files are others than the imported ones; but nobody
+    else has written, and nothing is advised."""
+    directory = copy(HARBOUR, tmp_path)
+    take(directory)
+    run("export", directory)
+    again = take(directory)
+    assert (again.newer_batches, len(again.notes)) == (None, 1)
+    assert run("status", directory, "--json").json()["next"] == []
+
+
+@pytest.mark.parametrize("exported", [True, False], ids=["exported", "imported"])
+def test_a_legacy_program_that_wrote_on(tmp_path: Path, *, exported: bool) -> None:
+    """What it committed after an import, or an export in place, is told by every command before a
+    recovery is, with the command that takes it over; run as printed, that does."""
+    directory = copy(HARBOUR, tmp_path)
+    take(directory)
+    if exported:
+        run("export", directory)
+    for number in (1, 2):
+        write_late(directory, number, LEASES, counted=True)
+    newer = take(directory).newer_batches
+    assert newer is not None
+    assert (newer.batch_ids, newer.high_watermark) == (("late-1", "late-2"), 9)
+    assert newer.not_in_files == ()
+    command = str(newer.take_over.command)
+    for words in (["status"], ["plan"], ["recover", "--dry-run"]):
+        first, *others = run(*words, directory, "--json").json()["next"]
+        assert (first["command"], "late-2" in first["why"]) == (command, True)
+        assert "puts what was committed before over it" in others[-1]["why"]
+    for words in (["doctor"], ["import"]):
+        assert command in run(*words, directory).out
+    before = pictured(directory)
+    move, imported = command.rsplit(" && ", 1)
+    subprocess.run(move, shell=True, check=True)
+    assert run(*words_of(imported)).code == 0
+    assert pictured(directory) == before
+    status = run("status", directory, "--json")
+    assert (status.code, status.json()["highWatermark"], status.json()["next"]) == (0, 9, [])
+
+
+def test_what_a_legacy_program_wrote_may_be_given_up(tmp_path: Path) -> None:
+    """After a recovery its contents are in quarantine only: then no import is advised, but an
+    export, and after that nothing."""
+    directory = copy(HARBOUR, tmp_path)
+    take(directory)
+    write_late(directory, 1, LEASES, counted=True)
+    (step,) = run("recover", directory, "--json").json()["next"]
+    assert step["command"] == f"rtstore export {directory}"
+    assert LEASES in step["why"]
+    assert "batch late-1" in run("doctor", directory).out
+    run("export", directory)
+    assert run("status", directory, "--json").json()["next"] == []
+    assert take(directory).newer_batches is None
+
+
+def test_a_legacy_program_that_wrote_where_nothing_was_imported(tmp_path: Path) -> None:
+    """An import of a directory whose store is of our own is refused; where a legacy program went on
+    after an export, it names the way."""
+    directory = tmp_path / "ours"
+    before = IMPORTED_AT - timedelta(days=5)
+    with RuntimeStore.open(directory, team_name="harbour", clock=lambda: before) as store:
+        writes = {LAUNCH: {"teamName": "harbour", "runId": "run-dusk"}, LEASES: {}}
+        store.write_batch(identity=DUSK, reason=BatchReason.LAUNCH_CHECKPOINT, writes=writes)
+    run("export", directory)
+    assert "batches of its own" in run("import", directory).err
+    write_late(directory, 1, LEASES, counted=True)
+    refused = run("import", directory)
+    assert (refused.code, "runtime-store.before-001 && rtstore import" in refused.err) == (2, True)
 
 
 # --- interrupted ----------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from tests.legacy.build import (
     take,
 )
 from tests.legacy.test_exporting import accepted_by_the_legacy_runtime, content_rows
-from tests.support import CHECKOUT, CONTROL, FILE_OF, LAUNCH, picture
+from tests.support import CHECKOUT, CONTROL, FILE_OF, LAUNCH, WatchedFileSystem, picture
 
 LANE_PATH = LANE.removeprefix(f"{HARBOUR}/")
 LANE_ID = "secondary:opencode:mira"

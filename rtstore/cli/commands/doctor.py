@@ -74,7 +74,10 @@ def _with_plan(facts: Facts) -> Facts:
     except RuntimeStoreError:
         return facts  # it was sound a moment ago: the next look says what happened
     ways = tuple(Suggestion(command=step.command, why=step.why) for step in look.next)
-    return facts.model_copy(update={"verdict": str(look.verdict), "next": ways})
+    newer = None if look.newer_batches is None else look.newer_batches.said
+    return facts.model_copy(
+        update={"verdict": str(look.verdict), "next": ways, "newer_batches": newer}
+    )
 
 
 def _show(page: Page, report: DoctorReport) -> None:

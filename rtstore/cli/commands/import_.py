@@ -42,6 +42,8 @@ def run(
       stores[] {schemaName, relativePath, outcome, registered, detail},
       controlFiles[], endedRuns (number of runs that have ended, by the tombstones),
       otherFiles[] {path, kind}, notes[],
+      newerBatches {batchIds[], highWatermark, notInFiles[], takeOver and giveUp {command, why}}
+        (what the control files know besides what was imported before) or null,
       lanesOnly (DIR has no control files; the keys above are of none),
       problem (why DIR itself was not imported, which has receipts or store files) or null,
       lanes[] {laneId, path, outcome (imported|imported before|not imported|no control files|
@@ -90,6 +92,9 @@ def _next_steps(team: TeamImportReport) -> Iterator[str | Cell]:
         yield Cell(f"rtstore doctor {shell_word(team.directory)}", "title")
     own = () if team.lanes_only else (team,)
     for report in (*own, *(lane.report for lane in team.lanes)):
+        if report is not None and report.newer_batches is not None:
+            yield Cell(report.newer_batches.take_over.command or "", "title")
+            yield f"    {report.newer_batches.take_over.why}"
         if report is not None:
             yield Cell(f"rtstore status {shell_word(report.directory)}", "title")
     for lane in team.lanes:

@@ -160,5 +160,7 @@ class Facts(Record):
     """Store files with a modification time in the future."""
     verdict: str | None = None
     """The verdict of `rtstore status`; None when it cannot be computed."""
+    newer_batches: str | None = None
+    """What a program of the legacy format has committed, which only its control files know."""
     next: tuple[Suggestion, ...] = ()
     """The next steps that `rtstore status` suggests."""

@@ -320,7 +320,8 @@ def _stores(facts: Facts) -> Iterator[Finding]:
     if facts.verdict is None:
         return
     if facts.verdict == "ready" and facts.next:
-        yield say.yellow("ready, but not every store file is what is committed", *facts.next)
+        why = facts.newer_batches or "not every store file is what is committed"
+        yield say.yellow(f"ready, but {why}", *facts.next)
         return
     if facts.verdict == "ready":
         yield say.green("every store file is what is committed: ready")
