@@ -198,11 +198,12 @@ def _line(place: Place, walk: Walk) -> Line:
         with open_to_look(place.path) as store:
             return _looked_at(store, lane_id)
     except (RuntimeStoreError, OSError) as error:
+        refused = _why_refused(place.path) if _is_to_import(error) else None
         return Line(
             directory=str(shown(place.path)),
             lane_id=lane_id,
             state=_state_of(error),
-            why=_why(error),
+            why=refused or _why(error),
             exit_code=exit_code_of(error),
             next=(_way_out(shown(place.path), error, team),),
         )
@@ -255,7 +256,19 @@ def _is_to_import(error: RuntimeStoreError | OSError) -> bool:
     return isinstance(error, NotARuntimeDirectoryError) and error.hint is Hint.IMPORT
 
 
+def _why_refused(directory: Path) -> str | None:
+    """Return why a directory of the legacy format cannot be imported as it is, or None."""
+    from rtstore import legacy  # few directories are in that format
+
+    if not legacy.is_legacy_directory(directory):
+        return None
+    refused = legacy.why_refused(directory, FileSystem())
+    return None if refused is None else f"{refused.path.name}: {refused.problem}"
+
+
 def _why(error: RuntimeStoreError | OSError) -> str:
+    if _is_to_import(error):
+        return "it is in the legacy format"
     if isinstance(error, OlderDatabaseError | NewerDatabaseError):
         return f"revision {error.found_revision}, this rtstore has {error.supported_revision}"
     if isinstance(error, StorageError):
@@ -276,14 +289,22 @@ def _way_out(directory: Path, error: RuntimeStoreError | OSError, team: Path | N
     if isinstance(error, NewerDatabaseError):
         why = f"{directory} was made by a newer rtstore"
         return NextStep(command="pip install --upgrade rtstore", why=why)
-    if isinstance(error, NotARuntimeDirectoryError) and error.hint is Hint.IMPORT:
-        if team is None:
-            return NextStep(command=error.run, why="takes it over, with its lanes")
-        run = f"rtstore import {shell_word(shown(team))}"
-        return NextStep(command=run, why="takes over the team, with its lanes")
+    if _is_to_import(error):
+        return _import(directory, directory if team is None else shown(team))
     if isinstance(error, PermissionError):
         return NextStep(command=None, why="look as the user that it belongs to")
     return NextStep(command=f"rtstore doctor {quoted}", why="says what is wrong, and the ways out")
+
+
+def _import(directory: Path, team: Path) -> NextStep:
+    """Return the import of a directory with its team, or what comes before it where that would be
+    refused."""
+    for place in (directory, team):
+        if _why_refused(place) is not None:
+            why = f"an import of {place} is refused as it is: this says the ways out"
+            return NextStep(command=f"rtstore doctor {shell_word(place)}", why=why)
+    why = "takes it over, with its lanes"
+    return NextStep(command=f"rtstore import {shell_word(team)}", why=why)
 
 
 # --- lists of lanes -------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_broken_directories_stop_no_other(tmp_path: Path) -> None:
     assert commands["c-older"] == f"rtstore upgrade {folder / 'c-older'}"
     assert commands["e-damaged"] == f"rtstore doctor {folder / 'e-damaged'}"
     assert commands["g-gone"] == f"rtstore doctor {folder / 'g-gone'}"
-    assert commands["i-legacy"] == f"rtstore import {folder / 'i-legacy'}"
+    assert commands["i-legacy"] == f"rtstore doctor {folder / 'i-legacy'}"
     result = run("status", folder)
     assert (result.code, result.err) == (ExitCode.STOP, "")
     assert "2 ready, 1 blocked, 1 older, 1 newer, 2 foreign, 2 damaged, 1 no database" in result.out

@@ -187,6 +187,21 @@ def test_a_lane_that_cannot_be_imported(tmp_path: Path) -> None:
     assert [lane.report and lane.report.changed for lane in again.lanes] == [True, False]
 
 
+def test_what_status_says_before_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import is named once, for the team with its lanes; where it would be refused, the doctor
+    is, and why."""
+    directory = copy(HARBOUR, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    team, lane = run("status", "runtime", "--json").json()["directories"]
+    assert team["next"] == lane["next"]
+    assert team["next"][0]["command"] == "rtstore import runtime"
+    assert {team["why"], lane["why"]} == {"it is in the legacy format"}
+    (directory / MANIFEST).write_bytes((directory / MANIFEST).read_bytes()[:700])
+    team, lane = run("status", "runtime", "--json").json()["directories"]
+    assert {each["next"][0]["command"] for each in (team, lane)} == {"rtstore doctor runtime"}
+    assert team["why"].startswith(f"{MANIFEST}: it is damaged")
+
+
 def test_a_lane_that_is_a_link_is_left(tmp_path: Path) -> None:
     """A lane is a directory: what a link leads to is somebody else's."""
     directory = copy(HARBOUR, tmp_path)
