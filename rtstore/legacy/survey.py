@@ -55,11 +55,22 @@ def check_descriptors(files: ControlFiles, registry: Registry) -> None:
             raise files.bad_manifest(
                 place,
                 f"{path!r} here, {registry.get(name).relative_path!r} in the descriptor of {name}. "
-                "Pass descriptors=[...] with the path that the runtime used",
+                f"{_ways(files)}",
             )
         owner = owners.get(path.casefold(), name)
         if owner != name:
-            raise files.bad_manifest(place, f"{path!r} is the file of {owner}, not of {name}")
+            problem = f"{path!r} is the file of {owner}, not of {name}. {_ways(files)}"
+            raise files.bad_manifest(place, problem)
+
+
+def _ways(files: ControlFiles) -> str:
+    """Return what helps where a store's name and path in the manifest are not those of a
+    descriptor."""
+    return (
+        f"If somebody edited {files.manifest_path.name}, correct the entry in it, and import "
+        "again. If the runtime has the store there, import it in Python, with its descriptors: "
+        f"rtstore.import_team({str(files.manifest_path.parent)!r}, descriptors=[...])"
+    )
 
 
 def look_at_stores(

@@ -207,7 +207,7 @@ def _without_control_file(facts: Facts) -> Suggestion:
     them only whole."""
     damaged = facts.damaged_control_file
     if damaged is None:
-        why = f"a person must see to that; then: {_run('import', facts)}"
+        why = f"a person must see to what is said there; then: {_run('import', facts)}"
         return Suggestion(command=None, why=why)
     if facts.unlink_control_file is not None:
         return Suggestion(
