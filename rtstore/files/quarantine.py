@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from rtstore.errors import UnsafePathError
@@ -62,6 +63,18 @@ def quarantined_path(directory: Path, kept_at: str) -> Path:
         raise UnsafePathError(kept_at, "is not in quarantine")
     check_folder(directory, FileSystem())
     return directory / folder / name
+
+
+def without_row(directory: Path, kept_at: Collection[str], fs: FileSystem) -> list[str]:
+    """Return what lies in quarantine that is not at one of the paths of the rows: of an earlier
+    database, or of another program."""
+    try:
+        check_folder(directory, fs)
+        names = fs.list_directory(directory / QUARANTINE_DIRECTORY)
+    except (OSError, UnsafePathError):
+        return []
+    found = [f"{QUARANTINE_DIRECTORY}/{name}" for name in sorted(names)]
+    return [path for path in found if path not in kept_at and not durable.is_temporary(path)]
 
 
 def is_gone(directory: Path, kept_at: str, fs: FileSystem) -> bool:

@@ -22,7 +22,7 @@ from rtstore.errors import (
     StopError,
     StorageError,
 )
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, without_row
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import (
@@ -69,6 +69,7 @@ _WHY = {
     OtherKind.TEMPORARY_FILE: "a temporary file of a writer that died",
     OtherKind.OTHER: "nothing that the control files know of",
 }
+_IN_QUARANTINE = "in quarantine before the import, of another program or an earlier database"
 _NOT_LOOKED_AT = "not looked at: the directory could not be imported"
 _LANES_ONLY = "there are no control files at the top: the lanes have their own"
 _NO_MANIFEST = "not imported: the manifest is gone"
@@ -302,6 +303,9 @@ def _skipped(
 ) -> Iterator[SkippedFile]:
     """Yield every file of one directory that was not imported, with the reason: `nowhere` when
     there is no report."""
+    if _has_no_rows_of_quarantine(directory, report):
+        for path in without_row(directory, (), fs):
+            yield SkippedFile(path=prefix + path, why=_IN_QUARANTINE)
     taken: set[str] = set()
     why: dict[str, str] = {}
     default = nowhere
@@ -323,6 +327,13 @@ def _skipped(
         said = said if kind is OtherKind.OTHER else _WHY[kind]
         if path not in taken:
             yield SkippedFile(path=prefix + path, why=why.get(path, said))
+
+
+def _has_no_rows_of_quarantine(directory: Path, report: ImportReport | None) -> bool:
+    """Return whether what is in quarantine was there before any database of this directory."""
+    if report is None:
+        return not os.path.lexists(directory / DATABASE_NAME)
+    return report.changed or report.dry_run
 
 
 def _files_below(directory: Path, folder: str, fs: FileSystem) -> Iterator[str]:

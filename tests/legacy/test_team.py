@@ -187,6 +187,21 @@ def test_a_lane_that_cannot_be_imported(tmp_path: Path) -> None:
     assert [lane.report and lane.report.changed for lane in again.lanes] == [True, False]
 
 
+def test_a_quarantine_that_was_there_before(tmp_path: Path) -> None:
+    """Its files are counted as skipped by the import, and told of afterwards: no row names them."""
+    directory = copy(HARBOUR, tmp_path)
+    (directory / "quarantine").mkdir()
+    (directory / "quarantine" / "old.json").write_text("{}")
+    report = take_team(directory)
+    assert adds_up(report, directory)
+    assert "quarantine/old.json" in {file.path for file in report.skipped}
+    listed = run("quarantine", "list", directory)
+    assert "nothing is in quarantine" not in listed.out
+    assert "quarantine/old.json" in listed.out
+    assert "quarantine/old.json" in run("doctor", directory).row("yellow", "quarantine")
+    assert "quarantine/old.json" not in {file.path for file in take_team(directory).skipped}
+
+
 def test_what_status_says_before_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The import is named once, for the team with its lanes; where it would be refused, the doctor
     is, and why."""

@@ -152,6 +152,8 @@ class Facts(Record):
     """Whether something other than store files shows that there is a database, or was one."""
     changed_quarantined: tuple[str, ...] = ()
     """What is in quarantine, and is not what its row says."""
+    unlisted_quarantined: tuple[str, ...] = ()
+    """What lies in quarantine, and has no row."""
     stray_files: tuple[str, ...] = ()
     unknown_files: tuple[str, ...] = ()
     sizes: dict[str, int] = Field(default_factory=dict)

@@ -38,7 +38,7 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
 from rtstore.files.paths import end_of_link, replace_link_command, store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_changed, is_gone
+from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_changed, is_gone, without_row
 from rtstore.files.remains import had_database, kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
@@ -265,6 +265,9 @@ def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:
         return {}
     kept = {item.quarantine_path: item for item in known if item.restored_at is None}
     return {
+        "unlisted_quarantined": tuple(
+            without_row(directory, {item.quarantine_path for item in known}, fs)
+        ),
         "lost_quarantined": tuple(path for path in kept if is_gone(directory, path, fs)),
         "changed_quarantined": tuple(
             path

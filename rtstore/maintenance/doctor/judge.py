@@ -562,7 +562,13 @@ def _quarantine(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.QUARANTINE)
     if facts.lost_quarantined is None:
         return
-    if not (facts.lost_quarantined or facts.changed_quarantined):
+    unlisted = facts.unlisted_quarantined
+    if unlisted:
+        yield say.yellow(
+            "files in it of which the database knows nothing, of an earlier database or of another "
+            f"program; nobody here uses or removes them: {_some(unlisted)}"
+        )
+    if not (facts.lost_quarantined or facts.changed_quarantined or unlisted):
         yield say.green("no file is missing in it, or was changed")
     if facts.lost_quarantined:
         yield say.yellow(

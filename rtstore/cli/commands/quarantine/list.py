@@ -6,9 +6,9 @@ from datetime import datetime
 
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory
-from rtstore.cli.output import Cell, Column, age_of, ago, count, page_of, size
+from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.snapshot import open_to_look
-from rtstore.files.quarantine import is_gone
+from rtstore.files.quarantine import is_gone, without_row
 from rtstore.files.system import FileSystem
 from rtstore.model.records import QuarantinedFile, Record
 from rtstore.model.times import utc_now
@@ -29,6 +29,8 @@ class ListReport(Record):
     directory: str
     team_name: str
     files: tuple[KeptFile, ...]
+    unlisted: tuple[str, ...]
+    """What lies in quarantine of which the database knows nothing."""
 
 
 def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
@@ -38,7 +40,8 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
     JSON: directory, teamName,
       files[] {file {quarantineNumber, schemaName, relativePath, quarantinePath, reason,
         contentHash, fileSize, quarantinedAt, planId, batchId, restoredAt}, ageSeconds,
-        isGone}
+        isGone},
+      unlisted[] (paths of which the database knows nothing)
     """
     with open_to_look(directory) as store:
         team_name, found = store.team_name, store.quarantined_files()
@@ -54,12 +57,23 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
             )
             for file in found
         ),
+        unlisted=tuple(without_row(directory, {file.quarantine_path for file in found}, fs)),
     )
     page = page_of(report, as_json=as_json)
-    if not found:
+    if not found and not report.unlisted:
         page.line("nothing is in quarantine")
-        return ExitCode.READY
-    page.line(f"{count(len(found), 'file')} in quarantine, oldest first")
+    if found:
+        _show(page, report, now)
+    if report.unlisted:
+        page.gap()
+        page.line("of an earlier database or another program, and not known to this one:")
+    for path in report.unlisted:
+        page.line(path, indent=2)
+    return ExitCode.READY
+
+
+def _show(page: Page, report: ListReport, now: datetime) -> None:
+    page.line(f"{count(len(report.files), 'file')} in quarantine, oldest first")
     page.gap()
     columns = [
         Column("number"),
@@ -71,7 +85,6 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
         Column("kept at", 5),
     ]
     page.table(columns, [_row(kept, now) for kept in report.files])
-    return ExitCode.READY
 
 
 def _row(kept: KeptFile, now: datetime) -> list[str | Cell]:
