@@ -39,7 +39,7 @@ SHAPES = {
     "import": {
         *("directory", "teamName", "changed", "importedAt", "highWatermark", "activeIdentity"),
         *("batches", "receipts", "stores", "controlFiles", "otherFiles", "notes", "dryRun"),
-        *("endedRuns",),
+        *("endedRuns", "newerBatches"),
         *("lanes", "lanesOnly", "problem", "found", "imported", "skipped"),
     },
     "status": {
@@ -93,7 +93,7 @@ SHAPES = {
     "adopt": {
         *("directory", "schemaName", "batch", "modelWasChecked", "undo", "verdict", "next"),
     },
-    "quarantine list": {"directory", "teamName", "files"},
+    "quarantine list": {"directory", "teamName", "files", "unlisted"},
     "quarantine show": {"directory", "file", "content", "note"},
     "quarantine restore": {"directory", "file", "verdict", "next"},
     "quarantine prune": {"directory", "dryRun", "files", "bytes"},
