@@ -16,6 +16,7 @@ from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageErro
 from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import (
     EncodedStore,
@@ -102,7 +103,7 @@ def read_for_adoption(
         envelope = decode(content)
     except FileNotFoundError:
         raise InvalidRequestError("store", f"there is no file {path}", store=name) from None
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(path, "the file cannot be read", explained(error, path)) from error
     except EnvelopeError as error:
         raise InvalidRequestError("file", f"{path}: {error}", store=name) from None

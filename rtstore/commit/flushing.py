@@ -14,7 +14,6 @@ import logging
 import os
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
 from rtstore.files.stamp import has_committed_time
 from rtstore.files.system import FileSystem
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import ManifestEntry
 
@@ -89,7 +89,7 @@ class FlushKnowledge:
         """Return the files whose flush failed, and that have not changed since: only a new version
         of such a file can be flushed."""
         for file, failed in list(self._failed.items()):
-            with suppress(OSError):
+            with suppress_system_error():
                 if _identity(self._there(store_path(self._directory, file[1]))) != failed:
                     del self._failed[file]
         return list(self._failed)
@@ -117,7 +117,7 @@ class FlushKnowledge:
             ours = self._holds_another_version(connection, path, name, entry)
         except UnsafePathError:
             return
-        except OSError as error:
+        except system_error() as error:
             logger.warning("%s cannot be flushed: no batch of it is dropped: %s", name, error)
             self._failed[file] = seen
             return

@@ -27,6 +27,7 @@ from rtstore.errors import OpenBatchError, StorageError, UnsafePathError, cause_
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
+from rtstore.foreign import system_error
 from rtstore.model.decide import build_plan
 from rtstore.model.envelope import content_hash
 from rtstore.model.ids import new_plan_id
@@ -70,7 +71,7 @@ def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
         )
     try:
         take_to_their_end(left, publisher)
-    except (OSError, StorageError) as error:
+    except system_error(StorageError) as error:
         batch_id, directory = left[0].batch.batch_id, database.path.parent
         raise OpenBatchError(batch_id, cause_of(error), directory) from error
     steps = [step_of(action, database) for action in plan.actions]
@@ -204,7 +205,7 @@ def _find(write: PlannedWrite, publisher: Publisher) -> bytes | None:
     for place in places:
         try:
             content, _ = publisher.fs.read(place)
-        except OSError:
+        except system_error():
             continue
         if content_hash(content) == write.content_hash:
             return content

@@ -33,6 +33,7 @@ from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.stamp import FileStamp, is_as_committed
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import (
@@ -185,7 +186,7 @@ class Publisher:
                 file = StoreFile(name, ANY_VERSION, relative_path)
                 if entry is not None and self.found_hash(file) == entry.content_hash:
                     self.restore(file, Expected(entry))
-            except (OSError, RuntimeStoreError) as error:
+            except system_error(RuntimeStoreError) as error:
                 logger.info("%s cannot be written anew after its flush failed: %s", name, error)
 
     def resolve_exchange(
@@ -296,7 +297,7 @@ class Publisher:
         """Return whether a store's file shows no change since it was committed, or hashed."""
         try:
             found = self.fs.lstat(store_path(self.directory, descriptor.relative_path))
-        except OSError:
+        except system_error():
             return False
         return is_as_committed(found, committed)
 
@@ -304,7 +305,7 @@ class Publisher:
         """Return whether the file is, byte for byte, what the batch writes."""
         try:
             return self.found_hash(StoreFile.of(write)) == write.content_hash
-        except OSError:
+        except system_error():
             return False
 
     def found_hash(self, file: StoreFile) -> str | None:

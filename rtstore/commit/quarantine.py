@@ -21,6 +21,7 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import check_directory, check_target, store_path
 from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import CommittedFile, ManifestEntry, PlannedWrite, QuarantinedFile
@@ -110,7 +111,7 @@ class QuarantineKeeper:
         self._database.assert_locked()
         try:
             moved = self._move_aside(file, batch_id, plan_id, reason)
-        except OSError as error:
+        except system_error() as error:
             path = store_path(self._directory, file.relative_path)
             raise StorageError(
                 path, "it cannot be moved into quarantine", explained(error, path)
@@ -142,7 +143,7 @@ class QuarantineKeeper:
         path = store_path(self._directory, file.relative_path)
         try:
             there = check_target(self._directory, file.relative_path, file.schema_name, self._fs)
-        except OSError as error:
+        except system_error() as error:
             raise StorageError(
                 path, "the file cannot be looked at", explained(error, path)
             ) from error
@@ -154,7 +155,7 @@ class QuarantineKeeper:
             found, found_hash, _ = read_hashed(path, self._fs)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
+        except system_error() as error:
             raise StorageError(
                 path,
                 "the file differs from what is committed and cannot be read",
@@ -213,7 +214,7 @@ class QuarantineKeeper:
         self._database.assert_locked()
         try:
             kept_at = quarantine.keep(self._directory, file.relative_path, found, self._fs)
-        except OSError as error:
+        except system_error() as error:
             path = store_path(self._directory, file.relative_path)
             raise StorageError(
                 path,

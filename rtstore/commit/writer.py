@@ -126,6 +126,7 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.arguments import check_id, time_of
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
@@ -628,7 +629,7 @@ class BatchWriter:
             content, batch_id = draft.content_of[write.schema_name], logged.batch.batch_id
             try:
                 self.publisher.publish(write, content, batch_id, expected)
-            except (OSError, RuntimeStoreError) as error:
+            except system_error(RuntimeStoreError) as error:
                 # Undoing would overwrite the version that is left, or the file that was adopted.
                 if not (draft.in_place or isinstance(error, durable.OldVersionLeftError)):
                     self._fail(logged, write, error, quarantined)
@@ -686,7 +687,7 @@ class BatchWriter:
             ) from cause
         try:
             self.publisher.undo(logged, quarantined)
-        except (OSError, RuntimeStoreError) as error:
+        except system_error(RuntimeStoreError) as error:
             raise BatchFailedError(
                 batch_id,
                 write.schema_name,

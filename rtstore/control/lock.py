@@ -47,6 +47,7 @@ from rtstore.errors import (
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.owners import explained
 from rtstore.files.system import give_to_owner_of, is_root
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.times import format_time, parse_time, utc_now
 from rtstore.shell import shell_command
 
@@ -121,8 +122,8 @@ class Hold(io.FileIO):
     def _unlock(self) -> None:
         if self.closed or self.pid != os.getpid():
             return
-        with suppress(OSError, ValueError):  # other code closed our descriptors
-            if self.directory is not None:  # then there is fcntl
+        with suppress_system_error():  # other code closed our descriptors
+            if self.directory is not None and not self.directory.closed:  # then there is fcntl
                 fcntl.flock(self.directory.fileno(), fcntl.LOCK_UN)
             unlock_descriptor(self.fileno())
 
@@ -158,10 +159,10 @@ class Look(io.BytesIO):
             return not self._lock.is_held_here
         path, directory = self._lock.names
         # A pipe in its place must not make us wait, and is not a lock.
-        with suppress(OSError):
+        with suppress_system_error():
             if stat.S_ISREG(os.stat(path).st_mode) and not self._share(path, _LOOK_FLAGS):
                 return False
-        with suppress(OSError):
+        with suppress_system_error():
             return not CAN_OWN_DIRECTORIES or self._share(directory, _DIRECTORY_FLAGS)
         return True
 
@@ -250,7 +251,7 @@ class WriterLock:
                 time.sleep(pause)
                 pause = min(2 * pause, POLL_INTERVAL_S_MAX)
             return hold
-        except OSError as error:
+        except system_error() as error:
             if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                 raise UnusableEngineError(
                     self.path, f"the file system has no locks ({error}). Use a local directory."
@@ -335,7 +336,7 @@ class WriterLock:
             owner = open_owned(self.names[0], _LOOK_FLAGS)
             text = os.read(owner.fileno(), 400).decode("utf-8", errors="replace")
             owner.close()
-        except OSError:
+        except system_error():
             return None
         # Any program may have written there, and this is printed to terminals.
         text = "".join(char if char.isprintable() else " " for char in text)
@@ -380,17 +381,19 @@ class WriterLock:
             fcntl.flock(directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:
+        except system_error():
             if hold.directory is not None:
                 hold.directory.close()
             hold.directory = None
         return True
 
     def _is_at_path(self, hold: Hold) -> bool:
+        if hold.closed:
+            return False
         try:
             found = os.stat(self.names[0], follow_symlinks=False)
             return os.path.samestat(found, os.fstat(hold.fileno()))
-        except (OSError, ValueError):  # it is gone, or other code closed our descriptor
+        except system_error():  # it is gone, or other code closed our descriptor
             return False
 
     def _sign(self, descriptor: int) -> None:
@@ -399,7 +402,7 @@ class WriterLock:
         line = f"process {os.getpid()} on {_HOST} since {format_time(utc_now())}"
         try:
             os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)
-        except OSError:
+        except system_error():
             return  # the signature is for people; the lock is held without it
 
 
@@ -426,7 +429,7 @@ def odd_lock(path: Path) -> str | None:
     socket. Return None for anything else, and if there is nothing."""
     try:
         mode = os.lstat(path).st_mode
-    except OSError:
+    except system_error():
         return None
     kinds = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode))

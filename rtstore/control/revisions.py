@@ -41,6 +41,7 @@ from rtstore.errors import (
 from rtstore.files.durable import NEW_FILE_MODE
 from rtstore.files.owners import explained
 from rtstore.files.system import FileSystem
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
 from rtstore.shell import shell_word
 
@@ -107,7 +108,7 @@ def _is_there(path: Path) -> bool:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
     return True
 
@@ -208,7 +209,7 @@ def _look_at_names(path: Path) -> os.stat_result:
     Raises `ForeignDatabaseError`, `UnusableEngineError` or `StorageError`."""
     try:
         found = os.lstat(path)  # a link: two directories, and so two locks, for one database
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(path, "the file cannot be looked at", explained(error, path)) from error
     if stat.S_ISLNK(found.st_mode):
         raise ForeignDatabaseError(
@@ -282,7 +283,7 @@ def check_side_files(path: Path) -> None:
             found = os.lstat(side)
         except FileNotFoundError:
             continue
-        except OSError as error:
+        except system_error() as error:
             raise StorageError(
                 side, "the file cannot be looked at", explained(error, side)
             ) from error
@@ -344,9 +345,9 @@ def create(
         _make_wal(building)
         fs.rename(building, path)
     except BaseException as error:
-        with suppress(OSError):
+        with suppress_system_error():
             _remove_unfinished(path, fs)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             raise StorageError(
                 path, "the database could not be made", explained(error, path)
             ) from error
@@ -355,7 +356,7 @@ def create(
         raise
     try:
         fs.fsync_directory(path.parent)
-    except OSError as error:
+    except system_error() as error:
         problem = "the database was made, but its name could not be flushed to the disk"
         raise StorageError(path, problem, str(error)) from error
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from pathlib import Path
 
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.runs import RunProcess
 
 _PROC = Path("/proc")
@@ -78,21 +78,21 @@ def _where() -> tuple[str | None, str | None]:
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return boot, os.readlink(_PROC / "self/ns/pid")
-    except (OSError, ValueError):
+    except system_error(UnicodeDecodeError):
         return None, None
 
 
 def _directory(directory: Path) -> str | None:
     try:
         found = os.stat(directory)
-    except OSError:
+    except system_error():
         return None
     return f"{found.st_dev:x}:{found.st_ino:x}"
 
 
 def _ticks(pid: int) -> str | None:
     """Return when a process started, in clock ticks since the boot; None when it is gone."""
-    with suppress(OSError, ValueError, IndexError):
+    with suppress_system_error(IndexError):
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
         fields = text.rpartition(")")[2].split()
         if fields[0] not in ("Z", "X"):  # a zombie has ended; only its parent has not asked yet
@@ -102,7 +102,7 @@ def _ticks(pid: int) -> str | None:
 
 def is_stopped(process: RunProcess) -> bool:
     """Return whether a process that is alive is stopped by a signal (SIGSTOP, Ctrl-Z)."""
-    with suppress(OSError, IndexError):
+    with suppress_system_error(IndexError):
         text = (_PROC / str(process.pid) / "stat").read_text(encoding="utf-8", errors="replace")
         return text.rpartition(")")[2].split()[0] in ("T", "t")
     return False
@@ -113,6 +113,6 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):
+    except system_error(OverflowError):
         return True
     return True

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rtstore.files.stamp import FileStamp, stamp_of
 from rtstore.files.system import FileSystem, is_root
+from rtstore.foreign import suppress_system_error, system_error
 
 TEMPORARY_SUFFIX = ".rtstore-tmp"
 NEW_FILE_MODE = 0o600
@@ -76,11 +77,11 @@ def replace(
             temporary, target, is_new=there is None, looking=looking, flush=flush, fs=fs
         )
     except BaseException:
-        with suppress(OSError):
+        with suppress_system_error():
             fs.unlink(temporary)
         raise
     stamp = None
-    with suppress(OSError):
+    with suppress_system_error():
         stamp = stamp_of(written, fs.lstat(target))
     if traded:
         _let_go(temporary, target, on_replaced, fs)
@@ -118,7 +119,7 @@ def _take_name(
         return True
     try:
         fs.rename(temporary, target)
-    except OSError as error:
+    except system_error() as error:
         if error.errno != errno.EBUSY:
             raise
         problem = (
@@ -214,13 +215,13 @@ def _let_go(
             traded = fs.exchange(old, target)
             if not traded:  # the new version is gone by now
                 fs.rename(old, target)
-        except OSError as problem:
+        except system_error() as problem:
             raise OldVersionLeftError(problem.errno, f"{error}; then {problem}") from error
         if traded:
-            with suppress(OSError):
+            with suppress_system_error():
                 fs.unlink(old)
         raise
-    with suppress(OSError):
+    with suppress_system_error():
         fs.unlink(old)
 
 
@@ -240,7 +241,7 @@ def _fill(
         if replaced is not None and is_root() and replaced.st_uid:
             owner = replaced.st_uid, replaced.st_gid
             if owner != (made.st_uid, made.st_gid):
-                with suppress(OSError):
+                with suppress_system_error():
                     fs.set_owner(descriptor, *owner)
         if mode is not None:
             fs.set_mode(descriptor, mode)

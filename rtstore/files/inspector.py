@@ -12,6 +12,7 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.stamp import read_hashed
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import EnvelopeError, content_hash, decode, payload_problem
 from rtstore.model.records import Inspection, InspectionFault, InspectionState, ManifestEntry
@@ -42,7 +43,7 @@ class FileInspector:
                 InspectionState.MISSING,
                 message=f"Runtime store missing: {descriptor.schema_name}",
             )
-        except OSError as error:
+        except system_error() as error:
             return _failed(descriptor, InspectionFault.UNREADABLE, explained(error, path))
         except UnsafePathError as error:
             return _failed(descriptor, InspectionFault.UNREADABLE, str(error))
@@ -62,7 +63,7 @@ class FileInspector:
         """Return the bytes that an inspection read, or None when the file has changed since."""
         try:
             content, _ = self._fs.read(store_path(self.directory, inspection.relative_path))
-        except OSError:
+        except system_error():
             return None
         return content if content_hash(content) == inspection.content_hash else None
 
@@ -76,7 +77,7 @@ class FileInspector:
             try:
                 if stat.S_ISLNK(self._fs.lstat(path).st_mode):
                     return True
-            except OSError:
+            except system_error():
                 return False
         return False
 

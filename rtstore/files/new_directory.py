@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from rtstore.errors import InvalidRequestError, StorageError
 from rtstore.files import durable
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.system import FileSystem
+from rtstore.foreign import refusal, suppress_system_error, system_error
 from rtstore.shell import shell_word
 
 try:
@@ -59,7 +60,7 @@ def new_directory(
             fs.rename(building, target)
             fs.fsync_directory(target.parent)
         except BaseException:
-            with suppress(OSError):
+            with suppress_system_error():
                 if not is_mine:  # or interrupted before that was known
                     _release(held)
                     is_mine = _lock(building, held)
@@ -68,7 +69,7 @@ def new_directory(
             raise
         finally:
             _release(held)
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(target, "it cannot be made", str(error)) from error
 
 
@@ -85,7 +86,7 @@ def _make(building: Path, target: Path, what: str, fs: FileSystem, held: list[Ow
             is_locked = _lock(building, held)
         except FileNotFoundError:  # whoever made it has given up
             continue
-        except OSError:
+        except system_error():
             if is_new:
                 return
             remove = f"If no process makes it now, remove it: rm -r {shell_word(building)}"
@@ -102,11 +103,11 @@ def _lock(building: Path, held: list[Owner]) -> bool:
     """Lock the directory that has the name. Return False when somebody else has, or it has lost its
     name. Raises OSError where it is none, is another user's, or cannot be locked."""
     if not CAN_OWN_DIRECTORIES or fcntl is None:  # pragma: no cover - Windows
-        raise OSError("this system cannot lock a directory")
+        raise refusal("this system cannot lock a directory")
     held.append(open_owned(building, _FLAGS))
     found = os.fstat(held[-1].fileno())
     if found.st_uid not in (os.geteuid(), building.parent.stat().st_uid):
-        raise PermissionError(f"{building} belongs to another user")
+        raise refusal(f"{building} belongs to another user")
     try:
         fcntl.flock(held[-1].fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -116,7 +117,7 @@ def _lock(building: Path, held: list[Owner]) -> bool:
 
 def _release(held: list[Owner]) -> None:
     while held:
-        with suppress(OSError, ValueError):  # unlocked, too: a child of a fork has it as well
+        with suppress_system_error():  # unlocked, too: a child of a fork has it as well
             fcntl.flock(held[-1].fileno(), fcntl.LOCK_UN)
         held.pop().close()
 
@@ -128,7 +129,7 @@ def _refuse_used(target: Path, what: str, fs: FileSystem) -> None:
         return
     except NotADirectoryError:
         raise InvalidRequestError(what, f"{target} is not a directory") from None
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(target, "it cannot be looked at", str(error)) from error
     if names:
         raise InvalidRequestError(

@@ -6,10 +6,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
 from rtstore.shell import shell_word
 
@@ -31,7 +31,7 @@ def mounts(*, below: Path | None = None) -> list[Mount]:
     """
     try:
         text = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-    except (OSError, ValueError):
+    except system_error(UnicodeDecodeError):
         return []
     if below is not None:
         escaped = str(below)
@@ -58,7 +58,7 @@ def is_mount_point(path: Path) -> bool:
     """Return whether exactly this path is a mount point; a file can be one, too."""
     try:
         real = path.parent.resolve() / path.name
-    except (OSError, RuntimeError):
+    except system_error(RuntimeError):
         return False
     return any(mount.path == real for mount in mounts())
 
@@ -70,7 +70,7 @@ def not_changeable(directory: Path, names: Iterable[str]) -> Iterator[str]:
         path = directory / name
         try:
             found = os.lstat(path)
-        except OSError:
+        except system_error():
             continue
         if stat.S_ISLNK(found.st_mode):
             continue
@@ -87,7 +87,7 @@ def is_read_only(path: Path) -> bool:
     """Return whether a path is on a file system mounted read-only; False when unknown."""
     try:
         return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
-    except (AttributeError, OSError):
+    except system_error(AttributeError):
         return False
 
 
@@ -96,7 +96,7 @@ def why_forbidden(directory: Path) -> str | None:
     when they may use it."""
     try:
         uid = os.stat(directory).st_uid
-    except OSError:
+    except system_error():
         return None
     if uid == os.geteuid() or os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         return None
@@ -110,7 +110,7 @@ def owner(path: Path) -> str | None:
     """Return USER:GROUP as `chown` takes it, by name where there is one; None when unknown."""
     try:
         found = os.stat(path)
-    except OSError:
+    except system_error():
         return None
     return f"{user_name(found.st_uid)}:{_group_name(found.st_gid)}"
 
@@ -141,7 +141,7 @@ def whose(path: Path) -> str | None:
         return None
     me, group = os.geteuid(), os.getegid()
     for candidate in (path, *path.absolute().parents):
-        with suppress(OSError):
+        with suppress_system_error():
             found = os.lstat(candidate)
             if found.st_uid == me:
                 return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rtstore.errors import UnsafePathError
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.descriptors import relative_path_problem
 from rtstore.shell import shell_word
 
@@ -73,7 +74,7 @@ def end_of_link(link: Path, *, is_folder: bool) -> Path | None:
         end = link.resolve()
         fits = end.is_dir() if is_folder else end.is_file()
         return end if fits and not link.absolute().is_relative_to(end) else None
-    except (OSError, RuntimeError):  # a loop; a folder that may not be looked into
+    except system_error(RuntimeError):  # a loop; a folder that may not be looked into
         return None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from rtstore.errors import UnsafePathError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.envelope import content_hash
 from rtstore.shell import shell_word
 
@@ -83,7 +84,7 @@ def is_gone(directory: Path, kept_at: str, fs: FileSystem) -> bool:
         fs.lstat(quarantined_path(directory, kept_at))
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except (OSError, UnsafePathError):
+    except system_error(UnsafePathError):
         return False
     return False
 
@@ -95,7 +96,7 @@ def is_changed(directory: Path, kept_at: str, expected_hash: str | None, fs: Fil
         return False
     try:
         content, _ = fs.read(quarantined_path(directory, kept_at))
-    except (OSError, UnsafePathError):
+    except system_error(UnsafePathError):
         return False
     return content_hash(content) != expected_hash
 

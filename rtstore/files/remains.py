@@ -18,6 +18,7 @@ from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.descriptors import NO_STORES
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import InspectionFault
@@ -53,13 +54,13 @@ def kept_beside(directory: Path, fs: FileSystem) -> tuple[str, ...]:
     copies of databases."""
     try:
         names = sorted(fs.list_directory(directory))
-    except OSError:
+    except system_error():
         return ()
     found = [name for name in names if _KEPT.fullmatch(name)]
     try:
         if any(map(_QUARANTINED.fullmatch, fs.list_directory(directory / QUARANTINE_DIRECTORY))):
             found.append(QUARANTINE_DIRECTORY)
-    except OSError:
+    except system_error():
         pass
     return tuple(found)
 
@@ -69,7 +70,7 @@ def had_database(directory: Path, fs: FileSystem) -> bool:
     nobody can tell whether it is gone, or the files are of a runtime that never had one."""
     try:
         names = fs.list_directory(directory)
-    except OSError:
+    except system_error():
         return False
     return any(name.startswith(_OWN_PREFIX) for name in names) or bool(kept_beside(directory, fs))
 
@@ -91,14 +92,14 @@ def _json_files(directory: Path, fs: FileSystem) -> Iterator[str]:
 def _entries(folder: Path, fs: FileSystem) -> Iterator[tuple[str, os.stat_result]]:
     try:
         names = sorted(fs.list_directory(folder))[:_NAMES_MAX]
-    except OSError:
+    except system_error():
         return
     for name in names:
         if name.startswith("."):
             continue
         try:
             yield name, fs.lstat(folder / name)
-        except OSError:
+        except system_error():
             continue
 
 
@@ -107,11 +108,11 @@ def _is_left_by(directory: Path, relative_path: str, fs: FileSystem) -> bool:
     try:
         path = store_path(directory, relative_path)
         fs.lstat(path)
-    except (OSError, UnsafePathError):
+    except system_error(UnsafePathError):
         return False
     try:
         content, _ = fs.read(path)
-    except OSError:
+    except system_error():
         return True  # a link, a pipe, an unreadable file: it may be the store's
     return _fault_of(content) in (None, InspectionFault.INVALID_JSON)
 
@@ -125,7 +126,7 @@ def has_envelope(directory: Path, relative_path: str, fs: FileSystem) -> bool:
         if fs.lstat(path).st_size > _DECODED_MAX:
             return False
         content, _ = fs.read(path)
-    except (OSError, UnsafePathError):
+    except system_error(UnsafePathError):
         return False
     return _fault_of(content) is None
 
@@ -136,7 +137,7 @@ def written_at(directory: Path, relative_path: str, fs: FileSystem) -> datetime 
         content, _ = fs.read(store_path(directory, relative_path))
         said = decode(content).updated_at
         return None if said is None else parse_time(said)
-    except (OSError, UnsafePathError, EnvelopeError, ValueError):
+    except system_error(UnsafePathError, EnvelopeError, ValueError):
         return None
 
 

@@ -11,11 +11,11 @@ import os
 import stat
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from rtstore.files.owned import close, open_descriptor
+from rtstore.foreign import refusal, suppress_system_error
 from rtstore.forks import no_fork
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -38,7 +38,7 @@ def give_to_owner_of(directory: Path, descriptor: int) -> None:
 
     A file with a second name stays root's: the user may only have linked it here.
     """
-    with suppress(OSError):  # in a container, root may lack that right
+    with suppress_system_error():  # in a container, root may lack that right
         wanted, made = os.stat(directory), os.fstat(descriptor)
         is_ours = made.st_uid == 0 and (made.st_nlink == 1 or stat.S_ISDIR(made.st_mode))
         if is_ours and (wanted.st_uid, wanted.st_gid) != (0, made.st_gid):
@@ -189,7 +189,7 @@ def _open_to_read(path: Path) -> tuple[int, os.stat_result]:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(f"{path} is not a regular file")
+            raise refusal(f"{path} is not a regular file")
     except BaseException:
         close(descriptor)
         raise

@@ -19,6 +19,7 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.descriptors import (
     COMPATIBILITY_SNAPSHOT,
     DELIVERY_JOURNAL,
@@ -134,7 +135,7 @@ class StoreReader:
         process hashed it."""
         try:
             found = self._fs.lstat(store_path(self._directory, descriptor.relative_path))
-        except OSError:
+        except system_error():
             return False
         return is_as_committed(found, committed)
 
@@ -234,7 +235,7 @@ class StoreReader:
             _, found, _ = read_hashed(path, self._fs)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError as error:
+        except system_error() as error:
             if error.errno == errno.ELOOP:
                 return "a symbolic link"
             return f"unreadable ({explained(error, path)})"

@@ -28,6 +28,7 @@ from rtstore.errors import (
 from rtstore.files import durable, owners
 from rtstore.files.owners import is_read_only
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.forks import no_fork
 from rtstore.maintenance.hints import (
     import_command,
@@ -149,7 +150,7 @@ def make(
         )
     try:
         durable.make_directories(directory, fs)
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(directory, "the directory cannot be made", str(error)) from error
     path = directory / DATABASE_NAME
     with lock.hold():

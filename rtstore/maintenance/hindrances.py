@@ -22,6 +22,7 @@ from rtstore.files.owners import (
     this_user,
 )
 from rtstore.files.paths import store_path
+from rtstore.foreign import system_error
 from rtstore.maintenance.doctor.facts import owning_way
 from rtstore.model.records import ROOM_FOR_NOTHING, Hindrance, HindranceKind, Suggestion
 from rtstore.shell import shell_word
@@ -68,7 +69,7 @@ def free_bytes(directory: Path) -> int | None:
     """Return how much room this user has on the file system; None where it cannot be found out."""
     try:
         found = os.statvfs(directory)
-    except (AttributeError, OSError):
+    except system_error(AttributeError):
         return None
     return found.f_bavail * found.f_frsize
 

@@ -21,6 +21,7 @@ from rtstore.files.remains import (
     written_at,
 )
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.forks import no_fork
 from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
@@ -168,7 +169,7 @@ def read_launch_state(directory: Path, fs: FileSystem) -> LaunchState:
     try:
         document = json.loads(fs.read(store_path(directory, launch.relative_path))[0])
         data = document["data"].items()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except system_error(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return LaunchState()
     told = {
         name: value

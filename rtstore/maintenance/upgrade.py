@@ -40,6 +40,7 @@ from rtstore.errors import (
     cause_of,
 )
 from rtstore.files.system import FileSystem
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
 from rtstore.model import arguments
 from rtstore.model.descriptors import Descriptor, Registry
@@ -165,7 +166,7 @@ def upgrade_by_hand(directory: str | Path) -> Iterator[Connection]:
                     backup_path=backup.name,
                 )
         if reached == found:
-            with suppress(OSError):
+            with suppress_system_error():
                 fs.unlink(backup)
             return
     logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, reached, backup.name)
@@ -249,7 +250,7 @@ def _backed_up(
     except Exception as error:
         # The database still equals the back-up; one back-up for each attempt would fill the disk.
         if not isinstance(error.__cause__ or error, upgrade.UnsureCommitError):
-            with suppress(OSError):
+            with suppress_system_error():
                 fs.unlink(backup)
         raise
     _tidy(path.parent, fs, backup)
@@ -281,12 +282,12 @@ def _back_up(
         backup = _free_name(path.parent, found, now)
         fs.rename(building, backup)
         fs.fsync_directory(path.parent)
-    except OSError as error:
-        with suppress(OSError):
+    except system_error() as error:
+        with suppress_system_error():
             _remove_unfinished(path.parent, fs)
         raise StorageError(path, "the back-up cannot be made", str(error)) from error
     except BaseException:
-        with suppress(OSError):
+        with suppress_system_error():
             _remove_unfinished(path.parent, fs)
         raise
     return backup
@@ -326,7 +327,7 @@ def _tidy(directory: Path, fs: FileSystem, *made: Path) -> None:
         others = [path for path in backups_in(directory, fs) if path not in made]
         for path in others[: max(0, len(others) + len(made) - BACKUPS_KEPT)]:
             fs.unlink(path)
-    except OSError as error:
+    except system_error() as error:
         logger.warning("%s: an old back-up cannot be removed: %s", directory, error)
 
 
@@ -340,7 +341,7 @@ def _try_on_a_copy(
             trial = Path(temporary) / DATABASE_NAME
             copying.copy(database, trial, FileSystem(), progress)
             run(trial, found, now, "", lock=None)
-    except OSError as error:
+    except system_error() as error:
         place = Path(tempfile.gettempdir())
         raise StorageError(place, "the copy cannot be made there", str(error)) from error
     finally:

@@ -41,6 +41,7 @@ from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import check_directory, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.decide import CONTENT_MISSING, REFUSED
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.envelope import content_hash
@@ -303,7 +304,7 @@ class Recovery:
         }
         try:
             return carry_out.get(action.kind, _left_to_runtime)(action, plan)
-        except (OSError, RuntimeStoreError) as error:
+        except system_error(RuntimeStoreError) as error:
             if self._database.failure is not None:
                 raise  # the database itself failed: nothing can be recorded, so stop
             return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=str(error))
@@ -420,19 +421,19 @@ class Recovery:
         """Return the temporary files in the folders of the stores and in quarantine. A living
         writer has one at a time, so only under the lock are all of them of dead writers."""
         folders = {self._directory}
-        with suppress(OSError, UnsafePathError):
+        with suppress_system_error(UnsafePathError):
             check_folder(self._directory, self._fs)
             folders.add(self._directory / QUARANTINE_DIRECTORY)
         for descriptor in self._registry:
             parent = descriptor.relative_path.rpartition("/")[0]
             if not parent:
                 continue
-            with suppress(OSError, UnsafePathError):  # never remove files behind a link
+            with suppress_system_error(UnsafePathError):  # never remove files behind a link
                 name = descriptor.schema_name
                 folders.add(check_directory(self._directory, parent, name, self._fs))
         found: list[Path] = []
         for folder in sorted(folders):
-            with suppress(OSError):
+            with suppress_system_error():
                 found.extend(
                     folder / name
                     for name in self._fs.list_directory(folder)
@@ -456,7 +457,7 @@ class Recovery:
                 self._fs.unlink(path)
             except FileNotFoundError:
                 continue
-            except (OSError, StorageError) as error:
+            except system_error(StorageError) as error:
                 logger.warning("temporary file %s cannot be removed: %s", path, error)
 
     def _store_files(self) -> dict[Path, StoreFile]:

@@ -19,6 +19,7 @@ from rtstore.errors import (
 from rtstore.files import durable, quarantine
 from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
+from rtstore.foreign import system_error
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
 from rtstore.model.times import Clock, to_utc_ms
@@ -51,7 +52,7 @@ def restore_quarantined(
             raise CorruptDatabaseError(database.path, problem) from error
         try:
             _put_back(quarantined, kept_at, path, publisher)
-        except OSError as error:
+        except system_error() as error:
             raise StorageError(
                 path, "the quarantined file cannot be put back", str(error)
             ) from error
@@ -89,7 +90,7 @@ def drop_old_quarantined(
             try:
                 with suppress(FileNotFoundError):
                     durable.remove_tree(path, fs)
-            except OSError as error:
+            except system_error() as error:
                 cause = explained(error, path)
                 raise StorageError(path, "the quarantined file cannot be removed", cause) from error
             with database.write(flush=False) as connection:
@@ -100,7 +101,7 @@ def drop_old_quarantined(
 def _check_folder(publisher: Publisher) -> None:
     try:
         quarantine.check_folder(publisher.directory, publisher.fs)
-    except OSError as error:
+    except system_error() as error:
         folder = publisher.directory / quarantine.QUARANTINE_DIRECTORY
         problem = "the quarantine folder cannot be looked at"
         raise StorageError(folder, problem, explained(error, folder)) from error

@@ -268,7 +268,7 @@ def test_a_file_that_cannot_be_written_leaves_all_open(directory: Path) -> None:
     """Nothing is half: the batches stay open, and are finished when the trouble is over."""
     leave_open(directory, {LEASES: "second"}, {LEDGER: "second"}, {LEASES: "third"})
     fs = WatchedFileSystem(
-        lambda _number, name, _subject: OSError("no room") if name == "rename" else None
+        lambda _number, name, _subject: OSError(28, "no room") if name == "rename" else None
     )
     with reopened(directory, recover=False, fs=fs) as store:
         with pytest.raises(OpenBatchError, match=r"nothing of this call .* no room") as caught:

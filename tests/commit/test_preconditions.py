@@ -101,7 +101,7 @@ def test_what_is_known_after_a_failure_is_what_is_committed(directory: Path) -> 
     fs = WatchedFileSystem()
     with open_store(directory, fs=fs) as store:
         write(store, LEASES, 1)
-        fs.judge = at("rename", directory / FILE_OF[LEASES], OSError("refused"))
+        fs.judge = at("rename", directory / FILE_OF[LEASES], OSError(13, "refused"))
         with pytest.raises(BatchFailedError):
             write(store, LEASES, 2)
         fs.judge = None

@@ -325,7 +325,7 @@ def test_a_retry_is_recognised_after_later_batches_and_without_its_contents(
 
 def test_a_batch_that_failed_is_not_tried_again_under_its_id(directory: Path) -> None:
     """A failed batch never comes back."""
-    failing = WatchedFileSystem(at_call(0, OSError("no space")))
+    failing = WatchedFileSystem(at_call(0, OSError(28, "no space")))
     with open_store(directory, fs=failing) as store:
         with pytest.raises(RetryableError, match="no space"):
             retry(store)

@@ -220,7 +220,7 @@ def fail_to_publish(directory: Path) -> None:
     """Fail, and put back what was published."""
     fs = WatchedFileSystem()
     with open_store(directory, fs=fs) as store:
-        fs.judge = at("rename", directory / "opencode-diagnostics.json", OSError("refused"))
+        fs.judge = at("rename", directory / "opencode-diagnostics.json", OSError(13, "refused"))
         with pytest.raises(BatchFailedError):
             write(store, LEASES, DIAGNOSTICS, revision=7)
 

@@ -88,7 +88,7 @@ def some_history(directory: Path, seed: int, number: int = 60) -> None:
             names = random_.sample(STORES, random_.randint(1, 3))
             if random_.random() < 0.1:
                 fs.judge = lambda _number, name, _subject: (
-                    OSError("refused") if name == "rename" else None
+                    OSError(13, "refused") if name == "rename" else None
                 )
             with suppress(Exception):
                 store.write_batch(

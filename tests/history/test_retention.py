@@ -129,7 +129,7 @@ def test_failed_batches_go_with_the_others(directory: Path) -> None:
     retention = Retention(batches=3, contents_per_store=2)
     with open_store(directory, retention=retention, fs=fs) as store:
         write_many(store, 2)
-        fs.judge = at("rename", directory / FILE_OF[LEASES], OSError("no space"))
+        fs.judge = at("rename", directory / FILE_OF[LEASES], OSError(28, "no space"))
         for _ in range(3):
             with pytest.raises(BatchFailedError):
                 write(store, LEASES, "never")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import itertools
 import logging
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.interrupts.scenarios import SCENARIOS, Field
+from tests.interrupts.strike import Strike
 from tests.support import new_directory
 
 
@@ -20,6 +22,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="strike at every n-th line only")
     parser.add_argument("--first", type=int, default=1, help="the first line to strike at")
     parser.add_argument("--files", nargs="+", default=[""], help="only in such files (beginnings)")
+    parser.add_argument("--error", default="Strike", help="the class of the exception")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     found = 0
@@ -29,6 +32,7 @@ def main() -> int:
                 new_directory(Path(folder)),
                 lambda: itertools.count(options.first, options.every),
                 options.files,
+                error=getattr(builtins, options.error, Strike),
             )
             tally = SCENARIOS[name](field)
         print(f"{name}: {tally}", flush=True)

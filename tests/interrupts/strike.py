@@ -33,11 +33,22 @@ class Striker:
     """Raises once, at the n-th line that the current thread runs in files of the package whose
     names begin as given. A context manager; the trace function goes with it."""
 
-    def __init__(self, number: int, files: Sequence[str] = ("",)) -> None:
+    def __init__(
+        self,
+        number: int,
+        files: Sequence[str] = ("",),
+        error: type[BaseException] = Strike,
+    ) -> None:
         self.number = number
+        self.error = error
+        """What it raises."""
+        self.answer: str | None = None
+        """What came of the call instead of the exception."""
         self.lines = 0
         self.struck: str | None = None
         """Where it raised."""
+        self.in_finalizer = False
+        """Whether it raised where Python only prints it."""
         self._prefixes = tuple(PACKAGE + name for name in files)
 
     def __enter__(self) -> Self:
@@ -46,6 +57,12 @@ class Striker:
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
+
+    def check(self, outcome: object) -> None:
+        """Note an outcome that is not the exception."""
+        is_it = type(outcome) is self.error and str(outcome) == "struck"
+        if self.struck and not (is_it or self.in_finalizer):
+            self.answer = f"{outcome!r} caused by {getattr(outcome, '__cause__', None)!r}"
 
     def _enter_frame(self, frame: FrameType, event: str, _: Any) -> Any:
         return self._trace if frame.f_code.co_filename.startswith(self._prefixes) else None
@@ -57,8 +74,17 @@ class Striker:
                 code = frame.f_code
                 name = code.co_filename.removeprefix(PACKAGE)
                 self.struck = f"{name}:{frame.f_lineno} {code.co_name}"
-                raise Strike
+                self.in_finalizer = _is_in_finalizer(frame)
+                raise self.error("struck")
         return self._trace
+
+
+def _is_in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 NEIGHBOUR = """
@@ -161,7 +187,7 @@ def check_told(
     elif "nothing of" in notes:
         told = "nothing written"
     else:
-        told = "nothing said" if isinstance(outcome, Strike) else type(outcome).__name__
+        told = "nothing said" if str(outcome) == "struck" else type(outcome).__name__
     tally.told[told] += 1
     if (told == "committed") != (found == "committed"):
         tally.fault(point, f"untrue: told {told}, it is {found} ({outcome!r} {notes})")

@@ -284,7 +284,7 @@ def test_a_recovery_that_dies_is_run_again(directory: Path, number: int) -> None
 def test_a_step_that_fails_leaves_its_store_and_the_others_go_on(directory: Path) -> None:
     """The report says which and why; it stays in the plan; run again, it is done."""
     path = directory / FILE_OF[LEASES]
-    fs = WatchedFileSystem(at("rename", path, OSError("no space")))
+    fs = WatchedFileSystem(at("rename", path, OSError(28, "no space")))
     with open_store(directory, fs=fs) as store:
         report = store.recover(store.plan_recovery())
 
@@ -303,7 +303,7 @@ def test_evidence_that_cannot_be_kept_leaves_the_file(directory: Path) -> None:
     before = files_picture(directory)
     fs = WatchedFileSystem(
         lambda _number, name, subject: (
-            OSError("no space") if name == "create" and "quarantine" in str(subject) else None
+            OSError(28, "no space") if name == "create" and "quarantine" in str(subject) else None
         )
     )
     with open_store(directory, fs=fs) as store:

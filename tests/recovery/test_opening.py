@@ -253,7 +253,7 @@ def test_a_newer_file_stops_the_rolling_forward(directory: Path) -> None:
 def test_a_batch_that_cannot_be_finished_is_told_and_stays_decided(directory: Path) -> None:
     """The disk is full while opening: nothing is given up, the next opening finishes it."""
     die(directory, LOGGED_AFTER)
-    full = at("rename", directory / FILE_OF[DIAGNOSTICS], OSError("no space"))
+    full = at("rename", directory / FILE_OF[DIAGNOSTICS], OSError(28, "no space"))
 
     with pytest.raises(RecoveryFailedError, match="no space"):
         open_store(directory, fs=WatchedFileSystem(full))
@@ -404,7 +404,7 @@ def test_a_file_that_cannot_be_put_back_is_logged_and_stays_in_the_plan(
         write_all(store)
     for name in (LEASES, DIAGNOSTICS):
         (directory / FILE_OF[name]).unlink()
-    judge = at("rename", directory / FILE_OF[LEASES], OSError("no space"))
+    judge = at("rename", directory / FILE_OF[LEASES], OSError(28, "no space"))
 
     with (
         caplog.at_level(logging.INFO, logger="rtstore.recovery"),

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rtstore.control",),
     ("rtstore.files",),
     ("rtstore.model",),
-    ("rtstore.errors", "rtstore.forks", "rtstore.shell"),
+    ("rtstore.errors", "rtstore.foreign", "rtstore.forks", "rtstore.shell"),
 )
 """Top to bottom. A module imports from its own layer and from those below it, never in a circle.
 A package stands for all modules in it; `rtstore` alone is the front door, which nobody uses but

@@ -23,6 +23,7 @@ from rtstore.control.sqlite.translation import translate
 from rtstore.errors import CorruptDatabaseError, StorageError
 from rtstore.files.durable import NEW_FILE_MODE
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 
 PAGES_AT_ONCE = 512
 """Progress is reported after each chunk of this many pages; the copy stays of one moment."""
@@ -44,7 +45,7 @@ def copy(
     """
     try:
         fs.close(fs.create(target, NEW_FILE_MODE))
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(target, "the copy cannot be made", str(error)) from error
 
     def copy_all(connection: Connection) -> None:
@@ -97,7 +98,7 @@ def pages(path: Path) -> Iterator[bytes]:
         with path.open("rb", buffering=0) as file:
             while piece := file.read(PIECE_BYTES):
                 yield piece
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(path, "the file cannot be read", str(error)) from error
 
 

@@ -46,6 +46,7 @@ from rtstore.errors import (
     StoreForkedError,
     UnusableEngineError,
 )
+from rtstore.foreign import system_error
 from rtstore.model.envelope import EnvelopeError
 
 DATABASE_NAME = "runtime-store.sqlite3"
@@ -559,7 +560,7 @@ class Database:
             raise DatabaseLostError(self.path, self._lost)
         try:
             found = os.stat(self._names.database)
-        except OSError as error:
+        except system_error() as error:
             if self._file is None:  # the error of SQLite, without calling it
                 raise StorageError(self.path, "the file cannot be opened", str(error)) from error
             moved = not self.path.parent.is_dir()

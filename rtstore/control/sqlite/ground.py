@@ -27,6 +27,7 @@ from pathlib import Path
 
 from rtstore.control.sqlite import sessions
 from rtstore.control.sqlite.sessions import Identity
+from rtstore.foreign import suppress_system_error, system_error
 
 try:
     import fcntl
@@ -100,7 +101,7 @@ class Ground:
                 if time.monotonic() >= deadline:
                     return  # SQLite will report that it is locked
                 time.sleep(_POLL_S)
-            except OSError:
+            except system_error():
                 return  # no such locks on this file system
             else:
                 self.is_held = True
@@ -117,7 +118,7 @@ class Ground:
             return False
         try:
             return os.pread(descriptor, 2, _FORMAT_AT) == _ROLLBACK_JOURNAL
-        except OSError:
+        except system_error():
             return False  # SQLite will report the error
 
     def settle(self, names: Names) -> bool:
@@ -135,7 +136,7 @@ class Ground:
         if self.is_held:
             descriptor = self._descriptor_of(names.index, index)
             if descriptor is not None:
-                with suppress(OSError):
+                with suppress_system_error():
                     _lock(descriptor, _FIRST_BYTE, 1)
         self.wal = wal
         return True
@@ -144,7 +145,7 @@ class Ground:
         """Return whether the database and the WAL have their names: all that a read needs."""
         try:
             file, wal = os.stat(names.database), os.stat(names.wal)
-        except OSError:
+        except system_error():
             return False
         return (file.st_dev, file.st_ino) == self.file and (wal.st_dev, wal.st_ino) == self.wal
 
@@ -165,7 +166,7 @@ class Ground:
         try:
             file, its_wal = os.stat(names.database), os.stat(names.wal)
             its_index = os.stat(names.index)
-        except OSError:
+        except system_error():
             return False
         return (
             its_wal.st_ino == wal[1]
@@ -242,7 +243,7 @@ class Ground:
                 # Noted in C, with the opening: an unknown descriptor would never be closed, and
                 # closing one drops the locks on its file, whichever that is.
                 self._own.update(zip([file], map(os.open, [path], [_OPEN_FLAGS]), strict=True))
-            except OSError:
+            except system_error():
                 return None
         descriptor = self._own.get(file, -1)
         return descriptor if _identity_of(descriptor) == file else None
@@ -255,7 +256,7 @@ def _leave_open(_: int) -> None:
 def _is_empty(path: str) -> bool:
     try:
         return os.stat(path).st_size == 0
-    except OSError:
+    except system_error():
         return False
 
 
@@ -336,7 +337,7 @@ def _set_lock(descriptor: int, kind: int, first: int, size: int) -> None:
 def _identity(name: str) -> Identity | None:
     try:
         found = os.stat(name)
-    except OSError:
+    except system_error():
         return None
     return found.st_dev, found.st_ino
 
@@ -344,7 +345,7 @@ def _identity(name: str) -> Identity | None:
 def _identity_of(descriptor: int) -> Identity | None:
     try:
         found = os.fstat(descriptor)
-    except OSError:
+    except system_error():
         return None
     return found.st_dev, found.st_ino
 
@@ -355,7 +356,7 @@ def _open_files() -> dict[Identity, list[int]]:
     opened: dict[Identity, list[int]] = {}
     try:
         descriptors = os.listdir(_DESCRIPTORS)
-    except OSError:
+    except system_error():
         return opened
     for text in descriptors:
         file = _identity_of(int(text))

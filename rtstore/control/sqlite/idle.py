@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
+
+from rtstore.foreign import suppress_system_error, system_error
 
 ATTEMPTS = 20
 """The most attempts to read a file that keeps changing."""
@@ -43,14 +44,14 @@ def file_state(path: Path) -> State | None:
     """Return a value that changes with every change of a file, or None without a file."""
     try:
         found = path.stat()
-    except OSError:
+    except system_error():
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def wal_size(path: Path) -> int:
     """Return the size of a database's WAL in bytes; 0 without a WAL."""
-    with suppress(OSError):
+    with suppress_system_error():
         return path.with_name(path.name + "-wal").stat().st_size
     return 0
 
@@ -60,10 +61,10 @@ def is_open_here(path: Path) -> bool:
     try:
         wanted = path.stat()
         numbers = [int(name) for name in os.listdir("/dev/fd")]
-    except OSError:
+    except system_error():
         return True
     for number in numbers:
-        with suppress(OSError):
+        with suppress_system_error():
             if os.path.samestat(os.fstat(number), wanted):
                 return True
     return False
@@ -83,5 +84,5 @@ def _is_zeroed(path: Path) -> bool:
     try:
         with path.open("rb", buffering=0) as file:
             return not any(any(piece) for piece in iter(lambda: file.read(_PIECE_BYTES), b""))
-    except OSError:
+    except system_error():
         return False

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.records import Record
 from rtstore.model.times import Timestamp
 
@@ -39,7 +40,7 @@ def connected(database: Path) -> tuple[Process, ...]:
 def process(pid: int) -> Process:
     """Return the command and the start time of a process, as far as they are known."""
     command, since = "an unknown program", None
-    with suppress(OSError, ValueError):
+    with suppress_system_error(ValueError):
         command = (_PROC / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
         since = _started(pid)
     return Process(pid=pid, command=command, since=since)
@@ -50,7 +51,7 @@ def _locks_on(path: Path) -> list[tuple[int, str, int, str]]:
     try:
         wanted = os.stat(path)
         lines = (_PROC / "locks").read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError):
+    except system_error(UnicodeDecodeError):
         return []
     found = []
     for line in lines:

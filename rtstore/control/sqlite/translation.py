@@ -17,6 +17,7 @@ from rtstore.errors import (
     StorageError,
 )
 from rtstore.files.owners import whose
+from rtstore.foreign import system_error
 from rtstore.model.records import ROOM_FOR_NOTHING
 
 _IN_TRANSACTION = re.compile("within a transaction|no transaction is active")
@@ -121,7 +122,7 @@ def _found_no_room(code: int, path: Path) -> bool:
         return code == sqlite3.SQLITE_FULL
     try:
         found = os.statvfs(path.parent)
-    except (AttributeError, OSError):
+    except system_error(AttributeError):
         return False
     return found.f_bavail * found.f_frsize < ROOM_FOR_NOTHING
 
@@ -129,7 +130,7 @@ def _found_no_room(code: int, path: Path) -> bool:
 def _is_mounted_read_only(path: Path) -> bool:
     try:
         return bool(os.statvfs(path.parent).f_flag & os.ST_RDONLY)
-    except (AttributeError, OSError):
+    except system_error(AttributeError):
         return False
 
 

@@ -19,6 +19,7 @@ from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.history.materialize import BackupFile, write_store_files
 from rtstore.maintenance.backup.record import Backup, ChangedFile, Progress, Step, write_record
 from rtstore.maintenance.backup.verifying import describe, verify_backup, without_content
@@ -116,7 +117,7 @@ def _keep_changed(
             content, _ = fs.read(store_path(directory, relative_path))
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (OSError, UnsafePathError) as error:
+        except system_error(UnsafePathError) as error:
             problem = f"it cannot be read ({error})"
             changed.append(_changed(name, relative_path, None, problem))
             continue
@@ -183,7 +184,7 @@ def _copy_quarantined(
         return None, f"{item.quarantine_path}: it is not a regular file"
     try:
         content, _ = fs.read(quarantined_path(directory, item.quarantine_path))
-    except (OSError, UnsafePathError) as error:
+    except system_error(UnsafePathError) as error:
         return None, f"{item.quarantine_path}: it cannot be read ({error})"
     found = content_hash(content)
     problem = None

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from rtstore.errors import BackupDamagedError
 from rtstore.files import durable
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.history.materialize import BackupFile
 from rtstore.model.records import Record
 from rtstore.model.times import Timestamp
@@ -87,7 +88,7 @@ def read_record(directory: Path, fs: FileSystem) -> Backup:
         raise BackupDamagedError(
             directory, (f"there is no {RECORD_NAME}: it is no back-up, or was never finished",)
         ) from None
-    except OSError as error:
+    except system_error() as error:
         raise BackupDamagedError(directory, (f"{RECORD_NAME} cannot be read: {error}",)) from error
     try:
         backup = Backup.model_validate_json(content)

@@ -15,6 +15,7 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, quarantined_path
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.history.materialize import BackupFile
 from rtstore.maintenance.backup.record import Backup, Progress, Step, read_record
 from rtstore.model import arguments
@@ -62,7 +63,7 @@ def verify_database(path: Path) -> Backup:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise BackupDamagedError(path, ("there is no such file or directory",)) from None
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
     revisions.inspect_revision(path)
     copying.check(path)
@@ -146,7 +147,7 @@ def _problems_of_files(record: Backup, fs: FileSystem, progress: Progress | None
         except UnsafePathError as error:
             yield f"a path that no back-up has: {error}"
             continue
-        except OSError as error:
+        except system_error() as error:
             yield f"{file.relative_path}: {error.strerror or error}"
             continue
         if content_hash(content) != file.content_hash:

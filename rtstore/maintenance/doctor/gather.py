@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +40,7 @@ from rtstore.files.paths import end_of_link, replace_link_command, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_changed, is_gone, without_row
 from rtstore.files.remains import had_database, kept_beside, store_files
 from rtstore.files.system import FileSystem
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
@@ -292,15 +292,15 @@ def _backup(directory: Path, fs: FileSystem) -> Path | None:
     may have its back-ups there too."""
     candidates = [(_mtime(path), path) for path in backups_in(directory, fs)]
     beside: list[str] = []
-    with suppress(OSError):
+    with suppress_system_error():
         beside = fs.list_directory(directory.absolute().parent)[:_NEIGHBOURS]
     for name in beside:
         path = directory.absolute().parent / name
-        with suppress(RuntimeStoreError, OSError):
+        with suppress_system_error(RuntimeStoreError):
             if _lstat(path / RECORD_NAME) is not None and _is_of(directory, read_record(path, fs)):
                 candidates.append((_mtime(path / RECORD_NAME), path))
     for _, path in sorted(candidates, reverse=True):
-        with suppress(RuntimeStoreError, OSError):
+        with suppress_system_error(RuntimeStoreError):
             verify_backup(path)
             return path
     return None
@@ -331,7 +331,7 @@ def _others(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Ite
     inside = [str(file.relative_to(directory)) for file in files]
     inside += [name for name in sorted(names) if name.startswith(_OWN_PREFIXES)]
     inside.append(QUARANTINE_DIRECTORY)
-    with suppress(OSError):
+    with suppress_system_error():
         inside += [
             f"{QUARANTINE_DIRECTORY}/{name}"
             for name in sorted(os.listdir(directory / QUARANTINE_DIRECTORY))
@@ -353,7 +353,7 @@ def _linked(path: Path) -> Iterator[Path]:
                 for item in (target.with_name(f"{target.name}-wal"), target)
                 if _lstat(item) is not None
             )
-    except (OSError, RuntimeError, RuntimeStoreError):
+    except system_error(RuntimeError, RuntimeStoreError):
         return
 
 
@@ -363,7 +363,7 @@ def _linked(path: Path) -> Iterator[Path]:
 def _strays(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Iterator[str]:
     folders = {directory, *(file.parent for file in files)}
     for folder in sorted(folders):
-        with suppress(OSError):
+        with suppress_system_error():
             for name in sorted(os.listdir(folder)):
                 if durable.is_temporary(name):
                     yield str((folder / name).relative_to(directory))
@@ -419,7 +419,7 @@ def _loose(directory: Path, paths: Sequence[Path]) -> Iterator[str]:
 def _space(directory: Path) -> os.statvfs_result | None:
     try:
         return os.statvfs(directory)
-    except (AttributeError, OSError):
+    except system_error(AttributeError):
         return None
 
 
@@ -428,7 +428,7 @@ def _file_system(directory: Path) -> str | None:
     best: tuple[int, str] | None = None
     try:
         real = directory.resolve()
-    except (OSError, RuntimeError):
+    except system_error(RuntimeError):
         return None
     for mount in mounts():
         depth = len(mount.path.parts)
@@ -442,21 +442,21 @@ def _lstat(path: Path) -> os.stat_result | None:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
+    except system_error() as error:
         raise StorageError(path, "it cannot be looked at", str(error)) from error
 
 
 def _size(path: Path) -> int:
     try:
         return os.lstat(path).st_size
-    except OSError:
+    except system_error():
         return 0
 
 
 def _mtime(path: Path) -> float:
     try:
         return os.lstat(path).st_mtime
-    except OSError:
+    except system_error():
         return 0.0
 
 

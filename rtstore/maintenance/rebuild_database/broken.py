@@ -19,6 +19,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
+from rtstore.foreign import system_error
 from rtstore.maintenance.backup.verifying import problems_of_contents
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.envelope import content_hash
@@ -95,7 +96,7 @@ def what_is_left(path: Path) -> Salvage:
     try:
         found = path.lstat()
         revisions.check_side_files(path)
-    except (OSError, RuntimeStoreError):
+    except system_error(RuntimeStoreError):
         return Salvage()
     if not stat.S_ISREG(found.st_mode) or not found.st_size:
         return Salvage()
@@ -112,7 +113,7 @@ def knows_batch(path: Path, batch_id: str) -> bool:
         if not stat.S_ISREG(path.lstat().st_mode):
             return False
         revisions.check_side_files(path)
-    except (OSError, RuntimeStoreError):
+    except system_error(RuntimeStoreError):
         return False
     database = Database(path, read_only=True)
     try:

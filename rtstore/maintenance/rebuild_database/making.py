@@ -44,6 +44,7 @@ from rtstore.errors import (
 )
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.maintenance.doctor.facts import LaunchState, two_teams
 from rtstore.maintenance.hindrances import refuse_mounted_database
 from rtstore.maintenance.hints import (
@@ -153,7 +154,7 @@ def rebuild_database(
                 _set_aside(directory, folder, fs)
             fs.rename(waiting, path)
             fs.fsync_directory(directory)
-        except OSError as error:
+        except system_error() as error:
             raise StorageError(
                 path, "the rebuild stopped; run it again when the cause is gone", str(error)
             ) from error

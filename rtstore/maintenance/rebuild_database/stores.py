@@ -8,6 +8,7 @@ from pathlib import Path
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.maintenance.rebuild_database.broken import Salvage
 from rtstore.maintenance.rebuild_database.report import RebuiltStore, StoreOutcome
 from rtstore.model.descriptors import NO_STORES, RESERVED_NAMES, Descriptor
@@ -41,7 +42,7 @@ def look_at_store(
         content, stat = fs.read(store_path(directory, path))
     except (FileNotFoundError, NotADirectoryError):
         return _instead(descriptor, salvage, StoreOutcome.MISSING, "there is no file")
-    except (OSError, UnsafePathError) as error:
+    except system_error(UnsafePathError) as error:
         return _instead(descriptor, salvage, StoreOutcome.LEFT_OUT, str(error))
     problem, version = _problem(descriptor, content)
     if problem is not None:
