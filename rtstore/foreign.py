@@ -1,17 +1,20 @@
-"""Tell the errors of the system from exceptions that only look like them.
+"""Tell the errors of the system, and of data, from exceptions that only look like them.
 
 A signal handler may raise any exception at any line, and `TimeoutError` is an `OSError`. An error
 that the system raised has a number; one without a number is somebody else's exception, and goes on
-to the caller.
+to the caller. A `ValueError` that comes of data comes again when the call is repeated.
 """
 
 from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
+
+from pydantic import ValidationError
 
 Other = TypeVar("Other", bound=BaseException)
 
@@ -22,6 +25,26 @@ def system_error(*others: type[Other]) -> tuple[type[OSError | Other], ...]:
     if getattr(sys.exception(), "errno", None) is None:
         return others
     return (OSError, *others)
+
+
+def fails_again(call: Callable[[], object], *others: type[BaseException]) -> bool:
+    """Return whether a call that has just raised a `ValueError` (or one of the `others`) does so
+    again. What comes of its data does; the exception of a signal handler does not."""
+    try:
+        call()
+    except (ValueError, *others):  # type: ignore[misc]  # classes of exceptions
+        return True
+    return False
+
+
+def origin_of(error: Exception) -> Exception:
+    """Return the exception that pydantic made a validation error of, or the error itself."""
+    if isinstance(error, ValidationError):
+        for item in error.errors(include_url=False, include_input=False):
+            cause = item.get("ctx", {}).get("error")
+            if isinstance(cause, Exception):
+                return cause
+    return error
 
 
 def refusal(text: str) -> OSError:

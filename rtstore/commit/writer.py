@@ -126,7 +126,7 @@ from rtstore.errors import (
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
-from rtstore.foreign import system_error
+from rtstore.foreign import fails_again, system_error
 from rtstore.model.arguments import check_id, time_of
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
@@ -744,6 +744,8 @@ def write_log(
     try:
         number = batches.last_number(connection)
     except ValueError as error:
+        if not fails_again(partial(batches.last_number, connection)):
+            raise
         raise CorruptDatabaseError(directory / DATABASE_NAME, str(error)) from error
     logged = [draft.numbered(number + position) for position, draft in enumerate(drafts, start=1)]
     first_of: dict[str, LoggedBatch] = {}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from rtstore.control.schema import (
 )
 from rtstore.control.sqlite.statements import Row, Statement, driver_of
 from rtstore.errors import CorruptDatabaseError, StaleRunError, shown
+from rtstore.foreign import fails_again, origin_of
 from rtstore.model.records import BatchReason, BatchState, LoggedBatch
 from rtstore.model.runs import RunEnding, RunProcess, RunRecord, RunState
 from rtstore.model.times import format_time
@@ -242,6 +244,8 @@ def _record(connection: Connection, row: Row) -> RunRecord:
     try:
         return _validated(row)
     except ValidationError as error:
+        if not fails_again(partial(_validated, row)):
+            raise origin_of(error) from None
         path = driver_of(connection).execute("PRAGMA database_list").fetchone()[2]
         problem = f"the row of run {shown(row['run_id'])} makes no sense"
         raise CorruptDatabaseError(Path(path), problem) from error

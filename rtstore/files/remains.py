@@ -136,8 +136,11 @@ def written_at(directory: Path, relative_path: str, fs: FileSystem) -> datetime 
     try:
         content, _ = fs.read(store_path(directory, relative_path))
         said = decode(content).updated_at
+    except system_error(UnsafePathError, EnvelopeError):
+        return None
+    try:
         return None if said is None else parse_time(said)
-    except system_error(UnsafePathError, EnvelopeError, ValueError):
+    except ValueError:
         return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rtstore.errors import InvalidRequestError, shown
+from rtstore.foreign import fails_again
 from rtstore.model.records import (
     RunIdentity,
 )
@@ -46,11 +47,10 @@ def member(kind: type[Choice], value: object, field: str) -> Choice:
     """Return the member of an enum that an argument names, or is."""
     if isinstance(value, kind):
         return value
-    try:
-        return kind(value if isinstance(value, str) else "")
-    except ValueError:
-        problem = f"{shown(value)} is not one of: {', '.join(kind)}"
-        raise InvalidRequestError(field, problem) from None
+    for choice in kind if isinstance(value, str) else ():
+        if choice == value:
+            return choice
+    raise InvalidRequestError(field, f"{shown(value)} is not one of: {', '.join(kind)}")
 
 
 def instance(kind: type[Kind], value: object, field: str) -> Kind:
@@ -181,9 +181,15 @@ def reason_in_words(value: object, field: str) -> str:
 def time_of(clock: Clock) -> datetime:
     """Return the time of a caller's clock, in UTC milliseconds. Refuse a result that is no time, or
     has no time zone."""
-    try:
+
+    def ask() -> datetime:
         return to_utc_ms(clock())
+
+    try:
+        return ask()
     except (AttributeError, TypeError, ValueError) as error:
+        if not fails_again(ask, AttributeError, TypeError):
+            raise
         raise InvalidRequestError("clock", str(error)) from error
 
 

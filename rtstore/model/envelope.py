@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import pydantic_core
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationEr
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from rtstore.errors import InvalidRequestError
+from rtstore.foreign import fails_again, origin_of
 from rtstore.model import json_data
 from rtstore.model.records import InspectionFault
 from rtstore.model.times import format_time
@@ -188,19 +190,28 @@ def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) 
     """Raise `InvalidRequestError`, which names the place, when the payload model refuses data."""
     if payload is None:
         return
+    validate = partial(payload.model_validate, data, by_alias=True, by_name=False)
     try:
-        payload.model_validate(data, by_alias=True, by_name=False)
+        validate()
     except ValidationError as error:
+        if not fails_again(validate):
+            raise origin_of(error) from None
         raise InvalidRequestError(*_first_problem(error), store=store) from None
 
 
 def decode(content: bytes) -> Envelope:
-    """Decode the bytes of a store file. Raises only `EnvelopeError`, whatever the bytes are."""
+    """Decode the bytes of a store file. Raises `EnvelopeError`, whatever the bytes are."""
     try:
-        document = _DECODER.decode(content.decode("utf-8"))
+        document = _document_of(content)
     except (ValueError, RecursionError) as error:
+        if not fails_again(partial(_document_of, content), RecursionError):
+            raise
         raise EnvelopeError(InspectionFault.INVALID_JSON, str(error)[:200]) from None
     return _envelope_of(document)
+
+
+def _document_of(content: bytes) -> object:
+    return _DECODER.decode(content.decode("utf-8"))
 
 
 def decode_own(content: bytes) -> Envelope:
@@ -209,6 +220,8 @@ def decode_own(content: bytes) -> Envelope:
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
     except ValueError:
+        if not fails_again(partial(pydantic_core.from_json, content, allow_inf_nan=False)):
+            raise
         return decode(content)
     return _envelope_of(document)
 
@@ -234,13 +247,18 @@ def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None
     """
     if payload is None:
         return None
+    validate = partial(payload.model_validate, data, by_alias=True, by_name=False)
     try:
-        payload.model_validate(data, by_alias=True, by_name=False)
+        validate()
     except ValidationError as error:
+        if not fails_again(validate, Exception):
+            raise origin_of(error) from None
         return ": ".join(_first_problem(error))
     except RecursionError:
         return "data: nested too deeply"
-    except Exception as error:  # noqa: BLE001 - nothing that a file holds may raise
+    except Exception as error:
+        if not fails_again(validate, Exception):
+            raise
         return f"data: {type(error).__name__}: {error}"
     return None
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
 from rtstore.errors import InvalidRequestError, shown
+from rtstore.foreign import fails_again, origin_of
 
 DEPTH_MAX = 253
 """How deep lists and objects may be in each other: pydantic goes no deeper, with the envelope."""
@@ -24,13 +26,19 @@ def dump(model: BaseModel, store: str) -> object:
     null; and of the keys 1 and "1" it keeps one. Raises `InvalidRequestError`, naming the place,
     for a number or a key that would be lost so.
     """
+    as_json = partial(model.model_dump, mode="json", by_alias=True)
+    as_held = partial(model.model_dump, by_alias=True, warnings=False)
     try:
-        dumped: object = model.model_dump(mode="json", by_alias=True)
+        dumped: object = as_json()
     except ValueError as error:
+        if not fails_again(as_json):
+            raise
         raise InvalidRequestError("data", str(error), store=store) from None
     try:
-        held: object = model.model_dump(by_alias=True, warnings=False)
-    except Exception:  # noqa: BLE001 - a set of models, say: there is no such thing without JSON
+        held: object = as_held()
+    except Exception:
+        if not fails_again(as_held, Exception):
+            raise
         if not _is_made_of_its_json(model):
             problem = f"{type(model).__name__} cannot be made of its JSON again"
             raise InvalidRequestError("data", problem, store=store) from None
@@ -43,9 +51,14 @@ def dump(model: BaseModel, store: str) -> object:
 
 
 def _is_made_of_its_json(model: BaseModel) -> bool:
+    def make() -> BaseModel:
+        return type(model).model_validate_json(model.model_dump_json(by_alias=True))
+
     try:
-        again = type(model).model_validate_json(model.model_dump_json(by_alias=True))
-    except ValueError:
+        again = make()
+    except ValueError as error:
+        if not fails_again(make):
+            raise origin_of(error) from None
         return False
     return _are_equal(again, model)
 

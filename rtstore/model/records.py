@@ -7,7 +7,7 @@ the legacy format (`batchId`, `capabilitySnapshotId`), so that its consumers can
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from rtstore.errors import InvalidRequestError, shown
+from rtstore.foreign import fails_again, origin_of
 from rtstore.model.times import Timestamp
 
 UNCOMMITTED_BATCH = "uncommitted_batch:"
@@ -46,6 +47,8 @@ class Argument(Record):
         try:
             super().__init__(**fields)
         except ValidationError as error:
+            if not fails_again(partial(super().__init__, **fields)):
+                raise origin_of(error) from None
             raise self._refusal(error) from None
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # not for model_validate

@@ -42,11 +42,30 @@ Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
 def pairs(writes: Writes) -> list[tuple[str, Any]]:
     """Return pairs of store name and data, from a mapping or from pairs. Raises
     `InvalidRequestError`."""
+    return [_pair(item) for item in _items(writes)]
+
+
+def _items(writes: Writes) -> Iterable[tuple[str, Any]]:
+    if isinstance(writes, Mapping):
+        return writes.items()
     try:
-        items = writes.items() if isinstance(writes, Mapping) else writes
-        return [(name, data) for name, data in items]
+        return iter(writes)
+    except TypeError as error:
+        raise _no_pairs(error) from None
+
+
+def _pair(item: Any) -> tuple[str, Any]:
+    if isinstance(item, tuple) and len(item) == 2:
+        return item[0], item[1]
+    try:
+        name, data = item
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError("writes", f"no mapping, and no pairs: {error}") from None
+        raise _no_pairs(error) from None
+    return name, data
+
+
+def _no_pairs(error: Exception) -> InvalidRequestError:
+    return InvalidRequestError("writes", f"no mapping, and no pairs: {error}")
 
 
 def batch_request(

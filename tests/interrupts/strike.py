@@ -18,6 +18,7 @@ from typing import Any, Self
 import rtstore
 from rtstore import Batch, RunIdentity, RuntimeStore
 from rtstore.control.lock import LOCK_NAME
+from rtstore.foreign import origin_of
 from tests.support import CHECKPOINT, IDENTITY, LEDGER
 
 PACKAGE = str(Path(rtstore.__file__).parent) + os.sep
@@ -60,7 +61,8 @@ class Striker:
 
     def check(self, outcome: object) -> None:
         """Note an outcome that is not the exception."""
-        is_it = type(outcome) is self.error and str(outcome) == "struck"
+        error = origin_of(outcome) if isinstance(outcome, Exception) else outcome
+        is_it = type(error) is self.error and str(error) == "struck"
         if self.struck and not (is_it or self.in_finalizer):
             self.answer = f"{outcome!r} caused by {getattr(outcome, '__cause__', None)!r}"
 

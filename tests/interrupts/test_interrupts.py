@@ -48,6 +48,27 @@ def test_an_exception_at_any_line(tmp_path: Path, name: str) -> None:
     assert not tally.faults, str(tally)
 
 
+@pytest.mark.parametrize("error", [ValueError, TimeoutError])
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("update, alone", 67),
+        ("reading", 41),
+        ("a run that begins", 151),
+        *(pytest.param(name, 5, marks=pytest.mark.thorough) for name in SCENARIOS),
+    ],
+)
+def test_an_ordinary_exception_at_any_line(
+    tmp_path: Path, name: str, step: int, error: type[Exception]
+) -> None:
+    """A signal handler may raise it. It is not taken for an error of the data, of the system or of
+    the caller: it is what the call raises."""
+    field = Field(new_directory(tmp_path), lambda: sample(name, step), error=error)
+    tally = SCENARIOS[name](field)
+    assert tally.points > 3
+    assert not tally.faults, str(tally.faults)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_exception_at_every_third_line(tmp_path: Path, name: str) -> None:

@@ -46,7 +46,7 @@ from rtstore.errors import (
     StoreForkedError,
     UnusableEngineError,
 )
-from rtstore.foreign import system_error
+from rtstore.foreign import fails_again, origin_of, system_error
 from rtstore.model.envelope import EnvelopeError
 
 DATABASE_NAME = "runtime-store.sqlite3"
@@ -615,6 +615,8 @@ class Database:
         except UnicodeEncodeError:
             raise  # a value from the caller that cannot be bound
         except (ValueError, EnvelopeError) as error:
+            if not fails_again(partial(query, connection), EnvelopeError):
+                raise origin_of(error) from None
             problem = f"a row makes no sense ({' '.join(str(error).split())[:200]})"
             raise CorruptDatabaseError(self.path, problem) from error
 
