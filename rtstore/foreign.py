@@ -37,6 +37,12 @@ def fails_again(call: Callable[[], object], *others: type[BaseException]) -> boo
     return False
 
 
+def is_raised_here(error: BaseException) -> bool:
+    """Return whether the function that catches an error has it from C, and not from a function in
+    Python, such as a signal handler."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is None
+
+
 def origin_of(error: Exception) -> Exception:
     """Return the exception that pydantic made a validation error of, or the error itself."""
     if isinstance(error, ValidationError):

@@ -17,6 +17,7 @@ import os
 import threading
 import time
 import weakref
+from functools import partial
 from itertools import count
 
 PATIENCE_S = 10.0
@@ -38,16 +39,15 @@ class no_fork:  # noqa: N801 - used like a word of the language
         deadline = time.monotonic() + PATIENCE_S
         while True:
             # Announce first, then look; a fork does the same.
-            _blocks[self._number] = weakref.ref(self), self._thread
+            # The end of a block that is lost is in C, where no exception can come and be lost.
+            forget = partial(_blocks.pop, self._number)
+            _blocks[self._number] = weakref.ref(self, forget), self._thread
             if is_inner or not _another_forks() or time.monotonic() >= deadline:
                 return
             _blocks.pop(self._number, None)
             time.sleep(_POLL_S)
 
     def __exit__(self, *_: object) -> None:
-        _blocks.pop(self._number, None)
-
-    def __del__(self) -> None:
         _blocks.pop(self._number, None)
 
 

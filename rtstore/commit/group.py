@@ -61,6 +61,7 @@ from typing import TypeVar
 from rtstore.commit.draft import Draft
 from rtstore.control.lock import Hold, WriterLock
 from rtstore.errors import BatchUnfinishedError, LockTimeoutError, RuntimeStoreError
+from rtstore.foreign import is_raised_here
 from rtstore.model import arguments
 from rtstore.model.records import Batch, BatchReason
 
@@ -509,8 +510,10 @@ class WriteQueue:
     def _remove(self, place: Place) -> bool:
         try:
             self._places.remove(place)
-        except ValueError:  # another thread removed it
-            return False
+        except ValueError as error:
+            if not is_raised_here(error):
+                raise
+            return False  # another thread removed it
         return True
 
     def _wake(self) -> None:
