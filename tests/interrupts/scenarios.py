@@ -186,7 +186,9 @@ def together(field: Field, calls: Sequence[Call], victim: int) -> Tally:
             thread.join(PATIENCE_S)
             if thread.is_alive():
                 field.tally.fault(striker.struck, "hangs")
-            elif number != victim and not isinstance(outcomes[batch_id], Batch):
+            elif not (
+                number == victim or striker.is_excused or isinstance(outcomes[batch_id], Batch)
+            ):
                 field.tally.fault(striker.struck, f"harmed another ({outcomes[batch_id]!r})")
         return outcomes
 

@@ -48,8 +48,9 @@ class Striker:
         self.lines = 0
         self.struck: str | None = None
         """Where it raised."""
-        self.in_finalizer = False
-        """Whether it raised where Python only prints it."""
+        self.is_excused = False
+        """Whether it raised where Python only prints it, or in the function of a caller, whose
+        exception it then is."""
         self._prefixes = tuple(PACKAGE + name for name in files)
 
     def __enter__(self) -> Self:
@@ -63,7 +64,7 @@ class Striker:
         """Note an outcome that is not the exception."""
         error = origin_of(outcome) if isinstance(outcome, Exception) else outcome
         is_it = type(error) is self.error and str(error) == "struck"
-        if self.struck and not (is_it or self.in_finalizer):
+        if self.struck and not (is_it or self.is_excused):
             self.answer = f"{outcome!r} caused by {getattr(outcome, '__cause__', None)!r}"
 
     def _enter_frame(self, frame: FrameType, event: str, _: Any) -> Any:
@@ -76,14 +77,14 @@ class Striker:
                 code = frame.f_code
                 name = code.co_filename.removeprefix(PACKAGE)
                 self.struck = f"{name}:{frame.f_lineno} {code.co_name}"
-                self.in_finalizer = _is_in_finalizer(frame)
+                self.is_excused = _is_excused(frame)
                 raise self.error("struck")
         return self._trace
 
 
-def _is_in_finalizer(frame: FrameType | None) -> bool:
+def _is_excused(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_name == "__del__":
+        if frame.f_code.co_name in ("__del__", "own_error"):
             return True
         frame = frame.f_back
     return False
