@@ -152,7 +152,7 @@ class Pool:
         self._readers_kept = readers_kept
         self._last_writer: weakref.ref[Session] | None = None
         number = next(_numbers)
-        _pools[number] = weakref.ref(self, partial(_forget_pool, number))
+        _pools[number] = weakref.ref(self, partial(_pools.pop, number))
 
     def take(
         self, idle: deque[Session], file: Identity, connect: Callable[[Session], None]
@@ -211,10 +211,6 @@ class Pool:
                 except IndexError:
                     break
                 session.close()
-
-
-def _forget_pool(number: int, _: object) -> None:
-    _pools.pop(number, None)
 
 
 # --- a pause of all other threads -----------------------------------------------------------------
