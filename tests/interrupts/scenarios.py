@@ -217,13 +217,17 @@ def _report(
 
 def struck(striker: Striker, call: Callable[[], Any]) -> object:
     """What a call gave or raised, with a strike on its way."""
-    try:
-        with striker:
-            outcome = call()
-    except BaseException as error:
-        outcome = error
+    outcome = _outcome(striker, call)  # no frame of its traceback is one that holds it
     striker.check(outcome)
     return outcome
+
+
+def _outcome(striker: Striker, call: Callable[[], Any]) -> object:
+    try:
+        with striker:
+            return call()
+    except BaseException as error:
+        return error
 
 
 def locks(field: Field) -> Tally:
