@@ -36,6 +36,7 @@ Other = TypeVar("Other")
 
 RECHECK_S = 1.0
 """Seconds between two checks of the loop for a call whose end was not announced."""
+_RECHECK = "rtstore: look whether the end of the call was announced"
 
 _told: ContextVar[deque[Event] | None] = ContextVar("_told", default=None)
 """The events of the call that runs in this context, for its caller's loop."""
@@ -95,6 +96,13 @@ class NotBegunError(Exception):
     """The call was cancelled while it waited for its turn."""
 
 
+class WorkerEndedError(RuntimeError):
+    """The thread that ran the call ended in the middle of it, after an exception from outside."""
+
+    def __init__(self) -> None:
+        super().__init__("the thread that ran the call ended in the middle of it")
+
+
 class Call(Generic[Result]):
     """One call that runs in a worker thread. With `lock` it first waits until the lock is free. A
     cancellation can end that wait; it could not end a wait inside the store."""
@@ -112,25 +120,30 @@ class Call(Generic[Result]):
         self.on_event: Observer | None = None
         self.wakes: set[Callable[[], None]] | None = None
         """Where to put what wakes the loop, while several calls end together."""
-        self.remind: Callable[[], object] = lambda: None
+        self.remind: Callable[[Call[Any]], object] = lambda _: None
         """Called now and then until the call ends: who runs it may have been interrupted."""
+        self.executor: ThreadPoolExecutor | None = None
+        """Whose queue it was put into last."""
         self._ended = ended
         self._function = function
         self._lock = lock
         self._called_at = time.monotonic()
         self._withdrawn = False
+        self._begun_by: dict[None, threading.Thread] = {}
         self._told: deque[Event] = deque()
         self._context = copy_context()
         self._context.run(_told.set, self._told)
 
     def start(self, executor: ThreadPoolExecutor) -> Self:
         """Put the call into the queue of an executor."""
+        self.executor = executor
         executor.submit(self.execute).add_done_callback(self.see_to_end)
         return self
 
     def start_alone(self) -> Self:
         """Start the call in a thread of its own, which ends with it."""
         executor = ThreadPoolExecutor(1, f"rtstore-{self.name}")
+        self.remind = _remind_alone
         self.start(executor)
         executor.shutdown(wait=False)
         return self
@@ -158,8 +171,25 @@ class Call(Generic[Result]):
             self.fail(work.exception() or NotBegunError())
 
     def begin(self) -> bool:
-        """Return whether the call is to run. If True, it can no longer be withdrawn."""
+        """Return whether this thread is to run the call. If True, it can no longer be withdrawn.
+        One thread begins it, once, however many try."""
+        me = threading.current_thread()
+        if self._begun_by.setdefault(None, me) is not me:
+            return False
+        if self.future.running() or self.future.done():
+            return False
         return self.future.set_running_or_notify_cancel()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a thread has it."""
+        return bool(self._begun_by)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the thread that had it has ended, and no outcome was set."""
+        thread = self._begun_by.get(None)
+        return thread is not None and not thread.is_alive() and not self.future.done()
 
     def wait(self, at_end: Callable[[], None] = lambda: None) -> None:
         """Call the function, with the context variables of its caller, and set its outcome. Call
@@ -172,7 +202,8 @@ class Call(Generic[Result]):
             del self  # or the error, its traceback and this frame would hold each other
         else:
             at_end()
-            self.future.set_result(result)
+            with suppress(InvalidStateError):
+                self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
         """Set an error as the outcome, unless there is one."""
@@ -248,6 +279,21 @@ class Call(Generic[Result]):
         logger.log(logging.WARNING if begun_write else logging.INFO, "%s", note, extra=extra)
 
 
+def has_dead_thread(executor: ThreadPoolExecutor) -> bool:
+    """Return whether an exception from outside has ended a thread of an executor. The executor
+    starts no other in its place, and what that thread had taken from the queue is lost."""
+    threads = list(executor._threads)  # noqa: SLF001 - there is no public way to ask
+    return not all(thread.is_alive() for thread in threads)
+
+
+def _remind_alone(call: Call[Any]) -> None:
+    """Start a call again whose thread has ended before it began."""
+    if call.is_lost:
+        call.fail(WorkerEndedError())
+    elif not call.has_begun and call.executor is not None and has_dead_thread(call.executor):
+        call.start_alone()
+
+
 def _is_held(lock: WriterLock) -> bool:
     try:
         return lock.is_held()
@@ -284,15 +330,24 @@ class _Waiter:
         self._loop = asyncio.get_running_loop()
         self._arrivals = _arrivals_of(self._loop)
         self._ended = self._loop.create_future()
-        self._timer = self._loop.call_later(RECHECK_S, self._look)
         self._thread = threading.get_ident()
         call.future.add_done_callback(self._announce)
 
     async def wait(self) -> None:
-        """Wait for the end of the call, or of the waiting task."""
-        if self._ended.cancelled():
+        """Wait for the end of the call, or of the waiting task; or for a while, then find out
+        whether the announcement was lost. What ends the wait then is in C: an exception in a
+        callback of the loop cannot prevent it."""
+        if self._ended.done():
             self._ended = self._loop.create_future()
-        await self._ended
+        timer = self._loop.call_later(RECHECK_S, self._ended.cancel, _RECHECK)
+        try:
+            await self._ended
+        except asyncio.CancelledError as error:
+            if error.args != (_RECHECK,):
+                raise
+            self._look()
+        finally:
+            timer.cancel()
 
     def _announce(self, _: object) -> None:
         call, arrive = self._call, self._arrive
@@ -306,7 +361,6 @@ class _Waiter:
 
     def _arrive(self) -> None:
         self.has_ended = True
-        self._timer.cancel()
         if not self._ended.done():
             self._ended.set_result(None)
         self._call.tell()
@@ -316,7 +370,5 @@ class _Waiter:
         self._arrivals.is_asked = False
         if self._call.future.done():
             self._arrive()
-            return
-        self._timer = self._loop.call_later(RECHECK_S, self._look)
-        with suppress(RuntimeError):  # the pool is being closed
-            self._call.remind()
+        else:
+            self._call.remind(self._call)

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import copy
 import inspect
+import io
 import marshal
 import os
 import threading
@@ -17,15 +18,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from rtstore.aio.calls import Call, NotBegunError
+from rtstore.aio.calls import Call, NotBegunError, WorkerEndedError, has_dead_thread
 from rtstore.commit.group import PendingBatch, Place, WriteQueue, explain
 from rtstore.commit.reporting import Observer
 from rtstore.commit.writer import BatchWriter
-from rtstore.control.lock import WriterLock
+from rtstore.control.lock import POLL_INTERVAL_S_MAX, WriterLock
 from rtstore.errors import StoreClosedError
 from rtstore.model import arguments
 from rtstore.model.records import Batch
 from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest, given_rebuilders
+
+UNSERVED_S_MAX = 0.2
+"""In seconds. When no thread serves this long after one was asked, another one is started."""
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -78,8 +82,7 @@ class ThreadPools:
 
     def _close(self, at_last: Callable[[], None]) -> None:
         for pool in (self.recoveries, self.plans, self.reads, self.writes):
-            pool.executor.shutdown(wait=True)
-        self.writes.serve()  # what the thread may have left, after an exception from outside
+            pool.close()
         at_last()
 
 
@@ -89,7 +92,8 @@ class Pool:
     def __init__(
         self, workers: ThreadPools, name: str, threads: int, lock: WriterLock | None = None
     ) -> None:
-        self.executor = ThreadPoolExecutor(threads, f"rtstore-{name}")
+        self._new_executor = partial(ThreadPoolExecutor, threads, f"rtstore-{name}")
+        self.executor = self._new_executor()
         self._workers = workers
         self._lock = lock
 
@@ -112,8 +116,28 @@ class Pool:
             self._start(call)
         return await call.end(on_cancellation)
 
+    def close(self) -> None:
+        """Wait for the calls, and end the threads."""
+        self.executor.shutdown(wait=True)
+
     def _start(self, call: Call[Any]) -> None:
+        call.remind = self._remind
         call.start(self.executor)
+
+    def _remind(self, call: Call[Any]) -> None:
+        """Go on with a call after an exception from outside has ended threads."""
+        if call.is_lost:
+            call.fail(WorkerEndedError())
+        elif not call.has_begun:
+            if has_dead_thread(self.executor):
+                self._renew()
+            if call.executor is not self.executor:
+                call.start(self.executor)
+
+    def _renew(self) -> None:
+        """Have new threads. The others carry out what they have."""
+        before, self.executor = self.executor, self._new_executor()
+        before.shutdown(wait=False)
 
 
 class BatchCall(Call[Batch]):
@@ -178,31 +202,66 @@ class BatchCall(Call[Batch]):
 class ServedPlace(Place):
     """The place of a call of a task. `work` does the call, when it is the next of its server."""
 
-    def __init__(
-        self, call: Call[Any], server: object, *, encode: Callable[[], None] | None = None
-    ) -> None:
-        super().__init__(server=server, encode=encode)
+    def __init__(self, call: Call[Any], pool: WritePool) -> None:
+        super().__init__(server=pool)
         self.call = call
         self.work: Callable[[], None] = call.execute
+        self._pool = pool
+
+    def remind(self) -> None:
+        """Have another thread serve it, when none does."""
+        self._pool.go_on()
+
+
+class ServerTurn(io.BytesIO):
+    """The time in which one thread serves; closed when it is over. (It is a `BytesIO` because its
+    `__exit__` is in C.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.current_thread()
+        self.next: dict[None, ServerTurn] = {}
+        """The turn after this one."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or its thread."""
+        return self.closed or not self.thread.is_alive()
 
 
 class WritePool(Pool):
-    """One thread that serves the calls of tasks in the queue of the store, in their order."""
+    """A thread that serves the calls of tasks in the queue of the store, in their order.
+
+    That only one thread serves at a time does not depend on how many there are: an exception from
+    outside, while a thread is started, can leave the executor with two, or with none.
+    """
 
     def __init__(self, workers: ThreadPools, lock: WriterLock, queue: WriteQueue) -> None:
         super().__init__(workers, "write", 1, lock)
         self._queue = queue
         self._is_asked = False
         """Whether the thread will look into the queue after now."""
+        self._asked_at = time.monotonic()
+        self._is_closing = False
         self._current: ServedPlace | None = None
+        self._turn = ServerTurn()
+        """The last turn, or one before it."""
+        self._turn.close()
+
+    def close(self) -> None:
+        """Wait for the calls, and end the thread. Serve what it may have left."""
+        self._is_closing = True
+        super().close()
+        while not self._serve_alone():
+            time.sleep(POLL_INTERVAL_S_MAX)
 
     def _start(self, call: Call[Any]) -> None:
+        place = ServedPlace(call, self)
         if isinstance(call, BatchCall):
-            call.place = place = ServedPlace(call, self, encode=call.encode)
+            call.place, place.encode = place, call.encode
         else:
-            place = ServedPlace(call, self)
             place.work = partial(self._queue.take_turn, place, partial(self._run, call, place))
-        call.remind = self._ask
+        call.remind = self._remind
         self._queue.enter(place)
         try:
             if not self._is_asked:
@@ -213,13 +272,53 @@ class WritePool(Pool):
             raise
 
     def _ask(self) -> None:
-        self._is_asked = True
+        self._is_asked, self._asked_at = True, time.monotonic()
         self.executor.submit(self.serve).add_done_callback(self._served)
 
+    def _remind(self, call: Call[Any]) -> None:
+        is_waiting = self._queue.next_of(self) is not None
+        if self._is_served() or call.future.done():
+            return
+        if is_waiting:
+            self.go_on()
+        else:  # its place is gone, and so is the thread that took it
+            call.fail(WorkerEndedError())
+
+    def go_on(self) -> None:
+        """Have another thread serve, when none does although one was asked a while ago."""
+        late_s = time.monotonic() - self._asked_at
+        if self._is_served() or late_s < UNSERVED_S_MAX or self._is_closing:
+            return
+        self._renew()
+        with suppress(RuntimeError):  # no thread can be started now: it is tried again
+            self._ask()
+
     def serve(self) -> None:
-        """Serve the places of tasks until there is none. Calls that ended together wake the loop
-        once."""
+        """Serve the places of tasks until there is none, unless another thread does."""
         self._is_asked = False
+        while self._queue.next_of(self) is not None and self._serve_alone():
+            pass  # something may have come after the thread had looked for the last time
+
+    def _is_served(self) -> bool:
+        turn = self._turn
+        while (following := turn.next.get(None)) is not None:
+            turn = following
+        return not turn.is_over
+
+    def _serve_alone(self) -> bool:
+        """Serve in a turn of this thread. Return False when another one has its turn."""
+        found, turn = self._turn, ServerTurn()
+        with turn:
+            while found is not turn:
+                if not (found.is_over or found.thread is turn.thread):  # it serves in one only
+                    return False
+                found = found.next.setdefault(None, turn)  # atomic
+            self._turn = turn
+            self._serve()
+            return True
+
+    def _serve(self) -> None:
+        """Serve the places of tasks. Calls that ended together wake the loop once."""
         wakes: set[Callable[[], None]] = set()
         while (place := self._queue.next_of(self)) is not None:
             assert isinstance(place, ServedPlace)  # noqa: S101 - `_start` makes no others

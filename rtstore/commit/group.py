@@ -290,6 +290,9 @@ class Place(io.BytesIO):
         self.leads = False
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
+    def remind(self) -> None:
+        """Called now and then by who waits behind it. A thread in its own place needs none."""
+
     @property
     def is_done(self) -> bool:
         """Whether all of its batches have an outcome, and it does not lead any more."""
@@ -531,8 +534,12 @@ class WriteQueue:
         left_s = place.deadline - time.monotonic()
         if left_s <= 0:
             self._give_up(place)
-        with suppress(queue.Empty):
+        try:
             place.wake.get(timeout=min(left_s, RECHECK_S) if left_s > 0 else RECHECK_S)
+        except queue.Empty:
+            head = self._head()
+            if head is not None:
+                head.remind()  # its server may have ended
 
     def _give_up(self, place: Place) -> None:
         """The time-out is over: withdraw what no leader has. The rest is being carried out."""

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import thread as futures_thread
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rtstore import RuntimeStore
+from rtstore import AsyncRuntimeStore, Batch, RuntimeStore
+from rtstore.aio import calls
 from rtstore.commit import group
 from rtstore.control import lock as lock_module
 from rtstore.control.lock import Hold
 from tests.interrupts.scenarios import SCENARIOS, Field, close, drop, release, write_batch
-from tests.support import new_directory, open_store
+from tests.interrupts.strike import PATIENCE_S, Strike
+from tests.support import (
+    CHECKPOINT,
+    DIAGNOSTICS,
+    IDENTITY,
+    LEASES,
+    new_directory,
+    open_store,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     # A strike at a line of a `__del__` goes no further.
@@ -143,3 +156,106 @@ def test_both_locks_end_with_the_block(tmp_path: Path) -> None:
     assert directory is not None
     assert directory.closed
     assert not lock.is_held()
+
+
+def _writes(store: AsyncRuntimeStore, batch_id: str) -> asyncio.Task[Batch]:
+    return asyncio.ensure_future(
+        store.write_batch(
+            identity=IDENTITY, reason=CHECKPOINT, writes={DIAGNOSTICS: batch_id}, batch_id=batch_id
+        )
+    )
+
+
+def test_a_second_thread_of_the_pool_does_not_serve_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An executor that was interrupted while it started its thread starts another one later. Calls
+    are carried out once, in their order, all the same."""
+    start: Any = ThreadPoolExecutor._adjust_thread_count  # type: ignore[attr-defined]
+
+    def start_and_forget(self: Any) -> None:
+        monkeypatch.setattr(ThreadPoolExecutor, "_adjust_thread_count", start)
+        start(self)
+        self._threads.clear()
+        raise Strike
+
+    async def main() -> None:
+        store = AsyncRuntimeStore(open_store(new_directory(tmp_path)))
+        monkeypatch.setattr(ThreadPoolExecutor, "_adjust_thread_count", start_and_forget)
+        with pytest.raises(Strike):
+            await store.write_batch(
+                identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: 0}, batch_id="struck"
+            )
+        began, goes_on = threading.Event(), threading.Event()
+
+        def change(_: Any) -> str:
+            began.set()
+            goes_on.wait(PATIENCE_S)
+            return "changed"
+
+        updating = asyncio.ensure_future(
+            store.update(LEASES, change, identity=IDENTITY, reason=CHECKPOINT)
+        )
+        await asyncio.to_thread(began.wait, PATIENCE_S)
+        writing = _writes(store, "behind")
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+        goes_on.set()
+        updated, written = await asyncio.gather(updating, writing)
+        assert written.high_watermark == updated.high_watermark + 1
+        assert len([each for each in threading.enumerate() if "rtstore-write" in each.name]) == 2
+        await store.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def dying_worker(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """End the next thread of a pool with what it has taken from its queue, when called."""
+    monkeypatch.setattr(calls, "RECHECK_S", 0.05)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    item: Any = futures_thread._WorkItem  # type: ignore[attr-defined]
+    works = item.run
+
+    def die(self: Any) -> None:
+        monkeypatch.setattr(item, "run", works)
+        raise MemoryError
+
+    return lambda: monkeypatch.setattr(item, "run", die)
+
+
+def test_a_thread_that_ends_outside_of_the_package_is_replaced(
+    tmp_path: Path, dying_worker: Callable[[], None]
+) -> None:
+    """Whoever waits for it is served by another one: a write, a read, the closing."""
+
+    async def main() -> None:
+        store = AsyncRuntimeStore(open_store(new_directory(tmp_path)))
+        dying_worker()
+        assert (await asyncio.wait_for(_writes(store, "first"), PATIENCE_S)).batch_id == "first"
+        dying_worker()
+        assert (await asyncio.wait_for(store.read(DIAGNOSTICS), PATIENCE_S)).data == "first"
+        assert (await asyncio.wait_for(_writes(store, "second"), PATIENCE_S)).batch_id == "second"
+        dying_worker()
+        await asyncio.wait_for(store.aclose(), PATIENCE_S)
+
+    asyncio.run(main())
+
+
+def test_threads_do_not_wait_behind_tasks_that_nobody_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying_worker: Callable[[], None]
+) -> None:
+    """Also when the loop of the tasks does not run any more."""
+    monkeypatch.setattr(calls, "RECHECK_S", 2 * PATIENCE_S)
+    store = open_store(new_directory(tmp_path), lock_timeout_s=PATIENCE_S)
+    wrapped = AsyncRuntimeStore(store)
+
+    async def main() -> None:
+        dying_worker()
+        task = _writes(wrapped, "of a task")
+        await asyncio.sleep(0.01)
+        assert write_batch(store, "of a thread").batch_id == "of a thread"
+        assert (await task).batch_id == "of a task"
+        await wrapped.aclose()
+
+    asyncio.run(main())
