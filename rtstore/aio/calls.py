@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary, ref
 
 from rtstore.commit.reporting import Observer, checked_observer, tell_observer
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
+from rtstore.errors import RuntimeStoreError
 from rtstore.history.prune import PruneReport
 from rtstore.model.records import Batch, QuarantinedFile, RecoveryReport
 from rtstore.model.runs import RunRecord
@@ -130,6 +131,7 @@ class Call(Generic[Result]):
         self._called_at = time.monotonic()
         self._withdrawn = False
         self._begun_by: dict[None, threading.Thread] = {}
+        self._explained: BaseException | None = None
         self._told: deque[Event] = deque()
         self._context = copy_context()
         self._context.run(_told.set, self._told)
@@ -210,6 +212,47 @@ class Call(Generic[Result]):
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
+    def explain_to(self, error: BaseException) -> None:
+        """Withdraw the call, and add a note to an exception that came while a task waited for it:
+        what is known of it. An outcome, an error of the store and a cancellation say it already."""
+        if isinstance(error, RuntimeStoreError) or error is self._explained:
+            return
+        if self.future.done() and (self.future.cancelled() or self.future.exception() is error):
+            return
+        self._explained = error
+        self.withdraw()
+        if self._lock is not None:
+            self.add_notes(error)
+
+    def add_notes(self, error: BaseException) -> None:
+        """Add what is known of the call to an exception."""
+        for note in (f"rtstore: {note}" for note in self._describe()):
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+
+    @property
+    def has_not_begun(self) -> bool:
+        """Whether it was withdrawn before it began."""
+        if not self.future.done():
+            return False
+        return self.future.cancelled() or isinstance(self.future.exception(), NotBegunError)
+
+    def _describe(self) -> list[str]:
+        """Return what is known of a write, as text."""
+        if self.has_not_begun:
+            return [f"nothing of {self.name} was carried out"]
+        if not self.future.done():
+            return [f"it is not known whether {self.name} is carried out: ask store.{self.ask}()"]
+        error = self.future.exception()
+        if error is not None:
+            return [f"{self.name}: {type(error).__name__}: {error}"]
+        return [_in_words(self.future.result()) or self._ended]
+
+    @property
+    def ask(self) -> str:
+        """The method of the store that tells what came of it."""
+        return "runs" if self.name in ("begin_run", "end_run") else "batches"
+
     def in_context(self, function: Callable[[], Other]) -> Other:
         """Call a function with the context variables of the caller."""
         return self._context.run(function)
@@ -261,7 +304,7 @@ class Call(Generic[Result]):
         """Add the outcome of the call to the exception, and write it to the log."""
         error: BaseException | None = None
         result: Result | None = None
-        if self.future.cancelled() or isinstance(self.future.exception(), NotBegunError):
+        if self.has_not_begun:
             outcome, text = "not_begun", "before it began: nothing of it was carried out"
         elif (error := self.future.exception()) is not None:
             outcome, text = "failed", f"while it ran, and failed: {type(error).__name__}: {error}"
@@ -272,6 +315,7 @@ class Call(Generic[Result]):
             outcome, text = "ended", f"while it ran, and ran to its end: {changed}"
         note = f"{self.name} was cancelled {text}"
         cancellation.add_note(note)
+        self._explained = cancellation
         begun_write = self._lock is not None and outcome != "not_begun"
         source = result.batch if isinstance(result, Run) else result
         batch_id = getattr(source if error is None else error, "batch_id", None)

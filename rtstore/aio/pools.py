@@ -111,10 +111,14 @@ class Pool:
         self, call: Call[Result], on_cancellation: Callable[[], None] | None = None
     ) -> Result:
         """Start a call and wait for its end; see `Call.end` for `on_cancellation`."""
-        call.on_event = self._workers.on_event
-        with self._workers.admission():
-            self._start(call)
-        return await call.end(on_cancellation)
+        try:
+            call.on_event = self._workers.on_event
+            with self._workers.admission():
+                self._start(call)
+            return await call.end(on_cancellation)
+        except BaseException as error:
+            call.explain_to(error)
+            raise
 
     def close(self) -> None:
         """Wait for the calls, and end the threads."""
@@ -191,9 +195,17 @@ class BatchCall(Call[Batch]):
 
     def fail(self, error: BaseException) -> None:
         """Set an error as the outcome, with a note of what is known of the batch."""
-        if not self.future.done():
+        if isinstance(error, WorkerEndedError):
+            self.add_notes(error)
+        elif not self.future.done():
             explain(error, self._pending)
         super().fail(error)
+
+    def _describe(self) -> list[str]:
+        if self.has_not_begun:
+            return ["nothing of the batch was written"]
+        unknown = "it is not known whether the batch is committed: ask store.batches()"
+        return [item.describe() for item in self._pending] or [unknown]
 
     def _result(self) -> Batch:
         return self._pending[0].result()

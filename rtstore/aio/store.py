@@ -70,7 +70,7 @@ from rtstore.aio.pools import (
     ThreadPools,
     copier,
 )
-from rtstore.commit.group import PendingBatch
+from rtstore.commit.group import PendingBatch, explain
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import Observer
 from rtstore.control.contents import Retention
@@ -260,19 +260,28 @@ class AsyncRuntimeStore:
         Durable when it returns. The data is copied first, so later changes to it are not in the
         batch.
         """
-        copies = [(name, copier(data)) for name, data in pairs(writes)]
+        call: BatchCall | None = None
+        try:
+            copies = [(name, copier(data)) for name, data in pairs(writes)]
 
-        def submit() -> PendingBatch:
-            request = batch_request(
-                self.team_name,
-                self.descriptors,
-                identity=identity,
-                reason=reason,
-                writes=[(name, copied()) for name, copied in copies],
-            )
-            return self._writer.prepare(request, expected_high_watermark, batch_id)
+            def submit() -> PendingBatch:
+                request = batch_request(
+                    self.team_name,
+                    self.descriptors,
+                    identity=identity,
+                    reason=reason,
+                    writes=[(name, copied()) for name, copied in copies],
+                )
+                return self._writer.prepare(request, expected_high_watermark, batch_id)
 
-        return await self._workers.writes.run_call(BatchCall(submit, self._writer))
+            call = BatchCall(submit, self._writer)
+            return await self._workers.writes.run_call(call)
+        except BaseException as error:
+            if call is None:
+                explain(error, [])
+            else:
+                call.explain_to(error)
+            raise
 
     async def update(
         self,

@@ -462,7 +462,7 @@ class WriteQueue:
     # --- leading ----------------------------------------------------------------------------------
 
     def _see_to(self, place: Place, commit_group: Callable[[TakeGroup], None]) -> None:
-        while not place.is_done:
+        while not (place.is_done or place.closed):  # closed: its task was interrupted
             if place.encode is not None:
                 self.encode_waiting(place.server)
             if self._head() is not place:
