@@ -215,7 +215,7 @@ class Call(Generic[Result]):
     def explain_to(self, error: BaseException) -> None:
         """Withdraw the call, and add a note to an exception that came while a task waited for it:
         what is known of it. An outcome, an error of the store and a cancellation say it already."""
-        if isinstance(error, RuntimeStoreError) or error is self._explained:
+        if isinstance(error, RuntimeStoreError | GeneratorExit) or error is self._explained:
             return
         if self.future.done() and (self.future.cancelled() or self.future.exception() is error):
             return

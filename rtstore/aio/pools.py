@@ -11,9 +11,9 @@ import marshal
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -54,31 +54,48 @@ class ThreadPools:
         self.recoveries = Pool(self, "recover", 64, lock)
         self.on_event = on_event
         self._directory = directory
-        self._admission = threading.Lock()
+        self._admission = threading.RLock()
         self._closing: Call[None] | None = None
         self._pid = os.getpid()
 
-    @contextmanager
-    def admission(self) -> Iterator[None]:
-        """Open a block in which calls may be started. Raises `StoreClosedError`."""
+    def admit(self, start: Callable[[], None]) -> None:
+        """Call a function that starts a call. Raises `StoreClosedError`."""
         if os.getpid() != self._pid:
             problem = "was opened before this process was forked from its parent"
             raise StoreClosedError(self._directory, problem)
-        with self._admission:
+
+        def start_unless_closed() -> None:
             if self._closing is not None:
                 raise StoreClosedError(self._directory, "is closed")
-            yield
+            start()
+
+        self._alone(start_unless_closed)
+
+    def _alone(self, function: Callable[[], None]) -> None:
+        """Call a function while no other thread is in here."""
+        try:
+            self._with_lock(function)
+        finally:  # an exception at the very end of the block would leave it locked
+            with suppress(RuntimeError):  # it is not: as nearly always
+                self._admission.release()
+
+    def _with_lock(self, function: Callable[[], None]) -> None:
+        with self._admission:
+            function()
 
     async def close(self, at_last: Callable[[], None]) -> None:
         """Refuse further calls, wait for those admitted before, end the threads, then call
         `at_last`. A cancellation does not interrupt this. A second call of `close` waits too."""
         if os.getpid() != self._pid:
             return
-        with self._admission:
-            if self._closing is None:
-                function = partial(self._close, at_last)
-                self._closing = Call("aclose", function, ended="the store is closed").start_alone()
+        self._alone(partial(self._begin_closing, at_last))
+        assert self._closing is not None  # noqa: S101 - as it was just begun
         await self._closing.end(on_cancellation=lambda: None)
+
+    def _begin_closing(self, at_last: Callable[[], None]) -> None:
+        if self._closing is None:
+            function = partial(self._close, at_last)
+            self._closing = Call("aclose", function, ended="the store is closed").start_alone()
 
     def _close(self, at_last: Callable[[], None]) -> None:
         for pool in (self.recoveries, self.plans, self.reads, self.writes):
@@ -113,8 +130,7 @@ class Pool:
         """Start a call and wait for its end; see `Call.end` for `on_cancellation`."""
         try:
             call.on_event = self._workers.on_event
-            with self._workers.admission():
-                self._start(call)
+            self._workers.admit(partial(self._start, call))
             return await call.end(on_cancellation)
         except BaseException as error:
             call.explain_to(error)

@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rtstore import AsyncRuntimeStore, Batch, RuntimeStore, WriterLock
+from rtstore.aio import calls
 from tests.interrupts.strike import (
     PATIENCE_S,
     Neighbour,
@@ -345,6 +347,40 @@ def on_a_loop(field: Field) -> Tally:
     return field.strike(run)
 
 
+def in_a_loop(field: Field) -> Tally:
+    """Tasks whose loop is struck: each of them ends, and knows what it has written."""
+
+    async def write(store: RuntimeStore, striker: Striker, names: list[str]) -> list[object]:
+        wrapped = AsyncRuntimeStore(store)
+        with striker:
+            tasks = [
+                asyncio.ensure_future(
+                    wrapped.write_batch(
+                        identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: name}, batch_id=name
+                    )
+                )
+                for name in names
+            ]
+            _, waiting = await asyncio.wait(tasks, timeout=PATIENCE_S)
+        if waiting:
+            field.tally.fault(striker.struck, "hangs")
+        await wrapped.aclose()
+        outcomes: list[object] = [t.exception() or t.result() for t in tasks if t.done()]
+        for outcome in outcomes:
+            said = hasattr(outcome, "__notes__") or str(striker.struck).endswith(" write_batch")
+            if isinstance(outcome, Strike) and not said:  # in the first lines nothing has begun
+                field.tally.fault(striker.struck, "no note")
+        return outcomes
+
+    def run(store: RuntimeStore, striker: Striker) -> dict[str, object]:
+        names = [field.name() for _ in range(2)]
+        other = RuntimeStore.open(store.directory)
+        with patch.object(calls, "RECHECK_S", 0.05):
+            return dict(zip(names, asyncio.run(write(other, striker, names)), strict=True))
+
+    return field.strike(run)
+
+
 def beginning(field: Field) -> Tally:
     """A run that begins: it is there exactly when its batch is, and nobody writes for another."""
 
@@ -387,4 +423,5 @@ SCENARIOS: dict[str, Callable[[Field], Tally]] = {
     "close": closing,
     "reading": reading,
     "tasks of a loop": on_a_loop,
+    "the loop of tasks": in_a_loop,
 }
