@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from rtstore.aio.calls import Call, NotBegunError, WorkerEndedError, has_dead_thread
-from rtstore.commit.group import PendingBatch, Place, WriteQueue, explain
+from rtstore.commit.group import FORKED_IN_CALL, PendingBatch, Place, WriteQueue, explain
 from rtstore.commit.reporting import Observer
 from rtstore.commit.writer import BatchWriter
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, WriterLock
@@ -60,7 +60,7 @@ class ThreadPools:
 
     def admit(self, start: Callable[[], None]) -> None:
         """Call a function that starts a call. Raises `StoreClosedError`."""
-        if os.getpid() != self._pid:
+        if self.is_of_parent:
             problem = "was opened before this process was forked from its parent"
             raise StoreClosedError(self._directory, problem)
 
@@ -70,6 +70,15 @@ class ThreadPools:
             start()
 
         self._alone(start_unless_closed)
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked from the one that has the threads."""
+        return os.getpid() != self._pid
+
+    def forked_in_call(self) -> StoreClosedError:
+        """Return the error for a call in which this process was forked."""
+        return StoreClosedError(self._directory, FORKED_IN_CALL)
 
     def _alone(self, function: Callable[[], None]) -> None:
         """Call a function while no other thread is in here."""
@@ -86,7 +95,7 @@ class ThreadPools:
     async def close(self, at_last: Callable[[], None]) -> None:
         """Refuse further calls, wait for those admitted before, end the threads, then call
         `at_last`. A cancellation does not interrupt this. A second call of `close` waits too."""
-        if os.getpid() != self._pid:
+        if self.is_of_parent:
             return
         self._alone(partial(self._begin_closing, at_last))
         assert self._closing is not None  # noqa: S101 - as it was just begun
@@ -146,7 +155,9 @@ class Pool:
 
     def _remind(self, call: Call[Any]) -> None:
         """Go on with a call after an exception from outside has ended threads."""
-        if call.is_lost:
+        if self._workers.is_of_parent:
+            call.fail(self._workers.forked_in_call())
+        elif call.is_lost:
             call.fail(WorkerEndedError())
         elif not call.has_begun:
             if has_dead_thread(self.executor):
@@ -304,6 +315,9 @@ class WritePool(Pool):
         self.executor.submit(self.serve).add_done_callback(self._served)
 
     def _remind(self, call: Call[Any]) -> None:
+        if self._workers.is_of_parent:
+            call.fail(self._workers.forked_in_call())
+            return
         is_waiting = self._queue.next_of(self) is not None
         if self._is_served() or call.future.done():
             return
@@ -315,7 +329,8 @@ class WritePool(Pool):
     def go_on(self) -> None:
         """Have another thread serve, when none does although one was asked a while ago."""
         late_s = time.monotonic() - self._asked_at
-        if self._is_served() or late_s < UNSERVED_S_MAX or self._is_closing:
+        is_closed = self._is_closing or self._workers.is_of_parent
+        if is_closed or late_s < UNSERVED_S_MAX or self._is_served():
             return
         self._renew()
         with suppress(RuntimeError):  # no thread can be started now: it is tried again

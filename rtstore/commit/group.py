@@ -60,7 +60,12 @@ from typing import TypeVar
 
 from rtstore.commit.draft import Draft
 from rtstore.control.lock import Hold, WriterLock
-from rtstore.errors import BatchUnfinishedError, LockTimeoutError, RuntimeStoreError
+from rtstore.errors import (
+    BatchUnfinishedError,
+    LockTimeoutError,
+    RuntimeStoreError,
+    StoreClosedError,
+)
 from rtstore.foreign import is_raised_here
 from rtstore.model import arguments
 from rtstore.model.records import Batch, BatchReason
@@ -76,6 +81,12 @@ INTERRUPTED_S_MAX = 10.0
 POLL_S = 0.003
 """In seconds. Who serves the tasks tries this often whether the lock is free, and encodes the
 batches that came meanwhile before it tries."""
+
+FORKED_IN_CALL = (
+    "was opened before this process was forked from its parent, in the middle of this call, "
+    "which the parent carries out"
+)
+"""What a child is told of the call in which it was forked."""
 
 Result = TypeVar("Result")
 
@@ -96,8 +107,8 @@ class PendingBatch:
     the lock."""
 
     __slots__ = (
-        "_claims", "_compose", "_context", "batch", "draft", "error", "expected_high_watermark",
-        "is_composed", "is_dropped", "log_begun",
+        "_claims", "_compose", "_context", "_pid", "batch", "draft", "error",
+        "expected_high_watermark", "is_composed", "is_dropped", "log_begun",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +138,12 @@ class PendingBatch:
         self._compose = compose
         self._claims: dict[int, object] = {}
         self._context = copy_context()
+        self._pid = os.getpid()
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked from the one that writes it."""
+        return self._pid != os.getpid()
 
     @property
     def has_draft(self) -> bool:
@@ -206,6 +223,8 @@ class PendingBatch:
         name = "the batch" if batch_id is None else f"batch {batch_id}"
         if self.batch is not None:
             return f"batch {self.batch.batch_id} is committed"
+        if self.is_of_parent:
+            return f"it is not known whether {name} is committed: the parent process carries it out"
         if self.error is not None:
             return f"{name}: {type(self.error).__name__}: {self.error}"
         if withdrawn and not self.log_begun:
@@ -531,6 +550,8 @@ class WriteQueue:
             head.wake.put(None)
 
     def _wait(self, place: Place) -> None:
+        if self._pid != os.getpid():  # those before it stayed with the parent
+            raise StoreClosedError(self._lock.path.parent, FORKED_IN_CALL)
         left_s = place.deadline - time.monotonic()
         if left_s <= 0:
             self._give_up(place)

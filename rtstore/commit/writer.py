@@ -59,13 +59,14 @@ transaction completes them. Each stays a batch of its own, with its receipts and
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from sqlalchemy import Connection
 
@@ -81,6 +82,7 @@ from rtstore.commit.begin import (
 )
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.group import (
+    FORKED_IN_CALL,
     PendingBatch,
     Place,
     TakeGroup,
@@ -121,6 +123,8 @@ from rtstore.errors import (
     LockLostError,
     RuntimeStoreError,
     StorageError,
+    StoreClosedError,
+    StoreForkedError,
     cause_of,
 )
 from rtstore.files import durable
@@ -141,6 +145,8 @@ from rtstore.model.records import (
 from rtstore.model.request import BatchRequest, StoreWrite
 from rtstore.model.runs import RunEnding, RunProcess, RunRecord
 from rtstore.model.times import Clock, utc_now
+
+Result = TypeVar("Result")
 
 STACK_NEEDED = 120
 """The depth, in calls, of a write and of the code that finds the outcome of an interrupted one."""
@@ -246,13 +252,27 @@ class BatchWriter:
         began_at = time.perf_counter()
         try:
             need_stack()
-            self.queue.run(pending, self._lead)
+            self._unless_forked(partial(self.queue.run, pending, self._lead))
+            for item in pending:
+                if item.is_of_parent and item.error is not None:
+                    item.error = StoreClosedError(self.directory, FORKED_IN_CALL)
         except RuntimeStoreError:
             # An error of the leader afterwards does not concern a batch that has its outcome.
             if not pending or not all(item.is_done for item in pending):
                 raise
         finally:
             self.events.batches_ended(pending, time.perf_counter() - began_at)
+
+    def _unless_forked(self, function: Callable[[], Result]) -> Result:
+        """Call a function. Raises `StoreClosedError` for what it raises in a child that was forked
+        inside of it: the lock and the connections stayed with the parent."""
+        process_id = os.getpid()
+        try:
+            return function()
+        except Exception as error:
+            if os.getpid() == process_id or isinstance(error, StoreForkedError):
+                raise
+            raise StoreClosedError(self.directory, FORKED_IN_CALL) from error
 
     def serve(self, place: Place) -> None:
         """Write the batch of a task that is in the queue. Raises an error that is not that of the
@@ -388,7 +408,7 @@ class BatchWriter:
         self.database.check_usable()
         try:
             need_stack()
-            return self._end_run(run_id, ending=ending, why=why)
+            return self._unless_forked(partial(self._end_run, run_id, ending=ending, why=why))
         except RuntimeStoreError:
             raise
         except BaseException as error:
