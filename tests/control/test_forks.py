@@ -317,3 +317,52 @@ print("fine")
 def test_a_child_has_no_descriptor_of_the_database(path: Path) -> None:
     """Whether the store is open, closed or was interrupted when the parent forks."""
     assert run(DESCRIPTORS, path) == "fine\n"
+
+
+IN_A_CALL = (
+    COMMON
+    + """
+from rtstore import RunIdentity, RuntimeStore
+from tests.support import CHECKPOINT, IDENTITY, LEASES, new_directory, open_store
+
+store = open_store(new_directory(path.parent))
+inside = []
+
+def fork(error=None):
+    inside.append(os.fork())
+    if not inside[0] and error:
+        raise error
+    return [1]
+
+def expect(call, kind, text):
+    inside.clear()
+    try:
+        batch = call()
+    except BaseException as error:
+        told = " ".join([str(error), *getattr(error, "__notes__", ())])
+        fine = not inside[0] and type(error) is kind and text in told
+        print(type(error), told, file=sys.stderr)
+        os._exit(0 if fine else 1)
+    if not inside[0]:
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(inside[0], 0)[1]) == 0
+    assert store.batch(batch.batch_id).state == "committed"
+
+def update(change):
+    return store.update(LEASES, change, identity=IDENTITY, reason=CHECKPOINT)
+
+expect(lambda: update(lambda _: fork()), StoreClosedError, "which the parent carries out")
+expect(
+    lambda: update(lambda _: fork(KeyboardInterrupt())),
+    KeyboardInterrupt,
+    "not known whether the batch is committed: the parent process carries it out",
+)
+store.close()
+print("fine")
+"""
+)
+
+
+def test_a_fork_in_the_middle_of_a_call(path: Path) -> None:
+    """The child, which returns through the same call, is told that its parent carries it out."""
+    assert run(IN_A_CALL, path) == "fine\n"
