@@ -341,7 +341,7 @@ def expect(call, kind, text):
     except BaseException as error:
         told = " ".join([str(error), *getattr(error, "__notes__", ())])
         fine = not inside[0] and type(error) is kind and text in told
-        print(type(error), told, file=sys.stderr)
+        fine or print(repr(error), told, file=sys.stderr, flush=True)
         os._exit(0 if fine else 1)
     if not inside[0]:
         os._exit(1)
