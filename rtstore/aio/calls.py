@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary, ref
 from rtstore.commit.reporting import Observer, checked_observer, tell_observer
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.errors import RuntimeStoreError
+from rtstore.foreign import system_error
 from rtstore.history.prune import PruneReport
 from rtstore.model.records import Batch, QuarantinedFile, RecoveryReport
 from rtstore.model.runs import RunRecord
@@ -341,7 +342,7 @@ def _remind_alone(call: Call[Any]) -> None:
 def _is_held(lock: WriterLock) -> bool:
     try:
         return lock.is_held()
-    except OSError:  # taking the lock reports the error
+    except system_error():  # taking the lock reports the error
         return False
 
 

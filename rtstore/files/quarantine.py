@@ -72,7 +72,7 @@ def without_row(directory: Path, kept_at: Collection[str], fs: FileSystem) -> li
     try:
         check_folder(directory, fs)
         names = fs.list_directory(directory / QUARANTINE_DIRECTORY)
-    except (OSError, UnsafePathError):
+    except system_error(UnsafePathError):
         return []
     found = [f"{QUARANTINE_DIRECTORY}/{name}" for name in sorted(names)]
     return [path for path in found if path not in kept_at and not durable.is_temporary(path)]
