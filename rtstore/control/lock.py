@@ -122,10 +122,16 @@ class Hold(io.FileIO):
     def _unlock(self) -> None:
         if self.closed or self.pid != os.getpid():
             return
-        with suppress_system_error():  # other code closed our descriptors
-            if self.directory is not None and not self.directory.closed:  # then there is fcntl
-                fcntl.flock(self.directory.fileno(), fcntl.LOCK_UN)
+        directory = self.directory
+        try:
+            if directory is not None and not directory.closed:  # then there is fcntl
+                fcntl.flock(directory.fileno(), fcntl.LOCK_UN)
             unlock_descriptor(self.fileno())
+        except system_error():
+            pass  # other code closed our descriptors
+        except ValueError:
+            if not any(held is not None and held.closed for held in (self, directory)):
+                raise
 
 
 class Look(io.BytesIO):
@@ -395,6 +401,10 @@ class WriterLock:
             return os.path.samestat(found, os.fstat(hold.fileno()))
         except system_error():  # it is gone, or other code closed our descriptor
             return False
+        except ValueError:
+            if not hold.closed:
+                raise
+            return False  # its thread has just released it
 
     def _sign(self, descriptor: int) -> None:
         if is_root():

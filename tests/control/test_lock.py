@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,6 +164,23 @@ def test_held_by_another_thread(tmp_path: Path) -> None:
 
     assert in_thread(lock) is None
     assert in_thread(other) is None
+
+
+def test_a_holder_that_ends_while_somebody_is_told_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait that was too long is told as such, also where the holder releases just then."""
+    lock, look = WriterLock(tmp_path), os.stat
+    hold = lock.hold()
+
+    def release_and_look(*arguments: Any, **options: Any) -> os.stat_result:
+        hold.release()
+        return look(*arguments, **options)
+
+    monkeypatch.setattr(os, "stat", release_and_look)
+    assert isinstance(lock.timed_out(1), LockTimeoutError)
+    assert hold.closed
+    assert not lock.is_held_here
 
 
 def test_it_cannot_be_taken_twice_by_one_thread(tmp_path: Path) -> None:

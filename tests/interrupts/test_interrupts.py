@@ -202,7 +202,9 @@ def test_a_second_thread_of_the_pool_does_not_serve_at_the_same_time(
             await asyncio.sleep(0.01)
         goes_on.set()
         updated, written = await asyncio.gather(updating, writing)
-        assert (updated.high_watermark, written.high_watermark) == (1, 2)
+        struck = await store.batch("struck")  # the thread may have written it, or not
+        first = 1 if struck is None else 2
+        assert (updated.high_watermark, written.high_watermark) == (first, first + 1)
         assert len([each for each in threading.enumerate() if "rtstore-write" in each.name]) == 2
         await store.aclose()
 
