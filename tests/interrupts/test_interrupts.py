@@ -28,6 +28,7 @@ from tests.support import (
     DIAGNOSTICS,
     IDENTITY,
     LEASES,
+    breadth,
     new_directory,
     open_store,
 )
@@ -68,7 +69,10 @@ def test_an_exception_at_any_line(tmp_path: Path, name: str) -> None:
         ("update, alone", 67),
         ("reading", 41),
         ("a run that begins", 151),
-        *(pytest.param(name, 5, marks=pytest.mark.thorough) for name in SCENARIOS),
+        *(
+            pytest.param(name, 5 if breadth.is_full() else 25, marks=pytest.mark.thorough)
+            for name in SCENARIOS
+        ),
     ],
 )
 def test_an_ordinary_exception_at_any_line(
