@@ -189,7 +189,7 @@ def test_nobody_waits_behind_writes_that_wait_for_the_lock(tmp_path: Path) -> No
         assert (await append(store, 1)).high_watermark == 2
 
     run(directory, main, lock_timeout_s=1)
-    assert max(late) < 0.5
+    assert max(late) < 0.9, "a loop that waits for the lock itself is late by a second"
 
 
 # --- cancellation at any moment -------------------------------------------------------------------
