@@ -217,6 +217,18 @@ def _report(
         outcomes[batch_id] = error
 
 
+def _writing(store: AsyncRuntimeStore, names: Sequence[str]) -> list[asyncio.Future[Batch]]:
+    """Return a task for each batch, under its name."""
+    return [
+        asyncio.ensure_future(
+            store.write_batch(
+                identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: name}, batch_id=name
+            )
+        )
+        for name in names
+    ]
+
+
 def struck(striker: Striker, call: Callable[[], Any]) -> object:
     """What a call gave or raised, with a strike on its way."""
     outcome = _outcome(striker, call)  # no frame of its traceback is one that holds it
@@ -325,14 +337,7 @@ def on_a_loop(field: Field) -> Tally:
                 serve()
 
         lane.serve = struck_once  # type: ignore[method-assign]
-        tasks = [
-            asyncio.ensure_future(
-                wrapped.write_batch(
-                    identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: name}, batch_id=name
-                )
-            )
-            for name in names
-        ]
+        tasks = _writing(wrapped, names)
         done, waiting = await asyncio.wait(tasks, timeout=PATIENCE_S)
         if waiting:
             field.tally.fault(striker.struck, "hangs")
@@ -353,14 +358,7 @@ def in_a_loop(field: Field) -> Tally:
     async def write(store: RuntimeStore, striker: Striker, names: list[str]) -> list[object]:
         wrapped = AsyncRuntimeStore(store)
         with striker:
-            tasks = [
-                asyncio.ensure_future(
-                    wrapped.write_batch(
-                        identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: name}, batch_id=name
-                    )
-                )
-                for name in names
-            ]
+            tasks = _writing(wrapped, names)
             _, waiting = await asyncio.wait(tasks, timeout=PATIENCE_S)
         if waiting:
             field.tally.fault(striker.struck, "hangs")
