@@ -222,14 +222,7 @@ class BatchWriter:
         `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError` (in the log, or
         perhaps in the log), `DatabaseFailedError`.
         """
-        pending: list[PendingBatch] = []
-        try:
-            pending.append(self.prepare(request, expected_high_watermark, batch_id))
-            self.write_pending(pending)
-            return pending[0].result()
-        except BaseException as error:
-            explain(error, pending)
-            raise
+        return self._write_one(partial(self.prepare, request, expected_high_watermark, batch_id))
 
     def prepare(
         self,
@@ -318,7 +311,7 @@ class BatchWriter:
             )
             return validate(request, None, self._now())
 
-        return self._write_composed(compose)
+        return self._write_one(partial(PendingBatch, compose=compose))
 
     def begin_run(
         self,
@@ -375,11 +368,11 @@ class BatchWriter:
             explain(error, pending)
             raise
 
-    def _write_composed(self, compose: Callable[[], Draft]) -> Batch:
-        """Write a batch whose draft is made under the lock."""
+    def _write_one(self, prepare: Callable[[], PendingBatch]) -> Batch:
+        """Prepare a batch and write it. An exception gets a note on what is known of it."""
         pending: list[PendingBatch] = []
         try:
-            pending.append(PendingBatch(compose=compose))
+            pending.append(prepare())
             self.write_pending(pending)
             return pending[0].result()
         except BaseException as error:
@@ -469,7 +462,7 @@ class BatchWriter:
                 now=self._now(),
             )
 
-        return self._write_composed(compose)
+        return self._write_one(partial(PendingBatch, compose=compose))
 
     def _now(self) -> datetime:
         return time_of(self._clock)
