@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from rtstore import (
     UnknownStoreError,
     rebuild_database,
 )
-from rtstore.control import manifest
+from rtstore.control import manifest, run_processes
 from tests.support import plain_descriptor
 
 GOOD: dict[type, dict[str, Any]] = {
@@ -223,6 +224,45 @@ def test_a_copy_of_the_directory_knows_nothing_of_the_process(
             assert copy.start_state("run-2").process_alive is None
             assert copy.begin_run("run-2", keep="all").left == ()
         process.communicate()
+
+
+def test_a_process_that_is_hidden_from_the_asker_is_not_called_gone(
+    store: RuntimeStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """/proc may hide other users' processes (hidepid). One that has the pid is alive, or another
+    one has it by now: nobody can tell."""
+    begun(store)
+    shown = tmp_path / "proc"
+    for name in ("sys/kernel/random/boot_id", "self/ns/pid", "self/ns/time"):
+        (shown / name).parent.mkdir(parents=True, exist_ok=True)
+    (shown / "sys/kernel/random/boot_id").write_text(
+        Path("/proc/sys/kernel/random/boot_id").read_text()
+    )
+    for name in ("pid", "time"):
+        (shown / "self/ns" / name).symlink_to(os.readlink(f"/proc/self/ns/{name}"))
+    monkeypatch.setattr(run_processes, "_PROC", shown)
+
+    process = store.runs()[0].process
+    assert process is not None
+    assert run_processes.is_alive(process, store.directory) is None
+
+    gone = process.model_copy(update={"pid": 2**22 + 1})  # above every pid of Linux
+    assert run_processes.is_alive(gone, store.directory) is False
+
+
+def test_a_process_of_another_time_namespace_is_not_called_gone(store: RuntimeStore) -> None:
+    """Its start is counted by another clock. An older record, without the namespace, is as good as
+    it was."""
+    begun(store)
+    process = store.runs()[0].process
+    assert process is not None
+    assert process.start is not None
+    parts = process.start.split("/")
+    elsewhere = process.model_copy(update={"start": "/".join((*parts[:-1], "time:[1]"))})
+    assert run_processes.is_alive(elsewhere, store.directory) is None
+    older = process.model_copy(update={"start": "/".join(parts[:-1])})
+    assert run_processes.is_alive(older, store.directory) is True
+    assert run_processes.is_this_process(older)
 
 
 # --- the fence ------------------------------------------------------------------------------------
