@@ -139,6 +139,7 @@ class Publisher:
             content,
             mtime_ns=mtime_ns,
             flush=flush,
+            within=self.directory,
             fs=self.fs,
             on_replaced=lambda old: self.quarantine.quarantine_replaced(
                 old, file, batch_id, expected

@@ -44,6 +44,7 @@ def replace(
     *,
     mtime_ns: int | None,
     flush: bool,
+    within: Path,
     fs: FileSystem,
     new_mode: int | None = None,
     on_replaced: Callable[[Path], None] | None = None,
@@ -54,7 +55,9 @@ def replace(
     The permissions of the replaced file stay; for root, its owner too. A new file gets `new_mode`;
     with None, only its owner may read it. Return the stamp of the new version, which shows every
     later change, or None. With `flush`, file and name are durable on return; without it, the caller
-    must be able to write them again. When a directory is created on the way, its parent is flushed.
+    must be able to write them again. Directories between `within` and the target are created when
+    they are missing, and their parents flushed. `within` itself must be there: a directory that
+    somebody removed or moved away is not made anew.
 
     Raises OSError; the target is then as before. Only when the last flush, that of the name, fails,
     the new version is in place already and may not last. No temporary file remains unless removing
@@ -69,7 +72,9 @@ def replace(
     temporary = temporary_path(target)
     there = _regular(target, fs)
     mode = new_mode if there is None else stat.S_IMODE(there.st_mode)
-    descriptor = _create(temporary, NEW_FILE_MODE if mode is None else mode, on_stale_temp, fs)
+    descriptor = _create(
+        temporary, NEW_FILE_MODE if mode is None else mode, within, on_stale_temp, fs
+    )
     try:
         written = _fill(descriptor, content, mode, mtime_ns, there, flush=flush, fs=fs)
         looking = on_replaced is not None
@@ -130,10 +135,11 @@ def _take_name(
     return False
 
 
-def make_directories(path: Path, fs: FileSystem) -> None:
-    """Create a directory and its missing parents. Each new name is durable on return."""
+def make_directories(path: Path, fs: FileSystem, *, within: Path | None = None) -> None:
+    """Create a directory and its missing parents. Each new name is durable on return. `within` and
+    what is above it is not created: if it is missing, this raises FileNotFoundError."""
     missing = []
-    while not fs.is_directory(path):
+    while path != within and not fs.is_directory(path):
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
@@ -172,7 +178,11 @@ def remove_tree(path: Path, fs: FileSystem) -> None:
 
 
 def _create(
-    temporary: Path, mode: int, on_stale_temp: Callable[[Path], None] | None, fs: FileSystem
+    temporary: Path,
+    mode: int,
+    within: Path,
+    on_stale_temp: Callable[[Path], None] | None,
+    fs: FileSystem,
 ) -> int:
     """Create the temporary file. Handle a stale one, or a missing directory; both are rare."""
     try:
@@ -185,7 +195,7 @@ def _create(
             on_stale_temp(temporary)
         fs.unlink(temporary)
     except FileNotFoundError:
-        make_directories(temporary.parent, fs)
+        make_directories(temporary.parent, fs, within=within)
     return fs.create(temporary, mode)
 
 

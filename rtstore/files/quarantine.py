@@ -114,7 +114,7 @@ def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) ->
     # flush failed, and a second flush would prove nothing. So the same bytes are written again.
     if fs.is_directory(target.parent):
         fs.fsync_directory(directory)
-    durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
+    durable.replace(target, content, mtime_ns=None, flush=True, within=directory, fs=fs)
     return kept_at
 
 
@@ -137,7 +137,7 @@ def move_aside(directory: Path, relative_path: str, aside: str, fs: FileSystem) 
     Raises OSError, and as `check_folder` does."""
     check_folder(directory, fs)
     source, target = directory.joinpath(*relative_path.split("/")), directory / aside
-    durable.make_directories(target.parent, fs)
+    durable.make_directories(target.parent, fs, within=directory)
     fs.rename(source, target)
     fs.fsync_directory(target.parent)
     fs.fsync_directory(source.parent)

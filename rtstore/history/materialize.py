@@ -31,7 +31,13 @@ def write_store_files(
         target = store_path(directory, committed.relative_path)
         mode = None if like is None else _mode_of(store_path(like, committed.relative_path), fs)
         durable.replace(
-            target, content, mtime_ns=committed.mtime_ns, flush=True, fs=fs, new_mode=mode
+            target,
+            content,
+            mtime_ns=committed.mtime_ns,
+            flush=True,
+            within=directory,
+            fs=fs,
+            new_mode=mode,
         )
         written.append(
             BackupFile(

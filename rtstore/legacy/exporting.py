@@ -88,7 +88,14 @@ def export_here(
                 with database.write(flush=True) as connection:
                     recovery_log.record_quarantined(connection, quarantined)
             for name, content in files.items():
-                durable.replace(directory / name, content, mtime_ns=None, flush=True, fs=fs)
+                durable.replace(
+                    directory / name,
+                    content,
+                    mtime_ns=None,
+                    flush=True,
+                    within=directory,
+                    fs=fs,
+                )
             _remember(directory, database, fs)
         except OSError as error:
             raise StorageError(directory, "the export cannot be written", str(error)) from error
@@ -130,7 +137,9 @@ def export_team_to(
             reports.append(report.model_copy(update={"directory": destination / path}))
         with suppress(FileNotFoundError):
             index, _ = fs.read(directory / LANE_INDEX)
-            durable.replace(building / LANE_INDEX, index, mtime_ns=None, flush=True, fs=fs)
+            durable.replace(
+                building / LANE_INDEX, index, mtime_ns=None, flush=True, within=building, fs=fs
+            )
     return reports
 
 
@@ -146,7 +155,7 @@ def _export_into(directory: Path, database: Database, target: Path, fs: FileSyst
         with suppress(FileNotFoundError):  # as it is, where no run is added to it
             files = {TOMBSTONES_NAME: fs.read(directory / TOMBSTONES_NAME)[0], **files}
     for name, content in files.items():
-        durable.replace(target / name, content, mtime_ns=None, flush=True, fs=fs)
+        durable.replace(target / name, content, mtime_ns=None, flush=True, within=target, fs=fs)
     paths = {file.relative_path for file in written}
     left_out = [
         entry.schema_name for entry in state.manifest.entries if entry.relative_path not in paths

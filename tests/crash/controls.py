@@ -81,7 +81,14 @@ def rename_before_log() -> None:
         for descriptor, encoded in draft.encoded:
             path = store_path(self.directory, descriptor.relative_path)
             content = encoded.at(self._clock())
-            durable.replace(path, content, mtime_ns=None, flush=False, fs=self.publisher.fs)
+            durable.replace(
+                path,
+                content,
+                mtime_ns=None,
+                flush=False,
+                within=self.directory,
+                fs=self.publisher.fs,
+            )
         return real(self, draft, *rest)
 
     real = _replace(BatchWriter, "_log", log)
@@ -235,7 +242,9 @@ def files_not_flushed() -> None:
 
     def publish(self: Publisher, write: PlannedWrite, content: bytes, *_: Any) -> None:
         path = store_path(self.directory, write.relative_path)
-        durable.replace(path, content, mtime_ns=write.mtime_ns, flush=False, fs=self.fs)
+        durable.replace(
+            path, content, mtime_ns=write.mtime_ns, flush=False, within=self.directory, fs=self.fs
+        )
 
     _replace(Publisher, "publish", publish)
 
@@ -374,7 +383,9 @@ def quarantine_not_flushed() -> None:
 
     def keep(directory: Path, relative_path: str, content: bytes, fs: FileSystem) -> str:
         kept_at = quarantine.quarantine_path(relative_path, content_hash(content))
-        durable.replace(directory / kept_at, content, mtime_ns=None, flush=False, fs=fs)
+        durable.replace(
+            directory / kept_at, content, mtime_ns=None, flush=False, within=directory, fs=fs
+        )
         return kept_at
 
     _replace(quarantine, "keep", keep)

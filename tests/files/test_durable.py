@@ -28,7 +28,7 @@ def replace(
     target: Path, fs: WatchedFileSystem, *, flush: bool = True, mtime_ns: int | None = TIME_NS
 ) -> None:
     """Replace a file by the new version."""
-    durable.replace(target, NEW, mtime_ns=mtime_ns, flush=flush, fs=fs)
+    durable.replace(target, NEW, mtime_ns=mtime_ns, flush=flush, within=target.parents[-1], fs=fs)
 
 
 @pytest.fixture
@@ -158,7 +158,9 @@ def test_short_writes_are_continued(target: Path, size: int) -> None:
 
 def test_an_empty_file_can_be_written(target: Path) -> None:
     """No bytes are a version too."""
-    durable.replace(target, b"", mtime_ns=None, flush=False, fs=WatchedFileSystem())
+    durable.replace(
+        target, b"", mtime_ns=None, flush=False, within=target.parent, fs=WatchedFileSystem()
+    )
 
     assert target.read_bytes() == b""
 
@@ -322,6 +324,16 @@ def test_a_crash_leaves_the_old_version_or_the_new_one(
     replace(target, WatchedFileSystem())
     assert target.read_bytes() == NEW
     assert stray_files(target.parent) == []
+
+
+@pytest.mark.parametrize("below", ["state.json", "in/state.json"])
+def test_a_runtime_directory_that_was_removed_is_not_made_anew(tmp_path: Path, below: str) -> None:
+    """Somebody removed it or moved it away: a new one there would hold one file and no database."""
+    directory = tmp_path / "removed"
+    fs = WatchedFileSystem()
+    with pytest.raises(FileNotFoundError):
+        durable.replace(directory / below, NEW, mtime_ns=None, flush=False, within=directory, fs=fs)
+    assert not directory.exists()
 
 
 def test_a_file_where_a_directory_is_needed_is_an_error(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def _copy_quarantined(
     if found != item.content_hash:
         problem = f"{item.quarantine_path}: it was changed since it was kept; copied as it is"
     target = quarantined_path(building, item.quarantine_path)
-    durable.replace(target, content, mtime_ns=None, flush=True, fs=fs)
+    durable.replace(target, content, mtime_ns=None, flush=True, within=building, fs=fs)
     file = BackupFile(
         relative_path=item.quarantine_path,
         content_hash=found,

@@ -76,7 +76,9 @@ def write_record(directory: Path, backup: Backup, fs: FileSystem) -> None:
     """Write the record of a back-up. Durable when it returns. Raises OSError."""
     document = backup.model_dump(mode="json", by_alias=True, exclude={"path"})
     text = json.dumps(document, indent=2) + "\n"
-    durable.replace(directory / RECORD_NAME, text.encode(), mtime_ns=None, flush=True, fs=fs)
+    durable.replace(
+        directory / RECORD_NAME, text.encode(), mtime_ns=None, flush=True, within=directory, fs=fs
+    )
 
 
 def read_record(directory: Path, fs: FileSystem) -> Backup:

@@ -83,7 +83,13 @@ def _copy_files(record: Backup, building: Path, fs: FileSystem, progress: Progre
             raise BackupDamagedError(record.path, (f"{file.relative_path} changed meanwhile",))
         target = path_of(building, file)
         durable.replace(
-            target, content, mtime_ns=file.mtime_ns, flush=True, fs=fs, new_mode=file.mode
+            target,
+            content,
+            mtime_ns=file.mtime_ns,
+            flush=True,
+            within=building,
+            fs=fs,
+            new_mode=file.mode,
         )
         if progress is not None:
             progress(Step.FILES, number, len(record.files))
