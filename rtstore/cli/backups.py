@@ -24,6 +24,8 @@ def show_backup(page: Page, backup: Backup) -> None:
         page.line(Cell("changed: ", "warn"), _in_words(file))
     for problem in backup.left_out:
         page.line(Cell("left out: ", "warn"), problem)
+    for lane in backup.lanes:
+        page.line(Cell("not in it: ", "warn"), f"{lane}, a runtime directory of its own")
 
 
 def _in_words(file: ChangedFile) -> str:

@@ -32,7 +32,7 @@ PLAN = {
 }
 BACKUP = {
     *("formatVersion", "path", "teamName", "revision", "highWatermark", "lastCommittedBatchId"),
-    *("origin", "createdAt", "databaseHash", "files", "leftOut", "changed"),
+    *("origin", "createdAt", "databaseHash", "files", "leftOut", "changed", "lanes"),
 }
 SHAPES = {
     "init": {"directory", "teamName", "created", "database", "highWatermark", "stores"},

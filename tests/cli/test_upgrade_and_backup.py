@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -70,6 +71,22 @@ def test_back_up_verify_restore(tmp_path: Path) -> None:
     restored = run("restore", tmp_path / "backup", tmp_path / "new")
     assert (restored.code, restored.err) == (0, "")
     assert run("status", tmp_path / "new").code == run("status", directory).code == 0
+
+
+def test_a_back_up_of_a_team_says_that_its_lanes_are_not_in_it(tmp_path: Path) -> None:
+    """Each lane is a runtime directory of its own; the command that is printed backs it up."""
+    team = ready_team(tmp_path)
+    shutil.copytree(team, team / "lanes" / "primary")
+    (team / "lanes" / "empty").mkdir()
+    made = run("backup", team, tmp_path / "copy")
+    assert made.code == 0
+    assert "not in it: lanes/primary, a runtime directory of its own" in made.out
+    command = f"rtstore backup {team}/lanes/primary {tmp_path}/copy-primary"
+    assert made.out.count("rtstore backup") == 1
+    assert command in made.out
+    assert run(*command.split()[1:]).code == 0
+    assert "not in it: lanes/primary" in run("verify", tmp_path / "copy").out
+    assert run("verify", tmp_path / "copy-primary", "--json").json()["lanes"] == []
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def run(
     """Copy one consistent state of database and store files; verified when it is done.
 
     Writers need not stop, and do not wait. The back-up is a directory that opens as a ready store.
+    A lane is a runtime directory of its own: it is not in the back-up of its team.
 
     \b
     JSON: formatVersion, path, teamName, revision, highWatermark, lastCommittedBatchId or null,
@@ -37,7 +38,8 @@ def run(
       files[] {relativePath, contentHash, fileSize, mtimeNs or null, mode or null},
       leftOut[] (files whose bytes could not be had, and why),
       changed[] {schemaName, relativePath, keptAt or null, problem or null} (store files that nobody
-        committed; in the back-up they are in quarantine)
+        committed; in the back-up they are in quarantine),
+      lanes[] (lanes below it, which are not in the back-up)
     """
     with open_to_look(directory) as store, progress_bar(quiet=as_json) as bar:
         backup = store.back_up(destination, progress=bar)
@@ -45,6 +47,11 @@ def run(
     page.line(Cell("Backed up", "good"), f" {directory}")
     show_backup(page, backup)
     page.title("Next")
+    for lane in backup.lanes:
+        source, copy = directory / lane, f"{destination}-{Path(lane).name}"
+        page.line(
+            Cell(f"rtstore backup {shell_word(source)} {shell_word(copy)}", "title"), indent=2
+        )
     place = shell_word(destination)
     page.line(Cell(f"rtstore verify {place}", "title"), indent=2)
     page.line(Cell(f"rtstore restore {place} NEW_DIR", "title"), indent=2)

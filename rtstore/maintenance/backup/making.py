@@ -19,13 +19,15 @@ from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.system import FileSystem
-from rtstore.foreign import system_error
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.history.materialize import BackupFile, write_store_files
 from rtstore.maintenance.backup.record import Backup, ChangedFile, Progress, Step, write_record
 from rtstore.maintenance.backup.verifying import describe, verify_backup, without_content
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
 from rtstore.model.times import Clock, to_utc_ms, utc_now
+
+_LANES = "lanes"
 
 
 def back_up(
@@ -40,7 +42,8 @@ def back_up(
     """Copy one consistent state of a runtime directory into a new one; verified when it returns.
 
     The state is that of one batch: a batch that is in the log at that moment is finished in the
-    copy, as opening the store would. Takes no lock, and no writer waits for it. The
+    copy, as opening the store would. Takes no lock, and no writer waits for it. Lanes below the
+    directory are not copied, and `Backup.lanes` names them. The
     quarantine comes along, and a store file that nobody committed is in quarantine in the copy. The
     destination appears whole, and is flushed.
 
@@ -65,6 +68,7 @@ def back_up(
                 "created_at": created_at,
                 "left_out": tuple(left_out),
                 "changed": tuple(changed),
+                "lanes": tuple(_lanes(directory)),
             }
         )
         write_record(building, backup, fs)
@@ -150,6 +154,14 @@ def _keep_changed(
         finally:
             copy.close()
     return changed, files
+
+
+def _lanes(directory: Path) -> list[str]:
+    """Return the runtime directories of lanes below a directory, by relative path."""
+    with suppress_system_error():
+        found = sorted((directory / _LANES).iterdir())
+        return [f"{_LANES}/{lane.name}" for lane in found if (lane / DATABASE_NAME).exists()]
+    return []  # there are none, or nobody may look
 
 
 def _store_files(connection: Connection) -> list[tuple[str, str]]:

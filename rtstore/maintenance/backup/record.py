@@ -70,6 +70,9 @@ class Backup(Record):
     """Files that the database knows of and whose bytes could not be had, each with the reason."""
     changed: tuple[ChangedFile, ...] = ()
     """Store files in whose place the back-up has what is committed."""
+    lanes: tuple[str, ...] = ()
+    """Lanes below the directory that are not in the back-up, by relative path: each is a runtime
+    directory with a database of its own, and is backed up by itself."""
 
 
 def write_record(directory: Path, backup: Backup, fs: FileSystem) -> None:
