@@ -63,10 +63,15 @@ class FlushKnowledge:
         """Files whose flush failed. A second flush of the same file would falsely succeed."""
 
     def may_forget(
-        self, connection: Connection, numbers: Sequence[int], newest: int
+        self,
+        connection: Connection,
+        numbers: Sequence[int],
+        newest: int,
+        *,
+        store: str | None = None,
     ) -> Sequence[int]:
-        """Return those of the batches whose versions the medium cannot hold. Flush files to find
-        out.
+        """Return those of the batches whose versions the medium cannot hold: of all their stores,
+        or of one. Flush files to find out.
 
         `connection` sees the current entries; `newest` is the last batch that has ended. A file
         that cannot be flushed raises nothing: its batches may not be forgotten.
@@ -76,7 +81,9 @@ class FlushKnowledge:
         asked, held = set(numbers), set()
         looked_at: set[_File] = set()
         for number, file in batches.written_files(connection, min(numbers), max(numbers)):
-            if number not in asked or self._rules_out(file, number):
+            if number not in asked or store not in (None, file[0]):
+                continue
+            if self._rules_out(file, number):
                 continue
             if file not in looked_at:
                 looked_at.add(file)

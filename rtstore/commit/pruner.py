@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -110,8 +111,11 @@ class Pruner:
         due = self._schedule.written(logged)
         if due is None:
             return False
+        newest = logged[-1].batch.batch_number
         for old in pruning.contents_beyond(connection, self._retention, due):
-            pruning.delete_contents(connection, old.name, old.rows)
+            may_forget = partial(self.flushes.may_forget, newest=newest, store=old.name)
+            gone = pruning.forgettable(connection, old.rows, may_forget)
+            pruning.delete_contents(connection, old.name, gone)
             self._schedule.pruned(old)
         if due.batches:
             self._drop_batches(connection, due, logged[-1].batch)

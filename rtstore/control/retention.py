@@ -6,7 +6,8 @@ and never counted in place of others. Both ways of deleting use these predicates
 some history of the stores that it wrote, and a run that drops all excess.
 
 A batch is dropped with the hashes of what it wrote, and only these hashes identify an old version
-of a file as ours. So before dropping batches, ask which of them may be forgotten (`MayForget`).
+of a file as ours. So before dropping batches, ask which of them may be forgotten (`MayForget`). The
+hashes of an imported batch identify a version only with its contents: the same holds for those.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from rtstore.control.schema import (
     write_batches,
 )
 from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.model.records import BatchOrigin
 from rtstore.model.times import format_time
 
 _ROWS_AT_ONCE = 200
@@ -148,6 +150,17 @@ def contents_beyond(connection: Connection, retention: Retention, due: Due) -> l
         more = len(chosen) < len(rows) or len(rows) == chunk
         found.append(OldContents(name, chosen, more, weighed))
     return found
+
+
+def forgettable(
+    connection: Connection, rows: Sequence[Row], may_forget: MayForget
+) -> Sequence[Row]:
+    """Return the contents without those of imported batches that may not be forgotten."""
+    imported = [row["batch_number"] for row in rows if row["is_imported"]]
+    if not imported:
+        return rows
+    needed = set(imported).difference(may_forget(connection, imported))
+    return [row for row in rows if row["batch_number"] not in needed]
 
 
 def delete_contents(connection: Connection, name: str, rows: Sequence[Row]) -> None:
@@ -290,7 +303,12 @@ def drop_batches(
 
 
 def drop_contents(
-    connection: Connection, name: str, oldest_kept: int, after: int, at_once: int
+    connection: Connection,
+    name: str,
+    oldest_kept: int,
+    after: int,
+    may_forget: MayForget,
+    at_once: int,
 ) -> Chunk:
     """Drop a chunk of the contents of a store from batches between `after` and `oldest_kept`, of
     about `at_once` bytes. Batches stay."""
@@ -298,8 +316,9 @@ def drop_contents(
         connection, name=name, oldest_kept=oldest_kept, after=after, chunk=_ROWS_AT_ONCE
     )
     chosen = _chunk_of(rows, at_once)
-    delete_contents(connection, name, chosen)
-    dropped = Excess(0, len(chosen), sum(row["content_bytes"] for row in chosen))
+    gone = forgettable(connection, chosen, may_forget)
+    delete_contents(connection, name, gone)
+    dropped = Excess(0, len(gone), sum(row["content_bytes"] for row in gone))
     return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
 
 
@@ -447,7 +466,14 @@ _DELETE_BATCH = Statement(
 )
 
 _OLD_CONTENTS = (
-    select(store_contents.c.batch_number, batch_writes.c.file_size.label("content_bytes"))
+    select(
+        store_contents.c.batch_number,
+        batch_writes.c.file_size.label("content_bytes"),
+        exists()
+        .where(_IN_BATCH, write_batches.c.origin == BatchOrigin.IMPORTED.value)
+        .correlate(store_contents)
+        .label("is_imported"),
+    )
     .join(batch_writes, _AS_WRITTEN)
     .where(
         store_contents.c.schema_name == bindparam("name"),

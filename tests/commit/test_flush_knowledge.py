@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from rtstore import Durability, Retention, RuntimeStore
+from tests.legacy import build as legacy
 from tests.support import (
     FILE_OF,
     LEASES,
     LEDGER,
+    SESSIONS,
     Ids,
     WatchedFileSystem,
     agree,
@@ -136,6 +138,57 @@ def test_a_flush_that_fails_drops_nothing(
     assert agree(store)
     write(store, LEASES, 9)
     assert numbers(store) == list(range(3, 11))
+
+
+ONE_CONTENT = Retention(batches=None, contents_per_store=1)
+IMPORTED = """
+    SELECT count(*) FROM store_contents JOIN write_batches USING (batch_number)
+    WHERE origin = 'imported' AND schema_name = 'opencode.sessionStore'
+"""
+
+
+def imported(tmp_path: Path) -> Path:
+    """A directory with an imported batch: one that is known as ours by its contents alone. Dropped
+    too early, the version that a loss of power brings back would be taken for somebody else's."""
+    directory = legacy.copy(legacy.HARBOUR, tmp_path)
+    legacy.take(directory)
+    assert legacy.rows(directory, IMPORTED) == [(1,)]
+    return directory
+
+
+def refuses_flushes(_number: int, name: str, subject: Path | int) -> OSError | None:
+    """Fail each flush of the sessions' file."""
+    mine = isinstance(subject, Path) and subject.name == FILE_OF[SESSIONS]
+    return OSError(errno.EIO, "a test") if mine and name == "flush" else None
+
+
+def test_batches_keep_an_imported_content_until_its_file_is_flushed(
+    tmp_path: Path, fs: WatchedFileSystem
+) -> None:
+    """The flush fails, and the content stays; with the next version, it goes."""
+    directory = imported(tmp_path)
+    with legacy.opened(directory, fs=fs, retention=ONE_CONTENT) as store:
+        fs.judge = refuses_flushes
+        write(store, SESSIONS, {"sessions": []})
+        assert legacy.rows(directory, IMPORTED) == [(1,)]
+        fs.judge = None
+        write(store, SESSIONS, {"sessions": []})
+        assert legacy.rows(directory, IMPORTED) == [(0,)]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_pruning_keeps_an_imported_content_until_its_file_is_flushed(
+    tmp_path: Path, fs: WatchedFileSystem, *, fails: bool
+) -> None:
+    """The same of a run that drops all that is beyond the retention."""
+    directory = imported(tmp_path)
+    with legacy.opened(directory, retention=Retention(batches=None)) as store:
+        write(store, SESSIONS, {"sessions": []})
+    with legacy.opened(directory, fs=fs) as store:
+        fs.judge = refuses_flushes if fails else None
+        store.prune(ONE_CONTENT)
+        assert flushed(fs, SESSIONS) == 1
+        assert legacy.rows(directory, IMPORTED) == [(int(fails),)]
 
 
 def test_a_file_that_cannot_be_written_anew_keeps_its_history(
