@@ -68,10 +68,8 @@ def draft_of_file(
     request = BatchRequest(
         team_name=team_name, identity=identity, reason=reason, writes=(write,), fenced=fenced
     )
-    draft = validate(request, None, now)
-    draft.encoded = [(descriptor, EncodedStore.exactly(content))]
-    draft.in_place = True
-    return draft
+    encoded = ((descriptor, EncodedStore.exactly(content)),)
+    return validate(request, None, now)._replace(encoded=encoded, in_place=True)
 
 
 def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory: Path) -> None:

@@ -167,11 +167,11 @@ def draft_of_beginning(
             "of the run before (keep), or have them rebuilt (rebuilders)",
         )
     draft = validate(request, None, now)
-    draft.encoded = [
+    encoded = tuple(
         (descriptor, _as_it_is(descriptor, content_of) or encoded)
         for descriptor, encoded in draft.encoded
-    ]
-    return draft
+    )
+    return draft._replace(encoded=encoded)
 
 
 def draft_of_first_contents(

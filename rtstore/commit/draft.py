@@ -1,10 +1,19 @@
-"""A batch before it is logged: checked and encoded without reading any file."""
+"""A batch before it is logged: validated, then planned. Reads no file.
+
+The phases of a batch are types. Each step takes only what the step before gives:
+
+    BatchRequest -> validate -> Draft -> plan -> PlannedBatch -> log -> Logged -> publish ->
+    Published -> complete -> Batch
+
+The writer has the last three.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from rtstore.errors import InvalidRequestError
 from rtstore.model.arguments import check_id
@@ -24,50 +33,29 @@ from rtstore.model.records import (
 from rtstore.model.request import BatchRequest
 
 
-class Draft:
+class Draft(NamedTuple):
     """A validated request. Everything is encoded except the time, which is known only under the
-    lock; then `plan` decides its contents and writes."""
+    lock."""
 
-    __slots__ = (
-        "batch_id",
-        "content_of",
-        "encoded",
-        "id_given",
-        "in_place",
-        "quarantined",
-        "request",
-        "size",
-        "started_at",
-        "writes",
-    )  # fmt: skip
-
-    def __init__(self, request: BatchRequest, batch_id: str | None, started_at: datetime) -> None:
-        self.request = request
-        self.batch_id = batch_id
-        """The id of the batch; None until it has one."""
-        self.id_given = batch_id is not None
-        """Whether the caller chose the id, and may repeat the call."""
-        self.started_at = started_at
-        self.in_place = False
-        """Whether its file holds its bytes already, because it adopts that file."""
-        self.encoded: list[tuple[Descriptor, EncodedStore]] = []
-        self.size = 0
-        """About how many bytes it writes."""
-        self.quarantined: Sequence[QuarantinedFile] = ()
-        """The foreign files that were quarantined before this batch replaces them."""
-        self.content_of: dict[str, bytes] = {}
-        """The bytes that it writes, by store. Set by `plan`, like `writes`."""
-        self.writes: tuple[PlannedWrite, ...] = ()
-
-    def add(self, descriptor: Descriptor, encoded: EncodedStore) -> None:
-        """Add one more store to its writes."""
-        self.encoded.append((descriptor, encoded))
-        self.size += encoded.size
+    request: BatchRequest
+    batch_id: str | None
+    """The id that the caller chose, who may repeat the call. None: the batch gets one under the
+    lock."""
+    started_at: datetime
+    encoded: tuple[tuple[Descriptor, EncodedStore], ...]
+    """What it writes, in order."""
+    in_place: bool = False
+    """Whether its file holds its bytes already, because it adopts that file."""
 
     @property
     def names(self) -> list[str]:
         """Return the names of the stores that it writes, in order."""
         return [descriptor.schema_name for descriptor, _ in self.encoded]
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes it writes."""
+        return sum(encoded.size for _, encoded in self.encoded)
 
     @property
     def fenced_run_id(self) -> str | None:
@@ -95,46 +83,65 @@ class Draft:
             )
         )
 
-    def plan(self, written_at: datetime, new_receipt_id: IdFactory) -> None:
+    def plan(
+        self,
+        batch_id: str,
+        quarantined: Sequence[QuarantinedFile],
+        written_at: datetime,
+        new_receipt_id: IdFactory,
+    ) -> PlannedBatch:
         """Decide everything about the writes: order, contents, hashes, times, ids of receipts."""
         # Every usual file system stores microseconds exactly.
         mtime_ns = time.time_ns() // 1000 * 1000
-        self.content_of = {
+        content_of = {
             descriptor.schema_name: encoded.at(written_at) for descriptor, encoded in self.encoded
         }
-        self.writes = tuple(
+        writes = tuple(
             construct_unchecked(
                 PlannedWrite,
                 position=position,
                 schema_name=descriptor.schema_name,
                 schema_version=descriptor.schema_version,
                 relative_path=descriptor.relative_path,
-                content_hash=content_hash(self.content_of[descriptor.schema_name]),
-                file_size=len(self.content_of[descriptor.schema_name]),
+                content_hash=content_hash(content_of[descriptor.schema_name]),
+                file_size=len(content_of[descriptor.schema_name]),
                 mtime_ns=mtime_ns,
                 receipt_id=check_id("receipt_id_factory", new_receipt_id()),
                 written_at=written_at,
             )
             for position, (descriptor, _) in enumerate(self.encoded)
         )
+        return PlannedBatch(self, batch_id, quarantined, content_of, writes)
+
+
+class PlannedBatch(NamedTuple):
+    """A batch that passed the checks of step 2. Everything about it is decided but its number."""
+
+    draft: Draft
+    batch_id: str
+    quarantined: Sequence[QuarantinedFile]
+    """The foreign files that were quarantined before this batch replaces them."""
+    content_of: Mapping[str, bytes]
+    """The bytes that it writes, by store."""
+    writes: tuple[PlannedWrite, ...]
 
     def numbered(self, batch_number: int) -> LoggedBatch:
-        """Return the planned batch as it is logged under a number."""
-        run_id, capability_snapshot_id, behavior_fingerprint = _parts(self.request.identity)
-        assert self.batch_id is not None  # noqa: S101 - it has one before it is logged
+        """Return the batch as it is logged under a number."""
+        request = self.draft.request
+        run_id, capability_snapshot_id, behavior_fingerprint = _parts(request.identity)
         batch = construct_unchecked(
             Batch,
             batch_number=batch_number,
             batch_id=self.batch_id,
-            team_name=self.request.team_name,
+            team_name=request.team_name,
             run_id=run_id,
             capability_snapshot_id=capability_snapshot_id,
             behavior_fingerprint=behavior_fingerprint,
-            reason=self.request.reason,
+            reason=request.reason,
             state=BatchState.PREPARING,
             origin=BatchOrigin.WRITTEN,
             high_watermark=None,
-            started_at=self.started_at,
+            started_at=self.draft.started_at,
             completed_at=None,
             last_error=None,
             receipts=(),
@@ -158,20 +165,19 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
         raise InvalidRequestError("writes", "a batch writes at least one store; it is empty")
     if batch_id is not None:
         check_id("batch_id", batch_id)
-    draft = Draft(request, batch_id, started_at)
-    seen: set[str] = set()
+    encoded: dict[str, tuple[Descriptor, EncodedStore]] = {}
     for write in request.writes:
         descriptor = write.descriptor
-        if descriptor.schema_name in seen:
-            raise InvalidRequestError(
-                "writes", "the store is in the batch twice", store=descriptor.schema_name
-            )
-        seen.add(descriptor.schema_name)
-        encoded = encode(
-            schema_version=descriptor.schema_version,
-            data=write.data,
-            store=descriptor.schema_name,
-            payload=descriptor.payload,
+        name = descriptor.schema_name
+        if name in encoded:
+            raise InvalidRequestError("writes", "the store is in the batch twice", store=name)
+        encoded[name] = (
+            descriptor,
+            encode(
+                schema_version=descriptor.schema_version,
+                data=write.data,
+                store=name,
+                payload=descriptor.payload,
+            ),
         )
-        draft.add(descriptor, encoded)
-    return draft
+    return Draft(request, batch_id, started_at, tuple(encoded.values()))

@@ -58,7 +58,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import TypeVar
 
-from rtstore.commit.draft import Draft
+from rtstore.commit.draft import Draft, PlannedBatch
 from rtstore.control.lock import Hold, WriterLock
 from rtstore.errors import (
     BatchUnfinishedError,
@@ -108,7 +108,7 @@ class PendingBatch:
 
     __slots__ = (
         "_claims", "_compose", "_context", "_pid", "batch", "draft", "error",
-        "expected_high_watermark", "is_composed", "is_dropped", "log_begun",
+        "expected_high_watermark", "is_composed", "is_dropped", "log_begun", "planned",
     )  # fmt: skip
 
     def __init__(
@@ -133,6 +133,8 @@ class PendingBatch:
         """Its draft; with `compose` there is none before."""
         if draft is not None:
             self.draft = draft
+        self.planned: PlannedBatch | None = None
+        """How the last leader planned it; None before."""
         self.is_composed = compose is not None
         """Whether its draft is made under the lock: then only its caller's thread may lead it."""
         self._compose = compose
@@ -149,6 +151,13 @@ class PendingBatch:
     def has_draft(self) -> bool:
         """Whether its draft is there."""
         return hasattr(self, "draft")
+
+    @property
+    def batch_id(self) -> str | None:
+        """Its id; None until it has one."""
+        if self.planned is not None:
+            return self.planned.batch_id
+        return self.draft.batch_id if self.has_draft else None
 
     def compose(self) -> None:
         """Make the draft, in the thread of its caller and under the lock. What the caller's
@@ -190,7 +199,7 @@ class PendingBatch:
             self.error = error
             if self.log_begun:  # by a leader that did not come to its end
                 self.error = BatchUnfinishedError(
-                    str(self.draft.batch_id), str(error), decided=False, directory=directory
+                    str(self.batch_id), str(error), decided=False, directory=directory
                 )
 
     def result(self) -> Batch:
@@ -219,7 +228,7 @@ class PendingBatch:
     def describe(self) -> str:
         """Withdraw it, and return what an interrupted caller knows of it, as text."""
         withdrawn = self.withdraw()
-        batch_id = self.draft.batch_id if self.has_draft else None
+        batch_id = self.batch_id
         name = "the batch" if batch_id is None else f"batch {batch_id}"
         if self.batch is not None:
             return f"batch {self.batch.batch_id} is committed"
@@ -360,12 +369,12 @@ class TakeGroup:
                 # The comparison is with the committed watermark, not with one about to be.
                 and item.expected_high_watermark is None
                 # The first result must exist before it can be returned again.
-                and (draft.batch_id is None or draft.batch_id not in ids)
+                and (item.batch_id is None or item.batch_id not in ids)
                 and not taken[0].draft.in_place
             ):
                 break
             if item.claim(self.hold) and not item.is_done:  # or its caller has withdrawn it
-                ids.add(draft.batch_id)
+                ids.add(item.batch_id)
                 size += draft.size
                 taken.append(item)
         return taken

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from rtstore.commit.adopt import refuse_newer
-from rtstore.commit.draft import Draft
+from rtstore.commit.draft import Draft, PlannedBatch
 from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import StoreFile
@@ -27,7 +27,14 @@ from rtstore.errors import (
 )
 from rtstore.model.data_upgrade import current_data
 from rtstore.model.descriptors import Descriptor
-from rtstore.model.records import Batch, BatchReason, BatchState, CommittedFile, LoggedBatch
+from rtstore.model.records import (
+    Batch,
+    BatchReason,
+    BatchState,
+    CommittedFile,
+    LoggedBatch,
+    QuarantinedFile,
+)
 
 
 class CommittedView(NamedTuple):
@@ -162,21 +169,19 @@ def check_run(run_id: str, found: CommittedView, database: Database) -> None:
         database.read_on_writer(partial(runs.refuse_over, run_id=run_id))
 
 
-def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:
+def first_result(
+    draft: Draft, planned: PlannedBatch | None, receipt_store: ReceiptStore
+) -> Batch | None:
     """Return the first result of a batch that is written again under the same id, or None if it is
-    new. Raises `InvalidRequestError` when the id is another batch's, or the batch has failed."""
+    new. Raises `InvalidRequestError` when the id is another batch's, or the batch has failed.
+
+    `planned` is the plan of a leader that was interrupted: it has written the batch, or not.
+    """
     if draft.batch_id is None:
-        return None
+        return None if planned is None else _written_by_another(planned, receipt_store)
     first = receipt_store.get(draft.batch_id)
     if first is None:
         return None
-    if not draft.id_given:
-        # A leader that was interrupted has written it before, or tried to.
-        if [receipt.receipt_id for receipt in first.receipts] != [
-            write.receipt_id for write in draft.writes
-        ]:
-            raise _taken(draft)
-        return first
     if first.state is BatchState.FAILED:
         raise InvalidRequestError(
             "batch_id", f"batch {first.batch_id} failed before, and stays so: take a new id"
@@ -189,14 +194,29 @@ def first_result(draft: Draft, receipt_store: ReceiptStore) -> Batch | None:
     return first
 
 
+def _written_by_another(planned: PlannedBatch, receipt_store: ReceiptStore) -> Batch | None:
+    first = receipt_store.get(planned.batch_id)
+    if first is None:
+        return None
+    if first.state is BatchState.FAILED:
+        raise InvalidRequestError("batch_id", f"batch {first.batch_id} has failed, and stays so")
+    if [receipt.receipt_id for receipt in first.receipts] != [
+        write.receipt_id for write in planned.writes
+    ]:
+        raise _taken(planned.batch_id)
+    return first
+
+
 def quarantine_foreign_files(
     draft: Draft,
+    batch_id: str,
     files: Mapping[str, CommittedFile],
     publisher: Publisher,
     *,
     but_not: Collection[str],
-) -> None:
-    """Copy foreign files to quarantine. Their rows are written with the log.
+) -> list[QuarantinedFile]:
+    """Copy foreign files to quarantine, and return their records. Their rows are written with the
+    log.
 
     All files are checked before the first copy is made: an unsafe path, a newer file or newer
     committed content refuses the batch, which then leaves no trace. `but_not` are stores whose
@@ -211,9 +231,7 @@ def quarantine_foreign_files(
         found = publisher.quarantine.foreign_content(file, committed, trust_stamp=True)
         if found is not None:
             foreign.append((file, found))
-    draft.quarantined = [
-        publisher.quarantine.keep_copy(file, found, draft.batch_id) for file, found in foreign
-    ]
+    return [publisher.quarantine.keep_copy(file, found, batch_id) for file, found in foreign]
 
 
 def check_paths(
@@ -239,12 +257,12 @@ def check_paths(
             )
 
 
-def check_ids(draft: Draft, connection: Connection) -> None:
-    """Raise `InvalidRequestError` when an id of the draft is taken. Ids come from outside
+def check_ids(planned: PlannedBatch, connection: Connection) -> None:
+    """Raise `InvalidRequestError` when an id of the batch is taken. Ids come from outside
     (factories, callers), so they are checked like any other input."""
-    if batches.batch_id_is_known(connection, str(draft.batch_id)):
-        raise _taken(draft)
-    receipt_ids = [write.receipt_id for write in draft.writes]
+    if batches.batch_id_is_known(connection, planned.batch_id):
+        raise _taken(planned.batch_id)
+    receipt_ids = [write.receipt_id for write in planned.writes]
     taken = batches.known_receipts(connection, receipt_ids)
     if taken or len(set(receipt_ids)) < len(receipt_ids):
         raise InvalidRequestError(
@@ -252,5 +270,5 @@ def check_ids(draft: Draft, connection: Connection) -> None:
         )
 
 
-def _taken(draft: Draft) -> InvalidRequestError:
-    return InvalidRequestError("batch_id_factory", f"it made {draft.batch_id!r}, which is taken")
+def _taken(batch_id: str) -> InvalidRequestError:
+    return InvalidRequestError("batch_id_factory", f"it made {batch_id!r}, which is taken")

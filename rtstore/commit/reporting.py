@@ -116,15 +116,16 @@ class EventDispatcher:
                 pending_batch.run(partial(self._batch_ended, duration_s))
 
     def _batch_ended(self, duration_s: float, pending_batch: PendingBatch) -> None:
-        if not (pending_batch.has_draft and pending_batch.draft.writes):
+        planned = pending_batch.planned
+        if planned is None:
             return  # it was refused, or an earlier call wrote it
         batch, error = pending_batch.batch, pending_batch.error
         if batch is None and not (
             isinstance(error, BatchFailedError | BatchUnfinishedError)
-            and error.batch_id == pending_batch.draft.batch_id
+            and error.batch_id == planned.batch_id
         ):
             return  # the database has no record of it
-        for file in pending_batch.draft.quarantined:
+        for file in planned.quarantined:
             self.quarantined(file)
         self.tell()
         if batch is not None:

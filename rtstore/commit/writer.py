@@ -80,7 +80,7 @@ from rtstore.commit.begin import (
     left_by,
     superseded_by,
 )
-from rtstore.commit.draft import Draft, validate
+from rtstore.commit.draft import Draft, PlannedBatch, validate
 from rtstore.commit.group import (
     FORKED_IN_CALL,
     PendingBatch,
@@ -491,19 +491,18 @@ class BatchWriter:
         going = self._check(group, found)  # 2
         if not going:
             return
-        for item in going:
-            item.log_begun = True
+        for planned in going:
+            planned.pending_batch.log_begun = True
         try:
-            logged = self._log(*(item.draft for item in going))  # 3: the commit point
+            logged = self._log(*going)  # 3: the commit point
         except RuntimeStoreError as error:
             self._not_logged(going, error)
             return
-        under_way = [UnderWay(*pair) for pair in zip(going, logged, strict=True)]
-        published = self._publish_together(under_way)  # 4
+        published = self._publish_together(logged)  # 4
         if not published:
             return
         try:
-            completed = self._complete(*(item.logged for item in published))  # 5
+            completed = self._complete(*published)  # 5
         except (BatchUnfinishedError, DatabaseLostError) as error:
             for done in published:
                 done.pending_batch.error = error.about(done.logged.batch.batch_id)
@@ -518,97 +517,105 @@ class BatchWriter:
                 self._committed.refresh(names_of(unsure))
             for item in unsure:
                 try:
-                    item.batch = first_result(item.draft, self.receipt_store)
+                    item.batch = first_result(item.draft, item.planned, self.receipt_store)
                     item.log_begun = item.batch is not None
                 except InvalidRequestError as error:  # it has failed
                     item.error = error
 
-    def _check(self, group: Sequence[PendingBatch], found: CommittedView) -> list[PendingBatch]:
+    def _check(self, group: Sequence[PendingBatch], found: CommittedView) -> list[Planned]:
         """Return the batches that are to be logged, planned. Set the outcome of those that are
         refused, or were written before. Quarantine foreign files."""
         looked_at: set[str] = set()
         owners: dict[str, str] = {}
+        going: list[Planned] = []
 
         def admit(item: PendingBatch) -> None:
             draft = item.draft
-            item.batch = first_result(draft, self.receipt_store)
+            item.batch = first_result(draft, item.planned, self.receipt_store)
             if item.batch is not None:
                 return
             check_manifest(draft, found, item.expected_high_watermark, self.directory)
             if draft.fenced_run_id is not None:
                 check_run(draft.fenced_run_id, found, self.database)
             check_paths(draft, found.files, owners, self.database)
-            draft.batch_id = draft.batch_id or check_id(
+            batch_id = item.batch_id or check_id(
                 "batch_id_factory", own_error(self._batch_id_factory)
             )
-            if not draft.in_place:
-                quarantine_foreign_files(draft, found.files, self.publisher, but_not=looked_at)
-            draft.plan(own_error(self._now), partial(own_error, self._receipt_id_factory))
+            quarantined = (
+                []
+                if draft.in_place
+                else quarantine_foreign_files(
+                    draft, batch_id, found.files, self.publisher, but_not=looked_at
+                )
+            )
+            now, new_receipt_id = own_error(self._now), partial(own_error, self._receipt_id_factory)
+            item.planned = draft.plan(batch_id, quarantined, now, new_receipt_id)
             looked_at.update(draft.names)
-            owners.update((write.relative_path, write.schema_name) for write in draft.writes)
+            owners.update((write.relative_path, write.schema_name) for write in item.planned.writes)
+            going.append(Planned(item, item.planned))
 
         for item in group:
             item.attempt(admit)
-        return [item for item in group if not item.is_done]
+        return going
 
     # --- 3: log -----------------------------------------------------------------------------------
 
-    def _log(self, *drafts: Draft) -> list[LoggedBatch]:
+    def _log(self, *going: Planned) -> list[Logged]:
         """Do step 3. Once the commit returns, the batches will happen; before it, nothing has."""
         try:
             with self.database.write(flush=True) as connection:
                 self.lock.check_name()
-                logged = write_log(connection, drafts, self.directory)
+                logged = write_log(connection, [item.plan for item in going], self.directory)
         except DatabaseLostError as error:
-            raise error.about(str(drafts[0].batch_id)) from error
+            raise error.about(going[0].plan.batch_id) from error
         except DatabaseFailedError:
             raise  # an earlier flush failed: nothing of this batch was tried
         except RuntimeStoreError as error:
             if self.database.failure is not None:
                 raise BatchUnfinishedError(
-                    str(drafts[0].batch_id),
+                    going[0].plan.batch_id,
                     cause_of(error),
                     decided=False,
                     directory=self.directory,
                 ) from error
-            for draft in drafts:  # if the database refused an id, the error says so
-                self.database.read_on_writer(partial(check_ids, draft))
+            for item in going:  # if the database refused an id, the error says so
+                self.database.read_on_writer(partial(check_ids, item.plan))
             raise
-        return logged
+        return [Logged(*item, of_it) for item, of_it in zip(going, logged, strict=True)]
 
-    def _not_logged(self, going: Sequence[PendingBatch], error: RuntimeStoreError) -> None:
+    def _not_logged(self, going: Sequence[Planned], error: RuntimeStoreError) -> None:
         """Set the outcomes of batches that could not be logged together, or log each by itself."""
         if len(going) == 1:
-            going[0].error = error
+            going[0].pending_batch.error = error
         elif isinstance(error, LockLostError):
             for item in going:
-                item.error = LockLostError(error.path)
+                item.pending_batch.error = LockLostError(error.path)
         elif isinstance(error, (BatchUnfinishedError, DatabaseLostError)):
             for item in going:  # the outcome of each is unknown
-                item.error = error.about(str(item.draft.batch_id))
+                item.pending_batch.error = error.about(item.plan.batch_id)
         else:
             for item in going:  # one is faulty, or is too large: write each by itself
-                item.attempt(self._write_alone)
+                item.pending_batch.attempt(self._write_alone)
 
     def _write_alone(self, item: PendingBatch) -> None:
         self._commit([item], self._committed.refresh(item.draft.names))
 
     # --- 4: publish -------------------------------------------------------------------------------
 
-    def _publish_together(self, under_way: Sequence[UnderWay]) -> list[UnderWay]:
+    def _publish_together(self, logged: Sequence[Logged]) -> list[Published]:
         """Do step 4 for batches in their order. Return those whose files are in place; set the
         error of the others. A batch that cannot be published fails, and its published files are
         undone; then a store that it shared gets the last version among the remaining batches."""
-        going = list(under_way)
-        quarantined = [kept for item in going for kept in item.draft.quarantined]
+        going = list(logged)
+        quarantined = [kept for item in going for kept in item.plan.quarantined]
         on_disk: dict[str, int] = {}
         while True:
-            last = {name: item.number for item in going for name in item.draft.content_of}
+            last = {name: item.number for item in going for name in item.plan.content_of}
             for item in going:
-                names = item.draft.content_of
+                names = item.plan.content_of
                 due = {name for name in names if last[name] == item.number != on_disk.get(name)}
                 try:
-                    self._publish(item.logged, item.draft, due, quarantined)
+                    self._publish(item, due, quarantined)
                 except BatchFailedError as error:
                     item.pending_batch.error = error
                     going.remove(item)
@@ -622,38 +629,36 @@ class BatchWriter:
                     return []
                 on_disk.update(dict.fromkeys(due, item.number))
             else:
-                return going
+                return [Published(item.pending_batch, item.logged) for item in going]
 
     def _publish(
-        self,
-        logged: LoggedBatch,
-        draft: Draft,
-        due: Container[str],
-        quarantined: Sequence[QuarantinedFile],
+        self, item: Logged, due: Container[str], quarantined: Sequence[QuarantinedFile]
     ) -> None:
         """Do step 4 for the stores of one batch that are due. If it fails, record the batch as
         failed, and undo it."""
-        if draft.in_place and self.publisher.durability is not Durability.FILES:
+        plan, in_place = item.plan, item.plan.draft.in_place
+        if in_place and self.publisher.durability is not Durability.FILES:
             return  # the file holds these bytes; so a later change to it survives
-        for write in logged.writes:
+        for write in plan.writes:
             if write.schema_name not in due:
                 continue
             expected = Expected(self._committed.entry(write.schema_name), quarantined)
-            content, batch_id = draft.content_of[write.schema_name], logged.batch.batch_id
+            content, batch_id = plan.content_of[write.schema_name], plan.batch_id
             try:
                 self.publisher.publish(write, content, batch_id, expected)
             except system_error(RuntimeStoreError) as error:
                 # Undoing would overwrite the version that is left, or the file that was adopted.
-                if not (draft.in_place or isinstance(error, durable.OldVersionLeftError)):
-                    self._fail(logged, write, error, quarantined)
+                if not (in_place or isinstance(error, durable.OldVersionLeftError)):
+                    self._fail(item.logged, write, error, quarantined)
                 raise BatchUnfinishedError(
                     batch_id, cause_of(error), decided=True, directory=self.directory
                 ) from error
 
     # --- 5: complete ------------------------------------------------------------------------------
 
-    def _complete(self, *logged: LoggedBatch) -> list[Batch]:
+    def _complete(self, *published: Published) -> list[Batch]:
         """Do step 5. Never record the batches as failed: step 3 decided their outcome."""
+        logged = [item.logged for item in published]
         try:
             self._check_lock()
             high_watermark = self.publisher.complete(*logged)
@@ -714,10 +719,18 @@ class BatchWriter:
         ) from cause
 
 
-class UnderWay(NamedTuple):
-    """A batch that is logged and not complete."""
+class Planned(NamedTuple):
+    """A batch that has passed step 2."""
 
     pending_batch: PendingBatch
+    plan: PlannedBatch
+
+
+class Logged(NamedTuple):
+    """A batch that has passed step 3: it is in the log."""
+
+    pending_batch: PendingBatch
+    plan: PlannedBatch
     logged: LoggedBatch
 
     @property
@@ -725,10 +738,12 @@ class UnderWay(NamedTuple):
         """Its number, which is its place in the order."""
         return self.logged.batch.batch_number
 
-    @property
-    def draft(self) -> Draft:
-        """What it writes."""
-        return self.pending_batch.draft
+
+class Published(NamedTuple):
+    """A batch that has passed step 4: its files are in place."""
+
+    pending_batch: PendingBatch
+    logged: LoggedBatch
 
 
 def _run_to_end(connection: Connection, run_id: str | None) -> RunRecord:
@@ -749,7 +764,7 @@ def _run_to_end(connection: Connection, run_id: str | None) -> RunRecord:
 
 
 def write_log(
-    connection: Connection, drafts: Sequence[Draft], directory: Path
+    connection: Connection, going: Sequence[PlannedBatch], directory: Path
 ) -> list[LoggedBatch]:
     """Log batches in their order: the row of a run that they begin, their own rows, planned writes,
     contents, and the files quarantined for them. Durable when the caller's transaction is committed
@@ -760,22 +775,22 @@ def write_log(
         if not fails_again(partial(batches.last_number, connection)):
             raise
         raise CorruptDatabaseError(directory / DATABASE_NAME, str(error)) from error
-    logged = [draft.numbered(number + position) for position, draft in enumerate(drafts, start=1)]
+    logged = [item.numbered(number + position) for position, item in enumerate(going, start=1)]
     first_of: dict[str, LoggedBatch] = {}
-    for draft, item in zip(drafts, logged, strict=True):
-        if draft.fenced_run_id is not None:
-            first_of.setdefault(draft.fenced_run_id, item)
+    for planned, item in zip(going, logged, strict=True):
+        if planned.draft.fenced_run_id is not None:
+            first_of.setdefault(planned.draft.fenced_run_id, item)
     for item in first_of.values():
         runs.admit(connection, item, directory)
     batches.log(connection, logged)
     contents.insert_contents(
         connection,
         {
-            item.batch.batch_number: draft.content_of
-            for item, draft in zip(logged, drafts, strict=True)
+            item.batch.batch_number: planned.content_of
+            for item, planned in zip(logged, going, strict=True)
         },
     )
-    if quarantined := [kept for draft in drafts for kept in draft.quarantined]:
+    if quarantined := [kept for planned in going for kept in planned.quarantined]:
         recovery_log.record_quarantined(connection, quarantined)
     manifest.mark_preparing(connection, logged[-1].batch.batch_id)
     return logged

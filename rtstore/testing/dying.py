@@ -13,19 +13,18 @@ import functools
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 from sqlalchemy import Connection
 
-from rtstore.commit.draft import Draft
 from rtstore.commit.publisher import Publisher
-from rtstore.commit.writer import BatchWriter
+from rtstore.commit.writer import BatchWriter, Logged, Planned, Published
 from rtstore.control.sqlite.engine import Database
 from rtstore.files.system import FileSystem
-from rtstore.model.records import Batch, LoggedBatch, PlannedWrite
+from rtstore.model.records import Batch, PlannedWrite
 from rtstore.testing.points import POINTS, CrashPoint
 
 _OF_A_FILE = re.compile(r"(in-file|after-rename)-[1-9]\d*")
@@ -66,19 +65,19 @@ class Watch:
 
     # --- what the hooks say -----------------------------------------------------------------------
 
-    def begin(self, drafts: tuple[Draft, ...]) -> bool:
+    def begin(self, going: Sequence[Planned]) -> bool:
         """Note that batches are about to be logged; return whether the one to die in is among
         them."""
-        before, self._begun = self._begun, self._begun + len(drafts)
+        before, self._begun = self._begun, self._begun + len(going)
         if not before < self._batch <= self._begun:
             return False
-        self.batch_ids = tuple(str(draft.batch_id) for draft in drafts)
-        self._receipt_ids = {write.receipt_id for draft in drafts for write in draft.writes}
+        self.batch_ids = tuple(item.plan.batch_id for item in going)
+        self._receipt_ids = {write.receipt_id for item in going for write in item.plan.writes}
         return True
 
-    def concerns(self, *logged: LoggedBatch) -> bool:
+    def concerns(self, published: Sequence[Published]) -> bool:
         """Return whether the batch to die in is among these."""
-        return any(item.batch.batch_id in self.batch_ids for item in logged)
+        return any(item.logged.batch.batch_id in self.batch_ids for item in published)
 
     @contextmanager
     def inside(self, transaction: str) -> Iterator[None]:
@@ -156,20 +155,20 @@ def _hooks_of_the_protocol(watch: Watch) -> Iterator[Hook]:
     log, complete = BatchWriter._log, BatchWriter._complete  # noqa: SLF001 - steps 3 and 5
     publish = Publisher.publish
 
-    def watched_log(writer: BatchWriter, *drafts: Draft) -> list[LoggedBatch]:
-        if not watch.begin(drafts):
-            return log(writer, *drafts)
+    def watched_log(writer: BatchWriter, *going: Planned) -> list[Logged]:
+        if not watch.begin(going):
+            return log(writer, *going)
         watch.reach("before-log")
         with watch.inside("log"):
-            logged = log(writer, *drafts)
+            logged = log(writer, *going)
         watch.reach("after-log")
         return logged
 
-    def watched_complete(writer: BatchWriter, *logged: LoggedBatch) -> list[Batch]:
-        if not watch.concerns(*logged):
-            return complete(writer, *logged)
+    def watched_complete(writer: BatchWriter, *published: Published) -> list[Batch]:
+        if not watch.concerns(published):
+            return complete(writer, *published)
         with watch.inside("complete"):
-            batches = complete(writer, *logged)
+            batches = complete(writer, *published)
         watch.reach("after-complete")
         return batches
 

@@ -29,9 +29,8 @@ from rtstore import (
     StorageError,
 )
 from rtstore.commit import in_doubt
-from rtstore.commit.draft import Draft
 from rtstore.commit.publisher import Publisher
-from rtstore.model.records import LoggedBatch
+from rtstore.commit.writer import Logged, Planned
 from rtstore.model.request import batch_request
 from tests.crash.children import Child
 from tests.support import (
@@ -292,10 +291,10 @@ def test_what_befalls_the_rest_of_a_group_is_nobody_elses_outcome(
     told so."""
     log, complete = BatchWriter._log, Publisher.complete
 
-    def log_one(self: BatchWriter, *drafts: Draft) -> list[LoggedBatch]:
-        if len(drafts) > 1:
+    def log_one(self: BatchWriter, *going: Planned) -> list[Logged]:
+        if len(going) > 1:
             raise StorageError(directory, "the disk is full", "for a group")
-        return log(self, *drafts)
+        return log(self, *going)
 
     def no_seal(*_: object) -> int:
         raise StorageError(directory, "the disk is full", "for a complete")

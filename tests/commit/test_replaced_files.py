@@ -331,7 +331,9 @@ def test_a_torn_new_version_is_nobodys(directory: Path, position: int) -> None:
         store._writer.write_pending(group)
     with store.lock.hold():
         store.database.close()
-    begun = group[position].draft.content_of[LEASES]
+    planned = group[position].planned
+    assert planned is not None
+    begun = planned.content_of[LEASES]
     temporary_path(directory / FILE_OF[LEASES]).write_bytes(begun[:-4] + bytes(4))
 
     with open_it(directory) as store:

@@ -28,7 +28,7 @@ from rtstore.commit.flushing import FlushKnowledge
 from rtstore.commit.pruner import Pruner
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import QuarantineKeeper
-from rtstore.commit.writer import BatchWriter, UnderWay
+from rtstore.commit.writer import BatchWriter, Logged, Planned, Published
 from rtstore.control import batches, contents, revisions, runs
 from rtstore.control import lock as lock_module
 from rtstore.control.sqlite.statements import driver_of
@@ -77,8 +77,8 @@ def _replace(owner: Any, name: str, new: Any) -> Any:
 def rename_before_log() -> None:
     """The files are renamed before the batch is in the log."""
 
-    def log(self: BatchWriter, draft: Any, *rest: Any) -> Any:
-        for descriptor, encoded in draft.encoded:
+    def log(self: BatchWriter, first: Planned, *rest: Planned) -> Any:
+        for descriptor, encoded in first.plan.draft.encoded:
             path = store_path(self.directory, descriptor.relative_path)
             content = encoded.at(self._clock())
             durable.replace(
@@ -89,7 +89,7 @@ def rename_before_log() -> None:
                 within=self.directory,
                 fs=self.publisher.fs,
             )
-        return real(self, draft, *rest)
+        return real(self, first, *rest)
 
     real = _replace(BatchWriter, "_log", log)
 
@@ -182,9 +182,9 @@ def complete_before_publish() -> None:
     """The batch is committed before its files are there."""
     completed: dict[str, int] = {}
 
-    def publish(self: BatchWriter, logged: LoggedBatch, *rest: Any) -> None:
-        completed[logged.batch.batch_id] = real_complete(self.publisher, logged)
-        real_publish(self, logged, *rest)
+    def publish(self: BatchWriter, item: Logged, *rest: Any) -> None:
+        completed[item.plan.batch_id] = real_complete(self.publisher, item.logged)
+        real_publish(self, item, *rest)
 
     def complete(self: Publisher, logged: LoggedBatch) -> Any:
         return completed.pop(logged.batch.batch_id, None) or real_complete(self, logged)
@@ -273,10 +273,10 @@ def group_not_flushed() -> None:
     """The log of several batches is committed with NORMAL; that of one is flushed."""
     _let_flushes_be_skipped()
 
-    def log(self: BatchWriter, *drafts: Any) -> Any:
-        _flush_nothing.extend([True] if len(drafts) > 1 else [])
+    def log(self: BatchWriter, *going: Any) -> Any:
+        _flush_nothing.extend([True] if len(going) > 1 else [])
         try:
-            return real(self, *drafts)
+            return real(self, *going)
         finally:
             _flush_nothing.clear()
 
@@ -297,14 +297,14 @@ def shared_store_left_behind() -> None:
     """When one batch of a group fails, the store that it shared with the others is not published
     again."""
 
-    def together(self: BatchWriter, under_way: Sequence[UnderWay]) -> list[UnderWay]:
-        last = {name: item.number for item in under_way for name in item.draft.content_of}
+    def together(self: BatchWriter, logged: Sequence[Logged]) -> list[Published]:
+        last = {name: item.number for item in logged for name in item.plan.content_of}
         going = []
-        for item in under_way:
-            due = {name for name in item.draft.content_of if last[name] == item.number}
+        for item in logged:
+            due = {name for name in item.plan.content_of if last[name] == item.number}
             try:
-                self._publish(item.logged, item.draft, due, ())
-                going.append(item)
+                self._publish(item, due, ())
+                going.append(Published(item.pending_batch, item.logged))
             except BatchFailedError as error:
                 item.pending_batch.error = error
         return going
