@@ -60,7 +60,7 @@ from rtstore.maintenance.create import (
 from rtstore.maintenance.hindrances import hindrances
 from rtstore.maintenance.upgrade_data import DataUpgradeReport, upgrade_data
 from rtstore.model import arguments
-from rtstore.model.arguments import check_text, checked_identity, member
+from rtstore.model.arguments import check_text, checked_identity, member, reason_name
 from rtstore.model.data_upgrade import upgraded_data
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor, Registry
@@ -397,7 +397,7 @@ class RuntimeStore:
             change,
             team_name=self.team_name,
             identity=checked_identity(identity),
-            reason=member(BatchReason, reason, "reason"),
+            reason=reason_name(reason),
             check_current=lambda: self._reader.check_file(descriptor),
         )
 
@@ -687,7 +687,7 @@ class RuntimeStore:
             descriptor,
             team_name=self.team_name,
             identity=identity,
-            reason=member(BatchReason, reason, "reason"),
+            reason=reason_name(reason),
             fenced=fenced,
         )
 
@@ -853,7 +853,7 @@ class RuntimeStore:
         name, point = descriptor.schema_name, checked_point(to, "to")
         if identity is not None:
             checked_identity(identity)
-        reason = member(BatchReason, reason, "reason")
+        reason = reason_name(reason)
 
         def query(connection: Connection) -> tuple[StoreVersion, bytes]:
             return load_version(connection, name, point)

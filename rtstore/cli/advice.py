@@ -329,7 +329,9 @@ def _for_the_runtime(
     steps = []
     rebuilt = _names(actions, *_REBUILDS)
     if rebuilt:
-        why = f"start the runtime: it rebuilds {rebuilt} (RuntimeStore.recover with rebuilders)"
+        own = dict.fromkeys(action.rebuilder for action in actions if action.rebuilder)
+        of = f" for {', '.join(own)}" if own else ""
+        why = f"start the runtime: it rebuilds {rebuilt} (RuntimeStore.recover with rebuilders{of})"
         steps.append(NextStep(command=None, why=why))
     blocked = [
         action

@@ -47,7 +47,6 @@ from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import (
     ActionKind,
     BatchOrigin,
-    BatchReason,
     Criticality,
     Hindrance,
     Inspection,
@@ -57,6 +56,7 @@ from rtstore.model.records import (
     ManifestEntry,
     ReadinessCheck,
     ReadinessReason,
+    ReasonName,
     Record,
     RecoveryAction,
     RecoveryPlan,
@@ -119,7 +119,7 @@ class StoreLine(Record):
     """Of the file as it is; None when there is none."""
     batch_id: str | None
     """The batch that wrote what is committed; None while nothing is."""
-    batch_reason: BatchReason | None
+    batch_reason: ReasonName | None
     written_at: Timestamp | None
     age_seconds: float | None
 
@@ -128,7 +128,7 @@ class OpenBatch(Record):
     """A batch that is neither committed nor failed."""
 
     batch_id: str
-    reason: BatchReason
+    reason: ReasonName
     run_id: str | None
     started_at: Timestamp
     age_seconds: float

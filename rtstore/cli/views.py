@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from rtstore.control import runs
-from rtstore.model.records import BatchReason, Record
+from rtstore.model.records import ReasonName, Record
 from rtstore.model.runs import RunRecord
 from rtstore.model.times import Timestamp
 from rtstore.store import RuntimeStore
@@ -39,7 +39,7 @@ class WrittenBy(Record):
     """The batch that wrote what is committed for a store."""
 
     batch_id: str
-    reason: BatchReason
+    reason: ReasonName
     written_at: Timestamp
 
 
@@ -57,7 +57,7 @@ class LastBatch(Record):
     """The newest batch of a run."""
 
     batch_id: str
-    reason: BatchReason
+    reason: ReasonName
     started_at: Timestamp
 
 

@@ -25,7 +25,7 @@ from rtstore.model.envelope import (
     decode,
     refuse_too_large,
 )
-from rtstore.model.records import BatchReason, CommittedFile, RunIdentity
+from rtstore.model.records import CommittedFile, RunIdentity
 from rtstore.model.request import BatchRequest, StoreWrite
 
 
@@ -57,7 +57,7 @@ def draft_of_file(
     *,
     team_name: str,
     identity: RunIdentity,
-    reason: BatchReason,
+    reason: str,
     fenced: bool,
     now: datetime,
 ) -> Draft:

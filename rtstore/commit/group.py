@@ -285,7 +285,7 @@ def parts_by_run(group: Sequence[PendingBatch]) -> list[list[PendingBatch]]:
             and before.identity is not None
             and request.identity is not None
             and before.identity.run_id == request.identity.run_id
-            and before.reason is not BatchReason.STOP_TOMBSTONE
+            and before.reason != BatchReason.STOP_TOMBSTONE
         ):
             parts[-1].append(item)
         else:

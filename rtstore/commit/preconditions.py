@@ -131,7 +131,7 @@ class CommittedState:
 def _may_change_run(batch: Batch, active_run_id: str | None) -> bool:
     """Return whether completing a batch may begin or end a run."""
     other = batch.run_id not in (None, active_run_id)
-    return other or batch.reason is BatchReason.STOP_TOMBSTONE
+    return other or batch.reason == BatchReason.STOP_TOMBSTONE
 
 
 def committed_data(descriptor: Descriptor, database: Database) -> Any:

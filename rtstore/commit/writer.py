@@ -136,7 +136,6 @@ from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.model.records import (
     Batch,
-    BatchReason,
     LoggedBatch,
     PlannedWrite,
     QuarantinedFile,
@@ -280,7 +279,7 @@ class BatchWriter:
         *,
         team_name: str,
         identity: RunIdentity,
-        reason: BatchReason,
+        reason: str,
         check_current: Callable[[], None] | None = None,
     ) -> Batch:
         """Read, change and write one store under the writer lock, so that no update is lost.
@@ -436,7 +435,7 @@ class BatchWriter:
         *,
         team_name: str,
         identity: RunIdentity,
-        reason: BatchReason,
+        reason: str,
         fenced: bool = True,
     ) -> Batch:
         """Commit a file that was changed by hand, byte for byte.

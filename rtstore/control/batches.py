@@ -221,7 +221,7 @@ def _batch_row(batch: Batch) -> Row:
         "batch_number": batch.batch_number,
         "batch_id": batch.batch_id,
         "state": batch.state.value,
-        "reason": batch.reason.value,
+        "reason": str(batch.reason),
         "team_name": batch.team_name,
         "run_id": batch.run_id,
         "capability_snapshot_id": batch.capability_snapshot_id,

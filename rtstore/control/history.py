@@ -6,7 +6,7 @@ from sqlalchemy import Connection, bindparam, exists, func, select
 
 from rtstore.control.schema import batch_writes, manifest_entries, store_contents, write_batches
 from rtstore.control.sqlite.statements import Statement
-from rtstore.model.records import BatchReason, Record
+from rtstore.model.records import ReasonName, Record
 from rtstore.model.times import Timestamp
 
 
@@ -17,7 +17,7 @@ class StoreVersion(Record):
     batch_id: str
     high_watermark: int | None
     """Of its batch; None when an import does not know it."""
-    reason: BatchReason
+    reason: ReasonName
     run_id: str | None
     capability_snapshot_id: str | None
     behavior_fingerprint: str | None

@@ -131,7 +131,7 @@ def complete(connection: Connection, logged: Sequence[LoggedBatch]) -> None:
             continue
         if run_id != current and _begin(connection, item, current):
             current = run_id
-        if item.batch.reason is BatchReason.STOP_TOMBSTONE and run_id == current:
+        if item.batch.reason == BatchReason.STOP_TOMBSTONE and run_id == current:
             end(connection, run_id, RunEnding.STOPPED, STOPPED, at)
             current = None
 

@@ -41,16 +41,14 @@ from rtstore.model.records import (
     ActionKind,
     ActionOutcome,
     BatchOrigin,
-    BatchReason,
     BatchState,
     Criticality,
     InspectionState,
-    Owner,
     ReadinessImpact,
-    RebuildStrategy,
     RecoveryTrigger,
 )
 from rtstore.model.runs import RunEnding, RunState
+from rtstore.model.words import WORD_LENGTH_MAX
 
 APPLICATION_ID = 0x72747374
 """`rtst` in ASCII; SQLite stores it in the header of the file (PRAGMA application_id)."""
@@ -61,6 +59,7 @@ REVISIONS: tuple[str, ...] = (
     "0003_remembered_retention",
     "0004_file_identity",
     "0005_runs",
+    "0006_open_words",
 )
 """Every revision ever shipped, oldest first. PRAGMA user_version is the number of applied ones."""
 
@@ -68,6 +67,7 @@ TIME_GLOB = (
     "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9].[0-9][0-9][0-9]Z"
 )
 HASH_GLOB = "sha256:*"
+WORD_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 metadata = MetaData(
     naming_convention={
@@ -83,6 +83,14 @@ metadata = MetaData(
 def _one_of(column: str, values: Iterable[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{value.value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def _word(column: str) -> CheckConstraint:
+    return CheckConstraint(
+        f"{column} GLOB '[a-z]*' AND ltrim({column}, '{WORD_LETTERS}') = ''"
+        f" AND length({column}) <= {WORD_LENGTH_MAX}",
+        name=column,
+    )
 
 
 def _time(column: str) -> CheckConstraint:
@@ -109,8 +117,8 @@ store_descriptors = Table(
     Column("rebuild_strategy", Text, nullable=False),
     CheckConstraint("schema_version >= 1", name="schema_version"),
     _one_of("criticality", Criticality),
-    _one_of("owner", Owner),
-    _one_of("rebuild_strategy", RebuildStrategy),
+    _word("owner"),
+    _word("rebuild_strategy"),
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
@@ -157,7 +165,7 @@ write_batches = Table(
     Column("last_error", Text),
     Column("origin", Text, nullable=False),
     _one_of("state", BatchState),
-    _one_of("reason", BatchReason),
+    _word("reason"),
     _one_of("origin", BatchOrigin),
     _time("started_at"),
     _time("completed_at"),

@@ -9,6 +9,7 @@ from rtstore.legacy.control_files import (
     is_legacy_directory,
     read_tombstones,
 )
+from rtstore.legacy.documents import STANDS_FOR_OWN
 from rtstore.legacy.ended_runs import with_tombstones
 from rtstore.legacy.exporting import (
     ExportReport,
@@ -47,6 +48,7 @@ from rtstore.legacy.team import import_team, runtime_directory_of, why_lost
 
 __all__ = [
     "RUNTIME_DIRECTORY",
+    "STANDS_FOR_OWN",
     "ExportReport",
     "ImportReport",
     "ImportedStore",

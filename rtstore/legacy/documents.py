@@ -1,9 +1,10 @@
 """What the files of an export say: manifest, receipts, and the list of ended runs.
 
 What the legacy format has no place for is stored in additional keys, which legacy programs do not
-read: the exact time of a file (`mtimeNs`), a batch's high watermark, how a run ended. What they
-would refuse is set aside in the envelopes: a failed batch would block their readiness forever, and
-a manifest that names a store of one's own is no manifest to them. An import reads all of it.
+read: the exact time of a file (`mtimeNs`), a batch's high watermark, its reason if that is the
+runtime's own (`ownReason`), how a run ended. What they would refuse is set aside
+in the envelopes: a failed batch would block their readiness forever, and a manifest that names a
+store of one's own is no manifest to them. An import reads all of it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from rtstore.model.runs import RunRecord, RunState
 from rtstore.model.times import format_time
 
 _KNOWN = {descriptor.schema_name for descriptor in KNOWN_DESCRIPTORS}
+STANDS_FOR_OWN = BatchReason.LAUNCH_CHECKPOINT
+"""The reason that legacy programs read of a batch whose reason is the runtime's own."""
 _REASON = "relaunch_started"
 _EVIDENCE = (
     "bootstrap_checkin", "bridge_result", "delivery_call", "heartbeat", "launch_checkpoint",
@@ -60,6 +63,17 @@ class Exported(Record):
 def stores_set_aside(current: Manifest) -> list[str]:
     """Return the committed stores that legacy programs do not know."""
     return [entry.schema_name for entry in current.entries if entry.schema_name not in _KNOWN]
+
+
+def own_reasons(state: Exported) -> list[str]:
+    """Return the reasons of batches that legacy programs do not know, in the order of their use."""
+    reasons = dict.fromkeys(str(batch.reason) for batch, _ in state.batches)
+    return [reason for reason in reasons if is_own_reason(reason)]
+
+
+def is_own_reason(reason: str) -> bool:
+    """Return whether a reason is one of the runtime's own."""
+    return reason not in frozenset(BatchReason)
 
 
 def control_files(state: Exported, manifest_names: Iterable[str]) -> dict[str, bytes]:
@@ -105,7 +119,7 @@ def _ended_runs(state: Exported) -> list[RunRecord]:
     stopped = {
         batch.run_id
         for batch, _ in state.batches
-        if batch.state is BatchState.COMMITTED and batch.reason is BatchReason.STOP_TOMBSTONE
+        if batch.state is BatchState.COMMITTED and batch.reason == BatchReason.STOP_TOMBSTONE
     }
     return [
         run
@@ -179,6 +193,8 @@ def _batch(batch: Batch, writes: Iterable[PlannedWrite]) -> dict[str, Any]:
     document: dict[str, Any] = batch.model_dump(
         mode="json", by_alias=True, exclude={"batch_number", "origin", "receipts"}
     )
+    if is_own_reason(batch.reason):
+        document |= {"reason": STANDS_FOR_OWN.value, "ownReason": batch.reason}
     document["receipts"] = [_receipt(batch, write) for write in writes]
     return document
 

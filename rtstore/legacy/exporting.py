@@ -25,7 +25,13 @@ from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.history.materialize import write_store_files
 from rtstore.legacy.control_files import MANIFEST_NAMES, TOMBSTONES_NAME, current_hash
-from rtstore.legacy.documents import Exported, control_files, stores_set_aside, with_ended_runs
+from rtstore.legacy.documents import (
+    Exported,
+    control_files,
+    own_reasons,
+    stores_set_aside,
+    with_ended_runs,
+)
 from rtstore.model.descriptors import LANE_INDEX
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import BatchState, QuarantinedFile, Record
@@ -49,6 +55,9 @@ class ExportReport(Record):
     set_aside: tuple[str, ...]
     """Stores that legacy programs do not know: they refuse a manifest that names one. Their entries
     and receipts are where only an import reads them."""
+    own_reasons: tuple[str, ...]
+    """Reasons of batches that legacy programs do not know: they read `launch_checkpoint` there, and
+    only an import reads the runtime's own word."""
     left_out: tuple[str, ...]
     """Stores whose committed content is not in the database, so that a new directory does not have
     their files."""
@@ -211,6 +220,7 @@ def _report(
         stores=len(state.manifest.entries),
         batches={each: states.count(each) for each in BatchState if each in states},
         set_aside=tuple(stores_set_aside(state.manifest)),
+        own_reasons=tuple(own_reasons(state)),
         left_out=tuple(left_out),
         not_committed=(),
         replaced=tuple(replaced),

@@ -17,6 +17,7 @@ from rtstore.model.descriptors import relative_path_problem
 from rtstore.model.records import BatchReason, BatchState, InspectionState, Record
 from rtstore.model.runs import RunEnding
 from rtstore.model.times import parse_time
+from rtstore.model.words import word_of
 
 _INTEGER_MAX = 2**63 - 1
 _MTIME_MS_MAX = 9.0e12
@@ -51,6 +52,7 @@ _Text = Annotated[str, AfterValidator(_not_blank)]
 _StoreName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=200)]
 _Hash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0, le=_INTEGER_MAX)]
+OwnReason = Annotated[str, PlainValidator(word_of(BatchReason))]
 _Milliseconds = Annotated[float, Field(ge=0, le=_MTIME_MS_MAX, allow_inf_nan=False)]
 
 
@@ -174,6 +176,9 @@ class LegacyBatch(LegacyRecord):
     capability_snapshot_id: str | None
     behavior_fingerprint: str | None
     reason: BatchReason
+    own_reason: OwnReason | None = None
+    """A reason that is the runtime's own, which an export adds. Legacy programs refuse such a word,
+    and get another."""
     state: BatchState
     started_at: _Time
     completed_at: _Time | None

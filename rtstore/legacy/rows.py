@@ -150,7 +150,7 @@ def _batch(batch: LegacyBatch, high_watermark: int | None) -> Batch:
         run_id=batch.run_id,
         capability_snapshot_id=batch.capability_snapshot_id,
         behavior_fingerprint=batch.behavior_fingerprint,
-        reason=batch.reason,
+        reason=batch.own_reason or batch.reason,
         state=BatchState.PREPARING if committing else batch.state,
         origin=BatchOrigin.IMPORTED,
         high_watermark=high_watermark,

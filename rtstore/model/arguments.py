@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again
-from rtstore.model.records import (
-    RunIdentity,
-)
+from rtstore.model.records import BatchReason, RunIdentity
 from rtstore.model.times import Clock, to_utc_ms
+from rtstore.model.words import known_or_own
 
 Choice = TypeVar("Choice", bound=StrEnum)
 Kind = TypeVar("Kind")
@@ -51,6 +50,14 @@ def member(kind: type[Choice], value: object, field: str) -> Choice:
         if choice == value:
             return choice
     raise InvalidRequestError(field, f"{shown(value)} is not one of: {', '.join(kind)}")
+
+
+def reason_name(value: object, field: str = "reason") -> str:
+    """Return the reason of a batch: a known one, or a name of the runtime's own."""
+    try:
+        return known_or_own(BatchReason, value)
+    except ValueError as error:
+        raise InvalidRequestError(field, str(error)) from None
 
 
 def instance(kind: type[Kind], value: object, field: str) -> Kind:

@@ -52,12 +52,25 @@ REBUILDS: Mapping[RebuildStrategy, ActionKind] = {
     RebuildStrategy.NONE: ActionKind.BLOCK_READINESS,
 }
 
+
+def rebuild_of(descriptor: Descriptor) -> ActionKind:
+    """Return the action that a store needs when there is nothing to put back. A strategy of the
+    runtime's own needs its rebuilder, and how that is called depends on the criticality."""
+    strategy = descriptor.rebuild_strategy
+    if isinstance(strategy, RebuildStrategy):
+        return REBUILDS[strategy]
+    if descriptor.criticality is Criticality.REBUILDABLE_FROM_CANONICAL_DESTINATION:
+        return ActionKind.REBUILD_FROM_CANONICAL_DESTINATION
+    return ActionKind.REBUILD_FROM_PROVIDER
+
+
 REFUSED = frozenset({InspectionState.FUTURE_SCHEMA, InspectionState.QUARANTINED})
 """States of a file that this program does not accept, even when it is what is committed."""
 
 _QUARANTINED_REBUILDS = frozenset(
-    {RebuildStrategy.POLL_OPENCODE_PROVIDER, RebuildStrategy.VERIFY_CANONICAL_DESTINATIONS}
+    {ActionKind.REBUILD_FROM_PROVIDER, ActionKind.REBUILD_FROM_CANONICAL_DESTINATION}
 )
+"""The rebuilds that keep a damaged file in quarantine themselves. Before another one, it goes."""
 
 
 class StoreFinding(NamedTuple):
@@ -122,6 +135,11 @@ def build_plan(
             diagnostics.append(message)
     for name, batches in rolled_forward.items():  # stores that are not registered
         actions.extend(_roll_forward(name, batch.batch.batch_id) for batch in batches)
+    diagnostics.extend(
+        f"Runtime store {action.schema_name} needs the rebuilder {action.rebuilder}"
+        for action in actions
+        if action.rebuilder is not None
+    )
     for logged in open_batches:
         batch_id = logged.batch.batch_id
         diagnostics.append(f"Uncommitted runtime store batch detected: {batch_id}")
@@ -202,17 +220,22 @@ def _store_action(
             return _nothing(name), None
         reason = f"Runtime store {name} has {STALE[stale.part]}"
         return _block(name, reason), reason
+    rebuild = rebuild_of(descriptor)
     if finding.is_link or finding.committed_is_refused:
-        kind = _for_somebody_else(descriptor.rebuild_strategy, finding)
+        kind = _for_somebody_else(rebuild, finding)
     else:
-        kind = _kind(descriptor.rebuild_strategy, finding, inspection.state)
-    action = RecoveryAction(kind=kind, schema_name=name, reason=inspection.state.value)
+        kind = _kind(rebuild, finding, inspection.state)
+    action = RecoveryAction(
+        kind=kind,
+        schema_name=name,
+        reason=inspection.state.value,
+        rebuilder=descriptor.own_strategy if kind is rebuild else None,
+    )
     return action, inspection.message
 
 
-def _for_somebody_else(strategy: RebuildStrategy, finding: StoreFinding) -> ActionKind:
+def _for_somebody_else(kind: ActionKind, finding: StoreFinding) -> ActionKind:
     """Return the action when a newer program or a person must act, or the runtime can rebuild."""
-    kind = REBUILDS[strategy]
     if finding.is_link or finding.inspection.state is InspectionState.FUTURE_SCHEMA:
         return ActionKind.BLOCK_READINESS
     return ActionKind.BLOCK_READINESS if kind is ActionKind.QUARANTINE else kind
@@ -223,7 +246,7 @@ def _nothing(name: str) -> RecoveryAction:
     return RecoveryAction(kind=ActionKind.NONE, schema_name=name)
 
 
-def _kind(strategy: RebuildStrategy, finding: StoreFinding, state: InspectionState) -> ActionKind:
+def _kind(rebuild: ActionKind, finding: StoreFinding, state: InspectionState) -> ActionKind:
     """Return the action of the first row that fits in this table of actions."""
     damaged = state in (InspectionState.MISSING, InspectionState.QUARANTINED)
     if damaged and finding.content_in_database:
@@ -233,9 +256,9 @@ def _kind(strategy: RebuildStrategy, finding: StoreFinding, state: InspectionSta
         return ActionKind.RESTORE_COMMITTED
     if state in (InspectionState.FUTURE_SCHEMA, InspectionState.HASH_MISMATCH):
         return ActionKind.QUARANTINE
-    if state is InspectionState.QUARANTINED and strategy not in _QUARANTINED_REBUILDS:
+    if state is InspectionState.QUARANTINED and rebuild not in _QUARANTINED_REBUILDS:
         return ActionKind.QUARANTINE
-    return REBUILDS[strategy]
+    return rebuild
 
 
 def _stores_to_roll_forward(open_batches: Sequence[LoggedBatch]) -> dict[str, list[LoggedBatch]]:

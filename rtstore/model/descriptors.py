@@ -17,7 +17,14 @@ from rtstore.model.payloads import (
     PermissionRequestsData,
     SessionStoreData,
 )
-from rtstore.model.records import Argument, Criticality, Owner, RebuildStrategy
+from rtstore.model.records import (
+    Argument,
+    Criticality,
+    Owner,
+    OwnerName,
+    RebuildStrategy,
+    StrategyName,
+)
 
 LAUNCH_STATE = "opencode.launchState"
 SESSION_STORE = "opencode.sessionStore"
@@ -74,13 +81,19 @@ class Descriptor(Argument):
     schema_version: int = Field(default=1, ge=1)
     relative_path: str
     criticality: Criticality
-    owner: Owner
-    rebuild_strategy: RebuildStrategy
+    owner: OwnerName
+    rebuild_strategy: StrategyName
     payload: type[BaseModel] | None = Field(default=None, exclude=True, repr=False)
     upgrades: Mapping[int, DataUpgrade] = Field(default_factory=dict, exclude=True, repr=False)
 
     def __hash__(self) -> int:
         return hash((self.schema_name, self.schema_version, self.relative_path))
+
+    @property
+    def own_strategy(self) -> str | None:
+        """The rebuild strategy if it is a name of the runtime's own; otherwise None."""
+        own = self.rebuild_strategy
+        return None if isinstance(own, RebuildStrategy) else own
 
     @field_validator("relative_path")
     @classmethod

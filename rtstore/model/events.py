@@ -92,7 +92,7 @@ class BatchCommitted(StoreEvent):
         return {
             **super().log_fields(),
             "run_id": self.batch.run_id,
-            "reason": self.batch.reason.value,
+            "reason": str(self.batch.reason),
             "high_watermark": self.batch.high_watermark,
             "size_bytes": self.size,
         }

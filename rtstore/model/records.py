@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cache, cached_property, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -24,6 +25,7 @@ from pydantic.alias_generators import to_camel
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of
 from rtstore.model.times import Timestamp
+from rtstore.model.words import word_of
 
 UNCOMMITTED_BATCH = "uncommitted_batch:"
 """Prefix of the reason of an action that concerns an open batch; the batch id follows, as in the
@@ -88,37 +90,92 @@ class _TimedFile(Record):
 
 
 class Criticality(StrEnum):
-    """How a problem of a store affects the readiness of the runtime."""
+    """How much the runtime depends on a store: the one list that is closed.
+
+    It decides the readiness of the runtime, by what the plan would do about the store:
+
+    | what the plan would do | readiness_blocking | rebuildable_... | diagnostic_only |
+    |---|---|---|---|
+    | put the committed content back, quarantine, rebuild | blocked | degraded | ready |
+    | put back what the database has lost of a sound file | blocked | degraded | degraded |
+    | block: stale, so bound to another run identity | blocked | blocked | never stale |
+    | block: committed data that this program does not accept | blocked | blocked | ready |
+    | block: nothing to put back, and the runtime must write it | blocked | blocked | blocked |
+    | finish an open batch | blocked | blocked | blocked |
+
+    What it would do depends on the file, on what the database has, and on the `RebuildStrategy`.
+    """
 
     READINESS_BLOCKING = "readiness_blocking"
+    """The runtime cannot start without it: any problem blocks."""
     REBUILDABLE_FROM_PROVIDER = "rebuildable_from_provider"
+    """A provider has it too: a problem degrades."""
     REBUILDABLE_FROM_CANONICAL_DESTINATION = "rebuildable_from_canonical_destination"
+    """It follows from where its data went: a problem degrades."""
     DIAGNOSTIC_ONLY = "diagnostic_only"
+    """For people only: a problem does not count, and it is never stale."""
 
 
 class Owner(StrEnum):
-    """The part of the runtime that a store belongs to."""
+    """The parts of an OpenCode runtime that stores belong to. Another runtime uses names of its
+    own. Nothing depends on an owner."""
 
     LAUNCH = "launch"
+    """What starts a team."""
     SESSION = "session"
+    """The sessions of the provider."""
     DELIVERY = "delivery"
+    """The delivery of messages and prompts."""
     PERMISSION = "permission"
+    """The requests for permissions."""
     HOST = "host"
+    """The hosts and their leases."""
     COMPATIBILITY = "compatibility"
+    """What the provider can do."""
     UI = "ui"
+    """What is shown to people."""
     DIAGNOSTICS = "diagnostics"
+    """What helps to find errors."""
     E2E = "e2e"
+    """End-to-end tests."""
 
 
 class RebuildStrategy(StrEnum):
-    """How a store's data can be rebuilt when it is lost."""
+    """How a store's data is made again where the database has nothing to put back.
+
+    A runtime may use a name of its own, which is the key of its function in `rebuilders`. What the
+    plan would do, and who does it:
+
+    | strategy | missing, or never committed | damaged |
+    |---|---|---|
+    | a name of its own, `poll_...`, `verify_...` | rebuild | rebuild |
+    | `rerun_capability_discovery` | rebuild | quarantine |
+    | `drop_after_quarantine` | quarantine | quarantine |
+    | `rebuild_from_launch_state`, `none` | block | quarantine |
+
+    A rebuild waits for the function, and changes nothing without it. With content in the database,
+    a missing or damaged file is put back; a file that somebody changed, or that is of a newer
+    program, goes to quarantine, and the content is put back: all that whatever the strategy.
+    """
 
     NONE = "none"
+    """Not at all: the store blocks until the runtime writes it."""
     POLL_OPENCODE_PROVIDER = "poll_opencode_provider"
+    """A function asks the provider."""
     VERIFY_CANONICAL_DESTINATIONS = "verify_canonical_destinations"
+    """A function looks where the data went."""
     RERUN_CAPABILITY_DISCOVERY = "rerun_capability_discovery"
+    """A function finds out again what the provider can do. A damaged file goes to quarantine."""
     REBUILD_FROM_LAUNCH_STATE = "rebuild_from_launch_state"
+    """A function derives it from the launch state. The store blocks until then."""
     DROP_AFTER_QUARANTINE = "drop_after_quarantine"
+    """It is not: the file goes to quarantine, and the store is empty."""
+
+
+OwnerName = Annotated[Owner | str, PlainValidator(word_of(Owner))]
+"""A known owner, or a name of the runtime's own."""
+StrategyName = Annotated[RebuildStrategy | str, PlainValidator(word_of(RebuildStrategy))]
+"""A known rebuild strategy, or a name of the runtime's own."""
 
 
 class RunIdentity(Argument):
@@ -133,17 +190,29 @@ class RunIdentity(Argument):
 
 
 class BatchReason(StrEnum):
-    """Why a batch was written."""
+    """Why an OpenCode runtime writes batches. Another runtime uses names of its own. One reason
+    does more than to tell: `stop_tombstone`."""
 
     LAUNCH_CHECKPOINT = "launch_checkpoint"
+    """The state of a launch. The first batch of `begin_run` has it."""
     PERMISSION_RECONCILE = "permission_reconcile"
+    """Requests for permissions were answered."""
     DELIVERY_COMMIT = "delivery_commit"
+    """Something was delivered."""
     HOST_LEASE_UPDATE = "host_lease_update"
+    """A lease of a host was taken, renewed or given back."""
     COMPATIBILITY_DISCOVERY = "compatibility_discovery"
+    """It was found out what the provider can do."""
     STOP_TOMBSTONE = "stop_tombstone"
     """The run was stopped: completing the batch ends its run."""
     MIGRATION = "migration"
+    """Data was brought to a newer schema version. Opening a store writes such batches."""
     RECOVERY = "recovery"
+    """Data was rebuilt, adopted or reverted."""
+
+
+ReasonName = Annotated[BatchReason | str, PlainValidator(word_of(BatchReason))]
+"""A known reason of a batch, or a name of the runtime's own."""
 
 
 class BatchState(StrEnum):
@@ -207,7 +276,7 @@ class Batch(Record):
     run_id: str | None
     capability_snapshot_id: str | None
     behavior_fingerprint: str | None
-    reason: BatchReason
+    reason: ReasonName
     state: BatchState
     origin: BatchOrigin = BatchOrigin.WRITTEN
     high_watermark: int | None = None
@@ -399,6 +468,9 @@ class RecoveryAction(Record):
     batch_id: str | None = Field(default=None, exclude=True)
     """The open batch that the action concerns, or None. The legacy format has it in the reason
     only, and so has a dump."""
+    rebuilder: StrategyName | None = None
+    """The rebuild strategy of the runtime's own whose function the store waits for; otherwise
+    None."""
 
     @model_validator(mode="before")
     @classmethod

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rtstore.errors import InvalidRequestError
-from rtstore.model.arguments import checked_identity, member
+from rtstore.model.arguments import checked_identity, reason_name
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.records import (
-    BatchReason,
+    ReasonName,
     Record,
     RunIdentity,
     construct_unchecked,
@@ -29,7 +29,7 @@ class BatchRequest(Record):
     team_name: str
     identity: RunIdentity | None
     """None for an upgrade of store data, which belongs to no run: each store keeps its own."""
-    reason: BatchReason
+    reason: ReasonName
     writes: tuple[StoreWrite, ...]
     fenced: bool = True
     """Whether its run must be the active one, or a new one that it begins. The library's own
@@ -73,7 +73,7 @@ def batch_request(
     registry: Registry,
     *,
     identity: RunIdentity,
-    reason: BatchReason | str,
+    reason: str,
     writes: Writes,
     fenced: bool = True,
 ) -> BatchRequest:
@@ -83,7 +83,7 @@ def batch_request(
         BatchRequest,
         team_name=team_name,
         identity=checked_identity(identity),
-        reason=member(BatchReason, reason, "reason"),
+        reason=reason_name(reason),
         writes=tuple(
             construct_unchecked(StoreWrite, descriptor=registry.get(name), data=data)
             for name, data in pairs(writes)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from rtstore.commit.quarantine import StoreFile
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import manifest, runs
-from rtstore.errors import InvalidRequestError, RuntimeStoreError, StaleRunError
+from rtstore.errors import InvalidRequestError, RuntimeStoreError, StaleRunError, shown
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
 from rtstore.model.descriptors import Descriptor, Registry
@@ -74,8 +74,8 @@ Rebuilder = Callable[[RebuildRequest], Any]
 """Returns the new data of a store, or None when there is no source to rebuild it from."""
 
 Rebuilders = Mapping[RebuildStrategy, Rebuilder] | Mapping[str, Rebuilder]
-"""Functions by rebuild strategy or by store name. That of a store goes before that of its strategy.
-"""
+"""Functions by rebuild strategy (a known one, or a store's own) or by store name. That of a store
+goes before that of its strategy."""
 
 CheckedRebuilders = Mapping[str, Rebuilder]
 
@@ -97,15 +97,27 @@ def checked_rebuilders(rebuilders: Rebuilders, registry: Registry) -> CheckedReb
     checked: dict[str, Rebuilder] = {}
     for key, rebuilder in given_rebuilders(rebuilders).items():
         if key not in registry:
-            key = arguments.member(RebuildStrategy, key, "rebuilders").value  # noqa: PLW2901
+            key = _strategy(key, registry)  # noqa: PLW2901
         checked[key] = arguments.plain_function(rebuilder, f"rebuilders[{key}]", why)
     return checked
+
+
+def _strategy(key: object, registry: Registry) -> str:
+    """Return the strategy that a key names: a known one, or a store's own. Refuse any other."""
+    strategies = dict.fromkeys(str(item.rebuild_strategy) for item in registry)
+    known = dict.fromkeys([*map(str, RebuildStrategy), *strategies])
+    if isinstance(key, str) and key in known:
+        return str(key)
+    words = ", ".join(known)
+    raise InvalidRequestError(
+        "rebuilders", f"{shown(key)} is no store, and no strategy of one: there are {words}"
+    )
 
 
 def rebuilder_of(descriptor: Descriptor, rebuilders: CheckedRebuilders) -> Rebuilder | None:
     """Return the rebuilder of a store, or None."""
     of_store = rebuilders.get(descriptor.schema_name)
-    return of_store or rebuilders.get(descriptor.rebuild_strategy.value)
+    return of_store or rebuilders.get(str(descriptor.rebuild_strategy))
 
 
 class _Rebuilt(NamedTuple):

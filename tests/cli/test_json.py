@@ -81,7 +81,16 @@ SHAPES = {
     "verify": BACKUP,
     "export": {
         *("directory", "teamName", "highWatermark", "controlFiles", "stores", "batches"),
-        *("setAside", "leftOut", "notCommitted", "replaced", "lanesOnly", "problem", "lanes"),
+        *(
+            "setAside",
+            "ownReasons",
+            "leftOut",
+            "notCommitted",
+            "replaced",
+            "lanesOnly",
+            "problem",
+            "lanes",
+        ),
     },
     "runs": {"directory", "teamName", "activeRunId", "number", "runs", "next"},
     "end-run": {"directory", "teamName", "run", "processAlive", "next"},

@@ -19,16 +19,14 @@ from rtstore.model.records import (
     ActionKind,
     ActionOutcome,
     BatchOrigin,
-    BatchReason,
     BatchState,
     Criticality,
     InspectionState,
-    Owner,
     ReadinessImpact,
-    RebuildStrategy,
     RecoveryTrigger,
 )
 from rtstore.model.runs import RunEnding, RunState
+from rtstore.model.words import is_word
 from tests.control.build import HASH, INSERT_BATCH, INSERT_CONTENT, INSERT_ENTRY, INSERT_WRITE, TIME
 
 ENUMS: dict[tuple[str, str], type[StrEnum]] = {
@@ -41,10 +39,7 @@ ENUMS: dict[tuple[str, str], type[StrEnum]] = {
     ("runs", "ending"): RunEnding,
     ("runs", "state"): RunState,
     ("store_descriptors", "criticality"): Criticality,
-    ("store_descriptors", "owner"): Owner,
-    ("store_descriptors", "rebuild_strategy"): RebuildStrategy,
     ("write_batches", "origin"): BatchOrigin,
-    ("write_batches", "reason"): BatchReason,
     ("write_batches", "state"): BatchState,
 }
 """The columns that hold one of an enum's values."""
@@ -85,6 +80,30 @@ def test_enum_columns_refuse_other_values(
     """A word that is not one of the enum's is refused, by the constraint of that column."""
     drop_triggers(populated)
     for value in ("", "unheard_of", next(iter(ENUMS[table, column])).value.upper()):
+        with pytest.raises(sqlite3.IntegrityError, match=f"ck_{table}_{column}"):
+            populated.execute(f"UPDATE {table} SET {column} = ?", (value,))
+
+
+WORDS = [
+    ("store_descriptors", "owner"),
+    ("store_descriptors", "rebuild_strategy"),
+    ("write_batches", "reason"),
+]
+"""The columns that hold a word of the runtime's own."""
+NO_WORDS = ["", " a", "a b", "A", "aB", "9a", "_a", "a-b", "é", "aé", "a\n", "a\0b", "\0", "a" * 65]
+
+
+@pytest.mark.parametrize(("table", "column"), WORDS)
+def test_word_columns_hold_words_alone(
+    populated: sqlite3.Connection, table: str, column: str
+) -> None:
+    """A word of the runtime's own is taken as it is, and nothing of another form: as the library
+    judges it."""
+    for value in ("a", "a9_", "stop_tombstone", "a" * 64):
+        assert is_word(value)
+        populated.execute(f"UPDATE {table} SET {column} = ?", (value,))
+    for value in NO_WORDS:
+        assert not is_word(value)
         with pytest.raises(sqlite3.IntegrityError, match=f"ck_{table}_{column}"):
             populated.execute(f"UPDATE {table} SET {column} = ?", (value,))
 

@@ -103,7 +103,7 @@ def _our_answers(directory: Path, expected: Answers) -> Answers:
             {
                 "batchId": batch.batch_id,
                 "state": batch.state.value,
-                "reason": batch.reason.value,
+                "reason": str(batch.reason),
                 "runId": batch.run_id,
                 "receipts": len(batch.receipts),
                 "lastError": batch.last_error,

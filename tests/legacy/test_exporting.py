@@ -249,6 +249,27 @@ def test_stores_of_ones_own_are_set_aside(tmp_path: Path) -> None:
     assert content_rows(tmp_path / "out") == content_rows(directory)
 
 
+def test_reasons_of_ones_own_are_renamed(tmp_path: Path) -> None:
+    """A legacy program refuses receipts with a reason that it does not know: it gets another, the
+    report says so, and an import finds the word again."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store:
+        store.write_batch(identity=IDENTITY, reason="notes_were_taken", writes={LEASES: 1})
+        write(store, LEDGER, 2)
+        report = store.export(tmp_path / "out")
+        assert report.own_reasons == store.export().own_reasons == ("notes_were_taken",)
+        reasons = [batch.reason for batch in store.batches()]
+    written = document(directory / RECEIPTS)
+    assert [(item["reason"], item.get("ownReason")) for item in written] == [
+        ("launch_checkpoint", "notes_were_taken"),
+        (CHECKPOINT, None),
+    ]
+    assert accepted_by_the_legacy_runtime(directory)
+    take(tmp_path / "out")
+    with opened(tmp_path / "out") as store:
+        assert [batch.reason for batch in store.batches()] == reasons
+
+
 def test_an_entry_that_a_runtime_wrote_since(tmp_path: Path) -> None:
     """A store that was set aside and has an entry by now is what the manifest says."""
     directory = new_directory(tmp_path)

@@ -46,7 +46,7 @@ needs_legacy = pytest.mark.skipif(
 def descriptor(
     name: str = "test.store",
     *,
-    strategy: RebuildStrategy = RebuildStrategy.NONE,
+    strategy: str = RebuildStrategy.NONE,
     criticality: Criticality = Criticality.READINESS_BLOCKING,
     path: str | None = None,
 ) -> Descriptor:

@@ -89,7 +89,7 @@ BY_STATE = {
 # --- helpers ------------------------------------------------------------------------------------
 
 
-def single(strategy: RebuildStrategy, found: StoreFinding) -> RecoveryPlan:
+def single(strategy: str, found: StoreFinding) -> RecoveryPlan:
     """The plan of a directory with one store."""
     return plan_for([descriptor(strategy=strategy)], {"test.store": found})
 
@@ -107,6 +107,43 @@ def test_nothing_to_put_back(state: InspectionState, strategy: RebuildStrategy) 
     )
     assert plan.diagnostics == (f"test.store is {state.value}",)
     assert not plan.manifest_healthy
+
+
+OWN = "ask_the_scribe"
+OWN_KINDS = {
+    Criticality.READINESS_BLOCKING: (PROVIDER, ReadinessImpact.BLOCKED),
+    Criticality.REBUILDABLE_FROM_PROVIDER: (PROVIDER, ReadinessImpact.DEGRADED),
+    Criticality.REBUILDABLE_FROM_CANONICAL_DESTINATION: (DESTINATION, ReadinessImpact.DEGRADED),
+    Criticality.DIAGNOSTIC_ONLY: (PROVIDER, ReadinessImpact.NONE),
+}
+
+
+@pytest.mark.parametrize(
+    ("state", "criticality"), list(product((MISSING, UNCOMMITTED, QUARANTINED), Criticality))
+)
+def test_a_strategy_of_ones_own_waits_for_its_rebuilder(
+    state: InspectionState, criticality: Criticality
+) -> None:
+    """Nothing goes to quarantine before the function was called; the plan names it, and how much
+    that weighs is the criticality's."""
+    one = descriptor(strategy=OWN, criticality=criticality)
+    plan = plan_for([one], {"test.store": finding(state=state)})
+    kind, impact = OWN_KINDS[criticality]
+    assert kinds(plan) == [("test.store", kind)]
+    assert (plan.readiness_impact, plan.actions[0].rebuilder) == (impact, OWN)
+    assert plan.diagnostics == (
+        f"test.store is {state.value}",
+        f"Runtime store test.store needs the rebuilder {OWN}",
+    )
+    assert plan.model_dump(mode="json", by_alias=True)["actions"][0]["rebuilder"] == OWN
+
+
+@pytest.mark.parametrize("state", [MISSING, QUARANTINED, FUTURE, MISMATCH])
+def test_with_content_a_strategy_of_ones_own_is_as_any(state: InspectionState) -> None:
+    """What is committed is put back, and no rebuilder is asked for."""
+    ours = single(OWN, finding(state=state, in_database=True))
+    theirs = single(NONE, finding(state=state, in_database=True))
+    assert (ours.actions, ours.diagnostics) == (theirs.actions, theirs.diagnostics)
 
 
 @pytest.mark.parametrize(("state", "strategy"), list(product(DAMAGED_STATES, RebuildStrategy)))

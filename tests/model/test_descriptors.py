@@ -40,8 +40,8 @@ def test_known_stores() -> None:
             known.schema_name,
             known.relative_path,
             known.criticality.value,
-            known.owner.value,
-            known.rebuild_strategy.value,
+            known.owner,
+            known.rebuild_strategy,
         ]
         for known in KNOWN_DESCRIPTORS
     ] == rows
@@ -97,8 +97,8 @@ def test_a_descriptor_dumps_without_its_model() -> None:
         ("schema_version", 0),
         ("relative_path", "../launch-state.json"),
         ("criticality", "vital"),
-        ("owner", "nobody"),
-        ("rebuild_strategy", "hope"),
+        ("owner", "No body"),
+        ("rebuild_strategy", "hope-so"),
     ],
 )
 def test_a_bad_descriptor_is_refused(field: str, value: object) -> None:

@@ -302,4 +302,4 @@ def test_batch_reasons() -> None:
         "recovery",
     }
     with pytest.raises(ValidationError):
-        Batch.model_validate({**open_batch("b").batch.model_dump(), "reason": "because"})
+        Batch.model_validate({**open_batch("b").batch.model_dump(), "reason": "Because"})

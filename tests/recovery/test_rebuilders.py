@@ -120,6 +120,36 @@ def test_every_kind_of_rebuild_calls_its_function_and_writes_a_recovery_batch(
         assert content.run_id == "run-1"
 
 
+def test_a_strategy_of_ones_own_names_its_function(tmp_path: Path) -> None:
+    """`recover` and `begin_run` look for the function under the strategy's own name; without it
+    the step says which is missing; a misspelt one is refused by name."""
+    own = Descriptor(
+        schema_name="notes",
+        relative_path="notes.json",
+        criticality=Criticality.REBUILDABLE_FROM_PROVIDER,
+        owner="scribe",
+        rebuild_strategy="ask_the_scribe",
+    )
+
+    def ask(request: RebuildRequest) -> dict[str, object]:
+        return {"reason": request.reason}
+
+    with RuntimeStore.open(tmp_path, team_name="team-a", descriptors=[own]) as store:
+        plan = store.plan_recovery()
+        (step,) = store.recover(plan, identity=IDENTITY).steps
+        assert step.detail == "waits for the runtime: no rebuilder for ask_the_scribe"
+        with pytest.raises(InvalidRequestError, match="'ask_the_scribes' is no store, and no str"):
+            store.recover(plan, rebuilders={"ask_the_scribes": ask})
+        store.recover(plan, rebuilders={"ask_the_scribe": ask}, identity=IDENTITY)
+        assert store.read("notes").data == {"reason": "missing"}
+        store.begin_run("run-2", rebuilders={"ask_the_scribe": ask})
+        assert store.read("notes").data == {"reason": "Runtime store notes has stale run id"}
+    with RuntimeStore.open(tmp_path) as store:  # as the database remembers it
+        (remembered,) = store.descriptors
+        assert (remembered.owner, remembered.rebuild_strategy) == ("scribe", "ask_the_scribe")
+        assert remembered == own
+
+
 def test_a_rebuilder_that_fails_or_returns_nothing_leaves_its_store_as_it_was(
     store: RuntimeStore,
 ) -> None:

@@ -136,7 +136,7 @@ CALLS = {
         batch({LAUNCH: None}), InvalidRequestError, LAUNCH, "data"
     ),
     "unknown reason": Row(
-        batch({LEASES: 1}, reason="because"), InvalidRequestError, "because", "reason"
+        batch({LEASES: 1}, reason="Because"), InvalidRequestError, "Because", "reason"
     ),
     "reason of no type": Row(batch({LEASES: 1}, reason=7), InvalidRequestError, "7", "reason"),
     "identity as a dictionary": Row(

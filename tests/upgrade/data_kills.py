@@ -38,7 +38,7 @@ def check(directory: Path) -> list[str]:
     with open_it(directory, 3) as store:
         if store.read(A).data != {"values": [1], "count": 1} or store.read(B).schema_version != 3:
             problems.append("the data is not what it must be")
-        reasons = [batch.reason.value for batch in store.batches()]
+        reasons = [batch.reason for batch in store.batches()]
         if reasons.count("migration") != 1 or not agree(store):
             problems.append(f"batches {reasons}")
         if store.manifest().active_identity != IDENTITY:

@@ -18,16 +18,25 @@ from typing import Any
 
 from rtstore import BatchFailedError, FileSystem, Retention, RunIdentity, RuntimeStore
 from rtstore.control import run_processes
-from rtstore.model.descriptors import KNOWN_DESCRIPTORS
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.model.records import Criticality
 from rtstore.model.runs import RunProcess
-from tests.support import DIAGNOSTICS, LAUNCH, LEASES, LEDGER, SESSIONS, Ids, plain_descriptor
+from tests.support import DIAGNOSTICS, LAUNCH, LEASES, LEDGER, SESSIONS, Ids
 
 TEAM = "team-frozen"
 ZEROTH = RunIdentity(run_id="run-0")
 FIRST = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1", behavior_fingerprint="blue")
 SECOND = RunIdentity(run_id="run-2", capability_snapshot_id="cap-2", behavior_fingerprint="green")
 NOTES = "own.notes"
-DESCRIPTORS = (*KNOWN_DESCRIPTORS, plain_descriptor(NOTES, "own/notes.json"))
+OWN = Descriptor(
+    schema_name=NOTES,
+    relative_path="own/notes.json",
+    criticality=Criticality.READINESS_BLOCKING,
+    owner="scribe",
+    rebuild_strategy="ask_the_scribe",
+)
+"""A store with words of its own, which no revision before 0006 takes."""
+DESCRIPTORS = (*KNOWN_DESCRIPTORS, OWN)
 START = datetime(2026, 5, 1, 8, 0, tzinfo=UTC)
 OPEN_BATCH = "batch-open"
 KEPT = Retention(batches=900, contents_per_store=40, max_age=timedelta(days=40_000))
@@ -106,7 +115,7 @@ def live(directory: Path) -> None:
             writes={LAUNCH: launch("run-1", number), SESSIONS: {"sessions": []}},
         )
     write(FIRST, "host_lease_update", writes={LEASES: {"text": "é \u2028 \U0001f600", "n": 1}})
-    write(FIRST, "delivery_commit", writes={NOTES: ["one", 2, None], LEDGER: {"n": 1}})
+    write(FIRST, "notes_were_taken", writes={NOTES: ["one", 2, None], LEDGER: {"n": 1}})
     fs.name = "opencode-diagnostics.json"
     with suppress(BatchFailedError):
         write(FIRST, "launch_checkpoint", writes={LEASES: {"n": 99}, DIAGNOSTICS: {"n": 99}})

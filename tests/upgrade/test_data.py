@@ -292,7 +292,7 @@ def test_somebody_writes_in_between(directory: Path, monkeypatch: pytest.MonkeyP
         assert store.last_data_upgrade is not None
         assert store.read(C).data == {"value": 1}
         assert store.read(A).data == {"values": [1], "count": 1}
-        assert [batch.reason.value for batch in store.batches()].count("migration") == 1
+        assert [batch.reason for batch in store.batches()].count("migration") == 1
 
 
 # --- killed ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from rtstore.cli.snapshot import check_directory
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.system import FileSystem
 from rtstore.legacy import (
+    STANDS_FOR_OWN,
     ExportReport,
     Place,
     export_team_to,
@@ -81,7 +82,7 @@ def run(
 
     \b
     JSON: directory, teamName, highWatermark, controlFiles[], stores (number),
-      batches {STATE: number}, setAside[], leftOut[], notCommitted[], replaced[],
+      batches {STATE: number}, setAside[], ownReasons[], leftOut[], notCommitted[], replaced[],
       lanesOnly (DIR has no store; the keys above are of none),
       problem (why DIR itself was not exported, which has control or store files) or null,
       lanes[] {laneId, path, report (the keys above) or null (not imported yet)}
@@ -163,6 +164,7 @@ def _of_team(
         stores=0,
         batches={},
         set_aside=(),
+        own_reasons=(),
         left_out=(),
         not_committed=(),
         replaced=(),
@@ -221,6 +223,11 @@ def _show_directory(page: Page, report: ExportReport, what: str) -> None:
         page.line(
             Cell("set aside: ", "warn"),
             f"{store}: a file-only runtime would refuse a manifest that names it",
+        )
+    for reason in report.own_reasons:
+        page.line(
+            Cell("renamed: ", "warn"),
+            f"the reason {reason}: a file-only runtime reads {STANDS_FOR_OWN} there",
         )
     for store in report.left_out:
         page.line(Cell("left out: ", "warn"), f"{store}: its content is not in the database")

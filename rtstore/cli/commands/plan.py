@@ -68,7 +68,7 @@ def run(
     JSON: directory, teamName, verdict, readiness, nothingCommitted, expectedIdentity,
       run, processAlive, staleStores[] (as in "status"),
       plan {planId, teamName, runId, createdAt, highWatermark, manifestHealthy,
-        readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?},
+        readinessImpact (none|degraded|blocked), actions[] {kind, schemaName, reason?, rebuilder?},
         diagnostics[]},
       recovery[] {schemaName, kind, reason, intention}, next[] {command, why}
     """

@@ -38,10 +38,10 @@ from rtstore.errors import InvalidRequestError
 from rtstore.model.records import (
     ActionKind,
     Batch,
-    BatchReason,
     HindranceKind,
     InspectionState,
     ReadinessCheck,
+    ReasonName,
     Record,
     RunIdentity,
     StaleStore,
@@ -54,7 +54,7 @@ class CommittedBatch(Record):
     """The batch that was committed last."""
 
     batch_id: str
-    reason: BatchReason
+    reason: ReasonName
     run_id: str | None
     completed_at: Timestamp
     age_seconds: float

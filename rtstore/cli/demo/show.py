@@ -14,9 +14,9 @@ from rtstore.cli.snapshot import Look, Verdict
 from rtstore.cli.steps import show_steps
 from rtstore.model.records import (
     ActionKind,
-    BatchReason,
     BatchState,
     ReadinessCheck,
+    ReasonName,
     Record,
     RecoveryPlan,
     RecoveryStep,
@@ -47,7 +47,7 @@ class WrittenBatch(Record):
     """A checkpoint that was written before the crash."""
 
     batch_id: str
-    reason: BatchReason
+    reason: ReasonName
     about: str
     stores: tuple[str, ...]
 

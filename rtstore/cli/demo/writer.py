@@ -33,7 +33,7 @@ from rtstore.model.descriptors import (
     RUNTIME_REVISION,
     SESSION_STORE,
 )
-from rtstore.model.records import BatchReason, Record, RunIdentity
+from rtstore.model.records import BatchReason, ReasonName, Record, RunIdentity
 from rtstore.store import RuntimeStore
 from rtstore.testing.dying import Watch, dying_at
 from rtstore.testing.points import CrashPoint, crash_points
@@ -56,7 +56,7 @@ class Checkpoint(NamedTuple):
     """One batch of the demo, and what it is about."""
 
     about: str
-    reason: BatchReason
+    reason: ReasonName
     writes: dict[str, Any]
 
 
