@@ -427,6 +427,21 @@ class ContentMissingError(RecoveryNeededError):
         )
 
 
+class DataRefusedError(RecoveryNeededError):
+    """Committed data does not pass the payload model of the descriptor that it was asked for with:
+    it was written under another model, or without one."""
+
+    def __init__(self, store: str, model: str, problem: str) -> None:
+        self.store = store
+        self.model = model
+        self.problem = problem
+        super().__init__(
+            f"store {store}: the committed data does not pass {model}: {problem}. Nothing was "
+            f"changed. By its name, {store!r}, it can be read and updated as plain JSON; what "
+            f"passes {model} can be written over it."
+        )
+
+
 class RecoveryFailedError(RecoveryNeededError):
     """A step of a recovery failed. The steps before it stay done; run the recovery again."""
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
+from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from rtstore.commit.adopt import last_identity
@@ -39,7 +40,7 @@ from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
 from rtstore.history.prune import PruneProgress, PruneReport, prune_history
-from rtstore.history.reader import Snapshot, StoreContent, StoreReader
+from rtstore.history.reader import Snapshot, StoreContent, StoreReader, content_for
 from rtstore.history.versions import (
     CONTENT_FIELDS,
     At,
@@ -63,7 +64,7 @@ from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member, reason_name
 from rtstore.model.data_upgrade import upgraded_data
 from rtstore.model.decide import build_readiness
-from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.descriptors import Descriptor, Registry, StoreKey
 from rtstore.model.differences import differences
 from rtstore.model.envelope import decode
 from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
@@ -83,6 +84,7 @@ from rtstore.model.request import Writes, batch_request
 from rtstore.model.runs import RunEnding, RunProcess, RunRecord, StartState
 from rtstore.model.start import start_state
 from rtstore.model.times import Clock, utc_now
+from rtstore.model.typed import change_for
 from rtstore.recovery.begin import Keep, RunStarter
 from rtstore.recovery.execute import Recovery
 from rtstore.recovery.gather import RecoveryPlanner
@@ -93,6 +95,8 @@ if TYPE_CHECKING:
     from rtstore.legacy import ExportReport
     from rtstore.maintenance.backup import Backup
     from rtstore.maintenance.backup.record import Progress
+
+Payload = TypeVar("Payload", bound=BaseModel)
 
 _CLOSING_TIMEOUT_S = 1.0
 _WHY_LENGTH_MAX = 500
@@ -365,9 +369,10 @@ class RuntimeStore:
         The whole batch is durable when this returns. A crash earlier leaves all of it or nothing.
         A batch under a run id that was never seen begins that run, and supersedes the active one
         even if its process is alive: `begin_run` asks first.
-        `writes` maps store names to their new data (plain JSON values, or a pydantic model); the
-        files are published in its order. See `BatchWriter.write_batch` for
-        `expected_high_watermark`, `batch_id` and the errors.
+        `writes` maps stores, given by name or by descriptor, to their new data: plain JSON values,
+        or an object of a pydantic model; the files are published in its order. Data of a store with
+        a payload model must pass it, and is written as the model dumps it. See
+        `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors.
         """
         request = batch_request(
             self.team_name, self.descriptors, identity=identity, reason=reason, writes=writes
@@ -376,9 +381,29 @@ class RuntimeStore:
             request, expected_high_watermark=expected_high_watermark, batch_id=batch_id
         )
 
+    @overload
+    def update(
+        self,
+        store: Descriptor[Payload],
+        change: Callable[[Payload], Payload],
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+    ) -> Batch: ...
+
+    @overload
     def update(
         self,
         store: str,
+        change: Callable[[Any], Any],
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+    ) -> Batch: ...
+
+    def update(
+        self,
+        store: StoreKey,
         change: Callable[[Any], Any],
         *,
         identity: RunIdentity,
@@ -387,14 +412,16 @@ class RuntimeStore:
         """Read, change and write one store under the writer lock, so that no update is lost.
 
         `change` is called with the committed data (None before the first batch), which it may
-        modify, and returns the new data. Durable on return. Raises `StoreFileChangedError` when
-        somebody else changed the file: their edit is neither used nor overwritten.
+        modify, and returns the new data. For a store that is given by its descriptor, both are
+        objects of its payload model, and something must have been committed; raises
+        `DataRefusedError` when the model does not accept it. Durable on return. Raises
+        `StoreFileChangedError` when somebody else changed the file: their edit is neither used nor
+        overwritten.
         """
-        change = plain_change(change, store)
         descriptor = self.descriptors.get(store)
         return self._writer.update(
             descriptor,
-            change,
+            change_for(store, plain_change(change, descriptor.schema_name)),
             team_name=self.team_name,
             identity=checked_identity(identity),
             reason=reason_name(reason),
@@ -422,9 +449,9 @@ class RuntimeStore:
                 snapshot and fingerprint are. An id is used once: never that of a run that ended or
                 was superseded.
             writes: the first contents, as in `write_batch`.
-            keep: names of stores that are taken over as they are, or `"all"`: every committed
+            keep: stores that are taken over as they are, or `"all"`: every committed
                 store that is neither given nor rebuilt.
-            rebuilders: functions that make data from the old data, by store name or by strategy:
+            rebuilders: functions that make data from the old data, by store or by strategy:
                 for every store that is neither given nor kept by name. They are called without
                 the writer lock, perhaps again when their store was written meanwhile.
             supersede: begin although the process of the active run is alive on this host; its
@@ -518,8 +545,20 @@ class RuntimeStore:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def read(self, store: str, *, verify: bool = True, at: At | None = None) -> StoreContent:
+    @overload
+    def read(
+        self, store: Descriptor[Payload], *, verify: bool = True, at: At | None = None
+    ) -> StoreContent[Payload]: ...
+
+    @overload
+    def read(self, store: str, *, verify: bool = True, at: At | None = None) -> StoreContent: ...
+
+    def read(self, store: StoreKey, *, verify: bool = True, at: At | None = None) -> StoreContent:
         """Return the committed content of a store, from the database. Takes no lock.
+
+        The data is plain JSON for a store that is given by its name. For one that is given by its
+        descriptor it is an object of its payload model; raises `DataRefusedError` when the model
+        does not accept what is committed.
 
         With `verify`, the file is compared with the entry: by size and time, and by hash where
         those differ. Raises `StoreFileChangedError` when somebody else changed or removed the
@@ -533,18 +572,19 @@ class RuntimeStore:
         """
         descriptor = self.descriptors.get(store)
         if at is not None:
-            return self._content_at(descriptor.schema_name, checked_point(at))
+            content_then = self._content_at(descriptor.schema_name, checked_point(at))
+            return content_for(store, content_then)
         content = self._reader.read(descriptor, verify=verify)
         if content is None:
-            raise InvalidRequestError(
-                "store", "no committed content: it was never written in a batch", store=store
-            )
-        return content
+            problem = "no committed content: it was never written in a batch"
+            raise InvalidRequestError("store", problem, store=descriptor.schema_name)
+        return content_for(store, content)
 
-    def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
+    def snapshot(self, stores: Iterable[StoreKey] | None = None) -> Snapshot:
         """Several stores (default: all) as of one batch, from the database; takes no lock and does
         not look at the files. A store that was never written is absent; one whose content
-        the database has lost is in `lost`."""
+        the database has lost is in `lost`. `snapshot[ROSTER].data` is an object of the payload
+        model of that descriptor; by name it is plain JSON."""
         names = self.descriptors.names if stores is None else arguments.several(stores, "stores")
         return self._reader.snapshot([self.descriptors.get(name).schema_name for name in names])
 
@@ -663,7 +703,7 @@ class RuntimeStore:
 
     def adopt(
         self,
-        store: str,
+        store: StoreKey,
         *,
         identity: RunIdentity | None = None,
         reason: BatchReason | str = BatchReason.RECOVERY,
@@ -797,7 +837,7 @@ class RuntimeStore:
 
     # --- earlier versions -----------------------------------------------------------------------
 
-    def history(self, store: str, *, limit: int | None = None) -> list[StoreVersion]:
+    def history(self, store: StoreKey, *, limit: int | None = None) -> list[StoreVersion]:
         """Return the newest `limit` committed versions of a store (default: all), oldest first.
 
         History goes back as far as `retention` keeps batches; `has_content` says which versions
@@ -810,7 +850,7 @@ class RuntimeStore:
             lambda connection: history.list_versions(connection, name, limit)[::-1]
         )
 
-    def diff(self, store: str, a: At, b: At | None = None) -> StoreDifferences:
+    def diff(self, store: StoreKey, a: At, b: At | None = None) -> StoreDifferences:
         """Return the differences of a store between two points in time. Default for `b`: now.
 
         Takes no lock and does not read the file. Raises `InvalidRequestError` as `read` does.
@@ -833,7 +873,7 @@ class RuntimeStore:
 
     def revert(
         self,
-        store: str,
+        store: StoreKey,
         *,
         to: At,
         identity: RunIdentity | None = None,
@@ -969,12 +1009,27 @@ class Run(RunFacts):
             batch_id=batch_id,
         )
 
+    @overload
+    def update(
+        self,
+        store: Descriptor[Payload],
+        change: Callable[[Payload], Payload],
+        *,
+        reason: BatchReason | str,
+    ) -> Batch: ...
+
+    @overload
     def update(
         self, store: str, change: Callable[[Any], Any], *, reason: BatchReason | str
+    ) -> Batch: ...
+
+    def update(
+        self, store: StoreKey, change: Callable[[Any], Any], *, reason: BatchReason | str
     ) -> Batch:
         """Read, change and write one store under the writer lock: see `RuntimeStore.update`. Raises
         `StaleRunError` when the run is over; `change` is not called then."""
-        return self.store.update(store, change, identity=self.identity, reason=reason)
+        update: Callable[..., Batch] = self.store.update  # one overload or the other
+        return update(store, change, identity=self.identity, reason=reason)
 
     def plan_recovery(self) -> RecoveryPlan:
         """Return what to do about the store files, for this run's identity."""

@@ -55,13 +55,13 @@ Operations on a directory that is not open (`upgrade_directory`, `import_directo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 from rtstore.aio.calls import Call, LoopObserver
 from rtstore.aio.pools import (
@@ -84,7 +84,7 @@ from rtstore.history.versions import At, StoreDifferences
 from rtstore.legacy import ExportReport
 from rtstore.maintenance.backup import Backup
 from rtstore.maintenance.backup.record import Progress
-from rtstore.model.descriptors import Descriptor
+from rtstore.model.descriptors import Descriptor, StoreKey, store_name
 from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.records import (
     Batch,
@@ -102,7 +102,7 @@ from rtstore.model.runs import RunEnding, RunRecord, StartState
 from rtstore.model.times import Clock, utc_now
 from rtstore.recovery.begin import Keep
 from rtstore.recovery.rebuilders import Rebuilders
-from rtstore.store import Run, RunFacts, RuntimeStore, note_not_ended, plain_change
+from rtstore.store import Payload, Run, RunFacts, RuntimeStore, note_not_ended, plain_change
 
 OpenedT = TypeVar("OpenedT", bound="AsyncRuntimeStore | AsyncRun")
 
@@ -283,9 +283,29 @@ class AsyncRuntimeStore:
                 call.explain_to(error)
             raise
 
+    @overload
+    async def update(
+        self,
+        store: Descriptor[Payload],
+        change: Callable[[Payload], Payload],
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+    ) -> Batch: ...
+
+    @overload
     async def update(
         self,
         store: str,
+        change: Callable[[Any], Any],
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+    ) -> Batch: ...
+
+    async def update(
+        self,
+        store: StoreKey,
         change: Callable[[Any], Any],
         *,
         identity: RunIdentity,
@@ -296,9 +316,10 @@ class AsyncRuntimeStore:
         `change` is a plain function, and should be quick; it runs in a thread, under the lock. What
         it raises is raised here; only a `StopIteration` becomes a `RuntimeError`, as Python has it.
         """
-        plain_change(change, store)  # a coroutine function is refused at once
+        plain_change(change, store_name(store))  # a coroutine function is refused at once
+        update: Callable[..., Batch] = self.sync_store.update  # one overload or the other
         return await self._workers.writes.run(
-            self.sync_store.update, store, change, identity=identity, reason=reason
+            update, store, change, identity=identity, reason=reason
         )
 
     # --- runs -----------------------------------------------------------------------------------
@@ -376,19 +397,32 @@ class AsyncRuntimeStore:
 
     # --- reading --------------------------------------------------------------------------------
 
-    async def read(self, store: str, *, verify: bool = True, at: At | None = None) -> StoreContent:
-        """Return the committed content of a store, now or at a point in time. Takes no lock."""
-        return await self._workers.reads.run(self.sync_store.read, store, verify=verify, at=at)
+    @overload
+    async def read(
+        self, store: Descriptor[Payload], *, verify: bool = True, at: At | None = None
+    ) -> StoreContent[Payload]: ...
 
-    async def history(self, store: str, *, limit: int | None = None) -> list[StoreVersion]:
+    @overload
+    async def read(
+        self, store: str, *, verify: bool = True, at: At | None = None
+    ) -> StoreContent: ...
+
+    async def read(
+        self, store: StoreKey, *, verify: bool = True, at: At | None = None
+    ) -> StoreContent:
+        """Return the committed content of a store, now or at a point in time. Takes no lock."""
+        read: Callable[..., StoreContent] = self.sync_store.read  # one overload or the other
+        return await self._workers.reads.run(read, store, verify=verify, at=at)
+
+    async def history(self, store: StoreKey, *, limit: int | None = None) -> list[StoreVersion]:
         """Return the newest `limit` committed versions of a store (default: all), oldest first."""
         return await self._workers.reads.run(self.sync_store.history, store, limit=limit)
 
-    async def diff(self, store: str, a: At, b: At | None = None) -> StoreDifferences:
+    async def diff(self, store: StoreKey, a: At, b: At | None = None) -> StoreDifferences:
         """Return the differences of a store between two points in time (the second: now)."""
         return await self._workers.reads.run(self.sync_store.diff, store, a, b)
 
-    async def snapshot(self, stores: Iterable[str] | None = None) -> Snapshot:
+    async def snapshot(self, stores: Iterable[StoreKey] | None = None) -> Snapshot:
         """Return several stores (default: all) as of one batch. Takes no lock."""
         names = None if stores is None else tuple(stores)
         return await self._workers.reads.run(self.sync_store.snapshot, names)
@@ -487,7 +521,7 @@ class AsyncRuntimeStore:
 
     async def adopt(
         self,
-        store: str,
+        store: StoreKey,
         *,
         identity: RunIdentity | None = None,
         reason: BatchReason | str = BatchReason.RECOVERY,
@@ -499,7 +533,7 @@ class AsyncRuntimeStore:
 
     async def revert(
         self,
-        store: str,
+        store: StoreKey,
         *,
         to: At,
         identity: RunIdentity | None = None,
@@ -565,12 +599,27 @@ class AsyncRun(RunFacts):
             batch_id=batch_id,
         )
 
+    @overload
+    async def update(
+        self,
+        store: Descriptor[Payload],
+        change: Callable[[Payload], Payload],
+        *,
+        reason: BatchReason | str,
+    ) -> Batch: ...
+
+    @overload
     async def update(
         self, store: str, change: Callable[[Any], Any], *, reason: BatchReason | str
+    ) -> Batch: ...
+
+    async def update(
+        self, store: StoreKey, change: Callable[[Any], Any], *, reason: BatchReason | str
     ) -> Batch:
         """Read, change and write one store under the writer lock. `change` is a plain function; it
         is not called when the run is over."""
-        return await self.store.update(store, change, identity=self.identity, reason=reason)
+        update: Callable[..., Awaitable[Batch]] = self.store.update  # one overload or the other
+        return await update(store, change, identity=self.identity, reason=reason)
 
     async def plan_recovery(self) -> RecoveryPlan:
         """Return what to do about the store files, for this run's identity."""

@@ -5,16 +5,21 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, overload
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from rtstore.control import batches, contents, manifest
 from rtstore.control.lock import WriterLock
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import Row
-from rtstore.errors import BatchUnfinishedError, ContentMissingError, StoreFileChangedError
+from rtstore.errors import (
+    BatchUnfinishedError,
+    ContentMissingError,
+    InvalidRequestError,
+    StoreFileChangedError,
+)
 from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.files.stamp import is_as_committed, read_hashed
@@ -29,11 +34,14 @@ from rtstore.model.descriptors import (
     SESSION_STORE,
     Descriptor,
     Registry,
+    StoreKey,
+    store_name,
 )
 from rtstore.model.envelope import decode_own, payload_problem
 from rtstore.model.invariants import validate_invariants
 from rtstore.model.records import LoggedBatch, Manifest, ManifestEntry, PublishedFile, Record
 from rtstore.model.times import Timestamp, parse_time
+from rtstore.model.typed import data_for
 
 _SAME = "same"
 _LOOKS = 50
@@ -48,12 +56,26 @@ _INVARIANT_STORES = {
 }
 
 
-class StoreContent(Record):
+if TYPE_CHECKING:  # `StoreContent` alone is `StoreContent[Any]`
+    from typing_extensions import TypeVar
+
+    DataT_co = TypeVar("DataT_co", covariant=True, default=Any)
+    Payload = TypeVar("Payload", bound=BaseModel)
+else:
+    from typing import TypeVar
+
+    DataT_co = TypeVar("DataT_co", covariant=True)
+    Payload = TypeVar("Payload", bound=BaseModel)
+
+
+class StoreContent(Record, Generic[DataT_co]):
     """The committed content of one store."""
 
     schema_name: str
     schema_version: int
-    data: Any
+    data: DataT_co
+    """Plain JSON; or an object of the payload model, for a store that was given by its
+    descriptor."""
     updated_at: Timestamp
     content_hash: str
     batch_id: str
@@ -76,13 +98,52 @@ class Snapshot(Record):
     directory: Path = Field(default=Path(), exclude=True)
     """The runtime directory."""
 
-    def data(self, schema_name: str) -> Any:
-        """Return the data of a store, or None when nothing is committed for it. Raises
-        `ContentMissingError` for a store in `lost`."""
-        if schema_name in self.lost:
-            raise ContentMissingError(schema_name, self.directory, self.lost[schema_name])
-        content = self.contents.get(schema_name)
+    @overload
+    def data(self, store: Descriptor[Payload]) -> Payload | None: ...
+
+    @overload
+    def data(self, store: str) -> Any: ...
+
+    def data(self, store: StoreKey) -> Any:
+        """Return the data of a store, or None when nothing is committed for it. Raises as `get`."""
+        content = self.get(store)
         return None if content is None else content.data
+
+    @overload
+    def get(self, store: Descriptor[Payload]) -> StoreContent[Payload] | None: ...
+
+    @overload
+    def get(self, store: str) -> StoreContent | None: ...
+
+    def get(self, store: StoreKey) -> StoreContent | None:
+        """Return the content of a store, or None when nothing is committed for it. Raises
+        `ContentMissingError` for a store in `lost`, and `DataRefusedError` as `read`."""
+        name = store_name(store)
+        if name in self.lost:
+            raise ContentMissingError(name, self.directory, self.lost[name])
+        content = self.contents.get(name)
+        return None if content is None else content_for(store, content)
+
+    @overload
+    def __getitem__(self, store: Descriptor[Payload]) -> StoreContent[Payload]: ...
+
+    @overload
+    def __getitem__(self, store: str) -> StoreContent: ...
+
+    def __getitem__(self, store: StoreKey) -> StoreContent:
+        """Return the content of a store. Raises as `get`, and `InvalidRequestError` when the
+        snapshot has none."""
+        content = self.get(store)
+        if content is None:
+            problem = "no committed content in this snapshot: never written, or not asked for"
+            raise InvalidRequestError("store", problem, store=store_name(store))
+        return content
+
+
+def content_for(store: StoreKey, content: StoreContent) -> StoreContent:
+    """Return a content with its data as its caller asked for the store: see `data_for`."""
+    data = data_for(store, content.data, content.schema_version)
+    return content if data is content.data else content.model_copy(update={"data": data})
 
 
 class StoreReader:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -25,6 +26,15 @@ from rtstore.model.records import (
     RebuildStrategy,
     StrategyName,
 )
+
+if TYPE_CHECKING:  # `Descriptor` alone is `Descriptor[Any]`: that is newer than our oldest Python
+    from typing_extensions import TypeVar
+
+    PayloadT_co = TypeVar("PayloadT_co", bound=BaseModel, covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    PayloadT_co = TypeVar("PayloadT_co", bound=BaseModel, covariant=True)
 
 LAUNCH_STATE = "opencode.launchState"
 SESSION_STORE = "opencode.sessionStore"
@@ -68,23 +78,76 @@ DataUpgrade = Callable[[Any], Any]
 may be called more than once with the same data, so it must have no side effects."""
 
 
-class Descriptor(Argument):
+OWN_OWNER = "runtime"
+"""The owner of a store whose descriptor names none."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
+_NAME_LENGTH_MAX = 200
+
+
+class Descriptor(Argument, Generic[PayloadT_co]):
     """One kind of state kept in one JSON file, as known before any file is looked at.
 
-    `relative_path` is below the runtime directory, with `/` between its parts. `payload` is the
-    pydantic model that the data must satisfy; with None any JSON is accepted. `upgrades` has the
-    functions that upgrade older data, step by step: `{1: from_1_to_2, 2: from_2_to_3}`. The
-    database remembers a descriptor without its payload and functions: they live in the runtime.
+    `Descriptor("team.roster", payload=Roster)` is enough. What it leaves out is the careful choice:
+    the runtime does not start while something is wrong with the store, what is committed is put
+    back, and nothing is thrown away. The database remembers a descriptor without its payload and
+    upgrades: they live in the runtime, which passes its descriptors whenever it opens the store.
     """
 
-    schema_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=200)
+    schema_name: str = Field(pattern=rf"^{_NAME.pattern}$", max_length=_NAME_LENGTH_MAX)
+    """The name of the store: letters, digits and `_.:-`, a letter or a digit first, at most 200."""
     schema_version: int = Field(default=1, ge=1)
+    """The version of the form of its data. Raise it together with a function in `upgrades`."""
     relative_path: str
-    criticality: Criticality
-    owner: OwnerName
-    rebuild_strategy: StrategyName
-    payload: type[BaseModel] | None = Field(default=None, exclude=True, repr=False)
+    """Its file, below the runtime directory, with `/` between the parts. Default: the name with
+    `.json` behind it, and `+` for each `:`, which some file systems do not take. A name that is
+    reserved or too long for a file has no default."""
+    criticality: Criticality = Criticality.READINESS_BLOCKING
+    """How much the runtime depends on it. Default: it does not start while something is wrong."""
+    owner: OwnerName = OWN_OWNER
+    """The part of the runtime that it belongs to: a name. Nothing depends on it."""
+    rebuild_strategy: StrategyName = RebuildStrategy.NONE
+    """How its data is made again where the database has nothing to put back: a known strategy, or
+    the name of a function in `rebuilders`. Default: the runtime must write it."""
+    payload: type[PayloadT_co] | None = Field(default=None, exclude=True, repr=False)
+    """The pydantic model of its data: what is written must pass it, and is stored as the model
+    dumps it. None: any JSON."""
     upgrades: Mapping[int, DataUpgrade] = Field(default_factory=dict, exclude=True, repr=False)
+    """Functions that bring older data up, step by step: `{1: from_1_to_2, 2: from_2_to_3}`."""
+
+    @overload
+    def __init__(
+        self,
+        schema_name: str,
+        *,
+        payload: type[PayloadT_co],
+        schema_version: int = 1,
+        relative_path: str | None = None,
+        criticality: Criticality | str = Criticality.READINESS_BLOCKING,
+        owner: Owner | str = OWN_OWNER,
+        rebuild_strategy: RebuildStrategy | str = RebuildStrategy.NONE,
+        upgrades: Mapping[int, DataUpgrade] = {},
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Descriptor[Any],
+        schema_name: str,
+        *,
+        payload: type[BaseModel] | None = None,
+        schema_version: int = 1,
+        relative_path: str | None = None,
+        criticality: Criticality | str = Criticality.READINESS_BLOCKING,
+        owner: Owner | str = OWN_OWNER,
+        rebuild_strategy: RebuildStrategy | str = RebuildStrategy.NONE,
+        upgrades: Mapping[int, DataUpgrade] = {},
+    ) -> None: ...
+
+    def __init__(self, *name: Any, **fields: Any) -> None:
+        """Make a descriptor; each parameter is the field of its name. Raises
+        `InvalidRequestError`."""
+        super().__init__(**_with_defaults(name, fields))
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # not for model_validate
 
     def __hash__(self) -> int:
         return hash((self.schema_name, self.schema_version, self.relative_path))
@@ -102,6 +165,32 @@ class Descriptor(Argument):
         if problem is not None:
             raise ValueError(f"relative path {shown(path)} {problem}")
         return path
+
+
+def _with_defaults(name: tuple[Any, ...], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a descriptor with its name, and with a path if it has none."""
+    if len(name) > 1 or (name and not fields.keys().isdisjoint(("schema_name", "schemaName"))):
+        problem = "is the only argument without its name, and is given once"
+        raise InvalidRequestError("Descriptor.schema_name", problem)
+    if name:
+        fields = {"schema_name": name[0], **fields}
+    given = fields.get("schema_name", fields.get("schemaName"))
+    if fields.get("relative_path") is None and "relativePath" not in fields:
+        fields = {**fields, "relative_path": _default_path(given)}
+    return fields
+
+
+def _default_path(name: object) -> str:
+    """Return the file of a store whose descriptor names none. Raises `InvalidRequestError` for a
+    good name that is none for a file."""
+    if not (isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= _NAME_LENGTH_MAX):
+        return "nowhere.json"  # the name itself is refused
+    path = f"{name.replace(':', '+')}.json"
+    problem = relative_path_problem(path)
+    if problem is not None:
+        why = f"must be given for this store: {shown(path)}, its default, {problem}"
+        raise InvalidRequestError("Descriptor.relative_path", why, store=name)
+    return path
 
 
 def relative_path_problem(path: str) -> str | None:
@@ -133,6 +222,28 @@ def same_file_key(path: str) -> str:
     """Return a key that is equal for two paths which a common file system may treat as one: paths
     that differ in case, or in how an accented letter is composed."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+StoreKey = str | Descriptor
+"""A store in a call: its name, for plain JSON; or its descriptor, for objects of its model."""
+
+
+def store_name(store: StoreKey) -> str:
+    """Return the name of a store that is given by its name or by its descriptor."""
+    return store.schema_name if isinstance(store, Descriptor) else store
+
+
+def _refuse_another(given: Descriptor, registered: Descriptor) -> None:
+    """Raise `InvalidRequestError` for a descriptor that differs from the registered one in what is
+    written: its file, the version of its data, or the model."""
+    for field in ("relative_path", "schema_version", "payload"):
+        other = getattr(registered, field)
+        if getattr(given, field) != other:
+            problem = (
+                f"is another descriptor than the one that the store was opened with, whose {field} "
+                f"is {shown(other)}: pass this one to open, in descriptors=[...]"
+            )
+            raise InvalidRequestError("store", problem, store=given.schema_name)
 
 
 class Registry:
@@ -169,12 +280,15 @@ class Registry:
             owner_of[path] = name
             user_of.update(dict.fromkeys(needed, name))
 
-    def get(self, schema_name: str) -> Descriptor:
-        """Return the descriptor of a store. Raises `UnknownStoreError`."""
-        name: object = schema_name
+    def get(self, store: StoreKey) -> Descriptor:
+        """Return the descriptor of a store, which is given by its name or by itself. Raises
+        `UnknownStoreError`, and `InvalidRequestError` for another descriptor of that name."""
+        name: object = store_name(store)
         found = self._by_name.get(name) if isinstance(name, str) else None
         if found is None:
-            raise UnknownStoreError(schema_name, self.names)
+            raise UnknownStoreError(store_name(store), self.names)
+        if isinstance(store, Descriptor) and store is not found:
+            _refuse_another(store, found)
         return found
 
     @property
@@ -188,8 +302,9 @@ class Registry:
     def __len__(self) -> int:
         return len(self._by_name)
 
-    def __contains__(self, schema_name: object) -> bool:
-        return isinstance(schema_name, str) and schema_name in self._by_name
+    def __contains__(self, store: object) -> bool:
+        name = store.schema_name if isinstance(store, Descriptor) else store
+        return isinstance(name, str) and name in self._by_name
 
 
 def _directories(path: str) -> list[str]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
@@ -21,8 +21,11 @@ from pydantic_core import CoreSchema, SchemaValidator, core_schema
 from rtstore.errors import InvalidRequestError
 from rtstore.foreign import fails_again, origin_of
 from rtstore.model import json_data
+from rtstore.model.payloads import PartialModel
 from rtstore.model.records import InspectionFault
 from rtstore.model.times import format_time
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 def _plain_json() -> CoreSchema:
@@ -123,14 +126,17 @@ def encode(
     Raises `InvalidRequestError`, which names the place, when the data is not JSON (NaN, infinities,
     sets, tuples, bytes, lone surrogates, keys that are no strings, cycles), when it could not be
     read back (numbers of more than 4300 digits), when it is larger than SQLite holds, or when the
-    payload model refuses it. The data itself is written, not the output of the model: unknown keys
-    and their order stay.
+    payload model refuses it. With a model, what the model dumps is written: `"3"` for a number as
+    3, and unknown keys where the model keeps them. Without one, or with a `PartialModel`, the data
+    itself is: unknown keys and their order stay.
     """
     if isinstance(data, BaseModel):
-        data = json_data.dump(data, store)
+        is_checked = payload is not None and isinstance(data, payload)
+        data = json_data.dump(data, store, warnings=not is_checked)
     refuse_too_large(_least_size(data), store)
     plain = _plain(data, store)
-    check_payload(plain, store=store, payload=payload)
+    if payload is not None:
+        plain = _normalised(plain, store, payload)
     document = {"schemaVersion": schema_version, "updatedAt": _TIME_PLACEHOLDER, "data": plain}
     try:
         encoded = pydantic_core.to_json(document, indent=2)
@@ -186,13 +192,28 @@ def _plain(data: object, store: str) -> object:
             raise InvalidRequestError(*problem, store=store) from None
 
 
-def check_payload(data: object, *, store: str, payload: type[BaseModel] | None) -> None:
-    """Raise `InvalidRequestError`, which names the place, when the payload model refuses data."""
-    if payload is None:
-        return
+def _normalised(plain: object, store: str, payload: type[BaseModel]) -> object:
+    """Return JSON data as its model dumps it. Raises `InvalidRequestError` when the model refuses
+    the data, or what it dumped itself: that could not be read back."""
+    model = _accepted(plain, store, payload)
+    if issubclass(payload, PartialModel):
+        return plain
+    dumped = _plain(json_data.dump(model, store), store)
+    if dumped != plain:
+        try:
+            _accepted(dumped, store, payload)
+        except InvalidRequestError as error:
+            problem = f"{payload.__name__} does not accept what it dumped: {error.problem}"
+            raise InvalidRequestError(error.field, problem, store=store) from None
+    return dumped
+
+
+def _accepted(data: object, store: str, payload: type[BaseModel]) -> BaseModel:
+    """Return data as an object of its payload model. Raises `InvalidRequestError`, which names the
+    place, when the model refuses it."""
     validate = partial(payload.model_validate, data, by_alias=True, by_name=False)
     try:
-        validate()
+        return validate()
     except ValidationError as error:
         if not fails_again(validate):
             raise origin_of(error) from None
@@ -245,11 +266,16 @@ def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None
 
     Any exception of a validator of the runtime counts as a refusal, too.
     """
-    if payload is None:
-        return None
+    found = None if payload is None else as_payload(data, payload)
+    return found if isinstance(found, str) else None
+
+
+def as_payload(data: object, payload: type[AnyModel]) -> AnyModel | str:
+    """Return data that was read as an object of its payload model; or where and why the model
+    refuses it, as `payload_problem`."""
     validate = partial(payload.model_validate, data, by_alias=True, by_name=False)
     try:
-        validate()
+        return validate()
     except ValidationError as error:
         if not fails_again(validate, Exception):
             raise origin_of(error) from None
@@ -260,7 +286,6 @@ def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None
         if not fails_again(validate, Exception):
             raise
         return f"data: {type(error).__name__}: {error}"
-    return None
 
 
 def _first_problem(error: ValidationError) -> tuple[str, str]:

@@ -19,14 +19,15 @@ _JSON_TYPES = (str, int, float, dict, list, type(None))
 _FINITE = "must be a finite number, not {}: JSON has none such"
 
 
-def dump(model: BaseModel, store: str) -> object:
+def dump(model: BaseModel, store: str, *, warnings: bool = True) -> object:
     """Return a model as JSON data, by its own rules.
 
     Where the type of a field is open (`Any`, extra fields), pydantic writes NaN and infinity as
     null; and of the keys 1 and "1" it keeps one. Raises `InvalidRequestError`, naming the place,
-    for a number or a key that would be lost so.
+    for a number or a key that would be lost so. Without `warnings`, pydantic does not warn of a
+    field that has another type than its own: whoever calls checks that.
     """
-    as_json = partial(model.model_dump, mode="json", by_alias=True)
+    as_json = partial(model.model_dump, mode="json", by_alias=True, warnings=warnings)
     as_held = partial(model.model_dump, by_alias=True, warnings=False)
     try:
         dumped: object = as_json()

@@ -14,7 +14,12 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 
-class _Payload(BaseModel):
+class PartialModel(BaseModel):
+    """Base of a model that knows only a part of its data, or reads several forms of it. What is
+    written must pass it, and is stored as it was given, not as the model dumps it."""
+
+
+class _Payload(PartialModel):
     """Base of every payload: frozen, strict about types, open to unknown keys, camelCase."""
 
     model_config = ConfigDict(

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from rtstore.errors import InvalidRequestError
 from rtstore.model.arguments import checked_identity, reason_name
-from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.descriptors import Descriptor, Registry, StoreKey
 from rtstore.model.records import (
     ReasonName,
     Record,
     RunIdentity,
     construct_unchecked,
 )
+from rtstore.model.typed import check_kind
 
 
 class StoreWrite(Record):
@@ -36,16 +39,19 @@ class BatchRequest(Record):
     batches are of the last run, whether that is over or not."""
 
 
-Writes = Mapping[str, Any] | Iterable[tuple[str, Any]]
+Writes = Mapping[Any, Any] | Iterable[tuple[StoreKey, Any]]
+"""New data by store (a `StoreKey`; a type checker takes names and descriptors in one mapping only
+where its keys may be anything): plain JSON or an object of a pydantic model. For a store that is
+given by its descriptor, an object of its model or plain JSON."""
 
 
-def pairs(writes: Writes) -> list[tuple[str, Any]]:
-    """Return pairs of store name and data, from a mapping or from pairs. Raises
+def pairs(writes: Writes) -> list[tuple[StoreKey, Any]]:
+    """Return pairs of store and data, from a mapping or from pairs. Raises
     `InvalidRequestError`."""
     return [_pair(item) for item in _items(writes)]
 
 
-def _items(writes: Writes) -> Iterable[tuple[str, Any]]:
+def _items(writes: Writes) -> Iterable[Any]:
     if isinstance(writes, Mapping):
         return writes.items()
     try:
@@ -54,7 +60,7 @@ def _items(writes: Writes) -> Iterable[tuple[str, Any]]:
         raise _no_pairs(error) from None
 
 
-def _pair(item: Any) -> tuple[str, Any]:
+def _pair(item: Any) -> tuple[StoreKey, Any]:
     if isinstance(item, tuple) and len(item) == 2:
         return item[0], item[1]
     try:
@@ -68,6 +74,20 @@ def _no_pairs(error: Exception) -> InvalidRequestError:
     return InvalidRequestError("writes", f"no mapping, and no pairs: {error}")
 
 
+def store_writes(registry: Registry, writes: Writes) -> tuple[StoreWrite, ...]:
+    """Return the writes of stores that are given by name or by descriptor. Raises
+    `UnknownStoreError`, and `InvalidRequestError`, also for the object of another model than that
+    of a descriptor."""
+    return tuple(_store_write(registry, store, data) for store, data in pairs(writes))
+
+
+def _store_write(registry: Registry, store: StoreKey, data: Any) -> StoreWrite:
+    descriptor = registry.get(store)
+    if isinstance(store, Descriptor) and isinstance(data, BaseModel):
+        check_kind(descriptor, data, "writes")
+    return construct_unchecked(StoreWrite, descriptor=descriptor, data=data)
+
+
 def batch_request(
     team_name: str,
     registry: Registry,
@@ -77,16 +97,13 @@ def batch_request(
     writes: Writes,
     fenced: bool = True,
 ) -> BatchRequest:
-    """Return the request for a batch of stores given by name. Raises `UnknownStoreError` and
+    """Return the request for a batch of stores. Raises `UnknownStoreError` and
     `InvalidRequestError`."""
     return construct_unchecked(
         BatchRequest,
         team_name=team_name,
         identity=checked_identity(identity),
         reason=reason_name(reason),
-        writes=tuple(
-            construct_unchecked(StoreWrite, descriptor=registry.get(name), data=data)
-            for name, data in pairs(writes)
-        ),
+        writes=store_writes(registry, writes),
         fenced=fenced,
     )

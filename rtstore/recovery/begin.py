@@ -15,9 +15,9 @@ from rtstore.commit.writer import BatchWriter
 from rtstore.errors import ConflictError, InvalidRequestError
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
-from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.descriptors import Descriptor, Registry, StoreKey
 from rtstore.model.records import BatchReason, RunIdentity
-from rtstore.model.request import BatchRequest, StoreWrite, Writes, pairs
+from rtstore.model.request import BatchRequest, StoreWrite, Writes, store_writes
 from rtstore.recovery.gather import RecoveryPlanner
 from rtstore.recovery.rebuilders import (
     CheckedRebuilders,
@@ -27,9 +27,9 @@ from rtstore.recovery.rebuilders import (
     rebuilder_of,
 )
 
-Keep = Iterable[str] | Literal["all"]
-"""The stores that a new run takes over as they are: their names, or all that are neither given nor
-rebuilt."""
+Keep = Iterable[StoreKey] | Literal["all"]
+"""The stores that a new run takes over as they are: by name or descriptor, or all that are neither
+given nor rebuilt."""
 
 _ATTEMPTS = 5
 
@@ -61,10 +61,7 @@ class RunStarter:
         supersede: bool,
     ) -> Begun:
         """Begin or resume a run. See `RuntimeStore.begin_run`."""
-        given = [
-            StoreWrite(descriptor=self._registry.get(name), data=data)
-            for name, data in pairs(writes)
-        ]
+        given = store_writes(self._registry, writes)
         if given:
             self._writer.check(self._request(identity, given))
         checked = checked_rebuilders(rebuilders, self._registry)
@@ -163,7 +160,7 @@ class RunStarter:
         return rebuilt
 
     def _kept(
-        self, keep: Iterable[str], given: set[str], rebuilders: CheckedRebuilders
+        self, keep: Iterable[StoreKey], given: set[str], rebuilders: CheckedRebuilders
     ) -> list[Descriptor]:
         """Return the stores to keep by name. Raises `UnknownStoreError`, and `InvalidRequestError`
         for a store that is also given or rebuilt."""

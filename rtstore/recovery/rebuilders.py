@@ -73,8 +73,8 @@ class RebuildRequest(Record):
 Rebuilder = Callable[[RebuildRequest], Any]
 """Returns the new data of a store, or None when there is no source to rebuild it from."""
 
-Rebuilders = Mapping[RebuildStrategy, Rebuilder] | Mapping[str, Rebuilder]
-"""Functions by rebuild strategy (a known one, or a store's own) or by store name. That of a store
+Rebuilders = Mapping[Any, Rebuilder]
+"""Functions by rebuild strategy (a known one, or a store's own) or by store. That of a store
 goes before that of its strategy."""
 
 CheckedRebuilders = Mapping[str, Rebuilder]
@@ -96,9 +96,8 @@ def checked_rebuilders(rebuilders: Rebuilders, registry: Registry) -> CheckedReb
     why = "recover calls it; AsyncRuntimeStore awaits"
     checked: dict[str, Rebuilder] = {}
     for key, rebuilder in given_rebuilders(rebuilders).items():
-        if key not in registry:
-            key = _strategy(key, registry)  # noqa: PLW2901
-        checked[key] = arguments.plain_function(rebuilder, f"rebuilders[{key}]", why)
+        name = registry.get(key).schema_name if key in registry else _strategy(key, registry)
+        checked[name] = arguments.plain_function(rebuilder, f"rebuilders[{name}]", why)
     return checked
 
 

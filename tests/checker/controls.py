@@ -145,7 +145,7 @@ def updates_without_the_lock() -> None:
         time.sleep(0.01)
         return self.write_batch(writes={store: data}, **more)
 
-    RuntimeStore.update = update  # type: ignore[method-assign]
+    RuntimeStore.update = update  # type: ignore[assignment,method-assign]
 
 
 @_control("stale reads")
@@ -159,7 +159,7 @@ def reads_what_it_read_before() -> None:
             return known[store]
         return known.setdefault(store, real(self, store, **more))
 
-    RuntimeStore.read = read  # type: ignore[method-assign]
+    RuntimeStore.read = read  # type: ignore[assignment,method-assign]
 
 
 @_control("lies", "stale reads")

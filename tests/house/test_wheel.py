@@ -138,6 +138,8 @@ import asyncio
 from pathlib import Path
 from typing import Any, assert_never, assert_type
 
+from pydantic import BaseModel
+
 from rtstore import (
     AsyncRuntimeStore,
     Batch,
@@ -145,6 +147,7 @@ from rtstore import (
     BatchFailed,
     BatchReason,
     BatchUnfinished,
+    Descriptor,
     Event,
     EventKind,
     FileQuarantined,
@@ -171,6 +174,58 @@ from rtstore.testing import (
     crash_points,
     kill_at,
 )
+
+
+class Roster(BaseModel):
+    """Who is there."""
+
+    names: list[str] = []
+
+
+class Box(BaseModel):
+    """What waits."""
+
+    waiting: dict[str, int] = {}
+
+
+ROSTER = Descriptor("team.roster", payload=Roster)
+BOX = Descriptor("team.box", payload=Box, owner="postman", rebuild_strategy="ask_the_postman")
+NOTES = Descriptor("team.notes")
+ALL = [ROSTER, BOX, NOTES]
+
+
+def join(roster: Roster) -> Roster:
+    """One more."""
+    return Roster(names=[*roster.names, "ann"])
+
+
+def with_models(directory: Path) -> str:
+    """By its descriptor a store is its model, by its name plain JSON."""
+    assert_type(ROSTER, Descriptor[Roster])
+    assert_type(NOTES, Descriptor[Any])
+    with RuntimeStore.open(directory, team_name="team-a", descriptors=ALL) as store:
+        first = {ROSTER: Roster(), BOX: Box(), "team.notes": 1}
+        with store.begin_run("run-1", writes=first) as run:
+            run.update(ROSTER, join, reason="somebody_came")
+            run.update(BOX, lambda box: Box(waiting={**box.waiting, "a": 1}), reason="a_letter")
+            run.write_batch("cleaned_up", {BOX: Box()})
+        assert_type(store.read(ROSTER), StoreContent[Roster])
+        assert_type(store.read(ROSTER).data, Roster)
+        assert_type(store.read(BOX, at=1).data.waiting, dict[str, int])
+        assert_type(store.read("team.roster"), StoreContent[Any])
+        snapshot = store.snapshot([ROSTER, BOX, "team.notes"])
+        assert_type(snapshot[ROSTER].data, Roster)
+        assert_type(snapshot.get(BOX), StoreContent[Box] | None)
+        assert_type(snapshot.data(BOX), Box | None)
+        return store.read(ROSTER).data.names[0]
+
+
+async def with_models_on_a_loop(store: AsyncRuntimeStore) -> list[str]:
+    """The same, awaited."""
+    async with store.begin_run("run-2", keep=[ROSTER, BOX]) as run:
+        await run.update(ROSTER, join, reason="somebody_came")
+    assert_type((await store.snapshot())[BOX].data, Box)
+    return (await store.read(ROSTER)).data.names
 
 
 def add_session(data: Any) -> Any:
@@ -264,7 +319,7 @@ def crash_it(directory: Path) -> None:
 '''
 
 WRONG = [
-    ("store.read(1)", "arg-type"),
+    ("store.read(1)", "call-overload"),
     ("store.nothing()", "attr-defined"),
     ("store.write_batch(identity='run-1', reason='recovery', writes={})", "arg-type"),
     ("store.manifest().high_watermark + 'x'", "operator"),
@@ -273,6 +328,11 @@ WRONG = [
     ("crash_at(1)", "arg-type"),
     ("StoreEvent(kind=EventKind.FAILED, team_name='t', directory='x', batch=1)", "call-arg"),
     ("AsyncRuntimeStore(store).read('own').data", "attr-defined"),
+    ("store.read(NUMBERS).data.nothing", "attr-defined"),
+    ("store.snapshot()[NUMBERS].data + 1", "operator"),
+    ("store.update(NUMBERS, lambda old: 1, identity=ONE, reason='a')", "return-value"),
+    ("Descriptor('a', payload=int)", "type-var"),
+    ("Descriptor('a', pyload=Numbers)", "call-overload"),
 ]
 
 
@@ -295,13 +355,17 @@ def test_types_hold_from_outside(installed: Installed) -> None:
     sample.write_text(SAMPLE, encoding="utf-8")
     assert "Success" in check_types(installed, sample, 0)
     head = (
+        "from pydantic import BaseModel\n"
         "from rtstore import AsyncRuntimeStore, EventKind, RunIdentity, RuntimeStore, StoreEvent\n"
-        "from rtstore.testing import crash_at; store = RuntimeStore.open('x')\n"
+        "from rtstore import Descriptor; from rtstore.testing import crash_at\n"
+        "class Numbers(BaseModel): values: list[int]\n"
+        "NUMBERS = Descriptor('numbers', payload=Numbers); ONE = RunIdentity(run_id='run-1')\n"
+        "store = RuntimeStore.open('x')\n"
     )
     wrong = installed.folder / "wrong.py"
     wrong.write_text(head + "\n".join(line for line, _ in WRONG) + "\n", encoding="utf-8")
     said = check_types(installed, wrong, 1)
-    for number, (_, code) in enumerate(WRONG, start=3):
+    for number, (_, code) in enumerate(WRONG, start=7):
         assert any(
             line.startswith(f"wrong.py:{number}:") and line.endswith(f"[{code}]")
             for line in said.splitlines()

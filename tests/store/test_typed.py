@@ -1,0 +1,379 @@
+"""Stores with a payload model: objects by descriptor, plain JSON by name, the same on disk."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, assert_type
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+from rtstore import (
+    AsyncRuntimeStore,
+    Batch,
+    Criticality,
+    DataRefusedError,
+    Descriptor,
+    InvalidRequestError,
+    RuntimeStore,
+    Snapshot,
+    StoreContent,
+    UnknownStoreError,
+)
+from rtstore.model.payloads import PartialModel
+from tests.support import IDENTITY, files_picture, open_store
+
+
+class Member(BaseModel):
+    """One of a roster."""
+
+    name: str
+    steps: int = 0
+
+
+class Roster(BaseModel):
+    """Unknown keys are dropped, as pydantic does by itself."""
+
+    members: list[Member] = []
+
+
+class Open(BaseModel):
+    """Unknown keys are kept, and names are camelCase on disk."""
+
+    model_config = ConfigDict(extra="allow")
+
+    run_id: int = Field(alias="runId")
+
+
+class Part(PartialModel):
+    """Only a part of its data."""
+
+    n: int = 0
+
+
+class Odd(BaseModel):
+    """Its dump is not what it accepts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n: int = 0
+
+    @computed_field
+    def twice(self) -> int:
+        """The double."""
+        return self.n * 2
+
+
+class Anything(BaseModel):
+    """Its dump may be no JSON."""
+
+    value: Any = None
+
+
+ROSTER = Descriptor("team.roster", payload=Roster)
+OPEN = Descriptor("team.open", payload=Open)
+PART = Descriptor("team.part", payload=Part)
+ODD = Descriptor("team.odd", payload=Odd)
+ANY = Descriptor("team.any", payload=Anything)
+NOTES = Descriptor("team:notes")
+ALL = [ROSTER, OPEN, PART, ODD, ANY, NOTES]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RuntimeStore]:
+    """A store of a team with models, in which nothing was committed yet."""
+    with open_store(tmp_path / "runtime", descriptors=ALL) as store:
+        yield store
+
+
+def write(store: RuntimeStore, key: Any, data: Any, **options: Any) -> Batch:
+    """Write one store."""
+    return store.write_batch(identity=IDENTITY, reason="test", writes={key: data}, **options)
+
+
+def on_disk(store: RuntimeStore, descriptor: Descriptor) -> Any:
+    """The data in the file of a store."""
+    return json.loads((store.directory / descriptor.relative_path).read_bytes())["data"]
+
+
+# --- descriptors in a line ------------------------------------------------------------------------
+
+
+def test_a_descriptor_in_a_line() -> None:
+    """What it leaves out blocks, throws nothing away, and is in a file of its name."""
+    assert_type(ROSTER, Descriptor[Roster])
+    assert_type(NOTES, Descriptor[Any])
+    assert (NOTES.relative_path, NOTES.schema_version, NOTES.payload) == (
+        "team+notes.json",
+        1,
+        None,
+    )
+    assert (NOTES.criticality, NOTES.owner) == (Criticality.READINESS_BLOCKING, "runtime")
+    assert NOTES.rebuild_strategy == "none"
+    assert Descriptor[Roster]("team.roster", payload=Roster) == ROSTER
+    assert Descriptor(schema_name="team:notes") == NOTES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields", "words"),
+    [
+        (["manifest"], {}, "relative_path (manifest): must be given for this store"),
+        (["runtime-store.x"], {}, "is reserved for the store itself"),
+        (["x" * 200], {}, "has a part of more than 180 bytes"),
+        (["no name"], {}, "Descriptor.schema_name: String should match"),
+        ([], {}, "Descriptor.schema_name: Field required"),
+        (["a"], {"schema_name": "b"}, "Descriptor.schema_name: is the only argument"),
+        (["a", "b"], {}, "Descriptor.schema_name: is the only argument"),
+        (["a"], {"owner": "Me"}, "Descriptor.owner: Value error, 'Me' is not a name"),
+        (["a"], {"pyload": Roster}, "Descriptor.pyload: there is no such field"),
+    ],
+)
+def test_a_line_that_makes_no_descriptor(
+    arguments: list[str], fields: dict[str, Any], words: str
+) -> None:
+    """Each is refused by name."""
+    make: Callable[..., Descriptor] = Descriptor
+    with pytest.raises(InvalidRequestError) as refused:
+        make(*arguments, **fields)
+    assert words in str(refused.value)
+
+
+def test_every_field_is_described_where_it_is_defined() -> None:
+    """An editor shows the text behind a field."""
+    (body,) = (
+        node.body
+        for node in ast.parse(inspect.getsource(Descriptor)).body
+        if isinstance(node, ast.ClassDef)
+    )
+    described = {
+        before.target.id
+        for before, after in pairwise(body)
+        if isinstance(before, ast.AnnAssign)
+        and isinstance(before.target, ast.Name)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }
+    assert described == set(Descriptor.model_fields)
+
+
+# --- what is stored -------------------------------------------------------------------------------
+
+NORMALISED: dict[str, tuple[Descriptor, Any, Any]] = {
+    "a number as a text": (ROSTER, {"members": [{"name": "a", "steps": "3"}]},
+                           {"members": [{"name": "a", "steps": 3}]}),
+    "what has a default": (ROSTER, {}, {"members": []}),
+    "unknown keys, dropped": (ROSTER, {"members": [], "more": 1}, {"members": []}),
+    "unknown keys, kept": (OPEN, {"runId": "1", "more": "1"}, {"runId": 1, "more": "1"}),
+    "a part of the data": (PART, {"n": 1, "more": [2]}, {"n": 1, "more": [2]}),
+    "a part that leaves out": (PART, {"more": [2]}, {"more": [2]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("descriptor", "data", "stored"), NORMALISED.values(), ids=NORMALISED)
+def test_what_the_model_dumps_is_stored(
+    store: RuntimeStore, descriptor: Descriptor, data: Any, stored: Any
+) -> None:
+    """By name and by descriptor, as JSON and as an object: the same bytes. The same call again is
+    the same batch."""
+    first = write(store, descriptor.schema_name, data, batch_id="one")
+    assert on_disk(store, descriptor) == store.read(descriptor.schema_name).data == stored
+    assert write(store, descriptor, data, batch_id="one") == first
+    payload: Any = descriptor.payload
+    model = payload.model_validate(data)
+    assert store.read(descriptor).data == model
+    if descriptor is not PART:
+        assert write(store, descriptor, model, batch_id="one") == first
+
+
+def test_an_update_by_name_is_normalised_too(store: RuntimeStore) -> None:
+    """Plain JSON goes in, and what the model dumps comes out."""
+    write(store, ROSTER, Roster())
+    store.update(
+        "team.roster",
+        lambda data: {"members": [*data["members"], {"name": "a", "steps": "4"}]},
+        identity=IDENTITY,
+        reason="test",
+    )
+    assert on_disk(store, ROSTER) == {"members": [{"name": "a", "steps": 4}]}
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+def join(roster: Roster) -> Roster:
+    """One member more, in place."""
+    roster.members.append(Member(name="ann"))
+    return roster
+
+
+def test_objects_by_descriptor(store: RuntimeStore) -> None:
+    """Read, snapshot, update, earlier versions and runs: a `Roster` each time; by name JSON."""
+    with store.begin_run("run-1", writes={ROSTER: Roster(), NOTES: ["x"], "team.part": {}}) as run:
+        run.update(ROSTER, join, reason="somebody_came")
+    content = store.read(ROSTER)
+    assert_type(content, StoreContent[Roster])
+    assert content.data == Roster(members=[Member(name="ann")])
+    assert store.read(ROSTER, at=1).data == Roster()
+    assert store.read("team.roster").data == content.data.model_dump()
+    assert store.read(NOTES).data == ["x"]
+    snapshot = store.snapshot([ROSTER, "team.part"])
+    assert_type(snapshot[ROSTER].data, Roster)
+    assert_type(snapshot.get(ROSTER), StoreContent[Roster] | None)
+    assert_type(snapshot.data(ROSTER), Roster | None)
+    assert snapshot[ROSTER] == content
+    assert snapshot.data(ROSTER) == content.data
+    assert (snapshot.data("team.part"), snapshot.get(NOTES)) == ({}, None)
+    assert len(store.history(ROSTER)) == len(store.diff(ROSTER, 1).differences) + 1 == 2
+    store.begin_run("run-2", keep=[ROSTER], rebuilders={PART: lambda request: request.data})
+    store.revert(ROSTER, to=1)
+    assert store.read(ROSTER).data == Roster()
+
+
+def test_objects_on_a_loop(store: RuntimeStore) -> None:
+    """The same, awaited."""
+
+    async def main() -> Roster:
+        shared = AsyncRuntimeStore(store)
+        async with shared.begin_run("run-1", writes={ROSTER: Roster(), "team.part": {}}) as run:
+            await asyncio.gather(*(run.update(ROSTER, join, reason="came") for _ in range(3)))
+            await run.write_batch("parted", {PART: Part(n=2)})
+        assert (await shared.snapshot([PART]))[PART].data == Part(n=2)
+        found = (await shared.read(ROSTER)).data
+        assert_type(found, Roster)
+        return found
+
+    assert len(asyncio.run(main()).members) == 3
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def _mutated() -> Roster:
+    roster = Roster(members=[Member(name="a")])
+    roster.members[0].steps = "many"  # type: ignore[assignment]
+    return roster
+
+
+def _update(key: Any, change: Callable[[Any], Any]) -> Callable[[RuntimeStore], object]:
+    return lambda store: store.update(key, change, identity=IDENTITY, reason="test")
+
+
+BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
+    "data that the model refuses": (
+        lambda s: write(s, "team.roster", {"members": [{}]}),
+        "data.members[0].name (team.roster): Field required",
+    ),
+    "an object that was changed for the worse": (
+        lambda s: write(s, ROSTER, _mutated()),
+        "data.members[0].steps (team.roster): Input should be a valid integer",
+    ),
+    "the object of another model": (
+        lambda s: write(s, ROSTER, Part()),
+        "writes (team.roster): must be a Roster, not Part(n=0)",
+    ),
+    "a dump that is no JSON": (
+        lambda s: write(s, ANY, Anything(value=object())),
+        "data (team.any): Unable to serialize",
+    ),
+    "a dump that is no number": (
+        lambda s: write(s, ANY, Anything(value=float("nan"))),
+        "data.value (team.any): must be a finite number",
+    ),
+    "a dump that is not accepted": (
+        lambda s: write(s, ODD, Odd(n=1)),
+        "data.twice (team.odd): Extra inputs are not permitted",
+    ),
+    "a dump of JSON that is not accepted": (
+        lambda s: write(s, "team.odd", {"n": 1}),
+        "data.twice (team.odd): Odd does not accept what it dumped",
+    ),
+    "a change to JSON": (
+        _update(ROSTER, lambda roster: roster.model_dump()),
+        "change (team.roster): must be a Roster, not {'members': []}",
+    ),
+    "a change to another model": (
+        _update(ROSTER, lambda _: Part()),
+        "change (team.roster): must be a Roster, not Part(n=0)",
+    ),
+    "a change to nothing": (_update(ROSTER, lambda _: None), "the function returned None"),
+    "a change of nothing": (_update(PART, lambda part: part), "(team.part): no committed content"),
+    "no change": (_update(ROSTER, 5), "change"),  # type: ignore[arg-type]
+    "a store in it twice": (
+        lambda s: s.write_batch(
+            identity=IDENTITY, reason="test", writes={ROSTER: Roster(), "team.roster": {}}
+        ),
+        "the store is in the batch twice",
+    ),
+    "another descriptor of that name": (
+        lambda s: s.read(Descriptor("team.roster", payload=Part)),
+        "whose payload is <class 'tests.store.test_typed.Roster'>: pass this one to open",
+    ),
+    "another version": (
+        lambda s: s.update(
+            Descriptor("team.roster", payload=Roster, schema_version=2),
+            join,
+            identity=IDENTITY,
+            reason="test",
+        ),
+        "whose schema_version is 1",
+    ),
+    "a store that a snapshot lacks": (
+        lambda s: s.snapshot([PART])[ROSTER],
+        "store (team.roster): no committed content in this snapshot",
+    ),
+    "a reason that is no name": (
+        lambda s: s.write_batch(identity=IDENTITY, reason="It fell", writes={ROSTER: Roster()}),
+        "reason: 'It fell' is not a name of small letters",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), BAD.values(), ids=BAD)
+def test_bad_input(store: RuntimeStore, call: Callable[[RuntimeStore], object], words: str) -> None:
+    """Each is refused by name, and nothing has happened."""
+    write(store, ROSTER, Roster())
+    before = files_picture(store.directory), store.manifest()
+    with pytest.raises(InvalidRequestError) as refused:
+        call(store)
+    assert words in str(refused.value)
+    assert (files_picture(store.directory), store.manifest()) == before
+
+
+def test_an_unknown_descriptor(store: RuntimeStore) -> None:
+    """One that the store was not opened with."""
+    with pytest.raises(UnknownStoreError, match=r"unknown store 'team\.other'"):
+        store.read(Descriptor("team.other", payload=Roster))
+
+
+def test_committed_data_that_the_model_refuses(tmp_path: Path) -> None:
+    """What was committed without the model, or under an older one: named by descriptor, whole by
+    name, and written over at will."""
+    before = [Descriptor("team.roster")]
+    with open_store(tmp_path / "runtime", descriptors=before) as store:
+        write(store, "team.roster", {"members": [{"steps": 1}]})
+    with RuntimeStore.open(tmp_path / "runtime", descriptors=ALL) as store:
+        calls: list[Callable[[], object]] = [
+            lambda: store.read(ROSTER),
+            lambda: store.read(ROSTER, at=1),
+            lambda: store.snapshot()[ROSTER],
+            lambda: store.update(ROSTER, join, identity=IDENTITY, reason="test"),
+        ]
+        for call in calls:
+            with pytest.raises(DataRefusedError) as refused:
+                call()
+            assert (refused.value.store, refused.value.model) == ("team.roster", "Roster")
+            assert refused.value.problem == "data.members[0].name: Field required"
+        assert store.read("team.roster").data == {"members": [{"steps": 1}]}
+        assert store.snapshot().data("team.roster") == {"members": [{"steps": 1}]}
+        write(store, ROSTER, Roster())
+        assert store.read(ROSTER).data == Roster()
+        newer = ROSTER.model_copy(update={"schema_version": 2})
+        taken: Snapshot = store.snapshot()
+        with pytest.raises(DataRefusedError, match="is of schema version 1, and not of 2"):
+            taken.get(newer)
