@@ -211,13 +211,27 @@ def _normalised(plain: object, store: str, payload: type[BaseModel]) -> object:
 def _accepted(data: object, store: str, payload: type[BaseModel]) -> BaseModel:
     """Return data as an object of its payload model. Raises `InvalidRequestError`, which names the
     place, when the model refuses it."""
-    validate = partial(payload.model_validate, data, by_alias=True, by_name=False)
+    validate = partial(_validated, data, payload)
     try:
         return validate()
     except ValidationError as error:
         if not fails_again(validate):
             raise origin_of(error) from None
         raise InvalidRequestError(*_first_problem(error), store=store) from None
+
+
+def _validated(data: object, payload: type[AnyModel]) -> AnyModel:
+    """Return JSON data as an object of a model. A strict model takes a time, an enum or a tuple
+    from text only."""
+    try:
+        return payload.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError:
+        try:
+            text = pydantic_core.to_json(data)
+            return payload.model_validate_json(text, by_alias=True, by_name=False)
+        except (ValidationError, pydantic_core.PydanticSerializationError, UnicodeEncodeError):
+            pass
+        raise
 
 
 def decode(content: bytes) -> Envelope:
@@ -273,7 +287,7 @@ def payload_problem(data: object, payload: type[BaseModel] | None) -> str | None
 def as_payload(data: object, payload: type[AnyModel]) -> AnyModel | str:
     """Return data that was read as an object of its payload model; or where and why the model
     refuses it, as `payload_problem`."""
-    validate = partial(payload.model_validate, data, by_alias=True, by_name=False)
+    validate = partial(_validated, data, payload)
     try:
         return validate()
     except ValidationError as error:

@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, assert_type
@@ -51,6 +52,15 @@ class Open(BaseModel):
     run_id: int = Field(alias="runId")
 
 
+class Strict(BaseModel):
+    """Takes a time from JSON text only."""
+
+    model_config = ConfigDict(strict=True)
+
+    at: datetime
+    n: int = 0
+
+
 class Part(PartialModel):
     """Only a part of its data."""
 
@@ -78,11 +88,12 @@ class Anything(BaseModel):
 
 ROSTER = Descriptor("team.roster", payload=Roster)
 OPEN = Descriptor("team.open", payload=Open)
+STRICT = Descriptor("team.strict", payload=Strict)
 PART = Descriptor("team.part", payload=Part)
 ODD = Descriptor("team.odd", payload=Odd)
 ANY = Descriptor("team.any", payload=Anything)
 NOTES = Descriptor("team:notes")
-ALL = [ROSTER, OPEN, PART, ODD, ANY, NOTES]
+ALL = [ROSTER, OPEN, STRICT, PART, ODD, ANY, NOTES]
 
 
 @pytest.fixture
@@ -170,6 +181,8 @@ NORMALISED: dict[str, tuple[Descriptor, Any, Any]] = {
     "what has a default": (ROSTER, {}, {"members": []}),
     "unknown keys, dropped": (ROSTER, {"members": [], "more": 1}, {"members": []}),
     "unknown keys, kept": (OPEN, {"runId": "1", "more": "1"}, {"runId": 1, "more": "1"}),
+    "strict types": (STRICT, {"at": "2026-04-21T12:00:00Z"},
+                     {"at": "2026-04-21T12:00:00Z", "n": 0}),
     "a part of the data": (PART, {"n": 1, "more": [2]}, {"n": 1, "more": [2]}),
     "a part that leaves out": (PART, {"more": [2]}, {"more": [2]}),
 }  # fmt: skip
@@ -185,7 +198,7 @@ def test_what_the_model_dumps_is_stored(
     assert on_disk(store, descriptor) == store.read(descriptor.schema_name).data == stored
     assert write(store, descriptor, data, batch_id="one") == first
     payload: Any = descriptor.payload
-    model = payload.model_validate(data)
+    model = payload.model_validate_json(json.dumps(data))
     assert store.read(descriptor).data == model
     if descriptor is not PART:
         assert write(store, descriptor, model, batch_id="one") == first
@@ -272,6 +285,10 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
     "an object that was changed for the worse": (
         lambda s: write(s, ROSTER, _mutated()),
         "data.members[0].steps (team.roster): Input should be a valid integer",
+    ),
+    "a text for a number of a strict model": (
+        lambda s: write(s, STRICT, {"at": "2026-04-21T12:00:00Z", "n": "1"}),
+        "data.n (team.strict): Input should be a valid integer",
     ),
     "the object of another model": (
         lambda s: write(s, ROSTER, Part()),

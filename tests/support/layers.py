@@ -63,6 +63,7 @@ PURE_IMPORTS = {
     "shlex",
     "types",
     "typing",
+    "typing_extensions",
     "unicodedata",
 }
 """What a pure module may import from outside of the package."""
