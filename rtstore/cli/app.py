@@ -38,6 +38,7 @@ class Commands(Sections):
             "runs": "The runs, newest first: how each ended, whether it lives.",
             "log": "The batches, newest first.",
             "plan": "What is wrong, and what to do.",
+            "report": "A page that shows all of it, to look at or to send.",
             "doctor": "What is wrong here, and the way out.",
         },
         "Look back": {

@@ -57,6 +57,7 @@ SHAPES = {
         *("directory", "teamName", "verdict", "readiness", "expectedIdentity", "plan"),
         *("recovery", "next", "run", "processAlive", "staleStores", "nothingCommitted"),
     },
+    "report": {"path", "bytes", "redacted", "directories"},
     "recover": {
         *("directory", "teamName", "dryRun", "runNumber", "plan", "steps", "removedFiles"),
         *("remaining", "verdict", "readiness", "next"),
@@ -139,6 +140,8 @@ def _document(command: str, parent: Path) -> Any:
         return run(command, *of_nothing[command], "--json").json()
     if command == "status of a folder":
         return _document_of_a_folder(parent)
+    if command == "report":
+        return run("report", crashed_team(parent), "-o", parent / "a.html", "--json").json()
     if command in OF_A_READY_TEAM:
         return run(command, ready_team(parent), *OF_A_READY_TEAM[command], "--json").json()
     if command == "upgrade":

@@ -23,6 +23,8 @@ LOOKING: dict[str, list[str]] = {
     "runs": ["DIR"],
     "log": ["DIR"],
     "doctor": ["DIR"],
+    "report": ["DIR", "-o", "PAGE", "--force"],
+    "report of a folder": ["FOLDER", "-o", "PAGE", "--force", "--redact"],
     "history": ["DIR", STORE],
     "show": ["DIR", STORE],
     "diff": ["DIR", STORE, "1"],
@@ -31,7 +33,7 @@ LOOKING: dict[str, list[str]] = {
     "prune": ["DIR", "--batches", "1", "--dry-run"],
     "upgrade": ["DIR", "--dry-run"],
 }
-"""Every command that changes nothing, with its arguments."""
+"""Every command that changes nothing, with its arguments. PAGE is beside the folder."""
 CODES = dict.fromkeys(
     ("status", "status of a folder", "watch", "plan", "doctor", "recover"), ExitCode.NOT_READY
 )
@@ -40,7 +42,8 @@ CODES = dict.fromkeys(
 
 def words(command: str, directory: Path) -> list[str]:
     """The command line that looks at a directory."""
-    places = {"DIR": str(directory), "FOLDER": str(directory.parent)}
+    folder = directory.parent
+    places = {"DIR": str(directory), "FOLDER": str(folder), "PAGE": f"{folder}.html"}
     name = command.removesuffix(" of a folder").split()
     return [*name, *(places.get(word, word) for word in LOOKING[command])]
 

@@ -101,6 +101,8 @@ HOMES: dict[str, tuple[str, ...]] = {
         "rtstore.files.new_directory",
         "rtstore.control.lock",
     ),
+    "jinja2": ("rtstore.cli.report.page",),
+    "markupsafe": ("rtstore.cli.report.page",),
     "pytest": ("rtstore.testing.plugin",),
     "rich": ("rtstore.cli",),
     "sqlite3": (
