@@ -706,12 +706,15 @@ class UnusableEngineError(StopError):
 
 
 MOVED = "is not there any more: it was moved, renamed or removed while it was open"
+ANOTHER = "has another database now: it was rebuilt, restored or replaced"
 
 
 class StoreClosedError(StopError):
-    """The store was closed, or it was opened by another process, before a fork."""
+    """The store was closed, or it was opened by another process, before a fork; or its database is
+    gone (`is_gone`): its directory was moved or removed, or another database has its name."""
 
-    def __init__(self, directory: Path, problem: str) -> None:
+    def __init__(self, directory: Path, problem: str, *, is_gone: bool = False) -> None:
         self.directory = directory
         self.problem = problem
+        self.is_gone = is_gone
         super().__init__(f"the runtime store of {directory} {problem}. Open it again.")

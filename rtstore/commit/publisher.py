@@ -132,8 +132,10 @@ class Publisher:
         flush: bool = True,
     ) -> FileStamp | None:
         """Replace a store's file. Quarantine the replaced version unless it is expected or in the
-        database; treat a temporary file of a dead writer alike. Raises as `publish` does."""
+        database; treat a temporary file of a dead writer alike. Raises as `publish` does, and
+        `StoreClosedError` when another directory has the name by now: its files are not ours."""
         self.database.assert_locked()
+        self.database.check_same_file()
         return durable.replace(
             store_path(self.directory, file.relative_path),
             content,

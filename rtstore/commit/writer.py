@@ -621,7 +621,7 @@ class BatchWriter:
                     for name in names:
                         on_disk.pop(name, None)
                     break
-                except BatchUnfinishedError as error:
+                except (BatchUnfinishedError, DatabaseLostError) as error:
                     # It stays in the log and goes forward: none of the group may be completed now.
                     for other in going:
                         other.pending_batch.error = error.about(other.logged.batch.batch_id)
@@ -649,9 +649,7 @@ class BatchWriter:
                 # Undoing would overwrite the version that is left, or the file that was adopted.
                 if not (in_place or isinstance(error, durable.OldVersionLeftError)):
                     self._fail(item.logged, write, error, quarantined)
-                raise BatchUnfinishedError(
-                    batch_id, cause_of(error), decided=True, directory=self.directory
-                ) from error
+                raise self._unfinished(batch_id, error) from error
 
     # --- 5: complete ------------------------------------------------------------------------------
 
@@ -662,18 +660,34 @@ class BatchWriter:
             self._check_lock()
             high_watermark = self.publisher.complete(*logged)
             self._check_lock()
-        except DatabaseLostError as error:
-            raise error.about(logged[0].batch.batch_id) from error
         except RuntimeStoreError as error:
-            raise BatchUnfinishedError(
-                logged[0].batch.batch_id, cause_of(error), decided=True, directory=self.directory
-            ) from error
+            raise self._unfinished(logged[0].batch.batch_id, error) from error
         self._committed.completed(logged, high_watermark)
         first = high_watermark - len(logged) + 1
         return [
             batches.committed(item, high_watermark)
             for high_watermark, item in enumerate(logged, start=first)
         ]
+
+    def _unfinished(
+        self,
+        batch_id: str,
+        error: OSError | RuntimeStoreError,
+        *,
+        first: OSError | RuntimeStoreError | None = None,
+        decided: bool = True,
+    ) -> BatchUnfinishedError | DatabaseLostError:
+        """Return what is said of a logged batch that `error` stopped, after a `first` one. The
+        outcome is decided as long as its log is sound and has its name."""
+        if isinstance(error, DatabaseLostError):
+            lost = error.lost
+        elif isinstance(error, StoreClosedError) and error.is_gone:
+            lost = "its directory or the database was moved, removed or replaced"
+        else:
+            decided = decided and not isinstance(error, CorruptDatabaseError)
+            cause = cause_of(error) if first is None else f"{first}; then {cause_of(error)}"
+            return BatchUnfinishedError(batch_id, cause, decided=decided, directory=self.directory)
+        return DatabaseLostError(self.database.path, lost, committed=True, batch_id=batch_id)
 
     def _check_lock(self) -> None:
         """Raise `LockLostError` when another writer may hold the lock, and finish our batches."""
@@ -696,12 +710,7 @@ class BatchWriter:
             # Not recorded as failed, so it is still in the log, and goes forward. If the flush of
             # that record failed, the record may nevertheless exist: then the outcome is unknown.
             decided = self.database.failure is None
-            raise BatchUnfinishedError(
-                batch_id,
-                f"{cause}; then {cause_of(error)}",
-                decided=decided,
-                directory=self.directory,
-            ) from cause
+            raise self._unfinished(batch_id, error, first=cause, decided=decided) from cause
         try:
             self.publisher.undo(logged, quarantined)
         except system_error(RuntimeStoreError) as error:

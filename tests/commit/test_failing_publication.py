@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,11 @@ from rtstore import (
     BatchFailedError,
     BatchState,
     BatchUnfinishedError,
+    CorruptDatabaseError,
     DatabaseFailedError,
+    DatabaseLostError,
     RuntimeStore,
+    RuntimeStoreError,
 )
 from rtstore.errors import RetryableError
 from tests.support import (
@@ -366,6 +370,61 @@ def test_the_next_write_goes_on_from_a_completion_that_failed(directory: Path) -
         assert store.read(LEASES).data == "new"
         assert store.manifest().high_watermark == 3
         assert agree(store)
+
+
+@pytest.mark.parametrize("number", [0, 8, len(PUBLISHING) - 1])
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+def test_a_directory_that_goes_while_its_batch_is_published_leaves_the_outcome_unknown(
+    directory: Path, tmp_path: Path, how: str, number: int
+) -> None:
+    """Its log went with it: no recovery here finishes the batch. Nothing is written where the
+    directory was; where it is now, the batch is finished."""
+    fs, elsewhere = WatchedFileSystem(), tmp_path / "elsewhere"
+    with open_without_recovery(directory, fs) as store:
+        store.back_up(tmp_path / "copy")
+        shutil.copytree(tmp_path / "copy", tmp_path / "other")
+
+        def go() -> None:
+            if how == "removed":
+                shutil.rmtree(directory)
+            else:
+                directory.rename(elsewhere)
+            if how == "replaced":
+                (tmp_path / "other").rename(directory)
+
+        fs.judge = publishing(lambda found, *_: go() if found == number else None)
+        with pytest.raises(DatabaseLostError, match="Whether batch batch-1 is in") as caught:
+            write_all(store)
+        assert (caught.value.batch_id, caught.value.committed) == ("batch-1", True)
+        fs.judge = None
+        with pytest.raises(RuntimeStoreError):
+            write(store, LEASES, "after")
+    if how == "replaced":
+        there, copy = files_picture(directory), files_picture(tmp_path / "copy")
+        touched = {name for name in there.keys() | copy if there.get(name) != copy.get(name)}
+        # Between the look at the directory and the next call, nothing can be held.
+        assert touched <= {FILE_OF[LEASES]} if number == 0 else not touched
+    else:
+        assert not directory.exists()
+    if how != "removed":
+        with open_store(elsewhere) as store:
+            assert store.batches()[-1].state is BatchState.COMMITTED
+            assert agree(store)
+
+
+def test_a_log_that_is_damaged_decides_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody went over the database while the batch was published: nobody knows the outcome."""
+
+    def damaged(*_: object) -> int:
+        raise CorruptDatabaseError(directory / DATABASE_NAME, "a test")
+
+    with open_without_recovery(directory, WatchedFileSystem()) as store:
+        monkeypatch.setattr(store._writer.publisher, "complete", damaged)
+        with pytest.raises(BatchUnfinishedError, match="not known") as caught:
+            write_all(store)
+    assert (caught.value.batch_id, caught.value.decided) == ("batch-1", False)
 
 
 def test_a_log_whose_flush_failed_is_in_doubt_and_ends_the_writing(

@@ -13,7 +13,7 @@ from rtstore import (
     ActionKind,
     BatchFailedError,
     BatchState,
-    BatchUnfinishedError,
+    DatabaseLostError,
     FileSystem,
     LockTimeoutError,
     RuntimeStore,
@@ -106,14 +106,15 @@ def test_a_directory_that_was_moved_is_not_written_to(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_moved_in_the_middle_of_a_batch(tmp_path: Path) -> None:
-    """A batch that was logged goes forward where its log is, and the caller is told so."""
+    """A batch that was logged goes forward where its log is. The caller is not told that it will
+    here."""
     directory, moved, fs = new_directory(tmp_path), tmp_path / "moved", Interrupted()
     with open_store(directory, fs=fs) as store:
         write(store, LEASES, 1)
         fs.before["create"] = lambda: directory.rename(moved)
-        with pytest.raises(BatchUnfinishedError) as caught:
+        with pytest.raises(DatabaseLostError) as caught:
             write(store, LEASES, 2)
-        assert caught.value.decided
+        assert caught.value.committed
     with RuntimeStore.open(moved) as store:
         assert store.read(LEASES).data == 2
         assert agree(store)

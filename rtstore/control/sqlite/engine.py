@@ -33,6 +33,7 @@ from rtstore.control.sqlite.sessions import Identity, Pool, Session
 from rtstore.control.sqlite.statements import Statement
 from rtstore.control.sqlite.translation import Translated, error_code, in_words
 from rtstore.errors import (
+    ANOTHER,
     MOVED,
     CorruptDatabaseError,
     DatabaseFailedError,
@@ -405,7 +406,7 @@ class Database:
         held = self._held.ground
         if held is not None and held.is_in_place(self._names) and self._lost is None:
             return self._pool.take(self._pool.readers, held.file, self._connect_reader)
-        file = self._check_same_file()
+        file = self.check_same_file()
         if idle:
             return self._pool.take(deque(), file, self._connect_idle)  # not during a fork
         if held is not None and held.lost(self._names) is not None:
@@ -421,7 +422,7 @@ class Database:
             raise StoreClosedError(self.path.parent, "is closed")
         if self.read_only:
             raise ReadOnlyStoreError(self.path.parent)
-        file = self._check_same_file()
+        file = self.check_same_file()
         return self._pool.take(self._pool.writers, file, self._connect_writer)
 
     def _give_back(self, session: Session, idle: deque[Session]) -> None:
@@ -458,7 +459,7 @@ class Database:
     def _stand(self) -> Ground:
         """Lock the files in place before SQLite opens them, and return their ground. Raises
         `StoreForkedError`, `StoreClosedError` or `DatabaseLostError`."""
-        file = self._check_same_file()
+        file = self.check_same_file()
         if sessions.is_barred(file):
             raise StoreForkedError(self.path.parent)
         if self._pool.is_closed:
@@ -552,9 +553,9 @@ class Database:
                 self.path.parent, "was opened before this process was forked from its parent"
             )
 
-    def _check_same_file(self) -> Identity:
+    def check_same_file(self) -> Identity:
         """Return the identity of the database. Raises `StoreClosedError` when another file has the
-        name: a rebuild put it there, and no other program would see our writes to the old file.
+        name, for example of a rebuild: no other program would see our writes to the old file.
         Raises `DatabaseLostError` or `StorageError`."""
         if self._lost is not None:
             raise DatabaseLostError(self.path, self._lost)
@@ -565,12 +566,12 @@ class Database:
                 raise StorageError(self.path, "the file cannot be opened", str(error)) from error
             moved = not self.path.parent.is_dir()
             problem = MOVED if moved else "has no database any more"
-            raise StoreClosedError(self.path.parent, problem) from None
+            raise StoreClosedError(self.path.parent, problem, is_gone=True) from None
         identity = found.st_dev, found.st_ino
         if self._file is None:
             self._file = identity
         elif self._file != identity:
-            raise StoreClosedError(self.path.parent, "has another database now: it was rebuilt")
+            raise StoreClosedError(self.path.parent, ANOTHER, is_gone=True)
         return identity
 
     # --- the ground -----------------------------------------------------------------------------
