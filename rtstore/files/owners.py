@@ -91,6 +91,34 @@ def is_read_only(path: Path) -> bool:
         return False
 
 
+def is_immutable(path: Path) -> bool:
+    """Return whether a file has the attribute that keeps everybody from changing, replacing and
+    removing it, root too (chattr(1), `i`).
+
+    Asks no descriptor, for closing one of the database would drop locks: it is immutable when it
+    cannot be written although its mode, its owner and its file system allow it.
+    """
+    if os.access(path, os.W_OK):
+        return False
+    try:
+        found = os.lstat(path)
+    except system_error():
+        return False
+    mine = found.st_uid == os.geteuid() and found.st_mode & stat.S_IWUSR
+    allowed = bool(mine or _may_override_modes()) and not stat.S_ISLNK(found.st_mode)
+    return allowed and not is_read_only(path)
+
+
+def _may_override_modes() -> bool:
+    """Return whether this process may write whatever the modes are: as root does, unless that was
+    taken from it (CAP_DAC_OVERRIDE, capabilities(7)). False when unknown."""
+    with suppress_system_error(ValueError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) & 2)
+    return False
+
+
 def why_forbidden(directory: Path) -> str | None:
     """Return why this user may not use a directory of another user, and who can change that; None
     when they may use it."""

@@ -13,6 +13,7 @@ from rtstore.control.lock import LOCK_NAME, move_aside, odd_lock
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
 from rtstore.files.owners import (
+    is_immutable,
     is_mount_point,
     is_others,
     is_read_only,
@@ -108,6 +109,10 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
             ),
         )
         return
+    fixed = [item for item in (directory, lock, directory / DATABASE_NAME) if is_immutable(item)]
+    if fixed:
+        yield _immutable(fixed[0], None)
+        return
     foreign = _of_others(directory)
     if foreign:
         yield Hindrance(
@@ -130,10 +135,12 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
     mounted = {mount.path for mount in mounts(below=real)}
     folders = {path.rpartition("/")[0] for path in stores.values()} - {""}
     closed = {real / folder for folder in folders if is_read_only(real / folder)}
-    if not mounted and not closed:
-        return  # most often: no path of a store needs to be looked at
     for name, relative_path in stores.items():
         path = store_path(real, relative_path)
+        if is_immutable(path):
+            yield _immutable(path, name)
+        if not mounted and not closed:
+            continue  # most often
         shown = store_path(directory, relative_path)
         if path in mounted:
             again = f"rtstore recover {shell_word(directory)}"
@@ -150,6 +157,19 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
             )
         elif path.parent in closed:
             yield _read_only(shown.parent, name)
+
+
+def _immutable(path: Path, name: str | None) -> Hindrance:
+    what = "writing does not work" if name is None else f"{name} cannot be written"
+    return Hindrance(
+        kind=HindranceKind.IMMUTABLE,
+        schema_name=name,
+        problem=f"{what}: somebody made {path.name} immutable (chattr)",
+        way=Suggestion(
+            command=f"sudo chattr -i {shell_word(path)}",
+            why="lets it be changed again, by root: until then nobody can",
+        ),
+    )
 
 
 def _read_only(path: Path, name: str | None) -> Hindrance:

@@ -630,6 +630,7 @@ class HindranceKind(StrEnum):
     MOUNT = "mount"
     FULL = "full"
     OWNER = "owner"
+    IMMUTABLE = "immutable"
 
 
 class Hindrance(Record):

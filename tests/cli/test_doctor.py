@@ -26,6 +26,7 @@ from rtstore import (
 )
 from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
+from rtstore.control.lock import LOCK_NAME
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.processes import Process
@@ -169,6 +170,27 @@ def test_a_writer_that_comes_between_two_looks(
     monkeypatch.setattr(processes, "sql_writer", lambda _: seen.pop(0))
     facts = examine(directory)
     assert (facts.sql_writer, facts.lock_holder) == (None, None)
+
+
+@pytest.mark.parametrize("name", [".", DATABASE_NAME, LOCK_NAME, "opencode-sessions.json"])
+def test_what_somebody_made_immutable_is_named_with_the_way_out(tmp_path: Path, name: str) -> None:
+    """Not even root can write then, whatever the modes are; nothing is called ready or free."""
+    directory = ready_team(tmp_path)
+    path = directory / name
+    if subprocess.run(["chattr", "+i", path], capture_output=True, check=False).returncode:
+        pytest.skip("this user, or this file system, knows no immutable files")
+    try:
+        found, looked = run("doctor", directory, "--json"), run("status", directory)
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+    command = f"sudo chattr -i {path}"
+    assert found.code == looked.code == ExitCode.NOT_READY
+    reds = [item for item in found.json()["findings"] if item["level"] == "red"]
+    assert {way["command"] for item in reds for way in item["ways"]} == {command}
+    assert command in looked.out
+    assert "Readiness      ready" not in looked.out
+    if name != "opencode-sessions.json":
+        assert "lock" not in {item["check"] for item in found.json()["findings"]}
 
 
 def test_the_lock_is_kept_free_for_an_instant(tmp_path: Path) -> None:

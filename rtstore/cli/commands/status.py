@@ -38,7 +38,6 @@ from rtstore.errors import InvalidRequestError
 from rtstore.model.records import (
     ActionKind,
     Batch,
-    HindranceKind,
     InspectionState,
     ReadinessCheck,
     ReasonName,
@@ -201,7 +200,7 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
 
 
 def _lock(look: Look, report: StatusReport) -> str:
-    if any(item.kind is HindranceKind.LOCK for item in look.hindrances):
+    if any(item.schema_name is None for item in look.hindrances):
         return "cannot be taken"
     return f"held by {report.lock_holder}" if report.lock_holder else "free"
 

@@ -356,7 +356,7 @@ def _lock(facts: Facts) -> Iterator[Finding]:
             "database, without the writer lock: every write waits for it, and fails",
             _end(writer.pid),
         )
-    else:
+    elif all(item.schema_name is not None for item in facts.hindrances):
         open_in = ", ".join(f"{item.pid} ({item.command})" for item in facts.readers)
         yield say.green(f"free; the database is open in process {open_in}" if open_in else "free")
 
@@ -496,7 +496,7 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
             well = False
     if facts.is_read_only:
         well = False
-    elif not facts.may_write and not facts.others:
+    elif not facts.may_write and not facts.others and not facts.hindrances:
         yield say.red("this user may not write here", _make_accessible(facts))
         well = False
     if facts.loose_modes:
