@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again
-from rtstore.model.records import BatchReason, RunIdentity
+from rtstore.model.records import BatchReason, Record, RunIdentity
 from rtstore.model.times import Clock, to_utc_ms
 from rtstore.model.words import known_or_own
 
@@ -85,9 +85,9 @@ def optional_function(value: Function | None, field: str) -> Function | None:
 
 
 def several(values: Iterable[Kind], field: str) -> list[Kind]:
-    """Return the items of an argument that is a list of things. A text is one thing."""
+    """Return the items of an argument that is a list of things. A text or a record is one thing."""
     given: object = values
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+    if isinstance(given, (str, bytes, Record)) or not isinstance(given, Iterable):
         raise InvalidRequestError(field, f"must be a list, not {shown(given)}")
     return list(values)
 

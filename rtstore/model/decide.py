@@ -43,7 +43,7 @@ MANIFEST_STORE = "opencode.launchState"
 OPEN_BATCH_STORE = "opencode.launchTransaction"
 """The store name of an action for an open batch whose contents are not known."""
 
-REBUILDS: Mapping[RebuildStrategy, ActionKind] = {
+REBUILDS: Mapping[str, ActionKind] = {
     RebuildStrategy.POLL_OPENCODE_PROVIDER: ActionKind.REBUILD_FROM_PROVIDER,
     RebuildStrategy.VERIFY_CANONICAL_DESTINATIONS: ActionKind.REBUILD_FROM_CANONICAL_DESTINATION,
     RebuildStrategy.RERUN_CAPABILITY_DISCOVERY: ActionKind.RERUN_CAPABILITY_DISCOVERY,
@@ -56,9 +56,8 @@ REBUILDS: Mapping[RebuildStrategy, ActionKind] = {
 def rebuild_of(descriptor: Descriptor) -> ActionKind:
     """Return the action that a store needs when there is nothing to put back. A strategy of the
     runtime's own needs its rebuilder, and how that is called depends on the criticality."""
-    strategy = descriptor.rebuild_strategy
-    if isinstance(strategy, RebuildStrategy):
-        return REBUILDS[strategy]
+    if descriptor.own_strategy is None:
+        return REBUILDS[descriptor.rebuild_strategy]
     if descriptor.criticality is Criticality.REBUILDABLE_FROM_CANONICAL_DESTINATION:
         return ActionKind.REBUILD_FROM_CANONICAL_DESTINATION
     return ActionKind.REBUILD_FROM_PROVIDER

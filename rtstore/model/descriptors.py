@@ -78,6 +78,7 @@ DataUpgrade = Callable[[Any], Any]
 may be called more than once with the same data, so it must have no side effects."""
 
 
+_KNOWN_STRATEGIES = frozenset(map(str, RebuildStrategy))
 OWN_OWNER = "runtime"
 """The owner of a store whose descriptor names none."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
@@ -155,8 +156,8 @@ class Descriptor(Argument, Generic[PayloadT_co]):
     @property
     def own_strategy(self) -> str | None:
         """The rebuild strategy if it is a name of the runtime's own; otherwise None."""
-        own = self.rebuild_strategy
-        return None if isinstance(own, RebuildStrategy) else own
+        strategy = str(self.rebuild_strategy)
+        return None if strategy in _KNOWN_STRATEGIES else strategy
 
     @field_validator("relative_path")
     @classmethod

@@ -225,11 +225,14 @@ def _validated(data: object, payload: type[AnyModel]) -> AnyModel:
     from text only."""
     try:
         return payload.model_validate(data, by_alias=True, by_name=False)
-    except ValidationError:
+    except ValidationError as first:
         try:
             text = pydantic_core.to_json(data)
             return payload.model_validate_json(text, by_alias=True, by_name=False)
-        except (ValidationError, pydantic_core.PydanticSerializationError, UnicodeEncodeError):
+        except ValidationError as error:
+            if error.error_count() < first.error_count():  # the rest was no error of JSON
+                raise error from None
+        except (pydantic_core.PydanticSerializationError, UnicodeEncodeError):
             pass
         raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rtstore import RuntimeStore
+from rtstore import Descriptor, RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.support import picture
@@ -54,6 +54,30 @@ def test_plan_json(tmp_path: Path) -> None:
         "intention": "finish the batch from the log",
     }
     assert len(report["recovery"]) == 4
+
+
+def test_plan_names_the_rebuilder_of_ones_own(tmp_path: Path) -> None:
+    """A strategy of one's own is in the action, in the diagnostics and in the advice."""
+    own = Descriptor(
+        "own.notes", criticality="rebuildable_from_provider", rebuild_strategy="ask_the_scribe"
+    )
+    descriptors = [own, Descriptor("own.roster")]
+    with RuntimeStore.open(tmp_path / "t", team_name="a", descriptors=descriptors) as store:
+        identity = RunIdentity(run_id="run-1")
+        store.write_batch(identity=identity, reason="roll_call", writes={"own.roster": []})
+    report = run("plan", tmp_path / "t", "--json").json()
+    assert report["verdict"] == "degraded"
+    assert report["plan"]["actions"][0] == {
+        "kind": "rebuild_from_provider",
+        "schemaName": "own.notes",
+        "reason": "missing",
+        "rebuilder": "ask_the_scribe",
+    }
+    needs = "Runtime store own.notes needs the rebuilder ask_the_scribe"
+    assert report["plan"]["diagnostics"][-1] == needs
+    why = "start the runtime: it rebuilds own.notes (RuntimeStore.recover with rebuilders for"
+    assert [step["why"] for step in report["next"]] == [f"{why} ask_the_scribe)"]
+    assert " roll_call " in run("log", tmp_path / "t").out
 
 
 def test_recover_a_crash(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, assert_type, cast
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, computed_field
@@ -339,6 +339,10 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
             reason="test",
         ),
         "whose schema_version is 1",
+    ),
+    "one descriptor, and no list": (
+        lambda s: s.snapshot(cast("Any", ROSTER)),
+        "stores: must be a list, not Descriptor(",
     ),
     "a store that a snapshot lacks": (
         lambda s: s.snapshot([PART])[ROSTER],
