@@ -91,6 +91,26 @@ class UnsafePathError(CallError):
         super().__init__(f"path {shown(path, 400)}{of_store} {problem}")
 
 
+class MissedBatchesError(CallError):
+    """Batches that were waited for are not on record: history was pruned beyond them, or an import
+    did not know them. What they wrote last is committed all the same."""
+
+    def __init__(self, after: int, first: int | None, high_watermark: int) -> None:
+        self.after = after
+        """The high watermark above which batches were wanted."""
+        self.first = first
+        """That of the first batch above it which is on record, or None."""
+        self.high_watermark = high_watermark
+        """That of the newest batch."""
+        last = high_watermark if first is None else first - 1
+        which = f"batch {last} is" if last == after + 1 else f"batches {after + 1} to {last} are"
+        super().__init__(
+            f"{which} not on record (by high watermark), so what came after {after} cannot be told "
+            "batch by batch: history goes back as far as `retention` keeps it. Take a snapshot(), "
+            "which has what is committed now, and go on after its high_watermark."
+        )
+
+
 class WrongTeamError(CallError):
     """The runtime directory belongs to another team."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ from rtstore.errors import (
 from rtstore.files.inspector import FileInspector
 from rtstore.files.system import FileSystem
 from rtstore.forks import no_fork
+from rtstore.history import follow
 from rtstore.history.prune import PruneProgress, PruneReport, prune_history
 from rtstore.history.reader import Snapshot, StoreContent, StoreReader, content_for
 from rtstore.history.versions import (
@@ -601,6 +602,36 @@ class RuntimeStore:
     def batch(self, batch_id: str) -> Batch | None:
         """Return one batch with its receipts, or None when it is not on record (any more)."""
         return self._receipt_store.get(check_text("batch_id", batch_id))
+
+    def wait(self, *, after: int | None = None, timeout_s: float | None = None) -> list[Batch]:
+        """Wait until a batch above a high watermark is committed, by any process. Return the next
+        batches above it, oldest first, at most 1,000; none at the time-out.
+
+        Take `after` from `manifest()`, from a `snapshot`, or from the last batch that was returned;
+        default: as it is now. Without `timeout_s`, wait for ever. A commit of this process wakes it
+        at once, one of another process within some 30 ms. It reads the database only when its files
+        have changed, and every two seconds. It ends with `StoreClosedError` when the store is
+        closed, and with the other errors of a read.
+
+        Raises `MissedBatchesError` when the next batch is not on record any more, and
+        `InvalidRequestError` when no batch has that watermark yet, and inside of a write.
+        """
+        limit_s = follow.checked_timeout(timeout_s)
+        self.lock.refuse_reentry("wait for another")
+        return follow.wait(self.database, follow.checked_after(self.database, after), limit_s)
+
+    def follow(
+        self, *, after: int | None = None, timeout_s: float | None = None
+    ) -> Iterator[Batch]:
+        """Return an iterator of the batches above a high watermark, of every process, in their
+        order: those that are there, and each that is committed from then on.
+
+        It ends when no batch came for `timeout_s` seconds; without that, it never ends by itself.
+        Otherwise as `wait`.
+        """
+        limit_s = follow.checked_timeout(timeout_s)
+        self.lock.refuse_reentry("wait for another")
+        return follow.follow(self.database, follow.checked_after(self.database, after), limit_s)
 
     def quarantined_files(self) -> list[QuarantinedFile]:
         """Return the quarantined files, oldest first."""

@@ -58,17 +58,22 @@ class ThreadPools:
         self._closing: Call[None] | None = None
         self._pid = os.getpid()
 
-    def admit(self, start: Callable[[], None]) -> None:
-        """Call a function that starts a call. Raises `StoreClosedError`."""
+    def check_open(self) -> None:
+        """Raise `StoreClosedError` when no call is admitted any more."""
         if self.is_of_parent:
             problem = "was opened before this process was forked from its parent"
             raise StoreClosedError(self._directory, problem)
+        if self._closing is not None:
+            raise StoreClosedError(self._directory, "is closed")
+
+    def admit(self, start: Callable[[], None]) -> None:
+        """Call a function that starts a call. Raises `StoreClosedError`."""
 
         def start_unless_closed() -> None:
-            if self._closing is not None:
-                raise StoreClosedError(self._directory, "is closed")
+            self.check_open()
             start()
 
+        self.check_open()  # before the lock: a thread of the parent may have it for ever
         self._alone(start_unless_closed)
 
     @property

@@ -55,7 +55,7 @@ Operations on a directory that is not open (`upgrade_directory`, `import_directo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -63,6 +63,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
+from rtstore.aio import waiting
 from rtstore.aio.calls import Call, LoopObserver
 from rtstore.aio.pools import (
     BatchCall,
@@ -78,6 +79,7 @@ from rtstore.control.history import StoreVersion
 from rtstore.control.lock import DEFAULT_TIMEOUT_S
 from rtstore.errors import StoreClosedError
 from rtstore.files.system import FileSystem
+from rtstore.history import follow
 from rtstore.history.prune import PruneProgress, PruneReport
 from rtstore.history.reader import Snapshot, StoreContent
 from rtstore.history.versions import At, StoreDifferences
@@ -438,6 +440,44 @@ class AsyncRuntimeStore:
     async def batch(self, batch_id: str) -> Batch | None:
         """Return one batch with its receipts, or None when it is unknown or was pruned."""
         return await self._workers.reads.run(self.sync_store.batch, batch_id)
+
+    async def wait(
+        self, *, after: int | None = None, timeout_s: float | None = None
+    ) -> list[Batch]:
+        """Wait until a batch above a high watermark is committed, by any process. Return the next
+        batches above it, oldest first, at most 1,000; none at the time-out.
+
+        No thread waits meanwhile, and closing the store does not wait for it: it raises
+        `StoreClosedError` then.
+        """
+        limit_s = follow.checked_timeout(timeout_s)
+        first = await self._checked_after(after)
+
+        async def read() -> list[Batch]:
+            call = Call("wait", partial(follow.read_after, self.database, first))
+            return await self._workers.reads.run_call(call)
+
+        return await waiting.wait(self.database, read, self._workers.check_open, limit_s)
+
+    async def _checked_after(self, after: int | None) -> int:
+        call = Call("wait", partial(follow.checked_after, self.database, after))
+        return await self._workers.reads.run_call(call)
+
+    async def follow(
+        self, *, after: int | None = None, timeout_s: float | None = None
+    ) -> AsyncIterator[Batch]:
+        """Yield the batches above a high watermark, of every process, in their order: those that
+        are there, and each that is committed from then on.
+
+        It ends when no batch came for `timeout_s` seconds; without that, it never ends by itself.
+        Without `after`, it begins where the store is at its first step.
+        """
+        first = await self._checked_after(after)
+        while found := await self.wait(after=first, timeout_s=timeout_s):
+            for batch in found:
+                assert batch.high_watermark is not None  # noqa: S101 - it is committed
+                first = batch.high_watermark
+                yield batch
 
     async def quarantined_files(self) -> list[QuarantinedFile]:
         """Return the records of all quarantined files, oldest first."""

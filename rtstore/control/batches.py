@@ -144,6 +144,15 @@ def list_batches(connection: Connection, *, limit: int | None = None) -> list[Ba
     return [_with_receipts(connection, row) for row in reversed(rows)]
 
 
+def list_committed_after(connection: Connection, after: int, limit: int) -> list[Batch]:
+    """Return the committed batches above a high watermark, with their receipts, oldest first; at
+    most `limit`."""
+    last = _SELECT_UP_TO.first(connection, watermark=after)
+    number = 0 if last is None else last["batch_number"]
+    rows = _SELECT_COMMITTED.all(connection, number=number, count=limit)
+    return [_with_receipts(connection, row) for row in rows]
+
+
 def list_with_writes(connection: Connection) -> list[tuple[Batch, tuple[PlannedWrite, ...]]]:
     """Return every batch in any state, oldest first, with its writes, done or planned."""
     found = []
@@ -286,6 +295,22 @@ _SELECT_OPEN = Statement(
 )
 _SELECT_NEWEST = Statement(
     select(write_batches).order_by(write_batches.c.batch_number.desc()).limit(bindparam("count"))
+)
+# Watermarks rise with the numbers, so this walks back from the newest to the first that is met.
+_SELECT_UP_TO = Statement(
+    select(write_batches.c.batch_number)
+    .where(write_batches.c.high_watermark <= bindparam("watermark"))
+    .order_by(write_batches.c.batch_number.desc())
+    .limit(1)
+)
+_SELECT_COMMITTED = Statement(
+    select(write_batches)
+    .where(
+        write_batches.c.batch_number > bindparam("number"),
+        write_batches.c.high_watermark.is_not(None),
+    )
+    .order_by(write_batches.c.batch_number)
+    .limit(bindparam("count"))
 )
 _SELECT_WRITES = Statement(
     select(batch_writes)

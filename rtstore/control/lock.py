@@ -271,12 +271,12 @@ class WriterLock:
                 hold.release()
             raise
 
-    def refuse_reentry(self) -> None:
-        """Raise `InvalidRequestError` when this thread holds the lock."""
+    def refuse_reentry(self, what: str = "write to the same store") -> None:
+        """Raise `InvalidRequestError` when this thread holds the lock: it must not do `what`."""
         held = self._current()
         if held is not None and held.thread == threading.get_ident():
             raise InvalidRequestError(
-                "call", "a function that runs inside a write must not write to the same store"
+                "call", f"a function that runs inside a write must not {what}"
             )
 
     def timed_out(self, timeout_s: float) -> LockTimeoutError:

@@ -27,7 +27,8 @@ from sqlalchemy.exc import DBAPIError
 
 from rtstore.control.lock import WriterLock
 from rtstore.control.schema import REVISIONS, runtime_manifest, write_batches
-from rtstore.control.sqlite import ground, idle, sessions
+from rtstore.control.sqlite import changes, ground, idle, sessions
+from rtstore.control.sqlite.changes import Watch
 from rtstore.control.sqlite.ground import Ground, Names, User
 from rtstore.control.sqlite.sessions import Identity, Pool, Session
 from rtstore.control.sqlite.statements import Statement
@@ -209,6 +210,12 @@ class Database:
                 session.abandon()
             raise
 
+    def watch(self, wake: Callable[[], object]) -> Watch:
+        """Return a watch on the commits of every process; see `Watch` for `wake`. Raises
+        `StoreClosedError`, `DatabaseLostError` or `StorageError`."""
+        self.check_usable()
+        return Watch(self._names, self._check_same_file(), wake)
+
     def assert_locked(self) -> None:
         """Raise `LockNotHeldError` unless this thread holds the writer lock of the directory."""
         if self.lock is not None and not self.read_only:
@@ -300,6 +307,7 @@ class Database:
                 if self._ground_lost() is not None:
                     session = self._regain(session, committed=True)
                 self._give_back(session, self._pool.writers)
+                changes.announce(self._file)
         except BaseException as reason:
             if session is not None:
                 self._end(session, reason)
