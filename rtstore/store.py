@@ -610,7 +610,7 @@ class RuntimeStore:
         Take `after` from `manifest()`, from a `snapshot`, or from the last batch that was returned;
         default: as it is now. Without `timeout_s`, wait for ever. A commit of this process wakes it
         at once, one of another process within some 30 ms. It reads the database only when its files
-        have changed, and every two seconds. It ends with `StoreClosedError` when the store is
+        have changed, and every five seconds. It ends with `StoreClosedError` when the store is
         closed, and with the other errors of a read.
 
         Raises `MissedBatchesError` when the next batch is not on record any more, and

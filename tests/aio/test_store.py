@@ -57,7 +57,8 @@ def test_the_interface_is_that_of_the_runtime_store() -> None:
     methods = _public_methods(RuntimeStore)
     assert {"history", "back_up", "recover", "write_batch"} <= methods.keys()
     assert methods.pop("close") is not None
-    for name in ("open", "begin_run"):  # these two give something that is awaited or entered
+    # Two give something that is awaited or entered, one an iterator.
+    for name in ("open", "begin_run", "follow"):
         parameters = inspect.signature(methods.pop(name)).parameters
         assert inspect.signature(getattr(AsyncRuntimeStore, name)).parameters == parameters
     _expect_awaited(methods, AsyncRuntimeStore)

@@ -16,7 +16,7 @@ from typing import Any
 
 from rtstore.model.times import format_time, utc_now
 from tests.benchmarks import __doc__ as about
-from tests.benchmarks import concurrency, growth, opening, reading, report, writing
+from tests.benchmarks import concurrency, growth, opening, reading, report, waiting, writing
 from tests.benchmarks.bench import Bench, Case
 from tests.benchmarks.machine import file_system, machine, versions
 from tests.benchmarks.measure import Figure
@@ -35,6 +35,8 @@ CASES: dict[str, Case] = {
     "size": growth.size_on_disk,
     "callers": concurrency.callers,
     "processes": concurrency.processes,
+    "wait": waiting.wake_up,
+    "idle": waiting.idle,
 }
 
 

@@ -37,6 +37,10 @@ class Sizes:
     size_batches: tuple[int, int]
     import_rounds: int
     flush_batches: int
+    wakes: int
+    """How often a waiter is woken by a commit of another process."""
+    idle_s: float
+    """How long an idle waiter is measured."""
 
 
 FULL = Sizes(
@@ -58,6 +62,8 @@ FULL = Sizes(
     size_batches=(1_000, 100_000),
     import_rounds=15,
     flush_batches=200,
+    wakes=300,
+    idle_s=60,
 )
 
 QUICK = Sizes(
@@ -79,6 +85,8 @@ QUICK = Sizes(
     size_batches=(1_000, 10_000),
     import_rounds=7,
     flush_batches=100,
+    wakes=60,
+    idle_s=10,
 )
 """For a look in between: less of everything, and no history of a million."""
 
@@ -101,5 +109,7 @@ SMOKE = Sizes(
     size_batches=(5, 10),
     import_rounds=1,
     flush_batches=4,
+    wakes=3,
+    idle_s=0.05,
 )
 """Sees only whether everything runs; its figures mean nothing."""

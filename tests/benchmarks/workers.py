@@ -6,7 +6,9 @@ python -m tests.benchmarks.workers KIND ARGUMENT ...
 from __future__ import annotations
 
 import os
+import random
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -60,6 +62,18 @@ def write_on_command(directory: Path, stores: int, number: int, size: int) -> No
             _say("done")
 
 
+def write_late_on_command(directory: Path, stores: int, number: int, size: int) -> None:
+    """Write a batch for each line of the input, a while after it; say at what time it was
+    committed."""
+    known, documents = descriptors(stores), Documents(size)
+    with open_store(directory, known, lock_timeout_s=LOCK_TIMEOUT_S) as store:
+        _say("ready")
+        for _ in sys.stdin:
+            time.sleep(random.uniform(0.01, 0.1))
+            write(store, {known[number].schema_name: documents.new()})
+            _say(str(time.monotonic()))
+
+
 def write_raw_on_command(directory: Path, stores: int, number: int, size: int) -> None:
     """The same in raw `sqlite3`."""
     known, documents = descriptors(stores), Documents(size)
@@ -99,6 +113,7 @@ def main(kind: str, directory: str, *numbers: str) -> None:
     works: dict[str, Callable[..., None]] = {
         "crash": crash,
         "write": write_on_command,
+        "write-late": write_late_on_command,
         "write-raw": write_raw_on_command,
         "crowds": crowds_on_command,
         "flushes": flushes.run,

@@ -228,7 +228,7 @@ def test_a_change_is_read_until_it_cannot_hide_another(monkeypatch: pytest.Monke
     """Two commits in one tick of the kernel's clock leave one stamp. So it is read again after the
     tick; then not any more, but for a look every now and then."""
     now, stamp = [100.0], [(1, 1, 1, 1)]
-    monkeypatch.setattr(changes.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(changes, "_stamp", lambda _: stamp[0])
     watch = changes.Watch(Names(Path("/nowhere")), (0, 0), lambda: None)
 

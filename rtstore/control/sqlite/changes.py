@@ -23,7 +23,7 @@ from rtstore.control.sqlite.idle import TICK_NS
 from rtstore.control.sqlite.sessions import Identity
 from rtstore.foreign import system_error
 
-RECHECK_S = 2.0
+RECHECK_S = 5.0
 """In seconds. After this time the database is read in any case."""
 
 _Stamp = tuple[int, int, int, int]
