@@ -102,6 +102,7 @@ if TYPE_CHECKING:
         Registry as Registry,
     )
     from rtstore.model.differences import Difference as Difference, DifferenceKind as DifferenceKind
+    from rtstore.model.edits import ForeignEdits as ForeignEdits
     from rtstore.model.events import (
         BatchCommitted as BatchCommitted,
         BatchFailed as BatchFailed,
@@ -269,6 +270,7 @@ _HOMES = {
         "Difference",
         "DifferenceKind",
     ),
+    "rtstore.model.edits": ("ForeignEdits",),
     "rtstore.model.events": (
         "BatchCommitted",
         "BatchFailed",

@@ -43,11 +43,6 @@ def shown(value: object, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _dir(directory: Path | None) -> str:
-    """Return a directory as it is typed in a command."""
-    return "DIR" if directory is None else shell_word(directory)
-
-
 # --- fix the call -------------------------------------------------------------------------------
 
 
@@ -246,17 +241,20 @@ class ConflictError(RetryableError):
 class RunAliveError(RetryableError):
     """The process of the active run is alive, so no other run may begin. Nothing was written."""
 
-    def __init__(self, run_id: str, active_run_id: str, host: str, pid: int) -> None:
+    def __init__(
+        self, run_id: str, active_run_id: str, host: str, pid: int, directory: Path
+    ) -> None:
         self.run_id = run_id
         self.active_run_id = active_run_id
         """The run that is active; its process is `pid` on `host`, this one."""
         self.host = host
         self.pid = pid
+        self.directory = directory
         super().__init__(
             f"run {run_id} cannot begin: run {active_run_id} is active, and its process {pid} on "
             f"{host} is alive. Nothing was written: stop that process and try again. If it hangs, "
-            "end its run (rtstore end-run DIR --why TEXT), or begin with supersede=True: then "
-            "every further write of it is refused."
+            f"end its run (rtstore end-run {shell_word(directory)} --why TEXT), or begin with "
+            "supersede=True: then every further write of it is refused."
         )
 
 
@@ -274,7 +272,7 @@ class BatchFailedError(RetryableError):
         cause: str,
         *,
         undone: bool,
-        directory: Path | None = None,
+        directory: Path,
     ) -> None:
         self.batch_id = batch_id
         self.store = store
@@ -285,7 +283,7 @@ class BatchFailedError(RetryableError):
             "It is recorded as failed and every file is as it was before."
             if undone
             else "It is recorded as failed; putting the files back failed too. "
-            f"Run: rtstore recover {_dir(directory)} (or open the store again)."
+            f"Run: rtstore recover {shell_word(directory)} (or open the store again)."
         )
         super().__init__(
             f"batch {batch_id} could not write store {store} to {path}: {cause}. {outcome}"
@@ -356,9 +354,7 @@ class BatchUnfinishedError(RecoveryNeededError):
     store again, then look the batch up by its id.
     """
 
-    def __init__(
-        self, batch_id: str, cause: str, *, decided: bool, directory: Path | None = None
-    ) -> None:
+    def __init__(self, batch_id: str, cause: str, *, decided: bool, directory: Path) -> None:
         self.batch_id = batch_id
         self.cause = cause
         self.decided = decided
@@ -370,7 +366,7 @@ class BatchUnfinishedError(RecoveryNeededError):
         )
         super().__init__(
             f"batch {batch_id} was not finished: {cause}. {outcome}. "
-            f"Open the store again (RuntimeStore.open or rtstore recover {_dir(directory)})."
+            f"Open the store again (RuntimeStore.open or rtstore recover {shell_word(directory)})."
         )
 
     def about(self, batch_id: str) -> BatchUnfinishedError:
@@ -397,7 +393,7 @@ class OpenBatchError(RecoveryNeededError):
             f"nothing of this call was written: batch {batch_id}, which was left open, must be "
             f"finished first, and could not be: {cause}. That batch is in the log: its outcome is "
             "decided. Remove the cause, then try again; what is in the way: rtstore status "
-            f"{_dir(directory)}"
+            f"{shell_word(directory)}"
         )
 
 
@@ -411,7 +407,8 @@ class StoreFileChangedError(RecoveryNeededError):
         expected: str | None,
         found: str | None,
         *,
-        directory: Path | None = None,
+        directory: Path,
+        not_adopted: str | None = None,
     ) -> None:
         self.store = store
         self.path = path
@@ -419,6 +416,8 @@ class StoreFileChangedError(RecoveryNeededError):
         """None when nothing is committed for the store."""
         self.found_hash = found
         self.directory = directory
+        self.not_adopted = not_adopted
+        """Why the file was not adopted, where foreign edits are; else None."""
         if expected is None:
             what = f"is there, and nothing is committed for store {store}: somebody else wrote it"
         elif found is None:
@@ -429,7 +428,8 @@ class StoreFileChangedError(RecoveryNeededError):
                 f"the file is {found}"
             )
         hint = "" if expected is None else " (read with verify=False to use the committed content)"
-        super().__init__(f"{path} {what}. Run: rtstore plan {_dir(directory)}{hint}.")
+        why = "" if not_adopted is None else f". It cannot be adopted: {not_adopted}"
+        super().__init__(f"{path} {what}{why}. Run: rtstore plan {shell_word(directory)}{hint}.")
 
 
 class ContentMissingError(RecoveryNeededError):
@@ -471,7 +471,7 @@ class RecoveryFailedError(RecoveryNeededError):
         self.cause = cause
         super().__init__(
             f"recovery stopped at {step} of {path}: {cause}. Nothing is lost: remove the cause "
-            f"and open the store again (to look first: rtstore plan {_dir(path)})."
+            f"and open the store again (to look first: rtstore plan {shell_word(path)})."
         )
 
 

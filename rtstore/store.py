@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from rtstore.commit.adopt import last_identity
+from rtstore.commit.adopt import adopting, last_identity
 from rtstore.commit.begin import Begun
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
@@ -67,6 +68,7 @@ from rtstore.model.data_upgrade import upgraded_data
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor, Registry, StoreKey
 from rtstore.model.differences import differences
+from rtstore.model.edits import ForeignEdits, checked_edits
 from rtstore.model.envelope import decode
 from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.records import (
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from rtstore.maintenance.backup.record import Progress
 
 Payload = TypeVar("Payload", bound=BaseModel)
+Result = TypeVar("Result")
 
 _CLOSING_TIMEOUT_S = 1.0
 _WHY_LENGTH_MAX = 500
@@ -127,12 +130,15 @@ class RuntimeStore:
         fs: FileSystem,
         team_name: str,
         on_event: Observer | None = None,
+        foreign_edits: ForeignEdits = ForeignEdits.RAISE,
     ) -> None:
         self.directory = directory
         self.team_name = team_name
         self.descriptors = registry
         self.retention = retention
         """How much history stays in the database; batches prune the rest."""
+        self.foreign_edits = foreign_edits
+        """What it does about store files that somebody else changed."""
         self.database = database
         self.lock = lock
         self.last_recovery: RecoveryReport | None = None
@@ -166,7 +172,7 @@ class RuntimeStore:
             lock=lock,
             may_lock=not database.read_only,
         )
-        self._reader = StoreReader(directory, database, registry, lock, fs)
+        self._reader = StoreReader(directory, database, registry, lock, fs, foreign_edits)
         self._recovery = Recovery(
             registry,
             database,
@@ -198,6 +204,7 @@ class RuntimeStore:
         read_only: bool = False,
         upgrade: bool = True,
         on_event: Observer | None = None,
+        foreign_edits: ForeignEdits | str = ForeignEdits.RAISE,
         fs: FileSystem | None = None,
     ) -> Self:
         """Open the store of a runtime directory. Create both when they do not exist yet.
@@ -229,6 +236,9 @@ class RuntimeStore:
                 the thread of the call that caused it, before that call returns, without the writer
                 lock, so it may use the store. An `Exception` it raises is logged and changes
                 nothing. Threads that share the store may call it at the same time.
+            foreign_edits: what reads and updates do about a store file that somebody else changed:
+                `raise` an error, `ignore` the edit and use what is committed, or `adopt` the file
+                in a batch of its own if it passes the checks of a write. See `ForeignEdits`.
             fs: the seam to the file system, for tests.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError`,
@@ -244,6 +254,7 @@ class RuntimeStore:
         durability = member(Durability, durability, "durability")
         arguments.optional(Retention, retention, "retention")
         on_event = None if on_event is None else checked_observer(on_event)
+        edits = checked_edits(foreign_edits, read_only=read_only)
         arguments.function(batch_id_factory, "batch_id_factory")
         arguments.function(receipt_id_factory, "receipt_id_factory")
         arguments.function(plan_id_factory, "plan_id_factory")
@@ -258,10 +269,9 @@ class RuntimeStore:
             )  # fmt: skip
         database = Database(directory / DATABASE_NAME, lock=lock, read_only=read_only)
         try:
-            head, remembered = load_head(database)
-            found = head.team_name
-            if team_name is not None and team_name != found:
-                raise WrongTeamError(directory, team_name, found)
+            head, kept = load_head(database)
+            if team_name is not None and team_name != head.team_name:
+                raise WrongTeamError(directory, team_name, head.team_name)
             if recover and not read_only:  # refuse before anything is changed
                 check_before_use(directory, database, head, registry, fs, with_data=upgrade)
             store = cls(
@@ -273,13 +283,12 @@ class RuntimeStore:
                 receipt_id_factory=receipt_id_factory,
                 plan_id_factory=plan_id_factory,
                 durability=durability,
-                retention=remember_retention(
-                    database, retention, remembered, lock, read_only=read_only
-                ),
+                retention=remember_retention(database, retention, kept, lock, read_only=read_only),
                 lock=lock,
                 fs=fs,
-                team_name=found,
+                team_name=head.team_name,
                 on_event=on_event,
+                foreign_edits=edits,
             )
             report_loose_modes(directory)
             if recover and not read_only:
@@ -417,10 +426,11 @@ class RuntimeStore:
         objects of its payload model, and something must have been committed; raises
         `DataRefusedError` when the model does not accept it. Durable on return. Raises
         `StoreFileChangedError` when somebody else changed the file: their edit is neither used nor
-        overwritten.
+        overwritten, unless `foreign_edits` says otherwise.
         """
         descriptor = self.descriptors.get(store)
-        return self._writer.update(
+        update = partial(
+            self._writer.update,
             descriptor,
             change_for(store, plain_change(change, descriptor.schema_name)),
             team_name=self.team_name,
@@ -428,6 +438,14 @@ class RuntimeStore:
             reason=reason_name(reason),
             check_current=lambda: self._reader.check_file(descriptor),
         )
+        return self._with_edits(update)
+
+    def _with_edits(self, call: Callable[[], Result]) -> Result:
+        """Return the result of a call that raises for store files that somebody else changed: with
+        those adopted, where foreign edits are."""
+        if self.foreign_edits is not ForeignEdits.ADOPT:
+            return call()
+        return adopting(call, self.adopt)
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -474,13 +492,15 @@ class RuntimeStore:
         identity = checked_identity(identity)
         begun: Begun | None = None
         try:
-            begun = self._starter.begin(
+            begin = partial(
+                self._starter.begin,
                 identity,
                 writes=writes,
                 keep=keep,
                 rebuilders={} if rebuilders is None else rebuilders,
                 supersede=supersede,
             )
+            begun = self._with_edits(begin)
             return Run(self, identity, begun.batch, begun.superseded, begun.left, begun.process)
         except BaseException as error:
             if begun is not None and begun.batch is not None:  # interrupted right before the end
@@ -563,7 +583,8 @@ class RuntimeStore:
 
         With `verify`, the file is compared with the entry: by size and time, and by hash where
         those differ. Raises `StoreFileChangedError` when somebody else changed or removed the
-        file, and `BatchUnfinishedError` when a batch whose writer died changed it. With
+        file (unless `foreign_edits` says otherwise), and `BatchUnfinishedError` when a batch whose
+        writer died changed it. With
         `verify=False` the file is not read. Raises `InvalidRequestError` when nothing is committed
         for the store, and `ContentMissingError` when the database has lost what was.
 
@@ -575,7 +596,7 @@ class RuntimeStore:
         if at is not None:
             content_then = self._content_at(descriptor.schema_name, checked_point(at))
             return content_for(store, content_then)
-        content = self._reader.read(descriptor, verify=verify)
+        content = self._with_edits(partial(self._reader.read, descriptor, verify=verify))
         if content is None:
             problem = "no committed content: it was never written in a batch"
             raise InvalidRequestError("store", problem, store=descriptor.schema_name)
@@ -929,7 +950,7 @@ class RuntimeStore:
         def query(connection: Connection) -> tuple[StoreVersion, bytes]:
             return load_version(connection, name, point)
 
-        self._reader.check_file(descriptor)
+        self._with_edits(partial(self._reader.check_file, descriptor))
         head = self.database.read(manifest.load)
         version, content = self.database.read(query)
         if version.is_current:

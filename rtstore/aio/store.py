@@ -6,7 +6,8 @@
 A `RuntimeStore` runs every call in a worker thread. The threads belong to the store, so the loop's
 default executor stays free however long they wait for the writer lock.
 
-    reads       4 threads    contents, batches, manifest, invariants: they never wait for the lock
+    reads       4 threads    contents, batches, manifest, invariants: they never wait for the lock,
+                             unless a file is adopted (`foreign_edits="adopt"`)
     plans       2 threads    they read every file, and may wait for the lock while a writer is busy
     writes      1 thread     it serves the calls of tasks, in their order, in the queue that threads
                              use too; batches waiting there together share a flush
@@ -87,6 +88,7 @@ from rtstore.legacy import ExportReport
 from rtstore.maintenance.backup import Backup
 from rtstore.maintenance.backup.record import Progress
 from rtstore.model.descriptors import Descriptor, StoreKey, store_name
+from rtstore.model.edits import ForeignEdits
 from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.records import (
     Batch,
@@ -148,6 +150,7 @@ class AsyncRuntimeStore:
         self.team_name = store.team_name
         self.descriptors = store.descriptors
         self.retention = store.retention
+        self.foreign_edits = store.foreign_edits
         self.database = store.database
         self.lock = store.lock
         self.last_recovery = store.last_recovery
@@ -177,6 +180,7 @@ class AsyncRuntimeStore:
         read_only: bool = False,
         upgrade: bool = True,
         on_event: Observer | None = None,
+        foreign_edits: ForeignEdits | str = ForeignEdits.RAISE,
         fs: FileSystem | None = None,
     ) -> Opening[Self]:
         """Open a store: `store = await AsyncRuntimeStore.open(...)`, or `async with` without await.
@@ -202,6 +206,7 @@ class AsyncRuntimeStore:
             read_only=read_only,
             upgrade=upgrade,
             on_event=observer,
+            foreign_edits=foreign_edits,
             fs=fs,
         )
         return Opening(lambda: cls._open(function, on_event).__await__())

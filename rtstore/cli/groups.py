@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import keyword
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import typer
@@ -26,9 +25,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the function, and exit with its exit code."""
-        directory, store = ctx.params.get("directory"), ctx.params.get("store_name")
-        about = None if directory is None else Path(directory)
-        with reporting(about, store, as_json=ctx.params["as_json"]):
+        with reporting(as_json=ctx.params["as_json"]):
             code = super().invoke(ctx)
         raise typer.Exit(code)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,19 +25,14 @@ from rtstore.shell import shell_word
 
 
 @contextmanager
-def reporting(
-    directory: Path | None = None, store: str | None = None, *, as_json: bool
-) -> Iterator[None]:
-    """Print an error of the library or the operating system, and exit with its exit code.
-
-    A command in a message names the directory and the store of this subcommand.
-    """
+def reporting(*, as_json: bool) -> Iterator[None]:
+    """Print an error of the library or the operating system, and exit with its exit code."""
     try:
         yield
     except (RuntimeStoreError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
-        _give_up(error, ready_to_type(_message(error), directory, store), as_json=as_json)
+        _give_up(error, _message(error), as_json=as_json)
     except KeyboardInterrupt:
         typer.echo("rtstore: interrupted", err=True)
         raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -84,20 +78,6 @@ def _known_stores(error: UnknownStoreError) -> str:
     close = difflib.get_close_matches(error.store.rpartition(".")[2].lower(), by_end, n=1)
     hint = f" Did you mean {by_end[close[0]]}?" if close else ""
     return f"unknown store {error.store!r}.{hint} There are: {', '.join(error.known)}"
-
-
-def ready_to_type(message: str, directory: Path | None, store: str | None) -> str:
-    """Return the message with DIR and STORE in its commands replaced by the names."""
-    if directory is None:
-        return message
-    named = {" DIR": f" {shell_word(directory)}"}
-    if store is not None:
-        named[" STORE"] = f" {shell_word(store)}"
-    return re.sub(
-        r"\brtstore [\w-]+( DIR)( STORE)?\b",
-        lambda found: re.sub(" DIR| STORE", lambda word: named.get(word[0], word[0]), found[0]),
-        message,
-    )
 
 
 def _where_it_is(error: NotARuntimeDirectoryError) -> str:

@@ -4,15 +4,22 @@ Neither an adoption nor a write replaces what a newer program committed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.publisher import Publisher
 from rtstore.control import batches, manifest, runs
-from rtstore.errors import InvalidRequestError, NewerStoreFileError, StorageError
+from rtstore.errors import (
+    InvalidRequestError,
+    NewerStoreFileError,
+    StorageError,
+    StoreFileChangedError,
+)
 from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
@@ -27,6 +34,40 @@ from rtstore.model.envelope import (
 )
 from rtstore.model.records import CommittedFile, RunIdentity
 from rtstore.model.request import BatchRequest, StoreWrite
+
+Result = TypeVar("Result")
+
+_ADOPTIONS_MAX = 100
+"""The most adoptions for one call: it may read several stores, and each may change again."""
+
+
+def adopting(call: Callable[[], Result], adopt: Callable[[str], object]) -> Result:
+    """Return the result of a call. When it raises because somebody changed the file of a store,
+    adopt that file, and call it again. Raises `StoreFileChangedError` for a file that is missing,
+    or cannot be adopted."""
+    refused: dict[tuple[str, str], InvalidRequestError] = {}
+    for _ in range(_ADOPTIONS_MAX):
+        try:
+            return call()
+        except StoreFileChangedError as changed:
+            if changed.found_hash is None:
+                raise
+            file = changed.store, changed.found_hash
+            if file in refused:  # it still is as it was when it was refused
+                why = refused[file]
+                raise StoreFileChangedError(
+                    changed.store,
+                    changed.path,
+                    changed.expected_hash,
+                    changed.found_hash,
+                    directory=changed.directory,
+                    not_adopted=f"{why.field}: {why.problem}",
+                ) from why
+        try:
+            adopt(file[0])
+        except InvalidRequestError as error:
+            refused[file] = error
+    return call()
 
 
 def last_identity(connection: Connection) -> RunIdentity | None:

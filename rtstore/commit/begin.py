@@ -133,7 +133,7 @@ def check_beginning(
     if process is None or supersede or is_this_process(process):
         return active
     if is_alive(process, directory):
-        raise RunAliveError(identity.run_id, active.run_id, process.host, process.pid)
+        raise RunAliveError(identity.run_id, active.run_id, process.host, process.pid, directory)
     return active
 
 

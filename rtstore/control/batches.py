@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select,
 
 from rtstore.control.schema import OPEN_CONDITION, batch_writes, store_contents, write_batches
 from rtstore.control.sqlite.engine import Database
-from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.control.sqlite.statements import Row, Statement, database_of
 from rtstore.errors import RuntimeStoreError
 from rtstore.model.records import (
     BATCH_TRANSITIONS,
@@ -22,6 +22,7 @@ from rtstore.model.records import (
     construct_unchecked,
 )
 from rtstore.model.times import format_time
+from rtstore.shell import shell_word
 
 NUMBER_MAX = 2**62
 """No batch of ours gets to this number, which is far from the last one that SQLite has."""
@@ -92,7 +93,7 @@ def commit(connection: Connection, logged: Sequence[LoggedBatch], *, high_waterm
     )
     if changed.rowcount != len(logged):
         named = ", ".join(item.batch.batch_id for item in logged)
-        raise _undecidable(named, BatchState.COMMITTED)
+        raise _undecidable(connection, named, BatchState.COMMITTED)
 
 
 def change_state(
@@ -117,13 +118,13 @@ def change_state(
         error=last_error,
     )
     if changed.rowcount != 1:
-        raise _undecidable(logged.batch.batch_id, to)
+        raise _undecidable(connection, logged.batch.batch_id, to)
 
 
-def _undecidable(batch_id: str, to: BatchState) -> RuntimeStoreError:
+def _undecidable(connection: Connection, batch_id: str, to: BatchState) -> RuntimeStoreError:
     return RuntimeStoreError(
         f"batch {batch_id} cannot become {to}: it is no longer in the state in which it was "
-        "found. Run: rtstore plan DIR"
+        f"found. Run: rtstore plan {shell_word(database_of(connection).parent)}"
     )
 
 

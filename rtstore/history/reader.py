@@ -37,6 +37,7 @@ from rtstore.model.descriptors import (
     StoreKey,
     store_name,
 )
+from rtstore.model.edits import ForeignEdits
 from rtstore.model.envelope import decode_own, payload_problem
 from rtstore.model.invariants import validate_invariants
 from rtstore.model.records import LoggedBatch, Manifest, ManifestEntry, PublishedFile, Record
@@ -156,8 +157,10 @@ class StoreReader:
         registry: Registry,
         lock: WriterLock,
         fs: FileSystem,
+        foreign_edits: ForeignEdits = ForeignEdits.RAISE,
     ) -> None:
         self._directory = directory
+        self._foreign_edits = foreign_edits
         self._database = database
         self._registry = registry
         self._lock = lock
@@ -258,8 +261,8 @@ class StoreReader:
         return failures
 
     def check_file(self, descriptor: Descriptor) -> None:
-        """Raise `StoreFileChangedError` unless the file is what is committed, or
-        `BatchUnfinishedError` when it is what a dead writer was about to commit.
+        """Raise `StoreFileChangedError` unless the file is what is committed, or foreign edits are
+        ignored; `BatchUnfinishedError` when it is what a dead writer was about to commit.
 
         A living writer may have published its next version already, or completed it since the entry
         was read. So a file that differs is compared with the rows once more.
@@ -284,6 +287,8 @@ class StoreReader:
                             decided=True,
                             directory=self._directory,
                         )
+            if before == after and self._foreign_edits is ForeignEdits.IGNORE:
+                return
             if before == after:
                 expected = None if entry is None else entry.content_hash
                 raise StoreFileChangedError(name, path, expected, found, directory=self._directory)

@@ -8,12 +8,14 @@ from sqlalchemy import Connection
 
 from rtstore.control import batches, contents, history
 from rtstore.control.history import Point, StoreVersion
+from rtstore.control.sqlite.statements import database_of
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.model.arguments import check_text
 from rtstore.model.differences import Difference
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import BatchOrigin, Record
 from rtstore.model.times import format_time, to_utc_ms
+from rtstore.shell import shell_word
 
 At = str | int | datetime
 """A point in time: the id of a batch, a high watermark, or a time."""
@@ -48,9 +50,11 @@ def or_now(connection: Connection, at: At | None) -> At:
     return last.batch_id
 
 
-def find_point(connection: Connection, at: At) -> Point:
-    """Return the committed batch of a point in time. Raises `InvalidRequestError` when there was
-    none yet, or when it is not on record any more."""
+def find_point(connection: Connection, name: str, at: At) -> Point:
+    """Return the committed batch of a point in time, to look for a store there.
+
+    Raises `InvalidRequestError` when there was none yet, or when it is not on record any more.
+    """
     if isinstance(at, str):
         found = history.point_of_batch(connection, at)
         problem = f"no committed batch {shown(at)} is on record"
@@ -64,7 +68,7 @@ def find_point(connection: Connection, at: At) -> Point:
         found = history.point_of_watermark(connection, at)
         problem = f"no batch that made the high watermark {at} is on record"
     if found is None:
-        raise InvalidRequestError("at", f"{problem}: {_REACH}")
+        raise InvalidRequestError("at", f"{problem}: {_reach(connection, name)}")
     return found
 
 
@@ -74,12 +78,13 @@ def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
     Raises `InvalidRequestError` when the store was not written by then, or when this is unknown: a
     batch that is not on record any more may have written it.
     """
-    point = find_point(connection, at)
+    point = find_point(connection, name, at)
     version = history.version_at(connection, name, point.batch_number)
     since = 0 if version is None else version.batch_number
     if not history.all_are_there(connection, since, point.batch_number):
-        problem = f"what {name} held at batch {point.batch_id} is not on record any more: {_REACH}"
-        raise InvalidRequestError("at", problem, store=name)
+        problem = f"what {name} held at batch {point.batch_id} is not on record any more"
+        reach = _reach(connection, name)
+        raise InvalidRequestError("at", f"{problem}: {reach}", store=name)
     if version is None:
         problem = f"{name} was not written by batch {point.batch_id} or any before it"
         raise InvalidRequestError("at", problem, store=name)
@@ -94,10 +99,11 @@ def load_version(connection: Connection, name: str, at: At) -> tuple[StoreVersio
     version = find_version(connection, name, at)
     content = contents.load_content(connection, version.batch_number, name)
     if content is None:
-        why = f"is not kept any more: {_REACH}"
+        reach = _reach(connection, name)
+        why = f"is not kept any more: {reach}"
         batch = batches.find_batch(connection, version.batch_id)
         if batch is not None and batch.origin is BatchOrigin.IMPORTED:
-            why = f"is not here: an import has the current versions only, and {_REACH}"
+            why = f"is not here: an import has the current versions only, and {reach}"
         problem = f"{name} as of batch {version.batch_id} {why}"
         raise InvalidRequestError("at", problem, store=name)
     if content_hash(content) != version.content_hash:
@@ -118,4 +124,7 @@ def checked_point(at: object, field: str = "at") -> At:
     return at
 
 
-_REACH = "history goes back as far as `retention` keeps it (rtstore history DIR STORE)"
+def _reach(connection: Connection, name: str) -> str:
+    directory = shell_word(database_of(connection).parent)
+    command = f"rtstore history {directory} {shell_word(name)}"
+    return f"history goes back as far as `retention` keeps it ({command})"

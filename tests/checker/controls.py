@@ -119,9 +119,11 @@ def times_out_after_it_has_written() -> None:
 def calls_decided_what_is_not_logged() -> None:
     """The error says that recovery will complete it."""
 
-    def write(real: Method, _: RuntimeStore, more: dict[str, Any]) -> Any:
+    def write(real: Method, store: RuntimeStore, more: dict[str, Any]) -> Any:
         if more.get("batch_id") is not None and _now_and_then():
-            raise BatchUnfinishedError(more["batch_id"], "broken", decided=True)
+            raise BatchUnfinishedError(
+                more["batch_id"], "broken", decided=True, directory=store.directory
+            )
         return real()
 
     _wrap("write_batch", write)

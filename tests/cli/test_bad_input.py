@@ -311,7 +311,7 @@ def test_commands_in_messages_can_be_typed(tmp_path: Path) -> None:
     """What is to be run is told with the directory and the store in it, quoted for the shell."""
     directory = ready_team(tmp_path).rename(tmp_path / "my team")
     result = run("show", directory, "launch-state.json", "--at", "nope")
-    refused(result, ExitCode.WRONG_CALL, f"(rtstore history '{directory}' launch-state.json)")
+    refused(result, ExitCode.WRONG_CALL, f"(rtstore history '{directory}' opencode.launchState)")
     (directory / "launch-state.json").write_text("{}")
     shown = run("show", directory, "launch-state.json")
     assert f"Run: rtstore plan '{directory}' (" in shown.out

@@ -41,7 +41,8 @@ def tell(here):
     from rtstore.commit.reporting import EventDispatcher
     from rtstore.errors import BatchFailedError
     from rtstore.control.sqlite.engine import Database
-    error = BatchFailedError("batch-1", "todo.state", "a reason", "a cause", undone=True)
+    names = "batch-1", "todo.state", "a reason", "a cause"
+    error = BatchFailedError(*names, undone=True, directory=here)
     EventDispatcher(Database(here / "none"))._failed(error, 0.1)
 
 work, module = {

@@ -11,7 +11,6 @@ from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, StoreName
 from rtstore.cli.output import Cell, Page, page_of
-from rtstore.cli.reporting import ready_to_type
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.cli.versions import AT, point_of
 from rtstore.errors import BatchUnfinishedError, NotARuntimeDirectoryError, StoreFileChangedError
@@ -53,7 +52,6 @@ def run(
         if at is None:
             content = store.read(name, verify=False)
             note = _about_the_file(store, name)
-            note = note and ready_to_type(note, directory, name)
         else:
             content = store.read(name, at=point_of(at))
     report = ShowReport(directory=str(directory), content=content, note=note)

@@ -7,6 +7,7 @@ and compiled once, when it is first run. The driver runs its SQL text with bound
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
@@ -91,9 +92,9 @@ class Statement:
         swallowed it (RAISE(IGNORE)): roll back the transaction.
         """
         if rows and self.run_many(connection, rows).rowcount != len(rows):
-            path = driver_of(connection).execute("PRAGMA database_list").fetchone()[2]
             problem = "a trigger that is not ours keeps rows from being written"
-            raise CorruptDatabaseError(Path(path), f"{problem} ({' '.join(self.sql.split()[:3])})")
+            path = database_of(connection)
+            raise CorruptDatabaseError(path, f"{problem} ({' '.join(self.sql.split()[:3])})")
 
     def _parts(self) -> tuple[str, _Getter, Mapping[str, Any]]:
         """Return the text, a function that puts the bound values in order, and the values in the
@@ -115,6 +116,15 @@ def _getter(names: Sequence[str]) -> _Getter:
     if len(names) > 1:
         return itemgetter(*names)
     return lambda values: [values[name] for name in names]
+
+
+def database_of(connection: Connection) -> Path:
+    """Return the path of the database, for a message."""
+    row = driver_of(connection).execute(_DATABASE).fetchone()
+    return Path(os.fsdecode(row[0]))
+
+
+_DATABASE = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"
 
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
