@@ -121,10 +121,14 @@ def import_directory(
         return importer.run(task, lock)
 
 
-def why_refused(directory: Path, fs: FileSystem) -> LegacyImportError | None:
-    """Return what an import with the known stores would be refused for, or None. Reads only."""
+def why_refused(
+    directory: Path, fs: FileSystem, registry: Registry | None = None
+) -> LegacyImportError | None:
+    """Return what an import with those stores would be refused for, or None. Default: the known
+    ones. Reads only."""
     try:
-        check_descriptors(read_control_files(directory, fs), Registry(KNOWN_DESCRIPTORS))
+        files = read_control_files(directory, fs)
+        check_descriptors(files, registry or Registry(KNOWN_DESCRIPTORS))
     except LegacyImportError as error:
         return error
     return None

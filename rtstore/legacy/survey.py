@@ -23,6 +23,7 @@ from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutc
 from rtstore.model.descriptors import LANE_INDEX, RESERVED_NAMES, Registry
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import Record
+from rtstore.shell import shell_word
 
 LANES = "lanes"
 KNOWN_OTHERS = {
@@ -68,8 +69,8 @@ def _ways(files: ControlFiles) -> str:
     descriptor."""
     return (
         f"If somebody edited {files.manifest_path.name}, correct the entry in it, and import "
-        "again. If the runtime has the store there, import it in Python, with its descriptors: "
-        f"rtstore.import_team({str(files.manifest_path.parent)!r}, descriptors=[...])"
+        "again. If the runtime has the store there, import it with its descriptors: "
+        f"rtstore import {shell_word(files.manifest_path.parent)} --descriptors MODULE:NAME"
     )
 
 

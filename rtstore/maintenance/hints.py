@@ -23,7 +23,12 @@ from rtstore.files.remains import (
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.forks import no_fork
-from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
+from rtstore.maintenance.doctor.facts import (
+    LaunchState,
+    rebuild_command,
+    rebuild_with_descriptors,
+    two_teams,
+)
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
 from rtstore.model.times import parse_time
 from rtstore.shell import shell_word
@@ -97,7 +102,7 @@ def refuse_lost_database(
         team_name = launch.team_name or team_name
         run = rebuild_command(directory, launch, team_name=team_name or "NAME")
         if nameless(store_files(directory, (), fs)):
-            run = how_to_rebuild_in_the_runtime(directory, team_name)
+            run = rebuild_with_descriptors(directory, team_name=team_name or "NAME")
         gone = had_database(directory, fs)
         problem = "its database is gone" if gone else "its database is gone, or it never had one"
         raise DatabaseMissingError(directory, found, problem, run)
@@ -152,15 +157,6 @@ def nameless(files: Iterable[str]) -> list[str]:
     name of its store."""
     known = {item.relative_path for item in KNOWN_DESCRIPTORS}
     return [path for path in files if path not in known]
-
-
-def how_to_rebuild_in_the_runtime(directory: Path, team_name: str | None) -> str:
-    """Return the call that rebuilds the database of a runtime with stores of its own, which no
-    command can name."""
-    return (
-        f"rtstore.rebuild_database({str(directory)!r}, team_name={team_name or 'NAME'!r}, "
-        "descriptors=[...]) in the runtime, with its descriptors"
-    )
 
 
 def read_launch_state(directory: Path, fs: FileSystem) -> LaunchState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rtstore.cli.descriptors import Descriptors, load_descriptors
 from rtstore.cli.discover import has_places_below
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory
@@ -16,6 +17,7 @@ from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.gather import examine
 from rtstore.maintenance.doctor.judge import Check, Finding, Level, diagnose, worst
 from rtstore.maintenance.hints import suggest_command
+from rtstore.model.descriptors import Registry
 from rtstore.model.records import Record, Suggestion
 from rtstore.store import RuntimeStore
 
@@ -33,12 +35,14 @@ class DoctorReport(Record):
     """The worst first."""
 
 
-def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
+def run(
+    directory: Directory, *, descriptors: Descriptors = None, as_json: AsJson = False
+) -> ExitCode:
     """Look at everything that can be wrong with a runtime directory, and print the way out.
 
     Green: as it should be. Yellow: works, but look at it. Red: does not work, or will lose
     something; the exit code is then 1. Changes nothing, works while others write, and on whatever
-    is left of a store.
+    is left of a store. With --descriptors the stores are those, whatever the database remembers.
 
     \b
     JSON: directory, level (green|yellow|red),
@@ -46,10 +50,12 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
         quarantine|stray_files|sizes|clock), level, sentence, ways[] {command or null, why}}
     """
     check_directory(directory)
+    known = load_descriptors(descriptors)
     with progress_bar(quiet=as_json, what="examining"):
-        facts = examine(directory)
+        facts = examine(directory, known)
         if facts.state is DatabaseState.SOUND:
-            facts = _with_plan(facts)
+            facts = _with_plan(facts, known)
+    facts = facts.model_copy(update={"descriptors_name": descriptors})
     if facts.state is DatabaseState.ABSENT and not facts.has_store_files:
         _send_below(directory)
     findings = tuple(sorted(diagnose(facts), key=lambda finding: _ORDER.index(finding.level)))
@@ -66,10 +72,10 @@ def _send_below(directory: Path) -> None:
         )
 
 
-def _with_plan(facts: Facts) -> Facts:
+def _with_plan(facts: Facts, known: Registry | None) -> Facts:
     """Return the facts with the verdict and the next steps of `rtstore status`."""
     try:
-        with RuntimeStore.open(facts.directory, read_only=True) as store:
+        with RuntimeStore.open(facts.directory, descriptors=known, read_only=True) as store:
             look: Look = look_at(store)
     except RuntimeStoreError:
         return facts  # it was sound a moment ago: the next look says what happened

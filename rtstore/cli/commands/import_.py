@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from rtstore.cli.descriptors import Descriptors, load_descriptors
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_of, when
@@ -25,6 +26,7 @@ from rtstore.shell import shell_word
 def run(
     directory: Directory,
     *,
+    descriptors: Descriptors = None,
     dry_run: DryRun = False,
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
@@ -52,9 +54,14 @@ def run(
       found, imported (numbers of files), skipped[] {path, why}
     """
     check_directory(directory)
+    known = load_descriptors(descriptors)
     with progress_bar(quiet=as_json) as bar:
         report = import_team(
-            directory, dry_run=dry_run, lock_timeout_s=lock_timeout_s, progress=bar
+            directory,
+            descriptors=known,
+            dry_run=dry_run,
+            lock_timeout_s=lock_timeout_s,
+            progress=bar,
         )
     _show(page_of(report, as_json=as_json), report)
     failed = [lane for lane in report.lanes if lane.outcome is LaneOutcome.NOT_IMPORTED]

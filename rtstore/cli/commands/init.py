@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rtstore.cli.descriptors import Descriptors, load_descriptors
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import Cell, count, page_of
@@ -30,19 +31,23 @@ def run(
     directory: Directory,
     *,
     team_name: Annotated[str, typer.Option("--team", metavar="NAME", help="Whose state it is.")],
+    descriptors: Descriptors = None,
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Make a runtime directory for a team. One that is there already is left as it is.
+    """Make a runtime directory for a team. One that is there already is left as it is, with the
+    stores that it knows.
 
     \b
     JSON: directory, teamName, created, database, highWatermark, stores[]
     """
+    known = load_descriptors(descriptors)
     database = directory / DATABASE_NAME
     there = database.exists()
     with RuntimeStore.open(
         directory,
         team_name=team_name,
+        descriptors=None if there else known,
         recover=False,
         read_only=there,
         lock_timeout_s=lock_timeout_s,

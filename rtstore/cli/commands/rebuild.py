@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rtstore.cli.advice import NextStep
+from rtstore.cli.descriptors import Descriptors, load_descriptors
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_of
@@ -54,6 +55,8 @@ Force = Annotated[
     bool, typer.Option("--force", help="Although the database is sound, or another program's.")
 ]
 
+_OPTIONS = {"team_name": "--team", "force": "--force", "descriptors": "--descriptors"}
+
 
 class RebuildDocument(Record):
     """What `rtstore rebuild --json` prints."""
@@ -78,6 +81,7 @@ def run(
     run_id: RunId = None,
     capability_snapshot_id: CapabilitySnapshotId = None,
     behavior_fingerprint: BehaviorFingerprint = None,
+    descriptors: Descriptors = None,
     force: Force = False,
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
@@ -86,7 +90,9 @@ def run(
 
     Every file that passes what a write must pass becomes what is committed. The files stay as they
     are; the old database is kept in a folder next to the new one. History and receipts are lost. A
-    sound database is refused, and so is one of a newer rtstore. Stopped half-way, run it again.
+    sound database is refused, and so is one of a newer rtstore. Stopped half-way, run it again. A
+    file does not hold the name of its store: where no database remembers the stores of a runtime,
+    --descriptors names them.
 
     \b
     JSON: directory, teamName, problem, keptAside or null, batchId or null, highWatermark,
@@ -96,17 +102,19 @@ def run(
     """
     identity = _identity(run_id, capability_snapshot_id, behavior_fingerprint)
     check_directory(directory)
+    known = load_descriptors(descriptors)
     try:
         with progress_bar(quiet=as_json, what="rebuilding"):
             report = rebuild_database(
                 directory,
                 team_name=team_name,
+                descriptors=known,
                 identity=identity,
                 force=force,
                 lock_timeout_s=lock_timeout_s,
             )
     except InvalidRequestError as error:
-        option = {"team_name": "--team", "force": "--force"}.get(error.field, error.field)
+        option = _OPTIONS.get(error.field, error.field)
         raise InvalidRequestError(option, error.problem, store=error.store) from None
     quoted = shell_word(directory)
     if any(store.outcome is StoreOutcome.FROM_DATABASE for store in report.stores):

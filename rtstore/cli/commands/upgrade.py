@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import pkgutil
-import sys
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from rtstore.cli.descriptors import Descriptors, load_descriptors
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_directory
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
-from rtstore.errors import InvalidRequestError
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_directory
 from rtstore.maintenance.upgrade_data import DataUpgradeReport, rehearse
 from rtstore.model.data_upgrade import UpgradedStore
-from rtstore.model.descriptors import Descriptor, Registry
+from rtstore.model.descriptors import Registry
 from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
@@ -40,14 +34,7 @@ class FullReport(UpgradeReport):
 def run(
     directory: Directory,
     *,
-    descriptors: Annotated[
-        str | None,
-        typer.Option(
-            "--descriptors",
-            metavar="MODULE:NAME",
-            help="The descriptors of the runtime, whose functions bring its store data up.",
-        ),
-    ] = None,
+    descriptors: Descriptors = None,
     dry_run: DryRun = False,
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
@@ -56,8 +43,8 @@ def run(
 
     The database is backed up first, in the same directory ("rtstore restore" makes a directory of
     that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
-    --descriptors, store data of an older schema version is brought up too, in one batch; the module
-    is looked for in the current directory as well. Opening a store does the same.
+    --descriptors, store data of an older schema version is brought up too, with their functions, in
+    one batch. Opening a store does the same.
 
     \b
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
@@ -65,7 +52,7 @@ def run(
       stores[] {schemaName, fromVersion, toVersion}, backups[] (those that are kept)
     """
     check_directory(directory)
-    known = None if descriptors is None else _load(descriptors)
+    known = load_descriptors(descriptors)
     data = None
     with progress_bar(quiet=as_json, what="upgrading") as bar:
         report = upgrade_directory(
@@ -91,23 +78,10 @@ def run(
     return ExitCode.READY
 
 
-def _load(name: str) -> tuple[Descriptor, ...]:
-    """Import the descriptors that a name like `my_runtime.stores:DESCRIPTORS` stands for."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` would
-    try:
-        found = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidRequestError("--descriptors", f"{name}: {error}") from error
-    if not isinstance(found, Iterable) or not all(isinstance(one, Descriptor) for one in found):
-        raise InvalidRequestError("--descriptors", f"{name} is no list of descriptors")
-    return tuple(found)
-
-
-def _rehearse(directory: Path, known: Iterable[Descriptor]) -> DataUpgradeReport | None:
+def _rehearse(directory: Path, known: Registry) -> DataUpgradeReport | None:
     database = Database(directory / DATABASE_NAME, read_only=True)
     try:
-        return rehearse(database, Registry(known))
+        return rehearse(database, known)
     finally:
         database.close()
 

@@ -45,6 +45,18 @@ def rebuild_command(
     return shell_command("rtstore", "rebuild", directory, *told, *options)
 
 
+def rebuild_with_descriptors(directory: Path, *, team_name: str) -> str:
+    """Return how to rebuild the database of a runtime with stores of its own, in words."""
+    command = shell_command(
+        "rtstore", "rebuild", directory, "--team", team_name, "--descriptors", "MODULE:NAME"
+    )
+    return (
+        f"{command}, where MODULE:NAME is where the runtime has its descriptors (in Python: "
+        f"rtstore.rebuild_database({str(directory)!r}, team_name={team_name!r}, "
+        "descriptors=[...]))"
+    )
+
+
 def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState) -> str | None:
     """Return what a person must decide where the files are of another team than the database."""
     if team_in_database is None or launch.team_name in (None, team_in_database):
@@ -97,6 +109,8 @@ class Facts(Record):
     that could be used."""
     knows_descriptors: bool = True
     """Whether the descriptors could be read, if only from a damaged database."""
+    descriptors_name: str | None = None
+    """The MODULE:NAME of the descriptors, as a command was given them; None without."""
     left_behind: tuple[str, ...] = ()
     """Signs of an earlier database: a quarantine folder, databases that were set aside."""
     launch: LaunchState = LaunchState()

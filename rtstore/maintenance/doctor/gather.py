@@ -57,7 +57,7 @@ from rtstore.maintenance.rebuild_database import (
     what_is_left,
 )
 from rtstore.maintenance.upgrade import backups_in
-from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.records import Hindrance
 from rtstore.model.times import parse_time, utc_now
 
@@ -68,8 +68,12 @@ _NEIGHBOURS = 1_000
 _OWN_PREFIXES = ("runtime-store.", ".runtime-store.")
 
 
-def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
+def examine(
+    directory: Path, known: Registry | None = None, *, now: Callable[[], datetime] = utc_now
+) -> Facts:
     """Return all facts that `diagnose` needs, except those of the plan (`verdict`, `next`).
+
+    The stores are those `known`; default: those that the database remembers, or the known ones.
 
     Raises OSError when the directory itself cannot be listed.
     """
@@ -80,7 +84,7 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
     state, problem, odd_file = _state(directory)
     left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
     told = _descriptors(path) if state in _READABLE else left.descriptors
-    descriptors = told or KNOWN_DESCRIPTORS
+    descriptors = tuple(known or told or KNOWN_DESCRIPTORS)
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
@@ -89,7 +93,9 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
     if helps:
         kept = kept_beside(directory, fs)
     if helps and left.descriptors is None:
-        nameless = tuple(nameless_of(store_files(directory, (), fs)))
+        named = {item.relative_path for item in known or ()}
+        found = nameless_of(store_files(directory, (), fs))
+        nameless = tuple(path for path in found if path not in named)
     holder, sql_writer = _writers(directory, path)
     signature = read_signature(holder or "")
     space = _space(directory)
@@ -103,14 +109,16 @@ def examine(directory: Path, *, now: Callable[[], datetime] = utc_now) -> Facts:
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
         has_store_files=bool(there or nameless),
         nameless_files=nameless,
-        knows_descriptors=state is not DatabaseState.DAMAGED or left.descriptors is not None,
+        knows_descriptors=state is not DatabaseState.DAMAGED
+        or left.descriptors is not None
+        or known is not None,
         left_behind=kept,
         had_database=had_database(directory, fs),
         launch=read_launch_state(directory, fs),
         team_in_database=left.team_name,
         backup=_backup(directory, fs) if helps else None,
         restored=_free_name(directory) if helps else None,
-        **(_why_refused(directory, fs) if state is DatabaseState.LEGACY else {}),
+        **(_why_refused(directory, known, fs) if state is DatabaseState.LEGACY else {}),
         lock_holder=holder,
         lock_process_id=signature.process_id,
         lock_since=signature.since,
@@ -175,9 +183,9 @@ _State = tuple[DatabaseState, str | None, Path | None]
 """The state of the database, what is wrong with it, and the odd file next to it."""
 
 
-def _why_refused(directory: Path, fs: FileSystem) -> dict[str, Any]:
+def _why_refused(directory: Path, known: Registry | None, fs: FileSystem) -> dict[str, Any]:
     """Return the facts of control files of the legacy format that cannot be imported."""
-    refused = legacy.why_refused(directory, fs)
+    refused = legacy.why_refused(directory, fs, known)
     if refused is None:
         return {}
     path = refused.path

@@ -16,6 +16,7 @@ from rtstore.maintenance.doctor.facts import (
     Facts,
     owning_way,
     rebuild_command,
+    rebuild_with_descriptors,
     two_teams,
 )
 from rtstore.model.descriptors import RUN_TOMBSTONES
@@ -148,7 +149,7 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
         case DatabaseState.LEGACY:
             return say.red(
                 "there is none yet: this is a directory of the legacy format",
-                _writing(facts, "import", "takes it over; its files stay as they are"),
+                _import(facts),
             )
         case DatabaseState.ABSENT if facts.left_behind and not facts.has_store_files:
             return say.red(
@@ -259,16 +260,16 @@ def _ways_out(facts: Facts) -> Iterator[Suggestion]:
 
 
 def _rebuild_in_the_runtime(facts: Facts) -> Suggestion:
-    """A store file does not say the name of its store, so no command can rebuild these."""
+    """A store file does not say the name of its store: only the descriptors of the runtime do."""
     team = facts.launch.team_name or facts.team_in_database or "NAME"
     stores = "stores of its own, if it has any"
     if facts.nameless_files:
         stores = f"the stores of {', '.join(facts.nameless_files[:5])}"
+    rebuild = rebuild_with_descriptors(facts.directory, team_name=team)
     return Suggestion(
         command=None,
-        why=f"the runtime must rebuild it, for only its descriptors name {stores}: "
-        f"rtstore.rebuild_database({str(facts.directory)!r}, team_name={team!r}, "
-        "descriptors=[...]); what it does not know stays as it is",
+        why=f"only the descriptors of the runtime name {stores}: {rebuild}; what they do not name "
+        "stays as it is",
     )
 
 
@@ -305,6 +306,8 @@ def _rebuild(facts: Facts, *options: str) -> Suggestion:
     if undecided is not None:
         return Suggestion(command=None, why=undecided)
     team = facts.launch.team_name or facts.team_in_database or "NAME"
+    if facts.descriptors_name is not None:
+        options = (*options, "--descriptors", facts.descriptors_name)
     aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"
     named = "; team and run are what the launch state says" if facts.launch.run_id else ""
     way = Suggestion(
@@ -652,6 +655,13 @@ def _seconds(span: timedelta) -> int:
 
 def _run(command: str, facts: Facts, *options: str) -> str:
     return shell_command("rtstore", command, facts.directory, *options)
+
+
+def _import(facts: Facts) -> Suggestion:
+    named = () if facts.descriptors_name is None else ("--descriptors", facts.descriptors_name)
+    command = shell_command("rtstore", "import", facts.directory, *named)
+    why = "takes it over; its files stay as they are"
+    return _unless_hindered(facts, Suggestion(command=command, why=why))
 
 
 def _writing(facts: Facts, command: str, why: str) -> Suggestion:

@@ -45,7 +45,7 @@ from rtstore.errors import (
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
-from rtstore.maintenance.doctor.facts import LaunchState, two_teams
+from rtstore.maintenance.doctor.facts import LaunchState, rebuild_with_descriptors, two_teams
 from rtstore.maintenance.hindrances import refuse_mounted_database
 from rtstore.maintenance.hints import (
     create_command,
@@ -247,10 +247,9 @@ def _refuse_nameless(
         names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
         raise InvalidRequestError(
             "descriptors",
-            f"{names}: store files whose stores only the runtime can name. Have it call "
-            f"rtstore.rebuild_database({str(directory)!r}, team_name={team!r}, descriptors=[...]) "
-            "with its descriptors. Or say force: then they stay as they are, and are adopted one "
-            "by one once the runtime has opened the store with its descriptors",
+            f"{names}: store files whose stores only the descriptors of the runtime name. Run: "
+            f"{rebuild_with_descriptors(directory, team_name=team)}. Or say force: then they stay "
+            "as they are, and are adopted one by one once the runtime has opened the store",
         )
 
 
