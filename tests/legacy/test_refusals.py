@@ -214,7 +214,7 @@ DAMAGES: list[tuple[str, Damage, str]] = [
         _entry(0, lastWriteReceiptId="harbour-receipt-1-9", schemaName="my.store"),
         (
             r"data\.entries\[0\]\.relativePath: .* is the file of opencode\.compatibilitySnapshot"
-            r".* correct the entry in it, .*rtstore\.import_team\('.*descriptors="
+            r".* correct the entry in it, .*rtstore import .* --descriptors MODULE:NAME"
         ),
     ),
     # batches

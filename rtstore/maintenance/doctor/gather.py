@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,9 +93,7 @@ def examine(
     if helps:
         kept = kept_beside(directory, fs)
     if helps and left.descriptors is None:
-        named = {item.relative_path for item in known or ()}
-        found = nameless_of(store_files(directory, (), fs))
-        nameless = tuple(path for path in found if path not in named)
+        nameless = _nameless(directory, known or (), fs)
     holder, sql_writer = _writers(directory, path)
     signature = read_signature(holder or "")
     space = _space(directory)
@@ -109,9 +107,7 @@ def examine(
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
         has_store_files=bool(there or nameless),
         nameless_files=nameless,
-        knows_descriptors=state is not DatabaseState.DAMAGED
-        or left.descriptors is not None
-        or known is not None,
+        knows_descriptors=state is not DatabaseState.DAMAGED or (known or told) is not None,
         left_behind=kept,
         had_database=had_database(directory, fs),
         launch=read_launch_state(directory, fs),
@@ -148,6 +144,12 @@ def examine(
         newest_batch_at=_newest_batch(path) if state in _READABLE else None,
         future_files=tuple(_from_the_future(there, moment)),
     )
+
+
+def _nameless(directory: Path, known: Iterable[Descriptor], fs: FileSystem) -> tuple[str, ...]:
+    """Return the store files whose stores neither those descriptors nor the known ones name."""
+    named = {item.relative_path for item in known}
+    return tuple(path for path in nameless_of(store_files(directory, (), fs)) if path not in named)
 
 
 def _hindrances(
