@@ -214,7 +214,7 @@ class Database:
         """Return a watch on the commits of every process; see `Watch` for `wake`. Raises
         `StoreClosedError`, `DatabaseLostError` or `StorageError`."""
         self.check_usable()
-        return Watch(self._names, self._check_same_file(), wake)
+        return Watch(self._names, self.check_same_file(), wake)
 
     def assert_locked(self) -> None:
         """Raise `LockNotHeldError` unless this thread holds the writer lock of the directory."""
