@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from rtstore.model.records import (
     ActionKind,
     Criticality,
     InspectionState,
+    LoggedBatch,
     ReadinessImpact,
     RebuildStrategy,
     RecoveryAction,
     RecoveryPlan,
     RunIdentity,
 )
+from rtstore.recovery.rebuilders import REBUILD_KINDS
 from tests.model.build import (
     IDENTITY,
     LEGACY,
@@ -35,6 +38,8 @@ from tests.model.build import (
     plan_for,
     read_json,
 )
+
+CHECKOUT = Path(__file__).parents[2]
 
 MISSING, QUARANTINED = InspectionState.MISSING, InspectionState.QUARANTINED
 FUTURE, MISMATCH = InspectionState.FUTURE_SCHEMA, InspectionState.HASH_MISMATCH
@@ -403,6 +408,78 @@ def test_restoring_weighs_like_any_action(criticality: Criticality) -> None:
             DIAGNOSTIC: ReadinessImpact.NONE,
         }[criticality]
     )
+
+
+SITUATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "put the committed content back": (NONE, {"state": MISSING, "in_database": True}),
+    "put back what the database": (NONE, {"lost": True}),
+    "block: st": (NONE, {"expected": RunIdentity(run_id="run-2")}),
+    "block: the store is of another": (NONE, {"expected": RunIdentity(run_id="run-2")}),
+    "block: committed data": (NONE, {"state": QUARANTINED, "refused": True}),
+    "block: nothing to put back": (NONE, {"state": MISSING}),
+    "finish an open batch": (NONE, {"batches": [open_batch("batch-2", "test.store")]}),
+    "a name of": ("ask_the_scribe", {}),
+    "`rerun": (RERUN, {}),
+    "`drop": (DROP, {}),
+    "`rebuild_from_launch_state`": (LAUNCH_STATE, {}),
+}
+"""What the rows of the tables begin with that say what follows from criticality and strategy."""
+
+
+def situation(
+    criticality: Criticality,
+    strategy: str,
+    *,
+    state: InspectionState = HEALTHY,
+    in_database: bool = False,
+    lost: bool = False,
+    refused: bool = False,
+    expected: RunIdentity = IDENTITY,
+    batches: Iterable[LoggedBatch] = (),
+) -> RecoveryPlan:
+    """The plan of one store."""
+    found = finding(state=state, in_database=in_database)
+    found = found._replace(content_missing=lost, committed_is_refused=refused)
+    one = descriptor(criticality=criticality, strategy=strategy)
+    return plan_for([one], {"test.store": found}, expected=expected, open_batches=batches)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (Criticality.__doc__, 6),
+        (RebuildStrategy.__doc__, 4),
+        ((CHECKOUT / "rtstore/guide/stores.md").read_text(), 10),
+        ((CHECKOUT / "README.md").read_text(), 4),
+    ],
+    ids=["criticality", "strategy", "guide", "README"],
+)
+def test_the_tables_say_what_the_plan_does(text: str, rows: int) -> None:
+    """Each row that is written down, cell by cell."""
+    lines = [
+        line.strip()[2:-2].split(" | ") for line in text.splitlines() if line.strip()[:2] == "| "
+    ]
+    found = [
+        (cells, *SITUATIONS[head])
+        for cells in lines
+        for head in SITUATIONS
+        if cells[0].startswith(head)
+    ]
+    assert len(found) == rows
+    words = {ReadinessImpact.NONE: {"ready", "never stale", "never so"}}
+    for cells, strategy, how in found:
+        if len(cells) == 4:  # by criticality
+            for cell, criticality in zip(
+                cells[1:], (BLOCKING, FROM_PROVIDER, DIAGNOSTIC), strict=True
+            ):
+                impact = situation(criticality, strategy, **how).readiness_impact
+                assert cell in words.get(impact, {impact.value}), (cells, criticality)
+        else:  # by state
+            states = {MISSING: cells[1], UNCOMMITTED: cells[1], QUARANTINED: cells[2]}
+            for state, cell in states.items():
+                (action,) = situation(BLOCKING, strategy, state=state).actions
+                does = "rebuild" if action.kind in REBUILD_KINDS else action.kind.split("_")[0]
+                assert cell == does, (cells, state)
 
 
 def test_a_lost_diagnostic_store_stops_nobody() -> None:
