@@ -254,11 +254,16 @@ def secrets() -> list[str]:
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory, secrets: list[str]) -> Path:
+    """A directory with the secrets of this run."""
+    return make_troubled(tmp_path_factory.mktemp("troubled"), secrets)
+
+
+def make_troubled(parent: Path, secrets: list[str]) -> Path:
     """A directory with secrets wherever there can be any: in documents of all versions, in a file
     that was edited, in errors, reasons and details, and in the names that callers choose."""
     words = [text for text in secrets if text.isalnum()]
     free = secrets[950:]
-    directory = tmp_path_factory.mktemp("troubled") / words[-1]
+    directory = parent / words[-1]
     identity = RunIdentity(
         run_id=words[-2], capability_snapshot_id=words[-3], behavior_fingerprint=free[0]
     )
@@ -476,6 +481,6 @@ def test_many_batches_are_few_strokes() -> None:
     )  # fmt: skip
     newest, whole = chart.timelines_of(contents, NOON)
     assert (newest.batches, whole.batches) == (200, 3_000)
-    assert whole.rows[0].ticks.count("M") <= chart.WIDTH + 1
+    assert sum(path.count("M") for _, path in whole.rows[0].ticks) <= chart.WIDTH + 1
     assert whole.longest_pause is not None
     assert chart.elapsed(whole.longest_pause) == "60.0 min"

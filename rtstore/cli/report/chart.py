@@ -6,6 +6,7 @@ its width is drawn once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -18,6 +19,8 @@ WIDTH = 1000
 HEIGHT = 100
 _TICKS = 5
 _MARKS_PER_LINE = 200
+_DENSITIES = (("few", 1, 3), ("some", 3, 10), ("many", 10, 1 << 62))
+"""How many batches a stroke stands for: from so many, to fewer than so many."""
 _NEWEST = 200
 """The batches of the second, nearer time line."""
 
@@ -39,8 +42,8 @@ class Row(NamedTuple):
     """The line of one store."""
 
     store: str
-    ticks: str
-    """The path of an SVG: a stroke where a batch was committed."""
+    ticks: tuple[tuple[str, str], ...]
+    """Paths of an SVG, each with how dense it is: a stroke where batches were committed."""
     batches: int
     marks: tuple[Mark, ...]
 
@@ -65,6 +68,8 @@ class Timeline(NamedTuple):
     """Batches by store in a span of time."""
 
     batches: int
+    is_whole: bool
+    """Whether it has all batches of the page."""
     ticks: tuple[datetime, ...]
     """Evenly spaced, from the first moment to the last."""
     bands: tuple[Band, ...]
@@ -105,6 +110,7 @@ def _timeline(contents: Contents, batches: Sequence[Batch], now: datetime) -> Ti
     step = (scale.last - scale.first) / (_TICKS - 1)
     return Timeline(
         batches=len(batches),
+        is_whole=len(batches) == len(contents.batches),
         ticks=tuple(scale.first + step * number for number in range(_TICKS)),
         bands=tuple(_bands(contents, scale, now)),
         rows=tuple(_row(name, stores[name], contents, scale) for name in sorted(stores)),
@@ -122,11 +128,11 @@ def _bands(contents: Contents, scale: _Scale, now: datetime) -> Iterable[Band]:
 
 
 def _row(name: str, batches: Sequence[Batch], contents: Contents, scale: _Scale) -> Row:
-    committed = {
+    committed = Counter(
         round(scale.place(batch.started_at, WIDTH))
         for batch in batches
         if batch.state == BatchState.COMMITTED
-    }
+    )
     places: dict[tuple[str, float], list[int]] = {}
     for batch in batches:
         kind = _kind_of(batch)
@@ -139,13 +145,21 @@ def _row(name: str, batches: Sequence[Batch], contents: Contents, scale: _Scale)
             places.setdefault(("quarantined", place), []).append(file.number)
     return Row(
         store=name,
-        ticks="".join(f"M{place} 0v10" for place in sorted(committed)),
+        ticks=tuple(_strokes(committed)),
         batches=len(batches),
         marks=tuple(
             Mark(kind, place, max(numbers), len(numbers))
             for (kind, place), numbers in sorted(places.items())
         ),
     )
+
+
+def _strokes(committed: Counter[int]) -> Iterable[tuple[str, str]]:
+    """Yield the strokes where few batches are, and those where more are."""
+    for density, least, most in _DENSITIES:
+        places = sorted(place for place, many in committed.items() if least <= many < most)
+        if places:
+            yield density, "".join(f"M{place} 0v10" for place in places)
 
 
 def _kind_of(batch: Batch) -> str | None:
