@@ -9,7 +9,8 @@ before `--json` is read.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -66,17 +67,26 @@ class Commands(Sections):
 
 
 class QuarantineCommands(Sections):
-    """The commands of `rtstore quarantine`."""
+    """The commands of `rtstore quarantine`. A directory alone is listed."""
 
     package = "rtstore.cli.commands.quarantine"
     sections: ClassVar = {
         "Commands": {
             "list": "The files that were kept.",
             "show": "One of them, with its content.",
+            "diff": "What one of them would change.",
             "restore": "Put one back where it was.",
             "prune": "Drop those that are old, for good.",
         },
     }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is called; `list`, where a directory is named instead."""
+        first = args[0]
+        named = [word for word in args if not word.startswith("-")]
+        if first not in self.commands and named and (len(named) == 1 or Path(first).is_dir()):
+            args = ["list", *args]
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
@@ -88,7 +98,8 @@ app = typer.Typer(
 app.add_typer(
     typer.Typer(cls=QuarantineCommands, rich_markup_mode=None, no_args_is_help=True),
     name="quarantine",
-    help="Files that were kept before they were overwritten, moved or removed.",
+    help="Files that were kept before they were overwritten, moved or removed.\n\n"
+    "rtstore quarantine DIR lists them.",
     short_help=Commands.sections["Put right"]["quarantine"],
 )
 

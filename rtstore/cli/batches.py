@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rtstore.cli.output import Cell, Column, Page, ago
@@ -23,31 +23,43 @@ class LoggedLine(Record):
 def show_batches(page: Page, lines: Sequence[LoggedLine], now: datetime) -> None:
     """Print the table of batches."""
     columns = [
-        Column("batch"),
+        Column("at"),
         Column("state"),
-        Column("reason"),
-        Column("started", 2),
         Column("age", 1),
-        Column("run", 4),
-        Column("stores", 3),
-        Column("error", 5),
+        Column("reason", 3),
+        Column("stores", 4, room=1),
+        Column("run", 6),
+        Column("started", 7),
+        id_column([line.batch.high_watermark for line in lines]),
+        Column("error", 5, room=20),
     ]
     page.table(
         columns,
         [
             [
-                line.batch.batch_id,
+                at_cell(line.batch.high_watermark),
                 state_cell(line.batch),
-                line.batch.reason,
-                format_time(line.batch.started_at),
                 ago(line.batch.started_at, now),
+                line.batch.reason,
+                page.names(line.stores),
                 line.batch.run_id or "-",
-                ", ".join(line.stores) or "-",
+                format_time(line.batch.started_at),
+                line.batch.batch_id,
                 line.batch.last_error or "-",
             ]
             for line in lines
         ],
     )
+
+
+def at_cell(high_watermark: int | None) -> str:
+    """Return the high watermark of a batch, which is what `--at` takes; `-` without one."""
+    return "-" if high_watermark is None else str(high_watermark)
+
+
+def id_column(high_watermarks: Iterable[int | None]) -> Column:
+    """Return the column of batch ids. It stays where a batch has nothing else to be named by."""
+    return Column("batch", 2 if None in high_watermarks else 8)
 
 
 def state_cell(batch: Batch) -> Cell:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from rtstore.control.history import StoreVersion
     from rtstore.store import RuntimeStore
 
 Choices = list[tuple[str, str]]
@@ -50,10 +51,26 @@ def versions(context: typer.Context, incomplete: str) -> Choices:
             return []
         now = utc_now()
         return [
-            (version.batch_id, f"{version.reason}, {ago(version.written_at, now)}")
+            (handle, f"{version.reason}, {ago(version.written_at, now)}")
             for version in reversed(found)
-            if version.batch_id.startswith(incomplete)
+            for handle in _handles(version, incomplete)[:1]
         ]
+
+
+def _handles(version: StoreVersion, incomplete: str) -> list[str]:
+    """Return what of a version goes on as was typed: its high watermark, or its id."""
+    at = version.high_watermark
+    handles = [*([] if at is None else [str(at)]), version.batch_id]
+    return [handle for handle in handles if handle.startswith(incomplete)]
+
+
+def known_runs(context: typer.Context, incomplete: str) -> Choices:
+    """Return the ids of the runs, newest first."""
+    with _opened(context) as store:
+        if store is None:
+            return []
+        found = [run for run in store.runs() if run.run_id.startswith(incomplete)]
+        return [(run.run_id, str(run.state)) for run in found[:_BATCHES]]
 
 
 def active_run(context: typer.Context, incomplete: str) -> Choices:

@@ -173,7 +173,7 @@ def worst(lines: Iterable[Line]) -> ExitCode:
     return max((line.exit_code for line in lines), default=ExitCode.READY)
 
 
-def report(folder: Path, found: Found, *, as_json: bool) -> ExitCode:
+def report(folder: Path, found: Found, *, as_json: bool, wide: bool) -> ExitCode:
     """Print what was found below a folder; return the highest exit code."""
     whole = FolderReport(
         folder=str(folder),
@@ -183,7 +183,7 @@ def report(folder: Path, found: Found, *, as_json: bool) -> ExitCode:
         backups=tuple(map(str, found.walk.backups)),
         was_cut_short=found.walk.was_cut_short,
     )
-    _show(page_of(whole, as_json=as_json), whole)
+    _show(page_of(whole, as_json=as_json, wide=wide), whole)
     return whole.exit_code
 
 
@@ -371,14 +371,14 @@ def show_lines(page: Page, lines: Sequence[Line], now: datetime) -> None:
     """Print the table of directories."""
     columns = [
         Column("directory"),
-        Column("team", 3),
         Column("readiness"),
-        Column("batches", 4),
-        Column("run", 6),
         Column("last batch", 2),
-        Column("size", 5),
+        Column("batches", 3),
+        Column("run", 5),
+        Column("team", 4),
+        Column("size", 6),
         Column("writer lock", 7),
-        Column("why", 1, room=40),
+        Column("why", 1, room=20),
     ]
     page.table(columns, [_row(line, now) for line in lines])
 
@@ -386,11 +386,11 @@ def show_lines(page: Page, lines: Sequence[Line], now: datetime) -> None:
 def _row(line: Line, now: datetime) -> list[str | Cell]:
     return [
         line.directory,
-        line.team_name or "-",
         Cell(_word(line.state), _tone(line.state)),
+        ago(line.last_batch_at, now) if line.last_batch_at else "-",
         "-" if line.high_watermark is None else str(line.high_watermark),
         _run(line),
-        ago(line.last_batch_at, now) if line.last_batch_at else "-",
+        line.team_name or "-",
         "-" if line.database_bytes is None else size(line.database_bytes),
         _holder(line),
         line.why or "-",
@@ -423,7 +423,7 @@ def show_next_of(page: Page, lines: Sequence[Line], title: str) -> None:
             continue
         if step.command:
             told.add(step.command)
-            page.line(Cell(step.command, "title"), indent=2)
+            page.line(Cell(step.command, "command"), indent=2)
             page.line(step.why, indent=6)
         else:
             page.line(f"{line.directory}: {step.why}", indent=2)

@@ -28,6 +28,10 @@ Directory = Annotated[
     typer.Argument(metavar="DIR", callback=utf8, readable=False, help="The runtime directory."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+Wide = Annotated[
+    bool,
+    typer.Option("--wide", help="Cut no id, break no line, and leave no column out."),
+]
 LockTimeout = Annotated[
     float,
     typer.Option(
@@ -35,27 +39,6 @@ LockTimeout = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-RunId = Annotated[
-    str | None,
-    typer.Option(
-        "--run-id",
-        metavar="ID",
-        help="The run that the stores should belong to. What is not given of the expected "
-        "identity is taken from the manifest's active identity.",
-    ),
-]
-CapabilitySnapshotId = Annotated[
-    str | None,
-    typer.Option(
-        "--capability-snapshot-id", metavar="ID", help="The expected capability snapshot; '': none."
-    ),
-]
-BehaviorFingerprint = Annotated[
-    str | None,
-    typer.Option(
-        "--behavior-fingerprint", metavar="TEXT", help="The expected fingerprint; '': none."
-    ),
-]
 StoreName = Annotated[
     str,
     typer.Argument(

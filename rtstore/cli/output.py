@@ -1,8 +1,10 @@
-"""Printing: tables and colours on a terminal, plain lines elsewhere, JSON on demand.
+"""Printing: laid out for a terminal, plain lines elsewhere, JSON on demand.
 
-Plain lines are never cut or wrapped, so that ids and paths can be copied, and found with grep. On a
-terminal too narrow for a table whole columns are left out, the least important first; `--json`
-always has everything. `NO_COLOR` and `TERM=dumb` are respected.
+On a terminal, and wherever `COLUMNS` says how wide the reader is, lines are broken between words,
+the columns of a table that can be looked up are left out, and long ids are cut in their middle. A
+command that is broken can still be copied. Elsewhere, and with `--wide`, nothing is broken, left
+out or cut, so that everything can be found with grep; `--json` always has everything. `NO_COLOR`
+and `TERM=dumb` are respected.
 """
 
 from __future__ import annotations
@@ -13,50 +15,72 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING
 
+from rtstore.cli.layout import (
+    Cell,
+    Cells,
+    Column,
+    fact_lines,
+    lines_of,
+    short_id,
+    shortened,
+    shortened_path,
+    table_lines,
+    width_of,
+)
 from rtstore.model.times import format_time
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
-    from rich.padding import Padding
     from rich.text import Text
 
     from rtstore.model.records import Record
 
-_STYLES = {"good": "green", "bad": "bold red", "warn": "yellow", "dim": "dim", "title": "bold"}
+__all__ = ["Cell", "Column"]
 
-
-class Cell(NamedTuple):
-    """A piece of text and what it means: `good`, `bad`, `warn`, `dim`, `title` or nothing."""
-
-    text: str
-    tone: str = ""
-
-
-class Column(NamedTuple):
-    """A column of a table; of those that do not fit on a terminal, the highest `rank` goes first.
-    Rank 0 always stays. One with `room` needs no more than that: what is longer is folded."""
-
-    header: str
-    rank: int = 0
-    room: int | None = None
+_NAMES_MAX = 3
+_USUAL_WIDTH = 80
+"""Of a terminal that does not say its width."""
+_STYLES = {
+    "good": "green",
+    "bad": "bold red",
+    "warn": "yellow",
+    "dim": "dim",
+    "title": "bold",
+    "command": "bold",
+}
 
 
 class Page:
-    """Where a command writes what people read: plain lines, never cut or wrapped."""
+    """Where a command writes what people read."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: IO[str], width: int | None = None) -> None:
         self._stream = stream
+        self._width = width
+        """Of the reader; None: nothing is broken, left out or cut."""
+        self._mark = "…" if _can_write("…", stream) else ".."
+        """Stands for what is cut; both may be typed."""
 
     def line(self, *cells: str | Cell, indent: int = 0) -> None:
-        """Print one line, made of the cells as they are."""
-        text = "".join(_cell(cell).text for cell in cells)
-        self._stream.write(f"{' ' * indent}{visible(text)}".rstrip() + "\n")
+        """Print a line made of the cells; where it does not fit, it goes on below."""
+        for line in lines_of([self._shown(cell) for cell in cells], self._width, indent):
+            self._put(line)
+
+    def exact(self, text: str, tone: str = "") -> None:
+        """Print a line of somebody's data as it is: it is neither broken nor cut."""
+        self._put([Cell(visible(text), tone)])
+
+    def _cut_path(self, text: str) -> str:
+        return shortened_path(text).replace("…", self._mark)
+
+    def is_narrower_than(self, text: str) -> bool:
+        """Return whether a line has to be broken."""
+        return self._width is not None and width_of(visible(text)) > self._width
 
     def gap(self) -> None:
         """Print an empty line."""
-        self.line()
+        self._put([])
 
     def title(self, text: str) -> None:
         """Print a heading, with an empty line before it."""
@@ -65,19 +89,49 @@ class Page:
 
     def facts(self, rows: Sequence[tuple[str, str | Cell]]) -> None:
         """Print names and values, aligned."""
-        width = max(len(name) for name, _ in rows) + 2
+        names = max(width_of(name) for name, _ in rows)
         for name, value in rows:
-            self.line(Cell(name.ljust(width), "dim"), value)
+            for line in fact_lines(visible(name), self._shown(value), names, self._width):
+                self._put(line)
 
     def table(
         self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
     ) -> None:
-        """Print rows under headers."""
-        texts = [[visible(_cell(cell).text) for cell in row] for row in rows]
-        texts.insert(0, [column.header.upper() for column in columns])
-        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-        for row in texts:
-            self.line("  ".join(map(str.ljust, row, widths)), indent=indent)
+        """Print rows under headers, of the columns that fit."""
+        width = None if self._width is None else max(self._width - indent, 1)
+        shown = [[self._shown(cell) for cell in row] for row in rows]
+        if width is not None:
+            shown = [[Cell(self._cut_path(text), tone) for text, tone in row] for row in shown]
+        for line in table_lines(columns, shown, width):
+            self._put([Cell(" " * indent), *line])
+
+    def id(self, text: str) -> str:
+        """Return an id; for a reader of some width, cut in its middle."""
+        return text if self._width is None else short_id(text).replace("…", self._mark)
+
+    def names(self, names: Sequence[str]) -> str:
+        """Return names in a row; for a reader of some width, of many the first ones only."""
+        if self._width is None or len(names) <= _NAMES_MAX:
+            return ", ".join(names) or "-"
+        shown = names[: _NAMES_MAX - 1]
+        return f"{', '.join(shown)} and {len(names) - len(shown)} more"
+
+    def _shown(self, cell: str | Cell) -> Cell:
+        text, tone = Cell(cell) if isinstance(cell, str) else cell
+        text = visible(text)
+        is_cut = self._width is not None and tone != "command"
+        return Cell(shortened(text).replace("…", self._mark) if is_cut else text, tone)
+
+    def _put(self, line: Cells) -> None:
+        self._stream.write("".join(cell.text for cell in line).rstrip() + "\n")
+
+
+def _can_write(letter: str, stream: IO[str]) -> bool:
+    try:
+        letter.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class SilentPage(Page):
@@ -86,74 +140,30 @@ class SilentPage(Page):
     def __init__(self) -> None:
         super().__init__(io.StringIO())
 
-    def line(self, *cells: str | Cell, indent: int = 0) -> None:
-        """Print nothing."""
-
-    def table(
-        self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
-    ) -> None:
+    def _put(self, line: Cells) -> None:
         """Print nothing."""
 
 
 class TerminalPage(Page):
-    """The same for a terminal, with rich: its width, its colours."""
+    """The same with colours, by rich."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console.file)
+    def __init__(self, console: Console, width: int | None = None) -> None:
+        super().__init__(console.file, width)
         self._console = console
 
-    def line(self, *cells: str | Cell, indent: int = 0) -> None:
-        """Print one line; the terminal wraps it when it is too long."""
-        from rich.text import Text
+    def _put(self, line: Cells) -> None:
+        self._print(_coloured(line))
 
-        parts = [(visible(text), _STYLES.get(tone, "")) for text, tone in map(_cell, cells)]
-        self._put(Text.assemble(" " * indent, *parts), soft_wrap=True)
-
-    def table(
-        self, columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], *, indent: int = 0
-    ) -> None:
-        """Print a table of the columns that fit."""
-        from rich import box
-        from rich.padding import Padding
-        from rich.table import Table
-        from rich.text import Text
-
-        cells = [[_cell(cell) for cell in row] for row in rows]
-        shown = columns_that_fit(
-            columns,
-            [[visible(cell.text) for cell in row] for row in cells],
-            self._console.width - indent,
-        )
-        table = Table(
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-            header_style="dim",
-        )
-        folds = any(columns[position].room for position in shown)
-        for position in shown:
-            kept_whole = folds and not columns[position].room
-            table.add_column(columns[position].header, overflow="fold", no_wrap=kept_whole)
-        for row in cells:
-            table.add_row(
-                *(
-                    Text(visible(row[position].text), _STYLES.get(row[position].tone, ""))
-                    for position in shown
-                )
-            )
-        self._put(Padding(table, (0, 0, 0, indent)), soft_wrap=False)
-
-    def _put(self, what: Text | Padding, *, soft_wrap: bool) -> None:
-        self._console.print(what, soft_wrap=soft_wrap)
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
 
 
 class LivePage(TerminalPage):
     """A page that is shown as a whole, again and again; see `rich.live`."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._parts: list[Text | Padding] = []
+    def __init__(self, console: Console, width: int | None = None) -> None:
+        super().__init__(console, width)
+        self._parts: list[Text] = []
 
     def whole(self) -> Group:
         """Return everything written so far."""
@@ -161,45 +171,46 @@ class LivePage(TerminalPage):
 
         return Group(*self._parts)
 
-    def _put(self, what: Text | Padding, *, soft_wrap: bool) -> None:  # noqa: ARG002 - never here
-        self._parts.append(what)
+    def _print(self, text: Text) -> None:
+        self._parts.append(text)
 
 
-def columns_that_fit(
-    columns: Sequence[Column], texts: Sequence[Sequence[str]], width: int
-) -> list[int]:
-    """Return the positions of the columns that fit side by side, two spaces between them."""
-    longest = [
-        max(len(column.header), *(len(row[position]) for row in texts), 0)
-        for position, column in enumerate(columns)
-    ]
-    widths = [
-        min(length, column.room or length) + 2
-        for column, length in zip(columns, longest, strict=True)
-    ]
-    shown = [position for position, column in enumerate(columns) if column.rank == 0]
-    room = width + 2 - sum(widths[position] for position in shown)
-    for position in sorted(range(len(columns)), key=lambda position: columns[position].rank):
-        if columns[position].rank and widths[position] <= room:
-            shown.append(position)
-            room -= widths[position]
-    return sorted(shown)
+def _coloured(line: Cells) -> Text:
+    from rich.text import Text
+
+    text = Text.assemble(*((cell.text, _STYLES.get(cell.tone, "")) for cell in line))
+    text.rstrip()
+    return text
 
 
-def page_for(stream: IO[str] | None = None) -> Page:
-    """Return the page for a stream (default: standard output)."""
+def page_for(stream: IO[str] | None = None, *, wide: bool = False) -> Page:
+    """Return the page for a stream (default: standard output); `wide` lays nothing out."""
     stream = stream or sys.stdout
+    width = None if wide else reader_width(stream)
     console = console_for(stream)
-    return Page(stream) if console is None else TerminalPage(console)
+    return Page(stream, width) if console is None else TerminalPage(console, width)
 
 
-def page_of(report: Record, *, as_json: bool) -> Page:
+def page_of(report: Record, *, as_json: bool, wide: bool = False) -> Page:
     """Return the page on which a report is shown to people. With `as_json`, print the report as
     JSON, and nothing on the page."""
     if not as_json:
-        return page_for()
+        return page_for(wide=wide)
     print_json(report)
     return SilentPage()
+
+
+def reader_width(stream: IO[str]) -> int | None:
+    """Return how wide the reader of a stream is: `COLUMNS`, or its terminal; None: not known."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns[:6]) > 0:
+        return int(columns[:6])
+    if not stream.isatty():
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL_WIDTH
+    except OSError:
+        return _USUAL_WIDTH
 
 
 def console_for(stream: IO[str]) -> Console | None:
@@ -232,10 +243,6 @@ def print_json_line(record: Record) -> None:
 
 
 # --- words for values ---------------------------------------------------------------------------
-
-
-def _cell(cell: str | Cell) -> Cell:
-    return Cell(cell) if isinstance(cell, str) else cell
 
 
 def visible(text: str) -> str:

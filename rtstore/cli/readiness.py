@@ -45,5 +45,5 @@ def show_next(page: Page, steps: Sequence[NextStep]) -> None:
     page.title("Next")
     for step in steps:
         if step.command:
-            page.line(Cell(step.command, "title"), indent=2)
+            page.line(Cell(step.command, "command"), indent=2)
         page.line(step.why, indent=6 if step.command else 2)

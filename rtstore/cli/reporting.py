@@ -44,11 +44,16 @@ def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool)
     if as_json:
         report = {"type": type(error).__name__, "message": message, "exitCode": int(code)}
         sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
-    from rtstore.cli.output import visible
+    from rtstore.cli.output import Cell, page_for
 
-    # What others wrote may be in it: names of files, the line of a lock's holder.
-    lines = "\n".join(map(visible, message.splitlines()))
-    typer.echo(f"rtstore: {lines}", err=True)
+    page, (first, *others) = page_for(sys.stderr), f"rtstore: {message}".splitlines()
+    what, _, command = first.rpartition(" Run: ")
+    if what and not others and page.is_narrower_than(first):
+        page.line(f"{what} Run:")
+        page.line(Cell(command, "command"), indent=2)
+    else:
+        for line in (first, *others):
+            page.line(line)
     raise typer.Exit(code)
 
 

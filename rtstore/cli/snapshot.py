@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files
 from rtstore.cli.discover import MANIFEST_NAMES
+from rtstore.cli.identity import AS_IT_IS, Expected
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of
 from rtstore.cli.run_words import process_of
@@ -119,6 +120,8 @@ class StoreLine(Record):
     """Of the file as it is; None when there is none."""
     batch_id: str | None
     """The batch that wrote what is committed; None while nothing is."""
+    high_watermark: int | None
+    """Of that batch."""
     batch_reason: ReasonName | None
     written_at: Timestamp | None
     age_seconds: float | None
@@ -266,32 +269,26 @@ def bytes_on_disk(directory: Path) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def expected_identity(
-    manifest: Manifest,
-    run_id: str | None,
-    capability_snapshot_id: str | None,
-    behavior_fingerprint: str | None,
-) -> RunIdentity | None:
+def expected_identity(manifest: Manifest, given: Expected) -> RunIdentity | None:
     """Return the identity to compare the entries with: the given parts, and the rest from the
     manifest.
 
     An empty capability snapshot or fingerprint stands for none. Returns None while no run is active
     and nothing is given. After a run that was stopped, the manifest may still have the other parts.
     """
-    if run_id == "":
+    if given.run_id == "":
         raise InvalidRequestError("--run-id", "is empty")
-    run_id = run_id or manifest.active_run_id
+    run_id = given.run_id or manifest.active_run_id
     if not run_id:
-        if capability_snapshot_id is None and behavior_fingerprint is None:
+        if given == AS_IT_IS:
             return None
         why = "no run is active" if manifest.high_watermark else "nothing is committed yet"
         raise InvalidRequestError("--run-id", f"is needed: {why}")
+    snapshot_id, fingerprint = given.capability_snapshot_id, given.behavior_fingerprint
     return RunIdentity(
         run_id=run_id,
-        capability_snapshot_id=_part(
-            capability_snapshot_id, manifest.active_capability_snapshot_id
-        ),
-        behavior_fingerprint=_part(behavior_fingerprint, manifest.active_behavior_fingerprint),
+        capability_snapshot_id=_part(snapshot_id, manifest.active_capability_snapshot_id),
+        behavior_fingerprint=_part(fingerprint, manifest.active_behavior_fingerprint),
     )
 
 
@@ -299,13 +296,7 @@ def _part(given: str | None, known: str | None) -> str | None:
     return known if given is None else given or None
 
 
-def look_at(
-    store: RuntimeStore,
-    *,
-    run_id: str | None = None,
-    capability_snapshot_id: str | None = None,
-    behavior_fingerprint: str | None = None,
-) -> Look:
+def look_at(store: RuntimeStore, given: Expected = AS_IT_IS) -> Look:
     """Inspect every store, plan, and check readiness for the expected identity. Only reads."""
     planner = RecoveryPlanner(
         store.descriptors,
@@ -315,9 +306,7 @@ def look_at(
         lock=store.lock,
     )
     gathered = planner.gather()
-    expected = expected_identity(
-        gathered.view.manifest, run_id, capability_snapshot_id, behavior_fingerprint
-    )
+    expected = expected_identity(gathered.view.manifest, given)
     plan = planner.plan_of(gathered, team_name=store.team_name, expected=expected)
     paths = {item.schema_name: item.relative_path for item in store.descriptors}
     hindered = hindrances(store.directory, paths)
@@ -405,6 +394,7 @@ def _line(
         reason=action.reason if action else None,
         file_size=inspection.file_size,
         batch_id=writer.batch_id if writer else None,
+        high_watermark=writer.high_watermark if writer else None,
         batch_reason=writer.reason if writer else None,
         written_at=writer.written_at if writer else None,
         age_seconds=age_of(writer.written_at, now) if writer else None,

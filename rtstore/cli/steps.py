@@ -15,15 +15,20 @@ _TONES = {
 def show_steps(page: Page, steps: tuple[RecoveryStep, ...], removed: tuple[str, ...] = ()) -> None:
     """Print the outcome of each action of a plan."""
     if steps:
-        columns = [Column("action"), Column("store"), Column("outcome"), Column("detail", 1)]
+        columns = [
+            Column("store"),
+            Column("outcome"),
+            Column("detail", 1, room=24),
+            Column("action", 2),
+        ]
         page.table(
             columns,
             [
                 [
-                    step.action.kind,
                     step.action.schema_name,
                     Cell(step.outcome, _TONES[step.outcome]),
                     step.detail or "-",
+                    step.action.kind,
                 ]
                 for step in steps
             ],

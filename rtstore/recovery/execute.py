@@ -69,23 +69,52 @@ SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
 
 
 _NOT_IN_DATABASE = "its committed content is not in the database"
+
+
 _REBUILD = "have the runtime rebuild the store, and write what it returns as a batch"
 _INTENTIONS = {
-    ActionKind.ROLL_FORWARD: "finish the batch from the log",
-    ActionKind.RESTORE_COMMITTED: "quarantine a foreign file and put the committed content back",
-    ActionKind.QUARANTINE: "move the file into quarantine and put back what is committed",
-    ActionKind.BLOCK_READINESS: "leave it to a person or the runtime",
+    ActionKind.ROLL_FORWARD: "finish the batch from the log: the file gets what the batch writes",
+    ActionKind.RESTORE_COMMITTED: (
+        "put back what is committed; what the file holds is in the database"
+    ),
+    ActionKind.QUARANTINE: "move the file into quarantine, and put back what is committed",
+    ActionKind.BLOCK_READINESS: "leave the file as it is, to a person or the runtime",
 }
+_INTENTIONS_FOR: dict[tuple[ActionKind, str | None], str] = {
+    (ActionKind.RESTORE_COMMITTED, InspectionState.MISSING): (
+        "write the file again, with what is committed"
+    ),
+    (ActionKind.RESTORE_COMMITTED, InspectionState.QUARANTINED): (
+        "keep the damaged file in quarantine, unless the database has what it holds, and put back "
+        "what is committed"
+    ),
+}
+_INTENTIONS_WITHOUT_CONTENT = {
+    ActionKind.RESTORE_COMMITTED: (
+        "remove the file: nothing is committed, and the database has what it holds"
+    ),
+    ActionKind.QUARANTINE: "move the file into quarantine; there is nothing to put back",
+}
+
+
+def _intention(action: RecoveryAction, in_database: Collection[str]) -> str:
+    """Return what would become of a file, in words."""
+    kind, reason = action.kind, action.reason
+    if kind is ActionKind.BLOCK_READINESS and action.batch_id is not None:
+        return "close the batch, which was imported unfinished, as failed; no file is touched"
+    if reason == CONTENT_MISSING:
+        return "take the lost content from the file into the database; the file stays as it is"
+    if kind is ActionKind.QUARANTINE and reason == InspectionState.MISSING:
+        return "do nothing: there is no file, and nothing to put back"
+    if kind in _INTENTIONS_WITHOUT_CONTENT and action.schema_name not in in_database:
+        return _INTENTIONS_WITHOUT_CONTENT[kind]
+    return _INTENTIONS_FOR.get((kind, reason)) or _INTENTIONS.get(kind, _REBUILD)
 
 
 def _intended(action: RecoveryAction, in_database: Collection[str]) -> RecoveryStep:
     """Return the step of a dry run. `in_database` are the stores whose committed content is there
     to be put back."""
-    intention = _INTENTIONS.get(action.kind, _REBUILD)
-    if action.kind is ActionKind.QUARANTINE and action.schema_name not in in_database:
-        intention = "move the file into quarantine; there is nothing to put back"
-    if action.kind is ActionKind.BLOCK_READINESS and action.batch_id is not None:
-        intention = "close the batch that was imported open"
+    intention = _intention(action, in_database)
     return RecoveryStep(
         action=action,
         outcome=ActionOutcome.SKIPPED,

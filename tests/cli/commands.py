@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,11 @@ class Result:
         return lines[0]
 
 
-def run(*arguments: str | Path) -> Result:
-    """Run the command in this process."""
-    out, err = io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
+def run(*arguments: str | Path, columns: int | None = None) -> Result:
+    """Run the command in this process, for a reader of that width."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with _width(columns), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             _command()([_argument(argument) for argument in arguments], prog_name="rtstore")
         except SystemExit as end:
@@ -62,6 +62,19 @@ def run(*arguments: str | Path) -> Result:
         stream.seek(0)
         texts.append(stream.read())
     return Result(code, *texts)
+
+
+@contextlib.contextmanager
+def _width(columns: int | None) -> Iterator[None]:
+    before = os.environ.pop("COLUMNS", None)
+    if columns is not None:
+        os.environ["COLUMNS"] = str(columns)
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 @functools.cache
@@ -91,7 +104,7 @@ def run_process(
     """Run the command in a process of its own, as a shell would, `before` it another program."""
     done = subprocess.run(
         [*before, sys.executable, "-m", "rtstore.cli", *map(str, arguments)],
-        env={**os.environ, **(environment or {}), "PYTHONPATH": str(CHECKOUT)},
+        env={**_without_columns(), **(environment or {}), "PYTHONPATH": str(CHECKOUT)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -99,6 +112,11 @@ def run_process(
         check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def _without_columns() -> dict[str, str]:
+    """The environment of a reader whose width nobody knows."""
+    return {name: value for name, value in os.environ.items() if name != "COLUMNS"}
 
 
 _RUN_ALL = """

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import RuntimeStore
+from rtstore.cli.demo.writer import IDENTITY
 from tests.cli.commands import Result, ready_team, run, run_process
 from tests.support import picture
 
@@ -57,6 +58,8 @@ def test_versions(tmp_path: Path) -> None:
     line = f"rtstore diff {directory} opencode-permissions.json batch-"
     assert completed(line) == versions[::-1]
     assert completed(line.replace("diff", "show").replace("batch-", "--at b")) == versions[::-1]
+    assert completed(line.removesuffix("batch-")) == ["2", "1"]
+    assert completed(f"rtstore log {directory} --run-id run-") == [IDENTITY.run_id]
 
 
 def test_evidence(tmp_path: Path) -> None:

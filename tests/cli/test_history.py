@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from rtstore import RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
+from rtstore.model.times import utc_now
 from tests.cli.commands import run
 from tests.support import picture
 
@@ -45,9 +47,9 @@ def test_history_lists_versions(directory: Path) -> None:
 @pytest.mark.parametrize(("at", "number"), [("batch-1", 1), ("2", 2), ("2999-01-01T00:00:00Z", 3)])
 def test_show_as_of_a_batch(directory: Path, store: str, at: str, number: int) -> None:
     """The store may be named by its file; the point is a batch, a watermark or a time."""
-    shown = run("show", directory, store, "--at", at)
-    assert f'"n": {number}' in shown.out
-    assert f"batch-{number}" in shown.row("Written", f"batch-{number}")
+    assert run("show", directory, store, "--at", at).json() == {"sessions": [], "n": number}
+    shown = run("show", directory, store, "--at", at, "--json").json()["content"]
+    assert (shown["batchId"], shown["highWatermark"]) == (f"batch-{number}", number)
 
 
 def test_show_says_when_the_file_holds_something_else(directory: Path) -> None:
@@ -55,6 +57,8 @@ def test_show_says_when_the_file_holds_something_else(directory: Path) -> None:
     assert run("show", directory, SESSIONS, "--json").json()["note"] is None
     (directory / FILE).write_text("{}")
     assert "was changed" in run("show", directory, SESSIONS, "--json").json()["note"]
+    shown = run("show", directory, SESSIONS)
+    assert (shown.json()["n"], "was changed" in shown.err) == (3, True)
 
 
 def test_diff_shows_what_changed(directory: Path) -> None:
@@ -62,6 +66,7 @@ def test_diff_shows_what_changed(directory: Path) -> None:
     assert "~ /n\n    - 1\n    + 3\n" in run("diff", directory, SESSIONS, "batch-1").out
     assert "~ /n\n    - 1\n    + 2\n" in run("diff", directory, SESSIONS, "1", "2").out
     assert "no difference" in run("diff", directory, SESSIONS, "2", "2").out
+    assert "~ /n\n    - 2\n    + 3\n" in run("diff", directory, SESSIONS).out
 
 
 @pytest.mark.parametrize("command", [["history"], ["show"], ["diff"]])
@@ -88,6 +93,11 @@ def test_revert_writes_it_again(directory: Path) -> None:
         (["show", SESSIONS, "--at", "nothing"], "no committed batch 'nothing' is on record"),
         (["show", SESSIONS, "--at", "2026-99-01"], "is no time"),
         (["diff", SESSIONS, "1", "77"], "high watermark 77"),
+        (["diff", "opencode.hostLeases"], "there is nothing to compare with"),
+        (["show", SESSIONS, "--at", "batch"], "--at: 'batch' is short for several: batch-1 (high "),
+        (["show", SESSIONS, "--at", "b"], "no committed batch 'b' is on record"),
+        (["show", SESSIONS, "--at", "999999999w"], "is no time"),
+        (["show", SESSIONS, "--at", "1h"], "no batch that was committed by"),
         (["revert", SESSIONS, "--to", "batch-3"], "nothing to revert"),
         (["revert", SESSIONS, "--to", "nothing"], "no committed batch 'nothing'"),
     ],
@@ -98,3 +108,106 @@ def test_a_wrong_call_changes_nothing(directory: Path, words: list[str], problem
     assert result.code == ExitCode.WRONG_CALL
     assert problem in result.err
     assert run("status", directory, "--json").json()["highWatermark"] == 3
+
+
+# --- short names ----------------------------------------------------------------------------------
+
+LONG = [f"batch-01dad0aa-5c0{number}-7000-8000-a9087476{number:04}" for number in range(4)]
+
+
+@pytest.fixture(scope="module")
+def long_ago(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A team of two runs, each with two batches of long ids, each an hour after the one before."""
+    directory = tmp_path_factory.mktemp("short") / "team"
+    clock = {"hours": 4.5}
+    with RuntimeStore.open(
+        directory, team_name="team-a", clock=lambda: utc_now() - timedelta(hours=clock["hours"])
+    ) as store:
+        for number, batch_id in enumerate(LONG):
+            store.write_batch(
+                identity=RunIdentity(run_id=f"run-{number // 2 + 1}"),
+                reason="launch_checkpoint",
+                writes={SESSIONS: {"sessions": [], "n": number}},
+                batch_id=batch_id,
+            )
+            clock["hours"] -= 1
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("at", "number"),
+    [
+        (LONG[1], 1),
+        ("batch-01dad0aa-5c02", 2),
+        ("0001", 0),  # digits alone are a high watermark
+        ("…0001", 1),
+        ("...0001", 1),
+        ("a90874760001", 1),
+        ("batch-01da…0003", 3),
+        ("batch-01da..0003", 3),
+        ("batch-01dad0aa-5c02-7000…", 2),
+        ("run-1", 1),
+        ("run-2", 3),
+        ("un-1", 1),
+        ("2h", 2),
+        ("120 min", 2),
+        ("1.2h", 3),
+        ("240m", 0),
+    ],
+)
+def test_a_point_by_its_short_name(long_ago: Path, at: str, number: int) -> None:
+    """The beginning or the end of an id, or both; the end of a run; an age."""
+    assert run("show", long_ago, SESSIONS, "--at", at).json()["n"] == number
+
+
+def test_a_short_name_of_several_names_them_all(long_ago: Path) -> None:
+    """With what each can be told apart by; nothing is guessed."""
+    refused = run("show", long_ago, SESSIONS, "--at", "batch-01da…")
+    assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, "")
+    assert all(
+        f"{batch_id} (high watermark {at})" in refused.err for at, batch_id in enumerate(LONG, 1)
+    )
+    assert "run run-1, run run-2" in run("show", long_ago, SESSIONS, "--at", "run-…").err
+    both = run("diff", long_ago, SESSIONS, "…0000", "run-1")
+    assert "~ /n\n    - 0\n    + 1\n" in both.out
+    assert run("revert", long_ago, SESSIONS, "--to", "batch-").code == ExitCode.WRONG_CALL
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ([], [3, 2, 1, 0]),
+        (["--run-id", "run-1"], [1, 0]),
+        (["--run-id", "un-2"], [3, 2]),
+        (["--since", "2"], [3, 2]),
+        (["--since", "run-1"], [3, 2]),
+        (["--since", "160m"], [3, 2]),
+        (["--since", "0"], [3, 2, 1, 0]),
+        (["--since", "1", "--run-id", "run-1"], [1]),
+        (["--store", FILE, "-n", "1"], [3]),
+        (["--store", "opencode.hostLeases"], []),
+    ],
+)
+def test_the_log_of_some_batches(long_ago: Path, options: list[str], numbers: list[int]) -> None:
+    """Of a run, of a store, or after a point in time; each with the stores that it wrote."""
+    found = run("log", long_ago, *options, "--json").json()["batches"]
+    assert [line["batch"]["batchId"] for line in found] == [LONG[number] for number in numbers]
+    assert all(line["stores"] == [SESSIONS] for line in found)
+    if not numbers:
+        assert run("log", long_ago, *options).out.endswith("\nno such batch is on record\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--run-id", "run-7"], "--run-id: there never was a run 'run-7' here"),
+        (["--run-id", "run-"], "'run-' is short for several: run run-1, run run-2"),
+        (["--store", "nobody"], "unknown store 'nobody'"),
+        (["--since", "77"], "high watermark 77"),
+    ],
+)
+def test_a_log_of_nothing_that_there_is(long_ago: Path, options: list[str], problem: str) -> None:
+    """Is a wrong call, and says which."""
+    refused = run("log", long_ago, *options)
+    assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, "")
+    assert problem in refused.err

@@ -51,10 +51,11 @@ def test_log_is_newest_first(tmp_path: Path) -> None:
     assert result.code == ExitCode.READY
     table = result.out.splitlines()[4:]
     assert table[0].split() == [
-        "BATCH", "STATE", "REASON", "STARTED", "AGE", "RUN", "STORES", "ERROR",
+        "AT", "STATE", "AGE", "REASON", "STORES", "RUN", "STARTED", "BATCH", "ERROR",
     ]  # fmt: skip
     assert [line.split()[1] for line in table[1:]] == ["preparing", *["committed"] * 3]
-    assert [line.split()[2] for line in table[1:]] == [
+    assert [line.split()[0] for line in table[1:]] == ["-", "3", "2", "1"]
+    assert [line.split()[5] for line in table[1:]] == [
         "launch_checkpoint",
         *(checkpoint.reason for checkpoint in reversed(first_checkpoints())),
     ]

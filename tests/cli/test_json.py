@@ -105,6 +105,7 @@ SHAPES = {
     },
     "quarantine list": {"directory", "teamName", "files", "unlisted"},
     "quarantine show": {"directory", "file", "content", "note"},
+    "quarantine diff": {"directory", "file", "highWatermark", "note", "differences"},
     "quarantine restore": {"directory", "file", "verdict", "next"},
     "quarantine prune": {"directory", "dryRun", "files", "bytes"},
     "guide": {"topics", "text"},
@@ -208,6 +209,7 @@ def test_shape(tmp_path: Path, command: str) -> None:
         "log",
         "runs",
         "history",
+        "diff",
         "quarantine list",
     ):
         told |= set(re.findall(r"\w+", run(*name.split(), "--help").out.split("JSON: ")[1]))

@@ -8,13 +8,13 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
+from rtstore.cli.layout import columns_that_fit
 from rtstore.cli.output import (
     Cell,
     Column,
     Page,
     TerminalPage,
     ago,
-    columns_that_fit,
     count,
     size,
     visible,
@@ -97,20 +97,41 @@ def test_plain_tables_are_as_wide_as_they_must_be() -> None:
 def test_the_most_important_columns_stay() -> None:
     """Where the width does not suffice, the highest rank goes first, rank 0 never."""
     texts = [["first", "x" * 30, "ready"], ["second", "-", "blocked"]]
-    assert columns_that_fit(COLUMNS, texts, 80) == [0, 1, 2]
-    assert columns_that_fit(COLUMNS, texts, 30) == [0, 2]
-    assert columns_that_fit(COLUMNS, texts, 3) == [0]
-    assert columns_that_fit(COLUMNS, [], 80) == [0, 1, 2]
+    assert columns_that_fit(COLUMNS, texts, 80) == {0: 6, 1: 30, 2: 7}
+    assert columns_that_fit(COLUMNS, texts, None) == {0: 6, 1: 30, 2: 7}
+    assert columns_that_fit(COLUMNS, texts, 30) == {0: 6, 2: 7}
+    assert columns_that_fit(COLUMNS, texts, 6) == {0: 6}
+    assert columns_that_fit(COLUMNS, texts, 3) == {}, "then each row is a paragraph"
+    assert columns_that_fit(COLUMNS, [], 80) == {0: 4, 1: 4, 2: 5}
+
+
+def test_a_column_that_says_nothing_goes_first() -> None:
+    """However important it would be, where the others have no room."""
+    texts = [["first", "a note", "-"], ["second", "-", "-"]]
+    assert columns_that_fit(COLUMNS, texts, 15) == {0: 6, 1: 6}
+    assert columns_that_fit(COLUMNS, texts, 40) == {0: 6, 1: 6, 2: 5}
+
+
+def test_what_is_folded_gets_the_room_that_is_left() -> None:
+    """At least that of its longest word."""
+    columns = [Column("name"), Column("note", 1, room=2)]
+    texts = [["first", "some more words"]]
+    assert [columns_that_fit(columns, texts, width) for width in (30, 16, 12, 11)] == [
+        {0: 5, 1: 15},
+        {0: 5, 1: 9},
+        {0: 5, 1: 5},
+        {0: 5},
+    ]
 
 
 def test_terminal_tables_fit() -> None:
     """On a terminal no line is wider than it, and what the columns say is unharmed."""
     stream = io.StringIO()
-    page = TerminalPage(Console(file=stream, width=30, force_terminal=True, markup=False))
+    page = TerminalPage(Console(file=stream, force_terminal=True, markup=False), 30)
     page.table(COLUMNS, ROWS, indent=2)
     page.line(Cell("[bold]not markup", "title"))
     printed = stream.getvalue()
     assert "blocked" in printed
-    assert "note" not in printed
+    assert "NOTE" not in printed
     assert "[bold]not markup" in printed
     assert "\x1b[" in printed

@@ -166,6 +166,39 @@ def test_an_edit_comes_back_and_is_adopted(kept: Path) -> None:
     assert "ago" in run("quarantine", "list", kept).row("1", FILE)
 
 
+def test_the_directory_alone_is_listed(kept: Path) -> None:
+    """What is no command and no directory is told to be neither."""
+    assert run("quarantine", kept).out == run("quarantine", "list", kept).out
+    assert run("quarantine", kept, "--json").json()["files"][0]["isGone"] is False
+    assert "there is no such directory" in run("quarantine", kept / "nowhere").err
+    assert "No such command 'shwo'" in run("quarantine", "shwo", kept, "1").err
+    assert "Missing argument" in run("quarantine", "show").err
+
+
+def test_what_a_file_in_quarantine_would_change(kept: Path) -> None:
+    """Compared with what is committed now; what has no data is shown by another command."""
+    same = run("quarantine", "diff", kept, "1")
+    assert (same.code, same.out.endswith("\nno difference\n")) == (ExitCode.READY, True)
+    path = kept / FILE
+    path.write_text(path.read_text().replace("ses-alice", "ses-alicia"))
+    run("recover", kept)
+    report = run("quarantine", "diff", kept, "2", "--json").json()
+    assert report["differences"] == [
+        {
+            "kind": "changed",
+            "path": "/sessions/0/id",
+            "before": "ses-alice",
+            "after": "ses-alicia",
+        }
+    ]
+    assert (report["highWatermark"], report["note"]) == (1, None)
+    path.write_text("[")
+    run("recover", kept)
+    refused = run("quarantine", "diff", kept, "3")
+    assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, "")
+    assert f"Run: rtstore quarantine show {kept} 3" in refused.err
+
+
 def test_quarantine_beside_a_crash(tmp_path: Path) -> None:
     """Looking at it finishes nothing that a dead writer left."""
     directory = crashed_team(tmp_path)

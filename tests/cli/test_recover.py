@@ -21,7 +21,7 @@ def test_plan_of_a_crash(tmp_path: Path) -> None:
     assert "Impact             blocked\n" in result.out
     for store in ("launchState", "hostLeases", "sessionStore", "runtimeRevision"):
         row = result.row(f"opencode.{store}", "roll_forward", "uncommitted_batch:batch-crashed")
-        assert row.endswith("finish the batch from the log")
+        assert "finish the batch from the log: the file gets what the batch writes" in row
     assert "  6 stores need nothing\n" in result.out
     assert "  Uncommitted runtime store batch detected: batch-crashed\n" in result.out
     assert f"  rtstore recover {directory}\n" in result.out
@@ -51,7 +51,7 @@ def test_plan_json(tmp_path: Path) -> None:
         "kind": "roll_forward",
         "schemaName": "opencode.launchState",
         "reason": "uncommitted_batch:batch-crashed",
-        "intention": "finish the batch from the log",
+        "intention": "finish the batch from the log: the file gets what the batch writes",
     }
     assert len(report["recovery"]) == 4
 
@@ -87,7 +87,7 @@ def test_recover_a_crash(tmp_path: Path) -> None:
     result = run_process("recover", directory)
     assert (result.code, result.err) == (ExitCode.READY, "")
     row = result.row("roll_forward", "opencode.launchState", "done")
-    assert row.endswith("batch batch-crashed finished from the log")
+    assert "batch batch-crashed finished from the log" in row
     assert "  removed 1 temporary file\n" in result.out
     assert "  Readiness  ready (runtime_store_manifest_valid)\n" in result.out
     assert not list(directory.glob(".*tmp"))

@@ -123,7 +123,7 @@ def test_a_process_of_another_host(tmp_path: Path) -> None:
         change_runs(store.directory, "host = 'elsewhere', pid = 4711", "run-1")
         row = run("runs", store.directory).row("run-1", "active")
         assert "  not known  " in row
-        assert row.endswith("  process 4711 on elsewhere")
+        assert "  process 4711 on elsewhere  batch-" in row
         assert run("runs", store.directory, "--json").json()["next"] == []
         status = run("status", store.directory)
         told = "run-1, active; whether its process 4711 on elsewhere lives is not known\n"
@@ -158,7 +158,7 @@ def test_what_matters_fits_into_eighty_columns(tmp_path: Path, name: str) -> Non
         next=(),
     )
     out = StringIO()
-    command._show(TerminalPage(Console(file=out, width=80)), report, utc_now())
+    command._show(TerminalPage(Console(file=out), 80), report, utc_now())
     assert all(len(line) <= 80 for line in out.getvalue().splitlines())
     (row,) = [line for line in out.getvalue().splitlines() if "superseded" in line]
     assert row.split()[:4] == [name.format(1), "superseded", "alive", "by"]

@@ -25,16 +25,11 @@ def test_ready(tmp_path: Path) -> None:
     assert "Readiness          ready (runtime_store_manifest_valid)\n" in result.out
     assert "High watermark     3 batches committed\n" in result.out
     assert "run run-7f3a, capability snapshot capabilities-1.14.31" in result.out
-    assert f"Last batch         {third.batch_id} (delivery_commit), 20" in result.out
-    assert result.row("opencode.launchState", "launch-state.json", first.batch_id, "healthy")
+    assert f" ago, delivery_commit, {third.batch_id}, 20" in result.out
+    assert result.row("opencode.launchState", "launch-state.json", first.batch_id, "committed")
     permissions = result.row("opencode.permissionRequests", second.batch_id, "-")
-    assert permissions.split()[:5] == [
-        "opencode.permissionRequests",
-        "opencode-permissions.json",
-        "healthy",
-        "-",
-        second.batch_id,
-    ]
+    assert permissions.split()[:3] == ["opencode.permissionRequests", "as", "committed"]
+    assert permissions.split()[6:9] == ["2", "-", "permission_reconcile"]
     assert "\nDiagnostics\n" not in result.out
     assert "\nNext\n" not in result.out
 
@@ -46,10 +41,10 @@ def test_crashed(tmp_path: Path) -> None:
     result = run("status", directory)
     assert result.code == ExitCode.NOT_READY
     assert "blocked (runtime_store_recovery_required)" in result.out
-    assert "Open batch         batch-crashed (launch_checkpoint), " in result.out
-    assert "its writer is dead" in result.out
+    assert "Open batch         its writer is dead, " in result.out
+    assert " ago, launch_checkpoint, batch-crashed, 20" in result.out
     assert "open batch's version" in result.row("opencode.hostLeases", "roll_forward")
-    assert "healthy" in result.row("opencode.sessionStore", "roll_forward")
+    assert "as committed" in result.row("opencode.sessionStore", "roll_forward")
     assert "  Uncommitted runtime store batch detected: batch-crashed\n" in result.out
     assert f"\n  rtstore recover {directory}\n      brings batch-crashed to its end\n" in result.out
 
@@ -64,8 +59,8 @@ def test_changed_and_damaged_files(tmp_path: Path) -> None:
     (directory / "launch-state.json").unlink()
     result = run("status", directory)
     assert result.code == ExitCode.NOT_READY
-    assert result.row("opencode.sessionStore", "hash_mismatch", "quarantine")
-    assert result.row("opencode.hostLeases", "quarantined", "restore_committed")
+    assert result.row("opencode.sessionStore", "changed", "quarantine")
+    assert result.row("opencode.hostLeases", "damaged", "restore_committed")
     assert result.row("opencode.launchState", "missing", "restore_committed")
     assert "  Runtime store hash mismatch: opencode.sessionStore\n" in result.out
     assert "  opencode-host-leases.json: Expecting property name" in result.out
@@ -157,6 +152,7 @@ def test_json(tmp_path: Path) -> None:
         "relativePath": "opencode-host-leases.json",
         "criticality": "rebuildable_from_provider",
         "state": "hash_mismatch",
+        "highWatermark": 1,
         "holds": "open_batch",
         "detail": None,
         "action": "roll_forward",

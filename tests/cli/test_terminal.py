@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import CHECKOUT, crashed_team, ready_team
+from tests.cli.commands import CHECKOUT, crashed_team, ready_team, run
 
 ESCAPE = "\x1b"
 
@@ -61,9 +61,25 @@ def test_tables_fit(tmp_path: Path, width: int) -> None:
     text = re.sub(r"\x1b\[[0-9;]*m", "", _on_terminal(width, "status", directory))
     table = text.split("\n\n")[1].splitlines()
     assert all(len(line) <= width for line in table)
-    assert sum("healthy" in line for line in table) == 10
+    assert sum("as committed" in line for line in table) == 10
     assert ("opencode-host-leases.json" in text) == (width >= 120)
-    assert ("size" in table[0]) == (width == 220)
+    assert ("WRITTEN BY" in table[0]) == (width == 220)
+
+
+def test_a_terminal_shows_what_a_pipe_of_its_width_gets(tmp_path: Path) -> None:
+    """The same lines, without the colours."""
+    directory = crashed_team(tmp_path)
+    piped = run("plan", directory, columns=44).out
+    printed = _on_terminal(44, "plan", directory, NO_COLOR="1")
+    plan = re.compile(r"plan-\w+…\w+")
+    assert plan.sub("PLAN", printed) == plan.sub("PLAN", piped)
+
+
+def test_show_on_a_terminal(tmp_path: Path) -> None:
+    """With what it is; a pipe gets the data alone."""
+    printed = _on_terminal(60, "show", ready_team(tmp_path), "opencode.sessionStore", NO_COLOR="1")
+    assert "High watermark  1\n" in printed
+    assert '\n      "memberName": "alice",\n' in printed
 
 
 def test_colours(tmp_path: Path) -> None:
@@ -127,8 +143,8 @@ def test_a_folder_on_a_terminal(tmp_path: Path) -> None:
     for width in (60, 100, 200):
         printed = _on_terminal(width, "status", tmp_path, NO_COLOR="1")
         table = printed.split("\n\n")[1].splitlines()
-        assert all(len(line) <= width for line in table)
+        assert all(len(line) <= width or " " not in line.strip() for line in table)
         assert "blocked" in printed
         shown[width] = table[0]
-    assert "writer lock" in shown[200]
-    assert "why" in shown[200]
+    assert "WRITER LOCK" in shown[200]
+    assert "WHY" in shown[200]

@@ -70,6 +70,17 @@ def test_what_is_new_is_told_once(tmp_path: Path) -> None:
     assert told(watcher.look()) == ["ready"]
 
 
+def test_a_batch_has_the_time_of_its_commit(tmp_path: Path) -> None:
+    """However late the watch looks, and however many batches it finds then."""
+    directory = ready_team(tmp_path)
+    watcher = _Watcher(directory)
+    list(watcher.look())
+    write(directory, 3)
+    with RuntimeStore.open(directory, read_only=True) as store:
+        times = [batch.completed_at for batch in store.batches()[-3:]]
+    assert [event.at for event in watcher.look()] == times
+
+
 def test_an_open_batch_that_ends(tmp_path: Path) -> None:
     """The batch of a dead writer is there at the first look; that it was finished is news."""
     directory = crashed_team(tmp_path)

@@ -8,6 +8,7 @@ import typer
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
+from rtstore.cli.identity import AS_IT_IS, Expected
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
 from rtstore.cli.output import Cell, page_of
 from rtstore.cli.readiness import readiness_cell, show_next
@@ -80,17 +81,15 @@ def run(
     """
     with open_to_look(directory) as store:  # nothing is made for a wrong call
         name = schema_name_of(store, store_name)
-        identity = expected_identity(
-            store.manifest(), run_id, capability_snapshot_id, behavior_fingerprint
-        ) or store.database.read(last_identity)
-    is_given = (run_id, capability_snapshot_id, behavior_fingerprint) != (None, None, None)
+        given = Expected(run_id, capability_snapshot_id, behavior_fingerprint)
+        identity = expected_identity(store.manifest(), given) or store.database.read(last_identity)
     if identity is None:
         raise InvalidRequestError("--run-id", "is needed: no run is known yet")
     # A recovery on opening could replace this very file.
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
         before = store.manifest()
         # Of its own accord a file goes to the last run, even if that is over.
-        batch = store.adopt(name, identity=identity if is_given else None)
+        batch = store.adopt(name, identity=None if given == AS_IT_IS else identity)
         model_was_checked = store.descriptors.get(name).payload is not None
         look = look_at(store)
     undo = None
@@ -115,7 +114,7 @@ def run(
             ("High watermark", str(batch.high_watermark)),
             ("Readiness", readiness_cell(look)),
             ("Payload model", _model(report)),
-            *([] if undo is None else [("To undo it", undo)]),
+            *([] if undo is None else [("To undo it", Cell(undo, "command"))]),
         ]
     )
     show_next(page, look.next)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from rtstore.cli.batches import at_cell
 from rtstore.cli.completion import versions
+from rtstore.cli.differences import show_differences
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import AsJson, Directory, StoreName
-from rtstore.cli.output import Cell, Page, page_of
+from rtstore.cli.options import AsJson, Directory, StoreName, Wide
+from rtstore.cli.output import Page, page_of
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.cli.versions import AT, point_of
 from rtstore.control.history import StoreVersion
-from rtstore.model.differences import Difference, DifferenceKind
+from rtstore.errors import InvalidRequestError
+from rtstore.model.differences import Difference
 from rtstore.model.records import Record
 from rtstore.model.times import format_time
-
-_SIGNS = {
-    DifferenceKind.ADDED: ("+", "good"),
-    DifferenceKind.REMOVED: ("-", "bad"),
-    DifferenceKind.CHANGED: ("~", "warn"),
-}
+from rtstore.store import RuntimeStore
 
 
 class DiffReport(Record):
@@ -39,14 +36,19 @@ def run(
     directory: Directory,
     store_name: StoreName,
     a: Annotated[
-        str,
-        typer.Argument(metavar="A", autocompletion=versions, help=f"The older one: {AT}."),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[A]",
+            autocompletion=versions,
+            help=f"The older one: {AT}. Default: the version before the last one.",
+        ),
+    ] = None,
     b: Annotated[
         str | None,
         typer.Argument(metavar="[B]", autocompletion=versions, help="The newer one. Default: now."),
     ] = None,
     *,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Show what differs between two versions of a store, value by value. Changes nothing.
@@ -57,10 +59,23 @@ def run(
     """
     with open_to_look(directory) as store:
         name = schema_name_of(store, store_name)
-        found = store.diff(name, point_of(a), None if b is None else point_of(b))
+        if a is None:
+            found = store.diff(name, *_last_two(store, name))
+        else:
+            found = store.diff(
+                name, point_of(store, a, "A"), None if b is None else point_of(store, b, "B")
+            )
     report = DiffReport(directory=str(directory), **dict(found))
-    _show_differences(page_of(report, as_json=as_json), report)
+    _show_differences(page_of(report, as_json=as_json, wide=wide), report)
     return ExitCode.READY
+
+
+def _last_two(store: RuntimeStore, name: str) -> list[str]:
+    versions = store.history(name, limit=2)
+    if len(versions) == 2:
+        return [version.batch_id for version in versions]
+    what = "one version of it is on record" if versions else "it was never written in a batch"
+    raise InvalidRequestError("A", f"there is nothing to compare with: {what}", store=name)
 
 
 def _show_differences(page: Page, report: DiffReport) -> None:
@@ -72,20 +87,9 @@ def _show_differences(page: Page, report: DiffReport) -> None:
         ]
     )
     page.gap()
-    if not report.differences:
-        page.line("no difference")
-    for found in report.differences:
-        sign, tone = _SIGNS[found.kind]
-        page.line(Cell(f"{sign} {found.path or '(all of it)'}", tone))
-        if found.kind is not DifferenceKind.ADDED:
-            page.line(Cell(f"- {_value(found.before)}", "bad"), indent=4)
-        if found.kind is not DifferenceKind.REMOVED:
-            page.line(Cell(f"+ {_value(found.after)}", "good"), indent=4)
+    show_differences(page, report.differences)
 
 
 def _of(version: StoreVersion) -> str:
-    return f"{version.batch_id}, of {format_time(version.written_at)}"
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    at = at_cell(version.high_watermark)
+    return f"{at} ({version.batch_id}), of {format_time(version.written_at)}"

@@ -106,5 +106,5 @@ def _show(page: Page, report: DoctorReport) -> None:
         )
         for way in finding.ways:
             if way.command:
-                page.line(Cell(way.command, "title"), indent=width + 10)
+                page.line(Cell(way.command, "command"), indent=width + 10)
             page.line(way.why, indent=width + (14 if way.command else 10))

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from rtstore.cli.batches import at_cell, id_column
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, StoreName
+from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, StoreName, Wide
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.control.history import StoreVersion
@@ -41,6 +42,7 @@ def run(
             "-n", "--number", metavar="N", min=1, max=NUMBER_MAX, help="How many versions."
         ),
     ] = 20,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """List the committed versions of a store, newest first. Changes nothing.
@@ -63,7 +65,7 @@ def run(
             for version in reversed(versions)
         ),
     )
-    _show_versions(page_of(report, as_json=as_json), report, now)
+    _show_versions(page_of(report, as_json=as_json, wide=wide), report, now)
     return ExitCode.READY
 
 
@@ -77,14 +79,14 @@ def _show_versions(page: Page, report: HistoryReport, now: datetime) -> None:
     )
     page.gap()
     columns = [
-        Column("batch"),
-        Column("watermark", 2),
-        Column("reason", 1),
-        Column("written", 3),
-        Column("age", 1),
-        Column("size", 2),
-        Column("run", 4),
+        Column("at"),
         Column("kept"),
+        Column("age", 1),
+        Column("reason", 3),
+        Column("size", 4),
+        Column("run", 6),
+        Column("written", 5),
+        id_column([line.version.high_watermark for line in report.versions]),
     ]
     page.table(columns, [_row(line.version, now) for line in report.versions])
 
@@ -95,12 +97,12 @@ def _row(version: StoreVersion, now: datetime) -> list[str | Cell]:
     else:
         kept = Cell("yes") if version.has_content else Cell("no", "dim")
     return [
-        version.batch_id,
-        "-" if version.high_watermark is None else str(version.high_watermark),
-        version.reason,
-        format_time(version.written_at),
+        at_cell(version.high_watermark),
+        kept,
         ago(version.written_at, now),
+        version.reason,
         size(version.file_size),
         version.run_id or "-",
-        kept,
+        format_time(version.written_at),
+        version.batch_id,
     ]

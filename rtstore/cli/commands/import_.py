@@ -96,19 +96,19 @@ def _next_steps(team: TeamImportReport) -> Iterator[str | Cell]:
         yield "the same command without --dry-run"
         return
     if team.problem is not None:
-        yield Cell(f"rtstore doctor {shell_word(team.directory)}", "title")
+        yield Cell(f"rtstore doctor {shell_word(team.directory)}", "command")
     own = () if team.lanes_only else (team,)
     for report in (*own, *(lane.report for lane in team.lanes)):
         if report is not None and report.newer_batches is not None:
-            yield Cell(report.newer_batches.take_over.command or "", "title")
+            yield Cell(report.newer_batches.take_over.command or "", "command")
             yield f"    {report.newer_batches.take_over.why}"
         if report is not None:
-            yield Cell(f"rtstore status {shell_word(report.directory)}", "title")
+            yield Cell(f"rtstore status {shell_word(report.directory)}", "command")
     for lane in team.lanes:
         if lane.retry:
-            yield Cell(f"rtstore import {shell_word(team.directory)}", "title")
+            yield Cell(f"rtstore import {shell_word(team.directory)}", "command")
         elif lane.outcome is LaneOutcome.NOT_IMPORTED:
-            yield Cell(f"rtstore doctor {shell_word(team.directory / lane.path)}", "title")
+            yield Cell(f"rtstore doctor {shell_word(team.directory / lane.path)}", "command")
 
 
 def _show_lane(page: Page, lane: LaneImport) -> None:
@@ -173,7 +173,7 @@ def _show_stores(page: Page, report: ImportReport) -> None:
     parts = ", ".join(f"{number} {outcome}" for outcome, number in found.items())
     page.title(f"{count(len(report.stores), 'store')}: {parts}")
     page.table(
-        [Column("store"), Column("file", 2), Column("outcome"), Column("detail", 1)],
+        [Column("store"), Column("file", 2), Column("outcome"), Column("detail", 1, room=24)],
         [
             [
                 store.schema_name if store.registered else f"{store.schema_name} (not registered)",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, TypedDict
 
 import typer
 
 from rtstore.cli.batches import LoggedLine, show_batches
+from rtstore.cli.completion import known_runs, stores
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import NUMBER_MAX, AsJson, Directory
+from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, Wide
 from rtstore.cli.output import Page, age_of, count, page_of
-from rtstore.cli.snapshot import open_to_look
-from rtstore.cli.views import stores_of_batches
+from rtstore.cli.snapshot import open_to_look, schema_name_of
+from rtstore.cli.versions import AT, point_of, run_of
+from rtstore.cli.views import Wanted, log_of
+from rtstore.history.versions import find_point
 from rtstore.model.records import Record
-from rtstore.model.times import utc_now
+from rtstore.model.times import format_time, utc_now
+from rtstore.store import RuntimeStore
 
 
 class LogReport(Record):
@@ -34,9 +39,34 @@ def run(
             "-n", "--number", metavar="N", min=1, max=NUMBER_MAX, help="How many batches."
         ),
     ] = 20,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--run-id",
+            metavar="RUN",
+            autocompletion=known_runs,
+            help="Of this run only; its id may be shortened.",
+        ),
+    ] = None,
+    store_name: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="STORE",
+            autocompletion=stores,
+            help="Only those that write this store, by its name or by its file.",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="AT", help=f"Only those after {AT}.")
+    ] = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """List the batches, newest first. Changes nothing.
+
+    AT is the high watermark, which every option takes that looks back; an open or failed batch has
+    none.
 
     \b
     JSON: directory, teamName, highWatermark,
@@ -46,9 +76,12 @@ def run(
         receipts[]}, stores[], ageSeconds}
     """
     with open_to_look(directory) as store:
-        batches = store.batches(limit=limit)
-        # Asked for after the batches, so with room for those that were written in between.
-        stores = stores_of_batches(store, limit + 100)
+        wanted = Wanted(
+            run_id=None if run_id is None else run_of(store, run_id),
+            schema_name=None if store_name is None else schema_name_of(store, store_name),
+            **_after(store, since),
+        )
+        found = log_of(store, wanted, limit)
         high_watermark = store.manifest().high_watermark
         team_name = store.team_name
     now = utc_now()
@@ -57,19 +90,32 @@ def run(
         team_name=team_name,
         high_watermark=high_watermark,
         batches=tuple(
-            LoggedLine(
-                batch=batch,
-                stores=stores.get(batch.batch_id, ()),
-                age_seconds=age_of(batch.started_at, now),
-            )
-            for batch in reversed(batches)
+            LoggedLine(batch=batch, stores=names, age_seconds=age_of(batch.started_at, now))
+            for batch, names in found
         ),
     )
-    _show(page_of(report, as_json=as_json), report)
+    _show(page_of(report, as_json=as_json, wide=wide), report, now, is_filtered=wanted != Wanted())
     return ExitCode.READY
 
 
-def _show(page: Page, report: LogReport) -> None:
+class _After(TypedDict, total=False):
+    since: str
+    after: int
+
+
+def _after(store: RuntimeStore, since: str | None) -> _After:
+    """Return what `Wanted` says of a point in time."""
+    if since is None:
+        return {}
+    at = point_of(store, since, "--since")
+    if isinstance(at, datetime):
+        return {"since": format_time(at)}
+    if at == 0:
+        return {"after": 0}
+    return {"after": store.database.read(lambda found: find_point(found, at)).batch_number}
+
+
+def _show(page: Page, report: LogReport, now: datetime, *, is_filtered: bool) -> None:
     page.facts(
         [
             ("Runtime directory", report.directory),
@@ -79,6 +125,6 @@ def _show(page: Page, report: LogReport) -> None:
     )
     page.gap()
     if not report.batches:
-        page.line("no batch was written yet")
+        page.line("no such batch is on record" if is_filtered else "no batch was written yet")
         return
-    show_batches(page, report.batches, utc_now())
+    show_batches(page, report.batches, now)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
+from rtstore.cli.identity import Expected, takes_identity
+from rtstore.cli.options import AsJson, Directory, Wide
 from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.readiness import readiness_cell, run_cell, show_diagnosis
 from rtstore.cli.snapshot import Look, Verdict, look_at, open_to_look, until_it_fits
@@ -54,12 +55,12 @@ class PlanReport(Record):
     next: tuple[NextStep, ...]
 
 
+@takes_identity
 def run(
     directory: Directory,
+    expected: Expected,
     *,
-    run_id: RunId = None,
-    capability_snapshot_id: CapabilitySnapshotId = None,
-    behavior_fingerprint: BehaviorFingerprint = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Show what is wrong, and what "recover" would do about it. Changes nothing.
@@ -75,16 +76,11 @@ def run(
     with open_to_look(directory) as store:
 
         def plan() -> tuple[Look, tuple[Intention, ...]]:
-            look = look_at(
-                store,
-                run_id=run_id,
-                capability_snapshot_id=capability_snapshot_id,
-                behavior_fingerprint=behavior_fingerprint,
-            )
+            look = look_at(store, expected)
             return look, _rehearse(store, look.plan)
 
         look, intentions = until_it_fits(plan)
-    _show(page_of(_report(look, intentions), as_json=as_json), look, intentions)
+    _show(page_of(_report(look, intentions), as_json=as_json, wide=wide), look, intentions)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 
@@ -125,7 +121,7 @@ def _show(page: Page, look: Look, intentions: Sequence[Intention]) -> None:
         [
             ("Runtime directory", str(look.directory)),
             ("Team", look.team_name),
-            ("Plan", f"{look.plan.plan_id}, for high watermark {look.plan.high_watermark}"),
+            ("Plan", f"for high watermark {look.plan.high_watermark}, {look.plan.plan_id}"),
             ("Run", run_cell(look)),
             ("Impact", look.plan.readiness_impact),
             ("Readiness", readiness_cell(look)),
@@ -138,11 +134,16 @@ def _show(page: Page, look: Look, intentions: Sequence[Intention]) -> None:
 
 def _show_actions(page: Page, look: Look, intentions: Sequence[Intention]) -> None:
     if intentions:
-        columns = [Column("store"), Column("action"), Column("reason", 2), Column("recover would")]
+        columns = [
+            Column("store"),
+            Column("recover would", room=30),
+            Column("action", 1),
+            Column("reason", 2),
+        ]
         page.table(
             columns,
             [
-                [item.schema_name, Cell(item.kind, "warn"), item.reason or "-", item.intention]
+                [item.schema_name, item.intention, Cell(item.kind, "warn"), item.reason or "-"]
                 for item in intentions
             ],
             indent=2,

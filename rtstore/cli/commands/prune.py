@@ -188,5 +188,5 @@ def _show(page: Page, report: PruneDocument, retention: Retention) -> None:
     if report.next:
         page.title("Next")
         for step in report.next:
-            page.line(Cell(step.command or "", "title"), indent=2)
+            page.line(Cell(step.command or "", "command"), indent=2)
             page.line(step.why, indent=6)

@@ -161,7 +161,7 @@ def _show(page: Page, report: RebuildReport, next_step: NextStep) -> None:
         ]
     )
     page.gap()
-    columns = [Column("store"), Column("file", 2), Column("outcome"), Column("detail", 1)]
+    columns = [Column("store"), Column("file", 2), Column("outcome"), Column("detail", 1, room=24)]
     page.table(
         columns,
         [
@@ -182,5 +182,5 @@ def _show(page: Page, report: RebuildReport, next_step: NextStep) -> None:
         for text in report.notes:
             page.line(text, indent=2)
     page.title("Next")
-    page.line(Cell(next_step.command or "", "title"), indent=2)
+    page.line(Cell(next_step.command or "", "command"), indent=2)
     page.line(next_step.why, indent=6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
+from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout, Wide
 from rtstore.cli.output import Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.readiness import readiness_cell, show_diagnosis
@@ -55,6 +55,7 @@ def run(
     *,
     dry_run: DryRun = False,
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Put right what can be, and show each step and what is left.
@@ -83,7 +84,7 @@ def run(
         look = look_at(store)
     removed = tuple(name for name in before if name not in after)
     report = _report(look, outcome, removed, dry_run=dry_run)
-    _show(page_of(report, as_json=as_json), look, report)
+    _show(page_of(report, as_json=as_json, wide=wide), look, report)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rtstore.cli.batches import at_cell
 from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
@@ -43,17 +44,17 @@ def run(
     """
     with open_to_look(directory) as store:  # nothing is made or recovered for a wrong call
         name = schema_name_of(store, store_name)
-        version = store.read(name, at=point_of(to))
+        version = store.read(name, at=point_of(store, to, "--to"))
     with RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store:
         batch = store.revert(name, to=version.batch_id)
     report = RevertReport(
         directory=str(directory), schema_name=name, to=version.batch_id, batch=batch
     )
-    page = page_of(report, as_json=as_json)
+    at, page = at_cell(version.high_watermark), page_of(report, as_json=as_json)
     page.facts(
         [
             ("Store", name),
-            ("Is again as of", f"{version.batch_id}, of {format_time(version.updated_at)}"),
+            ("Is again as of", f"{at} ({version.batch_id}), {format_time(version.updated_at)}"),
             ("Written in batch", Cell(batch.batch_id, "good")),
             ("High watermark", str(batch.high_watermark)),
         ]

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from rtstore.cli.advice import NextStep
+from rtstore.cli.batches import at_cell
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import NUMBER_MAX, AsJson, Directory
+from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, Wide
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of
 from rtstore.cli.readiness import show_next
 from rtstore.cli.run_words import end_of, life_cell, process_of, state_cell
@@ -54,6 +55,7 @@ def run(
         int,
         typer.Option("-n", "--number", metavar="N", min=1, max=NUMBER_MAX, help="How many runs."),
     ] = 20,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """List the runs, newest first: how each ended and why, its last batch, and whether its process
@@ -69,7 +71,7 @@ def run(
           process {host, pid, start} or null, endedAt or null,
           ending (finished|failed|stopped) or null, why or null, supersededBy or null},
         processAlive (true, false, or null: not known), ageSeconds,
-        lastBatch {batchId, reason, startedAt} or null},
+        lastBatch {batchId, highWatermark or null, reason, startedAt} or null},
       next[] {command, why}
     """
     with open_to_look(directory) as store:
@@ -93,7 +95,7 @@ def run(
         runs=lines,
         next=tuple(step for line in lines for step in _steps(shown(directory), line, found.active)),
     )
-    _show(page_of(report, as_json=as_json), report, now)
+    _show(page_of(report, as_json=as_json, wide=wide), report, now)
     return ExitCode.READY
 
 
@@ -143,25 +145,27 @@ def _show(page: Page, report: RunsReport, now: datetime) -> None:
             Column("process", 1),
             Column("how it ended", 2, room=18),
             Column("began", 3),
-            Column("last batch", 4),
-            Column("written", 5),
-            Column("batch", 7),
-            Column("by", 6),
+            Column("at", 4),
+            Column("last batch", 5),
+            Column("written", 6),
+            Column("by", 7),
+            Column("batch", 8),
         ]
-        page.table(columns, [_row(line, now) for line in report.runs])
+        page.table(columns, [_row(page, line, now) for line in report.runs])
     show_next(page, report.next)
 
 
-def _row(line: RunLine, now: datetime) -> list[str | Cell]:
+def _row(page: Page, line: RunLine, now: datetime) -> list[str | Cell]:
     run, last = line.run, line.last_batch
     return [
         run.run_id,
         state_cell(run),
         life_cell(run, alive=line.process_alive),
-        end_of(run),
+        f"by {page.id(run.superseded_by)}" if run.superseded_by else end_of(run),
         ago(run.began_at, now),
+        "-" if last is None else at_cell(last.high_watermark),
         "-" if last is None else last.reason,
         "-" if last is None else ago(last.started_at, now),
-        "-" if last is None else last.batch_id,
         process_of(run) or "-",
+        "-" if last is None else last.batch_id,
     ]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated
 
 import typer
 
+from rtstore.cli.batches import at_cell
 from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import AsJson, Directory, StoreName
-from rtstore.cli.output import Cell, Page, page_of
+from rtstore.cli.options import AsJson, Directory, StoreName, Wide
+from rtstore.cli.output import Cell, Page, page_for, page_of
+from rtstore.cli.reporting import ready_to_type
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.cli.versions import AT, point_of
 from rtstore.errors import BatchUnfinishedError, NotARuntimeDirectoryError, StoreFileChangedError
@@ -37,9 +40,13 @@ def run(
         str | None,
         typer.Option("--at", metavar="AT", autocompletion=versions, help=f"As of {AT}."),
     ] = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Show what is committed for a store, now or as of an earlier batch. Changes nothing.
+
+    Where standard output is no terminal, it is the data itself, as JSON; a note on it goes to
+    standard error.
 
     \b
     JSON: directory, note or null,
@@ -53,9 +60,12 @@ def run(
             content = store.read(name, verify=False)
             note = _about_the_file(store, name)
         else:
-            content = store.read(name, at=point_of(at))
+            content = store.read(name, at=point_of(store, at))
     report = ShowReport(directory=str(directory), content=content, note=note)
-    _show_content(page_of(report, as_json=as_json), report)
+    if as_json or sys.stdout.isatty():
+        _show_content(page_of(report, as_json=as_json, wide=wide), report)
+    else:
+        _print_data(report)
     return ExitCode.READY
 
 
@@ -67,11 +77,23 @@ def _about_the_file(store: RuntimeStore, name: str) -> str | None:
     return None
 
 
+def _print_data(report: ShowReport) -> None:
+    if report.note is not None:
+        page_for(sys.stderr).line(f"rtstore: {report.note}")
+    for line in _json_lines(report):
+        sys.stdout.write(line + "\n")
+
+
+def _json_lines(report: ShowReport) -> list[str]:
+    return json.dumps(report.content.data, indent=2, ensure_ascii=False).splitlines()
+
+
 def _show_content(page: Page, report: ShowReport) -> None:
     content = report.content
     page.facts(
         [
             ("Store", content.schema_name),
+            ("High watermark", at_cell(content.high_watermark)),
             ("Written", f"{format_time(content.updated_at)} in batch {content.batch_id}"),
             ("Run", content.run_id or "-"),
             ("Schema version", str(content.schema_version)),
@@ -80,5 +102,5 @@ def _show_content(page: Page, report: ShowReport) -> None:
     if report.note is not None:
         page.line(Cell(report.note, "warn"))
     page.gap()
-    for line in json.dumps(content.data, indent=2, ensure_ascii=False).splitlines():
-        page.line(line)
+    for line in _json_lines(report):
+        page.exact(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rtstore.cli.advice import NextStep
+from rtstore.cli.batches import at_cell
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.folder import (
     LaneIndexReport,
@@ -16,10 +17,10 @@ from rtstore.cli.folder import (
     show_next_of,
 )
 from rtstore.cli.folder import report as report_folder
+from rtstore.cli.identity import Expected, takes_identity
 from rtstore.cli.limits import in_words, limits_of
-from rtstore.cli.options import AsJson, BehaviorFingerprint, CapabilitySnapshotId, Directory, RunId
+from rtstore.cli.options import AsJson, Directory, Wide
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
-from rtstore.cli.output import when as time_and_age
 from rtstore.cli.readiness import readiness_cell, run_cell, show_diagnosis
 from rtstore.cli.snapshot import (
     FileHolds,
@@ -46,7 +47,7 @@ from rtstore.model.records import (
     StaleStore,
 )
 from rtstore.model.runs import RunRecord
-from rtstore.model.times import Timestamp
+from rtstore.model.times import Timestamp, format_time
 
 
 class CommittedBatch(Record):
@@ -99,12 +100,12 @@ class StatusReport(Record):
     next: tuple[NextStep, ...]
 
 
+@takes_identity
 def run(
     directory: Directory,
+    expected: Expected,
     *,
-    run_id: RunId = None,
-    capability_snapshot_id: CapabilitySnapshotId = None,
-    behavior_fingerprint: BehaviorFingerprint = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Show what is committed, what the files hold, and whether the runtime may start.
@@ -129,7 +130,7 @@ def run(
       keepsBatches, keepsContentsPerStore, keepsContentBytes, keepsDays (each or null: no limit),
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
-        batchId, batchReason, writtenAt, ageSeconds},
+        batchId, highWatermark, batchReason, writtenAt, ageSeconds},
       below[] (the lanes; as directories[] of a folder),
       laneIndexes[] (as of a folder), next[] {command, why}
     JSON of a folder: folder, exitCode,
@@ -145,28 +146,22 @@ def run(
     if not os.path.lexists(directory / DATABASE_NAME):
         found = look_below(directory, quiet=as_json)
         if any(line.directory != str(shown(directory)) for line in found.lines):
-            _refuse_identity(run_id, capability_snapshot_id, behavior_fingerprint)
-            return report_folder(directory, found, as_json=as_json)
+            _refuse_identity(expected)
+            return report_folder(directory, found, as_json=as_json, wide=wide)
     with open_to_look(directory) as store:
-        look = look_at(
-            store,
-            run_id=run_id,
-            capability_snapshot_id=capability_snapshot_id,
-            behavior_fingerprint=behavior_fingerprint,
-        )
+        look = look_at(store, expected)
         last_id = look.manifest.last_committed_batch_id
         last = None if last_id is None else store.batch(last_id)
         holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
     report = _report(look, last, holder)
-    _show(page_of(report, as_json=as_json), look, report)
+    _show(page_of(report, as_json=as_json, wide=wide), look, report)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 
-def _refuse_identity(*parts: str | None) -> None:
-    for option, part in zip(
-        ("--run-id", "--capability-snapshot-id", "--behavior-fingerprint"), parts, strict=True
-    ):
+def _refuse_identity(expected: Expected) -> None:
+    for name, part in expected._asdict().items():
         if part is not None:
+            option = f"--{name.replace('_', '-')}"
             raise InvalidRequestError(option, "is of one runtime directory, and this is a folder")
 
 
@@ -264,14 +259,17 @@ def _last_batch(report: StatusReport, look: Look) -> str:
     last = report.last_batch
     if last is None:
         return "none yet"
-    return f"{last.batch_id} ({last.reason}), {time_and_age(last.completed_at, look.now)}"
+    return (
+        f"{ago(last.completed_at, look.now)}, {last.reason}, {last.batch_id}, "
+        f"{format_time(last.completed_at)}"
+    )
 
 
 def _open_batch(batch: OpenBatch, look: Look) -> Cell:
-    started = time_and_age(batch.started_at, look.now)
+    started = format_time(batch.started_at)
     what = "being written now" if batch.in_progress else "its writer is dead"
     return Cell(
-        f"{batch.batch_id} ({batch.reason}), {started}, {what}",
+        f"{what}, {ago(batch.started_at, look.now)}, {batch.reason}, {batch.batch_id}, {started}",
         "" if batch.in_progress else "bad",
     )
 
@@ -280,13 +278,14 @@ def show_stores(page: Page, look: Look) -> None:
     """Print the table of stores."""
     columns = [
         Column("store"),
-        Column("file", 5),
-        Column("state"),
-        Column("action", 1),
-        Column("written by", 4),
-        Column("reason", 3),
+        Column("file holds"),
         Column("written", 2),
+        Column("at", 3),
+        Column("action", 1),
+        Column("reason", 4),
+        Column("file", 5),
         Column("size", 6),
+        Column("written by", 7),
     ]
     page.table(columns, [_row(line, look) for line in look.lines])
 
@@ -294,21 +293,43 @@ def show_stores(page: Page, look: Look) -> None:
 def _row(line: StoreLine, look: Look) -> list[str | Cell]:
     return [
         line.schema_name,
-        line.relative_path,
-        state_cell(line),
-        _action_cell(line),
-        line.batch_id or "-",
-        line.batch_reason or "-",
+        holds_cell(line),
         ago(line.written_at, look.now) if line.written_at else "never",
+        at_cell(line.high_watermark),
+        _action_cell(line),
+        line.batch_reason or "-",
+        line.relative_path,
         "-" if line.file_size is None else size(line.file_size),
+        line.batch_id or "-",
     ]
 
 
-def state_cell(line: StoreLine) -> Cell:
-    """Return the state of a file in its colour, or that it holds an open batch's version."""
+_HOLDS = {
+    InspectionState.HEALTHY: "as committed",
+    InspectionState.MISSING: "missing",
+    InspectionState.QUARANTINED: "damaged",
+    InspectionState.FUTURE_SCHEMA: "newer program's",
+    InspectionState.HASH_MISMATCH: "changed",
+    InspectionState.UNCOMMITTED_WRITE: "never committed",
+}
+
+
+def holds_cell(line: StoreLine) -> Cell:
+    """Return what a file holds, in the words in which a start asks for it: as committed, damaged,
+    missing, changed, or of an open batch."""
     if line.holds is FileHolds.OPEN_BATCH:
         return Cell("open batch's version", "warn")
-    return Cell(line.state, "good" if line.state is InspectionState.HEALTHY else "bad")
+    if line.state is InspectionState.MISSING and line.written_at is None:
+        return Cell("not written yet", "warn")
+    is_old = line.action is ActionKind.RESTORE_COMMITTED and line.state is _CHANGED
+    return Cell("old version" if is_old else _HOLDS[line.state], _tone(line))
+
+
+_CHANGED = InspectionState.HASH_MISMATCH
+
+
+def _tone(line: StoreLine) -> str:
+    return "good" if line.state is InspectionState.HEALTHY else "bad"
 
 
 def _action_cell(line: StoreLine) -> Cell:

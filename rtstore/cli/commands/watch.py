@@ -21,7 +21,7 @@ import typer
 from rtstore.cli.advice import NextStep
 from rtstore.cli.batches import LoggedLine, show_batches, state_cell
 from rtstore.cli.exits import ExitCode, exit_code_of
-from rtstore.cli.options import Directory
+from rtstore.cli.options import Directory, Wide
 from rtstore.cli.output import (
     Cell,
     LivePage,
@@ -32,6 +32,7 @@ from rtstore.cli.output import (
     count,
     page_for,
     print_json_line,
+    reader_width,
 )
 from rtstore.cli.readiness import readiness_cell, show_next
 from rtstore.cli.snapshot import Look, OpenBatch, Verdict, look_at, open_to_look
@@ -58,7 +59,7 @@ class Event(Record):
 
     event: Kind
     at: Timestamp
-    """When it was seen."""
+    """Of a batch, when it was committed, or else begun; otherwise when it was seen."""
 
 
 class StateEvent(Event):
@@ -112,6 +113,7 @@ def run(
         int | None,
         typer.Option("-n", "--number", metavar="N", min=0, help="End after so many changes."),
     ] = None,
+    wide: Wide = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document a line, for programs.")
     ] = False,
@@ -122,7 +124,8 @@ def run(
     Ended by Ctrl-C the exit code is 130; ended by --for or --number, that of "status" at the end.
 
     \b
-    JSON, a document a line, each with event and at:
+    JSON, a document a line, each with event and at (of a batch, when it was committed, or else
+    begun; otherwise when it was seen):
       event "state" (the first line, and when the readiness changes): directory, teamName,
         verdict, readiness, highWatermark, activeIdentity, openBatches[], next[] (as in "status")
       event "batch" (one that is new, or has ended): batch (as in "log"), stores[]
@@ -131,7 +134,7 @@ def run(
     with open_to_look(directory):
         pass  # what cannot be watched at all is an error like any other
     watcher = _Watcher(directory)
-    view = _view(as_json=as_json)
+    view = _view(as_json=as_json, wide=wide)
     deadline = None if for_s is None else time.monotonic() + for_s
     left = None if changes is None else changes + 1  # the first event is how it is, no change
     try:
@@ -179,7 +182,7 @@ class _Watcher:
         for batch in batches:
             yield BatchEvent(
                 event=Kind.BATCH,
-                at=look.now,
+                at=batch.completed_at or batch.started_at,
                 batch=batch,
                 stores=stores.get(batch.batch_id, ()),
             )
@@ -255,11 +258,11 @@ class _View(Protocol):
     def close(self) -> None: ...
 
 
-def _view(*, as_json: bool) -> _View:
+def _view(*, as_json: bool, wide: bool) -> _View:
     if as_json:
         return _JsonLines()
     console = console_for(sys.stdout)
-    return _Lines() if console is None else _Screen()
+    return _Lines(wide=wide) if console is None else _Screen(wide=wide)
 
 
 class _JsonLines:
@@ -278,14 +281,15 @@ class _JsonLines:
 class _Lines:
     """One line for each event."""
 
-    def __init__(self) -> None:
-        self._page = page_for()
+    def __init__(self, *, wide: bool) -> None:
+        self._page = page_for(wide=wide)
 
     def tell(self, event: Event) -> None:
         self._page.line(f"{format_time(event.at)}  ", *_words(event))
         if isinstance(event, StateEvent):
             for step in event.next:
-                self._page.line(step.command or step.why, indent=26)
+                told = Cell(step.command, "command") if step.command else step.why
+                self._page.line(told, indent=26)
         sys.stdout.flush()
 
     def refresh(self, look: Look | None) -> None:
@@ -298,12 +302,13 @@ class _Lines:
 class _Screen:
     """A page that is drawn anew: how it is, and the newest batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wide: bool) -> None:
         from rich.live import Live
 
         console = console_for(sys.stdout)
         assert console is not None  # noqa: S101 - it is made for a terminal only
         self._console = console
+        self._wide = wide
         self._live = Live(console=console, auto_refresh=False)
         self._live.start()
         self._batches: deque[LoggedLine] = deque(maxlen=_BATCHES_SHOWN)
@@ -322,12 +327,12 @@ class _Screen:
         line = LoggedLine(
             batch=event.batch,
             stores=event.stores,
-            age_seconds=age_of(event.batch.started_at, event.at),
+            age_seconds=age_of(event.batch.started_at, utc_now()),
         )
         self._batches.appendleft(line)
 
     def refresh(self, look: Look | None) -> None:
-        page = LivePage(self._console)
+        page = LivePage(self._console, None if self._wide else reader_width(sys.stdout))
         if look is not None:
             _show(page, look, utc_now())
         if self._error is not None:
@@ -365,10 +370,12 @@ def _words(event: Event) -> list[str | Cell]:
     if isinstance(event, BatchEvent):
         batch = event.batch
         error = f": {batch.last_error}" if batch.last_error else ""
+        at = "" if batch.high_watermark is None else f"{batch.high_watermark} "
         return [
-            f"batch {batch.batch_id} ",
+            f"batch {at}",
             state_cell(batch),
-            f" ({batch.reason}, run {batch.run_id}): {', '.join(event.stores) or '-'}{error}",
+            f" ({batch.reason}, run {batch.run_id}): {', '.join(event.stores) or '-'}{error}; ",
+            batch.batch_id,
         ]
     if isinstance(event, ErrorEvent):
         return [Cell("cannot be looked at", "bad"), f": {event.error.message}"]

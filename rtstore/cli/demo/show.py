@@ -124,8 +124,17 @@ def checkpoints(page: Page, written: Sequence[WrittenBatch]) -> None:
     """Print step 1: the checkpoints before the crash."""
     page.title("1. A runtime writes checkpoints of its team")
     page.table(
-        [Column("batch"), Column("reason", 1), Column("stores"), Column("what happened")],
-        [[batch.batch_id, batch.reason, str(len(batch.stores)), batch.about] for batch in written],
+        [
+            Column("at"),
+            Column("what happened", room=24),
+            Column("stores"),
+            Column("reason", 1),
+            Column("batch", 2),
+        ],
+        [
+            [str(at), batch.about, str(len(batch.stores)), batch.reason, batch.batch_id]
+            for at, batch in enumerate(written, 1)
+        ],
         indent=2,
     )
 
@@ -199,9 +208,9 @@ def queries(page: Page, queries: Sequence[Query]) -> None:
     page.title("6. Ask the database yourself")
     for query in queries:
         page.line(query.question, indent=2)
-        page.line(Cell(query.command, "title"), indent=2)
+        page.line(Cell(query.command, "command"), indent=2)
         for line in query.output:
-            page.line(line, indent=4)
+            page.exact(f"    {line}")
         if query.program != "sqlite3":
             page.line(f"(the sqlite3 program is missing or too old: by {query.program})", indent=4)
         page.gap()
@@ -211,7 +220,7 @@ def closing(page: Page, directory: Path) -> None:
     """Where it all is, and how to go on."""
     page.line("Everything is still in ", Cell(str(directory), "title"))
     for command in ("status", "log"):
-        page.line(f"rtstore {command} {shell_word(directory)}", indent=2)
+        page.line(Cell(f"rtstore {command} {shell_word(directory)}", "command"), indent=2)
 
 
 def _versions(files: Sequence[FileAfterCrash]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import AsJson, Directory
+from rtstore.cli.options import AsJson, Directory, Wide
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.snapshot import open_to_look
 from rtstore.files.quarantine import is_gone, without_row
@@ -33,7 +33,7 @@ class ListReport(Record):
     """What lies in quarantine of which the database knows nothing."""
 
 
-def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
+def run(directory: Directory, *, wide: Wide = False, as_json: AsJson = False) -> ExitCode:
     """List the files in quarantine, oldest first. Changes nothing.
 
     \b
@@ -59,7 +59,7 @@ def run(directory: Directory, *, as_json: AsJson = False) -> ExitCode:
         ),
         unlisted=tuple(without_row(directory, {file.quarantine_path for file in found}, fs)),
     )
-    page = page_of(report, as_json=as_json)
+    page = page_of(report, as_json=as_json, wide=wide)
     if not found and not report.unlisted:
         page.line("nothing is in quarantine")
     if found:
@@ -78,8 +78,8 @@ def _show(page: Page, report: ListReport, now: datetime) -> None:
     columns = [
         Column("number"),
         Column("file"),
-        Column("why", 1),
-        Column("kept", 2),
+        Column("why", 2, room=20),
+        Column("kept", 1),
         Column("size", 3),
         Column("put back", 4),
         Column("kept at", 5),

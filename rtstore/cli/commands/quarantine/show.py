@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rtstore.cli.exits import ExitCode
-from rtstore.cli.options import AsJson, Directory
+from rtstore.cli.options import AsJson, Directory, Wide
 from rtstore.cli.output import Cell, page_of, when
-from rtstore.cli.quarantine import QuarantineNumber, find_quarantined
+from rtstore.cli.quarantine import QuarantineNumber, content_of, find_quarantined
 from rtstore.cli.snapshot import open_to_look
-from rtstore.errors import UnsafePathError
-from rtstore.files.quarantine import quarantined_path
-from rtstore.files.system import FileSystem
-from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile, Record
 from rtstore.model.times import utc_now
 
@@ -26,7 +20,13 @@ class ShowReport(Record):
     note: str | None
 
 
-def run(directory: Directory, number: QuarantineNumber, *, as_json: AsJson = False) -> ExitCode:
+def run(
+    directory: Directory,
+    number: QuarantineNumber,
+    *,
+    wide: Wide = False,
+    as_json: AsJson = False,
+) -> ExitCode:
     """Show one file in quarantine, with its content. Changes nothing.
 
     \b
@@ -35,9 +35,9 @@ def run(directory: Directory, number: QuarantineNumber, *, as_json: AsJson = Fal
     """
     with open_to_look(directory) as store:
         file = find_quarantined(store, directory, number)
-    content, note = _content(directory, file)
+    content, note = content_of(directory, file)
     report = ShowReport(directory=str(directory), file=file, content=content, note=note)
-    now, page = utc_now(), page_of(report, as_json=as_json)
+    now, page = utc_now(), page_of(report, as_json=as_json, wide=wide)
     page.facts(
         [
             ("Number", str(number)),
@@ -54,21 +54,5 @@ def run(directory: Directory, number: QuarantineNumber, *, as_json: AsJson = Fal
     if content is not None:
         page.gap()
         for line in content.splitlines():
-            page.line(line)
+            page.exact(line)
     return ExitCode.READY
-
-
-def _content(directory: Path, file: QuarantinedFile) -> tuple[str | None, str | None]:
-    """Return the content as text, and what is wrong with it, if anything."""
-    if file.content_hash is None:
-        return None, "it was no regular file, and was moved as it was"
-    try:
-        content, _ = FileSystem().read(quarantined_path(directory, file.quarantine_path))
-    except UnsafePathError as error:
-        return None, f"its row was changed: {error}"
-    except OSError as error:
-        return None, f"it cannot be read: {error}"
-    note = None
-    if content_hash(content) != file.content_hash:
-        note = "it was changed since it was kept"
-    return content.decode("utf-8", "backslashreplace"), note
