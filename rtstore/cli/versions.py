@@ -11,6 +11,7 @@ from rtstore.errors import InvalidRequestError
 from rtstore.history.versions import At
 from rtstore.model.arguments import check_text
 from rtstore.model.times import utc_now
+from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 
 AT = (
@@ -59,7 +60,9 @@ def run_of(store: RuntimeStore, text: str, field: str = "--run-id") -> str:
     run = _only_one(found, text, field)
     if run is None:
         raise InvalidRequestError(
-            field, f"there never was a run {text!r} here. Those that there are: rtstore runs DIR"
+            field,
+            f"there never was a run {text!r} here. Those that there are: "
+            f"rtstore runs {shell_word(store.directory)}",
         )
     return run.id
 

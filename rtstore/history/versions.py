@@ -50,8 +50,8 @@ def or_now(connection: Connection, at: At | None) -> At:
     return last.batch_id
 
 
-def find_point(connection: Connection, name: str, at: At) -> Point:
-    """Return the committed batch of a point in time, to look for a store there.
+def find_point(connection: Connection, name: str | None, at: At) -> Point:
+    """Return the committed batch of a point in time, to look for a store there (or for no store).
 
     Raises `InvalidRequestError` when there was none yet, or when it is not on record any more.
     """
@@ -124,7 +124,9 @@ def checked_point(at: object, field: str = "at") -> At:
     return at
 
 
-def _reach(connection: Connection, name: str) -> str:
+def _reach(connection: Connection, name: str | None) -> str:
     directory = shell_word(database_of(connection).parent)
-    command = f"rtstore history {directory} {shell_word(name)}"
+    command = f"rtstore log {directory}"
+    if name is not None:
+        command = f"rtstore history {directory} {shell_word(name)}"
     return f"history goes back as far as `retention` keeps it ({command})"

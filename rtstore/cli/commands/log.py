@@ -112,7 +112,7 @@ def _after(store: RuntimeStore, since: str | None) -> _After:
         return {"since": format_time(at)}
     if at == 0:
         return {"after": 0}
-    return {"after": store.database.read(lambda found: find_point(found, at)).batch_number}
+    return {"after": store.database.read(lambda found: find_point(found, None, at)).batch_number}
 
 
 def _show(page: Page, report: LogReport, now: datetime, *, is_filtered: bool) -> None:

@@ -13,7 +13,6 @@ from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, StoreName, Wide
 from rtstore.cli.output import Cell, Page, page_for, page_of
-from rtstore.cli.reporting import ready_to_type
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.cli.versions import AT, point_of
 from rtstore.errors import BatchUnfinishedError, NotARuntimeDirectoryError, StoreFileChangedError
