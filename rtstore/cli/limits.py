@@ -16,6 +16,7 @@ class Limits(TypedDict):
     keeps_contents_per_store: int | None
     keeps_content_bytes: int | None
     keeps_days: float | None
+    thins_by_age: bool
 
 
 def limits_of(retention: Retention) -> Limits:
@@ -25,6 +26,7 @@ def limits_of(retention: Retention) -> Limits:
         keeps_contents_per_store=retention.contents_per_store,
         keeps_content_bytes=retention.content_bytes,
         keeps_days=days_of(retention),
+        thins_by_age=retention.thin_by_age,
     )
 
 
@@ -47,4 +49,6 @@ def in_words(retention: Retention) -> str:
         parts.append(f"at most {' and '.join(of_each)} of each store")
     if retention.max_age is not None:
         parts.append(f"nothing older than {days_of(retention):g} days")
+    if retention.thin_by_age:
+        parts.append("of what is older than an hour, one content an hour, then one a day")
     return ", ".join(parts) or "everything"

@@ -61,6 +61,8 @@ class PruneSchedule:
         """By store: the bytes written since its contents were last weighed (added up)."""
         self._weighed: dict[str, Weighed] = {}
         """By store that may have too many bytes: how far its contents are weighed."""
+        self._swept: dict[str, int] = {}
+        """By store whose older contents are being thinned: where that continues."""
 
     def written(self, logged: Sequence[LoggedBatch]) -> Due | None:
         """Count batches that were written. Return what to prune with the last of them, or None when
@@ -75,7 +77,7 @@ class PruneSchedule:
         batches = self._batches.take()
         if not self._contents.take() and not self._weighed:
             return Due(batches, (), {}) if batches else None
-        due = Due(batches, self._names, dict(self._weighed))
+        due = Due(batches, self._names, dict(self._weighed), dict(self._swept))
         self._names = []
         return due
 
@@ -88,6 +90,9 @@ class PruneSchedule:
 
     def pruned(self, old: OldContents) -> None:
         """Note that some contents of a store were dropped. The next batch continues the rest."""
+        self._swept.pop(old.name, None)
+        if old.swept is not None:
+            self._swept[old.name] = old.swept
         if old.weighed is not None and (old.more or not old.weighed.is_done):
             self._weighed[old.name] = old.weighed
             return
@@ -111,14 +116,17 @@ class Pruner:
         due = self._schedule.written(logged)
         if due is None:
             return False
-        newest = logged[-1].batch.batch_number
-        for old in pruning.contents_beyond(connection, self._retention, due):
-            may_forget = partial(self.flushes.may_forget, newest=newest, store=old.name)
+        newest = logged[-1].batch
+        number = newest.batch_number
+        for old in pruning.contents_beyond(
+            connection, self._retention, due, newest=number, now=newest.started_at
+        ):
+            may_forget = partial(self.flushes.may_forget, newest=number, store=old.name)
             gone = pruning.forgettable(connection, old.rows, may_forget)
             pruning.delete_contents(connection, old.name, gone)
             self._schedule.pruned(old)
         if due.batches:
-            self._drop_batches(connection, due, logged[-1].batch)
+            self._drop_batches(connection, due, newest)
         space.release_some_pages(connection)
         return True
 
@@ -132,8 +140,8 @@ class Pruner:
             now=newest.started_at,
             after=self._after,
         )
-        gone = self.flushes.may_forget(connection, found, number)
-        pruning.delete_batches(connection, gone)
+        for numbers in (found.oldest, found.newly):
+            gone = self.flushes.may_forget(connection, numbers, number)
+            pruning.delete_batches(connection, gone)
         # Batches that must stay must not block the batches after them.
-        is_full = len(found) >= pruning.CHUNK
-        self._after = found[-1] if is_full and len(gone) < len(found) else -1
+        self._after = -1 if found.last is None else found.last

@@ -46,6 +46,14 @@ class Retention(Argument):
     one. The default keeps 50 contents of up to 1.3 MB, and three of a document of 17 MB."""
     max_age: timedelta | None = Field(default=None, gt=timedelta(0))
     """The time since a batch ended, at most. Only the other limits drop younger batches."""
+    thin_by_age: bool = False
+    """Whether to thin what is older than an hour, so that a store that is always written keeps a
+    past. Of each store, every content of the last hour stays, then the last one of each hour up
+    to a day ago, and the last one of each day before that (hours and days of UTC).
+
+    The other limits go on to count. `batches` and `contents_per_store` limit what is kept in full,
+    beside what stands for an hour or a day. `content_bytes` and `max_age` limit all; of the bytes,
+    what is kept in full takes at most half."""
 
 
 KEEP_EVERYTHING = Retention(batches=None, contents_per_store=None, content_bytes=None)

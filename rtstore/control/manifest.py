@@ -284,6 +284,7 @@ def save_retention(connection: Connection, retention: Retention) -> None:
         contents_per_store=retention.contents_per_store,
         max_age_seconds=None if age is None else min(age, _AGE_MAX).total_seconds(),
         content_bytes=retention.content_bytes,
+        thin_by_age=int(retention.thin_by_age),
     )
 
 
@@ -296,6 +297,7 @@ def _retention_of(row: Row | None) -> Retention:
             "contents_per_store": row["contents_per_store"],
             "max_age": row["max_age_seconds"],
             "content_bytes": row.get("content_bytes"),  # one of an older revision has none
+            "thin_by_age": row.get("thin_by_age", 0),
         }
     )
 
@@ -343,6 +345,7 @@ _retention_columns = (
     history_retention.c.contents_per_store,
     history_retention.c.max_age_seconds,
     history_retention.c.content_bytes,
+    history_retention.c.thin_by_age,
 )
 _SELECT_RETENTION = Statement(
     select(history_retention.c.id.label("retention_id"), _EVERY_COLUMN).select_from(

@@ -8,22 +8,34 @@ some history of the stores that it wrote, and a run that drops all excess.
 A batch is dropped with the hashes of what it wrote, and only these hashes identify an old version
 of a file as ours. So before dropping batches, ask which of them may be forgotten (`MayForget`). The
 hashes of an imported batch identify a version only with its contents: the same holds for those.
+
+Thinning by age: a committed content that is older than an hour *stands for* its hour when it is the
+last one of its store in it; one that is older than a day stands for its day likewise. Hours and
+days are those of UTC, so what stands does not depend on when it is looked at, and what goes once is
+never missed later. Of each store, a newest part is kept in full: what is younger than an hour, and
+within the limits of batches and of contents. Before it, what stands is kept, with its batch. The
+limits of age and of bytes end that, too; of the bytes, the part in full takes at most half.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Select,
     and_,
     bindparam,
+    case,
     delete,
     exists,
+    false,
     func,
     literal,
     not_,
@@ -54,8 +66,29 @@ _CHUNK_BYTES = 32 << 20
 """About the most bytes of contents that one batch drops."""
 _WEIGHED_AT_ONCE = 40
 """The most contents of a store that one batch weighs: whose sizes it adds up."""
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
+_STANDING = 26
+"""About the most contents of one day that stand for their hour."""
 MayForget = Callable[[Connection, Sequence[int]], Sequence[int]]
 """Takes numbers of batches, and returns those whose hashes no file can need any more."""
+
+
+class Kept(NamedTuple):
+    """Which contents of a store stay, by the number of their batch. Without thinning, both numbers
+    are the same."""
+
+    in_full: int = 0
+    """Contents of this number and later stay."""
+    at_all: int = 0
+    """Contents before this number go. From here to `in_full`, those stay that stand for their hour
+    or day."""
+
+    def within(self, weighed: Weighed | None) -> Kept:
+        """Return what stays within the limit of bytes, too."""
+        if weighed is None:
+            return self
+        at_all = max(self.at_all, weighed.oldest_kept or 0)
+        return Kept(max(self.in_full, weighed.in_full or 0, at_all), at_all)
 
 
 class Limits(NamedTuple):
@@ -67,8 +100,12 @@ class Limits(NamedTuple):
     """Batches up to this number are beyond the limit of batches."""
     oldest: str
     """Batches that ended before this time are beyond the limit of age."""
-    oldest_kept: Mapping[str, int]
-    """By store: contents of this batch number and later stay."""
+    day_ago: str = ""
+    """A day before the moment; empty without thinning."""
+    first_recent: int = 0
+    """The number of the first batch of the last hour; 0 without thinning."""
+    kept: Mapping[str, Kept] = MappingProxyType({})
+    """By store; one of which everything stays is absent."""
 
 
 class Excess(NamedTuple):
@@ -103,6 +140,9 @@ class Due(NamedTuple):
     """The stores written since their contents were dropped, once for each write."""
     to_weigh: Mapping[str, Weighed]
     """The stores whose contents may have too many bytes, and how far each is weighed."""
+    swept: Mapping[str, int] = MappingProxyType({})
+    """By store: where looking through its older contents continues, if it has not come to the
+    end."""
 
 
 class Weighed(NamedTuple):
@@ -112,6 +152,9 @@ class Weighed(NamedTuple):
     """The batch of the last weighed content; None before the first."""
     size: int = 0
     """The bytes of the weighed contents. Contents written meanwhile are weighed the next time."""
+    in_full: int | None = None
+    """With thinning: contents of this number and later have their part of the bytes, and earlier
+    ones are weighed only if they stand for their hour or day. None while all are weighed."""
     oldest_kept: int | None = None
     """Contents of this batch number and later are within the limit; None while unknown."""
     is_done: bool = False
@@ -127,29 +170,79 @@ class OldContents(NamedTuple):
     """Whether there may be more than these."""
     weighed: Weighed | None
     """How far the contents are weighed now; None when they were not weighed."""
+    swept: int | None
+    """Where looking through the older contents continues; None at their end, or without
+    thinning."""
 
 
-def contents_beyond(connection: Connection, retention: Retention, due: Due) -> list[OldContents]:
+class OldBatches(NamedTuple):
+    """Batches beyond a retention."""
+
+    oldest: Sequence[int]
+    """The numbers of those that were found among the oldest."""
+    newly: Sequence[int]
+    """The numbers of others that have just passed the limit of batches. With thinning, many older
+    ones may stay."""
+    last: int | None
+    """The last batch that was looked at among the oldest; None when no others are beyond."""
+
+
+def contents_beyond(
+    connection: Connection, retention: Retention, due: Due, *, newest: int, now: datetime
+) -> list[OldContents]:
     """Return the contents to drop with the batches just written: a chunk for each of their stores,
-    and for each store that is being weighed."""
+    and for each store that is being weighed. `newest` is the last of the batches just written,
+    `now` its time."""
     found = []
     times = Counter(due.names)
+    limits = _limits(connection, retention, newest, now)
     for name in {**times, **due.to_weigh}:
-        by_number = _oldest_by_number(connection, retention, name)
+        kept = _kept_by_number(connection, retention, name, limits)
         weighed = due.to_weigh.get(name)
         if weighed is not None and not weighed.is_done:
-            weighed = _weigh(connection, retention, name, weighed, by_number or 0)
-        oldest = max(by_number or 0, (weighed and weighed.oldest_kept) or 0)
+            weighed = _weigh(connection, retention, name, weighed, kept, limits)
+        kept = kept.within(weighed)
         rows: list[Row] = []
         chunk = CHUNK * max(1, times[name])
-        if oldest:
+        if kept.at_all:
             rows = _SELECT_CONTENTS.all(
-                connection, name=name, oldest_kept=oldest, after=-1, chunk=chunk
+                connection,
+                name=name,
+                in_full=kept.at_all,
+                at_all=kept.at_all,
+                day_ago=limits.day_ago,
+                after=-1,
+                chunk=chunk,
             )
-        chosen = _chunk_of(rows, _CHUNK_BYTES)
-        more = len(chosen) < len(rows) or len(rows) == chunk
-        found.append(OldContents(name, chosen, more, weighed))
+        thinned, swept = _thin(connection, name, kept, limits, chunk, due.swept.get(name))
+        chosen = _chunk_of(thinned + rows, _CHUNK_BYTES)
+        more = len(chosen) < len(thinned) + len(rows) or chunk in (len(thinned), len(rows))
+        found.append(OldContents(name, chosen, more, weighed, swept))
     return found
+
+
+def _thin(
+    connection: Connection, name: str, kept: Kept, limits: Limits, chunk: int, swept: int | None
+) -> tuple[list[Row], int | None]:
+    """Return a chunk of the contents that thinning drops, and where to continue.
+
+    Looks at the first ones before those that are kept in full, which have just got there, and then
+    at some of the older ones, where a smaller retention or the end of a day may have left some.
+    """
+    if kept.in_full <= kept.at_all:
+        return [], None
+    bounds = {"at_all": kept.at_all, "day_ago": limits.day_ago}
+    look = chunk + _STANDING
+    rows = _SELECT_TO_THIN.all(connection, name=name, below=kept.in_full, chunk=look, **bounds)
+    last = None
+    if len(rows) == look:
+        below = rows[-1]["batch_number"]
+        below = below if swept is None else min(below, swept)
+        older = _SELECT_TO_THIN.all(connection, name=name, below=below, chunk=CHUNK, **bounds)
+        last = older[-1]["batch_number"] if len(older) == CHUNK else None
+        rows += older
+    going = [row for row in rows if not row["stands"]]
+    return going[:chunk], None if len(going) > chunk else last
 
 
 def forgettable(
@@ -178,23 +271,39 @@ def batches_beyond(
     newest: int,
     now: datetime,
     after: int,
-) -> list[int]:
-    """Return the numbers of the batches to drop with the batches just written: the oldest above
-    `after`. `newest` is the last of the batches just written, `now` its time."""
-    limits = _limits(retention, newest, now, {})
+) -> OldBatches:
+    """Return the batches to drop with the batches just written: the oldest above `after`. `newest`
+    is the last of the batches just written, `now` its time."""
+    limits = _limits(connection, retention, newest, now)
     upto = newest - 1 if limits.oldest else limits.last_dropped
     if upto < 1:
-        return []
+        return OldBatches((), (), None)
+    chunk = max(CHUNK, 2 * due.batches)
+    bounds = {"newest": newest, **_standing(limits)}
     # Only the oldest need a check of their age: the times of batches are in order.
-    rows = _SELECT_OLDEST.all(
-        connection, newest=newest, upto=upto, after=after, chunk=max(CHUNK, 2 * due.batches)
+    rows = _SELECT_OLDEST.all(connection, upto=upto, after=after, chunk=chunk, **bounds)
+    newly: list[Row] = []
+    is_full = len(rows) == chunk and _is_beyond(rows[-1], limits)
+    if is_full and limits.day_ago:
+        after = max(rows[-1]["batch_number"], limits.last_dropped - 2 * chunk)
+        newly = _SELECT_OLDEST.all(
+            connection, upto=limits.last_dropped, after=after, chunk=2 * chunk, **bounds
+        )
+    return OldBatches(
+        [row["batch_number"] for row in rows if _goes(row, limits)],
+        [row["batch_number"] for row in newly if _goes(row, limits)],
+        rows[-1]["batch_number"] if is_full else None,
     )
-    return [
-        row["batch_number"]
-        for row in rows
-        if row["batch_number"] <= limits.last_dropped
-        or (row["completed_at"] or "~") < limits.oldest
-    ]
+
+
+def _is_beyond(row: Row, limits: Limits) -> bool:
+    is_old: bool = (row["completed_at"] or "~") < limits.oldest
+    return is_old or row["batch_number"] <= limits.last_dropped
+
+
+def _goes(row: Row, limits: Limits) -> bool:
+    is_old = (row["completed_at"] or "~") < limits.oldest
+    return _is_beyond(row, limits) and (is_old or not row["stands"])
 
 
 def delete_batches(connection: Connection, numbers: Iterable[int]) -> None:
@@ -207,75 +316,107 @@ def delete_batches(connection: Connection, numbers: Iterable[int]) -> None:
 
 def limits_of(connection: Connection, retention: Retention, now: datetime) -> Limits:
     """Apply a retention to the current history."""
-    oldest_kept = {}
-    if retention.contents_per_store is not None or retention.content_bytes is not None:
+    limits = _limits(connection, retention, _NEWEST.scalar(connection) or 0, now)
+    kept = {}
+    if (retention.contents_per_store, retention.content_bytes) != (None, None) or limits.day_ago:
         for row in _STORES.all(connection):
-            number = _oldest_kept(connection, retention, row["schema_name"])
-            if number is not None:
-                oldest_kept[row["schema_name"]] = number
-    return _limits(retention, _NEWEST.scalar(connection) or 0, now, oldest_kept)
+            kept[row["schema_name"]] = _kept(connection, retention, row["schema_name"], limits)
+    return limits._replace(kept={name: numbers for name, numbers in kept.items() if any(numbers)})
 
 
-def _limits(
-    retention: Retention, newest: int, now: datetime, oldest_kept: Mapping[str, int]
-) -> Limits:
+def _limits(connection: Connection, retention: Retention, newest: int, now: datetime) -> Limits:
     oldest = ""
     if retention.max_age is not None and now.timestamp() > retention.max_age.total_seconds():
         oldest = format_time(now - retention.max_age)
-    return Limits(
+    limits = Limits(
         newest=newest,
         last_dropped=-1 if retention.batches is None else newest - retention.batches,
         oldest=oldest,
-        oldest_kept=oldest_kept,
+    )
+    if not retention.thin_by_age or now.timestamp() < _DAY.total_seconds():
+        return limits
+    return limits._replace(
+        day_ago=format_time(now - _DAY),
+        first_recent=_first_since(connection, format_time(now - _HOUR), newest),
     )
 
 
-def _oldest_kept(connection: Connection, retention: Retention, name: str) -> int | None:
-    """Return the batch number from which on a store's contents stay, or None when all stay."""
-    by_number = _oldest_by_number(connection, retention, name)
+def _first_since(connection: Connection, moment: str, newest: int) -> int:
+    """Return a number so that no batch before it ended at that time or later: halving finds it, for
+    the times of batches are in order."""
+    low, high = 0, newest + 1
+    while low < high:
+        middle = (low + high) // 2
+        row = _SELECT_ENDED.first(connection, number=middle)
+        if row is None or row["completed_at"] >= moment:
+            high = middle
+        else:
+            low = row["batch_number"] + 1
+    return low
+
+
+def _kept(connection: Connection, retention: Retention, name: str, limits: Limits) -> Kept:
+    """Return which contents of a store stay."""
+    kept = _kept_by_number(connection, retention, name, limits)
     weighed = Weighed(is_done=retention.content_bytes is None)
     while not weighed.is_done:
-        weighed = _weigh(connection, retention, name, weighed, by_number or 0)
-    return max(by_number or 0, weighed.oldest_kept or 0) or None
+        weighed = _weigh(connection, retention, name, weighed, kept, limits)
+    return kept.within(weighed)
 
 
-def _oldest_by_number(connection: Connection, retention: Retention, name: str) -> int | None:
-    if retention.contents_per_store is None:
-        return None
-    newer = retention.contents_per_store - 1
-    number: int | None = _OLDEST_BY_NUMBER.scalar(connection, name=name, newer=newer)
-    return number
+def _kept_by_number(
+    connection: Connection, retention: Retention, name: str, limits: Limits
+) -> Kept:
+    """Return which contents of a store stay, but for the limit of bytes."""
+    number = 0
+    if retention.contents_per_store is not None:
+        newer = retention.contents_per_store - 1
+        number = _OLDEST_BY_NUMBER.scalar(connection, name=name, newer=newer) or 0
+    if not limits.day_ago:
+        return Kept(number, number)
+    return Kept(max(number, limits.first_recent, limits.last_dropped + 1), 0)
 
 
 def _weigh(
-    connection: Connection, retention: Retention, name: str, weighed: Weighed, lowest: int
+    connection: Connection,
+    retention: Retention,
+    name: str,
+    weighed: Weighed,
+    kept: Kept,
+    limits: Limits,
 ) -> Weighed:
-    """Weigh one more chunk of a store's contents, down to the batch `lowest`: older ones are
-    dropped anyway. The newest stays, whatever its size."""
-    assert retention.content_bytes is not None  # noqa: S101 - asked where there is a limit only
-    number, size, _, _ = weighed
+    """Weigh one more chunk of a store's contents, down to the oldest that is not dropped anyway.
+    The newest stays, whatever its size."""
+    most = retention.content_bytes
+    assert most is not None  # noqa: S101 - asked where there is a limit only
+    number, size, in_full, _, _ = weighed
     rows = _SELECT_SIZES.all(
         connection,
         name=name,
-        lowest=lowest,
+        lowest=kept.at_all,
         below=NUMBER_MAX if number is None else number,
         chunk=_WEIGHED_AT_ONCE,
+        day_ago=limits.day_ago,
     )
     for row in rows:
-        size += row["content_bytes"]
-        if size > retention.content_bytes:
-            kept = row["batch_number"] if number is None else number
-            return Weighed(number, size, oldest_kept=kept, is_done=True)
-        number = row["batch_number"]
-    return Weighed(number, size, is_done=len(rows) < _WEIGHED_AT_ONCE)
+        this, more = row["batch_number"], row["content_bytes"]
+        if limits.day_ago and in_full is None and number is not None:
+            in_full = number if this < kept.in_full or size + more > most // 2 else None
+        if in_full is None or row["stands"]:
+            size += more
+            if size > most:
+                oldest = this if number is None else number
+                return Weighed(number, size, in_full, oldest_kept=oldest, is_done=True)
+        number = this
+    return Weighed(number, size, in_full, is_done=len(rows) < _WEIGHED_AT_ONCE)
 
 
 def measure(connection: Connection, limits: Limits) -> Excess:
     """Return how much of the history is beyond the limits."""
     bounds = _bounds(limits)
     total = _excess(_MEASURE_BATCHES.first(connection, **bounds))
-    for name, number in limits.oldest_kept.items():
-        row = _MEASURE_CONTENTS.first(connection, name=name, oldest_kept=number, **bounds)
+    for name, kept in limits.kept.items():
+        row = _MEASURE_CONTENTS.first(connection, name=name, **kept._asdict(), **bounds)
         total = total.plus(_excess(row))
     return total
 
@@ -305,15 +446,20 @@ def drop_batches(
 def drop_contents(
     connection: Connection,
     name: str,
-    oldest_kept: int,
+    limits: Limits,
     after: int,
     may_forget: MayForget,
     at_once: int,
 ) -> Chunk:
-    """Drop a chunk of the contents of a store from batches between `after` and `oldest_kept`, of
+    """Drop a chunk of the contents of a store beyond the limits, from batches after `after`, of
     about `at_once` bytes. Batches stay."""
     rows = _SELECT_CONTENTS.all(
-        connection, name=name, oldest_kept=oldest_kept, after=after, chunk=_ROWS_AT_ONCE
+        connection,
+        name=name,
+        after=after,
+        chunk=_ROWS_AT_ONCE,
+        **limits.kept[name]._asdict(),
+        day_ago=limits.day_ago,
     )
     chosen = _chunk_of(rows, at_once)
     gone = forgettable(connection, chosen, may_forget)
@@ -327,7 +473,13 @@ def _bounds(limits: Limits) -> dict[str, object]:
         "newest": limits.newest,
         "last_dropped": limits.last_dropped,
         "oldest": limits.oldest,
+        **_standing(limits),
     }
+
+
+def _standing(limits: Limits) -> dict[str, object]:
+    oldest = {name: kept.at_all for name, kept in limits.kept.items()}
+    return {"oldest_standing": json.dumps(oldest), "day_ago": limits.day_ago}
 
 
 def _chunk_of(rows: Iterable[Row], at_once: int) -> list[Row]:
@@ -380,10 +532,69 @@ _CONTENT_MAY_GO = and_(
 )
 """Selects the contents that may be dropped while their batch stays."""
 
+_later, _later_batch = store_contents.alias(), write_batches.alias()
+
+
+def _is_last_of(length: int) -> ColumnElement[bool]:
+    """Whether the next committed content of the store has another beginning of its time."""
+    following = (
+        select(func.substr(_later_batch.c.completed_at, 1, length))
+        .select_from(_later)
+        .join(_later_batch, _later_batch.c.batch_number == _later.c.batch_number)
+        .where(
+            _later.c.schema_name == store_contents.c.schema_name,
+            _later.c.batch_number > store_contents.c.batch_number,
+            _later_batch.c.state == "committed",
+        )
+        .order_by(_later.c.batch_number)
+        .limit(1)
+        .correlate(store_contents)
+        .scalar_subquery()
+    )
+    return func.coalesce(following, "") != func.substr(write_batches.c.completed_at, 1, length)
+
+
+_THINS = bindparam("day_ago") != ""
+# As cases, because SQLite evaluates only the case that is true.
+_STANDS = case(
+    (not_(_THINS) | (write_batches.c.state != "committed"), false()),
+    (write_batches.c.completed_at >= bindparam("day_ago"), _is_last_of(len("YYYY-MM-DDTHH"))),
+    else_=_is_last_of(len("YYYY-MM-DD")),
+)
+"""Selects the contents that stand for their hour or day; without thinning none."""
+_oldest_standing = func.json_each(bindparam("oldest_standing")).table_valued("key", "value")
+_oldest_of_store = (
+    select(_oldest_standing.c.value)
+    .where(_oldest_standing.c.key == batch_writes.c.schema_name)
+    .correlate(batch_writes)
+    .scalar_subquery()
+)
+_has_standing = (
+    exists()
+    .where(
+        batch_writes.c.batch_number == write_batches.c.batch_number,
+        _AS_WRITTEN,
+        store_contents.c.batch_number >= func.coalesce(_oldest_of_store, 0),
+        _STANDS,
+    )
+    .correlate(write_batches)
+)
+_BATCH_STANDS = case((_THINS, _has_standing), else_=false())
+"""Selects the batches with such a content, unless there are too many bytes of them."""
+
 _NEWEST = Statement(
     select(write_batches.c.batch_number)
     .where(_BATCH_HAS_ENDED)
     .order_by(write_batches.c.batch_number.desc())
+    .limit(1)
+)
+_SELECT_ENDED = Statement(
+    select(write_batches.c.batch_number, write_batches.c.completed_at)
+    .where(
+        write_batches.c.batch_number >= bindparam("number"),
+        write_batches.c.completed_at.is_not(None),
+    )
+    .order_by(write_batches.c.batch_number)
     .limit(1)
 )
 # Found in the primary key (schema_name, batch_number) alone, however large the contents are.
@@ -396,8 +607,13 @@ _OLDEST_BY_NUMBER = Statement(
 )
 # From the newest to the oldest, in the same key.
 _SELECT_SIZES = Statement(
-    select(store_contents.c.batch_number, batch_writes.c.file_size.label("content_bytes"))
+    select(
+        store_contents.c.batch_number,
+        batch_writes.c.file_size.label("content_bytes"),
+        _STANDS.label("stands"),
+    )
     .join(batch_writes, _AS_WRITTEN)
+    .join(write_batches, _IN_BATCH)
     .where(
         store_contents.c.schema_name == bindparam("name"),
         store_contents.c.batch_number >= bindparam("lowest"),
@@ -411,7 +627,7 @@ _SELECT_SIZES = Statement(
 _BEYOND = and_(
     _BATCH_MAY_GO,
     or_(
-        write_batches.c.batch_number <= bindparam("last_dropped"),
+        and_(write_batches.c.batch_number <= bindparam("last_dropped"), not_(_BATCH_STANDS)),
         and_(
             write_batches.c.completed_at.is_not(None),
             write_batches.c.completed_at < bindparam("oldest"),
@@ -419,7 +635,11 @@ _BEYOND = and_(
     ),
 )
 _SELECT_OLDEST = Statement(
-    select(write_batches.c.batch_number, write_batches.c.completed_at)
+    select(
+        write_batches.c.batch_number,
+        write_batches.c.completed_at,
+        _BATCH_STANDS.label("stands"),
+    )
     .where(
         _BATCH_MAY_GO,
         write_batches.c.batch_number > bindparam("after"),
@@ -469,24 +689,42 @@ _OLD_CONTENTS = (
     select(
         store_contents.c.batch_number,
         batch_writes.c.file_size.label("content_bytes"),
-        exists()
-        .where(_IN_BATCH, write_batches.c.origin == BatchOrigin.IMPORTED.value)
-        .correlate(store_contents)
-        .label("is_imported"),
+        (write_batches.c.origin == BatchOrigin.IMPORTED.value).label("is_imported"),
     )
     .join(batch_writes, _AS_WRITTEN)
+    .join(write_batches, _IN_BATCH)
     .where(
         store_contents.c.schema_name == bindparam("name"),
-        store_contents.c.batch_number < bindparam("oldest_kept"),
+        store_contents.c.batch_number < bindparam("in_full"),
+        or_(store_contents.c.batch_number < bindparam("at_all"), not_(_STANDS)),
         _CONTENT_MAY_GO,
     )
+)
+# From the newest to the oldest, whether they stay or not: what one look costs is known.
+_SELECT_TO_THIN = Statement(
+    select(
+        store_contents.c.batch_number,
+        batch_writes.c.file_size.label("content_bytes"),
+        (write_batches.c.origin == BatchOrigin.IMPORTED.value).label("is_imported"),
+        _STANDS.label("stands"),
+    )
+    .join(batch_writes, _AS_WRITTEN)
+    .join(write_batches, _IN_BATCH)
+    .where(
+        store_contents.c.schema_name == bindparam("name"),
+        store_contents.c.batch_number < bindparam("below"),
+        store_contents.c.batch_number >= bindparam("at_all"),
+        _CONTENT_MAY_GO,
+    )
+    .order_by(store_contents.c.batch_number.desc())
+    .limit(bindparam("chunk"))
 )
 _SELECT_CONTENTS = Statement(
     _OLD_CONTENTS.where(store_contents.c.batch_number > bindparam("after"))
     .order_by(store_contents.c.batch_number)
     .limit(bindparam("chunk"))
 )
-_of_batches_that_stay = _OLD_CONTENTS.join(write_batches, _IN_BATCH).where(not_(_BEYOND)).subquery()
+_of_batches_that_stay = _OLD_CONTENTS.where(not_(_BEYOND)).subquery()
 _MEASURE_CONTENTS = Statement(
     select(
         literal(0).label("batches"),

@@ -60,6 +60,7 @@ REVISIONS: tuple[str, ...] = (
     "0004_file_identity",
     "0005_runs",
     "0006_open_words",
+    "0007_fast_views",
 )
 """Every revision ever shipped, oldest first. PRAGMA user_version is the number of applied ones."""
 
@@ -183,6 +184,10 @@ write_batches = Table(
 OPEN_CONDITION = text("state IN ('preparing', 'committing')")
 
 Index("ix_write_batches_open", write_batches.c.batch_number, sqlite_where=OPEN_CONDITION)
+Index(None, write_batches.c.run_id)
+Index(
+    "ix_write_batches_failed", write_batches.c.batch_number, sqlite_where=text("state = 'failed'")
+)
 
 batch_writes = Table(
     "batch_writes",
@@ -342,11 +347,13 @@ history_retention = Table(
     Column("contents_per_store", Integer),
     Column("max_age_seconds", REAL),
     Column("content_bytes", Integer),
+    Column("thin_by_age", Integer, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
     CheckConstraint("batches >= 1", name="batches"),
     CheckConstraint("contents_per_store >= 1", name="contents_per_store"),
     CheckConstraint("max_age_seconds > 0", name="max_age_seconds"),
     CheckConstraint("content_bytes >= 1", name="content_bytes"),
+    CheckConstraint("thin_by_age IN (0, 1)", name="thin_by_age"),
     sqlite_strict=True,
 )
 

@@ -141,11 +141,8 @@ class _Pruning:
         if free < self._growth() + 4 * pruning.BYTES_AT_ONCE:
             self._at_once = 1
         self._drop("batches", partial(self._drop_batches, limits=limits))
-        for name, number in limits.oldest_kept.items():
-            self._drop(
-                "contents",
-                partial(self._drop_contents, name=name, oldest_kept=number, newest=limits.newest),
-            )
+        for name in limits.kept:
+            self._drop("contents", partial(self._drop_contents, name=name, limits=limits))
         self._release()
         there, after = self._database.read(
             lambda connection: (pruning.total(connection), space.database_bytes(connection))
@@ -192,12 +189,11 @@ class _Pruning:
         return pruning.drop_batches(connection, limits, after, may_forget, self._at_once)
 
     def _drop_contents(
-        self, connection: Connection, after: int, *, name: str, oldest_kept: int, newest: int
+        self, connection: Connection, after: int, *, name: str, limits: Limits
     ) -> Chunk:
-        may_forget = partial(self._publisher.pruner.flushes.may_forget, newest=newest, store=name)
-        return pruning.drop_contents(
-            connection, name, oldest_kept, after, may_forget, self._at_once
-        )
+        forget = self._publisher.pruner.flushes.may_forget
+        may_forget = partial(forget, newest=limits.newest, store=name)
+        return pruning.drop_contents(connection, name, limits, after, may_forget, self._at_once)
 
     def _release(self) -> None:
         free = self._database.read(space.free_pages)

@@ -48,7 +48,7 @@ SHAPES = {
         *("expectedIdentity", "lastBatch", "openBatches", "newerFiles", "lockHolder"),
         *("stores", "next"),
         *("databaseBytes", "walBytes", "below", "laneIndexes"),
-        *("keepsBatches", "keepsContentsPerStore", "keepsContentBytes", "keepsDays"),
+        *("keepsBatches", "keepsContentsPerStore", "keepsContentBytes", "keepsDays", "thinsByAge"),
     },
     "status of a folder": {
         *("folder", "exitCode", "directories", "laneIndexes", "backups", "wasCutShort"),
@@ -68,7 +68,7 @@ SHAPES = {
     },
     "prune": {
         *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore"),
-        *("keepsContentBytes", "keepsDays"),
+        *("keepsContentBytes", "keepsDays", "thinsByAge"),
         *("batches", "contents", "contentBytes", "batchesLeft", "contentsLeft"),
         *("databaseBytesBefore", "databaseBytesAfter", "next"),
     },

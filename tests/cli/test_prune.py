@@ -47,6 +47,17 @@ def test_a_dry_run_says_what_pruning_does(tmp_path: Path) -> None:
     assert "Dropped            nothing\n" in again.out
 
 
+def test_thinning_is_a_limit_of_its_own(tmp_path: Path) -> None:
+    """Alone it limits nothing else, and the printed command does what was counted."""
+    directory = with_history(tmp_path)
+    rehearsed = run("prune", directory, "--thin", "--dry-run", "--json").json()
+    assert (rehearsed["thinsByAge"], rehearsed["keepsBatches"]) == (True, None)
+    assert rehearsed["contents"] == 0  # all of it is younger than an hour
+    text = run("prune", directory, "--thin", "--contents", "3", "--dry-run").out
+    assert "3 contents of each store, of what is older than" in text
+    assert f"\n  rtstore prune {directory} --contents 3 --thin\n" in text
+
+
 def test_without_a_limit_it_keeps_what_the_directory_keeps(tmp_path: Path) -> None:
     """What is beyond the remembered retention goes, as the dry run said, and nothing else; limits
     that were given before are not remembered."""

@@ -169,6 +169,13 @@ def write_and_weigh(directory: Path) -> None:
         write(store, LEASES, DIAGNOSTICS)
 
 
+def write_and_thin(directory: Path) -> None:
+    """Write with a history that is thinned: what was kept for ever is looked through on the way."""
+    retention = Retention(batches=10, contents_per_store=2, content_bytes=None, thin_by_age=True)
+    with open_store(directory, retention=retention) as store:
+        write(store, LEASES, DIAGNOSTICS)
+
+
 def recover_a_missing_file(directory: Path) -> None:
     """Plan and recover; the committed content is put back."""
     with open_store(directory) as store:
@@ -263,6 +270,7 @@ WORK: dict[str, Callable[[Path], None]] = {
         read_only,
         write_and_drop,
         write_and_weigh,
+        write_and_thin,
         recover_a_missing_file,
         recover_what_was_changed,
         adopt_a_change,
@@ -318,7 +326,8 @@ def test_the_statements_that_run_are_seen(
     [
         ("SELECT * FROM batch_writes WHERE content_hash = 'x'", 1),
         ("SELECT * FROM batch_writes AS b WHERE b.content_hash = 'x'", 1),
-        ("SELECT * FROM write_batches WHERE state = 'failed'", 1),
+        ("SELECT * FROM write_batches WHERE reason = 'recovery'", 1),
+        ("SELECT * FROM write_batches WHERE state = 'failed'", 0),
         ("SELECT count(*) FROM store_contents", 1),
         ("SELECT 1 FROM manifest_entries WHERE 1 IN (SELECT batch_number FROM store_contents)", 1),
         ("SELECT 1 FROM recovery_runs AS r JOIN recovery_actions AS a ON a.kind = r.plan_id", 2),
@@ -386,3 +395,90 @@ def test_the_steps_of_a_scan_are_counted(short: Path, long: Path) -> None:
             assert scans(one, sql.replace("?", "'x'")) == []
         steps.append(trace.steps)
     assert steps[1] > 5 * steps[0]
+
+
+# --- what people ask the views ------------------------------------------------------------------
+
+QUESTIONS = (
+    ("batch_log", "batch_id"),
+    ("batch_log", "run_id"),
+    ("store_history", "store"),
+    ("store_history", "batch_id"),
+    ("store_history", "run_id"),
+    ("store_changes", "store"),
+    ("store_changes", "batch_id"),
+    ("store_changes", "run_id"),
+    ("write_receipts", "schema_name"),
+    ("write_receipts", "batch_id"),
+    ("write_receipts", "run_id"),
+    ("run_log", "run_id"),
+    ("current_stores", "store"),
+)
+"""A view, and what it is asked for: one store, one batch or one run."""
+ORDER = {"store_history": "batch_number", "store_changes": "batch_number"}
+"""The column by which the rows of a view come in order."""
+
+
+def looked_at(directory: Path, view: str, column: str) -> tuple[list[str], int, int]:
+    """The scans in the plan of a question about one thing in the middle of a history, its rows, and
+    its steps."""
+    trace = Trace()
+    uri = f"{(directory / DATABASE_NAME).as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        (texts,) = connection.execute(
+            "SELECT group_concat(sql) FROM sqlite_schema WHERE name IN (?, 'write_receipts')",
+            (view,),
+        ).fetchone()
+        asked_for = connection.execute(
+            "SELECT batch_id, run_id, schema_name, schema_name"
+            " FROM write_batches JOIN batch_writes USING (batch_number) WHERE batch_number = ?",
+            (SHORT // 2,),
+        ).fetchone()
+        names = ("batch_id", "run_id", "schema_name", "store")
+        value = dict(zip(names, asked_for, strict=True))
+        sql = f"SELECT * FROM {view} WHERE {column} = ? LIMIT 5"
+        found = scans(connection, sql, (value[column],), aliases_in=texts)
+        rows = trace.watch(connection).execute(sql, (value[column],))
+        place = [name for name, *_ in rows.description].index(ORDER.get(view, column))
+        numbers = [row[place] for row in rows]
+        assert view not in ORDER or numbers == sorted(numbers)
+    return found, len(numbers), trace.steps
+
+
+@pytest.mark.parametrize(("view", "column"), QUESTIONS)
+def test_a_view_looks_only_at_what_it_is_asked_for(
+    view: str, column: str, short: Path, long: Path
+) -> None:
+    """Asked for one store, one batch or one run, each growing table is searched through an index,
+    and the steps do not grow with the history; a run that all of it is of is counted, though."""
+    found, rows, steps = looked_at(short, view, column)
+    assert found == []
+    assert rows >= 1
+    if view != "run_log":
+        assert looked_at(long, view, column)[2] <= 1.1 * steps + 100
+
+
+@pytest.mark.parametrize("view", ["store_history", "store_changes"])
+def test_the_newest_of_a_store_are_found_first(view: str, short: Path, long: Path) -> None:
+    """So are they without a filter; nothing is compared or sorted that is not shown."""
+    for where in ("WHERE store = 'opencode.hostLeases'", ""):
+        steps = []
+        for directory in (short, long):
+            trace = Trace()
+            with closing(sqlite3.connect(directory / DATABASE_NAME)) as connection:
+                rows = trace.watch(connection).execute(
+                    f"SELECT * FROM {view} {where} ORDER BY batch_number DESC LIMIT 3"
+                )
+                assert len(rows.fetchall()) == 3
+            steps.append(trace.steps)
+        assert steps[1] <= 1.1 * steps[0] + 100
+
+
+def test_versions_are_counted_without_reading_them(short: Path) -> None:
+    """A content that no column asks for is not parsed: counting takes a few steps a version."""
+    trace = Trace()
+    with closing(sqlite3.connect(short / DATABASE_NAME)) as connection:
+        query = "SELECT count(*) FROM store_history WHERE store = 'opencode.hostLeases'"
+        ((number,),) = trace.watch(connection).execute(query).fetchall()
+    assert number >= SHORT // len(KNOWN_DESCRIPTORS)
+    assert trace.steps < 40 * number

@@ -27,7 +27,14 @@ from sqlalchemy.pool import StaticPool
 
 from rtstore.control import schema
 from rtstore.control.schema import APPLICATION_ID, REVISIONS, metadata
-from tests.control.build import make, plain
+from tests.control.build import (
+    INSERT_BATCH,
+    INSERT_CONTENT,
+    INSERT_WRITE,
+    TIME,
+    make,
+    plain,
+)
 
 VIEWS = {
     "batch_log",
@@ -345,6 +352,20 @@ def test_changes_are_those_between_two_kept_contents(populated: sqlite3.Connecti
     assert populated.execute(query).fetchall() == []
     data = "SELECT data FROM current_stores WHERE store = 'a.store'"
     assert populated.execute(data).fetchall() == [(None,)]
+
+
+def test_no_change_is_told_of_a_batch_that_may_be_another_s(
+    populated: sqlite3.Connection,
+) -> None:
+    """Where a batch in between was dropped from the history, which may have written the store, the
+    version before is not known; where all are there, it is."""
+    query = "SELECT path, before, after FROM store_changes WHERE batch_id = 'batch-7'"
+    populated.execute(INSERT_BATCH, (7, "batch-7", "committed", 7, TIME))
+    populated.execute(INSERT_WRITE, (7, "a.store", "receipt-7", "a.json"))
+    populated.execute(INSERT_CONTENT, (7, "a.store", '{"data": {"number": 7}}'))
+    assert populated.execute(query).fetchall() == []
+    populated.execute(INSERT_BATCH, (6, "batch-6", "committed", 6, TIME))
+    assert populated.execute(query).fetchall() == [("$.number", "2", "7")]
 
 
 def test_schema_explains_itself(populated: sqlite3.Connection) -> None:

@@ -34,14 +34,18 @@ class Keeps(NamedTuple):
 
     contents: int | None
     batches: int | None
+    thins: bool = False
 
     def __str__(self) -> str:
-        return f"keeps{self.contents or '-'}c{self.batches or '-'}b"
+        thinned = "-thin" if self.thins else ""
+        return f"keeps{self.contents or '-'}c{self.batches or '-'}b{thinned}"
 
     @property
     def retention(self) -> Retention:
         """As it is given to a store."""
-        return Retention(contents_per_store=self.contents, batches=self.batches)
+        return Retention(
+            contents_per_store=self.contents, batches=self.batches, thin_by_age=self.thins
+        )
 
 
 class Recipe(NamedTuple):
@@ -150,7 +154,14 @@ STORES: dict[str, Callable[[int], tuple[str, ...]]] = {
 }
 
 GROUPS = (1, 2, 5)
-KEPT = (Keeps(1, 2), Keeps(1, None), Keeps(2, 2), Keeps(3, 3), Keeps(50, 1_000))
+KEPT = (
+    Keeps(1, 2),
+    Keeps(1, None),
+    Keeps(2, 2),
+    Keeps(2, 2, thins=True),
+    Keeps(3, 3),
+    Keeps(50, 1_000),
+)
 
 DONE: tuple[tuple[str, ...], ...] = (
     ("group",),

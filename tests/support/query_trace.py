@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,12 @@ GROWING = {
 }
 """The tables that grow with use. The others have a row for each store, or one."""
 
-SHORT_INDEXES = {"ix_write_batches_open", "ix_recovery_runs_unfinished"}
-"""Partial indexes over what is open: a scan of one of them meets a few rows at most."""
+SHORT_INDEXES = {
+    "ix_write_batches_open",
+    "ix_write_batches_failed",
+    "ix_recovery_runs_unfinished",
+}
+"""Partial indexes over what is open or failed: a scan of one of them meets a few rows at most."""
 
 _SCAN = re.compile(r"^SCAN (?:TABLE )?(\S+)(?:.* USING (?:COVERING )?INDEX (\S+))?")
 _AUTOMATIC = re.compile(r"^SEARCH (?:TABLE )?(\S+) .*\bAUTOMATIC\b")
@@ -30,11 +34,14 @@ _ALIAS = re.compile(r"\b(\w+) AS (\w+)")
 _EXPLAINED = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "REPLACE")
 
 
-def scans(connection: sqlite3.Connection, sql: str) -> list[str]:
-    """The steps of a statement's plan that go through a growing table from end to end."""
-    alias_of = {alias: table for table, alias in _ALIAS.findall(sql)}
+def scans(
+    connection: sqlite3.Connection, sql: str, values: Sequence[str] = (), *, aliases_in: str = ""
+) -> list[str]:
+    """The steps of a statement's plan that go through a growing table from end to end. The text of
+    views has aliases, too."""
+    alias_of = {alias: table for table, alias in _ALIAS.findall(f"{sql} {aliases_in}")}
     found = []
-    for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {sql}"):
+    for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values):
         match = _SCAN.match(step) or _AUTOMATIC.match(step)
         if match is None or alias_of.get(match[1], match[1]) not in GROWING:
             continue

@@ -41,6 +41,7 @@ class PruneDocument(Record):
     keeps_contents_per_store: int | None
     keeps_content_bytes: int | None
     keeps_days: float | None
+    thins_by_age: bool
     batches: int
     contents: int
     content_bytes: int
@@ -84,6 +85,13 @@ def run(
         float | None,
         typer.Option("--days", metavar="N", help="Keep nothing that ended longer ago."),
     ] = None,
+    thin: Annotated[
+        bool,
+        typer.Option(
+            "--thin",
+            help="Of each store, keep one content an hour of the last day, and one a day before.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
@@ -92,16 +100,18 @@ def run(
 
     What is committed now, open batches and the newest batch stay, whatever the limits; so does
     quarantine. Without a limit, what the directory keeps anyway is kept; limits count this once,
-    and are not remembered. Writers go on meanwhile; stopped half-way, run it again.
+    and are not remembered. With --thin, all of the last hour stays; --batches and --contents count
+    what is newer than what is thinned, and --mib and --days count all.
+    Writers go on meanwhile; stopped half-way, run it again.
 
     \b
     JSON: directory, teamName, dryRun, keepsBatches, keepsContentsPerStore, keepsContentBytes,
-      keepsDays (each or null: no limit), batches, contents, contentBytes (what was dropped, or
-      would be), batchesLeft, contentsLeft, databaseBytesBefore, databaseBytesAfter (null in a dry
-      run),
+      keepsDays (each or null: no limit), thinsByAge, batches, contents, contentBytes (what was
+      dropped, or would be), batchesLeft, contentsLeft, databaseBytesBefore, databaseBytesAfter
+      (null in a dry run),
       next[] {command, why}
     """
-    retention = _retention(batches, contents, mib, days)
+    retention = _retention(batches, contents, mib, days, thin=thin)
     with open_to_look(directory) as store:  # nothing is recovered or dropped for a wrong call
         team_name = store.team_name
         if dry_run:
@@ -122,10 +132,15 @@ def run(
 
 
 def _retention(
-    batches: int | None, contents: int | None, mib: int | None, days: float | None
+    batches: int | None,
+    contents: int | None,
+    mib: int | None,
+    days: float | None,
+    *,
+    thin: bool,
 ) -> Retention | None:
     """Return the given limits as a retention, or None when none is given."""
-    if (batches, contents, mib, days) == (None, None, None, None):
+    if (batches, contents, mib, days, thin) == (None, None, None, None, False):
         return None
     if days is not None and not (math.isfinite(days) and _SECOND <= days <= _DAYS_MAX):
         raise InvalidRequestError("--days", f"is at least a second, and at most {_DAYS_MAX} days")
@@ -134,6 +149,7 @@ def _retention(
         contents_per_store=contents,
         content_bytes=None if mib is None else mib << 20,
         max_age=None if days is None else timedelta(days=days),
+        thin_by_age=thin,
     )
 
 
@@ -149,6 +165,8 @@ def _command(directory: Path, retention: Retention | None) -> str:
         parts.append(f"--mib {max(1, retention.content_bytes >> 20)}")
     if retention.max_age is not None:
         parts.append(f"--days {days_of(retention):g}")
+    if retention.thin_by_age:
+        parts.append("--thin")
     return " ".join(parts)
 
 

@@ -92,6 +92,7 @@ class StatusReport(Record):
     keeps_contents_per_store: int | None
     keeps_content_bytes: int | None
     keeps_days: float | None
+    thins_by_age: bool
     stores: tuple[StoreLine, ...]
     below: tuple[Line, ...]
     """The lanes, and what other runtime directories are not far below."""
@@ -128,6 +129,7 @@ def run(
       newerFiles[] (of which the database may lack the batches), lockHolder,
       databaseBytes, walBytes,
       keepsBatches, keepsContentsPerStore, keepsContentBytes, keepsDays (each or null: no limit),
+      thinsByAge,
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
         batchId, highWatermark, batchReason, writtenAt, ageSeconds},
