@@ -23,6 +23,7 @@ from rtstore.cli.views import WrittenBy, written_by
 from rtstore.commit.adopt import last_identity, read_for_adoption
 from rtstore.control import manifest, runs
 from rtstore.control.batches import ReceiptStore
+from rtstore.control.contents import StoreSize, list_sizes
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.run_processes import is_alive
 from rtstore.control.sqlite.engine import DATABASE_NAME
@@ -118,6 +119,9 @@ class StoreLine(Record):
     reason: str | None
     file_size: int | None
     """Of the file as it is; None when there is none."""
+    history_contents: int
+    """The contents that the database keeps beside the current one."""
+    history_bytes: int
     batch_id: str | None
     """The batch that wrote what is committed; None while nothing is."""
     high_watermark: int | None
@@ -360,6 +364,7 @@ def _lines(
     actions = {action.schema_name: action for action in reversed(plan.actions)}
     writers = written_by(store)
     planned = _planned(gathered.view.open_batches)
+    sizes = {found.schema_name: found for found in store.database.read(list_sizes)}
     return tuple(
         _line(
             gathered.findings[descriptor.schema_name].inspection,
@@ -367,6 +372,7 @@ def _lines(
             descriptor.criticality,
             actions.get(descriptor.schema_name),
             writers.get(descriptor.schema_name),
+            sizes.get(descriptor.schema_name),
             planned,
             now,
         )
@@ -380,6 +386,7 @@ def _line(
     criticality: Criticality,
     action: RecoveryAction | None,
     writer: WrittenBy | None,
+    taken: StoreSize | None,
     planned: frozenset[tuple[str, str | None]],
     now: datetime,
 ) -> StoreLine:
@@ -393,6 +400,8 @@ def _line(
         action=action.kind if action else ActionKind.NONE,
         reason=action.reason if action else None,
         file_size=inspection.file_size,
+        history_contents=taken.history_contents if taken else 0,
+        history_bytes=taken.history_bytes if taken else 0,
         batch_id=writer.batch_id if writer else None,
         high_watermark=writer.high_watermark if writer else None,
         batch_reason=writer.reason if writer else None,

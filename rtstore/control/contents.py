@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from pydantic import Field
-from sqlalchemy import Connection, bindparam, exists, insert, select
+from sqlalchemy import Connection, bindparam, exists, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.control import batches
@@ -70,6 +70,24 @@ class Committed(Record):
     batch_number: int
     has_content: bool
     """Whether the content is in the database."""
+
+
+class StoreSize(Record):
+    """What a store takes: its file, and its history in the database."""
+
+    schema_name: str
+    file_bytes: int
+    """Of the committed version."""
+    history_contents: int
+    """The contents that are kept beside the current one."""
+    history_bytes: int
+    """The size of their files."""
+
+
+def list_sizes(connection: Connection) -> list[StoreSize]:
+    """Return the size of each store with a committed version. Works with a database of any
+    revision."""
+    return [StoreSize.model_validate(row) for row in _SELECT_SIZES.all(connection)]
 
 
 def list_committed(connection: Connection) -> list[Committed]:
@@ -288,6 +306,26 @@ _SELECT_COMMITTED = Statement(
         manifest_entries.c.batch_number,
         exists().where(_IS_CURRENT).correlate(manifest_entries).label("has_content"),
     ).order_by(manifest_entries.c.schema_name)
+)
+_SELECT_SIZES = Statement(
+    select(
+        manifest_entries.c.schema_name,
+        manifest_entries.c.file_size.label("file_bytes"),
+        func.count(batch_writes.c.batch_number).label("history_contents"),
+        func.coalesce(func.sum(batch_writes.c.file_size), 0).label("history_bytes"),
+    )
+    .select_from(manifest_entries)
+    .outerjoin(
+        store_contents,
+        (store_contents.c.schema_name == manifest_entries.c.schema_name)
+        & (store_contents.c.batch_number != manifest_entries.c.batch_number),
+    )
+    .outerjoin(
+        batch_writes,
+        (batch_writes.c.batch_number == store_contents.c.batch_number)
+        & (batch_writes.c.schema_name == store_contents.c.schema_name),
+    )
+    .group_by(manifest_entries.c.schema_name)
 )
 _SELECT_CONTENTS = Statement(
     select(

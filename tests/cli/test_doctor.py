@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ import pytest
 
 from rtstore import (
     DATABASE_NAME,
+    KEEP_EVERYTHING,
     LockTimeoutError,
     RuntimeStore,
     StorageError,
@@ -31,6 +33,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.processes import Process
 from rtstore.files.owners import this_user
+from rtstore.maintenance.doctor import judge
 from rtstore.maintenance.doctor.facts import DatabaseState
 from rtstore.maintenance.doctor.gather import examine
 from tests.cli.commands import crashed_team, ready_team, run, run_process
@@ -99,6 +102,32 @@ def test_a_ready_team(tmp_path: Path) -> None:
     assert {levels[check] for check in levels.keys() - machine} == {"green"}
     (settings,) = findings(directory, "settings")
     assert "journal_mode wal" in str(settings["sentence"])
+
+
+def test_a_history_that_outgrows_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both commands say what each store takes; the doctor says which is too much, and its command
+    ends that."""
+    monkeypatch.setattr(judge, "LARGE_HISTORY", 1 << 20)
+    monkeypatch.setattr(judge, "USUAL_MIB", 1)
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory, retention=KEEP_EVERYTHING) as store:
+        for number in range(14):
+            store.write_batch(
+                identity=IDENTITY,
+                reason="host_lease_update",
+                writes={LEASES: f"{number}" + "x" * 100_000},
+            )
+    for command, name in (("status", "stores"), ("doctor", "stores")):
+        taken = run(command, directory, "--json").json()[name]
+        (leases,) = [item for item in taken if item["schemaName"] == LEASES]
+        assert leases["historyContents"] >= 13
+        assert leases["historyBytes"] > 1_300_000
+    told, *_ = findings(directory, "sizes")
+    assert told["level"] == "yellow"
+    assert LEASES in str(told["sentence"])
+    (command,) = re.findall(r"rtstore prune .*", run("doctor", directory).out)
+    assert run(*shlex.split(command)[1:]).code == ExitCode.READY
+    assert {finding["level"] for finding in findings(directory, "sizes")} == {"green"}
 
 
 # --- only looking ---------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ SHAPES = {
         *("batches", "contents", "contentBytes", "batchesLeft", "contentsLeft"),
         *("databaseBytesBefore", "databaseBytesAfter", "next"),
     },
-    "doctor": {"directory", "level", "findings"},
+    "doctor": {"directory", "level", "findings", "stores"},
     "rebuild": {
         *("directory", "teamName", "problem", "keptAside", "batchId", "highWatermark"),
         *("activeIdentity", "stores", "lost", "notes", "next"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.processes import Process
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts, LaunchState
 from rtstore.maintenance.doctor.judge import (
@@ -287,3 +288,23 @@ def test_a_full_disk_comes_before_what_needs_room(state: DatabaseState) -> None:
     assert "then: rtstore rebuild" in full.ways[1].why
     assert "rtstore recover" not in str(found(Check.SPACE, **known).ways)
     assert len(commands(found(Check.DATABASE, **{**known, "free_bytes": 1 << 40}))) == 2
+
+
+def test_a_history_that_outgrows_its_data() -> None:
+    """It is yellow where it is large and many times the data, unless that is what is asked for;
+    the command limits it, or does what the directory remembers."""
+    large = StoreSize(
+        schema_name="own.notes", file_bytes=17 << 20, history_contents=49, history_bytes=833 << 20
+    )
+    levels = [item.level for item in diagnose(facts()) if item.check is Check.SIZES]
+    assert levels == [Level.GREEN]
+    *_, told = (item for item in diagnose(facts(store_sizes=(large,))) if item.check is Check.SIZES)
+    assert told.level is Level.YELLOW
+    assert "own.notes takes 833.0 MiB in the database (49 contents beside" in told.sentence
+    assert commands(told) == ["rtstore prune '/teams/a team' --mib 64"]
+    for content_bytes, expected in ((64 << 20, ["rtstore prune '/teams/a team'"]), (1 << 30, [])):
+        findings = diagnose(facts(store_sizes=(large,), content_bytes=content_bytes))
+        assert [way for item in findings for way in commands(item)] == expected
+    small = large.model_copy(update={"history_bytes": 100 << 20, "file_bytes": 1})
+    few = large.model_copy(update={"history_bytes": 160 << 20})
+    assert worst(diagnose(facts(store_sizes=(small, few)))) is Level.GREEN

@@ -12,6 +12,7 @@ from rtstore.cli.options import AsJson, Directory
 from rtstore.cli.output import Cell, Page, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import Look, check_directory, look_at
+from rtstore.control.contents import StoreSize
 from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.gather import examine
@@ -33,6 +34,8 @@ class DoctorReport(Record):
     """That of the worst finding."""
     findings: tuple[Finding, ...]
     """The worst first."""
+    stores: tuple[StoreSize, ...]
+    """What each store takes; none where the database is not of this revision."""
 
 
 def run(
@@ -47,7 +50,8 @@ def run(
     \b
     JSON: directory, level (green|yellow|red),
       findings[] {check (database|stores|lock|engine|file_system|space|permissions|settings|
-        quarantine|stray_files|sizes|clock), level, sentence, ways[] {command or null, why}}
+        quarantine|stray_files|sizes|clock), level, sentence, ways[] {command or null, why}},
+      stores[] {schemaName, fileBytes, historyContents, historyBytes}
     """
     check_directory(directory)
     known = load_descriptors(descriptors)
@@ -59,7 +63,9 @@ def run(
     if facts.state is DatabaseState.ABSENT and not facts.has_store_files:
         _send_below(directory)
     findings = tuple(sorted(diagnose(facts), key=lambda finding: _ORDER.index(finding.level)))
-    report = DoctorReport(directory=str(directory), level=worst(findings), findings=findings)
+    report = DoctorReport(
+        directory=str(directory), level=worst(findings), findings=findings, stores=facts.store_sizes
+    )
     _show(page_of(report, as_json=as_json), report)
     return ExitCode.NOT_READY if report.level is Level.RED else ExitCode.READY
 

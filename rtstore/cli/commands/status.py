@@ -132,6 +132,7 @@ def run(
       thinsByAge,
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
+        historyContents, historyBytes (beside what is current),
         batchId, highWatermark, batchReason, writtenAt, ageSeconds},
       below[] (the lanes; as directories[] of a folder),
       laneIndexes[] (as of a folder), next[] {command, why}
@@ -287,7 +288,8 @@ def show_stores(page: Page, look: Look) -> None:
         Column("reason", 4),
         Column("file", 5),
         Column("size", 6),
-        Column("written by", 7),
+        Column("history", 7),
+        Column("written by", 8),
     ]
     page.table(columns, [_row(line, look) for line in look.lines])
 
@@ -302,6 +304,7 @@ def _row(line: StoreLine, look: Look) -> list[str | Cell]:
         line.batch_reason or "-",
         line.relative_path,
         "-" if line.file_size is None else size(line.file_size),
+        size(line.history_bytes) if line.history_contents else "-",
         line.batch_id or "-",
     ]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.processes import Process
 from rtstore.model.records import Hindrance, Record, Suggestion
 from rtstore.model.times import Timestamp
@@ -171,6 +172,11 @@ class Facts(Record):
     stray_files: tuple[str, ...] = ()
     unknown_files: tuple[str, ...] = ()
     sizes: dict[str, int] = Field(default_factory=dict)
+    store_sizes: tuple[StoreSize, ...] = ()
+    """Looked at where the database is at this rtstore's revision."""
+    content_bytes: int | None = None
+    """How many bytes of the contents of each store are kept, as remembered; None without a
+    limit."""
     newest_batch_at: Timestamp | None = None
     future_files: tuple[str, ...] = ()
     """Store files with a modification time in the future."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from rtstore import legacy
-from rtstore.control import manifest, recovery_log, revisions
+from rtstore.control import contents, manifest, recovery_log, revisions
 from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
@@ -141,6 +141,7 @@ def examine(
         stray_files=tuple(_strays(directory, names, there)),
         unknown_files=tuple(_unknown(names, descriptors)),
         sizes=_sizes(directory, there),
+        **(_history(path) if state is DatabaseState.SOUND else {}),
         newest_batch_at=_newest_batch(path) if state in _READABLE else None,
         future_files=tuple(_from_the_future(there, moment)),
     )
@@ -284,6 +285,15 @@ def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:
             for path, item in kept.items()
             if is_changed(directory, path, item.content_hash, fs)
         ),
+    }
+
+
+def _history(path: Path) -> dict[str, Any]:
+    """Return the facts of the history in bytes: what each store takes, and what limits it."""
+    kept = _read(path, manifest.load_retention)
+    return {
+        "store_sizes": tuple(_read(path, contents.list_sizes) or ()),
+        "content_bytes": None if kept is None else kept.content_bytes,
     }
 
 
