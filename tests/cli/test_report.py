@@ -437,7 +437,9 @@ def test_a_page_is_there_whole_or_not_at_all(
 
     with monkeypatch.context() as patched:
         patched.setattr(FileSystem, "rename_new", fail)
-        assert run("report", directory, "-o", target).code == ExitCode.RETRY_LATER
+        failed = run("report", directory, "-o", target)
+        assert failed.code == ExitCode.RETRY_LATER
+        assert "No space left on device; -o FILE writes the page elsewhere" in failed.err
     assert list(target.parent.iterdir()) == []
 
     def be_late(*_: Any) -> bool:

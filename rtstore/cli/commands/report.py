@@ -259,9 +259,12 @@ def _write(target: Path, content: bytes, *, force: bool) -> None:
             if os.path.lexists(target) and not force:
                 raise _is_there(target)  # somebody made it since it was looked at
             fs.rename(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             fs.unlink(temporary)
+        if isinstance(error, OSError):
+            words = f"{error.strerror}; -o FILE writes the page elsewhere"
+            raise OSError(error.errno, words, str(target)) from error
         raise
     fs.fsync_directory(target.parent)
 

@@ -10,7 +10,7 @@ from rtstore.cli.report.facts import Change, ChangedValue, ShownValue
 from rtstore.control import contents
 from rtstore.control.history import StoreVersion
 from rtstore.model.differences import Difference, DifferenceKind, differences
-from rtstore.model.envelope import EnvelopeError, decode_own
+from rtstore.model.envelope import EnvelopeError, content_hash, decode_own
 from rtstore.store import RuntimeStore
 
 VALUES_MAX = 100
@@ -76,6 +76,8 @@ def _load(store: RuntimeStore, name: str, version: StoreVersion, budget: Budget)
     )
     if content is None:
         return _GONE
+    if content_hash(content) != version.content_hash:
+        return _Unknown("its content, or that of the version before, was changed in the database")
     try:
         return decode_own(content).data
     except EnvelopeError:

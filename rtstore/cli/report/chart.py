@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -81,8 +81,8 @@ class _Scale:
     """From times to places."""
 
     def __init__(self, first: datetime, last: datetime) -> None:
-        self.first, self.last = first, max(last, first + timedelta(seconds=1))
-        self._span = (self.last - self.first).total_seconds()
+        self.first, self.last = first, last
+        self._span = max(1.0, (last - first).total_seconds())
 
     def place(self, at: datetime, width: float) -> float:
         share = (at - self.first).total_seconds() / self._span

@@ -57,7 +57,8 @@ _WRITES = """
     ORDER BY written.batch_number, written.position
 """
 _KEPT = """
-    SELECT written.schema_name, count(*) AS versions, sum(written.file_size) AS bytes
+    SELECT written.schema_name, count(*) AS versions,
+           CAST(total(written.file_size) AS INTEGER) AS bytes
     FROM batch_writes AS written
     JOIN write_batches AS batch ON batch.batch_number = written.batch_number
     WHERE batch.state = 'committed' AND EXISTS (
