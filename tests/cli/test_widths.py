@@ -61,7 +61,7 @@ def test_every_command_is_shown() -> None:
     names = {name for section in Commands.sections.values() for name in section}
     below = QuarantineCommands.sections["Commands"]
     missing = names - {name.split()[0] for name in shown}
-    assert missing == {"demo", "doctor", "guide", "import", "rebuild"}
+    assert missing == {"demo", "doctor", "guide", "import", "rebuild", "upgrade"}
     assert {f"quarantine {name}" for name in below} - shown == {"quarantine list"}
 
 

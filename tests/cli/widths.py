@@ -57,7 +57,6 @@ COMMANDS = (
     "quarantine prune torn --older-than 0 --dry-run",
     f"revert torn {SESSIONS} --to 1",
     "prune team --batches 1 --dry-run",
-    "upgrade team --dry-run",
     "export team --to files",
     "report team -o team.html",
     "end-run team --why done",
@@ -70,6 +69,7 @@ COMMANDS = (
 
 _ID = re.compile(r"\b(batch|plan|receipt)-(?!01dad0)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
 _SHORT_ID = re.compile(r"\b(batch|plan|receipt)-(?!01da)[0-9a-f]{4}…[0-9a-f]{4}")
+_REVISION = re.compile(r"\b\d{4}_[a-z_]+")
 _KIBIBYTES = re.compile(r"\b\d+\.\d KiB")
 
 
@@ -98,6 +98,7 @@ def file_of(width: int | None) -> Path:
 
 def _masked(text: str) -> str:
     text = _ID.sub(r"\1-00000000-0000-7000-8000-000000000000", text)
+    text = _REVISION.sub("REVISION", text)
     return _KIBIBYTES.sub("N KiB", _SHORT_ID.sub(r"\1-0000…0000", text))
 
 

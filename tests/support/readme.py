@@ -36,6 +36,7 @@ _FILE = re.compile(r"# (\w+\.py)\n")
 
 _SHAPES = [
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "UUID"),
+    (re.compile(r"\b[0-9a-f]{4}…[0-9a-f]{4}\b"), "UUID"),
     (re.compile(r"sha256:[0-9a-f]{8,64}"), "HASH"),
     (re.compile(r"\.[0-9a-f]{32}\b"), ".DIGITS"),
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?"), "TIME"),
