@@ -23,8 +23,9 @@ from rtstore import (
     StartKind,
     WriterLock,
 )
-from tests.support import CHECKPOINT, LEASES, LEDGER, SESSIONS, child, hear, new_directory
+from tests.support import CHECKPOINT, LEASES, LEDGER, SESSIONS, hear, new_directory
 from tests.support.aio import run
+from tests.support.forked import forked
 
 Body = Callable[[AsyncRun], Awaitable[Any]]
 
@@ -274,7 +275,7 @@ def test_a_worker_does_not_end_the_run_of_its_runtime(directory: Path) -> None:
     """A second process of the run leaves its blocks, and the first one goes on and ends it."""
     with RuntimeStore.open(directory) as store:
         with store.begin_run("run-1", writes={LEASES: []}) as mine:
-            with child(WORKER, directory) as worker:
+            with forked(WORKER, directory) as worker:
                 assert (hear(worker), hear(worker)) == ("True", "left")
             mine.update(LEASES, lambda data: [*data, "runtime"], reason=CHECKPOINT)
         assert store.read(LEASES).data == ["worker", "runtime"]

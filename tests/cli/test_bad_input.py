@@ -20,7 +20,8 @@ from rtstore.errors import (
     UnusableEngineError,
 )
 from tests.cli.commands import Result, ready_team, run, run_process
-from tests.support import child, hear, picture
+from tests.support import hear, picture
+from tests.support.forked import forked
 
 DATABASE = "runtime-store.sqlite3"
 EVERY_COMMAND = (
@@ -217,7 +218,7 @@ def test_a_locked_directory(tmp_path: Path) -> None:
     directory = ready_team(tmp_path)
     sessions = directory / "opencode-sessions.json"
     sessions.unlink()
-    with child(HOLD, directory) as holder:
+    with forked(HOLD, directory) as holder:
         assert hear(holder) == "held"
         result = run("recover", directory, "--lock-timeout", "0.1")
         refused(result, ExitCode.RETRY_LATER, "was not free within 0.1 s", f"process {holder.pid}")

@@ -36,14 +36,15 @@ from rtstore.files.owners import this_user
 from rtstore.maintenance.doctor import judge
 from rtstore.maintenance.doctor.facts import DatabaseState
 from rtstore.maintenance.doctor.gather import examine
-from tests.cli.commands import crashed_team, ready_team, run, run_process
+from tests.cli.commands import crashed_team, ready_team, run, run_all, run_process
 from tests.cli.test_bad_input import _without_privileges
 from tests.cli.test_import import _copy
 from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
 from tests.cli.troubles import LEASES_FILE, TROUBLES, Trouble, findings, go_through
 from tests.maintenance.test_rebuild_database import overwrite
 from tests.model.build import needs_legacy
-from tests.support import CHECKOUT, LEASES, agree, child, hear, picture
+from tests.support import CHECKOUT, LEASES, agree, hear, picture
+from tests.support.forked import forked
 from tests.upgrade.freeze import unpack
 
 
@@ -237,7 +238,7 @@ def test_the_lock_is_kept_free_for_an_instant(tmp_path: Path) -> None:
 def test_beside_a_living_writer(tmp_path: Path) -> None:
     """While another process writes batch after batch, every look finds a sound, ready team."""
     directory = ready_team(tmp_path)
-    with child(WRITE_WITHOUT_PAUSE, directory) as writer:
+    with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
         assert hear(writer) == "writing"
         for _ in range(5):
             result = run("doctor", directory)
@@ -345,7 +346,7 @@ def _killed_writer_on_a_read_only_mount(place: Path, *, without: str | None) -> 
         pytest.skip("mounting a file system is not permitted here")
     try:
         directory = ready_team(place)
-        with child(WRITE_WITHOUT_PAUSE, directory) as writer:
+        with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
             assert hear(writer) == "writing"
             wal = directory / f"{DATABASE_NAME}-wal"
             while not wal.exists() or wal.stat().st_size == 0:
@@ -366,11 +367,11 @@ def _killed_writer_on_a_read_only_mount(place: Path, *, without: str | None) -> 
 def test_on_a_read_only_mount_after_a_crash(tmp_path: Path) -> None:
     """Doctor, status, log and plan look as ever, and not a byte changes."""
     with _killed_writer_on_a_read_only_mount(tmp_path, without=None) as directory:
-        doctor = run_process("doctor", directory)
+        looks = ("doctor", "status", "log", "plan")
+        doctor, *others = run_all([(command, directory) for command in looks])
         assert "mounted read-only" in doctor.out, doctor
         assert "every page of it is sound" in doctor.out, doctor
-        for command in ("status", "log", "plan"):
-            result = run_process(command, directory)
+        for result in others:
             assert result.code in (ExitCode.READY, ExitCode.NOT_READY), result
 
 
@@ -379,11 +380,11 @@ def test_where_sqlite_cannot_read_the_wal(tmp_path: Path) -> None:
     (tmp_path / "mounted").mkdir()
     place = _killed_writer_on_a_read_only_mount(tmp_path / "mounted", without="-shm")
     with place as directory:
-        doctor = run_process("doctor", directory)
+        doctor, status = run_all([("doctor", directory), ("status", directory)])
         assert doctor.code == ExitCode.NOT_READY
         assert "it cannot be read: its file system is mounted read-only" in doctor.out
         assert f"cp -r {directory} ~/copy-of-team" in doctor.out
-        assert run_process("status", directory).code == ExitCode.RETRY_LATER
+        assert status.code == ExitCode.RETRY_LATER
         copy = shutil.copytree(directory, tmp_path / "copy")
     assert "every page of it is sound" in run("doctor", copy).out
 
@@ -432,7 +433,7 @@ def test_a_link_to_a_database_with_a_wal(tmp_path: Path) -> None:
     """Both files are brought back by the command that is printed; nothing that was committed since
     the last checkpoint is lost by it."""
     directory = ready_team(tmp_path)
-    with child(WRITE_WITHOUT_PAUSE, directory) as writer:
+    with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
         assert hear(writer) == "writing"
         writer.kill()
         writer.wait()
@@ -518,11 +519,11 @@ def test_what_another_user_left_here(tmp_path: Path) -> None:
     (directory / "quarantine").mkdir(mode=0o700)
     _give_away(directory / "quarantine", directory / "opencode-sessions.json")
     user = this_user()
-    doctor = run_process("doctor", directory, before=_without_privileges())
+    looks = [("doctor", directory), ("status", directory)]
+    doctor, status = run_all(looks, before=_without_privileges())
     assert "of another user, and not to be changed by this one" in doctor.out, doctor
     assert f"sudo chown -R {user} {directory}" in doctor.out
     assert "chmod" not in doctor.out
-    status = run_process("status", directory, before=_without_privileges())
     assert f"sudo chown -R {user} {directory}" in status.out, status
     assert f"\n  rtstore recover {directory}" not in status.out
     subprocess.run(["chown", "-R", user, str(directory)], check=True)
@@ -537,8 +538,8 @@ def test_what_every_write_needs_is_of_another_user(tmp_path: Path, name: str) ->
     _give_away(directory / name)
     (directory / name).chmod(0o644)
     chown = f"sudo chown -R {this_user()} {directory}"
-    for command in ("status", "doctor"):
-        told = run_process(command, directory, before=_without_privileges())
+    looks = [("status", directory), ("doctor", directory)]
+    for told in run_all(looks, before=_without_privileges()):
         assert told.code == ExitCode.NOT_READY, told
         assert name in told.out
         assert chown in told.out
@@ -551,8 +552,8 @@ def test_another_users_directory(tmp_path: Path) -> None:
     """It says whose it is and who asks, in the library and in every command."""
     directory = ready_team(tmp_path)
     _give_away(directory, *directory.iterdir())
-    for command in ("status", "doctor", "recover"):
-        result = run_process(command, directory, before=_without_privileges())
+    commands = [(name, directory) for name in ("status", "doctor", "recover")]
+    for result in run_all(commands, before=_without_privileges()):
         assert result.code == ExitCode.RETRY_LATER, result
         assert f"it belongs to {SOMEBODY_ELSE}:{SOMEBODY_ELSE}, and this is" in result.err
         assert f"sudo chown -R {this_user()} {directory}" in result.err

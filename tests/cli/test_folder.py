@@ -23,7 +23,8 @@ from rtstore.maintenance.backup import RECORD_NAME
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import HOLD, _newer, _without_privileges
 from tests.maintenance.test_rebuild_database import overwrite
-from tests.support import child, hear, picture
+from tests.support import hear, picture
+from tests.support.forked import forked
 from tests.upgrade.freeze import unpack
 
 LANE = "secondary%3Aopencode%3Amira"
@@ -231,7 +232,7 @@ def test_who_writes(tmp_path: Path) -> None:
     """The line of a directory with a living writer names it."""
     held = team(tmp_path, "a")
     team(tmp_path, "b")
-    with child(HOLD, held) as holder:
+    with forked(HOLD, held) as holder:
         assert hear(holder) == "held"
         found = lines(tmp_path)
         row = run("status", tmp_path).row(str(held), "process", str(holder.pid))

@@ -12,7 +12,8 @@ import pytest
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run, run_all
 from tests.cli.test_bad_input import _without_privileges
-from tests.support import Picture, child, hear, picture
+from tests.support import Picture, hear, picture
+from tests.support.forked import forked
 
 STORE = "opencode.sessionStore"
 LOOKING: dict[str, list[str]] = {
@@ -147,7 +148,7 @@ def test_beside_a_living_writer(tmp_path: Path) -> None:
     """While another process writes batch after batch, every look finds a ready team, and adds
     nothing to the directory."""
     directory = ready_team(tmp_path)
-    with child(WRITE_WITHOUT_PAUSE, directory) as writer:
+    with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
         assert hear(writer) == "writing"
         watermarks = []
         for _ in range(4):

@@ -23,7 +23,8 @@ from rtstore.model.times import utc_now
 from tests.cli.commands import ready_team, run
 from tests.cli.test_bad_input import refused
 from tests.cli.test_completion import completed
-from tests.support import child, hear, picture, plain_descriptor
+from tests.support import hear, picture, plain_descriptor
+from tests.support.forked import forked
 
 NOTES = plain_descriptor("own.notes", "notes.json")
 DIES = """
@@ -65,7 +66,7 @@ def _template() -> Path:
         store.begin_run("run-superseded", keep="all").update(
             "own.notes", lambda data: data, reason="host_lease_update"
         )
-        with child(DIES, store.directory, "run-died") as process:
+        with forked(DIES, store.directory, "run-died") as process:
             assert hear(process) == "run-died"
         return store.directory
 

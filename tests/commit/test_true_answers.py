@@ -30,6 +30,7 @@ from tests.support import (
     new_directory,
     open_store,
 )
+from tests.support.forked import forked
 from tests.support.groups import batch
 
 # --- time-outs ----------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def acknowledged_and_found(directory: Path, kind: str) -> tuple[int, list[Any], 
     """What two writers acknowledge while somebody removes their lock file again and again, what is
     there, and whether the files are as committed."""
     arguments = (directory, "40")
-    with child(COUNT, *arguments, "a", kind) as one, child(COUNT, *arguments, "b", kind) as two:
+    with forked(COUNT, *arguments, "a", kind) as one, forked(COUNT, *arguments, "b", kind) as two:
         assert [hear(one), hear(two)] == ["ready", "ready"]
         stop = threading.Event()
 

@@ -19,7 +19,8 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import idle
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import CorruptDatabaseError
-from tests.control.build import batch_count, plain, run
+from tests.control.build import batch_count, plain
+from tests.support.forked import printed_by
 
 LEAVE_A_LONG_WAL = """
 import os, sys
@@ -41,7 +42,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, elsewhere: Path) -> None:
         self.path = path
-        run(LEAVE_A_LONG_WAL, path)
+        printed_by(LEAVE_A_LONG_WAL, path)
         whole = Path(shutil.copytree(path.parent, elsewhere)) / path.name
         with plain(whole) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

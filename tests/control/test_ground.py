@@ -17,7 +17,8 @@ from rtstore.control.sqlite import ground
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.ground import Ground
 from rtstore.errors import DatabaseLostError
-from tests.control.build import batch_count, run, write_one
+from tests.control.build import batch_count, write_one
+from tests.support.forked import printed_by
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks and /proc of Linux")
 
@@ -52,14 +53,14 @@ def test_a_copy_by_the_program_itself(path: Path, tmp_path: Path, how: str) -> N
     database = Database(path)
     write_one(database, 1)
     shutil.copytree(path.parent, tmp_path / "copy")
-    assert run(COME_AND_GO, path, how) == "1\n"
+    assert printed_by(COME_AND_GO, path, how) == "1\n"
     assert _side_files(path) == ["-shm", "-wal"]
     write_one(database, 2)
     expected = 3 if how == "writes" else 2
-    assert run(COME_AND_GO, path, "reads") == f"{expected}\n"
+    assert printed_by(COME_AND_GO, path, "reads") == f"{expected}\n"
     database.close()
     assert _side_files(path) == []
-    assert run(COME_AND_GO, path, "reads") == f"{expected}\n"
+    assert printed_by(COME_AND_GO, path, "reads") == f"{expected}\n"
 
 
 def test_without_our_lock_it_is_found_out(
@@ -71,7 +72,7 @@ def test_without_our_lock_it_is_found_out(
     database = Database(path)
     write_one(database, 1)
     shutil.copytree(path.parent, tmp_path / "copy")
-    run(COME_AND_GO, path, "writes")  # closes last, and removes the WAL
+    printed_by(COME_AND_GO, path, "writes")  # closes last, and removes the WAL
     with pytest.raises(DatabaseLostError, match="was removed"):
         write_one(database, 2)
     with pytest.raises(DatabaseLostError):
@@ -88,9 +89,9 @@ def test_without_looking_it_would_be_lost(
     database = Database(path)
     write_one(database, 1)
     shutil.copytree(path.parent, tmp_path / "copy")
-    run(COME_AND_GO, path, "writes")
+    printed_by(COME_AND_GO, path, "writes")
     write_one(database, 2)
-    assert run(COME_AND_GO, path, "reads") == "2\n"  # of three
+    assert printed_by(COME_AND_GO, path, "reads") == "2\n"  # of three
     database.close(tidy=False)
 
 
@@ -110,7 +111,7 @@ def test_removed_by_hand(
     assert database.read(batch_count) == 5
     if then == "write":
         write_one(database, 6)
-        assert run(COME_AND_GO, path, "reads") == "6\n"
+        assert printed_by(COME_AND_GO, path, "reads") == "6\n"
         write_one(database, 7)
         assert database.read(batch_count) == 7
     database.close()

@@ -17,6 +17,7 @@ from rtstore import InvalidRequestError, LockTimeoutError, StorageError, WriterL
 from rtstore.control.lock import LOCK_NAME, read_signature
 from rtstore.errors import RetryableError
 from tests.support import answer, child, hear
+from tests.support.forked import forked
 
 HOLD = """
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     """Processes that count in a file under the lock lose no count."""
     (tmp_path / "counter").write_text("0")
 
-    with child(COUNT, tmp_path, "100") as first, child(COUNT, tmp_path, "100") as second:
+    with forked(COUNT, tmp_path, "100") as first, forked(COUNT, tmp_path, "100") as second:
         assert [hear(first), hear(second)] == ["ready", "ready"]
         answer(first)
         answer(second)
@@ -101,7 +102,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_held_by_another_process(tmp_path: Path) -> None:
     """Who waits in vain hears who holds it and since when; a probe sees it; then it is free."""
     lock = WriterLock(tmp_path)
-    with child(HOLD, tmp_path) as process:
+    with forked(HOLD, tmp_path) as process:
         _, pid = hear(process).split()
 
         assert lock.is_held()
@@ -128,7 +129,7 @@ def test_held_by_another_process(tmp_path: Path) -> None:
 def test_it_dies_with_its_holder(tmp_path: Path) -> None:
     """A process that is killed while it holds the lock leaves nothing to wait for or to judge."""
     lock = WriterLock(tmp_path)
-    with child(HOLD, tmp_path) as process:
+    with forked(HOLD, tmp_path) as process:
         assert hear(process).startswith("held")
         assert lock.is_held()
 
@@ -143,7 +144,7 @@ def test_it_dies_with_its_holder(tmp_path: Path) -> None:
 def test_who_waits_gets_it_as_soon_as_it_is_free(tmp_path: Path) -> None:
     """Waiting ends with the holder, not with the time-out."""
     lock = WriterLock(tmp_path)
-    with child(HOLD, tmp_path) as process:
+    with forked(HOLD, tmp_path) as process:
         assert hear(process).startswith("held")
         timer = threading.Timer(0.1, lambda: os.kill(process.pid, signal.SIGKILL))
         timer.start()

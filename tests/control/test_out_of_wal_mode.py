@@ -12,7 +12,8 @@ import pytest
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.ground import Ground
 from rtstore.errors import DatabaseLockedError
-from tests.control.build import batch_count, hashes, plain, run, write_one
+from tests.control.build import batch_count, hashes, plain, write_one
+from tests.support.forked import printed_by
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_nobody_takes_it_out_while_it_is_open(path: Path) -> None:
     write_one(database, 1)
     with path.open("rb"):
         pass
-    assert run(TAKE_OUT, path) in ("wal\n", "database is locked\n")
+    assert printed_by(TAKE_OUT, path) in ("wal\n", "database is locked\n")
     write_one(database, 2)
     assert _mode(path) == "wal"
     database.close()

@@ -17,6 +17,7 @@ from rtstore.errors import (
     StoreClosedError,
 )
 from tests.control.build import batch_count, hashes, plain, run, write_one
+from tests.support.forked import printed_by
 
 
 def test_read_only_access_to_an_idle_database(path: Path) -> None:
@@ -64,7 +65,7 @@ os._exit(0)
 
 def test_read_only_access_after_a_dead_writer(path: Path) -> None:
     """What a dead writer left in the WAL is seen, and the WAL stays as it was found."""
-    run(LEAVE_A_WAL, path)
+    printed_by(LEAVE_A_WAL, path)
     before = hashes(path.parent)
     assert path.name + "-wal" in before
     reader = Database(path, read_only=True)

@@ -24,6 +24,7 @@ from rtstore.errors import (
 )
 from rtstore.files.system import FileSystem
 from tests.control.build import CHECKOUT, batch_count, fill, hashes, make, plain
+from tests.support.forked import forked
 
 LATEST = REVISIONS[-1]
 
@@ -392,10 +393,8 @@ def test_a_maker_that_is_killed(tmp_path: Path, moment: str) -> None:
     """A process that is killed while it makes a database leaves none under that name before the
     rename, and a whole one after it; the next one makes it."""
     path = tmp_path / DATABASE_NAME
-    done = subprocess.run(
-        [sys.executable, "-c", DIE_WHILE_MAKING, str(path), moment], cwd=CHECKOUT, check=False
-    )
-    assert done.returncode == -9
+    with forked(DIE_WHILE_MAKING, path, moment) as maker:
+        assert maker.wait(60) == -9
     assert revisions.exists(path) == (moment == "after")
     if moment != "after":
         assert hashes(tmp_path) != {}

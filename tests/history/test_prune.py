@@ -37,7 +37,6 @@ from tests.support import (
     WatchedFileSystem,
     agree,
     at_call,
-    child,
     hear,
     launch_state,
     new_directory,
@@ -45,6 +44,7 @@ from tests.support import (
     write,
 )
 from tests.support.aio import run as run_async
+from tests.support.forked import forked
 
 STORES = (LEASES, LEDGER, DIAGNOSTICS)
 ALL = 1_000_000
@@ -296,7 +296,7 @@ def test_killed_between_two_chunks(directory: Path, chunks: int) -> None:
             write(store, STORES[revision % 3], {"filler": "x" * 3_000, "revision": revision})
     retention = Retention(batches=20, contents_per_store=3)
     promised = expected(directory, retention, "")
-    with child(PRUNE, directory) as process:
+    with forked(PRUNE, directory) as process:
         heard = [hear(process)]
         while len(heard) < chunks and heard[-1] != "done":
             assert process.stdin is not None

@@ -37,7 +37,6 @@ from tests.support import (
     WatchedFileSystem,
     answer,
     at,
-    child,
     file_of,
     hear,
     new_directory,
@@ -45,6 +44,7 @@ from tests.support import (
     picture,
     write,
 )
+from tests.support.forked import forked
 from tests.support.query_trace import traced
 
 VERSIONS = 70
@@ -96,7 +96,7 @@ with RuntimeStore.open(sys.argv[1]) as store:
                       writes={"opencode.hostLeases": "a colleague's"})
     say(store.retention.contents_per_store)
 """
-    with child(script, directory) as process:
+    with forked(script, directory) as process:
         assert hear(process) == "None"
         assert process.wait(30) == 0
     assert contents(directory) == VERSIONS + 1
@@ -113,7 +113,7 @@ store = RuntimeStore.open(sys.argv[1], retention=keep)
 say("open")
 wait()
 """
-    with child(script, directory) as process:
+    with forked(script, directory) as process:
         assert hear(process) == "open"
         process.kill()
     with open_store(directory) as store:
@@ -241,7 +241,7 @@ with WriterLock(Path(sys.argv[1])).hold():
 """
     with open_store(directory, retention=SOME):
         pass
-    with child(script, directory) as process:
+    with forked(script, directory) as process:
         assert hear(process) == "held"
         with open_store(directory, retention=SOME, lock_timeout_s=0.05) as store:
             assert store.retention == SOME

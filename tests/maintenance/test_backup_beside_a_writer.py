@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import RuntimeStore, restore_backup, validate_invariants
-from tests.support import LAUNCH, SESSIONS, agree, answer, child, hear, new_directory
+from tests.support import LAUNCH, SESSIONS, agree, answer, hear, new_directory
+from tests.support.forked import forked
 
 BATCHES = 1000
 COMPATIBILITY, PERMISSIONS = "opencode.compatibilitySnapshot", "opencode.permissionRequests"
@@ -66,7 +67,7 @@ def test_backups_under_a_writing_process(tmp_path: Path) -> None:
     which any one of them from another batch would do."""
     directory = new_directory(tmp_path)
     watermarks: list[int] = []
-    with child(WRITER, directory) as writer:
+    with forked(WRITER, directory) as writer:
         assert hear(writer) == "ready"
         answer(writer)
         with RuntimeStore.open(directory, recover=False) as store:

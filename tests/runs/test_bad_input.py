@@ -30,12 +30,12 @@ from tests.support import (
     LEDGER,
     SESSIONS,
     WatchedFileSystem,
-    child,
     files_picture,
     hear,
     new_directory,
     open_store,
 )
+from tests.support.forked import forked
 from tests.upgrade.freeze import rows_of
 
 FIRST = RunIdentity(run_id="run-1", capability_snapshot_id="cap-1", behavior_fingerprint="blue")
@@ -237,7 +237,7 @@ def test_beside_a_batch_that_is_under_way(tmp_path: Path) -> None:
     """A run does not begin while another process is within a batch: it waits, and says for whom."""
     directory = new_directory(tmp_path)
     with (
-        child(HOLD, directory) as holder,
+        forked(HOLD, directory) as holder,
         open_store(directory, lock_timeout_s=0.05) as store,
     ):
         assert hear(holder) == "within"

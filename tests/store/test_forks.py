@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.control.build import run
+from tests.support import answer, hear
+from tests.support.forked import forked, printed_by
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -109,3 +111,31 @@ def test_the_child_of_a_fork_beside_an_import(tmp_path: Path, what: str) -> None
 def test_where_a_fork_does_not_wait_the_child_hangs(tmp_path: Path) -> None:
     """The control: the child waits for ever for a lock that no thread of its own has."""
     assert run(BESIDE, tmp_path, "trade names", "control") == f"{-signal.SIGALRM}\n"
+
+
+# --- what the tests themselves fork ---------------------------------------------------------------
+
+ALONE = """
+import threading
+was_loaded = "rtstore.store" in sys.modules
+say(was_loaded, threading.active_count(), len(os.listdir("/proc/self/fd")) < 12, os.environ["SEEN"])
+wait()
+sys.exit(3)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc here")
+def test_a_forked_script_has_nothing_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds the library loaded, one thread, few descriptors and the environment of the moment;
+    how it ends is heard."""
+    monkeypatch.setenv("SEEN", "now")
+    with forked("import os\n" + ALONE) as process:
+        assert hear(process) == "True 1 True now"
+        assert process.poll() is None
+        answer(process)
+        assert process.wait(60) == 3
+    with forked("wait()") as process:
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+    with pytest.raises(AssertionError):
+        printed_by("raise SystemExit(1)")

@@ -20,6 +20,7 @@ from typing import Any
 from rtstore import Criticality, Descriptor, FileSystem, Owner, RebuildStrategy, RuntimeStore
 from rtstore.model.records import RunIdentity
 from rtstore.testing import Ids as Ids
+from tests.support.forked import HEAD, Forked
 
 NOON = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
 NOON_TEXT = "2026-04-21T12:00:00.000Z"
@@ -291,11 +292,8 @@ def child(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]
 
     It speaks to the test with `say(...)`, and `wait()` blocks until the test answers or is gone.
     """
-    head = (
-        "import sys\ndef say(*words): print(*words, flush=True)\ndef wait(): sys.stdin.readline()\n"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", head + script, *map(str, arguments)],
+        [sys.executable, "-c", HEAD + script, *map(str, arguments)],
         cwd=CHECKOUT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -308,13 +306,13 @@ def child(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]
         process.communicate()
 
 
-def hear(process: subprocess.Popen[str]) -> str:
+def hear(process: subprocess.Popen[str] | Forked) -> str:
     """The next line that a child says."""
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
 
-def answer(process: subprocess.Popen[str]) -> None:
+def answer(process: subprocess.Popen[str] | Forked) -> None:
     """Let a child that waits go on."""
     assert process.stdin is not None
     process.stdin.write("\n")

@@ -45,6 +45,7 @@ from tests.support import (
     data_in,
     picture,
 )
+from tests.support.forked import forked
 from tests.upgrade.freeze import unpack
 from tests.upgrade.life import NOTES
 from tests.upgrade.states import (
@@ -114,10 +115,8 @@ def test_a_crash_after_the_upgrade(frozen: str, tmp_path: Path) -> None:
     leaves a batch that the next opening finishes."""
     directory = unpack(frozen, tmp_path)
     assert problems_in_use(directory) == []
-    done = subprocess.run(
-        [sys.executable, "-c", DIE_WRITING, str(directory)], cwd=CHECKOUT, check=False
-    )
-    assert done.returncode == -signal.SIGKILL
+    with forked(DIE_WRITING, directory) as writer:
+        assert writer.wait(60) == -signal.SIGKILL
     assert data_in(directory / "opencode-host-leases.json") == [4]
     assert data_in(directory / "own" / "notes.json") == [3]
     with RuntimeStore.open(directory) as store:
@@ -295,10 +294,8 @@ def test_what_a_newer_program_left_is_not_touched(oldest: Path, in_wal: bool, ac
     to read it.)"""
     path = oldest / DATABASE_NAME
     statements = [STAMP, NUMBER, *([] if in_wal else [MERGE]), WRITE]
-    done = subprocess.run(
-        [sys.executable, "-c", DIE_WITH_A_WAL, str(path), *statements], check=False
-    )
-    assert done.returncode == -signal.SIGKILL
+    with forked(DIE_WITH_A_WAL, path, *statements) as writer:
+        assert writer.wait(60) == -signal.SIGKILL
     kept = SHM if in_wal else ()
     before = picture(oldest, without=kept)
     assert path.with_name(path.name + "-wal").stat().st_size > 0
