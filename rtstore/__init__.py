@@ -151,6 +151,7 @@ if TYPE_CHECKING:
         StartKind as StartKind,
         StartState as StartState,
     )
+    from rtstore.model.typed import StoreData as StoreData
     from rtstore.recovery.gather import RecoveryPlanner as RecoveryPlanner
     from rtstore.recovery.rebuilders import (
         Rebuilder as Rebuilder,
@@ -322,6 +323,7 @@ _HOMES = {
         "StartKind",
         "StartState",
     ),
+    "rtstore.model.typed": ("StoreData",),
     "rtstore.recovery.gather": ("RecoveryPlanner",),
     "rtstore.recovery.rebuilders": (
         "RebuildRequest",

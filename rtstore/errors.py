@@ -226,16 +226,47 @@ class LockLostError(RetryableError):
 
 
 class ConflictError(RetryableError):
-    """A batch was committed in between: the high watermark is not the expected one."""
+    """A batch was committed in between: the high watermark, or the version of a store, is not the
+    expected one."""
 
-    def __init__(self, subject: str, expected: int, found: int) -> None:
+    def __init__(
+        self,
+        subject: str,
+        expected: int | str | None,
+        found: int | str | None,
+        *,
+        store: str | None = None,
+    ) -> None:
         self.subject = subject
-        self.expected_high_watermark = expected
-        self.high_watermark = found
+        self.store = store
+        """The store whose version was compared. None: the high watermark was compared."""
+        self.expected = expected
+        self.found = found
+        """With a store: its version, as the expected one was given (None: never written)."""
+        if store is None:
+            what = f"high watermark {expected}, the store is at {found}"
+        else:
+            what = f"{store} {_as_of(expected)}, and it is {_as_of(found)}"
         super().__init__(
-            f"{subject} was made for high watermark {expected}, the store is at {found}. "
+            f"{subject} was made for {what}. "
             "Nothing was written: read again, decide again, then repeat the call."
         )
+
+    @property
+    def expected_high_watermark(self) -> int | None:
+        """The expected high watermark; None where the version of a store was compared."""
+        return self.expected if self.store is None and isinstance(self.expected, int) else None
+
+    @property
+    def high_watermark(self) -> int | None:
+        """The high watermark that was found; None where the version of a store was compared."""
+        return self.found if self.store is None and isinstance(self.found, int) else None
+
+
+def _as_of(version: int | str | None) -> str:
+    if not version:
+        return "as never written"
+    return f"as of batch {version}"
 
 
 class RunAliveError(RetryableError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from rtstore.commit.adopt import adopting, last_identity
 from rtstore.commit.begin import Begun
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
+from rtstore.commit.update import Update
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import history, manifest, recovery_log, runs, upgrade_log
 from rtstore.control.batches import ReceiptStore
@@ -66,7 +67,7 @@ from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member, reason_name
 from rtstore.model.data_upgrade import upgraded_data
 from rtstore.model.decide import build_readiness
-from rtstore.model.descriptors import Descriptor, Registry, StoreKey
+from rtstore.model.descriptors import Descriptor, Registry, StoreKey, store_name
 from rtstore.model.differences import differences
 from rtstore.model.edits import ForeignEdits, checked_edits
 from rtstore.model.envelope import decode
@@ -83,11 +84,11 @@ from rtstore.model.records import (
     RecoveryReport,
     RunIdentity,
 )
-from rtstore.model.request import Writes, batch_request
+from rtstore.model.request import ExpectedVersions, Writes, batch_request
 from rtstore.model.runs import RunEnding, RunProcess, RunRecord, StartState
 from rtstore.model.start import start_state
 from rtstore.model.times import Clock, utc_now
-from rtstore.model.typed import change_for
+from rtstore.model.typed import StoreData, change_for
 from rtstore.recovery.begin import Keep, RunStarter
 from rtstore.recovery.execute import Recovery
 from rtstore.recovery.gather import RecoveryPlanner
@@ -372,6 +373,7 @@ class RuntimeStore:
         reason: BatchReason | str,
         writes: Writes,
         expected_high_watermark: int | None = None,
+        expected: ExpectedVersions | None = None,
         batch_id: str | None = None,
     ) -> Batch:
         """Write several stores as one atomic batch. Return it with its receipts.
@@ -381,14 +383,19 @@ class RuntimeStore:
         even if its process is alive: `begin_run` asks first.
         `writes` maps stores, given by name or by descriptor, to their new data: plain JSON values,
         or an object of a pydantic model; the files are published in its order. Data of a store with
-        a payload model must pass it, and is written as the model dumps it. See
-        `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors.
+        a payload model must pass it, and is written as the model dumps it. With `expected`, a
+        mapping of stores to versions, the batch is written only if each of them is still what was
+        read: the `high_watermark` or `batch_id` of `read(...)`, or None when it was never written.
+        See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors.
         """
         request = batch_request(
             self.team_name, self.descriptors, identity=identity, reason=reason, writes=writes
         )
         return self._writer.write_batch(
-            request, expected_high_watermark=expected_high_watermark, batch_id=batch_id
+            request,
+            expected_high_watermark=expected_high_watermark,
+            expected=expected,
+            batch_id=batch_id,
         )
 
     @overload
@@ -399,6 +406,7 @@ class RuntimeStore:
         *,
         identity: RunIdentity,
         reason: BatchReason | str,
+        batch_id: str | None = None,
     ) -> Batch: ...
 
     @overload
@@ -409,34 +417,66 @@ class RuntimeStore:
         *,
         identity: RunIdentity,
         reason: BatchReason | str,
+        batch_id: str | None = None,
     ) -> Batch: ...
+
+    @overload
+    def update(
+        self,
+        store: Iterable[StoreKey],
+        change: Callable[[StoreData], Mapping[Any, Any]],
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+        batch_id: str | None = None,
+    ) -> Batch | None: ...
 
     def update(
         self,
-        store: StoreKey,
+        store: StoreKey | Iterable[StoreKey],
         change: Callable[[Any], Any],
         *,
         identity: RunIdentity,
         reason: BatchReason | str,
-    ) -> Batch:
-        """Read, change and write one store under the writer lock, so that no update is lost.
+        batch_id: str | None = None,
+    ) -> Batch | None:
+        """Read, change and write one store, or several together, under the writer lock, so that no
+        update is lost.
 
-        `change` is called with the committed data (None before the first batch), which it may
-        modify, and returns the new data. For a store that is given by its descriptor, both are
-        objects of its payload model, and something must have been committed; raises
-        `DataRefusedError` when the model does not accept it. Durable on return. Raises
-        `StoreFileChangedError` when somebody else changed the file: their edit is neither used nor
-        overwritten, unless `foreign_edits` says otherwise.
+        One store: `change` is called with the committed data (None before the first batch), which
+        it may modify, and returns the new data. For a store that is given by its descriptor, both
+        are objects of its payload model, and something must have been committed. A batch is written
+        in any case.
+
+        Several stores, a list: `change` is called with a dict of their committed data, each under
+        its name or its descriptor, as it was given (`StoreData`), and returns a mapping of new
+        data, which may be the same dict. What it leaves out stays as it is, and so does what equals
+        the committed data. The rest is one batch; when nothing is left, no batch is written, and
+        None is returned. Data that it changed in place and left out is refused.
+
+        With a `batch_id` the call can be repeated: if that batch was committed before, by an update
+        of the same run, reason and stores, it is returned, and `change` is not called.
+
+        Durable on return. Raises `StoreFileChangedError` when somebody else changed the file: their
+        edit is neither used nor overwritten, unless `foreign_edits` says otherwise; and `DataRefusedError` when a model does not accept
+        what is committed.
         """
-        descriptor = self.descriptors.get(store)
+        is_of_one = isinstance(store, str | Descriptor)
+        stores = [store] if isinstance(store, str | Descriptor) else checked_stores(store)
+        plain = plain_change(change, store_name(stores[0]) if is_of_one else None)
         update = partial(
             self._writer.update,
-            descriptor,
-            change_for(store, plain_change(change, descriptor.schema_name)),
-            team_name=self.team_name,
-            identity=checked_identity(identity),
-            reason=reason_name(reason),
-            check_current=lambda: self._reader.check_file(descriptor),
+            Update(
+                stores=tuple(stores),
+                descriptors=tuple(self.descriptors.get(item) for item in stores),
+                change=change_for(stores[0], plain) if is_of_one else plain,
+                is_of_one=is_of_one,
+                team_name=self.team_name,
+                identity=checked_identity(identity),
+                reason=reason_name(reason),
+                batch_id=batch_id,
+            ),
+            check_file=self._reader.check_file,
         )
         return self._with_edits(update)
 
@@ -1049,6 +1089,7 @@ class Run(RunFacts):
         writes: Writes,
         *,
         expected_high_watermark: int | None = None,
+        expected: ExpectedVersions | None = None,
         batch_id: str | None = None,
     ) -> Batch:
         """Write several stores as one atomic batch of this run: see `RuntimeStore.write_batch`.
@@ -1058,6 +1099,7 @@ class Run(RunFacts):
             reason=reason,
             writes=writes,
             expected_high_watermark=expected_high_watermark,
+            expected=expected,
             batch_id=batch_id,
         )
 
@@ -1068,20 +1110,42 @@ class Run(RunFacts):
         change: Callable[[Payload], Payload],
         *,
         reason: BatchReason | str,
+        batch_id: str | None = None,
     ) -> Batch: ...
 
     @overload
     def update(
-        self, store: str, change: Callable[[Any], Any], *, reason: BatchReason | str
+        self,
+        store: str,
+        change: Callable[[Any], Any],
+        *,
+        reason: BatchReason | str,
+        batch_id: str | None = None,
     ) -> Batch: ...
 
+    @overload
     def update(
-        self, store: StoreKey, change: Callable[[Any], Any], *, reason: BatchReason | str
-    ) -> Batch:
-        """Read, change and write one store under the writer lock: see `RuntimeStore.update`. Raises
-        `StaleRunError` when the run is over; `change` is not called then."""
-        update: Callable[..., Batch] = self.store.update  # one overload or the other
-        return update(store, change, identity=self.identity, reason=reason)
+        self,
+        store: Iterable[StoreKey],
+        change: Callable[[StoreData], Mapping[Any, Any]],
+        *,
+        reason: BatchReason | str,
+        batch_id: str | None = None,
+    ) -> Batch | None: ...
+
+    def update(
+        self,
+        store: StoreKey | Iterable[StoreKey],
+        change: Callable[[Any], Any],
+        *,
+        reason: BatchReason | str,
+        batch_id: str | None = None,
+    ) -> Batch | None:
+        """Read, change and write one store, or several together, under the writer lock: see
+        `RuntimeStore.update`. Raises `StaleRunError` when the run is over; `change` is not called
+        then."""
+        update: Callable[..., Batch | None] = self.store.update  # one overload or another
+        return update(store, change, identity=self.identity, reason=reason, batch_id=batch_id)
 
     def plan_recovery(self) -> RecoveryPlan:
         """Return what to do about the store files, for this run's identity."""
@@ -1151,7 +1215,19 @@ def _in_a_line(error: BaseException | None) -> str:
     return f"{kind}: {' '.join(words)}"[:_WHY_LENGTH_MAX] if words else kind
 
 
-def plain_change(change: Callable[[Any], Any], store: str) -> Callable[[Any], Any]:
+def checked_stores(stores: Iterable[StoreKey]) -> list[StoreKey]:
+    """Return the stores of an update. Refuse none at all, and one that is there twice."""
+    found = arguments.several(stores, "store")
+    if not found:
+        raise InvalidRequestError("store", "an update is of at least one store; the list is empty")
+    names = [store_name(item) for item in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidRequestError("store", "is in the list twice", store=name)
+    return found
+
+
+def plain_change(change: Callable[[Any], Any], store: str | None) -> Callable[[Any], Any]:
     """Return the function of an update, checked. Refuse a coroutine function at once, and a
     function that returns an awaitable when it is called."""
     why = "it is called under the writer lock"

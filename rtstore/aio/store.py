@@ -56,7 +56,7 @@ Operations on a directory that is not open (`upgrade_directory`, `import_directo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -101,12 +101,21 @@ from rtstore.model.records import (
     RecoveryReport,
     RunIdentity,
 )
-from rtstore.model.request import Writes, batch_request, pairs
+from rtstore.model.request import ExpectedVersions, Writes, batch_request, pairs
 from rtstore.model.runs import RunEnding, RunRecord, StartState
 from rtstore.model.times import Clock, utc_now
+from rtstore.model.typed import StoreData
 from rtstore.recovery.begin import Keep
 from rtstore.recovery.rebuilders import Rebuilders
-from rtstore.store import Payload, Run, RunFacts, RuntimeStore, note_not_ended, plain_change
+from rtstore.store import (
+    Payload,
+    Run,
+    RunFacts,
+    RuntimeStore,
+    checked_stores,
+    note_not_ended,
+    plain_change,
+)
 
 OpenedT = TypeVar("OpenedT", bound="AsyncRuntimeStore | AsyncRun")
 
@@ -260,6 +269,7 @@ class AsyncRuntimeStore:
         reason: BatchReason | str,
         writes: Writes,
         expected_high_watermark: int | None = None,
+        expected: ExpectedVersions | None = None,
         batch_id: str | None = None,
     ) -> Batch:
         """Write several stores as one atomic batch, and return it with its receipts.
@@ -270,6 +280,7 @@ class AsyncRuntimeStore:
         call: BatchCall | None = None
         try:
             copies = [(name, copier(data)) for name, data in pairs(writes)]
+            versions = dict(expected) if isinstance(expected, Mapping) else expected
 
             def submit() -> PendingBatch:
                 request = batch_request(
@@ -279,7 +290,7 @@ class AsyncRuntimeStore:
                     reason=reason,
                     writes=[(name, copied()) for name, copied in copies],
                 )
-                return self._writer.prepare(request, expected_high_watermark, batch_id)
+                return self._writer.prepare(request, expected_high_watermark, batch_id, versions)
 
             call = BatchCall(submit, self._writer)
             return await self._workers.writes.run_call(call)
@@ -298,6 +309,7 @@ class AsyncRuntimeStore:
         *,
         identity: RunIdentity,
         reason: BatchReason | str,
+        batch_id: str | None = None,
     ) -> Batch: ...
 
     @overload
@@ -308,25 +320,41 @@ class AsyncRuntimeStore:
         *,
         identity: RunIdentity,
         reason: BatchReason | str,
+        batch_id: str | None = None,
     ) -> Batch: ...
+
+    @overload
+    async def update(
+        self,
+        store: Iterable[StoreKey],
+        change: Callable[[StoreData], Mapping[Any, Any]],
+        *,
+        identity: RunIdentity,
+        reason: BatchReason | str,
+        batch_id: str | None = None,
+    ) -> Batch | None: ...
 
     async def update(
         self,
-        store: StoreKey,
+        store: StoreKey | Iterable[StoreKey],
         change: Callable[[Any], Any],
         *,
         identity: RunIdentity,
         reason: BatchReason | str,
-    ) -> Batch:
-        """Read, change and write one store under the writer lock, so that no update is lost.
+        batch_id: str | None = None,
+    ) -> Batch | None:
+        """Read, change and write one store, or several together, under the writer lock, so that no
+        update is lost. Several: None when nothing was changed.
 
         `change` is a plain function, and should be quick; it runs in a thread, under the lock. What
         it raises is raised here; only a `StopIteration` becomes a `RuntimeError`, as Python has it.
         """
-        plain_change(change, store_name(store))  # a coroutine function is refused at once
-        update: Callable[..., Batch] = self.sync_store.update  # one overload or the other
+        stores = store if isinstance(store, str | Descriptor) else checked_stores(store)
+        # A coroutine function is refused at once.
+        plain_change(change, store_name(store) if isinstance(store, str | Descriptor) else None)
+        update: Callable[..., Batch | None] = self.sync_store.update  # one overload or another
         return await self._workers.writes.run(
-            update, store, change, identity=identity, reason=reason
+            update, stores, change, identity=identity, reason=reason, batch_id=batch_id
         )
 
     # --- runs -----------------------------------------------------------------------------------
@@ -633,6 +661,7 @@ class AsyncRun(RunFacts):
         writes: Writes,
         *,
         expected_high_watermark: int | None = None,
+        expected: ExpectedVersions | None = None,
         batch_id: str | None = None,
     ) -> Batch:
         """Write several stores as one atomic batch of this run. The data is copied first."""
@@ -641,6 +670,7 @@ class AsyncRun(RunFacts):
             reason=reason,
             writes=writes,
             expected_high_watermark=expected_high_watermark,
+            expected=expected,
             batch_id=batch_id,
         )
 
@@ -651,20 +681,41 @@ class AsyncRun(RunFacts):
         change: Callable[[Payload], Payload],
         *,
         reason: BatchReason | str,
+        batch_id: str | None = None,
     ) -> Batch: ...
 
     @overload
     async def update(
-        self, store: str, change: Callable[[Any], Any], *, reason: BatchReason | str
+        self,
+        store: str,
+        change: Callable[[Any], Any],
+        *,
+        reason: BatchReason | str,
+        batch_id: str | None = None,
     ) -> Batch: ...
 
+    @overload
     async def update(
-        self, store: StoreKey, change: Callable[[Any], Any], *, reason: BatchReason | str
-    ) -> Batch:
-        """Read, change and write one store under the writer lock. `change` is a plain function; it
-        is not called when the run is over."""
-        update: Callable[..., Awaitable[Batch]] = self.store.update  # one overload or the other
-        return await update(store, change, identity=self.identity, reason=reason)
+        self,
+        store: Iterable[StoreKey],
+        change: Callable[[StoreData], Mapping[Any, Any]],
+        *,
+        reason: BatchReason | str,
+        batch_id: str | None = None,
+    ) -> Batch | None: ...
+
+    async def update(
+        self,
+        store: StoreKey | Iterable[StoreKey],
+        change: Callable[[Any], Any],
+        *,
+        reason: BatchReason | str,
+        batch_id: str | None = None,
+    ) -> Batch | None:
+        """Read, change and write one store, or several together, under the writer lock. `change` is
+        a plain function; it is not called when the run is over."""
+        update: Callable[..., Awaitable[Batch | None]] = self.store.update  # one overload
+        return await update(store, change, identity=self.identity, reason=reason, batch_id=batch_id)
 
     async def plan_recovery(self) -> RecoveryPlan:
         """Return what to do about the store files, for this run's identity."""

@@ -70,11 +70,9 @@ class Draft(NamedTuple):
         Encoding is deterministic, so the same data with the first write's time has the same bytes
         and the same hash. So this works even when the contents have left the history.
         """
-        identity = self.request.identity
         now = {descriptor.schema_name: encoded for descriptor, encoded in self.encoded}
         return (
-            (first.run_id, first.capability_snapshot_id, first.behavior_fingerprint, first.reason)
-            == (*_parts(identity), self.request.reason)
+            is_of(first, self.request.identity, self.request.reason)
             and now.keys() == {receipt.schema_name for receipt in first.receipts}
             and all(
                 content_hash(now[receipt.schema_name].at(receipt.written_at))
@@ -147,6 +145,16 @@ class PlannedBatch(NamedTuple):
             receipts=(),
         )
         return construct_unchecked(LoggedBatch, batch=batch, writes=self.writes)
+
+
+def is_of(first: Batch, identity: RunIdentity | None, reason: str) -> bool:
+    """Return whether a batch was written under an identity and for a reason."""
+    return (
+        first.run_id,
+        first.capability_snapshot_id,
+        first.behavior_fingerprint,
+        first.reason,
+    ) == (*_parts(identity), reason)
 
 
 def _parts(identity: RunIdentity | None) -> tuple[str | None, str | None, str | None]:

@@ -36,9 +36,10 @@ A group adds to the cases of `rtstore.commit.writer` (the same tests cover them,
   a foreign file.
 * completing a group is one transaction: after a loss of power all of it is there or none.
 * a batch refused before the log leaves the group; if the database refuses one, each of the group is
-  logged by itself. A batch is compared (`expected_high_watermark`, the data that `update` reads)
-  with what is committed only, so such a batch begins a group, and others may join it. (Not one that
-  adopts a file: that file is not written again, so undoing another batch must not change it.)
+  logged by itself. A batch is compared (`expected_high_watermark`, `expected`, the data that
+  `update` reads) with what is committed only, so such a batch begins a group, and others may join
+  it. (Not one that adopts a file: that file is not written again, so undoing another batch must not
+  change it.)
 * publishing fails -> that batch fails and is undone, the others go on; a store that it shared gets
   the last version among the others. If the failure cannot be recorded, the whole group stays in the
   log, and goes forward in its order.
@@ -69,6 +70,7 @@ from rtstore.errors import (
 from rtstore.foreign import is_raised_here
 from rtstore.model import arguments
 from rtstore.model.records import Batch, BatchReason
+from rtstore.model.request import ExpectedVersions
 
 GROUP_MAX = 128
 """The most batches that share a flush, so that the first waits for a bounded number of others."""
@@ -107,7 +109,7 @@ class PendingBatch:
     the lock."""
 
     __slots__ = (
-        "_claims", "_compose", "_context", "_pid", "batch", "draft", "error",
+        "_claims", "_compose", "_context", "_pid", "batch", "draft", "error", "expected",
         "expected_high_watermark", "is_composed", "is_dropped", "log_begun", "planned",
     )  # fmt: skip
 
@@ -115,12 +117,15 @@ class PendingBatch:
         self,
         draft: Draft | None = None,
         expected_high_watermark: int | None = None,
+        expected: ExpectedVersions | None = None,
         *,
-        compose: Callable[[], Draft | None] | None = None,
+        compose: Callable[[], Draft | Batch | None] | None = None,
     ) -> None:
         if expected_high_watermark is not None:
             arguments.number(expected_high_watermark, "expected_high_watermark")
         self.expected_high_watermark = expected_high_watermark
+        self.expected = expected or {}
+        """The version that each of these stores must have."""
         self.batch: Batch | None = None
         """The committed batch, once it is committed."""
         self.error: Exception | None = None
@@ -160,14 +165,16 @@ class PendingBatch:
         return self.draft.batch_id if self.has_draft else None
 
     def compose(self) -> None:
-        """Make the draft, in the thread of its caller and under the lock. What the caller's
-        function raises passes unchanged."""
+        """Make the draft, or find the batch that was written before, in the thread of its caller
+        and under the lock. What the caller's function raises passes unchanged."""
         if self._compose is not None:
-            draft = self._compose()
-            if draft is None:
+            composed = self._compose()
+            if composed is None:
                 self.is_dropped = True
+            elif isinstance(composed, Batch):
+                self.batch = composed
             else:
-                self.draft = draft
+                self.draft = composed
 
     @property
     def is_done(self) -> bool:
@@ -208,6 +215,10 @@ class PendingBatch:
             raise self.error
         assert self.batch is not None  # noqa: S101 - only asked for when it is done
         return self.batch
+
+    def result_if_any(self) -> Batch | None:
+        """Return the committed batch or None, when there was nothing to write. Raise its error."""
+        return None if self.is_dropped else self.result()
 
     def attempt(self, step: Callable[[PendingBatch], None]) -> None:
         """Run a step of the leader for it. A `RuntimeStoreError` or `CallerError` becomes its
@@ -366,8 +377,9 @@ class TakeGroup:
             if taken and not (
                 len(taken) < GROUP_MAX
                 and size + draft.size <= GROUP_BYTES_MAX
-                # The comparison is with the committed watermark, not with one about to be.
+                # The comparison is with what is committed, not with what is about to be.
                 and item.expected_high_watermark is None
+                and not item.expected
                 # The first result must exist before it can be returned again.
                 and (item.batch_id is None or item.batch_id not in ids)
                 and not taken[0].draft.in_place

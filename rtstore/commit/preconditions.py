@@ -6,27 +6,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from rtstore.commit.adopt import refuse_newer
-from rtstore.commit.draft import Draft, PlannedBatch
+from rtstore.commit.draft import Draft, PlannedBatch, is_of
 from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import StoreFile
-from rtstore.control import batches, contents, manifest, runs
+from rtstore.control import batches, history, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
-from rtstore.errors import (
-    ConflictError,
-    ContentMissingError,
-    InvalidRequestError,
-    WrongTeamError,
-)
-from rtstore.model.data_upgrade import current_data
-from rtstore.model.descriptors import Descriptor
+from rtstore.errors import ConflictError, InvalidRequestError, WrongTeamError
 from rtstore.model.records import (
     Batch,
     BatchReason,
@@ -34,7 +27,9 @@ from rtstore.model.records import (
     CommittedFile,
     LoggedBatch,
     QuarantinedFile,
+    RunIdentity,
 )
+from rtstore.model.request import ExpectedVersions
 
 
 class CommittedView(NamedTuple):
@@ -134,23 +129,6 @@ def _may_change_run(batch: Batch, active_run_id: str | None) -> bool:
     return other or batch.reason == BatchReason.STOP_TOMBSTONE
 
 
-def committed_data(descriptor: Descriptor, database: Database) -> Any:
-    """Return the committed data of a store that is about to be changed, or None before the first.
-    Raises `DataUpgradeError` when it is of an older schema version, and `ContentMissingError` when
-    it is lost: with None the caller would start from nothing."""
-    name = descriptor.schema_name
-
-    def query(connection: Connection) -> Any:
-        content = contents.current_contents(connection, [name]).get(name)
-        if content is not None:
-            return current_data(descriptor, content)
-        for entry in manifest.load_entries(connection, [name]).values():
-            raise ContentMissingError(name, database.path.parent, entry.batch_number)
-        return None
-
-    return database.read_on_writer(query)
-
-
 def check_manifest(
     draft: Draft, found: CommittedView, expected_high_watermark: int | None, directory: Path
 ) -> None:
@@ -160,6 +138,18 @@ def check_manifest(
     if expected_high_watermark not in (None, found.high_watermark):
         assert expected_high_watermark is not None  # noqa: S101 - the line above
         raise ConflictError("this batch", expected_high_watermark, found.high_watermark)
+
+
+def check_versions(expected: ExpectedVersions, database: Database) -> None:
+    """Raise `ConflictError` for the first store whose version is not the expected one."""
+    for name, version in expected.items():
+        point = database.read_on_writer(partial(history.point_of_store, name=name))
+        found: int | str | None = None
+        if point is not None:
+            is_by_id = isinstance(version, str) or point.high_watermark is None
+            found = point.batch_id if is_by_id else point.high_watermark
+        if (version or None) != found:
+            raise ConflictError("this batch", version, found, store=name)
 
 
 def check_run(run_id: str, found: CommittedView, database: Database) -> None:
@@ -179,17 +169,43 @@ def first_result(
     """
     if draft.batch_id is None:
         return None if planned is None else _written_by_another(planned, receipt_store)
-    first = receipt_store.get(draft.batch_id)
-    if first is None:
-        return None
-    if first.state is BatchState.FAILED:
-        raise InvalidRequestError(
-            "batch_id", f"batch {first.batch_id} failed before, and stays so: take a new id"
-        )
-    if not draft.repeats(first):
+    first = _find(draft.batch_id, receipt_store)
+    if first is not None and not draft.repeats(first):
         raise InvalidRequestError(
             "batch_id",
             f"batch {first.batch_id} was written before with other contents: take a new id",
+        )
+    return first
+
+
+def first_update(
+    batch_id: str,
+    names: Collection[str],
+    identity: RunIdentity,
+    reason: str,
+    receipt_store: ReceiptStore,
+) -> Batch | None:
+    """Return the first result of an update that is called again under the same id, or None if it is
+    new. Its function is not called again, so what it would return is not compared. Raises
+    `InvalidRequestError` when the id is another batch's, or the batch has failed."""
+    first = _find(batch_id, receipt_store)
+    if first is None:
+        return None
+    written = {receipt.schema_name for receipt in first.receipts}
+    if not (is_of(first, identity, reason) and written.issubset(names)):
+        raise InvalidRequestError(
+            "batch_id",
+            f"batch {batch_id} was written before by another call, with reason {first.reason}, of "
+            f"run {first.run_id}, into {', '.join(sorted(written))}: take a new id",
+        )
+    return first
+
+
+def _find(batch_id: str, receipt_store: ReceiptStore) -> Batch | None:
+    first = receipt_store.get(batch_id)
+    if first is not None and first.state is BatchState.FAILED:
+        raise InvalidRequestError(
+            "batch_id", f"batch {batch_id} failed before, and stays so: take a new id"
         )
     return first
 

@@ -66,7 +66,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 from sqlalchemy import Connection
 
@@ -99,13 +99,15 @@ from rtstore.commit.preconditions import (
     check_manifest,
     check_paths,
     check_run,
-    committed_data,
+    check_versions,
     first_result,
+    first_update,
     quarantine_foreign_files,
 )
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.commit.quarantine import Expected
 from rtstore.commit.reporting import EventDispatcher
+from rtstore.commit.update import Update, draft_of_update
 from rtstore.control import batches, contents, manifest, recovery_log, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import Retention
@@ -141,7 +143,7 @@ from rtstore.model.records import (
     QuarantinedFile,
     RunIdentity,
 )
-from rtstore.model.request import BatchRequest, StoreWrite
+from rtstore.model.request import BatchRequest, ExpectedVersions, checked_versions
 from rtstore.model.runs import RunEnding, RunProcess, RunRecord
 from rtstore.model.times import Clock, utc_now
 
@@ -206,6 +208,7 @@ class BatchWriter:
         *,
         expected_high_watermark: int | None = None,
         batch_id: str | None = None,
+        expected: ExpectedVersions | None = None,
     ) -> Batch:
         """Write all stores of the request as one batch, and return it with its receipts.
 
@@ -213,7 +216,9 @@ class BatchWriter:
         The files are in place; they are flushed only with `Durability.FILES`.
 
         With `expected_high_watermark`, write the batch only if the manifest is at that high
-        watermark (compare and swap). With a `batch_id` that was committed before, return the first
+        watermark (compare and swap); with `expected`, only if each store in it is at that version:
+        the batch that wrote it, as `StoreContent.high_watermark` or `batch_id` has it, or None when
+        nothing was committed for it. With a `batch_id` that was committed before, return the first
         result if the contents are equal.
 
         Raises `CallError` for a bad request (nothing written), `ConflictError`, `LockTimeoutError`,
@@ -221,18 +226,21 @@ class BatchWriter:
         `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError` (in the log, or
         perhaps in the log), `DatabaseFailedError`.
         """
-        return self._write_one(partial(self.prepare, request, expected_high_watermark, batch_id))
+        prepare = partial(self.prepare, request, expected_high_watermark, batch_id, expected)
+        return self._write_one(prepare, PendingBatch.result)
 
     def prepare(
         self,
         request: BatchRequest,
         expected_high_watermark: int | None = None,
         batch_id: str | None = None,
+        expected: ExpectedVersions | None = None,
     ) -> PendingBatch:
         """Do step 1 for a batch, and return it for `write_pending`. Raises `CallError`."""
         self.database.check_usable()
         draft = validate(request, batch_id, self._now())
-        return PendingBatch(draft, expected_high_watermark)
+        expected = {} if expected is None else checked_versions(expected, draft.names)
+        return PendingBatch(draft, expected_high_watermark, expected)
 
     def write_pending(self, pending: Sequence[PendingBatch]) -> None:
         """Write batches in their order, and set the outcome of each: the result or the error of
@@ -272,45 +280,37 @@ class BatchWriter:
         need_stack()
         self.queue.serve(place, self._lead)
 
-    def update(
-        self,
-        descriptor: Descriptor,
-        change: Callable[[Any], Any],
-        *,
-        team_name: str,
-        identity: RunIdentity,
-        reason: str,
-        check_current: Callable[[], None] | None = None,
-    ) -> Batch:
-        """Read, change and write one store under the writer lock, so that no update is lost.
+    def update(self, update: Update, *, check_file: Callable[[Descriptor], None]) -> Batch | None:
+        """Read, change and write stores under the writer lock, so that no update is lost. Return
+        None when nothing of several stores was changed: then there is no batch.
 
-        `change` receives the committed data (None before the first) and returns the new data. It
-        runs under the lock, so it should be quick, and it must not write to the store itself. Its
-        exceptions pass unchanged, and then nothing is written. Otherwise as `write_batch`.
+        The function runs under the lock, so it should be quick, and it must not write to the store
+        itself. Its exceptions pass unchanged, and then nothing is written. With a `batch_id` that
+        was committed before, return the first result without calling it. Otherwise as
+        `write_batch`.
         """
         self.database.check_usable()
-        name = descriptor.schema_name
+        if update.batch_id is not None:
+            check_id("batch_id", update.batch_id)
 
-        def compose() -> Draft:
-            found = self._committed.refresh([name])
-            check_run(identity.run_id, found, self.database)
-            committed = found.files.get(name)
-            if check_current and not self.publisher.seems_unchanged(descriptor, committed):
-                check_current()
-            data = change(committed_data(descriptor, self.database))
-            if data is None:
-                raise InvalidRequestError(
-                    "change", "the function returned None: it must return the new data", store=name
+        def compose() -> Draft | Batch | None:
+            found = self._committed.refresh(update.names)
+            if update.batch_id is not None:
+                first = first_update(
+                    update.batch_id,
+                    update.names,
+                    update.identity,
+                    update.reason,
+                    self.receipt_store,
                 )
-            request = BatchRequest(
-                team_name=team_name,
-                identity=identity,
-                reason=reason,
-                writes=(StoreWrite(descriptor=descriptor, data=data),),
+                if first is not None:
+                    return first
+            check_run(update.identity.run_id, found, self.database)
+            return draft_of_update(
+                update, found, self.publisher, check_file=check_file, now=self._now()
             )
-            return validate(request, None, self._now())
 
-        return self._write_one(partial(PendingBatch, compose=compose))
+        return self._write_one(partial(PendingBatch, compose=compose), PendingBatch.result_if_any)
 
     def begin_run(
         self,
@@ -367,13 +367,17 @@ class BatchWriter:
             explain(error, pending)
             raise
 
-    def _write_one(self, prepare: Callable[[], PendingBatch]) -> Batch:
+    def _write_one(
+        self,
+        prepare: Callable[[], PendingBatch],
+        result_of: Callable[[PendingBatch], Result],
+    ) -> Result:
         """Prepare a batch and write it. An exception gets a note on what is known of it."""
         pending: list[PendingBatch] = []
         try:
             pending.append(prepare())
             self.write_pending(pending)
-            return pending[0].result()
+            return result_of(pending[0])
         except BaseException as error:
             explain(error, pending)
             raise
@@ -461,7 +465,7 @@ class BatchWriter:
                 now=self._now(),
             )
 
-        return self._write_one(partial(PendingBatch, compose=compose))
+        return self._write_one(partial(PendingBatch, compose=compose), PendingBatch.result)
 
     def _now(self) -> datetime:
         return time_of(self._clock)
@@ -534,6 +538,7 @@ class BatchWriter:
             if item.batch is not None:
                 return
             check_manifest(draft, found, item.expected_high_watermark, self.directory)
+            check_versions(item.expected, self.database)
             if draft.fenced_run_id is not None:
                 check_run(draft.fenced_run_id, found, self.database)
             check_paths(draft, found.files, owners, self.database)

@@ -56,6 +56,12 @@ def point_of_batch(connection: Connection, batch_id: str) -> Point | None:
     return _point(_SELECT_BATCH.first(connection, batch_id=batch_id))
 
 
+def point_of_store(connection: Connection, name: str) -> Point | None:
+    """Return the batch that wrote the current version of a store, or None when nothing is committed
+    for it."""
+    return _point(_SELECT_OF_STORE.first(connection, name=name))
+
+
 def point_of_watermark(connection: Connection, high_watermark: int) -> Point | None:
     """Return the committed batch with a high watermark, or None."""
     return _point(_SELECT_WATERMARK.first(connection, high_watermark=high_watermark))
@@ -126,6 +132,11 @@ _BATCH = select(
     write_batches.c.batch_number, write_batches.c.batch_id, write_batches.c.high_watermark
 ).where(write_batches.c.state == "committed")
 _SELECT_BATCH = Statement(_BATCH.where(write_batches.c.batch_id == bindparam("batch_id")))
+_SELECT_OF_STORE = Statement(
+    _BATCH.join(
+        manifest_entries, manifest_entries.c.batch_number == write_batches.c.batch_number
+    ).where(manifest_entries.c.schema_name == bindparam("name"))
+)
 _SELECT_WATERMARK = Statement(
     _BATCH.where(write_batches.c.high_watermark == bindparam("high_watermark"))
     .order_by(write_batches.c.batch_number.desc())

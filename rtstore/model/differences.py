@@ -42,6 +42,11 @@ def differences(before: Any, after: Any) -> tuple[Difference, ...]:
     return tuple(_between(before, after, ""))
 
 
+def is_same_json(before: Any, after: Any) -> bool:
+    """Return whether two pieces of data are the same JSON. The order of keys does not matter."""
+    return _text(before) == _text(after)
+
+
 def _between(before: Any, after: Any, path: str) -> Iterator[Difference]:
     if isinstance(before, dict) and isinstance(after, dict):
         yield from _objects(before, after, path)

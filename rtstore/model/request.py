@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-from rtstore.errors import InvalidRequestError
-from rtstore.model.arguments import checked_identity, reason_name
-from rtstore.model.descriptors import Descriptor, Registry, StoreKey
+from rtstore.errors import InvalidRequestError, shown
+from rtstore.model.arguments import check_id, checked_identity, number, reason_name
+from rtstore.model.descriptors import Descriptor, Registry, StoreKey, store_name
 from rtstore.model.records import (
     ReasonName,
     Record,
@@ -43,6 +43,30 @@ Writes = Mapping[Any, Any] | Iterable[tuple[StoreKey, Any]]
 """New data by store (a `StoreKey`; a type checker takes names and descriptors in one mapping only
 where its keys may be anything): plain JSON or an object of a pydantic model. For a store that is
 given by its descriptor, an object of its model or plain JSON."""
+
+ExpectedVersions = Mapping[Any, str | int | None]
+"""By store (a `StoreKey`): the batch that wrote its current version, as `StoreContent` has it: its
+id or its high watermark. None or 0: nothing was committed for it."""
+
+
+def checked_versions(expected: object, names: Collection[str]) -> ExpectedVersions:
+    """Return the expected versions of stores that are among these, by name. Raises
+    `InvalidRequestError`."""
+    if not isinstance(expected, Mapping):
+        raise InvalidRequestError(
+            "expected", f"must be a mapping of stores to versions, not {shown(expected)}"
+        )
+    checked: dict[str, str | int | None] = {}
+    for store, version in expected.items():
+        name = store_name(store)
+        if name not in names:
+            problem = f"{shown(name)} is not in the batch, so nothing of it is compared"
+            raise InvalidRequestError("expected", problem)
+        if isinstance(version, str):
+            checked[name] = check_id(f"expected[{name}]", version)
+        else:
+            checked[name] = None if version is None else number(version, f"expected[{name}]")
+    return checked
 
 
 def pairs(writes: Writes) -> list[tuple[StoreKey, Any]]:

@@ -3,11 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from pydantic import BaseModel
 
 from rtstore.errors import DataRefusedError, InvalidRequestError, shown
 from rtstore.model.descriptors import Descriptor, StoreKey
 from rtstore.model.envelope import as_payload
+
+Payload = TypeVar("Payload", bound=BaseModel)
+
+
+class StoreData(dict[Any, Any]):
+    """The committed data of the stores of an update, each under the name or the descriptor that it
+    was given by: plain JSON by name, an object of its model by descriptor.
+
+    A store that was never written has None. For one that is given by its descriptor, `[...]` raises
+    `InvalidRequestError` then, and `get` returns None."""
+
+    @overload
+    def __getitem__(self, store: Descriptor[Payload]) -> Payload: ...
+
+    @overload
+    def __getitem__(self, store: str) -> Any: ...
+
+    def __getitem__(self, store: StoreKey) -> Any:
+        data = super().__getitem__(store)
+        if data is None and isinstance(store, Descriptor) and store.payload is not None:
+            problem = "no committed content: ask with get(), which returns None then"
+            raise InvalidRequestError("store", problem, store=store.schema_name)
+        return data
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]  # the keys are stores
+        def get(self, store: Descriptor[Payload]) -> Payload | None: ...
+
+        @overload
+        def get(self, store: str) -> Any: ...
+
+        def get(self, store: StoreKey) -> Any:
+            """Return the data of a store, or None when nothing is committed for it."""
 
 
 def data_for(store: StoreKey, data: Any, schema_version: int) -> Any:

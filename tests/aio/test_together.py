@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,16 @@ from tests.support import (
     Crash,
     WatchedFileSystem,
     agree,
+    answer,
     at,
+    child,
+    hear,
     new_directory,
     open_store,
 )
 from tests.support import write as write_now
 from tests.support.aio import append, run, write
+from tests.support.counts import Counts
 from tests.support.groups import Flushes
 from tests.support.groups import batch as batch_of
 
@@ -247,6 +252,103 @@ def test_batches_behind_an_update_that_is_not_made_are_written(
         with pytest.raises(asyncio.CancelledError if cancelled else ZeroDivisionError):
             await first
         assert [(await task).high_watermark for task in tasks] == [1, 2]
+
+    run(directory, main)
+
+
+# --- several stores -----------------------------------------------------------------------------
+
+WRITER = """
+from rtstore import RuntimeStore
+from tests.support import DIAGNOSTICS, IDENTITY
+with RuntimeStore.open(sys.argv[1]) as store:
+    say("ready")
+    wait()
+    for number in range(int(sys.argv[2])):
+        store.write_batch(
+            identity=IDENTITY, reason="recovery", writes={DIAGNOSTICS: [sys.argv[3], number]}
+        )
+    say("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("tasks", "each", "writers"),
+    [(3, 4, 1), pytest.param(10, 30, 3, marks=pytest.mark.thorough)],
+)
+def test_updates_of_two_stores_beside_writers_of_another(
+    directory: Path, counts: Counts, tasks: int, each: int, writers: int
+) -> None:
+    """Processes write a third store meanwhile: no update is in conflict, none is lost, and no
+    reader sees one of the two stores without the other."""
+    total, conflicts = tasks * each, 0
+
+    def move(data: dict[str, Any]) -> dict[str, Any]:
+        number = (data[LEASES] or 0) + 1
+        return {LEASES: number, LEDGER: [*(data[LEDGER] or []), number]}
+
+    async def send(store: AsyncRuntimeStore) -> None:
+        nonlocal conflicts
+        for _ in range(each):
+            try:
+                await store.update([LEASES, LEDGER], move, identity=IDENTITY, reason="recovery")
+            except ConflictError:
+                conflicts += 1
+
+    async def look(store: AsyncRuntimeStore, sent: asyncio.Future[Any]) -> int:
+        looks = 0
+        while not sent.done():
+            seen = await store.snapshot([LEASES, LEDGER])
+            assert (seen.data(LEASES) or 0) == len(seen.data(LEDGER) or [])
+            looks += 1
+        return looks
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        sent = asyncio.gather(*(send(store) for _ in range(tasks)))
+        looks = await look(store, sent)
+        await sent
+        last = await store.snapshot([LEASES, LEDGER])
+        assert last.data(LEDGER) == list(range(1, total + 1))
+        counts.add("two stores at once", updates=total, conflicts=conflicts, lost=0, looks=looks)
+
+    with ExitStack() as stack:
+        beside = [
+            stack.enter_context(child(WRITER, directory, str(2 * each), str(number)))
+            for number in range(writers)
+        ]
+        assert [hear(process) for process in beside] == ["ready"] * writers
+        for process in beside:
+            answer(process)
+        run(directory, main)
+        assert [hear(process) for process in beside] == ["done"] * writers
+    assert conflicts == 0
+    with open_store(directory) as store:
+        assert store.manifest().high_watermark == total + writers * 2 * each
+        assert agree(store)
+
+
+def test_an_update_of_several_stores_is_awaited(directory: Path) -> None:
+    """None when nothing was changed; the versions of a batch are compared as they were given."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        call: Any = {"identity": IDENTITY, "reason": CHECKPOINT}
+        names = iter([LEASES, LEDGER])
+        first = await store.update(names, lambda _: {LEDGER: 1}, batch_id="job-1", **call)
+        assert first is not None
+        assert await store.update([LEDGER], lambda data: data, **call) is None
+        assert await store.update((LEDGER, LEASES), dict, batch_id="job-1", **call) == first
+        versions: dict[str, Any] = {LEDGER: "job-1"}
+        task = asyncio.ensure_future(write(store, LEDGER, 2, expected=versions))
+        await asyncio.sleep(0)
+        versions[LEDGER] = None
+        await task
+        with pytest.raises(ConflictError, match=LEDGER):
+            await write(store, LEDGER, 3, expected={LEDGER: "job-1"})
+        async with store.begin_run("run-2", keep="all") as active:
+            again = await active.update([LEDGER], lambda _: {LEDGER: 3}, reason=CHECKPOINT)
+            assert again is not None
+            version = {LEDGER: again.high_watermark}
+            await active.write_batch(CHECKPOINT, {LEDGER: 4}, expected=version)
 
     run(directory, main)
 

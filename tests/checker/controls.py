@@ -140,7 +140,7 @@ def updates_without_the_lock() -> None:
     """An update reads, and writes later."""
     real = RuntimeStore.update
 
-    def update(self: RuntimeStore, store: str, change: Any, **more: Any) -> Batch:
+    def update(self: RuntimeStore, store: str, change: Any, **more: Any) -> Any:
         if _random.random() < 0.5:
             return real(self, store, change, **more)
         data = change(self.read(store).data)

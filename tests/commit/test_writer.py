@@ -244,6 +244,58 @@ def test_what_a_dead_writer_left_counts_for_the_watermark(directory: Path) -> No
         assert data_in(file_of(store, LEASES)) == "dead"
 
 
+# --- versions of stores -------------------------------------------------------------------------
+
+
+def versions(store: RuntimeStore, name: str) -> list[Any]:
+    """The current version of a store in both forms."""
+    content = store.read(name)
+    return [content.high_watermark, content.batch_id]
+
+
+def test_a_batch_is_compared_store_by_store(store: RuntimeStore) -> None:
+    """What was written beside them is no conflict, and what was written to one of them is."""
+    write(store, LEASES, 1, expected={LEASES: None})
+    write(store, LEDGER, 1, expected={LEDGER: 0})
+    for number in (2, 3):
+        version = versions(store, LEASES)[number % 2]
+        write(store, "opencode.runtimeDiagnostics", number)
+        write(store, LEASES, number, expected={LEASES: version})
+        before = files_picture(store.directory)
+        with pytest.raises(ConflictError, match=LEASES) as caught:
+            store.write_batch(
+                identity=IDENTITY,
+                reason=CHECKPOINT,
+                writes={LEASES: 0, LEDGER: 0},
+                expected={LEDGER: 2, LEASES: version},
+            )
+        error = caught.value
+        assert (error.store, error.expected) == (LEASES, version)
+        assert error.found in versions(store, LEASES)
+        assert type(error.found) is type(version)
+        assert error.expected_high_watermark is error.high_watermark is None
+        assert files_picture(store.directory) == before
+
+
+def test_versions_are_compared_beside_the_watermark(store: RuntimeStore) -> None:
+    """Both must be as expected."""
+    write(store, LEASES, 1)
+    for options in (
+        {"expected_high_watermark": 0, "expected": {LEASES: 1}},
+        {"expected_high_watermark": 1, "expected": {LEASES: 2}},
+    ):
+        with pytest.raises(ConflictError):
+            write(store, LEASES, 2, **options)
+    write(store, LEASES, 2, expected_high_watermark=1, expected={LEASES: 1})
+
+
+def test_a_retry_does_not_compare_versions_again(store: RuntimeStore) -> None:
+    """Its own first result is what it would find."""
+    retry(store, expected={LEASES: None, LEDGER: None})
+    assert retry(store, expected={LEASES: None, LEDGER: None}) == "job-1"
+    assert len(store.batches()) == 1
+
+
 # --- retries ------------------------------------------------------------------------------------
 
 

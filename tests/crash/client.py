@@ -249,6 +249,41 @@ class Caller:
             return True
         return False
 
+    def update_several(self, *stores: str, beside: str) -> bool:
+        """Add an item to what is in each of some stores, and nothing to one beside them; whether it
+        was acknowledged."""
+        batch_id = self._next_id()
+        written: dict[str, Any] = {}
+
+        def change(data: dict[str, Any]) -> dict[str, Any]:
+            for store in stores:
+                written[store] = data[store] or new_data(store, batch_id)
+                written[store].setdefault("items", []).append(batch_id)
+            self.say(Intent(batch_id, written, id_given=True, identity=self.identity))
+            return {**data, **written}
+
+        with self._noting(batch_id, [*stores, beside]):
+            batch = self._opened.update(
+                [beside, *stores],
+                change,
+                identity=self.identity,
+                reason="launch_checkpoint",
+                batch_id=batch_id,
+            )
+            self.say(Broken(f"{batch_id} changed nothing") if batch is None else Told(batch))
+            self._check_in_place(written)
+            return True
+        return False
+
+    def update_nothing(self, *stores: str) -> None:
+        """Look at stores under the lock, and change none of them."""
+        with self._noting(self._next_id(), stores):
+            batch = self._opened.update(
+                stores, lambda data: data, identity=self.identity, reason="launch_checkpoint"
+            )
+            if batch is not None:
+                self.say(Broken(f"{batch.batch_id} was written, though nothing was changed"))
+
     def recover(self) -> None:
         """Plan, and carry the plan out; stores that can be polled are rebuilt, in one batch."""
         store = self._opened

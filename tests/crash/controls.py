@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from rtstore.commit.flushing import FlushKnowledge
 from rtstore.commit.pruner import Pruner
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import QuarantineKeeper
+from rtstore.commit.update import Update
 from rtstore.commit.writer import BatchWriter, Logged, Planned, Published
 from rtstore.control import batches, contents, revisions, runs
 from rtstore.control import lock as lock_module
@@ -283,6 +286,26 @@ def group_not_flushed() -> None:
     real = _replace(BatchWriter, "_log", log)
 
 
+def several_updated_one_by_one() -> None:
+    """An update of several stores writes each of them as a batch of its own."""
+
+    def update(self: BatchWriter, update: Update, **options: Any) -> Any:
+        batch = None
+        for descriptor in update.descriptors:
+            alone = update._replace(
+                change=partial(_change_one, update, descriptor.schema_name),
+                batch_id=f"{update.batch_id}-{descriptor.schema_name}",
+            )
+            batch = real(self, alone, **options) or batch
+        return batch
+
+    real = _replace(BatchWriter, "update", update)
+
+
+def _change_one(update: Update, name: str, data: dict[str, Any]) -> dict[str, Any]:
+    return {name: update.change(deepcopy(data))[name]}
+
+
 def newest_rolled_forward_first() -> None:
     """Of several open batches the newest is finished first."""
 
@@ -521,6 +544,7 @@ CONTROLS: Mapping[str, Control] = {
         Control(files_not_flushed, ((cut_power_everywhere, "write_flushed"),)),
         Control(database_named_too_early, ((kill_everywhere, "import"),)),
         Control(group_not_flushed, ((cut_power_everywhere, "write_together"),)),
+        Control(several_updated_one_by_one, ((kill_everywhere, "update_several"),)),
         Control(newest_rolled_forward_first, ((kill_everywhere, "write_together"),)),
         Control(shared_store_left_behind, ((fail_everywhere, "write_together"),), ("create",)),
         Control(failed_batch_comes_back, ((kill_everywhere, "write_refused"),)),

@@ -124,6 +124,7 @@ SCENARIOS = {
             options=stages.SHORT_HISTORY,
             batches_kept=1,
         ),
+        Scenario("update_several", stages.written, stages.update_several),
         Scenario("prune", stages.with_too_much_history, stages.prune, batches_kept=1),
         Scenario(
             "write_many",

@@ -295,6 +295,12 @@ def update(caller: Caller) -> None:
     caller.update(SESSION_STORE)
 
 
+def update_several(caller: Caller) -> None:
+    """Two stores together, beside one that is not changed; then nothing."""
+    caller.update_several(SESSION_STORE, LANE, beside=LAUNCH_STATE)
+    caller.update_nothing(SESSION_STORE, LANE)
+
+
 def prune(caller: Caller) -> None:
     caller.write(SESSION_STORE)
     caller.prune(SHORT_HISTORY.retention)

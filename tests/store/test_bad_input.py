@@ -31,6 +31,7 @@ from tests.support import (
     LAUNCH,
     LEASES,
     LEDGER,
+    SESSIONS,
     Picture,
     launch_state,
     new_directory,
@@ -90,10 +91,23 @@ def data(value: Any, field: str, names: str = LEASES) -> Row:
     return Row(batch({LEDGER: "good", LEASES: value}), InvalidRequestError, names, field)
 
 
-def update(change: Callable[[Any], Any], **options: Any) -> Callable[[RuntimeStore], Any]:
-    """A call that updates the leases."""
+def update(
+    change: Callable[[Any], Any], *, stores: Any = LEASES, **options: Any
+) -> Callable[[RuntimeStore], Any]:
+    """A call that updates the leases, or several stores."""
     call = {"identity": IDENTITY, "reason": CHECKPOINT, **options}
-    return lambda store: store.update(LEASES, change, **call)
+    return lambda store: store.update(stores, change, **call)
+
+
+def update_two(change: Callable[[Any], Any], names: str, field: str = "change") -> Row:
+    """An update of two stores that is refused; the first of them is committed."""
+    return Row(update(change, stores=[LEASES, SESSIONS]), InvalidRequestError, names, field)
+
+
+def without_returning(data: Any) -> Any:
+    """Change one store in place, and return the other."""
+    data[LEASES] = "new"
+    return {SESSIONS: {"sessions": []}}
 
 
 CALLS = {
@@ -160,6 +174,44 @@ CALLS = {
     ),
     "update that returns no JSON": Row(
         update(lambda _: {"a": {1}}), InvalidRequestError, LEASES, "data.a"
+    ),
+    "update of no stores": Row(update(dict, stores=[]), InvalidRequestError, "empty", "store"),
+    "update of one store twice": Row(
+        update(dict, stores=[LEASES, LEDGER, LEASES]), InvalidRequestError, LEASES, "store"
+    ),
+    "update of stores, one of which is unknown": Row(
+        update(dict, stores=[LEASES, "no.such"]), UnknownStoreError, "no.such"
+    ),
+    "update of what is no list": Row(update(dict, stores=7), InvalidRequestError, "7", "store"),
+    "update that returns another store": update_two(lambda data: {**data, LEDGER: 1}, LEDGER),
+    "update that returns no mapping": update_two(lambda data: [*data], LEASES),
+    "update of two that returns nothing": update_two(lambda _: None, "None"),
+    "update that returns None for a store": update_two(lambda d: {**d, LEASES: None}, LEASES),
+    "update that returns what its model refuses": update_two(
+        lambda data: {LEASES: [2], SESSIONS: {"sessions": "none"}}, SESSIONS, "data.sessions"
+    ),
+    "update that returns no JSON for one of two": update_two(
+        lambda data: {LEASES: {1}, SESSIONS: {"sessions": []}}, LEASES, "data"
+    ),
+    "update that leaves out what it changed": update_two(without_returning, LEASES),
+    "update with an id that is no text": Row(
+        update(lambda _: 1, batch_id=7), InvalidRequestError, "batch_id", "batch_id"
+    ),
+    "versions as a list": Row(
+        batch({LEASES: 1}, expected=[LEASES]), InvalidRequestError, "mapping", "expected"
+    ),
+    "a version of a store that is not in the batch": Row(
+        batch({LEASES: 1}, expected={LEDGER: None}), InvalidRequestError, LEDGER, "expected"
+    ),
+    "a version that is none": Row(
+        batch({LEASES: 1}, expected={LEASES: -1}), InvalidRequestError, "-1", f"expected[{LEASES}]"
+    ),
+    "another version": Row(batch({LEASES: 1}, expected={LEASES: 7}), ConflictError, LEASES),
+    "a version of what was never written": Row(
+        batch({SESSIONS: {"sessions": []}}, expected={SESSIONS: 1}), ConflictError, SESSIONS
+    ),
+    "a version before the first of what was written": Row(
+        batch({LEASES: 1}, expected={LEASES: None}), ConflictError, LEASES
     ),
     "update that raises": Row(update(lambda data: data["a"]), TypeError, "indices"),
     "another watermark": Row(batch({LEASES: 1}, expected_high_watermark=7), ConflictError, "7"),

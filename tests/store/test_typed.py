@@ -6,7 +6,7 @@ import ast
 import asyncio
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from rtstore import (
     AsyncRuntimeStore,
     Batch,
+    ConflictError,
     Criticality,
     DataRefusedError,
     Descriptor,
@@ -25,6 +26,7 @@ from rtstore import (
     RuntimeStore,
     Snapshot,
     StoreContent,
+    StoreData,
     UnknownStoreError,
 )
 from rtstore.model.payloads import PartialModel
@@ -248,6 +250,33 @@ def test_objects_by_descriptor(store: RuntimeStore) -> None:
     assert store.read(ROSTER).data == Roster()
 
 
+def move(data: StoreData) -> Mapping[Any, Any]:
+    """Add a member, and touch nothing else."""
+    assert_type(data[ROSTER], Roster)
+    assert_type(data.get(PART), Part | None)
+    assert data.get(OPEN) is None
+    with pytest.raises(InvalidRequestError, match=r"team.open.*no committed content"):
+        data[OPEN]
+    return {**data, ROSTER: join(data[ROSTER])}
+
+
+def test_several_stores_by_descriptor(store: RuntimeStore) -> None:
+    """Objects under their descriptors beside JSON under its name. What a model would dump otherwise
+    is not written when the function did not change it."""
+    first = {ROSTER: Roster(), NOTES: ["x"], "team.part": {"n": 1, "own": 2}}
+    with store.begin_run("run-1", writes=first) as run:
+        batch = run.update([ROSTER, PART, "team:notes", OPEN], move, reason="moved")
+        assert_type(batch, Batch | None)
+        assert batch is not None
+        assert [item.schema_name for item in batch.receipts] == ["team.roster"]
+        assert store.read("team.part").data == {"n": 1, "own": 2}
+        assert run.update([ROSTER, PART], lambda data: data, reason="nothing") is None
+        version = {ROSTER: batch.high_watermark}
+        run.write_batch("compared", {ROSTER: Roster()}, expected=version)
+        with pytest.raises(ConflictError):
+            run.write_batch("compared", {ROSTER: Roster()}, expected=version)
+
+
 def test_objects_on_a_loop(store: RuntimeStore) -> None:
     """The same, awaited."""
 
@@ -320,6 +349,22 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
     ),
     "a change to nothing": (_update(ROSTER, lambda _: None), "the function returned None"),
     "a change of nothing": (_update(PART, lambda part: part), "(team.part): no committed content"),
+    "a change in place that is left out": (
+        _update([ROSTER, "team:notes"], lambda data: {"team:notes": [join(data[ROSTER]).members]}),
+        "change (team.roster): the function changed its data in place",
+    ),
+    "a change of several to JSON": (
+        _update([ROSTER, NOTES], lambda data: {ROSTER: {"members": []}}),
+        "change (team.roster): must be a Roster, not {'members': []}",
+    ),
+    "a change that returns a store twice": (
+        _update([ROSTER, NOTES], lambda data: {**data, "team.roster": {}}),
+        "change (team.roster): the function returned it twice",
+    ),
+    "a store and its name in a list": (
+        _update([ROSTER, "team.roster"], dict),
+        "store (team.roster): is in the list twice",
+    ),
     "no change": (_update(ROSTER, 5), "change"),  # type: ignore[arg-type]
     "a store in it twice": (
         lambda s: s.write_batch(

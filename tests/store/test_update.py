@@ -1,4 +1,4 @@
-"""Read, change and write one store under the writer lock: no update is lost, none is half done."""
+"""Read, change and write stores under the writer lock: no update is lost, none is half done."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 
-from rtstore import InvalidRequestError, RuntimeStore, StoreFileChangedError
+from rtstore import (
+    Batch,
+    InvalidRequestError,
+    RunIdentity,
+    RuntimeStore,
+    StoreFileChangedError,
+)
 from tests.support import (
     IDENTITY,
     LEASES,
     LEDGER,
+    SESSIONS,
     digest,
     file_of,
     files_picture,
@@ -131,3 +138,131 @@ def test_an_update_with_data_that_is_refused_leaves_nothing(store: RuntimeStore)
 
     assert (caught.value.field, caught.value.store) == ("data.a", LEASES)
     assert store.read(LEASES).data == [1]
+
+
+# --- several stores -----------------------------------------------------------------------------
+
+
+def update_both(
+    store: RuntimeStore, change: Callable[[dict[str, Any]], Any], **options: Any
+) -> Batch | None:
+    """Update the leases and the ledger together."""
+    call: dict[str, Any] = {"identity": IDENTITY, "reason": "delivery_commit", **options}
+    return store.update([LEASES, LEDGER], change, **call)
+
+
+def move(data: dict[str, Any]) -> dict[str, Any]:
+    """Move an item from one store to the other; put one there at the beginning."""
+    data[LEDGER] = [*(data[LEDGER] or []), (data[LEASES] or ["first"]).pop()]
+    data[LEASES] = data[LEASES] or []
+    return data
+
+
+def written(batch: Batch | None) -> list[str]:
+    """The stores that a batch wrote."""
+    return [] if batch is None else [receipt.schema_name for receipt in batch.receipts]
+
+
+def test_several_stores_are_changed_in_one_batch(store: RuntimeStore) -> None:
+    """The function gets both, and both are written, in the order of the call."""
+    assert written(update_both(store, move)) == [LEASES, LEDGER]
+    assert (store.read(LEASES).data, store.read(LEDGER).data) == ([], ["first"])
+    assert written(update_both(store, lambda data: {LEDGER: 2, LEASES: 1})) == [LEASES, LEDGER]
+    assert len(store.batches()) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: {**data, LEDGER: {"b": [1.0], "a": 2}}, id="the other as it was"),
+        pytest.param(lambda _: {LEDGER: {"b": [1.0], "a": 2}}, id="the other left out"),
+        pytest.param(
+            lambda _: {LEASES: {"b": 1, "a": {}}, LEDGER: {"b": [1.0], "a": 2}}, id="keys moved"
+        ),
+    ],
+)
+def test_only_what_changed_is_written(store: RuntimeStore, change: Any) -> None:
+    """The other store keeps its version. JSON is compared: 1 and 1.0 are not the same."""
+    write(store, LEASES, {"a": {}, "b": 1})
+    write(store, LEDGER, {"a": 2, "b": [1]})
+    before = store.read(LEASES)
+    assert written(update_both(store, change)) == [LEDGER]
+    assert store.read(LEASES) == before
+    assert store.read(LEDGER).data == {"b": [1.0], "a": 2}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: data, id="as they are"),
+        pytest.param(lambda _: {}, id="none returned"),
+        pytest.param(lambda data: {LEDGER: data[LEDGER]}, id="never written, and stays so"),
+    ],
+)
+def test_a_change_that_changes_nothing_writes_no_batch(store: RuntimeStore, change: Any) -> None:
+    """It returns None; no file and no row is another one, also under an id."""
+    write(store, LEASES, [1])
+    before = files_picture(store.directory)
+    assert update_both(store, change) is None
+    assert update_both(store, change, batch_id="job-1") is None
+    assert files_picture(store.directory) == before
+    assert len(store.batches()) == 1
+    assert written(update_both(store, move, batch_id="job-1")) == [LEASES, LEDGER]
+
+
+def test_one_store_is_written_in_any_case(store: RuntimeStore) -> None:
+    """It has a new receipt, with a new time; a list of one is like any list."""
+    write(store, LEASES, [1])
+    assert update(store, lambda data: data) == [1]
+    assert len(store.batches()) == 2
+    assert (
+        store.update([LEASES], lambda data: data, identity=IDENTITY, reason="delivery_commit")
+        is None
+    )
+
+
+@pytest.mark.parametrize("stores", [LEASES, [LEASES, LEDGER]], ids=["one", "two"])
+def test_an_update_can_be_repeated_under_its_id(store: RuntimeStore, stores: Any) -> None:
+    """The first result is returned, and the function is not called again; also after others wrote,
+    and after the run has ended."""
+    call: dict[str, Any] = {"identity": IDENTITY, "reason": "delivery_commit"}
+
+    def change(data: Any) -> Any:
+        return [1] if stores == LEASES else {LEASES: [1]}
+
+    first = store.update(stores, change, batch_id="job-1", **call)
+    assert first is not None
+    assert first.batch_id == "job-1"
+    write(store, LEASES, [2])
+    store.end_run()
+    again = store.update(stores, lambda _: pytest.fail("called"), batch_id="job-1", **call)
+    assert again == first
+    assert store.read(LEASES).data == [2]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"reason": "recovery"}, id="other reason"),
+        pytest.param({"identity": RunIdentity(run_id="run-1")}, id="other identity"),
+        pytest.param({"store": [LEASES, SESSIONS]}, id="other stores"),
+        pytest.param({"store": LEDGER}, id="fewer stores"),
+    ],
+)
+def test_an_id_of_another_update_is_refused(store: RuntimeStore, changes: dict[str, Any]) -> None:
+    """One id is one batch; the function is not called."""
+    update_both(store, move, batch_id="job-1")
+    call = {"store": [LEASES, LEDGER], "identity": IDENTITY, "reason": "delivery_commit", **changes}
+    with pytest.raises(InvalidRequestError, match="job-1") as caught:
+        store.update(change=lambda _: pytest.fail("called"), batch_id="job-1", **call)
+    assert caught.value.field == "batch_id"
+    assert len(store.batches()) == 1
+
+
+def test_an_edit_of_any_of_several_files_refuses_the_update(store: RuntimeStore) -> None:
+    """Also where that store would not be written; the function is not called."""
+    update_both(store, move)
+    file_of(store, LEDGER).write_text("by hand")
+    with pytest.raises(StoreFileChangedError) as caught:
+        update_both(store, lambda _: pytest.fail("called"))
+    assert caught.value.store == LEDGER

@@ -1,0 +1,222 @@
+"""Update stores: read what is committed, change it, write what changed, under the writer lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from rtstore.commit.draft import Draft, validate
+from rtstore.commit.preconditions import CommittedView
+from rtstore.commit.publisher import Publisher
+from rtstore.control import contents, manifest
+from rtstore.control.sqlite.engine import Database
+from rtstore.errors import ContentMissingError, InvalidRequestError, shown
+from rtstore.model.data_upgrade import current_data
+from rtstore.model.descriptors import Descriptor, StoreKey, store_name
+from rtstore.model.differences import is_same_json
+from rtstore.model.envelope import decode_own, encode
+from rtstore.model.records import RunIdentity
+from rtstore.model.request import BatchRequest, StoreWrite
+from rtstore.model.typed import StoreData, check_kind, data_for
+
+_ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+"""Data is encoded with it to be compared."""
+
+Change = Callable[[Any], Any]
+"""The function of an update: it is given committed data, and returns new data."""
+
+
+class Update(NamedTuple):
+    """An update before the writer lock is taken."""
+
+    stores: tuple[StoreKey, ...]
+    """Its stores as they were given: by name for plain JSON, by descriptor for objects."""
+    descriptors: tuple[Descriptor, ...]
+    """The same stores, in the order in which their files are published."""
+    change: Change
+    """Given the data of its one store, or the `StoreData` of several."""
+    is_of_one: bool
+    """Whether it is of one store, which it writes in any case."""
+    team_name: str
+    identity: RunIdentity
+    reason: str
+    batch_id: str | None
+    """The id that the caller chose, who may repeat the call."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its stores."""
+        return [item.schema_name for item in self.descriptors]
+
+    def request(self, data: Mapping[str, Any]) -> BatchRequest:
+        """Return the request to write data into some of its stores."""
+        return BatchRequest(
+            team_name=self.team_name,
+            identity=self.identity,
+            reason=self.reason,
+            writes=tuple(
+                StoreWrite(descriptor=item, data=data[item.schema_name])
+                for item in self.descriptors
+                if item.schema_name in data
+            ),
+        )
+
+
+class _Committed(NamedTuple):
+    """A store of an update, and what is committed for it."""
+
+    store: StoreKey
+    descriptor: Descriptor
+    content: bytes | None
+
+    @property
+    def name(self) -> str:
+        return self.descriptor.schema_name
+
+    def data(self) -> Any:
+        """Return the data anew, as plain JSON; None where nothing is committed."""
+        return None if self.content is None else current_data(self.descriptor, self.content)
+
+    def data_as_given(self) -> Any:
+        """Return the data anew, as the caller asked for the store."""
+        data = self.data()
+        return None if data is None else data_for(self.store, data, self.descriptor.schema_version)
+
+    def is_same(self, data: Any) -> bool:
+        """Return whether data would be stored as what is committed, or as what the function was
+        given. (A model may dump that otherwise.) Raises `InvalidRequestError` for data that may not
+        be written."""
+        stored, before = self._as_stored(data), self.data()
+        if is_same_json(stored, before):
+            return True
+        if before is None or self.descriptor.payload is None:
+            return False
+        try:
+            return is_same_json(stored, self._as_stored(self.data_as_given()))
+        except InvalidRequestError:  # its model does not accept what is committed
+            return False
+
+    def _as_stored(self, data: Any) -> Any:
+        item = self.descriptor
+        encoded = encode(
+            schema_version=item.schema_version, data=data, store=self.name, payload=item.payload
+        )
+        return decode_own(encoded.at(_ANY_TIME)).data
+
+
+def draft_of_update(
+    update: Update,
+    found: CommittedView,
+    publisher: Publisher,
+    *,
+    check_file: Callable[[Descriptor], None],
+    now: datetime,
+) -> Draft | None:
+    """Call the function of an update. Return the draft of what it changed, or None when it changed
+    nothing in several stores.
+
+    Raises `StoreFileChangedError`, `DataUpgradeError`, `DataRefusedError`, `ContentMissingError`,
+    what the function raises, and `InvalidRequestError` for what it returned.
+    """
+    for descriptor in update.descriptors:
+        committed = found.files.get(descriptor.schema_name)
+        if not publisher.seems_unchanged(descriptor, committed):
+            check_file(descriptor)
+    content_of = _committed_contents(update, publisher.database)
+    stores = [
+        _Committed(store, descriptor, content_of.get(descriptor.schema_name))
+        for store, descriptor in zip(update.stores, update.descriptors, strict=True)
+    ]
+    if update.is_of_one:
+        data = update.change(stores[0].data())
+        if data is None:
+            raise _returned_none(stores[0].name)
+        return validate(update.request({stores[0].name: data}), update.batch_id, now)
+    changed = _changed(update, stores)
+    return validate(update.request(changed), update.batch_id, now) if changed else None
+
+
+def _committed_contents(update: Update, database: Database) -> dict[str, bytes]:
+    """Return the committed bytes of stores; omit one that was never written. Raises
+    `ContentMissingError` for one whose content is lost: without it the function would start from
+    nothing."""
+
+    def query(connection: Connection) -> dict[str, bytes]:
+        found = contents.current_contents(connection, update.names)
+        lost = [name for name in update.names if name not in found]
+        for entry in manifest.load_entries(connection, lost).values():
+            raise ContentMissingError(entry.schema_name, database.path.parent, entry.batch_number)
+        return found
+
+    return database.read_on_writer(query)
+
+
+def _changed(update: Update, stores: Sequence[_Committed]) -> dict[str, Any]:
+    """Return the data that the function of several stores returned and changed, by name. Raises
+    `InvalidRequestError`, which names the store."""
+    given = StoreData({item.store: item.data_as_given() for item in stores})
+    returned = _by_name(update, update.change(given))
+    changed: dict[str, Any] = {}
+    for item in stores:
+        data = returned.get(item.name)
+        if item.name not in returned:
+            _refuse_change_in_place(item, given)
+        elif data is None:
+            if item.data() is not None:
+                raise _returned_none(item.name)
+        else:
+            if isinstance(item.store, Descriptor):
+                check_kind(item.descriptor, data, "change")
+            if not item.is_same(data):
+                changed[item.name] = data
+    return changed
+
+
+def _by_name(update: Update, returned: object) -> dict[str, Any]:
+    """Return the mapping that the function returned, by the names of its stores."""
+    if not isinstance(returned, Mapping):
+        raise InvalidRequestError(
+            "change",
+            "the function must return a mapping of stores to their new data, "
+            f"not {shown(returned)}",
+        )
+    found: dict[str, Any] = {}
+    for store, data in returned.items():
+        name = store_name(store)
+        if name not in update.names:
+            problem = f"the function returned data for {shown(name)}, which is none of its stores"
+            raise InvalidRequestError("change", f"{problem}: {', '.join(update.names)}")
+        if name in found:
+            raise InvalidRequestError("change", "the function returned it twice", store=name)
+        found[name] = data
+    return found
+
+
+def _refuse_change_in_place(item: _Committed, given: StoreData) -> None:
+    """Raise `InvalidRequestError` when the function changed the data that it was given for a store,
+    and did not return the store: that change would be lost."""
+    if item.store in given and not _is_untouched(item, given.get(item.store)):
+        raise InvalidRequestError(
+            "change",
+            "the function changed its data in place and did not return it",
+            store=item.name,
+        )
+
+
+def _is_untouched(item: _Committed, data: Any) -> bool:
+    before = item.data_as_given()
+    return is_same_json(*(_as_json(value, item) for value in (before, data)))
+
+
+def _as_json(data: Any, item: _Committed) -> Any:
+    encoded = encode(schema_version=item.descriptor.schema_version, data=data, store=item.name)
+    return decode_own(encoded.at(_ANY_TIME)).data
+
+
+def _returned_none(name: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        "change", "the function returned None: it must return the new data", store=name
+    )
