@@ -458,8 +458,8 @@ class RuntimeStore:
         of the same run, reason and stores, it is returned, and `change` is not called.
 
         Durable on return. Raises `StoreFileChangedError` when somebody else changed the file: their
-        edit is neither used nor overwritten, unless `foreign_edits` says otherwise; and `DataRefusedError` when a model does not accept
-        what is committed.
+        edit is neither used nor overwritten, unless `foreign_edits` says otherwise; and
+        `DataRefusedError` when a model does not accept what is committed.
         """
         is_of_one = isinstance(store, str | Descriptor)
         stores = [store] if isinstance(store, str | Descriptor) else checked_stores(store)
