@@ -152,7 +152,7 @@ def test_a_rebuilder_may_be_a_coroutine_function(directory: Path) -> None:
     [
         ({"rebuilders": 5}, "in a mapping"),
         ({"rebuilders": {LEASES: "later"}}, "must be a function"),
-        ({"rebuilders": {"nobody's": int}}, "is not one of"),
+        ({"rebuilders": {"nobody's": int}}, "is no store, and no strategy"),
         ({"writes": 5}, "no mapping"),
         ({"keep": "some"}, "must be a list"),
         ({"keep": 5}, "must be a list"),

@@ -88,12 +88,9 @@ def examine(
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
-    kept: tuple[str, ...] = ()
-    nameless: tuple[str, ...] = ()
-    if helps:
-        kept = kept_beside(directory, fs)
-    if helps and left.descriptors is None:
-        nameless = _nameless(directory, known or (), fs)
+    kept = kept_beside(directory, fs) if helps else ()
+    unnamed = helps and left.descriptors is None
+    nameless = _nameless(directory, known or (), fs) if unnamed else ()
     holder, sql_writer = _writers(directory, path)
     signature = read_signature(holder or "")
     space = _space(directory)
