@@ -240,7 +240,7 @@ def forms_of(secret: str) -> Iterator[str]:
 
 def found_in(page: str, secrets: list[str]) -> list[str]:
     """The secrets that are in a page in any form."""
-    return [secret for secret in secrets if any(form in page for form in forms_of(secret))]
+    return [secret for secret in secrets if any(form in page for form in set(forms_of(secret)))]
 
 
 NUMBERS = [987_654_321_000_017 + number * 7_919 for number in range(50)]

@@ -7,10 +7,11 @@ any script, should something get through.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from rtstore.cli import output
@@ -24,17 +25,7 @@ _BATCHES_PER_FOLD = 250
 
 def html_of(facts: Facts) -> str:
     """Return the page of these facts."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalized,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"time": format_time, "size": output.size, "count": output.count}
-    template = environment.get_template("page.html")
-    return template.render(
+    return _template().render(
         facts=facts,
         ago=lambda at: output.ago(at, facts.made_at),
         folds=folds_of,
@@ -44,6 +35,20 @@ def html_of(facts: Facts) -> str:
         WIDTH=chart.WIDTH,
         HEIGHT=chart.HEIGHT,
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalized,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"time": format_time, "size": output.size, "count": output.count}
+    return environment.get_template("page.html")
 
 
 def _finalized(value: Any) -> Any:
