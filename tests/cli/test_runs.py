@@ -3,6 +3,7 @@ how each ended, whether it lives, and the end of one from outside."""
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -56,7 +57,9 @@ def one_of_each(parent: Path) -> Path:
 
 @functools.cache
 def _template() -> Path:
-    with open_team(Path(tempfile.mkdtemp(prefix="rtstore-runs-"))) as store:
+    folder = Path(tempfile.mkdtemp(prefix="rtstore-runs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with open_team(folder) as store:
         store.begin_run("run-finished", writes={"own.notes": 1}).end()
         with (
             pytest.raises(ValueError, match="no provider"),
