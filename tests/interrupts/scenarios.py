@@ -57,6 +57,19 @@ def update(store: RuntimeStore, batch_id: str) -> Batch:
         del _ids[threading.get_ident()]
 
 
+def update_several(store: RuntimeStore, batch_id: str) -> Batch:
+    """Change one of two stores, under an id of its own."""
+    batch = store.update(
+        [LEASES, DIAGNOSTICS],
+        lambda data: {**data, LEASES: batch_id},
+        identity=IDENTITY,
+        reason=CHECKPOINT,
+        batch_id=batch_id,
+    )
+    assert batch is not None
+    return batch
+
+
 def adopt(store: RuntimeStore, batch_id: str) -> Batch:
     """Adopt a file that was changed by hand."""
     path = store.directory / store.descriptors.get(LEDGER).relative_path
@@ -412,7 +425,7 @@ SCENARIOS: dict[str, Callable[[Field], Tally]] = {
     "update, alone": lambda field: alone(field, update),
     "adopt, alone": lambda field: alone(field, adopt),
     "a batch that leads": lambda field: together(field, [write_batch] * 3, 0),
-    "an update that leads": lambda field: together(field, [update, write_batch, update], 0),
+    "an update that leads": lambda field: together(field, [update_several, write_batch, update], 0),
     "a batch that follows": lambda field: together(field, [write_batch] * 3, 1),
     "an update that waits": lambda field: together(field, [write_batch, update, write_batch], 1),
     "a run that begins": beginning,
