@@ -144,6 +144,7 @@ def test_json(tmp_path: Path) -> None:
     report = result.json()
     leases = next(s for s in report["stores"] if s["schemaName"] == "opencode.hostLeases")
     assert leases.pop("fileSize") > 100
+    assert (leases.pop("historyContents"), leases.pop("historyBytes") > 100) == (1, True)
     assert leases.pop("ageSeconds") >= 0
     assert leases.pop("writtenAt").endswith("Z")
     assert leases.pop("batchId").startswith("batch-")
