@@ -48,7 +48,8 @@ def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool)
 
     page, (first, *others) = page_for(sys.stderr), f"rtstore: {message}".splitlines()
     what, _, command = first.rpartition(" Run: ")
-    if what and not others and page.is_narrower_than(first):
+    is_command_alone = bool(what) and not others and "(" not in command
+    if is_command_alone and page.is_narrower_than(first):
         page.line(f"{what} Run:")
         page.line(Cell(command, "command"), indent=2)
     else:

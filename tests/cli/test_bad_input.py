@@ -315,7 +315,7 @@ def test_commands_in_messages_can_be_typed(tmp_path: Path) -> None:
     refused(result, ExitCode.WRONG_CALL, f"(rtstore history '{directory}' opencode.launchState)")
     (directory / "launch-state.json").write_text("{}")
     shown = run("show", directory, "launch-state.json")
-    assert f"Run: rtstore plan '{directory}' (" in shown.out
+    assert f"Run: rtstore plan '{directory}' (" in shown.err
 
 
 # --- other ends ---------------------------------------------------------------------------------
