@@ -67,7 +67,7 @@ from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member, reason_name
 from rtstore.model.data_upgrade import upgraded_data
 from rtstore.model.decide import build_readiness
-from rtstore.model.descriptors import Descriptor, Registry, StoreKey, store_name
+from rtstore.model.descriptors import Descriptor, Registry, StoreKey, StoreKeys, store_name
 from rtstore.model.differences import differences
 from rtstore.model.edits import ForeignEdits, checked_edits
 from rtstore.model.envelope import decode
@@ -423,7 +423,7 @@ class RuntimeStore:
     @overload
     def update(
         self,
-        store: Iterable[StoreKey],
+        store: StoreKeys,
         change: Callable[[StoreData], Mapping[Any, Any]],
         *,
         identity: RunIdentity,
@@ -1126,7 +1126,7 @@ class Run(RunFacts):
     @overload
     def update(
         self,
-        store: Iterable[StoreKey],
+        store: StoreKeys,
         change: Callable[[StoreData], Mapping[Any, Any]],
         *,
         reason: BatchReason | str,

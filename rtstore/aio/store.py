@@ -87,7 +87,7 @@ from rtstore.history.versions import At, StoreDifferences
 from rtstore.legacy import ExportReport
 from rtstore.maintenance.backup import Backup
 from rtstore.maintenance.backup.record import Progress
-from rtstore.model.descriptors import Descriptor, StoreKey, store_name
+from rtstore.model.descriptors import Descriptor, StoreKey, StoreKeys, store_name
 from rtstore.model.edits import ForeignEdits
 from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.records import (
@@ -326,7 +326,7 @@ class AsyncRuntimeStore:
     @overload
     async def update(
         self,
-        store: Iterable[StoreKey],
+        store: StoreKeys,
         change: Callable[[StoreData], Mapping[Any, Any]],
         *,
         identity: RunIdentity,
@@ -697,7 +697,7 @@ class AsyncRun(RunFacts):
     @overload
     async def update(
         self,
-        store: Iterable[StoreKey],
+        store: StoreKeys,
         change: Callable[[StoreData], Mapping[Any, Any]],
         *,
         reason: BatchReason | str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from pydantic import BaseModel, Field, field_validator
@@ -227,6 +227,11 @@ def same_file_key(path: str) -> str:
 
 StoreKey = str | Descriptor
 """A store in a call: its name, for plain JSON; or its descriptor, for objects of its model."""
+
+
+StoreKeys = list[Any] | tuple[StoreKey, ...] | Set[StoreKey] | Iterator[StoreKey]
+"""Several stores in a call, as type checkers see them: any of these with a `StoreKey` each. A text
+is an iterable of texts too, and must not pass for several names."""
 
 
 def store_name(store: StoreKey) -> str:

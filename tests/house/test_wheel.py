@@ -208,6 +208,7 @@ def with_models(directory: Path) -> str:
         with store.begin_run("run-1", writes=first) as run:
             run.update(ROSTER, join, reason="somebody_came")
             run.update(BOX, lambda box: Box(waiting={**box.waiting, "a": 1}), reason="a_letter")
+            assert_type(run.update("team.notes", add_session, reason="a_note"), Batch)
             run.write_batch("cleaned_up", {BOX: Box()})
         assert_type(store.read(ROSTER), StoreContent[Roster])
         assert_type(store.read(ROSTER).data, Roster)
