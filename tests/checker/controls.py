@@ -20,6 +20,7 @@ from typing import Any
 
 from rtstore import (
     Batch,
+    BatchState,
     BatchUnfinishedError,
     LockTimeoutError,
     RuntimeStore,
@@ -72,7 +73,11 @@ def _forged(store: RuntimeStore, more: dict[str, Any]) -> Batch | None:
     if not last or more.get("batch_id") is None or more.get("expected_high_watermark") is not None:
         return None
     watermark = (last[0].high_watermark or 0) + 1
-    changed = {"batch_id": more["batch_id"], "high_watermark": watermark}
+    changed = {
+        "batch_id": more["batch_id"],
+        "high_watermark": watermark,
+        "state": BatchState.COMMITTED,  # the last one may be somebody's that is open
+    }
     return last[0].model_copy(update=changed)
 
 

@@ -30,7 +30,9 @@ def completed(line: str, *, on_its_own: bool = False) -> list[str]:
 
 def test_commands() -> None:
     """The commands by their names, and below quarantine those of it."""
-    assert completed("rtstore re", on_its_own=True) == ["recover", "revert", "rebuild", "restore"]
+    assert completed("rtstore re", on_its_own=True) == [
+        *("report", "recover", "revert", "rebuild", "restore"),
+    ]
     assert completed("rtstore quarantine re") == ["restore"]
 
 
