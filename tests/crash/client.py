@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rtstore import (
     KNOWN_DESCRIPTORS,
+    ActionOutcome,
     BatchFailedError,
     BatchUnfinishedError,
     Criticality,
@@ -303,6 +304,10 @@ class Caller:
             report = store.recover(plan, rebuilders=rebuilders, identity=self.identity)
         except RuntimeStoreError:
             return
+        # A store that could not be looked at is left out, and said to be.
+        rebuilt = [s.action.schema_name for s in report.steps if s.outcome is ActionOutcome.DONE]
+        if asked and not writes.keys() <= set(rebuilt):
+            self.say(Intent(asked[0], {name: writes[name] for name in writes if name in rebuilt}))
         self.say(Recovered(report.remaining.readiness_impact))
 
     def begin(self, run_id: str, *given: str, rebuilt: str, keep: tuple[str, ...]) -> bool:

@@ -219,7 +219,11 @@ class Interleaving:
         heard = {slot: self._process(slot).hear() for slot in together}
         for slot, outcome in heard.items():
             self.answers.append(Answer(acts[slot], outcome, began, began + len(heard)))
-            others = [other for other in range(PROCESSES) if other != slot and self.slots[other]]
+            others = [  # those that live, or lived when it asked
+                other
+                for other in range(PROCESSES)
+                if other != slot and (self.slots[other] or other in together)
+            ]
             if outcome == "alive" and not others:
                 self.problems.append(f"{acts[slot]} was refused, and no other process lives")
             if outcome == "dead" or (hurried and slot == second):
