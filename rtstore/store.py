@@ -454,8 +454,10 @@ class RuntimeStore:
         the committed data. The rest is one batch; when nothing is left, no batch is written, and
         None is returned. Data that it changed in place and left out is refused.
 
-        With a `batch_id` the call can be repeated: if that batch was committed before, by an update
-        of the same run, reason and stores, it is returned, and `change` is not called.
+        With a `batch_id` the call can be repeated: if that batch was committed before, it is
+        returned, and `change` is not called. So give each update an id of its own: what the
+        function would do is not compared. An id is refused when its batch is of another run or
+        reason, or wrote a store that this call does not name.
 
         Durable on return. Raises `StoreFileChangedError` when somebody else changed the file: their
         edit is neither used nor overwritten, unless `foreign_edits` says otherwise; and

@@ -187,7 +187,8 @@ def first_update(
 ) -> Batch | None:
     """Return the first result of an update that is called again under the same id, or None if it is
     new. Its function is not called again, so what it would return is not compared. Raises
-    `InvalidRequestError` when the id is another batch's, or the batch has failed."""
+    `InvalidRequestError` when the batch is of another run or reason, wrote a store that the update
+    does not name, or has failed. (An update writes only what it changed, so it may name more.)"""
     first = _find(batch_id, receipt_store)
     if first is None:
         return None

@@ -286,8 +286,8 @@ class BatchWriter:
 
         The function runs under the lock, so it should be quick, and it must not write to the store
         itself. Its exceptions pass unchanged, and then nothing is written. With a `batch_id` that
-        was committed before, return the first result without calling it. Otherwise as
-        `write_batch`.
+        was committed before, return the first result without calling it: see `first_update`.
+        Otherwise as `write_batch`.
         """
         self.database.check_usable()
         if update.batch_id is not None:
