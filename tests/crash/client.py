@@ -295,7 +295,7 @@ class Caller:
             asked.extend([] if asked else [self._next_id()])
             name = request.descriptor.schema_name
             writes[name] = new_data(name, asked[0])
-            self.say(Intent(asked[0], dict(writes)))
+            self.say(Intent(asked[0], dict(writes), may_leave_out=True))
             return writes[name]
 
         rebuilders = {RebuildStrategy.POLL_OPENCODE_PROVIDER: poll} if self._polls else None
@@ -304,10 +304,12 @@ class Caller:
             report = store.recover(plan, rebuilders=rebuilders, identity=self.identity)
         except RuntimeStoreError:
             return
-        # A store that could not be looked at is left out, and said to be.
-        rebuilt = [s.action.schema_name for s in report.steps if s.outcome is ActionOutcome.DONE]
-        if asked and not writes.keys() <= set(rebuilt):
-            self.say(Intent(asked[0], {name: writes[name] for name in writes if name in rebuilt}))
+        done = {s.action.schema_name for s in report.steps if s.outcome is ActionOutcome.DONE}
+        if asked and writes.keys() & done:
+            batch = store.batch(asked[0])
+            there = set() if batch is None else {r.schema_name for r in batch.receipts}
+            if there != writes.keys() & done:
+                self.say(Broken(f"{asked[0]} wrote {there}, but {done} were told to be rebuilt"))
         self.say(Recovered(report.remaining.readiness_impact))
 
     def begin(self, run_id: str, *given: str, rebuilt: str, keep: tuple[str, ...]) -> bool:

@@ -41,6 +41,8 @@ class Intent:
     """The caller chose the id, and may repeat the call."""
     identity: RunIdentity = IDENTITY
     """The run that it is of, or that it begins."""
+    may_leave_out: bool = False
+    """Whether a store that cannot be looked at is left out, and its caller told so."""
 
 
 @dataclass(frozen=True)
