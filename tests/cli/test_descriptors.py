@@ -73,6 +73,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / f"{name}_odd.py").write_text("def (\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [item for item in sys.path if item])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python's own files beside the module
     importlib.invalidate_caches()
     yield name
     for known in [known for known in sys.modules if known.startswith(name)]:

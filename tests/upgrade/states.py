@@ -30,8 +30,11 @@ ADDED = {"database_upgrades"}
 """Tables that an upgrade itself writes into."""
 DEFAULT_RETENTION = [[1, 1_000, 50, None]]
 """What a directory is given that comes from before anything was remembered."""
-COLUMNS_ADDED = {"manifest_entries": (2, "0004"), "history_retention": (1, "0004")}
-"""How many columns a table has got, and by which revision: empty in rows that come from before."""
+COLUMNS_ADDED: dict[str, list[tuple[str, list[Any]]]] = {
+    "manifest_entries": [("0004", [None, None])],
+    "history_retention": [("0004", [None]), ("0007", [0])],
+}
+"""The columns that a table has got: by which revision, and what is in rows from before."""
 
 
 @cache
@@ -84,9 +87,13 @@ def problems_of_database(path: Path, frozen: str, wanted: tuple[str, ...]) -> li
 
 
 def _widened(table: str, rows: list[list[Any]], frozen: str, found: str) -> list[list[Any]]:
-    count, since = COLUMNS_ADDED.get(table, (0, ""))
-    added = count if frozen < since <= found else 0
-    return [[*row, *[None] * added] for row in rows]
+    added = [
+        value
+        for since, values in COLUMNS_ADDED.get(table, [])
+        if frozen < since <= found
+        for value in values
+    ]
+    return [[*row, *added] for row in rows]
 
 
 def problems_of_files(directory: Path, frozen: str) -> list[str]:

@@ -272,8 +272,8 @@ def _rebuild_in_the_runtime(facts: Facts) -> Suggestion:
     rebuild = rebuild_with_descriptors(facts.directory, team_name=team)
     return Suggestion(
         command=None,
-        why=f"only the descriptors of the runtime name {stores}: {rebuild}; what they do not name "
-        "stays as it is",
+        why=f"the runtime must name {stores} with its descriptors: {rebuild}; what they do not "
+        "name stays as it is",
     )
 
 
