@@ -68,7 +68,9 @@ def test_no_enum_column_is_forgotten(populated: sqlite3.Connection) -> None:
     """Every CHECK that lists words is one of those above."""
     rows = populated.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
     found = {
-        (name, column) for name, sql in rows for column in re.findall(r"CHECK \((\w+) IN \(\s*'", sql)
+        (name, column)
+        for name, sql in rows
+        for column in re.findall(r"CHECK \((\w+) IN \(\s*'", sql)
     }
     assert found == set(ENUMS)
 
