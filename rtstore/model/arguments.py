@@ -13,7 +13,7 @@ from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again
 from rtstore.model.records import BatchReason, Record, RunIdentity
 from rtstore.model.times import Clock, to_utc_ms
-from rtstore.model.words import known_or_own
+from rtstore.model.words import WORD_FORM, is_word, known_or_own
 
 Choice = TypeVar("Choice", bound=StrEnum)
 Kind = TypeVar("Kind")
@@ -54,10 +54,9 @@ def member(kind: type[Choice], value: object, field: str) -> Choice:
 
 def reason_name(value: object, field: str = "reason") -> str:
     """Return the reason of a batch: a known one, or a name of the runtime's own."""
-    try:
-        return known_or_own(BatchReason, value)
-    except ValueError as error:
-        raise InvalidRequestError(field, str(error)) from None
+    if not is_word(value):
+        raise InvalidRequestError(field, f"{shown(value)} is not {WORD_FORM}")
+    return known_or_own(BatchReason, value)
 
 
 def instance(kind: type[Kind], value: object, field: str) -> Kind:

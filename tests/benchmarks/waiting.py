@@ -50,5 +50,5 @@ def idle(bench: Bench) -> Iterator[Figure]:
             share = 100 * (time.process_time() - before) / (time.monotonic() - began_at)
         title, aim = f"wait, idle, {kind}", f"aim: {IDLE_PERCENT:g} %"
         yield quantities(
-            "wait", title, [share], aim, [IDLE_PERCENT], unit="% of a core", target=AIM
+            "idle", title, [share], aim, [IDLE_PERCENT], unit="% of a core", target=AIM
         )
