@@ -18,7 +18,7 @@ import pydantic_core
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
-from rtstore.errors import InvalidRequestError
+from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of
 from rtstore.model import json_data
 from rtstore.model.payloads import PartialModel
@@ -125,14 +125,15 @@ def encode(
 
     Raises `InvalidRequestError`, which names the place, when the data is not JSON (NaN, infinities,
     sets, tuples, bytes, lone surrogates, keys that are no strings, cycles), when it could not be
-    read back (numbers of more than 4300 digits), when it is larger than SQLite holds, or when the
-    payload model refuses it. With a model, what the model dumps is written: `"3"` for a number as
-    3, and unknown keys where the model keeps them. Without one, or with a `PartialModel`, the data
-    itself is: unknown keys and their order stay.
+    read back (numbers of more than 4300 digits), when it is larger than SQLite holds, when the
+    payload model refuses it, or when it is an object of another model. With a model, what the model
+    dumps is written: `"3"` for a number as 3, and unknown keys where the model keeps them. Without
+    one, or with a `PartialModel`, the data itself is: unknown keys and their order stay.
     """
     if isinstance(data, BaseModel):
-        is_checked = payload is not None and isinstance(data, payload)
-        data = json_data.dump(data, store, warnings=not is_checked)
+        if payload is not None:
+            refuse_other_model(data, store, payload, "data")
+        data = json_data.dump(data, store, warnings=payload is None)
     refuse_too_large(_least_size(data), store)
     plain = _plain(data, store)
     if payload is not None:
@@ -147,6 +148,13 @@ def encode(
         _refuse_long_number(plain, store)
     head, _, tail = encoded.partition(_TIME_PLACEHOLDER.encode())
     return EncodedStore(head, tail + b"\n")
+
+
+def refuse_other_model(data: object, store: str, payload: type[BaseModel], field: str) -> None:
+    """Raise `InvalidRequestError` for data that is no object of the payload model."""
+    if not isinstance(data, payload):
+        problem = f"must be a {payload.__name__}, not {shown(data)}"
+        raise InvalidRequestError(field, problem, store=store)
 
 
 def _least_size(data: object) -> int:

@@ -16,15 +16,22 @@ from pydantic.alias_generators import to_camel
 
 class PartialModel(BaseModel):
     """Base of a model that knows only a part of its data, or reads several forms of it. What is
-    written must pass it, and is stored as it was given, not as the model dumps it."""
+    written must pass it, and JSON is stored as it was given, not as the model dumps it.
+
+    An object of the model keeps the keys that the model does not know, and they are stored with it.
+    Models of parts of the data keep them, too, if they derive from this class. A model that sets
+    `extra` itself decides: with `"ignore"` an object lacks those keys, and so does what is written
+    of it; with `"forbid"` data that has them is refused.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
 
 class _Payload(PartialModel):
-    """Base of every payload: frozen, strict about types, open to unknown keys, camelCase."""
+    """Base of every payload: frozen, strict about types, camelCase."""
 
     model_config = ConfigDict(
         frozen=True,
-        extra="allow",
         strict=True,
         alias_generator=to_camel,
         populate_by_name=True,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pydantic import BaseModel
 
-from rtstore.errors import DataRefusedError, InvalidRequestError, shown
+from rtstore.errors import DataRefusedError, InvalidRequestError
 from rtstore.model.descriptors import Descriptor, StoreKey
-from rtstore.model.envelope import as_payload
+from rtstore.model.envelope import as_payload, refuse_other_model
 
 Payload = TypeVar("Payload", bound=BaseModel)
 
@@ -63,10 +63,8 @@ def data_for(store: StoreKey, data: Any, schema_version: int) -> Any:
 
 def check_kind(descriptor: Descriptor, data: object, field: str) -> None:
     """Raise `InvalidRequestError` unless data is an object of the descriptor's model."""
-    payload = descriptor.payload
-    if payload is not None and not isinstance(data, payload):
-        problem = f"must be a {payload.__name__}, not {shown(data)}"
-        raise InvalidRequestError(field, problem, store=descriptor.schema_name)
+    if descriptor.payload is not None:
+        refuse_other_model(data, descriptor.schema_name, descriptor.payload, field)
 
 
 def change_for(store: StoreKey, change: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from rtstore import (
     ActionKind,
@@ -194,6 +195,26 @@ def test_what_a_rebuilder_returns_is_checked_like_a_write(store: RuntimeStore) -
     assert step.outcome is ActionOutcome.FAILED
     assert "data.bad" in (step.detail or "")
     assert fingerprint(store.directory) == before
+
+
+def test_an_object_of_another_model_is_no_rebuilt_store(tmp_path: Path) -> None:
+    """It is refused even where its JSON would pass for the store's own model."""
+
+    class Workers(BaseModel, extra="allow"):
+        alive: int = 0
+
+    class Ledger(BaseModel):
+        total: int = 0
+
+    own: Descriptor[Any] = Descriptor("workers", payload=Workers, rebuild_strategy="ask")
+    with RuntimeStore.open(tmp_path, team_name="team-a", descriptors=[own]) as store:
+        plan = store.plan_recovery()
+        (step,) = store.recover(
+            plan, rebuilders={"ask": lambda _: Ledger()}, identity=IDENTITY
+        ).steps
+        assert step.outcome is ActionOutcome.FAILED
+        assert "must be a Workers, not Ledger(total=0)" in (step.detail or "")
+        assert not (tmp_path / own.relative_path).exists()
 
 
 def test_a_rebuild_is_refused_when_somebody_wrote_meanwhile(store: RuntimeStore) -> None:

@@ -69,6 +69,19 @@ class Part(PartialModel):
     n: int = 0
 
 
+class Inner(PartialModel):
+    """Only a part of what is in a part."""
+
+    m: int = 0
+
+
+class Parts(PartialModel):
+    """Only a part of its data, with others in it."""
+
+    n: int = 0
+    inner: list[Inner] = Field(default_factory=list)
+
+
 class Odd(BaseModel):
     """Its dump is not what it accepts."""
 
@@ -92,10 +105,11 @@ ROSTER = Descriptor("team.roster", payload=Roster)
 OPEN = Descriptor("team.open", payload=Open)
 STRICT = Descriptor("team.strict", payload=Strict)
 PART = Descriptor("team.part", payload=Part)
+PARTS = Descriptor("team.parts", payload=Parts)
 ODD = Descriptor("team.odd", payload=Odd)
 ANY = Descriptor("team.any", payload=Anything)
 NOTES = Descriptor("team:notes")
-ALL = [ROSTER, OPEN, STRICT, PART, ODD, ANY, NOTES]
+ALL = [ROSTER, OPEN, STRICT, PART, PARTS, ODD, ANY, NOTES]
 
 
 @pytest.fixture
@@ -277,6 +291,35 @@ def test_several_stores_by_descriptor(store: RuntimeStore) -> None:
             run.write_batch("compared", {ROSTER: Roster()}, expected=version)
 
 
+def counted(parts: Parts) -> Parts:
+    """Change what the model knows."""
+    parts.n += 1
+    parts.inner[0].m += 1
+    return parts
+
+
+def test_a_part_keeps_what_its_model_does_not_know(store: RuntimeStore) -> None:
+    """As it is read and written back, and through updates of one store and of several."""
+    first = {"own": {"z": 1}, "n": 1, "inner": [{"m": 1, "more": None}]}
+    with store.begin_run("run-1", writes={"team.parts": first}) as run:
+        run.write_batch("as_read", {PARTS: store.read(PARTS).data})
+        assert on_disk(store, PARTS) == first
+        run.update(PARTS, counted, reason="one")
+        run.update([PARTS], lambda data: {PARTS: counted(data[PARTS])}, reason="several")
+        assert on_disk(store, PARTS) == {**first, "n": 3, "inner": [{"m": 3, "more": None}]}
+
+
+def test_an_object_of_a_subclass_is_one_of_the_model(store: RuntimeStore) -> None:
+    """By descriptor and by name."""
+
+    class Named(Part):
+        name: str = "a"
+
+    for key in (PART, "team.part"):
+        write(store, key, Named(n=1))
+        assert on_disk(store, PART) == {"n": 1, "name": "a"}
+
+
 def test_objects_on_a_loop(store: RuntimeStore) -> None:
     """The same, awaited."""
 
@@ -322,6 +365,14 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
     "the object of another model": (
         lambda s: write(s, ROSTER, Part()),
         "writes (team.roster): must be a Roster, not Part(n=0)",
+    ),
+    "the object of another model, by name": (
+        lambda s: write(s, "team.roster", Part()),
+        "data (team.roster): must be a Roster, not Part(n=0)",
+    ),
+    "a rebuilder's object of another model": (
+        lambda s: s.begin_run("run-2", rebuilders={ROSTER: lambda _: Part()}),
+        "data (team.roster): must be a Roster, not Part(n=0)",
     ),
     "a dump that is no JSON": (
         lambda s: write(s, ANY, Anything(value=object())),
