@@ -265,13 +265,19 @@ class Life:
     def keep(self, target: Path, verdict: Verdict) -> None:
         """Keep everything that a failure wants for its explanation."""
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(self.folder, target)
+        with suppress(shutil.Error):  # what cannot be copied, or is gone by now, is left out
+            shutil.copytree(self.folder, target, symlinks=True)
+        target.mkdir(parents=True, exist_ok=True)
         (target / "verdict.txt").write_text(f"{self.mix}\n\n{verdict.details()}\n")
         (target / "mix.json").write_text(json.dumps({"seed": self.mix.seed}))
 
 
 def _inodes(paths: list[Path]) -> list[int]:
-    return [os.stat(path).st_ino for path in paths if path.exists()]
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # whoever closes last removes it
+            found.append(os.stat(path).st_ino)
+    return found
 
 
 def intrude(mix: Mix, directory: Path, name: str, end: float) -> None:

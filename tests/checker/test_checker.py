@@ -39,6 +39,7 @@ def _check(*options: str) -> tuple[str, dict[str, int]]:
     assert done.returncode in (0, 1), done.stderr
     summary = done.stdout.splitlines()[-1]
     found = {kind: re.search(rf"\b{kind} (\d+)", summary) for kind in KINDS}
+    assert all(found.values()), done.stdout + done.stderr  # the checker itself failed
     return done.stdout, {kind: int(match[1]) for kind, match in found.items() if match}
 
 
