@@ -136,11 +136,13 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
     folders = {path.rpartition("/")[0] for path in stores.values()} - {""}
     closed = {real / folder for folder in folders if is_read_only(real / folder)}
     for name, relative_path in stores.items():
+        text = f"{real}/{relative_path}"
+        is_free = os.access(text, os.W_OK) or not os.access(text, os.F_OK)
+        if is_free and not mounted and not closed:
+            continue  # most often, and quickly
         path = store_path(real, relative_path)
-        if is_immutable(path):
-            yield _immutable(path, name)
-        if not mounted and not closed:
-            continue  # most often
+        if not is_free and is_immutable(path):
+            yield _immutable(store_path(directory, relative_path), name)
         shown = store_path(directory, relative_path)
         if path in mounted:
             again = f"rtstore recover {shell_word(directory)}"
