@@ -289,6 +289,18 @@ def _look(directory: Path) -> Left:
     raise AssertionError(str(ended))
 
 
+def _wrote_what_was_lacking(batch_id: str, committed: list[Batch]) -> bool:
+    """Whether a batch wrote only stores that no batch before it had written: a run that is resumed
+    writes those."""
+    written: set[str] = set()
+    for batch in committed:
+        names = {receipt.schema_name for receipt in batch.receipts}
+        if batch.batch_id == batch_id:
+            return not names & written
+        written |= names
+    return False
+
+
 def judge(answers: list[Answer], left: Left) -> list[str]:
     """What is wrong with what is there, after what the processes were told."""
     committed = sorted(
@@ -308,7 +320,8 @@ def judge(answers: list[Answer], left: Left) -> list[str]:
         act, is_there = answer.act, answer.act.batch_id in number_of
         if answer.outcome == "told" and act.verb != "end" and not is_there:
             problems.append(f"acknowledged {act} is lost")
-        if answer.outcome not in ("told", "dead") and is_there:
+        completes = answer.outcome == "resumed" and _wrote_what_was_lacking(act.batch_id, committed)
+        if answer.outcome not in ("told", "dead") and is_there and not completes:
             problems.append(f"{act} was answered with {answer.outcome}, and is there")
         if answer.outcome == "stale" and act.run_id not in over:
             problems.append(f"{act} was answered with stale, and its run is not over")
