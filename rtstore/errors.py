@@ -698,11 +698,12 @@ class DatabaseFailedError(StopError):
 
 class DatabaseLostError(StopError):
     """The files of the open database were removed or replaced, and the content of its write-ahead
-    log (WAL) could not be saved. The store files hold what was published last.
+    log (WAL) could not be saved; or its directory was moved, removed or replaced while a batch was
+    published. The store files hold what was published last.
 
-    `lost` says which files. When `committed` is false, this call wrote nothing. When it is true,
-    the current transaction was committed into files that have lost their names: whether its batch,
-    if it was one, is in the database under that name is not known.
+    `lost` says what. When `committed` is false, this call wrote nothing. When it is true, something
+    was committed into files that have lost their names: whether the batch, if it was one, is in the
+    database under that name is not known. Where the directory was moved, it is in the log there.
     """
 
     def __init__(
