@@ -315,9 +315,9 @@ class RuntimeStore:
         closed loses nothing. Closing twice is harmless.
 
         A call whose work has not begun raises `StoreClosedError`; it writes nothing. A batch in
-        progress may end; closing waits for it at most `lock_timeout_s`. A read in progress may
-        end, too. Raises `InvalidRequestError` inside of a write, and `DatabaseLostError` when
-        somebody removed the database's WAL and it could not be saved.
+        progress may end; closing waits for it at most `lock_timeout_s`, or a second where that is
+        longer. A read in progress may end, too. Raises `InvalidRequestError` inside of a write, and
+        `DatabaseLostError` when somebody removed the database's WAL and it could not be saved.
 
         The last connection to close moves the WAL into the database. No writer may run meanwhile,
         so this takes the writer lock; without the lock, another connection will be the last.

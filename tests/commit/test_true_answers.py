@@ -8,12 +8,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rtstore import Batch, FileSystem, LockLostError, LockTimeoutError, RuntimeStore, WriterLock
+from rtstore import (
+    Batch,
+    BatchUnfinishedError,
+    FileSystem,
+    LockLostError,
+    LockTimeoutError,
+    RuntimeStore,
+    StoreClosedError,
+    WriterLock,
+)
 from rtstore.commit.group import PendingBatch
 from rtstore.control.lock import LOCK_NAME
 from rtstore.model.ids import new_batch_id, new_receipt_id
@@ -31,7 +41,56 @@ from tests.support import (
     open_store,
 )
 from tests.support.forked import forked
-from tests.support.groups import batch
+from tests.support.groups import batch, together
+
+# --- closing ------------------------------------------------------------------------------------
+
+IN_TRANSACTIONS = (
+    "batches.log", "contents.insert_contents", "manifest.mark_preparing",
+    "manifest.complete", "runs.complete",
+)  # fmt: skip
+"""What is called inside of the two transactions of a batch."""
+
+
+@pytest.mark.parametrize("where", IN_TRANSACTIONS)
+@pytest.mark.parametrize("callers", [1, 3])
+def test_closed_in_the_middle_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, callers: int
+) -> None:
+    """Another thread closes the store inside of a transaction of a batch, and its patience ends: a
+    batch whose caller hears that nothing was written is nowhere; any other is there, whole."""
+    monkeypatch.setattr("rtstore.store._CLOSING_TIMEOUT_S", 0.05)
+    store = open_store(directory := new_directory(tmp_path), lock_timeout_s=0.05)
+    module, _, name = where.partition(".")
+    target = import_module(f"rtstore.control.{module}")
+    called = getattr(target, name)
+    calls = [
+        batch(store, {LEDGER: number, LEASES: number}, batch_id=f"batch-{number}")
+        for number in range(callers)
+    ]
+    with monkeypatch.context() as patch:
+
+        def close_first(*arguments: Any, **more: Any) -> Any:
+            patch.undo()
+            closing = threading.Thread(target=store.close)
+            closing.start()
+            closing.join()
+            return called(*arguments, **more)
+
+        with together(store, calls) as told:
+            patch.setattr(target, name, close_first)
+    with open_store(directory) as again:
+        for number, outcome in enumerate(told):
+            error, found = outcome.exception(), again.batch(f"batch-{number}")
+            if isinstance(error, StoreClosedError):
+                assert found is None
+            else:
+                assert error is None or (isinstance(error, BatchUnfinishedError) and error.decided)
+                assert found is not None
+                assert found.state == "committed"
+                assert {item.schema_name for item in found.receipts} == {LEDGER, LEASES}
+        assert agree(again)
+
 
 # --- time-outs ----------------------------------------------------------------------------------
 

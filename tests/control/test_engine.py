@@ -14,12 +14,13 @@ from sqlalchemy import Connection
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.errors import (
+    DatabaseFailedError,
     ReadOnlyStoreError,
     RuntimeStoreError,
     StorageError,
     UnusableEngineError,
 )
-from tests.control.build import add_batch, batch_count, make, plain
+from tests.control.build import add_batch, batch_count, make, plain, write_one
 
 PRAGMAS = (
     "busy_timeout",
@@ -208,6 +209,26 @@ def test_a_failing_statement_rolls_back(database: Database) -> None:
         attempt()
     assert type(caught.value) is RuntimeStoreError
     assert database.read(batch_count) == 0
+
+
+def test_a_transaction_that_ended_before_its_commit_is_of_unknown_outcome(
+    database: Database,
+) -> None:
+    """Where something ended the transaction of a block, the rest of it was committed statement by
+    statement: nobody is told that nothing was written, and this process writes no more."""
+
+    def attempt() -> None:
+        with database.write(flush=True) as connection:
+            add_batch(connection, 1)
+            connection.exec_driver_sql("ROLLBACK")
+            add_batch(connection, 2)
+
+    with pytest.raises(RuntimeStoreError, match="no transaction is active"):
+        attempt()
+    assert database.read(batch_count) == 1
+    assert database.failure is not None
+    with pytest.raises(DatabaseFailedError, match="had ended before its commit"):
+        write_one(database)
 
 
 def test_an_error_that_ended_the_transaction_is_shown(database: Database) -> None:

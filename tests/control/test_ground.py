@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ import pytest
 from rtstore.control.sqlite import ground
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.ground import Ground
-from rtstore.errors import DatabaseLostError
-from tests.control.build import batch_count, write_one
+from rtstore.errors import DatabaseLostError, StoreClosedError
+from tests.control.build import add_batch, batch_count, write_one
 from tests.support.forked import printed_by
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks and /proc of Linux")
@@ -26,7 +26,7 @@ COME_AND_GO = """
 import sqlite3, sys
 from pathlib import Path
 from rtstore.control.sqlite.engine import Database
-from tests.control.build import batch_count, write_one
+from tests.control.build import add_batch, batch_count, write_one
 
 path, how = Path(sys.argv[1]), sys.argv[2]
 if how == "shell":
@@ -146,6 +146,75 @@ def test_removed_by_hand_and_opened_by_another(path: Path, then: str) -> None:
         assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         count = 6 if then == "write" else 5
         assert raw.execute("SELECT count(*) FROM write_batches").fetchone() == (count,)
+
+
+@pytest.mark.parametrize("how", ["shell", "reads"])
+def test_closed_in_the_middle_of_a_transaction(path: Path, tmp_path: Path, how: str) -> None:
+    """Somebody closes the store while another thread of it writes, and does not wait for it: the
+    WAL stays in place until that transaction has ended, and what is acknowledged is there."""
+    database = Database(path)
+    write_one(database, 1)
+    with database.write(flush=True) as connection:
+        add_batch(connection, 2)
+        database.close(tidy=False)
+        shutil.copytree(path.parent, tmp_path / "copy")  # drops the locks of SQLite
+        printed_by(COME_AND_GO, path, how)
+        assert _side_files(path) == ["-shm", "-wal"]
+    assert printed_by(COME_AND_GO, path, "shell") == "2\n"
+    assert not _open_files(path.parent)
+    with pytest.raises(StoreClosedError):
+        write_one(database, 3)
+
+
+@pytest.mark.parametrize("removed", [["-wal"], ["-shm"], ["-wal", "-shm"]], ids="".join)
+def test_closed_and_removed_in_the_middle_of_a_transaction(path: Path, removed: list[str]) -> None:
+    """A transaction whose commit has happened is never said to have changed nothing, also where the
+    store was closed meanwhile and its WAL removed by hand."""
+    database = Database(path)
+    write_one(database, 1)
+
+    def attempt() -> None:
+        with database.write(flush=True) as connection:
+            add_batch(connection, 2)
+            database.close(tidy=False)
+            for suffix in removed:
+                path.with_name(path.name + suffix).unlink()
+
+    with pytest.raises(DatabaseLostError) as caught:
+        attempt()
+    assert caught.value.committed
+    assert printed_by(COME_AND_GO, path, "shell") == "2\n"
+    assert not _open_files(path.parent)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_closed_and_interrupted_in_the_middle_of_a_transaction(
+    path: Path, error: type[BaseException]
+) -> None:
+    """The thread whose transaction outlives the store lets the files go, however it ends."""
+    database = Database(path)
+    write_one(database, 1)
+
+    def attempt() -> None:
+        with database.write(flush=True) as connection:
+            add_batch(connection, 2)
+            database.close(tidy=False)
+            raise error
+
+    with pytest.raises(error):
+        attempt()
+    assert not _open_files(path.parent)
+    assert printed_by(COME_AND_GO, path, "shell") == "1\n"
+    assert _side_files(path) == []
+
+
+def _open_files(directory: Path) -> list[str]:
+    """What this process has open in a directory."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one that lists them
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [name for name in found if name.startswith(f"{directory}/")]
 
 
 BEGIN_ANOTHER = """

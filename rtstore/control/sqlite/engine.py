@@ -181,7 +181,7 @@ class Database:
                 return result
         except BaseException:
             if session is not None:
-                session.abandon()
+                self._abandon(session)
             raise
 
     def _looked(self, query: Callable[[Connection], Result], session: Session) -> Result:
@@ -207,7 +207,7 @@ class Database:
                 return result
         except BaseException:
             if session is not None:
-                session.abandon()
+                self._abandon(session)
             raise
 
     def watch(self, wake: Callable[[], object]) -> Watch:
@@ -242,7 +242,7 @@ class Database:
                 return found
         except BaseException:
             if session is not None:
-                session.abandon()
+                self._abandon(session)
             raise
 
     def _in_transaction(self, query: Callable[[Connection], Result], session: Session) -> Result:
@@ -325,7 +325,7 @@ class Database:
                     session.driver.execute("ROLLBACK")
             self._give_back(session, self._pool.writers)
         else:
-            session.abandon()
+            self._abandon(session)
 
     def _check_revision(self, driver: sqlite3.Connection) -> None:
         """Raise `NewerDatabaseError` when another process upgraded the database since we opened
@@ -336,6 +336,8 @@ class Database:
 
     def _commit(self, driver: sqlite3.Connection) -> None:
         self._commits += 1  # also where it fails: it may have happened
+        if not driver.in_transaction:  # what was written after its end has been committed
+            self._failure = "the transaction had ended before its commit"
         try:
             driver.execute("COMMIT")
         except sqlite3.Error as error:
@@ -373,22 +375,27 @@ class Database:
             self._unclosed.detach()
             return
         try:
-            tidy = tidy or (self._made_wal and os.path.exists(self._names.wal))
             usable = self._lost is None and not self._pool.is_closed
-            if tidy and usable and self._held.ground is not None:
-                self._tidy()
+            if usable and self._held.ground is not None and (tidy or self._leaves_a_wal()):
+                self._tidy(is_locked=tidy)
         finally:
             self._held.close()
             self._unclosed.detach()
 
-    def _tidy(self) -> None:
+    def _leaves_a_wal(self) -> bool:
+        """Return whether the WAL is one that our own reading created. While a thread of ours
+        writes, it is of use."""
+        return self._made_wal and not self._pool.is_writing and os.path.exists(self._names.wal)
+
+    def _tidy(self, *, is_locked: bool) -> None:
         """Close all connections, the one for writing last: only a connection that may write removes
-        the side files. With a damaged database, which it cannot use, it removes them too."""
+        the side files. With a damaged database, which it cannot use, it removes them too. Without
+        the writer lock, leave alone what another thread is writing."""
         session: Session | None = None
         try:
             with self._translated:
-                session = self._take_writer()
-                if self._ground_lost() is not None:
+                session = self._take_writer(is_locked=is_locked)
+                if is_locked and self._ground_lost() is not None:
                     session = self._regain(session)
             self._pool.is_closed = True
             self._pool.close_idle()
@@ -423,15 +430,27 @@ class Database:
             return self._pool.take(self._pool.readers, file, self._refuse_to_connect)
         return self._pool.take(self._pool.readers, file, self._connect_reader)
 
-    def _take_writer(self) -> Session:
-        """Return the one connection for writing; open it when it is first needed."""
+    def _take_writer(self, *, is_locked: bool = True) -> Session:
+        """Return the one connection for writing; open it when it is first needed. `is_locked` says
+        whether this thread holds the writer lock."""
         self._check_process()
         if self._pool.is_closed:
             raise StoreClosedError(self.path.parent, "is closed")
         if self.read_only:
             raise ReadOnlyStoreError(self.path.parent)
         file = self.check_same_file()
-        return self._pool.take(self._pool.writers, file, self._connect_writer)
+        session = self._pool.take(
+            self._pool.writers, file, self._connect_writer, is_locked=is_locked
+        )
+        if self._pool.is_closed:  # meanwhile: perhaps it has no ground any more
+            self._give_back(session, self._pool.writers)
+            raise StoreClosedError(self.path.parent, "is closed")
+        return session
+
+    def _abandon(self, session: Session) -> None:
+        session.abandon()
+        if self._pool.is_closed:  # meanwhile: the connection of this thread is the last
+            self._held.close()
 
     def _give_back(self, session: Session, idle: deque[Session]) -> None:
         self._pool.give_back(session, idle)
@@ -598,6 +617,25 @@ class Database:
         assert held is not None  # noqa: S101 - a connection for writing stands on it
         if lost is None:
             return session
+        cause: Exception | None = None
+        try:
+            regained = self._with_new_wal(session, held)
+        except (RuntimeStoreError, sqlite3.Error, DBAPIError) as error:
+            if not committed:
+                raise
+            regained, cause = None, error  # what was committed must not be said to be refused
+        if regained is not None:
+            logger.warning(
+                "%s: %s while it was open; everything that was committed is in the database, which "
+                "goes on with a new WAL", self.path, lost,
+            )  # fmt: skip
+            return regained
+        self._lost = lost
+        raise DatabaseLostError(self.path, lost, committed=committed) from cause
+
+    def _with_new_wal(self, session: Session, held: Ground) -> Session | None:
+        """Move all of a lost WAL into the database. Return a connection with a new WAL, or None
+        when it cannot be done. The old connection is closed then."""
         with sessions.Pause():
             if sessions.quiesce(held.file) and held.can_be_regained(self._names):
                 wanted = _state_of(session)
@@ -607,14 +645,9 @@ class Database:
                     held.forget_wal()
                     session = self._pool.take(self._pool.writers, held.file, self._connect_writer)
                     if _state_of(session) == wanted:
-                        logger.warning(
-                            "%s: %s while it was open; everything that was committed is in the "
-                            "database, which goes on with a new WAL", self.path, lost,
-                        )  # fmt: skip
                         return session
             session.close()
-        self._lost = lost
-        raise DatabaseLostError(self.path, lost, committed=committed)
+        return None
 
     def _understood(self, query: Callable[[Connection], Result], connection: Connection) -> Result:
         """Return the result of a query, which makes records of rows and decodes contents. Raises
@@ -695,11 +728,13 @@ class _Held(User):
         ground.leave(self)
 
     def close(self) -> None:
-        """Close all idle connections, and leave the WAL as it is."""
+        """Close all idle connections, and leave the WAL as it is. While a thread writes, the ground
+        stays: after that it calls this again."""
         self.pool.is_closed = True
         self.pool.close_idle()
-        self.leave()
-        ground.tidy_up()
+        if not self.pool.is_writing:
+            self.leave()
+            ground.tidy_up()
 
     def drop(self) -> None:
         """Release everything of a `Database` that was not closed, with a `ResourceWarning`."""

@@ -97,6 +97,12 @@ class Session:
         use = _uses.get(self.number)
         return use is not None and use[1] == threading.get_ident()
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a thread uses it."""
+        use = _uses.get(self.number)
+        return use is not None and use[1] is not None
+
     def taken(self) -> Session:
         """Mark it as used by this thread, and return it."""
         _uses[self.number][1] = threading.get_ident()
@@ -155,13 +161,19 @@ class Pool:
         _pools[number] = weakref.ref(self, partial(_pools.pop, number))
 
     def take(
-        self, idle: deque[Session], file: Identity, connect: Callable[[Session], None]
+        self,
+        idle: deque[Session],
+        file: Identity,
+        connect: Callable[[Session], None],
+        *,
+        is_locked: bool = True,
     ) -> Session:
         """Return a connection, idle or new, that this thread owns until it gives it back or closes
-        it. While another thread has a pause (a fork), wait."""
+        it. While another thread has a pause (a fork), wait. For a connection for writing,
+        `is_locked` says whether this thread holds the writer lock."""
         session: Session | None = None
         try:
-            if idle is self.writers:
+            if idle is self.writers and is_locked:
                 self._undo_what_is_left()
             while True:
                 wait_for_others()
@@ -190,6 +202,12 @@ class Pool:
         last = None if self._last_writer is None else self._last_writer()
         if last is not None:
             last.undo()
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a thread has the connection for writing."""
+        last = None if self._last_writer is None else self._last_writer()
+        return last is not None and last.is_open and last.is_used
 
     def give_back(self, session: Session, idle: deque[Session]) -> None:
         """Put a connection into the pool for its next user. Close it if it is not clean, or one too
