@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -54,6 +56,20 @@ def _run(document: Path, directory: Path, installed: Installed) -> int:
                 f"To renew it: python -m tests.support.readme {document.stem} --renew"
             )
     return ran
+
+
+@DOCUMENTS
+def test_programs_import_public_names(document: Path) -> None:
+    """What a document imports of the package is on the front door, or is offered by a module by
+    topic: no program learns a name that is only kept for earlier ones."""
+    for step in readme.steps(document):
+        if step.kind != "python":
+            continue
+        for node in ast.walk(ast.parse(step.source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rtstore"):
+                offered = importlib.import_module(node.module or "")
+                names = getattr(offered, "__all__", vars(offered))
+                assert {alias.name for alias in node.names} <= set(names), step.where
 
 
 def test_the_comparison_notices_a_difference() -> None:

@@ -15,6 +15,7 @@ from types import FunctionType
 import pytest
 
 import rtstore
+from tests.support.earlier_names import EARLIER_NAMES
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -41,6 +42,14 @@ MACHINE_PATHS = re.compile(r"(?<![\w.~-])/(?:home|root|work|tmp|Users|mnt|opt)/[
 LEFTOVERS_ALLOWED: dict[tuple[str, str], str] = {}
 MACHINE_PATHS_ALLOWED: dict[tuple[str, str], str] = {}
 """Words and paths that are meant, by file and text, each with the reason."""
+
+TOPICS = (
+    "rtstore.directories",
+    "rtstore.errors",
+    "rtstore.events",
+    "rtstore.parts",
+    "rtstore.records",
+)
 
 THIS_FILE = "tests/house/test_tidy.py"
 SKIPPED = ("__pycache__", "build", "dist", "node_modules")
@@ -243,15 +252,22 @@ def test_front_door_is_complete() -> None:
     imported from the same module. `from rtstore import *` imports all of them."""
     tree = ast.parse(text_of("rtstore/__init__.py"))
     seen = {
-        (node.module, alias.asname)
+        (node.module, alias.asname or alias.name)
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rtstore.")
         for alias in node.names
         if node.module != "rtstore.forks"  # it is used there, and not offered
     }
     used = {(module, name) for module, names in rtstore._HOMES.items() for name in names}
-    assert seen == used
+    assert seen == used | {(module, "*") for module in rtstore._EARLIER}
     assert sorted(vars(rtstore)["__all__"]) == sorted([*(name for _, name in used), "__version__"])
+
+
+def test_front_door_shows_what_a_runtime_needs() -> None:
+    """`dir(rtstore)` has the public names and nothing else, and they are few, whatever was imported
+    before."""
+    assert dir(rtstore) == sorted(vars(rtstore)["__all__"])
+    assert len(dir(rtstore)) <= 45
 
 
 @pytest.mark.parametrize("name", rtstore._NAMES)
@@ -260,6 +276,30 @@ def test_front_door_opens(name: str) -> None:
     found = getattr(rtstore, name)
     if isinstance(found, type | FunctionType):
         assert found.__doc__
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_modules_by_topic_are_complete(topic: str) -> None:
+    """A module by topic offers each of its names, has a line in the docstring of the package, and
+    what it shares with the front door is the same thing."""
+    module = importlib.import_module(topic)
+    offered = {name: found for name, found in vars(module).items() if not name.startswith("_")}
+    if topic != "rtstore.errors":  # the others define nothing, and say what they offer
+        offered = {name: getattr(module, name) for name in module.__all__}
+    for name in offered.keys() & set(rtstore._NAMES):
+        assert offered[name] is getattr(rtstore, name)
+    assert f"    {topic} " in (rtstore.__doc__ or "")
+    assert set(rtstore._EARLIER[topic]) <= set(offered)
+
+
+def test_earlier_imports_stay() -> None:
+    """Whatever `from rtstore import ...` once offered is there, without a warning, and no name of
+    the front door is among what it only keeps for that."""
+    kept = {name for names in rtstore._EARLIER.values() for name in names}
+    assert set(EARLIER_NAMES) <= kept | set(rtstore._NAMES)
+    assert not kept & set(rtstore._NAMES)
+    for name in EARLIER_NAMES:
+        assert getattr(rtstore, name) is not None
 
 
 def test_every_module_can_be_imported() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from rtstore.control.schema import REVISIONS
+from tests.support.earlier_names import EARLIER_NAMES
 from tests.support.installed import CHECKOUT, Installed
 from tests.upgrade.freeze import unpack
 
@@ -143,16 +144,9 @@ from pydantic import BaseModel
 from rtstore import (
     AsyncRuntimeStore,
     Batch,
-    BatchCommitted,
-    BatchFailed,
     BatchReason,
-    BatchUnfinished,
     Descriptor,
     Event,
-    EventKind,
-    FileQuarantined,
-    NotReady,
-    QuarantinedFile,
     ReadinessCheck,
     RecoveryPlan,
     RunIdentity,
@@ -160,10 +154,17 @@ from rtstore import (
     RuntimeStoreError,
     Snapshot,
     StoreContent,
-    StoreDifferences,
-    StoreRecovered,
-    StoreVersion,
 )
+from rtstore.events import (
+    BatchCommitted,
+    BatchFailed,
+    BatchUnfinished,
+    EventKind,
+    FileQuarantined,
+    NotReady,
+    StoreRecovered,
+)
+from rtstore.records import QuarantinedFile, StoreDifferences, StoreVersion
 from rtstore.testing import (
     CrashPoint,
     Ids,
@@ -334,6 +335,7 @@ WRONG = [
     ("store.update(NUMBERS, lambda old: 1, identity=ONE, reason='a')", "return-value"),
     ("Descriptor('a', payload=int)", "type-var"),
     ("Descriptor('a', pyload=Numbers)", "call-overload"),
+    ("rtstore.nothing()", "attr-defined"),
 ]
 
 
@@ -356,7 +358,7 @@ def test_types_hold_from_outside(installed: Installed) -> None:
     sample.write_text(SAMPLE, encoding="utf-8")
     assert "Success" in check_types(installed, sample, 0)
     head = (
-        "from pydantic import BaseModel\n"
+        "import rtstore; from pydantic import BaseModel\n"
         "from rtstore import AsyncRuntimeStore, EventKind, RunIdentity, RuntimeStore, StoreEvent\n"
         "from rtstore import Descriptor; from rtstore.testing import crash_at\n"
         "class Numbers(BaseModel): values: list[int]\n"
@@ -371,3 +373,24 @@ def test_types_hold_from_outside(installed: Installed) -> None:
             line.startswith(f"wrong.py:{number}:") and line.endswith(f"[{code}]")
             for line in said.splitlines()
         ), said
+
+
+@pytest.mark.thorough
+def test_earlier_imports_have_their_types(installed: Installed) -> None:
+    """A typed program that imports every name as it once could passes mypy --strict, and the names
+    are what they were: a class that it derives, an error that it catches."""
+    program = installed.folder / "earlier.py"
+    program.write_text(
+        f"from rtstore import {', '.join(EARLIER_NAMES)}\n"
+        "class Mine(FileSystem): ...\n"
+        "def when(record: Receipt, found: BatchCommitted) -> str:\n"
+        "    try:\n"
+        "        return import_directory('x').team_name + record.receipt_id + found.batch_id\n"
+        "    except LockTimeoutError as error:\n"
+        "        return str(error.store)\n",
+        encoding="utf-8",
+    )
+    said = check_types(installed, program, 1)
+    assert said.splitlines()[:-1] == [
+        'earlier.py:7: error: "LockTimeoutError" has no attribute "store"  [attr-defined]'
+    ], said

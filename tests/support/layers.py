@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rtstore.cli",),
-    ("rtstore",),
+    ("rtstore", "rtstore.directories", "rtstore.events", "rtstore.parts", "rtstore.records"),
     ("rtstore.aio", "rtstore.testing"),
     ("rtstore.store",),
     ("rtstore.maintenance", "rtstore.recovery"),
@@ -31,8 +31,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rtstore.errors", "rtstore.foreign", "rtstore.forks", "rtstore.shell"),
 )
 """Top to bottom. A module imports from its own layer and from those below it, never in a circle.
-A package stands for all modules in it; `rtstore` alone is the front door, which nobody uses but
-the command."""
+A package stands for all modules in it. `rtstore` alone and the modules by topic are the front door,
+which nobody uses but the command."""
 
 PURE = (
     "rtstore.commit.draft",

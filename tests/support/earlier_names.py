@@ -1,0 +1,27 @@
+"""What `from rtstore import ...` offered when all names stood in one list. It imports still."""
+
+_NAMES = """
+ActionKind ActionOutcome AsyncRun AsyncRuntimeStore Backup BackupDamagedError Batch
+BatchCommitted BatchFailed BatchFailedError BatchReason BatchRequest BatchState
+BatchUnfinished BatchUnfinishedError BatchWriter CallError ConflictError ContentMissingError
+CorruptDatabaseError Criticality DATABASE_NAME DataRefusedError DataUpgradeError Database
+DatabaseFailedError DatabaseLockedError DatabaseLostError DatabaseMissingError DatabaseUpgrade
+Descriptor Difference DifferenceKind Durability Event EventKind ExportReport FileInspector
+FileQuarantined FileSystem ForeignDatabaseError ForeignEdits ImportReport Inspection
+InspectionState InvalidRequestError KEEP_EVERYTHING KNOWN_DESCRIPTORS LegacyImportError
+LockLostError LockTimeoutError Manifest ManifestEntry ManifestStore MissedBatchesError
+NewerDatabaseError NewerStoreFileError NotARuntimeDirectoryError NotReady OlderDatabaseError
+OpenBatchError Owner PruneReport PruneStoppedError QuarantinedFile ReadOnlyStoreError
+ReadinessCheck ReadinessImpact ReadinessReason RebuildReport RebuildRequest RebuildStrategy
+Rebuilder Rebuilders Receipt ReceiptStore RecoveryAction RecoveryFailedError
+RecoveryNeededError RecoveryPlan RecoveryPlanner RecoveryReport RecoveryStep RecoveryTrigger
+Registry Retention RetryableError Run RunAliveError RunEnding RunIdentity RunProcess RunRecord
+RunState RuntimeStore RuntimeStoreError Snapshot StaleRunError StaleStore StartKind StartState
+StopError StorageError StoreClosedError StoreContent StoreData StoreDifferences StoreEvent
+StoreFileChangedError StoreForkedError StoreRecovered StoreVersion StoreWrite TeamImportReport
+UnknownStoreError UnsafePathError UnusableEngineError UpgradeFailedError UpgradeReport
+WriterLock WrongTeamError build_plan build_readiness default_manifest import_directory
+import_team migrations_path rebuild_database restore_backup upgrade_directory
+validate_invariants verify_backup __version__
+"""
+EARLIER_NAMES = tuple(_NAMES.split())
