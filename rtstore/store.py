@@ -39,7 +39,7 @@ from rtstore.errors import (
     WrongTeamError,
 )
 from rtstore.files.inspector import FileInspector
-from rtstore.files.system import FileSystem
+from rtstore.files.seams import Seams
 from rtstore.forks import no_fork
 from rtstore.history import follow
 from rtstore.history.prune import PruneProgress, PruneReport, prune_history
@@ -71,7 +71,6 @@ from rtstore.model.descriptors import Descriptor, Registry, StoreKey, StoreKeys,
 from rtstore.model.differences import differences
 from rtstore.model.edits import ForeignEdits, checked_edits
 from rtstore.model.envelope import decode
-from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.records import (
     Batch,
     BatchReason,
@@ -87,7 +86,6 @@ from rtstore.model.records import (
 from rtstore.model.request import ExpectedVersions, Writes, batch_request
 from rtstore.model.runs import RunEnding, RunProcess, RunRecord, StartState
 from rtstore.model.start import start_state
-from rtstore.model.times import Clock, utc_now
 from rtstore.model.typed import StoreData, change_for
 from rtstore.recovery.begin import Keep, RunStarter
 from rtstore.recovery.execute import Recovery
@@ -121,14 +119,10 @@ class RuntimeStore:
         database: Database,
         registry: Registry,
         *,
-        clock: Clock,
-        batch_id_factory: IdFactory,
-        receipt_id_factory: IdFactory,
-        plan_id_factory: IdFactory,
+        seams: Seams,
         durability: Durability,
         retention: Retention,
         lock: WriterLock,
-        fs: FileSystem,
         team_name: str,
         on_event: Observer | None = None,
         foreign_edits: ForeignEdits = ForeignEdits.RAISE,
@@ -146,16 +140,16 @@ class RuntimeStore:
         """The recovery that opening the store ran, or None when none was needed."""
         self.last_data_upgrade: DataUpgradeReport | None = None
         """The stores whose data opening upgraded to the descriptor's version, or None."""
-        self._clock = clock
-        self._fs = fs
+        self._clock = clock = seams.clock
+        self._fs = fs = seams.fs
         self._manifest_store = ManifestStore(database, team_name=team_name, clock=clock)
         self._receipt_store = ReceiptStore(database)
         self._writer = BatchWriter(
             directory,
             self._manifest_store,
             self._receipt_store,
-            batch_id_factory=batch_id_factory,
-            receipt_id_factory=receipt_id_factory,
+            batch_id_factory=seams.batch_id_factory,
+            receipt_id_factory=seams.receipt_id_factory,
             clock=clock,
             lock=lock,
             durability=durability,
@@ -168,7 +162,7 @@ class RuntimeStore:
             self._manifest_store,
             self._receipt_store,
             FileInspector(directory, fs),
-            plan_id_factory=plan_id_factory,
+            plan_id_factory=seams.plan_id_factory,
             clock=clock,
             lock=lock,
             may_lock=not database.read_only,
@@ -194,10 +188,6 @@ class RuntimeStore:
         *,
         team_name: str | None = None,
         descriptors: Iterable[Descriptor] | None = None,
-        clock: Clock = utc_now,
-        batch_id_factory: IdFactory = new_batch_id,
-        receipt_id_factory: IdFactory = new_receipt_id,
-        plan_id_factory: IdFactory = new_plan_id,
         durability: Durability | str = Durability.LOG,
         lock_timeout_s: float = DEFAULT_TIMEOUT_S,
         retention: Retention | None = None,
@@ -206,7 +196,7 @@ class RuntimeStore:
         upgrade: bool = True,
         on_event: Observer | None = None,
         foreign_edits: ForeignEdits | str = ForeignEdits.RAISE,
-        fs: FileSystem | None = None,
+        seams: Seams | None = None,
     ) -> Self:
         """Open the store of a runtime directory. Create both when they do not exist yet.
 
@@ -221,7 +211,6 @@ class RuntimeStore:
                 existing one.
             descriptors: the stores of this runtime. The database remembers them. Default: those
                 remembered, or the known stores of an OpenCode team.
-            clock, batch_id_factory, receipt_id_factory, plan_id_factory: sources of times and ids.
             durability: `log` (one flush a batch) or `files` (the store files are flushed too).
             lock_timeout_s: how long a write waits for other writers, in seconds.
             retention: how much history stays in the database, which remembers it for every
@@ -240,7 +229,7 @@ class RuntimeStore:
             foreign_edits: what reads and updates do about a store file that somebody else changed:
                 `raise` an error, `ignore` the edit and use what is committed, or `adopt` the file
                 in a batch of its own if it passes the checks of a write. See `ForeignEdits`.
-            fs: the seam to the file system, for tests.
+            seams: where times, ids and files come from, for tests: see `rtstore.testing.Seams`.
 
         Raises `NotARuntimeDirectoryError`, `WrongTeamError`, `InvalidRequestError`,
         `DatabaseMissingError` (nothing is created or changed), `OlderDatabaseError`,
@@ -249,16 +238,14 @@ class RuntimeStore:
         `RecoveryFailedError`.
         """
         directory = arguments.path(directory, "directory").absolute()  # wherever the process goes
-        fs = arguments.instance(FileSystem, FileSystem() if fs is None else fs, "fs")
+        seams = arguments.optional(Seams, seams, "seams") or Seams()
+        clock, fs = seams.clock, seams.fs
         arguments.optional(str, team_name, "team_name")
         registry = None if descriptors is None else Registry(descriptors)
         durability = member(Durability, durability, "durability")
         arguments.optional(Retention, retention, "retention")
         on_event = None if on_event is None else checked_observer(on_event)
         edits = checked_edits(foreign_edits, read_only=read_only)
-        arguments.function(batch_id_factory, "batch_id_factory")
-        arguments.function(receipt_id_factory, "receipt_id_factory")
-        arguments.function(plan_id_factory, "plan_id_factory")
         lock_timeout_s = arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
         lock = WriterLock(directory, lock_timeout_s, read_only=read_only)
         if read_only:
@@ -279,14 +266,10 @@ class RuntimeStore:
                 directory,
                 database,
                 register(database, registry, lock, read_only=read_only),
-                clock=clock,
-                batch_id_factory=batch_id_factory,
-                receipt_id_factory=receipt_id_factory,
-                plan_id_factory=plan_id_factory,
+                seams=seams,
                 durability=durability,
                 retention=remember_retention(database, retention, kept, lock, read_only=read_only),
                 lock=lock,
-                fs=fs,
                 team_name=head.team_name,
                 on_event=on_event,
                 foreign_edits=edits,

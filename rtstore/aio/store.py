@@ -79,7 +79,7 @@ from rtstore.control.contents import Retention
 from rtstore.control.history import StoreVersion
 from rtstore.control.lock import DEFAULT_TIMEOUT_S
 from rtstore.errors import StoreClosedError
-from rtstore.files.system import FileSystem
+from rtstore.files.seams import Seams
 from rtstore.history import follow
 from rtstore.history.prune import PruneProgress, PruneReport
 from rtstore.history.reader import Snapshot, StoreContent
@@ -89,7 +89,6 @@ from rtstore.maintenance.backup import Backup
 from rtstore.maintenance.backup.record import Progress
 from rtstore.model.descriptors import Descriptor, StoreKey, StoreKeys, store_name
 from rtstore.model.edits import ForeignEdits
-from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.records import (
     Batch,
     BatchReason,
@@ -103,7 +102,6 @@ from rtstore.model.records import (
 )
 from rtstore.model.request import ExpectedVersions, Writes, batch_request, pairs
 from rtstore.model.runs import RunEnding, RunRecord, StartState
-from rtstore.model.times import Clock, utc_now
 from rtstore.model.typed import StoreData
 from rtstore.recovery.begin import Keep
 from rtstore.recovery.rebuilders import Rebuilders
@@ -178,10 +176,6 @@ class AsyncRuntimeStore:
         *,
         team_name: str | None = None,
         descriptors: Iterable[Descriptor] | None = None,
-        clock: Clock = utc_now,
-        batch_id_factory: IdFactory = new_batch_id,
-        receipt_id_factory: IdFactory = new_receipt_id,
-        plan_id_factory: IdFactory = new_plan_id,
         durability: Durability | str = Durability.LOG,
         lock_timeout_s: float = DEFAULT_TIMEOUT_S,
         retention: Retention | None = None,
@@ -190,7 +184,7 @@ class AsyncRuntimeStore:
         upgrade: bool = True,
         on_event: Observer | None = None,
         foreign_edits: ForeignEdits | str = ForeignEdits.RAISE,
-        fs: FileSystem | None = None,
+        seams: Seams | None = None,
     ) -> Opening[Self]:
         """Open a store: `store = await AsyncRuntimeStore.open(...)`, or `async with` without await.
 
@@ -204,10 +198,6 @@ class AsyncRuntimeStore:
             directory,
             team_name=team_name,
             descriptors=None if descriptors is None else tuple(descriptors),
-            clock=clock,
-            batch_id_factory=batch_id_factory,
-            receipt_id_factory=receipt_id_factory,
-            plan_id_factory=plan_id_factory,
             durability=durability,
             lock_timeout_s=lock_timeout_s,
             retention=retention,
@@ -216,7 +206,7 @@ class AsyncRuntimeStore:
             upgrade=upgrade,
             on_event=observer,
             foreign_edits=foreign_edits,
-            fs=fs,
+            seams=seams,
         )
         return Opening(lambda: cls._open(function, on_event).__await__())
 

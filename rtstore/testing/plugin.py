@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rtstore.files.seams import Seams
 from rtstore.store import RuntimeStore
 from rtstore.testing.sources import Ids, StepClock
 
@@ -27,12 +28,13 @@ def runtime_directory(tmp_path: Path) -> Path:
 def store_options() -> dict[str, Any]:
     """Options of `RuntimeStore.open` and `AsyncRuntimeStore.open` that make times and ids the same
     in every run."""
-    return {
-        "clock": StepClock(),
-        "batch_id_factory": Ids("batch"),
-        "receipt_id_factory": Ids("receipt"),
-        "plan_id_factory": Ids("plan"),
-    }
+    seams = Seams(
+        clock=StepClock(),
+        batch_id_factory=Ids("batch"),
+        receipt_id_factory=Ids("receipt"),
+        plan_id_factory=Ids("plan"),
+    )
+    return {"seams": seams}
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from rtstore import (
     WriterLock,
 )
 from rtstore.control import recovery_log
+from rtstore.testing import Seams
 from tests.support import (
     CHECKPOINT,
     IDENTITY,
@@ -339,7 +340,7 @@ def test_an_opening_that_is_cancelled_is_closed_again(
         threads = threading.active_count()
         gate = Gate()
         opening = AsyncRuntimeStore.open(
-            tmp_path / "new", team_name=TEAM, clock=lambda: gate() and NOON
+            tmp_path / "new", team_name=TEAM, seams=Seams(clock=lambda: gate() and NOON)
         )
         task = asyncio.ensure_future(opening)
         await gate.reached()
@@ -352,7 +353,7 @@ def test_an_opening_that_is_cancelled_is_closed_again(
         assert threading.active_count() <= threads + 1  # that of `to_thread`
         failing = Gate(LookupError("no clock"))
         task = asyncio.ensure_future(
-            AsyncRuntimeStore.open(tmp_path / "none", team_name=TEAM, clock=failing)
+            AsyncRuntimeStore.open(tmp_path / "none", team_name=TEAM, seams=Seams(clock=failing))
         )
         await failing.reached()
         task.cancel()

@@ -10,6 +10,7 @@ import pytest
 from rtstore import RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from rtstore.model.times import utc_now
+from rtstore.testing import Seams
 from tests.cli.commands import run
 from tests.support import picture
 
@@ -121,7 +122,9 @@ def long_ago(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("short") / "team"
     clock = {"hours": 4.5}
     with RuntimeStore.open(
-        directory, team_name="team-a", clock=lambda: utc_now() - timedelta(hours=clock["hours"])
+        directory,
+        team_name="team-a",
+        seams=Seams(clock=lambda: utc_now() - timedelta(hours=clock["hours"])),
     ) as store:
         for number, batch_id in enumerate(LONG):
             store.write_batch(

@@ -25,6 +25,7 @@ from rtstore import (
 )
 from rtstore.cli.demo.writer import IDENTITY, TEAM
 from rtstore.control.lock import LOCK_NAME
+from rtstore.testing import Seams
 from tests.cli.commands import crashed_team, ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.legacy.build import FERRY, MANIFEST, OTHER_MANIFEST, OWN, RECEIPTS
@@ -172,7 +173,7 @@ def _only_a_failed_batch(parent: Path) -> Path:
     directory = parent / "failed"
     failing = WatchedFileSystem(at("rename", directory / LEASES_FILE, OSError(5, "no disk")))
     with (
-        RuntimeStore.open(directory, team_name=TEAM, fs=failing) as store,
+        RuntimeStore.open(directory, team_name=TEAM, seams=Seams(fs=failing)) as store,
         pytest.raises(BatchFailedError),
     ):
         store.write_batch(identity=IDENTITY, reason="delivery_commit", writes={LEASES: {}})

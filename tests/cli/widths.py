@@ -23,7 +23,7 @@ from unittest.mock import patch
 from rtstore import DATABASE_NAME, RuntimeStore
 from rtstore.cli.demo.writer import IDENTITY, TEAM, fatal_checkpoint, first_checkpoints
 from rtstore.model.times import Clock
-from rtstore.testing import crash_at
+from rtstore.testing import Seams, crash_at
 from tests.cli.commands import run
 
 WIDTHS = (80, 40, None)
@@ -106,7 +106,7 @@ def _masked(text: str) -> str:
 def _directories() -> Iterator[None]:
     """Stand in a folder with a team, one that a crash left, one with torn files, and all three."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
-        with RuntimeStore.open("team", team_name=TEAM, clock=_clock()) as store:
+        with RuntimeStore.open("team", team_name=TEAM, seams=Seams(clock=_clock())) as store:
             for number, checkpoint in enumerate([*first_checkpoints(), fatal_checkpoint()], 1):
                 store.write_batch(
                     identity=IDENTITY,
@@ -139,7 +139,7 @@ def _batch_id(number: int) -> str:
 
 def _crash(directory: Path, batch_id: str) -> None:
     checkpoint = fatal_checkpoint()
-    with crash_at("in-file-3"), RuntimeStore.open(directory, clock=_clock()) as store:
+    with crash_at("in-file-3"), RuntimeStore.open(directory, seams=Seams(clock=_clock())) as store:
         store.write_batch(
             identity=IDENTITY,
             reason=checkpoint.reason,

@@ -23,6 +23,7 @@ from tests.support import (
     WatchedFileSystem,
     agree,
     new_directory,
+    options_of,
     stray_files,
     write,
 )
@@ -48,7 +49,7 @@ def directory(tmp_path: Path) -> Path:
 
 def open_it(directory: Path, **options: Any) -> RuntimeStore:
     """Open the store; it is opened several times, so its ids are its own."""
-    return RuntimeStore.open(directory, team_name=TEAM, **options)
+    return RuntimeStore.open(directory, team_name=TEAM, **options_of(**options))
 
 
 class Raced(WatchedFileSystem):

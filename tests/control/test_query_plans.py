@@ -32,7 +32,7 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from tests.benchmarks import history
 from tests.benchmarks.documents import IDENTITY, REASON, TEAM, Documents
-from tests.support import DIAGNOSTICS, LEASES, LEDGER, Crash, WatchedFileSystem, at
+from tests.support import DIAGNOSTICS, LEASES, LEDGER, Crash, WatchedFileSystem, at, options_of
 from tests.support.query_trace import GROWING, Trace, scans, traced
 
 SHORT, LONG = 400, 8_000
@@ -44,7 +44,7 @@ AT = "2026-04-21T12:00:00.000Z"
 def open_store(directory: Path, **options: Any) -> RuntimeStore:
     """Open a store of the test; whatever it keeps, it keeps everything unless it is told."""
     defaults = {"team_name": TEAM, "retention": KEEP_EVERYTHING}
-    return RuntimeStore.open(directory, **{**defaults, **options})
+    return RuntimeStore.open(directory, **options_of(**{**defaults, **options}))
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from rtstore import (
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.model.request import BatchRequest, batch_request
 from rtstore.recovery.rebuilders import RebuildRequest
+from rtstore.testing import Seams
 from tests.crash.children import Say
 from tests.crash.ledger import (
     IDENTITY,
@@ -152,13 +153,15 @@ class Caller:
                 self.directory,
                 team_name=TEAM,
                 descriptors=self._descriptors(),
-                batch_id_factory=_own_id.get,
-                receipt_id_factory=lambda: f"receipt-{self._prefix}-{next(self._receipts)}",
+                seams=Seams(
+                    batch_id_factory=_own_id.get,
+                    receipt_id_factory=lambda: f"receipt-{self._prefix}-{next(self._receipts)}",
+                    fs=self._fs or FileSystem(),
+                ),
                 durability=self._options.durability,
                 retention=self._options.retention,
                 lock_timeout_s=self._options.lock_timeout_s,
                 recover=recover,
-                fs=self._fs,
             )
         except (BatchFailedError, BatchUnfinishedError) as error:
             self.say(_refused(error))

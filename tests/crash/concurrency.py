@@ -22,6 +22,7 @@ from rtstore import (
     StoreFileChangedError,
 )
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
+from rtstore.testing import Seams
 from tests.crash.check import check
 from tests.crash.children import Child, Say, killer
 from tests.crash.client import TEAM, Caller, Options, new_data
@@ -152,7 +153,9 @@ def _life(directory: Path, role: str, name: str, point: int) -> Callable[[Say], 
             if role == "threads":
                 _live_in_threads(caller, name)
             elif role in ("read", "plan"):
-                with RuntimeStore.open(directory, team_name=TEAM, recover=False, fs=fs) as store:
+                with RuntimeStore.open(
+                    directory, team_name=TEAM, recover=False, seams=Seams(fs=fs)
+                ) as store:
                     _look(store, say, plan=role == "plan")
             else:
                 _act(caller, role)

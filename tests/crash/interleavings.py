@@ -29,6 +29,7 @@ from rtstore import (
     StaleRunError,
 )
 from rtstore.model.descriptors import HOST_LEASES, PROMPT_DELIVERY_LEDGER
+from rtstore.testing import Seams
 from tests.crash.children import LIMIT_S, Child, Say
 from tests.crash.client import TEAM
 from tests.crash.controls import no_fence
@@ -101,9 +102,8 @@ def _live(directory: Path, commands: BinaryIO, say: Say) -> None:
                 store = RuntimeStore.open(
                     directory,
                     team_name=TEAM,
-                    batch_id_factory=lambda: current[0].batch_id,
+                    seams=Seams(batch_id_factory=lambda: current[0].batch_id, fs=fs),
                     retention=KEEP_ALL,
-                    fs=fs,
                 )
             say(Found(_carry_out(store, act)))
 

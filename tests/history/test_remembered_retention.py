@@ -29,6 +29,7 @@ from rtstore import (
     restore_backup,
 )
 from rtstore.model.records import BatchReason
+from rtstore.testing import Seams
 from tests.support import (
     IDENTITY,
     LEASES,
@@ -139,7 +140,7 @@ def test_a_new_directory_remembers_what_it_was_made_with(
 
     fs.judge = die_when_it_is_there
     with pytest.raises(Crash):
-        RuntimeStore.open(new, team_name=TEAM, retention=named, fs=fs)
+        RuntimeStore.open(new, team_name=TEAM, retention=named, seams=Seams(fs=fs))
     with open_store(new) as store:
         assert store.retention == (named or Retention())
 
@@ -268,7 +269,7 @@ def test_remembering_costs_no_statement(directory: Path, monkeypatch: pytest.Mon
 
 def _leave_a_batch(directory: Path) -> None:
     fs = WatchedFileSystem()
-    store = RuntimeStore.open(directory, fs=fs)
+    store = RuntimeStore.open(directory, seams=Seams(fs=fs))
     fs.judge = at("rename", file_of(store, LEASES), Crash())
     with suppress(Crash):
         write(store, LEASES, "of a dead writer", batch_id="batch-left")

@@ -20,6 +20,7 @@ from rtstore.control import retention as pruning
 from rtstore.control.retention import Due, Weighed
 from rtstore.control.sqlite.engine import Database
 from rtstore.model.times import format_time
+from rtstore.testing import Seams
 from tests.control.build import INSERT_BATCH, INSERT_CONTENT, INSERT_ENTRY, INSERT_WRITE, copied
 from tests.support import LEASES, LEDGER, NOON, agree, new_directory, open_store, write
 
@@ -286,7 +287,7 @@ def test_a_busy_store_keeps_a_past(tmp_path: Path) -> None:
         assert len(kept) <= 3 + 25 + 1 + 8
         assert store.read(LEASES, at=kept[0].batch_id).data < 40
         assert agree(store)
-    with RuntimeStore.open(directory, clock=lambda: clock[0]) as again:
+    with RuntimeStore.open(directory, seams=Seams(clock=lambda: clock[0])) as again:
         assert again.retention == keep
         again.prune()
         assert len([item for item in again.history(LEASES) if item.has_content]) <= 3 + 25 + 1

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from rtstore import RuntimeStore, RuntimeStoreError
 from rtstore.errors import BatchUnfinishedError, DatabaseFailedError
-from tests.support import CONTROL, Picture, digest, picture
+from tests.support import CONTROL, Picture, digest, options_of, picture
 
 LIMIT_S = 60.0
 """A call that takes longer hangs. Far above what any of them takes, for slow machines."""
@@ -115,7 +115,7 @@ class Scene:
         how = ", ".join(f"{key}={value}" for key, value in options.items())
         self.call(
             f"open({how})",
-            lambda: opened.append(RuntimeStore.open(self.directory, **options)),
+            lambda: opened.append(RuntimeStore.open(self.directory, **options_of(**options))),
             about,
         )
         for store in opened:

@@ -26,6 +26,7 @@ from rtstore import (
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.errors import BatchFailedError, BatchUnfinishedError, RuntimeStoreError, StorageError
+from rtstore.testing import Seams
 from tests.hostile.scene import Scene
 from tests.hostile.sessions import ABOUT, LOOK, RECOVER, WRITE
 from tests.hostile.template import DATABASE, template
@@ -182,7 +183,9 @@ def test_files_do_not_fit(scene: Scene) -> None:
             _write(store, 0)
             (scene.directory / "opencode-host-leases.json").write_text("an edit by hand")
         before = scene.files()
-        with RuntimeStore.open(scene.directory, recover=False, fs=FullFileSystem(room)) as store:
+        with RuntimeStore.open(
+            scene.directory, recover=False, seams=Seams(fs=FullFileSystem(room))
+        ) as store:
             error = scene.call("write", functools.partial(_write, store, 1), about)
             kept = store.quarantined_files()
         if error is not None:

@@ -21,7 +21,7 @@ import pytest
 
 from rtstore import DATABASE_NAME, ImportReport, RunIdentity, RuntimeStore, import_directory
 from rtstore.legacy import StoreOutcome
-from tests.support import CHECKOUT, digest
+from tests.support import CHECKOUT, digest, options_of
 
 OWN = CHECKOUT / "tests" / "fixtures" / "legacy"
 SHARED = CHECKOUT.parent / "shared" / "legacy"
@@ -105,7 +105,9 @@ def take(directory: Path, **options: Any) -> ImportReport:
 @contextmanager
 def opened(directory: Path, **options: Any) -> Iterator[RuntimeStore]:
     """The store of an imported directory."""
-    with RuntimeStore.open(directory, clock=lambda: IMPORTED_AT, **options) as store:
+    with RuntimeStore.open(
+        directory, **options_of(**{"clock": lambda: IMPORTED_AT, **options})
+    ) as store:
         yield store
 
 

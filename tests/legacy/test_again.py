@@ -29,6 +29,7 @@ from rtstore import (
 )
 from rtstore.legacy import StoreOutcome, over_again_command
 from rtstore.legacy.rows import write_rows
+from rtstore.testing import Seams
 from tests.cli.commands import run, words_of
 from tests.legacy.build import (
     DUSK,
@@ -208,7 +209,9 @@ def test_a_legacy_program_that_wrote_where_nothing_was_imported(tmp_path: Path) 
     after an export, it names the way."""
     directory = tmp_path / "ours"
     before = IMPORTED_AT - timedelta(days=5)
-    with RuntimeStore.open(directory, team_name="harbour", clock=lambda: before) as store:
+    with RuntimeStore.open(
+        directory, team_name="harbour", seams=Seams(clock=lambda: before)
+    ) as store:
         writes = {LAUNCH: {"teamName": "harbour", "runId": "run-dusk"}, LEASES: {}}
         store.write_batch(identity=DUSK, reason=BatchReason.LAUNCH_CHECKPOINT, writes=writes)
     run("export", directory)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rtstore import FileInspector, ReadinessReason, RunIdentity, RuntimeStore
+from rtstore.testing import Seams
 from tests.legacy.build import CASES, Case, all_cases, take
 
 Answers = dict[str, Any]
@@ -75,7 +76,9 @@ def _our_answers(directory: Path, expected: Answers) -> Answers:
     created_at = datetime.fromisoformat(expected["plan"]["createdAt"])
     take(directory)
     with RuntimeStore.open(
-        directory, clock=lambda: created_at, plan_id_factory=lambda: "PLAN", recover=False
+        directory,
+        seams=Seams(clock=lambda: created_at, plan_id_factory=lambda: "PLAN"),
+        recover=False,
     ) as store:
         plan, readiness = store.assess(expected=identity)
         manifest = store.manifest()

@@ -33,6 +33,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.backup import RECORD_NAME, Step
+from rtstore.testing import Seams
 from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
 from tests.support import (
     CHECKOUT,
@@ -48,6 +49,7 @@ from tests.support import (
     files_picture,
     new_directory,
     open_store,
+    options_of,
     picture,
     plain_descriptor,
     write,
@@ -80,7 +82,7 @@ def _known() -> list[Any]:
 
 def back_up(directory: Path, destination: Path, **options: Any) -> Any:
     """Back up through a store of its own, as the command does."""
-    with RuntimeStore.open(directory, recover=False, **options) as store:
+    with RuntimeStore.open(directory, recover=False, **options_of(**options)) as store:
         return store.back_up(destination)
 
 
@@ -520,7 +522,7 @@ def test_a_backup_interrupted_in_its_first_moment_leaves_nothing(
             raise KeyboardInterrupt
 
     with (
-        RuntimeStore.open(directory, read_only=True, fs=Interrupted()) as store,
+        RuntimeStore.open(directory, read_only=True, seams=Seams(fs=Interrupted())) as store,
         pytest.raises(KeyboardInterrupt),
     ):
         store.back_up(tmp_path / "backup")

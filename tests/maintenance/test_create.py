@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rtstore import KNOWN_DESCRIPTORS, FileSystem, RuntimeStore
+from rtstore.testing import Seams
 from tests.benchmarks.documents import IDENTITY, TEAM, Documents, open_store, write
 from tests.support import CHECKOUT
 from tests.support.query_trace import traced
@@ -124,7 +125,7 @@ def test_each_file_is_read_once(directory: Path) -> None:
     """Opening, planning, and checking the readiness read every store file, each of them once."""
     fs = Reads()
     once = Counter(descriptor.relative_path for descriptor in KNOWN_DESCRIPTORS)
-    with RuntimeStore.open(directory, team_name=TEAM, fs=fs) as store:
+    with RuntimeStore.open(directory, team_name=TEAM, seams=Seams(fs=fs)) as store:
         assert fs.read_of == once
         fs.read_of.clear()
         store.plan_recovery(expected=IDENTITY)

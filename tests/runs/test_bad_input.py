@@ -21,6 +21,7 @@ from rtstore import (
     StoreFileChangedError,
     UnknownStoreError,
 )
+from rtstore.testing import Seams
 from tests.commit.test_in_doubt import leave_open
 from tests.support import (
     DIAGNOSTICS,
@@ -255,7 +256,7 @@ def test_beside_a_batch_that_cannot_be_finished(tmp_path: Path) -> None:
     leave_open(directory, {LEASES: "last", LEDGER: "last"})
     full: list[OSError] = [OSError(errno.ENOSPC, "No space left on device")]
     fs = WatchedFileSystem(lambda _, name, __: full[0] if name == "create" and full else None)
-    with RuntimeStore.open(directory, recover=False, fs=fs) as store:
+    with RuntimeStore.open(directory, recover=False, seams=Seams(fs=fs)) as store:
         rows, files = everything(store)
         with pytest.raises(OpenBatchError, match="No space left"):
             store.begin_run("run-2", keep="all")

@@ -27,6 +27,7 @@ from rtstore import (
     StorageError,
     StoreFileChangedError,
 )
+from rtstore.testing import Seams
 from tests.state_machine.stores import DESCRIPTORS, STORES, new_runtime
 from tests.state_machine.trouble import FragileFileSystem, Trouble, troubled
 from tests.state_machine.world import Intent, World
@@ -80,13 +81,15 @@ class Runtime(RuleBasedStateMachine):
         """Open the store of the model."""
         return RuntimeStore.open(
             self.world.directory,
-            clock=lambda: self.now,
-            batch_id_factory=self.ids,
-            receipt_id_factory=self.receipts,
-            plan_id_factory=self.plans,
+            seams=Seams(
+                clock=lambda: self.now,
+                batch_id_factory=self.ids,
+                receipt_id_factory=self.receipts,
+                plan_id_factory=self.plans,
+                fs=self.fs,
+            ),
             descriptors=DESCRIPTORS.values(),
             retention=self.retention,
-            fs=self.fs,
             **options,
         )
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from rtstore import KNOWN_DESCRIPTORS, Descriptor, RebuildStrategy, RuntimeStore
 from rtstore.recovery.rebuilders import Rebuilders, RebuildRequest
+from rtstore.testing import Seams
 from tests.support import DIAGNOSTICS, LAUNCH, LEDGER, NOON, SESSIONS, TEAM, launch_state
 from tests.support import plain_descriptor as plain
 
@@ -165,7 +166,7 @@ def _template() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     directory = folder / "runtime"
     RuntimeStore.open(
-        directory, team_name=TEAM, descriptors=DESCRIPTORS.values(), clock=lambda: NOON
+        directory, team_name=TEAM, descriptors=DESCRIPTORS.values(), seams=Seams(clock=lambda: NOON)
     ).close()
     return directory
 

@@ -40,6 +40,7 @@ from tests.support import (
     TEAM,
     new_directory,
     open_store,
+    options_of,
     write,
 )
 
@@ -73,7 +74,7 @@ def test_a_store_is_not_begun_with_wrong_arguments(
     """A clock without a zone, a name that is no text, a time-out that is no number: the field is
     named, and no directory made."""
     with pytest.raises(InvalidRequestError) as raised:
-        RuntimeStore.open(tmp_path / "new", **arguments)
+        RuntimeStore.open(tmp_path / "new", **options_of(**arguments))
     assert raised.value.field == field
     assert list(tmp_path.iterdir()) == []
 
@@ -251,6 +252,7 @@ PARAMETERS: dict[str, Callable[[RuntimeStore, Any], Any]] = {
     "open(lock_timeout_s)": lambda _, wrong: _open(lock_timeout_s=wrong),
     "open(on_event)": lambda _, wrong: _open(on_event=wrong),
     "open(fs)": lambda _, wrong: _open(fs=wrong),
+    "open(seams)": lambda _, wrong: _open(seams=wrong),
     "restore_backup": lambda _, wrong: restore_backup(wrong, "restored"),
     "restore_backup(directory)": lambda _, wrong: restore_backup("none", wrong),
     "import_directory": lambda _, wrong: import_directory(wrong),
@@ -272,7 +274,7 @@ PARAMETERS: dict[str, Callable[[RuntimeStore, Any], Any]] = {
 
 
 def _open(**options: Any) -> None:
-    RuntimeStore.open("new", team_name=TEAM, **options).close()
+    RuntimeStore.open("new", team_name=TEAM, **options_of(**options)).close()
 
 
 def _descriptor(**fields: Any) -> Descriptor:

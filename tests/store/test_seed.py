@@ -35,6 +35,7 @@ from rtstore import (
     validate_invariants,
 )
 from rtstore.model.records import Record
+from rtstore.testing import Seams
 from tests.support import NOON, NOON_TEXT, TEAM, Ids
 
 EXPECTED = RunIdentity(
@@ -71,7 +72,7 @@ class ControlPlane:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     """The control database of a new runtime directory."""
-    with RuntimeStore.open(tmp_path, team_name=TEAM, clock=lambda: NOON) as store:
+    with RuntimeStore.open(tmp_path, team_name=TEAM, seams=Seams(clock=lambda: NOON)) as store:
         yield store.database
 
 

@@ -26,6 +26,7 @@ from rtstore import (
 from rtstore.control.lock import LOCK_NAME
 from rtstore.errors import Hint
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
+from rtstore.testing import Seams
 from tests.support import (
     CHECKPOINT,
     FILE_OF,
@@ -62,7 +63,7 @@ def store(tmp_path: Path) -> Iterator[RuntimeStore]:
 def test_opening_makes_the_directory_and_the_database(tmp_path: Path) -> None:
     """One call is enough; what it makes is a store in which nothing was committed."""
     directory = tmp_path / "teams" / "a"
-    with RuntimeStore.open(directory, team_name=TEAM, clock=lambda: NOON) as store:
+    with RuntimeStore.open(directory, team_name=TEAM, seams=Seams(clock=lambda: NOON)) as store:
         manifest = store.manifest()
 
         assert (store.directory, store.team_name) == (directory, TEAM)

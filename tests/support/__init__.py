@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import functools
 import hashlib
 import json
@@ -20,6 +21,7 @@ from typing import Any
 from rtstore import Criticality, Descriptor, FileSystem, Owner, RebuildStrategy, RuntimeStore
 from rtstore.model.records import RunIdentity
 from rtstore.testing import Ids as Ids
+from rtstore.testing import Seams
 from tests.support.forked import HEAD, Forked
 
 NOON = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)
@@ -82,7 +84,7 @@ def _template() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="rtstore-template-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     directory = folder / "runtime"
-    RuntimeStore.open(directory, team_name=TEAM, clock=lambda: NOON).close()
+    RuntimeStore.open(directory, team_name=TEAM, seams=Seams(clock=lambda: NOON)).close()
     return directory
 
 
@@ -91,8 +93,18 @@ def new_directory(parent: Path, name: str = "runtime") -> Path:
     return Path(shutil.copytree(_template(), parent / name))
 
 
+_SEAMS = {field.name for field in dataclasses.fields(Seams)}
+
+
+def options_of(**options: Any) -> dict[str, Any]:
+    """The options of `open`, with those that are fields of `Seams` put together."""
+    seams = {name: options.pop(name) for name in _SEAMS & options.keys()}
+    return {**options, "seams": Seams(**seams)} if seams else options
+
+
 def open_store(directory: Path, **options: Any) -> RuntimeStore:
-    """Open a store with the ids and the time of the seed's tests, unless others are given."""
+    """Open a store with the ids and the time of the seed's tests, unless others are given. A field
+    of `Seams` is given by its name."""
     defaults: dict[str, Any] = {
         "team_name": TEAM,
         "clock": lambda: NOON,
@@ -100,7 +112,7 @@ def open_store(directory: Path, **options: Any) -> RuntimeStore:
         "receipt_id_factory": Ids("receipt"),
         "plan_id_factory": Ids("plan"),
     }
-    return RuntimeStore.open(directory, **{**defaults, **options})
+    return RuntimeStore.open(directory, **options_of(**{**defaults, **options}))
 
 
 def write(store: RuntimeStore, name: str, data: Any, **options: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rtstore import AsyncRuntimeStore, Batch
-from tests.support import CHECKPOINT, IDENTITY, LEASES
+from tests.support import CHECKPOINT, IDENTITY, LEASES, options_of
 
 
 def run(
@@ -20,7 +20,7 @@ def run(
     warning, and so an error, when it is collected."""
 
     async def opened() -> None:
-        async with AsyncRuntimeStore.open(directory, **options) as store:
+        async with AsyncRuntimeStore.open(directory, **options_of(**options)) as store:
             await main(store)
 
     asyncio.run(opened())

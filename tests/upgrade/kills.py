@@ -29,6 +29,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
+from rtstore.testing import Seams
 from tests.crash.children import Child, Say
 from tests.crash.kills import Act, kill, points_of
 from tests.crash.ledger import Broken
@@ -113,7 +114,7 @@ def check_in_a_child(check: Check, directory: Path) -> list[str]:
 
 def opening(directory: Path, _say: Say, fs: TracedFileSystem) -> None:
     """Open an older store, which upgrades it."""
-    RuntimeStore.open(directory, fs=fs, recover=False).close()
+    RuntimeStore.open(directory, seams=Seams(fs=fs), recover=False).close()
 
 
 def check_upgrade(frozen: str) -> Check:

@@ -21,6 +21,7 @@ from rtstore.control import run_processes
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.records import Criticality
 from rtstore.model.runs import RunProcess
+from rtstore.testing import Seams
 from tests.support import DIAGNOSTICS, LAUNCH, LEASES, LEDGER, SESSIONS, Ids
 
 TEAM = "team-frozen"
@@ -97,12 +98,14 @@ def live(directory: Path) -> None:
         directory,
         team_name=TEAM,
         descriptors=DESCRIPTORS,
-        clock=_Clock(START),
-        batch_id_factory=Ids("batch"),
-        receipt_id_factory=Ids("receipt"),
-        plan_id_factory=Ids("plan"),
+        seams=Seams(
+            clock=_Clock(START),
+            batch_id_factory=Ids("batch"),
+            receipt_id_factory=Ids("receipt"),
+            plan_id_factory=Ids("plan"),
+            fs=fs,
+        ),
         retention=KEPT,
-        fs=fs,
     )
 
     def write(identity: RunIdentity, reason: str, **options: Any) -> None:
@@ -129,7 +132,9 @@ def live(directory: Path) -> None:
     store.recover(store.plan_recovery())
     write(SECOND, "launch_checkpoint", writes={LAUNCH: launch("run-2", 3), DIAGNOSTICS: {"n": 1}})
     store.close()
-    with RuntimeStore.open(directory, clock=_Clock(START + timedelta(hours=1)), fs=fs) as again:
+    with RuntimeStore.open(
+        directory, seams=Seams(clock=_Clock(START + timedelta(hours=1)), fs=fs)
+    ) as again:
         fs.name, fs.deadly = "opencode-diagnostics.json", True
         again.write_batch(
             identity=SECOND,

@@ -14,6 +14,7 @@ from rtstore import FileSystem, RuntimeStore
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
+from rtstore.testing import Seams
 from tests.support import LAUNCH, LEASES, Ids, agree, digest
 from tests.upgrade.freeze import facts_of, rows_of, schema_of
 from tests.upgrade.life import NOTES, OPEN_BATCH, SECOND, TEAM
@@ -126,7 +127,7 @@ def problems_in_use(directory: Path) -> list[str]:
     """What is wrong when a runtime goes on with the directory: it opens, finishes the open batch,
     reads everything, writes a batch."""
     problems = []
-    with RuntimeStore.open(directory, batch_id_factory=Ids("next")) as store:
+    with RuntimeStore.open(directory, seams=Seams(batch_id_factory=Ids("next"))) as store:
         manifest = store.manifest()
         if (manifest.high_watermark, manifest.last_committed_batch_id) != (8, OPEN_BATCH):
             problems.append(

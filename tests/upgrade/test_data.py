@@ -35,6 +35,7 @@ from tests.support import (
     agree,
     data_in,
     files_picture,
+    options_of,
     picture,
     plain_descriptor,
     write,
@@ -87,7 +88,7 @@ def begin(parent: Path) -> Path:
 def open_it(directory: Path, version: int, **options: Any) -> RuntimeStore:
     """Open it as the runtime of some version does."""
     defaults: dict[str, Any] = {"team_name": "team-a", "descriptors": descriptors(version)}
-    return RuntimeStore.open(directory, **{**defaults, **options})
+    return RuntimeStore.open(directory, **options_of(**{**defaults, **options}))
 
 
 @pytest.fixture

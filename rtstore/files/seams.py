@@ -1,0 +1,36 @@
+"""`Seams`: where a store takes times, ids and files from. Tests pass others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from rtstore.files.system import FileSystem
+from rtstore.model import arguments
+from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
+from rtstore.model.times import Clock, utc_now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seams:
+    """What tests of a runtime replace: `RuntimeStore.open(..., seams=Seams(clock=StepClock()))`.
+
+    What is not given is as in production. Threads that share the store call the functions at the
+    same time. Raises `InvalidRequestError` for a value of the wrong type.
+    """
+
+    clock: Clock = utc_now
+    """Returns the time, with its zone; called for every batch, plan and recovery."""
+    batch_id_factory: IdFactory = new_batch_id
+    """Returns a new id of a batch that its caller gave none."""
+    receipt_id_factory: IdFactory = new_receipt_id
+    """Returns a new id of a receipt."""
+    plan_id_factory: IdFactory = new_plan_id
+    """Returns a new id of a recovery plan."""
+    fs: FileSystem = field(default_factory=FileSystem)
+    """Reads and changes the files of the directory, but for the database and its lock."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if item.name != "fs":
+                arguments.function(getattr(self, item.name), item.name)
+        arguments.instance(FileSystem, self.fs, "fs")
