@@ -23,7 +23,7 @@ def run_cell(look: Look) -> Cell:
     return in_a_line(look.run, look.now, alive=look.process_alive)
 
 
-def show_diagnosis(page: Page, look: Look) -> None:
+def show_diagnosis(page: Page, look: Look, steps: Sequence[NextStep]) -> None:
     """Print the diagnostics, and what to run next; nothing when all is well."""
     if look.check.diagnostics:
         page.title("Diagnostics")
@@ -35,7 +35,7 @@ def show_diagnosis(page: Page, look: Look) -> None:
         for item in differences(look.plan.stale_stores):
             names = ", ".join(item.names)
             page.line(f"of {item.found}, expected is {item.expected}: {names}", indent=2)
-    show_next(page, look.next)
+    show_next(page, steps)
 
 
 def show_next(page: Page, steps: Sequence[NextStep]) -> None:

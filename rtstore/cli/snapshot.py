@@ -17,7 +17,7 @@ from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files
 from rtstore.cli.discover import MANIFEST_NAMES
 from rtstore.cli.identity import AS_IT_IS, Expected
 from rtstore.cli.obstacles import obstacles_of
-from rtstore.cli.output import age_of
+from rtstore.cli.output import age_of, size
 from rtstore.cli.run_words import process_of
 from rtstore.cli.views import WrittenBy, written_by
 from rtstore.commit.adopt import last_identity, read_for_adoption
@@ -38,6 +38,7 @@ from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
+from rtstore.maintenance.growth import outgrown, pruning
 from rtstore.maintenance.hindrances import hindrances, no_room
 from rtstore.maintenance.hints import (
     files_of_lost_batches,
@@ -171,7 +172,10 @@ class Look:
         """The active run, or the last one; None before the first."""
         self.process_alive = None if run is None else is_alive(run.process, store.directory)
         self.now = utc_now()
-        self.lines = _lines(store, gathered, plan, self.now)
+        sizes = store.database.read(list_sizes)
+        self.lines = _lines(store, gathered, plan, sizes, self.now)
+        self.outgrown = outgrown(sizes, self.retention.content_bytes)
+        """The stores whose history outgrows their data many times over."""
         self.open_batches = _open_batches(gathered, self.now)
         self.newer_files = _newer_files(store, gathered, plan)
         self.newer_batches = _newer_batches(store)
@@ -197,9 +201,29 @@ class Look:
             over_again=_over_again(store),
             not_adoptable=_not_adoptable(store, self.manifest, plan),
         )
-        full = no_room(self.directory) if any(step.command for step in steps) else None
-        first = () if full is None or hindered else (NextStep(command=None, why=full.way.why),)
-        self.next: tuple[NextStep, ...] = (*first, *steps)
+        self.next: tuple[NextStep, ...] = self._where_room_is(steps)
+        """What makes the runtime ready, in order."""
+        prune = (_pruning(self),) if self.outgrown else ()
+        whole = any(item.schema_name is None for item in hindered)
+        self.next_of_all = self.next if whole else self._where_room_is((*steps, *prune))
+        """The same, and then what else helps."""
+
+    def _where_room_is(self, steps: tuple[NextStep, ...]) -> tuple[NextStep, ...]:
+        """Return the steps; on a full disk, making room goes before those that need it."""
+        if self.hindrances or not any(step.command for step in steps):
+            return steps
+        full = no_room(self.directory)
+        return steps if full is None else (NextStep(command=None, why=full.way.why), *steps)
+
+
+def _pruning(look: Look) -> NextStep:
+    """Return the step that drops history which has outgrown its data."""
+    told = ", ".join(
+        f"{item.schema_name} ({size(item.history_bytes)} beside {size(item.file_bytes)})"
+        for item in look.outgrown
+    )
+    way = pruning(look.directory, look.retention.content_bytes)
+    return NextStep(command=way.command, why=f"the history outgrows the data of {told}: {way.why}")
 
 
 def _rebuild(store: RuntimeStore) -> NextStep | None:
@@ -359,12 +383,16 @@ def temporary_files(store: RuntimeStore) -> tuple[str, ...]:
 
 
 def _lines(
-    store: RuntimeStore, gathered: PlanningInput, plan: RecoveryPlan, now: datetime
+    store: RuntimeStore,
+    gathered: PlanningInput,
+    plan: RecoveryPlan,
+    taken: Sequence[StoreSize],
+    now: datetime,
 ) -> tuple[StoreLine, ...]:
     actions = {action.schema_name: action for action in reversed(plan.actions)}
     writers = written_by(store)
     planned = _planned(gathered.view.open_batches)
-    sizes = {found.schema_name: found for found in store.database.read(list_sizes)}
+    sizes = {found.schema_name: found for found in taken}
     return tuple(
         _line(
             gathered.findings[descriptor.schema_name].inspection,

@@ -33,7 +33,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.processes import Process
 from rtstore.files.owners import this_user
-from rtstore.maintenance.doctor import judge
+from rtstore.maintenance import growth
 from rtstore.maintenance.doctor.facts import DatabaseState
 from rtstore.maintenance.doctor.gather import examine
 from tests.cli.commands import crashed_team, ready_team, run, run_all, run_process
@@ -106,10 +106,10 @@ def test_a_ready_team(tmp_path: Path) -> None:
 
 
 def test_a_history_that_outgrows_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both commands say what each store takes; the doctor says which is too much, and its command
-    ends that."""
-    monkeypatch.setattr(judge, "LARGE_HISTORY", 1 << 20)
-    monkeypatch.setattr(judge, "USUAL_MIB", 1)
+    """Both commands say what each store takes, which is too much, and the command that ends that. A
+    runtime that only has a long history may start."""
+    monkeypatch.setattr(growth, "LARGE_HISTORY", 1 << 20)
+    monkeypatch.setattr(growth, "USUAL_MIB", 1)
     directory = ready_team(tmp_path)
     with RuntimeStore.open(directory, retention=KEEP_EVERYTHING) as store:
         for number in range(14):
@@ -127,8 +127,38 @@ def test_a_history_that_outgrows_its_data(tmp_path: Path, monkeypatch: pytest.Mo
     assert told["level"] == "yellow"
     assert LEASES in str(told["sentence"])
     (command,) = re.findall(r"rtstore prune .*", run("doctor", directory).out)
+    status = run("status", directory)
+    assert status.code == ExitCode.READY
+    assert f"\nNext\n  {command}\n      the history outgrows the data of {LEASES} (" in status.out
+    document = run("status", directory, "--json").json()
+    assert [item["schemaName"] for item in document["outgrown"]] == [LEASES]
+    assert [step["command"] for step in document["next"]] == [command]
+    assert run("plan", directory, "--json").json()["next"] == []
     assert run(*shlex.split(command)[1:]).code == ExitCode.READY
     assert {finding["level"] for finding in findings(directory, "sizes")} == {"green"}
+    document = run("status", directory, "--json").json()
+    assert (document["outgrown"], document["next"]) == ([], [])
+
+
+def test_a_long_history_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status names the history, but no command that would be refused: it ends what is in the way
+    first."""
+    monkeypatch.setattr(growth, "LARGE_HISTORY", 1)
+    monkeypatch.setattr(growth, "MANY_TIMES", 0)
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory, retention=KEEP_EVERYTHING) as store:
+        store.write_batch(
+            identity=IDENTITY, reason="host_lease_update", writes={LEASES: {"leases": []}}
+        )
+    lock = directory / LOCK_NAME
+    lock.unlink()
+    lock.mkdir()
+    document = run("status", directory, "--json").json()
+    assert LEASES in [item["schemaName"] for item in document["outgrown"]]
+    assert "rtstore prune" not in str(document["next"])
+    assert str(lock) in str(document["next"])
 
 
 # --- only looking ---------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ PURE = (
     "rtstore.errors",
     "rtstore.maintenance.doctor.facts",
     "rtstore.maintenance.doctor.judge",
+    "rtstore.maintenance.growth",
     "rtstore.model",
     "rtstore.shell",
 )
@@ -71,6 +72,7 @@ PURE_IMPORTS = {
 PURE_EXCEPTIONS = {
     ("rtstore.model.arguments", "pathlib"): "arguments may be paths; only their text is looked at",
     ("rtstore.maintenance.doctor.judge", "pathlib"): "commands name paths that it puts together",
+    ("rtstore.maintenance.growth", "pathlib"): "commands name paths that it puts together",
     ("rtstore.errors", "pathlib"): "errors carry the path that they are about; it is only shown",
     ("rtstore.model.events", "pathlib"): "events carry the directory that they are about",
     ("rtstore.maintenance.doctor.facts", "pathlib"): "facts carry the paths that they are about",

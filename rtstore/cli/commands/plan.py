@@ -129,7 +129,7 @@ def _show(page: Page, look: Look, intentions: Sequence[Intention]) -> None:
     )
     page.title("Actions")
     _show_actions(page, look, intentions)
-    show_diagnosis(page, look)
+    show_diagnosis(page, look, look.next)
 
 
 def _show_actions(page: Page, look: Look, intentions: Sequence[Intention]) -> None:

@@ -127,4 +127,4 @@ def _show(page: Page, look: Look, report: RecoverReport) -> None:
     page.title("Left")
     left = sum(action.kind is not ActionKind.NONE for action in report.remaining.actions)
     page.facts([("  Actions", count(left, "action")), ("  Readiness", readiness_cell(look))])
-    show_diagnosis(page, look)
+    show_diagnosis(page, look, look.next)

@@ -34,6 +34,7 @@ from rtstore.cli.snapshot import (
     open_to_look,
     shown,
 )
+from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
 from rtstore.model.records import (
@@ -93,6 +94,8 @@ class StatusReport(Record):
     keeps_content_bytes: int | None
     keeps_days: float | None
     thins_by_age: bool
+    outgrown: tuple[StoreSize, ...]
+    """The stores whose history outgrows their data many times over."""
     stores: tuple[StoreLine, ...]
     below: tuple[Line, ...]
     """The lanes, and what other runtime directories are not far below."""
@@ -129,7 +132,8 @@ def run(
       newerFiles[] (of which the database may lack the batches), lockHolder,
       databaseBytes, walBytes,
       keepsBatches, keepsContentsPerStore, keepsContentBytes, keepsDays (each or null: no limit),
-      thinsByAge,
+      thinsByAge, outgrown[] {schemaName, fileBytes, historyContents, historyBytes} (the stores
+        whose history outgrows their data many times over),
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
         historyContents, historyBytes (beside what is current),
@@ -190,10 +194,11 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         database_bytes=database_bytes,
         wal_bytes=wal_bytes,
         **limits_of(look.retention),
+        outgrown=look.outgrown,
         stores=look.lines,
         below=near.lines,
         lane_indexes=near.lane_indexes,
-        next=look.next,
+        next=look.next_of_all,
     )
 
 
@@ -233,7 +238,7 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
     )
     page.gap()
     show_stores(page, look)
-    show_diagnosis(page, look)
+    show_diagnosis(page, look, report.next)
     if report.below:
         is_lanes = all(line.lane_id is not None for line in report.below)
         page.title("Lanes" if is_lanes else "Below")

@@ -11,7 +11,6 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from rtstore.control.contents import StoreSize
 from rtstore.maintenance.doctor.facts import (
     DatabaseState,
     Facts,
@@ -20,6 +19,7 @@ from rtstore.maintenance.doctor.facts import (
     rebuild_with_descriptors,
     two_teams,
 )
+from rtstore.maintenance.growth import outgrown, pruning
 from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
 from rtstore.model.times import format_time
@@ -51,9 +51,6 @@ CLOCK_TOLERANCE = timedelta(seconds=2)
 SPARE_BYTES = 16 << 20
 """Bytes. Free space below this plus the size of the files here is reported."""
 LARGE_WAL = 64 << 20
-LARGE_HISTORY, MANY_TIMES = 128 << 20, 10
-"""A history of a store outgrows its data when it is larger than this, in bytes, and so many times
-as large. The usual limit of 64 MiB keeps it below."""
 
 
 class Level(StrEnum):
@@ -627,36 +624,13 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
         )
     elif told:
         yield say.green(told)
-    for store in facts.store_sizes:
-        if outgrows(store, facts.content_bytes):
-            options = () if facts.content_bytes else ("--mib", str(USUAL_MIB))
-            yield say.yellow(
-                f"the history of {store.schema_name} takes {_size(store.history_bytes)} in the "
-                f"database ({store.history_contents} contents beside the current one of "
-                f"{_size(store.file_bytes)})",
-                _unless_hindered(facts, _prune(facts, *options)),
-            )
-
-
-USUAL_MIB = 64
-"""The limit of a program that names none, in MiB."""
-
-
-def outgrows(store: StoreSize, content_bytes: int | None) -> bool:
-    """Return whether the history of a store outgrows its data many times over, and is not what the
-    remembered limit of bytes asks for."""
-    wanted = max(LARGE_HISTORY, 2 * (content_bytes or 0))
-    return store.history_bytes > max(wanted, MANY_TIMES * store.file_bytes)
-
-
-def _prune(facts: Facts, *options: str) -> Suggestion:
-    why = "drops what is beyond the limits that the directory remembers, and gives the space back"
-    if options:
-        why = (
-            f"keeps the newest {USUAL_MIB} MiB of each store, this once; a program that opens it "
-            "with Retention(content_bytes=...) has it stay so"
+    for store in outgrown(facts.store_sizes, facts.content_bytes):
+        yield say.yellow(
+            f"the history of {store.schema_name} takes {_size(store.history_bytes)} in the "
+            f"database ({store.history_contents} contents beside the current one of "
+            f"{_size(store.file_bytes)})",
+            _unless_hindered(facts, pruning(facts.directory, facts.content_bytes)),
         )
-    return Suggestion(command=_run("prune", facts, *options), why=why)
 
 
 def _clock(facts: Facts) -> Iterator[Finding]:
