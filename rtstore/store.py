@@ -39,7 +39,7 @@ from rtstore.errors import (
     WrongTeamError,
 )
 from rtstore.files.inspector import FileInspector
-from rtstore.files.seams import Seams
+from rtstore.files.seams import Seams, takes_earlier_keywords
 from rtstore.forks import no_fork
 from rtstore.history import follow
 from rtstore.history.prune import PruneProgress, PruneReport, prune_history
@@ -182,6 +182,7 @@ class RuntimeStore:
     # --- opening and closing --------------------------------------------------------------------
 
     @classmethod
+    @takes_earlier_keywords
     def open(
         cls,
         directory: str | Path,

@@ -79,7 +79,7 @@ from rtstore.control.contents import Retention
 from rtstore.control.history import StoreVersion
 from rtstore.control.lock import DEFAULT_TIMEOUT_S
 from rtstore.errors import StoreClosedError
-from rtstore.files.seams import Seams
+from rtstore.files.seams import Seams, takes_earlier_keywords
 from rtstore.history import follow
 from rtstore.history.prune import PruneProgress, PruneReport
 from rtstore.history.reader import Snapshot, StoreContent
@@ -170,6 +170,7 @@ class AsyncRuntimeStore:
     # --- opening and closing --------------------------------------------------------------------
 
     @classmethod
+    @takes_earlier_keywords
     def open(
         cls,
         directory: str | Path,

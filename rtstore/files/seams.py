@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 from rtstore.files.system import FileSystem
 from rtstore.model import arguments
 from rtstore.model.ids import IdFactory, new_batch_id, new_plan_id, new_receipt_id
 from rtstore.model.times import Clock, utc_now
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +40,20 @@ class Seams:
             if item.name != "fs":
                 arguments.function(getattr(self, item.name), item.name)
         arguments.instance(FileSystem, self.fs, "fs")
+
+
+def takes_earlier_keywords(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function that takes `seams` take each of their fields as a keyword, too: programs that
+    were written for an earlier version give them so."""
+    names = {item.name for item in fields(Seams)}
+
+    @wraps(function)
+    def taking(*args: Arguments.args, **given: Arguments.kwargs) -> Result:
+        earlier: dict[str, Any] = {name: given.pop(name) for name in names & given.keys()}
+        if earlier:
+            changed = {name: item for name, item in earlier.items() if item is not None}
+            seams = cast("Seams | None", given.get("seams")) or Seams()
+            cast("dict[str, Any]", given)["seams"] = replace(seams, **changed)
+        return function(*args, **given)
+
+    return taking

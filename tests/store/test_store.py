@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -391,3 +393,20 @@ def test_an_error_inside_of_the_block_closes_too(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with pytest.raises(StoreClosedError):
         store.manifest()
+
+
+def test_seams_are_taken_by_their_names_as_well(tmp_path: Path) -> None:
+    """A program of an earlier version gives a clock or a file system to `open` by its name; the
+    signature shows `seams` alone, and any other name is refused."""
+    options: dict[str, Any] = {"clock": lambda: NOON, "fs": None, "plan_id_factory": lambda: "p"}
+    with RuntimeStore.open(tmp_path / "r", team_name="t", **options) as store:
+        batch = store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEDGER: 1})
+        assert (batch.started_at, store.plan_recovery().plan_id) == (NOON, "p")
+    assert "seams" in signature(RuntimeStore.open).parameters
+    assert not options.keys() & signature(RuntimeStore.open).parameters.keys()
+    wrong: dict[str, Any] = {"clocks": options["clock"]}
+    with pytest.raises(TypeError, match="clocks"):
+        RuntimeStore.open(tmp_path / "r", **wrong)
+    wrong = {"clock": 1}
+    with pytest.raises(InvalidRequestError, match="clock"):
+        RuntimeStore.open(tmp_path / "r", **wrong)
