@@ -109,7 +109,7 @@ class ThreadPools:
     def _begin_closing(self, at_last: Callable[[], None]) -> None:
         if self._closing is None:
             function = partial(self._close, at_last)
-            self._closing = Call("aclose", function, ended="the store is closed").start_alone()
+            self._closing = Call("close", function, ended="the store is closed").start_alone()
 
     def _close(self, at_last: Callable[[], None]) -> None:
         for pool in (self.recoveries, self.plans, self.reads, self.writes):

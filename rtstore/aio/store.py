@@ -43,7 +43,7 @@ ends.
 Leaving the block of a run ends the run, and leaving the block of a store closes the store, also
 when the task is cancelled once more meanwhile. A cancelled body ends its run as failed.
 
-`aclose` refuses further calls, waits for those made before it, and closes the store. The store is
+`close` refuses further calls, waits for those made before it, and closes the store. The store is
 not bound to a loop. Functions passed to it (`change`, rebuilders, clock, id factories) run in
 worker threads with the caller's context variables. They must not wait for a write of the same
 store. The observer (`on_event`) is called on the loop of the call that caused the event, before
@@ -144,7 +144,7 @@ class Opening(Generic[OpenedT]):
 class AsyncRuntimeStore:
     """`RuntimeStore` for asyncio; the module describes threads and cancellation.
 
-    Create it with `AsyncRuntimeStore.open`, or from an open `RuntimeStore`, which `aclose` closes.
+    Create it with `AsyncRuntimeStore.open`, or from an open `RuntimeStore`, which `close` closes.
     Arguments, results, errors and durability are those of the `RuntimeStore` method with the same
     name. It is an async context manager. Safe to share between tasks, loops and threads, not across
     forks.
@@ -223,13 +223,17 @@ class AsyncRuntimeStore:
         except asyncio.CancelledError:
             if not call.future.cancelled() and call.future.exception() is None:
                 with suppress(asyncio.CancelledError):  # the first one is raised
-                    await cls(call.future.result()).aclose()
+                    await cls(call.future.result()).close()
             raise
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """Refuse further calls, wait for those made before, and close the store. A cancelled
-        `aclose` still finishes. Closing twice is harmless."""
+        `close` still finishes. Closing twice is harmless."""
         await self._workers.close(self.sync_store.close)
+
+    async def aclose(self) -> None:
+        """Close the store, as `close` does, under the name that `contextlib.aclosing` calls."""
+        await self.close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} around {self.sync_store!r}>"
@@ -249,7 +253,7 @@ class AsyncRuntimeStore:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        await self.close()
 
     # --- writing --------------------------------------------------------------------------------
 
