@@ -49,6 +49,26 @@ def test_sqlite_accepts_every_statement(name: str, database: Database) -> None:
         assert connection.execute(f"EXPLAIN {sql}", [None] * sql.count("?")).fetchall()
 
 
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_sqlite_prepares_no_statement_again(name: str, database: Database) -> None:
+    """SQLite does so for other values where a value may decide which index it can use; that takes
+    longer than running the statement. It asks its authorizer whenever it prepares one."""
+    sql = STATEMENTS[name].sql
+    asked: list[object] = []
+
+    def allow(*about: object) -> int:
+        asked.append(about)
+        return sqlite3.SQLITE_OK
+
+    with closing(sqlite3.connect(f"file:{database.path}?mode=ro", uri=True)) as connection:
+        connection.set_authorizer(allow)
+        connection.execute(f"EXPLAIN {sql}", [1] * sql.count("?")).fetchall()
+        assert asked
+        asked.clear()
+        connection.execute(f"EXPLAIN {sql}", ["other"] * sql.count("?")).fetchall()
+    assert not asked
+
+
 def test_threads_that_compile_a_statement_at_once_agree(database: Database) -> None:
     """Whoever comes first, the text and the order of the values are the same."""
     for _ in range(20):

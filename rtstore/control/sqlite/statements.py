@@ -16,28 +16,45 @@ from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.sql import ClauseElement
 
 from rtstore.errors import CorruptDatabaseError
 
 Row = dict[str, Any]
-_Getter = Callable[[Mapping[str, object]], Sequence[object]]
+_Getter = Callable[[Mapping[str, object]], Sequence[Any]]
+
+
+class _Compiler(SQLiteCompiler):
+    """Writes the constants of a statement into its text, and binds what is open.
+
+    A condition such as `state = ?` may decide whether SQLite can use a partial index, so it
+    prepares such a statement again each time that the value is bound, which costs up to ten times
+    what running it does (sqlite.org/c3ref/prepare.html).
+    """
+
+    def visit_bindparam(self, bindparam: Any, *args: Any, **options: Any) -> Any:
+        """Return a constant as a literal, and an open value as a `?`."""
+        options["literal_binds"] = not bindparam.required
+        return super().visit_bindparam(bindparam, *args, **options)  # type: ignore[no-untyped-call]
+
 
 _DIALECT = sqlite.dialect(paramstyle="qmark")
+_DIALECT.statement_compiler = _Compiler
 
 
 class Statement:
     """One statement: its SQL and the order of its bound values.
 
     An open value of the statement is a `bindparam`; in an insert every column is open. Values are
-    passed by name.
+    passed by name; one that is not passed is NULL. The constants of the statement are in its text.
     """
 
     __slots__ = ("_compiled", "_statement")
 
     def __init__(self, statement: ClauseElement) -> None:
         self._statement = statement
-        self._compiled: tuple[str, _Getter, Mapping[str, Any]] | None = None
+        self._compiled: tuple[str, _Getter] | None = None
 
     @property
     def sql(self) -> str:
@@ -75,15 +92,15 @@ class Statement:
 
     def run(self, connection: Connection, **values: object) -> sqlite3.Cursor:
         """Run it. Return the cursor; its `rowcount` and `lastrowid` report the effect."""
-        sql, bound, defaults = self._parts()
-        return driver_of(connection).execute(sql, bound({**defaults, **values}))
+        sql, bound = self._compiled or self._parts()
+        return driver_of(connection).execute(sql, bound(values))
 
     def run_many(
         self, connection: Connection, rows: Iterable[Mapping[str, object]]
     ) -> sqlite3.Cursor:
         """Run it once for each row of values. Return the cursor; its `rowcount` counts all runs."""
-        sql, bound, defaults = self._parts()
-        return driver_of(connection).executemany(sql, [bound({**defaults, **row}) for row in rows])
+        sql, bound = self._compiled or self._parts()
+        return driver_of(connection).executemany(sql, [bound(row) for row in rows])
 
     def write(self, connection: Connection, *rows: Mapping[str, object]) -> None:
         """Run it once for each row of values; each run writes one row.
@@ -96,9 +113,8 @@ class Statement:
             path = database_of(connection)
             raise CorruptDatabaseError(path, f"{problem} ({' '.join(self.sql.split()[:3])})")
 
-    def _parts(self) -> tuple[str, _Getter, Mapping[str, Any]]:
-        """Return the text, a function that puts the bound values in order, and the values in the
-        statement itself, with None for open ones.
+    def _parts(self) -> tuple[str, _Getter]:
+        """Return the text, and a function that puts the values for it in order.
 
         Two threads may compile a statement at once, with the same result. A lock here would stay
         taken in a child that is forked meanwhile.
@@ -107,15 +123,25 @@ class Statement:
         if parts is None:
             compiled = self._statement.compile(dialect=_DIALECT)
             bound = _getter(compiled.positiontup or ())  # type: ignore[attr-defined]
-            parts = self._compiled = str(compiled), bound, compiled.params
+            parts = self._compiled = str(compiled), bound
         return parts
 
 
 def _getter(names: Sequence[str]) -> _Getter:
-    """Return a function that returns the values of those names, in their order."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda values: [values[name] for name in names]
+    """Return a function that returns the values of those names, in their order. A value that is not
+    passed is None."""
+    if len(names) < 2:
+        return lambda values: [values.get(name) for name in names]
+    in_order, nothing = itemgetter(*names), dict.fromkeys(names)
+
+    def bound(values: Mapping[str, object]) -> Sequence[Any]:
+        try:
+            found: Sequence[Any] = in_order(values)
+        except KeyError:
+            found = in_order({**nothing, **values})
+        return found
+
+    return bound
 
 
 def database_of(connection: Connection) -> Path:
