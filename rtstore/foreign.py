@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 Other = TypeVar("Other", bound=BaseException)
 
@@ -43,14 +44,24 @@ def is_raised_here(error: BaseException) -> bool:
     return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
-def origin_of(error: Exception) -> Exception:
-    """Return the exception that pydantic made a validation error of, or the error itself."""
+def origin_of(error: Exception) -> BaseException:
+    """Return the exception that pydantic made an error of its own of, or the error itself."""
+    if isinstance(error, PydanticSerializationError):
+        return error.__cause__ or error
     if isinstance(error, ValidationError):
         for item in error.errors(include_url=False, include_input=False):
             cause = item.get("ctx", {}).get("error")
             if isinstance(cause, Exception):
                 return cause
     return error
+
+
+def says_of_data(error: BaseException) -> bool:
+    """Return whether the exception of a function of a model may come of the data. What interrupts a
+    program does not, nor that memory or the stack ran out, nor an `OSError` without a number."""
+    if isinstance(error, OSError):
+        return error.errno is not None
+    return isinstance(error, Exception) and not isinstance(error, MemoryError | RecursionError)
 
 
 def refusal(text: str) -> OSError:

@@ -113,10 +113,13 @@ class _Found(NamedTuple):
     ticks: str
     """When it started, in clock ticks since the boot."""
 
+    threads: str
+    """How many threads it has. The first one counts as long as there is another."""
+
     @property
     def has_ended(self) -> bool:
         """Whether it is a zombie: it has ended, and its parent has not asked for it yet."""
-        return self.state in ("Z", "X")
+        return self.state in ("Z", "X") and self.threads in ("0", "1")
 
 
 def _look_at(pid: int) -> _Found | None:
@@ -124,7 +127,7 @@ def _look_at(pid: int) -> _Found | None:
     with suppress_system_error(IndexError):
         text = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
         fields = text.rpartition(")")[2].split()
-        return _Found(fields[0], fields[19])
+        return _Found(fields[0], fields[19], fields[17])
     return None
 
 

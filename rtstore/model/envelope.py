@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationEr
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from rtstore.errors import InvalidRequestError, shown
-from rtstore.foreign import fails_again, origin_of
+from rtstore.foreign import fails_again, origin_of, says_of_data
 from rtstore.model import json_data
 from rtstore.model.payloads import PartialModel
 from rtstore.model.records import InspectionFault
@@ -308,7 +308,7 @@ def as_payload(data: object, payload: type[AnyModel]) -> AnyModel | str:
     except RecursionError:
         return "data: nested too deeply"
     except Exception as error:
-        if not fails_again(validate, Exception):
+        if not (says_of_data(error) and fails_again(validate, Exception)):
             raise
         return f"data: {type(error).__name__}: {error}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cache, cached_property, partial
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticSerializationError
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of
@@ -36,6 +37,16 @@ class Record(BaseModel):
     """Base of every record: frozen, camelCase when dumped by alias."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    if not TYPE_CHECKING:  # its parameters are those of pydantic
+
+        def model_dump(self, **options: Any) -> dict[str, Any]:
+            """Dump it as pydantic does. The exception of a signal handler passes unchanged:
+            pydantic makes an error of its own of it."""
+            try:
+                return super().model_dump(**options)
+            except PydanticSerializationError as error:
+                raise origin_of(error) from None
 
 
 class Argument(Record):
@@ -71,6 +82,15 @@ class Argument(Record):
         return InvalidRequestError(f"{cls.__name__}.{place}", problem)
 
 
+def _dumped(handler: SerializerFunctionWrapHandler, record: Record) -> dict[str, Any]:
+    """Return a record as its `handler` dumps it; exceptions pass as in `Record.model_dump`."""
+    try:
+        dumped: dict[str, Any] = handler(record)
+    except PydanticSerializationError as error:
+        raise origin_of(error) from None
+    return dumped
+
+
 class _TimedFile(Record):
     """A record of a file with its time of modification, exact in nanoseconds. A dump has the
     milliseconds too, for consumers of the legacy format."""
@@ -79,7 +99,7 @@ class _TimedFile(Record):
 
     @model_serializer(mode="wrap")
     def _with_mtime_ms(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
+        dumped = _dumped(handler, self)
         for exact, derived in (("mtimeNs", "mtimeMs"), ("mtime_ns", "mtime_ms")):
             if exact in dumped:
                 dumped[derived] = dumped[exact] / 1_000_000
@@ -484,7 +504,8 @@ class RecoveryAction(Record):
     @model_serializer(mode="wrap")
     def _without_empty_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # The legacy format leaves the reason out of an action that does nothing.
-        return {name: value for name, value in handler(self).items() if value is not None}
+        dumped = _dumped(handler, self)
+        return {name: value for name, value in dumped.items() if value is not None}
 
 
 class StaleStore(Record):

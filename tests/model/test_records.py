@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime, tzinfo
 from itertools import product
+from typing import NoReturn
 
 import pytest
 from pydantic import ValidationError
@@ -303,3 +305,28 @@ def test_batch_reasons() -> None:
     }
     with pytest.raises(ValidationError):
         Batch.model_validate({**open_batch("b").batch.model_dump(), "reason": "Because"})
+
+
+class _Interrupting(tzinfo):
+    """A time zone that is interrupted when it is asked."""
+
+    interrupt = KeyboardInterrupt()
+
+    def utcoffset(self, _: datetime | None) -> NoReturn:
+        raise self.interrupt
+
+    dst = utcoffset
+
+    def tzname(self, _: datetime | None) -> str:
+        return "nowhere"
+
+
+def test_an_interrupt_while_a_record_is_dumped_passes_unchanged() -> None:
+    """pydantic calls a function of ours for each time of a record; of what a signal handler raises
+    there it makes an error of its own."""
+    receipt = RECEIPT.model_copy(
+        update={"written_at": datetime(2026, 4, 21, tzinfo=_Interrupting())}
+    )
+    with pytest.raises(KeyboardInterrupt) as caught:
+        receipt.model_dump(mode="json", by_alias=True)
+    assert caught.value is _Interrupting.interrupt

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -248,6 +250,41 @@ def test_a_process_that_is_hidden_from_the_asker_is_not_called_gone(
 
     gone = process.model_copy(update={"pid": 2**22 + 1})  # above every pid of Linux
     assert run_processes.is_alive(gone, store.directory) is False
+
+
+OUTLIVED = """
+import ctypes, sys, threading, time
+from rtstore import RuntimeStore
+
+store = RuntimeStore.open(sys.argv[1])
+store.begin_run("run-2", keep="all", supersede=True)
+threading.Thread(target=lambda: (print("on", flush=True), sys.stdin.read())).start()
+time.sleep(0.05)
+ctypes.CDLL(None).syscall(60 if sys.argv[2] == "x86_64" else 93, 0)  # exit, of this thread alone
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of Linux, and its system calls")
+def test_a_process_whose_first_thread_has_ended_is_alive(store: RuntimeStore) -> None:
+    """/proc calls it a zombie as long as another thread works. When that ends, it is gone."""
+    begun(store)
+    with subprocess.Popen(
+        [sys.executable, "-c", OUTLIVED, store.directory, platform.machine()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "on\n"
+        stat = Path(f"/proc/{process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            assert process.poll() is None
+            time.sleep(0.005)
+        assert store.start_state("run-3").process_alive is True
+        process.stdin.close()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert store.start_state("run-3").process_alive is False
 
 
 def test_a_process_of_another_time_namespace_is_not_called_gone(store: RuntimeStore) -> None:

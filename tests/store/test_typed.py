@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, assert_type, cast
+from typing import Any, ClassVar, assert_type, cast
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
 
 from rtstore import (
     AsyncRuntimeStore,
@@ -494,3 +494,60 @@ def test_committed_data_that_the_model_refuses(tmp_path: Path) -> None:
         taken: Snapshot = store.snapshot()
         with pytest.raises(DataRefusedError, match="is of schema version 1, and not of 2"):
             taken.get(newer)
+
+
+class Interrupted(BaseModel):
+    """Its functions raise what is in `raises`, one of them at a time."""
+
+    a: int = 0
+    b: int = 0
+    raises: ClassVar[tuple[str, BaseException] | None] = None
+
+    @field_serializer("a")
+    def dump_a(self, value: int) -> int:
+        """Raise, or dump it."""
+        return self._passed("serializer", value)
+
+    @field_validator("b")
+    @classmethod
+    def check_b(cls, value: int) -> int:
+        """Raise, or accept it."""
+        return cls._passed("validator", value)
+
+    @classmethod
+    def _passed(cls, where: str, value: int) -> int:
+        if cls.raises is not None and cls.raises[0] == where:
+            raise cls.raises[1]
+        return value
+
+
+@pytest.mark.parametrize("where", ["serializer", "validator"])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), SystemExit(3), GeneratorExit(), MemoryError(), TimeoutError("too late")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_in_a_function_of_a_model_that_says_nothing_of_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: BaseException
+) -> None:
+    """It passes unchanged, every time that it comes, and is not told as an error of the data; and
+    nothing is written."""
+    store_of = Descriptor("team.interrupted", payload=Interrupted)
+    with open_store(tmp_path / "runtime", descriptors=[store_of]) as store:
+        write(store, store_of, Interrupted())
+        before = files_picture(store.directory)
+        calls: list[Callable[[], object]] = [
+            lambda: write(store, store_of, Interrupted.model_construct(a=1, b=2)),
+            lambda: write(store, "team.interrupted", {"a": 1, "b": 2}),
+            lambda: store.update(store_of, lambda data: data, identity=IDENTITY, reason="test"),
+        ]
+        if where == "validator":
+            calls += [lambda: store.read(store_of), lambda: store.snapshot()[store_of]]
+        monkeypatch.setattr(Interrupted, "raises", (where, error))
+        for call in calls:
+            with pytest.raises(type(error)) as caught:
+                call()
+            assert caught.value is error
+        monkeypatch.undo()
+        assert files_picture(store.directory) == before
+        assert write(store, store_of, Interrupted()).high_watermark == 2
