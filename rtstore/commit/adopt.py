@@ -32,7 +32,7 @@ from rtstore.model.envelope import (
     decode,
     refuse_too_large,
 )
-from rtstore.model.records import CommittedFile, RunIdentity
+from rtstore.model.records import Batch, CommittedFile, RunIdentity
 from rtstore.model.request import BatchRequest, StoreWrite
 
 Result = TypeVar("Result")
@@ -41,10 +41,23 @@ _ADOPTIONS_MAX = 100
 """The most adoptions for one call: it may read several stores, and each may change again."""
 
 
-def adopting(call: Callable[[], Result], adopt: Callable[[str], object]) -> Result:
+def adopting(call: Callable[[], Result], adopt: Callable[[str], Batch]) -> Result:
     """Return the result of a call. When it raises because somebody changed the file of a store,
     adopt that file, and call it again. Raises `StoreFileChangedError` for a file that is missing,
-    or cannot be adopted."""
+    or cannot be adopted. A note on whatever is raised names the edits that were adopted before:
+    they stay."""
+    adopted: list[str] = []
+    try:
+        return _adopting(call, adopt, adopted)
+    except BaseException as error:
+        for note in adopted:
+            error.add_note(note)
+        raise
+
+
+def _adopting(
+    call: Callable[[], Result], adopt: Callable[[str], Batch], adopted: list[str]
+) -> Result:
     refused: dict[tuple[str, str], InvalidRequestError] = {}
     for _ in range(_ADOPTIONS_MAX):
         try:
@@ -64,7 +77,11 @@ def adopting(call: Callable[[], Result], adopt: Callable[[str], object]) -> Resu
                     not_adopted=f"{why.field}: {why.problem}",
                 ) from why
         try:
-            adopt(file[0])
+            batch = adopt(file[0])
+            adopted.append(
+                f"rtstore: the edit of {file[0]} was adopted before, and stays: "
+                f"batch {batch.batch_id} is committed"
+            )
         except InvalidRequestError as error:
             refused[file] = error
     return call()

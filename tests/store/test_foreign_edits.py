@@ -134,6 +134,38 @@ def test_adopted_it_is_a_batch_of_its_own(directory: Path) -> None:
         assert agree(store)
 
 
+def test_a_call_that_fails_names_the_edits_that_it_adopted(directory: Path) -> None:
+    """The adoption is a batch of its own, and stays: a note says so beside what became of the call.
+    A call that adopted nothing has no such note."""
+
+    def broken(_: Any) -> Any:
+        raise ValueError("broken")
+
+    def notes(error: BaseException) -> list[str]:
+        return [note for note in getattr(error, "__notes__", []) if "adopted" in note]
+
+    async def fail(store: AsyncRuntimeStore) -> None:
+        with pytest.raises(ValueError, match="broken") as told:
+            await store.update(LEASES, broken, identity=IDENTITY, reason=CHECKPOINT)
+        (note,) = notes(told.value)
+        assert (await store.batches())[-1].batch_id in note
+
+    run(directory, fail, foreign_edits="adopt")
+    with opened(directory, "adopt") as store:
+        for change, kind in ((broken, ValueError), (lambda _: None, InvalidRequestError)):
+            head = store.manifest().high_watermark
+            path = file_of(store, LEASES)
+            path.write_bytes(path.read_bytes().replace(b"edited", b"edited again"))
+            with pytest.raises(kind) as told:
+                store.update(LEASES, change, identity=IDENTITY, reason=CHECKPOINT)
+            (batch,) = [item for item in store.batches() if (item.high_watermark or 0) > head]
+            said = f"the edit of {LEASES} was adopted before, and stays"
+            assert notes(told.value) == [f"rtstore: {said}: batch {batch.batch_id} is committed"]
+            with pytest.raises(kind) as told:
+                store.update(LEASES, change, identity=IDENTITY, reason=CHECKPOINT)
+            assert notes(told.value) == []
+
+
 def test_what_cannot_be_adopted_raises(directory: Path, tmp_path: Path) -> None:
     """With the reason, and changes nothing: no JSON, no valid data, a missing file, a newer one,
     and one where no run is known."""
