@@ -1194,11 +1194,11 @@ def _in_a_line(error: BaseException | None) -> str:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     try:
-        words = str(error).encode("utf-8", "replace").decode().split()
+        words = arguments.in_a_line(str(error))
     except Exception:  # noqa: BLE001 - the exception is of any kind
-        words = []
-    kind = type(error).__name__
-    return f"{kind}: {' '.join(words)}"[:_WHY_LENGTH_MAX] if words else kind
+        words = ""
+    kind = arguments.in_a_line(type(error).__name__)
+    return f"{kind}: {words}"[:_WHY_LENGTH_MAX] if words else kind
 
 
 def checked_stores(stores: Iterable[StoreKey]) -> list[StoreKey]:

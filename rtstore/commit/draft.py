@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from rtstore.errors import InvalidRequestError
-from rtstore.model.arguments import check_id
+from rtstore.model.arguments import check_new_id
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import EncodedStore, content_hash, encode
 from rtstore.model.ids import IdFactory
@@ -104,7 +104,7 @@ class Draft(NamedTuple):
                 content_hash=content_hash(content_of[descriptor.schema_name]),
                 file_size=len(content_of[descriptor.schema_name]),
                 mtime_ns=mtime_ns,
-                receipt_id=check_id("receipt_id_factory", new_receipt_id()),
+                receipt_id=check_new_id("receipt_id_factory", new_receipt_id()),
                 written_at=written_at,
             )
             for position, (descriptor, _) in enumerate(self.encoded)
@@ -172,7 +172,7 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
     if not request.writes:
         raise InvalidRequestError("writes", "a batch writes at least one store; it is empty")
     if batch_id is not None:
-        check_id("batch_id", batch_id)
+        check_new_id("batch_id", batch_id)
     encoded: dict[str, tuple[Descriptor, EncodedStore]] = {}
     for write in request.writes:
         descriptor = write.descriptor

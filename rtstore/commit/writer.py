@@ -133,7 +133,7 @@ from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.foreign import fails_again, system_error
-from rtstore.model.arguments import check_id, time_of
+from rtstore.model.arguments import check_new_id, time_of
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.model.records import (
@@ -291,7 +291,7 @@ class BatchWriter:
         """
         self.database.check_usable()
         if update.batch_id is not None:
-            check_id("batch_id", update.batch_id)
+            check_new_id("batch_id", update.batch_id)
 
         def compose() -> Draft | Batch | None:
             found = self._committed.refresh(update.names)
@@ -542,7 +542,7 @@ class BatchWriter:
             if draft.fenced_run_id is not None:
                 check_run(draft.fenced_run_id, found, self.database)
             check_paths(draft, found.files, owners, self.database)
-            batch_id = item.batch_id or check_id(
+            batch_id = item.batch_id or check_new_id(
                 "batch_id_factory", own_error(self._batch_id_factory)
             )
             quarantined = (

@@ -322,7 +322,7 @@ def _fill_existing(path: Path, lock: WriterLock, fill: Callable[[Connection], No
 
 
 def _new_id(batch_id_factory: IdFactory, files: ControlFiles) -> str:
-    batch_id = batch_id_factory()
+    batch_id = arguments.check_new_id("batch_id_factory", batch_id_factory())
     if any(batch.batch_id == batch_id for batch in files.batches):
         raise InvalidRequestError("batch_id_factory", f"it made {batch_id!r}, which is taken")
     return batch_id

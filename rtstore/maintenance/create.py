@@ -36,7 +36,7 @@ from rtstore.maintenance.hints import (
     refuse_lost_database,
     suggest_command,
 )
-from rtstore.model.arguments import check_id, time_of
+from rtstore.model.arguments import check_new_id, time_of
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.times import Clock
 
@@ -140,7 +140,7 @@ def make(
             directory, "there is no runtime store here, and no team_name to make one for",
             *suggest_command(directory, team_name),
         )  # fmt: skip
-    check_id("team_name", team_name)
+    check_new_id("team_name", team_name)
     time_of(clock)
     if _is_legacy(directory):
         raise NotARuntimeDirectoryError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import unicodedata
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -23,22 +24,19 @@ _TIMEOUT_S_MAX = 1e6
 _NAME_MAX = 255
 """What every usual system allows; some mean bytes, others characters."""
 
-
+_NOT_IN_A_LINE = ("Cc", "Zl", "Zp")
+"""Unicode categories: control characters, separators of lines and of paragraphs."""
 _IDENTITY = tuple(RunIdentity.model_fields)
 
 
 def checked_identity(identity: RunIdentity) -> RunIdentity:
-    """Return a run identity whose texts can be written as UTF-8."""
+    """Return a run identity of a caller: its texts are lines, which can be written as UTF-8."""
     if not isinstance(identity, RunIdentity):
         raise InvalidRequestError("identity", "must be a RunIdentity")
     for field in _IDENTITY:
         text = getattr(identity, field)
-        if text is not None and not text.isascii():
-            check_text(f"identity.{field}", text)
-        if text is not None and "\0" in text:
-            raise InvalidRequestError(
-                f"identity.{field}", "holds a null character: no command could name it"
-            )
+        if text is not None:
+            check_line(f"identity.{field}", text)
     return identity
 
 
@@ -168,7 +166,8 @@ def number(value: object, field: str, *, least: int = 0) -> int:
 
 
 def check_id(field: str, value: object) -> str:
-    """Return an id that comes from outside: a text that is not blank and has a UTF-8 form."""
+    """Return an id to look for: a text that is not blank and has a UTF-8 form. An id that an import
+    took over, or an earlier version wrote, may hold control characters."""
     if not isinstance(value, str):
         raise InvalidRequestError(field, f"an id is a text, not {shown(value)}")
     if not value.strip():
@@ -176,9 +175,14 @@ def check_id(field: str, value: object) -> str:
     return check_text(field, value)
 
 
+def check_new_id(field: str, value: object) -> str:
+    """Return an id that is about to be written: a line that is not blank."""
+    return check_line(field, check_id(field, value))
+
+
 def reason_in_words(value: object, field: str) -> str:
-    """Return why something was done: a text that is not blank and has a UTF-8 form."""
-    text = check_text(field, value)
+    """Return why something was done: a line that is not blank."""
+    text = check_line(field, value)
     if not text.strip():
         raise InvalidRequestError(field, "must say why, and is empty")
     return text
@@ -206,3 +210,23 @@ def check_text(field: str, value: object) -> str:
     if not value.isascii() and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
         raise InvalidRequestError(field, f"{value[:80]!a} holds a lone surrogate")
     return value
+
+
+def check_line(field: str, value: object) -> str:
+    """Return a text that comes from outside and stands in one line of a page or a command. Refuse
+    control characters, the null character among them, and what else ends a line."""
+    text = check_text(field, value)
+    if text.isascii() and text.isprintable():
+        return text
+    for char in text:
+        if unicodedata.category(char) in _NOT_IN_A_LINE:
+            problem = f"holds the control character {char!a}; it must be one line of plain text"
+            raise InvalidRequestError(field, problem)
+    return text
+
+
+def in_a_line(text: str) -> str:
+    """Return a text as `check_line` accepts it: without line ends, and with `?` for other control
+    characters and lone surrogates."""
+    plain = " ".join(text.encode("utf-8", "replace").decode().split())
+    return "".join("?" if unicodedata.category(char) in _NOT_IN_A_LINE else char for char in plain)

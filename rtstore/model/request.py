@@ -126,7 +126,7 @@ def batch_request(
     return construct_unchecked(
         BatchRequest,
         team_name=team_name,
-        identity=checked_identity(identity),
+        identity=checked_identity(identity) if fenced else identity,  # else it is a stored one
         reason=reason_name(reason),
         writes=store_writes(registry, writes),
         fenced=fenced,

@@ -22,6 +22,7 @@ from rtstore.control.lock import WriterLock
 from rtstore.control.manifest import ManifestStore
 from rtstore.errors import ConflictError
 from rtstore.files.inspector import FileInspector
+from rtstore.model.arguments import check_new_id
 from rtstore.model.decide import REFUSED, StoreFinding, build_plan
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_plan_id
@@ -119,7 +120,7 @@ class RecoveryPlanner:
     ) -> RecoveryPlan:
         """Return the plan for an input gathered before."""
         return build_plan(
-            plan_id=self._plan_id_factory(),
+            plan_id=check_new_id("plan_id_factory", self._plan_id_factory()),
             created_at=self._clock(),
             team_name=team_name,
             expected=expected,

@@ -193,6 +193,11 @@ LEAVES: dict[str, tuple[Body, type[BaseException], str | None]] = {
         ExceptionGroup,
         "LookupError: no such agent ?",
     ),
+    "control characters": (
+        lambda _: _raise(ValueError("a\0b \x1b[31m\tc\u2028\x85d\x9e")),
+        ValueError,
+        "ValueError: a?b ?[31m c d?",
+    ),
     "cancelled": (
         lambda _: _raise(asyncio.CancelledError()),
         asyncio.CancelledError,

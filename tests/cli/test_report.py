@@ -262,7 +262,7 @@ def make_troubled(parent: Path, secrets: list[str]) -> Path:
     """A directory with secrets wherever there can be any: in documents of all versions, in a file
     that was edited, in errors, reasons and details, and in the names that callers choose."""
     words = [text for text in secrets if text.isalnum()]
-    free = secrets[950:]
+    free = [text for text in secrets[950:] if not {"\n", "\t"} & {*text}]  # no id has these
     directory = parent / words[-1]
     identity = RunIdentity(
         run_id=words[-2], capability_snapshot_id=words[-3], behavior_fingerprint=free[0]

@@ -9,6 +9,7 @@ import pytest
 from rtstore import RuntimeStore
 from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
+from rtstore.model import arguments
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 
 
@@ -197,11 +198,13 @@ def test_paths_are_quoted_for_the_shell(tmp_path: Path) -> None:
     assert step["command"] == f"rtstore recover {quoted}"
 
 
-def test_hostile_names_stay_text(tmp_path: Path) -> None:
+def test_hostile_names_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A team name full of markup and control characters is shown, not obeyed; in JSON it is
     itself."""
     team = "[red]t[/red]\x1b[2J"
-    run("init", tmp_path / "new", "--team", team)
+    with monkeypatch.context() as earlier:  # versions before took any text
+        earlier.setattr(arguments, "_NOT_IN_A_LINE", ())
+        run("init", tmp_path / "new", "--team", team)
     result = run("status", tmp_path / "new")
     assert "Team               [red]t[/red]\\x1b[2J\n" in result.out
     assert run("status", tmp_path / "new", "--json").json()["teamName"] == team

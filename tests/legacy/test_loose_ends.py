@@ -106,9 +106,12 @@ def test_one_lost_receipt(tmp_path: Path) -> None:
 
 
 def test_an_id_for_the_lost_receipts_must_be_new(tmp_path: Path) -> None:
-    """A factory that makes an id which an imported batch has is refused; nothing is imported."""
+    """A factory that makes an id which an imported batch has, or one that is no line, is refused;
+    nothing is imported."""
     directory = copy(HARBOUR, tmp_path)
     edit_receipts(directory, lambda batches: batches[5]["receipts"].clear())
+    with pytest.raises(InvalidRequestError, match="batch_id_factory: holds the control character"):
+        take(directory, batch_id_factory=lambda: "harbour\nbatch")
     with pytest.raises(InvalidRequestError, match=r"batch_id_factory: it made 'harbour-batch-2'"):
         take(directory, batch_id_factory=lambda: "harbour-batch-2")
     assert not (directory / "runtime-store.sqlite3").exists()

@@ -32,12 +32,16 @@ from rtstore import (
     restore_backup,
     upgrade_directory,
 )
+from rtstore.model import arguments
+from rtstore.model.ids import new_batch_id
 from tests.support import (
     CHECKPOINT,
     IDENTITY,
     LAUNCH,
     LEASES,
     TEAM,
+    file_of,
+    files_picture,
     new_directory,
     open_store,
     options_of,
@@ -102,6 +106,94 @@ def test_what_is_no_path_is_no_directory(
     assert list(tmp_path.iterdir()) == []
 
 
+CONTROLS = ("\0", "\n", "\t", "\r", "\x1b", "\x7f", "\x85", "\u2028")
+"""Characters that no line of a page or a command holds."""
+
+CALLERS_TEXTS: dict[str, Callable[[RuntimeStore, str], Any]] = {
+    "identity.run_id": lambda store, text: _write(store, identity=RunIdentity(run_id=text)),
+    "identity.capability_snapshot_id": lambda store, text: _write(
+        store, identity=RunIdentity(run_id="run-1", capability_snapshot_id=text)
+    ),
+    "identity.behavior_fingerprint": lambda store, text: store.begin_run(
+        RunIdentity(run_id="run-2", behavior_fingerprint=text), keep="all"
+    ),
+    "begin_run: identity.run_id": lambda store, text: store.begin_run(text, keep="all"),
+    "start_state: identity.run_id": lambda store, text: store.start_state(text),
+    "expected: identity.run_id": lambda store, text: store.check_readiness(
+        expected=RunIdentity(run_id=text)
+    ),
+    "adopt: identity.run_id": lambda store, text: store.adopt(
+        LEASES, identity=RunIdentity(run_id=text)
+    ),
+    "revert: identity.run_id": lambda store, text: store.revert(
+        LEASES, to=1, identity=RunIdentity(run_id=text)
+    ),
+    "recover: identity.run_id": lambda store, text: store.recover(
+        store.plan_recovery(), identity=RunIdentity(run_id=text)
+    ),
+    "rebuild: identity.run_id": lambda store, text: rebuild_database(
+        store.directory, identity=RunIdentity(run_id=text), force=True
+    ),
+    "batch_id": lambda store, text: _write(store, batch_id=text),
+    "update: batch_id": lambda store, text: store.update(
+        LEASES, lambda data: data, identity=IDENTITY, reason=CHECKPOINT, batch_id=text
+    ),
+    "why": lambda store, text: store.end_run(why=text),
+    "team_name": lambda store, text: RuntimeStore.open(store.directory / "new", team_name=text),
+    "batch_id_factory": lambda store, text: _write_with(store, batch_id_factory=lambda: text),
+    "receipt_id_factory": lambda store, text: _write_with(store, receipt_id_factory=lambda: text),
+    "plan_id_factory": lambda store, text: _plan_with(store, plan_id_factory=lambda: text),
+}
+
+
+@pytest.mark.parametrize("name", CALLERS_TEXTS)
+def test_no_id_and_no_note_holds_a_control_character(tmp_path: Path, name: str) -> None:
+    """Each is refused by name, and nothing is written: a command could not name what has it, and a
+    page would show something else. Other characters are a caller's own affair."""
+    with open_store(new_directory(tmp_path)) as store:
+        write(store, LEASES, {"leases": []})
+        before = files_picture(tmp_path)
+        for char in CONTROLS:
+            with pytest.raises(InvalidRequestError, match="control character") as raised:
+                CALLERS_TEXTS[name](store, f"run{char}1")
+            assert raised.value.field == name.rpartition(": ")[2]
+            assert repr(char) in str(raised.value) or ascii(char) in str(raised.value)
+        assert [batch.high_watermark for batch in store.batches()] == [1]
+        assert [(run.run_id, run.state) for run in store.runs()] == [("run-1", "active")]
+        assert files_picture(tmp_path) == before
+
+
+def test_ids_and_notes_of_other_characters_are_kept(tmp_path: Path) -> None:
+    """Letters of any language, marks, spaces and emoji are as they were given."""
+    text = "läuf 1/\u00a0\u05d0\U0001f680 'x'"
+    with open_store(new_directory(tmp_path)) as store:
+        identity = RunIdentity(run_id=text, behavior_fingerprint=text)
+        batch = _write(store, identity=identity, batch_id=text)
+        assert (batch.batch_id, batch.run_id, batch.behavior_fingerprint) == (text, text, text)
+        assert store.end_run(why=text).why == text
+
+
+def test_what_an_earlier_version_wrote_is_found_by_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id that is looked for may hold anything: its batch is shown, its run is ended, and what it
+    left is adopted and reverted."""
+    odd = "run\t1"
+    with open_store(new_directory(tmp_path), batch_id_factory=new_batch_id) as store:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(arguments, "_NOT_IN_A_LINE", ())
+            _write(store, identity=RunIdentity(run_id=odd), batch_id=odd)
+            _write(store, identity=RunIdentity(run_id=odd), writes={LEASES: 3})
+        assert store.batch(odd) is not None
+        assert store.read(LEASES, at=odd).data == 2
+        assert store.revert(LEASES, to=odd).run_id == odd
+        file = file_of(store, LEASES)
+        file.write_bytes(file.read_bytes().replace(b'"data": 2', b'"data": 4'))
+        assert store.adopt(LEASES).run_id == odd
+        assert store.check_readiness().ok is store.assess()[1].ok
+        assert store.end_run(odd).run_id == odd
+
+
 async def _coroutine_function(data: Any) -> Any:
     return data
 
@@ -159,6 +251,16 @@ def _write(store: RuntimeStore, **options: Any) -> Any:
     return store.write_batch(
         **{"identity": IDENTITY, "reason": CHECKPOINT, "writes": {LEASES: 2}, **options}
     )
+
+
+def _write_with(store: RuntimeStore, **factory: Any) -> None:
+    with open_store(store.directory, **factory) as other:
+        _write(other)
+
+
+def _plan_with(store: RuntimeStore, **factory: Any) -> None:
+    with open_store(store.directory, **factory) as other:
+        other.plan_recovery()
 
 
 def _update(store: RuntimeStore, change: Any) -> Any:

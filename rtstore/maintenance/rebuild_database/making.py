@@ -57,7 +57,7 @@ from rtstore.maintenance.rebuild_database.broken import Salvage, problem_of, wha
 from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltStore, StoreOutcome
 from rtstore.maintenance.rebuild_database.stores import FoundStore, look_at_store, unknown_files
 from rtstore.model import arguments
-from rtstore.model.arguments import check_id
+from rtstore.model.arguments import check_id, check_new_id
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, RUN_TOMBSTONES, Descriptor, Registry
 from rtstore.model.envelope import content_hash
 from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
@@ -121,7 +121,8 @@ def rebuild_database(
     directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
     arguments.optional(str, team_name, "team_name")
-    arguments.optional(RunIdentity, identity, "identity")
+    if identity is not None:
+        arguments.checked_identity(identity)
     path = directory / DATABASE_NAME
     registry = None if descriptors is None else Registry(descriptors)
     _check_reason(directory, registry, fs, force=force)
@@ -141,7 +142,7 @@ def rebuild_database(
             if registry is None and salvage.descriptors is None:
                 _refuse_nameless(directory, known, team, fs, force=force)
             stores = [look_at_store(directory, item, salvage, fs) for item in known]
-            batch_id = check_id("batch_id_factory", batch_id_factory())
+            batch_id = check_new_id("batch_id_factory", batch_id_factory())
             buried = _buried(directory, salvage, known, fs)
             new = _NewDatabase(
                 team, identity, salvage, stores, batch_id, now, receipt_id_factory, buried.runs
@@ -269,7 +270,7 @@ def _team(directory: Path, wanted: str | None, salvage: Salvage, launch: LaunchS
     if undecided is not None:
         problem = f"{undecided}. Or say {found!r}: then the files become those of that team"
         raise InvalidRequestError("team_name", problem)
-    return check_id("team_name", wanted or found)
+    return check_id("team_name", found) if found else check_new_id("team_name", wanted)
 
 
 # --- 5: make ----------------------------------------------------------------------------------
@@ -417,7 +418,7 @@ class _NewDatabase:
             content_hash=content_hash(content),
             file_size=len(content),
             mtime_ns=found.mtime_ns,
-            receipt_id=check_id("receipt_id_factory", self._receipt_id_factory()),
+            receipt_id=check_new_id("receipt_id_factory", self._receipt_id_factory()),
             written_at=self._now,
         )
 
