@@ -371,7 +371,9 @@ class _Waiter:
 
     def __init__(self, call: Call[Any]) -> None:
         self.has_ended = False
-        self._call = call
+        self._call: Call[Any] | None = call
+        """None once its end has arrived, or the call and this would refer to each other for ever:
+        the future of the call keeps what it announced its end to."""
         self._loop = asyncio.get_running_loop()
         self._arrivals = _arrivals_of(self._loop)
         self._ended = self._loop.create_future()
@@ -396,6 +398,8 @@ class _Waiter:
 
     def _announce(self, _: object) -> None:
         call, arrive = self._call, self._arrive
+        if call is None:
+            return
         if call.on_event is not None:
             arrive = partial(call.told_context().run, arrive)
         self._arrivals.arrived.append(arrive)
@@ -408,12 +412,14 @@ class _Waiter:
         self.has_ended = True
         if not self._ended.done():
             self._ended.set_result(None)
-        self._call.tell()
+        if self._call is not None:
+            self._call.tell()
+        self._call = None
 
     def _look(self) -> None:
         """Find out whether the announcement was lost."""
         self._arrivals.is_asked = False
-        if self._call.future.done():
+        if self._call is None or self._call.future.done():
             self._arrive()
         else:
             self._call.remind(self._call)

@@ -183,12 +183,12 @@ class BatchCall(Call[Batch]):
     """
 
     def __init__(self, submit: Callable[[], PendingBatch], writer: BatchWriter) -> None:
-        super().__init__("write_batch", self._result, writer.lock)
-        self.place: Place
+        self._pending: list[PendingBatch] = []
+        """Its batch, once it is encoded."""
+        super().__init__("write_batch", partial(_result_of, self._pending), writer.lock)
         self._submit = submit
         self._writer = writer
         self._began_at = time.perf_counter()
-        self._pending: list[PendingBatch] = []
 
     def withdraw(self) -> None:
         """Prevent the batch from being written; no effect if a leader has it."""
@@ -198,23 +198,23 @@ class BatchCall(Call[Batch]):
             if isinstance(item.error, NotBegunError):
                 self.fail(item.error)
 
-    def encode(self) -> None:
-        """Check and encode the batch, unless the call was cancelled."""
-        pending: list[PendingBatch] = []
+    def encode(self, place: Place) -> None:
+        """Check and encode the batch for its place, unless the call was cancelled."""
         try:
             if self.future.running() or self.begin():
-                pending.append(self.in_context(self._submit))
+                self._pending.append(self.in_context(self._submit))
         except BaseException as error:  # noqa: BLE001 - as an executor does it
             self.fail(error)
-        self._pending = self.place.pending = pending
+        place.pending = self._pending
         if self._withdrawn:
             self.withdraw()
 
-    def execute(self) -> None:
-        """Write the batch, unless a leader has written it already. Report its events."""
+    def serve(self, place: Place) -> None:
+        """Write the batch from its place, unless a leader has written it already. Report its
+        events."""
         error: BaseException | None = None
         try:
-            self._writer.serve(self.place)
+            self._writer.serve(place)
             duration_s = time.perf_counter() - self._began_at
             self.in_context(partial(self._writer.events.batches_ended, self._pending, duration_s))
         except BaseException as raised:  # noqa: BLE001 - as an executor does it
@@ -239,22 +239,42 @@ class BatchCall(Call[Batch]):
         unknown = "it is not known whether the batch is committed: ask store.batches()"
         return [item.describe() for item in self._pending] or [unknown]
 
-    def _result(self) -> Batch:
-        return self._pending[0].result()
+
+def _result_of(pending: list[PendingBatch]) -> Batch:
+    return pending[0].result()
 
 
 class ServedPlace(Place):
-    """The place of a call of a task. `work` does the call, when it is the next of its server."""
+    """The place of a call of a task. It refers to the call, and the call not to it: what ended is
+    gone at once, and leaves no work to the garbage collector."""
 
     def __init__(self, call: Call[Any], pool: WritePool) -> None:
         super().__init__(server=pool)
         self.call = call
-        self.work: Callable[[], None] = call.execute
         self._pool = pool
+
+    def work(self) -> None:
+        """Do the call in its turn, when it is the next of its server."""
+        self._pool.take_turn(self)
 
     def remind(self) -> None:
         """Have another thread serve it, when none does."""
         self._pool.go_on()
+
+
+class BatchPlace(ServedPlace):
+    """The place of a call that writes a batch."""
+
+    call: BatchCall
+    is_encoded_here = True
+
+    def encode(self) -> None:
+        """Encode the batch."""
+        self.call.encode(self)
+
+    def work(self) -> None:
+        """Write the batch, unless that is done."""
+        self.call.serve(self)
 
 
 class ServerTurn(io.BytesIO):
@@ -300,11 +320,7 @@ class WritePool(Pool):
             time.sleep(POLL_INTERVAL_S_MAX)
 
     def _start(self, call: Call[Any]) -> None:
-        place = ServedPlace(call, self)
-        if isinstance(call, BatchCall):
-            call.place, place.encode = place, call.encode
-        else:
-            place.work = partial(self._queue.take_turn, place, partial(self._run, call, place))
+        place = (BatchPlace if isinstance(call, BatchCall) else ServedPlace)(call, self)
         call.remind = self._remind
         self._queue.enter(place)
         try:
@@ -388,9 +404,12 @@ class WritePool(Pool):
         with suppress(RuntimeError):  # the pool is being closed, which serves the rest
             self._ask()
 
-    def _run(self, call: Call[Any], turn: Place) -> None:
+    def take_turn(self, turn: ServedPlace) -> None:
         """Run a call that is not a batch, in its turn. If it writes, the batches of tasks behind it
         share its flush."""
+        self._queue.take_turn(turn, partial(self._run, turn.call, turn))
+
+    def _run(self, call: Call[Any], turn: Place) -> None:
         if not call.begin():
             return
         try:

@@ -308,19 +308,16 @@ class Place(io.BytesIO):
     """One caller in the queue; closed when it has left. (It is a `BytesIO` because its `__exit__`
     and its `closed` are in C: no exception can come between the two.)"""
 
+    is_encoded_here = False
+    """Whether its server encodes its batches, with `encode`."""
+
     def __init__(
-        self,
-        pending: Sequence[PendingBatch] | None = None,
-        *,
-        encode: Callable[[], None] | None = None,
-        server: object = None,
+        self, pending: Sequence[PendingBatch] | None = None, *, server: object = None
     ) -> None:
         super().__init__()
         self.pending = None if pending is None else list(pending)
         """Its batches. None for a turn, and for a batch that is not encoded yet: no group goes
         past it."""
-        self.encode = encode
-        """Sets `pending`, and raises nothing. Only the thread of its server calls it."""
         self.server = server
         """Who serves it, for the place of a task: only its server takes it out of the queue."""
         self.thread: int | None = None
@@ -328,6 +325,9 @@ class Place(io.BytesIO):
         self.deadline = 0.0
         self.leads = False
         self.wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def encode(self) -> None:
+        """Set `pending`, and raise nothing. Only the thread of its server calls it."""
 
     def remind(self) -> None:
         """Called now and then by who waits behind it. A thread in its own place needs none."""
@@ -495,7 +495,7 @@ class WriteQueue:
             for place in list(self._places)[:GROUP_MAX]:
                 if place.server is not server or place.pending is not None or place.closed:
                     continue
-                if place.encode is not None:
+                if place.is_encoded_here:
                     place.encode()
                     encoded += 1
 
@@ -503,7 +503,7 @@ class WriteQueue:
 
     def _see_to(self, place: Place, commit_group: Callable[[TakeGroup], None]) -> None:
         while not (place.is_done or place.closed):  # closed: its task was interrupted
-            if place.encode is not None:
+            if place.is_encoded_here:
                 self.encode_waiting(place.server)
             if self._head() is not place:
                 self._wait(place)
@@ -534,7 +534,7 @@ class WriteQueue:
     def _acquire(self, place: Place) -> Hold:
         left_s = max(0.0, place.deadline - time.monotonic())
         try:
-            return self._lock.hold(left_s if place.encode is None else 0)
+            return self._lock.hold(0 if place.is_encoded_here else left_s)
         except LockTimeoutError:
             raise _NotAcquiredError from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import threading
 from contextlib import ExitStack
@@ -189,6 +190,33 @@ def test_a_call_that_ended_before_it_is_awaited(directory: Path) -> None:
             assert await call.end() == 7
 
     asyncio.run(main())
+
+
+def test_calls_leave_nothing_to_the_garbage_collector(directory: Path) -> None:
+    """What a call was made of is gone when it has ended. Otherwise many tasks would stop now and
+    then, for as long as it takes to look through all that the process holds."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        async def call_all() -> None:
+            await asyncio.gather(*(write(store, LEASES, number) for number in range(5)))
+            await asyncio.gather(append(store, 1, LEDGER), store.read(LEDGER), store.manifest())
+
+        await write(store, LEDGER, [])
+        await call_all()
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await call_all()
+            gc.collect()
+            left = [kind for item in gc.garbage if "rtstore" in (kind := type(item)).__module__]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert left == []
+
+    run(directory, main)
 
 
 def test_calls_are_carried_out_in_their_order(directory: Path) -> None:
