@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.house import figures
 from tests.support.layers import (
     AMBIENT_TIME,
     CHECKOUT,
@@ -63,6 +64,18 @@ def test_the_exceptions_are_needed() -> None:
         for _, sql in run_sql(module)
     }
     assert set(SQL_EXCEPTIONS) <= run
+
+
+def test_the_figures_are_counted(tmp_path: Path) -> None:
+    """`python -m tests.house.figures` counts rooms and calls; no import points upward."""
+    imports = figures.of_imports(CHECKOUT)
+    assert imports["upwardImports"] == imports["circles"] == 0
+    assert 1 < imports["floors"] <= imports["rooms"] < imports["modules"]
+    calls = figures.of_calls(tmp_path)
+    assert calls.keys() == {"open", "write_batch", "update", "recover"}
+    for counted in calls.values():
+        assert 1 < counted["rooms"] <= counted["modules"]
+        assert counted["calls"] > counted["betweenModules"] >= counted["betweenRooms"] > 0
 
 
 # --- controls: each rule finds what breaks it -----------------------------------------------------
