@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def unpack(revision: str, parent: Path) -> Path:
     return directory
 
 
+@cache
 def facts_of(revision: str) -> dict[str, Any]:
     """What was in it when it was frozen."""
     found: dict[str, Any] = json.loads((folder_of(revision) / FACTS).read_bytes())

@@ -10,6 +10,7 @@ each trial.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from sqlalchemy.pool import NullPool
 
 from rtstore import FileSystem, RuntimeStore, RuntimeStoreError, upgrade_directory
 from rtstore.control import revisions
+from rtstore.control.lock import LOCK_NAME
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME
@@ -39,6 +41,7 @@ from tests.upgrade.freeze import unpack
 from tests.upgrade.states import (
     chosen,
     looked_at,
+    newest_schema,
     problems_in_use,
     problems_of_backups,
     problems_of_database,
@@ -55,10 +58,13 @@ class Kills(Tally):
 
     kinds: Counter[str] = field(default_factory=Counter)
     """How many points there were before SQL statements, file operations, and the end."""
+    different: int = 0
+    """How many different directories passed."""
 
     def line(self, job: str, **more: str) -> str:
         """What is printed of it."""
         facts = {"job": job, **more, "points": self.points, **self.kinds}
+        facts |= {"different": self.different} if self.different else {}
         first = [failure[:300] for failure in self.failures[:3]]
         return json.dumps({**facts, "failures": len(self.failures), "first": first})
 
@@ -78,6 +84,7 @@ def kill_everywhere(
     one. Of a control, the first failure is enough.
     """
     tally, copies = Kills(), Copies(beginning, beginning.parent)
+    checks = InChildren(check, tally)
     for point in points_of(act, copies):
         if stop_at_first and tally.failures:
             break
@@ -91,22 +98,56 @@ def kill_everywhere(
             if ended.killed_at is None:
                 tally.failures.append(f"{where}: it was not hit; {ended}")
                 continue
-            tally.check(where, check_in_a_child(check, directory))
+            checks.look_at(where, directory)
     return tally
 
 
-def check_in_a_child(check: Check, directory: Path) -> list[str]:
-    """A check in a process of its own: what it opens and warms up must not help the next trial."""
-    problems: list[str] = []
+class InChildren:
+    """Checks directories, each in a process of its own: what one opens and warms up must not help
+    the next. A directory that is like one that passed is not checked again: what comes of it is
+    the same."""
 
-    def work(say: Say) -> None:
-        for problem in check(directory):
-            say(Broken(problem))
+    def __init__(self, check: Check, tally: Kills) -> None:
+        self._check = check
+        self._tally = tally
+        self._passed: set[str] = set()
 
-    ended = Child(work).wait()
-    if not ended.finished:
-        problems.append(str(ended))
-    return problems + [str(note) for note in ended.notes if isinstance(note, Broken)]
+    def look_at(self, where: str, directory: Path) -> None:
+        """Check a directory; put what is wrong with it into the tally."""
+        state = state_of(directory)
+        problems = [] if state in self._passed else self._problems_of(directory)
+        if not problems:
+            self._passed.add(state)
+        self._tally.different = len(self._passed)
+        self._tally.check(where, problems)
+
+    def _problems_of(self, directory: Path) -> list[str]:
+        problems: list[str] = []
+
+        def work(say: Say) -> None:
+            for problem in self._check(directory):
+                say(Broken(problem))
+
+        ended = Child(work).wait()
+        if not ended.finished:
+            problems.append(str(ended))
+        return problems + [str(note) for note in ended.notes if isinstance(note, Broken)]
+
+
+def state_of(directory: Path) -> str:
+    """A digest of all that a directory holds: names, modes and bytes, and the times of the files
+    that are not the store's own. What the lock file says is for messages only."""
+    found = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        facts = path.lstat()
+        is_ours = path.name.startswith((DATABASE_NAME, "runtime-store.", ".runtime-store."))
+        time = 0 if is_ours or not path.is_file() else facts.st_mtime_ns
+        found.update(f"{path.relative_to(directory)}\0{facts.st_mode}\0{time}\0".encode())
+        if path.is_symlink():
+            found.update(os.fsencode(path.readlink()))
+        elif path.is_file() and path.name != LOCK_NAME:
+            found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 # --- the upgrade --------------------------------------------------------------------------------
@@ -141,6 +182,8 @@ def begin(frozen: str, workplace: Path) -> Path:
         name = f"runtime-store.backup-{frozen}-2026050{day + 1}T080000.000Z.sqlite3"
         shutil.copy(kept, beginning / name)
     (beginning / ".runtime-store.backup-new.sqlite3").write_bytes(b"half a back-up")
+    assert problems_of_backups(beginning, frozen) == []
+    newest_schema()  # as the back-ups: the children that check find it done
     return beginning
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.crash.workers import Copies, workshop
 from tests.support import CHECKOUT
-from tests.upgrade.kills import Kills, begin, check_in_a_child, check_upgrade
+from tests.upgrade.kills import InChildren, Kills, begin, check_upgrade
 from tests.upgrade.states import chosen
 
 CALLS = ",".join(
@@ -38,6 +38,7 @@ class CannotTraceError(Exception):
 def killed_in(frozen: str, *, quick: bool = False) -> Kills:
     """Kill the upgrade of a frozen directory in place of each system call."""
     tally = Kills()
+    checks = InChildren(check_upgrade(frozen), tally)
     with workshop() as workplace:
         copies = Copies(begin(frozen, workplace), workplace)
         with copies.fresh() as directory:
@@ -57,7 +58,7 @@ def killed_in(frozen: str, *, quick: bool = False) -> Kills:
                 if (code, done) != (-signal.SIGKILL, calls[:number]):
                     tally.failures.append(f"{where}: it was not hit, and ended with {code}")
                     continue
-                tally.check(where, check_in_a_child(check_upgrade(frozen), directory))
+                checks.look_at(where, directory)
     return tally
 
 

@@ -21,7 +21,7 @@ from tests.crash.kills import points_of
 from tests.crash.power_loss import Camera, DiskProbe, ModelledFileSystem
 from tests.crash.probe import END, Fault, Point, Probe, watched
 from tests.crash.workers import Copies, workshop
-from tests.upgrade.kills import Kills, begin, check_in_a_child, check_upgrade, opening
+from tests.upgrade.kills import InChildren, Kills, begin, check_upgrade, opening
 from tests.upgrade.states import chosen
 
 # --- an error in place of any call ----------------------------------------------------------------
@@ -34,23 +34,29 @@ def failing(frozen: str, *, quick: bool) -> Kills:
     """Let every call of an upgrade fail in each way; check what is left, and that a runtime goes on
     with it when the trouble is over."""
     tally = Kills()
+    checks = InChildren(check_upgrade(frozen), tally)
     with workshop() as workplace:
         copies = Copies(begin(frozen, workplace), workplace)
         for point in points_of(opening, copies):
             if quick and point.call in _LOOKING:
                 continue
             for fault, lasting in faults_at(point, full=False):
-                with copies.fresh() as directory:
-                    problems = _fail(directory, point, fault, lasting=lasting)
-                    problems = problems or check_in_a_child(check_upgrade(frozen), directory)
                 tally.points += 1
                 tally.kinds[point.kind] += 1
                 how = "from there on" if lasting else "once"
-                tally.check(f"{frozen}, {fault} {how} instead of {point}", problems)
+                where = f"{frozen}, {fault} {how} instead of {point}"
+                with copies.fresh() as directory:
+                    error = _fail(directory, point, fault, lasting=lasting)
+                    if error is None:
+                        checks.look_at(where, directory)
+                    else:
+                        tally.failures.append(f"{where}: it came out as {error!r}")
     return tally
 
 
-def _fail(directory: Path, failing_at: Point, fault: Fault, *, lasting: bool) -> list[str]:
+def _fail(directory: Path, failing_at: Point, fault: Fault, *, lasting: bool) -> Exception | None:
+    """Upgrade with a fault at a point; return what was raised and is no error of the store's."""
+
     def watch(point: Point) -> Fault | None:
         later = lasting and point.number > failing_at.number and point.kind == failing_at.kind
         hit = point.number == failing_at.number or (later and point.call != "ROLLBACK")
@@ -60,10 +66,10 @@ def _fail(directory: Path, failing_at: Point, fault: Fault, *, lasting: bool) ->
         try:
             upgrade_directory(directory, fs=fs)
         except RuntimeStoreError:
-            return []
+            return None
         except Exception as error:
-            return [f"it came out as {error!r}"]
-    return []
+            return error
+    return None
 
 
 # --- a loss of power ------------------------------------------------------------------------------
@@ -89,9 +95,13 @@ class _Forgetful(_PowerFileSystem):
         """Do nothing."""
 
 
-def power_lost(frozen: str, kind: type[_PowerFileSystem] = _PowerFileSystem) -> Kills:
-    """Cut the power before every call of an upgrade; check everything that may be left of it."""
+def power_lost(
+    frozen: str, kind: type[_PowerFileSystem] = _PowerFileSystem, *, stop_at_first: bool = False
+) -> Kills:
+    """Cut the power before every call of an upgrade; check everything that may be left of it. Of a
+    control, the first failure is enough."""
     tally = Kills()
+    checks = InChildren(check_upgrade(frozen), tally)
     with workshop() as workplace:
         beginning = begin(frozen, workplace)
         with Copies(beginning, workplace).fresh() as directory:
@@ -99,10 +109,11 @@ def power_lost(frozen: str, kind: type[_PowerFileSystem] = _PowerFileSystem) -> 
         for point, state in found:
             with Copies(workplace / "nothing", workplace).fresh() as directory:
                 state.lay_out(directory)
-                problems = check_in_a_child(check_upgrade(frozen), directory)
+                checks.look_at(f"{frozen}, power lost at {point} ({state.label})", directory)
             tally.points += 1
             tally.kinds[point.kind] += 1
-            tally.check(f"{frozen}, power lost at {point} ({state.label})", problems)
+            if stop_at_first and tally.failures:
+                break
     return tally
 
 
@@ -127,7 +138,7 @@ def _states_of(
 
 def forgotten(frozen: str) -> Kills:
     """The control: a name that was not flushed must be missed."""
-    return power_lost(frozen, _Forgetful)
+    return power_lost(frozen, _Forgetful, stop_at_first=True)
 
 
 def main(arguments: list[str]) -> None:
