@@ -47,18 +47,17 @@ COMPATIBILITY_SNAPSHOT = "opencode.compatibilitySnapshot"
 RUNTIME_REVISION = "opencode.runtimeRevision"
 RUNTIME_DIAGNOSTICS = "opencode.runtimeDiagnostics"
 
-RESERVED_NAMES = frozenset(
-    {
-        "runtime-store.sqlite3",
-        "runtime-store.sqlite3-wal",
-        "runtime-store.sqlite3-shm",
-        "runtime-store.sqlite3-journal",
-        "runtime-store.lock",
-        "manifest.json",
-        "opencode-runtime-manifest.json",
-        "opencode-runtime-receipts.json",
-    }
+CONTROL_FILES = frozenset(
+    {"manifest.json", "opencode-runtime-manifest.json", "opencode-runtime-receipts.json"}
 )
+"""The control files of the file-only format: an import reads them, and an export writes them."""
+RESERVED_NAMES = CONTROL_FILES | {
+    "runtime-store.sqlite3",
+    "runtime-store.sqlite3-wal",
+    "runtime-store.sqlite3-shm",
+    "runtime-store.sqlite3-journal",
+    "runtime-store.lock",
+}
 """Names in a runtime directory that no store may have, for its file or a directory above it."""
 RUN_TOMBSTONES = "opencode-run-tombstones.json"
 LANE_INDEX = "lanes.json"

@@ -20,9 +20,11 @@ from rtstore.files import durable, quarantine
 from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.foreign import system_error
+from rtstore.model.descriptors import CONTROL_FILES
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
 from rtstore.model.times import Clock, to_utc_ms
+from rtstore.shell import shell_word
 
 
 def restore_quarantined(
@@ -45,6 +47,8 @@ def restore_quarantined(
             )
         _check_folder(publisher)
         kept_at = _path_of(quarantined, publisher)
+        if quarantined.relative_path in CONTROL_FILES:
+            raise _exported(quarantined, kept_at, publisher)
         try:
             path = store_path(publisher.directory, quarantined.relative_path)
         except UnsafePathError as error:
@@ -96,6 +100,20 @@ def drop_old_quarantined(
             with database.write(flush=False) as connection:
                 recovery_log.drop_quarantined(connection, item.quarantine_number)
     return dropped
+
+
+def _exported(
+    quarantined: QuarantinedFile, kept_at: Path, publisher: Publisher
+) -> InvalidRequestError:
+    """Return the error for a file that an export replaced: it is of no store, and the next export
+    would replace it again."""
+    here = publisher.directory / quarantined.relative_path
+    return InvalidRequestError(
+        "quarantine_number",
+        f"{quarantined.relative_path} is no file of a store: an export writes it, and the next "
+        f"one replaces it again. To have it back until then: cp {shell_word(kept_at)} "
+        f"{shell_word(here)}",
+    )
 
 
 def _check_folder(publisher: Publisher) -> None:

@@ -3,11 +3,13 @@ somebody removes them by hand, nothing is acknowledged that is not there."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import warnings
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -251,6 +253,28 @@ def test_removed_and_made_anew_by_another(path: Path) -> None:
             database.read_on_writer(batch_count)
         database.close()
         assert other.communicate("end\n", timeout=60)[0] == "ok\n0\n"
+
+
+@pytest.mark.parametrize("where", ["ground.leave", "ground.tidy_up"])
+def test_dropped_after_its_closing_was_interrupted(
+    path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Whoever is interrupted in `close()` and drops the object leaves no descriptor."""
+    database = Database(path)
+    write_one(database, 1)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"rtstore.control.sqlite.{where}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            database.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it was not closed to the end
+        del database
+        gc.collect()
+    assert not _open_files(path.parent)
 
 
 def test_nothing_is_left_open(path: Path) -> None:

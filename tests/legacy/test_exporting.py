@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,28 @@ def test_an_export_in_place(tmp_path: Path) -> None:
         assert {file.reason for file in store.quarantined_files()} == {"replaced by an export"}
     assert all((directory / name).is_file() for name in replaced)
     assert accepted_by_the_legacy_runtime(directory)
+
+
+def test_a_control_file_that_an_export_replaced_is_not_called_damage(tmp_path: Path) -> None:
+    """It is in quarantine, and is of no store, so it is not put back as one: the refusal says why,
+    changes nothing, and names the command that has it back."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store:
+        write(store, LEASES, {"n": 1})
+        store.export()
+        before = {name: (directory / name).read_bytes() for name in (MANIFEST, RECEIPTS)}
+        write(store, LEASES, {"n": 2})
+        store.export()
+        replaced = store.quarantined_files()
+        assert {kept.relative_path for kept in replaced} == {MANIFEST, RECEIPTS}
+        for kept in replaced:
+            now = files_picture(directory)
+            with pytest.raises(InvalidRequestError, match="an export writes it") as caught:
+                store.restore_quarantined(kept.quarantine_number)
+            assert files_picture(directory) == now
+            command = str(caught.value).partition("until then: ")[2]
+            subprocess.run(shlex.split(command), check=True)
+            assert (directory / kept.relative_path).read_bytes() == before[kept.relative_path]
 
 
 def test_pruned_history_comes_through(tmp_path: Path) -> None:

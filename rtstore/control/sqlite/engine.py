@@ -737,9 +737,13 @@ class _Held(User):
             ground.tidy_up()
 
     def drop(self) -> None:
-        """Release everything of a `Database` that was not closed, with a `ResourceWarning`."""
-        if os.getpid() == self._pid and self.ground is not None:
-            self.close()
+        """Release everything of a `Database` that was not closed, with a `ResourceWarning`, or
+        whose closing was interrupted."""
+        if os.getpid() != self._pid:
+            return
+        was_open = self.ground is not None
+        self.close()
+        if was_open:
             warnings.warn(
                 f"the runtime store of {self._path.parent} was not closed",
                 ResourceWarning,
