@@ -277,6 +277,33 @@ def test_dropped_after_its_closing_was_interrupted(
     assert not _open_files(path.parent)
 
 
+@pytest.mark.parametrize("what", ["opened by another thread", "replaced by another process"])
+def test_a_descriptor_is_closed_whatever_comes_while_it_is_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Two threads open the database at once, or it gets another file just then: each descriptor is
+    known, so it is closed in the end; and that of another file is not used."""
+    found, opened = path.stat(), os.open
+    file = found.st_dev, found.st_ino
+    its_ground = Ground(file)
+
+    def open_late(name: str, flags: int) -> int:
+        monkeypatch.setattr(os, "open", opened)
+        if what == "opened by another thread":
+            its_ground.hold(name, 0)
+            assert its_ground.is_held
+        else:
+            os.replace(shutil.copy(name, f"{name}.new"), name)
+        return opened(name, flags)
+
+    monkeypatch.setattr(os, "open", open_late)
+    its_ground.hold(str(path), 0)
+    assert its_ground.is_held == (what == "opened by another thread")
+    its_ground.unlock()
+    assert its_ground.try_to_close()
+    assert not _open_files(path.parent)
+
+
 def test_nothing_is_left_open(path: Path) -> None:
     """Opening and closing leaves no descriptor, also where the process has the file open itself:
     ours are closed when its own is."""

@@ -23,6 +23,8 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
+from itertools import tee
+from operator import itemgetter
 from pathlib import Path
 
 from rtstore.control.sqlite import sessions
@@ -66,8 +68,9 @@ class Ground:
         self._users: set[weakref.ref[User]] = set()
         self.is_held = False
         """Whether our lock holds the WAL in place."""
-        self._own: dict[Identity, int] = {}
-        """Our descriptors by their files: of the database, and of its index."""
+        self._own: dict[int, os.stat_result] = {}
+        """Our descriptors, each with what it is of: the database, an index, or a file that took the
+        name of one just then. Two threads may open one each."""
 
     def add(self, user: User) -> None:
         """Let somebody use it."""
@@ -197,8 +200,8 @@ class Ground:
         if not self.is_held:
             return
         self.is_held = False
-        for file, descriptor in list(self._own.items()):
-            if _identity_of(descriptor) == file:
+        for descriptor in list(self._own):
+            if self._is_ours(descriptor):
                 _set_lock(descriptor, fcntl.F_UNLCK, 0, 0)  # all of it
 
     def _in_words(self, names: Names, wal: Identity | None, index: Identity | None) -> str | None:
@@ -216,37 +219,49 @@ class Ground:
         """Close our descriptors of files that this process does not have open otherwise. Return
         whether all are closed."""
         opened = _open_files()
-        own = set(self._own.values())
-        for file in list(self._own):
-            if opened and not set(opened.get(file, ())) - own:
-                self._close(file)
+        own = dict(self._own)
+        for descriptor, found in own.items():
+            others = set(opened.get((found.st_dev, found.st_ino), ())) - own.keys()
+            if opened and not others:
+                self._close(descriptor)
         return not self._own
 
     def close_own(self) -> None:
         """Close our descriptors."""
-        for file in list(self._own):
-            self._close(file)
+        for descriptor in list(self._own):
+            self._close(descriptor)
 
-    def _close(self, file: Identity) -> None:
+    def _close(self, descriptor: int) -> None:
         """Forget a descriptor, and close it unless other code closed it and reused its number."""
-        close = os.close if _identity_of(self._own.get(file, -1)) == file else _leave_open
+        close = os.close if self._is_ours(descriptor) else _leave_open
         # Both in C, where no exception comes between: what is forgotten is closed, and only once.
         with suppress(KeyError):  # another thread was quicker
-            deque(map(close, map(self._own.pop, [file])), maxlen=0)
+            forgotten = zip([descriptor], map(self._own.pop, [descriptor]), strict=True)
+            deque(map(close, map(itemgetter(0), forgotten)), maxlen=0)
 
     def _descriptor_of(self, path: str, file: Identity) -> int | None:
-        if file not in self._own:
-            try:
-                found = os.stat(path)
-                if (found.st_dev, found.st_ino) != file:
-                    return None
-                # Noted in C, with the opening: an unknown descriptor would never be closed, and
-                # closing one drops the locks on its file, whichever that is.
-                self._own.update(zip([file], map(os.open, [path], [_OPEN_FLAGS]), strict=True))
-            except system_error():
-                return None
-        descriptor = self._own.get(file, -1)
-        return descriptor if _identity_of(descriptor) == file else None
+        found = self._own_of(file)
+        if found is not None or _identity(path) != file:
+            return found
+        try:
+            # Noted in C, with the opening: an unknown descriptor would never be closed, and closing
+            # one drops the locks on its file, whichever that is.
+            opened, same = tee(map(os.open, [path], [_OPEN_FLAGS]))
+            self._own.update(zip(opened, map(os.fstat, same), strict=True))
+        except system_error():
+            return None
+        return self._own_of(file)
+
+    def _own_of(self, file: Identity) -> int | None:
+        for descriptor, found in list(self._own.items()):
+            if (found.st_dev, found.st_ino) == file and self._is_ours(descriptor):
+                return descriptor
+        return None
+
+    def _is_ours(self, descriptor: int) -> bool:
+        """Return whether it still is ours: other code may have closed it, and reused its number."""
+        found = self._own.get(descriptor)
+        return found is not None and (found.st_dev, found.st_ino) == _identity_of(descriptor)
 
 
 def _leave_open(_: int) -> None:
