@@ -87,7 +87,9 @@ def test_a_frozen_directory_comes_up_to_date(frozen: str, tmp_path: Path) -> Non
 
 DIE_WRITING = """
 import os, signal, sys
-from rtstore import FileSystem, RuntimeStore
+from rtstore import RuntimeStore
+from rtstore.parts import FileSystem
+from rtstore.testing import Seams
 from tests.support import LEASES
 from tests.upgrade.life import NOTES, SECOND
 
@@ -103,7 +105,7 @@ class Deadly(FileSystem):
     def exchange(self, first, second):
         return False  # so that it renames
 
-RuntimeStore.open(sys.argv[1], fs=Deadly()).write_batch(
+RuntimeStore.open(sys.argv[1], seams=Seams(fs=Deadly())).write_batch(
     identity=SECOND, reason="delivery_commit", batch_id="killed", writes={LEASES: [4], NOTES: [4]}
 )
 """
