@@ -460,7 +460,7 @@ class StoreFileChangedError(RecoveryNeededError):
             )
         hint = "" if expected is None else " (read with verify=False to use the committed content)"
         why = "" if not_adopted is None else f". It cannot be adopted: {not_adopted}"
-        super().__init__(f"{path} {what}{why}. Run: rtstore plan {shell_word(directory)}{hint}.")
+        super().__init__(f"{path} {what}{why}. Run: rtstore plan {shell_word(directory)}{hint}")
 
 
 class ContentMissingError(RecoveryNeededError):

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from rtstore.cli.helps import LaidOut, laying_out_refusals
 from rtstore.cli.reporting import reporting
 
 
-class Command(TyperCommand):
+class Command(LaidOut, TyperCommand):
     """A command whose errors are reported, and whose function returns the exit code.
 
     The parameters `directory` and `store_name` are what its messages are about.
@@ -34,7 +35,7 @@ class Listed(TyperCommand):
     """A command that is listed with its short help, and not loaded."""
 
 
-class Sections(TyperGroup):
+class Sections(LaidOut, TyperGroup):
     """A group whose help lists its commands in sections, and which loads one when it is called."""
 
     package: ClassVar[str]
@@ -48,6 +49,16 @@ class Sections(TyperGroup):
             for name, short_help in section.items():
                 if name not in self.commands:
                     self.add_command(Listed(name, short_help=short_help))
+
+    def make_context(self, *args: Any, **settings: Any) -> Any:
+        """Return the context of a call. A wrong call is refused in the width of its reader."""
+        with laying_out_refusals():
+            return super().make_context(*args, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call the command. A wrong call is refused in the width of its reader."""
+        with laying_out_refusals():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer has it
         """Write the sections, with the names aligned across all of them."""

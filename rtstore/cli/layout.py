@@ -11,7 +11,7 @@ from typing import NamedTuple
 GAP = 2
 """Spaces between columns, and before what continues a line."""
 _WORD = re.compile(r"\S+")
-_SHELL_WORD = re.compile(
+SHELL_WORD = re.compile(
     r"""(?: \$'(?:\\.|[^'\\])*' | '[^']*' | "(?:\\.|[^"\\])*" | \\. | [^\s'"\\] | ['"\\] )+""",
     re.VERBOSE | re.DOTALL,
 )
@@ -23,6 +23,8 @@ _LONG_HASH = re.compile(r"\b(sha256:[0-9a-f]{8})[0-9a-f]{52}([0-9a-f]{4})\b")
 _DIGITS_OF_A_FILE = re.compile(r"\.([0-9a-f]{4})[0-9a-f]{24}([0-9a-f]{4})\b")
 _ID_MAX = 20
 _INDENT_SHARE = 3
+_ROOM_BESIDE = 40
+"""What a text needs beside a name, so that it is not a column of single words."""
 _LAST_RANK = 1_000
 
 
@@ -83,8 +85,16 @@ def padded(text: str, width: int) -> str:
 # --- lines ----------------------------------------------------------------------------------------
 
 
-def lines_of(cells: Sequence[Cell], width: int | None, indent: int = 0) -> Iterator[Cells]:
-    """Yield the lines of a text; what continues one is indented more."""
+def hanging(names: int, width: int | None) -> int:
+    """Return how far to indent what goes on below a name with its gap, which take `names` columns:
+    below the text beside the name, if there is room for it."""
+    return names if width is None or width - names >= _ROOM_BESIDE else GAP
+
+
+def lines_of(
+    cells: Sequence[Cell], width: int | None, indent: int = 0, *, more: int = GAP
+) -> Iterator[Cells]:
+    """Yield the lines of a text; what continues one is indented `more`."""
     if width is None:
         yield [Cell(" " * indent), *cells]
         return
@@ -92,10 +102,10 @@ def lines_of(cells: Sequence[Cell], width: int | None, indent: int = 0) -> Itera
     if len(cells) == 1 and cells[0].tone == "command":
         yield from _command_lines(cells[0], width, indent)
         return
-    first, *others = _broken(cells, width - indent, width - indent - GAP)
+    first, *others = _broken(cells, width - indent, width - indent - more)
     yield [Cell(" " * indent), *first]
     for line in others:
-        yield [Cell(" " * (indent + GAP)), *line]
+        yield [Cell(" " * (indent + more)), *line]
 
 
 def _command_lines(command: Cell, width: int, indent: int) -> Iterator[Cells]:
@@ -106,7 +116,7 @@ def _command_lines(command: Cell, width: int, indent: int) -> Iterator[Cells]:
         yield [Cell(" " * indent), command]
         return
     first -= GAP
-    ranges = _ranges(text, first, first - GAP, _SHELL_WORD)
+    ranges = _ranges(text, first, first - GAP, SHELL_WORD)
     for number, (start, end) in enumerate(ranges):
         goes_on = " \\" if number + 1 < len(ranges) else ""
         yield [Cell(" " * (indent + GAP * bool(number))), Cell(text[start:end] + goes_on, tone)]

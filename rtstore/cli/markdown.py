@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import CodeBlock, Heading, Markdown, TableElement
 from rich.text import Text
 from rich.theme import Theme
 
+from rtstore.cli.layout import GAP
+
 COLUMNS_MAX = 80
-_BETWEEN = 3
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
 _THEME = Theme({"markdown.code": "cyan", "markdown.item.bullet": "dim"})
 
 
-def show_markdown(console: Console, text: str) -> None:
-    """Print a page. What a link leads to is not shown: its text names the command."""
-    width = min(console.width, COLUMNS_MAX)
-    with console.use_theme(_THEME):
-        console.print(_Markdown(_LINK.sub(r"\1", text)), width=width, crop=False)
+def show_markdown(console: Console | None, text: str, width: int) -> None:
+    """Print a page for a reader of that width, without colours where there is no console. What a
+    link leads to is not shown: its text names the command."""
+    if console is None:
+        console = Console(file=sys.stdout, color_system=None, force_terminal=False)
+    with console.use_theme(_THEME), console.capture() as drawn:
+        page = _Markdown(_LINK.sub(r"\1", text))
+        console.print(page, width=min(width, COLUMNS_MAX), crop=False)
+    for line in drawn.get().splitlines():
+        sys.stdout.write(f"{line.rstrip()}\n")
 
 
 class _Code(CodeBlock):
@@ -45,11 +54,11 @@ class _Table(TableElement):
         if self.header is None or self.header.row is None or self.body is None:
             return
         rows = [[cell.content for cell in row.cells] for row in (self.header.row, *self.body.rows)]
-        words = [max(map(_longest_word, column)) for column in zip(*rows, strict=True)]
-        if sum(words) + _BETWEEN * len(words) <= options.max_width:
-            yield from super().__rich_console__(console, options)
-            return
         names, *rows = rows
+        widths = _widths([*zip(names, *rows, strict=True)], options.max_width)
+        if widths:
+            yield from _side_by_side(names, rows, widths, console)
+            return
         for first, *others in rows:
             first.stylize("bold")
             yield first
@@ -58,6 +67,37 @@ class _Table(TableElement):
                     line = Text.assemble((f"{name.plain}: ", "dim"), cell)
                     yield from _indented(line, console, options.max_width)
             yield Text()
+
+
+def _widths(columns: Sequence[Sequence[Text]], width: int) -> list[int]:
+    """Return the width of each column: its words whole, and where most is folded, more; nothing
+    where the words do not fit side by side."""
+    whole = [max(cell.cell_len for cell in column) for column in columns]
+    shown = [max(map(_longest_word, column)) for column in columns]
+    room = width - GAP * len(columns) - sum(shown)
+    if room < 0:
+        return []
+    for _ in range(min(room, sum(whole) - sum(shown))):
+        at = max(range(len(columns)), key=lambda at: whole[at] / max(shown[at], 1))
+        shown[at] += 1
+    return shown
+
+
+def _side_by_side(
+    names: Sequence[Text], rows: Sequence[Sequence[Text]], widths: Sequence[int], console: Console
+) -> RenderResult:
+    for name in names:
+        name.stylize("bold")
+    rule = [Text("\u2500" * width, "dim") for width in widths]
+    for row in (names, rule, *rows):
+        folded = [cell.wrap(console, width) for cell, width in zip(row, widths, strict=True)]
+        for cells in zip_longest(*folded, fillvalue=Text()):
+            line = Text(" " * GAP, no_wrap=True, overflow="ignore")
+            for cell, width in zip(cells, widths, strict=True):
+                line += cell
+                line.pad_right(width + GAP - cell.cell_len)
+            yield line
+    yield Text()
 
 
 def _longest_word(cell: Text) -> int:

@@ -18,10 +18,12 @@ from datetime import datetime
 from typing import IO, TYPE_CHECKING
 
 from rtstore.cli.layout import (
+    GAP,
     Cell,
     Cells,
     Column,
     fact_lines,
+    hanging,
     lines_of,
     short_id,
     shortened,
@@ -29,6 +31,7 @@ from rtstore.cli.layout import (
     table_lines,
     width_of,
 )
+from rtstore.cli.width import reader_width
 from rtstore.model.times import format_time
 
 if TYPE_CHECKING:
@@ -40,8 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Column"]
 
 _NAMES_MAX = 3
-_USUAL_WIDTH = 80
-"""Of a terminal that does not say its width."""
 _STYLES = {
     "good": "green",
     "bad": "bold red",
@@ -62,10 +63,15 @@ class Page:
         self._mark = "…" if _can_write("…", stream) else ".."
         """Stands for what is cut; both may be typed."""
 
-    def line(self, *cells: str | Cell, indent: int = 0) -> None:
-        """Print a line made of the cells; where it does not fit, it goes on below."""
-        for line in lines_of([self._shown(cell) for cell in cells], self._width, indent):
+    def line(self, *cells: str | Cell, indent: int = 0, more: int = GAP) -> None:
+        """Print a line made of the cells; where it does not fit, it goes on below, indented
+        `more`."""
+        for line in lines_of([self._shown(cell) for cell in cells], self._width, indent, more=more):
             self._put(line)
+
+    def hanging(self, names: int) -> int:
+        """Return how far to indent what goes on below a name with its gap, of that width."""
+        return hanging(names, self._width)
 
     def exact(self, text: str, tone: str = "") -> None:
         """Print a line of somebody's data as it is: it is neither broken nor cut."""
@@ -198,19 +204,6 @@ def page_of(report: Record, *, as_json: bool, wide: bool = False) -> Page:
         return page_for(wide=wide)
     print_json(report)
     return SilentPage()
-
-
-def reader_width(stream: IO[str]) -> int | None:
-    """Return how wide the reader of a stream is: `COLUMNS`, or its terminal; None: not known."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isascii() and columns.isdigit() and int(columns[:6]) > 0:
-        return int(columns[:6])
-    if not stream.isatty():
-        return None
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or _USUAL_WIDTH
-    except OSError:
-        return _USUAL_WIDTH
 
 
 def console_for(stream: IO[str]) -> Console | None:

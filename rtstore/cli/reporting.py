@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from rtstore.cli.exits import ExitCode, exit_code_of
+from rtstore.cli.layout import SHELL_WORD
 from rtstore.errors import (
     DatabaseLockedError,
     Hint,
@@ -22,6 +24,9 @@ from rtstore.errors import (
     UnknownStoreError,
 )
 from rtstore.shell import shell_word
+
+if TYPE_CHECKING:
+    from rtstore.cli.output import Page
 
 
 @contextmanager
@@ -44,18 +49,37 @@ def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool)
     if as_json:
         report = {"type": type(error).__name__, "message": message, "exitCode": int(code)}
         sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
-    from rtstore.cli.output import Cell, page_for
+    from rtstore.cli.output import page_for
 
-    page, (first, *others) = page_for(sys.stderr), f"rtstore: {message}".splitlines()
-    what, _, command = first.rpartition(" Run: ")
-    is_command_alone = bool(what) and not others and "(" not in command
-    if is_command_alone and page.is_narrower_than(first):
-        page.line(f"{what} Run:")
-        page.line(Cell(command, "command"), indent=2)
-    else:
-        for line in (first, *others):
-            page.line(line)
+    page = page_for(sys.stderr)
+    for line in f"rtstore: {_from_here(message)}".splitlines():
+        _show_line(page, line)
     raise typer.Exit(code)
+
+
+def _from_here(message: str) -> str:
+    """Return a message with the paths below the working directory as they are typed from it."""
+    try:
+        here = str(Path.cwd())
+    except OSError:  # it is gone
+        return message
+    return message if here == "/" else re.sub(rf"(?<![\w./-]){re.escape(here)}/(?=\w)", "", message)
+
+
+def _show_line(page: Page, line: str) -> None:
+    """Print a line of a message. A command in it that has to be broken stands in lines of its own,
+    so that it can be copied."""
+    from rtstore.cli.output import Cell
+
+    what, _, text = line.rpartition(" Run: ")
+    if not what or not page.is_narrower_than(line):
+        page.line(line)
+        return
+    end = next((word.start() for word in SHELL_WORD.finditer(text) if word[0][0] == "("), len(text))
+    page.line(f"{what} Run:")
+    page.line(Cell(text[:end].strip(), "command"), indent=2)
+    if text[end:]:
+        page.line(text[end:], indent=2)
 
 
 def _message(error: RuntimeStoreError | OSError) -> str:

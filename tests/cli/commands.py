@@ -51,17 +51,22 @@ class Result:
 def run(*arguments: str | Path, columns: int | None = None) -> Result:
     """Run the command in this process, for a reader of that width."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
-    code = 0
     with _width(columns), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            _command()([_argument(argument) for argument in arguments], prog_name="rtstore")
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = call(*arguments)
     texts = []
     for stream in (out, err):
         stream.seek(0)
         texts.append(stream.read())
     return Result(code, *texts)
+
+
+def call(*arguments: str | Path) -> int:
+    """Run the command in this process, on the streams that there are; return its exit code."""
+    try:
+        _command()([_argument(argument) for argument in arguments], prog_name="rtstore")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 @contextlib.contextmanager

@@ -10,12 +10,13 @@ import pytest
 
 from rtstore.cli.app import Commands, QuarantineCommands
 from rtstore.cli.layout import shortened, shortened_path, width_of
-from rtstore.cli.output import Cell, Page, reader_width
+from rtstore.cli.output import Cell, Page
+from rtstore.cli.width import reader_width
 from tests.cli.commands import crashed_team, ready_team, run, words_of
-from tests.cli.widths import COMMANDS, WIDTHS, file_of, printed
+from tests.cli.widths import COMMANDS, ON_A_TERMINAL, WIDTHS, file_of, printed
 
-DATA = ("show", "diff", "quarantine show", "quarantine diff")
-"""Commands that print what somebody wrote, as it is."""
+DATA = ("show", "diff", "quarantine show", "quarantine diff", "guide asyncio")
+"""Commands that print what somebody wrote, or code to be copied, as it is."""
 
 
 def outputs(width: int | None) -> dict[str, str]:
@@ -31,7 +32,8 @@ def words(text: str) -> set[str]:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_each_command(width: int | None) -> None:
-    """Byte by byte what is in the file; `python -m tests.cli.widths --renew` writes it anew."""
+    """Byte by byte what is in the file, in a pipe and on a terminal; `python -m tests.cli.widths
+    --renew` writes it anew."""
     assert printed(width) == file_of(width).read_text(encoding="utf-8")
 
 
@@ -41,7 +43,10 @@ def test_no_line_is_wider_than_its_reader(width: int) -> None:
     for command, text in outputs(width).items():
         for line in text.splitlines():
             is_data = command.startswith(DATA)
-            assert is_data or width_of(line) <= width or " " not in line.strip(), (command, line)
+            assert is_data or width_of(line) <= width or " " not in line.strip(" \\"), (
+                command,
+                line,
+            )
             assert line == line.rstrip()
 
 
@@ -50,19 +55,43 @@ def test_no_word_is_broken(width: int) -> None:
     """Each word of a narrow page is one of the wide page; an id may be cut in its middle."""
     wide = outputs(None)
     for command, text in outputs(width).items():
+        if command.endswith(ON_A_TERMINAL) or command in DATA:
+            continue
         known = f"{wide[command]} {shortened_path(shortened(wide[command]))}"
         new = words(text) - words(known) - {"\\", "and", "more"}
         assert not {word for word in new if not word.isdigit()}, command
 
 
 def test_every_command_is_shown() -> None:
-    """But for those whose output is of this machine, and those that are not for people."""
+    """Each command there is, but for `quarantine list`, which is `quarantine`."""
     shown = {" ".join(command.split()[:2]) for command in COMMANDS}
     names = {name for section in Commands.sections.values() for name in section}
     below = QuarantineCommands.sections["Commands"]
-    missing = names - {name.split()[0] for name in shown}
-    assert missing == {"demo", "doctor", "guide", "import", "rebuild", "upgrade"}
+    assert names - {name.split()[0] for name in shown} == set()
     assert {f"quarantine {name}" for name in below} - shown == {"quarantine list"}
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_terminal_shows_what_a_pipe_of_its_width_gets(width: int) -> None:
+    """But for `show`, which says what it is, and `watch`, which draws one page anew."""
+    others = {
+        command.removesuffix(ON_A_TERMINAL).split()[0]
+        for command in outputs(width)
+        if command.endswith(ON_A_TERMINAL)
+    }
+    assert others == {"show", "watch"}
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_each_help_fits(width: int) -> None:
+    """No line is wider, no word is broken, and none is missing."""
+    calls = [[name] for section in Commands.sections.values() for name in section]
+    calls += [["quarantine", name] for name in QuarantineCommands.sections["Commands"]]
+    for words_of_call in calls:
+        text = run(*words_of_call, "--help", columns=width).out
+        for line in text.splitlines():
+            assert width_of(line) <= width or " " not in line.strip(), line
+        assert text.split() == run(*words_of_call, "--help").out.split()
 
 
 def test_the_doctor_fits(tmp_path: Path) -> None:

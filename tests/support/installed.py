@@ -38,7 +38,7 @@ class Installed:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("PYTHON", "MYPY", "VIRTUAL_ENV", "COV_"))
+            if not name.startswith(("PYTHON", "MYPY", "VIRTUAL_ENV", "COV_", "COLUMNS"))
         }
         done = subprocess.run(
             [str(word) for word in command],

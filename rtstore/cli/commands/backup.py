@@ -50,9 +50,9 @@ def run(
     for lane in backup.lanes:
         source, copy = directory / lane, f"{destination}-{Path(lane).name}"
         page.line(
-            Cell(f"rtstore backup {shell_word(source)} {shell_word(copy)}", "title"), indent=2
+            Cell(f"rtstore backup {shell_word(source)} {shell_word(copy)}", "command"), indent=2
         )
     place = shell_word(destination)
-    page.line(Cell(f"rtstore verify {place}", "title"), indent=2)
-    page.line(Cell(f"rtstore restore {place} NEW_DIR", "title"), indent=2)
+    page.line(Cell(f"rtstore verify {place}", "command"), indent=2)
+    page.line(Cell(f"rtstore restore {place} NEW_DIR", "command"), indent=2)
     return ExitCode.READY

@@ -41,7 +41,15 @@ from rtstore.cli.demo.writer import (
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, utf8
 from rtstore.cli.output import Page, SilentPage, page_for, print_json, visible
-from rtstore.cli.snapshot import FileHolds, Look, StoreLine, look_at, open_to_look, temporary_files
+from rtstore.cli.snapshot import (
+    FileHolds,
+    Look,
+    StoreLine,
+    look_at,
+    open_to_look,
+    shown,
+    temporary_files,
+)
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
@@ -51,16 +59,16 @@ from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
 from rtstore.testing.points import CrashPoint
 
-WHO = """SELECT batch_id, reason, written_at FROM current_stores
+WHO = """SELECT reason, age_seconds FROM current_stores
 WHERE store = 'opencode.sessionStore'"""
 WHAT = """SELECT session.value ->> 'memberName' AS member, session.value ->> 'id' AS session
 FROM current_stores, json_each(data, '$.sessions') AS session
 WHERE store = 'opencode.sessionStore'"""
-CHANGES = """SELECT high_watermark, batch_id, file_size,
+CHANGES = """SELECT high_watermark, file_size,
 json_array_length(data, '$.sessions') AS sessions
 FROM store_history WHERE store = 'opencode.sessionStore'"""
 QUESTIONS = (
-    ("Which batch wrote the sessions last, when, and why?", WHO),
+    ("Since when are the sessions as they are, and why?", WHO),
     ("What is in them?", WHAT),
     ("How did they change over time?", CHANGES),
 )
@@ -107,7 +115,7 @@ def run(
       runNumber, steps[],
       outcome {verdict, readiness, batchId, state, highWatermark, files[], receiptIds[],
         sameReceipts},
-      queries[] {question, command, output[], program}
+      queries[] {question, command, opening and sql (its parts), output[], program}
     """
     kill_point = find_point(point)
     directory = _fresh_directory(target)
@@ -134,7 +142,7 @@ def _fresh_directory(directory: Path | None) -> Path:
 
 
 def _play(directory: Path, point: CrashPoint, page: Page) -> DemoReport:
-    show.opening(page, directory)
+    show.opening(page, shown(directory))
     written = _write_checkpoints(directory)
     show.checkpoints(page, written)
     batch_id = new_batch_id()
@@ -149,9 +157,9 @@ def _play(directory: Path, point: CrashPoint, page: Page) -> DemoReport:
     show.recovery(page, steps, crash)
     show.outcome(page, outcome, after)
     database = directory / DATABASE_NAME
-    queries = ask(database)
+    queries = ask(shown(database))
     show.queries(page, queries)
-    show.closing(page, directory)
+    show.closing(page, shown(directory))
     return DemoReport(
         directory=str(directory),
         database=str(database),
@@ -254,12 +262,20 @@ def ask(database: Path) -> tuple[Query, ...]:
 
 
 def _ask(database: Path, question: str, sql: str) -> Query:
-    command = ["sqlite3", "-readonly", "-header", "-column", str(database), sql]
-    shown = " ".join([*command[:4], shell_word(command[4]), f'"{sql}"'])
-    output, program = _by_program(command), "sqlite3"
+    program = "sqlite3"
+    words = [program, "-readonly", "-header", "-column"]
+    output = _by_program([*words, str(database.absolute()), sql])
     if output is None:
         output, program = _by_module(database, sql), "Python's sqlite3 module"
-    return Query(question=question, command=shown, output=tuple(output), program=program)
+    opening = " ".join([*words, shell_word(database)])
+    return Query(
+        question=question,
+        command=f'{opening} "{sql}"',
+        opening=opening,
+        sql=sql,
+        output=tuple(output),
+        program=program,
+    )
 
 
 def _by_program(command: Sequence[str]) -> list[str] | None:

@@ -105,12 +105,14 @@ def _show(page: Page, report: DoctorReport) -> None:
     )
     page.gap()
     width = max(len(check) for check in Check)
+    more = page.hanging(width + 10)
     for finding in report.findings:
         page.line(
             Cell(f"{finding.level:<6}", _TONES[finding.level]),
             f"  {finding.check.replace('_', ' '):<{width}}  {finding.sentence}",
+            more=more,
         )
         for way in finding.ways:
             if way.command:
-                page.line(Cell(way.command, "command"), indent=width + 10)
-            page.line(way.why, indent=width + (14 if way.command else 10))
+                page.line(Cell(way.command, "command"), indent=more)
+            page.line(way.why, indent=more + (4 if way.command else 0))

@@ -199,7 +199,7 @@ def _show(page: Page, team: TeamExportReport, again: str | None) -> None:
     page.title("Next")
     page.line("start the runtime that reads these files, and no other meanwhile", indent=2)
     back = again or f"rtstore import {shell_word(team.directory)}"
-    page.line(Cell(back, "title"), indent=2)
+    page.line(Cell(back, "command"), indent=2)
     moved = "moves the database aside, and " if again else ""
     page.line(f"afterwards: {moved}takes over again what that runtime wrote", indent=6)
 

@@ -12,6 +12,7 @@ import typer
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson
 from rtstore.cli.output import console_for, page_of
+from rtstore.cli.width import reader_width
 from rtstore.errors import InvalidRequestError
 from rtstore.model.records import Record
 
@@ -58,7 +59,8 @@ def run(
     *,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Show the guide: the topics, or the page of one. A page is markdown, drawn on a terminal.
+    """Show the guide: the topics, or the page of one. A page is markdown, drawn for a reader whose
+    width is known.
 
     \b
     JSON: topics[] {topic, about}, text (of the page, or null)
@@ -89,10 +91,11 @@ def _near(topic: str) -> str:
 
 
 def _show(text: str) -> None:
-    console = console_for(sys.stdout)
-    if console is None:
+    """Draw a page for a reader whose width is known; else print its markdown."""
+    width = reader_width(sys.stdout)
+    if width is None:
         sys.stdout.write(text)
         return
     from rtstore.cli.markdown import show_markdown
 
-    show_markdown(console, text)
+    show_markdown(console_for(sys.stdout), text, width)

@@ -20,7 +20,7 @@ from rtstore.legacy import (
     import_team,
 )
 from rtstore.model.times import utc_now
-from rtstore.shell import shell_word
+from rtstore.shell import shell_command, shell_word
 
 
 def run(
@@ -63,7 +63,9 @@ def run(
             lock_timeout_s=lock_timeout_s,
             progress=bar,
         )
-    _show(page_of(report, as_json=as_json), report)
+    options = () if descriptors is None else ("--descriptors", descriptors)
+    again = shell_command("rtstore", "import", directory, *options)
+    _show(page_of(report, as_json=as_json), report, again)
     failed = [lane for lane in report.lanes if lane.outcome is LaneOutcome.NOT_IMPORTED]
     if report.problem is not None or any(lane.damaged for lane in failed):
         return ExitCode.STOP
@@ -72,7 +74,7 @@ def run(
     return ExitCode.WRONG_CALL if failed else ExitCode.READY
 
 
-def _show(page: Page, team: TeamImportReport) -> None:
+def _show(page: Page, team: TeamImportReport, again: str) -> None:
     if team.lanes_only:
         page.facts([("Runtime directory", str(team.directory)), ("Team", team.team_name)])
         _show_notes(page, team)
@@ -84,16 +86,17 @@ def _show(page: Page, team: TeamImportReport) -> None:
         page.gap()
         _show_lane(page, lane)
     _show_summary(page, team)
-    steps = [*_next_steps(team)]
+    steps = [*_next_steps(team, again)]
     if steps:
         page.title("Next")
     for step in steps:
         page.line(step, indent=2)
 
 
-def _next_steps(team: TeamImportReport) -> Iterator[str | Cell]:
+def _next_steps(team: TeamImportReport, again: str) -> Iterator[str | Cell]:
     if team.dry_run:
-        yield "the same command without --dry-run"
+        yield Cell(again, "command")
+        yield "    does it"
         return
     if team.problem is not None:
         yield Cell(f"rtstore doctor {shell_word(team.directory)}", "command")

@@ -33,8 +33,8 @@ def run(
     page.title("Next")
     place = shell_word(target)
     if backup.revision == REVISIONS[-1]:
-        page.line(Cell(f"rtstore status {place}", "title"), indent=2)
+        page.line(Cell(f"rtstore status {place}", "command"), indent=2)
     else:
         page.line("start the older rtstore that knows this revision, or", indent=2)
-        page.line(Cell(f"rtstore upgrade {place}", "title"), indent=2)
+        page.line(Cell(f"rtstore upgrade {place}", "command"), indent=2)
     return ExitCode.READY

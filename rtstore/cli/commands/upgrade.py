@@ -17,7 +17,7 @@ from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_direc
 from rtstore.maintenance.upgrade_data import DataUpgradeReport, rehearse
 from rtstore.model.data_upgrade import UpgradedStore
 from rtstore.model.descriptors import Registry
-from rtstore.shell import shell_word
+from rtstore.shell import shell_command, shell_word
 from rtstore.store import RuntimeStore
 
 
@@ -74,7 +74,9 @@ def run(
         **({} if data is None else data.model_dump()),
         backups=tuple(backups_in(directory, FileSystem())),
     ).model_copy(update={"dry_run": dry_run})
-    _show(page_of(full, as_json=as_json), full)
+    options = () if descriptors is None else ("--descriptors", descriptors)
+    again = shell_command("rtstore", "upgrade", directory, *options)
+    _show(page_of(full, as_json=as_json), full, again)
     return ExitCode.READY
 
 
@@ -86,7 +88,7 @@ def _rehearse(directory: Path, known: Registry) -> DataUpgradeReport | None:
         database.close()
 
 
-def _show(page: Page, report: FullReport) -> None:
+def _show(page: Page, report: FullReport, again: str) -> None:
     if not report.revisions:
         page.line(f"The database is at {report.to_revision} already; left as it was")
     elif report.dry_run:
@@ -104,7 +106,7 @@ def _show(page: Page, report: FullReport) -> None:
     page.facts(facts)
     if report.stores:
         _show_stores(page, report)
-    _show_next(page, report)
+    _show_next(page, report, again)
 
 
 def _show_stores(page: Page, report: FullReport) -> None:
@@ -116,16 +118,17 @@ def _show_stores(page: Page, report: FullReport) -> None:
     page.table([Column("store"), Column("from"), Column("to")], rows, indent=2)
 
 
-def _show_next(page: Page, report: FullReport) -> None:
+def _show_next(page: Page, report: FullReport, again: str) -> None:
     where = shell_word(report.directory)
     if report.dry_run:
         if report.revisions or report.stores:
             page.title("Next")
-            page.line("the same command without --dry-run", indent=2)
+            page.line(Cell(again, "command"), indent=2)
+            page.line("does it", indent=6)
         return
     page.title("Next")
-    page.line(Cell(f"rtstore status {where}", "title"), indent=2)
+    page.line(Cell(f"rtstore status {where}", "command"), indent=2)
     if report.backups:
         kept = shell_word(report.backup or report.backups[-1])
-        page.line(Cell(f"rtstore restore {kept} NEW_DIR", "title"), indent=2)
+        page.line(Cell(f"rtstore restore {kept} NEW_DIR", "command"), indent=2)
         page.line("makes a directory of the database as it was, for an older rtstore", indent=6)

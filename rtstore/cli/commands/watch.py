@@ -32,11 +32,11 @@ from rtstore.cli.output import (
     count,
     page_for,
     print_json_line,
-    reader_width,
 )
 from rtstore.cli.readiness import readiness_cell, show_next
 from rtstore.cli.snapshot import Look, OpenBatch, Verdict, look_at, open_to_look
 from rtstore.cli.views import stores_of_batches
+from rtstore.cli.width import reader_width
 from rtstore.errors import RuntimeStoreError
 from rtstore.model.records import OPEN_STATES, Batch, ReadinessCheck, Record, RunIdentity
 from rtstore.model.times import Timestamp, format_time, utc_now

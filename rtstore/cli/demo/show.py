@@ -29,6 +29,9 @@ class Query(Record):
 
     question: str
     command: str
+    """`opening`, and then `sql` in double quotes."""
+    opening: str
+    sql: str
     output: tuple[str, ...]
     program: str
     """What ran it: `sqlite3`, or Python's module where that program is missing or too old."""
@@ -208,7 +211,11 @@ def queries(page: Page, queries: Sequence[Query]) -> None:
     page.title("6. Ask the database yourself")
     for query in queries:
         page.line(query.question, indent=2)
-        page.line(Cell(query.command, "command"), indent=2)
+        if page.is_narrower_than(f"  {query.command}"):
+            page.line(Cell(f"{query.opening} \\", "command"), indent=2)
+            page.line(Cell(f'"{query.sql}"', "title"), indent=4)  # SQL may go on in any line
+        else:
+            page.line(Cell(query.command, "command"), indent=2)
         for line in query.output:
             page.exact(f"    {line}")
         if query.program != "sqlite3":
