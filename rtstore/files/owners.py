@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
 from rtstore.shell import shell_word
 
+_MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPES = (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\"))
 
 
@@ -30,17 +32,22 @@ def mounts(*, below: Path | None = None) -> list[Mount]:
     none, and then no line is parsed.
     """
     try:
-        text = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+        content = _MOUNTS.read_bytes()
+        if below is not None and _escaped(below) not in content:
+            return []
+        found = _parse(content.decode("utf-8"))
     except system_error(UnicodeDecodeError):
         return []
-    if below is not None:
-        escaped = str(below)
-        for escape, character in reversed(_ESCAPES):
-            escaped = escaped.replace(character, escape)
-        if escaped not in text:
-            return []
-        return [mount for mount in _parse(text) if mount.path.is_relative_to(below)]
-    return _parse(text)
+    return [mount for mount in found if below is None or mount.path.is_relative_to(below)]
+
+
+@lru_cache(maxsize=64)
+def _escaped(path: Path) -> bytes:
+    """Return a path as Linux lists it."""
+    escaped = str(path)
+    for escape, character in reversed(_ESCAPES):
+        escaped = escaped.replace(character, escape)
+    return os.fsencode(escaped)
 
 
 def _parse(text: str) -> list[Mount]:
@@ -66,15 +73,16 @@ def is_mount_point(path: Path) -> bool:
 def not_changeable(directory: Path, names: Iterable[str]) -> Iterator[str]:
     """Yield those `names` (relative to a directory) that this user cannot read and write, because
     somebody else owns them. The directory itself belongs to this user."""
+    user = os.geteuid()
     for name in names:
-        path = directory / name
+        path = os.path.join(directory, name)
         try:
             found = os.lstat(path)
         except system_error():
             continue
-        if stat.S_ISLNK(found.st_mode):
+        if found.st_uid == user or stat.S_ISLNK(found.st_mode):
             continue
-        if found.st_uid != os.geteuid() and not os.access(path, _needed(found)):
+        if not os.access(path, _needed(found)):
             yield name
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from rtstore.control.lock import LOCK_NAME, move_aside, odd_lock
@@ -30,6 +31,7 @@ from rtstore.shell import shell_word
 
 FULL_BYTES = 1 << 20
 """With less free space than this, a batch may find no room."""
+_ALWAYS_WRITTEN = (LOCK_NAME, *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm")))
 
 
 def hindrances(directory: Path, stores: Mapping[str, str]) -> tuple[Hindrance, ...]:
@@ -96,7 +98,7 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
     if is_read_only(directory):
         yield _read_only(directory, None)
         return
-    lock = directory / LOCK_NAME
+    lock, database = _always_written(directory)
     problem = odd_lock(lock)
     if problem is not None:
         yield Hindrance(
@@ -109,7 +111,7 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
             ),
         )
         return
-    fixed = [item for item in (directory, lock, directory / DATABASE_NAME) if is_immutable(item)]
+    fixed = [item for item in (directory, lock, database) if is_immutable(item)]
     if fixed:
         yield _immutable(fixed[0], None)
         return
@@ -123,15 +125,20 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
         )
 
 
+@lru_cache(maxsize=64)
+def _always_written(directory: Path) -> tuple[Path, Path]:
+    """Return the paths of the lock file and of the database."""
+    return directory / LOCK_NAME, directory / DATABASE_NAME
+
+
 def _of_others(directory: Path) -> tuple[str, ...]:
     """What every write needs, and the user of the directory may not change; asked as that user."""
-    names = (LOCK_NAME, *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm")))
-    found = tuple(not_changeable(directory, names))
+    found = tuple(not_changeable(directory, _ALWAYS_WRITTEN))
     return () if found and is_others(directory) else found
 
 
 def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance]:
-    real = Path(os.path.realpath(directory))
+    real = _path(os.path.realpath(directory))
     mounted = {mount.path for mount in mounts(below=real)}
     folders = {path.rpartition("/")[0] for path in stores.values()} - {""}
     closed = {real / folder for folder in folders if is_read_only(real / folder)}
@@ -159,6 +166,9 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
             )
         elif path.parent in closed:
             yield _read_only(shown.parent, name)
+
+
+_path = lru_cache(maxsize=64)(Path)
 
 
 def _immutable(path: Path, name: str | None) -> Hindrance:
