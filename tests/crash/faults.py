@@ -49,7 +49,7 @@ def fail_everywhere(name: str, share: Share) -> Tally:
         notes = scenario.begin(workplace / "beginning")
         copies = Copies(workplace / "beginning", workplace)
         for point in points_of(act_of(scenario), copies, scenario.refusal):
-            if not share.takes(point.number) or not share.wants(point.call):
+            if not share.wants(point.call):
                 continue
             if not (share.full or _belongs(point, scenario)):
                 continue

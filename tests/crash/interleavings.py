@@ -38,8 +38,10 @@ from tests.crash.probe import Fault, Point, Probe, watched
 from tests.crash.runs import problems_of_runs
 from tests.crash.workers import Share, Tally, workshop
 
-DRAWN, DRAWN_THOROUGH = 12, 200
-"""How many interleavings are drawn."""
+DRAWN, DRAWN_THOROUGH = 12, 47
+"""How many interleavings are drawn with every change, and in each part of the thorough run."""
+PARTS = 4
+"""How many parts of the thorough run draw, beside each other."""
 PROCESSES = 4
 ACTS = 16
 """How many acts an interleaving has."""
@@ -346,7 +348,7 @@ def _in_time(answers: list[Answer], number_of: dict[str, int]) -> list[str]:
 def interleave(_: str, share: Share) -> Tally:
     """Draw interleavings, and judge each. Points are acts, states are interleavings."""
     tally = Tally()
-    for number in range(share.index, share.draws, share.count):
+    for number in range(share.first, share.first + share.draws):
         dice = random.Random(f"{share.seed} {number}")
         with workshop() as workplace:
             directory = workplace / "runtime"

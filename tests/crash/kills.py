@@ -86,7 +86,7 @@ def kill_everywhere(name: str, share: Share) -> Tally:
         notes = scenario.begin(workplace / "beginning")
         copies = Copies(workplace / "beginning", workplace)
         for point in points_of(act_of(scenario), copies, scenario.refusal):
-            if not share.takes(point.number) or not (share.full or point.changes):
+            if not (share.full or point.changes):
                 continue
             with copies.fresh() as directory:
                 ended = kill(directory, act_of(scenario), point, scenario.refusal)
@@ -150,9 +150,7 @@ def kill_recoveries(name: str, share: Share) -> Tally:
     scenario, tally = scenario_of(name), Tally()
     reopen = reopening_of(scenario)
     with workshop() as workplace:
-        for order, wreck in enumerate(wrecks(name, workplace, full=share.full)):
-            if not share.takes(order):
-                continue
+        for wreck in wrecks(name, workplace, full=share.full):
             copies = Copies(wreck.directory, workplace)
             for point in points_of(reopen, copies):
                 if not point.changes:
@@ -175,9 +173,7 @@ def open_twice_at_once(name: str, share: Share) -> Tally:
     """Crash, then have two processes open the directory at the same moment; both must succeed."""
     scenario, tally = scenario_of(name), Tally()
     with workshop() as workplace:
-        for order, wreck in enumerate(wrecks(name, workplace, full=share.full)):
-            if not share.takes(order):
-                continue
+        for wreck in wrecks(name, workplace, full=share.full):
             copies = Copies(wreck.directory, workplace)
             for round_number in range(8 if share.full else 2):
                 with copies.fresh() as directory:

@@ -33,7 +33,7 @@ def visit_everywhere(name: str, share: Share) -> Tally:
         notes = scenario.begin(workplace / "beginning")
         copies = Copies(workplace / "beginning", workplace)
         for point in points_of(act_of(scenario), copies, scenario.refusal):
-            if not share.takes(point.number) or not (share.full or point.changes):
+            if not (share.full or point.changes):
                 continue
             with copies.fresh() as directory:
                 ledger, problems = _visit(directory, scenario, point, Ledger.of(notes))

@@ -35,9 +35,7 @@ def cut_power_everywhere(name: str, share: Share) -> Tally:
             outages.watch_act(directory, workplace)
         # The last ones first when one is enough: what was acknowledged is most easily lost.
         found = outages.found[::-1] if share.stop_at_first else outages.found
-        for number, outage in enumerate(found):
-            if not share.takes(number):
-                continue
+        for outage in found:
             tally.points += 1 if outage.first else 0
             ledger = Ledger.of(base, outages.notes[: outage.notes])
             with Copies(workplace / "nothing", workplace).fresh() as directory:

@@ -56,10 +56,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Share:
-    """One worker's part of an enumeration."""
+    """How much of an enumeration is tried."""
 
-    index: int = 0
-    count: int = 1
     full: bool = False
     """Everything, or the fast part of it."""
     stop_at_first: bool = False
@@ -67,6 +65,8 @@ class Share:
 
     draws: int = 0
     """How many states after a loss of power are drawn at each point; 0 to enumerate them."""
+    first: int = 0
+    """The number of the first interleaving that is drawn; the numbers before it are others'."""
     seed: int = 0
 
     calls: tuple[str, ...] = ()
@@ -75,10 +75,6 @@ class Share:
     def wants(self, call: str) -> bool:
         """Whether points of a call are tried."""
         return not self.calls or call in self.calls
-
-    def takes(self, number: int) -> bool:
-        """Whether the trial of that number is this worker's."""
-        return number % self.count == self.index
 
     def enough(self, tally: Tally) -> bool:
         """Whether nothing more needs to be tried."""
@@ -122,6 +118,7 @@ class Crew:
         scenario: str,
         *,
         draws: int = 0,
+        first: int = 0,
         seed: int = 0,
         only_changing: bool = False,
     ) -> Tally:
@@ -130,8 +127,8 @@ class Crew:
         With `only_changing` the points before which nothing can have changed are left out, also in
         the full run.
         """
-        full = self.full and not only_changing
-        tally = self._hands.do(job, scenario, Share(full=full, draws=draws, seed=seed))
+        share = Share(full=self.full and not only_changing, draws=draws, first=first, seed=seed)
+        tally = self._hands.do(job, scenario, share)
         self.total.add(tally)
         return tally
 
