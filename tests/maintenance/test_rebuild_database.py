@@ -380,6 +380,7 @@ def test_an_interrupted_rebuild_is_in_nobodys_way_but_its_own(directory: Path) -
         assert agree(store)
 
 
+@pytest.mark.early
 @pytest.mark.thorough
 def test_killed_anywhere_it_can_be_run_again() -> None:
     """Killed before any step that changes something: nobody starts with an empty store, the old

@@ -299,6 +299,7 @@ def test_somebody_writes_in_between(directory: Path, monkeypatch: pytest.MonkeyP
 # --- killed ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.early
 @pytest.mark.thorough
 def test_killed_anywhere() -> None:
     """Killed before any SQL statement or file operation, all stores are of the old version or all
