@@ -13,7 +13,8 @@ from typing import TypeVar
 import pytest
 from filelock import FileLock
 
-from tests.support import breadth, places, readme
+from rtstore import RuntimeStore
+from tests.support import breadth, new_directory, open_store, places, readme
 from tests.support.counts import Counts, Summary
 from tests.support.installed import Installed, install_wheel
 
@@ -90,6 +91,19 @@ def pytest_terminal_summary(
 def counts(request: pytest.FixtureRequest) -> Counts:
     """Where a test puts what it counted."""
     return Counts(request.node)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A runtime directory in which nothing was committed yet."""
+    return new_directory(tmp_path)
+
+
+@pytest.fixture
+def store(directory: Path) -> Iterator[RuntimeStore]:
+    """The store of that directory."""
+    with open_store(directory) as store:
+        yield store
 
 
 @pytest.fixture

@@ -37,17 +37,10 @@ from tests.support import (
     NOON,
     TEAM,
     WatchedFileSystem,
-    new_directory,
 )
 from tests.support.aio import append, run, write
 
 NOT_BEGUN = "before it began: nothing of it was carried out"
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 class Gate:

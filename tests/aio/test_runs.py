@@ -23,17 +23,11 @@ from rtstore import (
     StartKind,
     WriterLock,
 )
-from tests.support import CHECKPOINT, LEASES, LEDGER, SESSIONS, hear, new_directory
+from tests.support import CHECKPOINT, LEASES, LEDGER, SESSIONS, hear
 from tests.support.aio import run
 from tests.support.forked import forked
 
 Body = Callable[[AsyncRun], Awaitable[Any]]
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 def begin(store: AsyncRuntimeStore, run_id: str = "run-1") -> Awaitable[AsyncRun]:

@@ -38,16 +38,8 @@ from tests.support import (
     SESSIONS,
     TEAM,
     file_of,
-    new_directory,
 )
 from tests.support.aio import append, run, write
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
-
 
 # --- the interface ------------------------------------------------------------------------------
 

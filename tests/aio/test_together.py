@@ -45,7 +45,6 @@ from tests.support import (
     at,
     child,
     hear,
-    new_directory,
     open_store,
 )
 from tests.support import write as write_now
@@ -53,12 +52,6 @@ from tests.support.aio import append, run, write
 from tests.support.counts import Counts
 from tests.support.groups import Flushes
 from tests.support.groups import batch as batch_of
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 async def waiting(store: AsyncRuntimeStore, *calls: Any) -> list[asyncio.Task[Batch]]:

@@ -24,16 +24,9 @@ from tests.support import (
     Ids,
     WatchedFileSystem,
     agree,
-    new_directory,
     open_store,
     write,
 )
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 @pytest.fixture

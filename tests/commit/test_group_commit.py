@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from contextvars import ContextVar
@@ -36,25 +35,10 @@ from tests.support import (
     data_in,
     digest,
     file_of,
-    new_directory,
     open_store,
     stray_files,
 )
 from tests.support.groups import Call, Flushes, batch, carry_out, numbers, update
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
-
-
-@pytest.fixture
-def store(directory: Path) -> Iterator[RuntimeStore]:
-    """Its store."""
-    with open_store(directory) as store:
-        yield store
-
 
 # --- what a group is ----------------------------------------------------------------------------
 

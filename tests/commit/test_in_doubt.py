@@ -44,16 +44,9 @@ from tests.support import (
     WatchedFileSystem,
     agree,
     data_in,
-    new_directory,
     open_store,
     write,
 )
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 def leave_open(directory: Path, *batches: Mapping[str, object], at: str = "create") -> None:

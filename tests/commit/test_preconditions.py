@@ -19,7 +19,6 @@ from tests.support import (
     WatchedFileSystem,
     agree,
     at,
-    new_directory,
     open_store,
     plain_descriptor,
     write,
@@ -29,12 +28,6 @@ from tests.support.query_trace import traced
 TURNS = 2 + 5
 """How many of ten batches drop contents by default."""
 LOOKING = ("FROM runtime_manifest", "FROM manifest_entries", "FROM write_batches")
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 def test_a_writer_alone_does_not_ask_for_what_it_committed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +26,11 @@ from tests.support import (
     digest,
     file_of,
     files_picture,
-    new_directory,
     open_store,
     write,
 )
 
 BY_HAND = b'{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}'
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
-
-
-@pytest.fixture
-def store(directory: Path) -> Iterator[RuntimeStore]:
-    """The store of the directory."""
-    with open_store(directory) as store:
-        yield store
 
 
 def newer(version: int = 2) -> bytes:

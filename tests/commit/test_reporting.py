@@ -48,24 +48,11 @@ from tests.support import (
     WatchedFileSystem,
     at,
     file_of,
-    new_directory,
     open_store,
     write,
 )
 from tests.support.events import Told
 from tests.support.groups import batch, carry_out, update
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
-
-
-@pytest.fixture
-def told(directory: Path) -> Told:
-    """An observer of that directory."""
-    return Told(directory)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,23 +33,9 @@ from tests.support import (
     Ids,
     WatchedFileSystem,
     agree,
-    new_directory,
     open_store,
 )
 from tests.support.groups import Flushes, batch, carry_out, numbers, together, update
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
-
-
-@pytest.fixture
-def store(directory: Path) -> Iterator[RuntimeStore]:
-    """Its store."""
-    with open_store(directory) as store:
-        yield store
 
 
 def test_when_the_completion_fails_each_is_decided(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -48,24 +47,10 @@ from tests.support import (
     file_of,
     files_picture,
     launch_state,
-    new_directory,
     open_store,
     plain_descriptor,
     write,
 )
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
-
-
-@pytest.fixture
-def store(directory: Path) -> Iterator[RuntimeStore]:
-    """The store of the directory."""
-    with open_store(directory) as store:
-        yield store
 
 
 def five(number: int = 1) -> dict[str, Any]:

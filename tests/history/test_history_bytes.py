@@ -16,15 +16,9 @@ from rtstore import (
     RuntimeStoreError,
 )
 from rtstore.control import retention
-from tests.support import LEASES, LEDGER, agree, new_directory, open_store, write
+from tests.support import LEASES, LEDGER, agree, open_store, write
 
 KIB = 1024
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 def kept(directory: Path, store: str) -> list[int]:

@@ -39,7 +39,6 @@ from tests.support import (
     at_call,
     hear,
     launch_state,
-    new_directory,
     open_store,
     write,
 )
@@ -48,12 +47,6 @@ from tests.support.forked import forked
 
 STORES = (LEASES, LEDGER, DIAGNOSTICS)
 ALL = 1_000_000
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 def rows(directory: Path, statement: str) -> list[Any]:

@@ -40,7 +40,6 @@ from tests.support import (
     at,
     file_of,
     hear,
-    new_directory,
     open_store,
     picture,
     write,
@@ -53,12 +52,6 @@ VERSIONS = 70
 
 DEFAULT = (1_000, 50, None)
 SOME = Retention(batches=200, contents_per_store=120, max_age=timedelta(days=90, microseconds=1))
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 def row(directory: Path) -> tuple[object, ...]:

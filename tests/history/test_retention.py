@@ -23,16 +23,9 @@ from tests.support import (
     WatchedFileSystem,
     agree,
     at,
-    new_directory,
     open_store,
     write,
 )
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 def query(directory: Path, statement: str, *values: Any) -> list[Any]:

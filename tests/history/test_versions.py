@@ -20,13 +20,7 @@ from rtstore import (
     StoreFileChangedError,
     UnknownStoreError,
 )
-from tests.support import IDENTITY, LEASES, LEDGER, NOON, agree, new_directory, open_store, write
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A runtime directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
+from tests.support import IDENTITY, LEASES, LEDGER, NOON, agree, open_store, write
 
 
 def _clock() -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,8 @@ from tests.legacy.build import (
     take,
 )
 from tests.legacy.test_exporting import accepted_by_the_legacy_runtime, content_rows
-from tests.support import CHECKOUT, CONTROL, FILE_OF, LAUNCH, WatchedFileSystem, picture
+from tests.support import CONTROL, FILE_OF, LAUNCH, WatchedFileSystem, picture
+from tests.support.printed import lines_of
 
 LANE_PATH = LANE.removeprefix(f"{HARBOUR}/")
 LANE_ID = "secondary:opencode:mira"
@@ -472,16 +471,7 @@ def test_a_lane_for_which_there_is_no_room(tmp_path: Path) -> None:
 def test_killed_anywhere() -> None:
     """Killed at any step that changes something and run again, the import of a team with a lane
     ends in the same rows, no file of the legacy runtime's changed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.legacy.kills", "--quick"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    found, control = map(json.loads, done.stdout.splitlines())
+    found, control = lines_of("tests.legacy.kills", "--quick")
     assert found["points"] > 10
     assert found["failures"] == 0, found["first"]
     assert control["failures"] == 1

@@ -7,8 +7,6 @@ import json
 import random
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -36,7 +34,6 @@ from rtstore.maintenance.backup import RECORD_NAME, Step
 from rtstore.testing import Seams
 from tests.crash.probe import Fault, Point, Probe, SqlFault, watched
 from tests.support import (
-    CHECKOUT,
     IDENTITY,
     LEASES,
     LEDGER,
@@ -54,6 +51,7 @@ from tests.support import (
     plain_descriptor,
     write,
 )
+from tests.support.printed import lines_of
 from tests.upgrade.freeze import facts_of, rows_of, unpack
 
 OWN = plain_descriptor("own.notes", "own/notes.json")
@@ -435,16 +433,7 @@ def test_every_failing_file_operation(directory: Path, tmp_path: Path) -> None:
 def test_killed_anywhere() -> None:
     """Killed before any step of a back-up or a restore that changes something, there is none of
     that name, or a whole one; the directory that was backed up is as it was."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.maintenance.backup_kills", "--quick"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = lines_of("tests.maintenance.backup_kills", "--quick")
     assert {line["job"] for line in lines} == {"backup", "restore", "control"}
     for line in lines:
         is_control = line["job"] == "control"

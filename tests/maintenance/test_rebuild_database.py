@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -33,7 +30,6 @@ from rtstore import (
 from rtstore.control import revisions
 from rtstore.maintenance.rebuild_database import StoreOutcome
 from tests.support import (
-    CHECKOUT,
     IDENTITY,
     LAUNCH,
     LEASES,
@@ -50,6 +46,7 @@ from tests.support import (
     plain_descriptor,
     write,
 )
+from tests.support.printed import lines_of
 
 DIFFERENT = {LEASES: {"n": 3}, LEDGER: ["one", "two"], LAUNCH: launch_state()}
 
@@ -386,15 +383,7 @@ def test_killed_anywhere_it_can_be_run_again() -> None:
     """Killed before any step that changes something: nobody starts with an empty store, the old
     database and its WAL are whole in one folder, and the next rebuild has everything. A rebuild
     that removes the old database first does not pass."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.maintenance.rebuild_kills", "--quick"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = {line["job"]: line for line in map(json.loads, done.stdout.splitlines())}
+    lines = {line["job"]: line for line in lines_of("tests.maintenance.rebuild_kills", "--quick")}
     assert lines["rebuild"]["points"] > 8
     assert lines["rebuild"]["failures"] == 0, lines["rebuild"]["first"]
     assert lines["control"]["failures"] > 0

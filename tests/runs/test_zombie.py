@@ -23,7 +23,6 @@ from tests.support import (
     child,
     hear,
     launch_state,
-    new_directory,
     open_store,
     picture,
 )
@@ -130,12 +129,6 @@ def _everything(directory: Path) -> tuple[Any, ...]:
     assert hashes.count("\n") == 2, hashes
     without = ("-shm", ".sqlite3", "-wal", ".lock")
     return picture(directory, without=without), hashes, rows_of(database)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory in which nothing was committed yet."""
-    return new_directory(tmp_path)
 
 
 def _ways(zombie: subprocess.Popen[str]) -> Iterator[str]:

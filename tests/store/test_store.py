@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,6 @@ from tests.support import (
     plain_descriptor,
     write,
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[RuntimeStore]:
-    """A store in which nothing was committed yet."""
-    with open_store(new_directory(tmp_path)) as store:
-        yield store
-
 
 # --- opening ------------------------------------------------------------------------------------
 

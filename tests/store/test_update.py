@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,17 +22,8 @@ from tests.support import (
     digest,
     file_of,
     files_picture,
-    new_directory,
-    open_store,
     write,
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[RuntimeStore]:
-    """A store in which nothing was committed yet."""
-    with open_store(new_directory(tmp_path)) as store:
-        yield store
 
 
 def update(store: RuntimeStore, change: Callable[[Any], Any]) -> Any:

@@ -16,7 +16,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import backups_in
 from tests.support import CHECKOUT, picture
-from tests.upgrade.freeze import rows_of, unpack
+from tests.upgrade.freeze import rows_of
 from tests.upgrade.states import (
     looked_at,
     problems_in_use,
@@ -26,12 +26,6 @@ from tests.upgrade.states import (
 )
 
 OLDEST, LATEST = REVISIONS[0], REVISIONS[-1]
-
-
-@pytest.fixture
-def oldest(tmp_path: Path) -> Path:
-    """The oldest frozen directory, as a killed writer left it."""
-    return unpack(OLDEST, tmp_path)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade_data import rehearse
 from tests.support import (
-    CHECKOUT,
     IDENTITY,
     agree,
     data_in,
@@ -40,6 +37,7 @@ from tests.support import (
     plain_descriptor,
     write,
 )
+from tests.support.printed import lines_of
 from tests.upgrade.freeze import rows_of, unpack
 from tests.upgrade.life import NOTES
 
@@ -304,16 +302,7 @@ def test_somebody_writes_in_between(directory: Path, monkeypatch: pytest.MonkeyP
 def test_killed_anywhere() -> None:
     """Killed before any SQL statement or file operation, all stores are of the old version or all
     of the new one; the next opening brings up the rest, in one batch altogether."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.upgrade.data_kills"],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    found, control = map(json.loads, done.stdout.splitlines())
+    found, control = lines_of("tests.upgrade.data_kills")
     assert found["points"] > 60
     assert found["failures"] == 0, found["first"]
     assert control["failures"] > 0

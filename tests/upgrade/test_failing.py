@@ -33,12 +33,6 @@ from tests.upgrade.states import (
 OLDEST, LATEST = REVISIONS[0], REVISIONS[-1]
 
 
-@pytest.fixture
-def oldest(tmp_path: Path) -> Path:
-    """The oldest frozen directory, as a killed writer left it."""
-    return unpack(OLDEST, tmp_path)
-
-
 def _fail(_: object) -> None:
     raise ValueError("a revision with a mistake")
 

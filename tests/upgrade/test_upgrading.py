@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,7 +32,6 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.maintenance.upgrade import BACKUPS_KEPT, backups_in
 from tests.support import (
-    CHECKOUT,
     LEASES,
     NOON,
     WatchedFileSystem,
@@ -46,6 +41,7 @@ from tests.support import (
     picture,
 )
 from tests.support.forked import forked
+from tests.support.printed import lines_of
 from tests.upgrade.freeze import unpack
 from tests.upgrade.life import NOTES
 from tests.upgrade.states import (
@@ -60,12 +56,6 @@ from tests.upgrade.states import (
 OLDEST, LATEST = REVISIONS[0], REVISIONS[-1]
 SHM = ("-shm",)
 """The index of a WAL, which any reader may make anew; it holds no data."""
-
-
-@pytest.fixture
-def oldest(tmp_path: Path) -> Path:
-    """The oldest frozen directory, as a killed writer left it."""
-    return unpack(OLDEST, tmp_path)
 
 
 # --- every revision that was shipped --------------------------------------------------------------
@@ -350,24 +340,6 @@ def _write(store: RuntimeStore) -> None:
 # --- processes ------------------------------------------------------------------------------------
 
 
-def lines(*words: str) -> Iterator[dict[str, Any]]:
-    """What a command of `tests.upgrade` prints."""
-    name, *arguments = words
-    done = subprocess.run(
-        [sys.executable, "-m", f"tests.upgrade.{name}", *arguments],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "strace" in done.stderr and done.returncode == 1:
-        pytest.skip(done.stderr)  # there is one, and it may not trace
-    assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        print(line)
-        yield json.loads(line)
-
-
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 each_older = pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=()))
 
@@ -377,7 +349,7 @@ each_older = pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=()))
 def test_an_upgrade_that_is_killed(frozen: str) -> None:
     """Killed before any SQL statement or file operation that follows a change, the store is at the
     old revision or the new one, whole, and a runtime goes on."""
-    (line,) = lines("kills", "--quick", "kill", frozen)
+    (line,) = lines_of("tests.upgrade.kills", "--quick", "kill", frozen)
     assert line["revision"] == frozen
     assert line["sql"] > 10
     assert line["file"] > 5
@@ -390,7 +362,7 @@ def test_an_upgrade_that_is_killed(frozen: str) -> None:
 def test_killed_in_a_system_call(frozen: str) -> None:
     """An upgrade is killed in place of a system call that changes a file, those of SQLite too: the
     first and the last of each kind."""
-    (line,) = lines("system_calls", "--quick", frozen)
+    (line,) = lines_of("tests.upgrade.system_calls", "--quick", frozen)
     assert {"fdatasync", "pwrite64", "ftruncate"} <= line.keys()
     assert line["failures"] == 0, line["first"]
 
@@ -403,7 +375,7 @@ def test_an_upgrade_in_trouble(frozen: str, job: str) -> None:
     """With an error in place of any call that writes, and with the power lost at any moment, the
     store is at the old revision or the new one, whole; at the new one its back-up is there. The
     control, whose back-up is not flushed with its name, is caught."""
-    (line,) = lines("trouble", "--quick", job, frozen)
+    (line,) = lines_of("tests.upgrade.trouble", "--quick", job, frozen)
     assert line["job"] == job
     assert line["points"] > 10 or job == "control"
     assert bool(line["failures"]) is (job == "control"), line["first"]
@@ -412,12 +384,12 @@ def test_an_upgrade_in_trouble(frozen: str, job: str) -> None:
 @each_older
 def test_the_check_sees_half_an_upgrade(frozen: str) -> None:
     """The control of the above: an upgrade in pieces, killed the same way, is caught."""
-    (line,) = lines("kills", "control", frozen)
+    (line,) = lines_of("tests.upgrade.kills", "control", frozen)
     assert line["failures"] > 0
 
 
 @each_older
 def test_ten_processes_at_once(frozen: str) -> None:
     """Ten processes open one old store at the same moment: one upgrades, ten work."""
-    (line,) = lines("kills", "crowd", frozen)
+    (line,) = lines_of("tests.upgrade.kills", "crowd", frozen)
     assert (line["points"], line["failures"]) == (10, 0), line["first"]
