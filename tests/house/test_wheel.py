@@ -170,6 +170,7 @@ from rtstore.testing import (
     Ids,
     Kill,
     PointNotReachedError,
+    Seams,
     StepClock,
     crash_at,
     crash_points,
@@ -304,9 +305,8 @@ async def on_a_loop(directory: Path) -> StoreContent:
 
 def crash_it(directory: Path) -> None:
     """And for the tests of a runtime."""
-    store = RuntimeStore.open(
-        directory, on_event=observe, clock=StepClock(), batch_id_factory=Ids("batch")
-    )
+    seams = Seams(clock=StepClock(), batch_id_factory=Ids("batch"))
+    store = RuntimeStore.open(directory, on_event=observe, seams=seams)
     for point in crash_points(stores=2):
         assert_type(point, CrashPoint)
         try:
@@ -336,6 +336,7 @@ WRONG = [
     ("Descriptor('a', payload=int)", "type-var"),
     ("Descriptor('a', pyload=Numbers)", "call-overload"),
     ("rtstore.nothing()", "attr-defined"),
+    ("RuntimeStore.open('x', seams=len)", "arg-type"),
 ]
 
 
