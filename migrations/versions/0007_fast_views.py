@@ -1,8 +1,9 @@
 """Views that answer in milliseconds, however long the history is; a history that is thinned by age.
 
 Purpose: `store_history` and `store_changes` look at the versions that a query asks for, and at the
-version before each, through an index; with windows they went through every content. The batches of
-a run, and those that failed, are found through an index. The history may be thinned by age.
+version before each, through an index; with windows they went through every content. Of two versions
+only what differs is looked into. The batches of a run, and those that failed, are found through an
+index. The history may be thinned by age.
 Concerns: the two indexes are built from every row of `write_batches`, which takes a moment where
 there are many. `history_retention` is made anew, for a column that is added later has no place for
 its comment; it has one row. No directory thins its history until a program says so. The three
@@ -100,7 +101,7 @@ VIEWS: dict[str, str] = {
     FROM batch_writes AS written
     JOIN write_batches AS batch ON batch.batch_number = written.batch_number
     JOIN json_each((
-      WITH pair AS (
+      WITH RECURSIVE pair AS (
         SELECT stored.content, former.content AS earlier
         FROM store_contents AS stored
         JOIN store_contents AS former
@@ -123,26 +124,53 @@ VIEWS: dict[str, str] = {
               AND between_them.batch_number < stored.batch_number
           ) = stored.batch_number - former.batch_number - 1
       ),
-      value AS (
-        SELECT leaf.fullkey, NULL AS before,
-               iif(leaf.type IN ('true', 'false', 'null'), leaf.type, json_quote(leaf.value))
-                 AS after
-        FROM pair, json_tree(pair.content, '$.data') AS leaf
-        WHERE leaf.atom IS NOT NULL OR leaf.type = 'null' OR leaf.value IN ('[]', '{}')
+      node(path, before, after) AS (  -- what differs, from the outside in, as JSON
+        SELECT '$',
+               CASE WHEN json_type(earlier, '$.data') IN ('object', 'array', 'true', 'false', 'null')
+                    THEN earlier -> '$.data'
+                    WHEN json_type(earlier, '$.data') IS NOT NULL
+                    THEN json_quote(earlier ->> '$.data') END,
+               CASE WHEN json_type(content, '$.data') IN ('object', 'array', 'true', 'false', 'null')
+                    THEN content -> '$.data'
+                    WHEN json_type(content, '$.data') IS NOT NULL
+                    THEN json_quote(content ->> '$.data') END
+        FROM pair
         UNION ALL
-        SELECT leaf.fullkey,
-               iif(leaf.type IN ('true', 'false', 'null'), leaf.type, json_quote(leaf.value)), NULL
-        FROM pair, json_tree(pair.earlier, '$.data') AS leaf
-        WHERE leaf.atom IS NOT NULL OR leaf.type = 'null' OR leaf.value IN ('[]', '{}')
+        SELECT node.path || (member.value ->> 0), member.value ->> 1, member.value ->> 2
+        FROM node
+        JOIN json_each((
+          SELECT json_group_array(json_array(name, before, after))
+          FROM (
+            SELECT name, max(before) AS before, max(after) AS after
+            FROM (
+              SELECT substr(fullkey, 2) AS name,
+                     NULL AS before,
+                     CASE WHEN type IN ('object', 'array') THEN value
+                          WHEN type IN ('true', 'false', 'null') THEN type
+                          ELSE json_quote(value) END AS after
+              FROM json_each(iif(node.after GLOB '[[{]*', node.after, '[]'))
+              UNION ALL
+              SELECT substr(fullkey, 2),
+                     CASE WHEN type IN ('object', 'array') THEN value
+                          WHEN type IN ('true', 'false', 'null') THEN type
+                          ELSE json_quote(value) END,
+                     NULL
+              FROM json_each(iif(node.before GLOB '[[{]*', node.before, '[]'))
+            )
+            GROUP BY name
+            HAVING max(before) IS NOT max(after)
+          )
+        )) AS member
+        WHERE node.before GLOB '[[{]*' OR node.after GLOB '[[{]*'
+      ),
+      leaf AS (
+        SELECT path,
+               iif(before GLOB '[[{]*' AND before NOT IN ('[]', '{}'), NULL, before) AS before,
+               iif(after GLOB '[[{]*' AND after NOT IN ('[]', '{}'), NULL, after) AS after
+        FROM node
       )
-      SELECT json_group_array(json_array('$' || substr(fullkey, 7), before, after))
-      FROM (
-        SELECT fullkey, max(before) AS before, max(after) AS after
-        FROM value
-        GROUP BY fullkey
-        HAVING max(before) IS NOT max(after)
-        ORDER BY fullkey
-      )
+      SELECT json_group_array(json_array(path, before, after))
+      FROM (SELECT path, before, after FROM leaf WHERE before IS NOT after ORDER BY path)
     )) AS change
     WHERE batch.state = 'committed'
       AND written.batch_number > 0  -- has SQLite take the index that is in their order
