@@ -16,6 +16,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
@@ -37,7 +38,9 @@ Result = TypeVar("Result")
 Other = TypeVar("Other")
 
 RECHECK_S = 1.0
-"""Seconds between two checks of the loop for a call whose end was not announced."""
+"""The most seconds between two checks of the loop for a call whose end was not announced."""
+_TIMER_S = 0.01
+"""In seconds. No timer of a loop ends earlier than it should by as much."""
 _RECHECK = "rtstore: look whether the end of the call was announced"
 
 _told: ContextVar[deque[Event] | None] = ContextVar("_told", default=None)
@@ -69,6 +72,9 @@ class _Arrivals:
         self._loop = ref(loop)
         self.arrived: deque[Callable[[], None]] = deque()
         """What the loop calls when it looks."""
+        self._rechecked: tuple[float, list[asyncio.Future[None]]] = (float("-inf"), [])
+        """Until when, in the time of the loop, futures may be added to the list; its timer is set
+        for a while later."""
 
     def wake(self) -> None:
         """Have the loop look."""
@@ -77,6 +83,23 @@ class _Arrivals:
             self.is_asked = True
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._look)
+
+    def recheck_later(self, waiting: asyncio.Future[None]) -> None:
+        """Cancel a future with `_RECHECK` after at most `RECHECK_S`, if it is not done by then.
+
+        One timer does so for all that began to wait meanwhile: a timer for each would cost more
+        than all else that a call does on the loop. What it calls is in C: an exception in a
+        callback of the loop cannot prevent it.
+        """
+        until, futures = self._rechecked
+        loop = waiting.get_loop()
+        now = loop.time()
+        if now >= until:
+            until, futures = now + RECHECK_S, []
+            cancel = map(methodcaller("cancel", _RECHECK), futures)
+            loop.call_at(until + _TIMER_S, deque[bool](maxlen=0).extend, cancel)
+            self._rechecked = until, futures
+        futures.append(waiting)
 
     def _look(self) -> None:
         self.is_asked = False
@@ -382,19 +405,16 @@ class _Waiter:
 
     async def wait(self) -> None:
         """Wait for the end of the call, or of the waiting task; or for a while, then find out
-        whether the announcement was lost. What ends the wait then is in C: an exception in a
-        callback of the loop cannot prevent it."""
+        whether the announcement was lost."""
         if self._ended.done():
             self._ended = self._loop.create_future()
-        timer = self._loop.call_later(RECHECK_S, self._ended.cancel, _RECHECK)
+        self._arrivals.recheck_later(self._ended)
         try:
             await self._ended
         except asyncio.CancelledError as error:
             if error.args != (_RECHECK,):
                 raise
             self._look()
-        finally:
-            timer.cancel()
 
     def _announce(self, _: object) -> None:
         call, arrive = self._call, self._arrive
