@@ -275,9 +275,10 @@ class BatchWriter:
             raise StoreClosedError(self.directory, FORKED_IN_CALL) from error
 
     def serve(self, place: Place) -> None:
-        """Write the batch of a task that is in the queue. Raises an error that is not that of the
-        batch."""
-        need_stack()
+        """Write the batch of a task that is in the queue, or only leave the queue when a leader has
+        written it. Raises an error that is not that of the batch."""
+        if not place.is_done:
+            need_stack()
         self.queue.serve(place, self._lead)
 
     def update(self, update: Update, *, check_file: Callable[[Descriptor], None]) -> Batch | None:
