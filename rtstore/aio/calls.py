@@ -43,7 +43,7 @@ _TIMER_S = 0.01
 """In seconds. No timer of a loop ends earlier than it should by as much."""
 _RECHECK = "rtstore: look whether the end of the call was announced"
 
-_told: ContextVar[deque[Event] | None] = ContextVar("_told", default=None)
+_collected: ContextVar[deque[Event] | None] = ContextVar("_collected", default=None)
 """The events of the call that runs in this context, for its caller's loop."""
 
 
@@ -56,7 +56,7 @@ class LoopObserver:
 
     def __call__(self, event: Event) -> None:
         """Collect an event, or pass it on when no call runs."""
-        told = _told.get()
+        told = _collected.get()
         if told is None:
             self.on_event(event)
         else:
@@ -156,9 +156,9 @@ class Call(Generic[Result]):
         self._withdrawn = False
         self._begun_by: dict[None, threading.Thread] = {}
         self._explained: BaseException | None = None
-        self._told: deque[Event] = deque()
+        self._collected: deque[Event] = deque()
         self._context = copy_context()
-        self._context.run(_told.set, self._told)
+        self._context.run(_collected.set, self._collected)
 
     def start(self, executor: ThreadPoolExecutor) -> Self:
         """Put the call into the queue of an executor."""
@@ -300,14 +300,14 @@ class Call(Generic[Result]):
 
     def tell(self) -> None:
         """Pass the events of the call on to the observer, on the loop."""
-        while self._told and self.on_event is not None:
-            tell_observer(self.on_event, self._told.popleft())
+        while self._collected and self.on_event is not None:
+            tell_observer(self.on_event, self._collected.popleft())
 
     def told_context(self) -> Context:
         """Return the context variables of the caller, for its observer: what that does is not part
         of the call."""
         context = self._context.copy()
-        context.run(_told.set, None)
+        context.run(_collected.set, None)
         return context
 
     def wait_for_turn(self, is_first: Callable[[], bool] = lambda: True) -> None:

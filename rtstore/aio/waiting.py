@@ -33,7 +33,7 @@ async def wait(
         left_s = POLL_S if deadline is None else min(POLL_S, deadline - time.monotonic())
         if left_s <= 0:
             return []
-        if not watch.is_told:
+        if not watch.is_announced:
             await pause.take(left_s)
 
 

@@ -351,8 +351,8 @@ def show_lane_indexes(page: Page, found: Sequence[LaneIndexReport]) -> None:
 
 def _show(page: Page, whole: FolderReport) -> None:
     states = Counter(line.state for line in whole.directories)
-    told = ", ".join(f"{states[state]} {_word(state)}" for state in State if states[state])
-    found = Cell(told, _tone(max(states, key=list(State).index)))
+    counts = ", ".join(f"{states[state]} {_word(state)}" for state in State if states[state])
+    found = Cell(counts, _tone(max(states, key=list(State).index)))
     number = count(len(whole.directories), "runtime directory")
     page.facts([("Folder", whole.folder), ("Found", number), ("Readiness", found)])
     page.gap()
@@ -417,12 +417,12 @@ def show_next_of(page: Page, lines: Sequence[Line], title: str) -> None:
     if not steps:
         return
     page.title(title)
-    told: set[str] = set()
+    printed: set[str] = set()
     for line, step in steps:
-        if step.command in told:  # the lanes of a team are imported at once
+        if step.command in printed:  # the lanes of a team are imported at once
             continue
         if step.command:
-            told.add(step.command)
+            printed.add(step.command)
             page.line(Cell(step.command, "command"), indent=2)
             page.line(step.why, indent=6)
         else:

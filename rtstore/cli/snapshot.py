@@ -218,12 +218,14 @@ class Look:
 
 def _pruning(look: Look) -> NextStep:
     """Return the step that drops history which has outgrown its data."""
-    told = ", ".join(
+    stores = ", ".join(
         f"{item.schema_name} ({size(item.history_bytes)} beside {size(item.file_bytes)})"
         for item in look.outgrown
     )
     way = pruning(look.directory, look.retention.content_bytes)
-    return NextStep(command=way.command, why=f"the history outgrows the data of {told}: {way.why}")
+    return NextStep(
+        command=way.command, why=f"the history outgrows the data of {stores}: {way.why}"
+    )
 
 
 def _rebuild(store: RuntimeStore) -> NextStep | None:

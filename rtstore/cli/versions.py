@@ -109,10 +109,10 @@ def _literal(text: str) -> str:
 def _only_one(found: Sequence[Named], text: str, field: str) -> Named | None:
     if len(found) < 2:
         return found[0] if found else None
-    told = [each.in_words for each in found[:_CANDIDATES_MAX]]
+    candidates = [each.in_words for each in found[:_CANDIDATES_MAX]]
     more = ", and more" if len(found) > _CANDIDATES_MAX else ""
     raise InvalidRequestError(
         field,
-        f"{text!r} is short for several: {', '.join(told)}{more}. Give more letters, or the high "
-        "watermark",
+        f"{text!r} is short for several: {', '.join(candidates)}{more}. Give more letters, or the "
+        "high watermark",
     )

@@ -1,6 +1,6 @@
 """A batch before it is logged: validated, then planned. Reads no file.
 
-The phases of a batch are types. Each step takes only what the step before gives:
+The phases of a batch are types. Each step takes what the step before returns:
 
     BatchRequest -> validate -> Draft -> plan -> PlannedBatch -> log -> Logged -> publish ->
     Published -> complete -> Batch

@@ -92,8 +92,8 @@ class EventDispatcher:
     ) -> None:
         """Queue the event that a recovery ended."""
         if self.is_heard(_level(steps)):
-            told = tuple(steps)
-            self._queue.append(lambda: self._recovered(run_number, started_by, told, duration_s))
+            ended = tuple(steps)
+            self._queue.append(lambda: self._recovered(run_number, started_by, ended, duration_s))
 
     # --- without the lock: report -----------------------------------------------------------------
 

@@ -167,13 +167,13 @@ def read_launch_state(directory: Path, fs: FileSystem) -> LaunchState:
         data = document["data"].items()
     except system_error(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return LaunchState()
-    told = {
+    texts = {
         name: value
         for name, value in data
         if isinstance(value, str) and value.strip() and value.isprintable()
     }
     return LaunchState(
-        team_name=told.get("teamName"),
-        run_id=told.get("runId"),
-        capability_snapshot_id=told.get("capabilitySnapshotId"),
+        team_name=texts.get("teamName"),
+        run_id=texts.get("runId"),
+        capability_snapshot_id=texts.get("capabilitySnapshotId"),
     )

@@ -94,13 +94,13 @@ def _with_plan(facts: Facts, known: Registry | None) -> Facts:
 
 def _show(page: Page, report: DoctorReport) -> None:
     counts = [sum(finding.level is level for finding in report.findings) for level in _ORDER]
-    told = ", ".join(
+    levels = ", ".join(
         f"{number} {level}" for number, level in zip(counts, _ORDER, strict=True) if number
     )
     page.facts(
         [
             ("Runtime directory", report.directory),
-            ("Diagnosis", Cell(told, _TONES[report.level])),
+            ("Diagnosis", Cell(levels, _TONES[report.level])),
         ]
     )
     page.gap()

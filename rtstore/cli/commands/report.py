@@ -275,8 +275,8 @@ def _write(target: Path, content: bytes, *, force: bool) -> None:
 def _show(page: Page, report: PageReport) -> None:
     page.line(Cell("Written", "good"), f" {report.path}, {size(report.bytes)}")
     for each in report.directories:
-        told = f"{each.directory}: {each.state}, {count(each.batches, 'batch')}"
-        page.line(f"{told}, {count(each.changes, 'change')} of a store", indent=2)
+        what = f"{each.directory}: {each.state}, {count(each.batches, 'batch')}"
+        page.line(f"{what}, {count(each.changes, 'change')} of a store", indent=2)
         if each.batches_left_out:
             left = f"{count(each.batches_left_out, 'older batch')} left out; -n has more"
             page.line(left, indent=4)

@@ -162,7 +162,7 @@ class _Watcher:
         self._directory = directory
         self._last_number: int | None = None
         self._open: dict[int, Batch] = {}
-        self._told: tuple[object, ...] | None = None
+        self._shown: tuple[object, ...] | None = None
 
     def look(self) -> Iterator[Event]:
         """Yield what is new since the last time: batches in their order, then the readiness."""
@@ -177,7 +177,7 @@ class _Watcher:
         self.seen = look
         self.exit_code = ExitCode.READY if look.check.ok else ExitCode.NOT_READY
         state = _state_of(look)
-        if self._told is None:
+        if self._shown is None:
             yield state
         for batch in batches:
             yield BatchEvent(
@@ -186,16 +186,16 @@ class _Watcher:
                 batch=batch,
                 stores=stores.get(batch.batch_id, ()),
             )
-        told = (look.verdict, look.check)
-        if self._told is not None and self._told != told:
+        shown = (look.verdict, look.check)
+        if self._shown is not None and self._shown != shown:
             yield state
-        self._told = told
+        self._shown = shown
 
     def _failed(self, error: RuntimeStoreError | OSError) -> Iterator[Event]:
         self.exit_code = exit_code_of(error)
-        told = (type(error), str(error))
-        if self._told != told:
-            self._told = told
+        shown = (type(error), str(error))
+        if self._shown != shown:
+            self._shown = shown
             problem = Problem(
                 type=type(error).__name__, message=str(error), exit_code=self.exit_code
             )
@@ -288,8 +288,8 @@ class _Lines:
         self._page.line(f"{format_time(event.at)}  ", *_words(event))
         if isinstance(event, StateEvent):
             for step in event.next:
-                told = Cell(step.command, "command") if step.command else step.why
-                self._page.line(told, indent=26)
+                what = Cell(step.command, "command") if step.command else step.why
+                self._page.line(what, indent=26)
         sys.stdout.flush()
 
     def refresh(self, look: Look | None) -> None:

@@ -1,7 +1,7 @@
 """Notice that something may have been committed, without reading the database.
 
 Every commit writes to the WAL, and so changes its stamp: inode, size, times. A checkpoint changes
-the stamp too, as does a new WAL; then somebody reads in vain. Two changes within one tick of the
+the stamp too, as does a new WAL; then a read finds nothing new. Two changes within one tick of the
 kernel's clock can leave the same stamp, so what was read that soon after a change is read once
 more. A commit of this process is announced, and is noticed at once.
 
@@ -38,7 +38,7 @@ class Watch:
 
     def __init__(self, names: Names, file: Identity, wake: Callable[[], object]) -> None:
         self.file = file
-        self.is_told = False
+        self.is_announced = False
         """Whether this process has committed since the last time that it was due."""
         self._wake = wake
         self._names = names
@@ -55,18 +55,18 @@ class Watch:
         if stamp != self._stamp:
             self._stamp, self._changed_at = stamp, now
         due = (
-            self.is_told
+            self.is_announced
             or self._read_at < self._changed_at + TICK_NS / 1e9
             or now >= self._read_at + RECHECK_S
         )
         if due:
-            self.is_told, self._read_at = False, now
+            self.is_announced, self._read_at = False, now
         return due
 
     def tell(self) -> None:
         """Wake the waiter, unless that was done since the last time that it was due."""
-        if not self.is_told:
-            self.is_told = True
+        if not self.is_announced:
+            self.is_announced = True
             self._wake()
 
 

@@ -55,7 +55,7 @@ def copy(
             # The first read fixes the moment: every chunk is of it, and none is restarted.
             source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             try:
-                source.backup(other, pages=PAGES_AT_ONCE, progress=_told(progress), sleep=0)
+                source.backup(other, pages=PAGES_AT_ONCE, progress=_reporting(progress), sleep=0)
             except sqlite3.Error as error:
                 if _is_of_target(error):
                     raise translate(error, target) from error
@@ -132,7 +132,7 @@ def _problems(connection: Connection) -> tuple[str, int]:
     return str(problem and problem[0]), len(orphans)
 
 
-def _told(progress: Progress | None) -> Callable[[int, int, int], None] | None:
+def _reporting(progress: Progress | None) -> Callable[[int, int, int], None] | None:
     if progress is None:
         return None
     tell = progress

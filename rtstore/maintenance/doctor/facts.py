@@ -42,8 +42,8 @@ def rebuild_command(
         "--run-id": launch.run_id,
         "--capability-snapshot-id": launch.capability_snapshot_id,
     }
-    told = [word for option, value in known.items() if value for word in (option, value)]
-    return shell_command("rtstore", "rebuild", directory, *told, *options)
+    given = [word for option, value in known.items() if value for word in (option, value)]
+    return shell_command("rtstore", "rebuild", directory, *given, *options)
 
 
 def rebuild_with_descriptors(directory: Path, *, team_name: str) -> str:

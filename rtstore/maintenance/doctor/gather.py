@@ -83,8 +83,8 @@ def examine(
     moment = now()
     state, problem, odd_file = _state(directory)
     left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
-    told = _descriptors(path) if state in _READABLE else left.descriptors
-    descriptors = tuple(known or told or KNOWN_DESCRIPTORS)
+    saved = _descriptors(path) if state in _READABLE else left.descriptors
+    descriptors = tuple(known or saved or KNOWN_DESCRIPTORS)
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
@@ -104,7 +104,7 @@ def examine(
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
         has_store_files=bool(there or nameless),
         nameless_files=nameless,
-        knows_descriptors=state is not DatabaseState.DAMAGED or (known or told) is not None,
+        knows_descriptors=state is not DatabaseState.DAMAGED or (known or saved) is not None,
         left_behind=kept,
         had_database=had_database(directory, fs),
         launch=read_launch_state(directory, fs),

@@ -548,15 +548,15 @@ def _settings(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.SETTINGS)
     if not facts.settings:
         return
-    told = ", ".join(f"{name} {'?' if value is None else value}" for name, value in
+    found = ", ".join(f"{name} {'?' if value is None else value}" for name, value in
                      facts.settings.items())  # fmt: skip
     if facts.settings.get("journal_mode") not in (None, "wal"):
         yield say.yellow(
-            f"{told}: another program took it out of WAL mode",
+            f"{found}: another program took it out of WAL mode",
             _writing(facts, "recover", "opens it for writing, which sets it again"),
         )
     else:
-        yield say.green(told)
+        yield say.green(found)
 
 
 # --- what lies about ------------------------------------------------------------------------------
@@ -616,14 +616,14 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
 
 def _sizes(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.SIZES)
-    told = ", ".join(f"{name} {_size(size)}" for name, size in facts.sizes.items())
+    sizes = ", ".join(f"{name} {_size(size)}" for name, size in facts.sizes.items())
     if facts.sizes.get("WAL", 0) > LARGE_WAL:
         who = ", ".join(str(item.pid) for item in facts.readers) or "unknown"
         yield say.yellow(
-            f"{told}: the WAL grows while a reader keeps an old transaction open (open in: {who})"
+            f"{sizes}: the WAL grows while a reader keeps an old transaction open (open in: {who})"
         )
-    elif told:
-        yield say.green(told)
+    elif sizes:
+        yield say.green(sizes)
     for store in outgrown(facts.store_sizes, facts.content_bytes):
         yield say.yellow(
             f"the history of {store.schema_name} takes {_size(store.history_bytes)} in the "
