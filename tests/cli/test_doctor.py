@@ -39,7 +39,7 @@ from rtstore.maintenance.doctor.gather import examine
 from tests.cli.commands import crashed_team, ready_team, run, run_all, run_process
 from tests.cli.test_bad_input import _without_privileges
 from tests.cli.test_import import _copy
-from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
+from tests.cli.test_read_only import WRITE_ON
 from tests.cli.troubles import LEASES_FILE, TROUBLES, Trouble, findings, go_through
 from tests.maintenance.test_rebuild_database import overwrite
 from tests.model.build import needs_legacy
@@ -268,7 +268,7 @@ def test_the_lock_is_kept_free_for_an_instant(tmp_path: Path) -> None:
 def test_beside_a_living_writer(tmp_path: Path) -> None:
     """While another process writes batch after batch, every look finds a sound, ready team."""
     directory = ready_team(tmp_path)
-    with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
+    with forked(WRITE_ON, directory) as writer:
         assert hear(writer) == "writing"
         for _ in range(5):
             result = run("doctor", directory)
@@ -376,7 +376,7 @@ def _killed_writer_on_a_read_only_mount(place: Path, *, without: str | None) -> 
         pytest.skip("mounting a file system is not permitted here")
     try:
         directory = ready_team(place)
-        with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
+        with forked(WRITE_ON, directory) as writer:
             assert hear(writer) == "writing"
             wal = directory / f"{DATABASE_NAME}-wal"
             while not wal.exists() or wal.stat().st_size == 0:
@@ -463,7 +463,7 @@ def test_a_link_to_a_database_with_a_wal(tmp_path: Path) -> None:
     """Both files are brought back by the command that is printed; nothing that was committed since
     the last checkpoint is lost by it."""
     directory = ready_team(tmp_path)
-    with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
+    with forked(WRITE_ON, directory) as writer:
         assert hear(writer) == "writing"
         writer.kill()
         writer.wait()

@@ -133,7 +133,8 @@ def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
     assert picture(tmp_path) == before
 
 
-WRITE_WITHOUT_PAUSE = """
+WRITE_ON = """
+import time
 from rtstore import KEEP_EVERYTHING, RuntimeStore
 from rtstore.cli.demo.writer import IDENTITY, fatal_checkpoint
 checkpoint = fatal_checkpoint()
@@ -141,6 +142,7 @@ with RuntimeStore.open(sys.argv[1], retention=KEEP_EVERYTHING) as store:
     say("writing")
     while True:
         store.write_batch(identity=IDENTITY, reason=checkpoint.reason, writes=checkpoint.writes)
+        time.sleep(0.005)  # the history grows, and each look lasts longer
 """
 
 
@@ -148,7 +150,7 @@ def test_beside_a_living_writer(tmp_path: Path) -> None:
     """While another process writes batch after batch, every look finds a ready team, and adds
     nothing to the directory."""
     directory = ready_team(tmp_path)
-    with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
+    with forked(WRITE_ON, directory) as writer:
         assert hear(writer) == "writing"
         watermarks = []
         for _ in range(4):

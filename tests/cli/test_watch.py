@@ -21,7 +21,7 @@ from rtstore.cli.commands.watch import BatchEvent, ErrorEvent, Event, StateEvent
 from rtstore.cli.demo.writer import IDENTITY, fatal_checkpoint
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import CHECKOUT, crashed_team, ready_team, run
-from tests.cli.test_read_only import WRITE_WITHOUT_PAUSE
+from tests.cli.test_read_only import WRITE_ON
 from tests.support import hear
 from tests.support.forked import forked
 
@@ -170,7 +170,7 @@ def test_beside_a_writer_until_interrupted(tmp_path: Path) -> None:
     with watching(directory, "--json", "--interval", "0.05") as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["event"] == "state"
-        with forked(WRITE_WITHOUT_PAUSE, directory) as writer:
+        with forked(WRITE_ON, directory) as writer:
             assert hear(writer) == "writing"
             events = [json.loads(process.stdout.readline()) for _ in range(300)]
             assert writer.poll() is None

@@ -69,26 +69,34 @@ def test_every_case_runs_and_is_in_the_table_and_in_the_json(tmp_path: Path) -> 
     assert "missed" in done.stdout
 
 
-def test_a_case_that_is_not_there_is_refused() -> None:
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """What the command says of a wrong call."""
+    with pytest.raises(SystemExit) as ended:
+        benchmarks.main([str(argument) for argument in arguments])
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_a_case_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong name is an error that says which there are, and nothing is measured."""
-    done = run("wrtie")
-    assert done.returncode == 2
-    assert "no such case: wrtie" in done.stderr
-    assert "write" in done.stderr
+    said = refused(capsys, "wrtie")
+    assert "no such case: wrtie" in said
+    assert "write" in said
 
 
 @pytest.mark.parametrize("option", ["--json", "--directory"])
 @pytest.mark.parametrize("place", ["not-there/at-all", "file/below", "wrong-kind"])
-def test_a_place_that_cannot_be_used_is_refused(tmp_path: Path, option: str, place: str) -> None:
+def test_a_place_that_cannot_be_used_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, place: str
+) -> None:
     """What cannot be written is said at once, and not after minutes of measuring."""
     (tmp_path / "file").write_text("")
     if option == "--json":
         (tmp_path / "wrong-kind").mkdir()
     else:
         (tmp_path / "wrong-kind").write_text("")
-    done = run("flushes", "--smoke", option, tmp_path / place)
-    assert done.returncode == 2
-    assert f"error: {option}: {tmp_path / place} is no " in done.stderr
+    said = refused(capsys, "flushes", "--smoke", option, tmp_path / place)
+    assert f"error: {option}: {tmp_path / place} is no " in said
 
 
 def test_an_interrupted_run_shows_and_keeps_what_it_has(
