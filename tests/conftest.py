@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,9 +54,20 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     return (yield) + 1
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that no process is left with it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+@pytest.hookimpl(trylast=True)  # after others have deselected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process is left with it at the end. At first each
+    process gets an equal part of the list, one after the other, and the last takes what is left."""
+    processes = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    early = [item for item in items if item.get_closest_marker("early")]
+    others = iter([item for item in items if not item.get_closest_marker("early")])
+    left, ordered = len(items), list[pytest.Item]()
+    for number in range(processes):
+        size, few = (each // (processes - number) for each in (left, len(early)))
+        first, early = early[:few], early[few:]
+        ordered += [*first, *islice(others, max(0, size - few))]
+        left -= size
+    items[:] = [*ordered, *others]
 
 
 def pytest_collection_finish() -> None:
