@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from rtstore.cli.views import Named, last_batch_of_run, named_like, run_is_known
@@ -49,6 +50,17 @@ def point_of(store: RuntimeStore, text: str, field: str = "--at") -> At:
     if found is None:
         return text  # the library says that there is no such batch
     return _end_of_run(store, found.id, field) if found.is_run else found.id
+
+
+@contextmanager
+def named(option: str) -> Iterator[None]:
+    """Let what the library says of a point in time be said of the option that it was typed as."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        if error.field not in ("at", "to"):
+            raise
+        raise InvalidRequestError(option, error.problem, store=error.store) from None
 
 
 def run_of(store: RuntimeStore, text: str, field: str = "--run-id") -> str:

@@ -20,6 +20,7 @@ from rtstore.errors import (
     UnusableEngineError,
 )
 from tests.cli.commands import Result, ready_team, run, run_process
+from tests.cli.widths import SESSIONS
 from tests.support import hear, picture
 from tests.support.forked import forked
 
@@ -383,3 +384,25 @@ def test_errors_as_json_from_every_command(tmp_path: Path) -> None:
         assert result.code == ExitCode.STOP
         assert result.json()["error"]["type"] == "ForeignDatabaseError"
         assert result.json()["error"]["exitCode"] == ExitCode.STOP
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["show", SESSIONS, "--at"], "--at"),
+        (["diff", SESSIONS], "A"),
+        (["diff", SESSIONS, "1"], "A or B"),
+        (["log", "--since"], "--since"),
+        (["revert", SESSIONS, "--to"], "--to"),
+    ],
+)
+def test_a_point_that_is_none(tmp_path: Path, words: list[str], option: str) -> None:
+    """It is refused by the name under which it was typed, and nothing changes."""
+    directory = ready_team(tmp_path)
+    before = picture(directory)
+    command, *others = words
+    for point in ("99", "batch-nowhere"):
+        result = run(command, directory, *others, point)
+        assert result.code == ExitCode.WRONG_CALL
+        assert result.err.startswith(f"rtstore: {option}: "), result.err
+    assert picture(directory) == before

@@ -13,7 +13,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, StoreName, Wide
 from rtstore.cli.output import Page, page_of
 from rtstore.cli.snapshot import open_to_look, schema_name_of
-from rtstore.cli.versions import AT, point_of
+from rtstore.cli.versions import AT, named, point_of
 from rtstore.control.history import StoreVersion
 from rtstore.errors import InvalidRequestError
 from rtstore.model.differences import Difference
@@ -62,9 +62,10 @@ def run(
         if a is None:
             found = store.diff(name, *_last_two(store, name))
         else:
-            found = store.diff(
-                name, point_of(store, a, "A"), None if b is None else point_of(store, b, "B")
-            )
+            with named("A" if b is None else "A or B"):
+                found = store.diff(
+                    name, point_of(store, a, "A"), None if b is None else point_of(store, b, "B")
+                )
     report = DiffReport(directory=str(directory), **dict(found))
     _show_differences(page_of(report, as_json=as_json, wide=wide), report)
     return ExitCode.READY

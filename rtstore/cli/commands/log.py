@@ -13,7 +13,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, Wide
 from rtstore.cli.output import Page, age_of, count, page_of
 from rtstore.cli.snapshot import open_to_look, schema_name_of
-from rtstore.cli.versions import AT, point_of, run_of
+from rtstore.cli.versions import AT, named, point_of, run_of
 from rtstore.cli.views import Wanted, log_of
 from rtstore.history.versions import find_point
 from rtstore.model.records import Record
@@ -112,7 +112,9 @@ def _after(store: RuntimeStore, since: str | None) -> _After:
         return {"since": format_time(at)}
     if at == 0:
         return {"after": 0}
-    return {"after": store.database.read(lambda found: find_point(found, None, at)).batch_number}
+    with named("--since"):
+        point = store.database.read(lambda found: find_point(found, None, at))
+    return {"after": point.batch_number}
 
 
 def _show(page: Page, report: LogReport, now: datetime, *, is_filtered: bool) -> None:

@@ -12,7 +12,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
 from rtstore.cli.output import Cell, page_of
 from rtstore.cli.snapshot import open_to_look, schema_name_of
-from rtstore.cli.versions import AT, point_of
+from rtstore.cli.versions import AT, named, point_of
 from rtstore.model.records import Batch, Record
 from rtstore.model.times import format_time
 from rtstore.store import RuntimeStore
@@ -42,10 +42,11 @@ def run(
     \b
     JSON: directory, schemaName, to (the batch id that it had), batch (as in "log")
     """
-    with open_to_look(directory) as store:  # nothing is made or recovered for a wrong call
+    # Nothing is made or recovered for a wrong call.
+    with open_to_look(directory) as store, named("--to"):
         name = schema_name_of(store, store_name)
         version = store.read(name, at=point_of(store, to, "--to"))
-    with RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store:
+    with RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store, named("--to"):
         batch = store.revert(name, to=version.batch_id)
     report = RevertReport(
         directory=str(directory), schema_name=name, to=version.batch_id, batch=batch

@@ -14,7 +14,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, StoreName, Wide
 from rtstore.cli.output import Cell, Page, page_for, page_of
 from rtstore.cli.snapshot import open_to_look, schema_name_of
-from rtstore.cli.versions import AT, point_of
+from rtstore.cli.versions import AT, named, point_of
 from rtstore.errors import BatchUnfinishedError, NotARuntimeDirectoryError, StoreFileChangedError
 from rtstore.history.reader import StoreContent
 from rtstore.model.records import Record
@@ -59,7 +59,8 @@ def run(
             content = store.read(name, verify=False)
             note = _about_the_file(store, name)
         else:
-            content = store.read(name, at=point_of(store, at))
+            with named("--at"):
+                content = store.read(name, at=point_of(store, at))
     report = ShowReport(directory=str(directory), content=content, note=note)
     if as_json or sys.stdout.isatty():
         _show_content(page_of(report, as_json=as_json, wide=wide), report)
