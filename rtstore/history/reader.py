@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, overload
 
@@ -334,8 +335,11 @@ def _load(connection: Connection, names: Sequence[str]) -> dict[str, StoreConten
     return {name: _content_of(name, *current) for name, current in found if current is not None}
 
 
+_FILE = itemgetter(*PublishedFile._fields)
+
+
 def _file_of(row: Row) -> PublishedFile:
-    return PublishedFile(*(row[field] for field in PublishedFile._fields))
+    return PublishedFile._make(_FILE(row))
 
 
 def _lost(connection: Connection, names: Sequence[str]) -> dict[str, int]:
