@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from rtstore.files.paths import PATHS_KEPT
 from rtstore.files.stamp import FileStamp, stamp_of
 from rtstore.files.system import FileSystem, is_root
 from rtstore.foreign import suppress_system_error, system_error
@@ -19,7 +20,7 @@ NEW_FILE_MODE = 0o600
 """For the owner only: the state of a run may hold secrets. An existing file's mode stays."""
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=PATHS_KEPT)
 def temporary_path(target: Path) -> Path:
     """Return the path where a new version is written before it takes the target's name.
 

@@ -13,8 +13,12 @@ from rtstore.foreign import system_error
 from rtstore.model.descriptors import relative_path_problem
 from rtstore.shell import shell_word
 
+PATHS_KEPT = 1 << 16
+"""The most paths that are remembered. A batch asks for that of each store a few times; with fewer
+than a runtime has stores, each would be checked and made again each time."""
 
-@lru_cache(maxsize=4096)
+
+@lru_cache(maxsize=PATHS_KEPT)
 def store_path(directory: Path, relative_path: str) -> Path:
     """Return the path of a store's file.
 
