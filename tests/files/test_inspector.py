@@ -349,7 +349,11 @@ hostile = st.one_of(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(content=hostile, cut=st.integers(0, 200), committed=st.booleans())
 def test_no_bytes_make_an_inspection_raise(
     tmp_path: Path, content: bytes, cut: int, *, committed: bool
