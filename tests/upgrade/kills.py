@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -135,13 +136,13 @@ class InChildren:
 
 
 def state_of(directory: Path) -> str:
-    """A digest of all that a directory holds: names, modes and bytes, and the times of the files
-    that are not the store's own. What the lock file says is for messages only."""
+    """A digest of all that a directory holds: names, modes, bytes and times. Those who only look
+    give a WAL and its `-shm` another time, and what the lock file says is for messages only."""
     found = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
         facts = path.lstat()
-        is_ours = path.name.startswith((DATABASE_NAME, "runtime-store.", ".runtime-store."))
-        time = 0 if is_ours or not path.is_file() else facts.st_mtime_ns
+        has_time = stat.S_ISREG(facts.st_mode) and not path.name.endswith(("-wal", "-shm", ".lock"))
+        time = facts.st_mtime_ns if has_time else 0
         found.update(f"{path.relative_to(directory)}\0{facts.st_mode}\0{time}\0".encode())
         if path.is_symlink():
             found.update(os.fsencode(path.readlink()))
