@@ -20,7 +20,7 @@ from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
 from rtstore.commit.update import Update
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import history, manifest, recovery_log, runs, upgrade_log
+from rtstore.control import batches, history, manifest, recovery_log, runs, upgrade_log
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import Retention
 from rtstore.control.history import StoreVersion
@@ -49,6 +49,7 @@ from rtstore.history.versions import (
     At,
     StoreDifferences,
     checked_point,
+    deletion_in_words,
     load_version,
     or_now,
 )
@@ -75,6 +76,7 @@ from rtstore.model.records import (
     Batch,
     BatchReason,
     DatabaseUpgrade,
+    Deleted,
     Hindrance,
     Manifest,
     QuarantinedFile,
@@ -367,7 +369,9 @@ class RuntimeStore:
         even if its process is alive: `begin_run` asks first.
         `writes` maps stores, given by name or by descriptor, to their new data: plain JSON values,
         or an object of a pydantic model; the files are published in its order. Data of a store with
-        a payload model must pass it, and is written as the model dumps it. With `expected`, a
+        a payload model must pass it, and is written as the model dumps it. With `DELETED` in place
+        of data the batch deletes the store, after what it writes: its file and its entry go, its
+        history stays. Something must be committed for it. With `expected`, a
         mapping of stores to versions, the batch is written only if each of them is still what was
         read: the `high_watermark` or `batch_id` of `read(...)`, or None when it was never written.
         See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors.
@@ -386,7 +390,7 @@ class RuntimeStore:
     def update(
         self,
         store: Descriptor[Payload],
-        change: Callable[[Payload], Payload],
+        change: Callable[[Payload], Payload | Deleted],
         *,
         identity: RunIdentity,
         reason: BatchReason | str,
@@ -430,13 +434,14 @@ class RuntimeStore:
         One store: `change` is called with the committed data (None before the first batch), which
         it may modify, and returns the new data. For a store that is given by its descriptor, both
         are objects of its payload model, and something must have been committed. A batch is written
-        in any case.
+        in any case. With `DELETED` as the result, the batch deletes the store.
 
         Several stores, a list: `change` is called with a dict of their committed data, each under
         its name or its descriptor, as it was given (`StoreData`), and returns a mapping of new
         data, which may be the same dict. What it leaves out stays as it is, and so does what equals
         the committed data. The rest is one batch; when nothing is left, no batch is written, and
-        None is returned. Data that it changed in place and left out is refused.
+        None is returned. Data that it changed in place and left out is refused. In place of data
+        it may return `DELETED`, which deletes the store.
 
         With a `batch_id` the call can be repeated: if that batch was committed before, it is
         returned, and `change` is not called. So give each update an id of its own: what the
@@ -612,7 +617,8 @@ class RuntimeStore:
         file (unless `foreign_edits` says otherwise), and `BatchUnfinishedError` when a batch whose
         writer died changed it. With
         `verify=False` the file is not read. Raises `InvalidRequestError` when nothing is committed
-        for the store, and `ContentMissingError` when the database has lost what was.
+        for the store, which then was never written, or was deleted; and `ContentMissingError` when
+        the database has lost what was.
 
         With `at`, return what the store held at that point: a batch (its id, or its high
         watermark) or a time. The file is not read. Raises `InvalidRequestError` when that point is
@@ -624,9 +630,16 @@ class RuntimeStore:
             return content_for(store, content_then)
         content = self._with_edits(partial(self._reader.read, descriptor, verify=verify))
         if content is None:
-            problem = "no committed content: it was never written in a batch"
-            raise InvalidRequestError("store", problem, store=descriptor.schema_name)
+            self._refuse_unwritten(descriptor.schema_name)
         return content_for(store, content)
+
+    def _refuse_unwritten(self, name: str) -> NoReturn:
+        """Say of a store without committed content whether it was ever written, or deleted."""
+        deletion = self.database.read(partial(batches.last_deletion, schema_name=name))
+        why = "it was never written in a batch"
+        if deletion is not None:
+            why = f"it was {deletion_in_words(deletion.batch_id, deletion.deleted_at)}"
+        raise InvalidRequestError("store", f"no committed content: {why}", store=name)
 
     def snapshot(self, stores: Iterable[StoreKey] | None = None) -> Snapshot:
         """Several stores (default: all) as of one batch, from the database; takes no lock and does
@@ -916,7 +929,8 @@ class RuntimeStore:
     # --- earlier versions -----------------------------------------------------------------------
 
     def history(self, store: StoreKey, *, limit: int | None = None) -> list[StoreVersion]:
-        """Return the newest `limit` committed versions of a store (default: all), oldest first.
+        """Return the newest `limit` committed versions of a store (default: all), oldest first;
+        deletions among them (`is_deletion`).
 
         History goes back as far as `retention` keeps batches; `has_content` says which versions
         can be read. Takes no lock and does not read the file.
@@ -1093,7 +1107,7 @@ class Run(RunFacts):
     def update(
         self,
         store: Descriptor[Payload],
-        change: Callable[[Payload], Payload],
+        change: Callable[[Payload], Payload | Deleted],
         *,
         reason: BatchReason | str,
         batch_id: str | None = None,

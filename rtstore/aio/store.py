@@ -93,6 +93,7 @@ from rtstore.model.records import (
     Batch,
     BatchReason,
     DatabaseUpgrade,
+    Deleted,
     Manifest,
     QuarantinedFile,
     ReadinessCheck,
@@ -300,7 +301,7 @@ class AsyncRuntimeStore:
     async def update(
         self,
         store: Descriptor[Payload],
-        change: Callable[[Payload], Payload],
+        change: Callable[[Payload], Payload | Deleted],
         *,
         identity: RunIdentity,
         reason: BatchReason | str,
@@ -673,7 +674,7 @@ class AsyncRun(RunFacts):
     async def update(
         self,
         store: Descriptor[Payload],
-        change: Callable[[Payload], Payload],
+        change: Callable[[Payload], Payload | Deleted],
         *,
         reason: BatchReason | str,
         batch_id: str | None = None,

@@ -15,7 +15,8 @@ class LoggedLine(Record):
 
     batch: Batch
     stores: tuple[str, ...]
-    """What it writes, in the order of publication; a batch that was imported may not say."""
+    """What it writes and deletes, in the order of publication; a batch that was imported may not
+    say."""
     age_seconds: float
     """Since it was started."""
 
@@ -41,7 +42,7 @@ def show_batches(page: Page, lines: Sequence[LoggedLine], now: datetime) -> None
                 state_cell(line.batch),
                 ago(line.batch.started_at, now),
                 line.batch.reason,
-                page.names(line.stores),
+                page.names(_names(line)),
                 line.batch.run_id or "-",
                 format_time(line.batch.started_at),
                 line.batch.batch_id,
@@ -50,6 +51,12 @@ def show_batches(page: Page, lines: Sequence[LoggedLine], now: datetime) -> None
             for line in lines
         ],
     )
+
+
+def _names(line: LoggedLine) -> list[str]:
+    """Return the stores of a batch, those marked that it deleted."""
+    deleted = {deletion.schema_name for deletion in line.batch.deletions}
+    return [f"{name} (deleted)" if name in deleted else name for name in line.stores]
 
 
 def at_cell(high_watermark: int | None) -> str:

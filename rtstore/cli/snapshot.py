@@ -19,7 +19,7 @@ from rtstore.cli.identity import AS_IT_IS, Expected
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of, size
 from rtstore.cli.run_words import process_of
-from rtstore.cli.views import WrittenBy, written_by
+from rtstore.cli.views import WrittenBy, deleted_stores, written_by
 from rtstore.commit.adopt import last_identity, read_for_adoption
 from rtstore.control import manifest, runs
 from rtstore.control.batches import ReceiptStore
@@ -130,6 +130,8 @@ class StoreLine(Record):
     batch_reason: ReasonName | None
     written_at: Timestamp | None
     age_seconds: float | None
+    deleted_at: Timestamp | None
+    """When a batch deleted it; None while something is committed, and of one never written."""
 
 
 class OpenBatch(Record):
@@ -392,7 +394,7 @@ def _lines(
     now: datetime,
 ) -> tuple[StoreLine, ...]:
     actions = {action.schema_name: action for action in reversed(plan.actions)}
-    writers = written_by(store)
+    writers, deleted = written_by(store), deleted_stores(store)
     planned = _planned(gathered.view.open_batches)
     sizes = {found.schema_name: found for found in taken}
     return tuple(
@@ -405,6 +407,7 @@ def _lines(
             sizes.get(descriptor.schema_name),
             planned,
             now,
+            deleted.get(descriptor.schema_name),
         )
         for descriptor in store.descriptors
     )
@@ -419,6 +422,7 @@ def _line(
     taken: StoreSize | None,
     planned: frozenset[tuple[str, str | None]],
     now: datetime,
+    deleted_at: datetime | None,
 ) -> StoreLine:
     return StoreLine(
         schema_name=inspection.schema_name,
@@ -437,6 +441,7 @@ def _line(
         batch_reason=writer.reason if writer else None,
         written_at=writer.written_at if writer else None,
         age_seconds=age_of(writer.written_at, now) if writer else None,
+        deleted_at=deleted_at,
     )
 
 
@@ -449,17 +454,14 @@ def _holds(
         return FileHolds.NOTHING
     if entry is not None and inspection.content_hash == entry.content_hash:
         return FileHolds.COMMITTED
-    if (inspection.schema_name, inspection.content_hash) in planned:
+    found = inspection.content_hash  # None: it cannot be read
+    if found is not None and (inspection.schema_name, found) in planned:
         return FileHolds.OPEN_BATCH
     return FileHolds.OTHER
 
 
 def _planned(open_batches: Sequence[LoggedBatch]) -> frozenset[tuple[str, str | None]]:
-    return frozenset(
-        (write.schema_name, write.content_hash)
-        for logged in open_batches
-        for write in logged.writes
-    )
+    return frozenset(pair for logged in open_batches for pair in logged.planned)
 
 
 def _newer_files(
@@ -533,7 +535,7 @@ def _open_batches(gathered: PlanningInput, now: datetime) -> tuple[OpenBatch, ..
             started_at=logged.batch.started_at,
             age_seconds=age_of(logged.batch.started_at, now),
             in_progress=logged.batch.batch_id not in crashed,
-            stores=tuple(write.schema_name for write in logged.writes),
+            stores=logged.stores,
         )
         for logged in gathered.view.open_batches
     )

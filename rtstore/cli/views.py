@@ -6,6 +6,7 @@ connection that does not trust the schema, and the connections of rtstore do not
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 from rtstore.control import batches, runs
 from rtstore.model.records import Batch, ReasonName, Record
 from rtstore.model.runs import RunRecord
-from rtstore.model.times import Timestamp
+from rtstore.model.times import Timestamp, parse_time
 from rtstore.store import RuntimeStore
 
 _WRITTEN_BY = """
@@ -24,6 +25,7 @@ _WRITTEN_BY = """
     JOIN batch_writes AS written
       ON written.batch_number = entry.batch_number AND written.schema_name = entry.schema_name
 """
+_DELETED = "SELECT store, max(deleted_at) FROM store_deletions WHERE is_gone GROUP BY store"
 _LAST_BATCHES = """
     SELECT batch.run_id, batch.batch_id, batch.high_watermark, batch.reason, batch.started_at
     FROM write_batches AS batch
@@ -59,16 +61,24 @@ _LOG = """
       AND (:schema_name IS NULL OR EXISTS
         (SELECT 1 FROM batch_writes AS written
          WHERE written.batch_number = batch.batch_number
-           AND written.schema_name = :schema_name))
+           AND written.schema_name = :schema_name)
+       OR EXISTS
+        (SELECT 1 FROM batch_deletions AS deletion
+         WHERE deletion.batch_number = batch.batch_number
+           AND deletion.schema_name = :schema_name))
     ORDER BY batch_number DESC LIMIT :limit
 """
 _STORES_OF_BATCH = """
-    SELECT written.schema_name
-    FROM batch_writes AS written
-    JOIN write_batches AS batch ON batch.batch_number = written.batch_number
-    WHERE batch.batch_id = ? ORDER BY written.position
+    SELECT touched.schema_name
+    FROM (
+      SELECT batch_number, schema_name, position FROM batch_writes
+      UNION ALL
+      SELECT batch_number, schema_name, position FROM batch_deletions
+    ) AS touched
+    JOIN write_batches AS batch ON batch.batch_number = touched.batch_number
+    WHERE batch.batch_id = ? ORDER BY touched.position
 """
-_STORES_OF_BATCHES = "SELECT batch_id, stores FROM batch_log LIMIT ?"
+_STORES_OF_BATCHES = "SELECT batch_id, stores, deleted_stores FROM batch_log LIMIT ?"
 
 
 class WrittenBy(Record):
@@ -86,6 +96,15 @@ def written_by(store: RuntimeStore) -> dict[str, WrittenBy]:
     def query(connection: Connection) -> dict[str, WrittenBy]:
         rows = connection.exec_driver_sql(_WRITTEN_BY).mappings()
         return {row["schema_name"]: WrittenBy.model_validate(dict(row)) for row in rows}
+
+    return store.database.read(query)
+
+
+def deleted_stores(store: RuntimeStore) -> dict[str, datetime]:
+    """Return the stores that were deleted and not written again, each with the time."""
+
+    def query(connection: Connection) -> dict[str, datetime]:
+        return {name: parse_time(at) for name, at in connection.exec_driver_sql(_DELETED)}
 
     return store.database.read(query)
 
@@ -177,7 +196,7 @@ class Wanted(NamedTuple):
 
 def log_of(store: RuntimeStore, wanted: Wanted, limit: int) -> list[tuple[Batch, tuple[str, ...]]]:
     """Return the newest batches that are wanted, latest first, each with the stores that it writes
-    in the order of publication, as of one moment."""
+    or deletes in the order of publication, as of one moment."""
 
     def query(connection: Connection) -> list[tuple[Batch, tuple[str, ...]]]:
         given = {**wanted._asdict(), "limit": limit}
@@ -197,13 +216,18 @@ def _one(connection: Connection, statement: str, given: Any) -> Any:
 
 
 def stores_of_batches(store: RuntimeStore, limit: int) -> dict[str, tuple[str, ...]]:
-    """Return by batch id the stores that each of the newest batches writes, in the order of
-    publication. Failed and open batches are included."""
+    """Return by batch id the stores that each of the newest batches writes or deletes, in the order
+    of publication. Failed and open batches are included."""
 
     def query(connection: Connection) -> dict[str, tuple[str, ...]]:
         rows = connection.exec_driver_sql(_STORES_OF_BATCHES, (limit,)).mappings()
         return {
-            row["batch_id"]: tuple(row["stores"].split(", ")) if row["stores"] else ()
+            row["batch_id"]: tuple(
+                name
+                for names in (row["stores"], row["deleted_stores"])
+                if names
+                for name in names.split(", ")
+            )
             for row in rows
         }
 

@@ -11,7 +11,7 @@ The writer has the last three.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -24,8 +24,12 @@ from rtstore.model.records import (
     Batch,
     BatchOrigin,
     BatchState,
+    CommittedFile,
     LoggedBatch,
+    PlannedChange,
+    PlannedDeletion,
     PlannedWrite,
+    PublishedFile,
     QuarantinedFile,
     RunIdentity,
     construct_unchecked,
@@ -46,11 +50,16 @@ class Draft(NamedTuple):
     """What it writes, in order."""
     in_place: bool = False
     """Whether its file holds its bytes already, because it adopts that file."""
+    deleted: tuple[Descriptor, ...] = ()
+    """The stores that it deletes, in order."""
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the stores that it writes, in order."""
-        return [descriptor.schema_name for descriptor, _ in self.encoded]
+        """Return the names of the stores that it writes, in order, and of those that it deletes."""
+        names = [descriptor.schema_name for descriptor, _ in self.encoded]
+        if self.deleted:
+            names += [descriptor.schema_name for descriptor in self.deleted]
+        return names
 
     @property
     def size(self) -> int:
@@ -74,6 +83,8 @@ class Draft(NamedTuple):
         return (
             is_of(first, self.request.identity, self.request.reason)
             and now.keys() == {receipt.schema_name for receipt in first.receipts}
+            and {item.schema_name for item in self.deleted}
+            == {deletion.schema_name for deletion in first.deletions}
             and all(
                 content_hash(now[receipt.schema_name].at(receipt.written_at))
                 == receipt.content_hash
@@ -87,8 +98,10 @@ class Draft(NamedTuple):
         quarantined: Sequence[QuarantinedFile],
         written_at: datetime,
         new_receipt_id: IdFactory,
+        deleting: Sequence[CommittedFile] = (),
     ) -> PlannedBatch:
-        """Decide everything about the writes: order, contents, hashes, times, ids of receipts."""
+        """Decide everything about the writes: order, contents, hashes, times, ids of receipts; and
+        about the deletions, of the versions `deleting`, in their order."""
         # Every usual file system stores microseconds exactly.
         mtime_ns = time.time_ns() // 1000 * 1000
         content_of = {
@@ -109,7 +122,24 @@ class Draft(NamedTuple):
             )
             for position, (descriptor, _) in enumerate(self.encoded)
         )
-        return PlannedBatch(self, batch_id, quarantined, content_of, writes)
+        if not self.deleted:
+            return PlannedBatch(self, batch_id, quarantined, content_of, writes)
+        deletions = tuple(
+            construct_unchecked(
+                PlannedDeletion,
+                position=position,
+                schema_name=descriptor.schema_name,
+                schema_version=descriptor.schema_version,
+                relative_path=version.relative_path,
+                content_hash=version.content_hash,
+                receipt_id=check_new_id("receipt_id_factory", new_receipt_id()),
+                deleted_at=written_at,
+            )
+            for position, (descriptor, version) in enumerate(
+                zip(self.deleted, deleting, strict=True), start=len(writes)
+            )
+        )
+        return PlannedBatch(self, batch_id, quarantined, content_of, writes, deletions)
 
 
 class PlannedBatch(NamedTuple):
@@ -122,6 +152,32 @@ class PlannedBatch(NamedTuple):
     content_of: Mapping[str, bytes]
     """The bytes that it writes, by store."""
     writes: tuple[PlannedWrite, ...]
+    deletions: tuple[PlannedDeletion, ...] = ()
+
+    @property
+    def changes(self) -> tuple[PlannedChange, ...]:
+        """Its writes, and then its deletions: the order of their publication."""
+        return *self.writes, *self.deletions
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the stores that it writes or deletes."""
+        if not self.deletions:
+            return self.content_of.keys()
+        return {*self.content_of, *(deletion.schema_name for deletion in self.deletions)}
+
+    def version_of(self, schema_name: str) -> PublishedFile | None:
+        """Return the version that it writes of a store; None for one that it deletes."""
+        for write in self.writes:
+            if write.schema_name == schema_name:
+                return PublishedFile(
+                    write.schema_version,
+                    write.relative_path,
+                    write.content_hash,
+                    write.file_size,
+                    write.mtime_ns,
+                )
+        return None
 
     def numbered(self, batch_number: int) -> LoggedBatch:
         """Return the batch as it is logged under a number."""
@@ -143,8 +199,11 @@ class PlannedBatch(NamedTuple):
             completed_at=None,
             last_error=None,
             receipts=(),
+            deletions=(),
         )
-        return construct_unchecked(LoggedBatch, batch=batch, writes=self.writes)
+        return construct_unchecked(
+            LoggedBatch, batch=batch, writes=self.writes, deletions=self.deletions
+        )
 
 
 def is_of(first: Batch, identity: RunIdentity | None, reason: str) -> bool:
@@ -170,15 +229,20 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
     id, and data that is not JSON or that the payload model refuses.
     """
     if not request.writes:
-        raise InvalidRequestError("writes", "a batch writes at least one store; it is empty")
+        problem = "a batch writes or deletes at least one store; it is empty"
+        raise InvalidRequestError("writes", problem)
     if batch_id is not None:
         check_new_id("batch_id", batch_id)
     encoded: dict[str, tuple[Descriptor, EncodedStore]] = {}
+    deleted: dict[str, Descriptor] = {}
     for write in request.writes:
         descriptor = write.descriptor
         name = descriptor.schema_name
-        if name in encoded:
+        if name in encoded or name in deleted:
             raise InvalidRequestError("writes", "the store is in the batch twice", store=name)
+        if write.deletes:
+            deleted[name] = descriptor
+            continue
         encoded[name] = (
             descriptor,
             encode(
@@ -188,4 +252,5 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
                 payload=descriptor.payload,
             ),
         )
-    return Draft(request, batch_id, started_at, tuple(encoded.values()))
+    drafted = tuple(encoded.values())
+    return Draft(request, batch_id, started_at, drafted, deleted=tuple(deleted.values()))

@@ -2,7 +2,7 @@
 
 They go forward together, like a group: each store is published once, with the last of its versions,
 then one transaction completes all of them in their order. So only the contents of the last versions
-are needed; superseded versions are history.
+are needed; superseded versions are history. A store that is deleted last has its file removed.
 
 A content that is not in the log (an older version of the library dropped some too early, or
 somebody deleted it) is searched for in the store's file and in quarantine. Without a copy, its
@@ -36,6 +36,9 @@ from rtstore.model.records import (
     Batch,
     BatchState,
     LoggedBatch,
+    ManifestEntry,
+    PlannedChange,
+    PlannedDeletion,
     PlannedWrite,
     ReadinessImpact,
     RecoveryAction,
@@ -118,6 +121,9 @@ def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None
         entry = entries.get(write.schema_name)
         # For every store: after a loss of power the file may not show that it was exchanged.
         publisher.resolve_exchange(write, version.first, batch_id, entry)
+        if isinstance(write, PlannedDeletion):
+            _delete(write, entry, batch_id, publisher)
+            continue
         if publisher.holds(write):
             continue
         kept = publisher.quarantine.keep(StoreFile.of(write), entry, batch_id, None)
@@ -126,13 +132,22 @@ def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None
     publisher.complete_in_doubt(going)
 
 
+def _delete(
+    deletion: PlannedDeletion, entry: ManifestEntry | None, batch_id: str, publisher: Publisher
+) -> None:
+    """Remove the file of a store that is deleted, unless it is gone already."""
+    if not publisher.is_gone(deletion):
+        kept = publisher.quarantine.keep(StoreFile.of(deletion), entry, batch_id, None)
+        publisher.delete(deletion, batch_id, Expected.after(kept, entry))
+
+
 class _Version(NamedTuple):
-    """The last version of a store that in-doubt batches write."""
+    """The last version of a store that in-doubt batches write, or its deletion."""
 
     logged: LoggedBatch
-    write: PlannedWrite
+    write: PlannedChange
     first: int
-    """The number of the first in-doubt batch that writes the store."""
+    """The number of the first in-doubt batch that writes or deletes the store."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -144,7 +159,7 @@ def _last_versions(going: Sequence[LoggedBatch]) -> list[_Version]:
     first: dict[str, int] = {}
     last: dict[str, _Version] = {}
     for logged in going:
-        for write in logged.writes:
+        for write in logged.changes:
             name = write.schema_name
             first.setdefault(name, logged.batch.batch_number)
             last.pop(name, None)
@@ -160,7 +175,9 @@ def _completable(
     going, found = list(left), dict[tuple[int, str], bytes]()
     while True:
         for version in _last_versions(going):
-            content = found.get(version.key) or _content(version, publisher)
+            if isinstance(version.write, PlannedDeletion):
+                continue
+            content = found.get(version.key) or _content(version, version.write, publisher)
             if content is None:
                 _give_up(version, publisher)
                 going.remove(version.logged)
@@ -170,16 +187,16 @@ def _completable(
             return going, found
 
 
-def _content(version: _Version, publisher: Publisher) -> bytes | None:
+def _content(version: _Version, write: PlannedWrite, publisher: Publisher) -> bytes | None:
     """Return the bytes of a version from the log. If they are missing there, find a copy elsewhere,
     and put it into the log. Return None when there is no copy."""
     number, name = version.key
     content = publisher.database.read(
         lambda connection: contents.load_content(connection, number, name)
     )
-    if content is not None and content_hash(content) == version.write.content_hash:
+    if content is not None and content_hash(content) == write.content_hash:
         return content
-    content = _find(version.write, publisher)
+    content = _find(write, publisher)
     if content is not None:
         logger.warning("the content of %s in batch %s was found again", name, number)
         with publisher.database.write(flush=True) as connection:

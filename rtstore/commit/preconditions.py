@@ -15,11 +15,17 @@ from rtstore.commit.draft import Draft, PlannedBatch, is_of
 from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import StoreFile
-from rtstore.control import batches, history, manifest, runs
+from rtstore.control import batches, contents, history, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
-from rtstore.errors import ConflictError, InvalidRequestError, WrongTeamError
+from rtstore.control.sqlite.statements import database_of
+from rtstore.errors import (
+    ConflictError,
+    ContentMissingError,
+    InvalidRequestError,
+    WrongTeamError,
+)
 from rtstore.model.records import (
     Batch,
     BatchReason,
@@ -97,11 +103,11 @@ class CommittedState:
             return
         version, commits = self._moment
         self._high_watermark = high_watermark
-        self._files |= {
-            write.schema_name: self._publisher.published(write)
-            for item in logged
-            for write in item.writes
-        }
+        for item in logged:
+            for write in item.writes:
+                self._files[write.schema_name] = self._publisher.published(write)
+            for deletion in item.deletions:
+                self._files.pop(deletion.schema_name, None)
         self._moment = version, commits + 2
 
     def _ask_everything(self) -> list[LoggedBatch]:
@@ -192,7 +198,7 @@ def first_update(
     first = _find(batch_id, receipt_store)
     if first is None:
         return None
-    written = {receipt.schema_name for receipt in first.receipts}
+    written = set(first.stores)
     if not (is_of(first, identity, reason) and written.issubset(names)):
         raise InvalidRequestError(
             "batch_id",
@@ -217,11 +223,46 @@ def _written_by_another(planned: PlannedBatch, receipt_store: ReceiptStore) -> B
         return None
     if first.state is BatchState.FAILED:
         raise InvalidRequestError("batch_id", f"batch {first.batch_id} has failed, and stays so")
-    if [receipt.receipt_id for receipt in first.receipts] != [
-        write.receipt_id for write in planned.writes
+    if [receipt.receipt_id for receipt in first.every_receipt] != [
+        change.receipt_id for change in planned.changes
     ]:
         raise _taken(planned.batch_id)
     return first
+
+
+def versions_to_delete(
+    draft: Draft,
+    found: CommittedView,
+    before: Sequence[PlannedBatch],
+    database: Database,
+) -> tuple[CommittedFile, ...]:
+    """Return the versions that a draft deletes: those that are committed, or that a batch `before`
+    it in its group writes.
+
+    Raises `InvalidRequestError` where there is none, and `ContentMissingError` where the database
+    has lost the content: the file is then the last copy.
+    """
+    versions = []
+    for descriptor in draft.deleted:
+        name = descriptor.schema_name
+        version = found.files.get(name)
+        last = next((plan for plan in reversed(before) if name in plan.names), None)
+        if last is not None:
+            version = last.version_of(name)
+        if version is None:
+            problem = "nothing is committed for it, so there is nothing to delete"
+            raise InvalidRequestError("writes", problem, store=name)
+        if last is None:
+            database.read_on_writer(partial(_refuse_lost_content, name=name))
+        versions.append(version)
+    return tuple(versions)
+
+
+def _refuse_lost_content(connection: Connection, name: str) -> None:
+    for entry in manifest.load_entries(connection, [name]).values():
+        if contents.load_content(connection, entry.batch_number, name) is None:
+            directory = database_of(connection).parent
+            raise ContentMissingError(name, directory, entry.batch_number)
 
 
 def quarantine_foreign_files(
@@ -231,19 +272,26 @@ def quarantine_foreign_files(
     publisher: Publisher,
     *,
     but_not: Collection[str],
+    deleting: Sequence[CommittedFile] = (),
 ) -> list[QuarantinedFile]:
     """Copy foreign files to quarantine, and return their records. Their rows are written with the
     log.
 
     All files are checked before the first copy is made: an unsafe path, a newer file or newer
     committed content refuses the batch, which then leaves no trace. `but_not` are stores whose
-    files were checked for an earlier batch of the group.
+    files were checked for an earlier batch of the group; `deleting` are the versions that the draft
+    deletes, in their order.
     """
     foreign = []
-    for descriptor, _ in draft.encoded:
+    going = [(descriptor, StoreFile.of(descriptor)) for descriptor, _ in draft.encoded]
+    going += [
+        (item, StoreFile(item.schema_name, item.schema_version, version.relative_path))
+        for item, version in zip(draft.deleted, deleting, strict=True)
+    ]
+    for descriptor, file in going:
         if descriptor.schema_name in but_not:
             continue
-        file, committed = StoreFile.of(descriptor), files.get(descriptor.schema_name)
+        committed = files.get(descriptor.schema_name)
         refuse_newer(descriptor, committed, publisher.directory)
         found = publisher.quarantine.foreign_content(file, committed, trust_stamp=True)
         if found is not None:
@@ -279,7 +327,7 @@ def check_ids(planned: PlannedBatch, connection: Connection) -> None:
     (factories, callers), so they are checked like any other input."""
     if batches.batch_id_is_known(connection, planned.batch_id):
         raise _taken(planned.batch_id)
-    receipt_ids = [write.receipt_id for write in planned.writes]
+    receipt_ids = [change.receipt_id for change in planned.changes]
     taken = batches.known_receipts(connection, receipt_ids)
     if taken or len(set(receipt_ids)) < len(receipt_ids):
         raise InvalidRequestError(

@@ -41,6 +41,8 @@ from rtstore.model.records import (
     CommittedFile,
     LoggedBatch,
     ManifestEntry,
+    PlannedChange,
+    PlannedDeletion,
     PlannedWrite,
     PublishedFile,
     QuarantinedFile,
@@ -48,6 +50,10 @@ from rtstore.model.records import (
 from rtstore.model.times import Clock
 
 logger = logging.getLogger("rtstore.commit")
+
+
+_UNKNOWN_MODE = durable.NEW_FILE_MODE
+"""The mode of a file that a dead writer has removed."""
 
 
 class Durability(StrEnum):
@@ -85,6 +91,9 @@ class Publisher:
         )
         self._stamps: dict[str, tuple[str, FileStamp | None]] = {}
         """By store: the receipt of the last published write, and the stamp of its file."""
+        self._modes: dict[str, int | None] = {}
+        """By receipt of a deletion that is not completed: the permission bits of the file, None if
+        there was none."""
         self.pruner = Pruner(directory, self.retention, self.fs)
 
     # --- forward --------------------------------------------------------------------------------
@@ -121,6 +130,28 @@ class Publisher:
             *(known or (None, None)),
         )
 
+    def delete(
+        self, deletion: PlannedDeletion, batch_id: str, expected: Expected | None = None
+    ) -> None:
+        """Remove the file of one planned deletion, if it is there.
+
+        It is looked at under its temporary name before it is gone: a version that is neither
+        `expected` nor in the database is quarantined. Raises as `publish` does; the file is then
+        as before, but for `OldVersionLeftError`.
+        """
+        self.database.assert_locked()
+        self.database.check_same_file()
+        file, known = StoreFile.of(deletion), expected or Expected(None)
+        path = store_path(self.directory, file.relative_path)
+        self._modes[deletion.receipt_id] = durable.mode_of(path, self.fs)
+        durable.remove(
+            path,
+            flush=self.durability is Durability.FILES,
+            fs=self.fs,
+            on_replaced=lambda old: self.quarantine.quarantine_replaced(old, file, batch_id, known),
+            on_stale_temp=lambda old: self.on_stale_temp(old, file),
+        )
+
     def replace(
         self,
         file: StoreFile,
@@ -130,6 +161,7 @@ class Publisher:
         batch_id: str | None = None,
         mtime_ns: int | None = None,
         flush: bool = True,
+        new_mode: int | None = None,
     ) -> FileStamp | None:
         """Replace a store's file. Quarantine the replaced version unless it is expected or in the
         database; treat a temporary file of a dead writer alike. Raises as `publish` does, and
@@ -143,6 +175,7 @@ class Publisher:
             flush=flush,
             within=self.directory,
             fs=self.fs,
+            new_mode=new_mode,
             on_replaced=lambda old: self.quarantine.quarantine_replaced(
                 old, file, batch_id, expected
             ),
@@ -150,8 +183,9 @@ class Publisher:
         )
 
     def complete(self, *logged: LoggedBatch) -> int:
-        """Complete published batches in their order: entries, identity, high watermark. Return the
-        high watermark of the last. Also prune some history beyond the retention.
+        """Complete published batches in their order: entries, which go for what they delete,
+        identity, high watermark. Return the high watermark of the last. Also prune some history
+        beyond the retention.
 
         Not flushed. If a loss of power takes it back, the batches are still in the log, and
         recovery completes them again with the same ids and times.
@@ -173,6 +207,7 @@ class Publisher:
         }
         manifest.complete(connection, logged, files, high_watermark=high_watermark)
         runs.complete(connection, logged)
+        self._modes.clear()
         return high_watermark
 
     def complete_in_doubt(self, logged: Sequence[LoggedBatch]) -> None:
@@ -193,7 +228,11 @@ class Publisher:
                 logger.info("%s cannot be written anew after its flush failed: %s", name, error)
 
     def resolve_exchange(
-        self, write: PlannedWrite, first: int, batch_id: str, entry: ManifestEntry | None
+        self,
+        write: PlannedChange,
+        first: int,
+        batch_id: str,
+        entry: ManifestEntry | None,
     ) -> None:
         """Quarantine the old version that a crashed writer left under the temporary name.
 
@@ -223,7 +262,7 @@ class Publisher:
             runs.forget_beginning(connection, logged.batch.batch_id)
 
     def undo(self, logged: LoggedBatch, quarantined: Sequence[QuarantinedFile] = ()) -> None:
-        """Put back the files that a failed batch published, as they were before it.
+        """Put back the files that a failed batch published or removed, as they were before it.
 
         `quarantined` lists the foreign versions that were quarantined before the batch replaced
         them. If a store had no file, remove the published one; its bytes are still in the log.
@@ -232,18 +271,27 @@ class Publisher:
         self.database.assert_locked()
         kept_at = {item.relative_path: item.quarantine_path for item in quarantined}
         for write in logged.writes:
-            if self.found_hash(StoreFile.of(write)) != write.content_hash:
-                continue
-            file, expected = StoreFile.of(write), Expected(self.published(write), quarantined)
-            if write.relative_path in kept_at:
-                theirs, _ = self.fs.read(
-                    quarantined_path(self.directory, kept_at[write.relative_path])
-                )
-                self.replace(file, theirs, expected)
-            else:
-                self.restore(file, expected)
+            if self.found_hash(StoreFile.of(write)) == write.content_hash:
+                published = Expected(self.published(write), quarantined)
+                self._undo(StoreFile.of(write), published, kept_at.get(write.relative_path))
+        for deletion in logged.deletions:
+            mode = self._modes.pop(deletion.receipt_id, _UNKNOWN_MODE)
+            if mode is not None and self.found_hash(StoreFile.of(deletion)) is None:
+                kept = kept_at.get(deletion.relative_path)
+                self._undo(StoreFile.of(deletion), Expected(None, quarantined), kept, mode)
 
-    def restore(self, file: StoreFile, expected: Expected) -> bool:
+    def _undo(
+        self, file: StoreFile, expected: Expected, kept_at: str | None, mode: int | None = None
+    ) -> None:
+        """Put back the foreign version that was quarantined there, or what is committed; with the
+        permission bits, where there is no file."""
+        if kept_at is None:
+            self.restore(file, expected, new_mode=mode)
+            return
+        theirs, _ = self.fs.read(quarantined_path(self.directory, kept_at))
+        self.replace(file, theirs, expected, new_mode=mode)
+
+    def restore(self, file: StoreFile, expected: Expected, *, new_mode: int | None = None) -> bool:
         """Put back the committed content of a store; without an entry, remove the store's file.
 
         Return False when there is an entry, but its content is not in the database: the file is
@@ -267,7 +315,7 @@ class Publisher:
             raise CorruptDatabaseError(
                 self.database.path, f"the committed content of {file.schema_name} was changed"
             )
-        self.replace(file, content, expected, mtime_ns=entry.mtime_ns)
+        self.replace(file, content, expected, mtime_ns=entry.mtime_ns, new_mode=new_mode)
         return True
 
     def remove(self, file: StoreFile, expected: Expected) -> None:
@@ -277,6 +325,7 @@ class Publisher:
             store_path(self.directory, file.relative_path),
             fs=self.fs,
             on_replaced=lambda old: self.quarantine.quarantine_replaced(old, file, None, expected),
+            on_stale_temp=lambda old: self.on_stale_temp(old, file),
         )
 
     # --- checks ---------------------------------------------------------------------------------
@@ -308,6 +357,13 @@ class Publisher:
         """Return whether the file is, byte for byte, what the batch writes."""
         try:
             return self.found_hash(StoreFile.of(write)) == write.content_hash
+        except system_error():
+            return False
+
+    def is_gone(self, deletion: PlannedDeletion) -> bool:
+        """Return whether the store has no file any more."""
+        try:
+            return self.found_hash(StoreFile.of(deletion)) is None
         except system_error():
             return False
 

@@ -24,7 +24,12 @@ from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
-from rtstore.model.records import CommittedFile, ManifestEntry, PlannedWrite, QuarantinedFile
+from rtstore.model.records import (
+    CommittedFile,
+    ManifestEntry,
+    PlannedChange,
+    QuarantinedFile,
+)
 from rtstore.model.times import Clock
 
 ANY_VERSION = None
@@ -42,8 +47,8 @@ class StoreFile(NamedTuple):
     relative_path: str
 
     @classmethod
-    def of(cls, store: Descriptor | PlannedWrite) -> Self:
-        """Return the file of a store, from its descriptor or a planned write."""
+    def of(cls, store: Descriptor | PlannedChange) -> Self:
+        """Return the file of a store, from its descriptor, a planned write or a deletion."""
         return cls(
             schema_name=store.schema_name,
             schema_version=store.schema_version,

@@ -160,7 +160,7 @@ class EventDispatcher:
         return BatchCommitted(
             **self._where,
             batch_id=batch.batch_id,
-            stores=tuple(receipt.schema_name for receipt in batch.receipts),
+            stores=batch.stores,
             duration_s=duration_s,
             batch=batch,
         )

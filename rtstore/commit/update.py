@@ -18,15 +18,15 @@ from rtstore.model.data_upgrade import current_data
 from rtstore.model.descriptors import Descriptor, StoreKey, store_name
 from rtstore.model.differences import is_same_json
 from rtstore.model.envelope import decode_own, encode
-from rtstore.model.records import RunIdentity
-from rtstore.model.request import BatchRequest, StoreWrite
+from rtstore.model.records import DELETED, RunIdentity
+from rtstore.model.request import BatchRequest, store_write
 from rtstore.model.typed import StoreData, check_kind, data_for
 
 _ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """Data is encoded with it to be compared."""
 
 Change = Callable[[Any], Any]
-"""The function of an update: it is given committed data, and returns new data."""
+"""The function of an update: it is given committed data, and returns new data, or `DELETED`."""
 
 
 class Update(NamedTuple):
@@ -58,7 +58,7 @@ class Update(NamedTuple):
             identity=self.identity,
             reason=self.reason,
             writes=tuple(
-                StoreWrite(descriptor=item, data=data[item.schema_name])
+                store_write(item, data[item.schema_name])
                 for item in self.descriptors
                 if item.schema_name in data
             ),
@@ -164,6 +164,9 @@ def _changed(update: Update, stores: Sequence[_Committed]) -> dict[str, Any]:
         data = returned.get(item.name)
         if item.name not in returned:
             _refuse_change_in_place(item, given)
+        elif data is DELETED:
+            if item.content is not None:
+                changed[item.name] = DELETED
         elif data is None:
             if item.data() is not None:
                 raise _returned_none(item.name)

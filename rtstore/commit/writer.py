@@ -4,7 +4,8 @@
     2 lock       the writer lock; resolve in-doubt batches; quarantine foreign files
     3 log        batch, planned writes and contents in one flushed SQL transaction  <- commit point
     4 publish    each file: a temporary file next to it, which is exchanged with it; no flush; the
-                 replaced version is checked before it is removed
+                 replaced version is checked before it is removed. Then what the batch deletes: the
+                 file gets the temporary name, is checked, and is removed
     5 complete   entries, identity, high watermark, state `committed`; no flush
     6 unlock     and return the batch with its receipts
 
@@ -44,10 +45,19 @@ What a crash leaves, and what then happens. Brackets name the tests in `tests/cr
   file is restored like any earlier version; if its bytes have left the history, a copy is
   quarantined. [test_power_lost_at_every_point, test_control_is_caught]
 
+* in 4, a store that the batch deletes: its file has the temporary name, or is gone. `roll_forward`
+  looks at the temporary file, and removes the file where it is still there.
+  [test_killed_at_every_point, test_power_lost_at_every_point]
+* after 5, power lost, a file that was removed is back, whole or torn. The plan finds a file of a
+  store without an entry that holds bytes of ours: `restore_committed`, which removes it. The
+  contents of a store that is deleted are dropped only when a flush of the directory rules the file
+  out, for a torn file is known by them alone. [test_power_lost_at_every_point]
+
 Errors while the writer lives: publishing fails -> the batch is recorded as failed, durably, then
-the published files are put back (`BatchFailedError`). The database fails after the commit point ->
-`BatchUnfinishedError`, the outcome is decided. The flush of the log fails -> the state of the
-medium is unknown: `BatchUnfinishedError` with `decided=False`, and this process writes no more.
+the files that were published or removed are put back (`BatchFailedError`). The database fails after
+the commit point -> `BatchUnfinishedError`, the outcome is decided. The flush of the log fails ->
+the state of the medium is unknown: `BatchUnfinishedError` with `decided=False`, and this process
+writes no more.
 [test_error_at_every_point]
 
 **Group commit.** Batches that callers of one store object submit during another write wait in a
@@ -103,6 +113,7 @@ from rtstore.commit.preconditions import (
     first_result,
     first_update,
     quarantine_foreign_files,
+    versions_to_delete,
 )
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.commit.quarantine import Expected
@@ -139,7 +150,8 @@ from rtstore.model.ids import IdFactory, new_batch_id, new_receipt_id
 from rtstore.model.records import (
     Batch,
     LoggedBatch,
-    PlannedWrite,
+    PlannedChange,
+    PlannedDeletion,
     QuarantinedFile,
     RunIdentity,
 )
@@ -543,6 +555,11 @@ class BatchWriter:
             if draft.fenced_run_id is not None:
                 check_run(draft.fenced_run_id, found, self.database)
             check_paths(draft, found.files, owners, self.database)
+            deleting = (
+                versions_to_delete(draft, found, [planned.plan for planned in going], self.database)
+                if draft.deleted
+                else ()
+            )
             batch_id = item.batch_id or check_new_id(
                 "batch_id_factory", own_error(self._batch_id_factory)
             )
@@ -550,11 +567,16 @@ class BatchWriter:
                 []
                 if draft.in_place
                 else quarantine_foreign_files(
-                    draft, batch_id, found.files, self.publisher, but_not=looked_at
+                    draft,
+                    batch_id,
+                    found.files,
+                    self.publisher,
+                    but_not=looked_at,
+                    deleting=deleting,
                 )
             )
             now, new_receipt_id = own_error(self._now), partial(own_error, self._receipt_id_factory)
-            item.planned = draft.plan(batch_id, quarantined, now, new_receipt_id)
+            item.planned = draft.plan(batch_id, quarantined, now, new_receipt_id, deleting)
             looked_at.update(draft.names)
             owners.update((write.relative_path, write.schema_name) for write in item.planned.writes)
             going.append(Planned(item, item.planned))
@@ -615,9 +637,9 @@ class BatchWriter:
         quarantined = [kept for item in going for kept in item.plan.quarantined]
         on_disk: dict[str, int] = {}
         while True:
-            last = {name: item.number for item in going for name in item.plan.content_of}
+            last = {name: item.number for item in going for name in item.plan.names}
             for item in going:
-                names = item.plan.content_of
+                names = item.plan.names
                 due = {name for name in names if last[name] == item.number != on_disk.get(name)}
                 try:
                     self._publish(item, due, quarantined)
@@ -644,13 +666,17 @@ class BatchWriter:
         plan, in_place = item.plan, item.plan.draft.in_place
         if in_place and self.publisher.durability is not Durability.FILES:
             return  # the file holds these bytes; so a later change to it survives
-        for write in plan.writes:
+        for write in plan.changes:
             if write.schema_name not in due:
                 continue
             expected = Expected(self._committed.entry(write.schema_name), quarantined)
-            content, batch_id = plan.content_of[write.schema_name], plan.batch_id
+            batch_id = plan.batch_id
             try:
-                self.publisher.publish(write, content, batch_id, expected)
+                if isinstance(write, PlannedDeletion):
+                    self.publisher.delete(write, batch_id, expected)
+                else:
+                    content = plan.content_of[write.schema_name]
+                    self.publisher.publish(write, content, batch_id, expected)
             except system_error(RuntimeStoreError) as error:
                 # Undoing would overwrite the version that is left, or the file that was adopted.
                 if not (in_place or isinstance(error, durable.OldVersionLeftError)):
@@ -703,7 +729,7 @@ class BatchWriter:
     def _fail(
         self,
         logged: LoggedBatch,
-        write: PlannedWrite,
+        write: PlannedChange,
         cause: OSError | RuntimeStoreError,
         quarantined: Sequence[QuarantinedFile],
     ) -> NoReturn:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, union_all, update
 
-from rtstore.control.schema import OPEN_CONDITION, batch_writes, store_contents, write_batches
+from rtstore.control.schema import (
+    OPEN_CONDITION,
+    batch_deletions,
+    batch_writes,
+    manifest_entries,
+    store_contents,
+    write_batches,
+)
 from rtstore.control.sqlite.engine import Database
-from rtstore.control.sqlite.statements import Row, Statement, database_of
+from rtstore.control.sqlite.statements import Row, Statement, database_of, driver_of
 from rtstore.errors import RuntimeStoreError
 from rtstore.model.records import (
     BATCH_TRANSITIONS,
     Batch,
     BatchOrigin,
     BatchState,
+    Deletion,
     LoggedBatch,
+    PlannedDeletion,
     PlannedWrite,
     Receipt,
     construct_unchecked,
@@ -26,6 +35,8 @@ from rtstore.shell import shell_word
 
 NUMBER_MAX = 2**62
 """No batch of ours gets to this number, which is far from the last one that SQLite has."""
+FIRST_WITH_DELETIONS = 8
+"""The first revision whose batches may delete stores; back-ups of older ones are read, too."""
 
 
 class ReceiptStore:
@@ -49,7 +60,7 @@ class ReceiptStore:
 
 def insert_batch(connection: Connection, batch: Batch) -> int:
     """Write the row of a batch. Return its number: its own, or if that is 0, the last plus one."""
-    values = batch.model_dump(mode="json", exclude={"receipts"})
+    values = batch.model_dump(mode="json", exclude={"receipts", "deletions"})
     values["batch_number"] = batch.batch_number or None
     number = _INSERT_BATCH.run(connection, **values).lastrowid
     assert number is not None  # noqa: S101 - an INSERT of one row has one
@@ -63,8 +74,16 @@ def insert_writes(
     _INSERT_WRITE.run_many(connection, [_write_row(batch_number, write) for write in writes])
 
 
+def insert_deletions(
+    connection: Connection, batch_number: int, deletions: Iterable[PlannedDeletion]
+) -> None:
+    """Write the rows of a batch's deletions."""
+    rows = [_deletion_row(batch_number, deletion) for deletion in deletions]
+    _INSERT_DELETION.write(connection, *rows)
+
+
 def log(connection: Connection, planned: Sequence[LoggedBatch]) -> None:
-    """Write the rows of batches that are being logged, and of their writes."""
+    """Write the rows of batches that are being logged, of their writes and of their deletions."""
     _INSERT_BATCH.write(connection, *(_batch_row(logged.batch) for logged in planned))
     _INSERT_WRITE.write(
         connection,
@@ -72,6 +91,14 @@ def log(connection: Connection, planned: Sequence[LoggedBatch]) -> None:
             _write_row(logged.batch.batch_number, write)
             for logged in planned
             for write in logged.writes
+        ),
+    )
+    _INSERT_DELETION.write(
+        connection,
+        *(
+            _deletion_row(logged.batch.batch_number, deletion)
+            for logged in planned
+            for deletion in logged.deletions
         ),
     )
 
@@ -85,7 +112,7 @@ def commit(connection: Connection, logged: Sequence[LoggedBatch], *, high_waterm
             {
                 "number": item.batch.batch_number,
                 "watermark": high_watermark + position,
-                "at": format_time(item.writes[0].written_at),
+                "at": format_time(item.logged_at),
                 "error": None,
             }
             for position, item in enumerate(logged)
@@ -129,20 +156,23 @@ def _undecidable(connection: Connection, batch_id: str, to: BatchState) -> Runti
 
 
 def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
-    """Return the open batches, neither committed nor failed, oldest first, with their writes."""
-    return tuple(_logged(connection, row) for row in _SELECT_OPEN.all(connection))
+    """Return the open batches, neither committed nor failed, oldest first, with their writes and
+    deletions."""
+    rows = _SELECT_OPEN.all(connection)
+    deletions = _deletions(connection, rows)
+    return tuple(_logged(connection, row, deletions) for row in rows)
 
 
 def find_batch(connection: Connection, batch_id: str) -> Batch | None:
     """Return the batch with an id, with its receipts, or None."""
     row = _SELECT_BY_ID.first(connection, batch_id=batch_id)
-    return None if row is None else _with_receipts(connection, row)
+    return None if row is None else _with_receipts(connection, [row])[0]
 
 
 def list_batches(connection: Connection, *, limit: int | None = None) -> list[Batch]:
     """Return the newest `limit` batches, or all, oldest first, with their receipts."""
     rows = _SELECT_NEWEST.all(connection, count=-1 if limit is None else limit)
-    return [_with_receipts(connection, row) for row in reversed(rows)]
+    return _with_receipts(connection, rows[::-1])
 
 
 def list_committed_after(connection: Connection, after: int, limit: int) -> list[Batch]:
@@ -151,14 +181,19 @@ def list_committed_after(connection: Connection, after: int, limit: int) -> list
     last = _SELECT_UP_TO.first(connection, watermark=after)
     number = 0 if last is None else last["batch_number"]
     rows = _SELECT_COMMITTED.all(connection, number=number, count=limit)
-    return [_with_receipts(connection, row) for row in rows]
+    return _with_receipts(connection, rows)
 
 
 def list_with_writes(connection: Connection) -> list[tuple[Batch, tuple[PlannedWrite, ...]]]:
-    """Return every batch in any state, oldest first, with its writes, done or planned."""
+    """Return every batch in any state, oldest first, with its writes, done or planned. Of a batch
+    that is committed the receipts of its deletions are there, too."""
     found = []
-    for row in reversed(_SELECT_NEWEST.all(connection, count=-1)):
+    rows = _SELECT_NEWEST.all(connection, count=-1)[::-1]
+    deletions = _deletions(connection, rows)
+    for row in rows:
         batch = Batch.model_validate(row)
+        if batch.state is BatchState.COMMITTED:
+            batch = _with_deletions(batch, deletions)
         found.append((batch, _writes(connection, batch.batch_number)))
     return found
 
@@ -175,6 +210,27 @@ def known_receipts(connection: Connection, receipt_ids: Iterable[str]) -> list[s
         for receipt_id in receipt_ids
         if _SELECT_RECEIPT.first(connection, receipt_id=receipt_id) is not None
     ]
+
+
+def last_deletion(connection: Connection, schema_name: str) -> Deletion | None:
+    """Return the last committed deletion of a store that is on record, or None. The store is gone
+    if it has no entry, either."""
+    row = _SELECT_LAST_DELETION.first(connection, name=schema_name)
+    return None if row is None else Deletion.model_validate(row)
+
+
+def list_gone(connection: Connection) -> list[Deletion]:
+    """Return the committed deletions that are on record of stores without an entry, whose file is
+    that of no other entry, either."""
+    return [Deletion.model_validate(row) for row in _SELECT_GONE.all(connection)]
+
+
+def was_deleted(connection: Connection, schema_name: str, found: str) -> bool:
+    """Return whether a store was deleted, and a batch wrote exactly the bytes with that hash to it.
+    Ask of a store without an entry."""
+    return last_deletion(connection, schema_name) is not None and wrote_same_bytes(
+        connection, schema_name, found, but_not=None
+    )
 
 
 def wrote_same_bytes(
@@ -195,8 +251,8 @@ def wrote_same_bytes(
 def written_files(
     connection: Connection, first: int, last: int
 ) -> list[tuple[int, tuple[str, str]]]:
-    """Return the files that the batches numbered `first` to `last` wrote, or planned to write: each
-    with the number of the batch, and the store's name and path."""
+    """Return the files that the batches numbered `first` to `last` wrote or deleted, or planned to:
+    each with the number of the batch, and the store's name and path."""
     return [
         (row["batch_number"], (row["schema_name"], row["relative_path"]))
         for row in _SELECT_FILES.all(connection, first=first, last=last)
@@ -252,14 +308,23 @@ def _write_row(batch_number: int, write: PlannedWrite) -> Row:
     }
 
 
+def _deletion_row(batch_number: int, deletion: PlannedDeletion) -> Row:
+    return {
+        **deletion.__dict__,
+        "batch_number": batch_number,
+        "deleted_at": format_time(deletion.deleted_at),
+    }
+
+
 def committed(logged: LoggedBatch, high_watermark: int) -> Batch:
     """Return a logged batch as it is once it is completed, with its receipts."""
     batch = logged.batch
     now = {
         "state": BatchState.COMMITTED,
         "high_watermark": high_watermark,
-        "completed_at": logged.writes[0].written_at,
+        "completed_at": logged.logged_at,
         "receipts": tuple(receipt_of(batch, write) for write in logged.writes),
+        "deletions": tuple(_deletion_of(batch, item) for item in logged.deletions),
     }
     return construct_unchecked(Batch, **{**batch.__dict__, **now})
 
@@ -284,10 +349,24 @@ def receipt_of(batch: Batch, write: PlannedWrite) -> Receipt:
     )
 
 
+def _deletion_of(batch: Batch, deletion: PlannedDeletion) -> Deletion:
+    return construct_unchecked(
+        Deletion,
+        receipt_id=deletion.receipt_id,
+        batch_id=batch.batch_id,
+        schema_name=deletion.schema_name,
+        schema_version=deletion.schema_version,
+        relative_path=deletion.relative_path,
+        content_hash=deletion.content_hash,
+        deleted_at=deletion.deleted_at,
+    )
+
+
 # --- statements and rows ------------------------------------------------------------------------
 
 _INSERT_BATCH = Statement(insert(write_batches))
 _INSERT_WRITE = Statement(insert(batch_writes))
+_INSERT_DELETION = Statement(insert(batch_deletions))
 _SELECT_BY_ID = Statement(
     select(write_batches).where(write_batches.c.batch_id == bindparam("batch_id"))
 )
@@ -318,13 +397,57 @@ _SELECT_WRITES = Statement(
     .where(batch_writes.c.batch_number == bindparam("number"))
     .order_by(batch_writes.c.position)
 )
+_SELECT_DELETIONS = Statement(
+    select(batch_deletions)
+    .where(batch_deletions.c.batch_number.between(bindparam("first"), bindparam("last")))
+    .order_by(batch_deletions.c.batch_number, batch_deletions.c.position)
+)
+_DELETIONS = (
+    select(
+        batch_deletions.c.receipt_id,
+        write_batches.c.batch_id,
+        batch_deletions.c.schema_name,
+        batch_deletions.c.schema_version,
+        batch_deletions.c.relative_path,
+        batch_deletions.c.content_hash,
+        batch_deletions.c.deleted_at,
+    )
+    .join(write_batches, write_batches.c.batch_number == batch_deletions.c.batch_number)
+    .where(write_batches.c.state == BatchState.COMMITTED.value)
+    .order_by(batch_deletions.c.batch_number.desc())
+)
+_SELECT_LAST_DELETION = Statement(
+    _DELETIONS.where(batch_deletions.c.schema_name == bindparam("name")).limit(1)
+)
+_SELECT_GONE = Statement(
+    _DELETIONS.where(
+        ~exists()
+        .where(
+            or_(
+                manifest_entries.c.schema_name == batch_deletions.c.schema_name,
+                manifest_entries.c.relative_path == batch_deletions.c.relative_path,
+            )
+        )
+        .correlate(batch_deletions)
+    )
+)
 _SELECT_RECEIPT = Statement(
-    select(batch_writes.c.batch_number).where(batch_writes.c.receipt_id == bindparam("receipt_id"))
+    union_all(
+        *(
+            select(table.c.batch_number).where(table.c.receipt_id == bindparam("receipt_id"))
+            for table in (batch_writes, batch_deletions)
+        )
+    )
 )
 _SELECT_FILES = Statement(
-    select(
-        batch_writes.c.batch_number, batch_writes.c.schema_name, batch_writes.c.relative_path
-    ).where(batch_writes.c.batch_number.between(bindparam("first"), bindparam("last")))
+    union_all(
+        *(
+            select(table.c.batch_number, table.c.schema_name, table.c.relative_path).where(
+                table.c.batch_number.between(bindparam("first"), bindparam("last"))
+            )
+            for table in (batch_writes, batch_deletions)
+        )
+    )
 )
 # Two subqueries: SQLite finds a minimum or a maximum in the index, but not both in one query.
 NUMBERS = (
@@ -391,17 +514,56 @@ def _writes(connection: Connection, batch_number: int) -> tuple[PlannedWrite, ..
     return tuple(PlannedWrite.model_validate(row) for row in rows)
 
 
-def _logged(connection: Connection, row: Row) -> LoggedBatch:
+def _deletions(
+    connection: Connection, rows: Sequence[Row]
+) -> dict[int, tuple[PlannedDeletion, ...]]:
+    """Return the deletions of batches whose rows these are, by batch number; none from a database
+    of a revision before there were any."""
+    numbers = [row["batch_number"] for row in rows]
+    if not numbers or not _has_deletions(connection):
+        return {}
+    found: dict[int, tuple[PlannedDeletion, ...]] = {}
+    for row in _SELECT_DELETIONS.all(connection, first=min(numbers), last=max(numbers)):
+        number = row["batch_number"]
+        found[number] = (*found.get(number, ()), PlannedDeletion.model_validate(row))
+    return found
+
+
+def _has_deletions(connection: Connection) -> bool:
+    (revision,) = driver_of(connection).execute("PRAGMA user_version").fetchone()
+    return bool(revision >= FIRST_WITH_DELETIONS)
+
+
+def _logged(
+    connection: Connection, row: Row, deletions: Mapping[int, tuple[PlannedDeletion, ...]]
+) -> LoggedBatch:
     batch = Batch.model_validate(row)
     if batch.origin is BatchOrigin.IMPORTED:
         # Its contents were never in a log of ours, so it cannot be completed from there.
         return LoggedBatch(batch=batch)
-    return LoggedBatch(batch=batch, writes=_writes(connection, batch.batch_number))
+    number = batch.batch_number
+    return LoggedBatch(
+        batch=batch, writes=_writes(connection, number), deletions=deletions.get(number, ())
+    )
 
 
-def _with_receipts(connection: Connection, row: Row) -> Batch:
-    batch = Batch.model_validate(row)
-    if batch.state is not BatchState.COMMITTED:
+def _with_receipts(connection: Connection, rows: Sequence[Row]) -> list[Batch]:
+    """Return the batches of rows, those that are committed with their receipts."""
+    deletions = _deletions(connection, rows)
+    found = []
+    for row in rows:
+        batch = Batch.model_validate(row)
+        if batch.state is BatchState.COMMITTED:
+            writes = _writes(connection, batch.batch_number)
+            receipts = tuple(receipt_of(batch, write) for write in writes)
+            batch = _with_deletions(batch.model_copy(update={"receipts": receipts}), deletions)
+        found.append(batch)
+    return found
+
+
+def _with_deletions(batch: Batch, deletions: Mapping[int, tuple[PlannedDeletion, ...]]) -> Batch:
+    deleted = deletions.get(batch.batch_number, ())
+    if not deleted:
         return batch
-    receipts = tuple(receipt_of(batch, write) for write in _writes(connection, batch.batch_number))
-    return batch.model_copy(update={"receipts": receipts})
+    of_batch = tuple(_deletion_of(batch, deletion) for deletion in deleted)
+    return batch.model_copy(update={"deletions": of_batch})

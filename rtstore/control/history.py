@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, exists, func, select
+from operator import itemgetter
 
-from rtstore.control.schema import batch_writes, manifest_entries, store_contents, write_batches
+from sqlalchemy import Connection, bindparam, exists, func, literal, select
+
+from rtstore.control.schema import (
+    batch_deletions,
+    batch_writes,
+    manifest_entries,
+    store_contents,
+    write_batches,
+)
 from rtstore.control.sqlite.statements import Statement
 from rtstore.model.records import ReasonName, Record
 from rtstore.model.times import Timestamp
 
 
 class StoreVersion(Record):
-    """One committed version of a store."""
+    """One committed version of a store, or a deletion of it (`is_deletion`)."""
 
     batch_number: int
     batch_id: str
@@ -23,12 +31,15 @@ class StoreVersion(Record):
     behavior_fingerprint: str | None
     written_at: Timestamp
     content_hash: str
+    """Of a deletion: the hash of the version that was deleted."""
     file_size: int
-    """The size of its file, in bytes."""
+    """The size of its file, in bytes; 0 of a deletion."""
     is_current: bool
-    """Whether it is the version that is committed now."""
+    """Whether it is the version that is committed now; never so of a deletion."""
     has_content: bool
-    """Whether it can be read: its content is within the retention."""
+    """Whether it can be read: its content is within the retention. A deletion has none."""
+    is_deletion: bool = False
+    """Whether its batch deleted the store: it had no file and no content from then on."""
 
 
 class Point(Record):
@@ -40,14 +51,22 @@ class Point(Record):
 
 
 def list_versions(connection: Connection, name: str, limit: int | None) -> list[StoreVersion]:
-    """Return the newest `limit` committed versions of a store, or all, newest first."""
-    rows = _SELECT_VERSIONS.all(connection, name=name, limit=-1 if limit is None else limit)
+    """Return the newest `limit` committed versions and deletions of a store, or all, newest
+    first."""
+    count = -1 if limit is None else limit
+    rows = _SELECT_VERSIONS.all(connection, name=name, limit=count)
+    if deletions := _SELECT_DELETIONS.all(connection, name=name, limit=count):
+        rows = sorted(rows + deletions, key=itemgetter("batch_number"), reverse=True)[:limit]
     return [StoreVersion.model_validate(row) for row in rows]
 
 
 def version_at(connection: Connection, name: str, batch_number: int) -> StoreVersion | None:
-    """Return the newest committed version of a store up to a batch, or None."""
+    """Return the newest committed version of a store up to a batch, or the deletion after it; None
+    when there is neither."""
     row = _SELECT_VERSION_AT.first(connection, name=name, number=batch_number)
+    deletion = _SELECT_DELETION_AT.first(connection, name=name, number=batch_number)
+    if deletion is not None and (row is None or row["batch_number"] < deletion["batch_number"]):
+        row = deletion
     return None if row is None else StoreVersion.model_validate(row)
 
 
@@ -127,6 +146,33 @@ _VERSIONS = (
 _SELECT_VERSIONS = Statement(_VERSIONS.limit(bindparam("limit")))
 _SELECT_VERSION_AT = Statement(
     _VERSIONS.where(batch_writes.c.batch_number <= bindparam("number")).limit(1)
+)
+_DELETIONS = (
+    select(
+        write_batches.c.batch_number,
+        write_batches.c.batch_id,
+        write_batches.c.high_watermark,
+        write_batches.c.reason,
+        write_batches.c.run_id,
+        write_batches.c.capability_snapshot_id,
+        write_batches.c.behavior_fingerprint,
+        batch_deletions.c.deleted_at.label("written_at"),
+        batch_deletions.c.content_hash,
+        literal(0).label("file_size"),
+        literal(0).label("is_current"),
+        literal(0).label("has_content"),
+        literal(1).label("is_deletion"),
+    )
+    .join(write_batches, write_batches.c.batch_number == batch_deletions.c.batch_number)
+    .where(
+        batch_deletions.c.schema_name == bindparam("name"),
+        write_batches.c.state == "committed",
+    )
+    .order_by(batch_deletions.c.batch_number.desc())
+)
+_SELECT_DELETIONS = Statement(_DELETIONS.limit(bindparam("limit")))
+_SELECT_DELETION_AT = Statement(
+    _DELETIONS.where(batch_deletions.c.batch_number <= bindparam("number")).limit(1)
 )
 _BATCH = select(
     write_batches.c.batch_number, write_batches.c.batch_id, write_batches.c.high_watermark

@@ -31,7 +31,7 @@ from rtstore.control.schema import (
     store_descriptors,
 )
 from rtstore.control.sqlite.engine import Database
-from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.control.sqlite.statements import Row, Statement, database_of
 from rtstore.errors import CorruptDatabaseError
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.records import (
@@ -178,14 +178,16 @@ def complete(
     *,
     high_watermark: int,
 ) -> None:
-    """Make the writes of batches the current entries, and the identity of the last batch the active
-    one. `files` are the published files by receipt; `high_watermark` is that of the last batch.
+    """Make the writes of batches the current entries, take the entries of deleted stores away, and
+    make the identity of the last batch the active one. `files` are the published files by receipt;
+    `high_watermark` is that of the last batch.
 
     A batch without an identity belongs to no run (an upgrade of store data). The entries that it
     writes keep their identity, and the active identity stays.
     """
     rows: dict[str, Row] = {}
     keeping: set[str] = set()
+    deleted: set[str] = set()
     for item in logged:
         for write in item.writes:
             name, row = write.schema_name, _entry_row(item, write, files[write.receipt_id])
@@ -196,6 +198,13 @@ def complete(
             else:
                 keeping.add(name)
             rows[name] = row
+            deleted.discard(name)
+        for deletion in item.deletions:
+            rows.pop(deletion.schema_name, None)
+            keeping.discard(deletion.schema_name)
+            deleted.add(deletion.schema_name)
+    if deleted:
+        _delete_entries(connection, deleted)
     _upsert_entries(connection, [row for name, row in rows.items() if name not in keeping])
     if keeping:
         _UPSERT_KEEPING.write(connection, *(rows[name] for name in keeping))
@@ -203,7 +212,7 @@ def complete(
     values: Row = {
         "watermark": high_watermark,
         "batch_id": last.batch.batch_id,
-        "at": format_time(last.writes[0].written_at),
+        "at": format_time(last.logged_at),
     }
     bound = [item.batch for item in logged if item.batch.run_id is not None]
     if not bound:
@@ -227,6 +236,15 @@ def _upsert_entries(connection: Connection, rows: Sequence[Row]) -> None:
     not be written."""
     if _UPSERT_WHERE_IT_WAS.run_many(connection, rows).rowcount < len(rows):
         _UPSERT_ENTRY.write(connection, *rows)
+
+
+def _delete_entries(connection: Connection, names: Iterable[str]) -> None:
+    """Take entries away; a store that was written and deleted in one group has none. Raises
+    `CorruptDatabaseError` where a trigger of somebody's own kept one."""
+    _DELETE_ENTRY.run_many(connection, [{"schema_name": name} for name in names])
+    if load_entries(connection, names):
+        problem = "a trigger that is not ours keeps entries from being taken away"
+        raise CorruptDatabaseError(database_of(connection), problem)
 
 
 def mark_recovery(connection: Connection, plan_id: str) -> None:
@@ -318,6 +336,9 @@ _SELECT_ENTRY = Statement(
     select(_EVERY_COLUMN)
     .select_from(manifest_entries)
     .where(manifest_entries.c.schema_name == bindparam("schema_name"))
+)
+_DELETE_ENTRY = Statement(
+    delete(manifest_entries).where(manifest_entries.c.schema_name == bindparam("schema_name"))
 )
 _SELECT_PATH_OWNER = Statement(
     select(manifest_entries.c.schema_name).where(

@@ -7,7 +7,9 @@ some history of the stores that it wrote, and a run that drops all excess.
 
 A batch is dropped with the hashes of what it wrote, and only these hashes identify an old version
 of a file as ours. So before dropping batches, ask which of them may be forgotten (`MayForget`). The
-hashes of an imported batch identify a version only with its contents: the same holds for those.
+hashes of an imported batch identify a version only with its contents: the same holds for those. And
+for those of a store without an entry, which was deleted: until its removal is flushed, a loss of
+power may bring back a part of its file, and only the content identifies a part.
 
 Thinning by age: a committed content that is older than an hour *stands for* its hour when it is the
 last one of its store in it; one that is older than a day stands for its day likewise. Hours and
@@ -248,11 +250,12 @@ def _thin(
 def forgettable(
     connection: Connection, rows: Sequence[Row], may_forget: MayForget
 ) -> Sequence[Row]:
-    """Return the contents without those of imported batches that may not be forgotten."""
-    imported = [row["batch_number"] for row in rows if row["is_imported"]]
-    if not imported:
+    """Return the contents without those that may not be forgotten, of imported batches and of
+    stores that are deleted."""
+    asked = [row["batch_number"] for row in rows if row["is_evidence"]]
+    if not asked:
         return rows
-    needed = set(imported).difference(may_forget(connection, imported))
+    needed = set(asked).difference(may_forget(connection, asked))
     return [row for row in rows if row["batch_number"] not in needed]
 
 
@@ -685,11 +688,18 @@ _DELETE_BATCH = Statement(
     delete(write_batches).where(write_batches.c.batch_number == bindparam("number"))
 )
 
+_IS_EVIDENCE = or_(
+    write_batches.c.origin == BatchOrigin.IMPORTED.value,
+    ~exists()
+    .where(manifest_entries.c.schema_name == store_contents.c.schema_name)
+    .correlate(store_contents),
+)
+"""Selects the contents that identify a version of a file, where its hash alone does not."""
 _OLD_CONTENTS = (
     select(
         store_contents.c.batch_number,
         batch_writes.c.file_size.label("content_bytes"),
-        (write_batches.c.origin == BatchOrigin.IMPORTED.value).label("is_imported"),
+        _IS_EVIDENCE.label("is_evidence"),
     )
     .join(batch_writes, _AS_WRITTEN)
     .join(write_batches, _IN_BATCH)
@@ -705,7 +715,7 @@ _SELECT_TO_THIN = Statement(
     select(
         store_contents.c.batch_number,
         batch_writes.c.file_size.label("content_bytes"),
-        (write_batches.c.origin == BatchOrigin.IMPORTED.value).label("is_imported"),
+        _IS_EVIDENCE.label("is_evidence"),
         _STANDS.label("stands"),
     )
     .join(batch_writes, _AS_WRITTEN)

@@ -126,7 +126,7 @@ def complete(connection: Connection, logged: Sequence[LoggedBatch]) -> None:
     """
     current = active_id(connection)
     for item in logged:
-        run_id, at = item.batch.run_id, item.writes[0].written_at
+        run_id, at = item.batch.run_id, item.logged_at
         if run_id is None:
             continue
         if run_id != current and _begin(connection, item, current):
@@ -138,7 +138,7 @@ def complete(connection: Connection, logged: Sequence[LoggedBatch]) -> None:
 
 def _begin(connection: Connection, item: LoggedBatch, current: str | None) -> bool:
     """Make the run of a batch the active one. Return False when that run is over."""
-    run_id, at = str(item.batch.run_id), item.writes[0].written_at
+    run_id, at = str(item.batch.run_id), item.logged_at
     found = find(connection, run_id)
     if found is not None and found.is_over:
         return False
@@ -156,7 +156,7 @@ def _insert_beginning(
     record = RunRecord(
         run_id=str(logged.batch.run_id),
         state=RunState.BEGINNING,
-        began_at=logged.writes[0].written_at,
+        began_at=logged.logged_at,
         begun_by_batch=logged.batch.batch_id,
         process=process,
     )

@@ -8,14 +8,16 @@ The dependencies, which decide in which order rows are written and dropped:
 
 * a `batch_writes` row needs its `write_batches` row, a `store_contents` row its `batch_writes` row;
   dropping a batch drops both;
+* a `batch_deletions` row needs its `write_batches` row, and is dropped with it (revision 0008);
 * a `manifest_entries` row needs the `batch_writes` row of the batch that wrote it, so the batch of
   a current entry cannot be dropped, however old;
 * the `store_contents` rows of current entries and of open batches cannot be deleted, nor can the
   batches: triggers refuse it for every program (revision 0004);
 * `runs` rows depend on nothing and are never deleted: a run id is not used again (revision 0005).
 
-A receipt is a `batch_writes` row of a committed batch (view `write_receipts`). Everything in it is
-decided when the batch is logged; committing the batch makes the row a receipt.
+A receipt is a `batch_writes` row of a committed batch (view `write_receipts`), or a
+`batch_deletions` row of one. Everything in it is decided when the batch is logged; committing the
+batch makes the row a receipt.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ REVISIONS: tuple[str, ...] = (
     "0005_runs",
     "0006_open_words",
     "0007_fast_views",
+    "0008_deletions",
 )
 """Every revision ever shipped, oldest first. PRAGMA user_version is the number of applied ones."""
 
@@ -212,6 +215,29 @@ batch_writes = Table(
     _time("written_at"),
     Index(None, "schema_name", "batch_number"),
     Index("ix_batch_writes_schema_name_content_hash", "schema_name", "content_hash"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+batch_deletions = Table(
+    "batch_deletions",
+    metadata,
+    Column(
+        "batch_number",
+        Integer,
+        ForeignKey("write_batches.batch_number", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("schema_name", Text, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("receipt_id", Text, nullable=False, unique=True),
+    Column("schema_version", Integer, nullable=False),
+    Column("relative_path", Text, nullable=False),
+    Column("content_hash", Text, nullable=False),
+    Column("deleted_at", Text, nullable=False),
+    _hash("content_hash"),
+    _time("deleted_at"),
+    Index(None, "schema_name", "batch_number"),
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )

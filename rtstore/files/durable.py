@@ -153,18 +153,34 @@ def make_directories(path: Path, fs: FileSystem, *, within: Path | None = None) 
         fs.fsync_directory(directory.parent)
 
 
-def remove(target: Path, *, fs: FileSystem, on_replaced: Callable[[Path], None]) -> None:
-    """Remove a file, if there is one. Durable on return. As in `replace`, `on_replaced` is called
-    with the path of what was really removed. Raises OSError, and the errors of `on_replaced`.
+def remove(
+    target: Path,
+    *,
+    flush: bool = True,
+    fs: FileSystem,
+    on_replaced: Callable[[Path], None],
+    on_stale_temp: Callable[[Path], None] | None = None,
+) -> None:
+    """Remove a file, if there is one. With `flush`, durable on return; without it, the caller must
+    be able to remove it again.
+
+    As in `replace`, `on_replaced` is called with the path of what was really removed, and
+    `on_stale_temp` with that of a file that has the temporary name. Raises OSError, and the errors
+    of `on_replaced`; the target is then as before, but for `OldVersionLeftError`: somebody has
+    written a new file meanwhile, and the old one has the temporary name.
     """
     if mode_of(target, fs) is None:
         with suppress(FileNotFoundError):
             fs.unlink(target)  # not a regular file: a link
     else:
         temporary = temporary_path(target)
+        with suppress(FileNotFoundError):
+            fs.lstat(temporary)
+            _remove_stale(temporary, on_stale_temp, fs)
         fs.rename(target, temporary)
-        _let_go(temporary, target, on_replaced, fs)
-    fs.fsync_directory(target.parent)
+        _let_go(temporary, target, on_replaced, fs, removed=True)
+    if flush:
+        fs.fsync_directory(target.parent)
 
 
 def remove_tree(path: Path, fs: FileSystem) -> None:
@@ -189,15 +205,22 @@ def _create(
     try:
         return fs.create(temporary, mode)
     except FileExistsError:  # a dead writer's
-        if stat.S_ISDIR(fs.lstat(temporary).st_mode):
-            problem = "a directory has the name of a temporary file: move it away"
-            raise IsADirectoryError(errno.EISDIR, problem, str(temporary)) from None
-        if on_stale_temp is not None:
-            on_stale_temp(temporary)
-        fs.unlink(temporary)
+        _remove_stale(temporary, on_stale_temp, fs)
     except FileNotFoundError:
         make_directories(temporary.parent, fs, within=within)
     return fs.create(temporary, mode)
+
+
+def _remove_stale(
+    temporary: Path, on_stale_temp: Callable[[Path], None] | None, fs: FileSystem
+) -> None:
+    """Remove what has the temporary name, when it was looked at."""
+    if stat.S_ISDIR(fs.lstat(temporary).st_mode):
+        problem = "a directory has the name of a temporary file: move it away"
+        raise IsADirectoryError(errno.EISDIR, problem, str(temporary)) from None
+    if on_stale_temp is not None:
+        on_stale_temp(temporary)
+    fs.unlink(temporary)
 
 
 def mode_of(target: Path, fs: FileSystem) -> int | None:
@@ -215,16 +238,24 @@ def _regular(target: Path, fs: FileSystem) -> os.stat_result | None:
 
 
 def _let_go(
-    old: Path, target: Path, on_replaced: Callable[[Path], None] | None, fs: FileSystem
+    old: Path,
+    target: Path,
+    on_replaced: Callable[[Path], None] | None,
+    fs: FileSystem,
+    *,
+    removed: bool = False,
 ) -> None:
-    """Remove the replaced version. If `on_replaced` raises, put that version back instead."""
+    """Remove the replaced version, or the one that was removed. If `on_replaced` raises, put it
+    back instead."""
     try:
         if on_replaced is not None:
             on_replaced(old)
     except BaseException as error:
         try:
-            traded = fs.exchange(old, target)
-            if not traded:  # the new version is gone by now
+            traded = not removed and fs.exchange(old, target)
+            if removed:
+                _put_back(old, target, fs)
+            elif not traded:  # the new version is gone by now
                 fs.rename(old, target)
         except system_error() as problem:
             raise OldVersionLeftError(problem.errno, f"{error}; then {problem}") from error
@@ -234,6 +265,16 @@ def _let_go(
         raise
     with suppress_system_error():
         fs.unlink(old)
+
+
+def _put_back(old: Path, target: Path, fs: FileSystem) -> None:
+    """Give a file that was removed its name back. Raises OSError when there is another one."""
+    if fs.rename_new(old, target):
+        return
+    with suppress(FileNotFoundError):
+        fs.lstat(target)
+        raise FileExistsError(errno.EEXIST, "somebody has written the file anew", str(target))
+    fs.rename(old, target)
 
 
 def _fill(

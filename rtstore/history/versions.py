@@ -75,8 +75,8 @@ def find_point(connection: Connection, name: str | None, at: At) -> Point:
 def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
     """Return the version of a store that was current at a point in time.
 
-    Raises `InvalidRequestError` when the store was not written by then, or when this is unknown: a
-    batch that is not on record any more may have written it.
+    Raises `InvalidRequestError` when the store was not written by then or was deleted, or when this
+    is unknown: a batch that is not on record any more may have written it.
     """
     point = find_point(connection, name, at)
     version = history.version_at(connection, name, point.batch_number)
@@ -88,7 +88,17 @@ def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
     if version is None:
         problem = f"{name} was not written by batch {point.batch_id} or any before it"
         raise InvalidRequestError("at", problem, store=name)
+    if version.is_deletion:
+        problem = f"it was {deletion_in_words(version.batch_id, version.written_at)}"
+        if version.batch_id != point.batch_id:
+            problem += f", and not written again by batch {point.batch_id}"
+        raise InvalidRequestError("at", problem, store=name)
     return version
+
+
+def deletion_in_words(batch_id: str, deleted_at: datetime) -> str:
+    """Return when a store was deleted, and by which batch, in words."""
+    return f"deleted by batch {batch_id} at {format_time(deleted_at)}"
 
 
 def load_version(connection: Connection, name: str, at: At) -> tuple[StoreVersion, bytes]:

@@ -91,6 +91,7 @@ class ControlFiles(Record):
             ("manifest.entries[]", self.manifest.entries),
             ("receipts[]", self.batches),
             ("receipts[].receipts[]", [item for batch in self.batches for item in batch.receipts]),
+            ("receipts[].deletions[]", [i for batch in self.batches for i in batch.deletions]),
         ]
         return sorted(
             {
@@ -425,6 +426,10 @@ def _problems_of_batches(batches: tuple[LegacyBatch, ...]) -> Iterator[str]:
             yield from _taken(receipt_ids, receipt.receipt_id, f"{inside}.receiptId")
             yield from _taken(stores, receipt.schema_name, f"{inside}.schemaName")
             yield from _differing(receipt, batch, inside, "its batch", _OF_BATCH)
+        for number, deletion in enumerate(batch.deletions):
+            inside = f"{place}.deletions[{number}]"
+            yield from _taken(receipt_ids, deletion.receipt_id, f"{inside}.receiptId")
+            yield from _taken(stores, deletion.schema_name, f"{inside}.schemaName")
 
 
 def _problems_of_entries(files: ControlFiles) -> Iterator[str]:

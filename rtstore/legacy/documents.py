@@ -2,9 +2,9 @@
 
 What the legacy format has no place for is stored in additional keys, which legacy programs do not
 read: the exact time of a file (`mtimeNs`), a batch's high watermark, its reason if that is the
-runtime's own (`ownReason`), how a run ended. What they would refuse is set aside
-in the envelopes: a failed batch would block their readiness forever, and a manifest that names a
-store of one's own is no manifest to them. An import reads all of it.
+runtime's own (`ownReason`), what it deleted (`deletions`), how a run ended. What they would refuse
+is set aside in the envelopes: a failed batch would block their readiness forever, and a manifest
+that names a store of one's own is no manifest to them. An import reads all of it.
 """
 
 from __future__ import annotations
@@ -193,6 +193,8 @@ def _batch(batch: Batch, writes: Iterable[PlannedWrite]) -> dict[str, Any]:
     document: dict[str, Any] = batch.model_dump(
         mode="json", by_alias=True, exclude={"batch_number", "origin", "receipts"}
     )
+    if not batch.deletions:
+        del document["deletions"]
     if is_own_reason(batch.reason):
         document |= {"reason": STANDS_FOR_OWN.value, "ownReason": batch.reason}
     document["receipts"] = [_receipt(batch, write) for write in writes]

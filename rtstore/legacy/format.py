@@ -92,6 +92,19 @@ class LegacyReceipt(_Written):
         return _nanoseconds(self.mtime_ms, self.exact_mtime_ns)
 
 
+class LegacyDeletion(LegacyRecord):
+    """The receipt of a store that a batch deleted, which an export adds. Legacy programs delete
+    none."""
+
+    receipt_id: _Text
+    batch_id: str
+    schema_name: _StoreName
+    schema_version: _Count
+    relative_path: _Path
+    content_hash: _Hash
+    deleted_at: _Time
+
+
 class EntryState(StrEnum):
     """The state of an entry of the legacy manifest: those of an inspection, and two more."""
 
@@ -184,6 +197,8 @@ class LegacyBatch(LegacyRecord):
     completed_at: _Time | None
     last_error: str | None = None
     receipts: tuple[LegacyReceipt, ...]
+    deletions: tuple[LegacyDeletion, ...] = ()
+    """Set by an export."""
     high_watermark: _Count | None = None
     """Set by an export; the legacy format does not number batches."""
 

@@ -36,6 +36,7 @@ from rtstore.model.records import (
     BatchState,
     Manifest,
     ManifestEntry,
+    PlannedDeletion,
     PlannedWrite,
 )
 from rtstore.model.times import format_time, to_utc_ms
@@ -63,6 +64,7 @@ def write_rows(
     for batch, high_watermark in zip(files.batches, high_watermarks(files), strict=True):
         number = batches.insert_batch(connection, _batch(batch, high_watermark))
         batches.insert_writes(connection, number, _writes(batch))
+        batches.insert_deletions(connection, number, _deletions(batch))
         batch_of.update({receipt.receipt_id: number for receipt in batch.receipts})
     if stand_in_id is not None:
         lost = files.entries_without_receipt
@@ -179,6 +181,19 @@ def _stand_in(batch_id: str, files: ControlFiles, imported_at: datetime) -> Batc
 def _writes(batch: LegacyBatch) -> Iterator[PlannedWrite]:
     for position, receipt in enumerate(batch.receipts):
         yield _write(receipt, position)
+
+
+def _deletions(batch: LegacyBatch) -> Iterator[PlannedDeletion]:
+    for position, deletion in enumerate(batch.deletions, start=len(batch.receipts)):
+        yield PlannedDeletion(
+            position=position,
+            schema_name=deletion.schema_name,
+            schema_version=deletion.schema_version,
+            relative_path=deletion.relative_path,
+            content_hash=deletion.content_hash,
+            receipt_id=deletion.receipt_id,
+            deleted_at=deletion.deleted_at,
+        )
 
 
 def _written(files: ControlFiles, content_of: Mapping[str, bytes]) -> Iterator[PlannedWrite]:

@@ -263,8 +263,8 @@ def _kind(rebuild: ActionKind, finding: StoreFinding, state: InspectionState) ->
 def _stores_to_roll_forward(open_batches: Sequence[LoggedBatch]) -> dict[str, list[LoggedBatch]]:
     stores: dict[str, list[LoggedBatch]] = {}
     for logged in open_batches:
-        for write in logged.writes:
-            stores.setdefault(write.schema_name, []).append(logged)
+        for name in logged.stores:
+            stores.setdefault(name, []).append(logged)
     return stores
 
 
@@ -272,17 +272,15 @@ def _message_beside(finding: StoreFinding, name: str, batches: Sequence[LoggedBa
     """Return what is wrong with a file and is not explained by the open batch, or None.
 
     Before the batch's rename the file is what is committed (or does not exist yet). After it the
-    file is what the batch planned. Anything else is a finding of its own.
+    file is what the batch planned; none, where it deletes the store. Anything else is a finding of
+    its own.
     """
     inspection = finding.inspection
-    planned = {
-        write.content_hash
-        for batch in batches
-        for write in batch.writes
-        if write.schema_name == name
-    }
-    if inspection.state is InspectionState.MISSING and not finding.content_in_database:
-        return None
+    planned = {found for batch in batches for store, found in batch.planned if store == name}
+    if inspection.state is InspectionState.MISSING:
+        return None if None in planned or not finding.content_in_database else inspection.message
+    if inspection.content_hash is None:
+        return inspection.message
     if inspection.content_hash in planned or finding.written_by_another_batch:
         return None
     return inspection.message

@@ -6,7 +6,7 @@ the legacy format (`batchId`, `capabilitySnapshotId`), so that its consumers can
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum, StrEnum
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
@@ -287,8 +287,38 @@ class Receipt(_TimedFile):
     written_at: Timestamp
 
 
+class Deleted(Enum):
+    """The type of `DELETED`."""
+
+    DELETED = "deleted"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+DELETED = Deleted.DELETED
+"""In place of new data: the batch deletes the store. Its file and its entry go, its history
+stays."""
+
+
+class Deletion(Record):
+    """The receipt of one store that a batch deleted. It has no file and no entry since then."""
+
+    receipt_id: str
+    batch_id: str
+    schema_name: str
+    schema_version: int
+    """The one that the program knew which deleted it."""
+    relative_path: str
+    """The file that was removed."""
+    content_hash: str
+    """The hash of the version that was committed until then."""
+    deleted_at: Timestamp
+
+
 class Batch(Record):
-    """One atomic write of one or more stores, with a receipt for each store that was written."""
+    """One atomic write of one or more stores, with a receipt for each store that was written, and
+    for each that was deleted."""
 
     batch_number: int
     batch_id: str
@@ -306,6 +336,19 @@ class Batch(Record):
     """The time it was logged, its commit point; None until it is committed or failed."""
     last_error: str | None = None
     receipts: tuple[Receipt, ...] = ()
+    """Of the stores that it wrote."""
+    deletions: tuple[Deletion, ...] = ()
+    """Of the stores that it deleted."""
+
+    @property
+    def every_receipt(self) -> tuple[Receipt | Deletion, ...]:
+        """The receipts of what it wrote, and then those of what it deleted."""
+        return *self.receipts, *self.deletions
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The stores that it wrote, and then those that it deleted."""
+        return tuple(receipt.schema_name for receipt in self.every_receipt)
 
 
 class PlannedWrite(Record):
@@ -322,21 +365,58 @@ class PlannedWrite(Record):
     written_at: Timestamp
 
 
+class PlannedDeletion(Record):
+    """One store that a batch in the log deletes: exactly what publishing that needs."""
+
+    position: int
+    """Deletions come after the writes of their batch."""
+    schema_name: str
+    schema_version: int
+    """The one that the program knows: the file of a newer one is not touched."""
+    relative_path: str
+    """The file of the committed version."""
+    content_hash: str
+    """The hash of the version that is deleted."""
+    receipt_id: str
+    deleted_at: Timestamp
+
+
+PlannedChange = PlannedWrite | PlannedDeletion
+
+
 class LoggedBatch(Record):
-    """A batch that is not committed, with its planned writes in order."""
+    """A batch that is not committed, with its planned writes and deletions in order."""
 
     batch: Batch
     writes: tuple[PlannedWrite, ...] = ()
+    deletions: tuple[PlannedDeletion, ...] = ()
 
     @property
     def has_contents(self) -> bool:
-        """Whether its contents are in the log. An imported batch has none."""
-        return bool(self.writes)
+        """Whether it can be completed from the log. An imported batch cannot."""
+        return bool(self.writes or self.deletions)
 
     @property
-    def planned(self) -> frozenset[tuple[str, str]]:
-        """The pairs of store name and content hash that it writes."""
-        return frozenset((write.schema_name, write.content_hash) for write in self.writes)
+    def logged_at(self) -> Timestamp:
+        """The time at which it was logged; only of a batch that can be completed."""
+        return self.writes[0].written_at if self.writes else self.deletions[0].deleted_at
+
+    @property
+    def changes(self) -> tuple[PlannedChange, ...]:
+        """Its writes, and then its deletions: the order of their publication."""
+        return *self.writes, *self.deletions
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The stores that it writes, and then those that it deletes."""
+        return tuple(change.schema_name for change in self.changes)
+
+    @property
+    def planned(self) -> frozenset[tuple[str, str | None]]:
+        """The pairs of store name and content hash that it writes; None for a store that it
+        deletes."""
+        writes = frozenset((write.schema_name, write.content_hash) for write in self.writes)
+        return writes.union((item.schema_name, None) for item in self.deletions)
 
 
 # --- the manifest -------------------------------------------------------------------------------

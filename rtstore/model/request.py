@@ -11,6 +11,7 @@ from rtstore.errors import InvalidRequestError, shown
 from rtstore.model.arguments import check_id, checked_identity, number, reason_name
 from rtstore.model.descriptors import Descriptor, Registry, StoreKey, store_name
 from rtstore.model.records import (
+    DELETED,
     ReasonName,
     Record,
     RunIdentity,
@@ -20,10 +21,12 @@ from rtstore.model.typed import check_kind
 
 
 class StoreWrite(Record):
-    """New data for one store."""
+    """New data for one store, or its deletion."""
 
     descriptor: Descriptor
     data: Any
+    deletes: bool = False
+    """Whether the store is deleted; then there is no data."""
 
 
 class BatchRequest(Record):
@@ -42,7 +45,7 @@ class BatchRequest(Record):
 Writes = Mapping[Any, Any] | Iterable[tuple[StoreKey, Any]]
 """New data by store (a `StoreKey`; a type checker takes names and descriptors in one mapping only
 where its keys may be anything): plain JSON or an object of a pydantic model. For a store that is
-given by its descriptor, an object of its model or plain JSON."""
+given by its descriptor, an object of its model or plain JSON. `DELETED` deletes the store."""
 
 ExpectedVersions = Mapping[Any, str | int | None]
 """By store (a `StoreKey`): the batch that wrote its current version, as `StoreContent` has it: its
@@ -109,7 +112,16 @@ def _store_write(registry: Registry, store: StoreKey, data: Any) -> StoreWrite:
     descriptor = registry.get(store)
     if isinstance(store, Descriptor) and isinstance(data, BaseModel):
         check_kind(descriptor, data, "writes")
-    return construct_unchecked(StoreWrite, descriptor=descriptor, data=data)
+    return store_write(descriptor, data)
+
+
+def store_write(descriptor: Descriptor, data: Any) -> StoreWrite:
+    """Return the write of data that a caller gave for a store, or the deletion of the store. (What
+    is given for a store in another way is data in any case, and `DELETED` is none.)"""
+    deletes = data is DELETED
+    return construct_unchecked(
+        StoreWrite, descriptor=descriptor, data=None if deletes else data, deletes=deletes
+    )
 
 
 def batch_request(

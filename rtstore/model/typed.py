@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from rtstore.errors import DataRefusedError, InvalidRequestError
 from rtstore.model.descriptors import Descriptor, StoreKey
 from rtstore.model.envelope import as_payload, refuse_other_model
+from rtstore.model.records import DELETED
 
 Payload = TypeVar("Payload", bound=BaseModel)
 
@@ -83,7 +84,7 @@ def change_for(store: StoreKey, change: Callable[[Any], Any]) -> Callable[[Any],
             problem = "no committed content to change: write it in a batch first"
             raise InvalidRequestError("store", problem, store=descriptor.schema_name)
         result = change(data_for(descriptor, data, descriptor.schema_version))
-        if result is not None:  # whoever calls refuses None
+        if result is not None and result is not DELETED:  # whoever calls refuses None
             check_kind(descriptor, result, "change")
         return result
 

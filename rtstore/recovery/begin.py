@@ -62,6 +62,10 @@ class RunStarter:
     ) -> Begun:
         """Begin or resume a run. See `RuntimeStore.begin_run`."""
         given = store_writes(self._registry, writes)
+        for write in given:
+            if write.deletes:
+                problem = "a run begins with contents: delete the store in a batch of the run"
+                raise InvalidRequestError("writes", problem, store=write.descriptor.schema_name)
         if given:
             self._writer.check(self._request(identity, given))
         checked = checked_rebuilders(rebuilders, self._registry)

@@ -18,6 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from rtstore.commit.in_doubt import step_of, take_to_their_end
@@ -176,7 +177,8 @@ class Recovery:
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, autocommit=True)
-        if not _safe(plan) and not interrupted and not self._stray_files():
+        is_tidy = not self._stray_files() and not self._files_of_retired()
+        if not _safe(plan) and not interrupted and is_tidy:
             return None
         with self._lock.hold():
             plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
@@ -371,13 +373,23 @@ class Recovery:
 
     def _why_not_to_restore(self, file: StoreFile, entry: ManifestEntry | None) -> str | None:
         """Return why a file is left alone, or None. Without an entry it would be removed: so only a
-        file goes whose bytes the database has."""
+        file goes whose bytes the database has, or one of a deleted store that a batch wrote."""
         if entry is None:
+            if self._is_back(file):
+                return None
             foreign = self._publisher.quarantine.foreign_content(file, None, trust_stamp=False)
             why = "nothing is committed, and the database does not have what the file holds"
             return None if foreign is None else why
         is_there = file.schema_name in self._database.read(contents.stores_with_content)
         return None if is_there else _NOT_IN_DATABASE
+
+    def _is_back(self, file: StoreFile) -> bool:
+        """Return whether a file is, byte for byte, what a batch wrote to a store that was deleted
+        since: its removal was not on the medium yet."""
+        found = self._publisher.found_hash(file)
+        return found is not None and self._database.read(
+            partial(batches.was_deleted, schema_name=file.schema_name, found=found)
+        )
 
     def _take_from_file(
         self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry
@@ -470,8 +482,28 @@ class Recovery:
                 )
         return found
 
+    def _files_of_retired(self) -> list[StoreFile]:
+        """Return the files that are back of deleted stores which no descriptor names any more: a
+        loss of power took their removal back. (The plan has those that are registered.)"""
+        gone = self._database.read(batches.list_gone, autocommit=True)
+        known = {item.relative_path for item in self._registry} if gone else set()
+        found: dict[str, StoreFile] = {}
+        for item in gone:
+            file = StoreFile(item.schema_name, ANY_VERSION, item.relative_path)
+            if item.schema_name in self._registry or item.relative_path in known:
+                continue
+            with suppress_system_error(RuntimeStoreError):
+                if self._publisher.found_hash(file) and self._is_ours(file):
+                    found[item.relative_path] = file
+        return list(found.values())
+
+    def _is_ours(self, file: StoreFile) -> bool:
+        foreign = self._publisher.quarantine.foreign_content(file, None, trust_stamp=False)
+        return foreign is None or self._is_back(file)
+
     def _sweep(self) -> None:
-        """Remove temporary files, unless a batch is open.
+        """Remove temporary files, and those of retired stores that are back, unless a batch is
+        open.
 
         New versions in them are whole in the log. Old versions, replaced by an exchange, were
         examined when their batch was completed; those of stores are examined now."""
@@ -488,6 +520,12 @@ class Recovery:
                 continue
             except system_error(StorageError) as error:
                 logger.warning("temporary file %s cannot be removed: %s", path, error)
+        for file in self._files_of_retired():
+            try:
+                kept = self._publisher.quarantine.keep(file, None, None, None)
+                self._publisher.remove(file, Expected.after(kept, None))
+            except system_error(RuntimeStoreError) as error:
+                logger.warning("%s cannot be removed: %s", file.relative_path, error)
 
     def _store_files(self) -> dict[Path, StoreFile]:
         """Return the files of registered and committed stores, by their temporary paths."""

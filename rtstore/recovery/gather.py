@@ -216,7 +216,10 @@ class RecoveryPlanner:
         for descriptor in pending:
             name = descriptor.schema_name
             inspection = self.inspector.inspect(descriptor, view.manifest.entry(name))
-            if (name, inspection.content_hash) in planned:
+            explained = (name, inspection.content_hash) in planned
+            if inspection.content_hash is None:  # only a deletion explains that there is no file
+                explained = explained and inspection.state is InspectionState.MISSING
+            if explained:
                 inspection = inspection.model_copy(
                     update={"state": InspectionState.HEALTHY, "message": None, "fault": None}
                 )
@@ -230,7 +233,8 @@ class RecoveryPlanner:
         prefix of what a batch wrote.
 
         Without content to put back it is not. Without an entry the file would be removed, so the
-        database must have every byte of it: the receipt of a batch is not enough.
+        database must have every byte of it: the receipt of a batch is not enough. (It is for a
+        store that was deleted: then the file was removed before, and is back.)
         """
         name, found = inspection.schema_name, inspection.content_hash
         if found is None or inspection.state not in (*_UNEXPLAINED, InspectionState.QUARANTINED):
@@ -249,7 +253,7 @@ class RecoveryPlanner:
         if entry is None:
             return self._database.read(
                 partial(contents.holds, found=content, found_hash=found, schema_name=name)
-            )
+            ) or self._database.read(partial(batches.was_deleted, schema_name=name, found=found))
         return self._database.read(
             partial(
                 contents.is_beginning, found=content, schema_name=name, current=entry.batch_number

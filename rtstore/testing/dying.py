@@ -24,7 +24,7 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.writer import BatchWriter, Logged, Planned, Published
 from rtstore.control.sqlite.engine import Database
 from rtstore.files.system import FileSystem
-from rtstore.model.records import Batch, PlannedWrite
+from rtstore.model.records import Batch, PlannedChange, PlannedDeletion, PlannedWrite
 from rtstore.testing.points import POINTS, CrashPoint
 
 _OF_A_FILE = re.compile(r"(in-file|after-rename)-[1-9]\d*")
@@ -72,7 +72,7 @@ class Watch:
         if not before < self._batch <= self._begun:
             return False
         self.batch_ids = tuple(item.plan.batch_id for item in going)
-        self._receipt_ids = {write.receipt_id for item in going for write in item.plan.writes}
+        self._receipt_ids = {change.receipt_id for item in going for change in item.plan.changes}
         return True
 
     def concerns(self, published: Sequence[Published]) -> bool:
@@ -89,8 +89,9 @@ class Watch:
             self._here.transaction = None
 
     @contextmanager
-    def publishing(self, write: PlannedWrite) -> Iterator[None]:
-        """Mark the block in which a file is published; count it if it is one of the batch."""
+    def publishing(self, write: PlannedChange) -> Iterator[None]:
+        """Mark the block in which a file is published or removed; count it if it is one of the
+        batch."""
         if write.receipt_id not in self._receipt_ids:
             yield
             return
@@ -153,7 +154,7 @@ def _hooks(watch: Watch) -> Iterator[Hook]:
 
 def _hooks_of_the_protocol(watch: Watch) -> Iterator[Hook]:
     log, complete = BatchWriter._log, BatchWriter._complete  # noqa: SLF001 - steps 3 and 5
-    publish = Publisher.publish
+    publish, delete = Publisher.publish, Publisher.delete
 
     def watched_log(writer: BatchWriter, *going: Planned) -> list[Logged]:
         if not watch.begin(going):
@@ -176,9 +177,14 @@ def _hooks_of_the_protocol(watch: Watch) -> Iterator[Hook]:
         with watch.publishing(write):
             publish(publisher, write, *rest)
 
+    def watched_delete(publisher: Publisher, deletion: PlannedDeletion, *rest: Any) -> None:
+        with watch.publishing(deletion):
+            delete(publisher, deletion, *rest)
+
     yield BatchWriter, "_log", watched_log
     yield BatchWriter, "_complete", watched_complete
     yield Publisher, "publish", watched_publish
+    yield Publisher, "delete", watched_delete
 
 
 def _hooks_of_the_file_system(watch: Watch) -> Iterator[Hook]:

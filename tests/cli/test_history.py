@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import RunIdentity, RuntimeStore
+from rtstore import DELETED, RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from rtstore.model.times import utc_now
 from rtstore.testing import Seams
@@ -214,3 +214,32 @@ def test_a_log_of_nothing_that_there_is(long_ago: Path, options: list[str], prob
     refused = run("log", long_ago, *options)
     assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, "")
     assert problem in refused.err
+
+
+def test_a_deleted_store_is_called_so(directory: Path) -> None:
+    """By log, history, status, diff and show; the report and the readiness of the rest go on."""
+    store = "opencode.hostLeases"
+    with RuntimeStore.open(directory) as opened:
+        identity = RunIdentity(run_id="run-2")
+        opened.write_batch(identity=identity, reason="launch_checkpoint", writes={store: {"n": 9}})
+        batch = opened.write_batch(
+            identity=identity, reason="launch_checkpoint", writes={store: DELETED}
+        )
+    assert f"{store} (deleted)" in run("log", directory).out
+    assert run("log", directory, "--store", store, "-n", "1").out.count(batch.batch_id) == 1
+    logged = run("log", directory, "-n", "1", "--json").json()["batches"][0]
+    assert logged["stores"] == [store]
+    assert logged["batch"]["deletions"][0]["schemaName"] == store
+    history = run("history", directory, store)
+    assert "deleted" in history.out.splitlines()[3]
+    versions = run("history", directory, store, "--json").json()["versions"]
+    assert [line["version"]["isDeletion"] for line in versions][:2] == [True, False]
+    status = run("status", directory)
+    (line,) = [line for line in status.out.splitlines() if line.startswith(store)]
+    assert "deleted" in line
+    for words in (("show",), ("diff",)):
+        refused = run(*words, directory, store)
+        assert refused.code != ExitCode.READY
+        assert f"deleted by batch {batch.batch_id}" in refused.err
+    assert run("show", directory, store, "--at", str((batch.high_watermark or 0) - 1)).code == 0
+    assert run("report", directory, "-o", directory.parent / "page.html").code == ExitCode.READY

@@ -160,6 +160,7 @@ def test_json(tmp_path: Path) -> None:
         "action": "roll_forward",
         "reason": "uncommitted_batch:batch-crashed",
         "batchReason": "launch_checkpoint",
+        "deletedAt": None,
     }
     (open_batch,) = report["openBatches"]
     assert (open_batch["batchId"], open_batch["inProgress"]) == ("batch-crashed", False)

@@ -103,6 +103,11 @@ INSERT_WRITE = (
     " relative_path, content_hash, file_size, mtime_ns, written_at)"
     f" VALUES (?, ?, 0, ?, 1, ?, '{HASH}', 9, 0, '{TIME}')"
 )
+INSERT_DELETION = (
+    "INSERT INTO batch_deletions (batch_number, schema_name, position, receipt_id, schema_version,"
+    " relative_path, content_hash, deleted_at)"
+    f" VALUES (?, ?, 1, ?, 1, ?, '{HASH}', '{TIME}')"
+)
 INSERT_CONTENT = "INSERT INTO store_contents (batch_number, schema_name, content) VALUES (?, ?, ?)"
 INSERT_ENTRY = (
     "INSERT INTO manifest_entries (batch_number, schema_name, schema_version, relative_path,"
@@ -112,8 +117,9 @@ INSERT_ENTRY = (
 
 
 def populate(connection: sqlite3.Connection) -> None:
-    """Rows in every table: two committed batches, an open one, a failed one, an imported one;
-    a quarantined file; a recovery that ended and one that did not; an upgrade; two runs."""
+    """Rows in every table: two committed batches, an open one, a failed one, an imported one; a
+    deletion; a quarantined file; a recovery that ended and one that did not; an upgrade; two
+    runs."""
     batches = [
         (1, "batch-1", "committed", 1, TIME),
         (2, "batch-2", "committed", 2, TIME),
@@ -129,6 +135,7 @@ def populate(connection: sqlite3.Connection) -> None:
             INSERT_CONTENT, (number, "a.store", f'{{"data": {{"number": {number}}}}}')
         )
     connection.execute(INSERT_WRITE, (1, "b.store", "receipt-b", "b.json"))  # content is gone
+    connection.execute(INSERT_DELETION, (2, "c.store", "receipt-c", "c.json"))
     connection.execute(INSERT_ENTRY, (2, "a.store", "a.json", "receipt-2"))
     connection.execute(INSERT_ENTRY, (1, "b.store", "b.json", "receipt-b"))
     connection.execute("UPDATE write_batches SET origin = 'imported' WHERE batch_number = 5")

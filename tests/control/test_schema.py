@@ -44,6 +44,7 @@ VIEWS = {
     "recovery_log",
     "run_log",
     "store_changes",
+    "store_deletions",
     "store_history",
     "store_sizes",
     "write_receipts",
@@ -257,6 +258,10 @@ def test_views_tell_the_truth(populated: sqlite3.Connection) -> None:
         ("batch-2", "committed", 1, "a.store"),
         ("batch-1", "committed", 2, "a.store, b.store"),
     ]
+    deleted = "SELECT batch_id, deleted_stores FROM batch_log WHERE deleted_stores IS NOT NULL"
+    assert populated.execute(deleted).fetchall() == [("batch-2", "c.store")]
+    deletions = "SELECT store, batch_id, is_gone FROM store_deletions"
+    assert populated.execute(deletions).fetchall() == [("c.store", "batch-2", 1)]
     receipts = "SELECT receipt_id, batch_id FROM write_receipts ORDER BY receipt_id"
     assert populated.execute(receipts).fetchall() == [
         ("receipt-1", "batch-1"),

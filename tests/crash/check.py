@@ -168,10 +168,17 @@ def _half_batches(batches: dict[str, Batch], ledger: Ledger) -> Iterator[str]:
         elif batch.state not in (BatchState.COMMITTED, BatchState.FAILED):
             yield f"batch {batch.batch_id} is still {batch.state}"
         elif batch.state is BatchState.COMMITTED:
-            there = [receipt.schema_name for receipt in batch.receipts]
-            asked = [name for name in intent.writes if name in there or not intent.may_leave_out]
-            if there != asked:
-                yield f"batch {batch.batch_id} is there in part: {batch.receipts}"
+            there = {
+                **{receipt.schema_name: False for receipt in batch.receipts},
+                **{deletion.schema_name: True for deletion in batch.deletions},
+            }
+            asked = {
+                name: data is None
+                for name, data in intent.writes.items()
+                if name in there or not intent.may_leave_out
+            }
+            if list(there.items()) != list(asked.items()):
+                yield f"batch {batch.batch_id} is there in part: {batch}"
 
 
 def _order(committed: list[Batch], scenario: Scenario) -> Iterator[str]:
@@ -205,7 +212,10 @@ def _manifest(
         yield f"the store is of team {manifest.team_name}"
     if scenario.batches_kept is None and manifest.high_watermark != len(committed):
         yield f"{len(committed)} batches make a high watermark of {manifest.high_watermark}"
-    current = {r.schema_name: r.receipt_id for batch in committed for r in batch.receipts}
+    current: dict[str, str | None] = {}
+    for batch in committed:
+        current |= {receipt.schema_name: receipt.receipt_id for receipt in batch.receipts}
+        current |= dict.fromkeys(deletion.schema_name for deletion in batch.deletions)
     for entry in manifest.entries:
         if current.get(entry.schema_name, entry.last_write_receipt_id) != (
             entry.last_write_receipt_id
@@ -283,7 +293,7 @@ def _adopted(foreign: Foreign, committed: list[Batch], ledger: Ledger) -> bool:
         holds(foreign.content, data)
         for batch_id in written & ledger.intents.keys()
         for store, data in ledger.intents[batch_id].writes.items()
-        if FILES[store] == foreign.relative_path
+        if data is not None and FILES[store] == foreign.relative_path
     )
 
 

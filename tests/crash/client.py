@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from rtstore import (
+    DELETED,
     KNOWN_DESCRIPTORS,
     ActionOutcome,
     BatchFailedError,
@@ -112,6 +113,26 @@ def holds(content: bytes | None, data: Any) -> bool:
         return False
 
 
+def gone(store: str) -> str:
+    """A store that a batch deletes, among those that it writes."""
+    return f"{_GONE}{store}"
+
+
+_GONE = "gone:"
+
+
+def _data(stores: tuple[str, ...], marker: str, filler: int = 40) -> dict[str, Any]:
+    """What a batch writes to each of its stores; None for one that it deletes. These come last."""
+    kept = [store for store in stores if not store.startswith(_GONE)]
+    deleted = [store.removeprefix(_GONE) for store in stores if store not in kept]
+    return {store: new_data(store, marker, filler) for store in kept} | dict.fromkeys(deleted)
+
+
+def _asked(writes: dict[str, Any]) -> dict[str, Any]:
+    """The same as it is asked of a store."""
+    return {store: DELETED if data is None else data for store, data in writes.items()}
+
+
 class Caller:
     """Opens the store of a directory and works with it, noting everything through `say`.
 
@@ -176,15 +197,16 @@ class Caller:
         return self.store
 
     def write(self, *stores: str, give_id: bool = False) -> bool:
-        """Write new data to some stores as one batch; whether it was acknowledged."""
+        """Write new data to some stores as one batch, and delete those that are `gone`; whether it
+        was acknowledged."""
         batch_id = self._next_id()
-        writes = {store: new_data(store, batch_id, self._options.filler) for store in stores}
+        writes = _data(stores, batch_id, self._options.filler)
         self.say(Intent(batch_id, writes, give_id, self.identity))
-        with self._noting(batch_id, stores):
+        with self._noting(batch_id, list(writes)):
             batch = self._opened.write_batch(
                 identity=self.identity,
                 reason="launch_checkpoint",
-                writes=writes,
+                writes=_asked(writes),
                 batch_id=batch_id if give_id else None,
             )
             self.say(Told(batch))
@@ -198,12 +220,12 @@ class Caller:
         pending, intents = {}, {}
         for stores in batches:
             batch_id = self._next_id()
-            writes = {store: new_data(store, batch_id) for store in stores}
+            writes = _data(stores, batch_id)
             intents[batch_id] = writes
             self.say(Intent(batch_id, writes))
             with self._noting(batch_id, ()):
                 pending[batch_id] = self._opened._writer.prepare(
-                    self._request("launch_checkpoint", writes)
+                    self._request("launch_checkpoint", _asked(writes))
                 )
         error: Exception | None = None
         try:
@@ -225,7 +247,7 @@ class Caller:
             batch = self._opened.write_batch(
                 identity=intent.identity,
                 reason="launch_checkpoint",
-                writes=intent.writes,
+                writes=_asked(intent.writes),
                 batch_id=intent.batch_id,
             )
             self.say(Told(batch))
@@ -273,6 +295,33 @@ class Caller:
                 identity=self.identity,
                 reason="launch_checkpoint",
                 batch_id=batch_id,
+            )
+            self.say(Broken(f"{batch_id} changed nothing") if batch is None else Told(batch))
+            self._check_in_place(written)
+            return True
+        return False
+
+    def update_away(self, store: str, *, beside: str, give_id: bool = False) -> bool:
+        """Add an item to what is in one store, and delete another, in an update of both; whether it
+        was acknowledged."""
+        batch_id = self._next_id()
+        written: dict[str, Any] = {}
+
+        def change(data: dict[str, Any]) -> dict[str, Any]:
+            written[beside] = data[beside] or new_data(beside, batch_id)
+            written[beside].setdefault("items", []).append(batch_id)
+            if data[store] is not None:
+                written[store] = None
+            self.say(Intent(batch_id, written, give_id, self.identity))
+            return {store: DELETED, beside: written[beside]}
+
+        with self._noting(batch_id, [store, beside]):
+            batch = self._opened.update(
+                [beside, store],
+                change,
+                identity=self.identity,
+                reason="launch_checkpoint",
+                batch_id=batch_id if give_id else None,
             )
             self.say(Broken(f"{batch_id} changed nothing") if batch is None else Told(batch))
             self._check_in_place(written)
@@ -442,7 +491,7 @@ class Caller:
         """What was acknowledged is in its files, for other programs to read."""
         for store, data in writes.items() if self._options.alone else ():
             content = self._files([store])[store]
-            if not holds(content, data):
+            if not (content is None if data is None else holds(content, data)):
                 self.say(Broken(f"{store} was acknowledged, and its file is {content!r:.60}"))
 
     def _next_id(self) -> str:

@@ -32,7 +32,7 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import QuarantineKeeper
 from rtstore.commit.update import Update
 from rtstore.commit.writer import BatchWriter, Logged, Planned, Published
-from rtstore.control import batches, contents, revisions, runs
+from rtstore.control import batches, contents, manifest, revisions, runs
 from rtstore.control import lock as lock_module
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.files import durable, quarantine
@@ -43,11 +43,13 @@ from rtstore.model.records import (
     ActionKind,
     LoggedBatch,
     ManifestEntry,
+    PlannedDeletion,
     PlannedWrite,
     RecoveryPlan,
 )
 from rtstore.recovery import execute as recovery_module
 from rtstore.recovery.execute import Recovery
+from rtstore.recovery.gather import RecoveryPlanner
 from tests.crash.faults import fail_everywhere
 from tests.crash.kills import kill_everywhere, kill_recoveries
 from tests.crash.live_writer import visit_everywhere
@@ -267,6 +269,57 @@ def database_named_too_early() -> None:
         fs.fsync_directory(path.parent)
 
     _replace(revisions, "create", create)
+
+
+# --- deletions ----------------------------------------------------------------------------------
+
+
+def entry_of_deleted_stays() -> None:
+    """The file of a deleted store goes, and its entry stays."""
+    _replace(manifest, "_delete_entries", lambda *_: None)
+
+
+def deletion_not_rolled_forward() -> None:
+    """A batch that a dead writer left is finished without its deletions."""
+
+    def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
+        found: tuple[LoggedBatch, ...] = real(connection)
+        kept = [item.model_copy(update={"deletions": ()}) for item in found if item.writes]
+        return tuple(kept)
+
+    real = _replace(batches, "load_open", load_open)
+
+
+def removed_not_looked_at() -> None:
+    """What somebody wrote just before the file of a store is removed goes with it."""
+
+    def delete(self: Publisher, deletion: PlannedDeletion, *_: Any) -> None:
+        path = store_path(self.directory, deletion.relative_path)
+        temporary = durable.temporary_path(path)
+        self.fs.rename(path, temporary)
+        self.fs.unlink(temporary)
+
+    _replace(Publisher, "delete", delete)
+
+
+def deletion_not_undone() -> None:
+    """A batch that failed leaves the files away that it has removed."""
+
+    def undo(self: Publisher, logged: LoggedBatch, *rest: Any) -> None:
+        real(self, logged.model_copy(update={"deletions": ()}), *rest)
+
+    real = _replace(Publisher, "undo", undo)
+
+
+def deleted_file_left_when_it_is_back() -> None:
+    """The file of a deleted store that a loss of power brought back is left alone."""
+
+    def is_ours(
+        self: RecoveryPlanner, inspection: Inspection, entry: ManifestEntry | None, **options: Any
+    ) -> bool:
+        return entry is not None and bool(real(self, inspection, entry, **options))
+
+    real = _replace(RecoveryPlanner, "_is_ours", is_ours)
 
 
 # --- batches that share a flush -----------------------------------------------------------------
@@ -563,6 +616,11 @@ CONTROLS: Mapping[str, Control] = {
         Control(no_fence, ((kill_everywhere, "zombie"),)),
         Control(run_begun_without_its_stores, ((fail_everywhere, "begin_run"),), ("create",)),
         Control(end_not_flushed, ((cut_power_everywhere, "end_run"),)),
+        Control(entry_of_deleted_stays, ((kill_everywhere, "delete_alone"),)),
+        Control(deletion_not_rolled_forward, ((kill_everywhere, "delete_together"),)),
+        Control(removed_not_looked_at, ((kill_everywhere, "delete_raced"),)),
+        Control(deletion_not_undone, ((fail_everywhere, "delete_refused"),), ("rename",)),
+        Control(deleted_file_left_when_it_is_back, ((cut_power_everywhere, "delete_alone"),)),
         Control(no_lock, ((visit_everywhere, "update"), (kill_recoveries, "write_over"))),
     )
 }

@@ -37,6 +37,7 @@ class Intent:
 
     batch_id: str
     writes: dict[str, Any]
+    """By store; None for one that it deletes."""
     id_given: bool = False
     """The caller chose the id, and may repeat the call."""
     identity: RunIdentity = IDENTITY
@@ -213,4 +214,5 @@ class Ledger:
 
     def data_of(self, store: str) -> list[Any]:
         """All data that any batch was to write into a store."""
-        return [intent.writes[store] for intent in self.intents.values() if store in intent.writes]
+        found = [intent.writes.get(store) for intent in self.intents.values()]
+        return [data for data in found if data is not None]

@@ -59,9 +59,10 @@ def _old_files(directory: Path, ledger: Ledger) -> Iterator[str]:
         if last is None:
             continue
         new = [writes[store] for writes in _intents(ledger)[last:] if store in writes]
-        found = (directory / relative_path).read_bytes()
-        if not any(holds(found, data) for data in new):
-            yield f"{relative_path} was acknowledged as flushed, and is {found[:40]!r}"
+        path = directory / relative_path
+        found = path.read_bytes() if path.is_file() else None
+        if not any(found is None if data is None else holds(found, data) for data in new):
+            yield f"{relative_path} was acknowledged as flushed, and is {(found or b'')[:40]!r}"
 
 
 def _intents(ledger: Ledger) -> list[dict[str, object]]:

@@ -18,7 +18,7 @@ from rtstore import Retention
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from tests.crash import steps as stages
 from tests.crash.children import Say
-from tests.crash.client import FILES, LANE, Caller, Options
+from tests.crash.client import FILES, LANE, Caller, Options, gone
 from tests.crash.ledger import Foreign
 from tests.crash.scenarios import SCENARIOS, Scenario
 
@@ -97,6 +97,18 @@ def _group(caller: Caller, recipe: Recipe) -> None:
     caller.write_together(*[recipe.batch(number) for number in range(recipe.group)])
 
 
+def _delete(caller: Caller, recipe: Recipe) -> None:
+    """A group that deletes what it writes, or writes what it deletes."""
+    every = [gone(name) for name in recipe.batch(0)]
+    pairs = [(LANE, *every), recipe.batch(0), (LAUNCH_STATE, gone(LANE))]
+    caller.write_together((LANE,), *[pairs[number % 3] for number in range(recipe.group)])
+
+
+def _away(caller: Caller, _: Recipe) -> None:
+    caller.write(SESSION_STORE, HOST_LEASES)
+    caller.update_away(HOST_LEASES, beside=SESSION_STORE)
+
+
 def _adopt(caller: Caller, _: Recipe) -> None:
     data = json.loads(stages.edited(LANE, "by hand"))["data"]
     caller.adopt(LANE, data)
@@ -137,6 +149,8 @@ STEPS: dict[str, Callable[[Caller, Recipe], None]] = {
     "many": _many,
     "update": _update,
     "group": _group,
+    "delete": _delete,
+    "away": _away,
     "adopt": _adopt,
     "revert": _revert,
     "prune": _prune,
@@ -176,6 +190,10 @@ DONE: tuple[tuple[str, ...], ...] = (
     ("import", "group", "write"),
     ("upgrade", "group", "write"),
     ("prune", "group", "many"),
+    ("delete", "group", "away"),
+    ("away", "many", "prune"),
+    ("delete", "reopen", "another"),
+    ("import", "away", "delete"),
 )
 """What is done, in one scenario each."""
 

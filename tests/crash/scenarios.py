@@ -15,7 +15,7 @@ from rtstore.files.durable import temporary_path
 from rtstore.model.descriptors import LAUNCH_STATE, SESSION_STORE
 from tests.crash import steps as stages
 from tests.crash.children import Say
-from tests.crash.client import DEFAULT_OPTIONS, FILES, Caller, Options
+from tests.crash.client import DEFAULT_OPTIONS, FILES, LANE, Caller, Options
 from tests.crash.ledger import Foreign, Note
 from tests.crash.probe import Fault, FileFault, Point, TracedFileSystem
 
@@ -69,26 +69,38 @@ class Scenario:
 
     def refusal(self, point: Point) -> Fault | None:
         """What the scenario itself lets go wrong at a point."""
-        if point.call == "create" and point.subject == self.disk_refuses:
+        moves_there = point.call == "rename" and point.subject.endswith(f" to {self.disk_refuses}")
+        if moves_there or (point.call == "create" and point.subject == self.disk_refuses):
             return FileFault(errno.ENOSPC)
         return None
 
 
 def _race(fs: TracedFileSystem, path: Path, store: str, time: int, say: Say) -> None:
-    """Have somebody write a file as soon as a new version of it is begun for that time."""
+    """Have somebody write a file as soon as a new version of it is begun, or it is about to be
+    removed, for that time."""
     create, content = fs.create, stages.edited(store, "in between")
+    rename = fs.rename
     begun: list[Path] = []
+
+    def be_overtaken() -> None:
+        begun.append(path)
+        if len(begun) == time:
+            fs.overtake(path, content)
+            say(Foreign(FILES[store], content))
 
     def create_and_be_overtaken(target: Path, mode: int) -> int:
         descriptor = create(target, mode)
         if target == temporary_path(path):
-            begun.append(target)
-            if len(begun) == time:
-                fs.overtake(path, content)
-                say(Foreign(FILES[store], content))
+            be_overtaken()
         return descriptor
 
+    def be_overtaken_and_rename(source: Path, target: Path) -> None:
+        if (source, target) == (path, temporary_path(path)):  # it is removed
+            be_overtaken()
+        rename(source, target)
+
     setattr(fs, "create", create_and_be_overtaken)  # noqa: B010 - it hides the method
+    setattr(fs, "rename", be_overtaken_and_rename)  # noqa: B010
 
 
 SCENARIOS = {
@@ -220,5 +232,46 @@ SCENARIOS = {
         Scenario("end_run", stages.written, stages.end_run),
         Scenario("zombie", stages.superseded, stages.write_as_a_zombie),
         Scenario("write_again", stages.kept_unflushed, stages.write_three, unflushed="quarantine"),
+        Scenario("delete", stages.written, stages.delete),
+        Scenario("delete_alone", stages.written, stages.delete_alone),
+        Scenario("delete_together", stages.written, stages.delete_together),
+        Scenario("delete_again", stages.written, stages.delete_again),
+        Scenario("delete_mixed", stages.changed_by_hand, stages.delete_mixed),
+        Scenario(
+            "delete_flushed",
+            stages.written,
+            stages.delete,
+            options=Options(durability=Durability.FILES),
+        ),
+        Scenario(
+            "delete_raced",
+            stages.written,
+            stages.delete,
+            options=Options(alone=False),
+            raced=LANE,
+        ),
+        Scenario(
+            "delete_refused",
+            stages.written,
+            stages.delete_two,
+            disk_refuses=stages.NEW_LEASES,
+        ),
+        Scenario(
+            "delete_many",
+            stages.with_history,
+            stages.delete_many,
+            options=stages.SHORT_HISTORY,
+            batches_kept=1,
+        ),
+        Scenario("delete_begin", stages.written, stages.delete_and_begin),
+        Scenario("open_deleting", stages.killed_in_deleting, stages.open_it, opens=True),
+        Scenario(
+            "delete_imported",
+            stages.of_the_legacy_format,
+            stages.delete_imported,
+            options=Options(takes_over=True),
+            opens=True,
+            beside=frozenset({"manifest.json", "opencode-runtime-receipts.json"}),
+        ),
     )
 }

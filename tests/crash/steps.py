@@ -15,12 +15,12 @@ from rtstore.files.durable import temporary_path
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.model.records import BatchOrigin
 from tests.crash.children import Child, Say, killer
-from tests.crash.client import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, new_data
+from tests.crash.client import DEFAULT_OPTIONS, FILES, LANE, Caller, Options, gone, new_data
 from tests.crash.ledger import Foreign, Intent, Note, Told
 from tests.crash.probe import Fault, FileFault, Point, Probe, watched
 
 Build = Callable[[Path, Say], None]
-Act = Callable[[Caller], None]
+Act = Callable[[Caller], object]
 
 NEW_LEASES = temporary_path(Path(FILES[HOST_LEASES])).name
 """What the last of three stores is written to, before it takes its name."""
@@ -211,6 +211,17 @@ def killed_in_undoing(directory: Path, say: Say) -> None:
     builder.killed(watch, write_three)
 
 
+def killed_in_deleting(directory: Path, say: Say) -> None:
+    """A writer was killed when it had taken the name of the file that it deletes, in which there
+    was somebody's edit."""
+    builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (LANE,))
+    builder.by_hand(SESSION_STORE, edited(SESSION_STORE, "by hand"))
+    builder.killed(
+        lambda point: point.call == "unlink",
+        lambda caller: caller.write(gone(SESSION_STORE), gone(LANE)),
+    )
+
+
 def damaged(directory: Path, say: Say) -> None:
     builder = Builder(directory, say).batches((LAUNCH_STATE, SESSION_STORE), (HOST_LEASES, LANE))
     builder.by_hand(LAUNCH_STATE, edited(LAUNCH_STATE, "by hand"))
@@ -299,6 +310,73 @@ def update_several(caller: Caller) -> None:
     """Two stores together, beside one that is not changed; then nothing."""
     caller.update_several(SESSION_STORE, LANE, beside=LAUNCH_STATE)
     caller.update_nothing(SESSION_STORE, LANE)
+
+
+def delete(caller: Caller) -> None:
+    """Two stores are deleted, one of them beside one that is written."""
+    caller.write(LAUNCH_STATE, gone(LANE), give_id=True)
+    caller.write(SESSION_STORE)
+    caller.update_away(HOST_LEASES, beside=SESSION_STORE, give_id=True)
+
+
+def delete_alone(caller: Caller) -> None:
+    """Batches that write nothing."""
+    caller.write(gone(LANE))
+    caller.write(gone(SESSION_STORE), gone(HOST_LEASES), give_id=True)
+
+
+def delete_two(caller: Caller) -> None:
+    """A batch fails when it has written a file and removed another; the one after it does not."""
+    caller.write(LAUNCH_STATE, gone(LANE), gone(HOST_LEASES))
+    caller.write(gone(SESSION_STORE), gone(LANE))
+
+
+def delete_again(caller: Caller) -> None:
+    """A store is deleted, written anew, and deleted again."""
+    caller.write(gone(LANE))
+    caller.write(LANE, SESSION_STORE)
+    caller.write(SESSION_STORE, gone(LANE))
+    caller.write(LANE)
+
+
+def delete_together(caller: Caller) -> None:
+    """Batches that share a flush write and delete the same stores: each is published once."""
+    caller.write_together(
+        (LANE, SESSION_STORE), (HOST_LEASES, gone(LANE)), (SESSION_STORE, gone(HOST_LEASES))
+    )
+    caller.write_together((gone(SESSION_STORE),), (SESSION_STORE,), (LANE, gone(SESSION_STORE)))
+    caller.write_together((gone(LANE),), (LANE,))
+
+
+def delete_mixed(caller: Caller) -> None:
+    """What is deleted was edited by hand."""
+    caller.write(LAUNCH_STATE, gone(SESSION_STORE))
+    caller.write(gone(LAUNCH_STATE))
+
+
+def delete_many(caller: Caller) -> None:
+    """Deletions, and more batches than are kept."""
+    caller.write(LANE, gone(SESSION_STORE))
+    caller.write(LAUNCH_STATE)
+    caller.write(gone(LAUNCH_STATE))
+    caller.write(LANE)
+    caller.write(LANE)
+    caller.prune(SHORT_HISTORY.retention)
+    caller.write(HOST_LEASES, gone(LANE))
+
+
+def delete_and_begin(caller: Caller) -> None:
+    """Delete a store, and begin another run with what is left."""
+    left = () if caller.write(LAUNCH_STATE, gone(SESSION_STORE)) else (SESSION_STORE,)
+    caller.begin("run-2", LAUNCH_STATE, rebuilt=LANE, keep=(HOST_LEASES, *left))
+    caller.write(gone(HOST_LEASES))
+
+
+def delete_imported(caller: Caller) -> None:
+    """Delete stores whose versions were imported."""
+    caller.open()
+    caller.write(LAUNCH_STATE, gone(SESSION_STORE))
+    caller.write(gone(LANE))
 
 
 def prune(caller: Caller) -> None:

@@ -12,24 +12,24 @@ from tests.crash.scenarios import SCENARIOS
 from tests.crash.workers import Crew, Tally
 from tests.support import breadth
 
-RACED = ("new_raced", "refused_raced", "torn_raced", "recover_raced")
+RACED = ("new_raced", "refused_raced", "torn_raced", "recover_raced", "delete_raced")
 """Variants of others, which are only killed, but for the full run."""
 SLOW = ("rebuild", "restore_quarantined", "write_again", *RACED)
 """Scenarios failed at every point in the full run only: others come by the same places."""
 KILLED = (
     "make", "write_new", "write_over", "write_mixed", "update_several", "write_together",
-    "open_torn", "begin_run",
+    "delete", "open_torn", "begin_run",
 )  # fmt: skip
 """Scenarios killed with every change."""
 FAILED = ("write_over", "write_together_refused", "update")
 """Scenarios failed with every change."""
-CUT = ("make", "update", "write_refused")
+CUT = ("make", "update", "write_refused", "delete_alone")
 """Scenarios cut off from power with every change."""
 RECOVERED = ("write_mixed",)
 """Scenarios whose wrecks are recovered again and again, but for the full run."""
-WRITING = ("write_new", "write_over", "write_flushed", "update")
+WRITING = ("write_new", "write_over", "write_flushed", "update", "delete")
 """Scenarios in which a living writer has nothing to repair."""
-VISITED = ("write_over", "update")
+VISITED = ("write_over", "update", "delete")
 """Scenarios that are visited, but for the full run."""
 
 

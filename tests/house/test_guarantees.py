@@ -37,7 +37,7 @@ def test_each_case_of_the_proof_names_tests_that_exist() -> None:
     """What a crash leaves is said case by case, and each case ends with the tests behind it."""
     proof = str(writer.__doc__).split("What a crash leaves")[1].split("Errors while")[0]
     cases = proof.split("\n* ")[1:]
-    assert len(cases) == 7
+    assert len(cases) == 9
     for case in cases:
         named = re.search(r"\[([\w, ]+)\]\s*$", case)
         assert named, case

@@ -1,8 +1,9 @@
 """The life of a runtime directory, lived with whatever code is there, and then frozen.
 
-In it: batches of known and of own stores, one that failed, runs in each state, history, quarantine,
-a recovery, and at the end a writer that is killed between two renames. What is left has an open
-batch in a WAL that nobody has merged. `python -m tests.upgrade.life DIR` lives it up to that death.
+In it: batches of known and of own stores, one that failed, one that deletes, runs in each state,
+history, quarantine, a recovery, and at the end a writer that is killed between two renames. What is
+left has an open batch in a WAL that nobody has merged. `python -m tests.upgrade.life DIR` lives it
+up to that death.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rtstore import BatchFailedError, FileSystem, Retention, RunIdentity, RuntimeStore
+from rtstore import DELETED, BatchFailedError, FileSystem, Retention, RunIdentity, RuntimeStore
 from rtstore.control import run_processes
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.records import Criticality
@@ -130,7 +131,8 @@ def live(directory: Path) -> None:
     (directory / "own" / "notes.json").write_text("{]")
     (directory / "opencode-prompt-delivery-ledger.json").unlink()
     store.recover(store.plan_recovery())
-    write(SECOND, "launch_checkpoint", writes={LAUNCH: launch("run-2", 3), DIAGNOSTICS: {"n": 1}})
+    last = {LAUNCH: launch("run-2", 3), DIAGNOSTICS: {"n": 1}, LEDGER: DELETED}
+    write(SECOND, "launch_checkpoint", writes=last)
     store.close()
     with RuntimeStore.open(
         directory, seams=Seams(clock=_Clock(START + timedelta(hours=1)), fs=fs)

@@ -51,7 +51,7 @@ def run(
     JSON: directory, schemaName,
       versions[] {version {batchNumber, batchId, highWatermark, reason, runId,
         capabilitySnapshotId, behaviorFingerprint, writtenAt, contentHash, fileSize, isCurrent,
-        hasContent}, ageSeconds}
+        hasContent, isDeletion}, ageSeconds}
     """
     with open_to_look(directory) as store:
         name = schema_name_of(store, store_name)
@@ -94,6 +94,8 @@ def _show_versions(page: Page, report: HistoryReport, now: datetime) -> None:
 def _row(version: StoreVersion, now: datetime) -> list[str | Cell]:
     if version.is_current:
         kept = Cell("current", "good")
+    elif version.is_deletion:
+        kept = Cell("deleted", "dim")
     else:
         kept = Cell("yes") if version.has_content else Cell("no", "dim")
     return [
@@ -101,7 +103,7 @@ def _row(version: StoreVersion, now: datetime) -> list[str | Cell]:
         kept,
         ago(version.written_at, now),
         version.reason,
-        size(version.file_size),
+        "-" if version.is_deletion else size(version.file_size),
         version.run_id or "-",
         format_time(version.written_at),
         version.batch_id,

@@ -73,7 +73,8 @@ def run(
       batches[] {batch {batchNumber, batchId, teamName, runId, capabilitySnapshotId,
         behaviorFingerprint, reason, state (preparing|committing|committed|failed),
         origin (written|imported), highWatermark, startedAt, completedAt, lastError,
-        receipts[]}, stores[], ageSeconds}
+        receipts[], deletions[] {receiptId, batchId, schemaName, schemaVersion, relativePath,
+          contentHash, deletedAt}}, stores[], ageSeconds}
     """
     with open_to_look(directory) as store:
         wanted = Wanted(

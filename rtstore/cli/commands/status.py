@@ -137,7 +137,8 @@ def run(
       stores[] {schemaName, relativePath, criticality, state,
         holds (committed|open_batch|nothing|other), detail, action, reason, fileSize,
         historyContents, historyBytes (beside what is current),
-        batchId, highWatermark, batchReason, writtenAt, ageSeconds},
+        batchId, highWatermark, batchReason, writtenAt, ageSeconds,
+        deletedAt (or null: not deleted, or written again)},
       below[] (the lanes; as directories[] of a folder),
       laneIndexes[] (as of a folder), next[] {command, why}
     JSON of a folder: folder, exitCode,
@@ -216,7 +217,7 @@ def _committed(batch: Batch, look: Look) -> CommittedBatch:
         run_id=batch.run_id,
         completed_at=completed_at,
         age_seconds=age_of(completed_at, look.now),
-        stores=tuple(receipt.schema_name for receipt in batch.receipts),
+        stores=batch.stores,
     )
 
 
@@ -330,7 +331,7 @@ def holds_cell(line: StoreLine) -> Cell:
     if line.holds is FileHolds.OPEN_BATCH:
         return Cell("open batch's version", "warn")
     if line.state is InspectionState.MISSING and line.written_at is None:
-        return Cell("not written yet", "warn")
+        return Cell("not written yet" if line.deleted_at is None else "deleted", "warn")
     is_old = line.action is ActionKind.RESTORE_COMMITTED and line.state is _CHANGED
     return Cell("old version" if is_old else _HOLDS[line.state], _tone(line))
 

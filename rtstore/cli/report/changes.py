@@ -65,6 +65,8 @@ class _Unknown:
 
 def _load(store: RuntimeStore, name: str, version: StoreVersion, budget: Budget) -> Any:
     """Return the data of a version, or why it was not read."""
+    if version.is_deletion:
+        return _DELETED
     if not version.has_content:
         return _GONE
     if version.file_size > DOCUMENT_BYTES_MAX:
@@ -84,14 +86,16 @@ def _load(store: RuntimeStore, name: str, version: StoreVersion, budget: Budget)
         return _Unknown("its content cannot be read")
 
 
+_DELETED = _Unknown("the store was deleted")
 _GONE = _Unknown("its content, or that of the version before, is not kept any more")
 
 
 def _compared(before: StoreVersion | None, old: Any, new: Any) -> tuple[Difference, ...] | _Unknown:
-    for data in (new, old):
-        if isinstance(data, _Unknown):
-            return data
-    if before is None:
+    if isinstance(new, _Unknown):
+        return new
+    if isinstance(old, _Unknown) and old is not _DELETED:
+        return old
+    if before is None or old is _DELETED:
         return (Difference(kind=DifferenceKind.ADDED, path="", after=new),)
     try:
         return differences(old, new)

@@ -1,0 +1,431 @@
+"""A batch deletes stores: the file goes, the entry goes, the history stays."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from rtstore import (
+    DELETED,
+    ConflictError,
+    ContentMissingError,
+    Descriptor,
+    InvalidRequestError,
+    NewerStoreFileError,
+    Retention,
+    RuntimeStore,
+    StoreFileChangedError,
+    UnsafePathError,
+)
+from tests.support import (
+    CHECKPOINT,
+    IDENTITY,
+    LEASES,
+    LEDGER,
+    SESSIONS,
+    file_of,
+    new_directory,
+    open_store,
+    write,
+)
+
+BY_HAND = b'{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}'
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    """A store in which the leases and the ledger were written."""
+    with open_store(new_directory(tmp_path)) as store:
+        store.write_batch(
+            identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: "leases", LEDGER: "ledger"}
+        )
+        yield store
+
+
+def delete(store: RuntimeStore, *names: str, **options: Any) -> Any:
+    """Delete stores in a batch of their own."""
+    writes = dict.fromkeys(names, DELETED)
+    return store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=writes, **options)
+
+
+def problem_of(call: Callable[[], object]) -> str:
+    """Why a call is refused."""
+    with pytest.raises(InvalidRequestError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_a_deleted_store_has_no_file_and_no_entry(store: RuntimeStore) -> None:
+    """The batch that deletes one store and writes another has a receipt for each."""
+    kept = file_of(store, LEDGER)
+    batch = store.write_batch(
+        identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: DELETED, LEDGER: "new"}
+    )
+    assert not file_of(store, LEASES).exists()
+    assert b'"new"' in kept.read_bytes()
+    assert [entry.schema_name for entry in store.manifest().entries] == [LEDGER]
+    assert [receipt.schema_name for receipt in batch.receipts] == [LEDGER]
+    (deletion,) = batch.deletions
+    assert (deletion.schema_name, deletion.relative_path) == (LEASES, file_of(store, LEASES).name)
+    assert deletion.content_hash == store.history(LEASES)[0].content_hash
+    assert deletion.deleted_at == batch.completed_at
+    assert batch.stores == (LEDGER, LEASES)
+    assert store.batch(batch.batch_id) == batch
+    assert store.batches()[-1] == batch
+    assert store.wait(after=1, timeout_s=1) == [batch]
+    assert store.snapshot().data(LEASES) is None
+
+
+def test_a_batch_may_delete_only(store: RuntimeStore) -> None:
+    """It counts like any other, begins a run like any other, and is durable in one flush."""
+    batch = delete(store, LEASES, LEDGER)
+    assert (batch.high_watermark, batch.receipts) == (2, ())
+    assert store.manifest().entries == ()
+    assert store.manifest().last_committed_batch_id == batch.batch_id
+    assert not list(store.directory.glob("*.json"))
+
+
+def test_reading_a_deleted_store_says_when_it_was_deleted(store: RuntimeStore) -> None:
+    """Now, and as of a batch after the deletion; before it, the content is there."""
+    batch = delete(store, LEASES)
+    later = write(store, LEDGER, "later")
+    why = f"deleted by batch {batch.batch_id} at 2026-04-21T12:00:00.000Z"
+    assert why in problem_of(lambda: store.read(LEASES))
+    assert why in problem_of(lambda: store.read(LEASES, at=2))
+    assert f"{why}, and not written again by batch {later}" in problem_of(
+        lambda: store.read(LEASES, at=3)
+    )
+    assert why in problem_of(lambda: store.diff(LEASES, 1))
+    assert store.read(LEASES, at=1).data == "leases"
+
+
+def test_the_history_shows_the_deletion(store: RuntimeStore) -> None:
+    """As a version without content, between those before and after it."""
+    deleted = delete(store, LEASES)
+    write(store, LEASES, "anew")
+    found = store.history(LEASES)
+    assert [version.is_deletion for version in found] == [False, True, False]
+    assert [version.is_current for version in found] == [False, False, True]
+    assert [version.has_content for version in found] == [True, False, True]
+    assert (found[1].batch_id, found[1].file_size) == (deleted.batch_id, 0)
+    assert [version.is_deletion for version in store.history(LEASES, limit=2)] == [True, False]
+
+
+def test_a_deleted_store_can_be_written_anew(store: RuntimeStore) -> None:
+    """By a batch, an update, which is given None, or going back to what it held."""
+    delete(store, LEASES)
+    store.update(LEASES, lambda data: [data], identity=IDENTITY, reason=CHECKPOINT)
+    assert store.read(LEASES).data == [None]
+    delete(store, LEASES)
+    store.revert(LEASES, to=1)
+    assert store.read(LEASES).data == "leases"
+    assert b'"leases"' in file_of(store, LEASES).read_bytes()
+
+
+def test_an_update_may_delete(store: RuntimeStore) -> None:
+    """Its one store, or some of several; what is not there already is not deleted again."""
+    batch = store.update([LEASES, LEDGER], _delete_leases, identity=IDENTITY, reason=CHECKPOINT)
+    assert batch is not None
+    assert batch.stores == (LEDGER, LEASES)
+    again = store.update([LEASES], _delete_leases, identity=IDENTITY, reason=CHECKPOINT)
+    assert again is None
+    alone = store.update(LEDGER, lambda _: DELETED, identity=IDENTITY, reason=CHECKPOINT)
+    assert alone.stores == (LEDGER,)
+
+
+def _delete_leases(data: dict[str, Any]) -> dict[str, Any]:
+    data[LEASES] = DELETED
+    if LEDGER in data:
+        data[LEDGER] = "changed"
+    return data
+
+
+class Roster(BaseModel):
+    """Data of a store with a model."""
+
+    members: list[str]
+
+
+def test_a_store_with_a_model_is_deleted_by_its_descriptor(tmp_path: Path) -> None:
+    """Also as the result of an update that takes and gives objects of the model."""
+    roster = Descriptor("team.roster", payload=Roster)
+    with RuntimeStore.open(tmp_path / "runtime", team_name="t", descriptors=[roster]) as store:
+        for attempt in range(2):
+            store.write_batch(
+                identity=IDENTITY, reason=CHECKPOINT, writes={roster: Roster(members=["a"])}
+            )
+            if attempt:
+                store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={roster: DELETED})
+            else:
+                store.update(roster, lambda _: DELETED, identity=IDENTITY, reason=CHECKPOINT)
+            assert store.manifest().entries == ()
+
+
+def test_a_call_can_be_repeated_under_its_id(store: RuntimeStore) -> None:
+    """It returns the first batch; other contents under the same id are refused."""
+    first = delete(store, LEASES, batch_id="once")
+    assert delete(store, LEASES, batch_id="once") == first
+    assert "with other contents" in problem_of(
+        lambda: delete(store, LEASES, LEDGER, batch_id="once")
+    )
+    assert "with other contents" in problem_of(
+        lambda: store.write_batch(
+            identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: "x"}, batch_id="once"
+        )
+    )
+
+
+def test_versions_are_compared(store: RuntimeStore) -> None:
+    """A deletion of a version that is not there any more is refused; a deleted store has none."""
+    write(store, LEASES, "newer")
+    with pytest.raises(ConflictError):
+        delete(store, LEASES, expected={LEASES: 1})
+    delete(store, LEASES, expected={LEASES: 2})
+    write(store, LEASES, "anew", expected={LEASES: None})
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_is_not_deleted(store: RuntimeStore) -> None:
+    """A store that was never written, or is deleted already, is refused by name; nothing of the
+    batch happens."""
+    for _ in range(2):
+        problem = problem_of(lambda: delete(store, LEDGER, SESSIONS))
+        assert (
+            problem
+            == f"writes ({SESSIONS}): nothing is committed for it, so there is nothing to delete"
+        )
+        assert file_of(store, LEDGER).exists()
+    delete(store, LEDGER)
+    assert LEDGER in problem_of(lambda: delete(store, LEDGER))
+    assert store.manifest().high_watermark == 2
+
+
+def test_a_store_is_not_written_and_deleted_in_one_batch(store: RuntimeStore) -> None:
+    """In either order, and not deleted twice."""
+    for one, other in ((DELETED, "data"), ("data", DELETED), (DELETED, DELETED)):
+        writes = [(LEASES, one), (LEASES, other)]
+        assert "the store is in the batch twice" in problem_of(
+            lambda writes=writes: store.write_batch(  # type: ignore[misc]
+                identity=IDENTITY, reason=CHECKPOINT, writes=writes
+            )
+        )
+    assert store.read(LEASES).data == "leases"
+
+
+def test_it_is_no_data(store: RuntimeStore) -> None:
+    """Inside of data, as the contents that a run begins with, and from a rebuilder."""
+    inside = {LEASES: {"x": DELETED}}
+    assert "DELETED" in problem_of(
+        lambda: store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=inside)
+    )
+    assert "a run begins with contents" in problem_of(
+        lambda: store.begin_run("run-2", writes={LEASES: DELETED})
+    )
+    assert "DELETED" in problem_of(
+        lambda: store.begin_run("run-2", rebuilders={LEASES: lambda _: DELETED})
+    )
+    assert store.manifest().high_watermark == 1
+
+
+def test_it_is_one_object_everywhere() -> None:
+    """Copied, pickled or printed."""
+    assert copy.deepcopy(DELETED) is DELETED
+    assert pickle.loads(pickle.dumps(DELETED)) is DELETED
+    assert repr(DELETED) == "DELETED"
+
+
+def test_what_a_newer_program_committed_is_not_deleted(tmp_path: Path) -> None:
+    """Nor is its file."""
+    newer = Descriptor("team.old", schema_version=2)
+    directory = tmp_path / "runtime"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[newer]) as store:
+        write(store, "team.old", 2)
+    older = Descriptor("team.old")
+    with RuntimeStore.open(directory, descriptors=[older], upgrade=False) as store:
+        with pytest.raises(NewerStoreFileError):
+            delete(store, "team.old")
+        assert file_of(store, "team.old").exists()
+
+
+def test_the_last_copy_is_not_deleted(store: RuntimeStore) -> None:
+    """A store whose content the database has lost is refused: its history could not stay."""
+    with store.lock.hold(), store.database.write(flush=True) as connection:
+        connection.exec_driver_sql("DROP TRIGGER store_contents_in_use_stay")
+        connection.exec_driver_sql("DELETE FROM store_contents WHERE schema_name = ?", (LEASES,))
+    with pytest.raises(ContentMissingError):
+        delete(store, LEASES)
+    assert file_of(store, LEASES).exists()
+
+
+# --- what somebody else wrote -------------------------------------------------------------------
+
+
+def test_a_file_that_was_changed_by_hand_is_kept(store: RuntimeStore) -> None:
+    """In quarantine, as by a write; an update refuses it."""
+    file_of(store, LEASES).write_bytes(BY_HAND)
+    with pytest.raises(StoreFileChangedError):
+        store.update(LEASES, lambda _: DELETED, identity=IDENTITY, reason=CHECKPOINT)
+    delete(store, LEASES)
+    assert not file_of(store, LEASES).exists()
+    (kept,) = store.quarantined_files()
+    assert (store.directory / kept.quarantine_path).read_bytes() == BY_HAND
+
+
+def test_nothing_is_removed_through_a_link(store: RuntimeStore, tmp_path: Path) -> None:
+    """A link in the place of the file refuses the batch."""
+    elsewhere = tmp_path / "elsewhere.json"
+    elsewhere.write_bytes(file_of(store, LEASES).read_bytes())
+    file_of(store, LEASES).unlink()
+    file_of(store, LEASES).symlink_to(elsewhere)
+    with pytest.raises(UnsafePathError):
+        delete(store, LEASES)
+    assert elsewhere.exists()
+    assert file_of(store, LEASES).is_symlink()
+
+
+def test_a_file_that_is_back_is_removed_again(tmp_path: Path) -> None:
+    """As a loss of power brings it back: an earlier version of ours, whole or torn, goes when the
+    store is opened, without a copy in quarantine."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store:
+        write(store, LEASES, "first")
+        first, path = file_of(store, LEASES).read_bytes(), file_of(store, LEASES)
+        write(store, LEASES, "second")
+        second = path.read_bytes()
+        delete(store, LEASES)
+    for back in (second, first, second[:-9], bytes(len(second))):
+        path.write_bytes(back)
+        with open_store(directory) as store:
+            assert store.last_recovery is not None
+            assert not path.exists()
+            assert store.quarantined_files() == []
+
+
+def test_a_file_that_is_back_is_ours_also_when_its_content_is_not_kept(tmp_path: Path) -> None:
+    """It is recognised by its hash; its bytes are kept in quarantine, for they are nowhere else."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store:
+        write(store, LEASES, "first")
+        path = file_of(store, LEASES)
+        first = path.read_bytes()
+        write(store, LEASES, "second")
+        delete(store, LEASES)
+        store.prune(Retention(contents_per_store=1))
+    path.write_bytes(first)
+    with open_store(directory) as store:
+        assert not path.exists()
+        (kept,) = store.quarantined_files()
+        assert (directory / kept.quarantine_path).read_bytes() == first
+
+
+def test_a_new_file_of_a_deleted_store_is_somebody_elses(store: RuntimeStore) -> None:
+    """It is what a file of a store is for which nothing was ever committed."""
+    delete(store, LEASES)
+    file_of(store, LEASES).write_bytes(BY_HAND)
+    file_of(store, SESSIONS).write_bytes(BY_HAND.replace(b'"by hand"', b'{"sessions": []}'))
+    actions = {action.schema_name: action for action in store.plan_recovery().actions}
+    assert actions[LEASES].reason == actions[SESSIONS].reason == "uncommitted_write"
+    with pytest.raises(StoreFileChangedError):
+        store.read(LEASES)
+    store.adopt(LEASES, identity=IDENTITY)
+    assert store.read(LEASES).data == "by hand"
+
+
+def test_a_deleted_store_is_missing_as_one_never_written(store: RuntimeStore) -> None:
+    """The plan does about it what its descriptor says; a run cannot keep it."""
+    before = {action.schema_name: action for action in store.plan_recovery().actions}
+    delete(store, LEASES)
+    after = {action.schema_name: action for action in store.plan_recovery().actions}
+    assert after[LEASES].kind == store_action_of_unwritten(store)
+    assert {name: action for name, action in after.items() if name != LEASES} == {
+        name: action for name, action in before.items() if name != LEASES
+    }
+    assert "nothing is committed for it" in problem_of(
+        lambda: store.begin_run("run-2", keep=[LEASES])
+    )
+    run = store.begin_run("run-2", keep="all")
+    assert run.batch is not None
+    assert run.batch.stores == (LEDGER,)
+
+
+def store_action_of_unwritten(store: RuntimeStore) -> str:
+    """What the plan does about the leases in a directory where nothing was written."""
+    parent = store.directory.parent / "other"
+    parent.mkdir()
+    with open_store(new_directory(parent)) as other:
+        actions = {action.schema_name: action for action in other.plan_recovery().actions}
+        return actions[LEASES].kind
+
+
+def test_a_store_is_retired_by_deleting_it(tmp_path: Path) -> None:
+    """Who opens the directory without its descriptor finds no entry, no row and no file of it;
+    also when a loss of power brings the file back, whole or torn."""
+    old, roster = Descriptor("team.old", relative_path="old/state.json"), Descriptor("team.roster")
+    directory = tmp_path / "runtime"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[roster, old]) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={old: "old", roster: "r"})
+        path = file_of(store, "team.old")
+        content = path.read_bytes()
+        delete(store, "team.old")
+    RuntimeStore.open(directory, descriptors=[roster]).close()
+    for back in (content, content[:-5], None):
+        if back is not None:
+            path.write_bytes(back)
+        with RuntimeStore.open(directory) as store:
+            assert list(store.descriptors.names) == ["team.roster"]
+            assert [entry.schema_name for entry in store.manifest().entries] == ["team.roster"]
+            assert not path.exists()
+            assert store.quarantined_files() == []
+            assert store.check_readiness(expected=IDENTITY).ok
+
+
+def test_what_somebody_else_puts_there_afterwards_stays(tmp_path: Path) -> None:
+    """So does the file of another store that has the name now."""
+    old = Descriptor("team.old")
+    directory = tmp_path / "runtime"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[old]) as store:
+        write(store, "team.old", "old")
+        path = file_of(store, "team.old")
+        content = path.read_bytes()
+        delete(store, "team.old")
+    path.write_bytes(BY_HAND)
+    other = Descriptor("team.other", relative_path=path.name)
+    RuntimeStore.open(directory, descriptors=[]).close()
+    assert path.read_bytes() == BY_HAND
+    path.write_bytes(content)
+    RuntimeStore.open(directory, descriptors=[other]).close()
+    assert path.read_bytes() == content
+
+
+def test_deletions_come_back_from_an_export(store: RuntimeStore, tmp_path: Path) -> None:
+    """An import reads which batch deleted what; a legacy program reads neither file nor entry."""
+    from rtstore import import_directory
+
+    batch = delete(store, LEASES)
+    store.export(tmp_path / "exported")
+    assert not (tmp_path / "exported" / file_of(store, LEASES).name).exists()
+    import_directory(tmp_path / "exported")
+    with RuntimeStore.open(tmp_path / "exported") as imported:
+        found = imported.batch(batch.batch_id)
+        assert found is not None
+        assert found.deletions == batch.deletions
+        assert imported.history(LEASES)[-1].is_deletion
+        assert batch.batch_id in problem_of(lambda: imported.read(LEASES))
+
+
+def test_a_back_up_has_no_file_of_a_deleted_store(store: RuntimeStore, tmp_path: Path) -> None:
+    """It is opened as the store was."""
+    batch = delete(store, LEASES)
+    store.back_up(tmp_path / "copy")
+    assert not (tmp_path / "copy" / file_of(store, LEASES).name).exists()
+    with RuntimeStore.open(tmp_path / "copy") as copied:
+        assert copied.last_recovery is None
+        assert copied.batch(batch.batch_id) == batch
