@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from rtstore import AsyncRuntimeStore, Batch, RuntimeStore, WriterLock
+from rtstore import DELETED, AsyncRuntimeStore, Batch, RuntimeStore, WriterLock
 from rtstore.aio import calls
 from tests.interrupts.strike import (
     PATIENCE_S,
@@ -62,6 +62,22 @@ def update_several(store: RuntimeStore, batch_id: str) -> Batch:
     batch = store.update(
         [LEASES, DIAGNOSTICS],
         lambda data: {**data, LEASES: batch_id},
+        identity=IDENTITY,
+        reason=CHECKPOINT,
+        batch_id=batch_id,
+    )
+    assert batch is not None
+    return batch
+
+
+def delete(store: RuntimeStore, batch_id: str) -> Batch:
+    """Delete a store, or write it where it is gone, beside another that is written."""
+    batch = store.update(
+        [LEASES, DIAGNOSTICS],
+        lambda data: {
+            LEASES: batch_id,
+            DIAGNOSTICS: batch_id if data[DIAGNOSTICS] is None else DELETED,
+        },
         identity=IDENTITY,
         reason=CHECKPOINT,
         batch_id=batch_id,
@@ -424,6 +440,7 @@ SCENARIOS: dict[str, Callable[[Field], Tally]] = {
     "write_batch, alone": lambda field: alone(field, write_batch),
     "update, alone": lambda field: alone(field, update),
     "adopt, alone": lambda field: alone(field, adopt),
+    "a deletion, alone": lambda field: alone(field, delete),
     "a batch that leads": lambda field: together(field, [write_batch] * 3, 0),
     "an update that leads": lambda field: together(field, [update_several, write_batch, update], 0),
     "a batch that follows": lambda field: together(field, [write_batch] * 3, 1),

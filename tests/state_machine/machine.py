@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from rtstore import (
+    DELETED,
     ActionKind,
     ActionOutcome,
     ConflictError,
@@ -41,6 +42,8 @@ PICK = st.integers(0, 6)
 """One of the stores that a program is about."""
 NUMBER = st.integers(0, 99)
 WRITES = st.dictionaries(PICK, NUMBER, min_size=1, max_size=4)
+GONE = st.one_of(st.just(set[int]()), st.sets(PICK, max_size=2))
+"""Stores that a batch deletes."""
 RUN = st.sampled_from(["active", "active", "new", "over", "over"])
 """For which run a batch is: the active one, one that it begins, or one that is over."""
 
@@ -53,6 +56,7 @@ class StoreMachine(CheckedRuntime):
     @precondition(is_open)
     @rule(
         writes=WRITES,
+        gone=GONE,
         run=RUN,
         offset=st.sampled_from([None, None, 0, 0, -1, 1]),
         named=st.booleans(),
@@ -61,16 +65,20 @@ class StoreMachine(CheckedRuntime):
     def write_batch(
         self,
         writes: dict[int, int],
+        gone: set[int],
         run: str,
         offset: int | None,
         named: bool,
         trouble: Trouble | None,
     ) -> None:
-        """A batch is there whole or not at all; compare and swap lets the right one through."""
+        """A batch is there whole or not at all; compare and swap lets the right one through. What
+        it deletes must be committed."""
         self.tick()
         world, identity = self.world, self.identity_of(run)
         chosen = {self.name(pick): number for pick, number in writes.items()}
         data = {name: data_for(name, number) for name, number in chosen.items()}
+        deleted = {self.name(pick) for pick in gone}
+        data |= dict.fromkeys(deleted, DELETED)
         batch_id = self.names() if named else None
         current = world.watermark + len(world.pending)
         expected = None if offset is None else max(0, current + offset)
@@ -80,8 +88,11 @@ class StoreMachine(CheckedRuntime):
                 return ConflictError
             if identity.run_id in world.over:
                 return StaleRunError
+            if deleted - world.committed.keys():
+                return InvalidRequestError
             return NewerStoreFileError if any(map(world.is_newer, data)) else None
 
+        self.tally["stores to delete"] += len(deleted)
         self.run_batch(
             Intent.of(data, identity, self.now, batch_id=batch_id),
             lambda store: store.write_batch(
@@ -131,7 +142,10 @@ class StoreMachine(CheckedRuntime):
         self.tick()
         first = known[-1 - pick % len(known)]
         assert first.batch_id is not None
-        data = {name: data_of(content) for name, content in first.contents.items()}
+        data = {
+            name: DELETED if content is None else data_of(content)
+            for name, content in first.contents.items()
+        }
         if not same:
             name = next(iter(data))
             data[name] = data_for(name, 500)
@@ -173,17 +187,20 @@ class StoreMachine(CheckedRuntime):
     def revert(self, pick: int, which: int, trouble: Trouble | None) -> None:
         """What a store once held is written again, in a batch like any other."""
         world, name = self.world, self.name(pick)
-        wrote = [batch_id for batch_id, done in world.intents.items() if name in done.contents]
+        wrote = [batch_id for batch_id, done in world.intents.items() if done.contents.get(name)]
         if not wrote or not world.keeps_everything:
             return
         self.tick()
         to = wrote[-1 - which % len(wrote)]
-        data, identity = data_of(world.intents[to].contents[name]), self.identity_of("active")
+        data = data_of(world.intents[to].contents[name] or b"")
+        identity = self.identity_of("active")
 
         def refusal() -> Refusal:
             if world.seems_changed(name):
                 return StoreFileChangedError
-            return InvalidRequestError if world.committed[name].batch_id == to else None
+            current = world.committed.get(name)
+            is_current = current is not None and current.batch_id == to
+            return InvalidRequestError if is_current else None
 
         self.run_batch(
             Intent.of({name: data}, identity, self.now, reason="recovery"),
@@ -391,7 +408,7 @@ class StoreMachine(CheckedRuntime):
     def recover_by_an_old_plan(self, pick: int, number: int) -> None:
         """A plan from before the last batch is refused, and nothing is done."""
         plan, mark = self.living.plan_recovery(), self.world.watermark
-        self.write_batch({pick: number}, "active", None, named=False, trouble=None)
+        self.write_batch({pick: number}, set(), "active", None, named=False, trouble=None)
         if self.world.watermark == mark:
             return
         try:

@@ -131,7 +131,7 @@ class Runtime(RuleBasedStateMachine):
         store, world, left = self.living, self.world, list(intents)
         for batch in store.batches():
             if batch.state == "committed" and (batch.high_watermark or 0) > world.watermark:
-                left.remove(intent := _match(left, {item.schema_name for item in batch.receipts}))
+                left.remove(intent := _match(left, set(batch.stores)))
                 world.commit(intent, batch)
                 self.tally["batches found after a crash"] += 1
             elif batch.state == "failed" and batch.batch_id not in world.failed:

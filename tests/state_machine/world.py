@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rtstore import Batch, RunIdentity
+from rtstore import DELETED, Batch, RunIdentity
 from tests.state_machine.stores import (
     DESCRIPTORS,
     LEFT_WHEN_DAMAGED,
@@ -44,7 +44,8 @@ class Version(NamedTuple):
 class Intent:
     """A batch that was asked for, before it is known whether it happened."""
 
-    contents: dict[str, bytes]
+    contents: dict[str, Bytes]
+    """By store; None for one that it deletes."""
     identity: RunIdentity
     reason: str
     moment: datetime
@@ -58,20 +59,27 @@ class Intent:
     def of(
         cls, data: Mapping[str, Any], identity: RunIdentity, moment: datetime, **more: Any
     ) -> Intent:
-        """A batch that writes some data."""
-        contents = {name: render(name, value, moment) for name, value in data.items()}
+        """A batch that writes some data, and deletes the stores whose data is `DELETED`."""
+        contents = {
+            name: None if value is DELETED else render(name, value, moment)
+            for name, value in data.items()
+        }
         return cls(contents, identity, more.pop("reason", "launch_checkpoint"), moment, **more)
 
     def check_is(self, batch: Batch) -> None:
         """The batch is this one: whole, with nothing invented."""
         assert self.batch_id in (None, batch.batch_id)
         assert {receipt.schema_name: receipt.content_hash for receipt in batch.receipts} == {
-            name: digest(content) for name, content in self.contents.items()
+            name: digest(content) for name, content in self.contents.items() if content is not None
+        }
+        assert {deletion.schema_name for deletion in batch.deletions} == {
+            name for name, content in self.contents.items() if content is None
         }
         assert batch.reason == self.reason
         assert batch.run_id == self.identity.run_id
         assert batch.started_at == batch.completed_at == self.moment
-        assert {receipt.written_at for receipt in batch.receipts} == {self.moment}
+        assert {receipt.written_at for receipt in batch.receipts} <= {self.moment}
+        assert {deletion.deleted_at for deletion in batch.deletions} <= {self.moment}
 
 
 @dataclass
@@ -117,10 +125,12 @@ class World:
             return None
 
     def coming(self, name: str) -> Any:
-        """The committed data of a store once open batches are finished; None before the first."""
+        """The committed data of a store once open batches are finished; None before the first, and
+        of one that is deleted."""
         for intent in reversed(self.pending):
             if name in intent.contents:
-                return data_of(intent.contents[name])
+                content = intent.contents[name]
+                return None if content is None else data_of(content)
         return self.committed[name].data if name in self.committed else None
 
     def current(self, name: str) -> Bytes:
@@ -193,7 +203,7 @@ class World:
             return
         source = self.source_of(name, before)
         if source is None:
-            undecided = [intent.contents[name] for intent in self.maybe if name in intent.contents]
+            undecided = _contents_of(name, self.maybe)
             sources = [content for content in undecided if begins(content, before)]
             if self.keeps_everything or not sources:
                 self.replaced.add(frozenset((name, item) for item in (before, *sources)))
@@ -203,12 +213,12 @@ class World:
     def source_of(self, name: str, found: bytes) -> Bytes:
         """The content in the database that has every byte of what a file held, so that no copy is
         due: of older versions the same bytes or all but the last newline; of the current one and
-        later ones any beginning, with zeros for the rest."""
+        later ones any beginning, with zeros for the rest; so too of all versions of a store that is
+        deleted."""
         for content in (found, found.rstrip(b"\0") + b"\n"):
             if content in self.logged[name]:
                 return content
-        waiting = [intent.contents[name] for intent in self.pending if name in intent.contents]
-        for content in (*self.newest[name], *waiting):
+        for content in (*self.newest[name], *_contents_of(name, self.pending)):
             if begins(content, found):
                 return content
         return None
@@ -236,6 +246,10 @@ class World:
             self.over.add(self.active.run_id)
         self.active = intent.identity
         for name, content in intent.contents.items():
+            if content is None:
+                del self.committed[name]
+                self.newest[name] = sorted(self.logged[name])
+                continue
             self.logged[name].add(content)
             self.newest[name] = [content]
             self.committed[name] = Version(
@@ -246,8 +260,9 @@ class World:
         """A batch is recorded as failed: in the database for ever, and never committed."""
         self.failed.add(batch_id)
         for name, content in intent.contents.items():
-            self.logged[name].add(content)
-            self.newest[name].append(content)
+            if content is not None:
+                self.logged[name].add(content)
+                self.newest[name].append(content)
 
     def outsider(self, name: str, content: Bytes) -> None:
         """Somebody else writes or removes a file."""
@@ -263,7 +278,10 @@ class World:
 
     def restored(self, name: str) -> set[Bytes]:
         """The file after what opening a store does by itself: damaged, missing, or somebody
-        else's copy of an older version, it is what is committed; anything else is left."""
+        else's copy of an older version, it is what is committed; anything else is left. Of a store
+        of which nothing is committed, any part of an older version is removed."""
+        if self.is_left_over(name):
+            return {None} if self.keeps_everything else {self.disk[name], None}
         content, worth, current = self.disk[name], self.worth(name), self.current(name)
         known = content is not None and content in self.logged[name]
         unexplained = worth in (Worth.VALID, Worth.OLDER)
@@ -273,10 +291,20 @@ class World:
             return {current} if self.keeps_everything else {content, current}
         return {content}
 
+    def is_left_over(self, name: str) -> bool:
+        """Nothing is committed for a store, and its file holds bytes of an older version only."""
+        content = self.disk[name]
+        if name in self.committed or content is None or self.worth(name) is Worth.NEWER:
+            return False
+        return self.source_of(name, content) is not None
+
     def recovered(self, name: str) -> set[Bytes]:
         """The file after a recovery in which nothing was rebuilt."""
         if name in self.committed:
             return {self.current(name)}
+        if self.is_left_over(name):
+            may_stay = not self.keeps_everything and name in LEFT_WHEN_DAMAGED
+            return {None, self.disk[name]} if may_stay else {None}
         content, worth = self.disk[name], self.worth(name)
         if content is None or worth is Worth.NEWER:
             return {None}
@@ -308,6 +336,12 @@ class World:
             for number in range(len(names), 0, -1)
             for some in combinations(names, number)
         ]
+
+
+def _contents_of(name: str, intents: Iterable[Intent]) -> list[bytes]:
+    """What these batches were to write to a store."""
+    found = [intent.contents.get(name) for intent in intents]
+    return [content for content in found if content is not None]
 
 
 def begins(content: bytes, found: bytes) -> bool:
