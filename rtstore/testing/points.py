@@ -25,8 +25,10 @@ def crash_points(stores: int = 1) -> tuple[CrashPoint, ...]:
 
     `before-log`, `in-log` and `after-log` are before, inside and after the SQL transaction whose
     commit is the commit point of the batch. At `in-file-2` half of the second file is written, to a
-    temporary file. At `after-rename-2` that file has its name. `in-complete` and `after-complete`
-    are inside and after the last SQL transaction. Raises `ValueError` when `stores` is less than 1.
+    temporary file. At `after-rename-2` that file has its name; a store that is deleted comes after
+    those that are written, and has this point alone, where its file is gone. `in-complete` and
+    `after-complete` are inside and after the last SQL transaction. Raises `ValueError` when
+    `stores` is less than 1.
     """
     if stores < 1:
         raise ValueError(f"a batch writes at least one store, not {stores}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from rtstore import (
     DELETED,
+    ActionKind,
     ConflictError,
     ContentMissingError,
     Descriptor,
@@ -21,6 +23,7 @@ from rtstore import (
     Retention,
     RuntimeStore,
     StoreFileChangedError,
+    UnknownStoreError,
     UnsafePathError,
 )
 from tests.support import (
@@ -34,6 +37,7 @@ from tests.support import (
     open_store,
     write,
 )
+from tests.support.forked import forked
 
 BY_HAND = b'{"schemaVersion": 1, "updatedAt": null, "data": "by hand"}'
 
@@ -205,6 +209,8 @@ def test_what_is_not_there_is_not_deleted(store: RuntimeStore) -> None:
         assert file_of(store, LEDGER).exists()
     delete(store, LEDGER)
     assert LEDGER in problem_of(lambda: delete(store, LEDGER))
+    with pytest.raises(UnknownStoreError, match=r"team\.unknown"):
+        delete(store, LEASES, "team.unknown")
     assert store.manifest().high_watermark == 2
 
 
@@ -429,3 +435,54 @@ def test_a_back_up_has_no_file_of_a_deleted_store(store: RuntimeStore, tmp_path:
     with RuntimeStore.open(tmp_path / "copy") as copied:
         assert copied.last_recovery is None
         assert copied.batch(batch.batch_id) == batch
+
+
+# --- several processes --------------------------------------------------------------------------
+
+TURNS = 25
+TURN_OVER = f"""
+from rtstore import DELETED, RunIdentity, RuntimeStore
+
+def turn_over(data):
+    number = data["{LEDGER}"] + 1
+    there = data["{LEASES}"] is not None
+    return {{"{LEDGER}": number, "{LEASES}": DELETED if there else number}}
+
+with RuntimeStore.open(sys.argv[1]) as store:
+    for _ in range({TURNS}):
+        store.update(
+            ["{LEASES}", "{LEDGER}"],
+            turn_over,
+            identity=RunIdentity(run_id="run-1"),
+            reason="turned_over",
+        )
+"""
+"""Deletes the leases where they are there, writes them where they are not, and counts."""
+
+
+def test_several_processes_delete_and_write_one_store(store: RuntimeStore) -> None:
+    """Three of them lose no turn. Who looks on meanwhile sees no half of a batch, no file that is
+    to be repaired, and no edit of anybody's."""
+    write(store, LEDGER, 0)
+    begun_at = store.manifest().high_watermark
+    with ExitStack() as stack:
+        others = [stack.enter_context(forked(TURN_OVER, store.directory)) for _ in range(3)]
+        while any(other.poll() is None for other in others):
+            snapshot = store.snapshot()
+            number = snapshot.data(LEDGER)
+            assert snapshot.data(LEASES) == (
+                "leases" if number == 0 else None if number % 2 else number
+            )
+            if number:
+                with suppress(InvalidRequestError):  # it is deleted at this moment
+                    assert store.read(LEASES).data % 2 == 0
+            actions = {action.schema_name: action for action in store.plan_recovery().actions}
+            assert actions[LEASES].kind in (ActionKind.NONE, ActionKind.REBUILD_FROM_PROVIDER)
+            assert actions[LEDGER].kind is ActionKind.NONE
+        assert [other.wait(60) for other in others] == [0, 0, 0]
+    assert store.read(LEDGER).data == 3 * TURNS
+    assert store.manifest().high_watermark == begun_at + 3 * TURNS
+    assert not file_of(store, LEASES).exists()  # after an odd number of turns
+    turns = [version.is_deletion for version in store.history(LEASES)]
+    assert turns == [False, True] * ((3 * TURNS + 1) // 2)
+    assert store.quarantined_files() == []
