@@ -187,7 +187,7 @@ def test_a_legacy_directory_is_imported_with_them(tmp_path: Path, module: str) -
     for path in directory.glob("*.json"):
         path.write_text(path.read_text().replace("opencode-host-leases.json", "elsewhere.json"))
     refused = run("import", directory)
-    assert f"rtstore import {directory} --descriptors MODULE:NAME" in refused.err, refused
+    assert f"rtstore import {directory.name} --descriptors MODULE:NAME" in refused.err, refused
     assert "cannot be taken over as it is" in run("doctor", directory).out
     option = ("--descriptors", f"{module}:RENAMED")
     assert (
