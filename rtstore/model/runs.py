@@ -89,6 +89,7 @@ class StartState(Record):
     process_alive: bool | None
     """Whether the process of `run` is alive; None when that is not known."""
     unwritten: tuple[str, ...]
-    """The stores for which nothing was ever committed."""
+    """The stores for which nothing is committed, and which the run must write: never written, or
+    deleted. A file that is there without a batch of it goes to quarantine then."""
     plan: RecoveryPlan
     readiness: ReadinessCheck

@@ -25,6 +25,14 @@ _PART = {
     "behavior_fingerprint": "behavior fingerprint",
 }
 
+_REBUILDS = (
+    ActionKind.REBUILD_FROM_PROVIDER,
+    ActionKind.REBUILD_FROM_CANONICAL_DESTINATION,
+    ActionKind.RERUN_CAPABILITY_DISCOVERY,
+)
+_FOR_THE_RUNTIME = (*_REBUILDS, ActionKind.BLOCK_READINESS)
+"""What recovery does not do alone."""
+
 
 def start_state(
     *,
@@ -45,16 +53,24 @@ def start_state(
     `known` its record. `last` is the active run, or the last one; `is_own` says whether it is of
     the process that asks.
     """
+    replacing = _to_replace(plan, manifest)
     unwritten = tuple(
         action.schema_name
         for action in plan.actions
-        if action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None
+        if action.schema_name in replacing
+        or (action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None)
     )
     kind, why = (
         _refuse(identity, known, manifest, plan, hindrances)
         or _repair(plan, unwritten)
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
     )
+    if replacing and kind not in (StartKind.REFUSE, StartKind.REPAIR):
+        names = ", ".join(replacing)
+        why += (
+            f"; nothing is committed for {names}, and no batch wrote what is in the file: writing "
+            "the store moves it to quarantine, adopting the store keeps it"
+        )
     return StartState(
         kind=kind,
         why=why,
@@ -64,6 +80,23 @@ def start_state(
         plan=plan,
         readiness=readiness,
     )
+
+
+def _to_replace(plan: RecoveryPlan, manifest: Manifest) -> list[str]:
+    """Return the stores without an entry whose file somebody else wrote, and that recovery leaves
+    to the runtime: its first contents replace the file. None while nothing was ever committed: then
+    the files may be all that is left of a database that was lost."""
+    if manifest.high_watermark == 0:
+        return []
+    return [
+        action.schema_name
+        for action in plan.actions
+        if manifest.entry(action.schema_name) is None
+        and (
+            (action.reason == InspectionState.UNCOMMITTED_WRITE and action.kind in _FOR_THE_RUNTIME)
+            or (action.reason == InspectionState.QUARANTINED and action.kind in _REBUILDS)
+        )
+    ]
 
 
 def _refuse(
@@ -101,8 +134,7 @@ def _repair(plan: RecoveryPlan, unwritten: Sequence[str]) -> tuple[StartKind, st
     damaged: list[RecoveryAction] = [
         action
         for action in plan.actions
-        if action.kind is not ActionKind.NONE
-        and not (action.reason == InspectionState.MISSING and action.schema_name in unwritten)
+        if action.kind is not ActionKind.NONE and action.schema_name not in unwritten
     ]
     if not damaged:
         return None

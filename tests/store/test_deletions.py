@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from rtstore import (
     DELETED,
+    KNOWN_DESCRIPTORS,
     ActionKind,
     ConflictError,
     ContentMissingError,
@@ -21,7 +22,9 @@ from rtstore import (
     InvalidRequestError,
     NewerStoreFileError,
     Retention,
+    RunIdentity,
     RuntimeStore,
+    StartKind,
     StoreFileChangedError,
     UnknownStoreError,
     UnsafePathError,
@@ -343,6 +346,61 @@ def test_a_new_file_of_a_deleted_store_is_somebody_elses(store: RuntimeStore) ->
         store.read(LEASES)
     store.adopt(LEASES, identity=IDENTITY)
     assert store.read(LEASES).data == "by hand"
+
+
+@pytest.mark.parametrize("content", [BY_HAND, BY_HAND[:-9]], ids=["valid", "torn"])
+@pytest.mark.parametrize("run_id", ["run-1", "run-2"])
+@pytest.mark.parametrize("rebuilt", [True, False])
+def test_a_runtime_starts_over_a_new_file_of_a_deleted_store(
+    tmp_path: Path, content: bytes, run_id: str, rebuilt: bool
+) -> None:
+    """The start of the README gets on: the same run or the next, and whether or not the store has
+    a strategy. The start state names the store; its first contents move the file to quarantine."""
+    known = {item.schema_name: item for item in KNOWN_DESCRIPTORS}
+    old = known[LEASES] if rebuilt else Descriptor(LEASES)
+    directory = tmp_path / "runtime"
+    descriptors = [old, Descriptor(LEDGER)]
+    with RuntimeStore.open(directory, team_name="t", descriptors=descriptors) as store:
+        store.begin_run("run-1", writes={LEASES: {"starts": 0}, LEDGER: 1})
+        store.write_batch(
+            identity=RunIdentity(run_id="run-1"), reason=CHECKPOINT, writes={LEASES: DELETED}
+        )
+        file_of(store, LEASES).write_bytes(content)
+        start = store.start_state(run_id)
+        if start.kind is StartKind.REPAIR:
+            store.recover(start.plan)
+            start = store.start_state(run_id)
+        kind = StartKind.RESUME if run_id == "run-1" else StartKind.TAKE_OVER
+        assert (start.kind, start.unwritten) == (kind, (LEASES,))
+        first = {name: {"starts": 0} for name in start.unwritten}
+        with store.begin_run(run_id, writes=first, keep="all") as run:
+            run.update(LEASES, lambda data: {"starts": data["starts"] + 1}, reason="recovery")
+        assert store.read(LEASES).data == {"starts": 1}
+        (kept,) = store.quarantined_files()
+        assert (directory / kept.quarantine_path).read_bytes() == content
+        assert store.start_state("run-3").unwritten == ()
+
+
+def test_the_start_state_says_what_becomes_of_a_new_file(store: RuntimeStore) -> None:
+    """Of one that would be written over; of one that is ours the recovery is told first."""
+    content = file_of(store, LEASES).read_bytes()
+    delete(store, LEASES)
+    file_of(store, LEASES).write_bytes(BY_HAND)
+    why = store.start_state("run-2").why
+    assert f"nothing is committed for {LEASES}, and no batch wrote what is in the file" in why
+    file_of(store, LEASES).write_bytes(content)
+    start = store.start_state("run-2")
+    assert (start.kind, start.why) == (StartKind.REPAIR, f"recover first: {LEASES}")
+    store.recover(start.plan)
+    assert store.start_state("run-2").kind is StartKind.TAKE_OVER
+
+
+def test_files_of_a_database_without_a_batch_are_not_started_over(tmp_path: Path) -> None:
+    """They may be all that is left of a database that was lost."""
+    with open_store(new_directory(tmp_path)) as store:
+        file_of(store, LEASES).write_bytes(BY_HAND)
+        start = store.start_state("run-1")
+        assert (start.kind, LEASES in start.unwritten) == (StartKind.REPAIR, False)
 
 
 def test_a_deleted_store_is_missing_as_one_never_written(store: RuntimeStore) -> None:
