@@ -440,6 +440,7 @@ class StoreFileChangedError(RecoveryNeededError):
         *,
         directory: Path,
         not_adopted: str | None = None,
+        of_batch: bool = False,
     ) -> None:
         self.store = store
         self.path = path
@@ -449,7 +450,12 @@ class StoreFileChangedError(RecoveryNeededError):
         self.directory = directory
         self.not_adopted = not_adopted
         """Why the file was not adopted, where foreign edits are; else None."""
-        if expected is None:
+        self.of_batch = of_batch
+        """Whether a batch wrote the file that is there, though nothing is committed for the store:
+        it was deleted since, or the batch failed."""
+        if of_batch:
+            what = f"is there, as a batch wrote it, and nothing is committed for store {store} now"
+        elif expected is None:
             what = f"is there, and nothing is committed for store {store}: somebody else wrote it"
         elif found is None:
             what = f"is missing: store {store} was committed as {expected}"

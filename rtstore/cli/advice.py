@@ -48,6 +48,7 @@ def next_steps(
     check: ReadinessCheck,
     *,
     high_watermark: int,
+    committed: Collection[str],
     rebuild: NextStep | None = None,
     obstacles: Sequence[Obstacle] = (),
     hindrances: Sequence[Hindrance] = (),
@@ -63,7 +64,8 @@ def next_steps(
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
     What would end as it did before is not advised again: where an obstacle is in the way of a
-    store, that goes first, and by whoever can. `details` says what was found in a file, by store.
+    store, that goes first, and by whoever can. `committed` names the stores for which something is
+    committed. `details` says what was found in a file, by store.
     `newer_files` say that they were written after the last batch that the database knows.
     `rebuild` is the advice for files that a database without any batch knows nothing of.
     `expected_run` is the run of the expected identity, if it ever began. `living` is the process of
@@ -92,7 +94,7 @@ def next_steps(
             option="" if knows_run else " --run-id RUN",
             not_adoptable=not_adoptable or {},
         ),
-        *_recover(directory, free, high_watermark, gives_up=newer_batches is not None),
+        *_recover(directory, free, high_watermark, committed, gives_up=newer_batches is not None),
     ]
     if newer_batches is not None:
         steps = _of_the_old_program(directory, newer_batches, steps)
@@ -129,6 +131,7 @@ def _recover(
     directory: Path,
     actions: Iterable[RecoveryAction],
     high_watermark: int,
+    committed: Collection[str],
     *,
     gives_up: bool,
 ) -> list[NextStep]:
@@ -141,9 +144,14 @@ def _recover(
     batches = _batches(actions, closed=False)
     if batches:
         parts.append(f"brings {batches} to its end")
-    restored = _names(actions, ActionKind.RESTORE_COMMITTED)
+    known = [action for action in actions if action.schema_name in committed]
+    restored = _names(known, ActionKind.RESTORE_COMMITTED)
     if restored:
         parts.append(f"puts the committed content of {restored} back")
+    others = [action for action in actions if action.schema_name not in committed]
+    removed = _names(others, ActionKind.RESTORE_COMMITTED)
+    if removed:
+        parts.append(f"removes the file of {removed}: nothing is committed, and a batch wrote it")
     moved = _names(_with_a_file(actions), ActionKind.QUARANTINE)
     if moved and high_watermark:
         parts.append(f"moves the files of {moved} into quarantine")
@@ -268,8 +276,8 @@ def _keep_changes(
     """Yield how a file that differs is kept. `option` is what a person must add to the command."""
     found = {
         action.schema_name: (
-            f"only if the file of {action.schema_name}, which nobody committed, is to be kept",
-            "makes it the truth. The runtime's next batch replaces it otherwise",
+            f"only if the file of {action.schema_name} is to be kept, though nothing is committed",
+            f"makes it the truth. {_who_takes_it_away(action)} otherwise",
         )
         for action in actions
         if action.reason == InspectionState.UNCOMMITTED_WRITE and high_watermark
@@ -295,6 +303,13 @@ def _keep_changes(
             yield NextStep(command=None, why=why)
         else:
             yield NextStep(command=command, why=f"{when}: {effect}")
+
+
+def _who_takes_it_away(action: RecoveryAction) -> str:
+    """Return what becomes of a file for which nothing is committed."""
+    if action.kind is ActionKind.RESTORE_COMMITTED:
+        return "A recovery, or an opening, removes it"
+    return "The runtime's next batch replaces it"
 
 
 def _newer_files(actions: Iterable[RecoveryAction], details: Mapping[str, str]) -> list[NextStep]:

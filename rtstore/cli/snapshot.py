@@ -104,7 +104,7 @@ class FileHolds(StrEnum):
     NOTHING = "nothing"
     """There is no file."""
     OTHER = "other"
-    """Neither: changed, damaged, or never committed."""
+    """Neither: changed, damaged, or of a store for which nothing is committed."""
 
 
 class StoreLine(Record):
@@ -186,6 +186,7 @@ class Look:
             plan,
             check,
             high_watermark=self.manifest.high_watermark,
+            committed=[entry.schema_name for entry in self.manifest.entries],
             rebuild=_rebuild(store) if gathered.view.last_batch_number == 0 else None,
             obstacles=obstacles_of(
                 self.directory,

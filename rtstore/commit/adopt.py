@@ -75,6 +75,7 @@ def _adopting(
                     changed.found_hash,
                     directory=changed.directory,
                     not_adopted=f"{why.field}: {why.problem}",
+                    of_batch=changed.of_batch,
                 ) from why
         try:
             batch = adopt(file[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, overload
@@ -292,8 +293,17 @@ class StoreReader:
                 return
             if before == after:
                 expected = None if entry is None else entry.content_hash
-                raise StoreFileChangedError(name, path, expected, found, directory=self._directory)
+                of_batch = entry is None and self._wrote(name, found)
+                raise StoreFileChangedError(
+                    name, path, expected, found, directory=self._directory, of_batch=of_batch
+                )
         return  # batches come faster than these checks, so no other version lasted either
+
+    def _wrote(self, name: str, found: str | None) -> bool:
+        """Return whether a batch on record wrote exactly these bytes to a store."""
+        return found is not None and self._database.read(
+            partial(batches.wrote_same_bytes, schema_name=name, content_hash=found, but_not=None)
+        )
 
     def _hash_unless_same(self, path: Path, entry: ManifestEntry | None) -> str | None:
         try:

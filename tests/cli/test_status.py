@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from rtstore import RuntimeStore
+from rtstore import DELETED, RuntimeStore
 from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
 from rtstore.model import arguments
@@ -67,6 +68,39 @@ def test_changed_and_damaged_files(tmp_path: Path) -> None:
     assert "  opencode-host-leases.json: Expecting property name" in result.out
     assert f"  rtstore adopt {directory} opencode.sessionStore\n" in result.out
     assert "moves the files of opencode.sessionStore into quarantine" in result.out
+
+
+def test_the_file_of_a_deleted_store_is_back(tmp_path: Path) -> None:
+    """Status, plan and recover say of a version of ours that it was deleted, and that a recovery
+    removes it; of any other file that the next batch replaces it; when the store was deleted."""
+    directory, name = ready_team(tmp_path), "opencode.hostLeases"
+    file = directory / "opencode-host-leases.json"
+    content = file.read_bytes()
+    with RuntimeStore.open(directory) as store:
+        store.write_batch(identity=IDENTITY, reason="recovery", writes={name: DELETED})
+    row = run("status", directory).row(name, "deleted")
+    assert re.search(r" deleted +deleted \d+ s ago ", row)
+    file.write_bytes(content)
+    row = run("status", directory).row(name, "deleted")
+    assert re.search(r" deleted version +deleted \d+ s ago ", row)
+    for command in (("status",), ("plan",), ("recover", "--dry-run")):
+        said = run(*command, directory).out
+        removes = f"removes the file of {name}: nothing is committed, and a batch wrote it"
+        assert f"\n  rtstore recover {directory}\n      {removes}\n" in said
+        assert (
+            f"only if the file of {name} is to be kept, though nothing is committed: makes" in said
+        )
+        assert "A recovery, or an opening, removes it otherwise" in said
+        assert f"content of {name} back" not in said
+        assert "nobody committed" not in said
+    file.write_bytes(content + b" ")
+    status = run("status", directory)
+    assert re.search(r" not committed +deleted \d+ s ago ", status.row(name, "deleted"))
+    assert "The runtime's next batch replaces it otherwise" in status.out
+    assert "removes the file" not in status.out
+    file.write_bytes(content)
+    assert run("recover", directory).row(name, "done", "removed:")
+    assert not file.exists()
 
 
 def test_nothing_committed_yet(tmp_path: Path) -> None:

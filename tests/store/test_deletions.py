@@ -335,6 +335,20 @@ def test_a_file_that_is_back_is_ours_also_when_its_content_is_not_kept(tmp_path:
         assert (directory / kept.quarantine_path).read_bytes() == first
 
 
+def test_a_read_says_whose_the_file_is_that_is_back(store: RuntimeStore) -> None:
+    """Before anything removes it: that of a batch, or of somebody else."""
+    content = file_of(store, LEASES).read_bytes()
+    delete(store, LEASES)
+    for back, of_batch in ((content, True), (BY_HAND, False)):
+        file_of(store, LEASES).write_bytes(back)
+        with pytest.raises(StoreFileChangedError) as caught:
+            store.read(LEASES)
+        assert (caught.value.expected_hash, caught.value.of_batch) == (None, of_batch)
+        assert ("somebody else wrote it" in str(caught.value)) is not of_batch
+        assert ("as a batch wrote it, and nothing is committed" in str(caught.value)) is of_batch
+        assert pickle.loads(pickle.dumps(caught.value)).of_batch is of_batch
+
+
 def test_a_new_file_of_a_deleted_store_is_somebody_elses(store: RuntimeStore) -> None:
     """It is what a file of a store is for which nothing was ever committed."""
     delete(store, LEASES)

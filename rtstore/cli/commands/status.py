@@ -304,7 +304,7 @@ def _row(line: StoreLine, look: Look) -> list[str | Cell]:
     return [
         line.schema_name,
         holds_cell(line),
-        ago(line.written_at, look.now) if line.written_at else "never",
+        _written(line, look),
         at_cell(line.high_watermark),
         _action_cell(line),
         line.batch_reason or "-",
@@ -321,8 +321,14 @@ _HOLDS = {
     InspectionState.QUARANTINED: "damaged",
     InspectionState.FUTURE_SCHEMA: "newer program's",
     InspectionState.HASH_MISMATCH: "changed",
-    InspectionState.UNCOMMITTED_WRITE: "never committed",
+    InspectionState.UNCOMMITTED_WRITE: "not committed",
 }
+
+
+def _written(line: StoreLine, look: Look) -> str:
+    if line.written_at is not None:
+        return ago(line.written_at, look.now)
+    return "never" if line.deleted_at is None else f"deleted {ago(line.deleted_at, look.now)}"
 
 
 def holds_cell(line: StoreLine) -> Cell:
@@ -332,6 +338,9 @@ def holds_cell(line: StoreLine) -> Cell:
         return Cell("open batch's version", "warn")
     if line.state is InspectionState.MISSING and line.written_at is None:
         return Cell("not written yet" if line.deleted_at is None else "deleted", "warn")
+    if line.state is InspectionState.UNCOMMITTED_WRITE and line.deleted_at is not None:
+        of_batch = line.action is ActionKind.RESTORE_COMMITTED
+        return Cell("deleted version" if of_batch else "not committed", "bad")
     is_old = line.action is ActionKind.RESTORE_COMMITTED and line.state is _CHANGED
     return Cell("old version" if is_old else _HOLDS[line.state], _tone(line))
 
