@@ -20,7 +20,7 @@ from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
 from rtstore.commit.update import Update
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import batches, history, manifest, recovery_log, runs, upgrade_log
+from rtstore.control import history, manifest, recovery_log, runs, upgrade_log
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import Retention
 from rtstore.control.history import StoreVersion
@@ -49,9 +49,9 @@ from rtstore.history.versions import (
     At,
     StoreDifferences,
     checked_point,
-    deletion_in_words,
     load_version,
     or_now,
+    why_nothing_is_committed,
 )
 from rtstore.maintenance.create import (
     check_before_use,
@@ -635,10 +635,7 @@ class RuntimeStore:
 
     def _refuse_unwritten(self, name: str) -> NoReturn:
         """Say of a store without committed content whether it was ever written, or deleted."""
-        deletion = self.database.read(partial(batches.last_deletion, schema_name=name))
-        why = "it was never written in a batch"
-        if deletion is not None:
-            why = f"it was {deletion_in_words(deletion.batch_id, deletion.deleted_at)}"
+        why = self.database.read(partial(why_nothing_is_committed, name=name))
         raise InvalidRequestError("store", f"no committed content: {why}", store=name)
 
     def snapshot(self, stores: Iterable[StoreKey] | None = None) -> Snapshot:

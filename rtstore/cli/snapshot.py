@@ -21,7 +21,7 @@ from rtstore.cli.output import age_of, size
 from rtstore.cli.run_words import process_of
 from rtstore.cli.views import WrittenBy, deleted_stores, written_by
 from rtstore.commit.adopt import last_identity, read_for_adoption
-from rtstore.control import manifest, runs
+from rtstore.control import history, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import StoreSize, list_sizes
 from rtstore.control.manifest import ManifestStore
@@ -174,6 +174,8 @@ class Look:
         """The active run, or the last one; None before the first."""
         self.process_alive = None if run is None else is_alive(run.process, store.directory)
         self.now = utc_now()
+        self.knows_all = store.database.read(history.is_whole)
+        """Whether the history goes back to the first batch: else a store may have been written."""
         sizes = store.database.read(list_sizes)
         self.lines = _lines(store, gathered, plan, sizes, self.now)
         self.outgrown = outgrown(sizes, self.retention.content_bytes)

@@ -14,7 +14,7 @@ from rtstore.control.schema import (
     write_batches,
 )
 from rtstore.control.sqlite.statements import Statement
-from rtstore.model.records import ReasonName, Record
+from rtstore.model.records import BatchOrigin, ReasonName, Record
 from rtstore.model.times import Timestamp
 
 
@@ -101,6 +101,13 @@ def all_are_there(connection: Connection, after: int, until: int) -> bool:
     no gaps, so a missing batch was pruned."""
     found = _COUNT.scalar(connection, after=after, until=until)
     return bool(found == until - after)
+
+
+def is_whole(connection: Connection) -> bool:
+    """Return whether the history has every batch from the first on, and none was imported. Only
+    then a store without any version was never written."""
+    last = _LAST.scalar(connection) or 0
+    return bool(_COUNT_WRITTEN.scalar(connection) == last)
 
 
 def next_is_there(connection: Connection, batch_number: int) -> bool:
@@ -201,5 +208,10 @@ _COUNT = Statement(
         write_batches.c.batch_number > bindparam("after"),
         write_batches.c.batch_number <= bindparam("until"),
     )
+)
+_COUNT_WRITTEN = Statement(
+    select(func.count())
+    .select_from(write_batches)
+    .where(write_batches.c.origin == BatchOrigin.WRITTEN.value)
 )
 _LAST = Statement(select(func.max(write_batches.c.batch_number)))

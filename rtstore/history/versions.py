@@ -96,6 +96,22 @@ def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
     return version
 
 
+def why_nothing_is_committed(connection: Connection, name: str) -> str:
+    """Return why a store has no committed content: it was deleted, was never written, or, where the
+    history does not go back to the first batch, that it has neither."""
+    deletion = batches.last_deletion(connection, name)
+    if deletion is not None:
+        return f"it was {deletion_in_words(deletion.batch_id, deletion.deleted_at)}"
+    return why_without_versions(connection)
+
+
+def why_without_versions(connection: Connection) -> str:
+    """Return why a store has no version on record."""
+    if history.is_whole(connection):
+        return "it was never written in a batch"
+    return f"no batch on record wrote it, or deleted it: {_reach(connection, None)}"
+
+
 def deletion_in_words(batch_id: str, deleted_at: datetime) -> str:
     """Return when a store was deleted, and by which batch, in words."""
     return f"deleted by batch {batch_id} at {format_time(deleted_at)}"

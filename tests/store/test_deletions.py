@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from rtstore import (
     UnknownStoreError,
     UnsafePathError,
 )
+from tests.cli.commands import run
 from tests.support import (
     CHECKPOINT,
     IDENTITY,
@@ -110,6 +112,25 @@ def test_reading_a_deleted_store_says_when_it_was_deleted(store: RuntimeStore) -
     )
     assert why in problem_of(lambda: store.diff(LEASES, 1))
     assert store.read(LEASES, at=1).data == "leases"
+
+
+def test_a_deletion_that_is_not_on_record_any_more(store: RuntimeStore) -> None:
+    """Nobody says that the store was never written: not read, nor the commands."""
+    assert "it was never written in a batch" in problem_of(lambda: store.read(SESSIONS))
+    delete(store, LEASES)
+    for number in range(3):
+        write(store, LEDGER, number)
+    store.prune(Retention(batches=1))
+    for name in (LEASES, SESSIONS):
+        problem = problem_of(lambda name=name: store.read(name))  # type: ignore[misc]
+        assert "never" not in problem
+        assert "no batch on record wrote it, or deleted it" in problem
+        for command in (("history",), ("diff",)):
+            said = run(*command, store.directory, name)
+            assert "never" not in said.out + said.err
+            assert "no batch on record wrote it" in said.out + said.err
+        row = run("status", store.directory).row(name, "record")
+        assert re.search(r" missing +not on record ", row)
 
 
 def test_the_history_shows_the_deletion(store: RuntimeStore) -> None:

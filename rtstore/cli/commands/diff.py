@@ -16,6 +16,7 @@ from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.cli.versions import AT, named, point_of
 from rtstore.control.history import StoreVersion
 from rtstore.errors import InvalidRequestError
+from rtstore.history.versions import why_without_versions
 from rtstore.model.differences import Difference
 from rtstore.model.records import Record
 from rtstore.model.times import format_time
@@ -75,7 +76,9 @@ def _last_two(store: RuntimeStore, name: str) -> list[str]:
     versions = store.history(name, limit=2)
     if len(versions) == 2:
         return [version.batch_id for version in versions]
-    what = "one version of it is on record" if versions else "it was never written in a batch"
+    what = "one version of it is on record"
+    if not versions:
+        what = store.database.read(why_without_versions)
     raise InvalidRequestError("A", f"there is nothing to compare with: {what}", store=name)
 
 

@@ -13,6 +13,7 @@ from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, StoreName, Wide
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.snapshot import open_to_look, schema_name_of
 from rtstore.control.history import StoreVersion
+from rtstore.history.versions import why_without_versions
 from rtstore.model.records import Record
 from rtstore.model.times import format_time, utc_now
 
@@ -56,6 +57,7 @@ def run(
     with open_to_look(directory) as store:
         name = schema_name_of(store, store_name)
         versions = store.history(name, limit=limit)
+        why = "" if versions else store.database.read(why_without_versions)
     now = utc_now()
     report = HistoryReport(
         directory=str(directory),
@@ -65,13 +67,13 @@ def run(
             for version in reversed(versions)
         ),
     )
-    _show_versions(page_of(report, as_json=as_json, wide=wide), report, now)
+    _show_versions(page_of(report, as_json=as_json, wide=wide), report, why, now)
     return ExitCode.READY
 
 
-def _show_versions(page: Page, report: HistoryReport, now: datetime) -> None:
+def _show_versions(page: Page, report: HistoryReport, why: str, now: datetime) -> None:
     if not report.versions:
-        page.line(f"{report.schema_name} was never written in a batch")
+        page.line(f"{report.schema_name} has no version: {why}")
         return
     page.line(
         Cell(report.schema_name, "title"),

@@ -303,7 +303,7 @@ def show_stores(page: Page, look: Look) -> None:
 def _row(line: StoreLine, look: Look) -> list[str | Cell]:
     return [
         line.schema_name,
-        holds_cell(line),
+        _holds_cell(line, look),
         _written(line, look),
         at_cell(line.high_watermark),
         _action_cell(line),
@@ -328,16 +328,20 @@ _HOLDS = {
 def _written(line: StoreLine, look: Look) -> str:
     if line.written_at is not None:
         return ago(line.written_at, look.now)
-    return "never" if line.deleted_at is None else f"deleted {ago(line.deleted_at, look.now)}"
+    if line.deleted_at is not None:
+        return f"deleted {ago(line.deleted_at, look.now)}"
+    return "never" if look.knows_all else "not on record"
 
 
-def holds_cell(line: StoreLine) -> Cell:
+def _holds_cell(line: StoreLine, look: Look) -> Cell:
     """Return what a file holds, in the words in which a start asks for it: as committed, damaged,
     missing, changed, or of an open batch."""
     if line.holds is FileHolds.OPEN_BATCH:
         return Cell("open batch's version", "warn")
     if line.state is InspectionState.MISSING and line.written_at is None:
-        return Cell("not written yet" if line.deleted_at is None else "deleted", "warn")
+        if line.deleted_at is not None:
+            return Cell("deleted", "warn")
+        return Cell("not written yet" if look.knows_all else "missing", "warn")
     if line.state is InspectionState.UNCOMMITTED_WRITE and line.deleted_at is not None:
         of_batch = line.action is ActionKind.RESTORE_COMMITTED
         return Cell("deleted version" if of_batch else "not committed", "bad")
