@@ -290,7 +290,8 @@ class RunAliveError(RetryableError):
 
 
 class BatchFailedError(RetryableError):
-    """A batch could not be published. It is recorded as failed, and the files are as before it.
+    """A batch could not be published: a file of it could not be written, or removed. It is recorded
+    as failed, and the files are as before it.
 
     When `undone` is false, restoring the files failed too: `rtstore recover` completes that.
     """
@@ -304,21 +305,25 @@ class BatchFailedError(RetryableError):
         *,
         undone: bool,
         directory: Path,
+        deletes: bool = False,
     ) -> None:
         self.batch_id = batch_id
         self.store = store
         self.path = path
         self.cause = cause
         self.undone = undone
+        self.deletes = deletes
+        """Whether the batch deletes the store: then the file was to be removed."""
         outcome = (
             "It is recorded as failed and every file is as it was before."
             if undone
             else "It is recorded as failed; putting the files back failed too. "
             f"Run: rtstore recover {shell_word(directory)} (or open the store again)."
         )
-        super().__init__(
-            f"batch {batch_id} could not write store {store} to {path}: {cause}. {outcome}"
-        )
+        what = f"write store {store} to {path}"
+        if deletes:
+            what = f"delete store {store}, whose file is {path}"
+        super().__init__(f"batch {batch_id} could not {what}: {cause}. {outcome}")
 
 
 class StorageError(RetryableError):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from rtstore.commit.publisher import Publisher
-from rtstore.commit.quarantine import Expected, StoreFile
+from rtstore.commit.quarantine import CHANGED_AND_DELETED, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import OpenBatchError, StorageError, UnsafePathError, cause_of
@@ -137,7 +137,9 @@ def _delete(
 ) -> None:
     """Remove the file of a store that is deleted, unless it is gone already."""
     if not publisher.is_gone(deletion):
-        kept = publisher.quarantine.keep(StoreFile.of(deletion), entry, batch_id, None)
+        kept = publisher.quarantine.keep(
+            StoreFile.of(deletion), entry, batch_id, None, reason=CHANGED_AND_DELETED
+        )
         publisher.delete(deletion, batch_id, Expected.after(kept, entry))
 
 

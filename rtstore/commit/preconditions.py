@@ -14,7 +14,7 @@ from rtstore.commit.adopt import refuse_newer
 from rtstore.commit.draft import Draft, PlannedBatch, is_of
 from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Publisher
-from rtstore.commit.quarantine import StoreFile
+from rtstore.commit.quarantine import CHANGED, CHANGED_AND_DELETED, StoreFile
 from rtstore.control import batches, contents, history, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.manifest import ManifestHead
@@ -296,7 +296,16 @@ def quarantine_foreign_files(
         found = publisher.quarantine.foreign_content(file, committed, trust_stamp=True)
         if found is not None:
             foreign.append((file, found))
-    return [publisher.quarantine.keep_copy(file, found, batch_id) for file, found in foreign]
+    gone = {item.schema_name for item in draft.deleted}
+    return [
+        publisher.quarantine.keep_copy(
+            file,
+            found,
+            batch_id,
+            reason=CHANGED_AND_DELETED if file.schema_name in gone else CHANGED,
+        )
+        for file, found in foreign
+    ]
 
 
 def check_paths(

@@ -22,7 +22,13 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from rtstore.commit.pruner import Pruner
-from rtstore.commit.quarantine import ANY_VERSION, Expected, QuarantineKeeper, StoreFile
+from rtstore.commit.quarantine import (
+    ANY_VERSION,
+    CHANGED_AND_DELETED,
+    Expected,
+    QuarantineKeeper,
+    StoreFile,
+)
 from rtstore.commit.reporting import EventDispatcher
 from rtstore.control import batches, contents, manifest, runs
 from rtstore.control.contents import Retention
@@ -148,7 +154,9 @@ class Publisher:
             path,
             flush=self.durability is Durability.FILES,
             fs=self.fs,
-            on_replaced=lambda old: self.quarantine.quarantine_replaced(old, file, batch_id, known),
+            on_replaced=lambda old: self.quarantine.quarantine_replaced(
+                old, file, batch_id, known, reason=CHANGED_AND_DELETED
+            ),
             on_stale_temp=lambda old: self.on_stale_temp(old, file),
         )
 

@@ -36,6 +36,7 @@ ANY_VERSION = None
 """Means that a file of any schema version may be moved aside or replaced."""
 
 CHANGED = "changed by somebody else before it was overwritten"
+CHANGED_AND_DELETED = "changed by somebody else before its store was deleted"
 
 
 class StoreFile(NamedTuple):
@@ -184,7 +185,13 @@ class QuarantineKeeper:
         )
 
     def quarantine_replaced(
-        self, old: Path, file: StoreFile, batch_id: str | None, expected: Expected
+        self,
+        old: Path,
+        file: StoreFile,
+        batch_id: str | None,
+        expected: Expected,
+        *,
+        reason: str = CHANGED,
     ) -> None:
         """Quarantine the replaced version, if it is not expected and has no other copy: somebody
         wrote it between our check and the exchange. Always compare by hash: the exchange itself
@@ -199,7 +206,7 @@ class QuarantineKeeper:
         if expected.was_begun(found) or expected.was_kept(found_hash):
             return
         if self._is_foreign(found, found_hash, file, old, expected.committed):
-            kept = self.keep_copy(file, found, batch_id)
+            kept = self.keep_copy(file, found, batch_id, reason=reason)
             with self._database.write(flush=True) as connection:
                 recovery_log.record_quarantined(connection, [kept])
             self._events.quarantined(kept)

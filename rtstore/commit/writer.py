@@ -736,6 +736,14 @@ class BatchWriter:
         """Record the failure, then undo. Always raises."""
         batch_id = logged.batch.batch_id
         path = store_path(self.directory, write.relative_path)
+        failed = partial(
+            BatchFailedError,
+            batch_id,
+            write.schema_name,
+            path,
+            directory=self.directory,
+            deletes=isinstance(write, PlannedDeletion),
+        )
         try:
             self.publisher.mark_failed(logged, f"{write.schema_name}: {cause}")
         except RuntimeStoreError as error:
@@ -746,17 +754,8 @@ class BatchWriter:
         try:
             self.publisher.undo(logged, quarantined)
         except system_error(RuntimeStoreError) as error:
-            raise BatchFailedError(
-                batch_id,
-                write.schema_name,
-                path,
-                f"{cause}; then {cause_of(error)}",
-                undone=False,
-                directory=self.directory,
-            ) from cause
-        raise BatchFailedError(
-            batch_id, write.schema_name, path, str(cause), undone=True, directory=self.directory
-        ) from cause
+            raise failed(f"{cause}; then {cause_of(error)}", undone=False) from cause
+        raise failed(str(cause), undone=True) from cause
 
 
 class Planned(NamedTuple):

@@ -126,7 +126,9 @@ def test_a_batch_that_fails_puts_back_what_it_removed(tmp_path: Path) -> None:
                 reason=CHECKPOINT,
                 writes={LEASES: DELETED, DIAGNOSTICS: DELETED, LEDGER: DELETED},
             )
-        assert caught.value.undone
+        assert (caught.value.undone, caught.value.deletes) == (True, True)
+        path = file_of(store, LEDGER)
+        assert f"could not delete store {LEDGER}, whose file is {path}: " in str(caught.value)
         assert _files(store.directory) == before
         assert stray_files(store.directory) == []
         failed = store.batches()[-1]
@@ -179,6 +181,7 @@ def test_what_is_written_while_a_file_is_removed_is_kept(tmp_path: Path, anew: b
         store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: DELETED})
         (kept,) = store.quarantined_files()
         assert (store.directory / kept.quarantine_path).read_bytes() == BY_HAND
+        assert kept.reason == "changed by somebody else before its store was deleted"
         assert file_of(store, LEASES).exists() is anew
         assert store.manifest().entries == ()
 

@@ -299,14 +299,17 @@ def test_the_last_copy_is_not_deleted(store: RuntimeStore) -> None:
 
 
 def test_a_file_that_was_changed_by_hand_is_kept(store: RuntimeStore) -> None:
-    """In quarantine, as by a write; an update refuses it."""
+    """In quarantine, as by a write, and as what was deleted; an update refuses it."""
     file_of(store, LEASES).write_bytes(BY_HAND)
     with pytest.raises(StoreFileChangedError):
         store.update(LEASES, lambda _: DELETED, identity=IDENTITY, reason=CHECKPOINT)
-    delete(store, LEASES)
+    file_of(store, LEDGER).write_bytes(BY_HAND + b" ")
+    store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: DELETED, LEDGER: "new"})
     assert not file_of(store, LEASES).exists()
-    (kept,) = store.quarantined_files()
-    assert (store.directory / kept.quarantine_path).read_bytes() == BY_HAND
+    kept = {item.schema_name: item for item in store.quarantined_files()}
+    assert (store.directory / kept[LEASES].quarantine_path).read_bytes() == BY_HAND
+    assert kept[LEASES].reason == "changed by somebody else before its store was deleted"
+    assert kept[LEDGER].reason == "changed by somebody else before it was overwritten"
 
 
 def test_nothing_is_removed_through_a_link(store: RuntimeStore, tmp_path: Path) -> None:
