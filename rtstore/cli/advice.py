@@ -60,6 +60,7 @@ def next_steps(
     not_adoptable: Mapping[str, str] | None = None,
     newer_batches: NewerBatches | None = None,
     over_again: str | None = None,
+    kept_of_deleted: Mapping[str, str] | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
@@ -73,7 +74,8 @@ def next_steps(
     that somebody must name one. `not_adoptable` says why a file cannot be adopted as it is, by
     store. `newer_batches` are those that only the control files of the legacy format know.
     `over_again` is the command that takes control files of the legacy format over again
-    which were changed since the import.
+    which were changed since the import. `kept_of_deleted` has the stores that were deleted and have
+    a version that can be brought back, each with the point in time of the last one.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
     if whole:
@@ -112,10 +114,10 @@ def next_steps(
             "(RuntimeStore.begin_run, or write_batch)"
         )
         return (NextStep(command=None, why=why),)
-    steps += _for_the_runtime(free, details or {})
+    steps += _for_the_runtime(directory, free, details or {}, kept_of_deleted or {})
     steps += _for_another_run(plan, {action.schema_name for action in free}, expected_run, living)
     if not steps and not check.ok:
-        steps += _for_the_runtime_too(free)
+        steps += _for_the_runtime_too(directory, free, kept_of_deleted or {})
     contradictions = len(check.diagnostics) - len(plan.diagnostics) - len(hindrances)
     if not check.ok and contradictions > 0:
         why = "the stores contradict each other: the runtime must write a batch that settles it"
@@ -330,15 +332,46 @@ def _newer_files(actions: Iterable[RecoveryAction], details: Mapping[str, str]) 
     ]
 
 
-def _for_the_runtime_too(actions: Iterable[RecoveryAction]) -> list[NextStep]:
-    """Return the step for stores that cannot be restored and that no strategy rebuilds."""
-    lost = _names(actions, ActionKind.QUARANTINE)
-    why = f"the runtime must write {lost}: there is nothing to put back"
-    return [NextStep(command=None, why=why)] if lost else []
+def _for_the_runtime_too(
+    directory: Path, actions: Iterable[RecoveryAction], kept_of_deleted: Mapping[str, str]
+) -> list[NextStep]:
+    """Return the steps for stores that cannot be restored and that no strategy rebuilds."""
+    lost = [action for action in actions if action.kind is ActionKind.QUARANTINE]
+    return _must_write(directory, lost, kept_of_deleted)
+
+
+def _must_write(
+    directory: Path, lost: Sequence[RecoveryAction], kept_of_deleted: Mapping[str, str]
+) -> list[NextStep]:
+    """Return the steps for stores that the runtime must write. One that was deleted may come back
+    from its history, where no other file is in its place."""
+    if not lost:
+        return []
+    back = [
+        action.schema_name
+        for action in lost
+        if action.reason == InspectionState.MISSING and action.schema_name in kept_of_deleted
+    ]
+    names = ", ".join(dict.fromkeys(action.schema_name for action in lost))
+    why = "there is nothing to put back" if not back else "nothing is committed"
+    return [
+        NextStep(command=None, why=f"the runtime must write {names}: {why}"),
+        *(
+            NextStep(
+                command=f"rtstore revert {shell_word(directory)} {shell_word(name)} "
+                f"--to {shell_word(kept_of_deleted[name])}",
+                why=f"or this, which writes {name} again as it was before it was deleted",
+            )
+            for name in back
+        ),
+    ]
 
 
 def _for_the_runtime(
-    actions: Iterable[RecoveryAction], details: Mapping[str, str]
+    directory: Path,
+    actions: Iterable[RecoveryAction],
+    details: Mapping[str, str],
+    kept_of_deleted: Mapping[str, str],
 ) -> list[NextStep]:
     actions = list(actions)
     steps = []
@@ -368,14 +401,11 @@ def _for_the_runtime(
             )
             steps.append(NextStep(command=None, why=why))
     lost = [
-        action.schema_name
+        action
         for action in blocked
         if action.reason in (InspectionState.MISSING, InspectionState.UNCOMMITTED_WRITE)
     ]
-    if lost:
-        why = f"the runtime must write {', '.join(lost)}: there is nothing to put back"
-        steps.append(NextStep(command=None, why=why))
-    return steps
+    return [*steps, *_must_write(directory, lost, kept_of_deleted)]
 
 
 def _for_another_run(

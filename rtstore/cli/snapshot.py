@@ -6,7 +6,7 @@ Everything here only reads. `--json` prints the records.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
@@ -205,6 +205,7 @@ class Look:
             knows_run=store.database.read(last_identity) is not None,
             over_again=_over_again(store),
             not_adoptable=_not_adoptable(store, self.manifest, plan),
+            kept_of_deleted=_kept_of_deleted(store, self.lines),
         )
         self.next: tuple[NextStep, ...] = self._where_room_is(steps)
         """What makes the runtime ready, in order."""
@@ -446,6 +447,22 @@ def _line(
         age_seconds=age_of(writer.written_at, now) if writer else None,
         deleted_at=deleted_at,
     )
+
+
+def _kept_of_deleted(store: RuntimeStore, lines: Iterable[StoreLine]) -> dict[str, str]:
+    """Return by deleted store the point in time of its last version, where that can be read."""
+    kept = {}
+    for line in lines:
+        if line.deleted_at is None:
+            continue
+        versions = [
+            item for item in store.history(line.schema_name, limit=2) if not item.is_deletion
+        ]
+        if versions and versions[-1].has_content:
+            last = versions[-1]
+            at = last.batch_id if last.high_watermark is None else str(last.high_watermark)
+            kept[line.schema_name] = at
+    return kept
 
 
 def _holds(

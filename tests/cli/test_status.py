@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import DELETED, RuntimeStore
+from rtstore import DELETED, Descriptor, Retention, RuntimeStore
 from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
 from rtstore.model import arguments
@@ -101,6 +101,32 @@ def test_the_file_of_a_deleted_store_is_back(tmp_path: Path) -> None:
     file.write_bytes(content)
     assert run("recover", directory).row(name, "done", "removed:")
     assert not file.exists()
+
+
+def test_a_deleted_store_can_be_written_again_by_a_command(tmp_path: Path) -> None:
+    """Where its history is kept: the advice names the command, and that works."""
+    directory, (name, other) = tmp_path / "team", ("team.roster", "team.notes")
+    descriptors = [Descriptor(name), Descriptor(other)]
+    with RuntimeStore.open(directory, team_name="t", descriptors=descriptors) as store:
+        for number in (1, 2):
+            store.write_batch(
+                identity=IDENTITY, reason="recovery", writes={name: number, other: number}
+            )
+        store.write_batch(identity=IDENTITY, reason="recovery", writes={name: DELETED})
+    revert = ["revert", str(directory), name, "--to", "2"]
+    for command in ("status", "plan"):
+        said = run(command, directory).out
+        assert f"the runtime must write {name}: nothing is committed\n" in said
+        assert f"\n  rtstore {' '.join(revert)}\n" in said
+        assert "nothing to put back" not in said
+    assert run(*revert).code == ExitCode.READY
+    with RuntimeStore.open(directory) as store:
+        assert store.read(name).data == 2
+        store.write_batch(identity=IDENTITY, reason="recovery", writes={name: DELETED})
+        for number in (1, 2):
+            store.write_batch(identity=IDENTITY, reason="recovery", writes={other: number})
+        store.prune(Retention(batches=1))
+    assert f"must write {name}: there is nothing to put back" in run("status", directory).out
 
 
 def test_nothing_committed_yet(tmp_path: Path) -> None:
