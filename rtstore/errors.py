@@ -64,14 +64,18 @@ class InvalidRequestError(CallError):
 class UnknownStoreError(CallError):
     """No descriptor of that name is registered."""
 
-    def __init__(self, store: str, known: tuple[str, ...]) -> None:
+    def __init__(self, store: str, known: tuple[str, ...], *, has_history: bool = False) -> None:
         self.store = store
         self.known = known
+        self.has_history = has_history
+        """Whether it is known that a store of that name has a history here: it was deleted, and
+        then the directory was opened without its descriptor."""
         more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         names = f"Known: {', '.join(known[:20])}{more}" if known else "None is registered at all"
         super().__init__(
             f"unknown store {shown(store)}: no descriptor of that name is registered. "
-            f"{names}. Pass descriptors=[...] to RuntimeStore.open to add one."
+            f"{names}. Pass descriptors=[...] to RuntimeStore.open to add one"
+            f"{', and to read the history that it has' if has_history else ''}."
         )
 
 

@@ -104,10 +104,17 @@ def _message(error: RuntimeStoreError | OSError) -> str:
 
 def _known_stores(error: UnknownStoreError) -> str:
     """Return the known store names, the most similar one first."""
+    there_are = f"There are: {', '.join(error.known)}"
+    if error.has_history:
+        return (
+            f"store {error.store!r} has no descriptor any more, but a history. A program that "
+            "opens the directory with its descriptor (RuntimeStore.open(..., descriptors=[...])) "
+            f"reads it, and so does a query (rtstore guide sqlite3). {there_are}"
+        )
     by_end = {name.rpartition(".")[2].lower(): name for name in error.known}
     close = difflib.get_close_matches(error.store.rpartition(".")[2].lower(), by_end, n=1)
     hint = f" Did you mean {by_end[close[0]]}?" if close else ""
-    return f"unknown store {error.store!r}.{hint} There are: {', '.join(error.known)}"
+    return f"unknown store {error.store!r}.{hint} {there_are}"
 
 
 def _where_it_is(error: NotARuntimeDirectoryError) -> str:

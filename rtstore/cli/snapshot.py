@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,6 +25,7 @@ from rtstore.commit.adopt import last_identity, read_for_adoption
 from rtstore.control import history, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import StoreSize, list_sizes
+from rtstore.control.history import list_versions
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.run_processes import is_alive
 from rtstore.control.sqlite.engine import DATABASE_NAME
@@ -33,6 +35,7 @@ from rtstore.errors import (
     InvalidRequestError,
     NotARuntimeDirectoryError,
     RuntimeStoreError,
+    UnknownStoreError,
 )
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
@@ -278,7 +281,13 @@ def schema_name_of(store: RuntimeStore, given: str) -> str:
     for descriptor in store.descriptors:
         if given in (descriptor.schema_name, descriptor.relative_path):
             return descriptor.schema_name
-    return store.descriptors.get(given).schema_name  # raises, and names those that there are
+    try:
+        return store.descriptors.get(given).schema_name  # raises, and names those that there are
+    except UnknownStoreError as error:
+        versions = partial(list_versions, name=given, limit=1)
+        if not store.database.read(versions):
+            raise
+        raise UnknownStoreError(error.store, error.known, has_history=True) from None
 
 
 def check_directory(directory: Path) -> None:

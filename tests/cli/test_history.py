@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import DELETED, RunIdentity, RuntimeStore
+from rtstore import DELETED, Descriptor, RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from rtstore.model.times import utc_now
 from rtstore.testing import Seams
@@ -214,6 +214,24 @@ def test_a_log_of_nothing_that_there_is(long_ago: Path, options: list[str], prob
     refused = run("log", long_ago, *options)
     assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, "")
     assert problem in refused.err
+
+
+def test_the_history_of_a_store_without_a_descriptor(tmp_path: Path) -> None:
+    """The commands say that there is one, and who reads it; any other name is unknown."""
+    directory, old = tmp_path / "team", Descriptor("team.old")
+    identity = RunIdentity(run_id="run-1")
+    with RuntimeStore.open(directory, team_name="t", descriptors=[old]) as store:
+        for data in (1, DELETED):
+            store.write_batch(identity=identity, reason="recovery", writes={old: data})
+    RuntimeStore.open(directory, descriptors=[]).close()
+    for command in (("history", "team.old"), ("show", "team.old"), ("log", "--store", "team.old")):
+        refused = run(command[0], directory, *command[1:])
+        assert refused.code == ExitCode.WRONG_CALL
+        assert "'team.old' has no descriptor any more, but a history" in refused.err
+        assert "opens the directory with its descriptor" in refused.err
+    assert "unknown store 'team.odd'" in run("history", directory, "team.odd").err
+    with RuntimeStore.open(directory, descriptors=[old]) as store:
+        assert [item.is_deletion for item in store.history(old)] == [False, True]
 
 
 def test_a_deleted_store_is_called_so(directory: Path) -> None:
