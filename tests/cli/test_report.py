@@ -18,7 +18,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from rtstore import DATABASE_NAME, KEEP_EVERYTHING
+from rtstore import DATABASE_NAME, DELETED, KEEP_EVERYTHING, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.output import visible
 from rtstore.cli.report import chart, facts
@@ -130,6 +130,24 @@ def test_what_a_version_changed(tmp_path: Path) -> None:
     assert "<del>&#34;pending&#34;</del>" in page
     assert "<ins>&#34;answered&#34;</ins>" in page
     assert "<del>" not in page_of(directory, "--changes", "0")
+
+
+def test_a_deleted_store(tmp_path: Path) -> None:
+    """It is called deleted, its size goes down to nothing, and the batch that deleted it has it."""
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory) as store:
+        batch = store.write_batch(
+            identity=RunIdentity(run_id="run-7f3a"), reason="recovery", writes={LEASES: DELETED}
+        )
+    page = page_of(directory)
+    (head,) = [line for line in page.splitlines() if f'<span class="name">{LEASES}</span> ' in line]
+    assert '<b class="s deleted">deleted</b>' in head
+    assert ", deleted " in head
+    assert "missing" not in head
+    text = " ".join(check(page).text)
+    assert " at most, 0 B at last, in 2 versions" in text
+    row = page.partition(f'b{batch.batch_number}"><th scope="row">')[2].partition("</tr>")[0]
+    assert f"{LEASES}</a> (deleted)" in row
 
 
 def test_a_failed_and_a_quarantined_one(troubled: Path) -> None:
@@ -470,7 +488,7 @@ def test_many_batches_are_few_strokes() -> None:
     batch = facts.Batch(
         number=1, batch_id="b", watermark=1, state="committed", is_open=False, is_recovered=False,
         reason="recovery", run_id=None, started_at=NOON, completed_at=NOON, stores=(LEASES,),
-        error=None,
+        deleted=(), error=None,
     )  # fmt: skip
     batches = tuple(
         batch.model_copy(update={"started_at": NOON + timedelta(seconds=n + (n > 500) * 3600)})

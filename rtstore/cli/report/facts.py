@@ -91,7 +91,7 @@ class Change(Record):
 
 
 class Size(Record):
-    """The size of a store's file from a batch on."""
+    """The size of a store's file from a batch on; 0 when that deleted the store."""
 
     at: Timestamp
     size: int
@@ -109,6 +109,8 @@ class Store(Record):
     size: int | None
     """Of its file; None when there is none."""
     written_at: Timestamp | None
+    deleted_at: Timestamp | None
+    """When a batch deleted it; None while something is committed, and of one never written."""
     versions_kept: int
     bytes_kept: int
     sizes: tuple[Size, ...]
@@ -134,6 +136,8 @@ class Batch(Record):
     started_at: Timestamp
     completed_at: Timestamp | None
     stores: tuple[Kept, ...]
+    """Those that it wrote, and then those that it deleted."""
+    deleted: tuple[Kept, ...]
     error: Words | None
 
 

@@ -50,11 +50,16 @@ _BATCHES = """
     FROM write_batches ORDER BY batch_number DESC LIMIT ?
 """
 _WRITES = """
-    SELECT written.batch_number, written.schema_name, written.file_size, written.written_at
-    FROM batch_writes AS written
+    SELECT changed.*
+    FROM (
+      SELECT batch_number, position, schema_name, file_size, written_at, 0 AS is_deletion
+      FROM batch_writes
+      UNION ALL
+      SELECT batch_number, position, schema_name, 0, deleted_at, 1 FROM batch_deletions
+    ) AS changed
     JOIN (SELECT batch_number FROM write_batches ORDER BY batch_number DESC LIMIT ?)
       AS shown USING (batch_number)
-    ORDER BY written.batch_number, written.position
+    ORDER BY changed.batch_number, changed.position
 """
 _KEPT = """
     SELECT written.schema_name, count(*) AS versions,
@@ -185,13 +190,21 @@ class _Rows:
         committed = {row["batch_number"] for row in batches if row["state"] == BatchState.COMMITTED}
         self.sizes: dict[str, list[Size]] = defaultdict(list)
         stores_of: dict[int, list[str]] = defaultdict(list)
+        deleted_by: dict[int, list[str]] = defaultdict(list)
         for row in writes:
             stores_of[row["batch_number"]].append(row["schema_name"])
+            if row["is_deletion"]:
+                deleted_by[row["batch_number"]].append(row["schema_name"])
             if row["batch_number"] in committed and row["file_size"] is not None:
                 size = Size(at=row["written_at"], size=row["file_size"])
                 self.sizes[row["schema_name"]].append(size)
         self.batches = tuple(
-            _batch(row, stores_of[row["batch_number"]], row["batch_id"] in recovered)
+            _batch(
+                row,
+                stores_of[row["batch_number"]],
+                deleted_by[row["batch_number"]],
+                row["batch_id"] in recovered,
+            )
             for row in batches
         )
 
@@ -200,7 +213,12 @@ def _rows(connection: Connection, query: str, *values: int) -> list[Row]:
     return [dict(row) for row in connection.exec_driver_sql(query, values).mappings()]
 
 
-def _batch(row: Row, stores: Sequence[str], is_recovered: bool) -> Batch:  # noqa: FBT001 - a fact
+def _batch(
+    row: Row,
+    stores: Sequence[str],
+    deleted: Sequence[str],
+    is_recovered: bool,  # noqa: FBT001 - a fact
+) -> Batch:
     return Batch(
         number=row["batch_number"],
         batch_id=row["batch_id"],
@@ -213,6 +231,7 @@ def _batch(row: Row, stores: Sequence[str], is_recovered: bool) -> Batch:  # noq
         started_at=row["started_at"],
         completed_at=row["completed_at"],
         stores=tuple(stores),
+        deleted=tuple(deleted),
         error=row["last_error"],
     )
 
@@ -276,6 +295,7 @@ def _store(line: StoreLine, rows: _Rows, changes: Sequence[Any]) -> Store:
         detail=line.detail,
         size=line.file_size,
         written_at=line.written_at,
+        deleted_at=line.deleted_at,
         versions_kept=kept["versions"],
         bytes_kept=kept["bytes"],
         sizes=tuple(rows.sizes[line.schema_name]),
