@@ -92,7 +92,7 @@ _INTENTIONS_FOR: dict[tuple[ActionKind, str | None], str] = {
 }
 _INTENTIONS_WITHOUT_CONTENT = {
     ActionKind.RESTORE_COMMITTED: (
-        "remove the file: nothing is committed, and the database has what it holds"
+        "remove the file: nothing is committed, and a batch wrote what it holds"
     ),
     ActionKind.QUARANTINE: "move the file into quarantine; there is nothing to put back",
 }
