@@ -212,8 +212,9 @@ class RuntimeStore:
             directory: the runtime directory.
             team_name: the team whose state it is. Required to create a store; checked against an
                 existing one.
-            descriptors: the stores of this runtime. The database remembers them. Default: those
-                remembered, or the known stores of an OpenCode team.
+            descriptors: the stores of this runtime. The database remembers them. One whose file
+                is another store's is refused, until that is written elsewhere or deleted. Default:
+                those remembered, or the known stores of an OpenCode team.
             durability: `log` (one flush a batch) or `files` (the store files are flushed too).
             lock_timeout_s: how long a write waits for other writers, in seconds.
             retention: how much history stays in the database, which remembers it for every

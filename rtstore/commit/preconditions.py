@@ -26,6 +26,7 @@ from rtstore.errors import (
     InvalidRequestError,
     WrongTeamError,
 )
+from rtstore.model.descriptors import taken_file
 from rtstore.model.records import (
     Batch,
     BatchReason,
@@ -326,9 +327,7 @@ def check_paths(
                 database.read_on_writer(partial(manifest.path_owner, relative_path=path)) or name
             )
         if owner != name:
-            raise InvalidRequestError(
-                "relative_path", f"the file {path} is that of store {owner}", store=name
-            )
+            raise InvalidRequestError("relative_path", taken_file(name, path, owner), store=name)
 
 
 def check_ids(planned: PlannedBatch, connection: Connection) -> None:

@@ -160,6 +160,11 @@ def load_versions(connection: Connection) -> dict[str, int]:
     return {row["schema_name"]: row["schema_version"] for row in _SELECT_VERSIONS.all(connection)}
 
 
+def load_paths(connection: Connection) -> dict[str, str]:
+    """Return the file of each committed store, by the store's name."""
+    return {row["schema_name"]: row["relative_path"] for row in _SELECT_PATHS.all(connection)}
+
+
 def path_owner(connection: Connection, relative_path: str) -> str | None:
     """Return the store whose entry has this file, or None."""
     owner = _SELECT_PATH_OWNER.scalar(connection, path=relative_path)
@@ -443,6 +448,8 @@ _UPSERT_KEEPING = _upsert(("schema_name", *_IDENTITY))
 _SELECT_VERSIONS = Statement(
     select(manifest_entries.c.schema_name, manifest_entries.c.schema_version)
 )
+
+_SELECT_PATHS = Statement(select(manifest_entries.c.schema_name, manifest_entries.c.relative_path))
 
 
 def _entry_row(logged: LoggedBatch, write: PlannedWrite, file: PublishedFile) -> dict[str, object]:

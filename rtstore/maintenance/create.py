@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.control import manifest, revisions
+from rtstore.control import batches, manifest, revisions
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
 from rtstore.control.manifest import default_manifest
@@ -37,7 +37,7 @@ from rtstore.maintenance.hints import (
     suggest_command,
 )
 from rtstore.model.arguments import check_new_id, time_of
-from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry, taken_file
 from rtstore.model.times import Clock
 
 # `rtstore.maintenance.upgrade` and `rtstore.legacy` are imported where they are used: nearly every
@@ -247,16 +247,42 @@ def _is_legacy(directory: Path) -> bool:
 def register(
     database: Database, wanted: Registry | None, lock: WriterLock, *, read_only: bool
 ) -> Registry:
-    """Return the descriptors of this directory: those wanted, which are saved, or those saved."""
-    remembered = database.read(manifest.load_descriptors, autocommit=True)
+    """Return the descriptors of this directory: those wanted, which are saved, or those saved.
+    Raises `InvalidRequestError`, and saves nothing, where a wanted one has another store's file."""
+
+    def look(connection: Connection) -> tuple[Descriptor, ...]:
+        if wanted is not None and not read_only:
+            refuse_taken_files(connection, wanted)
+        return manifest.load_descriptors(connection)
+
+    remembered = database.read(look, autocommit=True)
     if wanted is None:
         return Registry(remembered)
     if not read_only and tuple(_plain(item) for item in wanted) != tuple(
         _plain(item) for item in remembered
     ):
         with lock.hold(), database.write(flush=True) as connection:
+            refuse_taken_files(connection, wanted)  # no other writer now
             manifest.save_descriptors(connection, wanted)
     return wanted
+
+
+def refuse_taken_files(connection: Connection, wanted: Registry) -> None:
+    """Raise `InvalidRequestError` for a descriptor whose file is that of another store, by its
+    entry or by an open batch: that store has to give the file up first, or each write is refused.
+    """
+    open_batches = [item for item in batches.load_open(connection) if item.has_contents]
+    paths = manifest.load_paths(connection)
+    for logged in open_batches:
+        paths |= {write.schema_name: write.relative_path for write in logged.writes}
+        for deletion in logged.deletions:
+            paths.pop(deletion.schema_name, None)
+    owners = {path: name for name, path in paths.items()}
+    for descriptor in wanted:
+        name, path = descriptor.schema_name, descriptor.relative_path
+        owner = owners.get(path, name)
+        if owner != name:
+            raise InvalidRequestError("descriptors", taken_file(name, path, owner), store=name)
 
 
 def remember_retention(

@@ -251,6 +251,15 @@ def _refuse_another(given: Descriptor, registered: Descriptor) -> None:
             raise InvalidRequestError("store", problem, store=given.schema_name)
 
 
+def taken_file(name: str, path: str, owner: str) -> str:
+    """Return, in words, why a store cannot have a file that is another store's, and the way out."""
+    return (
+        f"the file {path} is that of store {owner}, until {owner} is written to another file or "
+        f"deleted: give {name} another relative_path, or open the directory without {name} first, "
+        "and do that"
+    )
+
+
 class Registry:
     """The descriptors of one runtime directory, by name, in the order they were registered.
 

@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from rtstore import (
+    DELETED,
     ActionKind,
     ActionOutcome,
     BatchReason,
@@ -405,12 +406,16 @@ def test_a_directory_in_a_files_place_is_moved_aside_whole_and_can_come_back(
 
 
 def test_a_store_may_not_take_the_file_of_another(store: RuntimeStore) -> None:
-    """A store renamed onto the file of a committed one is refused before anything is logged."""
+    """A store renamed onto the file of a committed one is refused when it is opened; and before
+    anything is logged, where the committed one was deleted then."""
     directory = store.directory
     renamed = DESCRIPTORS[-1].model_copy(update={"schema_name": "renamed"})
-    store.close()
+    with pytest.raises(InvalidRequestError, match=r"launch\.json is that of store launch"):
+        RuntimeStore.open(directory, descriptors=[renamed])
+    write(store, launch=DELETED)
     with RuntimeStore.open(directory, descriptors=[renamed]) as reopened:
+        write(store, launch={"n": 3})
         with pytest.raises(InvalidRequestError, match=r"launch\.json is that of store launch"):
             write(reopened, renamed={"n": 2})
-        assert reopened.manifest().high_watermark == 1
-        assert len(reopened.batches()) == 1
+        assert reopened.manifest().high_watermark == 3
+        assert len(reopened.batches()) == 3
