@@ -184,6 +184,9 @@ class Look:
         self.outgrown = outgrown(sizes, self.retention.content_bytes)
         """The stores whose history outgrows their data many times over."""
         self.open_batches = _open_batches(gathered, self.now)
+        paths = {item.schema_name: item.relative_path for item in self.manifest.entries}
+        self.unregistered = tuple(manifest.without_descriptor(paths, store.descriptors))
+        """The committed stores that no descriptor names."""
         self.newer_files = _newer_files(store, gathered, plan)
         self.newer_batches = _newer_batches(store)
         steps = next_steps(

@@ -165,6 +165,15 @@ def load_paths(connection: Connection) -> dict[str, str]:
     return {row["schema_name"]: row["relative_path"] for row in _SELECT_PATHS.all(connection)}
 
 
+def without_descriptor(
+    paths: Mapping[str, str], descriptors: Iterable[Descriptor]
+) -> dict[str, str]:
+    """Return those of `load_paths` whose store no descriptor names: neither a plan nor a snapshot
+    has it."""
+    named = {item.schema_name for item in descriptors}
+    return {name: path for name, path in paths.items() if name not in named}
+
+
 def path_owner(connection: Connection, relative_path: str) -> str | None:
     """Return the store whose entry has this file, or None."""
     owner = _SELECT_PATH_OWNER.scalar(connection, path=relative_path)

@@ -253,6 +253,7 @@ def register(
     def look(connection: Connection) -> tuple[Descriptor, ...]:
         if wanted is not None and not read_only:
             refuse_taken_files(connection, wanted)
+            _report_unregistered(connection, wanted)
         return manifest.load_descriptors(connection)
 
     remembered = database.read(look, autocommit=True)
@@ -283,6 +284,19 @@ def refuse_taken_files(connection: Connection, wanted: Registry) -> None:
         owner = owners.get(path, name)
         if owner != name:
             raise InvalidRequestError("descriptors", taken_file(name, path, owner), store=name)
+
+
+def _report_unregistered(connection: Connection, wanted: Registry) -> None:
+    """Log when committed stores have no descriptor. Somebody may have meant it, or may have written
+    a retired store again."""
+    left_out = manifest.without_descriptor(manifest.load_paths(connection), wanted)
+    for name, path in left_out.items():
+        logger.warning(
+            "store %s is committed, in %s, and no descriptor names it: no plan looks after it, "
+            "until the directory is opened with its descriptor, too",
+            name,
+            path,
+        )
 
 
 def remember_retention(

@@ -46,7 +46,7 @@ SHAPES = {
         *("directory", "teamName", "verdict", "readiness", "highWatermark", "activeIdentity"),
         *("run", "processAlive", "staleStores", "nothingCommitted"),
         *("expectedIdentity", "lastBatch", "openBatches", "newerFiles", "lockHolder"),
-        *("stores", "outgrown", "next"),
+        *("stores", "unregistered", "outgrown", "next"),
         *("databaseBytes", "walBytes", "below", "laneIndexes"),
         *("keepsBatches", "keepsContentsPerStore", "keepsContentBytes", "keepsDays", "thinsByAge"),
     },

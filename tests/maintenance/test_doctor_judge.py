@@ -243,6 +243,11 @@ def test_what_lies_about() -> None:
     at_work = found(Check.STRAY_FILES, stray_files=(".x.rtstore-tmp",), lock_holder=HOLDER)
     assert at_work.level is Level.GREEN
     assert "own.json" in found(Check.STRAY_FILES, unknown_files=("own.json",)).sentence
+    committed = found(Check.STRAY_FILES, unregistered={"team.old": "old.json"})
+    assert committed.level is Level.YELLOW
+    assert "committed, of stores that no descriptor names: old.json of team.old" in (
+        committed.sentence
+    )
     readers = (Process(pid=7, command="python"),)
     assert "open in: 7" in found(Check.SIZES, sizes={"WAL": 100 << 20}, readers=readers).sentence
 

@@ -30,6 +30,7 @@ from rtstore import (
     UnknownStoreError,
     UnsafePathError,
 )
+from rtstore.maintenance.doctor.gather import examine
 from tests.cli.commands import run
 from tests.support import (
     CHECKPOINT,
@@ -487,6 +488,34 @@ def test_a_store_is_retired_by_deleting_it(tmp_path: Path) -> None:
             assert not path.exists()
             assert store.quarantined_files() == []
             assert store.check_readiness(expected=IDENTITY).ok
+
+
+def test_a_retired_store_that_is_written_again_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a process that has its descriptor still. It is committed then, whatever descriptors the
+    next opening has: that says so, and neither the doctor nor status takes its file for stray."""
+    old, roster = Descriptor("team.old"), Descriptor("team.roster")
+    directory = tmp_path / "runtime"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[roster, old]) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={old: "old", roster: "r"})
+        delete(store, "team.old")
+        RuntimeStore.open(directory, descriptors=[roster]).close()
+        assert [record for record in caplog.records if "team.old" in record.getMessage()] == []
+        write(store, "team.old", "again")
+    RuntimeStore.open(directory, descriptors=[roster]).close()
+    (told,) = [record for record in caplog.records if "team.old" in record.getMessage()]
+    assert "is committed, in team.old.json, and no descriptor names it" in told.getMessage()
+    facts = examine(directory)
+    assert (facts.unregistered, facts.unknown_files) == ({"team.old": "team.old.json"}, ())
+    assert run("status", directory, "--json").json()["unregistered"] == ["team.old"]
+    assert "team.old (committed, without a descriptor)" in run("status", directory, columns=200).out
+    with RuntimeStore.open(directory, descriptors=[roster, old]) as store:
+        assert store.read(old).data == "again"
+        delete(store, "team.old")
+    RuntimeStore.open(directory, descriptors=[roster]).close()
+    assert "Not registered" not in run("status", directory, columns=200).out
+    assert (examine(directory).unregistered, examine(directory).unknown_files) == ({}, ())
 
 
 def test_what_somebody_else_puts_there_afterwards_stays(tmp_path: Path) -> None:

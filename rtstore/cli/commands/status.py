@@ -97,6 +97,8 @@ class StatusReport(Record):
     outgrown: tuple[StoreSize, ...]
     """The stores whose history outgrows their data many times over."""
     stores: tuple[StoreLine, ...]
+    unregistered: tuple[str, ...]
+    """The committed stores that no descriptor names."""
     below: tuple[Line, ...]
     """The lanes, and what other runtime directories are not far below."""
     lane_indexes: tuple[LaneIndexReport, ...]
@@ -139,6 +141,7 @@ def run(
         historyContents, historyBytes (beside what is current),
         batchId, highWatermark, batchReason, writtenAt, ageSeconds,
         deletedAt (or null: not deleted, or written again)},
+      unregistered[] (committed stores that no descriptor names),
       below[] (the lanes; as directories[] of a folder),
       laneIndexes[] (as of a folder), next[] {command, why}
     JSON of a folder: folder, exitCode,
@@ -197,6 +200,7 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         **limits_of(look.retention),
         outgrown=look.outgrown,
         stores=look.lines,
+        unregistered=look.unregistered,
         below=near.lines,
         lane_indexes=near.lane_indexes,
         next=look.next_of_all,
@@ -235,6 +239,7 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
             ("Size", f"database {size(report.database_bytes)}, WAL {size(report.wal_bytes)}"),
             ("History", f"keeps {in_words(look.retention)}"),
             ("Writer lock", _lock(look, report)),
+            *_unregistered(report),
         ]
     )
     page.gap()
@@ -253,6 +258,13 @@ def _identities(report: StatusReport) -> list[tuple[str, str]]:
     if report.expected_identity != report.active_identity:
         rows.append(("Expected", _identity(report.expected_identity)))
     return rows
+
+
+def _unregistered(report: StatusReport) -> list[tuple[str, str | Cell]]:
+    if not report.unregistered:
+        return []
+    names = ", ".join(report.unregistered)
+    return [("Not registered", Cell(f"{names} (committed, without a descriptor)", "warn"))]
 
 
 def _identity(identity: RunIdentity | None) -> str:

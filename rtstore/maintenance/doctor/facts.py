@@ -171,6 +171,8 @@ class Facts(Record):
     """What lies in quarantine, and has no row."""
     stray_files: tuple[str, ...] = ()
     unknown_files: tuple[str, ...] = ()
+    unregistered: dict[str, str] = Field(default_factory=dict)
+    """The files of committed stores that no descriptor names, by store."""
     sizes: dict[str, int] = Field(default_factory=dict)
     store_sizes: tuple[StoreSize, ...] = ()
     """Looked at where the database is at this rtstore's revision."""

@@ -85,6 +85,7 @@ def examine(
     left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
     saved = _descriptors(path) if state in _READABLE else left.descriptors
     descriptors = tuple(known or saved or KNOWN_DESCRIPTORS)
+    unregistered = _unregistered(path, descriptors) if state in _READABLE else {}
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
@@ -136,7 +137,8 @@ def examine(
         settings=(_read(path, settings) or {}) if state in _READABLE else {},
         **(_quarantined(directory, fs) if state in _READABLE else {}),
         stray_files=tuple(_strays(directory, names, there)),
-        unknown_files=tuple(_unknown(names, descriptors)),
+        unknown_files=tuple(_unknown(names, descriptors, unregistered.values())),
+        unregistered=unregistered,
         sizes=_sizes(directory, there),
         **(_history(path) if state is DatabaseState.SOUND else {}),
         newest_batch_at=_newest_batch(path) if state in _READABLE else None,
@@ -266,6 +268,10 @@ def _descriptors(path: Path) -> Sequence[Descriptor] | None:
     return _read(path, manifest.load_descriptors)
 
 
+def _unregistered(path: Path, descriptors: Iterable[Descriptor]) -> dict[str, str]:
+    return manifest.without_descriptor(_read(path, manifest.load_paths) or {}, descriptors)
+
+
 def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:
     """Return the facts of the quarantine: what is missing, and what is not as it was kept."""
     known = _read(directory / DATABASE_NAME, recovery_log.list_quarantined)
@@ -387,8 +393,11 @@ def _strays(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Ite
     yield from (name for name in sorted(names) if name.startswith(".runtime-store."))
 
 
-def _unknown(names: Sequence[str], descriptors: Sequence[Descriptor]) -> Iterator[str]:
-    known = {item.relative_path.split("/")[0] for item in descriptors}
+def _unknown(
+    names: Sequence[str], descriptors: Sequence[Descriptor], others: Iterable[str]
+) -> Iterator[str]:
+    store_files = (*(item.relative_path for item in descriptors), *others)
+    known = {path.split("/")[0] for path in store_files}
     known |= {QUARANTINE_DIRECTORY, LOCK_NAME, DATABASE_NAME, RECORD_NAME}
     known |= {*MANIFEST_NAMES, RECEIPTS_NAME, *KNOWN_OTHERS}
     for name in sorted(names):

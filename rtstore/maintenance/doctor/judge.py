@@ -602,6 +602,16 @@ def _some(names: tuple[str, ...]) -> str:
 
 def _stray_files(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.STRAY_FILES)
+    if facts.unregistered:
+        files = ", ".join(f"{path} of {name}" for name, path in facts.unregistered.items())
+        yield say.yellow(
+            f"not stray, but committed, of stores that no descriptor names: {files}",
+            Suggestion(
+                command=None,
+                why="the runtime must open the directory with their descriptors, too, to use such "
+                "a store or to delete it; until then no plan looks after it",
+            ),
+        )
     if facts.stray_files and facts.lock_holder is None:
         yield say.yellow(
             f"left by a process that died: {', '.join(facts.stray_files)}",
@@ -610,7 +620,7 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
     elif facts.unknown_files:
         names = ", ".join(facts.unknown_files)
         yield say.yellow(f"not of any store that this directory knows: {names}")
-    else:
+    elif not facts.unregistered:
         yield say.green("none")
 
 
