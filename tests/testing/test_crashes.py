@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from rtstore import (
+    DELETED,
     AsyncRuntimeStore,
     BatchState,
     FileSystem,
@@ -30,7 +32,7 @@ from rtstore.testing import (
     crash_points,
     kill_at,
 )
-from tests.support import FILE_OF, LEASES, LEDGER, data_in, new_directory, stray_files
+from tests.support import CHECKPOINT, FILE_OF, LEASES, LEDGER, data_in, new_directory, stray_files
 from tests.support.groups import batch, together
 from tests.testing.runtimes import (
     IDENTITY,
@@ -155,6 +157,32 @@ def test_the_points_every_batch_comes_by() -> None:
     assert len(crash_points(4)) == len(POINTS) + 2 * 3
     with pytest.raises(ValueError, match="at least one"):
         crash_points(0)
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2, 3])
+def test_a_batch_that_deletes_comes_by_all_its_points(directory: Path, deleted: int) -> None:
+    """A deleted store has one point, where its file is gone; its batch comes by all points that
+    there are of it, and by no other, and is done or not as they say."""
+    writes = {name: DELETED if at < deleted else {"number": 2} for at, name in enumerate(STORES)}
+    points = crash_points(stores=3, deleted=deleted)
+    assert len(points) == len(crash_points(stores=3)) - deleted
+    for number, point in enumerate(points):
+        copied = directory.with_name(f"copied-{number}")
+        shutil.copytree(directory, copied)
+        with crash_at(point), RuntimeStore.open(copied) as store:
+            store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=writes)
+        with RuntimeStore.open(copied) as store:
+            left = {entry.schema_name for entry in store.manifest().entries}
+            gone = set(STORES[:deleted]) if point.logged else set()
+            assert left == set(STORES) - gone
+            assert {name for name in STORES if not (copied / FILE_OF[name]).exists()} == gone
+
+
+@pytest.mark.parametrize("deleted", [-1, 3])
+def test_a_batch_does_not_delete_more_stores_than_it_has(deleted: int) -> None:
+    """Nor less than none."""
+    with pytest.raises(ValueError, match=rf"a batch of 2 stores does not delete {deleted}"):
+        crash_points(2, deleted=deleted)
 
 
 # --- asyncio, threads, stores that were open before -----------------------------------------------
