@@ -177,7 +177,7 @@ class Recovery:
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, autocommit=True)
-        is_tidy = not self._stray_files() and not self._files_of_retired()
+        is_tidy = not self._stray_files() and not self._files_back()
         if not _safe(plan) and not interrupted and is_tidy:
             return None
         with self._lock.hold():
@@ -482,15 +482,15 @@ class Recovery:
                 )
         return found
 
-    def _files_of_retired(self) -> list[StoreFile]:
-        """Return the files that are back of deleted stores which no descriptor names any more: a
-        loss of power took their removal back. (The plan has those that are registered.)"""
+    def _files_back(self) -> list[StoreFile]:
+        """Return the files that are back of deleted stores and that no descriptor names any more: a
+        loss of power took their removal back. (The plan has those that one names.)"""
         gone = self._database.read(batches.list_gone, autocommit=True)
         known = {item.relative_path for item in self._registry} if gone else set()
         found: dict[str, StoreFile] = {}
         for item in gone:
             file = StoreFile(item.schema_name, ANY_VERSION, item.relative_path)
-            if item.schema_name in self._registry or item.relative_path in known:
+            if item.relative_path in known:
                 continue
             with suppress_system_error(RuntimeStoreError):
                 if self._publisher.found_hash(file) and self._is_ours(file):
@@ -502,7 +502,7 @@ class Recovery:
         return foreign is None or self._is_back(file)
 
     def _sweep(self) -> None:
-        """Remove temporary files, and those of retired stores that are back, unless a batch is
+        """Remove temporary files, and those of deleted stores that are back, unless a batch is
         open.
 
         New versions in them are whole in the log. Old versions, replaced by an exchange, were
@@ -520,7 +520,7 @@ class Recovery:
                 continue
             except system_error(StorageError) as error:
                 logger.warning("temporary file %s cannot be removed: %s", path, error)
-        for file in self._files_of_retired():
+        for file in self._files_back():
             try:
                 kept = self._publisher.quarantine.keep(file, None, None, None)
                 self._publisher.remove(file, Expected.after(kept, None))

@@ -518,6 +518,32 @@ def test_a_retired_store_that_is_written_again_is_told_of(
     assert (examine(directory).unregistered, examine(directory).unknown_files) == ({}, ())
 
 
+def test_a_file_that_is_back_is_removed_from_where_the_store_was(tmp_path: Path) -> None:
+    """Its descriptor names another file by now: the old one goes all the same. What somebody else
+    wrote there stays; so does the old file of a store that was written to its new one."""
+    old = Descriptor("team.old")
+    moved = Descriptor("team.old", relative_path="moved.json")
+    directory = tmp_path / "runtime"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[old]) as store:
+        write(store, "team.old", "old")
+        path = file_of(store, "team.old")
+        content = path.read_bytes()
+        delete(store, "team.old")
+    for back in (content, content[:-5]):
+        path.write_bytes(back)
+        with RuntimeStore.open(directory, descriptors=[moved]) as store:
+            assert not path.exists()
+            assert store.quarantined_files() == []
+    path.write_bytes(BY_HAND)
+    with RuntimeStore.open(directory) as store:
+        assert path.read_bytes() == BY_HAND
+        write(store, "team.old", "anew")
+    path.write_bytes(content)
+    with RuntimeStore.open(directory) as store:
+        assert path.read_bytes() == content
+        assert store.read(moved).data == "anew"
+
+
 def test_what_somebody_else_puts_there_afterwards_stays(tmp_path: Path) -> None:
     """So does the file of another store that has the name now."""
     old = Descriptor("team.old")
