@@ -593,7 +593,7 @@ class RuntimeStore:
             manifest=manifest_now,
             plan=plan,
             readiness=readiness,
-            hindrances=self._hindrances(),
+            hindrances=self._hindrances(manifest_now),
         )
 
     # --- reading --------------------------------------------------------------------------------
@@ -724,15 +724,15 @@ class RuntimeStore:
         check = build_readiness(
             recovery_plan=plan,
             invariant_failures=failures,
-            hindrances=self._hindrances(),
+            hindrances=self._hindrances(seen),
             nothing_committed=seen.high_watermark == 0,
         )
         self._writer.events.checked(plan, check)
         return plan, check
 
-    def _hindrances(self) -> tuple[Hindrance, ...]:
+    def _hindrances(self, seen: Manifest) -> tuple[Hindrance, ...]:
         paths = {item.schema_name: item.relative_path for item in self.descriptors}
-        return hindrances(self.lock.path.parent, paths)
+        return hindrances(self.lock.path.parent, paths, seen.paths)
 
     def invariant_failures(self) -> list[str]:
         """Return every contradiction between the committed contents, in words."""

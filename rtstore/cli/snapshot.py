@@ -184,8 +184,9 @@ class Look:
         self.outgrown = outgrown(sizes, self.retention.content_bytes)
         """The stores whose history outgrows their data many times over."""
         self.open_batches = _open_batches(gathered, self.now)
-        paths = {item.schema_name: item.relative_path for item in self.manifest.entries}
-        self.unregistered = tuple(manifest.without_descriptor(paths, store.descriptors))
+        self.unregistered = tuple(
+            manifest.without_descriptor(self.manifest.paths, store.descriptors)
+        )
         """The committed stores that no descriptor names."""
         self.newer_files = _newer_files(store, gathered, plan)
         self.newer_batches = _newer_batches(store)
@@ -357,7 +358,7 @@ def look_at(store: RuntimeStore, given: Expected = AS_IT_IS) -> Look:
     expected = expected_identity(gathered.view.manifest, given)
     plan = planner.plan_of(gathered, team_name=store.team_name, expected=expected)
     paths = {item.schema_name: item.relative_path for item in store.descriptors}
-    hindered = hindrances(store.directory, paths)
+    hindered = hindrances(store.directory, paths, gathered.view.manifest.paths)
     check = build_readiness(
         recovery_plan=plan,
         invariant_failures=store.invariant_failures(),

@@ -34,14 +34,16 @@ FULL_BYTES = 1 << 20
 _ALWAYS_WRITTEN = (LOCK_NAME, *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm")))
 
 
-def hindrances(directory: Path, stores: Mapping[str, str]) -> tuple[Hindrance, ...]:
+def hindrances(
+    directory: Path, stores: Mapping[str, str], committed: Mapping[str, str]
+) -> tuple[Hindrance, ...]:
     """Return what keeps writes out of a directory, by the path of each store; those of all stores
-    first.
+    first. `committed` are the paths of the stores by their entries.
 
     Asked by the readiness check, by `rtstore status` and by `rtstore doctor`.
     """
     whole = tuple(_of_all(directory))
-    return whole or tuple(_of_stores(directory, stores))
+    return whole or (*_of_stores(directory, stores), *_taken(stores, committed))
 
 
 def mounted_database(directory: Path) -> Hindrance | None:
@@ -166,6 +168,25 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
             )
         elif path.parent in closed:
             yield _read_only(shown.parent, name)
+
+
+def _taken(stores: Mapping[str, str], committed: Mapping[str, str]) -> Iterator[Hindrance]:
+    """Opening refuses such descriptors; but another process may have written a store since."""
+    owners = {path: name for name, path in committed.items()}
+    for name, path in stores.items():
+        owner = owners.get(path, name)
+        if owner != name:
+            yield Hindrance(
+                kind=HindranceKind.TAKEN,
+                schema_name=name,
+                problem=f"{name} cannot be written: the file {path} is that of store {owner}",
+                way=Suggestion(
+                    command=None,
+                    why=f"the runtime must give {name} another relative_path, or open the "
+                    f"directory without {name} first, and write {owner} to another file or "
+                    "delete it",
+                ),
+            )
 
 
 _path = lru_cache(maxsize=64)(Path)

@@ -495,6 +495,11 @@ class Manifest(Record):
         return {entry.schema_name: entry for entry in self.entries}
 
     @property
+    def paths(self) -> dict[str, str]:
+        """The file of each committed store, by the store's name."""
+        return {entry.schema_name: entry.relative_path for entry in self.entries}
+
+    @property
     def active_identity(self) -> RunIdentity | None:
         """The identity of the last committed batch, or None before the first."""
         if not self.active_run_id:
@@ -732,6 +737,8 @@ class HindranceKind(StrEnum):
     FULL = "full"
     OWNER = "owner"
     IMMUTABLE = "immutable"
+    TAKEN = "taken"
+    """The file of a store is another store's."""
 
 
 class Hindrance(Record):

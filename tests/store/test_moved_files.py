@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from rtstore import DELETED, Descriptor, InvalidRequestError, RuntimeStore
+from rtstore.maintenance.doctor.gather import examine
+from rtstore.model.runs import StartKind
 from rtstore.testing import crash_at
+from tests.cli.commands import run
 from tests.support import CHECKPOINT, IDENTITY, files_picture, write
 
 ONE, TWO = Descriptor("team.one", relative_path="1.json"), Descriptor(
@@ -111,3 +114,30 @@ def test_who_only_looks_may_look_anyhow(directory: Path) -> None:
         assert len(store.manifest().entries) == 2
     with RuntimeStore.open(directory) as store:
         assert [item.relative_path for item in store.descriptors] == ["1.json", "2.json"]
+
+
+def test_a_store_whose_file_was_taken_since_is_not_called_ready(tmp_path: Path) -> None:
+    """By a process that has the deleted store's descriptor still. Readiness, a start, status and
+    the doctor say what keeps the other from being written; with the file given up it is ready."""
+    directory, other = tmp_path / "team", at("1.json", Descriptor("team.other"))
+    with RuntimeStore.open(directory, team_name="t", descriptors=[ONE]) as old:
+        write(old, ONE.schema_name, "one")
+        write(old, ONE.schema_name, DELETED)
+        with RuntimeStore.open(directory, descriptors=[other]) as store:
+            write(old, ONE.schema_name, "again")
+            problem = "team.other cannot be written: the file 1.json is that of store team.one"
+            check = store.check_readiness()
+            assert (check.ok, problem in check.diagnostics) == (False, True)
+            begun = store.start_state(IDENTITY.run_id)
+            assert (begun.kind, begun.why) == (StartKind.REFUSE, problem)
+            with pytest.raises(InvalidRequestError, match=r"1\.json is that of store team\.one"):
+                write(store, other.schema_name, "other")
+    status = run("status", directory, "--json").json()
+    assert status["verdict"] == "blocked"
+    assert any("team.one to another file or delete it" in step["why"] for step in status["next"])
+    assert any(item.schema_name == "team.other" for item in examine(directory).hindrances)
+    with RuntimeStore.open(directory, descriptors=[ONE]) as store:
+        write(store, ONE.schema_name, DELETED)
+    with RuntimeStore.open(directory, descriptors=[other]) as store:
+        write(store, other.schema_name, "other")
+        assert store.check_readiness().ok

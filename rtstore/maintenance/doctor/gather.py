@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,7 +85,7 @@ def examine(
     left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
     saved = _descriptors(path) if state in _READABLE else left.descriptors
     descriptors = tuple(known or saved or KNOWN_DESCRIPTORS)
-    unregistered = _unregistered(path, descriptors) if state in _READABLE else {}
+    committed = (_read(path, manifest.load_paths) if state in _READABLE else None) or {}
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
@@ -121,7 +121,7 @@ def examine(
         engine=engine_version(),
         file_system=_file_system(directory),
         is_read_only=bool(space and space.f_flag & os.ST_RDONLY),
-        hindrances=_hindrances(directory, descriptors, state),
+        hindrances=_hindrances(directory, descriptors, committed, state),
         committed_bytes=_read(path, database_bytes) if is_full and state in _READABLE else None,
         free_bytes=None if space is None else space.f_bavail * space.f_frsize,
         free_inodes=space.f_favail if space is not None and space.f_files else None,
@@ -137,8 +137,8 @@ def examine(
         settings=(_read(path, settings) or {}) if state in _READABLE else {},
         **(_quarantined(directory, fs) if state in _READABLE else {}),
         stray_files=tuple(_strays(directory, names, there)),
-        unknown_files=tuple(_unknown(names, descriptors, unregistered.values())),
-        unregistered=unregistered,
+        unknown_files=tuple(_unknown(names, descriptors, committed)),
+        unregistered=manifest.without_descriptor(committed, descriptors),
         sizes=_sizes(directory, there),
         **(_history(path) if state is DatabaseState.SOUND else {}),
         newest_batch_at=_newest_batch(path) if state in _READABLE else None,
@@ -153,11 +153,14 @@ def _nameless(directory: Path, known: Iterable[Descriptor], fs: FileSystem) -> t
 
 
 def _hindrances(
-    directory: Path, descriptors: Sequence[Descriptor], state: DatabaseState
+    directory: Path,
+    descriptors: Sequence[Descriptor],
+    committed: Mapping[str, str],
+    state: DatabaseState,
 ) -> tuple[Hindrance, ...]:
     paths = {item.schema_name: item.relative_path for item in descriptors}
     mounted = None if state in _READABLE else mounted_database(directory)
-    return (*hindrances(directory, paths), *((mounted,) if mounted else ()))
+    return (*hindrances(directory, paths, committed), *((mounted,) if mounted else ()))
 
 
 def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
@@ -266,10 +269,6 @@ def _read(path: Path, query: Callable[[Connection], Result]) -> Result | None:
 
 def _descriptors(path: Path) -> Sequence[Descriptor] | None:
     return _read(path, manifest.load_descriptors)
-
-
-def _unregistered(path: Path, descriptors: Iterable[Descriptor]) -> dict[str, str]:
-    return manifest.without_descriptor(_read(path, manifest.load_paths) or {}, descriptors)
 
 
 def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:
@@ -394,8 +393,9 @@ def _strays(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Ite
 
 
 def _unknown(
-    names: Sequence[str], descriptors: Sequence[Descriptor], others: Iterable[str]
+    names: Sequence[str], descriptors: Sequence[Descriptor], committed: Mapping[str, str]
 ) -> Iterator[str]:
+    others = manifest.without_descriptor(committed, descriptors).values()
     store_files = (*(item.relative_path for item in descriptors), *others)
     known = {path.split("/")[0] for path in store_files}
     known |= {QUARANTINE_DIRECTORY, LOCK_NAME, DATABASE_NAME, RECORD_NAME}
