@@ -14,8 +14,15 @@ from tests.support import breadth
 
 RACED = ("new_raced", "refused_raced", "torn_raced", "recover_raced", "delete_raced")
 """Variants of others, which are only killed, but for the full run."""
-SLOW = ("rebuild", "restore_quarantined", "write_again", *RACED)
+SLOW = (
+    "rebuild", "restore_quarantined", "write_again", "delete_many", "delete_imported",
+    "delete_begin", *RACED,
+)  # fmt: skip
 """Scenarios failed at every point in the full run only: others come by the same places."""
+SLOW_TO_CUT = (
+    "rebuild", "delete_many", "delete_imported", "delete_begin", "delete_together", *RACED,
+)  # fmt: skip
+"""Scenarios cut off from power in the full run only, for the same reason."""
 KILLED = (
     "make", "write_new", "write_over", "write_mixed", "update_several", "write_together",
     "delete", "open_torn", "begin_run",
@@ -57,7 +64,7 @@ def test_error_at_every_point(crew: Crew, scenario: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "scenario", breadth.params(SCENARIOS, normal=CUT, thorough=_but("rebuild", *RACED))
+    "scenario", breadth.params(SCENARIOS, normal=CUT, thorough=_but(*SLOW_TO_CUT))
 )
 def test_power_lost_at_every_point(crew: Crew, scenario: str) -> None:
     """Power lost before any call or statement, with whatever was not flushed kept, lost or torn,

@@ -342,10 +342,14 @@ def _write(store: RuntimeStore) -> None:
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 each_older = pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=()))
+ENDS = (OLDER[0], OLDER[-1])
+"""An upgrade of the oldest runs every later revision, in one transaction; that of the newest runs
+one. Those in between are tried in the full run."""
+from_both_ends = pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=(), thorough=ENDS))
 
 
 @needs_fork
-@pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=OLDER[-1:]))
+@pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=OLDER[-1:], thorough=ENDS))
 def test_an_upgrade_that_is_killed(frozen: str) -> None:
     """Killed before any SQL statement or file operation that follows a change, the store is at the
     old revision or the new one, whole, and a runtime goes on."""
@@ -358,7 +362,7 @@ def test_an_upgrade_that_is_killed(frozen: str) -> None:
 
 @pytest.mark.early
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-@each_older
+@from_both_ends
 def test_killed_in_a_system_call(frozen: str) -> None:
     """An upgrade is killed in place of a system call that changes a file, those of SQLite too: the
     first and the last of each kind."""
@@ -369,7 +373,7 @@ def test_killed_in_a_system_call(frozen: str) -> None:
 
 @pytest.mark.early
 @needs_fork
-@each_older
+@from_both_ends
 @pytest.mark.parametrize("job", ["fail", "power", "control"])
 def test_an_upgrade_in_trouble(frozen: str, job: str) -> None:
     """With an error in place of any call that writes, and with the power lost at any moment, the
