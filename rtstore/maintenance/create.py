@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -252,28 +252,32 @@ def register(
 
     def look(connection: Connection) -> tuple[Descriptor, ...]:
         if wanted is not None and not read_only:
-            refuse_taken_files(connection, wanted)
-            _report_unregistered(connection, wanted)
+            paths = manifest.load_paths(connection)
+            refuse_taken_files(connection, wanted, paths)
+            _report_unregistered(wanted, paths)
         return manifest.load_descriptors(connection)
 
-    remembered = database.read(look, autocommit=True)
+    remembered = database.read(look, autocommit=wanted is None or read_only)
     if wanted is None:
         return Registry(remembered)
     if not read_only and tuple(_plain(item) for item in wanted) != tuple(
         _plain(item) for item in remembered
     ):
         with lock.hold(), database.write(flush=True) as connection:
-            refuse_taken_files(connection, wanted)  # no other writer now
+            # No other writer now.
+            refuse_taken_files(connection, wanted, manifest.load_paths(connection))
             manifest.save_descriptors(connection, wanted)
     return wanted
 
 
-def refuse_taken_files(connection: Connection, wanted: Registry) -> None:
+def refuse_taken_files(
+    connection: Connection, wanted: Registry, committed: Mapping[str, str]
+) -> None:
     """Raise `InvalidRequestError` for a descriptor whose file is that of another store, by its
-    entry or by an open batch: that store has to give the file up first, or each write is refused.
-    """
+    entry (`committed` are the files of those) or by an open batch: that store has to give the file
+    up first, or each write is refused."""
     open_batches = [item for item in batches.load_open(connection) if item.has_contents]
-    paths = manifest.load_paths(connection)
+    paths = dict(committed)
     for logged in open_batches:
         paths |= {write.schema_name: write.relative_path for write in logged.writes}
         for deletion in logged.deletions:
@@ -286,11 +290,10 @@ def refuse_taken_files(connection: Connection, wanted: Registry) -> None:
             raise InvalidRequestError("descriptors", taken_file(name, path, owner), store=name)
 
 
-def _report_unregistered(connection: Connection, wanted: Registry) -> None:
+def _report_unregistered(wanted: Registry, committed: Mapping[str, str]) -> None:
     """Log when committed stores have no descriptor. Somebody may have meant it, or may have written
     a retired store again."""
-    left_out = manifest.without_descriptor(manifest.load_paths(connection), wanted)
-    for name, path in left_out.items():
+    for name, path in manifest.without_descriptor(committed, wanted).items():
         logger.warning(
             "store %s is committed, in %s, and no descriptor names it: no plan looks after it, "
             "until the directory is opened with its descriptor, too",
