@@ -16,7 +16,17 @@ from typing import Any
 
 from rtstore.model.times import format_time, utc_now
 from tests.benchmarks import __doc__ as about
-from tests.benchmarks import concurrency, growth, opening, reading, report, waiting, writing
+from tests.benchmarks import (
+    commands,
+    concurrency,
+    growth,
+    opening,
+    reading,
+    report,
+    tasks,
+    waiting,
+    writing,
+)
 from tests.benchmarks.bench import Bench, Case
 from tests.benchmarks.machine import file_system, machine, versions
 from tests.benchmarks.measure import Figure
@@ -25,15 +35,23 @@ from tests.benchmarks.sizes import FULL, QUICK, SMOKE
 CASES: dict[str, Case] = {
     "write": writing.write_batch,
     "update": writing.update,
+    "large": writing.update_large,
+    "scale": writing.scale,
+    "tail": writing.tail,
     "flushes": writing.count_flushes,
     "read": reading.read,
     "snapshot": reading.snapshot,
     "readiness": reading.readiness,
     "open": opening.opening,
+    "session": opening.opening_to_write,
     "import": opening.importing,
     "history": growth.long_history,
     "size": growth.size_on_disk,
+    "wal": growth.wal,
+    "status": commands.status,
+    "backup": commands.back_up,
     "callers": concurrency.callers,
+    "tasks": tasks.tasks,
     "processes": concurrency.processes,
     "wait": waiting.wake_up,
     "idle": waiting.idle,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from typing import Protocol
 
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.children import Child
@@ -32,7 +33,7 @@ def callers(bench: Bench) -> Iterator[Figure]:
             Crowd(store, names, number, sizes.document_bytes, stack) for number in sizes.callers
         ]
         crowds.append(Crowd(store, names[:1], most, sizes.document_bytes, stack))
-        one, *others = _rounds(crowds, sizes)
+        one, *others = take_turns(crowds, sizes)
     titles = [f"{number} callers, a store each" for number in sizes.callers[1:]]
     titles.append(f"{most} callers, same store")
     targets = [MANY if number == MANY_CALLERS else None for number in (*sizes.callers[1:], most)]
@@ -75,7 +76,17 @@ def _speeds(bench: Bench, callers: int, longer_ms: int) -> list[list[float]]:
     return [list(speeds) for speeds in zip(*rounds, strict=True)]
 
 
-def _rounds(crowds: Sequence[Crowd], sizes: Sizes) -> list[list[float]]:
+class Callers(Protocol):
+    """Some callers that write into one store at once."""
+
+    callers: int
+
+    def turn(self, each: int) -> float:
+        """Let every caller write that many batches; return how many a second together."""
+
+
+def take_turns(crowds: Sequence[Callers], sizes: Sizes) -> list[list[float]]:
+    """Let crowds write in turn; return how many batches a second each made, round by round."""
     pace = sizes.pace
     turns = [
         max(sizes.batches_per_caller, sizes.batches_per_turn // crowd.callers) for crowd in crowds

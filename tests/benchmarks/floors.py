@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,35 @@ class FlushedFiles:
             replace(self._directory / f"{name}.json", content, mtime_ns=None, flush=True)
 
 
+@dataclass(frozen=True)
+class Codec:
+    """How a document is parsed and encoded."""
+
+    parse: Callable[[bytes], Any]
+    encode: Encode
+
+
+PLAIN_CODEC = Codec(json.loads, dumps)
+FAST_CODEC = Codec(pydantic_core.from_json, fast_dumps)
+
+
+class FlushedDocument:
+    """A document in a file: read, parsed, changed, encoded, hashed, and written with one flush."""
+
+    def __init__(self, path: Path, document: Any, codec: Codec) -> None:
+        self._path = path
+        self._codec = codec
+        self.hash = ""
+        replace(path, codec.encode(document), mtime_ns=None, flush=True)
+
+    def update(self, change: Callable[[Any], Any]) -> None:
+        """Change the document."""
+        with open(self._path, "rb") as file:
+            content = self._codec.encode(change(self._codec.parse(file.read())))
+        self.hash = hashlib.sha256(content).hexdigest()
+        replace(self._path, content, mtime_ns=None, flush=True)
+
+
 class FullCommit:
     """One SQLite commit of bytes that are ready, at `synchronous=FULL`, and nothing else."""
 
@@ -266,6 +296,26 @@ def read_and_hash(paths: Iterable[Path]) -> list[str]:
         with open(path, "rb") as file:
             found.append(hashlib.sha256(file.read()).hexdigest())
     return found
+
+
+def make_plain(database: Path) -> None:
+    """Make a database of one table, in WAL mode."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    connection.execute("CREATE TABLE numbers (number INTEGER)")
+    connection.close()
+
+
+def open_and_commit(database: Path) -> None:
+    """Open a database, commit one row with a flush, close it."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO numbers VALUES (1)")
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
 
 
 def open_and_query(database: Path) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rtstore import Descriptor, RuntimeStore
@@ -62,6 +63,24 @@ def _against_fresh(
     for batches, times in zip(bench.sizes.histories[1:], old, strict=True):
         title = f"{what} after {batches:,} batches"
         yield compare("history", title, times, FRESH, fresh, target=target)
+
+
+def wal(bench: Bench) -> Iterator[Figure]:
+    """The WAL beside a reader that stays in its transaction: no checkpoint goes past it."""
+    sizes, known = bench.sizes, descriptors(1)
+    documents = Documents(sizes.wal_document_bytes)
+    with open_store(bench.directory / "rtstore", known) as store:
+        write(store, documents.some(store.descriptors.names))
+        database = store.directory / DATABASE_NAME
+        with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM runtime_manifest").fetchone()
+            for _ in range(sizes.wal_batches):
+                write(store, documents.some(store.descriptors.names))
+            grown = database.with_name(f"{DATABASE_NAME}-wal").stat().st_size / 1e6
+    title = f"WAL beside a reader, {sizes.wal_batches:,} batches"
+    written = sizes.wal_batches * sizes.wal_document_bytes / 1e6
+    yield quantities("wal", title, [grown], "their documents", [written], unit="MB")
 
 
 def size_on_disk(bench: Bench) -> Iterator[Figure]:

@@ -34,7 +34,7 @@ def versions() -> dict[str, str | None]:
         "sqlite": sqlite3.sqlite_version,
         **{name: version(name) for name in ("sqlalchemy", "pydantic", "filelock")},
         "rtstore": _own_version(),
-        **{name: peers.version_of(name) for name in (peers.DISKCACHE, peers.LANGGRAPH)},
+        **{name: peers.version_of(name) for name in peers.ALL},
     }
 
 

@@ -12,19 +12,22 @@ from rtstore import Descriptor, RuntimeStore
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.children import command, compiled_environment, environment
-from tests.benchmarks.documents import Documents, descriptors, open_store, write
+from tests.benchmarks.documents import Documents, Supply, descriptors, open_store, write
 from tests.benchmarks.floors import (
     IMPORT_FLOOR,
     IMPORT_IN_USE_FLOOR,
     import_command,
+    make_plain,
+    open_and_commit,
     open_and_query,
 )
 from tests.benchmarks.measure import Figure, Operation, Target, Times, compare, race
 
+WRITE_FLOOR = "plain sqlite3: open, one flushed commit, close"
 OPEN_FLOOR = "plain sqlite3: open, one query"
 FRONT_DOOR, FACADE = "import rtstore", "from rtstore import RuntimeStore"
 IN_USE = "sqlalchemy and pydantic, used once"
-IMPORT = Target(1.15)
+IMPORT, SESSION = Target(1.15), Target(6)
 
 
 class Opening:
@@ -93,6 +96,26 @@ def opening(bench: Bench) -> Iterator[Figure]:
     after = f"open after a crash, {sizes.stores} stores"
     yield compare("open", after, recover, title, plain)
     yield compare("open", after, recover, OPEN_FLOOR, floor)
+
+
+def opening_to_write(bench: Bench) -> Iterator[Figure]:
+    """Opening, a batch and closing, beside the same of a plain database in WAL mode."""
+    sizes, known = bench.sizes, descriptors(bench.sizes.stores)
+    current, plain = bench.directory / "current", bench.directory / "plain.sqlite3"
+    with open_store(current, known) as store:
+        write(store, Documents(sizes.document_bytes).some(store.descriptors.names))
+    make_plain(plain)
+    supply = Supply([known[0].schema_name], sizes.document_bytes)
+
+    def once() -> None:
+        with open_store(current, known) as store:
+            write(store, supply.documents)
+
+    ours = Operation("rtstore", once, prepare=supply.make)
+    floor = Operation(WRITE_FLOOR, lambda: open_and_commit(plain))
+    times, least = race([ours, floor], sizes.pace, turn=sizes.turn)
+    title = f"open, write, close, {sizes.stores} stores"
+    yield compare("session", title, times, WRITE_FLOOR, least, target=SESSION)
 
 
 def importing(bench: Bench) -> Iterator[Figure]:

@@ -1,7 +1,8 @@
 """Other libraries that keep state in SQLite, where they are installed (the extra `bench`).
 
 They promise other things: diskcache flushes no value file, and no commit either unless it is told
-to; langgraph's checkpointer writes no files, and all channels of a checkpoint as one value.
+to; langgraph's checkpointer writes no files, and all channels of a checkpoint as one value; DBOS
+writes none either: it keeps what a step of a workflow returned, and a workflow has more to write.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import sqlite3
+import uuid
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import Any
 
 from tests.benchmarks.floors import dumps
 
-DISKCACHE, LANGGRAPH = "diskcache", "langgraph-checkpoint-sqlite"
+DISKCACHE, LANGGRAPH, DBOS = "diskcache", "langgraph-checkpoint-sqlite", "dbos"
+ALL = (DISKCACHE, LANGGRAPH, DBOS)
 INSTALL = "pip install -e '.[bench]'"
 
 
@@ -89,12 +92,66 @@ class Langgraph:
         self._connection.close()
 
 
-def available(directory: Path) -> list[tuple[str, DiskCache | Langgraph]]:
+class Dbos:
+    """DBOS on SQLite; a batch is a workflow with one step, which returns all documents.
+
+    A process has one DBOS at a time.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        module: Any = importlib.import_module("dbos")
+        self._dbos = module.DBOS
+        self._dbos.destroy(destroy_registry=True)
+        database = f"sqlite:///{directory / 'state.sqlite3'}"
+        self._dbos(
+            config={
+                "name": "benchmarks",
+                "system_database_url": database,
+                "run_admin_server": False,
+                "log_level": "ERROR",
+            }
+        )
+        step = self._dbos.step()(_same)
+
+        def save(documents: dict[str, Any]) -> Any:
+            return step(documents)
+
+        self._save: Any = self._dbos.workflow()(save)
+        self._dbos.launch()
+        self._workflow = ""
+        self._set_id: Any = module.SetWorkflowID
+
+    def write(self, documents: Mapping[str, Any]) -> None:
+        """Run a workflow that keeps all documents."""
+        self._workflow = str(uuid.uuid4())
+        with self._set_id(self._workflow):
+            self._save(dict(documents))
+
+    def read(self, name: str) -> Any:
+        """One document of the last workflow, whose result is read whole."""
+        return self._dbos.retrieve_workflow(self._workflow).get_result()[name]
+
+    def close(self) -> None:
+        """End DBOS in this process."""
+        self._dbos.destroy(destroy_registry=True)
+
+
+def _same(documents: dict[str, Any]) -> dict[str, Any]:
+    return documents
+
+
+Peer = DiskCache | Langgraph | Dbos
+
+
+def available(directory: Path) -> list[tuple[str, Peer]]:
     """The peers that are installed, each with its name, in directories of their own."""
-    found: list[tuple[str, DiskCache | Langgraph]] = []
+    found: list[tuple[str, Peer]] = []
     if version_of(DISKCACHE):
         found.append(("diskcache", DiskCache(directory / "diskcache", flush=False)))
         found.append(("diskcache, FULL", DiskCache(directory / "diskcache-full", flush=True)))
     if version_of(LANGGRAPH):
         found.append(("langgraph checkpoint", Langgraph(directory / "langgraph")))
+    if version_of(DBOS):
+        found.append(("DBOS workflow of one step", Dbos(directory / "dbos")))
     return found

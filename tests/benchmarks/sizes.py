@@ -37,6 +37,19 @@ class Sizes:
     size_batches: tuple[int, int]
     import_rounds: int
     flush_batches: int
+    tail_batches: int
+    """Batches whose slowest are looked at."""
+    scale: tuple[int, int]
+    """Stores of a small and of a large batch."""
+    scale_turns: int
+    update_bytes: int
+    """A large document, of which an update changes little."""
+    command_rounds: int
+    back_up_bytes: int
+    """Contents in the history of the directory that is backed up."""
+    wal_batches: int
+    """Batches beside a reader that stays in its transaction."""
+    wal_document_bytes: int
     wakes: int
     """How often a waiter is woken by a commit of another process."""
     idle_s: float
@@ -62,6 +75,14 @@ FULL = Sizes(
     size_batches=(1_000, 100_000),
     import_rounds=15,
     flush_batches=200,
+    tail_batches=20_000,
+    scale=(1_000, 12_000),
+    scale_turns=5,
+    update_bytes=1_500_000,
+    command_rounds=15,
+    back_up_bytes=1_000_000_000,
+    wal_batches=1_500,
+    wal_document_bytes=20_000,
     wakes=300,
     idle_s=60,
 )
@@ -85,6 +106,14 @@ QUICK = Sizes(
     size_batches=(1_000, 10_000),
     import_rounds=7,
     flush_batches=100,
+    tail_batches=5_000,
+    scale=(1_000, 12_000),
+    scale_turns=3,
+    update_bytes=1_500_000,
+    command_rounds=7,
+    back_up_bytes=100_000_000,
+    wal_batches=300,
+    wal_document_bytes=20_000,
     wakes=60,
     idle_s=10,
 )
@@ -109,6 +138,14 @@ SMOKE = Sizes(
     size_batches=(5, 10),
     import_rounds=1,
     flush_batches=4,
+    tail_batches=10,
+    scale=(2, 4),
+    scale_turns=1,
+    update_bytes=20_000,
+    command_rounds=1,
+    back_up_bytes=100_000,
+    wal_batches=3,
+    wal_document_bytes=300,
     wakes=3,
     idle_s=0.05,
 )

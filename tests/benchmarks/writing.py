@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rtstore import Descriptor
+from rtstore import Descriptor, RuntimeStore
 from tests.benchmarks import flushes, peers
 from tests.benchmarks.bench import Bench, human_size
 from tests.benchmarks.documents import (
@@ -19,16 +20,33 @@ from tests.benchmarks.documents import (
     open_store,
     write,
 )
-from tests.benchmarks.floors import FlushedFiles, FullCommit, RawProtocol, fast_dumps
-from tests.benchmarks.measure import Figure, Operation, Target, compare, quantities, race
+from tests.benchmarks.floors import (
+    FAST_CODEC,
+    PLAIN_CODEC,
+    FlushedDocument,
+    FlushedFiles,
+    FullCommit,
+    RawProtocol,
+    fast_dumps,
+)
+from tests.benchmarks.measure import Figure, Operation, Pace, Target, compare, quantities, race
 
 RAW = "raw sqlite3"
 RAW_CAREFUL = "raw sqlite3, step 2 and retention"
 RAW_FAST = "raw sqlite3, fast encoder"
 COMMIT, FILES = "one FULL commit", "flushed files, no database"
 
-TARGETS = {1: Target(1.5), 5: Target(1.3)}
+LARGE_FAST = "parse, encode, hash, write, one flush"
+LARGE_PLAIN = "the same with the standard library's json"
+MEDIAN = "their median"
+
+TARGETS = {1: Target(1.15), 5: Target(1.3)}
 FLUSHES = Target(1.0)
+LARGE = Target(1.3)
+MOST, LONGEST = Target(2.5), Target(12)
+
+SMALL_DOCUMENT_BYTES = 200
+"""In a batch of thousands of stores, whose contents would else fill the disk."""
 
 
 def write_batch(bench: Bench) -> Iterator[Figure]:
@@ -54,7 +72,7 @@ def write_batch(bench: Bench) -> Iterator[Figure]:
         times = race(contenders, sizes.pace, turn=sizes.slow_turn)
     for contender, floor in zip(contenders[1:], times[1:], strict=True):
         yield compare("write", title, times[0], contender.name, floor)
-    if missing := [name for name in (peers.DISKCACHE, peers.LANGGRAPH) if not _there(name)]:
+    if missing := [name for name in peers.ALL if not _there(name)]:
         bench.notes.append(f"not installed: {', '.join(missing)} ({peers.INSTALL})")
 
 
@@ -71,7 +89,7 @@ def writers(
     store = stack.enter_context(open_store(directory / "rtstore", known))
     supply = Supply(names, size)
     found = [
-        Operation("rtstore", lambda: write(store, supply.documents), prepare=supply.make),
+        _writing(store, supply),
         _raw(RAW, directory / "raw", known, size, stack),
     ]
     if not everybody:
@@ -105,7 +123,7 @@ def _raw(
     return Operation(name, lambda: raw.write(supply.documents), prepare=supply.make)
 
 
-def _peer(name: str, peer: peers.DiskCache | peers.Langgraph, supply: Supply) -> Operation:
+def _peer(name: str, peer: peers.Peer, supply: Supply) -> Operation:
     return Operation(name, lambda: peer.write(supply.documents), prepare=supply.make)
 
 
@@ -131,6 +149,66 @@ def update(bench: Bench) -> Iterator[Figure]:
         times = race([ours, floor], sizes.pace, turn=sizes.turn, warm_up=sizes.warm_up)
     title = f"update, {human_size(sizes.document_bytes)}"
     yield compare("update", title, times[0], RAW, times[1])
+
+
+def update_large(bench: Bench) -> Iterator[Figure]:
+    """An update of a large document, beside doing the same to a file."""
+    size, known = bench.sizes.update_bytes, descriptors(1)
+    name = known[0].schema_name
+    first = Documents(size).some([name])
+
+    def change(data: Any) -> Any:
+        data["revision"] += 1
+        return data
+
+    with open_store(bench.directory / "rtstore", known) as store:
+        write(store, first)
+        ours = Operation(
+            "rtstore", lambda: store.update(name, change, identity=IDENTITY, reason=REASON)
+        )
+        contenders = [ours]
+        for title, codec in ((LARGE_FAST, FAST_CODEC), (LARGE_PLAIN, PLAIN_CODEC)):
+            file = FlushedDocument(bench.directory / f"{len(contenders)}.json", first[name], codec)
+            contenders.append(Operation(title, partial(file.update, change)))
+        times = race(contenders, bench.sizes.pace, turn=bench.sizes.slow_turn)
+    for contender, floor in zip(contenders[1:], times[1:], strict=True):
+        target = LARGE if contender.name == LARGE_FAST else None
+        title = f"update, {human_size(size)}"
+        yield compare("large", title, times[0], contender.name, floor, target=target)
+
+
+def tail(bench: Bench) -> Iterator[Figure]:
+    """The slowest of many batches of one caller, with the default retention."""
+    known, count = descriptors(1), bench.sizes.tail_batches
+    supply = Supply([known[0].schema_name], bench.sizes.document_bytes)
+    with open_store(bench.directory / "rtstore", known) as store:
+        pace, warm_up = Pace(1, 1, 0), bench.sizes.warm_up
+        (times,) = race([_writing(store, supply)], pace, turn=count, warm_up=warm_up)
+    median = [1e3 * times.percentile(50)]
+    for title, percent, target in (("99 % take at most", 99, MOST), ("the longest", 100, LONGEST)):
+        subject = f"{count:,} batches: {title}"
+        slowest = [1e3 * times.percentile(percent)]
+        yield quantities("tail", subject, slowest, MEDIAN, median, unit="ms", target=target)
+
+
+def scale(bench: Bench) -> Iterator[Figure]:
+    """A batch of many stores, beside one of fewer."""
+    sizes = bench.sizes
+    contenders = []
+    with ExitStack() as stack:
+        for count in sizes.scale:
+            known = descriptors(count)
+            store = stack.enter_context(open_store(bench.directory / str(count), known))
+            supply = Supply([item.schema_name for item in known], SMALL_DOCUMENT_BYTES)
+            contenders.append(_writing(store, supply))
+        few, many = race(contenders, Pace(sizes.scale_turns, sizes.scale_turns, 0), turn=1)
+    (fewer, more), target = sizes.scale, Target(14)
+    title, against = f"a batch of {more:,} stores", f"a batch of {fewer:,} stores"
+    yield compare("scale", title, many, against, few, target=target)
+
+
+def _writing(store: RuntimeStore, supply: Supply) -> Operation:
+    return Operation("rtstore", lambda: write(store, supply.documents), prepare=supply.make)
 
 
 def count_flushes(bench: Bench) -> Iterator[Figure]:
