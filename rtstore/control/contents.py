@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
-from sqlalchemy import Connection, bindparam, exists, func, insert, select
+from sqlalchemy import Connection, bindparam, exists, func, insert, literal_column, select
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rtstore.control import batches
@@ -19,11 +20,12 @@ from rtstore.control.schema import (
 )
 from rtstore.control.sqlite.statements import Row, Statement, driver_of
 from rtstore.errors import CorruptDatabaseError
-from rtstore.model.envelope import content_hash
+from rtstore.model.envelope import content_hash, hash_of_pieces
 from rtstore.model.records import Argument, PublishedFile, Record
 
 NUMBER_MAX = 2**63 - 1
 """The largest integer that SQLite holds."""
+_PIECE_BYTES = 1 << 20
 
 
 class Retention(Argument):
@@ -95,11 +97,15 @@ def list_committed(connection: Connection) -> list[Committed]:
     return [Committed.model_validate(row) for row in _SELECT_COMMITTED.all(connection)]
 
 
-def list_contents(connection: Connection) -> Iterator[tuple[int, str, str, bytes]]:
-    """Yield every content, history included: number of its batch, its store, the hash in its
-    receipt, and its bytes. One is in memory at a time. Works with a database of any revision."""
-    for number, name, expected, text in driver_of(connection).execute(_SELECT_CONTENTS.sql):
-        yield number, name, expected, _bytes_of(text)
+def list_hashes(connection: Connection) -> Iterator[tuple[int, str, str, str]]:
+    """Yield for every content, history included: number of its batch, its store, the hash in its
+    receipt, and the hash that it has. Only a piece of a content is in memory at a time. Works with
+    a database of any revision."""
+    driver = driver_of(connection)
+    for row, number, name, expected in driver.execute(_SELECT_RECEIPTS.sql):
+        with driver.blobopen("store_contents", "content", row, readonly=True) as content:
+            found = hash_of_pieces(iter(partial(content.read, _PIECE_BYTES), b""))
+        yield number, name, expected, found
 
 
 def insert_contents(connection: Connection, contents: Mapping[int, Mapping[str, bytes]]) -> None:
@@ -327,12 +333,12 @@ _SELECT_SIZES = Statement(
     )
     .group_by(manifest_entries.c.schema_name)
 )
-_SELECT_CONTENTS = Statement(
+_SELECT_RECEIPTS = Statement(
     select(
+        literal_column("store_contents.rowid"),
         store_contents.c.batch_number,
         store_contents.c.schema_name,
         batch_writes.c.content_hash,
-        store_contents.c.content,
     ).join(
         batch_writes,
         (batch_writes.c.batch_number == store_contents.c.batch_number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -116,6 +116,14 @@ class _ExactStore(EncodedStore):
 def content_hash(content: bytes) -> str:
     """Return `sha256:<hex>` of the exact bytes of a file."""
     return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def hash_of_pieces(pieces: Iterable[bytes]) -> str:
+    """Return the `content_hash` of bytes that come in pieces."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return "sha256:" + digest.hexdigest()
 
 
 def encode(

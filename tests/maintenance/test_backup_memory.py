@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from rtstore.control.contents import KEEP_EVERYTHING
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.control.sqlite.settings import settings
 from tests.support import CHECKOUT, LEASES, breadth, new_directory, open_store, write
 
 BATCHES, CONTENT_BYTES = 52, 2 << 20
@@ -35,6 +37,8 @@ with RuntimeStore.open(directory, read_only=True) as store:
     store.back_up(backup)
 verify_backup(backup)
 restore_backup(backup, restored)
+with RuntimeStore.open(backup):  # open in this process, which must not open its database anew
+    verify_backup(backup)
 print(json.dumps(peak_mib() - before))
 """
 
@@ -74,3 +78,6 @@ def test_memory_does_not_grow_with_the_database(tmp_path: Path, as_before: str) 
     assert (json.loads(done.stdout) < LIMIT_MIB) is (as_before == "streamed"), done.stdout
     with open_store(tmp_path / "restored") as store:
         assert store.read(LEASES).data == {"n": BATCHES - 1}
+    restored = Database(tmp_path / "restored" / DATABASE_NAME, read_only=True)
+    assert restored.read(settings)["journal_mode"] == "wal"
+    restored.close()

@@ -1,16 +1,14 @@
 """Copy a control database through SQLite, and verify the copy before it is used.
 
 A copy is of one moment, however busy the writers are: it is read in one transaction, through the
-WAL. Plain file calls never touch a database that this process has open: closing any descriptor of
-it would drop the locks on it (sqlite.org/howtocorrupt.html, 2.2). Only a few pages of a database
-are in memory at once, except where `pages` reads it through SQLite.
+WAL. Only a few pages of a database are in memory at once, except where `pages` reads it through
+SQLite.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -87,27 +85,16 @@ def check(path: Path) -> None:
 def pages(path: Path) -> Iterator[bytes]:
     """Yield the bytes of a database at rest, a piece at a time.
 
-    Plain file calls read them, unless this process has the file open: closing it would drop the
-    locks that SQLite holds on it. Then, and where there is a WAL, SQLite returns all bytes at once;
-    it has no other way. Raises `StorageError` when the file cannot be read.
+    Where there is a WAL, or nobody knows whether this process has the file open, SQLite returns all
+    bytes at once; it has no other way. Raises `StorageError` when the file cannot be read.
     """
-    if idle.wal_size(path) > 0 or idle.is_open_here(path):
+    if idle.wal_size(path) > 0 or not idle.knows_what_is_open():
         yield _image(path)
         return
     try:
-        with path.open("rb", buffering=0) as file:
-            while piece := file.read(PIECE_BYTES):
-                yield piece
+        yield from idle.pieces(path, PIECE_BYTES)
     except system_error() as error:
         raise StorageError(path, "the file cannot be read", str(error)) from error
-
-
-def hash_of(pieces: Iterable[bytes]) -> str:
-    """Return the `content_hash` of bytes that come in pieces."""
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _image(path: Path) -> bytes:

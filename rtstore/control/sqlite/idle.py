@@ -7,8 +7,10 @@ error included, is discarded, and the file is read again.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rtstore.foreign import suppress_system_error, system_error
@@ -56,18 +58,37 @@ def wal_size(path: Path) -> int:
     return 0
 
 
-def is_open_here(path: Path) -> bool:
-    """Return whether this process has the file open; True where that is unknown."""
-    try:
-        wanted = path.stat()
-        numbers = [int(name) for name in os.listdir("/dev/fd")]
-    except system_error():
-        return True
-    for number in numbers:
-        with suppress_system_error():
-            if os.path.samestat(os.fstat(number), wanted):
-                return True
-    return False
+def knows_what_is_open() -> bool:
+    """Return whether this process can tell which files it has open, as `pieces` needs to."""
+    return os.access("/dev/fd", os.R_OK)
+
+
+def pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
+    """Yield the bytes of a database file, a piece at a time, as plain files are read.
+
+    Closing any descriptor of a file drops the locks that SQLite holds on it in this process
+    (sqlite.org/howtocorrupt.html, 2.2). So while this process has the file open, a descriptor that
+    is there already reads it, and stays open. Between two pieces no descriptor is held. Raises
+    OSError, also when another file takes its name meanwhile.
+    """
+    state, offset = path.stat(), 0
+    while piece := _piece(path, state, offset, piece_bytes):
+        yield piece
+        offset += len(piece)
+
+
+def _piece(path: Path, state: os.stat_result, offset: int, size: int) -> bytes:
+    for number in map(int, os.listdir("/dev/fd")):
+        with suppress_system_error():  # closed meanwhile, or not for reading
+            if os.path.samestat(os.fstat(number), state):
+                found = os.pread(number, size, offset)
+                # Another thread may have closed it, and the number is that of another file now.
+                if os.path.samestat(os.fstat(number), state):
+                    return found
+    with path.open("rb", buffering=0) as file:
+        if not os.path.samestat(os.fstat(file.fileno()), state):
+            raise OSError(errno.ESTALE, "another file took its name meanwhile", str(path))
+        return os.pread(file.fileno(), size, offset)
 
 
 def why_no_database(path: Path) -> str:
@@ -77,12 +98,9 @@ def why_no_database(path: Path) -> str:
 
 
 def _is_zeroed(path: Path) -> bool:
-    """Return whether a file has only zeros, as after a loss of power or a failed copy. It is not a
-    database, so plain file calls may touch it, unless this process has it open already."""
-    if is_open_here(path):
+    """Return whether a file has only zeros, as after a loss of power or a failed copy."""
+    if not knows_what_is_open():
         return False
-    try:
-        with path.open("rb", buffering=0) as file:
-            return not any(any(piece) for piece in iter(lambda: file.read(_PIECE_BYTES), b""))
-    except system_error():
-        return False
+    with suppress_system_error():
+        return not any(any(piece) for piece in pieces(path, _PIECE_BYTES))
+    return False

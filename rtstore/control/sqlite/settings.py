@@ -6,11 +6,11 @@ import sqlite3
 
 from sqlalchemy import Connection
 
-from rtstore.control.sqlite.statements import driver_of
+from rtstore.control.sqlite import idle
+from rtstore.control.sqlite.statements import database_of, driver_of
+from rtstore.foreign import suppress_system_error
 
-_LOOKED_AT_WHOLE = 64 << 20
-"""In bytes. The journal mode of a database at rest is only in its first page, for which SQLite has
-no statement; up to this size, the whole image is read."""
+_HEADER_BYTES = 100
 
 
 def engine_version() -> tuple[int, int, int]:
@@ -23,7 +23,7 @@ def settings(connection: Connection) -> dict[str, str | int | None]:
     """Return the settings of the file by the names of the pragmas; None for one not read."""
     driver = driver_of(connection)
     return {
-        "journal_mode": _journal_mode(driver),
+        "journal_mode": _journal_mode(connection),
         "page_size": _one(driver.execute("PRAGMA page_size")),
         "page_count": _one(driver.execute("PRAGMA page_count")),
         "freelist_count": _one(driver.execute("PRAGMA freelist_count")),
@@ -32,16 +32,16 @@ def settings(connection: Connection) -> dict[str, str | int | None]:
     }
 
 
-def _journal_mode(driver: sqlite3.Connection) -> str | None:
-    mode = _one(driver.execute("PRAGMA journal_mode"))
-    if mode == "wal":
-        return "wal"
+def _journal_mode(connection: Connection) -> str | int | None:
+    mode = _one(driver_of(connection).execute("PRAGMA journal_mode"))
+    if mode == "wal" or not idle.knows_what_is_open():
+        return mode if mode == "wal" else None
     # An idle database is read as an immutable file, for which SQLite always answers `delete`.
-    pages = int(_one(driver.execute("PRAGMA page_count")))
-    if pages * int(_one(driver.execute("PRAGMA page_size"))) > _LOOKED_AT_WHOLE:
-        return None
-    # Bytes 18 and 19 of the header: 2 for WAL (sqlite.org/fileformat2.html, 1.3.3).
-    return "wal" if driver.serialize()[18:20] == b"\x02\x02" else str(mode)
+    with suppress_system_error():
+        header = next(idle.pieces(database_of(connection), _HEADER_BYTES), b"")
+        # Bytes 18 and 19: 2 for WAL (sqlite.org/fileformat2.html, 1.3.3).
+        return "wal" if header[18:20] == b"\x02\x02" else mode
+    return None
 
 
 def _one(cursor: sqlite3.Cursor) -> str | int:

@@ -15,7 +15,7 @@ from rtstore.history.materialize import write_store_files
 from rtstore.maintenance.backup.record import Backup, Progress, Step
 from rtstore.maintenance.backup.verifying import path_of, verify_backup
 from rtstore.model import arguments
-from rtstore.model.envelope import content_hash
+from rtstore.model.envelope import content_hash, hash_of_pieces
 
 
 def restore_backup(
@@ -45,7 +45,7 @@ def restore_backup(
     with new_directory(directory, "directory", fs, outside=outside) as building:
         database = building / DATABASE_NAME
         _copy_database(source / DATABASE_NAME if is_whole else source, database, fs, progress)
-        if copying.hash_of(copying.pages(database)) != record.database_hash:
+        if hash_of_pieces(copying.pages(database)) != record.database_hash:
             raise BackupDamagedError(source, ("the database changed meanwhile",))
         if is_whole:
             _copy_files(record, building, fs, progress)

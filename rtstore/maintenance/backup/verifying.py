@@ -19,7 +19,7 @@ from rtstore.foreign import system_error
 from rtstore.history.materialize import BackupFile
 from rtstore.maintenance.backup.record import Backup, Progress, Step, read_record
 from rtstore.model import arguments
-from rtstore.model.envelope import content_hash
+from rtstore.model.envelope import content_hash, hash_of_pieces
 
 
 def verify_backup(
@@ -45,7 +45,7 @@ def verify_backup(
         copying.check(database)
         if found != record.revision:
             problems.append(f"the database is at {found}, not {record.revision}")
-        if copying.hash_of(copying.pages(database)) != record.database_hash:
+        if hash_of_pieces(copying.pages(database)) != record.database_hash:
             problems.append("the database is not the one that was backed up: it was changed since")
         problems += problems_of_contents(database)
     except BackupDamagedError:
@@ -118,7 +118,7 @@ def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
         high_watermark=head.high_watermark,
         last_committed_batch_id=head.last_committed_batch_id,
         created_at=None,
-        database_hash=copying.hash_of(copying.pages(path)),
+        database_hash=hash_of_pieces(copying.pages(path)),
         files=tuple(files),
     )
 
@@ -135,8 +135,8 @@ def problems_of_contents(path: Path) -> list[str]:
 def _differing_contents(connection: Connection) -> list[str]:
     return [
         f"the content of {name} in batch {number} is not what its receipt says"
-        for number, name, expected, content in contents.list_contents(connection)
-        if content_hash(content) != expected
+        for number, name, expected, found in contents.list_hashes(connection)
+        if found != expected
     ]
 
 
