@@ -293,12 +293,12 @@ def refuse_taken_files(
 def _report_unregistered(wanted: Registry, committed: Mapping[str, str]) -> None:
     """Log when committed stores have no descriptor. Somebody may have meant it, or may have written
     a retired store again."""
-    for name, path in manifest.without_descriptor(committed, wanted).items():
+    left = manifest.without_descriptor(committed, wanted)
+    if left:
         logger.warning(
-            "store %s is committed, in %s, and no descriptor names it: no plan looks after it, "
-            "until the directory is opened with its descriptor, too",
-            name,
-            path,
+            "committed, and named by no descriptor: %s. No plan looks after them, until the "
+            "directory is opened with their descriptors, too",
+            ", ".join(f"store {name} in {path}" for name, path in left.items()),
         )
 
 

@@ -490,6 +490,20 @@ def test_a_store_is_retired_by_deleting_it(tmp_path: Path) -> None:
             assert store.check_readiness(expected=IDENTITY).ok
 
 
+def test_stores_without_a_descriptor_are_told_of_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning of an opening names them all."""
+    old, older, roster = (Descriptor(f"team.{name}") for name in ("old", "older", "roster"))
+    directory = tmp_path / "runtime"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[old, older, roster]) as store:
+        writes = {old: 1, older: 2, roster: 3}
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=writes)
+    RuntimeStore.open(directory, descriptors=[roster]).close()
+    (told,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "store team.old in team.old.json, store team.older in team.older.json. No plan" in told
+
+
 def test_a_retired_store_that_is_written_again_is_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -505,7 +519,9 @@ def test_a_retired_store_that_is_written_again_is_told_of(
         write(store, "team.old", "again")
     RuntimeStore.open(directory, descriptors=[roster]).close()
     (told,) = [record for record in caplog.records if "team.old" in record.getMessage()]
-    assert "is committed, in team.old.json, and no descriptor names it" in told.getMessage()
+    assert told.getMessage().startswith(
+        "committed, and named by no descriptor: store team.old in team.old.json. No plan"
+    )
     facts = examine(directory)
     assert (facts.unregistered, facts.unknown_files) == ({"team.old": "team.old.json"}, ())
     assert run("status", directory, "--json").json()["unregistered"] == ["team.old"]
