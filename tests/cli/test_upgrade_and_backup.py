@@ -107,7 +107,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert damaged.json()["error"]["type"] == "BackupDamagedError"
 
 
-def test_export(tmp_path: Path) -> None:
+def test_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exported into a new directory and imported there, the team is as ready as it was; exported
     in place, the control files are beside the stores."""
     directory = ready_team(tmp_path)
@@ -117,7 +117,10 @@ def test_export(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "runtime-store.sqlite3").exists()
     assert run("import", tmp_path / "out").code == 0
     assert run("status", tmp_path / "out").code == 0
-    assert run("export", directory, "--json").json()["replaced"] == []
+    monkeypatch.chdir(tmp_path)
+    here = run("export", directory.name)
+    assert here.row("Where").split() == ["Where", directory.name]
+    assert run("export", directory.name, "--json").json()["replaced"] == []
     assert (directory / "manifest.json").is_file()
     assert run("status", directory).code == 0
     assert run("export", directory, "--to", tmp_path / "out").code == ExitCode.WRONG_CALL

@@ -132,7 +132,8 @@ def _export_here(
         with RuntimeStore.open(
             directory / path, upgrade=False, lock_timeout_s=lock_timeout_s
         ) as store:
-            reports[path] = store.export()
+            report = store.export()
+            reports[path] = report.model_copy(update={"directory": directory / path})
     return reports
 
 
