@@ -17,7 +17,7 @@ from rtstore.store import RuntimeStore
 
 AT = (
     "a high watermark (300), an age (5m), a time (2026-04-21T12:00:00Z), a run (its end), or a "
-    "batch id, which may be shortened (batch-01a2..7476)"
+    "batch id, which may be shortened (01a2..7476)"
 )
 """What a point may be, for the help of options."""
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]|$)")
@@ -34,7 +34,8 @@ def point_of(store: RuntimeStore, text: str, field: str = "--at") -> At:
 
     Digits alone are a high watermark. The id of a batch is that batch, the id of a run the last
     batch of that run. A text that begins like a date is a time (UTC, unless it names another zone);
-    a number with a unit is an age. Everything else is the beginning or the end of an id, or both.
+    a number with a unit is an age. Everything else is the beginning or the end of an id, or both;
+    that of a batch may lack its `batch-`.
     """
     if text.isascii() and text.isdigit():
         return int(text)
@@ -46,7 +47,7 @@ def point_of(store: RuntimeStore, text: str, field: str = "--at") -> At:
     moment = _moment(text, field)
     if moment is not None:
         return moment
-    found = _only_one(named_like(store, *_patterns(text), _CANDIDATES_MAX + 1), text, field)
+    found = _only_one(named_like(store, *_patterns(text), _CANDIDATES_MAX), text, field)
     if found is None:
         return text  # the library says that there is no such batch
     return _end_of_run(store, found.id, field) if found.is_run else found.id
@@ -68,7 +69,7 @@ def run_of(store: RuntimeStore, text: str, field: str = "--run-id") -> str:
     `InvalidRequestError` when there never was one, or there were several."""
     if run_is_known(store, check_text(field, text)):
         return text
-    found = named_like(store, *_patterns(text), _CANDIDATES_MAX + 1, only_runs=True)
+    found = named_like(store, *_patterns(text), _CANDIDATES_MAX, only_runs=True)
     run = _only_one(found, text, field)
     if run is None:
         raise InvalidRequestError(
@@ -121,10 +122,10 @@ def _literal(text: str) -> str:
 def _only_one(found: Sequence[Named], text: str, field: str) -> Named | None:
     if len(found) < 2:
         return found[0] if found else None
-    candidates = [each.in_words for each in found[:_CANDIDATES_MAX]]
-    more = ", and more" if len(found) > _CANDIDATES_MAX else ""
+    more = found[0].matches - len(found)
+    candidates = [*(each.in_words for each in found), *([f"and {more} more"] if more else [])]
     raise InvalidRequestError(
         field,
-        f"{text!r} is short for several: {', '.join(candidates)}{more}. Give more letters, or the "
-        "high watermark",
+        f"{text!r} is short for {found[0].matches}: {', '.join(candidates)}. Give more letters, or "
+        "the high watermark",
     )

@@ -44,13 +44,15 @@ _LAST_BATCH_OF_RUN = """
     WHERE run_id = ? AND state = 'committed' ORDER BY batch_number DESC LIMIT 1
 """
 _NAMED_LIKE = """
-    SELECT batch_id AS id, high_watermark, FALSE AS is_run FROM write_batches
-    WHERE NOT :only_runs AND state = 'committed'
-      AND (batch_id GLOB :first OR batch_id GLOB :second)
-    UNION ALL
-    SELECT run_id, NULL, TRUE FROM
-      (SELECT run_id FROM runs UNION SELECT run_id FROM write_batches WHERE run_id IS NOT NULL)
-    WHERE run_id GLOB :first OR run_id GLOB :second
+    SELECT id, high_watermark, is_run, count(*) OVER () AS matches FROM (
+      SELECT batch_id AS id, high_watermark, FALSE AS is_run FROM write_batches
+      WHERE NOT :only_runs AND state = 'committed'
+        AND (batch_id GLOB :first OR batch_id GLOB :second OR batch_id GLOB 'batch-' || :first)
+      UNION ALL
+      SELECT run_id, NULL, TRUE FROM
+        (SELECT run_id FROM runs UNION SELECT run_id FROM write_batches WHERE run_id IS NOT NULL)
+      WHERE run_id GLOB :first OR run_id GLOB :second
+    )
     LIMIT :limit
 """
 _LOG = """
@@ -150,6 +152,8 @@ class Named(Record):
     id: str
     high_watermark: int | None
     is_run: bool
+    matches: int
+    """How many there are in all whose id matches as this one does."""
 
     @property
     def in_words(self) -> str:
@@ -173,7 +177,8 @@ def last_batch_of_run(store: RuntimeStore, run_id: str) -> str | None:
 def named_like(
     store: RuntimeStore, first: str, second: str, limit: int, *, only_runs: bool = False
 ) -> list[Named]:
-    """Return the committed batches and the runs whose id matches a pattern of two."""
+    """Return the committed batches and the runs whose id matches a pattern of two; that of a batch
+    may lack its `batch-` before the first."""
     given = {"first": first, "second": second, "limit": limit, "only_runs": only_runs}
 
     def query(connection: Connection) -> list[Named]:

@@ -95,7 +95,7 @@ def test_revert_writes_it_again(directory: Path) -> None:
         (["show", SESSIONS, "--at", "2026-99-01"], "is no time"),
         (["diff", SESSIONS, "1", "77"], "high watermark 77"),
         (["diff", "opencode.hostLeases"], "there is nothing to compare with"),
-        (["show", SESSIONS, "--at", "batch"], "--at: 'batch' is short for several: batch-1 (high "),
+        (["show", SESSIONS, "--at", "batch"], "--at: 'batch' is short for 3: batch-1 (high "),
         (["show", SESSIONS, "--at", "b"], "no committed batch 'b' is on record"),
         (["show", SESSIONS, "--at", "999999999w"], "is no time"),
         (["show", SESSIONS, "--at", "1h"], "no batch that was committed by"),
@@ -148,6 +148,9 @@ def long_ago(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("a90874760001", 1),
         ("batch-01da…0003", 3),
         ("batch-01da..0003", 3),
+        ("01da..0003", 3),
+        ("01dad0aa-5c02", 2),
+        (LONG[1].removeprefix("batch-"), 1),
         ("batch-01dad0aa-5c02-7000…", 2),
         ("run-1", 1),
         ("run-2", 3),
@@ -170,10 +173,27 @@ def test_a_short_name_of_several_names_them_all(long_ago: Path) -> None:
     assert all(
         f"{batch_id} (high watermark {at})" in refused.err for at, batch_id in enumerate(LONG, 1)
     )
+    assert "'01da' is short for 4: " in run("show", long_ago, SESSIONS, "--at", "01da").err
     assert "run run-1, run run-2" in run("show", long_ago, SESSIONS, "--at", "run-…").err
     both = run("diff", long_ago, SESSIONS, "…0000", "run-1")
     assert "~ /n\n    - 0\n    + 1\n" in both.out
     assert run("revert", long_ago, SESSIONS, "--to", "batch-").code == ExitCode.WRONG_CALL
+
+
+def test_a_short_name_of_many_says_how_many(directory: Path) -> None:
+    """The first ones are named."""
+    with RuntimeStore.open(directory) as store:
+        for number in range(4, 9):
+            store.write_batch(
+                identity=RunIdentity(run_id="run-1"),
+                reason="launch_checkpoint",
+                writes={SESSIONS: {"n": number}},
+                batch_id=f"batch-{number}",
+            )
+    refused = run("show", directory, SESSIONS, "--at", "batch")
+    assert "'batch' is short for 8: batch-1 (high watermark 1), " in refused.err
+    assert refused.err.count("(high watermark ") == 5
+    assert " and 3 more. Give more letters" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -204,7 +224,7 @@ def test_the_log_of_some_batches(long_ago: Path, options: list[str], numbers: li
     ("options", "problem"),
     [
         (["--run-id", "run-7"], "--run-id: there never was a run 'run-7' here"),
-        (["--run-id", "run-"], "'run-' is short for several: run run-1, run run-2"),
+        (["--run-id", "run-"], "'run-' is short for 2: run run-1, run run-2"),
         (["--store", "nobody"], "unknown store 'nobody'"),
         (["--since", "77"], "high watermark 77"),
     ],
