@@ -640,8 +640,7 @@ class ForeignDatabaseError(StopError):
             "One of ours that was overwritten or emptied looks so, too; the ways out, a back-up or "
             f"a rebuild from the files: {doctor}"
             if may_be_damage
-            else "Move it away if it is not yours, or choose another directory "
-            f"({doctor} says more)."
+            else f"Move it away if it is not yours, or choose another directory (more: {doctor})."
         )
         super().__init__(
             f"{path} is not a control database of rtstore: {problem}. Nothing was touched. {advice}"

@@ -173,8 +173,8 @@ def _of_the_old_program(
     if lost and not steps:
         why = (
             f"{newer.said}. The files of {lost} hold something else by now, such as what a "
-            "recovery put back (rtstore quarantine list "
-            f"{shell_word(directory)} has what it moved away). This {newer.give_up.why}"
+            "recovery put back (what it moved away: rtstore quarantine list "
+            f"{shell_word(directory)}). This {newer.give_up.why}"
         )
         return [NextStep(command=newer.give_up.command, why=why)]
     but = f". It does not find what {lost} had: the files hold something else" if lost else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -15,12 +15,20 @@ SHELL_WORD = re.compile(
     r"""(?: \$'(?:\\.|[^'\\])*' | '[^']*' | "(?:\\.|[^"\\])*" | \\. | [^\s'"\\] | ['"\\] )+""",
     re.VERBOSE | re.DOTALL,
 )
+_COMMAND_IN_PARENTHESES = re.compile(
+    r"""\( (?:[\w ]+:\ )?
+    (?P<command> rtstore\ (?: '[^']*' | "(?:\\.|[^"\\])*" | \\. | [^'"\\()] )+ )
+    \) [.,:;]?""",
+    re.VERBOSE | re.DOTALL,
+)
+"""As messages name what to run: `(rtstore log DIR)`, `(to look first: rtstore plan DIR)`."""
 _LONG_ID = re.compile(
     r"(?<![\w/.=-])((?:batch|plan|receipt|run)-[0-9a-f]{4})[0-9a-f]{4}(?:-[0-9a-f]{4}){3}-[0-9a-f]{8}"
     r"([0-9a-f]{4})(?![\w/=-]|\.\w)"
 )
 _LONG_HASH = re.compile(r"\b(sha256:[0-9a-f]{8})[0-9a-f]{52}([0-9a-f]{4})\b")
 _DIGITS_OF_A_FILE = re.compile(r"\.([0-9a-f]{4})[0-9a-f]{24}([0-9a-f]{4})\b")
+_GOES_ON = " \\"
 _ID_MAX = 20
 _INDENT_SHARE = 3
 _ROOM_BESIDE = 40
@@ -118,7 +126,7 @@ def _command_lines(command: Cell, width: int, indent: int) -> Iterator[Cells]:
     first -= GAP
     ranges = _ranges(text, first, first - GAP, SHELL_WORD)
     for number, (start, end) in enumerate(ranges):
-        goes_on = " \\" if number + 1 < len(ranges) else ""
+        goes_on = _GOES_ON if number + 1 < len(ranges) else ""
         yield [Cell(" " * (indent + GAP * bool(number))), Cell(text[start:end] + goes_on, tone)]
 
 
@@ -150,19 +158,62 @@ def _longest_word(text: str) -> int:
 
 def _broken(cells: Sequence[Cell], first: int, others: int) -> list[Cells]:
     text = "".join(cell.text for cell in cells)
-    return [_cut(cells, start, end) for start, end in _ranges(text, first, others, _WORD)]
+    words = list(_words(text, others))
+    in_commands = {word.end for word in words if word.goes_on}
+    lines = []
+    for start, end in _filled(text, first, others, words):
+        line = _cut(cells, start, end)
+        if end in in_commands:
+            line[-1] = Cell(line[-1].text + _GOES_ON, line[-1].tone)
+        lines.append(line)
+    return lines
+
+
+class _Word(NamedTuple):
+    """What stays in one line, from `start` to `end` in a text."""
+
+    start: int
+    end: int
+    goes_on: bool = False
+    """Whether a line that ends with it needs a backslash: its command goes on."""
+
+
+def _words(text: str, room: int) -> Iterator[_Word]:
+    """Yield the words of a text. A command in parentheses stays whole where it has room in a line,
+    and ends each of its lines in a backslash where it has not."""
+    commands = _COMMAND_IN_PARENTHESES.finditer(text)
+    command = next(commands, None)
+    at = 0
+    while found := _WORD.search(text, at):
+        while command is not None and command.end() <= found.start():
+            command = next(commands, None)
+        if command is None or found.end() <= command.start():
+            yield _Word(*found.span())
+            at = found.end()
+            continue
+        at = command.end()
+        if width_of(command[0]) <= room:
+            yield _Word(*command.span())
+            continue
+        for word in SHELL_WORD.finditer(text, *command.span()):
+            goes_on = command.start("command") < word.end() < at
+            yield _Word(*word.span(), goes_on)
 
 
 def _ranges(text: str, first: int, others: int, word: re.Pattern[str]) -> list[tuple[int, int]]:
     """Return where each line of a text begins and ends: as many words as fit, at least one."""
+    return _filled(text, first, others, (_Word(*found.span()) for found in word.finditer(text)))
+
+
+def _filled(text: str, first: int, others: int, words: Iterable[_Word]) -> list[tuple[int, int]]:
     lines: list[tuple[int, int]] = []
     start = end = 0
-    for found in word.finditer(text):
-        room = others if lines else first
-        if end > 0 and width_of(text[start : found.end()]) > room:
+    for word in words:
+        room = (others if lines else first) - (len(_GOES_ON) if word.goes_on else 0)
+        if end > 0 and width_of(text[start : word.end]) > room:
             lines.append((start, end))
-            start = found.start()
-        end = found.end()
+            start = word.start
+        end = word.end
     return [*lines, (start, end)]
 
 

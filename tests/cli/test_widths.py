@@ -120,6 +120,24 @@ def test_a_command_that_is_broken_runs() -> None:
         assert words_of(stream.getvalue()) == words_of(command)
 
 
+def test_a_command_in_parentheses_that_is_broken_runs() -> None:
+    """It stays whole where it has room in a line. Where it has not, its lines end in a backslash,
+    and no other line does."""
+    command = "rtstore history 'a (long) team' opencode.sessionStore --json"
+    for intro in ("", "to look first: "):
+        text = f"It goes back as far as it is kept ({intro}{command}), or (say force) begins."
+        for width in range(30, 100, 3):
+            stream = io.StringIO()
+            Page(stream, width).line(text, indent=2)
+            lines = stream.getvalue()
+            assert all(width_of(line) <= width for line in lines.splitlines())
+            begin, end = lines.index("rtstore"), lines.index("--json") + len("--json")
+            assert words_of(lines[begin:end]) == words_of(command)
+            assert "\\" not in lines[:begin] + lines[end:]
+            if width - 4 >= len(f"({intro}{command}),"):
+                assert command in lines
+
+
 def test_where_no_ellipsis_can_be_written() -> None:
     """Two points stand for it, which can be typed as well."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
