@@ -13,6 +13,8 @@ from rtstore.shell import shell_command
 LARGE_HISTORY, MANY_TIMES = 128 << 20, 10
 """A history of a store outgrows its data when it is larger than this, in bytes, and so many times
 as large. The usual limit of 64 MiB keeps it below."""
+LARGE_WAL = 64 << 20
+"""In bytes. Without a reader that stays in a transaction it is smaller, but for large batches."""
 USUAL_MIB = 64
 """The limit of a program that names none, in MiB."""
 

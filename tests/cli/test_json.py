@@ -47,7 +47,7 @@ SHAPES = {
         *("run", "processAlive", "staleStores", "nothingCommitted"),
         *("expectedIdentity", "lastBatch", "openBatches", "newerFiles", "lockHolder"),
         *("stores", "unregistered", "outgrown", "next"),
-        *("databaseBytes", "walBytes", "below", "laneIndexes"),
+        *("databaseBytes", "walBytes", "inTransaction", "below", "laneIndexes"),
         *("keepsBatches", "keepsContentsPerStore", "keepsContentBytes", "keepsDays", "thinsByAge"),
     },
     "status of a folder": {

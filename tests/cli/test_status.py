@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from rtstore import DELETED, Descriptor, Retention, RuntimeStore
+from rtstore.cli.commands import status
 from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
 from rtstore.model import arguments
 from tests.cli.commands import crashed_team, ready_team, run, run_process
+from tests.support import LEASES, answer, hear, write
+from tests.support.forked import forked
 
 
 def test_ready(tmp_path: Path) -> None:
@@ -249,6 +253,37 @@ def test_json(tmp_path: Path) -> None:
     assert report["next"] == [
         {"command": f"rtstore recover {directory}", "why": "brings batch-crashed to its end"}
     ]
+
+
+READER = """
+import sqlite3
+connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, isolation_level=None)
+for begin in ("BEGIN", "COMMIT"):
+    connection.execute(begin)
+    connection.execute("SELECT count(*) FROM write_batches").fetchone()
+    say(begin)
+    wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks are told by /proc")
+def test_who_keeps_the_wal_growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large WAL is told of with the process that stays in a read transaction, and not with one
+    that only has the database open."""
+    directory = ready_team(tmp_path)
+    monkeypatch.setattr(status, "LARGE_WAL", 0)
+    with RuntimeStore.open(directory) as store:
+        write(store, LEASES, {})
+        with forked(READER, directory / "runtime-store.sqlite3") as reader:
+            assert hear(reader) == "BEGIN"
+            (found,) = run("status", directory, "--json").json()["inTransaction"]
+            assert found["pid"] == reader.pid
+            told = run("status", directory, columns=200).out
+            assert f", which grows while process {reader.pid} (" in told
+            answer(reader)
+            assert hear(reader) == "COMMIT"
+            assert run("status", directory, "--json").json()["inTransaction"] == []
+            assert "which grows" not in run("status", directory, columns=200).out
 
 
 def test_paths_are_quoted_for_the_shell(tmp_path: Path) -> None:

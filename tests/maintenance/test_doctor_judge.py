@@ -250,6 +250,8 @@ def test_what_lies_about() -> None:
     )
     readers = (Process(pid=7, command="python"),)
     assert "open in: 7" in found(Check.SIZES, sizes={"WAL": 100 << 20}, readers=readers).sentence
+    reading = found(Check.SIZES, sizes={"WAL": 100 << 20}, readers=readers, in_transaction=readers)
+    assert "open (process 7 (python))" in reading.sentence
 
 
 def test_clocks() -> None:

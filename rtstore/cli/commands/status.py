@@ -36,7 +36,9 @@ from rtstore.cli.snapshot import (
 )
 from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.control.sqlite.processes import Process, in_transaction
 from rtstore.errors import InvalidRequestError
+from rtstore.maintenance.growth import LARGE_WAL
 from rtstore.model.records import (
     ActionKind,
     Batch,
@@ -89,6 +91,8 @@ class StatusReport(Record):
     """Who holds the writer lock at this moment; None when it is free."""
     database_bytes: int
     wal_bytes: int
+    in_transaction: tuple[Process, ...]
+    """The processes that read in a transaction at this moment, which keeps the WAL growing."""
     keeps_batches: int | None
     keeps_contents_per_store: int | None
     keeps_content_bytes: int | None
@@ -133,6 +137,7 @@ def run(
       openBatches[] {batchId, reason, runId, startedAt, ageSeconds, inProgress, stores[]},
       newerFiles[] (of which the database may lack the batches), lockHolder,
       databaseBytes, walBytes,
+      inTransaction[] {pid, command, since or null} (who reads, and keeps the WAL growing),
       keepsBatches, keepsContentsPerStore, keepsContentBytes, keepsDays (each or null: no limit),
       thinsByAge, outgrown[] {schemaName, fileBytes, historyContents, historyBytes} (the stores
         whose history outgrows their data many times over),
@@ -197,6 +202,7 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         lock_holder=holder,
         database_bytes=database_bytes,
         wal_bytes=wal_bytes,
+        in_transaction=in_transaction(look.directory / DATABASE_NAME),
         **limits_of(look.retention),
         outgrown=look.outgrown,
         stores=look.lines,
@@ -205,6 +211,14 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         lane_indexes=near.lane_indexes,
         next=look.next_of_all,
     )
+
+
+def _size_cell(report: StatusReport) -> Cell:
+    sizes = f"database {size(report.database_bytes)}, WAL {size(report.wal_bytes)}"
+    if report.wal_bytes <= LARGE_WAL or not report.in_transaction:
+        return Cell(sizes)
+    who = ", ".join(f"{item.pid} ({item.command})" for item in report.in_transaction)
+    return Cell(f"{sizes}, which grows while process {who} stays in a transaction", "warn")
 
 
 def _lock(look: Look, report: StatusReport) -> str:
@@ -236,7 +250,7 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
             ("Run", run_cell(look)),
             ("Last batch", _last_batch(report, look)),
             *(("Open batch", _open_batch(batch, look)) for batch in report.open_batches),
-            ("Size", f"database {size(report.database_bytes)}, WAL {size(report.wal_bytes)}"),
+            ("Size", _size_cell(report)),
             ("History", f"keeps {in_words(look.retention)}"),
             ("Writer lock", _lock(look, report)),
             *_unregistered(report),

@@ -17,6 +17,8 @@ from rtstore.model.times import Timestamp
 _PROC = Path("/proc")
 _WRITE_LOCK = 120
 """The byte of the `-shm` that a write transaction locks (sqlite.org/walformat.html, 2.3.2)."""
+_READ_MARKS = range(123, 128)
+"""The bytes of the `-shm` of which each read transaction locks one (same page)."""
 _SHARED_FIRST = 0x40000002
 """The first byte of the shared lock, which every connection holds on a WAL database while it has
 it open (sqlite.org/lockingv3.html)."""
@@ -29,6 +31,19 @@ def sql_writer(database: Path) -> Process | None:
         if kind == "WRITE" and first == _WRITE_LOCK and pid > 0:
             return process(pid)
     return None
+
+
+def in_transaction(database: Path) -> tuple[Process, ...]:
+    """Return the processes that read in a transaction on a WAL database, without this one. While
+    one of them stays in it, the WAL is not begun anew, and grows with each batch."""
+    shared_memory = database.with_name(database.name + "-shm")
+    pids = {
+        pid
+        for pid, kind, first, last in _locks_on(shared_memory)
+        # The kernel joins locks of a process on bytes that follow each other.
+        if kind == "READ" and any(first <= mark <= last for mark in _READ_MARKS)
+    }
+    return tuple(process(pid) for pid in sorted(pids - {os.getpid()}) if pid > 0)
 
 
 def connected(database: Path) -> tuple[Process, ...]:
@@ -46,7 +61,7 @@ def process(pid: int) -> Process:
     return Process(pid=pid, command=command, since=since)
 
 
-def _locks_on(path: Path) -> list[tuple[int, str, int, str]]:
+def _locks_on(path: Path) -> list[tuple[int, str, int, float]]:
     """Return the locks on a file (POSIX and OFD): process, READ or WRITE, first and last byte."""
     try:
         wanted = os.stat(path)
@@ -63,7 +78,8 @@ def _locks_on(path: Path) -> list[tuple[int, str, int, str]]:
             major, minor, inode = words[5].split(":")
             device = os.makedev(int(major, 16), int(minor, 16))
             if (device, int(inode)) == (wanted.st_dev, wanted.st_ino):
-                found.append((int(words[4]), words[3], int(words[6]), words[7]))
+                last = float("inf") if words[7] == "EOF" else int(words[7])
+                found.append((int(words[4]), words[3], int(words[6]), last))
     return found
 
 

@@ -136,6 +136,8 @@ class Facts(Record):
     lock."""
     readers: tuple[Process, ...] = ()
     """The processes that have the database open."""
+    in_transaction: tuple[Process, ...] = ()
+    """Those that read in a transaction at this moment."""
     engine: tuple[int, int, int] = (3, 51, 3)
     file_system: str | None = None
     is_read_only: bool = False

@@ -118,6 +118,7 @@ def examine(
         lock_since=signature.since,
         sql_writer=sql_writer,
         readers=processes.connected(path),
+        in_transaction=processes.in_transaction(path),
         engine=engine_version(),
         file_system=_file_system(directory),
         is_read_only=bool(space and space.f_flag & os.ST_RDONLY),

@@ -19,7 +19,7 @@ from rtstore.maintenance.doctor.facts import (
     rebuild_with_descriptors,
     two_teams,
 )
-from rtstore.maintenance.growth import outgrown, pruning
+from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning
 from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
 from rtstore.model.times import format_time
@@ -50,7 +50,6 @@ LONG_HOLD = timedelta(seconds=60)
 CLOCK_TOLERANCE = timedelta(seconds=2)
 SPARE_BYTES = 16 << 20
 """Bytes. Free space below this plus the size of the files here is reported."""
-LARGE_WAL = 64 << 20
 
 
 class Level(StrEnum):
@@ -628,9 +627,11 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.SIZES)
     sizes = ", ".join(f"{name} {_size(size)}" for name, size in facts.sizes.items())
     if facts.sizes.get("WAL", 0) > LARGE_WAL:
+        reading = ", ".join(f"{item.pid} ({item.command})" for item in facts.in_transaction)
         who = ", ".join(str(item.pid) for item in facts.readers) or "unknown"
         yield say.yellow(
-            f"{sizes}: the WAL grows while a reader keeps an old transaction open (open in: {who})"
+            f"{sizes}: the WAL grows while a reader keeps an old transaction open "
+            + (f"(process {reading})" if reading else f"(open in: {who})")
         )
     elif sizes:
         yield say.green(sizes)
