@@ -398,7 +398,8 @@ class WriterLock:
             return False
         try:
             found = os.stat(self.names[0], follow_symlinks=False)
-            return os.path.samestat(found, os.fstat(hold.fileno()))
+            held = os.fstat(hold.fileno())
+            return found.st_ino == held.st_ino and found.st_dev == held.st_dev
         except system_error():  # it is gone, or other code closed our descriptor
             return False
         except ValueError:
@@ -408,7 +409,7 @@ class WriterLock:
 
     def _sign(self, descriptor: int) -> None:
         if is_root():
-            give_to_owner_of(self.path.parent, descriptor)
+            give_to_owner_of(self.names[1], descriptor)
         line = f"process {os.getpid()} on {_HOST} since {format_time(utc_now())}"
         try:
             os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)

@@ -32,7 +32,7 @@ def is_root() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
-def give_to_owner_of(directory: Path, descriptor: int) -> None:
+def give_to_owner_of(directory: str | Path, descriptor: int) -> None:
     """Change the owner of an open file of root's to the owner of its directory, as SQLite does with
     the files next to a database. So a command run once as root does not lock its user out.
 
@@ -56,7 +56,7 @@ class FileSystem:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_FOLLOW | _CLOSE_ON_EXEC | _BINARY
         descriptor = open_descriptor(path, flags, mode)
         if is_root():
-            give_to_owner_of(path.parent, descriptor)
+            give_to_owner_of(os.path.dirname(path) or ".", descriptor)
         return descriptor
 
     def write(self, descriptor: int, content: memoryview) -> int:

@@ -191,14 +191,10 @@ def reason_in_words(value: object, field: str) -> str:
 def time_of(clock: Clock) -> datetime:
     """Return the time of a caller's clock, in UTC milliseconds. Refuse a result that is no time, or
     has no time zone."""
-
-    def ask() -> datetime:
-        return to_utc_ms(clock())
-
     try:
-        return ask()
+        return to_utc_ms(clock())
     except (AttributeError, TypeError, ValueError) as error:
-        if not fails_again(ask, AttributeError, TypeError):
+        if not fails_again(lambda: to_utc_ms(clock()), AttributeError, TypeError):
             raise
         raise InvalidRequestError("clock", str(error)) from error
 

@@ -177,9 +177,10 @@ def _least_size(data: object) -> int:
             size += len(found)
         elif isinstance(found, (dict, list)):
             for value in found.values() if isinstance(found, dict) else found:
-                if isinstance(value, str):
+                kind = type(value)
+                if kind is str:
                     size += len(value)
-                elif isinstance(value, (dict, list)):
+                elif (kind is dict or kind is list) and len(pending) < _CONTAINERS_LOOKED_AT:
                     pending.append(value)
     return size
 

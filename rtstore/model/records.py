@@ -754,7 +754,7 @@ class Hindrance(Record):
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-_set = object.__setattr__  # a frozen record refuses any other
+_new, _set = object.__new__, object.__setattr__  # a frozen record refuses any other
 
 
 @cache
@@ -767,7 +767,7 @@ def construct_unchecked(kind: type[AnyRecord], **values: Any) -> AnyRecord:
 
     Checks nothing again and fills in no default: raises KeyError unless every field is passed."""
     names = _names(kind)
-    record = kind.__new__(kind)
+    record = _new(kind)
     # Values go in the order of the fields, in which they are shown and dumped.
     in_order = values if tuple(values) == names else {name: values[name] for name in names}
     _set(record, "__dict__", in_order)

@@ -275,10 +275,14 @@ class Database:
         session: Session | None = None
         try:
             with self._translated:
-                session = self._take_writer()
-                if flush and self._ground_lost() is not None:
-                    session = self._regain(session)
-                self._set_synchronous(session.driver, flush=flush)
+                held = self._held.ground if flush else None
+                if held is not None and self._lost is None and held.lost(self._names) is None:
+                    session = self._take_writer(held.file)
+                else:
+                    session = self._take_writer()
+                    if flush and self._ground_lost() is not None:
+                        session = self._regain(session)
+                self._set_synchronous(session, flush=flush)
                 session.driver.execute("BEGIN IMMEDIATE")
                 self._check_revision(session.driver)
                 end.own(session)
@@ -430,17 +434,20 @@ class Database:
             return self._pool.take(self._pool.readers, file, self._refuse_to_connect)
         return self._pool.take(self._pool.readers, file, self._connect_reader)
 
-    def _take_writer(self, *, is_locked: bool = True) -> Session:
-        """Return the one connection for writing; open it when it is first needed. `is_locked` says
-        whether this thread holds the writer lock."""
+    def _take_writer(self, file: Identity | None = None, *, is_locked: bool = True) -> Session:
+        """Return the one connection for writing; open it when it is first needed. `file` is the
+        database, if it was just looked at. `is_locked` says whether this thread holds the writer
+        lock."""
         self._check_process()
         if self._pool.is_closed:
             raise StoreClosedError(self.path.parent, "is closed")
         if self.read_only:
             raise ReadOnlyStoreError(self.path.parent)
-        file = self.check_same_file()
         session = self._pool.take(
-            self._pool.writers, file, self._connect_writer, is_locked=is_locked
+            self._pool.writers,
+            file or self.check_same_file(),
+            self._connect_writer,
+            is_locked=is_locked,
         )
         if self._pool.is_closed:  # meanwhile: perhaps it has no ground any more
             self._give_back(session, self._pool.writers)
@@ -558,13 +565,17 @@ class Database:
         else None."""
         return idle.idle_state(self.path, at_once=self._at_once) if self.read_only else None
 
-    def _set_synchronous(self, driver: sqlite3.Connection, *, flush: bool) -> None:
-        # Outside of any transaction: inside one the pragma is silently ignored.
-        number = 2 if flush else 1
+    def _set_synchronous(self, session: Session, *, flush: bool) -> None:
+        # Outside of any transaction: inside one the pragma is refused. So what was read back once
+        # on a connection takes each time.
+        number, driver = 2 if flush else 1, session.driver
         driver.execute("PRAGMA synchronous = FULL" if flush else "PRAGMA synchronous = NORMAL")
+        if number in session.read_back:
+            return
         found = driver.execute("PRAGMA synchronous").fetchone()[0]
         if found != number:
             raise UnusableEngineError(self.path, f"PRAGMA synchronous is {found}, not {number}")
+        session.read_back.add(number)
 
     # --- errors ---------------------------------------------------------------------------------
 

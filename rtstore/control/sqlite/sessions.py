@@ -51,7 +51,9 @@ class Session:
     owner is the thread that made it or took it from its pool.
     """
 
-    __slots__ = ("__weakref__", "_connection", "_driver", "_pid", "looks", "number")
+    __slots__ = (
+        "__weakref__", "_connection", "_driver", "_pid", "looks", "number", "read_back",
+    )  # fmt: skip
 
     def __init__(self, file: Identity) -> None:
         self._pid = os.getpid()
@@ -59,6 +61,8 @@ class Session:
         self._connection: Connection | None = None
         self.looks: dict[Callable[[Connection], Any], tuple[int, Any]] = {}
         """By query: the version of the data, and the query's result at that version."""
+        self.read_back: set[int] = set()
+        """The values of `PRAGMA synchronous` that were set and read back on it."""
         self.number = next(_numbers)
         """A number that no other connection of this process has or had."""
         _uses[self.number] = [file, threading.get_ident()]

@@ -100,7 +100,7 @@ class Statement:
     ) -> sqlite3.Cursor:
         """Run it once for each row of values. Return the cursor; its `rowcount` counts all runs."""
         sql, bound = self._compiled or self._parts()
-        return driver_of(connection).executemany(sql, [bound(row) for row in rows])
+        return driver_of(connection).executemany(sql, list(map(bound, rows)))
 
     def write(self, connection: Connection, *rows: Mapping[str, object]) -> None:
         """Run it once for each row of values; each run writes one row.
@@ -130,8 +130,11 @@ class Statement:
 def _getter(names: Sequence[str]) -> _Getter:
     """Return a function that returns the values of those names, in their order. A value that is not
     passed is None."""
-    if len(names) < 2:
-        return lambda values: [values.get(name) for name in names]
+    if not names:
+        return lambda _: ()
+    if len(names) == 1:
+        name = names[0]
+        return lambda values: (values.get(name),)
     in_order, nothing = itemgetter(*names), dict.fromkeys(names)
 
     def bound(values: Mapping[str, object]) -> Sequence[Any]:
@@ -155,6 +158,5 @@ _DATABASE = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'm
 
 def driver_of(connection: Connection) -> sqlite3.Connection:
     """Return the driver's connection under one of SQLAlchemy."""
-    driver = connection.connection.dbapi_connection  # pysqlite has nothing in between
-    assert isinstance(driver, sqlite3.Connection)  # noqa: S101 - the engine has no other driver
-    return driver
+    # pysqlite has nothing in between, and the engine has no other driver.
+    return connection.connection.dbapi_connection  # type: ignore[return-value]
