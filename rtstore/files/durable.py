@@ -86,9 +86,10 @@ def replace(
         with suppress_system_error():
             fs.unlink(temporary)
         raise
-    stamp = None
-    with suppress_system_error():
+    try:
         stamp = stamp_of(written, fs.lstat(target))
+    except system_error():
+        stamp = None
     if traded:
         _let_go(temporary, target, on_replaced, fs)
     if flush:
@@ -263,8 +264,10 @@ def _let_go(
             with suppress_system_error():
                 fs.unlink(old)
         raise
-    with suppress_system_error():
+    try:
         fs.unlink(old)
+    except system_error():
+        pass  # a temporary file like any other
 
 
 def _put_back(old: Path, target: Path, fs: FileSystem) -> None:

@@ -125,9 +125,11 @@ class Session:
     def undo(self) -> None:
         """Roll back the open transaction of an interrupted owner. Do not close the connection: its
         thread may be in a call on it."""
-        with suppress(sqlite3.Error):
+        try:
             if self._driver is not None and self._driver.in_transaction:
                 self._driver.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # it is closed, or an error has ended the transaction
 
     def close(self) -> None:
         """Close it, and roll back an open transaction. In a forked child, only keep a reference."""
