@@ -42,6 +42,7 @@ class Draft(NamedTuple):
     lock."""
 
     request: BatchRequest
+    """Without its data, which may be large, and is encoded."""
     batch_id: str | None
     """The id that the caller chose, who may repeat the call. None: the batch gets one under the
     lock."""
@@ -252,5 +253,10 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
                 payload=descriptor.payload,
             ),
         )
-    drafted = tuple(encoded.values())
-    return Draft(request, batch_id, started_at, drafted, deleted=tuple(deleted.values()))
+    return Draft(
+        request.without_data(),
+        batch_id,
+        started_at,
+        tuple(encoded.values()),
+        deleted=tuple(deleted.values()),
+    )

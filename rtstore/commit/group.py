@@ -374,9 +374,10 @@ class TakeGroup:
         size = 0
         for item in self._waiting():
             draft = item.draft
+            draft_size = draft.size
             if taken and not (
                 len(taken) < GROUP_MAX
-                and size + draft.size <= GROUP_BYTES_MAX
+                and size + draft_size <= GROUP_BYTES_MAX
                 # The comparison is with what is committed, not with what is about to be.
                 and item.expected_high_watermark is None
                 and not item.expected
@@ -387,7 +388,7 @@ class TakeGroup:
                 break
             if item.claim(self.hold) and not item.is_done:  # or its caller has withdrawn it
                 ids.add(item.batch_id)
-                size += draft.size
+                size += draft_size
                 taken.append(item)
         return taken
 

@@ -177,7 +177,7 @@ def _least_size(data: object) -> int:
             size += len(found)
         elif isinstance(found, (dict, list)):
             for value in found.values() if isinstance(found, dict) else found:
-                kind = type(value)
+                kind = type(value)  # faster than `isinstance`, where most are neither
                 if kind is str:
                     size += len(value)
                 elif (kind is dict or kind is list) and len(pending) < _CONTAINERS_LOOKED_AT:

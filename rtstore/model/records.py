@@ -758,20 +758,22 @@ _new, _set = object.__new__, object.__setattr__  # a frozen record refuses any o
 
 
 @cache
-def _names(kind: type[Record]) -> tuple[str, ...]:
-    return tuple(kind.model_fields)
+def _names(kind: type[Record]) -> tuple[tuple[str, ...], set[str]]:
+    """Return the names of a record's fields, in their order and as the set that its records share:
+    they are frozen, and pydantic copies it for a copy."""
+    return tuple(kind.model_fields), set(kind.model_fields)
 
 
 def construct_unchecked(kind: type[AnyRecord], **values: Any) -> AnyRecord:
     """Return a record of values that this package has checked before, or made itself.
 
     Checks nothing again and fills in no default: raises KeyError unless every field is passed."""
-    names = _names(kind)
+    names, fields_set = _names(kind)
     record = _new(kind)
     # Values go in the order of the fields, in which they are shown and dumped.
     in_order = values if tuple(values) == names else {name: values[name] for name in names}
     _set(record, "__dict__", in_order)
-    _set(record, "__pydantic_fields_set__", set(names))
+    _set(record, "__pydantic_fields_set__", fields_set)
     _set(record, "__pydantic_extra__", None)
     _set(record, "__pydantic_private__", None)
     return record

@@ -41,6 +41,10 @@ class BatchRequest(Record):
     """Whether its run must be the active one, or a new one that it begins. The library's own
     batches are of the last run, whether that is over or not."""
 
+    def without_data(self) -> BatchRequest:
+        """Return what it says of the batch. The data of its writes is not kept by it."""
+        return construct_unchecked(BatchRequest, **{**self.__dict__, "writes": ()})
+
 
 Writes = Mapping[Any, Any] | Iterable[tuple[StoreKey, Any]]
 """New data by store (a `StoreKey`; a type checker takes names and descriptors in one mapping only
