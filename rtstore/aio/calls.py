@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -20,6 +20,7 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
+from rtstore.aio.outcome import Outcome
 from rtstore.commit.reporting import Observer, checked_observer, tell_observer
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.errors import RuntimeStoreError
@@ -141,7 +142,7 @@ class Call(Generic[Result]):
         ended: str = "it changed nothing",
     ) -> None:
         self.name = name
-        self.future: Future[Result] = Future()
+        self.outcome: Outcome[Result] = Outcome()
         self.on_event: Observer | None = None
         self.wakes: set[Callable[[], None]] | None = None
         """Where to put what wakes the loop, while several calls end together."""
@@ -154,7 +155,6 @@ class Call(Generic[Result]):
         self._lock = lock
         self._called_at = time.monotonic()
         self._withdrawn = False
-        self._begun_by: dict[None, threading.Thread] = {}
         self._explained: BaseException | None = None
         self._collected: deque[Event] = deque()
         self._context = copy_context()
@@ -177,11 +177,11 @@ class Call(Generic[Result]):
     def withdraw(self) -> None:
         """Prevent the call from beginning; no effect if it has begun."""
         self._withdrawn = True
-        self.future.cancel()
+        self.outcome.withdraw()
 
     def execute(self) -> None:
         """Run the call in a worker thread, with the context variables of its caller."""
-        if not self.begin():
+        if not self.outcome.begin():
             return
         try:
             self.wait_for_turn()
@@ -193,29 +193,15 @@ class Call(Generic[Result]):
     def see_to_end(self, work: Future[None]) -> None:
         """Set an outcome when the worker ended without one: an asynchronous exception may have
         interrupted it, and the caller must not wait forever."""
-        if not self.future.done():
-            self.fail(work.exception() or NotBegunError())
-
-    def begin(self) -> bool:
-        """Return whether this thread is to run the call. If True, it can no longer be withdrawn.
-        One thread begins it, once, however many try."""
-        me = threading.current_thread()
-        if self._begun_by.setdefault(None, me) is not me:
-            return False
-        if self.future.running() or self.future.done():
-            return False
-        return self.future.set_running_or_notify_cancel()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether a thread has it."""
-        return bool(self._begun_by)
+        error = work.exception()
+        if error is not None:
+            self.fail(error)
 
     @property
     def is_lost(self) -> bool:
         """Whether the thread that had it has ended, and no outcome was set."""
-        thread = self._begun_by.get(None)
-        return thread is not None and not thread.is_alive() and not self.future.done()
+        thread = self.outcome.thread
+        return thread is not None and not thread.is_alive() and not self.outcome.is_known
 
     def wait(self, at_end: Callable[[], None] = lambda: None) -> None:
         """Call the function, with the context variables of its caller, and set its outcome. Call
@@ -228,20 +214,18 @@ class Call(Generic[Result]):
             del self  # or the error, its traceback and this frame would hold each other
         else:
             at_end()
-            with suppress(InvalidStateError):
-                self.future.set_result(result)
+            self.outcome.succeed(result)
 
     def fail(self, error: BaseException) -> None:
         """Set an error as the outcome, unless there is one."""
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
+        self.outcome.fail(error)
 
     def explain_to(self, error: BaseException) -> None:
         """Withdraw the call, and add a note to an exception that came while a task waited for it:
         what is known of it. An outcome, an error of the store and a cancellation say it already."""
         if isinstance(error, RuntimeStoreError | GeneratorExit) or error is self._explained:
             return
-        if self.future.done() and (self.future.cancelled() or self.future.exception() is error):
+        if self.outcome.is_known and (self.outcome.is_withdrawn or self.outcome.error is error):
             return
         self._explained = error
         self.withdraw()
@@ -257,20 +241,18 @@ class Call(Generic[Result]):
     @property
     def has_not_begun(self) -> bool:
         """Whether it was withdrawn before it began."""
-        if not self.future.done():
-            return False
-        return self.future.cancelled() or isinstance(self.future.exception(), NotBegunError)
+        return self.outcome.is_withdrawn or isinstance(self.outcome.error, NotBegunError)
 
     def _describe(self) -> list[str]:
         """Return what is known of a write, as text."""
         if self.has_not_begun:
             return [f"nothing of {self.name} was carried out"]
-        if not self.future.done():
+        if not self.outcome.is_known:
             return [f"it is not known whether {self.name} is carried out: ask store.{self.ask}()"]
-        error = self.future.exception()
+        error = self.outcome.error
         if error is not None:
             return [f"{self.name}: {type(error).__name__}: {error}"]
-        return [_in_words(self.future.result()) or self._ended]
+        return [_in_words(self.outcome.result()) or self._ended]
 
     @property
     def ask(self) -> str:
@@ -281,11 +263,21 @@ class Call(Generic[Result]):
         """Call a function with the context variables of the caller."""
         return self._context.run(function)
 
-    async def end(self, on_cancellation: Callable[[], None] | None = None) -> Result:
+    async def end(
+        self,
+        on_cancellation: Callable[[], None] | None = None,
+        *,
+        start: Callable[[], None] = lambda: None,
+    ) -> Result:
         """Wait for the end of the call, through any cancellation. Then raise the first
         cancellation, with a note of what happened. `on_cancellation` is called at each one; by
-        default it withdraws the call."""
+        default it withdraws the call.
+
+        `start` is called last before waiting: the thread that it wakes needs the interpreter lock,
+        and would only wait for it while this one prepares to wait.
+        """
         waiter = _Waiter(self)
+        start()
         cancellation: asyncio.CancelledError | None = None
         while not waiter.has_ended:
             try:
@@ -294,7 +286,7 @@ class Call(Generic[Result]):
                 cancellation = cancellation or error
                 (on_cancellation or self.withdraw)()
         if cancellation is None:
-            return self.future.result()
+            return self.outcome.result()
         self._explain(cancellation)
         raise cancellation
 
@@ -330,11 +322,11 @@ class Call(Generic[Result]):
         result: Result | None = None
         if self.has_not_begun:
             outcome, text = "not_begun", "before it began: nothing of it was carried out"
-        elif (error := self.future.exception()) is not None:
+        elif (error := self.outcome.error) is not None:
             outcome, text = "failed", f"while it ran, and failed: {type(error).__name__}: {error}"
             cancellation.__cause__ = error
         else:
-            result = self.future.result()
+            result = self.outcome.result()
             changed = _in_words(result) or self._ended
             outcome, text = "ended", f"while it ran, and ran to its end: {changed}"
         note = f"{self.name} was cancelled {text}"
@@ -358,7 +350,9 @@ def _remind_alone(call: Call[Any]) -> None:
     """Start a call again whose thread has ended before it began."""
     if call.is_lost:
         call.fail(WorkerEndedError())
-    elif not call.has_begun and call.executor is not None and has_dead_thread(call.executor):
+    elif (
+        call.outcome.thread is None and call.executor is not None and has_dead_thread(call.executor)
+    ):
         call.start_alone()
 
 
@@ -394,14 +388,12 @@ class _Waiter:
 
     def __init__(self, call: Call[Any]) -> None:
         self.has_ended = False
-        self._call: Call[Any] | None = call
-        """None once its end has arrived, or the call and this would refer to each other for ever:
-        the future of the call keeps what it announced its end to."""
+        self._call = call
         self._loop = asyncio.get_running_loop()
         self._arrivals = _arrivals_of(self._loop)
         self._ended = self._loop.create_future()
         self._thread = threading.get_ident()
-        call.future.add_done_callback(self._announce)
+        call.outcome.call_back(self._announce)
 
     async def wait(self) -> None:
         """Wait for the end of the call, or of the waiting task; or for a while, then find out
@@ -416,10 +408,8 @@ class _Waiter:
                 raise
             self._look()
 
-    def _announce(self, _: object) -> None:
+    def _announce(self) -> None:
         call, arrive = self._call, self._arrive
-        if call is None:
-            return
         if call.on_event is not None:
             arrive = partial(call.told_context().run, arrive)
         self._arrivals.arrived.append(arrive)
@@ -432,14 +422,12 @@ class _Waiter:
         self.has_ended = True
         if not self._ended.done():
             self._ended.set_result(None)
-        if self._call is not None:
-            self._call.tell()
-        self._call = None
+        self._call.tell()
 
     def _look(self) -> None:
         """Find out whether the announcement was lost."""
         self._arrivals.is_asked = False
-        if self._call is None or self._call.future.done():
+        if self._call.outcome.is_known:
             self._arrive()
         else:
             self._call.remind(self._call)

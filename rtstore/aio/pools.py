@@ -9,8 +9,10 @@ import inspect
 import io
 import marshal
 import os
+import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +30,9 @@ from rtstore.model import arguments
 from rtstore.model.records import Batch
 from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest, given_rebuilders
 
+LINGER_S = 0.1
+"""In seconds. How long the thread that has served listens for more, before the executor has it
+back. Waking it costs half of what a call of the executor does."""
 UNSERVED_S_MAX = 0.2
 """In seconds. When no thread serves this long after one was asked, another one is started."""
 
@@ -144,8 +149,8 @@ class Pool:
         """Start a call and wait for its end; see `Call.end` for `on_cancellation`."""
         try:
             call.on_event = self._workers.on_event
-            self._workers.admit(partial(self._start, call))
-            return await call.end(on_cancellation)
+            start = partial(self._workers.admit, partial(self._start, call))
+            return await call.end(on_cancellation, start=start)
         except BaseException as error:
             call.explain_to(error)
             raise
@@ -164,7 +169,7 @@ class Pool:
             call.fail(self._workers.forked_in_call())
         elif call.is_lost:
             call.fail(WorkerEndedError())
-        elif not call.has_begun:
+        elif call.outcome.thread is None:
             if has_dead_thread(self.executor):
                 self._renew()
             if call.executor is not self.executor:
@@ -201,7 +206,7 @@ class BatchCall(Call[Batch]):
     def encode(self, place: Place) -> None:
         """Check and encode the batch for its place, unless the call was cancelled."""
         try:
-            if self.future.running() or self.begin():
+            if self.outcome.begin() or not self.outcome.is_known:  # its thread may have died
                 self._pending.append(self.in_context(self._submit))
         except BaseException as error:  # noqa: BLE001 - as an executor does it
             self.fail(error)
@@ -221,7 +226,7 @@ class BatchCall(Call[Batch]):
             error = raised
         if error is not None and not any(item.is_done for item in self._pending):
             self.fail(error)
-        elif not self.future.done():
+        elif not self.outcome.is_known:
             self.wait()
         del error  # or the error, its traceback and this frame would hold each other
 
@@ -229,7 +234,7 @@ class BatchCall(Call[Batch]):
         """Set an error as the outcome, with a note of what is known of the batch."""
         if isinstance(error, WorkerEndedError):
             self.add_notes(error)
-        elif not self.future.done():
+        elif not self.outcome.is_known:
             explain(error, self._pending)
         super().fail(error)
 
@@ -293,6 +298,47 @@ class ServerTurn(io.BytesIO):
         return self.closed or not self.thread.is_alive()
 
 
+class Bell:
+    """Wakes a thread that listens. Who takes a listener out of the queue wakes it, and only one
+    can; so whoever is told that a thread will wake can rely on it."""
+
+    def __init__(self) -> None:
+        self._listeners: deque[None] = deque()
+        self._rung: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def ring(self) -> bool:
+        """Wake a thread that listens. Return False when none does."""
+        try:
+            self._listeners.pop()
+        except IndexError:
+            return False
+        self._rung.put(None)
+        return True
+
+    def is_rung(self, is_due: Callable[[], bool]) -> bool:
+        """Listen. Return whether it was rung within `LINGER_S`, or something was due before anybody
+        could ring."""
+        self._listeners.append(None)
+        if is_due():
+            self._stop()
+            return True
+        try:
+            self._rung.get(timeout=LINGER_S)
+        except queue.Empty:
+            return not self._stop()
+        return True
+
+    def _stop(self) -> bool:
+        """Stop listening. Return False when it was rung at the last moment."""
+        try:
+            self._listeners.pop()
+        except IndexError:
+            with suppress(queue.Empty):  # who rings may have been interrupted
+                self._rung.get(timeout=LINGER_S)
+            return False
+        return True
+
+
 class WritePool(Pool):
     """A thread that serves the calls of tasks in the queue of the store, in their order.
 
@@ -303,8 +349,9 @@ class WritePool(Pool):
     def __init__(self, workers: ThreadPools, lock: WriterLock, queue: WriteQueue) -> None:
         super().__init__(workers, "write", 1, lock)
         self._queue = queue
+        self._bell = Bell()
         self._is_asked = False
-        """Whether the thread will look into the queue after now."""
+        """Whether a thread will look into the queue after now."""
         self._asked_at = time.monotonic()
         self._is_closing = False
         self._current: ServedPlace | None = None
@@ -315,6 +362,7 @@ class WritePool(Pool):
     def close(self) -> None:
         """Wait for the calls, and end the thread. Serve what it may have left."""
         self._is_closing = True
+        self._bell.ring()
         super().close()
         while not self._serve_alone():
             time.sleep(POLL_INTERVAL_S_MAX)
@@ -333,14 +381,20 @@ class WritePool(Pool):
 
     def _ask(self) -> None:
         self._is_asked, self._asked_at = True, time.monotonic()
-        self.executor.submit(self.serve).add_done_callback(self._served)
+        if not self._bell.ring():
+            self.executor.submit(self.serve).add_done_callback(self._served)
+
+    def _renew(self) -> None:
+        """Have a new thread, and a bell that only it hears."""
+        self._bell = Bell()
+        super()._renew()
 
     def _remind(self, call: Call[Any]) -> None:
         if self._workers.is_of_parent:
             call.fail(self._workers.forked_in_call())
             return
         is_waiting = self._queue.next_of(self) is not None
-        if self._is_served() or call.future.done():
+        if self._is_served() or call.outcome.is_known:
             return
         if is_waiting:
             self.go_on()
@@ -358,10 +412,19 @@ class WritePool(Pool):
             self._ask()
 
     def serve(self) -> None:
-        """Serve the places of tasks until there is none, unless another thread does."""
-        self._is_asked = False
-        while self._queue.next_of(self) is not None and self._serve_alone():
-            pass  # something may have come after the thread had looked for the last time
+        """Serve the places of tasks until none has come for a while, unless another thread does."""
+        bell = self._bell
+        while True:
+            self._is_asked = True
+            while self._queue.next_of(self) is not None:
+                if not self._serve_alone():
+                    return
+            self._is_asked = False  # whoever saw it before is found by the look after it
+            if self._is_closing or not bell.is_rung(self._is_due):
+                return
+
+    def _is_due(self) -> bool:
+        return self._is_closing or self._queue.next_of(self) is not None
 
     def _is_served(self) -> bool:
         turn = self._turn
@@ -401,6 +464,7 @@ class WritePool(Pool):
             self._current.close()
             self._current.call.wakes = None
             self._current.call.see_to_end(work)
+        self._bell = Bell()  # nobody may listen to the one before
         with suppress(RuntimeError):  # the pool is being closed, which serves the rest
             self._ask()
 
@@ -410,7 +474,7 @@ class WritePool(Pool):
         self._queue.take_turn(turn, partial(self._run, turn.call, turn))
 
     def _run(self, call: Call[Any], turn: Place) -> None:
-        if not call.begin():
+        if not call.outcome.begin():
             return
         try:
             call.wait_for_turn(partial(self._queue.is_first, turn))

@@ -222,9 +222,9 @@ class AsyncRuntimeStore:
             store._workers.on_event = on_event
             return store
         except asyncio.CancelledError:
-            if not call.future.cancelled() and call.future.exception() is None:
+            if not call.outcome.is_withdrawn and call.outcome.error is None:
                 with suppress(asyncio.CancelledError):  # the first one is raised
-                    await cls(call.future.result()).close()
+                    await cls(call.outcome.result()).close()
             raise
 
     async def close(self) -> None:

@@ -7,6 +7,8 @@ import contextvars
 import gc
 import logging
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from rtstore import (
     UnknownStoreError,
     WriterLock,
 )
+from rtstore.aio import pools
 from rtstore.aio.calls import RECHECK_S, Call
 from tests.support import (
     CHECKPOINT,
@@ -171,6 +174,70 @@ def test_a_run_that_ends_in_between(directory: Path) -> None:
     run(directory, main)
 
 
+def test_the_thread_that_served_listens_for_the_next_call(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that writes again and again wakes it directly, at half the cost of the executor. One
+    that comes later goes through the executor; and closing does not wait for who listens."""
+    submitted = 0
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        executor = store._workers.writes.executor
+        submit = executor.submit
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal submitted
+            submitted += 1
+            return submit(*arguments)
+
+        monkeypatch.setattr(executor, "submit", counted)
+        monkeypatch.setattr(pools, "LINGER_S", 60.0)
+        for number in range(20):
+            await write(store, LEASES, number)
+        assert submitted == 1
+        async with asyncio.timeout(20):
+            await store.close()
+
+    async def rarely(store: AsyncRuntimeStore) -> None:
+        monkeypatch.setattr(pools, "LINGER_S", 0.001)
+        for number in range(5):
+            await write(store, LEASES, number)
+            await asyncio.sleep(0.02)
+
+    run(directory, main)
+    run(directory, rarely)
+
+
+def test_a_bell_wakes_each_listener_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told that somebody listens can rely on it, also where that thread was about to
+    stop."""
+    monkeypatch.setattr(pools, "LINGER_S", 0.0005)
+    bell, rung, stopped = pools.Bell(), 0, threading.Event()
+
+    def listen() -> None:
+        nonlocal rung
+        while not stopped.is_set():
+            rung += bell.is_rung(lambda: False)
+
+    assert not bell.ring()
+    assert bell.is_rung(lambda: True)  # without listening any more
+    assert not bell.ring()
+    with ThreadPoolExecutor(1) as thread:
+        listening = thread.submit(listen)
+        try:
+            for number in range(1, 300):
+                while not bell.ring():
+                    time.sleep(0)
+                deadline = time.monotonic() + 10
+                while rung < number and time.monotonic() < deadline:
+                    time.sleep(0)
+                assert rung == number
+        finally:
+            stopped.set()
+        listening.result()
+    assert not bell.ring()
+
+
 def test_a_call_that_ended_before_it_is_awaited(directory: Path) -> None:
     """Its caller hears of it at once, also where the thread that ended it holds back the waking of
     the loop until others have ended."""
@@ -178,7 +245,7 @@ def test_a_call_that_ended_before_it_is_awaited(directory: Path) -> None:
     async def main() -> None:
         call: Call[int] = Call("nothing", lambda: 7)
         call.wakes = set()
-        call.future.set_result(7)
+        call.outcome.succeed(7)
         async with asyncio.timeout(RECHECK_S / 2):
             assert await call.end() == 7
 
