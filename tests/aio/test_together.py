@@ -238,6 +238,26 @@ def test_a_bell_wakes_each_listener_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not bell.ring()
 
 
+def test_a_call_in_two_executors_is_made_once() -> None:
+    """The one that comes too late says nothing about it: the other thread is in the middle of
+    it."""
+    gate = threading.Event()
+
+    async def main() -> None:
+        call: Call[bool] = Call("nothing", lambda: gate.wait(10))
+        with ThreadPoolExecutor(1) as first:
+            call.start(first)
+            while call.outcome.thread is None:
+                await asyncio.sleep(0.001)
+            with ThreadPoolExecutor(1) as second:
+                call.start(second)
+            assert not call.outcome.is_known
+            gate.set()
+            assert await call.end()
+
+    asyncio.run(main())
+
+
 def test_a_call_that_ended_before_it_is_awaited(directory: Path) -> None:
     """Its caller hears of it at once, also where the thread that ended it holds back the waking of
     the loop until others have ended."""
