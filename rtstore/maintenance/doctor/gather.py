@@ -90,8 +90,7 @@ def examine(
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
     kept = kept_beside(directory, fs) if helps else ()
-    unnamed = helps and left.descriptors is None
-    nameless = _nameless(directory, known or (), fs) if unnamed else ()
+    nameless = _nameless(directory, known or (), fs) if helps and left.descriptors is None else ()
     holder, sql_writer = _writers(directory, path)
     signature = read_signature(holder or "")
     space = _space(directory)
