@@ -20,7 +20,8 @@ SLOW = (
 )  # fmt: skip
 """Scenarios failed at every point in the full run only: others come by the same places."""
 SLOW_TO_CUT = (
-    "rebuild", "delete_many", "delete_imported", "delete_begin", "delete_together", *RACED,
+    "rebuild", "write_many", "write_together_refused", "write_together_mixed",
+    "delete_many", "delete_imported", "delete_begin", "delete_together", *RACED,
 )  # fmt: skip
 """Scenarios cut off from power in the full run only, for the same reason."""
 KILLED = (

@@ -88,16 +88,17 @@ def test_an_ordinary_exception_at_any_line(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_an_exception_at_every_third_line(tmp_path: Path, name: str) -> None:
-    """The same, at more of them."""
-    field = Field(new_directory(tmp_path), lambda: itertools.count(2, 3))
+def test_an_exception_at_more_lines(tmp_path: Path, name: str) -> None:
+    """The same at every fifth line, and in full at each."""
+    step = 1 if breadth.is_full() else 5
+    field = Field(new_directory(tmp_path), lambda: itertools.count(2, step))
     tally = SCENARIOS[name](field)
     assert not tally.faults, str(tally)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("end", [close, drop])
-@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("step", breadth.params([29, 3, 1], normal=[29], thorough=[3]))
 def test_nothing_stays_open(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
