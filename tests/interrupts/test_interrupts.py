@@ -184,8 +184,9 @@ def test_a_second_thread_of_the_pool_does_not_serve_at_the_same_time(
         self._threads.clear()
         raise Strike
 
-    async def main() -> None:
-        store = AsyncRuntimeStore(open_store(new_directory(tmp_path)))
+    async def count_threads(folder: Path) -> int:
+        folder.mkdir()
+        store = AsyncRuntimeStore(open_store(new_directory(folder)))
         monkeypatch.setattr(ThreadPoolExecutor, "_adjust_thread_count", start_and_forget)
         with pytest.raises(Strike):
             await store.write_batch(
@@ -210,10 +211,12 @@ def test_a_second_thread_of_the_pool_does_not_serve_at_the_same_time(
         struck = await store.batch("struck")  # the thread may have written it, or not
         first = 1 if struck is None else 2
         assert (updated.high_watermark, written.high_watermark) == (first, first + 1)
-        assert len([each for each in threading.enumerate() if "rtstore-write" in each.name]) == 2
+        threads = [each for each in threading.enumerate() if "rtstore-write" in each.name]
         await store.aclose()
+        return len(threads)
 
-    asyncio.run(main())
+    # The first thread may be quick enough that no second one is needed.
+    assert any(asyncio.run(count_threads(tmp_path / str(number))) == 2 for number in range(50))
 
 
 @pytest.fixture
