@@ -85,12 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "sizes": asdict(sizes),
             "notes": notes,
         }
+        bytecode = Path(scratch) / "bytecode"
         interrupted = False
         for name in dict.fromkeys(options.cases or CASES):
             began = time.monotonic()
             try:
                 with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=scratch) as directory:
-                    figures.extend(CASES[name](Bench(sizes, Path(directory), notes)))
+                    figures.extend(CASES[name](Bench(sizes, Path(directory), bytecode, notes)))
             except KeyboardInterrupt:
                 interrupted = True
                 notes.append(f"interrupted in the case {name}")

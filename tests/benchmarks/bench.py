@@ -17,6 +17,8 @@ class Bench:
     sizes: Sizes
     directory: Path
     """Empty, on the file system that is measured, and removed afterwards."""
+    bytecode: Path
+    """What Pythons of their own compile; shared by all cases."""
     notes: list[str] = field(default_factory=list)
     """What could not be measured, and other things to know; shared by all cases."""
 

@@ -27,7 +27,7 @@ def status(bench: Bench) -> Iterator[Figure]:
     with open_store(directory, known) as store:
         write(store, Documents(bench.sizes.document_bytes).some(store.descriptors.names))
     contenders = (_rtstore("status", directory), [sys.executable, "-c", IMPORT_FLOOR])
-    surroundings = compiled_environment(bench.directory / "bytecode")
+    surroundings = compiled_environment(bench.bytecode)
     ours, floor = found = Times(), Times()
     for number in range(-1, bench.sizes.command_rounds):
         order = range(2) if number % 2 else reversed(range(2))

@@ -126,7 +126,7 @@ def importing(bench: Bench) -> Iterator[Figure]:
         write(store, Documents(bench.sizes.document_bytes).some(store.descriptors.names))
     imports = {code: Times() for code in _IMPORTS}
     processes = {code: Times() for code in _IMPORTS}
-    surroundings = compiled_environment(bench.directory / "bytecode")
+    surroundings = compiled_environment(bench.bytecode)
     for number in range(-1, bench.sizes.import_rounds):
         for code in _IMPORTS if number % 2 else reversed(_IMPORTS):
             start = time.perf_counter()

@@ -15,7 +15,7 @@ from tests.support import breadth
 RACED = ("new_raced", "refused_raced", "torn_raced", "recover_raced", "delete_raced")
 """Variants of others, which are only killed, but for the full run."""
 SLOW = (
-    "rebuild", "restore_quarantined", "write_again", "delete_many", "delete_imported",
+    "rebuild", "restore_quarantined", "recover", "write_again", "delete_many", "delete_imported",
     "delete_begin", *RACED,
 )  # fmt: skip
 """Scenarios failed at every point in the full run only: others come by the same places."""

@@ -30,7 +30,7 @@ def test_four_processes_begin_write_die_and_return(crew: Crew) -> None:
 
 @pytest.mark.early
 @pytest.mark.thorough
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", breadth.params(range(PARTS), normal=(), thorough=(0, 1)))
 def test_more_interleavings(crew: Crew, part: int) -> None:
     """So it is in others, which no part has in common with another."""
     draws = breadth.drawn(DRAWN_THOROUGH)

@@ -89,8 +89,8 @@ def test_an_ordinary_exception_at_any_line(
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_exception_at_more_lines(tmp_path: Path, name: str) -> None:
-    """The same at every fifth line, and in full at each."""
-    step = 1 if breadth.is_full() else 5
+    """The same at every seventh line, and in full at each."""
+    step = 1 if breadth.is_full() else 7
     field = Field(new_directory(tmp_path), lambda: itertools.count(2, step))
     tally = SCENARIOS[name](field)
     assert not tally.faults, str(tally)

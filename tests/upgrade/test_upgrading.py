@@ -362,7 +362,7 @@ def test_an_upgrade_that_is_killed(frozen: str) -> None:
 
 @pytest.mark.early
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-@from_both_ends
+@pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=(), thorough=OLDER[-1:]))
 def test_killed_in_a_system_call(frozen: str) -> None:
     """An upgrade is killed in place of a system call that changes a file, those of SQLite too: the
     first and the last of each kind."""
