@@ -152,9 +152,10 @@ class FlushKnowledge:
             return False
         if entry is not None and has_committed_time(there, entry):
             return False
-        found, _ = self._fs.read(path)
-        number = None if entry is None else entry.batch_number
-        return batches.wrote_same_bytes(connection, name, content_hash(found), but_not=number)
+        found = content_hash(self._fs.read(path)[0])
+        if entry is not None and found == entry.content_hash:
+            return False  # copied: whichever batches wrote these bytes, they are the current ones
+        return batches.wrote_same_bytes(connection, name, found, but_not=None)
 
 
 def _identity(there: os.stat_result | None) -> _Identity | None:

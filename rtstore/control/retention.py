@@ -128,6 +128,8 @@ class Chunk(NamedTuple):
     dropped: Excess
     last: int | None
     """The number of the last batch that it examined; None when there was nothing left."""
+    held: int = 0
+    """The number of rows that it examined and that may not be forgotten yet."""
 
 
 # --- with the batches of a writer ---------------------------------------------------------------
@@ -443,7 +445,8 @@ def drop_batches(
         contents=sum(row["contents"] for row in chosen if row["batch_number"] in gone),
         content_bytes=sum(row["content_bytes"] for row in chosen if row["batch_number"] in gone),
     )
-    return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
+    last = chosen[-1]["batch_number"] if chosen else None
+    return Chunk(dropped, last, held=len(chosen) - len(gone))
 
 
 def drop_contents(
@@ -468,7 +471,8 @@ def drop_contents(
     gone = forgettable(connection, chosen, may_forget)
     delete_contents(connection, name, gone)
     dropped = Excess(0, len(gone), sum(row["content_bytes"] for row in gone))
-    return Chunk(dropped, chosen[-1]["batch_number"] if chosen else None)
+    last = chosen[-1]["batch_number"] if chosen else None
+    return Chunk(dropped, last, held=len(chosen) - len(gone))
 
 
 def _bounds(limits: Limits) -> dict[str, object]:

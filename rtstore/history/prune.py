@@ -51,6 +51,12 @@ class PruneReport(Record):
     contents: int
     """Committed contents, those of the dropped batches included."""
     content_bytes: int
+    batches_held: int = 0
+    """Batches beyond the retention that stay: the medium may hold what they wrote, because a store
+    file could not be flushed, or holds an old version. A dry run flushes nothing, and finds none.
+    """
+    contents_held: int = 0
+    """Contents beyond their limit that stay likewise."""
     batches_left: int
     contents_left: int
     database_bytes_before: int
@@ -98,6 +104,7 @@ class _Pruning:
         self._lock = lock
         self._progress = progress
         self._dropped = Excess()
+        self._held = {"batches": 0, "contents": 0}
         self._expected = Excess()
         self._at_once = pruning.BYTES_AT_ONCE
 
@@ -152,6 +159,8 @@ class _Pruning:
             retention=retention,
             dry_run=False,
             **self._dropped._asdict(),
+            batches_held=self._held["batches"],
+            contents_held=self._held["contents"],
             batches_left=there.batches,
             contents_left=there.contents,
             database_bytes_before=before,
@@ -174,6 +183,7 @@ class _Pruning:
                 return
             after = found.last
             self._dropped = self._dropped.plus(found.dropped)
+            self._held[step] += found.held
             done, expected = self._dropped._asdict()[step], self._expected._asdict()[step]
             self._tell(step, done, max(done, expected))
             time.sleep(_PAUSE_S)

@@ -69,7 +69,8 @@ SHAPES = {
     "prune": {
         *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore"),
         *("keepsContentBytes", "keepsDays", "thinsByAge"),
-        *("batches", "contents", "contentBytes", "batchesLeft", "contentsLeft"),
+        *("batches", "contents", "contentBytes", "batchesHeld", "contentsHeld"),
+        *("batchesLeft", "contentsLeft"),
         *("databaseBytesBefore", "databaseBytesAfter", "next"),
     },
     "doctor": {"directory", "level", "findings", "stores"},

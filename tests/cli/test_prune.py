@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from rtstore import DATABASE_NAME, KEEP_EVERYTHING, Retention, RuntimeStore
 from rtstore.cli.demo.writer import IDENTITY, fatal_checkpoint
 from rtstore.cli.exits import ExitCode
+from rtstore.files.system import FileSystem
 from tests.cli.commands import crashed_team, ready_team, run
 from tests.support import picture
 
@@ -45,6 +47,22 @@ def test_a_dry_run_says_what_pruning_does(tmp_path: Path) -> None:
     assert len(run("log", directory, "-n", "99", "--json").json()["batches"]) == 13
     again = run("prune", directory, *limits)
     assert "Dropped            nothing\n" in again.out
+
+
+def test_what_stays_is_said_and_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no file can be flushed nothing is dropped, and it does not look as if all was well."""
+    directory = with_history(tmp_path)
+
+    def refuse(_fs: FileSystem, path: Path) -> None:
+        raise OSError(errno.EIO, "a test", str(path))
+
+    monkeypatch.setattr(FileSystem, "flush", refuse)
+    done = run("prune", directory, "--batches", "10")
+    assert (done.code, "Dropped            nothing\n" in done.out) == (ExitCode.READY, True)
+    assert "Held               20 batches: a store file could not be flushed" in done.out
+    assert f"\nNext\n  rtstore doctor {directory}\n" in done.out
+    monkeypatch.undo()
+    assert "Held" not in run("prune", directory, "--batches", "10").out
 
 
 def test_thinning_is_a_limit_of_its_own(tmp_path: Path) -> None:

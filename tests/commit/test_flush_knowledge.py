@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -240,6 +241,38 @@ def test_an_old_version_that_somebody_put_back_is_kept_known(
         assert later.last_recovery is not None
         assert agree(later)
         assert later.plan_recovery().readiness_impact == "blocked" or agree(later)
+
+
+def test_a_copy_of_the_directory_can_be_pruned(directory: Path, tmp_path: Path) -> None:
+    """`cp -r` gives the files other times. What they hold is current all the same, also where an
+    earlier batch wrote the same bytes."""
+    with open_store(directory, retention=Retention(batches=None)) as store:
+        for number in (1, 2, 2):
+            write(store, LEDGER, number)
+    copy = tmp_path / "copy"
+    shutil.copytree(directory, copy, copy_function=shutil.copyfile)
+    with open_store(copy) as store:
+        hashes = [batch.receipts[0].content_hash for batch in store.batches()]
+        assert hashes[-1] == hashes[-2]  # as it must be for this test
+        rehearsed = store.prune(Retention(batches=1), dry_run=True)
+        report = store.prune(Retention(batches=1))
+        assert (report.batches, report.batches_held) == (rehearsed.batches, 0) == (2, 0)
+        assert numbers(store) == [3]
+        assert agree(store)
+
+
+def test_pruning_says_what_it_could_not_drop(directory: Path, fs: WatchedFileSystem) -> None:
+    """A batch whose file cannot be flushed stays, and is counted as held until it goes."""
+    with open_store(directory, fs=fs, retention=Retention(batches=None)) as store:
+        for number in range(6):
+            write(store, (LEASES, SESSIONS)[number % 2], {"sessions": []})
+        fs.judge = refuses_flushes
+        report = store.prune(Retention(batches=1))
+        assert (report.batches, report.batches_held, report.batches_left) == (2, 2, 4)
+        fs.judge = None
+        write(store, SESSIONS, {"sessions": []})
+        report = store.prune(Retention(batches=1))
+        assert (report.batches_held, report.batches_left) == (0, 2)
 
 
 def test_a_file_that_is_gone_holds_nothing(store: RuntimeStore, fs: WatchedFileSystem) -> None:

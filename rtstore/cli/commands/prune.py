@@ -45,6 +45,8 @@ class PruneDocument(Record):
     batches: int
     contents: int
     content_bytes: int
+    batches_held: int
+    contents_held: int
     batches_left: int
     contents_left: int
     database_bytes_before: int
@@ -107,8 +109,9 @@ def run(
     \b
     JSON: directory, teamName, dryRun, keepsBatches, keepsContentsPerStore, keepsContentBytes,
       keepsDays (each or null: no limit), thinsByAge, batches, contents, contentBytes (what was
-      dropped, or would be), batchesLeft, contentsLeft, databaseBytesBefore, databaseBytesAfter
-      (null in a dry run),
+      dropped, or would be), batchesHeld, contentsHeld (beyond the limits, but not dropped: a store
+      file could not be flushed, or holds an old version; 0 in a dry run), batchesLeft,
+      contentsLeft, databaseBytesBefore, databaseBytesAfter (null in a dry run),
       next[] {command, why}
     """
     retention = _retention(batches, contents, mib, days, thin=thin)
@@ -126,6 +129,10 @@ def run(
     next_steps = []
     if dry_run and report.batches + report.contents:
         next_steps.append(NextStep(command=_command(directory, retention), why="drops it"))
+    if report.batches_held + report.contents_held:
+        doctor = f"rtstore doctor {shell_word(directory)}"
+        why = "says what is wrong with the files; what is held goes with a pruning after that"
+        next_steps.append(NextStep(command=doctor, why=why))
     document = _document(directory, team_name, report, tuple(next_steps))
     _show(page_of(document, as_json=as_json), document, report.retention)
     return ExitCode.READY
@@ -200,7 +207,10 @@ def _show(page: Page, report: PruneDocument, retention: Retention) -> None:
         facts += [("Would drop", Cell(dropped, "warn")), ("Would leave", left)]
         facts.append(("Database", before))
     else:
-        facts += [("Dropped", Cell(dropped, "good")), ("Left", left)]
+        facts.append(("Dropped", Cell(dropped, "good")))
+        if report.batches_held + report.contents_held:
+            facts.append(("Held", Cell(_held(report), "warn")))
+        facts.append(("Left", left))
         facts.append(("Database", f"{before} before, {size(report.database_bytes_after or 0)} now"))
     page.facts(facts)
     if report.next:
@@ -208,3 +218,15 @@ def _show(page: Page, report: PruneDocument, retention: Retention) -> None:
         for step in report.next:
             page.line(Cell(step.command or "", "command"), indent=2)
             page.line(step.why, indent=6)
+
+
+def _held(report: PruneDocument) -> str:
+    parts = []
+    if report.batches_held:
+        parts.append(count(report.batches_held, "batch"))
+    if report.contents_held:
+        parts.append(count(report.contents_held, "content"))
+    return (
+        f"{', '.join(parts)}: a store file could not be flushed, or holds an old version, which "
+        "only its batch identifies"
+    )
