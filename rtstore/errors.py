@@ -681,7 +681,8 @@ class DatabaseMissingError(StopError):
 
 
 class BackupDamagedError(StopError):
-    """A back-up was changed after it was made, or was never finished. It was not touched."""
+    """A back-up was changed after it was made, was never finished, or is of a database that was
+    damaged already. It was not touched."""
 
     def __init__(self, path: Path, problems: tuple[str, ...]) -> None:
         self.path = path

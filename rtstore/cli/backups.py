@@ -9,17 +9,21 @@ from rtstore.model.times import utc_now
 
 def show_backup(page: Page, backup: Backup) -> None:
     """Print what is in a back-up, and what is not."""
-    total = sum(file.file_size for file in backup.files)
+    files = f"{count(len(backup.files), 'file')}, {size(sum(it.file_size for it in backup.files))}"
+    if not backup.path.is_dir():  # a database alone
+        files = f"none looked at; it has the contents of {files}"
     facts: list[tuple[str, str | Cell]] = [
         ("Where", str(backup.path)),
         ("Team", backup.team_name),
         ("High watermark", f"{count(backup.high_watermark, 'batch')} committed"),
         ("Revision", backup.revision),
-        ("Files", f"{count(len(backup.files), 'file')}, {size(total)}"),
+        ("Files", files),
     ]
     if backup.created_at is not None:
         facts.insert(1, ("Made", when(backup.created_at, utc_now())))
     page.facts(facts)
+    if backup.schema_problem is not None:
+        page.line(Cell("damaged: ", "bad"), backup.schema_problem)
     for file in backup.changed:
         page.line(Cell("changed: ", "warn"), _in_words(file))
     for problem in backup.left_out:

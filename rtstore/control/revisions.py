@@ -13,17 +13,16 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool
 
 from rtstore.control import manifest
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
-from rtstore.control.schema import APPLICATION_ID, REVISIONS
+from rtstore.control.schema import APPLICATION_ID, PARTS, REVISIONS
 from rtstore.control.sqlite import idle
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import driver_of
@@ -390,7 +389,7 @@ def missing_parts(path: Path) -> list[str]:
         found = database.read(_parts)
     finally:
         database.close()
-    return sorted(f"{kind} {name}" for kind, name in _parts_of_the_newest() - found)
+    return sorted(f"{kind} {name}" for kind, name in PARTS - found)
 
 
 def _parts(connection: Connection) -> frozenset[tuple[str, str]]:
@@ -398,17 +397,6 @@ def _parts(connection: Connection) -> frozenset[tuple[str, str]]:
         "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
     )
     return frozenset((kind, name) for kind, name in rows)
-
-
-@cache
-def _parts_of_the_newest() -> frozenset[tuple[str, str]]:
-    engine = create_engine("sqlite+pysqlite://", poolclass=StaticPool)  # in memory
-    try:
-        with no_fork(), engine.begin() as connection:
-            run_revisions(connection)
-            return _parts(connection)
-    finally:
-        engine.dispose()
 
 
 @contextmanager

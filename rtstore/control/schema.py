@@ -414,3 +414,39 @@ runs = Table(
 CURRENT_CONDITION = text("state IN ('beginning', 'active')")
 
 Index("ix_runs_current", runs.c.state, unique=True, sqlite_where=CURRENT_CONDITION)
+
+VIEWS = frozenset(
+    {
+        "batch_log",
+        "current_state",
+        "current_stores",
+        "open_problems",
+        "recovery_log",
+        "run_log",
+        "store_changes",
+        "store_deletions",
+        "store_history",
+        "store_sizes",
+        "write_receipts",
+    }
+)
+TRIGGERS = frozenset(
+    {
+        "runs_keep_their_id",
+        "runs_state_is_final",
+        "runs_stay",
+        "store_contents_in_use_stay",
+        "write_batches_in_use_stay",
+        "write_batches_state_is_final",
+    }
+)
+PARTS = frozenset(
+    {
+        ("table", "alembic_version"),
+        *(("table", name) for name in metadata.tables),
+        *(("index", str(index.name)) for it in metadata.tables.values() for index in it.indexes),
+        *(("trigger", name) for name in TRIGGERS),
+        *(("view", name) for name in VIEWS),
+    }
+)
+"""All that a database at the newest revision has, each with what it is."""

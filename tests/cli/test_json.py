@@ -33,6 +33,7 @@ PLAN = {
 BACKUP = {
     *("formatVersion", "path", "teamName", "revision", "highWatermark", "lastCommittedBatchId"),
     *("origin", "createdAt", "databaseHash", "files", "leftOut", "changed", "lanes"),
+    "schemaProblem",
 }
 SHAPES = {
     "init": {"directory", "teamName", "created", "database", "highWatermark", "stores"},

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from rtstore import DATABASE_NAME
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.progress import progress_bar
 from rtstore.control.schema import REVISIONS
@@ -71,6 +74,53 @@ def test_back_up_verify_restore(tmp_path: Path) -> None:
     restored = run("restore", tmp_path / "backup", tmp_path / "new")
     assert (restored.code, restored.err) == (0, "")
     assert run("status", tmp_path / "new").code == run("status", directory).code == 0
+
+
+def test_the_way_out_of_a_damaged_schema_is_no_circle(tmp_path: Path) -> None:
+    """A back-up of a database without a view is made, and says so; the doctor never advises to
+    restore it, and what it advises works."""
+    directory = ready_team(tmp_path)
+    sound, damaged = tmp_path / "sound", tmp_path / "damaged"
+    assert run("backup", directory, sound).code == 0
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw:
+        raw.execute("DROP VIEW current_state")
+    made = run("backup", directory, damaged)
+    assert (made.code, made.err) == (0, "")
+    assert "damaged: its view current_state is gone" in made.out
+    assert f"\nNext\n  rtstore doctor {directory}\n" in made.out
+    checked = run("verify", damaged)
+    assert (checked.code, checked.out) == (ExitCode.STOP, "")
+    assert "not a sound back-up: its view current_state is gone" in checked.err
+    restored = run("restore", damaged, tmp_path / "new")
+    assert "damaged: its view current_state is gone" in restored.out
+    assert f"rtstore doctor {tmp_path / 'new'}" in restored.out
+    assert run("restore", sound, tmp_path / "of-sound").code == 0
+    assert run("doctor", tmp_path / "of-sound").code == 0
+
+    assert f"rtstore restore {sound} " in run("doctor", directory).out
+    shutil.rmtree(sound)
+    told = run("doctor", directory).out
+    assert "rtstore restore" not in told
+    command = next(line.strip() for line in told.splitlines() if "rtstore rebuild" in line)
+    assert run(*command.split()[1:]).code == 0
+    assert run("doctor", directory).code == 0
+
+
+def test_a_database_alone_is_not_called_a_back_up(tmp_path: Path) -> None:
+    """No file was looked at, and none was ever backed up: that is what it says, with the command
+    that makes a back-up, or verifies the one that the database is of."""
+    directory = ready_team(tmp_path)
+    for file in directory.glob("*.json"):
+        file.unlink()
+    checked = run("verify", directory / DATABASE_NAME)
+    assert checked.code == 0
+    assert checked.out.startswith("Sound: every page and every content of this database\n")
+    assert "Files           none looked at; it has the contents of " in checked.out
+    assert "no back-up: it is the database of a runtime directory" in checked.out
+    assert f"\nNext\n  rtstore backup {directory} DEST\n" in checked.out
+    assert run("backup", directory, tmp_path / "backup").code == 0
+    inside = run("verify", tmp_path / "backup" / DATABASE_NAME)
+    assert f"\nNext\n  rtstore verify {tmp_path / 'backup'}\n" in inside.out
 
 
 def test_a_back_up_of_a_team_says_that_its_lanes_are_not_in_it(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.pool import StaticPool
 
 from rtstore.control import schema
-from rtstore.control.schema import APPLICATION_ID, REVISIONS, metadata
+from rtstore.control.schema import APPLICATION_ID, PARTS, REVISIONS, VIEWS, metadata
 from tests.control.build import (
     INSERT_BATCH,
     INSERT_CONTENT,
@@ -35,21 +35,6 @@ from tests.control.build import (
     make,
     plain,
 )
-
-VIEWS = {
-    "batch_log",
-    "current_state",
-    "current_stores",
-    "open_problems",
-    "recovery_log",
-    "run_log",
-    "store_changes",
-    "store_deletions",
-    "store_history",
-    "store_sizes",
-    "write_receipts",
-}
-
 
 # --- the revisions make what the tables of the package say ----------------------------------------
 
@@ -225,6 +210,13 @@ def test_header_of_the_file(populated: sqlite3.Connection) -> None:
         "journal_mode": "wal",
         "encoding": "UTF-8",
     }
+
+
+def test_the_parts_are_those_that_the_revisions_make(tmp_path: Path) -> None:
+    """What the doctor and `verify` compare a database with is what a new one has."""
+    query = "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    with plain(make(tmp_path)) as connection:
+        assert set(connection.execute(query)) == PARTS
 
 
 # --- what people see ------------------------------------------------------------------------------

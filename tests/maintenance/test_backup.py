@@ -364,6 +364,22 @@ def test_damage_is_found(what: str, directory: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_schema_that_was_damaged_before_is_copied_and_never_sound(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Somebody dropped a trigger and a view: nothing of the rows is lost, the back-up and the
+    restore say what is gone, and verifying does not call that sound."""
+    backup, gone = tmp_path / "backup", "its trigger runs_stay and its view current_state are gone"
+    _sql("DROP TRIGGER runs_stay", "DROP VIEW current_state")(directory)
+    assert gone in (back_up(directory, backup).schema_problem or "")
+    assert "schemaProblem" not in json.loads((backup / RECORD_NAME).read_bytes())
+    for path in (backup, backup / DATABASE_NAME):
+        with pytest.raises(BackupDamagedError, match=gone):
+            verify_backup(path)
+    assert gone in (restore_backup(backup, tmp_path / "new").schema_problem or "")
+    assert same(directory, tmp_path / "new")
+
+
 def test_noise_is_damage(directory: Path, tmp_path: Path) -> None:
     """Whatever bytes of a record or a database are turned over, it is an error of ours, or nothing
     that matters was hit; a restore then makes nothing."""

@@ -39,7 +39,8 @@ def run(
       leftOut[] (files whose bytes could not be had, and why),
       changed[] {schemaName, relativePath, keptAt or null, problem or null} (store files that nobody
         committed; in the back-up they are in quarantine),
-      lanes[] (lanes below it, which are not in the back-up)
+      lanes[] (lanes below it, which are not in the back-up),
+      schemaProblem or null (what somebody had dropped of the database, in words)
     """
     with open_to_look(directory) as store, progress_bar(quiet=as_json) as bar:
         backup = store.back_up(destination, progress=bar)
@@ -53,6 +54,9 @@ def run(
             Cell(f"rtstore backup {shell_word(source)} {shell_word(copy)}", "command"), indent=2
         )
     place = shell_word(destination)
-    page.line(Cell(f"rtstore verify {place}", "command"), indent=2)
+    look = f"rtstore verify {place}"
+    if backup.schema_problem is not None:
+        look = f"rtstore doctor {shell_word(directory)}"
+    page.line(Cell(look, "command"), indent=2)
     page.line(Cell(f"rtstore restore {place} NEW_DIR", "command"), indent=2)
     return ExitCode.READY

@@ -32,7 +32,9 @@ def run(
     show_backup(page, backup)
     page.title("Next")
     place = shell_word(target)
-    if backup.revision == REVISIONS[-1]:
+    if backup.schema_problem is not None:
+        page.line(Cell(f"rtstore doctor {place}", "command"), indent=2)
+    elif backup.revision == REVISIONS[-1]:
         page.line(Cell(f"rtstore status {place}", "command"), indent=2)
     else:
         page.line("start the older rtstore that knows this revision, or", indent=2)

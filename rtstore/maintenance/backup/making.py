@@ -22,7 +22,7 @@ from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.history.materialize import BackupFile, write_store_files
 from rtstore.maintenance.backup.record import Backup, ChangedFile, Progress, Step, write_record
-from rtstore.maintenance.backup.verifying import describe, verify_backup, without_content
+from rtstore.maintenance.backup.verifying import describe, verify_bytes, without_content
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
 from rtstore.model.times import Clock, to_utc_ms, utc_now
@@ -45,7 +45,8 @@ def back_up(
     copy, as opening the store would. Takes no lock, and no writer waits for it. Lanes below the
     directory are not copied, and `Backup.lanes` names them. The
     quarantine comes along, and a store file that nobody committed is in quarantine in the copy. The
-    destination appears whole, and is flushed.
+    destination appears whole, and is flushed. A database of which somebody dropped a trigger or a
+    view is copied as it is, and `Backup.schema_problem` says so.
 
     Raises `InvalidRequestError` when the destination is neither new nor empty, or is inside the
     runtime directory, `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when the
@@ -72,7 +73,7 @@ def back_up(
             }
         )
         write_record(building, backup, fs)
-        verify_backup(building, fs=fs, progress=progress)
+        verify_bytes(building, fs, progress)
     return backup
 
 

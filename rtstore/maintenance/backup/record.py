@@ -73,11 +73,14 @@ class Backup(Record):
     lanes: tuple[str, ...] = ()
     """Lanes below the directory that are not in the back-up, by relative path: each is a runtime
     directory with a database of its own, and is backed up by itself."""
+    schema_problem: str | None = None
+    """What somebody had dropped of the schema of its database, in words. It is not recorded, but
+    looked at anew."""
 
 
 def write_record(directory: Path, backup: Backup, fs: FileSystem) -> None:
     """Write the record of a back-up. Durable when it returns. Raises OSError."""
-    document = backup.model_dump(mode="json", by_alias=True, exclude={"path"})
+    document = backup.model_dump(mode="json", by_alias=True, exclude={"path", "schema_problem"})
     text = json.dumps(document, indent=2) + "\n"
     durable.replace(
         directory / RECORD_NAME, text.encode(), mtime_ns=None, flush=True, within=directory, fs=fs

@@ -13,7 +13,7 @@ from rtstore.files.new_directory import new_directory
 from rtstore.files.system import FileSystem
 from rtstore.history.materialize import write_store_files
 from rtstore.maintenance.backup.record import Backup, Progress, Step
-from rtstore.maintenance.backup.verifying import path_of, verify_backup
+from rtstore.maintenance.backup.verifying import path_of, verify_bytes
 from rtstore.model import arguments
 from rtstore.model.envelope import content_hash, hash_of_pieces
 
@@ -30,7 +30,9 @@ def restore_backup(
     The directory must be new or empty: one in use is never overwritten. It appears whole, and is
     durable when it returns. For a database that an upgrade backed up, the store files are written
     from the committed contents; the database stays at its revision, for a program that knows no
-    newer one. `progress` is called with the step, the amount that is done, and the amount of all.
+    newer one. What somebody had dropped of the schema before the back-up was made is gone in the
+    new directory, too, and `Backup.schema_problem` says so. `progress` is called with the step, the
+    amount that is done, and the amount of all.
 
     Return the record of the back-up, with the path of the new directory. Raises
     `BackupDamagedError`, `InvalidRequestError` when the directory is not empty, or is inside the
@@ -39,7 +41,7 @@ def restore_backup(
     source, directory = arguments.path(backup, "backup"), arguments.path(directory, "directory")
     fs = fs or FileSystem()
     arguments.optional_function(progress, "progress")
-    record = verify_backup(source, fs=fs, progress=progress)
+    record = verify_bytes(source, fs, progress)
     is_whole = fs.is_directory(source)
     outside = source if is_whole else None
     with new_directory(directory, "directory", fs, outside=outside) as building:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from rtstore.control import contents, manifest, recovery_log, revisions
+from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import BackupDamagedError, RuntimeStoreError, StorageError, UnsafePathError
@@ -30,15 +31,28 @@ def verify_backup(
     A back-up is a directory that `back_up` made, or the database that an upgrade backed up. Checked
     are every page, index and foreign key of the database, the hash of its pages, the hash of every
     content in it, and the hash of every file. `progress` is called with the step, the amount that
-    is done, and the amount of all. Raises `BackupDamagedError` with everything that is wrong, and
-    `NewerDatabaseError` for a back-up of a newer rtstore.
+    is done, and the amount of all. Of a database alone no file is looked at. Raises
+    `BackupDamagedError` with everything that is wrong, also where somebody had dropped a part of
+    the schema before it was made, and `NewerDatabaseError` for a back-up of a newer rtstore.
     """
     path, fs = arguments.path(backup, "backup"), fs or FileSystem()
     arguments.optional_function(progress, "progress")
+    record = verify_bytes(path, fs, progress)
+    if record.schema_problem is not None:
+        raise BackupDamagedError(path, (record.schema_problem,))
+    return record
+
+
+def verify_bytes(path: Path, fs: FileSystem, progress: Progress | None) -> Backup:
+    """Check that a back-up is what was backed up, and return its record. A part of the schema that
+    was gone before is no reason to refuse it: `schema_problem` says so.
+
+    Raises as `verify_backup` otherwise.
+    """
     if not fs.is_directory(path):
         return verify_database(path)
     record = read_record(path, fs)
-    database = path / DATABASE_NAME
+    database, schema_problem = path / DATABASE_NAME, None
     problems = [*_problems_of_files(record, fs, progress)]
     try:
         found = revisions.inspect_revision(database)
@@ -48,13 +62,14 @@ def verify_backup(
         if hash_of_pieces(copying.pages(database)) != record.database_hash:
             problems.append("the database is not the one that was backed up: it was changed since")
         problems += problems_of_contents(database)
+        schema_problem = problem_of_schema(database, found)
     except BackupDamagedError:
         raise
     except RuntimeStoreError as error:
         problems.append(str(error))
     if problems:
         raise BackupDamagedError(path, tuple(problems))
-    return record
+    return record.model_copy(update={"schema_problem": schema_problem})
 
 
 def verify_database(path: Path) -> Backup:
@@ -111,16 +126,29 @@ def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
         head = database.read(manifest.load_head)
     finally:
         database.close()
+    revision = revisions.inspect_revision(path)
     return Backup(
         path=path,
         team_name=head.team_name,
-        revision=revisions.inspect_revision(path),
+        revision=revision,
         high_watermark=head.high_watermark,
         last_committed_batch_id=head.last_committed_batch_id,
         created_at=None,
         database_hash=hash_of_pieces(copying.pages(path)),
         files=tuple(files),
+        schema_problem=problem_of_schema(path, revision),
     )
+
+
+def problem_of_schema(path: Path, revision: str) -> str | None:
+    """Return what somebody dropped of the schema, in words, or None. Older revisions are upgraded
+    first, and not compared."""
+    missing = revisions.missing_parts(path) if revision == REVISIONS[-1] else []
+    if not missing:
+        return None
+    more = f" (and {len(missing) - 3} more)" if missing[3:] else ""
+    are = "is" if len(missing) == 1 else "are"
+    return f"its {' and its '.join(missing[:3])}{more} {are} gone: somebody dropped that"
 
 
 def problems_of_contents(path: Path) -> list[str]:

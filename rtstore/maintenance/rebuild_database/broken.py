@@ -20,7 +20,7 @@ from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
 from rtstore.foreign import system_error
-from rtstore.maintenance.backup.verifying import problems_of_contents
+from rtstore.maintenance.backup.verifying import problem_of_schema, problems_of_contents
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import Batch, BatchState, ManifestEntry, Record, RunIdentity
@@ -61,8 +61,8 @@ def problem_of(path: Path) -> str | None:
         copying.check(path)
         _read_everything(path, revision)
         wrong = problems_of_contents(path)
-        if revision == REVISIONS[-1] and (missing := revisions.missing_parts(path)):
-            return f"its {' and its '.join(missing[:3])} is gone: somebody dropped it"
+        if (dropped := problem_of_schema(path, revision)) is not None:
+            return dropped
         if wrong:
             return "; ".join(wrong[:3]) + (f" (and {len(wrong) - 3} more)" if wrong[3:] else "")
     except CorruptDatabaseError as error:
