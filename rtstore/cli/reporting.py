@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -96,8 +97,9 @@ def _message(error: RuntimeStoreError | OSError) -> str:
     if isinstance(error, StorageError | DatabaseLockedError):
         from rtstore.control.sqlite.engine import DATABASE_NAME
 
-        directory = error.path if error.path.is_dir() else error.path.parent
-        if (directory / DATABASE_NAME).is_file():
+        # What may not be looked at counts as not there: these two never raise, as `Path` would.
+        directory = error.path if os.path.isdir(error.path) else error.path.parent
+        if os.path.isfile(directory / DATABASE_NAME):
             return f"{error} What is in the way: rtstore doctor {shell_word(directory)}"
     return str(error)
 

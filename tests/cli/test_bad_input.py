@@ -253,6 +253,24 @@ def test_forbidden(tmp_path: Path) -> None:
     refused(result, ExitCode.RETRY_LATER, "Permission denied", str(directory))
 
 
+def test_a_path_that_may_not_be_looked_at(tmp_path: Path) -> None:
+    """A back-up in, from or to a folder that may not be entered: no permission, no traceback."""
+    directory, closed = ready_team(tmp_path), tmp_path / "closed"
+    assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY
+    closed.mkdir(mode=0)
+    for words in (
+        ("verify", closed / "x"),
+        ("restore", closed / "x", tmp_path / "restored"),
+        ("restore", tmp_path / "sound", closed / "x"),
+        ("backup", directory, closed / "x"),
+        ("export", directory, "--to", closed / "x"),
+    ):
+        result = run_process(*words, before=_without_privileges())
+        if result.code == ExitCode.READY:
+            pytest.skip("this process may enter everything")
+        refused(result, ExitCode.RETRY_LATER, "Permission denied", str(closed / "x"))
+
+
 # --- options ------------------------------------------------------------------------------------
 
 
