@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from rtstore.cli.output import Cell, Page, count, size, when
+from rtstore.errors import InvalidRequestError
 from rtstore.maintenance.backup import Backup, ChangedFile
 from rtstore.model.times import utc_now
+
+
+def check_source(source: Path) -> None:
+    """Raise `InvalidRequestError` when there is nothing at the path of a back-up. What may not be
+    looked at is left to the library, which says why."""
+    try:
+        os.stat(source)
+    except (FileNotFoundError, NotADirectoryError):
+        problem = f"{source}: there is no such file or directory"
+        raise InvalidRequestError("BACKUP", problem) from None
+    except OSError:
+        return
 
 
 def show_backup(page: Page, backup: Backup) -> None:

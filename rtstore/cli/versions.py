@@ -49,7 +49,11 @@ def point_of(store: RuntimeStore, text: str, field: str = "--at") -> At:
         return moment
     found = _only_one(named_like(store, *_patterns(text), _CANDIDATES_MAX), text, field)
     if found is None:
-        return text  # the library says that there is no such batch
+        raise InvalidRequestError(
+            field,
+            f"{text!r} is not {AT}. Nothing on record has such an id (what was pruned is not on "
+            f"record): rtstore log {shell_word(store.directory)}",
+        )
     return _end_of_run(store, found.id, field) if found.is_run else found.id
 
 

@@ -67,6 +67,10 @@ def find_point(connection: Connection, name: str | None, at: At) -> Point:
     else:
         found = history.point_of_watermark(connection, at)
         problem = f"no batch that made the high watermark {at} is on record"
+        last = history.last_committed(connection)
+        newest = 0 if last is None else last.high_watermark or 0
+        if at > newest:
+            raise InvalidRequestError("at", f"{problem}: it is {newest} now")
     if found is None:
         raise InvalidRequestError("at", f"{problem}: {_reach(connection, name)}")
     return found

@@ -253,6 +253,15 @@ def test_forbidden(tmp_path: Path) -> None:
     refused(result, ExitCode.RETRY_LATER, "Permission denied", str(directory))
 
 
+@pytest.mark.parametrize("words", [["verify"], ["restore"]])
+def test_no_such_back_up(tmp_path: Path, words: list[str]) -> None:
+    """What is not there is a wrong call, and no back-up that was damaged."""
+    missing, target = tmp_path / "nowhere", [tmp_path / "new"] * (words == ["restore"])
+    result = run(*words, missing, *target)
+    refused(result, ExitCode.WRONG_CALL, f"BACKUP: {missing}: there is no such file or directory")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_path_that_may_not_be_looked_at(tmp_path: Path) -> None:
     """A back-up in, from or to a folder that may not be entered: no permission, no traceback."""
     directory, closed = ready_team(tmp_path), tmp_path / "closed"
@@ -331,7 +340,7 @@ def test_commands_in_messages_can_be_typed(tmp_path: Path) -> None:
     """What is to be run is told with the directory and the store in it, quoted for the shell."""
     directory = ready_team(tmp_path).rename(tmp_path / "my team")
     result = run("show", directory, "launch-state.json", "--at", "nope")
-    refused(result, ExitCode.WRONG_CALL, f"(rtstore history '{directory}' opencode.launchState)")
+    refused(result, ExitCode.WRONG_CALL, f": rtstore log '{directory}'\n")
     (directory / "launch-state.json").write_text("{}")
     shown = run("show", directory, "launch-state.json")
     assert f"Run: rtstore plan '{directory}' (" in shown.err
@@ -419,8 +428,14 @@ def test_a_point_that_is_none(tmp_path: Path, words: list[str], option: str) -> 
     directory = ready_team(tmp_path)
     before = picture(directory)
     command, *others = words
-    for point in ("99", "batch-nowhere"):
+    for point, why in (
+        ("99", "no batch that made the high watermark 99 is on record: it is 3 now"),
+        ("batch-nowhere", "'batch-nowhere' is not a high watermark (300), an age (5m), a time ("),
+        ("now", "'now' is not a high watermark (300), an age (5m), a time ("),
+    ):
         result = run(command, directory, *others, point)
         assert result.code == ExitCode.WRONG_CALL
-        assert result.err.startswith(f"rtstore: {option}: "), result.err
+        where = option if point == "99" else option.split()[-1]  # a text is refused by itself
+        assert result.err.startswith(f"rtstore: {where}: {why}"), result.err
+        assert "retention" not in result.err
     assert picture(directory) == before

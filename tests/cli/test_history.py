@@ -91,16 +91,22 @@ def test_revert_writes_it_again(directory: Path) -> None:
     ("words", "problem"),
     [
         (["show", "nobody"], "unknown store 'nobody'"),
-        (["show", SESSIONS, "--at", "nothing"], "no committed batch 'nothing' is on record"),
+        (
+            ["show", SESSIONS, "--at", "nothing"],
+            "'nothing' is not a high watermark (300), an age (5m), a time",
+        ),
         (["show", SESSIONS, "--at", "2026-99-01"], "is no time"),
         (["diff", SESSIONS, "1", "77"], "high watermark 77"),
         (["diff", "opencode.hostLeases"], "there is nothing to compare with"),
         (["show", SESSIONS, "--at", "batch"], "--at: 'batch' is short for 3: batch-1 (high "),
-        (["show", SESSIONS, "--at", "b"], "no committed batch 'b' is on record"),
+        (["show", SESSIONS, "--at", "b"], "'b' is not a high watermark (300), an age (5m), a time"),
         (["show", SESSIONS, "--at", "999999999w"], "is no time"),
         (["show", SESSIONS, "--at", "1h"], "no batch that was committed by"),
         (["revert", SESSIONS, "--to", "batch-3"], "nothing to revert"),
-        (["revert", SESSIONS, "--to", "nothing"], "no committed batch 'nothing'"),
+        (
+            ["revert", SESSIONS, "--to", "nothing"],
+            "'nothing' is not a high watermark (300), an age (5m), a time",
+        ),
     ],
 )
 def test_a_wrong_call_changes_nothing(directory: Path, words: list[str], problem: str) -> None:

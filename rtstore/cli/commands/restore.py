@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtstore.cli.backups import show_backup
+from rtstore.cli.backups import check_source, show_backup
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, BackupSource, NewDirectory
 from rtstore.cli.output import Cell, page_of
@@ -25,6 +25,7 @@ def run(
     \b
     JSON: as "backup"; path is the new directory
     """
+    check_source(source)
     with progress_bar(quiet=as_json) as bar:
         backup = restore_backup(source, target, progress=bar)
     page = page_of(backup, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtstore.cli.backups import show_backup
+from rtstore.cli.backups import check_source, show_backup
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, BackupSource
 from rtstore.cli.output import Cell, Page, page_of
@@ -22,6 +22,7 @@ def run(source: BackupSource, *, as_json: AsJson = False) -> ExitCode:
     \b
     JSON: as "backup"
     """
+    check_source(source)
     with progress_bar(quiet=as_json) as bar:
         backup = verify_backup(source, progress=bar)
     page = page_of(backup, as_json=as_json)
