@@ -262,8 +262,22 @@ def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
                     command=obstacle.way.command, why=f"{why}{obstacle.way.why}. Then: {again}"
                 )
             ]
+        case ObstacleKind.MODE if obstacle.path == obstacle.store_path:
+            why = (
+                f"the file of {name} cannot be read, so that nobody knows whether it is what is "
+                "committed: this lets its owner read it. Then look again: "
+                f"rtstore status {shell_word(directory)}"
+            )
+            return [NextStep(command=f"chmod u+rw {path}", why=why)]
+        case ObstacleKind.MODE:
+            why = (
+                f"{path}, which is needed for {name}, is closed to its owner: this opens it. "
+                f"Then look again: rtstore status {shell_word(directory)}"
+            )
+            return [NextStep(command=f"chmod u+rwx {path}", why=why)]
         case _:
-            why = f"a person must see to {name}: {obstacle.detail}. Then: {again}"
+            detail = (obstacle.detail or "").removesuffix(".")
+            why = f"a person must see to {name}: {detail}. Then: {again}"
     return [NextStep(command=None, why=why)]
 
 

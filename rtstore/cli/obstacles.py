@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rtstore.control import recovery_log
 from rtstore.control.sqlite.engine import Database
-from rtstore.files.owners import is_others, not_changeable, owner, this_user
+from rtstore.files.owners import closed_by_mode, is_others, not_changeable, owner, this_user
 from rtstore.files.paths import end_of_link
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.maintenance.doctor.facts import owning_way
@@ -22,6 +22,8 @@ class ObstacleKind(StrEnum):
 
     LINK = "link"
     OWNER = "owner"
+    MODE = "mode"
+    """Its own permission bits keep its owner out."""
     FAILED = "failed"
     """Not known, but the last recovery failed at it."""
 
@@ -32,7 +34,7 @@ class Obstacle(Record):
     kind: ObstacleKind
     schema_name: str
     path: Path
-    """What is in the way: the link, what belongs to somebody else."""
+    """What is in the way: the link, what belongs to somebody else, what is closed."""
     store_path: Path
     """The file of the store."""
     target: Path | None = None
@@ -100,6 +102,13 @@ def _of(
                 user=this_user(),
                 is_others=is_others(directory),
             ),
+        )
+    for closed in closed_by_mode(directory, way):
+        return Obstacle(
+            kind=ObstacleKind.MODE,
+            schema_name=name,
+            path=directory if closed == "." else directory / closed,
+            store_path=path,
         )
     detail = failed.get((action.kind, name))
     if detail is None:

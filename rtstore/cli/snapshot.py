@@ -183,6 +183,8 @@ class Look:
         self.lines = _lines(store, gathered, plan, sizes, self.now)
         self.outgrown = outgrown(sizes, self.retention.content_bytes)
         """The stores whose history outgrows their data many times over."""
+        self.closed = _closed(store, gathered)
+        """The stores whose file cannot be read."""
         self.open_batches = _open_batches(gathered, self.now)
         self.unregistered = tuple(
             manifest.without_descriptor(self.manifest.paths, store.descriptors)
@@ -460,6 +462,12 @@ def _line(
         age_seconds=age_of(writer.written_at, now) if writer else None,
         deleted_at=deleted_at,
     )
+
+
+def _closed(store: RuntimeStore, gathered: PlanningInput) -> frozenset[str]:
+    inspector = FileInspector(store.directory)
+    found = gathered.findings.items()
+    return frozenset(name for name, finding in found if inspector.is_closed(finding.inspection))
 
 
 def _kept_of_deleted(store: RuntimeStore, lines: Iterable[StoreLine]) -> dict[str, str]:

@@ -164,7 +164,7 @@ class QuarantineKeeper:
         except system_error() as error:
             raise StorageError(
                 path,
-                "the file differs from what is committed and cannot be read",
+                "the file cannot be read, so nobody knows whether it is what is committed",
                 explained(error, path),
             ) from error
         return found if self._is_foreign(found, found_hash, file, path, entry) else None

@@ -81,6 +81,18 @@ class FileInspector:
                 return False
         return False
 
+    def is_closed(self, inspection: Inspection) -> bool:
+        """Return whether the bytes of a file cannot be had, so that nobody knows whether it is what
+        is committed. What is there and no regular file is not: it is none of ours."""
+        if inspection.fault is not InspectionFault.UNREADABLE:
+            return False
+        try:
+            path = store_path(self.directory, inspection.relative_path)
+            is_regular = stat.S_ISREG(self._fs.lstat(path).st_mode)
+        except system_error():
+            is_regular = True  # its folder is closed
+        return is_regular and not self.is_behind_a_link(inspection)
+
 
 def _judge(
     descriptor: Descriptor,

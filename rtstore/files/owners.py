@@ -91,6 +91,23 @@ def _needed(found: os.stat_result) -> int:
     return needed | os.X_OK if stat.S_ISDIR(found.st_mode) else needed
 
 
+def closed_by_mode(directory: Path, names: Iterable[str]) -> Iterator[str]:
+    """Yield those `names` (relative to a directory) that belong to this user, whose own permission
+    bits keep this user from using them: from reading a file, from changing a folder."""
+    for name in names:
+        path = os.path.join(directory, name)
+        try:
+            found = os.lstat(path)
+        except system_error():
+            continue
+        if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode):
+            continue
+        needed = _needed(found) if stat.S_ISDIR(found.st_mode) else os.R_OK
+        granted = found.st_mode >> 6  # those of its owner, in the order of os.access
+        if needed & ~granted and not os.access(path, needed):
+            yield name
+
+
 def is_read_only(path: Path) -> bool:
     """Return whether a path is on a file system mounted read-only; False when unknown."""
     try:

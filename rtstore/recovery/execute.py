@@ -70,6 +70,10 @@ SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
 
 
 _NOT_IN_DATABASE = "its committed content is not in the database"
+_LINK = (
+    "left as it is: it is, or is behind, a symbolic link, which is never followed nor replaced. A "
+    "person must put what it leads to in its place, or remove it; status says which command does"
+)
 
 
 _REBUILD = "have the runtime rebuild the store, and write what it returns as a batch"
@@ -98,6 +102,11 @@ _INTENTIONS_WITHOUT_CONTENT = {
 }
 
 
+_STOP = "stop at the file, which cannot be read: nobody knows whether it is what is committed"
+_STOPPING = (ActionKind.RESTORE_COMMITTED, ActionKind.QUARANTINE)
+"""The actions that read a file before they replace it, and leave it if that fails."""
+
+
 def _intention(action: RecoveryAction, in_database: Collection[str]) -> str:
     """Return what would become of a file, in words."""
     kind, reason = action.kind, action.reason
@@ -112,10 +121,12 @@ def _intention(action: RecoveryAction, in_database: Collection[str]) -> str:
     return _INTENTIONS_FOR.get((kind, reason)) or _INTENTIONS.get(kind, _REBUILD)
 
 
-def _intended(action: RecoveryAction, in_database: Collection[str]) -> RecoveryStep:
+def _intended(
+    action: RecoveryAction, in_database: Collection[str], *, is_closed: bool
+) -> RecoveryStep:
     """Return the step of a dry run. `in_database` are the stores whose committed content is there
-    to be put back."""
-    intention = _intention(action, in_database)
+    to be put back. `is_closed`: the file cannot be read."""
+    intention = _STOP if is_closed else _intention(action, in_database)
     return RecoveryStep(
         action=action,
         outcome=ActionOutcome.SKIPPED,
@@ -246,7 +257,7 @@ class Recovery:
         self._check_team(plan, team_name)
         in_database = self._database.read(contents.stores_with_content)
         steps = tuple(
-            _intended(action, in_database)
+            _intended(action, in_database, is_closed=self._stops_at(action))
             for action in plan.actions
             if action.kind is not ActionKind.NONE
         )
@@ -431,13 +442,28 @@ class Recovery:
         """Close an imported batch that was never completed: its contents were never logged."""
         logged = self._open_batch(action)
         if logged is None or logged.has_contents:
-            return _left_to_runtime(action, plan)
+            is_link = logged is None and self._is_behind_a_link(action)
+            return _skipped(action, _LINK) if is_link else _left_to_runtime(action, plan)
         self._publisher.mark_failed(
             logged, "imported unfinished; its contents were never logged, so recovery closed it"
         )
         return _done(action, f"batch {action.batch_id} closed as failed; no file was touched")
 
     # --- looking --------------------------------------------------------------------------------
+
+    def _stops_at(self, action: RecoveryAction) -> bool:
+        """Return whether an action cannot be carried out because its file cannot be read."""
+        if action.kind not in _STOPPING or action.schema_name not in self._registry:
+            return False
+        inspection, _ = self._look(self._registry.get(action.schema_name))
+        return self._inspector.is_closed(inspection)
+
+    def _is_behind_a_link(self, action: RecoveryAction) -> bool:
+        """Return whether the file of an action's store is a symbolic link, or behind one."""
+        if action.schema_name not in self._registry:
+            return False
+        inspection, _ = self._look(self._registry.get(action.schema_name))
+        return self._inspector.is_behind_a_link(inspection)
 
     def _open_batches(self) -> list[LoggedBatch]:
         """Return the open batches that can be completed, oldest first."""

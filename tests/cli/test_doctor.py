@@ -209,6 +209,27 @@ def test_where_nothing_may_be_read(tmp_path: Path) -> None:
         path.chmod(0o600)
 
 
+def test_a_store_file_that_may_not_be_read(tmp_path: Path) -> None:
+    """It may be what is committed: nobody calls it damaged or changed, no recovery is promised, and
+    everybody names the `chmod` after which all is well."""
+    directory = ready_team(tmp_path)
+    path = directory / LEASES_FILE
+    path.chmod(0)
+    commands = ("status", "plan", "recover", "status", "doctor")
+    told = run_all([(name, directory) for name in commands], before=_without_privileges())
+    for command, result in zip(commands, told, strict=True):
+        assert result.code == ExitCode.NOT_READY, result
+        assert f"chmod u+rw {path}" in result.out, (command, result)
+        assert not re.search(r"damaged|differs|[.][.] ", result.out), (command, result)
+        assert f"  rtstore recover {directory}" not in result.out, (command, result)
+    status, plan, recover, *_ = told
+    assert "not readable" in status.out
+    assert "stop at the file, which cannot be read" in plan.out
+    assert "nobody knows whether it is what is committed" in recover.out
+    subprocess.run(["chmod", "u+rw", str(path)], check=True)
+    assert run_process("status", directory, before=_without_privileges()).code == ExitCode.READY
+
+
 def test_a_writer_that_comes_between_two_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from rtstore import InspectionState, RuntimeStore, StorageError
 from rtstore.files import system
 from rtstore.files.inspector import FileInspector
+from rtstore.files.owners import closed_by_mode
 from tests.support import FILE_OF, LEASES, LEDGER, TEAM, new_directory, write
 
 USER, GROUP = 65_533, 65_532
@@ -156,6 +157,27 @@ def test_what_is_linked_elsewhere_is_not_given_away(tmp_path: Path) -> None:
     finally:
         os.close(descriptor)
     assert secret.stat().st_uid == 0
+
+
+def test_what_its_owner_closed(directory: Path) -> None:
+    """What the owner's own bits keep from the owner is told from what is only read-only, or is
+    somebody else's."""
+    names = ("closed", "read_only", "other", "folder", "link", "gone")
+    for name in names[:3]:
+        (directory / name).touch()
+    (directory / "folder").mkdir()
+    (directory / "link").symlink_to("closed")
+    chown_all(directory)
+    os.chown(directory / "link", USER, GROUP, follow_symlinks=False)
+    os.chown(directory / "other", 0, 0)
+    for name, mode in (("closed", 0o066), ("read_only", 0o400), ("other", 0), ("folder", 0o500)):
+        (directory / name).chmod(mode)
+
+    def looked_at() -> None:
+        assert list(closed_by_mode(directory, names)) == ["closed", "folder"]
+
+    as_user(looked_at)
+    assert list(closed_by_mode(directory, names)) == []  # nothing is closed to root
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,9 @@ def test_a_link_is_left_to_a_person(directory: Path, kind: str, name: str) -> No
         plan = store.plan_recovery()
         (action,) = [item for item in plan.actions if item.schema_name == name]
         assert action.kind is ActionKind.BLOCK_READINESS
-        store.recover(plan)
+        (step,) = [item for item in store.recover(plan).steps if item.action == action]
+        assert step.detail is not None
+        assert "it is, or is behind, a symbolic link" in step.detail
         with pytest.raises(UnsafePathError, match="symbolic link"):
             write(store, name, 3)
         other = LEASES if name == DIAGNOSTICS else DIAGNOSTICS

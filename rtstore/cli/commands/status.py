@@ -364,6 +364,8 @@ def _holds_cell(line: StoreLine, look: Look) -> Cell:
     missing, changed, or of an open batch."""
     if line.holds is FileHolds.OPEN_BATCH:
         return Cell("open batch's version", "warn")
+    if line.schema_name in look.closed:
+        return Cell("not readable", "bad")
     if line.state is InspectionState.MISSING and line.written_at is None:
         if line.deleted_at is not None:
             return Cell("deleted", "warn")
