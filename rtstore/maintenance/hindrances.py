@@ -31,7 +31,7 @@ from rtstore.shell import shell_word
 
 FULL_BYTES = 1 << 20
 """With less free space than this, a batch may find no room."""
-_ALWAYS_WRITTEN = (LOCK_NAME, *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm")))
+ALWAYS_WRITTEN = (LOCK_NAME, *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm")))
 
 
 def hindrances(
@@ -135,7 +135,7 @@ def _always_written(directory: Path) -> tuple[Path, Path]:
 
 def _of_others(directory: Path) -> tuple[str, ...]:
     """What every write needs, and the user of the directory may not change; asked as that user."""
-    found = tuple(not_changeable(directory, _ALWAYS_WRITTEN))
+    found = tuple(not_changeable(directory, ALWAYS_WRITTEN))
     return () if found and is_others(directory) else found
 
 

@@ -195,6 +195,23 @@ def test_where_nothing_may_be_written(tmp_path: Path) -> None:
             path.chmod(0o700)
 
 
+@pytest.mark.parametrize("mode", [0o400, 0])
+def test_a_lock_file_that_may_not_be_written(tmp_path: Path, mode: int) -> None:
+    """No batch can take the lock then: the doctor, to whom the error sends, does not call it free,
+    and names the file and a command that helps."""
+    directory = ready_team(tmp_path)
+    (directory / LOCK_NAME).chmod(mode)
+    words = ("end-run", directory, "--why", "it hung")
+    refused, doctor = run_all([words, ("doctor", directory)], before=_without_privileges())
+    assert refused.code == ExitCode.RETRY_LATER
+    assert f"rtstore doctor {directory}" in refused.err
+    assert doctor.code == ExitCode.NOT_READY
+    assert f"this user may not write {LOCK_NAME}" in doctor.out
+    assert "green   lock " not in doctor.out
+    subprocess.run(["chmod", "-R", "u+rwX", str(directory)], check=True)
+    assert run_process("doctor", directory, before=_without_privileges()).code == ExitCode.READY
+
+
 def test_where_nothing_may_be_read(tmp_path: Path) -> None:
     """A database that may not be read is forbidden, not damaged."""
     directory = ready_team(tmp_path)

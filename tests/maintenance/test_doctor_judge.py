@@ -223,13 +223,18 @@ def test_space() -> None:
 def test_permissions() -> None:
     """What cannot be read, cannot be written, or is open to others."""
     assert found(Check.PERMISSIONS, unreadable=("a.json",)).level is Level.RED
-    assert found(Check.PERMISSIONS, may_write=False).level is Level.RED
+    assert found(Check.PERMISSIONS, not_writable=(".",)).level is Level.RED
+    lock_file = found(Check.PERMISSIONS, not_writable=("runtime-store.lock",))
+    assert lock_file.sentence == "this user may not write runtime-store.lock"
+    assert commands(lock_file) == ["chmod -R u+rwX '/teams/a team'"]
     mounted = Hindrance(
         kind=HindranceKind.READ_ONLY,
         problem="mounted read-only",
         way=Suggestion(command=None, why="a person must mount it for writing"),
     )
-    finding = found(Check.PERMISSIONS, may_write=False, is_read_only=True, hindrances=(mounted,))
+    finding = found(
+        Check.PERMISSIONS, not_writable=(".",), is_read_only=True, hindrances=(mounted,)
+    )
     assert (finding.level, finding.ways) == (Level.RED, (mounted.way,))
     loose = found(Check.PERMISSIONS, loose_modes=("a.json (644)",))
     assert (loose.level, commands(loose)) == (Level.YELLOW, ["chmod -R go-rwx '/teams/a team'"])

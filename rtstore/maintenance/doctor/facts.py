@@ -149,7 +149,9 @@ class Facts(Record):
     """How many files can still be made; None where the file system has no such limit."""
     committed_bytes: int | None = None
     """How large the database is once its WAL is moved into it; looked at where the disk is full."""
-    may_write: bool = True
+    not_writable: tuple[str, ...] = ()
+    """What every write needs and this user may not write: the directory (`.`), the lock file, the
+    files of the database."""
     loose_modes: tuple[str, ...] = ()
     """Paths that other users may read or write, each with its mode."""
     unreadable: tuple[str, ...] = ()

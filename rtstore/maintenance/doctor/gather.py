@@ -46,7 +46,12 @@ from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
-from rtstore.maintenance.hindrances import hindrances, mounted_database, no_room
+from rtstore.maintenance.hindrances import (
+    ALWAYS_WRITTEN,
+    hindrances,
+    mounted_database,
+    no_room,
+)
 from rtstore.maintenance.hints import nameless as nameless_of
 from rtstore.maintenance.hints import read_launch_state
 from rtstore.maintenance.rebuild_database import (
@@ -129,7 +134,7 @@ def examine(
         owner=owner(directory),
         user=this_user(),
         is_others=is_others(directory),
-        may_write=all(os.access(item, os.W_OK) for item in (directory, path) if item.exists()),
+        not_writable=tuple(_not_writable(directory)),
         loose_modes=tuple(_loose(directory, (directory, path, *there))),
         unreadable=tuple(
             file.name for file in (path, *there) if file.exists() and not os.access(file, os.R_OK)
@@ -427,6 +432,13 @@ def _from_the_future(files: Sequence[Path], now: datetime) -> Iterator[str]:
     for file in files:
         if _mtime(file) > now.timestamp() + 2:
             yield file.name
+
+
+def _not_writable(directory: Path) -> Iterator[str]:
+    for name in (".", *ALWAYS_WRITTEN):
+        path = directory / name
+        if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+            yield name
 
 
 def _loose(directory: Path, paths: Sequence[Path]) -> Iterator[str]:

@@ -359,6 +359,8 @@ def _lock(facts: Facts) -> Iterator[Finding]:
             "database, without the writer lock: every write waits for it, and fails",
             _end(writer.pid),
         )
+    elif "runtime-store.lock" in facts.not_writable:
+        return  # whether it is free cannot be told; why not is told of the permissions
     elif all(item.schema_name is not None for item in facts.hindrances):
         open_in = ", ".join(f"{item.pid} ({item.command})" for item in facts.readers)
         yield say.green(f"free; the database is open in process {open_in}" if open_in else "free")
@@ -499,8 +501,9 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
             well = False
     if facts.is_read_only:
         well = False
-    elif not facts.may_write and not facts.others and not facts.hindrances:
-        yield say.red("this user may not write here", _make_accessible(facts))
+    elif facts.not_writable and not facts.others and not facts.hindrances:
+        where = "here" if "." in facts.not_writable else ", ".join(facts.not_writable)
+        yield say.red(f"this user may not write {where}", _make_accessible(facts))
         well = False
     if facts.loose_modes:
         yield say.yellow(
