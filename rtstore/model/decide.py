@@ -349,8 +349,9 @@ def build_readiness(
     """Return whether the runtime may start, from a plan and the failures of `validate_invariants`.
 
     A runtime that may start gets no diagnostics, although the plan may have some: what is wrong
-    with a diagnostic store alone is nothing to stop or to ask about. What keeps it from writing
-    does stop it. `nothing_committed` distinguishes a first start from a loss.
+    with a diagnostic store alone is nothing to stop or to ask about. What keeps the user of
+    the directory from writing, and stays, does stop it. `nothing_committed` distinguishes a first
+    start from a loss.
 
     The plan may be the JSON of one, also of the legacy format. Raises `InvalidRequestError` when it
     is not.

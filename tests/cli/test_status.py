@@ -14,7 +14,9 @@ from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
 from rtstore.model import arguments
 from tests.cli.commands import crashed_team, ready_team, run, run_process
-from tests.support import LEASES, answer, hear, write
+from tests.cli.test_bad_input import _without_privileges
+from tests.cli.troubles import HOLD
+from tests.support import LEASES, answer, child, hear, write
 from tests.support.forked import forked
 
 
@@ -253,6 +255,35 @@ def test_json(tmp_path: Path) -> None:
     assert report["next"] == [
         {"command": f"rtstore recover {directory}", "why": "brings batch-crashed to its end"}
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks are told by /proc")
+def test_a_transaction_that_no_write_gets_by(tmp_path: Path) -> None:
+    """It is of this moment, so that it is no matter of readiness; but it is told, with the command
+    that says more."""
+    directory = ready_team(tmp_path)
+    with child(HOLD, directory / "runtime-store.sqlite3") as other:
+        assert hear(other) == "locked"
+        told = run("status", directory, columns=400)
+        assert told.code == ExitCode.READY
+        (line,) = [line for line in told.out.splitlines() if line.startswith("Writer lock")]
+        assert line.startswith(f"Writer lock        free, but process {other.pid} (")
+        assert line.endswith(
+            f" has a write transaction open without it: rtstore doctor {directory}"
+        )
+    assert "Writer lock        free\n" in run("status", directory).out
+
+
+@pytest.mark.parametrize("name", [".", "runtime-store.lock", "runtime-store.sqlite3"])
+def test_what_this_user_may_not_write(tmp_path: Path, name: str) -> None:
+    """Another user may, so that it is no matter of readiness; but it is told."""
+    directory = ready_team(tmp_path)
+    (directory / name).chmod(0o500 if name == "." else 0o400)
+    told = run_process("status", directory, before=_without_privileges())
+    assert told.code == ExitCode.READY
+    line = f"free, but this user may not write here: rtstore doctor {directory}\n"
+    assert line in told.out
+    (directory / name).chmod(0o700)
 
 
 READER = """

@@ -36,7 +36,7 @@ from rtstore.cli.snapshot import (
 )
 from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.engine import DATABASE_NAME
-from rtstore.control.sqlite.processes import Process, in_transaction
+from rtstore.control.sqlite.processes import Process, in_transaction, sql_writer
 from rtstore.errors import InvalidRequestError
 from rtstore.maintenance.growth import LARGE_WAL
 from rtstore.model.records import (
@@ -51,6 +51,8 @@ from rtstore.model.records import (
 )
 from rtstore.model.runs import RunRecord
 from rtstore.model.times import Timestamp, format_time
+from rtstore.shell import shell_word
+from rtstore.store import RuntimeStore
 
 
 class CommittedBatch(Record):
@@ -169,8 +171,9 @@ def run(
         last_id = look.manifest.last_committed_batch_id
         last = None if last_id is None else store.batch(last_id)
         holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
+        obstacle = None if holder else _in_the_way(store)
     report = _report(look, last, holder)
-    _show(page_of(report, as_json=as_json, wide=wide), look, report)
+    _show(page_of(report, as_json=as_json, wide=wide), look, report, obstacle)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
 
@@ -221,10 +224,30 @@ def _size_cell(report: StatusReport) -> Cell:
     return Cell(f"{sizes}, which grows while process {who} stays in a transaction", "warn")
 
 
-def _lock(look: Look, report: StatusReport) -> str:
+def _in_the_way(store: RuntimeStore) -> str | None:
+    """Return what a write would fail at now, though the writer lock is free, or None. Readiness
+    does not count it: it is of this user, or of this moment."""
+    database = store.directory / DATABASE_NAME
+    needed = (store.directory, database, store.lock.path)
+    if not all(os.access(path, os.W_OK) for path in needed if os.path.exists(path)):
+        return "this user may not write here"
+    if sql_writer(database) is None:
+        return None
+    with store.lock.kept_free() as is_free:  # who writes now, writes without the lock
+        writer = sql_writer(database) if is_free else None
+    if writer is None:
+        return None
+    return f"process {writer.pid} ({writer.command}) has a write transaction open without it"
+
+
+def _lock(look: Look, report: StatusReport, obstacle: str | None) -> str | Cell:
     if any(item.schema_name is None for item in look.hindrances):
         return "cannot be taken"
-    return f"held by {report.lock_holder}" if report.lock_holder else "free"
+    if report.lock_holder:
+        return f"held by {report.lock_holder}"
+    if obstacle is None:
+        return "free"
+    return Cell(f"free, but {obstacle}: rtstore doctor {shell_word(look.directory)}", "warn")
 
 
 def _committed(batch: Batch, look: Look) -> CommittedBatch:
@@ -239,7 +262,7 @@ def _committed(batch: Batch, look: Look) -> CommittedBatch:
     )
 
 
-def _show(page: Page, look: Look, report: StatusReport) -> None:
+def _show(page: Page, look: Look, report: StatusReport, obstacle: str | None) -> None:
     page.facts(
         [
             ("Runtime directory", report.directory),
@@ -252,7 +275,7 @@ def _show(page: Page, look: Look, report: StatusReport) -> None:
             *(("Open batch", _open_batch(batch, look)) for batch in report.open_batches),
             ("Size", _size_cell(report)),
             ("History", f"keeps {in_words(look.retention)}"),
-            ("Writer lock", _lock(look, report)),
+            ("Writer lock", _lock(look, report, obstacle)),
             *_unregistered(report),
         ]
     )
