@@ -68,8 +68,8 @@ class UnknownStoreError(CallError):
         self.store = store
         self.known = known
         self.has_history = has_history
-        """Whether it is known that a store of that name has a history here: it was deleted, and
-        then the directory was opened without its descriptor."""
+        """Whether it is known that a store of that name has a history here: the directory was
+        opened without its descriptor since."""
         more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         names = f"Known: {', '.join(known[:20])}{more}" if known else "None is registered at all"
         super().__init__(

@@ -49,8 +49,8 @@ from rtstore.history.versions import (
     At,
     StoreDifferences,
     checked_point,
+    compare,
     load_version,
-    or_now,
     why_nothing_is_committed,
 )
 from rtstore.maintenance.create import (
@@ -69,7 +69,6 @@ from rtstore.model.arguments import check_text, checked_identity, member, reason
 from rtstore.model.data_upgrade import upgraded_data
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor, Registry, StoreKey, StoreKeys, store_name
-from rtstore.model.differences import differences
 from rtstore.model.edits import ForeignEdits, checked_edits
 from rtstore.model.envelope import decode
 from rtstore.model.records import (
@@ -943,23 +942,13 @@ class RuntimeStore:
     def diff(self, store: StoreKey, a: At, b: At | None = None) -> StoreDifferences:
         """Return the differences of a store between two points in time. Default for `b`: now.
 
-        Takes no lock and does not read the file. Raises `InvalidRequestError` as `read` does.
+        At either it may be deleted: then all that is on the other side was removed or added. Takes
+        no lock and does not read the file. Raises `InvalidRequestError` as `read` does otherwise.
         """
         name = self.descriptors.get(store).schema_name
         first = checked_point(a, "a")
         second = None if b is None else checked_point(b, "b")
-
-        def query(connection: Connection) -> StoreDifferences:
-            before, old = load_version(connection, name, first)
-            after, new = load_version(connection, name, or_now(connection, second))
-            return StoreDifferences(
-                schema_name=name,
-                before=before,
-                after=after,
-                differences=differences(decode(old).data, decode(new).data),
-            )
-
-        return self.database.read(query)
+        return self.database.read(partial(compare, name=name, a=first, b=second))
 
     def revert(
         self,

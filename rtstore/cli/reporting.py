@@ -109,9 +109,10 @@ def _known_stores(error: UnknownStoreError) -> str:
     there_are = f"There are: {', '.join(error.known)}"
     if error.has_history:
         return (
-            f"store {error.store!r} has no descriptor any more, but a history. A program that "
-            "opens the directory with its descriptor (RuntimeStore.open(..., descriptors=[...])) "
-            f"reads it, and so does a query (rtstore guide sqlite3). {there_are}"
+            f"store {error.store!r} has no descriptor any more, so no command writes it: a program "
+            "does that opens the directory with its descriptor (RuntimeStore.open(..., "
+            "descriptors=[...])). rtstore log, history, show and diff still look at its history. "
+            f"{there_are}"
         )
     by_end = {name.rpartition(".")[2].lower(): name for name in error.known}
     close = difflib.get_close_matches(error.store.rpartition(".")[2].lower(), by_end, n=1)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,12 +19,11 @@ from rtstore.cli.identity import AS_IT_IS, Expected
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of, size
 from rtstore.cli.run_words import process_of
-from rtstore.cli.views import WrittenBy, deleted_stores, written_by
+from rtstore.cli.views import WrittenBy, deleted_stores, store_on_record, written_by
 from rtstore.commit.adopt import last_identity, read_for_adoption
 from rtstore.control import history, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import StoreSize, list_sizes
-from rtstore.control.history import list_versions
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.run_processes import is_alive
 from rtstore.control.sqlite.engine import DATABASE_NAME
@@ -49,6 +47,7 @@ from rtstore.maintenance.hints import (
     suggest_command,
 )
 from rtstore.model.decide import build_readiness
+from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import (
     ActionKind,
@@ -80,6 +79,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _ATTEMPTS = 5
+_NO_FILE = "deleted/store.json"
+"""Stands for the file of a store that has none."""
 
 
 class Verdict(StrEnum):
@@ -282,18 +283,45 @@ def open_to_look(directory: Path) -> Iterator[RuntimeStore]:
         yield store
 
 
+@contextmanager
+def open_to_look_at(directory: Path, given: str) -> Iterator[tuple[RuntimeStore, str]]:
+    """Open a runtime directory as `open_to_look`, to look at a store that only history may know.
+    Yield its name too."""
+    with open_to_look(directory) as store:
+        name = name_on_record(store, given)
+        if name in store.descriptors:
+            yield store, name
+            return
+        # Of a deleted store no file is read, and another may have the one that it had.
+        path = store.manifest().paths.get(name, _NO_FILE)
+        descriptors = [*store.descriptors, Descriptor(name, relative_path=path)]
+    with RuntimeStore.open(directory, descriptors=descriptors, read_only=True) as store:
+        yield store, name
+
+
+def name_on_record(store: RuntimeStore, given: str) -> str:
+    """Return the name of the store that was typed by its name or its file. It is registered, or a
+    committed batch on record wrote or deleted it."""
+    try:
+        return schema_name_of(store, given)
+    except UnknownStoreError as error:
+        if not error.has_history:
+            raise
+        return error.store
+
+
 def schema_name_of(store: RuntimeStore, given: str) -> str:
-    """Return the name of the store that was typed by its name or its file."""
+    """Return the name of the registered store that was typed by its name or its file."""
     for descriptor in store.descriptors:
         if given in (descriptor.schema_name, descriptor.relative_path):
             return descriptor.schema_name
     try:
         return store.descriptors.get(given).schema_name  # raises, and names those that there are
     except UnknownStoreError as error:
-        versions = partial(list_versions, name=given, limit=1)
-        if not store.database.read(versions):
+        name = store_on_record(store, given)
+        if name is None:
             raise
-        raise UnknownStoreError(error.store, error.known, has_history=True) from None
+        raise UnknownStoreError(name, error.known, has_history=True) from None
 
 
 def check_directory(directory: Path) -> None:

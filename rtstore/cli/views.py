@@ -83,6 +83,19 @@ _STORES_OF_BATCH = """
 _STORES_OF_BATCHES = "SELECT batch_id, stores, deleted_stores FROM batch_log LIMIT ?"
 
 
+_ON_RECORD = """
+    SELECT touched.schema_name
+    FROM (
+      SELECT batch_number, schema_name, relative_path FROM batch_writes
+      UNION ALL
+      SELECT batch_number, schema_name, relative_path FROM batch_deletions
+    ) AS touched
+    JOIN write_batches AS batch ON batch.batch_number = touched.batch_number
+    WHERE batch.state = 'committed' AND ? IN (touched.schema_name, touched.relative_path)
+    ORDER BY touched.batch_number DESC LIMIT 1
+"""
+
+
 class WrittenBy(Record):
     """The batch that wrote what is committed for a store."""
 
@@ -109,6 +122,13 @@ def deleted_stores(store: RuntimeStore) -> dict[str, datetime]:
         return {name: parse_time(at) for name, at in connection.exec_driver_sql(_DELETED)}
 
     return store.database.read(query)
+
+
+def store_on_record(store: RuntimeStore, given: str) -> str | None:
+    """Return the name of the store of that name or file which a committed batch wrote or deleted
+    last, whether it has a descriptor or not."""
+    found = store.database.read(lambda connection: _one(connection, _ON_RECORD, (given,)))
+    return None if found is None else str(found)
 
 
 class LastBatch(Record):

@@ -11,8 +11,8 @@ from rtstore.control.history import Point, StoreVersion
 from rtstore.control.sqlite.statements import database_of
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.model.arguments import check_text
-from rtstore.model.differences import Difference
-from rtstore.model.envelope import content_hash
+from rtstore.model.differences import Difference, DifferenceKind, differences
+from rtstore.model.envelope import content_hash, decode
 from rtstore.model.records import BatchOrigin, Record
 from rtstore.model.times import format_time, to_utc_ms
 from rtstore.shell import shell_word
@@ -22,7 +22,8 @@ At = str | int | datetime
 
 
 class StoreDifferences(Record):
-    """The differences between two versions of a store."""
+    """The differences between two versions of a store. Of a deletion (`is_deletion`) there is no
+    data: all that is on the other side was removed or added."""
 
     schema_name: str
     before: StoreVersion
@@ -82,6 +83,17 @@ def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
     Raises `InvalidRequestError` when the store was not written by then or was deleted, or when this
     is unknown: a batch that is not on record any more may have written it.
     """
+    version, point = _version_or_deletion(connection, name, at)
+    if version.is_deletion:
+        problem = f"it was {deletion_in_words(version.batch_id, version.written_at)}"
+        if version.batch_id != point.batch_id:
+            problem += f", and not written again by batch {point.batch_id}"
+        raise InvalidRequestError("at", problem, store=name)
+    return version
+
+
+def _version_or_deletion(connection: Connection, name: str, at: At) -> tuple[StoreVersion, Point]:
+    """Return what a store was at a point in time, and that point."""
     point = find_point(connection, name, at)
     version = history.version_at(connection, name, point.batch_number)
     since = 0 if version is None else version.batch_number
@@ -92,12 +104,7 @@ def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
     if version is None:
         problem = f"{name} was not written by batch {point.batch_id} or any before it"
         raise InvalidRequestError("at", problem, store=name)
-    if version.is_deletion:
-        problem = f"it was {deletion_in_words(version.batch_id, version.written_at)}"
-        if version.batch_id != point.batch_id:
-            problem += f", and not written again by batch {point.batch_id}"
-        raise InvalidRequestError("at", problem, store=name)
-    return version
+    return version, point
 
 
 def why_nothing_is_committed(connection: Connection, name: str) -> str:
@@ -127,6 +134,30 @@ def load_version(connection: Connection, name: str, at: At) -> tuple[StoreVersio
     Raises `InvalidRequestError` as that does, and when the bytes are not in the database. Raises
     ValueError when the bytes do not have the recorded hash."""
     version = find_version(connection, name, at)
+    return version, _bytes_of(connection, name, version)
+
+
+def compare(connection: Connection, name: str, a: At, b: At | None) -> StoreDifferences:
+    """Return the differences of a store between two points in time; without `b`, until now. At
+    either it may be deleted. Raises as `load_version` does for any other version."""
+    before, _ = _version_or_deletion(connection, name, a)
+    after, _ = _version_or_deletion(connection, name, or_now(connection, b))
+    old, new = (
+        [] if version.is_deletion else [decode(_bytes_of(connection, name, version)).data]
+        for version in (before, after)
+    )
+    if old and new:
+        found = differences(*old, *new)
+    else:
+        found = (
+            *(Difference(kind=DifferenceKind.REMOVED, path="", before=data) for data in old),
+            *(Difference(kind=DifferenceKind.ADDED, path="", after=data) for data in new),
+        )
+    return StoreDifferences(schema_name=name, before=before, after=after, differences=found)
+
+
+def _bytes_of(connection: Connection, name: str, version: StoreVersion) -> bytes:
+    """Return the bytes of a version, as `load_version` does."""
     content = contents.load_content(connection, version.batch_number, name)
     if content is None:
         reach = _reach(connection, name)
@@ -138,7 +169,7 @@ def load_version(connection: Connection, name: str, at: At) -> tuple[StoreVersio
         raise InvalidRequestError("at", problem, store=name)
     if content_hash(content) != version.content_hash:
         raise ValueError(f"the content of {name} that batch {version.batch_id} wrote was changed")
-    return version, content
+    return content
 
 
 def checked_point(at: object, field: str = "at") -> At:

@@ -243,21 +243,40 @@ def test_a_log_of_nothing_that_there_is(long_ago: Path, options: list[str], prob
 
 
 def test_the_history_of_a_store_without_a_descriptor(tmp_path: Path) -> None:
-    """The commands say that there is one, and who reads it; any other name is unknown."""
+    """Commands that look take its name or its file, though another store has that file by now;
+    one that writes says who can. Any other name is unknown."""
     directory, old = tmp_path / "team", Descriptor("team.old")
     identity = RunIdentity(run_id="run-1")
     with RuntimeStore.open(directory, team_name="t", descriptors=[old]) as store:
-        for data in (1, DELETED):
+        for data in (1, 2, DELETED):
             store.write_batch(identity=identity, reason="recovery", writes={old: data})
-    RuntimeStore.open(directory, descriptors=[]).close()
-    for command in (("history", "team.old"), ("show", "team.old"), ("log", "--store", "team.old")):
-        refused = run(command[0], directory, *command[1:])
-        assert refused.code == ExitCode.WRONG_CALL
-        assert "'team.old' has no descriptor any more, but a history" in refused.err
-        assert "opens the directory with its descriptor" in refused.err
+    heir = Descriptor("team.heir", relative_path=old.relative_path)
+    for descriptors, given in (([], "team.old"), ([], old.relative_path), ([heir], "team.old")):
+        RuntimeStore.open(directory, descriptors=descriptors).close()
+        assert run("history", directory, given).out.count("batch-") == 3
+        assert run("log", directory, "--store", given).out.count("batch-") == 3
+        assert run("show", directory, given, "--at", "2").out == "2\n"
+        assert "it was deleted by batch" in run("show", directory, given).err
+        assert "    - 1\n    + 2\n" in run("diff", directory, given, "1", "2").out
+        for command in (("revert", "--to", "1"), ("adopt",)):
+            refused = run(command[0], directory, given, *command[1:])
+            assert refused.code == ExitCode.WRONG_CALL
+            assert "'team.old' has no descriptor any more, so no command writes it" in refused.err
+            assert "opens the directory with its descriptor" in refused.err
     assert "unknown store 'team.odd'" in run("history", directory, "team.odd").err
-    with RuntimeStore.open(directory, descriptors=[old]) as store:
-        assert [item.is_deletion for item in store.history(old)] == [False, True]
+
+
+def test_what_is_committed_for_a_store_without_a_descriptor(tmp_path: Path) -> None:
+    """It is shown with what became of its file, and nothing is registered by that."""
+    directory, old = tmp_path / "team", Descriptor("team.old", relative_path="of/old.json")
+    with RuntimeStore.open(directory, team_name="t", descriptors=[old]) as store:
+        store.write_batch(identity=RunIdentity(run_id="run-1"), reason="recovery", writes={old: 1})
+    RuntimeStore.open(directory, descriptors=[]).close()
+    shown = run("show", directory, "of/old.json")
+    assert (shown.code, shown.out, shown.err) == (ExitCode.READY, "1\n", "")
+    (directory / old.relative_path).write_text("{}")
+    assert "of/old.json" in run("show", directory, "team.old").err
+    assert "Not registered     team.old" in run("status", directory).out
 
 
 def test_a_deleted_store_is_called_so(directory: Path) -> None:
@@ -281,9 +300,11 @@ def test_a_deleted_store_is_called_so(directory: Path) -> None:
     status = run("status", directory)
     (line,) = [line for line in status.out.splitlines() if line.startswith(store)]
     assert "deleted" in line
-    for words in (("show",), ("diff",)):
-        refused = run(*words, directory, store)
-        assert refused.code != ExitCode.READY
-        assert f"deleted by batch {batch.batch_id}" in refused.err
+    refused = run("show", directory, store)
+    assert refused.code != ExitCode.READY
+    assert f"deleted by batch {batch.batch_id}" in refused.err
+    compared = run("diff", directory, store)
+    assert f"({batch.batch_id}), deleted " in compared.out
+    assert '- (all of it)\n    - {"n": 9}\n' in compared.out
     assert run("show", directory, store, "--at", str((batch.high_watermark or 0) - 1)).code == 0
     assert run("report", directory, "-o", directory.parent / "page.html").code == ExitCode.READY

@@ -111,8 +111,23 @@ def test_reading_a_deleted_store_says_when_it_was_deleted(store: RuntimeStore) -
     assert f"{why}, and not written again by batch {later}" in problem_of(
         lambda: store.read(LEASES, at=3)
     )
-    assert why in problem_of(lambda: store.diff(LEASES, 1))
     assert store.read(LEASES, at=1).data == "leases"
+
+
+def test_a_deletion_is_a_side_of_a_diff(store: RuntimeStore) -> None:
+    """All that there was is removed, all that came after it added; between two there is nothing."""
+    delete(store, LEASES)
+    write(store, LEASES, None)
+    delete(store, LEASES)
+    gone = store.diff(LEASES, 1, 2)
+    assert (gone.before.is_deletion, gone.after.is_deletion) == (False, True)
+    assert [item.model_dump() for item in gone.differences] == [
+        {"kind": "removed", "path": "", "before": "leases", "after": None}
+    ]
+    back = store.diff(LEASES, 2, 3)
+    assert [(item.kind, item.path) for item in back.differences] == [("added", "")]
+    assert [item.kind for item in store.diff(LEASES, 1, 3).differences] == ["changed"]
+    assert store.diff(LEASES, 2).differences == ()
 
 
 def test_a_deletion_that_is_not_on_record_any_more(store: RuntimeStore) -> None:

@@ -12,7 +12,7 @@ from rtstore.cli.differences import show_differences
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, StoreName, Wide
 from rtstore.cli.output import Page, page_of
-from rtstore.cli.snapshot import open_to_look, schema_name_of
+from rtstore.cli.snapshot import open_to_look_at
 from rtstore.cli.versions import AT, named, point_of
 from rtstore.control.history import StoreVersion
 from rtstore.errors import InvalidRequestError
@@ -58,8 +58,7 @@ def run(
     JSON: directory, schemaName, before and after (a version, as in "history"),
       differences[] {kind (added|removed|changed), path (a JSON Pointer), before, after}
     """
-    with open_to_look(directory) as store:
-        name = schema_name_of(store, store_name)
+    with open_to_look_at(directory, store_name) as (store, name):
         if a is None:
             found = store.diff(name, *_last_two(store, name))
         else:
@@ -95,5 +94,5 @@ def _show_differences(page: Page, report: DiffReport) -> None:
 
 
 def _of(version: StoreVersion) -> str:
-    at = at_cell(version.high_watermark)
-    return f"{at} ({version.batch_id}), of {format_time(version.written_at)}"
+    at, when = at_cell(version.high_watermark), format_time(version.written_at)
+    return f"{at} ({version.batch_id}), {'deleted' if version.is_deletion else 'of'} {when}"

@@ -11,7 +11,7 @@ from rtstore.cli.batches import at_cell, id_column
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, StoreName, Wide
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
-from rtstore.cli.snapshot import open_to_look, schema_name_of
+from rtstore.cli.snapshot import open_to_look_at
 from rtstore.control.history import StoreVersion
 from rtstore.history.versions import why_without_versions
 from rtstore.model.records import Record
@@ -54,8 +54,7 @@ def run(
         capabilitySnapshotId, behaviorFingerprint, writtenAt, contentHash, fileSize, isCurrent,
         hasContent, isDeletion}, ageSeconds}
     """
-    with open_to_look(directory) as store:
-        name = schema_name_of(store, store_name)
+    with open_to_look_at(directory, store_name) as (store, name):
         versions = store.history(name, limit=limit)
         why = "" if versions else store.database.read(why_without_versions)
     now = utc_now()

@@ -12,7 +12,7 @@ from rtstore.cli.completion import known_runs, stores
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, Wide
 from rtstore.cli.output import Page, age_of, count, page_of
-from rtstore.cli.snapshot import open_to_look, schema_name_of
+from rtstore.cli.snapshot import name_on_record, open_to_look
 from rtstore.cli.versions import AT, named, point_of, run_of
 from rtstore.cli.views import Wanted, log_of
 from rtstore.history.versions import find_point
@@ -79,7 +79,7 @@ def run(
     with open_to_look(directory) as store:
         wanted = Wanted(
             run_id=None if run_id is None else run_of(store, run_id),
-            schema_name=None if store_name is None else schema_name_of(store, store_name),
+            schema_name=None if store_name is None else name_on_record(store, store_name),
             **_after(store, since),
         )
         found = log_of(store, wanted, limit)

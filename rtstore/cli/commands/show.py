@@ -13,7 +13,7 @@ from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory, StoreName, Wide
 from rtstore.cli.output import Cell, Page, page_for, page_of
-from rtstore.cli.snapshot import open_to_look, schema_name_of
+from rtstore.cli.snapshot import open_to_look_at
 from rtstore.cli.versions import AT, named, point_of
 from rtstore.errors import BatchUnfinishedError, NotARuntimeDirectoryError, StoreFileChangedError
 from rtstore.history.reader import StoreContent
@@ -52,8 +52,7 @@ def run(
       content {schemaName, schemaVersion, data, updatedAt, contentHash, batchId, highWatermark,
         runId, capabilitySnapshotId, behaviorFingerprint}
     """
-    with open_to_look(directory) as store:
-        name = schema_name_of(store, store_name)
+    with open_to_look_at(directory, store_name) as (store, name):
         note = None
         if at is None:
             content = store.read(name, verify=False)
