@@ -17,7 +17,8 @@ SHELL_WORD = re.compile(
 )
 _COMMAND_IN_PARENTHESES = re.compile(
     r"""\( (?:[\w ]+:\ )?
-    (?P<command> rtstore\ (?: '[^']*' | "(?:\\.|[^"\\])*" | \\. | [^'"\\()] )+ )
+    (?P<command> (?:rtstore|cp|mv|rm|mkdir|sudo)[ ]
+        (?: '[^']*' | "(?:\\.|[^"\\])*" | \\. | [^'"\\()] )+ )
     \) [.,:;]?""",
     re.VERBOSE | re.DOTALL,
 )

@@ -457,7 +457,7 @@ def _way_out(error: OSError, path: Path) -> str:
     """Return the message of the operating system, and what to do about it."""
     odd = odd_lock(path)
     if odd is not None:
-        return f"{error.strerror}: {odd} has its name. Move it away: {move_aside(path)}"
+        return f"{error.strerror}: {odd} has its name. Move it away ({move_aside(path)})"
     if error.errno == errno.EROFS:
         return f"{error}. A person must mount the file system for writing first"
     if error.errno == errno.ENOSPC:

@@ -224,8 +224,8 @@ def _look_at_names(path: Path) -> os.stat_result:
             path,
             "the database has another name as well (a hard link, such as `cp -al` makes), and each "
             "name has a writer lock and a WAL of its own: batches would be lost. Give this one "
-            "a file of its own, while no program has either open: "
-            f"cp -p {here} {own} && mv {own} {here}",
+            "a file of its own, while no program has either open "
+            f"(cp -p {here} {own} && mv {own} {here})",
         )
     return found
 

@@ -106,6 +106,6 @@ def _through_link(
     return UnsafePathError(
         relative_path,
         f"goes through a symbolic link ({link}), which may leave the runtime directory. "
-        f"{advice}: {replace_link_command(link, is_folder=is_folder)}",
+        f"{advice} ({replace_link_command(link, is_folder=is_folder)})",
         store=store,
     )

@@ -25,6 +25,7 @@ from rtstore.foreign import system_error
 from rtstore.forks import no_fork
 from rtstore.maintenance.doctor.facts import (
     LaunchState,
+    about_descriptors,
     rebuild_command,
     rebuild_with_descriptors,
     two_teams,
@@ -99,10 +100,11 @@ def refuse_lost_database(
     found = what_is_there(directory, descriptors or (), fs)
     if found and not revisions.exists(directory / DATABASE_NAME):
         launch = read_launch_state(directory, fs)
-        team_name = launch.team_name or team_name
-        run = rebuild_command(directory, launch, team_name=team_name or "NAME")
+        team = launch.team_name or team_name or "NAME"
+        run = rebuild_command(directory, launch, team_name=team)
         if nameless(store_files(directory, (), fs)):
-            run = rebuild_with_descriptors(directory, team_name=team_name or "NAME")
+            run = rebuild_with_descriptors(directory, launch, team_name=team)
+            run += f" ({about_descriptors(directory, team_name=team)})"
         gone = had_database(directory, fs)
         problem = "its database is gone" if gone else "its database is gone, or it never had one"
         raise DatabaseMissingError(directory, found, problem, run)

@@ -78,7 +78,7 @@ def test_files_of_another_team_than_the_database(tmp_path: Path) -> None:
     for told in (step.advice, refused.err, run("doctor", directory).out):
         assert "of team 'blue'" in told
         assert f"of team '{TEAM}'" in told
-    command = step.advice.partition("makes one of them: ")[2].partition(". The database")[0]
+    command = step.advice.partition("makes one of them (")[2].partition("). The database")[0]
     aside, rebuild = command.rsplit(" && ", 1)
     subprocess.run(["bash", "-c", aside], check=True)
     assert run(*words_of(rebuild)).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,17 @@ def test_a_command_in_parentheses_that_is_broken_runs() -> None:
             assert "\\" not in lines[:begin] + lines[end:]
             if width - 4 >= len(f"({intro}{command}),"):
                 assert command in lines
+
+
+def test_a_command_of_the_system_in_parentheses_that_is_broken() -> None:
+    """As those of ours: a backslash where it goes on."""
+    command = "cp -p a-team/opencode-leases.json 'a (new) one' && mv 'a (new) one' a-team/leases"
+    stream = io.StringIO()
+    Page(stream, 50).line(f"Replace the link by what it points to ({command}).")
+    lines = stream.getvalue()
+    assert len(lines.splitlines()) > 2
+    told = lines[lines.index("(") + 1 : lines.rindex(")")]
+    assert shlex.split(told.replace("\\\n", "")) == shlex.split(command)
 
 
 def test_where_no_ellipsis_can_be_written() -> None:

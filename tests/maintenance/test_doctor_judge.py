@@ -296,8 +296,8 @@ def test_a_full_disk_comes_before_what_needs_room(state: DatabaseState) -> None:
     full = found(Check.DATABASE, **known)
     assert commands(full) == []
     assert [way.why.partition(" first")[0] for way in full.ways] == ["a person must make room"] * 2
-    assert "then: rtstore restore" in full.ways[0].why
-    assert "then: rtstore rebuild" in full.ways[1].why
+    assert "then run this (rtstore restore" in full.ways[0].why
+    assert "then run this (rtstore rebuild" in full.ways[1].why
     assert "rtstore recover" not in str(found(Check.SPACE, **known).ways)
     assert len(commands(found(Check.DATABASE, **{**known, "free_bytes": 1 << 40}))) == 2
 

@@ -24,7 +24,7 @@ from rtstore import (
     rebuild_database,
 )
 from rtstore.control.revisions import NEW_SUFFIX
-from tests.cli.commands import run
+from tests.cli.commands import run, words_of
 from tests.support import (
     IDENTITY,
     LEASES,
@@ -91,6 +91,18 @@ def test_every_command_says_so(lost: Path, command: str) -> None:
     assert "rebuild_database" in result.out + result.err
     assert "rtstore init" not in result.out + result.err
     assert picture(lost) == before
+
+
+@pytest.mark.parametrize("columns", [None, 60])
+def test_the_command_to_rebuild_can_be_copied(lost: Path, columns: int | None) -> None:
+    """What a person must put into it stands outside, and what was given is in it."""
+    given = ["--team", TEAM, "--run-id", "run 1", "--behavior-fingerprint", "x"]
+    told = run("rebuild", lost, *given, columns=columns).err
+    command = ["rebuild", str(lost), *given]
+    beginning = told.partition(" Run:")[2].partition("(MODULE:NAME is ")[0]
+    assert words_of(beginning) == [*command, "--descriptors", "MODULE:NAME"]
+    forced = told[told.rindex("(rtstore rebuild") + 1 : told.rindex(")")]
+    assert words_of(forced) == [*command, "--force"]
 
 
 def test_the_runtime_rebuilds_its_own_stores(lost: Path) -> None:

@@ -46,15 +46,21 @@ def rebuild_command(
     return shell_command("rtstore", "rebuild", directory, *given, *options)
 
 
-def rebuild_with_descriptors(directory: Path, *, team_name: str) -> str:
-    """Return how to rebuild the database of a runtime with stores of its own, in words."""
-    command = shell_command(
-        "rtstore", "rebuild", directory, "--team", team_name, "--descriptors", "MODULE:NAME"
-    )
+def rebuild_with_descriptors(
+    directory: Path, launch: LaunchState, *options: str, team_name: str
+) -> str:
+    """Return the command that rebuilds the database of a runtime with stores of its own. What a
+    person must put into it, `about_descriptors` says."""
+    given = (*options, "--descriptors", "MODULE:NAME")
+    return rebuild_command(directory, launch, *given, team_name=team_name)
+
+
+def about_descriptors(directory: Path, *, team_name: str) -> str:
+    """Return what MODULE:NAME stands for in `rebuild_with_descriptors`."""
     return (
-        f"{command}, where MODULE:NAME is where the runtime has its descriptors (in Python: "
+        "MODULE:NAME is where the runtime has its descriptors; in Python: "
         f"rtstore.rebuild_database({str(directory)!r}, team_name={team_name!r}, "
-        "descriptors=[...]))"
+        "descriptors=[...])"
     )
 
 
@@ -68,9 +74,9 @@ def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState
     return (
         f"a person must say whose state this is: the database is of team {team_in_database!r}, the "
         f"files are of team {launch.team_name!r}, as launch-state.json says. If they are, this "
-        f"moves the database aside and makes one of them: mkdir {shell_word(aside)} && mv "
+        f"moves the database aside and makes one of them (mkdir {shell_word(aside)} && mv "
         f"{database}* "
-        f"{shell_word(aside)} && {rebuild}"
+        f"{shell_word(aside)} && {rebuild})"
     )
 
 

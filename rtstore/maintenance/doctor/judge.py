@@ -14,6 +14,7 @@ from pathlib import Path
 from rtstore.maintenance.doctor.facts import (
     DatabaseState,
     Facts,
+    about_descriptors,
     owning_way,
     rebuild_command,
     rebuild_with_descriptors,
@@ -265,11 +266,11 @@ def _rebuild_in_the_runtime(facts: Facts) -> Suggestion:
     stores = "stores of its own, if it has any"
     if facts.nameless_files:
         stores = f"the stores of {', '.join(facts.nameless_files[:5])}"
-    rebuild = rebuild_with_descriptors(facts.directory, team_name=team)
+    rebuild = rebuild_with_descriptors(facts.directory, facts.launch, team_name=team)
     return Suggestion(
         command=None,
-        why=f"the runtime must name {stores} with its descriptors: {rebuild}; what they do not "
-        "name stays as it is",
+        why=f"the runtime must name {stores} with its descriptors ({rebuild}); what they do not "
+        f"name stays as it is. {about_descriptors(facts.directory, team_name=team)}",
     )
 
 
@@ -291,7 +292,10 @@ def _once_there_is_room(facts: Facts, way: Suggestion) -> Suggestion:
     if way.command is None or not _is_full(facts):
         return way
     free = _size(facts.free_bytes or 0)
-    why = f"a person must make room first, for {free} are free; then: {way.command} ({way.why})"
+    why = (
+        f"a person must make room first, for {free} are free; then run this ({way.command}), "
+        f"which {way.why}"
+    )
     return Suggestion(command=None, why=why)
 
 

@@ -45,7 +45,13 @@ from rtstore.errors import (
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
-from rtstore.maintenance.doctor.facts import LaunchState, rebuild_with_descriptors, two_teams
+from rtstore.maintenance.doctor.facts import (
+    LaunchState,
+    about_descriptors,
+    rebuild_command,
+    rebuild_with_descriptors,
+    two_teams,
+)
 from rtstore.maintenance.hindrances import refuse_mounted_database
 from rtstore.maintenance.hints import (
     create_command,
@@ -73,7 +79,7 @@ from rtstore.model.records import (
 )
 from rtstore.model.runs import RunRecord, RunState
 from rtstore.model.times import Clock, to_utc_ms, utc_now
-from rtstore.shell import shell_word
+from rtstore.shell import shell_command, shell_word
 
 NO_BATCH = "it knows of no batch: it is a new one, or its WAL did not come along"
 BROKEN_PREFIX = "runtime-store.broken-"
@@ -140,7 +146,7 @@ def rebuild_database(
             team = _team(directory, team_name, salvage, read_launch_state(directory, fs))
             known = registry or Registry(salvage.descriptors or KNOWN_DESCRIPTORS)
             if registry is None and salvage.descriptors is None:
-                _refuse_nameless(directory, known, team, fs, force=force)
+                _refuse_nameless(directory, known, team, identity, fs, force=force)
             stores = [look_at_store(directory, item, salvage, fs) for item in known]
             batch_id = check_new_id("batch_id_factory", batch_id_factory())
             buried = _buried(directory, salvage, known, fs)
@@ -200,7 +206,8 @@ def _check_reason(
         raise InvalidRequestError(
             "force",
             f"the database of {directory} is sound, and rebuilding it would lose its history. "
-            f"Run: rtstore status {shell_word(directory)} (or say force)",
+            f"Run: rtstore status {shell_word(directory)} (to rebuild it all the same: "
+            f"{shell_command('rtstore', 'rebuild', directory, '--force')})",
         )
     if not os.path.lexists(path) and legacy.is_legacy_directory(directory):
         raise NotARuntimeDirectoryError(
@@ -239,19 +246,39 @@ def _anything_to_rebuild(directory: Path, registry: Registry | None, fs: FileSys
 
 
 def _refuse_nameless(
-    directory: Path, known: Registry, team: str, fs: FileSystem, *, force: bool
+    directory: Path,
+    known: Registry,
+    team: str,
+    identity: RunIdentity | None,
+    fs: FileSystem,
+    *,
+    force: bool,
 ) -> None:
     """Raise when there are store files whose stores no descriptor names, unless forced. A store
     file does not contain its store's name, and leaving it out would silently reset that store."""
     found = sorted(set(store_files(directory, (), fs)) - set(_paths(known)))
     if found and not force:
         names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
+        run, options = _as_options(identity)
+        again = rebuild_with_descriptors(directory, run, *options, team_name=team)
+        forced = rebuild_command(directory, run, *options, "--force", team_name=team)
         raise InvalidRequestError(
             "descriptors",
             f"{names}: store files whose stores only the descriptors of the runtime name. Run: "
-            f"{rebuild_with_descriptors(directory, team_name=team)}. Or say force: then they stay "
-            "as they are, and are adopted one by one once the runtime has opened the store",
+            f"{again} ({about_descriptors(directory, team_name=team)}). Or leave them as they are, "
+            f"and adopt them one by one once the runtime has opened the store ({forced})",
         )
+
+
+def _as_options(identity: RunIdentity | None) -> tuple[LaunchState, tuple[str, ...]]:
+    """Return a run identity as the command takes it."""
+    if identity is None:
+        return LaunchState(), ()
+    run = LaunchState(
+        run_id=identity.run_id, capability_snapshot_id=identity.capability_snapshot_id
+    )
+    fingerprint = identity.behavior_fingerprint
+    return run, () if fingerprint is None else ("--behavior-fingerprint", fingerprint)
 
 
 def _paths(descriptors: Iterable[Descriptor]) -> list[str]:
