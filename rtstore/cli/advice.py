@@ -61,6 +61,7 @@ def next_steps(
     newer_batches: NewerBatches | None = None,
     over_again: str | None = None,
     kept_of_deleted: Mapping[str, str] | None = None,
+    undo_last: NextStep | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
@@ -75,7 +76,8 @@ def next_steps(
     store. `newer_batches` are those that only the control files of the legacy format know.
     `over_again` is the command that takes control files of the legacy format over again
     which were changed since the import. `kept_of_deleted` has the stores that were deleted and have
-    a version that can be brought back, each with the point in time of the last one.
+    a version that can be brought back, each with the point in time of the last one. `undo_last`
+    takes back what a person put in last, which may be why the stores contradict each other.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
     if whole:
@@ -121,7 +123,7 @@ def next_steps(
     contradictions = len(check.diagnostics) - len(plan.diagnostics) - len(hindrances)
     if not check.ok and contradictions > 0:
         why = "the stores contradict each other: the runtime must write a batch that settles it"
-        steps.append(NextStep(command=None, why=why))
+        steps += [NextStep(command=None, why=why), *([undo_last] if undo_last else [])]
     return tuple(steps)
 
 

@@ -24,6 +24,7 @@ from rtstore.commit.adopt import last_identity, read_for_adoption
 from rtstore.control import history, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import StoreSize, list_sizes
+from rtstore.control.history import StoreVersion
 from rtstore.control.manifest import ManifestStore
 from rtstore.control.run_processes import is_alive
 from rtstore.control.sqlite.engine import DATABASE_NAME
@@ -48,10 +49,12 @@ from rtstore.maintenance.hints import (
 )
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor
+from rtstore.model.differences import is_same_json
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import (
     ActionKind,
     BatchOrigin,
+    BatchReason,
     Criticality,
     Hindrance,
     Inspection,
@@ -216,6 +219,7 @@ class Look:
             over_again=_over_again(store),
             not_adoptable=_not_adoptable(store, self.manifest, plan),
             kept_of_deleted=_kept_of_deleted(store, self.lines),
+            undo_last=None if check.ok else _undo_last(store, self.manifest),
         )
         self.next: tuple[NextStep, ...] = self._where_room_is(steps)
         """What makes the runtime ready, in order."""
@@ -508,10 +512,40 @@ def _kept_of_deleted(store: RuntimeStore, lines: Iterable[StoreLine]) -> dict[st
             item for item in store.history(line.schema_name, limit=2) if not item.is_deletion
         ]
         if versions and versions[-1].has_content:
-            last = versions[-1]
-            at = last.batch_id if last.high_watermark is None else str(last.high_watermark)
-            kept[line.schema_name] = at
+            kept[line.schema_name] = _at(versions[-1])
     return kept
+
+
+def _at(version: StoreVersion) -> str:
+    """Return a version as it is typed."""
+    at = version.high_watermark
+    return version.batch_id if at is None else str(at)
+
+
+def _undo_last(store: RuntimeStore, found: Manifest) -> NextStep | None:
+    """Return the step that takes back the last batch, if it looks like an adoption: of one store,
+    and with data that was never there before. Data that was is a revert's, to be left alone."""
+    last_id = found.last_committed_batch_id
+    last = None if last_id is None else store.batch(last_id)
+    if last is None or last.reason != BatchReason.RECOVERY or len(last.stores) != 1:
+        return None
+    (name,) = last.stores
+    versions = store.history(name) if name in store.descriptors else []
+    if len(versions) < 2 or not all(item.has_content for item in versions[-2:]):
+        return None
+    kept = [item.batch_id for item in reversed(versions) if item.has_content]
+    try:
+        now, *before = (store.read(name, at=batch_id).data for batch_id in kept)
+    except RuntimeStoreError:  # pruned at this moment, or damaged: to look needs no old version
+        return None
+    if any(is_same_json(now, data) for data in before):
+        return None
+    directory = shell_word(shown(store.directory))
+    return NextStep(
+        command=f"rtstore revert {directory} {shell_word(name)} --to {_at(versions[-2])}",
+        why=f"or this, if the last batch made them do so, as an adopted file may: it writes {name} "
+        "again as it was before",
+    )
 
 
 def _holds(

@@ -103,7 +103,16 @@ SHAPES = {
     "diff": {"directory", "schemaName", "before", "after", "differences"},
     "revert": {"directory", "schemaName", "to", "batch"},
     "adopt": {
-        *("directory", "schemaName", "batch", "modelWasChecked", "undo", "verdict", "next"),
+        *(
+            "directory",
+            "schemaName",
+            "batch",
+            "modelWasChecked",
+            "undo",
+            "contradictions",
+            "verdict",
+            "next",
+        ),
     },
     "quarantine list": {"directory", "teamName", "files", "unlisted"},
     "quarantine show": {"directory", "file", "content", "note"},

@@ -81,6 +81,38 @@ def test_adopt_says_which_model_was_asked_and_how_to_undo_it(edited: Path, tmp_p
     assert "not asked" in run("adopt", tmp_path / "own", "own.notes").out
 
 
+def test_an_adoption_that_makes_the_stores_contradict_each_other(tmp_path: Path) -> None:
+    """It says so, and whoever looks later is told the command that takes it back, too. After a
+    revert to such a state nothing is offered that would lead from one to the next."""
+    directory = ready_team(tmp_path)
+    path = directory / FILE
+    whole = json.loads(path.read_text())
+    whole["data"]["sessions"].pop()
+    path.write_text(json.dumps(whole))
+    with RuntimeStore.open(directory, read_only=True) as store:
+        at = store.read(SESSIONS, verify=False).high_watermark
+        adopted_at = store.manifest().high_watermark + 1
+    undo = f"rtstore revert {directory} {SESSIONS} --to {at}"
+    done = run("adopt", directory, SESSIONS)
+    assert done.code == ExitCode.READY
+    assert "The runtime is blocked now: by this batch the stores contradict each other" in done.out
+    assert "has no matching OpenCode session record" in done.out
+    for command in ("status", "doctor", "recover"):
+        assert f"{undo}\n" in run(command, directory).out, command
+    assert f"{undo}\n" in done.out
+    assert run(*shlex.split(undo)[1:]).code == ExitCode.READY
+    assert run("status", directory).code == ExitCode.READY
+    assert run("revert", directory, SESSIONS, "--to", str(adopted_at)).code == ExitCode.READY
+    looked = run("status", directory)
+    assert "the stores contradict each other" in looked.out
+    assert "rtstore revert" not in looked.out
+
+
+def test_an_adoption_without_contradictions(edited: Path) -> None:
+    """None is told of where there is none."""
+    assert run("adopt", edited, SESSIONS, "--json").json()["contradictions"] == []
+
+
 def test_adopt_needs_a_run_while_nothing_is_committed(tmp_path: Path) -> None:
     """The message names the option; with it, the file is the first batch."""
     directory = tmp_path / "new"

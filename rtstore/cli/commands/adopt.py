@@ -56,6 +56,8 @@ class AdoptReport(Record):
     no command, so then nobody asked it."""
     undo: str | None
     """The command that commits again what was committed before; None where nothing was."""
+    contradictions: tuple[str, ...]
+    """In what the stores contradict each other since then, and did not before."""
     verdict: Verdict
     next: tuple[NextStep, ...]
 
@@ -76,7 +78,7 @@ def run(
     command, and is not asked. History stays: "rtstore revert" goes back.
 
     \b
-    JSON: directory, schemaName, batch (as in "log"), modelWasChecked, undo,
+    JSON: directory, schemaName, batch (as in "log"), modelWasChecked, undo, contradictions[],
       verdict (ready|degraded|blocked), next[] {command, why}
     """
     with open_to_look(directory) as store:  # nothing is made for a wrong call
@@ -87,10 +89,11 @@ def run(
         raise InvalidRequestError("--run-id", "is needed: no run is known yet")
     # A recovery on opening could replace this very file.
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
-        before = store.manifest()
+        before, contradicted = store.manifest(), store.invariant_failures()
         # Of its own accord a file goes to the last run, even if that is over.
         batch = store.adopt(name, identity=None if given == AS_IT_IS else identity)
         model_was_checked = store.descriptors.get(name).payload is not None
+        contradictions = [it for it in store.invariant_failures() if it not in contradicted]
         look = look_at(store)
     undo = None
     if before.entry(name) is not None:
@@ -103,6 +106,7 @@ def run(
         batch=batch,
         model_was_checked=model_was_checked,
         undo=undo,
+        contradictions=tuple(contradictions),
         verdict=look.verdict,
         next=look.next,
     )
@@ -117,6 +121,12 @@ def run(
             *([] if undo is None else [("To undo it", Cell(undo, "command"))]),
         ]
     )
+    if contradictions:
+        page.gap()
+        why = "The runtime is blocked now: by this batch the stores contradict each other"
+        page.line(Cell(why, "bad"))
+        for text in contradictions:
+            page.line(text, indent=2)
     show_next(page, look.next)
     return ExitCode.READY
 
