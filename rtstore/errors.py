@@ -119,7 +119,7 @@ class WrongTeamError(CallError):
         self.found = found
         super().__init__(
             f"{directory} holds the runtime store of team {found!r}, not of {shown(expected)}. "
-            f"Open it with team_name={found!r}, or give {shown(expected)} a directory of its own."
+            f"Open it as that team, or give {shown(expected)} a directory of its own."
         )
 
 
@@ -210,7 +210,8 @@ class LockTimeoutError(RetryableError):
             "That is this very process: a write of it is under way, of another object or thread. "
             "Try again when that has ended; inside of it, waiting would never end."
             if is_own_process
-            else "Try again, or raise lock_timeout_s; the lock is freed when its holder ends."
+            else "Try again, or wait longer (lock_timeout_s, or --lock-timeout of a command); the "
+            "lock is freed when its holder ends."
         )
         super().__init__(
             f"the writer lock {path} was not free within {timeout_s:g} s: "
@@ -473,7 +474,8 @@ class StoreFileChangedError(RecoveryNeededError):
                 f"was changed by somebody else: store {store} was committed as {expected}, "
                 f"the file is {found}"
             )
-        hint = "" if expected is None else " (read with verify=False to use the committed content)"
+        what_else = " (in Python, read with verify=False uses the committed content)"
+        hint = "" if expected is None else what_else
         why = "" if not_adopted is None else f". It cannot be adopted: {not_adopted}"
         super().__init__(f"{path} {what}{why}. Run: rtstore plan {shell_word(directory)}{hint}")
 
@@ -582,7 +584,7 @@ class NewerDatabaseError(StopError):
         self.supported_revision = supported
         super().__init__(
             f"{path} is at revision {found}, this rtstore knows up to {supported}. "
-            "Nothing was touched. Run: pip install --upgrade rtstore"
+            "Nothing was touched: open it with a newer rtstore"
         )
 
 

@@ -224,12 +224,12 @@ def _control_files_changed(over_again: str) -> NextStep:
 def _batches_may_be_missing(newer_files: Sequence[str]) -> NextStep:
     return NextStep(
         command=None,
-        why=f"look first: {', '.join(newer_files)} differ, and say that they were written after "
-        "the last batch that the database knows. If nobody edited them, the database is a copy "
-        "from before, or its WAL (runtime-store.sqlite3-wal) did not come along, and batches that "
-        "were acknowledged are missing in it. Then stop the runtime, and put the newer database or "
-        "the WAL in its place, or a back-up. Where there is none, adopt the files: a recovery "
-        "moves their content into quarantine",
+        why=f"look first: what is in {', '.join(newer_files)} differs, and says that it was "
+        "written after the last batch that the database knows. If nobody edited it, the database "
+        "is a copy from before, or its WAL (runtime-store.sqlite3-wal) did not come along, and "
+        "batches that were acknowledged are missing in it. Then stop the runtime, and put the "
+        "newer database or the WAL in its place, or a back-up. Where there is none, adopt the "
+        "files: a recovery moves their content into quarantine",
     )
 
 

@@ -287,8 +287,8 @@ def _way_out(directory: Path, error: RuntimeStoreError | OSError, team: Path | N
     if isinstance(error, OlderDatabaseError):
         return NextStep(command=f"rtstore upgrade {quoted}", why="backs it up, and upgrades it")
     if isinstance(error, NewerDatabaseError):
-        why = f"{directory} was made by a newer rtstore"
-        return NextStep(command="pip install --upgrade rtstore", why=why)
+        why = f"open {directory} with a newer rtstore, such as made it"
+        return NextStep(command=None, why=why)
     if _is_to_import(error):
         return _import(directory, directory if team is None else shown(team))
     if isinstance(error, PermissionError):

@@ -71,7 +71,7 @@ def migrations_path() -> Path:
         if (candidate / "env.py").is_file() and (candidate / "versions").is_dir():
             return candidate
     raise UnusableEngineError(
-        package, "the migrations are missing from this installation. Run: pip install rtstore"
+        package, "the migrations are missing from this installation. Install rtstore again"
     )
 
 

@@ -389,7 +389,7 @@ def _check_version(path: Path, place: str, document: object) -> None:
     problem = f"found {version!r:.80}, this rtstore knows {SCHEMA_VERSION}"
     is_newer = is_number and version > SCHEMA_VERSION
     if is_newer:
-        problem += ". A newer program wrote it. Run: pip install --upgrade rtstore"
+        problem += ". A newer program wrote it: import it with a newer rtstore"
     where = _joined(place, "schemaVersion")
     raise LegacyImportError(path, f"{where}: {problem}", damaged=not is_newer)
 

@@ -179,7 +179,7 @@ def _gone(path: Path) -> None:
     [
         (_foreign, ("is not a control database of rtstore", "application_id")),
         (_no_database, ("is not a control database of rtstore", "not a SQLite database")),
-        (_newer, ("0099_future", "pip install --upgrade rtstore")),
+        (_newer, ("0099_future", "open it with a newer rtstore")),
         (_emptied, ("is damaged", "truncated")),
         (_cut_short, ("is damaged",)),
         (_gone, ("is damaged", "the database is gone")),

@@ -338,7 +338,7 @@ def test_a_newer_database(tmp_path: Path) -> None:
     result = run("doctor", directory)
     assert result.code == ExitCode.NOT_READY
     assert "0099_later; known up to 00" in result.out
-    assert "pip install --upgrade rtstore" in result.out
+    assert "open it with a newer rtstore" in result.out
 
 
 def test_places_without_a_store(tmp_path: Path) -> None:

@@ -311,6 +311,14 @@ def test_who_keeps_the_wal_growing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert found["pid"] == reader.pid
             told = run("status", directory, columns=200).out
             assert f", which grows while process {reader.pid} (" in told
+            assert ") stays in a transaction" in told
+            with forked(READER, directory / "runtime-store.sqlite3") as other:
+                assert hear(other) == "BEGIN"
+                told = run("status", directory, columns=200).out
+                assert "which grows while processes " in told
+                assert ") stay in a transaction" in told
+                answer(other)
+                assert hear(other) == "COMMIT"
             answer(reader)
             assert hear(reader) == "COMMIT"
             assert run("status", directory, "--json").json()["inTransaction"] == []

@@ -53,7 +53,7 @@ def test_migrations_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert revisions.migrations_path() == CHECKOUT / "migrations"
     lonely = tmp_path / "site-packages" / "rtstore" / "control" / "revisions.py"
     monkeypatch.setattr(revisions, "__file__", str(lonely))
-    with pytest.raises(UnusableEngineError, match="Run: pip install rtstore"):
+    with pytest.raises(UnusableEngineError, match="Install rtstore again"):
         revisions.migrations_path()
     installed = lonely.parents[1] / "migrations"
     shutil.copytree(CHECKOUT / "migrations", installed)

@@ -128,7 +128,7 @@ def _dangling_link(path: Path) -> None:
 REFUSED: list[tuple[Callable[[Path], None], type[RuntimeStoreError], str]] = [
     (_newer_number, NewerDatabaseError, f"at revision number {len(REVISIONS) + 1}, .* to {LATEST}"),
     (_newer_name, NewerDatabaseError, f"at revision 0999_from_the_future, .* up to {LATEST}"),
-    (_newer, NewerDatabaseError, f"0999_from_the_future, .*{LATEST}.*Run: pip install --upgrade"),
+    (_newer, NewerDatabaseError, f"0999_from_the_future, .*{LATEST}.*with a newer rtstore"),
     (
         _no_name,
         CorruptDatabaseError,

@@ -141,7 +141,11 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     ("receipts that are no list", _envelope(RECEIPTS, data={}), r"receipts\.json: data: "),
     ("an envelope without version", _envelope(MANIFEST, schemaVersion=...), r"schemaVersion: miss"),
     # versions
-    ("a newer envelope", _envelope(MANIFEST, schemaVersion=2), r"schemaVersion: found 2.*upgrade"),
+    (
+        "a newer envelope",
+        _envelope(MANIFEST, schemaVersion=2),
+        r"schemaVersion: found 2.*newer rtstore",
+    ),
     ("newer receipts", _envelope(RECEIPTS, schemaVersion=3), r"receipts\.json: schemaVersion: f"),
     ("a newer manifest", _manifest(schemaVersion=2), r"data\.schemaVersion: found 2.* knows 1"),
     ("an older manifest", _manifest(schemaVersion=0), r"data\.schemaVersion: found 0"),

@@ -343,7 +343,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a row": (_sql("UPDATE runtime_manifest SET high_watermark = 9"), "it was changed since"),
     "no record": (lambda b: (b / RECORD_NAME).unlink(), "or was never finished"),
     "half a record": (_half_a_record, "Invalid JSON"),
-    "a newer record": (_record(formatVersion=2), "pip install --upgrade"),
+    "a newer record": (_record(formatVersion=2), "use a newer rtstore"),
     "a path outside": (_outside, "a path that no back-up has"),
 }  # fmt: skip
 
@@ -406,7 +406,7 @@ def test_a_backup_of_a_newer_rtstore(directory: Path, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     back_up(directory, backup)
     _sql("PRAGMA user_version = 999")(backup)
-    with pytest.raises(BackupDamagedError, match="pip install --upgrade rtstore"):
+    with pytest.raises(BackupDamagedError, match="open it with a newer rtstore"):
         verify_backup(backup)
     with pytest.raises(NewerDatabaseError):
         verify_backup(backup / DATABASE_NAME)

@@ -88,7 +88,7 @@ def test_engines_with_the_wal_reset_bug(version: tuple[int, int, int], *, has_it
 STATES: dict[DatabaseState, tuple[Level, list[str]]] = {
     DatabaseState.SOUND: (Level.GREEN, []),
     DatabaseState.OLDER: (Level.YELLOW, ["rtstore upgrade '/teams/a team'"]),
-    DatabaseState.NEWER: (Level.RED, ["pip install --upgrade rtstore"]),
+    DatabaseState.NEWER: (Level.RED, []),
     DatabaseState.FOREIGN: (Level.RED, ["rtstore rebuild '/teams/a team' --team NAME --force"]),
     DatabaseState.DAMAGED: (Level.RED, ["rtstore rebuild '/teams/a team' --team NAME"]),
     DatabaseState.ABSENT: (Level.RED, ["rtstore rebuild '/teams/a team' --team NAME"]),
@@ -257,6 +257,9 @@ def test_what_lies_about() -> None:
     assert "open in: 7" in found(Check.SIZES, sizes={"WAL": 100 << 20}, readers=readers).sentence
     reading = found(Check.SIZES, sizes={"WAL": 100 << 20}, readers=readers, in_transaction=readers)
     assert "open (process 7 (python))" in reading.sentence
+    two = (*readers, Process(pid=8, command="less"))
+    reading = found(Check.SIZES, sizes={"WAL": 100 << 20}, readers=two, in_transaction=two)
+    assert "open (processes 7 (python), 8 (less))" in reading.sentence
 
 
 def test_clocks() -> None:

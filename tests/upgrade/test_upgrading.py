@@ -242,7 +242,11 @@ def _truncated(path: Path) -> None:
 
 
 REFUSED = [
-    (_unknown, NewerDatabaseError, rf"0999_from_the_future, .* up to {LATEST}.*pip install"),
+    (
+        _unknown,
+        NewerDatabaseError,
+        rf"0999_from_the_future, .* up to {LATEST}.*with a newer rtstore",
+    ),
     (_another_program, ForeignDatabaseError, "not a control database of rtstore.*Nothing was"),
     (_truncated, CorruptDatabaseError, "is damaged: .*malformed.*a back-up"),
 ]
@@ -325,7 +329,7 @@ def test_a_program_that_was_overtaken_writes_no_more(tmp_path: Path) -> None:
     store = RuntimeStore.open(tmp_path / "runtime", team_name="team-a")
     with closing(sqlite3.connect(tmp_path / "runtime" / DATABASE_NAME)) as newer:
         newer.execute(f"PRAGMA user_version = {len(REVISIONS) + 1}")
-    with pytest.raises(NewerDatabaseError, match="pip install --upgrade"):
+    with pytest.raises(NewerDatabaseError, match="with a newer rtstore"):
         _write(store)
     assert store.manifest().high_watermark == 0
     store.close()

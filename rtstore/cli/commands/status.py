@@ -36,7 +36,7 @@ from rtstore.cli.snapshot import (
 )
 from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.engine import DATABASE_NAME
-from rtstore.control.sqlite.processes import Process, in_transaction, sql_writer
+from rtstore.control.sqlite.processes import Process, in_transaction, listed, sql_writer
 from rtstore.errors import InvalidRequestError
 from rtstore.maintenance.growth import LARGE_WAL
 from rtstore.model.records import (
@@ -220,8 +220,8 @@ def _size_cell(report: StatusReport) -> Cell:
     sizes = f"database {size(report.database_bytes)}, WAL {size(report.wal_bytes)}"
     if report.wal_bytes <= LARGE_WAL or not report.in_transaction:
         return Cell(sizes)
-    who = ", ".join(f"{item.pid} ({item.command})" for item in report.in_transaction)
-    return Cell(f"{sizes}, which grows while process {who} stays in a transaction", "warn")
+    who, stay = listed(report.in_transaction), "stay" if report.in_transaction[1:] else "stays"
+    return Cell(f"{sizes}, which grows while {who} {stay} in a transaction", "warn")
 
 
 def _in_the_way(store: RuntimeStore) -> str | None:

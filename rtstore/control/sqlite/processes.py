@@ -6,6 +6,7 @@ Only files of `/proc` are opened: opening and closing a database would drop its 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,12 @@ _READ_MARKS = range(123, 128)
 _SHARED_FIRST = 0x40000002
 """The first byte of the shared lock, which every connection holds on a WAL database while it has
 it open (sqlite.org/lockingv3.html)."""
+
+
+def listed(found: Sequence[Process]) -> str:
+    """Return one process or several, in words."""
+    names = ", ".join(f"{item.pid} ({item.command})" for item in found)
+    return f"process {names}" if len(found) == 1 else f"processes {names}"
 
 
 def sql_writer(database: Path) -> Process | None:

@@ -106,5 +106,5 @@ def read_record(directory: Path, fs: FileSystem) -> Backup:
         raise BackupDamagedError(directory, (f"{RECORD_NAME}: {where}: {first['msg']}",)) from None
     if backup.format_version > _FORMAT:
         problem = f"its format {backup.format_version} is newer than this rtstore knows"
-        raise BackupDamagedError(directory, (f"{problem}. Run: pip install --upgrade rtstore",))
+        raise BackupDamagedError(directory, (f"{problem}: use a newer rtstore",))
     return backup.model_copy(update={"path": directory})

@@ -11,6 +11,7 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 
+from rtstore.control.sqlite.processes import listed
 from rtstore.maintenance.doctor.facts import (
     DatabaseState,
     Facts,
@@ -125,7 +126,7 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case DatabaseState.NEWER:
             yield say.red(
                 f"a newer rtstore made it ({facts.problem}); this one does not touch it",
-                Suggestion(command="pip install --upgrade rtstore", why="gets the newer program"),
+                Suggestion(command=None, why="open it with a newer rtstore"),
             )
         case DatabaseState.LOCKED:
             yield say.red(f"another program has locked it: {facts.problem}")
@@ -634,11 +635,11 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.SIZES)
     sizes = ", ".join(f"{name} {_size(size)}" for name, size in facts.sizes.items())
     if facts.sizes.get("WAL", 0) > LARGE_WAL:
-        reading = ", ".join(f"{item.pid} ({item.command})" for item in facts.in_transaction)
+        reading = listed(facts.in_transaction) if facts.in_transaction else ""
         who = ", ".join(str(item.pid) for item in facts.readers) or "unknown"
         yield say.yellow(
             f"{sizes}: the WAL grows while a reader keeps an old transaction open "
-            + (f"(process {reading})" if reading else f"(open in: {who})")
+            + (f"({reading})" if reading else f"(open in: {who})")
         )
     elif sizes:
         yield say.green(sizes)
