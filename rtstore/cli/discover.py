@@ -108,9 +108,23 @@ class Walk:
                 yield from self._below(folder / name, depth + 1)
 
 
-def has_places_below(folder: Path) -> bool:
-    """Return whether there is a runtime directory not far below a folder."""
-    return any(place.path != folder for place in Walk(folder, depth_max=DEPTH_NEAR).places)
+class Near(NamedTuple):
+    """What is not far below a folder."""
+
+    has_places: bool
+    backups: list[Path]
+
+
+def near(folder: Path) -> Near:
+    """Return whether there are runtime directories not far below a folder, and the back-ups."""
+    walk = Walk(folder, depth_max=DEPTH_NEAR)
+    return Near(any(place.path != folder for place in walk.places), walk.backups)
+
+
+def has_places_beside(missing: Path) -> bool:
+    """Return whether a runtime directory is where a path would be that does not exist."""
+    walk = Walk(missing.parent, depth_max=1)
+    return any(place.problem is None for place in walk.places)
 
 
 def _is_legacy(folder: Path, names: Collection[str]) -> bool:

@@ -121,11 +121,21 @@ def _known_stores(error: UnknownStoreError) -> str:
 
 
 def _where_it_is(error: NotARuntimeDirectoryError) -> str:
-    """Return the message of the error; for a folder of runtime directories, suggest
-    `rtstore status` instead of creating another one."""
-    from rtstore.cli.discover import has_places_below
+    """Return the message of the error. Where there are runtime directories below or beside, or
+    back-ups, suggest to look at those instead of creating another one."""
+    from rtstore.cli.discover import has_places_beside, near
+    from rtstore.cli.output import count
 
-    if not has_places_below(error.directory):
-        return str(error)
-    command = f"rtstore status {shell_word(error.directory)}"
-    return f"{error.directory}: there is no runtime store here, but below. Run: {command}"
+    directory = error.directory
+    below = near(directory)
+    if below.has_places:
+        command = f"rtstore status {shell_word(directory)}"
+        return f"{directory}: there is no runtime store here, but below. Run: {command}"
+    if below.backups:
+        command = f"rtstore verify {shell_word(below.backups[-1])}"
+        what = f"no runtime store here, but {count(len(below.backups), 'back-up')}"
+        return f"{directory}: there is {what}. Run: {command}"
+    if not os.path.lexists(directory) and has_places_beside(directory):
+        command = f"rtstore status {shell_word(directory.parent)}"
+        return f"{directory}: there is no such directory, but others are beside it. Run: {command}"
+    return str(error)

@@ -68,6 +68,28 @@ def test_no_such_directory(tmp_path: Path, command: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["status", "doctor", "report", "watch"])
+def test_a_slip_in_the_name_of_a_directory(tmp_path: Path, command: str) -> None:
+    """Those that there are can be seen, and no other one is suggested."""
+    slip = ready_team(tmp_path).with_name("taem")
+    result = run(command, slip)
+    refused(result, ExitCode.WRONG_CALL, f"{slip}: there is no such directory")
+    assert f"rtstore status {tmp_path}\n" in result.err
+    assert "rtstore init" not in result.err
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "report", "watch"])
+def test_a_folder_of_back_ups(tmp_path: Path, command: str) -> None:
+    """It has no store, but what one can be restored from."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    for name in ("one", "two"):
+        assert run("backup", ready_team(tmp_path / name), folder / name).code == ExitCode.READY
+    result = run(command, folder)
+    refused(result, ExitCode.WRONG_CALL, "no runtime store here, but 2 back-ups")
+    assert f"Run: rtstore verify {folder / 'two'}\n" in result.err
+
+
 @pytest.mark.parametrize("command", [*EVERY_COMMAND, ("import",)], ids=lambda words: words[0])
 def test_a_file_instead_of_a_directory(tmp_path: Path, command: tuple[str, ...]) -> None:
     """A file is no directory, not even a database or a store file of one."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rtstore.cli.descriptors import Descriptors, load_descriptors
-from rtstore.cli.discover import has_places_below
+from rtstore.cli.discover import near
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import AsJson, Directory
 from rtstore.cli.output import Cell, Page, page_of
@@ -71,8 +71,8 @@ def run(
 
 
 def _send_below(directory: Path) -> None:
-    """Raise when the store is in a directory below, so that no second one is suggested here."""
-    if has_places_below(directory):
+    """Raise when there are stores or back-ups below, so that no new store is suggested here."""
+    if any(near(directory)):
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here", *suggest_command(directory, None)
         )
