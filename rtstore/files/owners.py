@@ -73,17 +73,21 @@ def is_mount_point(path: Path) -> bool:
 def not_changeable(directory: Path, names: Iterable[str]) -> Iterator[str]:
     """Yield those `names` (relative to a directory) that this user cannot read and write, because
     somebody else owns them. The directory itself belongs to this user."""
-    user = os.geteuid()
+    for name, path, found in _there(directory, names):
+        if found.st_uid != os.geteuid() and not os.access(path, _needed(found)):
+            yield name
+
+
+def _there(directory: Path, names: Iterable[str]) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield those names that are there and no links, with their paths and states."""
     for name in names:
         path = os.path.join(directory, name)
         try:
             found = os.lstat(path)
         except system_error():
             continue
-        if found.st_uid == user or stat.S_ISLNK(found.st_mode):
-            continue
-        if not os.access(path, _needed(found)):
-            yield name
+        if not stat.S_ISLNK(found.st_mode):
+            yield name, path, found
 
 
 def _needed(found: os.stat_result) -> int:
@@ -94,13 +98,8 @@ def _needed(found: os.stat_result) -> int:
 def closed_by_mode(directory: Path, names: Iterable[str]) -> Iterator[str]:
     """Yield those `names` (relative to a directory) that belong to this user, whose own permission
     bits keep this user from using them: from reading a file, from changing a folder."""
-    for name in names:
-        path = os.path.join(directory, name)
-        try:
-            found = os.lstat(path)
-        except system_error():
-            continue
-        if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode):
+    for name, path, found in _there(directory, names):
+        if found.st_uid != os.geteuid():
             continue
         needed = _needed(found) if stat.S_ISDIR(found.st_mode) else os.R_OK
         granted = found.st_mode >> 6  # those of its owner, in the order of os.access

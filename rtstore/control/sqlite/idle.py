@@ -79,12 +79,17 @@ def pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
 
 def _piece(path: Path, state: os.stat_result, offset: int, size: int) -> bytes:
     for number in map(int, os.listdir("/dev/fd")):
-        with suppress_system_error():  # closed meanwhile, or not for reading
+        try:
             if os.path.samestat(os.fstat(number), state):
                 found = os.pread(number, size, offset)
                 # Another thread may have closed it, and the number is that of another file now.
                 if os.path.samestat(os.fstat(number), state):
                     return found
+        except system_error() as error:
+            # Any other error is of the file, which is open here: a descriptor of our own, once
+            # closed, would drop the locks.
+            if error.errno != errno.EBADF:  # closed meanwhile, or not for reading
+                raise
     with path.open("rb", buffering=0) as file:
         if not os.path.samestat(os.fstat(file.fileno()), state):
             raise OSError(errno.ESTALE, "another file took its name meanwhile", str(path))
