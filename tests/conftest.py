@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import random
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
@@ -35,6 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rtstore")
     group.addoption("--full", action="store_true", help="every test, every point, in every way")
     group.addoption("--seed", type=int, default=breadth.SEED, help="what draws (%(default)s)")
+    group.addoption(
+        "--until",
+        type=float,
+        metavar="EPOCH",
+        help="begin no test after that moment, in seconds since 1970; try them in a drawn order",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,7 +68,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     process gets an equal part of the list, one after the other, and the last takes what is left."""
     processes = getattr(config, "workerinput", {"workercount": 1})["workercount"]
     early = [item for item in items if item.get_closest_marker("early")]
-    others = iter([item for item in items if not item.get_closest_marker("early")])
+    later = [item for item in items if not item.get_closest_marker("early")]
+    if config.getoption("--until") is not None:
+        random.Random(breadth.seed()).shuffle(later)  # what is left out is not all of one kind
+    others = iter(later)
     left, ordered = len(items), list[pytest.Item]()
     for number in range(processes):
         size, few = (each // (processes - number) for each in (left, len(early)))
@@ -68,6 +79,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ordered += [*first, *islice(others, max(0, size - few))]
         left -= size
     items[:] = [*ordered, *others]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """With `--until`, a slow machine tries less, and says how much less."""
+    until = item.config.getoption("--until")
+    if until is not None and time.time() > until:
+        pytest.skip("no time was left for it")
 
 
 def pytest_collection_finish() -> None:
