@@ -11,6 +11,7 @@ import pytest
 from tests.support import CHECKOUT
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("seconds", "outcome"), [(-1, "skipped"), (600, "passed")])
 def test_no_test_begins_after_the_moment_that_is_named(seconds: float, outcome: str) -> None:
     """It is skipped, with the reason; before that moment it is run."""
