@@ -34,6 +34,7 @@ from rtstore import (
 )
 from rtstore.aio import pools
 from rtstore.aio.calls import RECHECK_S, Call
+from rtstore.commit.group import Place
 from tests.support import (
     CHECKPOINT,
     DIAGNOSTICS,
@@ -57,11 +58,22 @@ from tests.support.groups import Flushes
 from tests.support.groups import batch as batch_of
 
 
+def _are_encoded(places: list[Place]) -> bool:
+    """Whether who leads finds all batches encoded. Behind an update, its turn sees to that."""
+    waits = [place for place in places if place.is_encoded_here and not place.closed]
+    behind = bool(places) and not places[0].is_encoded_here
+    return behind or all(place.pending is not None for place in waits)
+
+
 async def waiting(store: AsyncRuntimeStore, *calls: Any) -> list[asyncio.Task[Batch]]:
-    """Tasks for calls, all of which wait in the queue when it returns, but for those that are
-    refused at once: the caller holds the lock."""
+    """Tasks for calls, all of which wait in the queue when it returns, their batches encoded, but
+    for those that are refused at once: the caller holds the lock."""
     tasks = [asyncio.ensure_future(call) for call in calls]
     await asyncio.sleep(0.02)
+    deadline = time.monotonic() + 10
+    while not _are_encoded(list(store.sync_store._writer.queue._places)):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
     assert all(isinstance(task.exception(), CallError) for task in tasks if task.done())
     assert store.lock.is_held()
     return tasks
