@@ -32,7 +32,7 @@ def show_batches(page: Page, lines: Sequence[LoggedLine], now: datetime) -> None
         Column("run", 6),
         Column("started", 7),
         id_column([line.batch.high_watermark for line in lines]),
-        Column("error", 5, room=20),
+        Column("error", 5, room=20, below=True),
     ]
     page.table(
         columns,

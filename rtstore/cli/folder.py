@@ -378,7 +378,7 @@ def show_lines(page: Page, lines: Sequence[Line], now: datetime) -> None:
         Column("team", 4),
         Column("size", 6),
         Column("writer lock", 7),
-        Column("why", 1, room=20),
+        Column("why", 1, room=20, below=True),
     ]
     page.table(columns, [_row(line, now) for line in lines])
 

@@ -35,6 +35,7 @@ _INDENT_SHARE = 3
 _ROOM_BESIDE = 40
 """What a text needs beside a name, so that it is not a column of single words."""
 _LAST_RANK = 1_000
+_NOTHING = ("", "-")
 
 
 class Cell(NamedTuple):
@@ -51,11 +52,13 @@ Cells = list[Cell]
 
 class Column(NamedTuple):
     """A column of a table. Where not all fit, the highest `rank` goes first, rank 0 never. One with
-    `room` needs no more than that: what is longer is folded between words."""
+    `room` needs no more than that: what is longer is folded between words. What a column that is
+    `below` says stands below its row where it has no room beside the others."""
 
     header: str
     rank: int = 0
     room: int | None = None
+    below: bool = False
 
 
 def shortened(text: str) -> str:
@@ -242,6 +245,7 @@ def table_lines(
         yield from _rows_as_facts(columns, rows, width)
         return
     yield _row([Cell(columns[at].header.upper(), "dim") for at in widths], list(widths.values()))
+    below = [at for at, column in enumerate(columns) if column.below and at not in widths]
     for row in rows:
         folded = [
             [line[0] if line else Cell("") for line in _broken([row[at]], room, room)]
@@ -249,6 +253,10 @@ def table_lines(
         ]
         for line in zip_longest(*folded, fillvalue=Cell("")):
             yield _row(line, list(widths.values()))
+        for at in below:
+            if row[at].text not in _NOTHING:
+                name = f"{' ' * GAP}{columns[at].header}"
+                yield from fact_lines(name, row[at], len(name), width)
 
 
 def _row(cells: Sequence[Cell], widths: Sequence[int]) -> Cells:
@@ -300,10 +308,10 @@ def _rank(column: Column, *, is_empty: bool) -> int:
 def _rows_as_facts(
     columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int
 ) -> Iterator[Cells]:
-    kept = [at for at, column in enumerate(columns) if column.rank <= 1]
+    kept = [at for at, column in enumerate(columns) if column.rank <= 1 or column.below]
     names = max(len(columns[at].header) for at in kept) + GAP
     for row in rows:
         yield from lines_of([row[kept[0]]], width)
         for at in kept[1:]:
-            if row[at].text not in ("", "-"):
+            if row[at].text not in _NOTHING:
                 yield from fact_lines(f"{' ' * GAP}{columns[at].header}", row[at], names, width)

@@ -18,7 +18,7 @@ def show_steps(page: Page, steps: tuple[RecoveryStep, ...], removed: tuple[str, 
         columns = [
             Column("store"),
             Column("outcome"),
-            Column("detail", 1, room=24),
+            Column("detail", 1, room=24, below=True),
             Column("action", 2),
         ]
         page.table(

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
-from rtstore.cli.layout import columns_that_fit
+from rtstore.cli.layout import columns_that_fit, table_lines
 from rtstore.cli.output import (
     Cell,
     Column,
@@ -110,6 +110,31 @@ def test_a_column_that_says_nothing_goes_first() -> None:
     texts = [["first", "a note", "-"], ["second", "-", "-"]]
     assert columns_that_fit(COLUMNS, texts, 15) == {0: 6, 1: 6}
     assert columns_that_fit(COLUMNS, texts, 40) == {0: 6, 1: 6, 2: 5}
+
+
+def test_an_explanation_without_room_stands_below_its_row() -> None:
+    """Whatever the width: why something happened is never left out."""
+    columns = [Column("name"), Column("size", 1), Column("why", 2, room=10, below=True)]
+    rows = [[Cell("first"), Cell("12 KiB"), Cell("a file of somebody else")], [Cell("-")] * 3]
+
+    def shown(width: int) -> list[str]:
+        lines = table_lines(columns, rows, width)
+        return ["".join(cell.text for cell in line).rstrip() for line in lines]
+
+    assert shown(26)[1:4] == [
+        "first  12 KiB  a file of",
+        "               somebody",
+        "               else",
+    ]
+    assert shown(20) == [
+        "NAME   SIZE",
+        "first  12 KiB",
+        "  why  a file of",
+        "       somebody else",
+        "-      -",
+    ]
+    assert shown(4)[:2] == ["first", "  size"]
+    assert "  why" in shown(4)
 
 
 def test_what_is_folded_gets_the_room_that_is_left() -> None:

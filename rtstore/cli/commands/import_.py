@@ -176,7 +176,12 @@ def _show_stores(page: Page, report: ImportReport) -> None:
     parts = ", ".join(f"{number} {outcome}" for outcome, number in found.items())
     page.title(f"{count(len(report.stores), 'store')}: {parts}")
     page.table(
-        [Column("store"), Column("file", 2), Column("outcome"), Column("detail", 1, room=24)],
+        [
+            Column("store"),
+            Column("file", 2),
+            Column("outcome"),
+            Column("detail", 1, room=24, below=True),
+        ],
         [
             [
                 store.schema_name if store.registered else f"{store.schema_name} (not registered)",

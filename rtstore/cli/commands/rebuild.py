@@ -161,7 +161,12 @@ def _show(page: Page, report: RebuildReport, next_step: NextStep) -> None:
         ]
     )
     page.gap()
-    columns = [Column("store"), Column("file", 2), Column("outcome"), Column("detail", 1, room=24)]
+    columns = [
+        Column("store"),
+        Column("file", 2),
+        Column("outcome"),
+        Column("detail", 1, room=24, below=True),
+    ]
     page.table(
         columns,
         [

@@ -143,7 +143,7 @@ def _show(page: Page, report: RunsReport, now: datetime) -> None:
             Column("run"),
             Column("state"),
             Column("process", 1),
-            Column("how it ended", 2, room=18),
+            Column("how it ended", 2, room=18, below=True),
             Column("began", 3),
             Column("at", 4),
             Column("last batch", 5),

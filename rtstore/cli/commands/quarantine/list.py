@@ -78,7 +78,7 @@ def _show(page: Page, report: ListReport, now: datetime) -> None:
     columns = [
         Column("number"),
         Column("file"),
-        Column("why", 2, room=20),
+        Column("why", 2, room=20, below=True),
         Column("kept", 1),
         Column("size", 3),
         Column("put back", 4),
