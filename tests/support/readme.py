@@ -96,7 +96,7 @@ def run(step: Step, directory: Path, binaries: Path = Path(sys.executable).paren
         (directory / named.group(1)).write_text(step.source, encoding="utf-8")
         return ""
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"},
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
         "NO_COLOR": "1",
         "COLUMNS": "100",
