@@ -68,7 +68,14 @@ from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member, reason_name
 from rtstore.model.data_upgrade import upgraded_data
 from rtstore.model.decide import build_readiness
-from rtstore.model.descriptors import Descriptor, Registry, StoreKey, StoreKeys, store_name
+from rtstore.model.descriptors import (
+    Descriptor,
+    Registry,
+    StoreKey,
+    StoreKeys,
+    diagnostic_only,
+    store_name,
+)
 from rtstore.model.edits import ForeignEdits, checked_edits
 from rtstore.model.envelope import decode
 from rtstore.model.records import (
@@ -500,7 +507,8 @@ class RuntimeStore:
                 was superseded.
             writes: the first contents, as in `write_batch`.
             keep: stores that are taken over as they are, or `"all"`: every committed
-                store that is neither given nor rebuilt.
+                store that is neither given nor rebuilt, but no diagnostic one whose data this
+                program refuses.
             rebuilders: functions that make data from the old data, by store or by strategy:
                 for every store that is neither given nor kept by name. They are called without
                 the writer lock, perhaps again when their store was written meanwhile.
@@ -512,9 +520,9 @@ class RuntimeStore:
 
         Raises `StaleRunError` for an id that is over, `RunAliveError`, `ConflictError`,
         `InvalidRequestError` (also when the batch would be empty, when a rebuilder returns None,
-        and when the run is active under another snapshot or fingerprint), `StoreFileChangedError`
-        and `ContentMissingError` for a kept store, what a rebuilder raises, and otherwise as
-        `write_batch`. The run has not begun then, unless `write_batch` says otherwise.
+        and when the run is active under another snapshot or fingerprint), `StoreFileChangedError`,
+        `DataRefusedError` and `ContentMissingError` for a kept store, what a rebuilder raises, and
+        otherwise as `write_batch`. The run has not begun then, unless `write_batch` says otherwise.
         """
         if isinstance(identity, str):
             active = self.database.read(manifest.load_active_identity)
@@ -593,6 +601,8 @@ class RuntimeStore:
             plan=plan,
             readiness=readiness,
             hindrances=self._hindrances(manifest_now),
+            diagnostic=diagnostic_only(self.descriptors),
+            links=self._planner.links(plan, manifest_now),
         )
 
     # --- reading --------------------------------------------------------------------------------

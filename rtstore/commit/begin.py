@@ -33,6 +33,7 @@ from rtstore.model.envelope import EncodedStore
 from rtstore.model.records import Batch, RunIdentity
 from rtstore.model.request import BatchRequest, StoreWrite
 from rtstore.model.runs import RunProcess, RunRecord, RunState
+from rtstore.model.typed import data_for
 
 
 class Beginning(NamedTuple):
@@ -148,17 +149,14 @@ def draft_of_beginning(
     """Return the draft of the first batch, with the stores that are kept.
 
     Raises `ConflictError` when a store changed after it was rebuilt, `StoreFileChangedError`,
-    `ContentMissingError`, `DataUpgradeError` or `InvalidRequestError` for a store that cannot be
-    kept, and `InvalidRequestError` when the batch would be empty.
+    `ContentMissingError`, `DataUpgradeError`, `DataRefusedError` or `InvalidRequestError` for a
+    store that cannot be kept, and `InvalidRequestError` when the batch would be empty.
     """
     _check_rebuilt(beginning, found, publisher.database)
     kept = [*beginning.keep]
     kept += [item for item in beginning.keep_committed if item.schema_name in found.files]
     content_of = _contents_to_keep(kept, found, publisher, check_file)
-    writes = [
-        StoreWrite(descriptor=item, data=current_data(item, content_of[item.schema_name]))
-        for item in kept
-    ]
+    writes = [_kept_write(item, content_of[item.schema_name]) for item in kept]
     request = beginning.request.model_copy(update={"writes": (*beginning.request.writes, *writes)})
     if not request.writes:
         raise InvalidRequestError(
@@ -187,6 +185,13 @@ def draft_of_first_contents(
     if not writes:
         return None
     return validate(beginning.request.model_copy(update={"writes": writes}), None, now)
+
+
+def _kept_write(descriptor: Descriptor, content: bytes) -> StoreWrite:
+    """Return a kept store as it is. Raises `DataRefusedError` when it does not pass its model."""
+    data = current_data(descriptor, content)
+    data_for(descriptor, data, descriptor.schema_version)
+    return StoreWrite(descriptor=descriptor, data=data)
 
 
 def _as_it_is(descriptor: Descriptor, content_of: Mapping[str, bytes]) -> EncodedStore | None:

@@ -260,6 +260,13 @@ def taken_file(name: str, path: str, owner: str) -> str:
     )
 
 
+def diagnostic_only(descriptors: Iterable[Descriptor]) -> frozenset[str]:
+    """Return the names of the stores that stop no runtime, whatever is wrong with their data."""
+    return frozenset(
+        item.schema_name for item in descriptors if item.criticality is Criticality.DIAGNOSTIC_ONLY
+    )
+
+
 class Registry:
     """The descriptors of one runtime directory, by name, in the order they were registered.
 

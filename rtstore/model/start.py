@@ -6,8 +6,9 @@ with yes is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from rtstore.model.decide import REFUSED
 from rtstore.model.records import (
     ActionKind,
     Hindrance,
@@ -46,12 +47,15 @@ def start_state(
     plan: RecoveryPlan,
     readiness: ReadinessCheck,
     hindrances: Sequence[Hindrance],
+    diagnostic: Collection[str] = (),
+    links: Collection[str] = (),
 ) -> StartState:
     """Return what a runtime has to do.
 
     `run_id` is the run that is about to start, with its whole `identity` if that is known, and
     `known` its record. `last` is the active run, or the last one; `is_own` says whether it is of
-    the process that asks.
+    the process that asks. `diagnostic` are the stores that stop no start, `links` those whose file
+    is a symbolic link or behind one.
     """
     replacing = _to_replace(plan, manifest)
     unwritten = tuple(
@@ -60,9 +64,17 @@ def start_state(
         if action.schema_name in replacing
         or (action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None)
     )
+    wrong = [
+        action
+        for action in plan.actions
+        if action.kind is not ActionKind.NONE
+        and action.schema_name not in unwritten
+        and not (action.schema_name in diagnostic and action.reason in REFUSED)
+    ]
     kind, why = (
-        _refuse(identity, known, manifest, plan, hindrances)
-        or _repair(plan, unwritten)
+        _refuse(identity, known, manifest, wrong, hindrances)
+        or _leave_to_a_person(wrong, manifest, links)
+        or _repair(wrong)
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
     )
     if replacing and kind not in (StartKind.REFUSE, StartKind.REPAIR):
@@ -103,12 +115,12 @@ def _refuse(
     identity: RunIdentity | None,
     known: RunRecord | None,
     manifest: Manifest,
-    plan: RecoveryPlan,
+    wrong: Sequence[RecoveryAction],
     hindrances: Sequence[Hindrance],
 ) -> tuple[StartKind, str] | None:
     for hindrance in hindrances:
         return StartKind.REFUSE, hindrance.problem
-    for action in plan.actions:
+    for action in wrong:
         if action.reason == InspectionState.FUTURE_SCHEMA:
             why = f"{action.schema_name} was written by a newer program: start that one"
             return StartKind.REFUSE, why
@@ -130,16 +142,54 @@ def _refuse(
     return None
 
 
-def _repair(plan: RecoveryPlan, unwritten: Sequence[str]) -> tuple[StartKind, str] | None:
-    damaged: list[RecoveryAction] = [
-        action
-        for action in plan.actions
-        if action.kind is not ActionKind.NONE and action.schema_name not in unwritten
-    ]
-    if not damaged:
+def _leave_to_a_person(
+    wrong: Sequence[RecoveryAction], manifest: Manifest, links: Collection[str]
+) -> tuple[StartKind, str] | None:
+    """Refuse where a recovery would leave a store as it is, and say who can do what."""
+    for action in wrong:
+        if action.kind is ActionKind.BLOCK_READINESS and action.batch_id is None:
+            has_entry = manifest.entry(action.schema_name) is not None
+            is_link = action.schema_name in links
+            why = f"{action.schema_name}: {_left(action, has_entry=has_entry, is_link=is_link)}"
+            return StartKind.REFUSE, why
+    return None
+
+
+def _left(action: RecoveryAction, *, has_entry: bool, is_link: bool) -> str:
+    if is_link:
+        return (
+            "its file is a symbolic link, or behind one, and a person must decide which file is "
+            "good (rtstore status has the commands)"
+        )
+    if has_entry and action.reason == InspectionState.QUARANTINED:
+        return (
+            "what is committed does not pass this program's model. Give the model a new "
+            "schema_version and an upgrade, write the store anew (begin_run with writes or "
+            "rebuilders), or go back to an older version (rtstore revert)"
+        )
+    if has_entry:
+        return (
+            "its file and its committed content are gone, and nothing can put them back. Restore a "
+            "back-up, or write the store anew (begin_run with writes or rebuilders)"
+        )
+    if action.reason == InspectionState.UNCOMMITTED_WRITE:
+        return (
+            "nothing was ever committed, but there is a file of it, which may be all that is left "
+            "of a lost database. Restore a back-up, make a database of the files (rtstore "
+            "rebuild), or move the file away"
+        )
+    return f"recovery does not put it right ({action.reason})"
+
+
+def _repair(wrong: Sequence[RecoveryAction]) -> tuple[StartKind, str] | None:
+    if not wrong:
         return None
-    stores = ", ".join(dict.fromkeys(action.schema_name for action in damaged))
-    return StartKind.REPAIR, f"recover first: {stores}"
+    by_rebuilding = dict.fromkeys(item.schema_name for item in wrong if item.kind in _REBUILDS)
+    others = dict.fromkeys(item.schema_name for item in wrong if item.kind not in _REBUILDS)
+    told = [f"recover first: {', '.join(others)}"] if others else []
+    if by_rebuilding:
+        told.append(f"recover with a rebuilder of the runtime: {', '.join(by_rebuilding)}")
+    return StartKind.REPAIR, "; ".join(told)
 
 
 def _begin(

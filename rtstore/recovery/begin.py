@@ -15,7 +15,8 @@ from rtstore.commit.writer import BatchWriter
 from rtstore.errors import ConflictError, InvalidRequestError
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
-from rtstore.model.descriptors import Descriptor, Registry, StoreKey
+from rtstore.model.decide import REFUSED
+from rtstore.model.descriptors import Descriptor, Registry, StoreKey, diagnostic_only
 from rtstore.model.records import BatchReason, RunIdentity
 from rtstore.model.request import BatchRequest, StoreWrite, Writes, store_writes
 from rtstore.recovery.gather import RecoveryPlanner
@@ -86,7 +87,7 @@ class RunStarter:
         beginning = Beginning(
             request=self._request(identity, given),
             keep=tuple(kept),
-            keep_committed=tuple(rest) if keep == "all" else (),
+            keep_committed=self._acceptable(rest) if keep == "all" else (),
             rebuilt_from={},
             rebuilt_at=0,
             supersede=supersede,
@@ -97,6 +98,16 @@ class RunStarter:
             except ConflictError:  # a store was written while it was rebuilt
                 continue
         return self._attempt(beginning, to_rebuild, checked)
+
+    def _acceptable(self, stores: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+        """Return stores without the diagnostic ones whose data this program refuses: they stop no
+        start, and stay the old run's."""
+        diagnostic = diagnostic_only(stores)
+        if not diagnostic:
+            return tuple(stores)
+        plan = self._planner.build_plan(team_name=self._team_name, expected=None)
+        refused = {item.schema_name for item in plan.actions if item.reason in REFUSED}
+        return tuple(item for item in stores if item.schema_name not in diagnostic & refused)
 
     def _attempt(
         self, beginning: Beginning, to_rebuild: Sequence[Descriptor], rebuilders: CheckedRebuilders

@@ -27,6 +27,7 @@ from rtstore.model.decide import REFUSED, StoreFinding, build_plan
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_plan_id
 from rtstore.model.records import (
+    ActionKind,
     BatchState,
     Inspection,
     InspectionState,
@@ -128,6 +129,19 @@ class RecoveryPlanner:
             descriptors=self.descriptors,
             findings=gathered.findings,
             open_batches=gathered.crashed_batches,
+        )
+
+    def links(self, plan: RecoveryPlan, seen: Manifest) -> frozenset[str]:
+        """Return the stores that a plan leaves to a person for their file is a symbolic link, or
+        behind one."""
+        kinds = {action.schema_name: action.kind for action in plan.actions}
+        return frozenset(
+            item.schema_name
+            for item in self.descriptors
+            if kinds.get(item.schema_name) is ActionKind.BLOCK_READINESS
+            and self.inspector.is_behind_a_link(
+                self.inspector.inspect(item, seen.entry(item.schema_name))
+            )
         )
 
     def gather(self, *, locked: bool = False) -> PlanningInput:

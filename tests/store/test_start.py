@@ -1,0 +1,161 @@
+"""The start of a runtime that a recovery alone cannot help: it is told who can do what.
+
+A start that says `repair` can rely on it: after the recovery, with the rebuilders of the runtime,
+the next answer is another one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from rtstore import (
+    DATABASE_NAME,
+    Criticality,
+    DataRefusedError,
+    Descriptor,
+    RebuildStrategy,
+    RuntimeStore,
+    StartKind,
+)
+
+MINE, OTHER = "my.queue", "my.other"
+
+
+class Titled(BaseModel):
+    """A model that the committed data does not pass."""
+
+    title: str
+
+
+def opened(directory: Path, mine: Descriptor | None = None) -> RuntimeStore:
+    """The store of a runtime with two stores, one of them as given."""
+    descriptors = [mine or Descriptor(MINE), Descriptor(OTHER)]
+    return RuntimeStore.open(directory, team_name="team-a", descriptors=descriptors)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory of a run that has ended."""
+    with opened(tmp_path / "state") as store:
+        store.begin_run("run-1", writes={MINE: {"n": 1}, OTHER: 1}).end()
+    return tmp_path / "state"
+
+
+def test_a_model_that_refuses_what_is_committed(directory: Path) -> None:
+    """No recovery makes it pass. The answer says so, and each way that it names goes on."""
+    with opened(directory, Descriptor(MINE, payload=Titled)) as store:
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.REFUSE
+        assert start.why.startswith(f"{MINE}: what is committed does not pass this program's model")
+        store.recover(start.plan)
+        assert store.start_state("run-2").why == start.why
+        with pytest.raises(DataRefusedError):
+            store.begin_run("run-2", keep="all")
+        store.begin_run("run-2", writes={MINE: {"title": "new"}}, keep="all")
+        assert store.start_state("run-2").kind is StartKind.RESUME
+    upgraded = Descriptor(
+        MINE, schema_version=2, payload=Titled, upgrades={1: lambda old: {"title": str(old)}}
+    )
+    with opened(directory, upgraded) as store:
+        assert store.start_state("run-2").kind is StartKind.RESUME
+
+
+def test_a_diagnostic_store_stops_no_start(directory: Path) -> None:
+    """Its data is refused, and the run begins without it: it stays the old run's."""
+    mine = Descriptor(MINE, payload=Titled, criticality=Criticality.DIAGNOSTIC_ONLY)
+    with opened(directory, mine) as store:
+        start = store.start_state("run-2")
+        assert (start.kind, start.readiness.ok) == (StartKind.TAKE_OVER, True)
+        run = store.begin_run("run-2", keep="all")
+        assert run.left == (MINE,)
+        assert store.check_readiness(expected=run.identity).ok
+        run.write_batch("recovery", {mine: Titled(title="new")})
+        assert store.read(mine).data == Titled(title="new")
+        run.end()
+        assert store.begin_run("run-3", keep="all").left == ()
+
+
+def test_a_store_that_only_the_runtime_can_rebuild(directory: Path) -> None:
+    """The answer asks for its rebuilder, and with that the recovery goes on."""
+    mine = Descriptor(
+        MINE,
+        payload=Titled,
+        criticality=Criticality.REBUILDABLE_FROM_PROVIDER,
+        rebuild_strategy=RebuildStrategy.POLL_OPENCODE_PROVIDER,
+    )
+    with opened(directory, mine) as store:
+        (directory / f"{OTHER}.json").write_text("{}")
+        start = store.start_state("run-2")
+        rebuilding = f"recover with a rebuilder of the runtime: {MINE}"
+        assert start.why == f"recover first: {OTHER}; {rebuilding}"
+        store.recover(start.plan)
+        start = store.start_state("run-2")
+        assert (start.kind, start.why) == (StartKind.REPAIR, rebuilding)
+        store.recover(start.plan, rebuilders={MINE: lambda _: {"title": "from the provider"}})
+        assert store.start_state("run-2").kind is StartKind.TAKE_OVER
+
+
+def _link(store: RuntimeStore) -> None:
+    path = store.directory / f"{MINE}.json"
+    path.rename(path.with_name("elsewhere.json"))
+    path.symlink_to("elsewhere.json")
+
+
+def _lose(store: RuntimeStore) -> None:
+    with closing(sqlite3.connect(store.directory / DATABASE_NAME)) as raw, raw:
+        raw.execute("DROP TRIGGER store_contents_in_use_stay")
+        raw.execute("DELETE FROM store_contents WHERE schema_name = ?", (MINE,))
+    (store.directory / f"{MINE}.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why", "mend"),
+    [
+        (
+            _link,
+            "a person must decide which file is good",
+            lambda store: (store.directory / "elsewhere.json").rename(
+                store.directory / f"{MINE}.json"
+            ),
+        ),
+        (
+            _lose,
+            "nothing can put them back",
+            lambda store: store.begin_run("run-2", writes={MINE: 2}, keep="all").end(),
+        ),
+    ],
+)
+def test_what_a_person_must_decide(
+    directory: Path,
+    spoil: Callable[[RuntimeStore], None],
+    why: str,
+    mend: Callable[[RuntimeStore], object],
+) -> None:
+    """It is refused with the way out, before and after a recovery, until it is mended."""
+    with opened(directory) as store:
+        spoil(store)
+        start = store.start_state("run-2")
+        assert (start.kind, why in start.why) == (StartKind.REFUSE, True)
+        store.recover(start.plan)
+        assert store.start_state("run-2").why == start.why
+        mend(store)
+        assert store.start_state("run-3").kind is StartKind.TAKE_OVER
+
+
+def test_a_file_without_a_batch(tmp_path: Path) -> None:
+    """It may be all that is left of a lost database: nothing is begun over it, nor put right."""
+    with opened(tmp_path / "state") as store:
+        (store.directory / f"{MINE}.json").write_text('{"schemaVersion": 1, "data": 7}')
+        start = store.start_state("run-1")
+        assert (start.kind, MINE in start.unwritten) == (StartKind.REFUSE, False)
+        assert "all that is left of a lost database" in start.why
+        store.recover(start.plan)
+        assert store.start_state("run-1").why == start.why
+        (store.directory / f"{MINE}.json").rename(tmp_path / "mine")
+        assert store.start_state("run-1").kind is StartKind.NEW
