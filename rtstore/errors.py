@@ -686,13 +686,16 @@ class BackupDamagedError(StopError):
     """A back-up was changed after it was made, was never finished, or is of a database that was
     damaged already. It was not touched."""
 
-    def __init__(self, path: Path, problems: tuple[str, ...]) -> None:
+    def __init__(
+        self, path: Path, problems: tuple[str, ...], way: str = "use another back-up"
+    ) -> None:
         self.path = path
         self.problems = problems
+        self.way = way
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         super().__init__(
             f"{path} is not a sound back-up: {'; '.join(problems[:3])}{more}. "
-            "Nothing was touched: use another back-up."
+            f"Nothing was touched: {way}."
         )
 
 

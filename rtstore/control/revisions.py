@@ -11,18 +11,18 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from rtstore.control import manifest
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
-from rtstore.control.schema import APPLICATION_ID, PARTS, REVISIONS
+from rtstore.control.schema import APPLICATION_ID, PARTS, REVISIONS, metadata
 from rtstore.control.sqlite import idle
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import driver_of
@@ -47,6 +47,9 @@ from rtstore.shell import shell_word
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 _CURRENT = APPLICATION_ID, len(REVISIONS), 1, REVISIONS[-1]
+_UNIQUE_INDEXES = frozenset(
+    str(index.name) for table in metadata.tables.values() for index in table.indexes if index.unique
+)
 _NAMES = "SELECT count(*), max(version_num) FROM alembic_version"
 
 _one_at_a_time = threading.Lock()
@@ -390,6 +393,46 @@ def missing_parts(path: Path) -> list[str]:
     finally:
         database.close()
     return sorted(f"{kind} {name}" for kind, name in PARTS - found)
+
+
+def can_be_put_back(path: Path, missing: Iterable[str]) -> bool:
+    """Return whether parts that `missing_parts` names can be made again from what is there: no
+    table, nothing that rows must agree with, and nothing whose name something else has."""
+    parts = [tuple(part.split(" ", 1)) for part in missing]
+    database = Database(path, read_only=True)
+    try:
+        taken = {name for _, name in database.read(_parts)}
+    finally:
+        database.close()
+    return all(
+        kind != "table" and name not in taken and name not in _UNIQUE_INDEXES
+        for kind, name in parts
+    )
+
+
+def put_back(connection: Connection, missing: Iterable[str]) -> None:
+    """Make indexes, triggers and views again, as the revisions make them, in the caller's
+    transaction."""
+    made = _sql_of_parts()
+    wanted = set(missing)
+    for part in made:  # in the order of the revisions: a view may read another one
+        if part in wanted:
+            connection.exec_driver_sql(made[part])
+
+
+def _sql_of_parts() -> dict[str, str]:
+    """Return the SQL of each index, trigger and view of the newest revision, from a database in
+    memory."""
+    with no_fork(), closing(sqlite3.connect(":memory:", isolation_level=None)) as driver:
+        engine = create_engine("sqlite+pysqlite://", creator=lambda: driver, poolclass=StaticPool)
+        event.listen(engine, "begin", _begin_immediate)
+        with engine.begin() as connection:
+            run_revisions(connection)
+        rows = driver.execute(
+            "SELECT type || ' ' || name, sql FROM sqlite_schema "
+            "WHERE type <> 'table' AND sql IS NOT NULL ORDER BY rowid"
+        )
+        return dict(rows.fetchall())
 
 
 def _parts(connection: Connection) -> frozenset[tuple[str, str]]:

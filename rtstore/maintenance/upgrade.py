@@ -68,13 +68,16 @@ class UpgradeReport(Record):
     """True when they were run on a copy, which is removed; the directory is unchanged."""
     upgraded_at: Timestamp | None = None
     backup: Path | None = None
-    """The back-up of the database from before the upgrade; None when nothing was changed."""
+    """The back-up of the database from before the upgrade; None when no revision was run."""
+    put_back: tuple[str, ...] = ()
+    """The views, triggers and indexes of a current database that somebody had dropped, such as
+    `view run_log`, and that were made again; with `dry_run`, that would be."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def changed(self) -> bool:
         """Whether the database of the directory was changed."""
-        return self.backup is not None
+        return self.backup is not None or bool(self.put_back and not self.dry_run)
 
 
 def upgrade_directory(
@@ -92,9 +95,10 @@ def upgrade_directory(
     """Upgrade the control database of a runtime directory to the newest revision.
 
     Before anything changes, the database is backed up into the same directory, and the back-up is
-    verified. Durable when it returns. A current database is left as it is. With `dry_run` the
-    upgrade is tried on a copy, and the directory is not changed. `progress` is called with the
-    number of database pages that are copied, and the number of all.
+    verified. Durable when it returns. A current database is left as it is, but for views, triggers
+    and indexes that somebody dropped: they are made again, without a back-up, as that touches no
+    row. With `dry_run` the upgrade is tried on a copy, and the directory is not changed. `progress`
+    is called with the number of database pages that are copied, and the number of all.
 
     With `descriptors`, a database whose store data could not be upgraded to them is refused first
     (`DataUpgradeError`). Otherwise no program could continue: an older one does not know the new
@@ -119,7 +123,8 @@ def upgrade_directory(
         )
     found = upgrade.inspect_revision(path)
     if found == REVISIONS[-1]:
-        return _report(directory, found)
+        lock = lock or WriterLock(directory, lock_timeout_s)
+        return _completed(directory, lock, dry_run=dry_run)
     _check_team(path, team_name)
     if descriptors is not None:
         _check_data(path, descriptors)
@@ -222,6 +227,24 @@ def _report(directory: Path, found: str) -> UpgradeReport:
         to_revision=REVISIONS[-1],
         revisions=REVISIONS[REVISIONS.index(found) + 1 :],
     )
+
+
+def _completed(directory: Path, lock: WriterLock, *, dry_run: bool) -> UpgradeReport:
+    """Make again what somebody dropped of a current database, where no row stands against it."""
+    path, report = directory / DATABASE_NAME, _report(directory, REVISIONS[-1])
+    missing = _to_put_back(path)
+    if missing and not dry_run:
+        with lock.hold():
+            missing = _to_put_back(path)  # another process may have been quicker
+            if missing:
+                with upgrade.revision_connection(path) as connection:
+                    upgrade.put_back(connection, missing)
+    return report.model_copy(update={"put_back": missing, "dry_run": dry_run})
+
+
+def _to_put_back(path: Path) -> tuple[str, ...]:
+    missing = upgrade.missing_parts(path)
+    return tuple(missing) if missing and upgrade.can_be_put_back(path, missing) else ()
 
 
 def _check_team(path: Path, team_name: str | None) -> None:
@@ -341,6 +364,9 @@ def _try_on_a_copy(
             trial = Path(temporary) / DATABASE_NAME
             copying.copy(database, trial, FileSystem(), progress)
             run(trial, found, now, "", lock=None)
+    except UpgradeFailedError as error:  # the copy is gone
+        path = directory / DATABASE_NAME
+        raise UpgradeFailedError(path, found, REVISIONS[-1], error.cause) from error.__cause__
     except system_error() as error:
         place = Path(tempfile.gettempdir())
         raise StorageError(place, "the copy cannot be made there", str(error)) from error

@@ -428,8 +428,8 @@ class InspectionState(StrEnum):
     HEALTHY = "healthy"
     MISSING = "missing"
     QUARANTINED = "quarantined"
-    """It cannot be read, or is refused: it is for the quarantine, and is not there yet. (The word of
-    the legacy format.)"""
+    """It cannot be read, or is refused: it is for the quarantine, and is not there yet. (The word
+    of the legacy format.)"""
     FUTURE_SCHEMA = "future_schema"
     HASH_MISMATCH = "hash_mismatch"
     UNCOMMITTED_WRITE = "uncommitted_write"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import shutil
@@ -376,6 +377,8 @@ def test_a_schema_that_was_damaged_before_is_copied_and_never_sound(
     for path in (backup, backup / DATABASE_NAME):
         with pytest.raises(BackupDamagedError, match=gone):
             verify_backup(path)
+    with pytest.raises(BackupDamagedError, match="rtstore upgrade makes again what can be made"):
+        verify_backup(backup)
     assert gone in (restore_backup(backup, tmp_path / "new").schema_problem or "")
     assert same(directory, tmp_path / "new")
 
@@ -407,7 +410,15 @@ def test_a_backup_of_a_newer_rtstore(directory: Path, tmp_path: Path) -> None:
     back_up(directory, backup)
     _sql("PRAGMA user_version = 999")(backup)
     with pytest.raises(BackupDamagedError, match="open it with a newer rtstore"):
-        verify_backup(backup)
+        verify_backup(backup)  # it was changed since, so nothing that it says can be relied on
+    record = json.loads((backup / RECORD_NAME).read_bytes())
+    content = (backup / DATABASE_NAME).read_bytes()
+    record["databaseHash"] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    (backup / RECORD_NAME).write_text(json.dumps(record))
+    for act in (verify_backup, lambda path: restore_backup(path, tmp_path / "new")):
+        with pytest.raises(NewerDatabaseError):
+            act(backup)
+    assert not (tmp_path / "new").exists()
     with pytest.raises(NewerDatabaseError):
         verify_backup(backup / DATABASE_NAME)
     with pytest.raises(BackupDamagedError, match="there is no such file"):

@@ -39,7 +39,8 @@ def run(
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Bring the control database to this rtstore's revision; a current one is left as it is.
+    """Bring the control database to this rtstore's revision. In a current one, only views, triggers
+    and indexes that somebody dropped are made again.
 
     The database is backed up first, in the same directory ("rtstore restore" makes a directory of
     that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
@@ -48,7 +49,7 @@ def run(
 
     \b
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
-      upgradedAt or null, backup or null, batchId or null,
+      upgradedAt or null, backup or null, putBack[] (such as "view run_log"), batchId or null,
       stores[] {schemaName, fromVersion, toVersion}, backups[] (those that are kept)
     """
     check_directory(directory)
@@ -89,7 +90,9 @@ def _rehearse(directory: Path, known: Registry) -> DataUpgradeReport | None:
 
 
 def _show(page: Page, report: FullReport, again: str) -> None:
-    if not report.revisions:
+    if report.put_back:
+        page.line(_put_back(report))
+    elif not report.revisions:
         page.line(f"The database is at {report.to_revision} already; left as it was")
     elif report.dry_run:
         page.line("Tried on a copy, which worked; the directory was left as it was")
@@ -109,6 +112,12 @@ def _show(page: Page, report: FullReport, again: str) -> None:
     _show_next(page, report, again)
 
 
+def _put_back(report: FullReport) -> str:
+    names = ", ".join(f"its {part}" for part in report.put_back)
+    how = "Would make" if report.dry_run else "Made"
+    return f"{how} again what somebody had dropped of the database: {names}. No row is touched"
+
+
 def _show_stores(page: Page, report: FullReport) -> None:
     how = "would be brought up" if report.batch_id is None else f"in batch {report.batch_id}"
     page.title(f"Data of {count(len(report.stores), 'store')}, {how}")
@@ -121,7 +130,7 @@ def _show_stores(page: Page, report: FullReport) -> None:
 def _show_next(page: Page, report: FullReport, again: str) -> None:
     where = shell_word(report.directory)
     if report.dry_run:
-        if report.revisions or report.stores:
+        if report.revisions or report.stores or report.put_back:
             page.title("Next")
             page.line(Cell(again, "command"), indent=2)
             page.line("does it", indent=6)

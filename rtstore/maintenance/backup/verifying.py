@@ -11,7 +11,13 @@ from rtstore.control import contents, manifest, recovery_log, revisions
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
-from rtstore.errors import BackupDamagedError, RuntimeStoreError, StorageError, UnsafePathError
+from rtstore.errors import (
+    BackupDamagedError,
+    NewerDatabaseError,
+    RuntimeStoreError,
+    StorageError,
+    UnsafePathError,
+)
 from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, quarantined_path
@@ -39,7 +45,11 @@ def verify_backup(
     arguments.optional_function(progress, "progress")
     record = verify_bytes(path, fs, progress)
     if record.schema_problem is not None:
-        raise BackupDamagedError(path, (record.schema_problem,))
+        way = (
+            "no row and no file of it differs, so it can be restored, and rtstore upgrade makes "
+            "again what can be made again; or use another back-up"
+        )
+        raise BackupDamagedError(path, (record.schema_problem,), way)
     return record
 
 
@@ -66,10 +76,17 @@ def verify_bytes(path: Path, fs: FileSystem, progress: Progress | None) -> Backu
     except BackupDamagedError:
         raise
     except RuntimeStoreError as error:
+        if isinstance(error, NewerDatabaseError) and not problems and _is_as_kept(record):
+            raise  # sound, as far as this rtstore can tell
         problems.append(str(error))
     if problems:
         raise BackupDamagedError(path, tuple(problems))
     return record.model_copy(update={"schema_problem": schema_problem})
+
+
+def _is_as_kept(record: Backup) -> bool:
+    """Return whether the database is, page by page, the one that was backed up."""
+    return hash_of_pieces(copying.pages(record.path / DATABASE_NAME)) == record.database_hash
 
 
 def verify_database(path: Path) -> Backup:

@@ -105,6 +105,9 @@ class Facts(Record):
     now: Timestamp
     state: DatabaseState
     problem: str | None = None
+    dropped: tuple[str, ...] = ()
+    """Views, triggers and indexes that somebody dropped, when that is all that is wrong with the
+    database and they can be made again."""
     odd_file: Path | None = None
     """An entry next to the database with the name of its WAL that is not a regular file."""
     linked: tuple[Path, ...] = ()

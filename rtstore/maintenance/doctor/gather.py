@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +46,7 @@ from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
+from rtstore.maintenance.backup.verifying import problem_of_schema, problems_of_contents
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.hindrances import (
     ALWAYS_WRITTEN,
@@ -105,6 +107,7 @@ def examine(
         now=moment,
         state=state,
         problem=problem,
+        dropped=_dropped(path, problem) if state is DatabaseState.DAMAGED else (),
         odd_file=odd_file,
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
         has_store_files=bool(there or nameless),
@@ -184,6 +187,15 @@ def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
         if is_free:
             return None, processes.sql_writer(path)
     return lock.holder() or "an unknown process", None
+
+
+def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
+    """Return what can be made again of a database that lacks a part, and nothing else."""
+    with suppress(RuntimeStoreError):
+        if problem == problem_of_schema(path, REVISIONS[-1]) and not problems_of_contents(path):
+            missing = revisions.missing_parts(path)
+            return tuple(missing) if revisions.can_be_put_back(path, missing) else ()
+    return ()
 
 
 _READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)

@@ -194,6 +194,14 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
             return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
 
 
+def _put_back(facts: Facts) -> Suggestion:
+    way = Suggestion(
+        command=_run("upgrade", facts),
+        why="makes it again as it was; no row and no file is touched",
+    )
+    return _unless_hindered(facts, way)
+
+
 def _bring_back(facts: Facts) -> Suggestion:
     path = facts.directory / "runtime-store.sqlite3"
     *beside, database = facts.linked
@@ -241,8 +249,11 @@ def _without_control_file(facts: Facts) -> Suggestion:
 
 
 def _ways_out(facts: Facts) -> Iterator[Suggestion]:
-    """Suggest a restore and a rebuild: a back-up has the history, the files have the newest
-    state."""
+    """Suggest to make again what was dropped; else a restore and a rebuild: a back-up has the
+    history, the files have the newest state."""
+    if facts.dropped:
+        yield _put_back(facts)
+        return
     if facts.backup is not None:
         restored = facts.restored or Path(f"{facts.directory}-restored")
         restore = Suggestion(

@@ -1,0 +1,101 @@
+"""What somebody dropped of the schema with the `sqlite3` shell is made again by an upgrade."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rtstore import DATABASE_NAME, LockTimeoutError, upgrade_directory
+from rtstore.control.lock import WriterLock
+from tests.cli.commands import ready_team, run
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A runtime directory at rest."""
+    return ready_team(tmp_path)
+
+
+def _sql(directory: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw, raw:
+        for statement in statements:
+            raw.execute(statement)
+
+
+def _rows(directory: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw:
+        return raw.execute(sql).fetchall()
+
+
+SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
+BATCHES = "SELECT * FROM write_batches ORDER BY batch_number"
+
+
+def _ways(directory: Path) -> list[str | None]:
+    (database,) = [
+        item for item in run("doctor", directory, "--json").json()["findings"]
+        if item["check"] == "database"
+    ]  # fmt: skip
+    return [item["command"] for item in database["ways"]]
+
+
+def test_everything_that_is_dropped_is_made_again(directory: Path) -> None:
+    """As it was, in the order in which one needs the other; no row changes. Trying says it first,
+    and the advice of the doctor is that command alone."""
+    schema, batches = _rows(directory, SCHEMA), _rows(directory, BATCHES)
+    dropped = [
+        (kind, name)
+        for kind, name, _, sql in schema
+        if kind != "table" and sql is not None and name != "ix_runs_current"
+    ]
+    assert len(dropped) > 15
+    _sql(directory, *(f"DROP {kind} {name}" for kind, name in dropped))
+    assert _ways(directory) == [f"rtstore upgrade {directory}"]
+    expected = {f"{kind} {name}" for kind, name in dropped}
+    tried = upgrade_directory(directory, dry_run=True)
+    assert (set(tried.put_back), tried.changed) == (expected, False)
+    assert len(_rows(directory, SCHEMA)) == len(schema) - len(dropped)
+    done = upgrade_directory(directory)
+    assert (set(done.put_back), done.changed, done.backup) == (expected, True, None)
+    assert _rows(directory, SCHEMA) == schema
+    assert _rows(directory, BATCHES) == batches
+    assert _ways(directory) == []
+    assert upgrade_directory(directory).put_back == ()
+
+
+def test_the_command_says_what_it_made(directory: Path) -> None:
+    """And what it would make; a database that lacks nothing is left as it was."""
+    _sql(directory, "DROP VIEW run_log")
+    told = "again what somebody had dropped of the database: its view run_log. No row is touched"
+    assert run("upgrade", directory, "--dry-run").out.startswith(f"Would make {told}\n")
+    assert run("upgrade", directory).out.startswith(f"Made {told}\n")
+    assert "left as it was" in run("upgrade", directory).out
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        ["DROP INDEX ix_runs_current"],  # rows may contradict it by now
+        ["DROP VIEW run_log", "CREATE TABLE run_log (mine)"],
+        ["DROP VIEW run_log", "DROP TABLE database_upgrades"],
+    ],
+)
+def test_what_cannot_be_made_again_is_not_promised(directory: Path, spoil: list[str]) -> None:
+    """Then nothing is changed, and the doctor names the other ways out."""
+    _sql(directory, *spoil)
+    schema = _rows(directory, SCHEMA)
+    assert upgrade_directory(directory).put_back == ()
+    assert _rows(directory, SCHEMA) == schema
+    assert f"rtstore upgrade {directory}" not in _ways(directory)
+    assert any("rebuild" in (way or "") for way in _ways(directory))
+
+
+def test_nothing_is_made_beside_a_writer(directory: Path) -> None:
+    """It is a write like any other: under the writer lock."""
+    _sql(directory, "DROP VIEW run_log")
+    with WriterLock(directory).hold(), pytest.raises(LockTimeoutError):
+        upgrade_directory(directory, lock=WriterLock(directory, 0.01))
+    assert upgrade_directory(directory).put_back == ("view run_log",)
