@@ -601,6 +601,7 @@ class RuntimeStore:
             plan=plan,
             readiness=readiness,
             hindrances=self._hindrances(manifest_now),
+            edits=self.foreign_edits,
             diagnostic=diagnostic_only(self.descriptors),
             links=self._planner.links(plan, manifest_now),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from rtstore.model.decide import REFUSED
+from rtstore.model.edits import ForeignEdits
 from rtstore.model.records import (
     ActionKind,
     Hindrance,
@@ -31,6 +32,10 @@ _REBUILDS = (
     ActionKind.REBUILD_FROM_CANONICAL_DESTINATION,
     ActionKind.RERUN_CAPABILITY_DISCOVERY,
 )
+_OF_EDITS = {
+    ForeignEdits.ADOPT: "this store adopts it when the store is next read, changed or kept",
+    ForeignEdits.IGNORE: "for this store what is committed counts",
+}
 _FOR_THE_RUNTIME = (*_REBUILDS, ActionKind.BLOCK_READINESS)
 """What recovery does not do alone."""
 
@@ -47,6 +52,7 @@ def start_state(
     plan: RecoveryPlan,
     readiness: ReadinessCheck,
     hindrances: Sequence[Hindrance],
+    edits: ForeignEdits = ForeignEdits.RAISE,
     diagnostic: Collection[str] = (),
     links: Collection[str] = (),
 ) -> StartState:
@@ -54,7 +60,8 @@ def start_state(
 
     `run_id` is the run that is about to start, with its whole `identity` if that is known, and
     `known` its record. `last` is the active run, or the last one; `is_own` says whether it is of
-    the process that asks. `diagnostic` are the stores that stop no start, `links` those whose file
+    the process that asks. `edits` is what the store does about files that somebody edited.
+    `diagnostic` are the stores that stop no start, `links` those whose file
     is a symbolic link or behind one.
     """
     replacing = _to_replace(plan, manifest)
@@ -64,11 +71,12 @@ def start_state(
         if action.schema_name in replacing
         or (action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None)
     )
+    edited = [] if edits is ForeignEdits.RAISE else _edited(plan)
     wrong = [
         action
         for action in plan.actions
         if action.kind is not ActionKind.NONE
-        and action.schema_name not in unwritten
+        and action.schema_name not in (*unwritten, *edited)
         and not (action.schema_name in diagnostic and action.reason in REFUSED)
     ]
     kind, why = (
@@ -83,6 +91,8 @@ def start_state(
             f"; nothing is committed for {names}, and no batch wrote what is in the file: writing "
             "the store moves it to quarantine, adopting the store keeps it"
         )
+    if edited and kind not in (StartKind.REFUSE, StartKind.REPAIR):
+        why += f"; somebody edited the file of {', '.join(edited)}, and {_OF_EDITS[edits]}"
     return StartState(
         kind=kind,
         why=why,
@@ -92,6 +102,15 @@ def start_state(
         plan=plan,
         readiness=readiness,
     )
+
+
+def _edited(plan: RecoveryPlan) -> list[str]:
+    """Return the stores whose files somebody edited; a recovery would move the edits away."""
+    return [
+        action.schema_name
+        for action in plan.actions
+        if action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.HASH_MISMATCH
+    ]
 
 
 def _to_replace(plan: RecoveryPlan, manifest: Manifest) -> list[str]:

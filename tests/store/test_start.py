@@ -159,3 +159,25 @@ def test_a_file_without_a_batch(tmp_path: Path) -> None:
         assert store.start_state("run-1").why == start.why
         (store.directory / f"{MINE}.json").rename(tmp_path / "mine")
         assert store.start_state("run-1").kind is StartKind.NEW
+
+
+@pytest.mark.parametrize(("edits", "read"), [("adopt", 2), ("ignore", 1)])
+def test_an_edit_that_the_store_deals_with_itself(directory: Path, edits: str, read: int) -> None:
+    """A recovery would put it into quarantine before the store adopts it: none is asked for."""
+    path = directory / f"{MINE}.json"
+    path.write_text(path.read_text().replace('"n": 1', '"n": 2'))
+    with opened(directory) as store:
+        assert store.start_state("run-2").kind is StartKind.REPAIR
+    with RuntimeStore.open(
+        directory,
+        team_name="team-a",
+        descriptors=[Descriptor(MINE), Descriptor(OTHER)],
+        foreign_edits=edits,
+    ) as store:
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.TAKE_OVER
+        assert f"somebody edited the file of {MINE}" in start.why
+        store.begin_run("run-2", keep="all")
+        assert store.read(MINE).data == {"n": read}
+        assert len(store.quarantined_files()) == (edits == "ignore")
+        assert store.start_state("run-2").why == "run run-2 is active: resume it"
