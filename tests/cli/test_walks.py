@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from rtstore import DATABASE_NAME, CorruptDatabaseError, RuntimeStore
+from rtstore import (
+    DATABASE_NAME,
+    CorruptDatabaseError,
+    RuntimeStore,
+    RuntimeStoreError,
+    StartKind,
+)
 from rtstore.cli.demo.writer import TEAM
 from rtstore.cli.exits import ExitCode
 from rtstore.shell import shell_command
@@ -31,6 +37,30 @@ def test_advice_comes_to_an_end(tmp_path: Path, trouble: str, choice: str) -> No
     again: in the end the runtime may start, or somebody is named who must act."""
     (tmp_path / "a team's").mkdir()
     walk(WALKED[trouble](tmp_path / "a team's"), choose=CHOICES[choice])
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("trouble", WALKED)
+def test_a_start_comes_to_an_end(tmp_path: Path, trouble: str) -> None:
+    """A runtime that recovers as its start says is not told so again: it begins its run, is refused
+    with a reason, or needs its rebuilders."""
+    directory = WALKED[trouble](tmp_path)
+    try:
+        store = RuntimeStore.open(directory)
+    except RuntimeStoreError:
+        return
+    with store:
+        start = store.start_state("run-new")
+        if start.kind is StartKind.REPAIR:
+            store.recover(start.plan)
+            start = store.start_state("run-new")
+        if start.kind is StartKind.REPAIR:
+            assert start.why.startswith("recover with a rebuilder of the runtime: ")
+        elif start.kind is StartKind.REFUSE:
+            assert "recover" not in start.why
+        else:
+            store.begin_run("run-new", keep="all", supersede=True)
+            assert store.start_state("run-new").kind is StartKind.RESUME
 
 
 ODD_NAMES = (
