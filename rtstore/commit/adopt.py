@@ -123,7 +123,7 @@ def draft_of_file(
     """Return the draft of a batch that holds a store file byte for byte. Raises as
     `read_for_adoption`, and as `validate` for the file's data."""
     content = read_for_adoption(publisher.directory, descriptor, entry, publisher.fs)
-    write = StoreWrite(descriptor=descriptor, data=decode(content).data)
+    write = StoreWrite(descriptor=descriptor, data=decode(content).data, stays=True)
     request = BatchRequest(
         team_name=team_name, identity=identity, reason=reason, writes=(write,), fenced=fenced
     )

@@ -191,7 +191,7 @@ def _kept_write(descriptor: Descriptor, content: bytes) -> StoreWrite:
     """Return a kept store as it is. Raises `DataRefusedError` when it does not pass its model."""
     data = current_data(descriptor, content)
     data_for(descriptor, data, descriptor.schema_version)
-    return StoreWrite(descriptor=descriptor, data=data)
+    return StoreWrite(descriptor=descriptor, data=data, stays=True)
 
 
 def _as_it_is(descriptor: Descriptor, content_of: Mapping[str, bytes]) -> EncodedStore | None:

@@ -20,7 +20,7 @@ from rtstore.model.differences import is_same_json
 from rtstore.model.envelope import decode_own, encode
 from rtstore.model.records import DELETED, RunIdentity
 from rtstore.model.request import BatchRequest, store_write
-from rtstore.model.typed import StoreData, check_kind, data_for
+from rtstore.model.typed import StoreData, check_kind, data_for, is_unchanged
 
 _ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """Data is encoded with it to be compared."""
@@ -88,8 +88,14 @@ class _Committed(NamedTuple):
     def is_same(self, data: Any) -> bool:
         """Return whether data would be stored as what is committed, or as what the function was
         given. (A model may dump that otherwise.) Raises `InvalidRequestError` for data that may not
-        be written."""
-        stored, before = self._as_stored(data), self.data()
+        be written, unless it is what the function was given: that stays."""
+        before = self.data()
+        try:
+            stored = self._as_stored(data)
+        except InvalidRequestError:
+            if self.content is not None and is_unchanged(self.data_as_given(), data):
+                return True
+            raise
         if is_same_json(stored, before):
             return True
         if before is None or self.descriptor.payload is None:
@@ -211,7 +217,12 @@ def _refuse_change_in_place(item: _Committed, given: StoreData) -> None:
 
 def _is_untouched(item: _Committed, data: Any) -> bool:
     before = item.data_as_given()
-    return is_same_json(*(_as_json(value, item) for value in (before, data)))
+    try:
+        return is_same_json(*(_as_json(value, item) for value in (before, data)))
+    except InvalidRequestError:
+        if is_unchanged(before, data):
+            return True
+        raise
 
 
 def _as_json(data: Any, item: _Committed) -> Any:

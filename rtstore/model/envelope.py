@@ -127,7 +127,12 @@ def hash_of_pieces(pieces: Iterable[bytes]) -> str:
 
 
 def encode(
-    *, schema_version: int, data: object, store: str, payload: type[BaseModel] | None = None
+    *,
+    schema_version: int,
+    data: object,
+    store: str,
+    payload: type[BaseModel] | None = None,
+    may_mask: bool = False,
 ) -> EncodedStore:
     """Check data and encode it as a store file without its time.
 
@@ -137,15 +142,18 @@ def encode(
     payload model refuses it, or when it is an object of another model. With a model, what the model
     dumps is written: `"3"` for a number as 3, and unknown keys where the model keeps them. Without
     one, or with a `PartialModel`, the data itself is: unknown keys and their order stay.
+
+    A secret that pydantic would write as asterisks is refused, too; not with `may_mask`, where the
+    data is only checked, or compared, and what came of it is not stored.
     """
     if isinstance(data, BaseModel):
         if payload is not None:
             refuse_other_model(data, store, payload, "data")
-        data = json_data.dump(data, store, warnings=payload is None)
+        data = json_data.dump(data, store, warnings=payload is None, may_mask=may_mask)
     refuse_too_large(_least_size(data), store)
     plain = _plain(data, store)
     if payload is not None:
-        plain = _normalised(plain, store, payload)
+        plain = _normalised(plain, store, payload, may_mask=may_mask)
     document = {"schemaVersion": schema_version, "updatedAt": _TIME_PLACEHOLDER, "data": plain}
     try:
         encoded = pydantic_core.to_json(document, indent=2)
@@ -209,13 +217,13 @@ def _plain(data: object, store: str) -> object:
             raise InvalidRequestError(*problem, store=store) from None
 
 
-def _normalised(plain: object, store: str, payload: type[BaseModel]) -> object:
+def _normalised(plain: object, store: str, payload: type[BaseModel], *, may_mask: bool) -> object:
     """Return JSON data as its model dumps it. Raises `InvalidRequestError` when the model refuses
     the data, or what it dumped itself: that could not be read back."""
     model = _accepted(plain, store, payload)
     if issubclass(payload, PartialModel):
         return plain
-    dumped = _plain(json_data.dump(model, store), store)
+    dumped = _plain(json_data.dump(model, store, may_mask=may_mask), store)
     if dumped != plain:
         try:
             _accepted(dumped, store, payload)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of, says_of_data
@@ -17,15 +17,24 @@ DEPTH_MAX = 253
 """How deep lists and objects may be in each other: pydantic goes no deeper, with the envelope."""
 _JSON_TYPES = (str, int, float, dict, list, type(None))
 _FINITE = "must be a finite number, not {}: JSON has none such"
+_SECRETS = (SecretStr, SecretBytes, Secret)
+_MASK = "**********"
+"""Pydantic writes it in place of a secret, unless the class of that shows another text."""
+_MASKED = (
+    "a secret would be lost: pydantic writes asterisks in its place. Give the field a serializer "
+    "that writes its value (field_serializer), or keep the secret elsewhere"
+)
+_MASKED_KEY = f"a key is a secret: {_MASKED}"
 
 
-def dump(model: BaseModel, store: str, *, warnings: bool = True) -> object:
+def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool = False) -> object:
     """Return a model as JSON data, by its own rules.
 
     Where the type of a field is open (`Any`, extra fields), pydantic writes NaN and infinity as
-    null; and of the keys 1 and "1" it keeps one. Raises `InvalidRequestError`, naming the place,
-    for a number or a key that would be lost so. Without `warnings`, pydantic does not warn of a
-    field that has another type than its own: whoever calls checks that.
+    null; of the keys 1 and "1" it keeps one; and it writes asterisks in place of a secret. Raises
+    `InvalidRequestError`, naming the place, for a number, a key or a secret that would be lost so.
+    With `may_mask` secrets may be: what is dumped is not stored. Without `warnings`, pydantic does
+    not warn of a field that has another type than its own: whoever calls checks that.
     """
     as_json = partial(model.model_dump, mode="json", by_alias=True, warnings=warnings)
     as_held = partial(model.model_dump, by_alias=True, warnings=False)
@@ -44,8 +53,8 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True) -> object:
             problem = f"{type(model).__name__} cannot be made of its JSON again"
             raise InvalidRequestError("data", problem, store=store) from None
         return dumped
-    if not _are_equal(held, dumped):
-        loss = next(_losses(held, dumped), None)
+    if not are_equal(held, dumped):
+        loss = next(_losses(held, dumped, may_mask=may_mask), None)
         if loss is not None:
             raise InvalidRequestError(*loss, store=store)
     return dumped
@@ -61,42 +70,90 @@ def _is_made_of_its_json(model: BaseModel) -> bool:
         if not fails_again(make):
             raise origin_of(error) from None
         return False
-    return _are_equal(again, model)
+    return are_equal(again, model)
 
 
-def _are_equal(held: object, dumped: object) -> bool:
+def are_equal(held: object, other: object) -> bool:
+    """Return whether two objects of the caller's say that they are equal. Never raises."""
     try:
-        return bool(held == dumped)
+        return bool(held == other)
     except Exception:  # noqa: BLE001 - of the caller's objects; whoever looks closer decides
         return False
 
 
-def _losses(held: object, dumped: object) -> Iterator[tuple[str, str]]:
+def _losses(held: object, dumped: object, *, may_mask: bool) -> Iterator[tuple[str, str]]:
     """Yield the places of values that a model has and its JSON lacks, each with the problem."""
     pending: list[tuple[str, Any, Any]] = [("data", held, dumped)]
     while pending:
         place, value, written = pending.pop()
-        if _is_not_finite(value):
-            if written is None:
-                yield place, _FINITE.format(value)
-        elif isinstance(value, dict) and isinstance(written, dict):
-            if len(written) < len(value) and not all(isinstance(key, str) for key in value):
-                yield place, f"of {len(value)} keys two or more are the same text in JSON"
-            elif len(written) == len(value):
-                pairs = zip(value.values(), written.items(), strict=True)
-                pending += [(f"{place}.{key}", item, other) for item, (key, other) in pairs]
-            else:
-                pending += [
-                    (f"{place}.{key}", item, written[key])
-                    for key, item in value.items()
-                    if key in written
-                ]
-        elif isinstance(value, (set, frozenset)):  # a copy: its order may be another one
-            if isinstance(written, list) and None in written and None not in value:
-                yield place, _FINITE.format(next(filter(_is_not_finite, value), "what is in it"))
-        elif isinstance(written, list) and isinstance(value, (list, tuple, deque)):
-            items = enumerate(zip(value, written, strict=False))
-            pending += [(f"{place}[{index}]", *both) for index, both in items]
+        problem = _loss(value, written) or (None if may_mask else _masked(value, written))
+        if problem is not None:
+            yield place, problem
+        pending += _inside(place, value, written)
+
+
+def _loss(value: Any, written: Any) -> str | None:
+    """Return why a number or a key is lost, in what is dumped of a value; None where none is."""
+    if _is_not_finite(value):
+        return _FINITE.format(value) if written is None else None
+    are_objects = isinstance(value, dict) and isinstance(written, dict)
+    if are_objects and len(written) < len(value) and not all(isinstance(k, str) for k in value):
+        return f"of {len(value)} keys two or more are the same text in JSON"
+    is_set = isinstance(value, (set, frozenset)) and isinstance(written, list)
+    if is_set and None in written and None not in value:  # a copy: its order may be another one
+        return _FINITE.format(next(filter(_is_not_finite, value), "what is in it"))
+    return None
+
+
+def _masked(value: Any, written: Any) -> str | None:
+    """Return why a secret is lost, in what is dumped of a value; None where none is."""
+    if isinstance(value, _SECRETS):
+        return _MASKED if _is_mask(written, value) else None
+    if isinstance(value, (set, frozenset)):
+        texts = {text for text in _leaves(written) if isinstance(text, str)}
+        secrets = [item for item in _leaves(value) if isinstance(item, _SECRETS)]
+        masks = ((text, item) for item in secrets for text in {_MASK, str(item)} & texts)
+        return _MASKED if any(_is_mask(*mask) for mask in masks) else None
+    if isinstance(value, dict) and isinstance(written, dict) and len(value) == len(written):
+        pairs = zip(value, written, strict=True)
+        keys = (_is_mask(text, key) for key, text in pairs if isinstance(key, _SECRETS))
+        return _MASKED_KEY if any(keys) else None
+    return None
+
+
+def _is_mask(written: object, secret: Any) -> bool:
+    """Return whether a secret was written as it is shown, and its value is another text."""
+    if written not in (_MASK, str(secret)):
+        return False
+    value = secret.get_secret_value()
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return bool(written != text)
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """Yield what is in nested sets, tuples and lists, and is none of them."""
+    pending = [value]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, (set, frozenset, tuple, list)):
+            pending += found
+        else:
+            yield found
+
+
+def _inside(place: str, value: Any, written: Any) -> list[tuple[str, Any, Any]]:
+    """Return what is in a list or an object, each with its place, and as it was dumped."""
+    if isinstance(value, dict) and isinstance(written, dict):
+        if len(written) == len(value):
+            pairs = zip(value.values(), written.items(), strict=True)
+            return [(f"{place}.{key}", item, other) for item, (key, other) in pairs]
+        return [
+            (f"{place}.{key}", item, written[key]) for key, item in value.items() if key in written
+        ]
+    if isinstance(written, list) and isinstance(value, (list, tuple, deque)):
+        items = enumerate(zip(value, written, strict=False))
+        return [(f"{place}[{index}]", *both) for index, both in items]
+    return []
 
 
 def _is_not_finite(value: object) -> bool:

@@ -27,6 +27,8 @@ class StoreWrite(Record):
     data: Any
     deletes: bool = False
     """Whether the store is deleted; then there is no data."""
+    stays: bool = False
+    """Whether bytes that are there already are its content: then the data is checked only."""
 
 
 class BatchRequest(Record):
@@ -124,7 +126,11 @@ def store_write(descriptor: Descriptor, data: Any) -> StoreWrite:
     is given for a store in another way is data in any case, and `DELETED` is none.)"""
     deletes = data is DELETED
     return construct_unchecked(
-        StoreWrite, descriptor=descriptor, data=None if deletes else data, deletes=deletes
+        StoreWrite,
+        descriptor=descriptor,
+        data=None if deletes else data,
+        deletes=deletes,
+        stays=False,
     )
 
 
