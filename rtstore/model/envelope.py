@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -59,6 +59,7 @@ _LONG_NUMBER = b"0" * (_DIGITS_MAX + 1)
 CONTENT_BYTES_MAX = 999_900_000
 """The largest content: a row of SQLite holds 1,000,000,000 bytes; the rest of it needs some."""
 _CONTAINERS_LOOKED_AT = 8
+_NAMES_SHOWN = 5
 
 
 class Envelope(NamedTuple):
@@ -167,10 +168,37 @@ def encode(
 
 
 def refuse_other_model(data: object, store: str, payload: type[BaseModel], field: str) -> None:
-    """Raise `InvalidRequestError` for data that is no object of the payload model."""
+    """Raise `InvalidRequestError` for data that is no object of the payload model, and for an
+    object of a subclass with fields that the payload model would drop."""
     if not isinstance(data, payload):
         problem = f"must be a {payload.__name__}, not {shown(data)}"
         raise InvalidRequestError(field, problem, store=store)
+    lost = () if type(data) is payload else _dropped(data, payload)
+    if lost:
+        problem = (
+            f"must be a {payload.__name__} itself: its subclass {type(data).__name__} has fields "
+            f"that {payload.__name__} lacks, and that would not be stored: {_some(lost)}"
+        )
+        raise InvalidRequestError(field, problem, store=store)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names in words, and of many only how many more there are."""
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _dropped(data: BaseModel, payload: type[BaseModel]) -> list[str]:
+    """Return the fields of an object of a subclass that are written, and that the payload model
+    drops or refuses."""
+    if issubclass(payload, PartialModel) or payload.model_config.get("extra") == "allow":
+        return []
+    added = [
+        name
+        for name, field in type(data).model_fields.items()
+        if name not in payload.model_fields and not field.exclude
+    ]
+    return added + list(data.__pydantic_extra__ or ())
 
 
 def _least_size(data: object) -> int:

@@ -320,6 +320,38 @@ def test_an_object_of_a_subclass_is_one_of_the_model(store: RuntimeStore) -> Non
         assert on_disk(store, PART) == {"n": 1, "name": "a"}
 
 
+class Named(Roster):
+    """One field more than the model of the store."""
+
+    name: str = "a"
+    secret: str = Field("", exclude=True)
+
+
+class Open2(Roster):
+    """Keeps any other field, which the model of the store does not."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Behaving(Roster):
+    """Adds no field that is written."""
+
+    hidden: str = Field("", exclude=True)
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.members)
+
+
+def test_an_object_of_a_subclass_that_adds_no_field(store: RuntimeStore) -> None:
+    """It is written as the model is."""
+    for key in (ROSTER, "team.roster"):
+        write(store, key, Behaving(members=[Member(name="a")]))
+        assert store.read(ROSTER).data == Roster(members=[Member(name="a")])
+    write(store, ROSTER, Open2())
+
+
 def test_objects_on_a_loop(store: RuntimeStore) -> None:
     """The same, awaited."""
 
@@ -373,6 +405,26 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
     "a rebuilder's object of another model": (
         lambda s: s.begin_run("run-2", rebuilders={ROSTER: lambda _: Part()}),
         "data (team.roster): must be a Roster, not Part(n=0)",
+    ),
+    "an object of a subclass with another field": (
+        lambda s: write(s, ROSTER, Named()),
+        "subclass Named has fields that Roster lacks, and that would not be stored: name",
+    ),
+    "an object of a subclass, by name": (
+        lambda s: write(s, "team.roster", Named()),
+        "data (team.roster): must be a Roster itself: its subclass Named has fields",
+    ),
+    "an object of a subclass with more": (
+        lambda s: write(s, ROSTER, Open2.model_validate({"other": 1})),
+        "would not be stored: other",
+    ),
+    "a change to an object of a subclass": (
+        _update(ROSTER, lambda _: Named()),
+        "change (team.roster): must be a Roster itself",
+    ),
+    "a change of several to an object of a subclass": (
+        _update([ROSTER], lambda _: {ROSTER: Named()}),
+        "change (team.roster): must be a Roster itself",
     ),
     "a dump that is no JSON": (
         lambda s: write(s, ANY, Anything(value=object())),
