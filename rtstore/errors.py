@@ -497,16 +497,52 @@ class ContentMissingError(RecoveryNeededError):
 
 class DataRefusedError(RecoveryNeededError):
     """Committed data does not pass the payload model of the descriptor that it was asked for with:
-    it was written under another model, or without one."""
+    it was written under another model, without one, or is of another schema version."""
 
-    def __init__(self, store: str, model: str, problem: str) -> None:
+    def __init__(
+        self,
+        store: str,
+        model: str,
+        problem: str,
+        *,
+        found_version: int,
+        wanted_version: int,
+        earlier_batch_id: str | None = None,
+    ) -> None:
         self.store = store
         self.model = model
         self.problem = problem
+        self.found_version = found_version
+        """The schema version of the data."""
+        self.wanted_version = wanted_version
+        """That of the descriptor."""
+        self.earlier_batch_id = earlier_batch_id
+        """The batch that wrote the data, where it is not what is committed now; else None."""
+        what = "the committed data"
+        if earlier_batch_id is not None:
+            what = f"what batch {earlier_batch_id} wrote"
         super().__init__(
-            f"store {store}: the committed data does not pass {model}: {problem}. Nothing was "
-            f"changed. By its name, {store!r}, it can be read and updated as plain JSON; what "
-            f"passes {model} can be written over it."
+            f"store {store}: {what} does not pass {model}: {problem}. Nothing was changed. "
+            f"By its name, {store!r}, it can be read {self._way()}."
+        )
+
+    def _way(self) -> str:
+        found, wanted, model = self.found_version, self.wanted_version, self.model
+        functions = f"the functions of the descriptor (upgrades={{{found}: ...}})"
+        if self.earlier_batch_id is not None:
+            if found >= wanted:
+                return "as plain JSON"
+            return f"as plain JSON; revert brings it to version {wanted} with {functions}"
+        if found > wanted:
+            return "as plain JSON; only a program that knows its version can change it"
+        if found < wanted:
+            return (
+                f"as plain JSON. Opening the directory for writing brings it to version {wanted} "
+                f"with {functions}, but with upgrade=False or recover=False it does not"
+            )
+        return (
+            f"and updated as plain JSON; what passes {model} can be written over it, unless a "
+            "newer program wrote the file"
         )
 
 
@@ -562,17 +598,30 @@ class StaleRunError(StopError):
 
 
 class NewerStoreFileError(StopError):
-    """A store file was written by a newer program. It is never overwritten."""
+    """A store file was written, or the store was committed, by a newer program. It is never
+    overwritten."""
 
-    def __init__(self, store: str, path: Path, found: int, supported: int) -> None:
+    def __init__(
+        self, store: str, path: Path, found: int, supported: int, *, is_committed: bool = False
+    ) -> None:
         self.store = store
         self.path = path
         self.found_version = found
         self.supported_version = supported
-        super().__init__(
-            f"{path} (store {store}) has schema version {found}, this program knows {supported}. "
-            "It is left as it is: use the newer program, or move the file away."
-        )
+        self.is_committed = is_committed
+        """Whether it is what is committed that is newer: whatever becomes of the file."""
+        if is_committed:
+            message = (
+                f"what is committed of store {store} has schema version {found}, this program "
+                f"knows {supported}. It is never replaced by an older version: use the newer "
+                "program, or restore a back-up that was made before (rtstore guide backups)."
+            )
+        else:
+            message = (
+                f"{path} (store {store}) has schema version {found}, this program knows "
+                f"{supported}. It is left as it is: use the newer program, or move the file away."
+            )
+        super().__init__(message)
 
 
 class NewerDatabaseError(StopError):

@@ -633,12 +633,14 @@ class RuntimeStore:
 
         With `at`, return what the store held at that point: a batch (its id, or its high
         watermark) or a time. The file is not read. Raises `InvalidRequestError` when that point is
-        not on record, or not any more: see `retention`.
+        not on record, or not any more: see `retention`. Data of an older schema version is not
+        upgraded, as `revert` does it: by name it is plain JSON of that version, by descriptor
+        `DataRefusedError` is raised.
         """
         descriptor = self.descriptors.get(store)
         if at is not None:
-            content_then = self._content_at(descriptor.schema_name, checked_point(at))
-            return content_for(store, content_then)
+            then, is_current = self._content_at(descriptor.schema_name, checked_point(at))
+            return content_for(store, then, is_current=is_current)
         content = self._with_edits(partial(self._reader.read, descriptor, verify=verify))
         if content is None:
             self._refuse_unwritten(descriptor.schema_name)
@@ -1009,17 +1011,20 @@ class RuntimeStore:
         )
         return self._writer.write_batch(request, expected_high_watermark=head.high_watermark)
 
-    def _content_at(self, name: str, at: At) -> StoreContent:
-        def query(connection: Connection) -> StoreContent:
+    def _content_at(self, name: str, at: At) -> tuple[StoreContent, bool]:
+        """Return what a store held at a point in time, and whether that is what is committed."""
+
+        def query(connection: Connection) -> tuple[StoreContent, bool]:
             version, content = load_version(connection, name, at)
             envelope = decode(content)
-            return StoreContent(
+            found = StoreContent(
                 schema_name=name,
                 schema_version=envelope.schema_version,
                 data=envelope.data,
                 updated_at=version.written_at,
                 **version.model_dump(include=CONTENT_FIELDS),
             )
+            return found, version.is_current
 
         return self.database.read(query)
 

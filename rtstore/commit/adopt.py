@@ -139,6 +139,7 @@ def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory:
             store_path(directory, entry.relative_path),
             entry.schema_version,
             descriptor.schema_version,
+            is_committed=True,
         )
 
 

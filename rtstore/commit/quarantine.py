@@ -179,7 +179,7 @@ class QuarantineKeeper:
     ) -> bool:
         if entry is not None and entry.content_hash == found_hash:
             return False
-        _refuse_newer(file, path, found)
+        _refuse_newer(file, path, found, entry)
         return not self._database.read(
             lambda connection: contents.holds(connection, found, found_hash, file.schema_name)
         )
@@ -279,10 +279,12 @@ class QuarantineKeeper:
         return moved
 
 
-def _refuse_newer(file: StoreFile, path: Path, found: bytes) -> None:
+def _refuse_newer(file: StoreFile, path: Path, found: bytes, entry: CommittedFile | None) -> None:
     try:
         version = decode(found).schema_version
     except EnvelopeError:
         return
-    if file.schema_version is not None and version > file.schema_version:
-        raise NewerStoreFileError(file.schema_name, path, version, file.schema_version)
+    known = file.schema_version
+    if known is not None and version > known:
+        is_committed = entry is not None and entry.schema_version > known
+        raise NewerStoreFileError(file.schema_name, path, version, known, is_committed=is_committed)

@@ -143,9 +143,10 @@ class Snapshot(Record):
         return content
 
 
-def content_for(store: StoreKey, content: StoreContent) -> StoreContent:
+def content_for(store: StoreKey, content: StoreContent, *, is_current: bool = True) -> StoreContent:
     """Return a content with its data as its caller asked for the store: see `data_for`."""
-    data = data_for(store, content.data, content.schema_version)
+    earlier = None if is_current else content.batch_id
+    data = data_for(store, content.data, content.schema_version, earlier_batch_id=earlier)
     return content if data is content.data else content.model_copy(update={"data": data})
 
 

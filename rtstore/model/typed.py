@@ -49,18 +49,27 @@ class StoreData(dict[Any, Any]):
             """Return the data of a store, or None when nothing is committed for it."""
 
 
-def data_for(store: StoreKey, data: Any, schema_version: int) -> Any:
+def data_for(
+    store: StoreKey, data: Any, schema_version: int, *, earlier_batch_id: str | None = None
+) -> Any:
     """Return committed data as its caller asked for it: by name as plain JSON, by a descriptor as
-    an object of its model. Raises `DataRefusedError`."""
+    an object of its model. `earlier_batch_id` is the batch of a version that is not the current
+    one. Raises `DataRefusedError`."""
     if not isinstance(store, Descriptor) or store.payload is None:
         return data
-    name, model = store.schema_name, store.payload.__name__
-    if schema_version != store.schema_version:
-        problem = f"it is of schema version {schema_version}, and not of {store.schema_version}"
-        raise DataRefusedError(name, model, problem)
-    found = as_payload(data, store.payload)
+    wanted = store.schema_version
+    found = f"it is of schema version {schema_version}, and not of {wanted}"
+    if schema_version == wanted:
+        found = as_payload(data, store.payload)
     if isinstance(found, str):
-        raise DataRefusedError(name, model, found)
+        raise DataRefusedError(
+            store.schema_name,
+            store.payload.__name__,
+            found,
+            found_version=schema_version,
+            wanted_version=wanted,
+            earlier_batch_id=earlier_batch_id,
+        )
     return found
 
 

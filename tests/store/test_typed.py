@@ -538,14 +538,102 @@ def test_committed_data_that_the_model_refuses(tmp_path: Path) -> None:
                 call()
             assert (refused.value.store, refused.value.model) == ("team.roster", "Roster")
             assert refused.value.problem == "data.members[0].name: Field required"
+            assert str(refused.value).endswith(
+                "By its name, 'team.roster', it can be read and updated as plain JSON; what passes "
+                "Roster can be written over it, unless a newer program wrote the file."
+            )
         assert store.read("team.roster").data == {"members": [{"steps": 1}]}
         assert store.snapshot().data("team.roster") == {"members": [{"steps": 1}]}
+        store.update(
+            "team.roster",
+            lambda data: {"members": [{"name": "a", **data["members"][0]}]},
+            identity=IDENTITY,
+            reason="test",
+        )
+        assert store.read(ROSTER).data.members == [Member(name="a", steps=1)]
         write(store, ROSTER, Roster())
         assert store.read(ROSTER).data == Roster()
         newer = ROSTER.model_copy(update={"schema_version": 2})
         taken: Snapshot = store.snapshot()
         with pytest.raises(DataRefusedError, match="is of schema version 1, and not of 2"):
             taken.get(newer)
+
+
+class Renamed(BaseModel):
+    """What became of `Roster`."""
+
+    names: list[str]
+
+
+def _names(data: Any) -> Any:
+    return {"names": [member["name"] for member in data["members"]]}
+
+
+RENAMED = Descriptor("team.roster", payload=Renamed, schema_version=2, upgrades={1: _names})
+
+
+def refusal(call: Callable[[], object]) -> DataRefusedError:
+    """How it is refused."""
+    with pytest.raises(DataRefusedError) as refused:
+        call()
+    return refused.value
+
+
+def test_an_earlier_version_of_an_older_schema(tmp_path: Path) -> None:
+    """Nothing needs a recovery, and history is not updated: by name it is plain JSON, and `revert`
+    brings it up. The version before it, of a model that was not accepted, is plain JSON."""
+    with open_store(tmp_path / "runtime", descriptors=[ROSTER]) as store:
+        write(store, ROSTER, Roster(members=[Member(name="a")]))
+    with RuntimeStore.open(tmp_path / "runtime", descriptors=[RENAMED]) as store:
+        error = refusal(lambda: store.read(RENAMED, at=1))
+        first = store.batches()[0].batch_id
+        assert str(error) == (
+            f"store team.roster: what batch {first} wrote does not pass Renamed: it is of schema "
+            "version 1, and not of 2. Nothing was changed. By its name, 'team.roster', it can be "
+            "read as plain JSON; revert brings it to version 2 with the functions of the "
+            "descriptor (upgrades={1: ...})."
+        )
+        facts = (error.found_version, error.wanted_version, error.earlier_batch_id)
+        assert facts == (1, 2, first)
+        assert store.read("team.roster", at=1).data == {"members": [{"name": "a", "steps": 0}]}
+        write(store, RENAMED, Renamed(names=["b"]))
+        store.revert(RENAMED, to=1)
+        assert store.read(RENAMED).data == Renamed(names=["a"])
+        assert store.read(RENAMED, at=4).data == Renamed(names=["a"])
+    changed = RENAMED.model_copy(update={"payload": Roster})
+    with RuntimeStore.open(tmp_path / "runtime", descriptors=[changed]) as store:
+        write(store, changed, Roster())
+        strict = ROSTER.model_copy(update={"payload": Strict, "schema_version": 2})
+    with RuntimeStore.open(tmp_path / "runtime", descriptors=[strict]) as store:
+        error = refusal(lambda: store.read(strict, at=2))
+        assert error.earlier_batch_id is not None
+        assert str(error).endswith(
+            "Nothing was changed. By its name, 'team.roster', it can be read as plain JSON."
+        )
+
+
+def test_committed_data_of_another_schema_version(tmp_path: Path) -> None:
+    """Newer data can only be read, by name; older data comes up when the directory is opened for
+    writing. What the message says is true."""
+    with open_store(tmp_path / "runtime", descriptors=[ROSTER]) as older:
+        write(older, ROSTER, Roster(members=[Member(name="a")]))
+        with RuntimeStore.open(tmp_path / "runtime", descriptors=[RENAMED], upgrade=False) as newer:
+            error = refusal(lambda: newer.read(RENAMED))
+            assert str(error).endswith(
+                "By its name, 'team.roster', it can be read as plain JSON. Opening the directory "
+                "for writing brings it to version 2 with the functions of the descriptor "
+                "(upgrades={1: ...}), but with upgrade=False or recover=False it does not."
+            )
+            assert newer.read("team.roster").data["members"]
+        with RuntimeStore.open(tmp_path / "runtime", descriptors=[RENAMED]) as newer:
+            assert newer.read(RENAMED).data == Renamed(names=["a"])
+        error = refusal(lambda: older.read(ROSTER))
+        assert (error.found_version, error.wanted_version, error.earlier_batch_id) == (2, 1, None)
+        assert str(error).endswith(
+            "By its name, 'team.roster', it can be read as plain JSON; only a program that knows "
+            "its version can change it."
+        )
+        assert older.read("team.roster").data == {"names": ["a"]}
 
 
 class Interrupted(BaseModel):

@@ -22,6 +22,7 @@ from rtstore import (
     RuntimeStore,
     RuntimeStoreError,
     StoreFileChangedError,
+    restore_backup,
     upgrade_directory,
 )
 from rtstore.control.schema import REVISIONS
@@ -314,14 +315,36 @@ def test_killed_anywhere() -> None:
 def test_an_older_runtime_never_overwrites_newer_data(directory: Path) -> None:
     """A runtime of version 1 that comes back finds data of version 3: it may write neither over it
     nor read-modify-write it; other stores it may."""
+    with open_it(directory, 1) as store:
+        store.back_up(directory.parent / "back-up")
     open_it(directory, 3).close()
     before = files_picture(directory)
     with open_it(directory, 1) as store:
-        with pytest.raises(NewerStoreFileError, match="schema version 3, this program knows 1"):
+        with pytest.raises(
+            NewerStoreFileError, match="schema version 3, this program knows 1"
+        ) as caught:
             write(store, A, {"value": 9})
+        assert caught.value.is_committed
+        assert "move the file away" not in str(caught.value)
         with pytest.raises(NewerStoreFileError):
             store.update(A, lambda data: data, identity=IDENTITY, reason="delivery_commit")
         assert files_picture(directory) == before
         assert write(store, C, {"value": 9})
     with open_it(directory, 3) as store:
         assert store.read(A).data == {"values": [1], "count": 1}
+    restore_backup(directory.parent / "back-up", directory.parent / "restored")
+    with open_it(directory.parent / "restored", 1) as store:  # as the message says
+        assert write(store, A, {"value": 9})
+
+
+def test_the_newer_file_of_an_older_store(directory: Path) -> None:
+    """A newer program wrote the file, and what is committed is older: it is left as it is, and once
+    it is moved away, as the message says, the store can be written."""
+    newer = json.dumps({"schemaVersion": 9, "updatedAt": "2026-04-21T12:00:00.000Z", "data": {}})
+    (directory / "a.json").write_text(newer)
+    with open_it(directory, 1) as store:
+        with pytest.raises(NewerStoreFileError, match="or move the file away") as caught:
+            write(store, A, {"value": 9})
+        assert not caught.value.is_committed
+        (directory / "a.json").rename(directory.parent / "aside.json")
+        assert write(store, A, {"value": 9})
