@@ -158,19 +158,62 @@ class ReadOnlyStoreError(CallError):
         )
 
 
-class DataUpgradeError(CallError):
-    """Store data has an older schema version and cannot be upgraded. Nothing was changed."""
+class UpgradeProblem(StrEnum):
+    """Why store data was not upgraded."""
 
-    def __init__(self, store: str, found: int, wanted: int, problem: str) -> None:
+    NO_STEP = "no_step"
+    """The descriptor has no function for a step."""
+    STEP_FAILED = "step_failed"
+    """A function raised, or gave nothing, or something that may not be written."""
+    NOT_OPENED_FOR_IT = "not_opened_for_it"
+    """Older data was not upgraded when the store was opened, or is there since."""
+    NEWER = "newer"
+    """The data is of a newer version: no function leads back."""
+    UNREADABLE = "unreadable"
+    """It is no envelope, so its version is unknown."""
+
+
+class DataUpgradeError(CallError):
+    """Store data has another schema version and cannot be upgraded. Nothing was changed."""
+
+    def __init__(
+        self,
+        store: str,
+        found: int,
+        wanted: int,
+        problem: str,
+        *,
+        kind: UpgradeProblem,
+        step: int | None = None,
+        is_history: bool = False,
+    ) -> None:
         self.store = store
         self.found_version = found
         self.wanted_version = wanted
         self.problem = problem
+        self.kind = kind
+        self.step = step
+        """The version from which the step leads that is missing or failed; None for no step."""
+        self.is_history = is_history
+        """Whether it is an earlier version of the store, and was to be written again."""
         super().__init__(
             f"the data of store {store} cannot be brought from schema version {found} to {wanted}: "
-            f"{problem}. Nothing was changed: open it with descriptors that have "
-            f"upgrades={{{found}: ...}}, or with upgrade=False to look at it as it is."
+            f"{problem}. Nothing was changed{self._way()}."
         )
+
+    def _way(self) -> str:
+        opened = "" if self.is_history else "; upgrade=False opens the store with it as it is"
+        match self.kind:
+            case UpgradeProblem.NO_STEP:
+                return f": it takes a descriptor with upgrades={{{self.step}: ...}}{opened}"
+            case UpgradeProblem.STEP_FAILED:
+                return f": mend the functions in upgrades of the descriptor{opened}"
+            case UpgradeProblem.NOT_OPENED_FOR_IT:
+                return ": open it again for writing, without upgrade=False or recover=False"
+            case UpgradeProblem.NEWER:
+                return ": the newer program can write it again"
+            case UpgradeProblem.UNREADABLE:
+                return ""
 
 
 class LegacyImportError(CallError):

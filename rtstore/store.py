@@ -977,9 +977,10 @@ class RuntimeStore:
         descriptor's functions. The batch is bound to `identity`; default: the identity of the last
         committed batch. Durable on return.
 
-        Raises `InvalidRequestError` when there is no such version, or it is the current one;
-        `ConflictError` when a batch was written meanwhile; `StoreFileChangedError` when somebody
-        else changed the file; `DataUpgradeError`; otherwise as `write_batch`.
+        Raises `InvalidRequestError` when there is no such version, it is the current one, or it may
+        not be written any more; `ConflictError` when a batch was written meanwhile;
+        `StoreFileChangedError` when somebody else changed the file; `DataUpgradeError` when a
+        function is missing or fails, or for data of a newer program; otherwise as `write_batch`.
         """
         descriptor = self.descriptors.get(store)
         name, point = descriptor.schema_name, checked_point(to, "to")
@@ -1006,7 +1007,7 @@ class RuntimeStore:
             self.descriptors,
             identity=identity,
             reason=reason,
-            writes={name: upgraded_data(descriptor, content)},
+            writes={name: upgraded_data(descriptor, content, is_history=True)},
             fenced=fenced,
         )
         return self._writer.write_batch(request, expected_high_watermark=head.high_watermark)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from rtstore.errors import DataUpgradeError, InvalidRequestError
+from rtstore.errors import DataUpgradeError, InvalidRequestError, UpgradeProblem
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.envelope import EnvelopeError, decode, decode_own, encode
 from rtstore.model.records import Record
@@ -18,7 +19,7 @@ class UpgradedStore(Record):
     to_version: int
 
 
-def check_steps(descriptor: Descriptor, found: int) -> None:
+def check_steps(descriptor: Descriptor, found: int, *, is_history: bool = False) -> None:
     """Raise `DataUpgradeError` unless every step from the version `found` has a function."""
     for version in range(found, descriptor.schema_version):
         if version not in descriptor.upgrades:
@@ -27,36 +28,49 @@ def check_steps(descriptor: Descriptor, found: int) -> None:
                 found,
                 descriptor.schema_version,
                 f"there is no function for the step from {version} to {version + 1}",
+                kind=UpgradeProblem.NO_STEP,
+                step=version,
+                is_history=is_history,
             )
 
 
-def upgraded_data(descriptor: Descriptor, content: bytes) -> Any:
+def upgraded_data(descriptor: Descriptor, content: bytes, *, is_history: bool = False) -> Any:
     """Return the data of a committed content, upgraded to the descriptor's version.
 
-    The result is checked like any write. Raises `DataUpgradeError` when a step is missing or fails,
-    or when the result may not be written.
+    `is_history` says that it is an earlier version of the store. The result is checked like any
+    write. Raises `DataUpgradeError` when a step is missing or fails, when the result may not be
+    written, or when the data is newer; `InvalidRequestError` when data that needs no upgrade may
+    not be written.
     """
     name, wanted = descriptor.schema_name, descriptor.schema_version
+    failed = partial(DataUpgradeError, name, is_history=is_history)
     try:
         envelope = decode(content)
     except EnvelopeError as error:
-        raise DataUpgradeError(name, 0, wanted, f"its content is no envelope: {error}") from None
+        problem = f"its content is no envelope: {error}"
+        raise failed(0, wanted, problem, kind=UpgradeProblem.UNREADABLE) from None
     found, data = envelope.schema_version, envelope.data
-    check_steps(descriptor, found)
+    if found > wanted:
+        raise failed(found, wanted, "no function leads back", kind=UpgradeProblem.NEWER)
+    check_steps(descriptor, found, is_history=is_history)
+    broken = partial(failed, found, wanted, kind=UpgradeProblem.STEP_FAILED)
     for version in range(found, wanted):
         step = f"the step from {version} to {version + 1}"
         try:
             data = descriptor.upgrades[version](data)
         except Exception as error:
             problem = f"{step} failed with {type(error).__name__}: {error}"
-            raise DataUpgradeError(name, found, wanted, problem) from error
+            raise broken(problem, step=version) from error
         if data is None:
-            raise DataUpgradeError(name, found, wanted, f"{step} gave None: it must give the data")
+            raise broken(f"{step} gave None: it must give the data", step=version)
     try:
         encode(schema_version=wanted, data=data, store=name, payload=descriptor.payload)
     except InvalidRequestError as error:
+        if found == wanted:
+            problem = f"what was committed then may not be written now: {error.problem}"
+            raise InvalidRequestError(error.field, problem, store=name) from error
         problem = f"what came of it may not be written: {error.field}: {error.problem}"
-        raise DataUpgradeError(name, found, wanted, problem) from error
+        raise broken(problem, step=wanted - 1) from error
     return data
 
 
@@ -72,6 +86,7 @@ def current_data(descriptor: Descriptor, content: bytes) -> Any:
             descriptor.schema_name,
             envelope.schema_version,
             descriptor.schema_version,
-            "the store was opened without upgrading its data",
+            "it was not upgraded when the store was opened",
+            kind=UpgradeProblem.NOT_OPENED_FOR_IT,
         )
     return envelope.data

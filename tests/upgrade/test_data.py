@@ -11,11 +11,13 @@ import pytest
 from pydantic import BaseModel
 
 from rtstore import (
+    DELETED,
     KNOWN_DESCRIPTORS,
     BatchReason,
     Database,
     DataUpgradeError,
     Descriptor,
+    InvalidRequestError,
     NewerStoreFileError,
     Registry,
     RunIdentity,
@@ -27,6 +29,7 @@ from rtstore import (
 )
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.errors import UpgradeProblem
 from rtstore.maintenance.upgrade_data import rehearse
 from tests.support import (
     IDENTITY,
@@ -182,10 +185,21 @@ class _Counted(BaseModel):
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a missing step": (
         {"upgrades": {2: to_3}},
-        "own.a cannot be brought .* 1 to 3: .* step from 1 to 2. Nothing was changed: .*upgrades=",
+        (
+            r"own.a cannot be brought .* 1 to 3: .* step from 1 to 2. Nothing was changed: it "
+            r"takes a descriptor with upgrades=\{1: \.\.\.\}; upgrade=False opens the store with "
+            r"it as it is\."
+        ),
+    ),
+    "a missing second step": (
+        {"upgrades": {1: to_2}},
+        r"step from 2 to 3. Nothing was changed: it takes a descriptor with upgrades=\{2: ",
     ),
     "none at all": ({"upgrades": {}}, "no function for the step from 1 to 2"),
-    "a failing step": ({"upgrades": {1: to_2, 2: _failing}}, "from 2 to 3 failed with KeyError"),
+    "a failing step": (
+        {"upgrades": {1: to_2, 2: _failing}},
+        "from 2 to 3 failed with KeyError.* changed: mend the functions in upgrades",
+    ),
     "no result": ({"upgrades": {1: to_2, 2: lambda _: None}}, "from 2 to 3 gave None"),
     "no JSON": ({"upgrades": {1: to_2, 2: lambda _: {1, 2}}}, "may not be written: data"),
     "a payload that refuses": ({"payload": _Counted}, r"may not be written: data\.count"),
@@ -264,8 +278,12 @@ def test_without_upgrading(directory: Path) -> None:
             assert store.last_data_upgrade is None
             assert (store.read(A).schema_version, store.read(A).data) == (1, {"value": 1})
     with open_it(directory, 3, upgrade=False) as store:
-        with pytest.raises(DataUpgradeError, match="was opened without upgrading its data"):
+        with pytest.raises(DataUpgradeError, match="not upgraded when the store was") as caught:
             store.update(A, lambda data: data, identity=IDENTITY, reason="delivery_commit")
+        assert str(caught.value).endswith(
+            "Nothing was changed: open it again for writing, without upgrade=False or "
+            "recover=False."
+        )
         write(store, A, {"values": [], "count": 0})
         store.update(A, lambda data: data, identity=IDENTITY, reason="delivery_commit")
 
@@ -293,6 +311,51 @@ def test_somebody_writes_in_between(directory: Path, monkeypatch: pytest.MonkeyP
         assert store.read(C).data == {"value": 1}
         assert store.read(A).data == {"values": [1], "count": 1}
         assert [batch.reason for batch in store.batches()].count("migration") == 1
+
+
+def test_reverting_without_the_functions(directory: Path) -> None:
+    """Who has no functions is told which descriptor it takes; opening otherwise would not help."""
+    open_it(directory, 3).close()
+    without = descriptors(3, upgrades={2: to_3})
+    with open_it(directory, 3, descriptors=without) as store:
+        with pytest.raises(DataUpgradeError) as caught:
+            store.revert(A, to=2)
+        error = caught.value
+        assert str(error).endswith("changed: it takes a descriptor with upgrades={1: ...}.")
+        assert (error.kind, error.step, error.is_history) == (UpgradeProblem.NO_STEP, 1, True)
+        assert store.read(A).data == {"values": [1], "count": 1}
+
+
+def test_reverting_to_what_the_model_refuses(directory: Path) -> None:
+    """Data of the same schema version needs no upgrade: it is refused as any data is."""
+    with open_it(directory, 1) as store:
+        write(store, C, {"count": "2"})
+    counted = [*descriptors(1)[:2], THIRD[2].model_copy(update={"payload": _Counted})]
+    with open_it(directory, 1, descriptors=counted) as store:
+        with pytest.raises(InvalidRequestError) as caught:
+            store.revert(C, to=2)
+        assert str(caught.value) == (
+            "data.count (own.c): what was committed then may not be written now: Field required"
+        )
+        assert store.read(C).data == {"count": "2"}
+
+
+def test_reverting_to_newer_data(directory: Path) -> None:
+    """A store that was deleted, and written again by an older program: that does not take the data
+    of the newer program for its own."""
+    with open_it(directory, 3) as store:
+        last = store.manifest().high_watermark
+        write(store, A, DELETED)
+    with open_it(directory, 1) as store:
+        write(store, A, {"value": 5})
+        with pytest.raises(DataUpgradeError) as caught:
+            store.revert(A, to=last)
+        assert str(caught.value) == (
+            "the data of store own.a cannot be brought from schema version 3 to 1: no function "
+            "leads back. Nothing was changed: the newer program can write it again."
+        )
+        assert caught.value.kind is UpgradeProblem.NEWER
+        assert store.read(A).data == {"value": 5}
 
 
 # --- killed ---------------------------------------------------------------------------------------
