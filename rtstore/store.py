@@ -438,17 +438,22 @@ class RuntimeStore:
         """Read, change and write one store, or several together, under the writer lock, so that no
         update is lost.
 
-        One store: `change` is called with the committed data (None before the first batch), which
-        it may modify, and returns the new data. For a store that is given by its descriptor, both
-        are objects of its payload model, and something must have been committed. A batch is written
-        in any case. With `DELETED` as the result, the batch deletes the store.
+        One store: `change` is called with the committed data, which it may modify, and returns the
+        new data. A batch is written in any case. With `DELETED` as the result, the batch deletes
+        the store. For a store that is given by a descriptor with a payload model, both are objects
+        of that model.
+
+        Nothing is committed for a store that was never written, or was deleted. Then `change` is
+        called with None, and what it returns is written: a deleted store is there again. By a
+        descriptor with a payload model `InvalidRequestError` is raised instead, and `change` is not
+        called.
 
         Several stores, a list: `change` is called with a dict of their committed data, each under
-        its name or its descriptor, as it was given (`StoreData`), and returns a mapping of new
-        data, which may be the same dict. What it leaves out stays as it is, and so does what equals
-        the committed data. The rest is one batch; when nothing is left, no batch is written, and
-        None is returned. Data that it changed in place and left out is refused. In place of data
-        it may return `DELETED`, which deletes the store.
+        its name or its descriptor, as it was given (`StoreData`; None for a store with nothing
+        committed), and returns a mapping of new data, which may be the same dict. What it leaves
+        out stays as it is, and so does what equals the committed data. The rest is one batch; when
+        nothing is left, no batch is written, and None is returned. Data that it changed in place
+        and left out is refused. In place of data it may return `DELETED`, which deletes the store.
 
         With a `batch_id` the call can be repeated: if that batch was committed before, it is
         returned, and `change` is not called. So give each update an id of its own: what the

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
-from pydantic_core import CoreSchema, SchemaValidator, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, SchemaValidator, core_schema
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of, says_of_data
@@ -147,14 +147,16 @@ def encode(
     A secret that pydantic would write as asterisks is refused, too; not with `may_mask`, where the
     data is only checked, or compared, and what came of it is not stored.
     """
+    dumped_by: type[BaseModel] | None = None
     if isinstance(data, BaseModel):
         if payload is not None:
             refuse_other_model(data, store, payload, "data")
+        dumped_by = type(data)
         data = json_data.dump(data, store, warnings=payload is None, may_mask=may_mask)
     refuse_too_large(_least_size(data), store)
     plain = _plain(data, store)
     if payload is not None:
-        plain = _normalised(plain, store, payload, may_mask=may_mask)
+        plain = _normalised(plain, store, payload, dumped_by, may_mask=may_mask)
     document = {"schemaVersion": schema_version, "updatedAt": _TIME_PLACEHOLDER, "data": plain}
     try:
         encoded = pydantic_core.to_json(document, indent=2)
@@ -245,23 +247,29 @@ def _plain(data: object, store: str) -> object:
             raise InvalidRequestError(*problem, store=store) from None
 
 
-def _normalised(plain: object, store: str, payload: type[BaseModel], *, may_mask: bool) -> object:
-    """Return JSON data as its model dumps it. Raises `InvalidRequestError` when the model refuses
-    the data, or what it dumped itself: that could not be read back."""
-    model = _accepted(plain, store, payload)
+def _normalised(
+    plain: object,
+    store: str,
+    payload: type[BaseModel],
+    dumped_by: type[BaseModel] | None,
+    *,
+    may_mask: bool,
+) -> object:
+    """Return JSON data as its model dumps it. `dumped_by` is the class of the object that the data
+    was dumped of, if it was one. Raises `InvalidRequestError` when the model refuses the data, or
+    what it dumped itself: that could not be read back."""
+    model = _accepted(plain, store, payload, dumped_by)
     if issubclass(payload, PartialModel):
         return plain
     dumped = _plain(json_data.dump(model, store, may_mask=may_mask), store)
     if dumped != plain:
-        try:
-            _accepted(dumped, store, payload)
-        except InvalidRequestError as error:
-            problem = f"{payload.__name__} does not accept what it dumped: {error.problem}"
-            raise InvalidRequestError(error.field, problem, store=store) from None
+        _accepted(dumped, store, payload, payload)
     return dumped
 
 
-def _accepted(data: object, store: str, payload: type[BaseModel]) -> BaseModel:
+def _accepted(
+    data: object, store: str, payload: type[BaseModel], dumped_by: type[BaseModel] | None
+) -> BaseModel:
     """Return data as an object of its payload model. Raises `InvalidRequestError`, which names the
     place, when the model refuses it."""
     validate = partial(_validated, data, payload)
@@ -270,7 +278,11 @@ def _accepted(data: object, store: str, payload: type[BaseModel]) -> BaseModel:
     except ValidationError as error:
         if not fails_again(validate):
             raise origin_of(error) from None
-        raise InvalidRequestError(*_first_problem(error), store=store) from None
+        place, problem = _first_problem(error)
+        if dumped_by is not None:
+            who = "it" if dumped_by is payload else dumped_by.__name__
+            problem = f"{payload.__name__} does not accept what {who} dumps: {problem}"
+        raise InvalidRequestError(place, problem, store=store) from None
 
 
 def _validated(data: object, payload: type[AnyModel]) -> AnyModel:
@@ -359,8 +371,19 @@ def as_payload(data: object, payload: type[AnyModel]) -> AnyModel | str:
 
 
 def _first_problem(error: ValidationError) -> tuple[str, str]:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place, problem = list(first["loc"]), first["msg"]
+    """Return the place of the first problem, and that problem, with the places of others."""
+    first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+    place, key = _place_of(error, first)
+    problem = first["msg"] if key is None else f"the key {key!r} is refused: {first['msg']}"
+    if others:
+        places = list(dict.fromkeys(_place_of(error, other)[0][:80] for other in others))
+        problem += f" (and {len(others)} more: {_some(places)})"
+    return place, problem
+
+
+def _place_of(error: ValidationError, problem: ErrorDetails) -> tuple[str, int | str | None]:
+    """Return the place of a problem, and the key there if the problem is with that."""
+    place, key = list(problem["loc"]), None
     is_key = bool(place) and place[-1] == "[key]"
     if is_key:
         place.pop()
@@ -368,10 +391,9 @@ def _first_problem(error: ValidationError) -> tuple[str, str]:
     if error.title.startswith("json-or-python"):
         place = [part for index, part in enumerate(place) if index % 2 == 1]
     if is_key:
-        problem = f"the key {place.pop()!r} is refused: {problem}"
+        key = place.pop()
     path = "data" + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place)
-    more = error.error_count() - 1
-    return path, problem + (f" (and {more} more)" if more else "")
+    return path, key
 
 
 def _refuse_constant(name: str) -> NoReturn:

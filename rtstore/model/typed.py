@@ -21,8 +21,9 @@ class StoreData(dict[Any, Any]):
     """The committed data of the stores of an update, each under the name or the descriptor that it
     was given by: plain JSON by name, an object of its model by descriptor.
 
-    A store that was never written has None. For one that is given by its descriptor, `[...]` raises
-    `InvalidRequestError` then, and `get` returns None."""
+    A store with nothing committed, which was never written or was deleted, has None. By a
+    descriptor with a payload model `[...]` raises `InvalidRequestError` then, and `get` returns
+    None."""
 
     @overload
     def __getitem__(self, store: Descriptor[Payload]) -> Payload: ...
@@ -90,8 +91,8 @@ def change_for(store: StoreKey, change: Callable[[Any], Any]) -> Callable[[Any],
     """Return the function of an update as it is called with committed data: that of a store given
     by its descriptor takes and returns an object of the model.
 
-    Then it raises `InvalidRequestError` where nothing was ever committed, since there is no such
-    object, or for a result that is none; and `DataRefusedError`.
+    Then it raises `InvalidRequestError` where nothing is committed, since there is no such object,
+    or for a result that is none; and `DataRefusedError`.
     """
     if not isinstance(store, Descriptor) or store.payload is None:
         return change

@@ -107,9 +107,9 @@ def _strategy(key: object, registry: Registry) -> str:
     known = dict.fromkeys([*map(str, RebuildStrategy), *strategies])
     if isinstance(key, str) and key in known:
         return str(key)
-    words = ", ".join(known)
+    words = ", ".join(map(repr, known))
     raise InvalidRequestError(
-        "rebuilders", f"{shown(key)} is no store, and no strategy of one: there are {words}"
+        "rebuilders", f"{shown(key)} is no store, and no strategy; the strategies are {words}"
     )
 
 

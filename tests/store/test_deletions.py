@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,43 @@ def test_a_store_with_a_model_is_deleted_by_its_descriptor(tmp_path: Path) -> No
             else:
                 store.update(roster, lambda _: DELETED, identity=IDENTITY, reason=CHECKPOINT)
             assert store.manifest().entries == ()
+
+
+class Count(BaseModel):
+    """A model."""
+
+    n: int = 0
+
+
+@pytest.mark.parametrize("was_deleted", [False, True], ids=["never written", "deleted"])
+def test_an_update_where_nothing_is_committed(tmp_path: Path, was_deleted: bool) -> None:
+    """By name, or without a model, the function is called with None, and what it returns is
+    written; by a descriptor with a model it is not called. Of several, `get` has None."""
+    model, plain = Descriptor("team.count", payload=Count), Descriptor("team.plain")
+    seen: list[Any] = []
+
+    def see(data: Any) -> Any:
+        seen.append(data)
+        return {"n": 2}
+
+    def see_several(data: Any) -> Any:
+        seen.append((data.get(model), data.get(plain)))
+        return {}
+
+    with open_store(tmp_path / "runtime", descriptors=[model, plain]) as store:
+        if was_deleted:
+            for data in ({"n": 1}, DELETED):
+                writes = {"team.count": data, "team.plain": data}
+                store.write_batch(identity=IDENTITY, reason="test", writes=writes)
+        before = store.manifest()
+        call = partial(store.update, identity=IDENTITY, reason="test")
+        assert "no committed content to change" in problem_of(partial(call, model, see))
+        assert call([model, plain], see_several) is None
+        assert (seen, store.manifest()) == ([(None, None)], before)
+        for key in ("team.count", plain):
+            call(key, see)
+            assert store.read(key).data == {"n": 2}
+        assert seen[1:] == [None, None]
 
 
 def test_a_call_can_be_repeated_under_its_id(store: RuntimeStore) -> None:

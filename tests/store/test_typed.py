@@ -386,9 +386,21 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
         lambda s: write(s, "team.roster", {"members": [{}]}),
         "data.members[0].name (team.roster): Field required",
     ),
+    "data that the model refuses in two places": (
+        lambda s: write(s, "team.roster", {"members": [{}, {"steps": "x"}]}),
+        "Field required (and 2 more: data.members[1].name, data.members[1].steps)",
+    ),
+    "data that the model refuses in many places": (
+        lambda s: write(s, "team.roster", {"members": [{}] * 9}),
+        ", data.members[4].name, data.members[5].name and 3 more)",
+    ),
+    "a rebuilder of nothing": (
+        lambda s: s.begin_run("run-2", rebuilders={"nope": lambda _: None}),
+        "'nope' is no store, and no strategy; the strategies are 'none', 'poll",
+    ),
     "an object that was changed for the worse": (
         lambda s: write(s, ROSTER, _mutated()),
-        "data.members[0].steps (team.roster): Input should be a valid integer",
+        "data.members[0].steps (team.roster): Roster does not accept what it dumps: Input should",
     ),
     "a text for a number of a strict model": (
         lambda s: write(s, STRICT, {"at": "2026-04-21T12:00:00Z", "n": "1"}),
@@ -436,11 +448,11 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
     ),
     "a dump that is not accepted": (
         lambda s: write(s, ODD, Odd(n=1)),
-        "data.twice (team.odd): Extra inputs are not permitted",
+        "data.twice (team.odd): Odd does not accept what it dumps: Extra inputs are not permitted",
     ),
     "a dump of JSON that is not accepted": (
         lambda s: write(s, "team.odd", {"n": 1}),
-        "data.twice (team.odd): Odd does not accept what it dumped",
+        "data.twice (team.odd): Odd does not accept what it dumps: Extra inputs are not permitted",
     ),
     "a change to JSON": (
         _update(ROSTER, lambda roster: roster.model_dump()),
