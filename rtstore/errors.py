@@ -202,7 +202,9 @@ class DataUpgradeError(CallError):
         )
 
     def _way(self) -> str:
-        opened = "" if self.is_history else "; upgrade=False opens the store with it as it is"
+        opened = (
+            "" if self.is_history else "; opened without descriptors, the store has it as it is"
+        )
         match self.kind:
             case UpgradeProblem.NO_STEP:
                 return f": it takes a descriptor with upgrades={{{self.step}: ...}}{opened}"

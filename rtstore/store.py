@@ -609,6 +609,12 @@ class RuntimeStore:
             edits=self.foreign_edits,
             diagnostic=diagnostic_only(self.descriptors),
             links=self._planner.links(plan, manifest_now),
+            not_upgraded=[
+                item.schema_name
+                for item in manifest_now.entries
+                if item.schema_name in self.descriptors
+                and item.schema_version < self.descriptors.get(item.schema_name).schema_version
+            ],
         )
 
     # --- reading --------------------------------------------------------------------------------

@@ -55,14 +55,15 @@ def start_state(
     edits: ForeignEdits = ForeignEdits.RAISE,
     diagnostic: Collection[str] = (),
     links: Collection[str] = (),
+    not_upgraded: Sequence[str] = (),
 ) -> StartState:
     """Return what a runtime has to do.
 
     `run_id` is the run that is about to start, with its whole `identity` if that is known, and
     `known` its record. `last` is the active run, or the last one; `is_own` says whether it is of
     the process that asks. `edits` is what the store does about files that somebody edited.
-    `diagnostic` are the stores that stop no start, `links` those whose file
-    is a symbolic link or behind one.
+    `diagnostic` are the stores that stop no start, `links` those whose file is a symbolic link or
+    behind one, `not_upgraded` those whose data is of an older schema version.
     """
     replacing = _to_replace(plan, manifest)
     unwritten = tuple(
@@ -78,6 +79,7 @@ def start_state(
         if action.kind is not ActionKind.NONE
         and action.schema_name not in (*unwritten, *edited)
         and not (action.schema_name in diagnostic and action.reason in REFUSED)
+        and plan.stale_store(action.schema_name) is None
     ]
     kind, why = (
         _refuse(identity, known, manifest, wrong, hindrances)
@@ -85,14 +87,10 @@ def start_state(
         or _repair(wrong)
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
     )
-    if replacing and kind not in (StartKind.REFUSE, StartKind.REPAIR):
-        names = ", ".join(replacing)
-        why += (
-            f"; nothing is committed for {names}, and no batch wrote what is in the file: writing "
-            "the store moves it to quarantine, adopting the store keeps it"
-        )
-    if edited and kind not in (StartKind.REFUSE, StartKind.REPAIR):
-        why += f"; somebody edited the file of {', '.join(edited)}, and {_OF_EDITS[edits]}"
+    if kind not in (StartKind.REFUSE, StartKind.REPAIR):
+        why += _also(replacing, [item.schema_name for item in plan.stale_stores], not_upgraded)
+        if edited:
+            why += f"; somebody edited the file of {', '.join(edited)}, and {_OF_EDITS[edits]}"
     return StartState(
         kind=kind,
         why=why,
@@ -111,6 +109,28 @@ def _edited(plan: RecoveryPlan) -> list[str]:
         for action in plan.actions
         if action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.HASH_MISMATCH
     ]
+
+
+def _also(replacing: Sequence[str], stale: Sequence[str], not_upgraded: Sequence[str]) -> str:
+    """Return what stops no start, and who starts should know of some stores."""
+    told = ""
+    if replacing:
+        told += (
+            f"; nothing is committed for {', '.join(replacing)}, and no batch wrote what is in the "
+            "file: writing the store moves it to quarantine, adopting the store keeps it"
+        )
+    if stale:
+        told += (
+            f"; {', '.join(stale)} is still bound to another identity: a write of it, or a new run "
+            "that keeps it, takes it over"
+        )
+    if not_upgraded:
+        told += (
+            f"; the data of {', '.join(not_upgraded)} is of an older schema version, and was not "
+            "upgraded when the store was opened: it can be read and written over, and not updated "
+            "or kept"
+        )
+    return told
 
 
 def _to_replace(plan: RecoveryPlan, manifest: Manifest) -> list[str]:

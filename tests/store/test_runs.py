@@ -518,6 +518,23 @@ def test_where_a_runtime_stands(store: RuntimeStore) -> None:
     assert store.start_state("run-2").kind is StartKind.REFUSE
 
 
+def test_a_store_that_a_run_left_stops_no_start(store: RuntimeStore) -> None:
+    """Its file and its content are sound: it is still bound to an older run, which the answer says.
+    As it says, a write takes it over, and so does a new run that keeps it."""
+    store.begin_run("run-1", writes={A: {"n": 1}, B: {"n": 1}}).end()
+    run = store.begin_run("run-2", writes={A: {"n": 2}})
+    assert run.left == (B,)
+    bound = f"; {B} is still bound to another identity: a write of it, or a new run that keeps it"
+    for name, kind in (("run-2", StartKind.RESUME), ("run-3", StartKind.TAKE_OVER)):
+        start = store.start_state(name)
+        assert (start.kind, bound in start.why) == (kind, True)
+    run.write_batch("test", {B: {"n": 2}})
+    assert bound not in store.start_state("run-2").why
+    store.begin_run("run-3", writes={A: {"n": 3}}).end()
+    store.begin_run("run-4", keep="all")
+    assert bound not in store.start_state("run-4").why
+
+
 def test_recovery_rebuilds_stale_stores_in_one_batch(store: RuntimeStore) -> None:
     """Under an expected identity; a store whose rebuilder is missing stays, and is named."""
     store.begin_run(identity("run-1"), writes={A: 1, B: 1, C: 1})

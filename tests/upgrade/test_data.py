@@ -23,6 +23,7 @@ from rtstore import (
     RunIdentity,
     RuntimeStore,
     RuntimeStoreError,
+    StartKind,
     StoreFileChangedError,
     restore_backup,
     upgrade_directory,
@@ -187,8 +188,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"upgrades": {2: to_3}},
         (
             r"own.a cannot be brought .* 1 to 3: .* step from 1 to 2. Nothing was changed: it "
-            r"takes a descriptor with upgrades=\{1: \.\.\.\}; upgrade=False opens the store with "
-            r"it as it is\."
+            r"takes a descriptor with upgrades=\{1: \.\.\.\}; opened without descriptors, the "
+            r"store has it as it is\."
         ),
     ),
     "a missing second step": (
@@ -221,6 +222,8 @@ def test_what_cannot_come_up_stays(what: str, directory: Path) -> None:
     )
     assert rows_of(directory / DATABASE_NAME) == rows
     assert files_picture(directory) == files
+    with RuntimeStore.open(directory) as store:  # as the message says
+        assert store.read(A).data == {"value": 1}
     with open_it(directory, 1) as store:
         assert write(store, A, {"value": 5})
 
@@ -240,6 +243,8 @@ def test_nor_does_the_database(
         with pytest.raises(DataUpgradeError, match="step from 1 to 2"):
             act(directory, descriptors=known)
     assert picture(directory, without=("-shm",)) == before
+    with RuntimeStore.open(directory) as store:  # as the message says
+        assert store.read(NOTES).data == ["one", 2, None]
     known[-1] = notes.model_copy(update={"upgrades": {1: lambda data: {"notes": data}}})
     with RuntimeStore.open(directory, descriptors=known) as store:
         assert len(store.upgrades()) == 1
@@ -278,6 +283,12 @@ def test_without_upgrading(directory: Path) -> None:
             assert store.last_data_upgrade is None
             assert (store.read(A).schema_version, store.read(A).data) == (1, {"value": 1})
     with open_it(directory, 3, upgrade=False) as store:
+        state = store.start_state(IDENTITY)
+        assert state.kind is StartKind.RESUME
+        assert state.why.endswith(
+            f"; the data of {A}, {B} is of an older schema version, and was not upgraded when the "
+            "store was opened: it can be read and written over, and not updated or kept"
+        )
         with pytest.raises(DataUpgradeError, match="not upgraded when the store was") as caught:
             store.update(A, lambda data: data, identity=IDENTITY, reason="delivery_commit")
         assert str(caught.value).endswith(
