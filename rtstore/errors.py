@@ -573,17 +573,17 @@ class DataRefusedError(RecoveryNeededError):
 
     def _way(self) -> str:
         found, wanted, model = self.found_version, self.wanted_version, self.model
-        functions = f"the functions of the descriptor (upgrades={{{found}: ...}})"
+        functions = f"if the descriptor has the functions (upgrades={{{found}: ...}})"
         if self.earlier_batch_id is not None:
             if found >= wanted:
                 return "as plain JSON"
-            return f"as plain JSON; revert brings it to version {wanted} with {functions}"
+            return f"as plain JSON; revert brings it to version {wanted}, {functions}"
         if found > wanted:
             return "as plain JSON; only a program that knows its version can change it"
         if found < wanted:
             return (
-                f"as plain JSON. Opening the directory for writing brings it to version {wanted} "
-                f"with {functions}, but with upgrade=False or recover=False it does not"
+                f"as plain JSON. Opening the directory for writing, without upgrade=False and "
+                f"recover=False, brings it to version {wanted}, {functions}"
             )
         return (
             f"and updated as plain JSON; what passes {model} can be written over it, unless a "

@@ -602,8 +602,8 @@ def test_an_earlier_version_of_an_older_schema(tmp_path: Path) -> None:
         assert str(error) == (
             f"store team.roster: what batch {first} wrote does not pass Renamed: it is of schema "
             "version 1, and not of 2. Nothing was changed. By its name, 'team.roster', it can be "
-            "read as plain JSON; revert brings it to version 2 with the functions of the "
-            "descriptor (upgrades={1: ...})."
+            "read as plain JSON; revert brings it to version 2, if the descriptor has the "
+            "functions (upgrades={1: ...})."
         )
         facts = (error.found_version, error.wanted_version, error.earlier_batch_id)
         assert facts == (1, 2, first)
@@ -633,8 +633,8 @@ def test_committed_data_of_another_schema_version(tmp_path: Path) -> None:
             error = refusal(lambda: newer.read(RENAMED))
             assert str(error).endswith(
                 "By its name, 'team.roster', it can be read as plain JSON. Opening the directory "
-                "for writing brings it to version 2 with the functions of the descriptor "
-                "(upgrades={1: ...}), but with upgrade=False or recover=False it does not."
+                "for writing, without upgrade=False and recover=False, brings it to version 2, if "
+                "the descriptor has the functions (upgrades={1: ...})."
             )
             assert newer.read("team.roster").data["members"]
         with RuntimeStore.open(tmp_path / "runtime", descriptors=[RENAMED]) as newer:
