@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import sys
 
 
 def main() -> None:
     """Run the command. Each subcommand imports what it needs."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A path or a name that the terminal's encoding lacks is shown, never a traceback.
-            stream.reconfigure(errors="backslashreplace")
+    from rtstore.cli.streams import run, take_over
+
+    take_over()
     from rtstore.cli.app import app
 
-    app(prog_name="rtstore")
+    sys.exit(run(lambda: app(prog_name="rtstore")))

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,6 +16,7 @@ import typer
 
 from rtstore.cli.exits import ExitCode, exit_code_of
 from rtstore.cli.layout import SHELL_WORD
+from rtstore.cli.streams import OutputLostError
 from rtstore.errors import (
     DatabaseLockedError,
     Hint,
@@ -36,8 +37,6 @@ def reporting(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except (RuntimeStoreError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
         _give_up(error, _message(error), as_json=as_json)
     except KeyboardInterrupt:
         typer.echo("rtstore: interrupted", err=True)
@@ -46,15 +45,16 @@ def reporting(*, as_json: bool) -> Iterator[None]:
 
 def _give_up(error: RuntimeStoreError | OSError, message: str, *, as_json: bool) -> NoReturn:
     """Print an error, and exit with its exit code."""
-    code = exit_code_of(error)
-    if as_json:
-        report = {"type": type(error).__name__, "message": message, "exitCode": int(code)}
-        sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
     from rtstore.cli.output import page_for
 
+    code = exit_code_of(error)
     page = page_for(sys.stderr)
     for line in f"rtstore: {_from_here(message)}".splitlines():
         _show_line(page, line)
+    if as_json:
+        report = {"type": type(error).__name__, "message": message, "exitCode": int(code)}
+        with suppress(OutputLostError):  # the error is said, and its exit code stays
+            sys.stdout.write(json.dumps({"error": report}, indent=2) + "\n")
     raise typer.Exit(code)
 
 

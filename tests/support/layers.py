@@ -145,11 +145,13 @@ SEAM = (
     "rtstore.files.owned",
     "rtstore.control.lock",
     "rtstore.cli.demo.writer",
+    "rtstore.cli.streams",
     "rtstore.control.sqlite.ground",
 )
 """Where files are changed: the seam, and the lock, which is no file that holds anything. (The
 ground of the database only opens what SQLite has open, and writes nothing; the demo
-writes to its standard output.) What crash tests could not see happens nowhere else."""
+writes to its standard output, and the command opens `/dev/null` for streams that are closed.) What
+crash tests could not see happens nowhere else."""
 
 OS_CHANGES = {
     "open", "write", "writev", "pwrite", "truncate", "ftruncate", "rename", "renames", "replace",
