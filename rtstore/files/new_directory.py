@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,14 +35,15 @@ def new_directory(
 ) -> Iterator[Path]:
     """Yield a temporary directory; give it the name `target` when the block ends without an error.
 
-    `target` must not exist, or be an empty directory, and not be inside of the directory `outside`,
-    which it is made from: it would be lost with that, or be taken for a part of it.
+    `target` must not exist, or be an empty directory that can be replaced, and not be inside of the
+    directory `outside`, which it is made from: it would be lost with that, or be taken for a part
+    of it.
 
     Until then it has another name, and whoever has locked it makes it: what a process left that
     died in the block is nobody's, and goes. Raises `InvalidRequestError` where something is in the
     way, `StorageError`.
     """
-    _refuse_used(target, what, fs)
+    refuse_target(target, what, fs)
     if outside is not None and target.resolve().is_relative_to(outside.resolve()):
         raise InvalidRequestError(
             what, f"{target} is inside of {outside}: give a directory outside of it"
@@ -57,8 +59,7 @@ def new_directory(
             yield building
             fs.fsync_directory(building)
             _refuse_used(target, what, fs)
-            fs.rename(building, target)
-            fs.fsync_directory(target.parent)
+            _put_into_place(building, target, what, fs)
         except BaseException:
             with suppress_system_error():
                 if not is_mine:  # or interrupted before that was known
@@ -71,6 +72,16 @@ def new_directory(
             _release(held)
     except system_error() as error:
         raise StorageError(target, "it cannot be made", str(error)) from error
+
+
+def _put_into_place(building: Path, target: Path, what: str, fs: FileSystem) -> None:
+    try:
+        fs.rename(building, target)
+    except system_error() as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise _mounted(target, what) from None  # a folder of the same disk: no look tells
+    fs.fsync_directory(target.parent)
 
 
 def _make(building: Path, target: Path, what: str, fs: FileSystem, held: list[Owner]) -> None:
@@ -120,6 +131,36 @@ def _release(held: list[Owner]) -> None:
         with suppress_system_error():  # unlocked, too: a child of a fork has it as well
             fcntl.flock(held[-1].fileno(), fcntl.LOCK_UN)
         held.pop().close()
+
+
+def refuse_target(target: Path, what: str, fs: FileSystem) -> None:
+    """Refuse what a new directory cannot take the place of, and say what to give instead. Raises
+    `InvalidRequestError`, `StorageError`."""
+    if os.path.islink(target):
+        end = os.path.realpath(target)
+        itself = os.path.isdir(end) or not os.path.lexists(end)
+        instead = f"what it leads to, {shell_word(end)}" if itself else "another name"
+        problem = f"{target} is a symbolic link, which cannot be replaced: give {instead}"
+        raise InvalidRequestError(what, problem)
+    _refuse_used(target, what, fs)
+    if os.path.ismount(target):
+        raise _mounted(target, what)
+    if target.name in ("", "..") or _is_here(target):
+        instead = f"a directory in it, such as {shell_word(target / 'new')}"
+        problem = f"{target} is the working directory: a new one cannot take its place"
+        raise InvalidRequestError(what, f"{problem}; give {instead}")
+
+
+def _mounted(target: Path, what: str) -> InvalidRequestError:
+    instead = f"a directory in it, such as {shell_word(target / 'new')}"
+    problem = f"{target} is a mount point, which cannot be replaced: give {instead}"
+    return InvalidRequestError(what, problem)
+
+
+def _is_here(target: Path) -> bool:
+    with suppress_system_error():
+        return os.path.samefile(target, os.curdir)
+    return False  # it is new, or the working directory is gone
 
 
 def _refuse_used(target: Path, what: str, fs: FileSystem) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -294,6 +296,74 @@ def test_an_empty_directory_is_taken(directory: Path, tmp_path: Path) -> None:
     back_up(directory, tmp_path / "backup")
     restore_backup(tmp_path / "backup", tmp_path / "new")
     assert same(directory, tmp_path / "new")
+
+
+@pytest.mark.parametrize("leads_to", ["empty", "nothing", "link"])
+def test_a_link_is_no_destination(directory: Path, tmp_path: Path, leads_to: str) -> None:
+    """A directory cannot take the place of a link: that is said before any work, and where to."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(leads_to)
+    back_up(directory, tmp_path / "backup")
+    before = picture(tmp_path)
+    wrong = pytest.raises(InvalidRequestError, match=r"link is a symbolic link.*: give")
+    with RuntimeStore.open(directory, read_only=True) as store:
+        for act in (store.back_up, store.export):
+            with wrong:
+                act(tmp_path / "link")
+    with wrong:
+        restore_backup(tmp_path / "backup", tmp_path / "link")
+    assert picture(tmp_path) == before
+
+
+def test_a_mount_point_is_no_destination(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty disk is where a back-up goes: below its mount point, which is said before any
+    work."""
+    disk, backup = tmp_path / "disk", tmp_path / "backup"
+    disk.mkdir()
+    back_up(directory, backup)
+    before = picture(tmp_path)
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == disk)
+    wrong = pytest.raises(InvalidRequestError, match=f"mount point, .* such as {disk}/new")
+    with wrong:
+        back_up(directory, disk)
+    with wrong:
+        restore_backup(backup, disk)
+    assert picture(tmp_path) == before
+    restore_backup(backup, disk / "new")
+
+
+def test_a_mount_point_that_looks_like_a_directory(directory: Path, tmp_path: Path) -> None:
+    """A folder of the same disk that is mounted is found out when it is to be replaced: it is
+    refused as another one, and nothing is left."""
+
+    class Mounted(FileSystem):
+        def rename(self, source: Path, target: Path) -> None:
+            if target == tmp_path / "disk":
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            super().rename(source, target)
+
+    (tmp_path / "disk").mkdir()
+    back_up(directory, tmp_path / "backup")
+    before = picture(tmp_path)
+    with pytest.raises(InvalidRequestError, match=f"such as {tmp_path}/disk/new"):
+        restore_backup(tmp_path / "backup", tmp_path / "disk", fs=Mounted())
+    assert picture(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", [".", "..", "../empty", "new/.."])
+def test_the_working_directory_is_no_destination(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """Whoever stands in it would stand in a directory that is gone."""
+    back_up(directory, tmp_path / "backup")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    before = picture(tmp_path)
+    with pytest.raises(InvalidRequestError, match=r"directory: .*give|not empty: give"):
+        restore_backup(tmp_path / "backup", target)
+    assert picture(tmp_path) == before
 
 
 def _flip(name: str) -> Callable[[Path], None]:

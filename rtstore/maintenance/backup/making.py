@@ -48,9 +48,10 @@ def back_up(
     destination appears whole, and is flushed. A database of which somebody dropped a trigger or a
     view is copied as it is, and `Backup.schema_problem` says so.
 
-    Raises `InvalidRequestError` when the destination is neither new nor empty, or is inside the
-    runtime directory, `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when the
-    written bytes do not read back.
+    Raises `InvalidRequestError` when the destination is neither new nor empty, cannot be replaced
+    (a link, a mount point, the working directory), or is inside the runtime directory,
+    `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when the written bytes do not
+    read back.
     """
     destination, fs = Path(destination), fs or FileSystem()
     created_at = to_utc_ms(clock())

@@ -9,7 +9,7 @@ from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import BackupDamagedError
 from rtstore.files import durable
-from rtstore.files.new_directory import new_directory
+from rtstore.files.new_directory import new_directory, refuse_target
 from rtstore.files.system import FileSystem
 from rtstore.history.materialize import write_store_files
 from rtstore.maintenance.backup.record import Backup, Progress, Step
@@ -35,12 +35,13 @@ def restore_backup(
     amount that is done, and the amount of all.
 
     Return the record of the back-up, with the path of the new directory. Raises
-    `BackupDamagedError`, `InvalidRequestError` when the directory is not empty, or is inside the
-    back-up, and `StorageError`.
+    `BackupDamagedError`, `InvalidRequestError` when the directory is not empty, cannot be replaced
+    (a link, a mount point, the working directory), or is inside the back-up, and `StorageError`.
     """
     source, directory = arguments.path(backup, "backup"), arguments.path(directory, "directory")
     fs = fs or FileSystem()
     arguments.optional_function(progress, "progress")
+    refuse_target(directory, "directory", fs)
     record = verify_bytes(source, fs, progress)
     is_whole = fs.is_directory(source)
     outside = source if is_whole else None
