@@ -62,6 +62,9 @@ class PruneReport(Record):
     database_bytes_before: int
     database_bytes_after: int | None
     """None in a dry run: the size is known only after the rows are dropped."""
+    unreturnable_bytes: int = 0
+    """What is free in the database and stays there, because another program turned `auto_vacuum`
+    off; 0 in a dry run."""
 
 
 def prune_history(
@@ -151,8 +154,12 @@ class _Pruning:
         for name in limits.kept:
             self._drop("contents", partial(self._drop_contents, name=name, limits=limits))
         self._release()
-        there, after = self._database.read(
-            lambda connection: (pruning.total(connection), space.database_bytes(connection))
+        there, after, unreturnable = self._database.read(
+            lambda connection: (
+                pruning.total(connection),
+                space.database_bytes(connection),
+                space.unreturnable_bytes(connection),
+            )
         )
         logger.info("dropped %d batches and %d contents", *self._dropped[:2])
         return PruneReport(
@@ -165,6 +172,7 @@ class _Pruning:
             contents_left=there.contents,
             database_bytes_before=before,
             database_bytes_after=after,
+            unreturnable_bytes=unreturnable,
         )
 
     def _drop(self, step: str, chunk: Callable[[Connection, int], Chunk]) -> None:

@@ -1,5 +1,5 @@
-"""Says which stores have a history that outgrows their data, and the command that ends that: pure,
-for `rtstore status` and `rtstore doctor`."""
+"""Says which stores have a history that outgrows their data, and the commands that end that, and
+that give its space back: pure, for `rtstore status`, `rtstore doctor` and `rtstore prune`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def outgrown(sizes: Iterable[StoreSize], content_bytes: int | None) -> tuple[Sto
     wanted = max(LARGE_HISTORY, 2 * (content_bytes or 0))
     return tuple(
         store for store in sizes if store.history_bytes > max(wanted, MANY_TIMES * store.file_bytes)
+    )
+
+
+def space_returning(database: Path) -> Suggestion:
+    """Return the command that lets a database give free space back again."""
+    return Suggestion(
+        command=shell_command("sqlite3", database, "PRAGMA auto_vacuum = 2; VACUUM"),
+        why="has it give free space back again, now and later; stop every program that has the "
+        "database open first",
     )
 
 

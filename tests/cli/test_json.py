@@ -72,7 +72,7 @@ SHAPES = {
         *("keepsContentBytes", "keepsDays", "thinsByAge"),
         *("batches", "contents", "contentBytes", "batchesHeld", "contentsHeld"),
         *("batchesLeft", "contentsLeft"),
-        *("databaseBytesBefore", "databaseBytesAfter", "next"),
+        *("databaseBytesBefore", "databaseBytesAfter", "unreturnableBytes", "next"),
     },
     "doctor": {"directory", "level", "findings", "stores"},
     "rebuild": {

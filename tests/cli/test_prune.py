@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import shlex
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,31 @@ def test_what_stays_is_said_and_what_helps(tmp_path: Path, monkeypatch: pytest.M
     assert f"\nNext\n  rtstore doctor {directory}\n" in done.out
     monkeypatch.undo()
     assert "Held" not in run("prune", directory, "--batches", "10").out
+
+
+def test_a_database_that_gives_no_space_back(tmp_path: Path) -> None:
+    """After a VACUUM with auto_vacuum off, pruning frees nothing: it says so, and what is printed
+    sets that right."""
+    directory = with_history(tmp_path, 200)
+    path = directory / DATABASE_NAME
+    with closing(sqlite3.connect(path)) as other:
+        other.executescript("PRAGMA auto_vacuum = 0; VACUUM")
+    text = run("prune", directory, "--contents", "2").out
+    assert "of it are free, for later batches: another program turned auto_vacuum off" in text
+    done = run("prune", directory, "--contents", "2", "--json").json()
+    assert done["unreturnableBytes"] > 50_000
+    (step,) = done["next"]
+    assert f"\nNext\n  {step['command']}\n" in text
+    size = path.stat().st_size
+    program, database, statements = shlex.split(step["command"])
+    assert (program, database) == ("sqlite3", str(path))
+    with closing(sqlite3.connect(database)) as other:
+        other.executescript(statements)
+    pointers = 4096  # the page by which SQLite finds what refers to a page that it moves
+    assert path.stat().st_size <= size - done["unreturnableBytes"] + pointers
+    again = run("prune", directory, "--contents", "1", "--json").json()
+    assert (again["unreturnableBytes"], again["next"]) == (0, [])
+    assert run("status", directory).code == ExitCode.READY
 
 
 def test_thinning_is_a_limit_of_its_own(tmp_path: Path) -> None:

@@ -326,8 +326,8 @@ def test_a_mount_point_is_no_destination(
     before = picture(tmp_path)
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == disk)
     wrong = pytest.raises(InvalidRequestError, match=f"mount point, .* such as {disk}/new")
-    with wrong:
-        back_up(directory, disk)
+    with RuntimeStore.open(directory, read_only=True) as store, wrong:
+        store.back_up(disk)
     with wrong:
         restore_backup(backup, disk)
     assert picture(tmp_path) == before

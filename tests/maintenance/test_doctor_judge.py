@@ -277,6 +277,35 @@ def test_another_journal_mode() -> None:
     assert (finding.level, "delete" in finding.sentence) == (Level.YELLOW, True)
 
 
+def test_a_database_that_gives_no_space_back() -> None:
+    """Somebody ran VACUUM with auto_vacuum off: what it means is said, and how it is set again."""
+    settings = {"journal_mode": "wal", "auto_vacuum": 0}
+    finding = found(Check.SETTINGS, settings=settings)
+    assert (finding.level, "gives nothing back" in finding.sentence) == (Level.YELLOW, True)
+    path = "'/teams/a team/runtime-store.sqlite3'"
+    assert commands(finding) == [f"sqlite3 {path} 'PRAGMA auto_vacuum = 2; VACUUM'"]
+    assert "stop every program" in finding.ways[0].why
+    assert found(Check.SETTINGS, settings={**settings, "auto_vacuum": 2}).level is Level.GREEN
+    full = found(Check.SETTINGS, settings={**settings, "auto_vacuum": 1})
+    assert (full.level, commands(full)) == (Level.YELLOW, commands(finding))
+    both = [
+        finding.sentence
+        for finding in diagnose(facts(settings={"journal_mode": "delete", "auto_vacuum": 0}))
+        if finding.check is Check.SETTINGS
+    ]
+    assert ["WAL mode" in both[0], "auto_vacuum off" in both[1]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "state", [state for state in DatabaseState if state not in ("sound", "older")]
+)
+def test_stray_files_where_nothing_can_be_recovered(state: DatabaseState) -> None:
+    """`recover` refuses such a database, so that it is not advised."""
+    finding = found(Check.STRAY_FILES, state=state, stray_files=(".x.rtstore-tmp",))
+    assert (finding.level, commands(finding)) == (Level.YELLOW, [])
+    assert "before the store can be opened, which removes them" in finding.ways[0].why
+
+
 def test_a_link_to_a_sound_database() -> None:
     """It is brought back, its WAL first, before the history is given up."""
     finding = found(

@@ -21,8 +21,10 @@ from rtstore.cli.output import Cell, Page, count, page_of, size
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import open_to_look
 from rtstore.control.contents import Retention
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
 from rtstore.history.prune import PruneReport
+from rtstore.maintenance.growth import space_returning
 from rtstore.model.records import Record
 from rtstore.shell import shell_word
 from rtstore.store import RuntimeStore
@@ -51,6 +53,7 @@ class PruneDocument(Record):
     contents_left: int
     database_bytes_before: int
     database_bytes_after: int | None
+    unreturnable_bytes: int
     next: tuple[NextStep, ...]
 
 
@@ -112,6 +115,7 @@ def run(
       dropped, or would be), batchesHeld, contentsHeld (beyond the limits, but not dropped: a store
       file could not be flushed, or holds an old version; 0 in a dry run), batchesLeft,
       contentsLeft, databaseBytesBefore, databaseBytesAfter (null in a dry run),
+      unreturnableBytes (free in the database, which cannot give them back: auto_vacuum is off),
       next[] {command, why}
     """
     retention = _retention(batches, contents, mib, days, thin=thin)
@@ -133,6 +137,9 @@ def run(
         doctor = f"rtstore doctor {shell_word(directory)}"
         why = "says what is wrong with the files; what is held goes with a pruning after that"
         next_steps.append(NextStep(command=doctor, why=why))
+    if report.unreturnable_bytes:
+        way = space_returning(directory / DATABASE_NAME)
+        next_steps.append(NextStep(command=way.command, why=way.why))
     document = _document(directory, team_name, report, tuple(next_steps))
     _show(page_of(document, as_json=as_json), document, report.retention)
     return ExitCode.READY
@@ -212,12 +219,19 @@ def _show(page: Page, report: PruneDocument, retention: Retention) -> None:
             facts.append(("Held", Cell(_held(report), "warn")))
         facts.append(("Left", left))
         facts.append(("Database", f"{before} before, {size(report.database_bytes_after or 0)} now"))
+        if report.unreturnable_bytes:
+            facts.append(("Not returned", Cell(_not_returned(report), "warn")))
     page.facts(facts)
     if report.next:
         page.title("Next")
         for step in report.next:
             page.line(Cell(step.command or "", "command"), indent=2)
             page.line(step.why, indent=6)
+
+
+def _not_returned(report: PruneDocument) -> str:
+    free = size(report.unreturnable_bytes)
+    return f"{free} of it are free, for later batches: another program turned auto_vacuum off"
 
 
 def _held(report: PruneDocument) -> str:

@@ -35,6 +35,16 @@ def free_pages(connection: Connection) -> int:
     return free
 
 
+def unreturnable_bytes(connection: Connection) -> int:
+    """Return the size of the free pages that stay in the file because somebody turned `auto_vacuum`
+    off; 0 where they can be released."""
+    driver = driver_of(connection)
+    if driver.execute("PRAGMA auto_vacuum").fetchone()[0] != 0:
+        return 0
+    size: int = driver.execute("PRAGMA page_size").fetchone()[0]
+    return free_pages(connection) * size
+
+
 def release_free_pages(connection: Connection) -> int:
     """Release a chunk of the free pages to the file system. Return how many are still free.
 

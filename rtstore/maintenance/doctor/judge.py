@@ -21,7 +21,7 @@ from rtstore.maintenance.doctor.facts import (
     rebuild_with_descriptors,
     two_teams,
 )
-from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning
+from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning, space_returning
 from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
 from rtstore.model.times import format_time
@@ -50,6 +50,8 @@ IN_MEMORY = frozenset({"ramfs", "tmpfs"})
 
 LONG_HOLD = timedelta(seconds=60)
 CLOCK_TOLERANCE = timedelta(seconds=2)
+_INCREMENTAL = 2
+"""What `auto_vacuum` is where free pages are given back when they are asked for."""
 SPARE_BYTES = 16 << 20
 """Bytes. Free space below this plus the size of the files here is reported."""
 
@@ -573,8 +575,20 @@ def _settings(facts: Facts) -> Iterator[Finding]:
             f"{found}: another program took it out of WAL mode",
             _writing(facts, "recover", "opens it for writing, which sets it again"),
         )
-    else:
+    elif facts.settings.get("auto_vacuum") in (None, _INCREMENTAL):
         yield say.green(found)
+    if facts.settings.get("auto_vacuum") not in (None, _INCREMENTAL):
+        way = space_returning(facts.directory / "runtime-store.sqlite3")
+        yield say.yellow(f"{found}: {_of_auto_vacuum(facts)}", _unless_hindered(facts, way))
+
+
+def _of_auto_vacuum(facts: Facts) -> str:
+    if facts.settings.get("auto_vacuum") == 1:
+        return "another program set auto_vacuum to 1 (full): each commit moves pages about"
+    return (
+        "another program turned auto_vacuum off: what dropped history leaves free stays in the "
+        "file, for later batches, and pruning gives nothing back"
+    )
 
 
 # --- what lies about ------------------------------------------------------------------------------
@@ -633,7 +647,12 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
     if facts.stray_files and facts.lock_holder is None:
         yield say.yellow(
             f"left by a process that died: {', '.join(facts.stray_files)}",
-            _writing(facts, "recover", "removes them"),
+            _writing(facts, "recover", "removes them")
+            if facts.state in (DatabaseState.SOUND, DatabaseState.OLDER)
+            else Suggestion(
+                command=None,
+                why="nothing to be done before the store can be opened, which removes them",
+            ),
         )
     elif facts.unknown_files:
         names = ", ".join(facts.unknown_files)
