@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from rtstore.cli.advice import NextStep
 from rtstore.cli.discover import DEPTH_NEAR, LANE_INDEX, Place, Walk
 from rtstore.cli.exits import ExitCode, exit_code_of
+from rtstore.cli.options import command_at, is_utf8
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import Look, Verdict, bytes_on_disk, look_at, open_to_look, shown
@@ -196,10 +197,10 @@ def _line(place: Place, walk: Walk) -> Line:
         if place.problem is not None:
             raise place.problem
         with open_to_look(place.path) as store:
-            return _looked_at(store, lane_id)
+            line = _looked_at(store, lane_id)
     except (RuntimeStoreError, OSError) as error:
         refused = _why_refused(place.path) if _is_to_import(error) else None
-        return Line(
+        line = Line(
             directory=str(shown(place.path)),
             lane_id=lane_id,
             state=_state_of(error),
@@ -207,6 +208,12 @@ def _line(place: Place, walk: Walk) -> Line:
             exit_code=exit_code_of(error),
             next=(_way_out(shown(place.path), error, team),),
         )
+    there = shown(place.path)
+    if is_utf8(there) or not any(step.command for step in line.next):
+        return line
+    why = "says what to run there: no command takes a path that is not UTF-8 text"
+    step = NextStep(command=command_at("status", there), why=why)
+    return line.model_copy(update={"next": (step,)})
 
 
 def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:

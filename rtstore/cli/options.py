@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rtstore.cli.completion import stores
+from rtstore.shell import shell_word
 
 LOCK_TIMEOUT_S = 10.0
 NUMBER_MAX = 1_000_000_000
@@ -15,17 +16,40 @@ NUMBER_MAX = 1_000_000_000
 
 def utf8(path: Path | None) -> Path | None:
     """Refuse a path that is not UTF-8, which JSON and SQLite cannot represent."""
+    if path is not None and not is_utf8(path):
+        raise typer.BadParameter("the path is not UTF-8 text")
+    return path
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether a command takes a path: see `utf8`."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise typer.BadParameter("the path is not UTF-8 text") from None
+        return False
+    return True
+
+
+def _directory(path: Path) -> Path:
+    if not is_utf8(path):
+        problem = "the path is not UTF-8 text; where it is there, from inside of it, '.' will do"
+        raise typer.BadParameter(problem)
     return path
+
+
+def command_at(command: str, path: Path) -> str:
+    """Return a command for a directory, as it has to be typed where it takes no such path."""
+    if is_utf8(path):
+        return f"rtstore {command} {shell_word(path)}"
+    return f"cd {shell_word(path)} && rtstore {command} ."
 
 
 Directory = Annotated[
     Path,
     # Whether it can be read is found out where the error says more.
-    typer.Argument(metavar="DIR", callback=utf8, readable=False, help="The runtime directory."),
+    typer.Argument(
+        metavar="DIR", callback=_directory, readable=False, help="The runtime directory."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 Wide = Annotated[

@@ -124,6 +124,7 @@ def _where_it_is(error: NotARuntimeDirectoryError) -> str:
     """Return the message of the error. Where there are runtime directories below or beside, or
     back-ups, suggest to look at those instead of creating another one."""
     from rtstore.cli.discover import has_places_beside, near
+    from rtstore.cli.options import command_at
     from rtstore.cli.output import count
 
     directory = error.directory
@@ -132,7 +133,7 @@ def _where_it_is(error: NotARuntimeDirectoryError) -> str:
         command = f"rtstore status {shell_word(directory)}"
         return f"{directory}: there is no runtime store here, but below. Run: {command}"
     if below.backups:
-        command = f"rtstore verify {shell_word(below.backups[-1])}"
+        command = command_at("verify", below.backups[-1])
         what = f"no runtime store here, but {count(len(below.backups), 'back-up')}"
         return f"{directory}: there is {what}. Run: {command}"
     if not os.path.lexists(directory) and has_places_beside(directory):

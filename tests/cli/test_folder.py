@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -267,6 +269,30 @@ def test_names_that_no_terminal_shows(tmp_path: Path) -> None:
     assert "\\udcff" in result.out
     assert "new\\nline \\x1b[31m" in result.out
     assert len(run("status", tmp_path, "--json").json()["directories"]) == 2
+
+
+def test_advice_for_a_directory_whose_name_is_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No command takes its path, so that what is printed goes there first; what is printed there
+    puts it right."""
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    directory = crashed_team(place)
+    monkeypatch.chdir(tmp_path)
+    found = run("status", ".", "--json").json()["directories"][0]["next"]
+    (step,) = found
+    assert step["command"] == "cd $'caf\\xe9/crashed' && rtstore status ."
+    there, command = step["command"].split(" && ")
+    done = subprocess.run(
+        ["bash", "-c", f"{there} && pwd -P"], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert os.fsdecode(done.stdout.strip()) == str(directory.resolve())
+    monkeypatch.chdir(directory)
+    (step,) = run(*shlex.split(command)[1:], "--json").json()["next"]
+    assert run(*shlex.split(step["command"])[1:]).code == ExitCode.READY
+    refused = run("status", directory)
+    assert (refused.code, "'.' will do" in refused.err) == (ExitCode.WRONG_CALL, True)
 
 
 def test_every_verdict_has_a_state() -> None:

@@ -298,6 +298,17 @@ def test_an_empty_directory_is_taken(directory: Path, tmp_path: Path) -> None:
     assert same(directory, tmp_path / "new")
 
 
+def test_a_directory_whose_path_is_no_text(directory: Path, tmp_path: Path) -> None:
+    """The record of the back-up, which is JSON, leaves the path out; all else is as ever."""
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    moved = directory.rename(place / "runtime")
+    assert back_up(moved, place / "backup").origin is None
+    assert verify_backup(place / "backup").origin is None
+    restore_backup(place / "backup", place / "new")
+    assert same(moved, place / "new")
+
+
 @pytest.mark.parametrize("leads_to", ["empty", "nothing", "link"])
 def test_a_link_is_no_destination(directory: Path, tmp_path: Path, leads_to: str) -> None:
     """A directory cannot take the place of a link: that is said before any work, and where to."""

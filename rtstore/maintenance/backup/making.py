@@ -66,7 +66,7 @@ def back_up(
         backup = describe(path, files).model_copy(
             update={
                 "path": destination,
-                "origin": str(directory.absolute()),
+                "origin": _as_text(directory.absolute()),
                 "created_at": created_at,
                 "left_out": tuple(left_out),
                 "changed": tuple(changed),
@@ -76,6 +76,12 @@ def back_up(
         write_record(building, backup, fs)
         verify_bytes(building, fs, progress)
     return backup
+
+
+def _as_text(path: Path) -> str | None:
+    """Return a path as the record can hold it, or None: JSON has no name that is not UTF-8."""
+    text = str(path)
+    return None if any("\ud800" <= char <= "\udfff" for char in text) else text
 
 
 def _fill(

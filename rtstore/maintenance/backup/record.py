@@ -60,7 +60,8 @@ class Backup(Record):
     """The number of batches that were committed."""
     last_committed_batch_id: str | None
     origin: str | None = None
-    """The runtime directory that was backed up; None when that is not recorded."""
+    """The runtime directory that was backed up; None when that is not recorded: of an
+    upgrade's, and where its path is not UTF-8."""
     created_at: Timestamp | None
     """When it was made; None for the database that an upgrade backed up, which has it in its
     name."""
