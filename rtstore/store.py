@@ -250,6 +250,7 @@ class RuntimeStore:
         directory = arguments.path(directory, "directory").absolute()  # wherever the process goes
         seams = arguments.optional(Seams, seams, "seams") or Seams()
         clock, fs = seams.clock, seams.fs
+        arguments.flags(recover=recover, read_only=read_only, upgrade=upgrade)
         arguments.optional(str, team_name, "team_name")
         registry = None if descriptors is None else Registry(descriptors)
         durability = member(Durability, durability, "durability")

@@ -67,7 +67,7 @@ def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) ->
         if stat.S_ISLNK(mode):
             raise _through_link(parent, path, store, is_folder=True)
         if not stat.S_ISDIR(mode):
-            raise UnsafePathError(parent, f"{path} is not a directory", store=store)
+            raise UnsafePathError(parent, f"is not a directory ({path})", store=store)
     return path
 
 

@@ -69,6 +69,12 @@ def optional(kind: type[Kind], value: object, field: str) -> Kind | None:
     return None if value is None else instance(kind, value, field)
 
 
+def flags(**values: object) -> None:
+    """Check arguments that are true or false. None is neither."""
+    for field, value in values.items():
+        instance(bool, value, field)
+
+
 def function(value: Function, field: str) -> Function:
     """Return an argument that must be callable."""
     if not callable(value):

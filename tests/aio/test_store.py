@@ -278,6 +278,8 @@ def test_what_cannot_be_opened_says_so(tmp_path: Path) -> None:
                 pytest.fail("opened")
         with pytest.raises(InvalidRequestError, match="durability"):
             await AsyncRuntimeStore.open(tmp_path / "none", durability="perhaps")
+        with pytest.raises(InvalidRequestError, match="read_only: must be a bool, not None"):
+            await AsyncRuntimeStore.open(tmp_path / "none", read_only=None)  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
         assert threading.active_count() == threads
 

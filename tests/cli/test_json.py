@@ -60,8 +60,8 @@ SHAPES = {
     },
     "report": {"path", "bytes", "redacted", "directories"},
     "recover": {
-        *("directory", "teamName", "dryRun", "runNumber", "plan", "steps", "removedFiles"),
-        *("remaining", "verdict", "readiness", "next"),
+        *("directory", "teamName", "dryRun", "upgrade", "runNumber", "plan", "steps"),
+        *("removedFiles", "remaining", "verdict", "readiness", "next"),
     },
     "upgrade": {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),

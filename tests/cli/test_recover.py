@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-from rtstore import Descriptor, RunIdentity, RuntimeStore
+from rtstore import Descriptor, RunIdentity, RuntimeStore, verify_backup
 from rtstore.cli.exits import ExitCode
+from rtstore.control.schema import REVISIONS
 from tests.cli.commands import crashed_team, ready_team, run, run_process
 from tests.support import picture
+from tests.upgrade.freeze import unpack
 
 
 def test_plan_of_a_crash(tmp_path: Path) -> None:
@@ -26,6 +29,24 @@ def test_plan_of_a_crash(tmp_path: Path) -> None:
     assert "  Uncommitted runtime store batch detected: batch-crashed\n" in result.out
     assert f"  rtstore recover {directory}\n" in result.out
     assert picture(directory, without=("-shm",)) == before
+
+
+def test_recovering_an_older_database(tmp_path: Path) -> None:
+    """Opening it upgrades it: both revisions are said, and where it is kept as it was."""
+    directory = unpack("0005_runs", tmp_path)
+    text = run("recover", shutil.copytree(directory, tmp_path / "copy")).out
+    report = run("recover", directory, "--json").json()
+    upgrade = report["upgrade"]
+    assert (upgrade["fromRevision"], upgrade["toRevision"]) == ("0005_runs", REVISIONS[-1])
+    kept = upgrade["backupPath"]
+    assert verify_backup(directory / kept).revision == "0005_runs"
+    (line,) = [line for line in text.splitlines() if line.startswith("Upgraded ")]
+    assert f"from 0005_runs to {REVISIONS[-1]}" in line
+    (line,) = [line for line in text.splitlines() if line.startswith("Back-up ")]
+    name = line.split()[1].rpartition("/")[2]
+    assert (tmp_path / "copy" / name).exists()
+    assert run("recover", directory, "--json").json()["upgrade"] is None
+    assert "Upgraded" not in run("recover", directory).out
 
 
 def test_plan_of_a_ready_team(tmp_path: Path) -> None:

@@ -137,7 +137,9 @@ def test_a_file_on_the_way_is_refused(tmp_path: Path, path: str) -> None:
     """A store cannot be below another file."""
     (tmp_path / "file").write_text("")
 
-    assert "not a directory" in refused(tmp_path, path).problem
+    error = refused(tmp_path, path)
+    assert "not a directory" in error.problem
+    assert f"of store test.store is not a directory ({tmp_path / 'file'})" in str(error)
 
 
 def test_the_runtime_directory_itself_may_be_reached_through_a_link(tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ from tests.support import (
         ({"team_name": TEAM, "plan_id_factory": None}, "plan_id_factory"),
         ({"team_name": TEAM, "on_event": "print"}, "on_event"),
         ({"team_name": TEAM, "fs": "files"}, "fs"),
+        ({"team_name": TEAM, "read_only": "x"}, "read_only"),
+        ({"team_name": TEAM, "read_only": None}, "read_only"),
+        ({"team_name": TEAM, "recover": 0}, "recover"),
+        ({"team_name": TEAM, "upgrade": "no"}, "upgrade"),
     ],
 )
 def test_a_store_is_not_begun_with_wrong_arguments(

@@ -6,6 +6,9 @@ An ordinary opening would do the safe repairs without showing them.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 from rtstore.cli.advice import NextStep
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout, Wide
@@ -21,8 +24,13 @@ from rtstore.cli.snapshot import (
     until_it_fits,
 )
 from rtstore.cli.steps import show_steps
+from rtstore.control.revisions import inspect_revision
+from rtstore.control.schema import REVISIONS
+from rtstore.control.sqlite.engine import DATABASE_NAME
+from rtstore.errors import RuntimeStoreError
 from rtstore.model.records import (
     ActionKind,
+    DatabaseUpgrade,
     ReadinessCheck,
     Record,
     RecoveryPlan,
@@ -38,6 +46,8 @@ class RecoverReport(Record):
     directory: str
     team_name: str
     dry_run: bool
+    upgrade: DatabaseUpgrade | None
+    """How opening upgraded an older database; None when it was not older."""
     run_number: int | None
     """The row in `recovery_runs`; None when there was nothing to do, and for a dry run."""
     plan: RecoveryPlan
@@ -61,15 +71,19 @@ def run(
     """Put right what can be, and show each step and what is left.
 
     Open batches are finished from the log, committed contents are put back, changed files go into
-    quarantine. What needs the runtime is left to it. Running it again does no harm.
+    quarantine. An older database is backed up and upgraded first, as whenever a store is opened.
+    What needs the runtime is left to it. Running it again does no harm.
 
     \b
-    JSON: directory, teamName, dryRun, runNumber, plan (as in "plan"),
+    JSON: directory, teamName, dryRun,
+      upgrade {upgradeNumber, fromRevision, toRevision, upgradedAt, backupPath} or null,
+      runNumber, plan (as in "plan"),
       steps[] {action {kind, schemaName, reason?}, outcome (done|skipped|failed), detail,
         intention (in a dry run; or null)},
       removedFiles[], remaining (a plan), verdict, readiness, next[]
     """
     check_directory(directory)
+    older = _older_revision(directory)
     with (
         progress_bar(quiet=as_json, what="recovering"),
         RuntimeStore.open(
@@ -82,10 +96,27 @@ def run(
         )
         after = set(temporary_files(store))
         look = look_at(store)
+        upgrade = _upgrade_from(older, store)
     removed = tuple(name for name in before if name not in after)
-    report = _report(look, outcome, removed, dry_run=dry_run)
+    report = _report(look, outcome, removed, upgrade, dry_run=dry_run)
     _show(page_of(report, as_json=as_json, wide=wide), look, report)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
+
+
+def _older_revision(directory: Path) -> str | None:
+    """Return the revision of a database that opening upgrades. What is wrong with it, opening
+    says."""
+    with suppress(RuntimeStoreError):
+        revision = inspect_revision(directory / DATABASE_NAME)
+        return None if revision == REVISIONS[-1] else revision
+    return None
+
+
+def _upgrade_from(revision: str | None, store: RuntimeStore) -> DatabaseUpgrade | None:
+    if revision is None:
+        return None
+    found = [upgrade for upgrade in store.upgrades() if upgrade.from_revision == revision]
+    return found[-1] if found else None
 
 
 def _carry_out(store: RuntimeStore, *, stray_files: bool, dry_run: bool) -> RecoveryReport:
@@ -96,12 +127,18 @@ def _carry_out(store: RuntimeStore, *, stray_files: bool, dry_run: bool) -> Reco
 
 
 def _report(
-    look: Look, outcome: RecoveryReport, removed: tuple[str, ...], *, dry_run: bool
+    look: Look,
+    outcome: RecoveryReport,
+    removed: tuple[str, ...],
+    upgrade: DatabaseUpgrade | None,
+    *,
+    dry_run: bool,
 ) -> RecoverReport:
     return RecoverReport(
         directory=str(look.directory),
         team_name=look.team_name,
         dry_run=dry_run,
+        upgrade=upgrade,
         run_number=outcome.run_number,
         plan=outcome.plan,
         steps=outcome.steps,
@@ -118,6 +155,7 @@ def _show(page: Page, look: Look, report: RecoverReport) -> None:
         [
             ("Runtime directory", report.directory),
             ("Team", report.team_name),
+            *_upgraded(look, report.upgrade),
             ("Plan", f"{report.plan.plan_id}, impact {report.plan.readiness_impact}"),
             *([("Recovery run", str(report.run_number))] if report.run_number is not None else []),
         ]
@@ -128,3 +166,12 @@ def _show(page: Page, look: Look, report: RecoverReport) -> None:
     left = sum(action.kind is not ActionKind.NONE for action in report.remaining.actions)
     page.facts([("  Actions", count(left, "action")), ("  Readiness", readiness_cell(look))])
     show_diagnosis(page, look, look.next)
+
+
+def _upgraded(look: Look, upgrade: DatabaseUpgrade | None) -> list[tuple[str, str]]:
+    if upgrade is None:
+        return []
+    return [
+        ("Upgraded", f"the database, from {upgrade.from_revision} to {upgrade.to_revision}"),
+        ("Back-up", f"{look.directory / upgrade.backup_path} (as it was)"),
+    ]
