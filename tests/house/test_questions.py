@@ -16,14 +16,25 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import timedelta
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rtstore import DATABASE_NAME
-from tests.support import CHECKOUT, picture, readme
+from rtstore import DATABASE_NAME, DELETED
+from tests.support import (
+    CHECKOUT,
+    LEASES,
+    NOON,
+    new_directory,
+    open_store,
+    picture,
+    readme,
+    write,
+)
 
 DATASETTE = """
 import asyncio, json, sys
@@ -107,12 +118,45 @@ def test_every_view_is_asked() -> None:
     }  # fmt: skip
     assert {view for view in views if f"FROM {view}" in asked} >= views - {
         "batch_log",
-        "store_deletions",
         "write_receipts",
     }
     assert "FROM batch_log" in text
     assert "FROM store_deletions" in text
     assert "FROM write_receipts" in text
+
+
+def test_what_a_store_held_at_some_time(tmp_path: Path) -> None:
+    """The question of the page is right before a store was there, and about a deletion."""
+    (query,) = [query for _, query in questions() if "FROM store_deletions" in query]
+    hours = count()
+    store = open_store(new_directory(tmp_path), clock=lambda: NOON + timedelta(hours=next(hours)))
+    with store:
+        for number in (1, 2):
+            write(store, LEASES, {"n": number})
+            write(store, LEASES, DELETED)
+        write(store, LEASES, {"n": 3})
+        times = {
+            batch.batch_number: (batch.started_at, batch.completed_at) for batch in store.batches()
+        }
+    said: dict[int, list[tuple[str, str | None]]] = {}
+    for number, (_, ended) in sorted(times.items()):
+        assert ended is not None
+        asked = query.replace("opencode.runtimeRevision", LEASES).replace(
+            "'now'", f"'{ended + timedelta(minutes=1):%Y-%m-%d %H:%M:%S}'"
+        )
+        rows = by_python(store.directory / DATABASE_NAME, asked)
+        said[number] = [(row["event"], row["data"]) for row in rows]
+    first = min(times)
+    assert said == {
+        first: [("written", '{"n":1}')],
+        first + 1: [("deleted", None)],
+        first + 2: [("written", '{"n":2}')],
+        first + 3: [("deleted", None)],
+        first + 4: [("written", '{"n":3}')],
+    }
+    early = query.replace("opencode.runtimeRevision", LEASES)
+    early = early.replace("'now'", f"'{NOON - timedelta(hours=1):%Y-%m-%d %H:%M:%S}'")
+    assert by_python(store.directory / DATABASE_NAME, early) == []
 
 
 def test_the_sqlite3_program_answers(folder: Path) -> None:
