@@ -175,6 +175,15 @@ def list_batches(connection: Connection, *, limit: int | None = None) -> list[Ba
     return _with_receipts(connection, rows[::-1])
 
 
+def read_all(connection: Connection) -> None:
+    """Read every batch, in any state, with its receipts, a few at a time. Raises ValueError for a
+    row that makes no sense."""
+    number = 0
+    while rows := _SELECT_AFTER.all(connection, number=number, count=_AT_ONCE):
+        _with_receipts(connection, rows)
+        number = rows[-1]["batch_number"]
+
+
 def list_committed_after(connection: Connection, after: int, limit: int) -> list[Batch]:
     """Return the committed batches above a high watermark, with their receipts, oldest first; at
     most `limit`."""
@@ -376,6 +385,13 @@ _SELECT_OPEN = Statement(
 _SELECT_NEWEST = Statement(
     select(write_batches).order_by(write_batches.c.batch_number.desc()).limit(bindparam("count"))
 )
+_SELECT_AFTER = Statement(
+    select(write_batches)
+    .where(write_batches.c.batch_number > bindparam("number"))
+    .order_by(write_batches.c.batch_number)
+    .limit(bindparam("count"))
+)
+_AT_ONCE = 500
 # Watermarks rise with the numbers, so this walks back from the newest to the first that is met.
 _SELECT_UP_TO = Statement(
     select(write_batches.c.batch_number)

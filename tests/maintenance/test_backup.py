@@ -490,7 +490,7 @@ def test_a_backup_of_a_newer_rtstore(directory: Path, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     back_up(directory, backup)
     _sql("PRAGMA user_version = 999")(backup)
-    with pytest.raises(BackupDamagedError, match="open it with a newer rtstore"):
+    with pytest.raises(BackupDamagedError, match="of a newer rtstore"):
         verify_backup(backup)  # it was changed since, so nothing that it says can be relied on
     record = json.loads((backup / RECORD_NAME).read_bytes())
     content = (backup / DATABASE_NAME).read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from rtstore.commit.publisher import Durability, Publisher
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
-from rtstore.errors import UnsafePathError
+from rtstore.errors import BackupDamagedError, CorruptDatabaseError, UnsafePathError
 from rtstore.files import durable, quarantine
 from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import check_target, store_path
@@ -22,7 +24,12 @@ from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.history.materialize import BackupFile, write_store_files
 from rtstore.maintenance.backup.record import Backup, ChangedFile, Progress, Step, write_record
-from rtstore.maintenance.backup.verifying import describe, verify_bytes, without_content
+from rtstore.maintenance.backup.verifying import (
+    describe,
+    problem_of_rows,
+    verify_bytes,
+    without_content,
+)
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
 from rtstore.model.times import Clock, to_utc_ms, utc_now
@@ -50,12 +57,15 @@ def back_up(
 
     Raises `InvalidRequestError` when the destination is neither new nor empty, cannot be replaced
     (a link, a mount point, the working directory), or is inside the runtime directory,
-    `StorageError`, `CorruptDatabaseError`, and `BackupDamagedError` when the written bytes do not
-    read back.
+    `StorageError`, `CorruptDatabaseError` also for a row or a content that makes no sense, and
+    `BackupDamagedError` when the written bytes do not read back.
     """
     destination, fs = Path(destination), fs or FileSystem()
     created_at = to_utc_ms(clock())
-    with new_directory(destination, "destination", fs, outside=directory) as building:
+    with (
+        new_directory(destination, "destination", fs, outside=directory) as building,
+        _told_of_the_source(database.path, destination),
+    ):
         path = building / DATABASE_NAME
         tell = progress or _nothing
         copying.copy(database, path, fs, lambda done, of: tell(Step.DATABASE, done, of))
@@ -82,6 +92,24 @@ def _as_text(path: Path) -> str | None:
     """Return a path as the record can hold it, or None: JSON has no name that is not UTF-8."""
     text = str(path)
     return None if any("\ud800" <= char <= "\udfff" for char in text) else text
+
+
+@contextmanager
+def _told_of_the_source(source: Path, destination: Path) -> Iterator[None]:
+    """Raise what is found damaged in the copy as an error of the database that was copied, where it
+    is damaged itself: the copy goes."""
+    try:
+        yield
+    except (CorruptDatabaseError, BackupDamagedError) as error:
+        problem = problem_of_rows(source)
+        if problem is not None:
+            raise CorruptDatabaseError(source, problem) from error
+        way = (
+            "nothing was left there. What was written does not read back: look at the disk, then "
+            "make it again"
+        )
+        problems = error.problems if isinstance(error, BackupDamagedError) else (error.problem,)
+        raise BackupDamagedError(destination, problems, way) from error
 
 
 def _fill(

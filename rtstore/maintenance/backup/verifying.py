@@ -7,12 +7,14 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.control import contents, manifest, recovery_log, revisions
+from rtstore.control import batches, contents, manifest, recovery_log, revisions, runs
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import (
     BackupDamagedError,
+    CorruptDatabaseError,
+    ForeignDatabaseError,
     NewerDatabaseError,
     RuntimeStoreError,
     StorageError,
@@ -35,9 +37,9 @@ def verify_backup(
     """Check a back-up, byte for byte, and return its record. Changes nothing.
 
     A back-up is a directory that `back_up` made, or the database that an upgrade backed up. Checked
-    are every page, index and foreign key of the database, the hash of its pages, the hash of every
-    content in it, and the hash of every file. `progress` is called with the step, the amount that
-    is done, and the amount of all. Of a database alone no file is looked at. Raises
+    are every page, index, foreign key and row of the database, the hash of its pages, the hash of
+    every content in it, and the hash of every file. `progress` is called with the step, the amount
+    that is done, and the amount of all. Of a database alone no file is looked at. Raises
     `BackupDamagedError` with everything that is wrong, also where somebody had dropped a part of
     the schema before it was made, and `NewerDatabaseError` for a back-up of a newer rtstore.
     """
@@ -71,6 +73,7 @@ def verify_bytes(path: Path, fs: FileSystem, progress: Progress | None) -> Backu
             problems.append(f"the database is at {found}, not {record.revision}")
         if hash_of_pieces(copying.pages(database)) != record.database_hash:
             problems.append("the database is not the one that was backed up: it was changed since")
+        read_everything(database, found)
         problems += problems_of_contents(database)
         schema_problem = problem_of_schema(database, found)
     except BackupDamagedError:
@@ -78,10 +81,24 @@ def verify_bytes(path: Path, fs: FileSystem, progress: Progress | None) -> Backu
     except RuntimeStoreError as error:
         if isinstance(error, NewerDatabaseError) and not problems and _is_as_kept(record):
             raise  # sound, as far as this rtstore can tell
-        problems.append(str(error))
+        problems.append(_in_short(error))
     if problems:
         raise BackupDamagedError(path, tuple(problems))
     return record.model_copy(update={"schema_problem": schema_problem})
+
+
+def _in_short(error: RuntimeStoreError) -> str:
+    """Return what is wrong with the database of a back-up, without the advice for a database that
+    is in use."""
+    match error:
+        case CorruptDatabaseError():
+            return f"{error.path.name} is damaged: {error.problem}"
+        case ForeignDatabaseError():
+            return f"{error.path.name} is not a control database of rtstore: {error.problem}"
+        case NewerDatabaseError():
+            return f"{error.path.name} is at revision {error.found_revision}, of a newer rtstore"
+        case _:
+            return str(error).rstrip(".")
 
 
 def _is_as_kept(record: Backup) -> bool:
@@ -97,8 +114,9 @@ def verify_database(path: Path) -> Backup:
         raise BackupDamagedError(path, ("there is no such file or directory",)) from None
     except system_error() as error:
         raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
-    revisions.inspect_revision(path)
+    revision = revisions.inspect_revision(path)
     copying.check(path)
+    read_everything(path, revision)
     problems = problems_of_contents(path)
     if problems:
         raise BackupDamagedError(path, tuple(problems))
@@ -166,6 +184,39 @@ def problem_of_schema(path: Path, revision: str) -> str | None:
     more = f" (and {len(missing) - 3} more)" if missing[3:] else ""
     are = "is" if len(missing) == 1 else "are"
     return f"its {' and its '.join(missing[:3])}{more} {are} gone: somebody dropped that"
+
+
+def problem_of_rows(path: Path) -> str | None:
+    """Return what is wrong with the pages, rows and contents of a database, in words, or None.
+
+    Raises as `revisions.inspect_revision`, but for damage.
+    """
+    try:
+        revision = revisions.inspect_revision(path)
+        copying.check(path)
+        read_everything(path, revision)
+    except CorruptDatabaseError as error:
+        return error.problem
+    wrong = problems_of_contents(path)
+    more = f" (and {len(wrong) - 3} more)" if wrong[3:] else ""
+    return f"{'; '.join(wrong[:3])}{more}" if wrong else None
+
+
+def read_everything(path: Path, revision: str) -> None:
+    """Read every row that the commands read, history included, but for the contents. Raises
+    `CorruptDatabaseError` for one that makes no sense: it passes SQLite's own checks."""
+    database = Database(path, read_only=True)
+    try:
+        database.read(manifest.load)
+        database.read(manifest.load_descriptors)
+        database.read(batches.read_all)
+        database.read(batches.load_open)
+        database.read(recovery_log.list_quarantined)
+        if revision == REVISIONS[-1]:  # an older database does not have it
+            database.read(manifest.load_retention)
+            database.read(runs.list_runs)
+    finally:
+        database.close()
 
 
 def problems_of_contents(path: Path) -> list[str]:

@@ -46,7 +46,7 @@ from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
-from rtstore.maintenance.backup.verifying import problem_of_schema, problems_of_contents
+from rtstore.maintenance.backup.verifying import problem_of_schema
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.hindrances import (
     ALWAYS_WRITTEN,
@@ -192,7 +192,7 @@ def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
 def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
     """Return what can be made again of a database that lacks a part, and nothing else."""
     with suppress(RuntimeStoreError):
-        if problem == problem_of_schema(path, REVISIONS[-1]) and not problems_of_contents(path):
+        if problem == problem_of_schema(path, REVISIONS[-1]):
             missing = revisions.missing_parts(path)
             return tuple(missing) if revisions.can_be_put_back(path, missing) else ()
     return ()

@@ -15,12 +15,10 @@ from sqlalchemy import Connection
 
 from rtstore.control import batches, contents, manifest, recovery_log, revisions, runs
 from rtstore.control.contents import Retention
-from rtstore.control.schema import REVISIONS
-from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
 from rtstore.foreign import system_error
-from rtstore.maintenance.backup.verifying import problem_of_schema, problems_of_contents
+from rtstore.maintenance.backup.verifying import problem_of_rows, problem_of_schema
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import Batch, BatchState, ManifestEntry, Record, RunIdentity
@@ -57,38 +55,15 @@ def problem_of(path: Path) -> str | None:
     try:
         if not revisions.exists(path):
             return "there is no database"
-        revision = revisions.inspect_revision(path)
-        copying.check(path)
-        _read_everything(path, revision)
-        wrong = problems_of_contents(path)
-        if (dropped := problem_of_schema(path, revision)) is not None:
-            return dropped
-        if wrong:
-            return "; ".join(wrong[:3]) + (f" (and {len(wrong) - 3} more)" if wrong[3:] else "")
+        if (problem := problem_of_rows(path)) is not None:
+            return problem
+        return problem_of_schema(path, revisions.inspect_revision(path))
     except CorruptDatabaseError as error:
         return error.problem
     except ForeignDatabaseError as error:
         if error.may_be_damage:
             return error.problem
         raise
-    except ValueError as error:  # a row with invalid values
-        return f"the manifest makes no sense: {str(error).splitlines()[0]}"
-    return None
-
-
-def _read_everything(path: Path, revision: str) -> None:
-    database = Database(path, read_only=True)
-    try:
-        database.read(manifest.load)
-        database.read(manifest.load_descriptors)
-        database.read(batches.list_batches)
-        database.read(batches.load_open)
-        database.read(recovery_log.list_quarantined)
-        if revision == REVISIONS[-1]:  # an older database does not have it
-            database.read(manifest.load_retention)
-            database.read(runs.list_runs)
-    finally:
-        database.close()
 
 
 def what_is_left(path: Path) -> Salvage:
