@@ -701,7 +701,15 @@ class UpgradeFailedError(StopError):
     """A revision could not be run. The database is as it was, unless `unsure` is true."""
 
     def __init__(
-        self, path: Path, found: str, wanted: str, cause: str, *, unsure: bool = False
+        self,
+        path: Path,
+        found: str,
+        wanted: str,
+        cause: str,
+        *,
+        unsure: bool = False,
+        added: tuple[str, ...] = (),
+        gone: tuple[str, ...] = (),
     ) -> None:
         self.path = path
         self.found_revision = found
@@ -709,6 +717,10 @@ class UpgradeFailedError(StopError):
         self.cause = cause
         self.unsure = unsure
         """Whether the last flush failed. The database is then whole, at the old or new revision."""
+        self.added = added
+        """What somebody added to the database (`table notes`), some of which may be in the way."""
+        self.gone = gone
+        """What somebody dropped from it, which may be needed."""
         if unsure:
             outcome = (
                 "Nobody knows which of the two it is at, whole; the back-up is next to it. "
@@ -717,6 +729,17 @@ class UpgradeFailedError(StopError):
         else:
             outcome = (
                 f"It is at {found} as before; an rtstore that knows no newer revision can open it."
+            )
+        if gone:
+            outcome += (
+                f" Somebody dropped what is gone from it: {', '.join(gone)}. "
+                f"The ways out: rtstore doctor {shell_word(path.parent)}"
+            )
+        elif added:
+            outcome += (
+                f" In it, and not of rtstore: {', '.join(added)}. Whoever added what is in the way "
+                "must remove or rename it, while no program uses the database. "
+                f"Then run: rtstore upgrade {shell_word(path.parent)}"
             )
         super().__init__(
             f"{path} could not be upgraded from {found} to {wanted}: {cause}. {outcome}"

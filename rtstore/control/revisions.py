@@ -11,18 +11,18 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool
 
 from rtstore.control import manifest
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
-from rtstore.control.schema import APPLICATION_ID, PARTS, REVISIONS, metadata
+from rtstore.control.schema import APPLICATION_ID, REVISIONS
 from rtstore.control.sqlite import idle
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import driver_of
@@ -47,9 +47,6 @@ from rtstore.shell import shell_word
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
 _CURRENT = APPLICATION_ID, len(REVISIONS), 1, REVISIONS[-1]
-_UNIQUE_INDEXES = frozenset(
-    str(index.name) for table in metadata.tables.values() for index in table.indexes if index.unique
-)
 _NAMES = "SELECT count(*), max(version_num) FROM alembic_version"
 
 _one_at_a_time = threading.Lock()
@@ -134,7 +131,7 @@ def seems_current(path: Path) -> bool:
 
 def is_current(connection: Connection) -> bool:
     """Return whether the database of a connection is at the newest revision."""
-    return _applied(connection) == _CURRENT
+    return marks(connection) == _CURRENT
 
 
 def inspect_revision(path: Path) -> str:
@@ -166,7 +163,7 @@ def inspect_revision(path: Path) -> str:
 def _look_at_revision(path: Path, *, at_once: bool = False) -> tuple[int, int, int, str | None]:
     database = Database(path, read_only=True, at_once=at_once)
     try:
-        return database.read(_applied)
+        return database.read(marks)
     finally:
         database.close()
 
@@ -176,7 +173,9 @@ def name_of_revision(connection: Connection) -> str:
     return str(connection.exec_driver_sql(_NAMES).one()[1])
 
 
-def _applied(connection: Connection) -> tuple[int, int, int, str | None]:
+def marks(connection: Connection) -> tuple[int, int, int, str | None]:
+    """Return what says which revision a database is at: its application id, its user version, how
+    many rows `alembic_version` has, and the name in it."""
     driver = driver_of(connection)
     (application_id,) = driver.execute("PRAGMA application_id").fetchone()
     (number,) = driver.execute("PRAGMA user_version").fetchone()
@@ -205,7 +204,7 @@ def _check_header(path: Path) -> bool:
     raise DatabaseLockedError(path, "it kept changing while it was looked at")
 
 
-def _look_at_names(path: Path) -> os.stat_result:
+def check_names(path: Path) -> os.stat_result:
     """Check, without opening it, that the file is regular and has only this name. Return its stat.
 
     Raises `ForeignDatabaseError`, `UnusableEngineError` or `StorageError`."""
@@ -234,7 +233,7 @@ def _look_at_names(path: Path) -> os.stat_result:
 
 
 def _look_at_header(path: Path) -> bool:
-    found = _look_at_names(path)
+    found = check_names(path)
     if found.st_size == 0:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
     check_side_files(path)
@@ -371,8 +370,9 @@ def _remove_unfinished(path: Path, fs: FileSystem) -> None:
             fs.unlink(building.with_name(building.name + suffix))
 
 
-def run_revisions(connection: Connection) -> None:
-    """Upgrade the database of a connection to the newest revision, in the caller's transaction."""
+def run_revisions(connection: Connection, to: str = "head") -> None:
+    """Upgrade the database of a connection to a revision, by default the newest, in the caller's
+    transaction."""
     with no_fork():
         from alembic import command
         from alembic.config import Config
@@ -381,65 +381,7 @@ def run_revisions(connection: Connection) -> None:
     config.set_main_option("script_location", str(migrations_path()).replace("%", "%%"))
     config.attributes["connection"] = connection
     with no_fork(), _one_at_a_time:
-        command.upgrade(config, "head")
-
-
-def missing_parts(path: Path) -> list[str]:
-    """Return the tables, indexes, triggers and views that a database at the newest revision lacks:
-    somebody dropped them. Added ones are ignored."""
-    database = Database(path, read_only=True)
-    try:
-        found = database.read(_parts)
-    finally:
-        database.close()
-    return sorted(f"{kind} {name}" for kind, name in PARTS - found)
-
-
-def can_be_put_back(path: Path, missing: Iterable[str]) -> bool:
-    """Return whether parts that `missing_parts` names can be made again from what is there: no
-    table, nothing that rows must agree with, and nothing whose name something else has."""
-    parts = [tuple(part.split(" ", 1)) for part in missing]
-    database = Database(path, read_only=True)
-    try:
-        taken = {name for _, name in database.read(_parts)}
-    finally:
-        database.close()
-    return all(
-        kind != "table" and name not in taken and name not in _UNIQUE_INDEXES
-        for kind, name in parts
-    )
-
-
-def put_back(connection: Connection, missing: Iterable[str]) -> None:
-    """Make indexes, triggers and views again, as the revisions make them, in the caller's
-    transaction."""
-    made = _sql_of_parts()
-    wanted = set(missing)
-    for part in made:  # in the order of the revisions: a view may read another one
-        if part in wanted:
-            connection.exec_driver_sql(made[part])
-
-
-def _sql_of_parts() -> dict[str, str]:
-    """Return the SQL of each index, trigger and view of the newest revision, from a database in
-    memory."""
-    with no_fork(), closing(sqlite3.connect(":memory:", isolation_level=None)) as driver:
-        engine = create_engine("sqlite+pysqlite://", creator=lambda: driver, poolclass=StaticPool)
-        event.listen(engine, "begin", _begin_immediate)
-        with engine.begin() as connection:
-            run_revisions(connection)
-        rows = driver.execute(
-            "SELECT type || ' ' || name, sql FROM sqlite_schema "
-            "WHERE type <> 'table' AND sql IS NOT NULL ORDER BY rowid"
-        )
-        return dict(rows.fetchall())
-
-
-def _parts(connection: Connection) -> frozenset[tuple[str, str]]:
-    rows = connection.exec_driver_sql(
-        "SELECT type, name FROM sqlite_schema WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!'"
-    )
-    return frozenset((kind, name) for kind, name in rows)
+        command.upgrade(config, to)
 
 
 @contextmanager
@@ -465,7 +407,7 @@ def revision_connection(path: Path, *, create: bool = False) -> Iterator[Connect
         return driver
 
     engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
-    event.listen(engine, "begin", _begin_immediate)
+    event.listen(engine, "begin", begin_immediate)
     event.listen(engine, "commit", lambda connection: _commit(connection, path))
     try:
         with no_fork(), engine.begin() as connection:
@@ -481,7 +423,8 @@ class UnsureCommitError(StorageError):
     """The flush in the commit of revisions failed: the whole commit may be on the disk."""
 
 
-def _begin_immediate(connection: Connection) -> None:
+def begin_immediate(connection: Connection) -> None:
+    """Begin a transaction that writes, for an engine that leaves that to its listeners."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

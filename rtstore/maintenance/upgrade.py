@@ -23,12 +23,13 @@ from pathlib import Path
 from pydantic import computed_field
 from sqlalchemy import Connection
 
+from rtstore.control import parts, upgrade_log
 from rtstore.control import revisions as upgrade
-from rtstore.control import upgrade_log
 from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.control.sqlite.translation import is_refusal
 from rtstore.errors import (
     CorruptDatabaseError,
     NotARuntimeDirectoryError,
@@ -201,10 +202,20 @@ def run(
     except RetryableError:
         raise  # disk full, locked: the same upgrade may work later
     except RuntimeStoreError as error:
-        raise UpgradeFailedError(path, found, REVISIONS[-1], cause_of(error)) from error
+        raise _refused(path, found, error) from error
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         raise UpgradeFailedError(path, found, REVISIONS[-1], cause) from error
+
+
+def _refused(path: Path, found: str, error: RuntimeStoreError) -> UpgradeFailedError:
+    """Return the error for a revision that the database refused. SQLite calls it an error in the
+    SQL, no damage, when something is there that the revision makes, or something is gone."""
+    if not is_refusal(error.__cause__):
+        return UpgradeFailedError(path, found, REVISIONS[-1], cause_of(error))
+    added, gone = parts.differences(path, found)
+    cause = error.problem if isinstance(error, CorruptDatabaseError) else cause_of(error)
+    return UpgradeFailedError(path, found, REVISIONS[-1], cause, added=added, gone=gone)
 
 
 def backups_in(directory: Path, fs: FileSystem) -> list[Path]:
@@ -238,13 +249,13 @@ def _completed(directory: Path, lock: WriterLock, *, dry_run: bool) -> UpgradeRe
             missing = _to_put_back(path)  # another process may have been quicker
             if missing:
                 with upgrade.revision_connection(path) as connection:
-                    upgrade.put_back(connection, missing)
+                    parts.put_back(connection, missing)
     return report.model_copy(update={"put_back": missing, "dry_run": dry_run})
 
 
 def _to_put_back(path: Path) -> tuple[str, ...]:
-    missing = upgrade.missing_parts(path)
-    return tuple(missing) if missing and upgrade.can_be_put_back(path, missing) else ()
+    missing = parts.missing_parts(path)
+    return tuple(missing) if missing and parts.can_be_put_back(path, missing) else ()
 
 
 def _check_team(path: Path, team_name: str | None) -> None:
@@ -366,7 +377,9 @@ def _try_on_a_copy(
             run(trial, found, now, "", lock=None)
     except UpgradeFailedError as error:  # the copy is gone
         path = directory / DATABASE_NAME
-        raise UpgradeFailedError(path, found, REVISIONS[-1], error.cause) from error.__cause__
+        raise UpgradeFailedError(
+            path, found, REVISIONS[-1], error.cause, added=error.added, gone=error.gone
+        ) from error.__cause__
     except system_error() as error:
         place = Path(tempfile.gettempdir())
         raise StorageError(place, "the copy cannot be made there", str(error)) from error

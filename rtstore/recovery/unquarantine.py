@@ -142,8 +142,8 @@ def _put_back(
     if quarantine.is_gone(publisher.directory, quarantined.quarantine_path, fs):
         raise InvalidRequestError(
             "quarantine_number",
-            f"{kept_at} is gone: somebody removed it, and there is nothing to put back. Only a "
-            "back-up may have it",
+            f"{kept_at} is gone: somebody removed it, or it did not come along when a back-up was "
+            "restored, and there is nothing to put back. Only a back-up may have it",
         )
     if quarantined.content_hash is None:
         publisher.remove(*_make_way(quarantined, publisher))

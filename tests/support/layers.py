@@ -115,6 +115,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "rtstore.control.sqlite.settings",
         "rtstore.control.sqlite.statements",
         "rtstore.control.sqlite.translation",
+        "rtstore.control.parts",
         "rtstore.control.revisions",
     ),
     "subprocess": ("rtstore.cli",),
@@ -174,6 +175,14 @@ SQL_EXCEPTIONS = {
     (
         "rtstore/control/revisions.py",
         "f'PRAGMA application_id = {APPLICATION_ID}'",
+    ): "a number of our own; a pragma takes no bound value",
+    (
+        "rtstore/control/parts.py",
+        "f'PRAGMA application_id = {APPLICATION_ID}'",
+    ): "a number of our own; a pragma takes no bound value",
+    (
+        "rtstore/control/parts.py",
+        "f'PRAGMA user_version = {number}'",
     ): "a number of our own; a pragma takes no bound value",
 }
 """SQL that is put together from parts, by file and expression, each with the reason."""

@@ -93,6 +93,15 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
 
 
+def is_refusal(error: BaseException | None) -> bool:
+    """Return whether an error of the driver is about a statement: SQLite takes it as it is, or as
+    the schema is, for wrong, and does not find the file damaged."""
+    return isinstance(error, (DBAPIError, sqlite3.Error)) and error_code(error) & 0xFF in (
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_CONSTRAINT,
+    )
+
+
 def in_words(error: DBAPIError | sqlite3.Error) -> str:
     """Return SQLite's message, and what it was doing, where it says only "disk I/O error"."""
     original = error.orig if isinstance(error, DBAPIError) else error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.control import batches, contents, manifest, recovery_log, revisions, runs
+from rtstore.control import batches, contents, manifest, parts, recovery_log, revisions, runs
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -178,7 +178,7 @@ def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
 def problem_of_schema(path: Path, revision: str) -> str | None:
     """Return what somebody dropped of the schema, in words, or None. Older revisions are upgraded
     first, and not compared."""
-    missing = revisions.missing_parts(path) if revision == REVISIONS[-1] else []
+    missing = parts.missing_parts(path) if revision == REVISIONS[-1] else []
     if not missing:
         return None
     more = f" (and {len(missing) - 3} more)" if missing[3:] else ""

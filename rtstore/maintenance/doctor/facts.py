@@ -108,6 +108,16 @@ class Facts(Record):
     dropped: tuple[str, ...] = ()
     """Views, triggers and indexes that somebody dropped, when that is all that is wrong with the
     database and they can be made again."""
+    lost_marks: tuple[str, ...] = ()
+    """What says which revision the database is at and is gone from it, when that is all that is
+    wrong with it."""
+    upgrade_refused: str | None = None
+    """Why an older database cannot be upgraded as it is. Tried where it is not made of what its
+    revision makes."""
+    added: tuple[str, ...] = ()
+    """What somebody added to it then, some of which is in the way."""
+    gone: tuple[str, ...] = ()
+    """What somebody dropped from it then."""
     odd_file: Path | None = None
     """An entry next to the database with the name of its WAL that is not a regular file."""
     linked: tuple[Path, ...] = ()

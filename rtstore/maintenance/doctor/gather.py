@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from rtstore import legacy
-from rtstore.control import contents, manifest, recovery_log, revisions
+from rtstore.control import contents, manifest, parts, recovery_log, revisions
 from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
@@ -34,6 +34,7 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
     UnusableEngineError,
+    UpgradeFailedError,
 )
 from rtstore.files import durable
 from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
@@ -63,7 +64,7 @@ from rtstore.maintenance.rebuild_database import (
     problem_of,
     what_is_left,
 )
-from rtstore.maintenance.upgrade import backups_in
+from rtstore.maintenance.upgrade import backups_in, upgrade_directory
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.records import Hindrance
 from rtstore.model.times import parse_time, utc_now
@@ -108,6 +109,7 @@ def examine(
         state=state,
         problem=problem,
         dropped=_dropped(path, problem) if state is DatabaseState.DAMAGED else (),
+        **(_try_upgrade(directory) if state is DatabaseState.OLDER else {}),
         odd_file=odd_file,
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
         has_store_files=bool(there or nameless),
@@ -193,9 +195,23 @@ def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
     """Return what can be made again of a database that lacks a part, and nothing else."""
     with suppress(RuntimeStoreError):
         if problem == problem_of_schema(path, REVISIONS[-1]):
-            missing = revisions.missing_parts(path)
-            return tuple(missing) if revisions.can_be_put_back(path, missing) else ()
+            missing = parts.missing_parts(path)
+            return tuple(missing) if parts.can_be_put_back(path, missing) else ()
     return ()
+
+
+def _try_upgrade(directory: Path) -> dict[str, Any]:
+    """Return the facts of an upgrade that would fail. It is tried only where something was added to
+    the database or dropped from it: a trial takes a copy of all of it."""
+    path = directory / DATABASE_NAME
+    with suppress(RuntimeStoreError):
+        if parts.differences(path, revisions.inspect_revision(path)) == ((), ()):
+            return {}
+        try:
+            upgrade_directory(directory, dry_run=True)
+        except UpgradeFailedError as error:
+            return {"upgrade_refused": error.cause, "added": error.added, "gone": error.gone}
+    return {}
 
 
 _READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)

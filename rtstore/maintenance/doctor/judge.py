@@ -120,6 +120,8 @@ def _database(facts: Facts) -> Iterator[Finding]:
     match facts.state:
         case DatabaseState.SOUND:
             yield say.green("it is at this rtstore's revision, and every page of it is sound")
+        case DatabaseState.OLDER if facts.upgrade_refused is not None:
+            yield _not_to_be_upgraded(facts, say)
         case DatabaseState.OLDER:
             yield say.yellow(
                 f"it is older than this rtstore ({facts.problem}); opening the store upgrades it",
@@ -194,6 +196,28 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
             )
         case _:
             return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
+
+
+def _not_to_be_upgraded(facts: Facts, say: _FindingBuilder) -> Finding:
+    """Return the finding for an older database of which an upgrade fails. What its revision makes
+    is known: what somebody added is in the way, or what somebody dropped is needed."""
+    sentence = (
+        f"it is older than this rtstore ({facts.problem}), and cannot be upgraded as it is: "
+        f"{facts.upgrade_refused}"
+    )
+    if facts.added:
+        sentence += f". In it, and not of rtstore: {', '.join(facts.added)}"
+    if facts.gone:
+        sentence += f". Somebody dropped what is gone from it: {', '.join(facts.gone)}"
+    older = "an rtstore that knows no newer revision opens it as it is"
+    if facts.gone:
+        return say.red(sentence, _rebuild(facts, "--force"))
+    remove = Suggestion(
+        command=None,
+        why="whoever added what is in the way must remove or rename it, while no program uses the "
+        f"database; then: {_run('upgrade', facts)}. Until then {older}",
+    )
+    return say.red(sentence, remove, _rebuild(facts, "--force"))
 
 
 def _put_back(facts: Facts) -> Suggestion:
@@ -608,8 +632,9 @@ def _quarantine(facts: Facts) -> Iterator[Finding]:
         yield say.green("no file is missing in it, or was changed")
     if facts.lost_quarantined:
         yield say.yellow(
-            "quarantined files that somebody removed, so that they cannot be put back: "
-            f"{_some(facts.lost_quarantined)}",
+            "quarantined files that are gone, so that they cannot be put back; somebody removed "
+            "them, or this directory was made of a database that an upgrade backed up, which has "
+            f"none: {_some(facts.lost_quarantined)}",
             Suggestion(
                 command=f"rtstore quarantine list {shell_word(facts.directory)}",
                 why="marks what is gone; only a back-up may have it. Pruning the quarantine "

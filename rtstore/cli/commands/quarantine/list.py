@@ -20,7 +20,7 @@ class KeptFile(Record):
     file: QuarantinedFile
     age_seconds: float
     is_gone: bool
-    """Somebody removed it: there is nothing to put back."""
+    """Somebody removed it, or a restore left it out: there is nothing to put back."""
 
 
 class ListReport(Record):
