@@ -32,6 +32,7 @@ from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.control.sqlite.translation import is_refusal
 from rtstore.errors import (
     CorruptDatabaseError,
+    ForeignDatabaseError,
     NotARuntimeDirectoryError,
     RetryableError,
     RuntimeStoreError,
@@ -71,8 +72,9 @@ class UpgradeReport(Record):
     backup: Path | None = None
     """The back-up of the database from before the upgrade; None when no revision was run."""
     put_back: tuple[str, ...] = ()
-    """The views, triggers and indexes of a current database that somebody had dropped, such as
-    `view run_log`, and that were made again; with `dry_run`, that would be."""
+    """What somebody had dropped of the database and that was made again; with `dry_run`, that would
+    be: views, triggers and indexes of a current one, such as `view run_log`, and what says which
+    revision it is at: `application_id`, `user_version`, `row of alembic_version`."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -98,8 +100,9 @@ def upgrade_directory(
     Before anything changes, the database is backed up into the same directory, and the back-up is
     verified. Durable when it returns. A current database is left as it is, but for views, triggers
     and indexes that somebody dropped: they are made again, without a back-up, as that touches no
-    row. With `dry_run` the upgrade is tried on a copy, and the directory is not changed. `progress`
-    is called with the number of database pages that are copied, and the number of all.
+    row. So is what says which revision a database is at, where that is all that it lost. With
+    `dry_run` the upgrade is tried on a copy, and the directory is not changed. `progress` is called
+    with the number of database pages that are copied, and the number of all.
 
     With `descriptors`, a database whose store data could not be upgraded to them is refused first
     (`DataUpgradeError`). Otherwise no program could continue: an older one does not know the new
@@ -122,16 +125,48 @@ def upgrade_directory(
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here", *suggest_command(directory, team_name)
         )
+    lock = lock or WriterLock(directory, lock_timeout_s)
+    lost = _marks_to_put_back(path)
+    if lost and dry_run:
+        report = _report(directory, lost.revision)
+        return report.model_copy(update={"put_back": lost.names, "dry_run": True})
+    if lost:
+        _mark(path, lock)
+    report = _upgrade(
+        directory,
+        lock,
+        team_name=team_name,
+        clock=clock,
+        dry_run=dry_run,
+        descriptors=descriptors,
+        progress=progress,
+        fs=fs,
+    )
+    if lost:
+        return report.model_copy(update={"put_back": (*lost.names, *report.put_back)})
+    return report
+
+
+def _upgrade(
+    directory: Path,
+    lock: WriterLock,
+    *,
+    team_name: str | None,
+    clock: Clock,
+    dry_run: bool,
+    descriptors: Iterable[Descriptor] | None,
+    progress: copying.Progress | None,
+    fs: FileSystem,
+) -> UpgradeReport:
+    path = directory / DATABASE_NAME
     found = upgrade.inspect_revision(path)
     if found == REVISIONS[-1]:
-        lock = lock or WriterLock(directory, lock_timeout_s)
         return _completed(directory, lock, dry_run=dry_run)
     _check_team(path, team_name)
     if descriptors is not None:
         _check_data(path, descriptors)
     if dry_run:
         return _try_on_a_copy(directory, found, to_utc_ms(clock()), progress)
-    lock = lock or WriterLock(directory, lock_timeout_s)
     with lock.hold():
         found = upgrade.inspect_revision(path)
         if found == REVISIONS[-1]:  # another process upgraded it since the first look
@@ -251,6 +286,38 @@ def _completed(directory: Path, lock: WriterLock, *, dry_run: bool) -> UpgradeRe
                 with upgrade.revision_connection(path) as connection:
                     parts.put_back(connection, missing)
     return report.model_copy(update={"put_back": missing, "dry_run": dry_run})
+
+
+def _marks_to_put_back(path: Path) -> parts.LostMarks | None:
+    """Return the marks that are lost where that is why a database is refused; else None, and it is
+    refused when it is used."""
+    try:
+        upgrade.inspect_revision(path)
+    except (CorruptDatabaseError, ForeignDatabaseError):
+        return lost_marks(path)
+    return None
+
+
+def lost_marks(path: Path) -> parts.LostMarks | None:
+    """Return the marks that a database lost, when that is all that is wrong with it, else None."""
+    with no_fork():
+        from rtstore.maintenance.backup.verifying import problem_of_rows
+
+    lost = parts.lost_marks(path)
+    with suppress(RuntimeStoreError):
+        if lost is not None and problem_of_rows(path, lost.revision) is None:
+            return lost
+    return None
+
+
+def _mark(path: Path, lock: WriterLock) -> None:
+    """Write again what says which revision a database is at."""
+    with lock.hold():
+        lost = lost_marks(path)  # another process may have been quicker
+        if lost is not None:
+            with upgrade.revision_connection(path) as connection:
+                parts.put_marks_back(connection, lost)
+            logger.info("%s: its %s made again", path, ", its ".join(lost.names))
 
 
 def _to_put_back(path: Path) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def test_everything_that_is_dropped_is_made_again(directory: Path) -> None:
 def test_the_command_says_what_it_made(directory: Path) -> None:
     """And what it would make; a database that lacks nothing is left as it was."""
     _sql(directory, "DROP VIEW run_log")
-    told = "again what somebody had dropped of the database: its view run_log. No row is touched"
+    told = "again what was gone of the database: its view run_log. No batch is touched"
     assert run("upgrade", directory, "--dry-run").out.startswith(f"Would make {told}\n")
     assert run("upgrade", directory).out.startswith(f"Made {told}\n")
     assert "left as it was" in run("upgrade", directory).out

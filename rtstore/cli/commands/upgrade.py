@@ -40,7 +40,7 @@ def run(
     as_json: AsJson = False,
 ) -> ExitCode:
     """Bring the control database to this rtstore's revision. In a current one, only views, triggers
-    and indexes that somebody dropped are made again.
+    and indexes that somebody dropped are made again, and what says which revision it is at.
 
     The database is backed up first, in the same directory ("rtstore restore" makes a directory of
     that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
@@ -94,9 +94,11 @@ def _show(page: Page, report: FullReport, again: str) -> None:
         page.line(_put_back(report))
     elif not report.revisions:
         page.line(f"The database is at {report.to_revision} already; left as it was")
-    elif report.dry_run:
+    if report.revisions and report.dry_run and report.put_back:
+        page.line("Then it would be upgraded, which was not tried")
+    elif report.revisions and report.dry_run:
         page.line("Tried on a copy, which worked; the directory was left as it was")
-    else:
+    elif report.revisions:
         page.line(Cell("Upgraded", "good"), " the control database")
     steps = count(len(report.revisions), "revision")
     facts: list[tuple[str, str | Cell]] = [("Runtime directory", str(report.directory))]
@@ -115,7 +117,7 @@ def _show(page: Page, report: FullReport, again: str) -> None:
 def _put_back(report: FullReport) -> str:
     names = ", ".join(f"its {part}" for part in report.put_back)
     how = "Would make" if report.dry_run else "Made"
-    return f"{how} again what somebody had dropped of the database: {names}. No row is touched"
+    return f"{how} again what was gone of the database: {names}. No batch is touched"
 
 
 def _show_stores(page: Page, report: FullReport) -> None:

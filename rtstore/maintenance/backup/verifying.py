@@ -186,13 +186,14 @@ def problem_of_schema(path: Path, revision: str) -> str | None:
     return f"its {' and its '.join(missing[:3])}{more} {are} gone: somebody dropped that"
 
 
-def problem_of_rows(path: Path) -> str | None:
+def problem_of_rows(path: Path, revision: str | None = None) -> str | None:
     """Return what is wrong with the pages, rows and contents of a database, in words, or None.
 
-    Raises as `revisions.inspect_revision`, but for damage.
+    Raises as `revisions.inspect_revision`, but for damage; with a `revision`, the database is not
+    asked for it.
     """
     try:
-        revision = revisions.inspect_revision(path)
+        revision = revision or revisions.inspect_revision(path)
         copying.check(path)
         read_everything(path, revision)
     except CorruptDatabaseError as error:

@@ -64,7 +64,7 @@ from rtstore.maintenance.rebuild_database import (
     problem_of,
     what_is_left,
 )
-from rtstore.maintenance.upgrade import backups_in, upgrade_directory
+from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_directory
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.records import Hindrance
 from rtstore.model.times import parse_time, utc_now
@@ -109,6 +109,7 @@ def examine(
         state=state,
         problem=problem,
         dropped=_dropped(path, problem) if state is DatabaseState.DAMAGED else (),
+        lost_marks=_lost_marks(path) if state in _UNKNOWN else (),
         **(_try_upgrade(directory) if state is DatabaseState.OLDER else {}),
         odd_file=odd_file,
         linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
@@ -214,6 +215,12 @@ def _try_upgrade(directory: Path) -> dict[str, Any]:
     return {}
 
 
+def _lost_marks(path: Path) -> tuple[str, ...]:
+    found = lost_marks(path)
+    return () if found is None else found.names
+
+
+_UNKNOWN = (DatabaseState.DAMAGED, DatabaseState.FOREIGN)
 _READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)
 
 

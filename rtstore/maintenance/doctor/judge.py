@@ -139,6 +139,13 @@ def _database(facts: Facts) -> Iterator[Finding]:
             yield say.red(f"it cannot be read: {facts.problem}", way)
         case DatabaseState.UNUSABLE:
             yield say.red(f"it must not be used: {facts.problem}")
+        case _ if facts.lost_marks:
+            lost = " and ".join(f"its {name}" for name in facts.lost_marks)
+            yield say.red(
+                f"all of it is sound, but what says which revision it is at is gone: {lost}, which "
+                "somebody removed, or which a dump did not have",
+                _put_back(facts),
+            )
         case _:
             yield _without(facts, say)
 
@@ -223,7 +230,7 @@ def _not_to_be_upgraded(facts: Facts, say: _FindingBuilder) -> Finding:
 def _put_back(facts: Facts) -> Suggestion:
     way = Suggestion(
         command=_run("upgrade", facts),
-        why="makes it again as it was; no row and no file is touched",
+        why="makes it again as it was; no batch and no file is touched",
     )
     return _unless_hindered(facts, way)
 
