@@ -127,6 +127,17 @@ def next_steps(
     return tuple(steps)
 
 
+def steps_of_backup(directory: Path, *, is_as_made: bool, is_whole: bool) -> tuple[NextStep, ...]:
+    """Return the step for a back-up that is not as it was made: nothing is put right in it."""
+    if is_as_made and is_whole:
+        return ()
+    what = "it is a back-up, in which no command puts anything right"
+    if not is_as_made:
+        what = "it was made as a back-up, and was written to since, so that no restore takes it"
+    command = f"rtstore doctor {shell_word(directory)}"
+    return (NextStep(command=command, why=f"{what}: this says the ways out"),)
+
+
 def _step(hindrance: Hindrance) -> NextStep:
     return NextStep(command=hindrance.way.command, why=hindrance.way.why)
 

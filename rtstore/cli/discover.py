@@ -1,4 +1,5 @@
-"""Finds the runtime directories in and below a folder, without opening any."""
+"""Finds the runtime directories in and below a folder, without opening any but the back-ups: a
+runtime may work in one since."""
 
 from __future__ import annotations
 
@@ -45,6 +46,7 @@ class Place(NamedTuple):
 
 class Walk:
     """A walk through a folder: links are not followed, quarantine and back-ups are not looked into.
+    A back-up that was written to since it was made is a runtime directory like any other.
 
     `tell` is called with the number of directories seen so far.
     """
@@ -93,7 +95,7 @@ class Walk:
         except OSError as error:
             yield Place(folder, error)
             return
-        if BACKUP_RECORD in names:
+        if BACKUP_RECORD in names and not _was_written_to(folder):
             self.backups.append(folder)
             return
         if LANE_INDEX in names:
@@ -125,6 +127,13 @@ def has_places_beside(missing: Path) -> bool:
     """Return whether a runtime directory is where a path would be that does not exist."""
     walk = Walk(missing.parent, depth_max=1)
     return any(place.problem is None for place in walk.places)
+
+
+def _was_written_to(backup: Path) -> bool:
+    from rtstore.maintenance.backup.guard import record_of, was_written_to  # few folders have any
+
+    record = record_of(backup)
+    return record is not None and was_written_to(record)
 
 
 def _is_legacy(folder: Path, names: Collection[str]) -> bool:

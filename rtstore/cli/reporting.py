@@ -21,6 +21,7 @@ from rtstore.errors import (
     DatabaseLockedError,
     Hint,
     NotARuntimeDirectoryError,
+    OlderDatabaseError,
     RuntimeStoreError,
     StorageError,
     UnknownStoreError,
@@ -87,6 +88,8 @@ def _message(error: RuntimeStoreError | OSError) -> str:
     """Return the message of an error, with advice that the library itself cannot add."""
     if isinstance(error, NotARuntimeDirectoryError) and error.hint is Hint.CREATE:
         return _where_it_is(error)
+    if isinstance(error, OlderDatabaseError):
+        return _older(error)
     if isinstance(error, UnknownStoreError):
         return _known_stores(error)
     if isinstance(error, PermissionError) and error.filename:
@@ -102,6 +105,23 @@ def _message(error: RuntimeStoreError | OSError) -> str:
         if os.path.isfile(directory / DATABASE_NAME):
             return f"{error} What is in the way: rtstore doctor {shell_word(directory)}"
     return str(error)
+
+
+def _older(error: OlderDatabaseError) -> str:
+    """Return the message of the error. A back-up is restored first: an upgrade would spoil it."""
+    from rtstore.cli.snapshot import sign_of_backup
+
+    directory = error.path.parent
+    sign = sign_of_backup(directory)
+    if sign is None:
+        return str(error)
+    what, run = "It is a back-up", f"rtstore restore {shell_word(directory)} NEW_DIR"
+    if not sign.is_as_made:
+        what, run = "It was made as a back-up", f"rtstore doctor {shell_word(directory)}"
+    return (
+        f"{error.path} is at revision {error.found_revision}, this rtstore needs "
+        f"{error.supported_revision}. Nothing was touched. {what}. Run: {run}"
+    )
 
 
 def _known_stores(error: UnknownStoreError) -> str:

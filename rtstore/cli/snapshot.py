@@ -13,8 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files
-from rtstore.cli.discover import MANIFEST_NAMES
+from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files, steps_of_backup
+from rtstore.cli.discover import BACKUP_RECORD, MANIFEST_NAMES
 from rtstore.cli.identity import AS_IT_IS, Expected
 from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of, size
@@ -141,6 +141,16 @@ class StoreLine(Record):
     """When a batch deleted it; None while something is committed, and of one never written."""
 
 
+class BackupSign(Record):
+    """What the record of a back-up says, in the directory that is one, or was."""
+
+    origin: str | None
+    """The directory that was backed up."""
+    created_at: Timestamp | None
+    is_as_made: bool
+    """Whether its database has the batches that were backed up, and no other."""
+
+
 class OpenBatch(Record):
     """A batch that is neither committed nor failed."""
 
@@ -221,9 +231,15 @@ class Look:
             kept_of_deleted=_kept_of_deleted(store, self.lines),
             undo_last=None if check.ok else _undo_last(store, self.manifest),
         )
+        self.backup = sign_of_backup(store.directory)
+        """What the directory says of itself as a back-up; None when it is none."""
+        if self.backup is not None:
+            steps = steps_of_backup(
+                self.directory, is_as_made=self.backup.is_as_made, is_whole=not steps
+            )
         self.next: tuple[NextStep, ...] = self._where_room_is(steps)
         """What makes the runtime ready, in order."""
-        prune = (_pruning(self),) if self.outgrown else ()
+        prune = (_pruning(self),) if self.outgrown and self.backup is None else ()
         whole = any(item.schema_name is None for item in hindered)
         self.next_of_all = self.next if whole else self._where_room_is((*steps, *prune))
         """The same, and then what else helps."""
@@ -338,6 +354,31 @@ def check_directory(directory: Path) -> None:
         run = f"rtstore status {shell_word(directory.parent)}"
         raise NotARuntimeDirectoryError(directory, "it is not a directory", run, Hint.LOOK)
     list(directory.iterdir())  # forbidden is not the same as empty
+
+
+def check_may_write(directory: Path) -> None:
+    """Raise as `check_directory`, and for a back-up, which no command writes to."""
+    check_directory(directory)
+    if os.path.lexists(directory / BACKUP_RECORD):
+        from rtstore.maintenance.backup.guard import refuse_backup  # most are none
+
+        refuse_backup(directory)
+
+
+def sign_of_backup(directory: Path) -> BackupSign | None:
+    """Return what a directory says of itself as a back-up; None when it is none."""
+    if not os.path.lexists(directory / BACKUP_RECORD):
+        return None
+    from rtstore.maintenance.backup.guard import record_of, was_written_to  # most are none
+
+    record = record_of(directory)
+    if record is None:
+        return BackupSign(origin=None, created_at=None, is_as_made=False)
+    return BackupSign(
+        origin=record.origin,
+        created_at=record.created_at,
+        is_as_made=not was_written_to(record),
+    )
 
 
 def bytes_on_disk(directory: Path) -> tuple[int, int]:

@@ -183,10 +183,14 @@ def upgrade_by_hand(directory: str | Path) -> Iterator[Connection]:
     """Open a block that runs some revisions on the connection it receives: under the writer lock,
     after a back-up, in one transaction that is checked and recorded.
 
-    For `alembic upgrade` in a checkout. Raises what `upgrade_directory` raises. If the block
-    raises, the database is unchanged.
+    For `alembic upgrade` in a checkout. Raises what `upgrade_directory` raises, and
+    `InvalidRequestError` for a back-up. If the block raises, the database is unchanged.
     """
     directory, fs = Path(directory), FileSystem()
+    with no_fork():
+        from rtstore.maintenance.backup.guard import refuse_backup
+
+    refuse_backup(directory)
     path = directory / DATABASE_NAME
     with WriterLock(directory).hold():
         found = upgrade.inspect_revision(path)

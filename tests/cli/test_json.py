@@ -48,7 +48,7 @@ SHAPES = {
         *("run", "processAlive", "staleStores", "nothingCommitted"),
         *("expectedIdentity", "lastBatch", "openBatches", "newerFiles", "lockHolder"),
         *("stores", "unregistered", "outgrown", "next"),
-        *("databaseBytes", "walBytes", "inTransaction", "below", "laneIndexes"),
+        *("databaseBytes", "walBytes", "inTransaction", "below", "laneIndexes", "backup"),
         *("keepsBatches", "keepsContentsPerStore", "keepsContentBytes", "keepsDays", "thinsByAge"),
     },
     "status of a folder": {

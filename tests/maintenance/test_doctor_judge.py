@@ -56,10 +56,11 @@ def commands(finding: Finding) -> list[str]:
 
 def test_all_is_well() -> None:
     """Every check has a green finding, and no command."""
-    findings = diagnose(facts())
+    findings = diagnose(facts(is_backup=True))
     assert [finding.check for finding in findings] == list(Check)
     assert worst(findings) is Level.GREEN
     assert [finding.ways for finding in findings] == [()] * len(Check)
+    assert Check.BACKUP not in {finding.check for finding in diagnose(facts())}
 
 
 def test_the_worst_counts() -> None:

@@ -14,6 +14,7 @@ from rtstore.cli.output import Cell, page_of
 from rtstore.cli.readiness import readiness_cell, show_next
 from rtstore.cli.snapshot import (
     Verdict,
+    check_may_write,
     expected_identity,
     look_at,
     open_to_look,
@@ -81,6 +82,7 @@ def run(
     JSON: directory, schemaName, batch (as in "log"), modelWasChecked, undo, contradictions[],
       verdict (ready|degraded|blocked), next[] {command, why}
     """
+    check_may_write(directory)
     with open_to_look(directory) as store:  # nothing is made for a wrong call
         name = schema_name_of(store, store_name)
         given = Expected(run_id, capability_snapshot_id, behavior_fingerprint)

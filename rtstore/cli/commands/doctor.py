@@ -49,7 +49,7 @@ def run(
 
     \b
     JSON: directory, level (green|yellow|red),
-      findings[] {check (database|stores|lock|engine|file_system|space|permissions|settings|
+      findings[] {check (database|backup|stores|lock|engine|file_system|space|permissions|settings|
         quarantine|stray_files|sizes|clock), level, sentence, ways[] {command or null, why}},
       stores[] {schemaName, fileBytes, historyContents, historyBytes}
     """

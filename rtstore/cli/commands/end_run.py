@@ -14,7 +14,7 @@ from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import Cell, Page, page_of
 from rtstore.cli.readiness import show_next
 from rtstore.cli.run_words import end_of, life_cell, process_of
-from rtstore.cli.snapshot import open_to_look, shown
+from rtstore.cli.snapshot import check_may_write, open_to_look, shown
 from rtstore.control.run_processes import is_alive
 from rtstore.errors import InvalidRequestError, StaleRunError
 from rtstore.model.records import Record
@@ -63,6 +63,7 @@ def run(
     """
     if not why.strip():
         raise InvalidRequestError("--why", "is empty: say why the run ends")
+    check_may_write(directory)
     with open_to_look(directory) as store:  # nothing is made or upgraded for a wrong call
         _check(directory, store.runs(), run_id)
     try:

@@ -14,7 +14,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, utf8
 from rtstore.cli.output import Cell, Page, count, page_of
 from rtstore.cli.progress import progress_bar
-from rtstore.cli.snapshot import check_directory
+from rtstore.cli.snapshot import check_directory, check_may_write
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.system import FileSystem
 from rtstore.legacy import (
@@ -87,7 +87,7 @@ def run(
       problem (why DIR itself was not exported, which has control or store files) or null,
       lanes[] {laneId, path, report (the keys above) or null (not imported yet)}
     """
-    check_directory(directory)
+    (check_directory if destination else check_may_write)(directory)
     directory = runtime_directory_of(directory)
     lanes = list(_lanes_of(directory))
     has_lanes = any(lane.has_store for lane in lanes)

@@ -10,7 +10,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_of, when
 from rtstore.cli.progress import progress_bar
-from rtstore.cli.snapshot import check_directory
+from rtstore.cli.snapshot import check_may_write
 from rtstore.legacy import (
     ImportReport,
     LaneImport,
@@ -53,7 +53,7 @@ def run(
         problem or null, damaged, retry (import again later)},
       found, imported (numbers of files), skipped[] {path, why}
     """
-    check_directory(directory)
+    check_may_write(directory)
     known = load_descriptors(descriptors)
     with progress_bar(quiet=as_json) as bar:
         report = import_team(

@@ -19,7 +19,7 @@ from rtstore.cli.limits import days_of, in_words, limits_of
 from rtstore.cli.options import LOCK_TIMEOUT_S, NUMBER_MAX, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Page, count, page_of, size
 from rtstore.cli.progress import progress_bar
-from rtstore.cli.snapshot import open_to_look
+from rtstore.cli.snapshot import check_may_write, open_to_look
 from rtstore.control.contents import Retention
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import InvalidRequestError
@@ -119,6 +119,7 @@ def run(
       next[] {command, why}
     """
     retention = _retention(batches, contents, mib, days, thin=thin)
+    check_may_write(directory)
     with open_to_look(directory) as store:  # nothing is recovered or dropped for a wrong call
         team_name = store.team_name
         if dry_run:

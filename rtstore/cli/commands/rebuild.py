@@ -12,7 +12,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.progress import progress_bar
-from rtstore.cli.snapshot import check_directory
+from rtstore.cli.snapshot import check_may_write
 from rtstore.errors import InvalidRequestError
 from rtstore.maintenance.rebuild_database import (
     RebuildReport,
@@ -101,7 +101,7 @@ def run(
         detail}, lost[], notes[], next[] {command, why}
     """
     identity = _identity(run_id, capability_snapshot_id, behavior_fingerprint)
-    check_directory(directory)
+    check_may_write(directory)
     known = load_descriptors(descriptors)
     try:
         with progress_bar(quiet=as_json, what="rebuilding"):

@@ -18,7 +18,7 @@ from rtstore.cli.readiness import readiness_cell, show_diagnosis
 from rtstore.cli.snapshot import (
     Look,
     Verdict,
-    check_directory,
+    check_may_write,
     look_at,
     temporary_files,
     until_it_fits,
@@ -82,7 +82,7 @@ def run(
         intention (in a dry run; or null)},
       removedFiles[], remaining (a plan), verdict, readiness, next[]
     """
-    check_directory(directory)
+    check_may_write(directory)
     older = _older_revision(directory)
     with (
         progress_bar(quiet=as_json, what="recovering"),

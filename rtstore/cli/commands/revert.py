@@ -11,7 +11,7 @@ from rtstore.cli.completion import versions
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout, StoreName
 from rtstore.cli.output import Cell, page_of
-from rtstore.cli.snapshot import open_to_look, schema_name_of
+from rtstore.cli.snapshot import check_may_write, open_to_look, schema_name_of
 from rtstore.cli.versions import AT, named, point_of
 from rtstore.model.records import Batch, Record
 from rtstore.model.times import format_time
@@ -42,6 +42,7 @@ def run(
     \b
     JSON: directory, schemaName, to (the batch id that it had), batch (as in "log")
     """
+    check_may_write(directory)
     # Nothing is made or recovered for a wrong call.
     with open_to_look(directory) as store, named("--to"):
         name = schema_name_of(store, store_name)

@@ -23,6 +23,7 @@ from rtstore.cli.options import AsJson, Directory, Wide
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.readiness import readiness_cell, run_cell, show_diagnosis
 from rtstore.cli.snapshot import (
+    BackupSign,
     FileHolds,
     Look,
     OpenBatch,
@@ -89,6 +90,8 @@ class StatusReport(Record):
     newer_files: tuple[str, ...]
     """Store files that differ and say that they were written after the last committed batch: the
     database may lack acknowledged batches."""
+    backup: BackupSign | None
+    """What the directory says of itself as a back-up; None when it is none."""
     lock_holder: str | None
     """Who holds the writer lock at this moment; None when it is free."""
     database_bytes: int
@@ -137,7 +140,8 @@ def run(
       staleStores[] {schemaName, part, found, expected},
       lastBatch {batchId, reason, runId, completedAt, ageSeconds, stores[]} or null,
       openBatches[] {batchId, reason, runId, startedAt, ageSeconds, inProgress, stores[]},
-      newerFiles[] (of which the database may lack the batches), lockHolder,
+      newerFiles[] (of which the database may lack the batches),
+      backup {origin or null, createdAt or null, isAsMade} (of a back-up) or null, lockHolder,
       databaseBytes, walBytes,
       inTransaction[] {pid, command, since or null} (who reads, and keeps the WAL growing),
       keepsBatches, keepsContentsPerStore, keepsContentBytes, keepsDays (each or null: no limit),
@@ -202,6 +206,7 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         last_batch=None if last is None else _committed(last, look),
         open_batches=look.open_batches,
         newer_files=look.newer_files,
+        backup=look.backup,
         lock_holder=holder,
         database_bytes=database_bytes,
         wal_bytes=wal_bytes,
@@ -267,6 +272,7 @@ def _show(page: Page, look: Look, report: StatusReport, obstacle: str | None) ->
         [
             ("Runtime directory", report.directory),
             ("Team", report.team_name),
+            *_backup(report),
             ("Readiness", readiness_cell(look)),
             ("High watermark", f"{count(report.high_watermark, 'batch')} committed"),
             *_identities(report),
@@ -288,6 +294,18 @@ def _show(page: Page, look: Look, report: StatusReport, obstacle: str | None) ->
         show_lines(page, report.below, look.now)
     show_lane_indexes(page, report.lane_indexes)
     show_next_of(page, report.below, "Next, in these")
+
+
+def _backup(report: StatusReport) -> list[tuple[str, str | Cell]]:
+    sign = report.backup
+    if sign is None:
+        return []
+    of = "" if sign.origin is None else f"of {sign.origin}, "
+    made = "" if sign.created_at is None else f"made {format_time(sign.created_at)}, "
+    if not sign.is_as_made:
+        return [("Back-up", Cell(f"{of}{made}and no more as it was made", "warn"))]
+    restore = f"rtstore restore {shell_word(report.directory)} NEW_DIR"
+    return [("Back-up", f"{of}{made}to be restored before anything works in it: {restore}")]
 
 
 def _identities(report: StatusReport) -> list[tuple[str, str]]:

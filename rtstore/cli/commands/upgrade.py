@@ -10,7 +10,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockTimeout
 from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.progress import progress_bar
-from rtstore.cli.snapshot import check_directory
+from rtstore.cli.snapshot import check_may_write
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_directory
@@ -52,7 +52,7 @@ def run(
       upgradedAt or null, backup or null, putBack[] (such as "view run_log"), batchId or null,
       stores[] {schemaName, fromVersion, toVersion}, backups[] (those that are kept)
     """
-    check_directory(directory)
+    check_may_write(directory)
     known = load_descriptors(descriptors)
     data = None
     with progress_bar(quiet=as_json, what="upgrading") as bar:

@@ -140,6 +140,13 @@ class Facts(Record):
     """The newest sound back-up; gathered only when one would help."""
     restored: Path | None = None
     """Where it can be restored to: next to the directory, a name that nobody has."""
+    is_backup: bool = False
+    """Whether the directory has the record of a back-up."""
+    backup_origin: str | None = None
+    """The directory that was backed up, as the record says."""
+    backup_made_at: Timestamp | None = None
+    backup_problems: tuple[str, ...] = ()
+    """What is not as it was backed up, so that no restore takes it."""
     import_refused: str | None = None
     """Why the control files of the legacy format cannot be imported as they are."""
     damaged_control_file: Path | None = None

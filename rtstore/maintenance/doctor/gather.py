@@ -27,6 +27,7 @@ from rtstore.control.sqlite.processes import Process
 from rtstore.control.sqlite.settings import engine_version, settings
 from rtstore.control.sqlite.space import database_bytes
 from rtstore.errors import (
+    BackupDamagedError,
     CorruptDatabaseError,
     DatabaseLockedError,
     ForeignDatabaseError,
@@ -47,7 +48,7 @@ from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
 from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
-from rtstore.maintenance.backup.verifying import problem_of_schema
+from rtstore.maintenance.backup.verifying import problem_of_schema, verify_bytes
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.hindrances import (
     ALWAYS_WRITTEN,
@@ -98,6 +99,7 @@ def examine(
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
     kept = kept_beside(directory, fs) if helps else ()
+    is_backup = _lstat(directory / RECORD_NAME) is not None
     nameless = _nameless(directory, known or (), fs) if helps and left.descriptors is None else ()
     holder, sql_writer = _writers(directory, path)
     signature = read_signature(holder or "")
@@ -121,7 +123,8 @@ def examine(
         launch=read_launch_state(directory, fs),
         team_in_database=left.team_name,
         backup=_backup(directory, fs) if helps else None,
-        restored=_free_name(directory) if helps else None,
+        restored=_free_name(directory) if helps or is_backup else None,
+        **(_as_backup(directory, fs) if is_backup else {}),
         **(_why_refused(directory, known, fs) if state is DatabaseState.LEGACY else {}),
         lock_holder=holder,
         lock_process_id=signature.process_id,
@@ -366,6 +369,23 @@ def _backup(directory: Path, fs: FileSystem) -> Path | None:
             verify_backup(path)
             return path
     return None
+
+
+def _as_backup(directory: Path, fs: FileSystem) -> dict[str, Any]:
+    """Return the facts of a directory that is a back-up, or was made as one."""
+    facts: dict[str, Any] = {"is_backup": True}
+    with suppress(BackupDamagedError):
+        record = read_record(directory, fs)
+        facts |= {"backup_origin": record.origin, "backup_made_at": record.created_at}
+    try:
+        verify_bytes(directory, fs, None)
+    except BackupDamagedError as error:
+        facts["backup_problems"] = error.problems
+    except NewerDatabaseError:
+        pass  # as it was made
+    except RuntimeStoreError as error:
+        facts["backup_problems"] = (str(error),)
+    return facts
 
 
 def _free_name(directory: Path) -> Path:

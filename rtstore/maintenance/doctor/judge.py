@@ -68,6 +68,8 @@ class Check(StrEnum):
     """The subject of a check."""
 
     DATABASE = "database"
+    BACKUP = "backup"
+    """Looked at in a back-up only."""
     STORES = "stores"
     LOCK = "lock"
     ENGINE = "engine"
@@ -93,7 +95,7 @@ class Finding(Record):
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
     """Return every finding, in the order of the checks."""
     checks = (
-        _database, _stores, _lock, _engine, _file_system, _space, _permissions, _settings,
+        _database, _backup, _stores, _lock, _engine, _file_system, _space, _permissions, _settings,
         _quarantine, _stray_files, _sizes, _clock,
     )  # fmt: skip
     return tuple(finding for check in checks for finding in check(facts))
@@ -295,7 +297,9 @@ def _ways_out(facts: Facts) -> Iterator[Suggestion]:
             "written since is not in it. Stop the runtime before it takes the old one's place",
         )
         yield _once_there_is_room(facts, restore)
-    if facts.nameless_files:
+    if facts.is_backup:
+        yield next(_ways_of_backup(facts))
+    elif facts.nameless_files:
         yield _rebuild_in_the_runtime(facts)
     elif facts.has_store_files:
         yield _rebuild(facts)
@@ -327,7 +331,9 @@ def _move_aside(facts: Facts) -> Iterator[Suggestion]:
 
 
 def _unless_hindered(facts: Facts, way: Suggestion) -> Suggestion:
-    """Return a way that writes, or else the step before it."""
+    """Return a way that writes, or else the step before it; in a back-up nothing is written."""
+    if facts.is_backup:
+        return next(_ways_of_backup(facts))
     hindrance = next((item.way for item in facts.hindrances if item.schema_name is None), None)
     return hindrance or _once_there_is_room(facts, way)
 
@@ -365,6 +371,51 @@ def _rebuild(facts: Facts, *options: str) -> Suggestion:
         f"receipts are lost{named}",
     )
     return _unless_hindered(facts, way)
+
+
+def _backup(facts: Facts) -> Iterator[Finding]:
+    say = _FindingBuilder(Check.BACKUP)
+    if not facts.is_backup:
+        return
+    of = "" if facts.backup_origin is None else f" of {facts.backup_origin}"
+    made = "" if facts.backup_made_at is None else f", made {format_time(facts.backup_made_at)}"
+    if not facts.backup_problems:
+        yield say.green(f"this is a back-up{of}{made}, and is as it was made")
+        return
+    problems = facts.backup_problems
+    more = f" (and {len(problems) - 3} more)" if problems[3:] else ""
+    yield say.yellow(
+        f"this was made as a back-up{of}{made}, and is not as it was made, so that no restore "
+        f"takes it: {'; '.join(problems[:3])}{more}",
+        *_ways_of_backup(facts),
+    )
+
+
+def _ways_of_backup(facts: Facts) -> Iterator[Suggestion]:
+    """Suggest what can be done with a back-up. Nothing writes to it: then no restore takes it."""
+    restored = shell_word(facts.restored or Path(f"{facts.directory}-restored"))
+    is_usable = facts.state in (DatabaseState.SOUND, DatabaseState.OLDER)
+    if not facts.backup_problems and (is_usable or facts.dropped):
+        yield Suggestion(
+            command=f"rtstore restore {shell_word(facts.directory)} {restored}",
+            why="makes a runtime directory of this back-up, to be put right there: whatever "
+            "writes to a back-up spoils it",
+        )
+    elif is_usable:
+        database = facts.directory / "runtime-store.sqlite3"
+        record = facts.directory / "runtime-store.backup.json"
+        yield Suggestion(
+            command=f"rtstore restore {shell_word(database)} {restored}",
+            why="makes a runtime directory of the database as it is now, and of what is committed "
+            "in it; without its quarantine",
+        )
+        yield Suggestion(
+            command=f"rm {shell_word(record)}",
+            why="or this, only if a runtime works in it: then it is a runtime directory like any "
+            "other, and no back-up",
+        )
+    else:
+        yield Suggestion(command=None, why="it is a back-up, and not put right: use another one")
 
 
 def _stores(facts: Facts) -> Iterator[Finding]:

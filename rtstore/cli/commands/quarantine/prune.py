@@ -10,7 +10,7 @@ import typer
 from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import count, page_of, size
-from rtstore.cli.snapshot import check_directory, open_to_look
+from rtstore.cli.snapshot import check_may_write, open_to_look
 from rtstore.model.records import QuarantinedFile, Record
 from rtstore.store import RuntimeStore
 
@@ -47,7 +47,7 @@ def run(
     \b
     JSON: directory, dryRun, files[] (as in "quarantine list"), bytes
     """
-    check_directory(directory)
+    check_may_write(directory)
     older_than = timedelta(days=days)
     if dry_run:
         with open_to_look(directory) as store:

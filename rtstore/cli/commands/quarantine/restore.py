@@ -8,7 +8,7 @@ from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, LockTimeout
 from rtstore.cli.output import Cell, page_of
 from rtstore.cli.quarantine import QuarantineNumber, find_quarantined
 from rtstore.cli.readiness import readiness_cell, show_next
-from rtstore.cli.snapshot import Verdict, look_at, open_to_look
+from rtstore.cli.snapshot import Verdict, check_may_write, look_at, open_to_look
 from rtstore.model.records import QuarantinedFile, Record
 from rtstore.store import RuntimeStore
 
@@ -38,6 +38,7 @@ def run(
     JSON: directory, file (as in "quarantine list"), verdict (ready|degraded|blocked),
       next[] {command, why}
     """
+    check_may_write(directory)
     with open_to_look(directory) as store:  # nothing is made for a wrong call
         find_quarantined(store, directory, number)
     with RuntimeStore.open(directory, recover=False, lock_timeout_s=lock_timeout_s) as store:
