@@ -233,16 +233,23 @@ class Look:
         )
         self.backup = sign_of_backup(store.directory)
         """What the directory says of itself as a back-up; None when it is none."""
+        self.is_whole = not steps
+        """Whether there is nothing to put right, be it a back-up or not."""
+        self.next, self.next_of_all = self._advice(steps)
+        """What makes the runtime ready, in order; and the same, then what else helps."""
+
+    def _advice(
+        self, steps: tuple[NextStep, ...]
+    ) -> tuple[tuple[NextStep, ...], tuple[NextStep, ...]]:
         if self.backup is not None:
             steps = steps_of_backup(
-                self.directory, is_as_made=self.backup.is_as_made, is_whole=not steps
+                self.directory, is_as_made=self.backup.is_as_made, is_whole=self.is_whole
             )
-        self.next: tuple[NextStep, ...] = self._where_room_is(steps)
-        """What makes the runtime ready, in order."""
-        prune = (_pruning(self),) if self.outgrown and self.backup is None else ()
-        whole = any(item.schema_name is None for item in hindered)
-        self.next_of_all = self.next if whole else self._where_room_is((*steps, *prune))
-        """The same, and then what else helps."""
+        found = self._where_room_is(steps)
+        if self.backup is not None or any(item.schema_name is None for item in self.hindrances):
+            return found, found
+        prune = (_pruning(self),) if self.outgrown else ()
+        return found, self._where_room_is((*steps, *prune))
 
     def _where_room_is(self, steps: tuple[NextStep, ...]) -> tuple[NextStep, ...]:
         """Return the steps; on a full disk, making room goes before those that need it."""

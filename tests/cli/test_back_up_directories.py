@@ -148,6 +148,8 @@ def test_a_backup_in_which_a_runtime_works_is_told(backup: Path) -> None:
     assert found["level"] == "yellow"
     assert "it was changed since" in found["sentence"]
     restore, remove = (way["command"] for way in found["ways"])
+    ways = [way["command"] for item in _findings(backup).values() for way in item["ways"]]
+    assert f"rtstore doctor {backup}" not in ways
     assert run(*restore.split()[1:]).code == 0
     assert run("show", f"{backup}-restored", LEASES).out == run("show", backup, LEASES).out
     assert remove == f"rm {backup / RECORD_NAME}"
@@ -165,7 +167,8 @@ def test_a_backup_with_a_changed_file(backup: Path) -> None:
     found = _findings(backup)
     assert "its bytes are not those" in found["backup"]["sentence"]
     ways = [way["command"] for item in found.values() for way in item["ways"]]
-    assert not any("recover" in (way or "") or "adopt" in (way or "") for way in ways)
+    for command in ("recover", "adopt", "doctor"):
+        assert not any(f"rtstore {command}" in (way or "") for way in ways)
     assert run(*found["backup"]["ways"][0]["command"].split()[1:]).code == 0
     assert run("status", f"{backup}-restored").code == 0
 

@@ -85,7 +85,8 @@ def _with_plan(facts: Facts, known: Registry | None) -> Facts:
             look: Look = look_at(store)
     except RuntimeStoreError:
         return facts  # it was sound a moment ago: the next look says what happened
-    ways = tuple(Suggestion(command=step.command, why=step.why) for step in look.next)
+    steps = () if look.is_whole else look.next  # of a back-up, the next step may be the doctor
+    ways = tuple(Suggestion(command=step.command, why=step.why) for step in steps)
     newer = None if look.newer_batches is None else look.newer_batches.said
     return facts.model_copy(
         update={"verdict": str(look.verdict), "next": ways, "newer_batches": newer}

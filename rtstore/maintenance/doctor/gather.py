@@ -99,7 +99,6 @@ def examine(
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
     kept = kept_beside(directory, fs) if helps else ()
-    is_backup = _lstat(directory / RECORD_NAME) is not None
     nameless = _nameless(directory, known or (), fs) if helps and left.descriptors is None else ()
     holder, sql_writer = _writers(directory, path)
     signature = read_signature(holder or "")
@@ -110,11 +109,8 @@ def examine(
         now=moment,
         state=state,
         problem=problem,
-        dropped=_dropped(path, problem) if state is DatabaseState.DAMAGED else (),
-        lost_marks=_lost_marks(path) if state in _UNKNOWN else (),
-        **(_try_upgrade(directory) if state is DatabaseState.OLDER else {}),
         odd_file=odd_file,
-        linked=tuple(_linked(path)) if state is DatabaseState.FOREIGN else (),
+        **_of_state(directory, state, problem),
         has_store_files=bool(there or nameless),
         nameless_files=nameless,
         knows_descriptors=state is not DatabaseState.DAMAGED or (known or saved) is not None,
@@ -122,9 +118,7 @@ def examine(
         had_database=had_database(directory, fs),
         launch=read_launch_state(directory, fs),
         team_in_database=left.team_name,
-        backup=_backup(directory, fs) if helps else None,
-        restored=_free_name(directory) if helps or is_backup else None,
-        **(_as_backup(directory, fs) if is_backup else {}),
+        **_backups(directory, fs, would_help=helps),
         **(_why_refused(directory, known, fs) if state is DatabaseState.LEGACY else {}),
         lock_holder=holder,
         lock_process_id=signature.process_id,
@@ -195,6 +189,24 @@ def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
     return lock.holder() or "an unknown process", None
 
 
+def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dict[str, Any]:
+    """Return the facts that only a database in one state has: what can be made again of a damaged
+    one, what a link leads to, why an older one cannot be upgraded."""
+    path = directory / DATABASE_NAME
+    facts: dict[str, Any] = {}
+    if state in (DatabaseState.DAMAGED, DatabaseState.FOREIGN):
+        lost = lost_marks(path)
+        facts["lost_marks"] = () if lost is None else lost.names
+    match state:
+        case DatabaseState.DAMAGED:
+            facts["dropped"] = _dropped(path, problem)
+        case DatabaseState.FOREIGN:
+            facts["linked"] = tuple(_linked(path))
+        case DatabaseState.OLDER:
+            facts |= _try_upgrade(directory)
+    return facts
+
+
 def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
     """Return what can be made again of a database that lacks a part, and nothing else."""
     with suppress(RuntimeStoreError):
@@ -218,12 +230,6 @@ def _try_upgrade(directory: Path) -> dict[str, Any]:
     return {}
 
 
-def _lost_marks(path: Path) -> tuple[str, ...]:
-    found = lost_marks(path)
-    return () if found is None else found.names
-
-
-_UNKNOWN = (DatabaseState.DAMAGED, DatabaseState.FOREIGN)
 _READABLE = (DatabaseState.SOUND, DatabaseState.OLDER)
 
 
@@ -369,6 +375,16 @@ def _backup(directory: Path, fs: FileSystem) -> Path | None:
             verify_backup(path)
             return path
     return None
+
+
+def _backups(directory: Path, fs: FileSystem, *, would_help: bool) -> dict[str, Any]:
+    """Return the facts of back-ups: the one that would help, and what this directory is of one."""
+    is_backup = _lstat(directory / RECORD_NAME) is not None
+    return {
+        "backup": _backup(directory, fs) if would_help else None,
+        "restored": _free_name(directory) if would_help or is_backup else None,
+        **(_as_backup(directory, fs) if is_backup else {}),
+    }
 
 
 def _as_backup(directory: Path, fs: FileSystem) -> dict[str, Any]:

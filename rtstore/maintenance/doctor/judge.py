@@ -422,16 +422,19 @@ def _stores(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.STORES)
     if facts.verdict is None:
         return
-    if facts.verdict == "ready" and facts.next:
+    ways = facts.next
+    if facts.is_backup and ways:
+        ways = (next(_ways_of_backup(facts)),)
+    if facts.verdict == "ready" and ways:
         why = facts.newer_batches or "not every store file is what is committed"
-        yield say.yellow(f"ready, but {why}", *facts.next)
+        yield say.yellow(f"ready, but {why}", *ways)
         return
     if facts.verdict == "ready":
         yield say.green("every store file is what is committed: ready")
         return
     sentence = f"not everything is as committed: {facts.verdict}"
     level = Level.YELLOW if facts.verdict == "degraded" else Level.RED
-    yield Finding(check=Check.STORES, level=level, sentence=sentence, ways=facts.next)
+    yield Finding(check=Check.STORES, level=level, sentence=sentence, ways=ways)
 
 
 def _lock(facts: Facts) -> Iterator[Finding]:
