@@ -92,7 +92,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import ExpectedVersions, Writes, batch_request
-from rtstore.model.runs import RunEnding, RunProcess, RunRecord, StartState
+from rtstore.model.runs import RunEnding, RunProcess, RunRecord, RunState, StartState
 from rtstore.model.start import start_state
 from rtstore.model.typed import StoreData, change_for
 from rtstore.recovery.begin import Keep, RunStarter
@@ -601,7 +601,11 @@ class RuntimeStore:
             identity=identity if isinstance(run, RunIdentity) else None,
             known=known,
             last=last,
-            process_alive=None if last is None else is_alive(last.process, self.directory),
+            process_alive=(
+                None
+                if last is None or last.state is not RunState.ACTIVE
+                else is_alive(last.process, self.directory)
+            ),
             is_own=last is not None and is_this_process(last.process),
             manifest=manifest_now,
             plan=plan,

@@ -87,7 +87,8 @@ class StartState(Record):
     run: RunRecord | None
     """The active run, or the last one; None before the first."""
     process_alive: bool | None
-    """Whether the process of `run` is alive; None when that is not known."""
+    """Whether the process of the active run is alive; None when that is not known, or no run is
+    active: the process of a run that ended is in nobody's way."""
     unwritten: tuple[str, ...]
     """The stores for which nothing is committed, and which the run must write: never written, or
     deleted. A file that is there without a batch of it goes to quarantine then."""

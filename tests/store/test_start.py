@@ -181,3 +181,15 @@ def test_an_edit_that_the_store_deals_with_itself(directory: Path, edits: str, r
         assert store.read(MINE).data == {"n": read}
         assert len(store.quarantined_files()) == (edits == "ignore")
         assert store.start_state("run-2").why == "run run-2 is active: resume it"
+
+
+def test_the_process_of_a_run_that_ended_is_in_nobodys_way(tmp_path: Path) -> None:
+    """It may live on: a start asks only for that of the active run."""
+    with opened(tmp_path / "state") as store:
+        run = store.begin_run("run-1", writes={MINE: 1, OTHER: 1})
+        start = store.start_state("run-2")
+        assert (start.kind, start.process_alive) == (StartKind.TAKE_OVER, True)
+        run.end()
+        start = store.start_state("run-2")
+        assert (start.kind, start.process_alive) == (StartKind.TAKE_OVER, None)
+        assert start.why == "the state is that of run run-1, which ended (finished)"
