@@ -490,3 +490,32 @@ def _manifest_row(connection: Connection, statement: Statement | None = None) ->
 def _missing(connection: Connection) -> CorruptDatabaseError:
     name = connection.exec_driver_sql("PRAGMA database_list").one()[2]
     return CorruptDatabaseError(Path(name), "the manifest row is missing")
+
+
+_CONTRADICTIONS = """
+    SELECT 'the entry of ' || entry.schema_name || ' is not what the receipt of its batch says'
+    FROM manifest_entries AS entry
+    JOIN batch_writes AS written
+      ON written.batch_number = entry.batch_number AND written.schema_name = entry.schema_name
+    JOIN write_batches AS batch ON batch.batch_number = entry.batch_number
+    WHERE batch.origin = 'written' AND written.content_hash <> entry.content_hash
+    UNION ALL
+    SELECT 'the manifest is at high watermark ' || manifest.high_watermark || ', and '
+      || newest.batch_id || ' has ' || newest.high_watermark
+    FROM runtime_manifest AS manifest
+    JOIN (SELECT batch_id, max(high_watermark) AS high_watermark FROM write_batches
+          WHERE state = 'committed') AS newest
+      ON newest.high_watermark > manifest.high_watermark
+    UNION ALL
+    SELECT 'the manifest calls ' || batch.batch_id || ' the last committed batch, which is '
+      || batch.state
+    FROM runtime_manifest AS manifest
+    JOIN write_batches AS batch ON batch.batch_id = manifest.last_committed_batch_id
+    WHERE batch.state <> 'committed'
+"""
+
+
+def contradictions(connection: Connection) -> list[str]:
+    """Return a sentence for each place where the manifest and the batches of a current database
+    contradict each other: somebody edited a row."""
+    return [str(found) for found in connection.exec_driver_sql(_CONTRADICTIONS).scalars()]

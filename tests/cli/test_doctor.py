@@ -654,3 +654,26 @@ def test_a_read_only_mount_in_its_own_words(tmp_path: Path) -> None:
         assert "mounted read-only" in run("recover", directory).err
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_wal_behind_a_link_is_brought_back(tmp_path: Path) -> None:
+    """Batches may be in it: it is never moved away."""
+    with closing(sqlite3.connect(ready_team(tmp_path) / DATABASE_NAME)) as reader:
+        reader.execute("SELECT * FROM current_stores").fetchone()  # who closes leaves the WAL
+        assert run("end-run", tmp_path / "team", "--why", "x").code == 0
+        directory = shutil.copytree(tmp_path / "team", tmp_path / "killed")
+    wal = directory / f"{DATABASE_NAME}-wal"
+    assert wal.stat().st_size > 0
+    before = run("runs", directory, "--json").json()
+    kept = wal.rename(tmp_path / "elsewhere")
+    wal.symlink_to(kept)
+    (database,) = [
+        item
+        for item in run("doctor", directory, "--json").json()["findings"]
+        if item["check"] == "database"
+    ]
+    (way,) = database["ways"]
+    subprocess.run(way["command"], shell=True, check=True)
+    assert not wal.is_symlink()
+    ended = run("runs", directory, "--json").json()["runs"][0]["run"]["state"]
+    assert ended == before["runs"][0]["run"]["state"] == "ended"

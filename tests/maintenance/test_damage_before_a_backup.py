@@ -21,6 +21,12 @@ SENSELESS = {
     "a run": "UPDATE runs SET began_at = '2026-13-01T00:00:00.000Z'",
     "a receipt": "UPDATE batch_writes SET content_hash = 'sha256:' || printf('%.64c', 'z') "
     "WHERE batch_number = 1",
+    "an entry beside its receipt": "UPDATE manifest_entries SET content_hash = 'sha256:' || "
+    "substr(content_hash, 9) || '0' WHERE schema_name = 'opencode.launchState'",
+    "the high watermark": "UPDATE runtime_manifest SET high_watermark = 2",
+    "the last batch": "REPLACE INTO write_batches SELECT batch_number, batch_id, 'failed', reason, "
+    "team_name, run_id, capability_snapshot_id, behavior_fingerprint, NULL, started_at, "
+    "completed_at, 'oops', origin FROM write_batches ORDER BY batch_number DESC LIMIT 1",
 }
 
 

@@ -205,7 +205,8 @@ def problem_of_rows(path: Path, revision: str | None = None) -> str | None:
 
 def read_everything(path: Path, revision: str) -> None:
     """Read every row that the commands read, history included, but for the contents. Raises
-    `CorruptDatabaseError` for one that makes no sense: it passes SQLite's own checks."""
+    `CorruptDatabaseError` for one that makes no sense, or contradicts another: both pass SQLite's
+    own checks."""
     database = Database(path, read_only=True)
     try:
         database.read(manifest.load)
@@ -216,6 +217,8 @@ def read_everything(path: Path, revision: str) -> None:
         if revision == REVISIONS[-1]:  # an older database does not have it
             database.read(manifest.load_retention)
             database.read(runs.list_runs)
+            for problem in database.read(manifest.contradictions):
+                raise CorruptDatabaseError(path, problem)
     finally:
         database.close()
 

@@ -120,6 +120,8 @@ class Facts(Record):
     """What somebody dropped from it then."""
     odd_file: Path | None = None
     """An entry next to the database with the name of its WAL that is not a regular file."""
+    unlink_odd_file: str | None = None
+    """The command that puts the WAL itself in the place of a link to it; None where it is none."""
     linked: tuple[Path, ...] = ()
     """When the database's name is a link to a sound database: the files of that one, the database
     itself last."""

@@ -110,6 +110,7 @@ def examine(
         state=state,
         problem=problem,
         odd_file=odd_file,
+        unlink_odd_file=None if odd_file is None else _bring_wal(odd_file),
         **_of_state(directory, state, problem),
         has_store_files=bool(there or nameless),
         nameless_files=nameless,
@@ -205,6 +206,15 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
         case DatabaseState.OLDER:
             facts |= _try_upgrade(directory)
     return facts
+
+
+def _bring_wal(odd_file: Path) -> str | None:
+    """Return the command for a link to a WAL. A link to an index is only moved away: SQLite makes a
+    new one."""
+    is_wal = odd_file.name.endswith("-wal")
+    if not is_wal or not odd_file.is_symlink() or end_of_link(odd_file, is_folder=False) is None:
+        return None
+    return replace_link_command(odd_file, is_folder=False)
 
 
 def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:

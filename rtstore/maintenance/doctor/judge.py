@@ -186,10 +186,9 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
         case DatabaseState.REBUILD_INTERRUPTED:
             return say.red("a rebuild was interrupted", _rebuild(facts))
         case DatabaseState.FOREIGN if facts.odd_file is not None:
-            odd = shell_word(facts.odd_file)
             return say.red(
                 f"{facts.odd_file.name}, which SQLite would open with it: {facts.problem}",
-                Suggestion(command=f"mv {odd} {odd}.aside", why="moves it out of the way"),
+                _out_of_the_way(facts.odd_file, facts.unlink_odd_file),
             )
         case DatabaseState.FOREIGN if facts.linked:
             return say.red(
@@ -235,6 +234,17 @@ def _put_back(facts: Facts) -> Suggestion:
         why="makes it again as it was; no batch and no file is touched",
     )
     return _unless_hindered(facts, way)
+
+
+def _out_of_the_way(odd_file: Path, unlink: str | None) -> Suggestion:
+    if unlink is not None:
+        return Suggestion(
+            command=unlink,
+            why="puts the WAL itself in the place of the link: batches may be in it. Stop what "
+            "uses it first",
+        )
+    odd = shell_word(odd_file)
+    return Suggestion(command=f"mv {odd} {odd}.aside", why="moves it out of the way")
 
 
 def _bring_back(facts: Facts) -> Suggestion:
