@@ -382,7 +382,8 @@ class RuntimeStore:
         history stays. Something must be committed for it. With `expected`, a
         mapping of stores to versions, the batch is written only if each of them is still what was
         read: the `high_watermark` or `batch_id` of `read(...)`, or None when it was never written.
-        See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors.
+        See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors. The
+        id of a batch that failed is used up: the next attempt takes a new one.
         """
         request = batch_request(
             self.team_name, self.descriptors, identity=identity, reason=reason, writes=writes
@@ -614,6 +615,7 @@ class RuntimeStore:
             edits=self.foreign_edits,
             diagnostic=diagnostic_only(self.descriptors),
             links=self._planner.links(plan, manifest_now),
+            failed={} if plan.manifest_healthy else self.database.read(recovery_log.last_failures),
             not_upgraded=[
                 item.schema_name
                 for item in manifest_now.entries

@@ -14,7 +14,7 @@ from rtstore.files.owners import closed_by_mode, is_others, not_changeable, owne
 from rtstore.files.paths import end_of_link
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.maintenance.doctor.facts import owning_way
-from rtstore.model.records import ActionKind, ActionOutcome, Record, RecoveryAction, Suggestion
+from rtstore.model.records import ActionKind, Record, RecoveryAction, Suggestion
 
 
 class ObstacleKind(StrEnum):
@@ -64,7 +64,7 @@ def obstacles_of(
     ]
     if not concerned:
         return ()
-    failed = _failed(database)
+    failed = database.read(recovery_log.last_failures)
     found: dict[str, Obstacle] = {}
     for action in concerned:
         obstacle = _of(directory, action, paths[action.schema_name], failed)
@@ -128,13 +128,3 @@ def _link_on_the_way(directory: Path, relative_path: str) -> Path | None:
         except OSError:
             return None
     return None
-
-
-def _failed(database: Database) -> dict[tuple[str, str], str]:
-    """Return the failed actions of the newest recovery that ran to its end."""
-    steps = database.read(recovery_log.last_steps)
-    return {
-        (step.action.kind, step.action.schema_name): step.detail or "the cause is not on record"
-        for step in steps
-        if step.outcome is ActionOutcome.FAILED
-    }

@@ -16,6 +16,7 @@ from rtstore.control.schema import (
 )
 from rtstore.control.sqlite.statements import Statement
 from rtstore.model.records import (
+    ActionOutcome,
     QuarantinedFile,
     ReadinessImpact,
     RecoveryAction,
@@ -115,6 +116,15 @@ def last_steps(connection: Connection) -> list[RecoveryStep]:
         )
         for row in _SELECT_LAST_STEPS.all(connection)
     ]
+
+
+def last_failures(connection: Connection) -> dict[tuple[str, str], str]:
+    """Return why actions of the newest recovery that ran to its end failed, by kind and store."""
+    return {
+        (step.action.kind, step.action.schema_name): step.detail or "the cause is not on record"
+        for step in last_steps(connection)
+        if step.outcome is ActionOutcome.FAILED
+    }
 
 
 def record_quarantined(connection: Connection, quarantined: Sequence[QuarantinedFile]) -> None:

@@ -6,7 +6,7 @@ with yes is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rtstore.model.decide import REFUSED
 from rtstore.model.edits import ForeignEdits
@@ -56,6 +56,7 @@ def start_state(
     diagnostic: Collection[str] = (),
     links: Collection[str] = (),
     not_upgraded: Sequence[str] = (),
+    failed: Mapping[tuple[str, str], str] = {},
 ) -> StartState:
     """Return what a runtime has to do.
 
@@ -64,6 +65,7 @@ def start_state(
     the process that asks. `edits` is what the store does about files that somebody edited.
     `diagnostic` are the stores that stop no start, `links` those whose file is a symbolic link or
     behind one, `not_upgraded` those whose data is of an older schema version.
+    `failed` says why the last recovery failed, by the kind and the store of an action.
     """
     replacing = _to_replace(plan, manifest)
     unwritten = tuple(
@@ -73,22 +75,31 @@ def start_state(
         or (action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None)
     )
     edited = [] if edits is ForeignEdits.RAISE else _edited(plan)
+    passed_over = [
+        action.schema_name
+        for action in plan.actions
+        if action.schema_name in diagnostic
+        and action.reason in REFUSED
+        and manifest.entry(action.schema_name) is not None
+    ]
     wrong = [
         action
         for action in plan.actions
         if action.kind is not ActionKind.NONE
         and action.schema_name not in (*unwritten, *edited)
-        and not (action.schema_name in diagnostic and action.reason in REFUSED)
+        and action.schema_name not in passed_over
         and plan.stale_store(action.schema_name) is None
     ]
     kind, why = (
         _refuse(identity, known, manifest, wrong, hindrances)
         or _leave_to_a_person(wrong, manifest, links)
-        or _repair(wrong)
+        or _repair(wrong, failed)
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
     )
     if kind not in (StartKind.REFUSE, StartKind.REPAIR):
         why += _also(replacing, [item.schema_name for item in plan.stale_stores], not_upgraded)
+        if passed_over:
+            why += f"; what is committed for {', '.join(passed_over)} is refused, and left out"
         if edited:
             why += f"; somebody edited the file of {', '.join(edited)}, and {_OF_EDITS[edits]}"
     return StartState(
@@ -186,7 +197,8 @@ def _leave_to_a_person(
 ) -> tuple[StartKind, str] | None:
     """Refuse where a recovery would leave a store as it is, and say who can do what."""
     for action in wrong:
-        if action.kind is ActionKind.BLOCK_READINESS and action.batch_id is None:
+        lost = action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.MISSING
+        if lost or (action.kind is ActionKind.BLOCK_READINESS and action.batch_id is None):
             has_entry = manifest.entry(action.schema_name) is not None
             is_link = action.schema_name in links
             why = f"{action.schema_name}: {_left(action, has_entry=has_entry, is_link=is_link)}"
@@ -203,13 +215,13 @@ def _left(action: RecoveryAction, *, has_entry: bool, is_link: bool) -> str:
     if has_entry and action.reason == InspectionState.QUARANTINED:
         return (
             "what is committed does not pass this program's model. Give the model a new "
-            "schema_version and an upgrade, write the store anew (begin_run with writes or "
-            "rebuilders), or go back to an older version (rtstore revert)"
+            "schema_version and an upgrade, write the store anew in a batch (or in the beginning "
+            "of a new run), or go back to an older version (rtstore revert)"
         )
     if has_entry:
         return (
             "its file and its committed content are gone, and nothing can put them back. Restore a "
-            "back-up, or write the store anew (begin_run with writes or rebuilders)"
+            "back-up, or write the store anew in a batch (or in the beginning of a new run)"
         )
     if action.reason == InspectionState.UNCOMMITTED_WRITE:
         return (
@@ -220,7 +232,9 @@ def _left(action: RecoveryAction, *, has_entry: bool, is_link: bool) -> str:
     return f"recovery does not put it right ({action.reason})"
 
 
-def _repair(wrong: Sequence[RecoveryAction]) -> tuple[StartKind, str] | None:
+def _repair(
+    wrong: Sequence[RecoveryAction], failed: Mapping[tuple[str, str], str]
+) -> tuple[StartKind, str] | None:
     if not wrong:
         return None
     by_rebuilding = dict.fromkeys(item.schema_name for item in wrong if item.kind in _REBUILDS)
@@ -228,6 +242,8 @@ def _repair(wrong: Sequence[RecoveryAction]) -> tuple[StartKind, str] | None:
     told = [f"recover first: {', '.join(others)}"] if others else []
     if by_rebuilding:
         told.append(f"recover with a rebuilder of the runtime: {', '.join(by_rebuilding)}")
+    causes = (failed.get((item.kind, item.schema_name)) for item in wrong)
+    told += [f"the last recovery failed there: {cause}" for cause in causes if cause is not None]
     return StartKind.REPAIR, "; ".join(told)
 
 

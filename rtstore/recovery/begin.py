@@ -87,7 +87,7 @@ class RunStarter:
         beginning = Beginning(
             request=self._request(identity, given),
             keep=tuple(kept),
-            keep_committed=self._acceptable(rest) if keep == "all" else (),
+            keep_committed=self._acceptable(rest, has_others=bool(given)) if keep == "all" else (),
             rebuilt_from={},
             rebuilt_at=0,
             supersede=supersede,
@@ -99,15 +99,18 @@ class RunStarter:
                 continue
         return self._attempt(beginning, to_rebuild, checked)
 
-    def _acceptable(self, stores: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+    def _acceptable(
+        self, stores: Sequence[Descriptor], *, has_others: bool
+    ) -> tuple[Descriptor, ...]:
         """Return stores without the diagnostic ones whose data this program refuses: they stop no
-        start, and stay the old run's."""
+        start, and stay the old run's. Where there is nothing else to begin with, return all."""
         diagnostic = diagnostic_only(stores)
         if not diagnostic:
             return tuple(stores)
         plan = self._planner.build_plan(team_name=self._team_name, expected=None)
         refused = {item.schema_name for item in plan.actions if item.reason in REFUSED}
-        return tuple(item for item in stores if item.schema_name not in diagnostic & refused)
+        left = tuple(item for item in stores if item.schema_name not in diagnostic & refused)
+        return left if left or has_others else tuple(stores)
 
     def _attempt(
         self, beginning: Beginning, to_rebuild: Sequence[Descriptor], rebuilders: CheckedRebuilders

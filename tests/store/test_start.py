@@ -193,3 +193,57 @@ def test_the_process_of_a_run_that_ended_is_in_nobodys_way(tmp_path: Path) -> No
         start = store.start_state("run-2")
         assert (start.kind, start.process_alive) == (StartKind.TAKE_OVER, None)
         assert start.why == "the state is that of run run-1, which ended (finished)"
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    """The recovery that fails at it says why, and the next start says it, too."""
+    inside = Descriptor(MINE, relative_path="sub/mine.json")
+    with opened(tmp_path / "state", inside) as store:
+        store.begin_run("run-1", writes={MINE: 1, OTHER: 1}).end()
+        (store.directory / "sub" / "mine.json").unlink()
+        (store.directory / "sub").rmdir()
+        (store.directory / "sub").write_text("a file")
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.REPAIR
+        store.recover(start.plan)
+        start = store.start_state("run-2")
+        assert start.why.startswith(f"recover first: {MINE}; the last recovery failed there: ")
+        assert "is not a directory" in start.why
+        (store.directory / "sub").unlink()
+        store.recover(start.plan)
+        assert store.start_state("run-2").kind is StartKind.TAKE_OVER
+
+
+def test_a_diagnostic_store_that_was_never_written(tmp_path: Path) -> None:
+    """A damaged file in its place goes to quarantine; then it is one that the run must write."""
+    mine = Descriptor(MINE, criticality=Criticality.DIAGNOSTIC_ONLY)
+    with opened(tmp_path / "state", mine) as store:
+        (store.directory / f"{MINE}.json").write_text("{")
+        start = store.start_state("run-1")
+        assert (start.kind, start.why) == (StartKind.REPAIR, f"recover first: {MINE}")
+        store.recover(start.plan)
+        start = store.start_state("run-1")
+        assert (start.kind, start.unwritten) == (StartKind.NEW, (MINE, OTHER))
+
+
+def test_content_that_is_lost_and_would_only_be_dropped(directory: Path) -> None:
+    """No recovery does anything about it: it must be written anew."""
+    mine = Descriptor(MINE, rebuild_strategy=RebuildStrategy.DROP_AFTER_QUARANTINE)
+    with opened(directory, mine) as store:
+        _lose(store)
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.REFUSE
+        assert "nothing can put them back" in start.why
+
+
+def test_nothing_but_a_diagnostic_store_that_is_refused(tmp_path: Path) -> None:
+    """A run that keeps everything has nothing else to begin with: the error is about its data."""
+    with RuntimeStore.open(
+        tmp_path / "state", team_name="team-a", descriptors=[Descriptor(MINE)]
+    ) as store:
+        store.begin_run("run-1", writes={MINE: 1}).end()
+    mine = Descriptor(MINE, payload=Titled, criticality=Criticality.DIAGNOSTIC_ONLY)
+    with RuntimeStore.open(tmp_path / "state", descriptors=[mine]) as store:
+        assert f"what is committed for {MINE} is refused" in store.start_state("run-2").why
+        with pytest.raises(DataRefusedError):
+            store.begin_run("run-2", keep="all")
