@@ -20,7 +20,9 @@ import pytest
 from rtstore import (
     DATABASE_NAME,
     KEEP_EVERYTHING,
+    Descriptor,
     LockTimeoutError,
+    RunIdentity,
     RuntimeStore,
     StorageError,
     WriterLock,
@@ -677,3 +679,29 @@ def test_a_wal_behind_a_link_is_brought_back(tmp_path: Path) -> None:
     assert not wal.is_symlink()
     ended = run("runs", directory, "--json").json()["runs"][0]["run"]["state"]
     assert ended == before["runs"][0]["run"]["state"] == "ended"
+
+
+def test_a_wal_of_another_database(tmp_path: Path) -> None:
+    """The database is sound without it, so that comes before a rebuild, which loses the history."""
+    directory, other = ready_team(tmp_path), tmp_path / "other"
+    writes = {"own.notes": "x" * 9_000}
+    for number in range(2):  # the second WAL has some of the pages only
+        with RuntimeStore.open(
+            other, team_name="other", descriptors=[Descriptor("own.notes")]
+        ) as store:
+            for _ in range(30):
+                store.write_batch(
+                    identity=RunIdentity(run_id=f"r{number}"), reason="recovery", writes=writes
+                )
+            foreign = (other / f"{DATABASE_NAME}-wal").read_bytes()
+    (directory / f"{DATABASE_NAME}-wal").write_bytes(foreign)
+    (database,) = [
+        item
+        for item in run("doctor", directory, "--json").json()["findings"]
+        if item["check"] == "database"
+    ]
+    first = database["ways"][0]["command"]
+    assert first.startswith("mv ")
+    subprocess.run(first, shell=True, check=True)
+    assert run("log", directory, "--json").json()["highWatermark"] == 3
+    assert run("doctor", directory).code == 0

@@ -120,6 +120,9 @@ class Facts(Record):
     """What somebody dropped from it then."""
     odd_file: Path | None = None
     """An entry next to the database with the name of its WAL that is not a regular file."""
+    is_sound_without_wal: bool = False
+    """Whether the file alone is sound, while with the WAL beside it the database is damaged: the
+    WAL is then another database's, or a newer one's."""
     unlink_odd_file: str | None = None
     """The command that puts the WAL itself in the place of a link to it; None where it is none."""
     linked: tuple[Path, ...] = ()

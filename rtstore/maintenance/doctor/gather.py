@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -21,7 +22,7 @@ from rtstore import legacy
 from rtstore.control import contents, manifest, parts, recovery_log, revisions
 from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
 from rtstore.control.schema import REVISIONS
-from rtstore.control.sqlite import processes
+from rtstore.control.sqlite import copying, idle, processes
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.control.sqlite.processes import Process
 from rtstore.control.sqlite.settings import engine_version, settings
@@ -201,11 +202,27 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
     match state:
         case DatabaseState.DAMAGED:
             facts["dropped"] = _dropped(path, problem)
+            facts["is_sound_without_wal"] = _is_sound_without_wal(path)
         case DatabaseState.FOREIGN:
             facts["linked"] = tuple(_linked(path))
         case DatabaseState.OLDER:
             facts |= _try_upgrade(directory)
     return facts
+
+
+def _is_sound_without_wal(path: Path) -> bool:
+    """Return whether a copy of the file alone is sound. False where that cannot be found out."""
+    if idle.wal_size(path) == 0 or not idle.knows_what_is_open():
+        return False
+    with (
+        suppress_system_error(RuntimeStoreError),
+        tempfile.TemporaryDirectory(prefix="rtstore-doctor-") as temporary,
+    ):
+        alone = Path(temporary) / DATABASE_NAME
+        with alone.open("wb") as copy:
+            copy.writelines(idle.pieces(path, copying.PIECE_BYTES))
+        return problem_of(alone) is None
+    return False
 
 
 def _bring_wal(odd_file: Path) -> str | None:

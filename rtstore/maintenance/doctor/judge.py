@@ -236,6 +236,16 @@ def _put_back(facts: Facts) -> Suggestion:
     return _unless_hindered(facts, way)
 
 
+def _without_wal(facts: Facts) -> Suggestion:
+    wal = shell_word(facts.directory / "runtime-store.sqlite3-wal")
+    return Suggestion(
+        command=f"mv {wal} {wal}.aside",
+        why="the database alone is sound, with the history of its day: the WAL beside it is of "
+        "another database, or of a newer copy of this one, whose batches are not here then. Stop "
+        "what uses it first",
+    )
+
+
 def _out_of_the_way(odd_file: Path, unlink: str | None) -> Suggestion:
     if unlink is not None:
         return Suggestion(
@@ -299,6 +309,8 @@ def _ways_out(facts: Facts) -> Iterator[Suggestion]:
     if facts.dropped:
         yield _put_back(facts)
         return
+    if facts.is_sound_without_wal:
+        yield _unless_hindered(facts, _without_wal(facts))
     if facts.backup is not None:
         restored = facts.restored or Path(f"{facts.directory}-restored")
         restore = Suggestion(
