@@ -19,7 +19,7 @@ from rtstore.cli.groups import Sections
 
 JSON_ERRORS = """\
 An error goes to standard error; with --json, standard output then has
-  {"error": {"type", "message", "exitCode"}}"""
+  {"error": {"type", "message", "exitCode"}}, unless the call is wrong"""
 
 
 class Commands(Sections):
