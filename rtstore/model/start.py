@@ -86,8 +86,7 @@ def start_state(
         action
         for action in plan.actions
         if action.kind is not ActionKind.NONE
-        and action.schema_name not in (*unwritten, *edited)
-        and action.schema_name not in passed_over
+        and action.schema_name not in (*unwritten, *edited, *passed_over)
         and plan.stale_store(action.schema_name) is None
     ]
     kind, why = (

@@ -132,8 +132,8 @@ class RecoveryPlanner:
         )
 
     def links(self, plan: RecoveryPlan, seen: Manifest) -> frozenset[str]:
-        """Return the stores that a plan leaves to a person for their file is a symbolic link, or
-        behind one."""
+        """Return the stores that a plan leaves to a person because their file is a symbolic link,
+        or behind one."""
         kinds = {action.schema_name: action.kind for action in plan.actions}
         return frozenset(
             item.schema_name
