@@ -57,9 +57,9 @@ from rtstore.maintenance.create import (
     check_before_use,
     check_made,
     load_head,
+    load_remembered,
     make_or_upgrade,
-    register,
-    remember_retention,
+    remember,
     report_loose_modes,
 )
 from rtstore.maintenance.hindrances import hindrances
@@ -273,13 +273,14 @@ class RuntimeStore:
                 raise WrongTeamError(directory, team_name, head.team_name)
             if recover and not read_only:  # refuse before anything is changed
                 check_before_use(directory, database, head, registry, fs, with_data=upgrade)
+            remembered = load_remembered(database, registry, read_only=read_only)
             store = cls(
                 directory,
                 database,
-                register(database, registry, lock, read_only=read_only),
+                Registry(remembered) if registry is None else registry,
                 seams=seams,
                 durability=durability,
-                retention=remember_retention(database, retention, kept, lock, read_only=read_only),
+                retention=retention or kept,
                 lock=lock,
                 team_name=head.team_name,
                 on_event=on_event,
@@ -288,6 +289,8 @@ class RuntimeStore:
             report_loose_modes(directory)
             if recover and not read_only:
                 store._put_right(registry if upgrade else None)
+            if not read_only:  # last: a refused opening is not remembered
+                remember(database, lock, registry, retention, before=(remembered, kept))
         except BaseException:
             database.close(tidy=False)
             raise

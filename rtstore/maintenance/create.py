@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
@@ -244,11 +244,11 @@ def _is_legacy(directory: Path) -> bool:
     return is_legacy_directory(directory)
 
 
-def register(
-    database: Database, wanted: Registry | None, lock: WriterLock, *, read_only: bool
-) -> Registry:
-    """Return the descriptors of this directory: those wanted, which are saved, or those saved.
-    Raises `InvalidRequestError`, and saves nothing, where a wanted one has another store's file."""
+def load_remembered(
+    database: Database, wanted: Registry | None, *, read_only: bool
+) -> tuple[Descriptor, ...]:
+    """Return the descriptors that the directory remembers. Raises `InvalidRequestError` where one
+    that is wanted, and will be remembered, has another store's file."""
 
     def look(connection: Connection) -> tuple[Descriptor, ...]:
         if wanted is not None and not read_only:
@@ -257,17 +257,31 @@ def register(
             _report_unregistered(wanted, paths)
         return manifest.load_descriptors(connection)
 
-    remembered = database.read(look, autocommit=wanted is None or read_only)
-    if wanted is None:
-        return Registry(remembered)
-    if not read_only and tuple(_plain(item) for item in wanted) != tuple(
-        _plain(item) for item in remembered
-    ):
-        with lock.hold(), database.write(flush=True) as connection:
-            # No other writer now.
-            refuse_taken_files(connection, wanted, manifest.load_paths(connection))
-            manifest.save_descriptors(connection, wanted)
-    return wanted
+    return database.read(look, autocommit=wanted is None or read_only)
+
+
+def remember(
+    database: Database,
+    lock: WriterLock,
+    descriptors: Registry | None,
+    retention: Retention | None,
+    *,
+    before: tuple[Iterable[Descriptor], Retention],
+) -> None:
+    """Have the directory remember the descriptors and the retention that are given, if they are not
+    those `before`. Raises as `load_remembered`, and then saves nothing."""
+    if descriptors is not None and _plain(descriptors) == _plain(before[0]):
+        descriptors = None
+    if retention == before[1]:
+        retention = None
+    if descriptors is None and retention is None:
+        return
+    with lock.hold(), database.write(flush=True) as connection:
+        if descriptors is not None:  # no other writer now
+            refuse_taken_files(connection, descriptors, manifest.load_paths(connection))
+            manifest.save_descriptors(connection, descriptors)
+        if retention is not None:
+            manifest.save_retention(connection, retention)
 
 
 def refuse_taken_files(
@@ -302,24 +316,11 @@ def _report_unregistered(wanted: Registry, committed: Mapping[str, str]) -> None
         )
 
 
-def remember_retention(
-    database: Database,
-    wanted: Retention | None,
-    remembered: Retention,
-    lock: WriterLock,
-    *,
-    read_only: bool,
-) -> Retention:
-    """Return the retention of this directory: the one wanted, which is saved, or the one saved."""
-    if wanted is None:
-        return remembered
-    if not read_only and wanted != remembered:
-        with lock.hold(), database.write(flush=True) as connection:
-            manifest.save_retention(connection, wanted)
-    return wanted
-
-
-_plain: Callable[[Descriptor], object] = attrgetter(
+_fields_of: Callable[[Descriptor], object] = attrgetter(
     *(name for name, field in Descriptor.model_fields.items() if not field.exclude)
 )
-"""What the database remembers of a descriptor."""
+
+
+def _plain(descriptors: Iterable[Descriptor]) -> list[object]:
+    """Return what the database remembers of descriptors."""
+    return [_fields_of(item) for item in descriptors]

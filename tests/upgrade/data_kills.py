@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rtstore import RuntimeStore
 from tests.crash.children import Say
 from tests.crash.probe import TracedFileSystem
 from tests.crash.workers import workshop
@@ -43,6 +44,9 @@ def check(directory: Path) -> list[str]:
             problems.append(f"batches {reasons}")
         if store.manifest().active_identity != IDENTITY:
             problems.append("the active identity was changed")
+    with RuntimeStore.open(directory) as store:
+        if store.descriptors.get(A).schema_version != 3:
+            problems.append("the descriptors are not remembered")
     return problems
 
 

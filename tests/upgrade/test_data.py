@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from rtstore import (
     DELETED,
     KNOWN_DESCRIPTORS,
+    BatchFailedError,
     BatchReason,
     Database,
     DataUpgradeError,
@@ -20,6 +22,7 @@ from rtstore import (
     InvalidRequestError,
     NewerStoreFileError,
     Registry,
+    Retention,
     RunIdentity,
     RuntimeStore,
     RuntimeStoreError,
@@ -28,12 +31,15 @@ from rtstore import (
     restore_backup,
     upgrade_directory,
 )
+from rtstore.control import manifest
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import UpgradeProblem
 from rtstore.maintenance.upgrade_data import rehearse
 from tests.support import (
     IDENTITY,
+    Crash,
+    WatchedFileSystem,
     agree,
     data_in,
     files_picture,
@@ -273,6 +279,67 @@ def test_an_edit_by_hand_is_not_overwritten(directory: Path) -> None:
         store.recover(store.plan_recovery())
     with open_it(directory, 3) as store:
         assert store.read(A).data == {"values": [1], "count": 1}
+
+
+def remembered(directory: Path) -> list[object]:
+    """The rows of what an opening has the database remember."""
+    rows = rows_of(directory / DATABASE_NAME)
+    return [rows["store_descriptors"], rows["history_retention"]]
+
+
+def test_a_refused_opening_is_not_remembered(directory: Path) -> None:
+    """An opening that cannot bring the data up leaves what is remembered as it was: who names no
+    descriptors, as the commands do, still has the stores of the older program."""
+    before = remembered(directory)
+    content = (directory / "a.json").read_bytes()
+    (directory / "a.json").write_bytes(content.replace(b"1\n", b"7\n"))
+    with pytest.raises(StoreFileChangedError):
+        open_it(directory, 3, retention=Retention(batches=7))
+    assert remembered(directory) == before
+    (directory / "a.json").write_bytes(content)
+    with RuntimeStore.open(directory) as store:
+        store.update(A, lambda data: data, identity=IDENTITY, reason="delivery_commit")
+    open_it(directory, 3, retention=Retention(batches=7)).close()
+    with RuntimeStore.open(directory) as store:
+        assert store.retention == Retention(batches=7)
+        assert store.descriptors.get(A).schema_version == 3
+
+
+def test_nor_is_one_whose_batch_failed(directory: Path) -> None:
+    """The same where the new data cannot be written to its files."""
+    before = remembered(directory)
+    full = WatchedFileSystem(
+        lambda _, name, __: OSError(errno.ENOSPC, "full") if name == "write" else None
+    )
+    with pytest.raises(BatchFailedError):
+        open_it(directory, 3, fs=full)
+    assert remembered(directory) == before
+    with open_it(directory, 3) as store:
+        assert store.read(A).data == {"values": [1], "count": 1}
+
+
+def test_killed_before_it_is_remembered(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when the data is up and the descriptors are not saved: who names none is told that a
+    newer program wrote it, and the next opening of that program saves them."""
+
+    def dying(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "save_descriptors", dying)
+        with pytest.raises(Crash):
+            open_it(directory, 3)
+    with RuntimeStore.open(directory) as store:
+        state = store.start_state(IDENTITY)
+        assert (state.kind, state.why) == (
+            StartKind.REFUSE,
+            f"{A} was written by a newer program: start that one",
+        )
+    with open_it(directory, 3) as store:
+        assert store.last_data_upgrade is None
+        assert store.read(A).data == {"values": [1], "count": 1}
+    with RuntimeStore.open(directory) as store:
+        assert store.start_state(IDENTITY).kind is StartKind.RESUME
 
 
 def test_without_upgrading(directory: Path) -> None:
