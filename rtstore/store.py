@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from rtstore.commit.adopt import adopting, last_identity
+from rtstore.commit.adopt import adopting, last_identity, not_adoptable
 from rtstore.commit.begin import Begun
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
@@ -616,6 +616,11 @@ class RuntimeStore:
             readiness=readiness,
             hindrances=self._hindrances(manifest_now),
             edits=self.foreign_edits,
+            not_adoptable=(
+                not_adoptable(plan, manifest_now, self.descriptors, self.directory, self._fs)
+                if self.foreign_edits is ForeignEdits.ADOPT
+                else {}
+            ),
             diagnostic=diagnostic_only(self.descriptors),
             links=self._planner.links(plan, manifest_now),
             failed={} if plan.manifest_healthy else self.database.read(recovery_log.last_failures),

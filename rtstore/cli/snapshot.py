@@ -20,7 +20,7 @@ from rtstore.cli.obstacles import obstacles_of
 from rtstore.cli.output import age_of, size
 from rtstore.cli.run_words import process_of
 from rtstore.cli.views import WrittenBy, deleted_stores, store_on_record, written_by
-from rtstore.commit.adopt import last_identity, read_for_adoption
+from rtstore.commit.adopt import last_identity, not_adoptable
 from rtstore.control import history, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.contents import StoreSize, list_sizes
@@ -227,7 +227,9 @@ class Look:
             living=process_of(run) if run and not run.is_over and self.process_alive else None,
             knows_run=store.database.read(last_identity) is not None,
             over_again=_over_again(store),
-            not_adoptable=_not_adoptable(store, self.manifest, plan),
+            not_adoptable=not_adoptable(
+                plan, self.manifest, store.descriptors, store.directory, FileSystem()
+            ),
             kept_of_deleted=_kept_of_deleted(store, self.lines),
             undo_last=None if check.ok else _undo_last(store, self.manifest),
         )
@@ -650,22 +652,6 @@ def _over_again(store: RuntimeStore) -> str | None:
     directory = shown(store.directory)
     changed = legacy.changed_since_import(store.directory, head, FileSystem())
     return legacy.over_again_command(directory) if changed else None
-
-
-def _not_adoptable(store: RuntimeStore, found: Manifest, plan: RecoveryPlan) -> dict[str, str]:
-    """Return why a file that differs cannot be adopted as it is, by store."""
-    problems = {}
-    for action in plan.actions:
-        if action.reason in (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE):
-            descriptor = store.descriptors.get(action.schema_name)
-            entry = found.entry(action.schema_name)
-            try:
-                read_for_adoption(store.directory, descriptor, entry, FileSystem())
-            except InvalidRequestError as error:
-                problems[action.schema_name] = error.problem
-            except RuntimeStoreError as error:
-                problems[action.schema_name] = str(error)
-    return problems
 
 
 def _written_at(content: bytes | None) -> datetime | None:

@@ -17,6 +17,7 @@ from rtstore.control import batches, manifest, runs
 from rtstore.errors import (
     InvalidRequestError,
     NewerStoreFileError,
+    RuntimeStoreError,
     StorageError,
     StoreFileChangedError,
 )
@@ -24,15 +25,23 @@ from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
-from rtstore.model.descriptors import Descriptor
+from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.envelope import (
     EncodedStore,
     EnvelopeError,
     content_hash,
     decode,
+    encode,
     refuse_too_large,
 )
-from rtstore.model.records import Batch, CommittedFile, RunIdentity
+from rtstore.model.records import (
+    Batch,
+    CommittedFile,
+    InspectionState,
+    Manifest,
+    RecoveryPlan,
+    RunIdentity,
+)
 from rtstore.model.request import BatchRequest, StoreWrite
 
 Result = TypeVar("Result")
@@ -129,6 +138,37 @@ def draft_of_file(
     )
     encoded = ((descriptor, EncodedStore.exactly(content)),)
     return validate(request, None, now)._replace(encoded=encoded, in_place=True)
+
+
+def not_adoptable(
+    plan: RecoveryPlan,
+    current: Manifest,
+    registry: Registry,
+    directory: Path,
+    fs: FileSystem,
+) -> dict[str, str]:
+    """Return why a file that a plan found changed cannot be adopted as it is now, by store."""
+    problems = {}
+    for action in plan.actions:
+        if action.reason not in (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE):
+            continue
+        descriptor = registry.get(action.schema_name)
+        entry = current.entry(action.schema_name)
+        try:
+            content = read_for_adoption(directory, descriptor, entry, fs)
+            encode(
+                schema_version=descriptor.schema_version,
+                data=decode(content).data,
+                store=descriptor.schema_name,
+                payload=descriptor.payload,
+                may_mask=True,
+            )
+        except InvalidRequestError as error:
+            where = "" if error.field in ("store", "file") else f"{error.field}: "
+            problems[action.schema_name] = where + error.problem
+        except RuntimeStoreError as error:
+            problems[action.schema_name] = str(error)
+    return problems
 
 
 def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory: Path) -> None:

@@ -32,12 +32,32 @@ _REBUILDS = (
     ActionKind.REBUILD_FROM_CANONICAL_DESTINATION,
     ActionKind.RERUN_CAPABILITY_DISCOVERY,
 )
-_OF_EDITS = {
-    ForeignEdits.ADOPT: "this store adopts it when the store is next read, changed or kept",
-    ForeignEdits.IGNORE: "for this store what is committed counts",
-}
 _FOR_THE_RUNTIME = (*_REBUILDS, ActionKind.BLOCK_READINESS)
 """What recovery does not do alone."""
+_OF_FILES = (ActionKind.RESTORE_COMMITTED, ActionKind.QUARANTINE)
+"""What recovery does where a file is wrong, and not what is committed."""
+
+# What stops no start, and who starts should know of some stores.
+_REPLACING = (
+    "nothing is committed for {}, and no batch wrote what is in the file: writing the store moves "
+    "it to quarantine, adopting the store keeps it, if it is valid"
+)
+_STALE = (
+    "{} is still bound to another identity: a write of it, or a new run that keeps it, takes it "
+    "over"
+)
+_NOT_UPGRADED = (
+    "the data of {} is of an older schema version, and was not upgraded when the store was opened: "
+    "it can be read and written over, and not updated or kept"
+)
+_REFUSED = "what is committed for {} is refused, and left out"
+_LINK = "the file of {} is a symbolic link, or behind one, and left out"
+_FILE_REFUSED = "the file of {} is refused, and left out: a recovery puts it aside"
+_ADOPTED = (
+    "somebody edited the file of {}, and this store adopts it when the store is next read, changed "
+    "or kept"
+)
+_IGNORED = "somebody edited the file of {}, and for this store what is committed counts"
 
 
 def start_state(
@@ -53,6 +73,7 @@ def start_state(
     readiness: ReadinessCheck,
     hindrances: Sequence[Hindrance],
     edits: ForeignEdits = ForeignEdits.RAISE,
+    not_adoptable: Mapping[str, str] = {},
     diagnostic: Collection[str] = (),
     links: Collection[str] = (),
     not_upgraded: Sequence[str] = (),
@@ -62,7 +83,8 @@ def start_state(
 
     `run_id` is the run that is about to start, with its whole `identity` if that is known, and
     `known` its record. `last` is the active run, or the last one; `is_own` says whether it is of
-    the process that asks. `edits` is what the store does about files that somebody edited.
+    the process that asks. `edits` is what the store does about files that somebody edited, and
+    `not_adoptable` says why it cannot adopt the file of a store.
     `diagnostic` are the stores that stop no start, `links` those whose file is a symbolic link or
     behind one, `not_upgraded` those whose data is of an older schema version.
     `failed` says why the last recovery failed, by the kind and the store of an action.
@@ -74,9 +96,9 @@ def start_state(
         if action.schema_name in replacing
         or (action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None)
     )
-    edited = [] if edits is ForeignEdits.RAISE else _edited(plan)
+    edited = [] if edits is ForeignEdits.RAISE else _edited(plan, not_adoptable)
     passed_over = [
-        action.schema_name
+        action
         for action in plan.actions
         if action.schema_name in diagnostic
         and action.reason in REFUSED
@@ -86,21 +108,29 @@ def start_state(
         action
         for action in plan.actions
         if action.kind is not ActionKind.NONE
-        and action.schema_name not in (*unwritten, *edited, *passed_over)
+        and action.schema_name not in (*unwritten, *edited)
+        and action not in passed_over
         and plan.stale_store(action.schema_name) is None
     ]
     kind, why = (
         _refuse(identity, known, manifest, wrong, hindrances)
         or _leave_to_a_person(wrong, manifest, links)
-        or _repair(wrong, failed)
+        or _repair(wrong, failed, not_adoptable)
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
     )
     if kind not in (StartKind.REFUSE, StartKind.REPAIR):
-        why += _also(replacing, [item.schema_name for item in plan.stale_stores], not_upgraded)
-        if passed_over:
-            why += f"; what is committed for {', '.join(passed_over)} is refused, and left out"
-        if edited:
-            why += f"; somebody edited the file of {', '.join(edited)}, and {_OF_EDITS[edits]}"
+        refused = [item.schema_name for item in passed_over if item.kind not in _OF_FILES]
+        for sentence, stores in (
+            (_REPLACING, replacing),
+            (_STALE, [item.schema_name for item in plan.stale_stores]),
+            (_NOT_UPGRADED, not_upgraded),
+            (_REFUSED, [name for name in refused if name not in links]),
+            (_LINK, [name for name in refused if name in links]),
+            (_FILE_REFUSED, [item.schema_name for item in passed_over if item.kind in _OF_FILES]),
+            (_ADOPTED if edits is ForeignEdits.ADOPT else _IGNORED, edited),
+        ):
+            if stores:
+                why += "; " + sentence.format(", ".join(stores))
     return StartState(
         kind=kind,
         why=why,
@@ -112,35 +142,16 @@ def start_state(
     )
 
 
-def _edited(plan: RecoveryPlan) -> list[str]:
-    """Return the stores whose files somebody edited; a recovery would move the edits away."""
+def _edited(plan: RecoveryPlan, not_adoptable: Collection[str]) -> list[str]:
+    """Return the stores whose files somebody edited, and that the store deals with itself; a
+    recovery would move the edits away."""
     return [
         action.schema_name
         for action in plan.actions
-        if action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.HASH_MISMATCH
+        if action.kind is ActionKind.QUARANTINE
+        and action.reason == InspectionState.HASH_MISMATCH
+        and action.schema_name not in not_adoptable
     ]
-
-
-def _also(replacing: Sequence[str], stale: Sequence[str], not_upgraded: Sequence[str]) -> str:
-    """Return what stops no start, and who starts should know of some stores."""
-    told = ""
-    if replacing:
-        told += (
-            f"; nothing is committed for {', '.join(replacing)}, and no batch wrote what is in the "
-            "file: writing the store moves it to quarantine, adopting the store keeps it"
-        )
-    if stale:
-        told += (
-            f"; {', '.join(stale)} is still bound to another identity: a write of it, or a new run "
-            "that keeps it, takes it over"
-        )
-    if not_upgraded:
-        told += (
-            f"; the data of {', '.join(not_upgraded)} is of an older schema version, and was not "
-            "upgraded when the store was opened: it can be read and written over, and not updated "
-            "or kept"
-        )
-    return told
 
 
 def _to_replace(plan: RecoveryPlan, manifest: Manifest) -> list[str]:
@@ -232,7 +243,9 @@ def _left(action: RecoveryAction, *, has_entry: bool, is_link: bool) -> str:
 
 
 def _repair(
-    wrong: Sequence[RecoveryAction], failed: Mapping[tuple[str, str], str]
+    wrong: Sequence[RecoveryAction],
+    failed: Mapping[tuple[str, str], str],
+    not_adoptable: Mapping[str, str],
 ) -> tuple[StartKind, str] | None:
     if not wrong:
         return None
@@ -241,6 +254,11 @@ def _repair(
     told = [f"recover first: {', '.join(others)}"] if others else []
     if by_rebuilding:
         told.append(f"recover with a rebuilder of the runtime: {', '.join(by_rebuilding)}")
+    told += [
+        f"the edit of {name} cannot be adopted: {not_adoptable[name]}"
+        for name in others
+        if name in not_adoptable
+    ]
     causes = (failed.get((item.kind, item.schema_name)) for item in wrong)
     told += [f"the last recovery failed there: {cause}" for cause in causes if cause is not None]
     return StartKind.REPAIR, "; ".join(told)

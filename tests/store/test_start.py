@@ -22,6 +22,7 @@ from rtstore import (
     RebuildStrategy,
     RuntimeStore,
     StartKind,
+    StoreFileChangedError,
 )
 
 MINE, OTHER = "my.queue", "my.other"
@@ -181,6 +182,59 @@ def test_an_edit_that_the_store_deals_with_itself(directory: Path, edits: str, r
         assert store.read(MINE).data == {"n": read}
         assert len(store.quarantined_files()) == (edits == "ignore")
         assert store.start_state("run-2").why == "run run-2 is active: resume it"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda text: text.replace('"n": 1', '"n": "\\ud800"'), "the text holds a lone surrogate"),
+        (lambda text: text.replace('Version": 1', 'Version": 0'), "has schema version 0"),
+    ],
+)
+def test_an_edit_that_cannot_be_adopted(
+    directory: Path, spoil: Callable[[str], str], why: str
+) -> None:
+    """A store that adopts edits does not promise it of a file that no write could make: it asks for
+    a recovery, as any store does, and says why."""
+    path = directory / f"{MINE}.json"
+    descriptors = [Descriptor(MINE), Descriptor(OTHER)]
+    with RuntimeStore.open(directory, descriptors=descriptors, foreign_edits="adopt") as store:
+        path.write_text(spoil(path.read_text()))
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.REPAIR
+        assert start.why.startswith(
+            f"recover first: {MINE}; the edit of {MINE} cannot be adopted: "
+        )
+        assert why in start.why
+        with pytest.raises(StoreFileChangedError, match=why):
+            store.read(MINE)
+        store.recover(start.plan)
+        assert store.start_state("run-2").kind is StartKind.TAKE_OVER
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda _: "{", lambda text: text.replace('Version": 1', 'Version": 9')]
+)
+def test_a_refused_file_of_a_diagnostic_store(directory: Path, spoil: Callable[[str], str]) -> None:
+    """It stops no start; that is said of the file, for what is committed is good."""
+    mine = Descriptor(MINE, criticality=Criticality.DIAGNOSTIC_ONLY)
+    path = directory / f"{MINE}.json"
+    with opened(directory, mine) as store:
+        path.write_text(spoil(path.read_text()))
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.TAKE_OVER
+        assert start.why.endswith(
+            f"; the file of {MINE} is refused, and left out: a recovery puts it aside"
+        )
+        assert store.begin_run("run-2", keep="all").left == (MINE,)
+        store.recover(store.plan_recovery())
+        assert store.start_state("run-3").kind is StartKind.TAKE_OVER
+        assert "refused" not in store.start_state("run-3").why
+        path.unlink()
+        path.symlink_to("elsewhere.json")
+        assert store.start_state("run-3").why.endswith(
+            f"; the file of {MINE} is a symbolic link, or behind one, and left out"
+        )
 
 
 def test_the_process_of_a_run_that_ended_is_in_nobodys_way(tmp_path: Path) -> None:
