@@ -748,8 +748,10 @@ class RuntimeStore:
             checked_identity(expected)
         gathered = self._planner.gather()
         seen = gathered.view.manifest
-        expected = expected or seen.active_identity
-        return self._planner.plan_of(gathered, team_name=self.team_name, expected=expected), seen
+        plan = self._planner.plan_of(
+            gathered, team_name=self.team_name, expected=expected or seen.active_identity
+        )
+        return plan.model_copy(update={"expects_last": expected is None}), seen
 
     def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
         """Return whether the runtime may start: by the plan and the cross-store invariants."""
@@ -795,7 +797,7 @@ class RuntimeStore:
                 called without the writer lock. A store without one is not changed, and stays in
                 `remaining`.
             identity: what rebuilt stores are bound to. Default: the identity that the plan
-                expects, or else that of the last committed batch. That of a new run begins it.
+                was made for, or else that of the last committed batch. That of a new run begins it.
             dry_run: only report what would be done; change nothing.
 
         Every action is recorded in `recovery_runs` and `recovery_actions`. After an interruption,
@@ -825,7 +827,7 @@ class RuntimeStore:
             self._writer.events.tell()
         if report.run_number is None:
             return report
-        expected = identity or plan.expected
+        expected = identity or plan.named_identity
         return report.model_copy(update={"remaining": self.plan_recovery(expected=expected)})
 
     def adopt(

@@ -623,8 +623,16 @@ class RecoveryPlan(Record):
     diagnostics: tuple[str, ...]
     expected: RunIdentity | None = Field(default=None, exclude=True)
     """The run identity that the entries were compared with. The legacy format does not have it."""
+    expects_last: bool = Field(default=False, exclude=True)
+    """Whether nobody named that identity: it is that of the last committed batch. A recovery that
+    commits a batch goes on with the identity of that one."""
     stale_stores: tuple[StaleStore, ...] = Field(default=(), exclude=True)
     """The stores whose action is to block because they are stale."""
+
+    @property
+    def named_identity(self) -> RunIdentity | None:
+        """The identity that somebody named for the plan, or None."""
+        return None if self.expects_last else self.expected
 
     def stale_store(self, schema_name: str) -> StaleStore | None:
         """Return in what a store is stale, or None."""

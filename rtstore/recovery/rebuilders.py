@@ -142,7 +142,7 @@ class Rebuilding:
     ) -> None:
         self._rebuilders = rebuilders
         self._given = identity
-        self._identity = identity or plan.expected
+        self._identity = identity or plan.named_identity
         self._plan = plan
         self._stale = {item.schema_name for item in plan.stale_stores}
         self._registry = registry

@@ -14,6 +14,8 @@ from rtstore import (
     ActionKind,
     ActionOutcome,
     ConflictError,
+    Criticality,
+    Descriptor,
     ReadinessImpact,
     RecoveryPlan,
     RuntimeStore,
@@ -391,3 +393,37 @@ def test_a_stale_run_is_left_to_the_runtime(tmp_path: Path) -> None:
         assert [step.outcome for step in report.steps] == [SKIPPED]
         assert report.remaining.readiness_impact is ReadinessImpact.BLOCKED
         assert files_picture(directory) == before
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_finishing_the_beginning_of_another_run(tmp_path: Path, *, is_named: bool) -> None:
+    """What remains is said for the run that has begun by then, and stores are rebuilt for it; but
+    for the run that the plan was made for, where somebody named one."""
+    lost = Descriptor(
+        LEASES,
+        criticality=Criticality.REBUILDABLE_FROM_PROVIDER,
+        rebuild_strategy="ask",
+    )
+    descriptors = [plain_descriptor(LEDGER, FILE_OF[LEDGER]), lost]
+    dying = WatchedFileSystem(lambda _, name, __: Crash() if name == "rename" else None)
+    with open_store(tmp_path / "state", descriptors=descriptors) as store:
+        store.begin_run(IDENTITY, writes={LEDGER: 1})
+        with (
+            pytest.raises(Crash),
+            open_store(
+                tmp_path / "state",
+                descriptors=descriptors,
+                batch_id_factory=Ids("other"),
+                receipt_id_factory=Ids("o"),
+                fs=dying,
+            ) as other,
+        ):
+            other.begin_run("run-2", keep="all", supersede=True)
+        plan = store.plan_recovery(expected=IDENTITY if is_named else None)
+        if is_named:
+            report = store.recover(plan)
+            assert [item.schema_name for item in report.remaining.stale_stores] == [LEDGER]
+            return
+        report = store.recover(plan, rebuilders={"ask": lambda request: request.identity.run_id})
+        assert report.remaining.manifest_healthy
+        assert (report.remaining.run_id, store.read(LEASES).data) == ("run-2", "run-2")
