@@ -329,7 +329,7 @@ class RuntimeStore:
             try:
                 with self.lock.hold(_CLOSING_TIMEOUT_S):
                     self.database.close()
-            except (LockTimeoutError, StorageError, UnusableEngineError):
+            except (LockTimeoutError, StorageError, StoreClosedError, UnusableEngineError):
                 if self.lock.is_held_here and time.monotonic() < deadline:
                     continue
                 self.database.close(tidy=False)

@@ -37,11 +37,13 @@ from typing import NamedTuple
 from filelock import lock_descriptor, unlock_descriptor
 
 from rtstore.errors import (
+    MOVED,
     InvalidRequestError,
     LockLostError,
     LockTimeoutError,
     ReadOnlyStoreError,
     StorageError,
+    StoreClosedError,
     UnusableEngineError,
 )
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
@@ -235,14 +237,17 @@ class WriterLock:
         self.timeout_s = timeout_s
         self._held: weakref.ref[Hold] | None = None
         """The last hold of this object; it has ended when that is closed or lost."""
+        self.is_of_open_store = False
+        """Whether a database is open with it: a directory that is not there has gone since."""
 
     def hold(self, timeout_s: float | None = None) -> Hold:
         """Take the lock, for a `with` block. Wait up to `timeout_s` seconds (default: the lock's).
 
         Raises `LockTimeoutError` with its holder and since when, `StorageError` when the lock file
-        cannot be created, and `InvalidRequestError` when this thread holds it already: waiting
-        for oneself would never end. Of a store that was opened read-only it raises
-        `ReadOnlyStoreError` before anything is made.
+        cannot be created, `StoreClosedError` when the directory of an open store is gone, and
+        `InvalidRequestError` when this thread holds it already: waiting for oneself would never
+        end. Of a store that was opened read-only it raises `ReadOnlyStoreError` before anything is
+        made.
         """
         if self._read_only:
             raise ReadOnlyStoreError(self.path.parent)
@@ -262,9 +267,10 @@ class WriterLock:
                 raise UnusableEngineError(
                     self.path, f"the file system has no locks ({error}). Use a local directory."
                 ) from error
+            is_away = error.errno in (errno.ENOENT, errno.ENOTDIR) and not self.path.parent.is_dir()
+            if is_away and self.is_of_open_store:
+                raise StoreClosedError(self.path.parent, MOVED, is_gone=True) from error
             problem = "the writer lock cannot be taken"
-            if error.errno == errno.ENOENT and not self.path.parent.is_dir():
-                problem = f"{problem}, for its directory was moved, renamed or removed"
             raise StorageError(self.path, problem, _way_out(error, self.path)) from error
         except BaseException:
             if hold is not None:

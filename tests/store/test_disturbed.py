@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -103,6 +104,32 @@ def test_a_directory_that_was_moved_is_not_written_to(tmp_path: Path) -> None:
     with RuntimeStore.open(moved) as store:
         assert store.last_recovery is None
         assert store.read(LEASES).data == 1
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_directory_that_is_gone_can_only_be_opened_anew(
+    tmp_path: Path, *, is_removed: bool
+) -> None:
+    """No call that is repeated helps there, a write as little as a read, and the error says so; the
+    store can be closed. Once the directory is back, the same store goes on."""
+    directory, moved = new_directory(tmp_path), tmp_path / "moved"
+    with open_store(directory) as store:
+        store.begin_run(IDENTITY, writes={LEASES: 1})
+        shutil.rmtree(directory) if is_removed else directory.rename(moved)
+        for call in (
+            lambda: write(store, LEASES, 2),
+            lambda: store.update(LEASES, lambda old: old, identity=IDENTITY, reason=CHECKPOINT),
+            lambda: store.prune_quarantine(older_than=timedelta(0)),
+            store.end_run,
+            lambda: store.read(LEASES),
+        ):
+            with pytest.raises(StoreClosedError, match="was moved, renamed or removed") as caught:
+                call()
+            assert caught.value.is_gone
+        if not is_removed:
+            moved.rename(directory)
+            write(store, LEASES, 2)
+            assert agree(store)
 
 
 def test_a_directory_that_is_moved_in_the_middle_of_a_batch(tmp_path: Path) -> None:

@@ -100,6 +100,8 @@ class Database:
             )
         self.path = path
         self.lock = lock
+        if lock is not None:
+            lock.is_of_open_store = True
         self._names = Names(path)
         self._translated = Translated(path)
         self.read_only = read_only
