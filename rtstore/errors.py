@@ -496,6 +496,7 @@ class StoreFileChangedError(RecoveryNeededError):
         directory: Path,
         not_adopted: str | None = None,
         of_batch: bool = False,
+        content_lost: bool = False,
     ) -> None:
         self.store = store
         self.path = path
@@ -508,6 +509,8 @@ class StoreFileChangedError(RecoveryNeededError):
         self.of_batch = of_batch
         """Whether a batch wrote the file that is there, though nothing is committed for the store:
         it was deleted since, or the batch failed."""
+        self.content_lost = content_lost
+        """Whether what is committed for the store is not in the database."""
         if of_batch:
             what = f"is there, as a batch wrote it, and nothing is committed for store {store} now"
         elif expected is None:
@@ -519,9 +522,12 @@ class StoreFileChangedError(RecoveryNeededError):
                 f"was changed by somebody else: store {store} was committed as {expected}, "
                 f"the file is {found}"
             )
-        what_else = " (in Python, read with verify=False uses the committed content)"
-        hint = "" if expected is None else what_else
         why = "" if not_adopted is None else f". It cannot be adopted: {not_adopted}"
+        hint = " (in Python, read with verify=False uses the committed content)"
+        if content_lost:
+            why += ". What was committed is not in the database either"
+        if content_lost or expected is None:
+            hint = ""
         super().__init__(f"{path} {what}{why}. Run: rtstore plan {shell_word(directory)}{hint}")
 
 

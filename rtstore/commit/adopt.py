@@ -85,6 +85,7 @@ def _adopting(
                     directory=changed.directory,
                     not_adopted=f"{why.field}: {why.problem}",
                     of_batch=changed.of_batch,
+                    content_lost=changed.content_lost,
                 ) from why
         try:
             batch = adopt(file[0])

@@ -295,9 +295,11 @@ class StoreReader:
             if before == after:
                 expected = None if entry is None else entry.content_hash
                 of_batch = entry is None and self._wrote(name, found)
+                lost = self._database.read(partial(_lost, names=[name]))
                 raise StoreFileChangedError(
-                    name, path, expected, found, directory=self._directory, of_batch=of_batch
-                )
+                    name, path, expected, found, directory=self._directory, of_batch=of_batch,
+                    content_lost=name in lost,
+                )  # fmt: skip
         return  # batches come faster than these checks, so no other version lasted either
 
     def _wrote(self, name: str, found: str | None) -> bool:

@@ -107,6 +107,30 @@ def test_a_file_that_is_not_what_was_committed_does_not(directory: Path) -> None
         assert store.read("own.b").data == "edited"
 
 
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_file_that_somebody_changed_as_well(directory: Path, *, is_removed: bool) -> None:
+    """Whoever needs what was committed is told that it is lost, and not to read that; where it is
+    there, reading it is a way, which works."""
+    path = directory / "b.json"
+    path.write_text('{"schemaVersion": 1, "data": "edited"}')
+    if is_removed:
+        path.unlink()
+
+    def refusal() -> StoreFileChangedError:
+        with pytest.raises(StoreFileChangedError) as caught:
+            store.update("own.b", lambda data: data, identity=IDENTITY, reason="recovery")
+        return caught.value
+
+    with RuntimeStore.open(directory, recover=False) as store:
+        lost = refusal()
+        assert "What was committed is not in the database either. Run: rtstore plan" in str(lost)
+        assert (lost.content_lost, "verify=False" in str(lost)) == (True, False)
+        write(store, "own.b", "again")
+        path.write_text('{"schemaVersion": 1, "data": "edited"}')
+        assert "read with verify=False uses the committed content" in str(refusal())
+        assert store.read("own.b", verify=False).data == "again"
+
+
 # --- what is committed, and not accepted ----------------------------------------------------------
 
 
