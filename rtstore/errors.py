@@ -286,17 +286,24 @@ class ConflictError(RetryableError):
         found: int | str | None,
         *,
         store: str | None = None,
+        deleted_by: str | None = None,
     ) -> None:
         self.subject = subject
         self.store = store
         """The store whose version was compared. None: the high watermark was compared."""
         self.expected = expected
         self.found = found
-        """With a store: its version, as the expected one was given (None: never written)."""
+        """With a store: its version, as the expected one was given (None: nothing is committed)."""
+        self.deleted_by = deleted_by
+        """The batch that deleted the store, where nothing is committed for it since."""
         if store is None:
             what = f"high watermark {expected}, the store is at {found}"
+        elif not found:
+            gone = f"it was deleted by batch {deleted_by}" if deleted_by else "nothing is committed"
+            what = f"{store} as of batch {expected}, and {gone}"
         else:
-            what = f"{store} {_as_of(expected)}, and it is {_as_of(found)}"
+            known = f"as of batch {expected}" if expected else "with nothing committed"
+            what = f"{store} {known}, and it is as of batch {found}"
         super().__init__(
             f"{subject} was made for {what}. "
             "Nothing was written: read again, decide again, then repeat the call."
@@ -311,12 +318,6 @@ class ConflictError(RetryableError):
     def high_watermark(self) -> int | None:
         """The high watermark that was found; None where the version of a store was compared."""
         return self.found if self.store is None and isinstance(self.found, int) else None
-
-
-def _as_of(version: int | str | None) -> str:
-    if not version:
-        return "as never written"
-    return f"as of batch {version}"
 
 
 class RunAliveError(RetryableError):

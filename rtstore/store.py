@@ -384,7 +384,7 @@ class RuntimeStore:
         of data the batch deletes the store, after what it writes: its file and its entry go, its
         history stays. Something must be committed for it. With `expected`, a
         mapping of stores to versions, the batch is written only if each of them is still what was
-        read: the `high_watermark` or `batch_id` of `read(...)`, or None when it was never written.
+        read: the `high_watermark` or `batch_id` of `read(...)`, or None when nothing was committed.
         See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors. The
         id of a batch that failed is used up: the next attempt takes a new one.
         """
@@ -1017,7 +1017,7 @@ class RuntimeStore:
         reason = reason_name(reason)
 
         def query(connection: Connection) -> tuple[StoreVersion, bytes]:
-            return load_version(connection, name, point)
+            return load_version(connection, name, point, "to")
 
         self._with_edits(partial(self._reader.check_file, descriptor))
         head = self.database.read(manifest.load)

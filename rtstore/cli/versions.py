@@ -58,14 +58,15 @@ def point_of(store: RuntimeStore, text: str, field: str = "--at") -> At:
 
 
 @contextmanager
-def named(option: str) -> Iterator[None]:
-    """Let what the library says of a point in time be said of the option that it was typed as."""
+def named(**options: str) -> Iterator[None]:
+    """Let what the library says of a point in time, by the name of its argument, be said of the
+    option that it was typed as."""
     try:
         yield
     except InvalidRequestError as error:
-        if error.field not in ("at", "to"):
+        if error.field not in options:
             raise
-        raise InvalidRequestError(option, error.problem, store=error.store) from None
+        raise InvalidRequestError(options[error.field], error.problem, store=error.store) from None
 
 
 def run_of(store: RuntimeStore, text: str, field: str = "--run-id") -> str:

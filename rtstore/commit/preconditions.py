@@ -156,7 +156,11 @@ def check_versions(expected: ExpectedVersions, database: Database) -> None:
             is_by_id = isinstance(version, str) or point.high_watermark is None
             found = point.batch_id if is_by_id else point.high_watermark
         if (version or None) != found:
-            raise ConflictError("this batch", version, found, store=name)
+            gone = None
+            if found is None:
+                gone = database.read_on_writer(partial(batches.last_deletion, schema_name=name))
+            deleted_by = None if gone is None else gone.batch_id
+            raise ConflictError("this batch", version, found, store=name, deleted_by=deleted_by)
 
 
 def check_run(run_id: str, found: CommittedView, database: Database) -> None:

@@ -51,10 +51,11 @@ def or_now(connection: Connection, at: At | None) -> At:
     return last.batch_id
 
 
-def find_point(connection: Connection, name: str | None, at: At) -> Point:
+def find_point(connection: Connection, name: str | None, at: At, field: str = "at") -> Point:
     """Return the committed batch of a point in time, to look for a store there (or for no store).
 
-    Raises `InvalidRequestError` when there was none yet, or when it is not on record any more.
+    Raises `InvalidRequestError` when there was none yet, or when it is not on record any more. Here
+    and below, `field` is the argument that the point was given as.
     """
     if isinstance(at, str):
         found = history.point_of_batch(connection, at)
@@ -71,39 +72,41 @@ def find_point(connection: Connection, name: str | None, at: At) -> Point:
         last = history.last_committed(connection)
         newest = 0 if last is None else last.high_watermark or 0
         if at > newest:
-            raise InvalidRequestError("at", f"{problem}: it is {newest} now")
+            raise InvalidRequestError(field, f"{problem}: it is {newest} now")
     if found is None:
-        raise InvalidRequestError("at", f"{problem}: {_reach(connection, name)}")
+        raise InvalidRequestError(field, f"{problem}: {_reach(connection, name)}")
     return found
 
 
-def find_version(connection: Connection, name: str, at: At) -> StoreVersion:
+def find_version(connection: Connection, name: str, at: At, field: str = "at") -> StoreVersion:
     """Return the version of a store that was current at a point in time.
 
     Raises `InvalidRequestError` when the store was not written by then or was deleted, or when this
     is unknown: a batch that is not on record any more may have written it.
     """
-    version, point = _version_or_deletion(connection, name, at)
+    version, point = _version_or_deletion(connection, name, at, field)
     if version.is_deletion:
         problem = f"it was {deletion_in_words(version.batch_id, version.written_at)}"
         if version.batch_id != point.batch_id:
             problem += f", and not written again by batch {point.batch_id}"
-        raise InvalidRequestError("at", problem, store=name)
+        raise InvalidRequestError(field, problem, store=name)
     return version
 
 
-def _version_or_deletion(connection: Connection, name: str, at: At) -> tuple[StoreVersion, Point]:
+def _version_or_deletion(
+    connection: Connection, name: str, at: At, field: str
+) -> tuple[StoreVersion, Point]:
     """Return what a store was at a point in time, and that point."""
-    point = find_point(connection, name, at)
+    point = find_point(connection, name, at, field)
     version = history.version_at(connection, name, point.batch_number)
     since = 0 if version is None else version.batch_number
     if not history.all_are_there(connection, since, point.batch_number):
         problem = f"what {name} held at batch {point.batch_id} is not on record any more"
         reach = _reach(connection, name)
-        raise InvalidRequestError("at", f"{problem}: {reach}", store=name)
+        raise InvalidRequestError(field, f"{problem}: {reach}", store=name)
     if version is None:
         problem = f"{name} was not written by batch {point.batch_id} or any before it"
-        raise InvalidRequestError("at", problem, store=name)
+        raise InvalidRequestError(field, problem, store=name)
     return version, point
 
 
@@ -128,23 +131,25 @@ def deletion_in_words(batch_id: str, deleted_at: datetime) -> str:
     return f"deleted by batch {batch_id} at {format_time(deleted_at)}"
 
 
-def load_version(connection: Connection, name: str, at: At) -> tuple[StoreVersion, bytes]:
+def load_version(
+    connection: Connection, name: str, at: At, field: str = "at"
+) -> tuple[StoreVersion, bytes]:
     """Return the version of `find_version` and its bytes.
 
     Raises `InvalidRequestError` as that does, and when the bytes are not in the database. Raises
     ValueError when the bytes do not have the recorded hash."""
-    version = find_version(connection, name, at)
-    return version, _bytes_of(connection, name, version)
+    version = find_version(connection, name, at, field)
+    return version, _bytes_of(connection, name, version, field)
 
 
 def compare(connection: Connection, name: str, a: At, b: At | None) -> StoreDifferences:
     """Return the differences of a store between two points in time; without `b`, until now. At
     either it may be deleted. Raises as `load_version` does for any other version."""
-    before, _ = _version_or_deletion(connection, name, a)
-    after, _ = _version_or_deletion(connection, name, or_now(connection, b))
+    before, _ = _version_or_deletion(connection, name, a, "a")
+    after, _ = _version_or_deletion(connection, name, or_now(connection, b), "b")
     old, new = (
-        [] if version.is_deletion else [decode(_bytes_of(connection, name, version)).data]
-        for version in (before, after)
+        [] if version.is_deletion else [decode(_bytes_of(connection, name, version, field)).data]
+        for version, field in ((before, "a"), (after, "b"))
     )
     if old and new:
         found = differences(*old, *new)
@@ -156,7 +161,7 @@ def compare(connection: Connection, name: str, a: At, b: At | None) -> StoreDiff
     return StoreDifferences(schema_name=name, before=before, after=after, differences=found)
 
 
-def _bytes_of(connection: Connection, name: str, version: StoreVersion) -> bytes:
+def _bytes_of(connection: Connection, name: str, version: StoreVersion, field: str) -> bytes:
     """Return the bytes of a version, as `load_version` does."""
     content = contents.load_content(connection, version.batch_number, name)
     if content is None:
@@ -166,7 +171,7 @@ def _bytes_of(connection: Connection, name: str, version: StoreVersion) -> bytes
         if batch is not None and batch.origin is BatchOrigin.IMPORTED:
             why = f"is not here: an import has the current versions only, and {reach}"
         problem = f"{name} as of batch {version.batch_id} {why}"
-        raise InvalidRequestError("at", problem, store=name)
+        raise InvalidRequestError(field, problem, store=name)
     if content_hash(content) != version.content_hash:
         raise ValueError(f"the content of {name} that batch {version.batch_id} wrote was changed")
     return content

@@ -98,17 +98,19 @@ def test_a_store_is_read_as_of_a_time(directory: Path) -> None:
     ],
 )
 def test_a_point_that_there_was_not(directory: Path, at: Any, problem: str) -> None:
-    """Whatever cannot be looked back to is an error that names it, at every way in."""
+    """Whatever cannot be looked back to is an error that names it, at every way in, and the
+    argument that it was given as."""
     with open_store(directory) as store:
         _write_some(store)
-        for look in (
-            lambda: store.read(LEASES, at=at),
-            lambda: store.diff(LEASES, at),
-            lambda: store.diff(LEASES, "b1", at),
-            lambda: store.revert(LEASES, to=at),
+        for field, look in (
+            ("at", lambda: store.read(LEASES, at=at)),
+            ("a", lambda: store.diff(LEASES, at)),
+            ("b", lambda: store.diff(LEASES, "b1", at)),
+            ("to", lambda: store.revert(LEASES, to=at)),
         ):
-            with pytest.raises(InvalidRequestError, match=problem):
+            with pytest.raises(InvalidRequestError, match=problem) as caught:
                 look()
+            assert caught.value.field == field
         assert store.read(LEASES).batch_id == "b4"
 
 
@@ -124,8 +126,16 @@ def test_beyond_the_retention(directory: Path) -> None:
         assert [item.batch_id for item in listed][-3:] == ["b9", "b10", "b11"]
         assert [item.has_content for item in listed][-3:] == [False, True, True]
         assert store.read(LEASES, at="b10").data == 10
-        with pytest.raises(InvalidRequestError, match="is not kept any more: history goes back"):
-            store.read(LEASES, at="b9")
+        for field, look in (
+            ("at", lambda: store.read(LEASES, at="b9")),
+            ("a", lambda: store.diff(LEASES, "b9")),
+            ("b", lambda: store.diff(LEASES, "b10", "b9")),
+            ("to", lambda: store.revert(LEASES, to="b9")),
+        ):
+            why = "is not kept any more: history goes back"
+            with pytest.raises(InvalidRequestError, match=why) as caught:
+                look()
+            assert caught.value.field == field
         with pytest.raises(InvalidRequestError, match="no committed batch 'b3' is on record"):
             store.read(LEASES, at="b3")
         assert store.read(LEDGER, at=1).data == "first"

@@ -272,6 +272,22 @@ def test_versions_are_compared(store: RuntimeStore) -> None:
     write(store, LEASES, "anew", expected={LEASES: None})
 
 
+def test_a_version_that_was_deleted_meanwhile(store: RuntimeStore) -> None:
+    """Who expects it is told by which batch, and who expects nothing that something is there."""
+    deleted = write(store, LEASES, DELETED)
+    for version in (1, "batch-1"):
+        with pytest.raises(ConflictError) as caught:
+            write(store, LEASES, "new", expected={LEASES: version})
+        assert str(caught.value).startswith(
+            f"this batch was made for {LEASES} as of batch {version}, and it was deleted by batch "
+            f"{deleted}. Nothing was written"
+        )
+        assert (caught.value.found, caught.value.deleted_by) == (None, deleted)
+    write(store, LEASES, "new", expected={LEASES: None})
+    with pytest.raises(ConflictError, match="with nothing committed, and it is as of batch 3"):
+        write(store, LEASES, "newer", expected={LEASES: None})
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 

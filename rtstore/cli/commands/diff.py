@@ -58,14 +58,13 @@ def run(
     JSON: directory, schemaName, before and after (a version, as in "history"),
       differences[] {kind (added|removed|changed), path (a JSON Pointer), before, after}
     """
-    with open_to_look_at(directory, store_name) as (store, name):
+    with open_to_look_at(directory, store_name) as (store, name), named(a="A", b="B"):
         if a is None:
             found = store.diff(name, *_last_two(store, name))
         else:
-            with named("A" if b is None else "A or B"):
-                found = store.diff(
-                    name, point_of(store, a, "A"), None if b is None else point_of(store, b, "B")
-                )
+            found = store.diff(
+                name, point_of(store, a, "A"), None if b is None else point_of(store, b, "B")
+            )
     report = DiffReport(directory=str(directory), **dict(found))
     _show_differences(page_of(report, as_json=as_json, wide=wide), report)
     return ExitCode.READY

@@ -113,7 +113,7 @@ def _after(store: RuntimeStore, since: str | None) -> _After:
         return {"since": format_time(at)}
     if at == 0:
         return {"after": 0}
-    with named("--since"):
+    with named(at="--since"):
         point = store.database.read(lambda found: find_point(found, None, at))
     return {"after": point.batch_number}
 

@@ -44,10 +44,10 @@ def run(
     """
     check_may_write(directory)
     # Nothing is made or recovered for a wrong call.
-    with open_to_look(directory) as store, named("--to"):
+    with open_to_look(directory) as store, named(at="--to"):
         name = schema_name_of(store, store_name)
         version = store.read(name, at=point_of(store, to, "--to"))
-    with RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store, named("--to"):
+    with RuntimeStore.open(directory, lock_timeout_s=lock_timeout_s) as store, named(to="--to"):
         batch = store.revert(name, to=version.batch_id)
     report = RevertReport(
         directory=str(directory), schema_name=name, to=version.batch_id, batch=batch

@@ -58,7 +58,7 @@ def run(
             content = store.read(name, verify=False)
             note = _about_the_file(store, name)
         else:
-            with named("--at"):
+            with named(at="--at"):
                 content = store.read(name, at=point_of(store, at))
     report = ShowReport(directory=str(directory), content=content, note=note)
     if as_json or sys.stdout.isatty():
