@@ -227,9 +227,7 @@ class Look:
             living=process_of(run) if run and not run.is_over and self.process_alive else None,
             knows_run=store.database.read(last_identity) is not None,
             over_again=_over_again(store),
-            not_adoptable=not_adoptable(
-                plan, self.manifest, store.descriptors, store.directory, FileSystem()
-            ),
+            not_adoptable=_not_adoptable(store, self.manifest, plan),
             kept_of_deleted=_kept_of_deleted(store, self.lines),
             undo_last=None if check.ok else _undo_last(store, self.manifest),
         )
@@ -652,6 +650,10 @@ def _over_again(store: RuntimeStore) -> str | None:
     directory = shown(store.directory)
     changed = legacy.changed_since_import(store.directory, head, FileSystem())
     return legacy.over_again_command(directory) if changed else None
+
+
+def _not_adoptable(store: RuntimeStore, found: Manifest, plan: RecoveryPlan) -> dict[str, str]:
+    return not_adoptable(plan, found, store.descriptors, store.directory, FileSystem())
 
 
 def _written_at(content: bytes | None) -> datetime | None:
