@@ -418,7 +418,8 @@ class WriterLock:
             give_to_owner_of(self.names[1], descriptor)
         line = f"process {os.getpid()} on {_HOST} since {format_time(utc_now())}"
         try:
-            os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)
+            if os.fstat(descriptor).st_nlink == 1:  # otherwise it is somebody else's file as well
+                os.pwrite(descriptor, line.encode().ljust(120) + b"\n", 0)
         except system_error():
             return  # the signature is for people; the lock is held without it
 

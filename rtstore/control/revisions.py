@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from rtstore.control import manifest
 from rtstore.control.contents import Retention
-from rtstore.control.lock import WriterLock
+from rtstore.control.lock import LOCK_NAME, WriterLock
 from rtstore.control.schema import APPLICATION_ID, REVISIONS
 from rtstore.control.sqlite import idle
 from rtstore.control.sqlite.engine import Database
@@ -220,16 +220,34 @@ def check_names(path: Path) -> os.stat_result:
         )
     if not stat.S_ISREG(found.st_mode):
         raise ForeignDatabaseError(path, "it is not a regular file")
-    if found.st_nlink > 1:  # each name would have a WAL and a writer lock of its own
-        here, own = shell_word(path), shell_word(Path(f"{path}.own"))
-        raise UnusableEngineError(
-            path,
-            "the database has another name as well (a hard link, such as `cp -al` makes), and each "
-            "name has a writer lock and a WAL of its own: batches would be lost. Give this one "
-            "a file of its own, while no program has either open "
-            f"(cp -p {here} {own} && mv {own} {here})",
-        )
+    if found.st_nlink > 1:
+        raise _shared(path, path)
     return found
+
+
+def _shared(path: Path, file: Path) -> UnusableEngineError:
+    """Return the error for a file of a database that has another name as well. Its way out is for
+    all files of that database: with a WAL that two directories share, each would write the
+    batches of the other."""
+    files = [path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)]
+    shared = [one for one in (*files, path.with_name(LOCK_NAME)) if _has_other_names(one)]
+    commands = [
+        f"cp -p {shell_word(one)} {own} && mv {own} {shell_word(one)}"
+        for one, own in ((one, shell_word(Path(f"{one}.own"))) for one in shared)
+    ]
+    return UnusableEngineError(
+        file,
+        "the file has another name as well (a hard link, such as `cp -al` makes), and two "
+        "directories that share it would lose batches. Give this directory files of its own, "
+        f"while no program has either open ({' && '.join(commands)})",
+    )
+
+
+def _has_other_names(path: Path) -> bool:
+    with suppress_system_error():
+        found = os.lstat(path)
+        return stat.S_ISREG(found.st_mode) and found.st_nlink > 1
+    return False
 
 
 def _look_at_header(path: Path) -> bool:
@@ -276,8 +294,9 @@ def _check_application(path: Path, application_id: int) -> None:
 
 
 def check_side_files(path: Path) -> None:
-    """Raise `ForeignDatabaseError` for a side file that is not safe: SQLite opens and writes any
-    file with the name of a WAL, a link or a pipe included. Raises `StorageError`."""
+    """Raise `ForeignDatabaseError` or `UnusableEngineError` for a side file that is not safe:
+    SQLite opens and writes any file with the name of a WAL, a link or a pipe included. Raises
+    `StorageError`."""
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)
         try:
@@ -290,6 +309,8 @@ def check_side_files(path: Path) -> None:
             ) from error
         if not stat.S_ISREG(found.st_mode):
             raise ForeignDatabaseError(side, "it is not a regular file")
+        if found.st_nlink > 1:
+            raise _shared(path, side)
         if suffix == "-journal" and found.st_size > 0 and _is_wal(path):
             raise ForeignDatabaseError(
                 side,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ from rtstore import (
     UnsafePathError,
     UnusableEngineError,
 )
+from rtstore.control.lock import LOCK_NAME
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.durable import temporary_path
 from tests.support import (
     FILE_OF,
@@ -183,6 +187,63 @@ def test_the_database_has_one_name(directory: Path, outside: Path) -> None:
     subprocess.run(command, shell=True, check=True)
     with RuntimeStore.open(directory, team_name=TEAM) as store:
         assert store.manifest().team_name == TEAM
+    assert contents(outside) == before
+
+
+def test_what_belongs_to_the_database_has_one_name(directory: Path, tmp_path: Path) -> None:
+    """A WAL that two directories share gives each the batches of the other. Of a directory whose
+    writer was killed, all files are shared, as `cp -al` does; the commands that are named part
+    them, also where only some are shared."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from rtstore import RuntimeStore; "
+        "from tests.support import LEASES, TEAM, write; "
+        "store = RuntimeStore.open(Path(sys.argv[1]), team_name=TEAM); "
+        "write(store, LEASES, {'token': 'last'}); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    died = subprocess.run([sys.executable, "-c", code, str(directory)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-al", str(directory), str(copy)], check=True)
+    path = directory / DATABASE_NAME
+    path.with_name("own").write_bytes(path.read_bytes())
+    path.with_name("own").replace(path)  # what an earlier way out did, for the database alone
+    for suffix in ("-wal", "-shm"):
+        assert path.with_name(path.name + suffix).stat().st_nlink == 2
+    before = contents(copy)
+    with pytest.raises(UnusableEngineError, match="a hard link") as caught:
+        RuntimeStore.open(directory, team_name=TEAM)
+    command = str(caught.value).partition(" open (")[2].removesuffix(")")
+    subprocess.run(command, shell=True, check=True)
+    assert {file.stat().st_nlink for file in directory.glob("runtime-store*")} == {1}
+    with RuntimeStore.open(directory, team_name=TEAM) as store:
+        assert store.read(LEASES).data == {"token": "last"}
+        write(store, LEASES, {"token": "later"})
+    assert contents(copy) == before
+    with RuntimeStore.open(copy, team_name=TEAM) as store:
+        assert store.read(LEASES).data == {"token": "last"}
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_side_file_that_is_a_file_of_somebody_else(
+    directory: Path, outside: Path, suffix: str
+) -> None:
+    """SQLite would overwrite it."""
+    path = directory / f"{DATABASE_NAME}{suffix}"
+    path.unlink(missing_ok=True)
+    os.link(outside / "theirs", path)
+    before = contents(outside)
+    with pytest.raises(UnusableEngineError, match="a hard link"):
+        RuntimeStore.open(directory, team_name=TEAM)
+    assert contents(outside) == before
+
+
+def test_a_lock_file_with_another_name_is_not_signed(directory: Path, outside: Path) -> None:
+    """It locks, and what somebody else has under its other name stays."""
+    (directory / LOCK_NAME).unlink(missing_ok=True)
+    os.link(outside / "theirs", directory / LOCK_NAME)
+    before = contents(outside)
+    with RuntimeStore.open(directory, team_name=TEAM) as store:
+        write(store, LEASES, {"token": "new"})
     assert contents(outside) == before
 
 
