@@ -696,8 +696,11 @@ class RuntimeStore:
         return self._receipt_store.list(limit=limit)
 
     def batch(self, batch_id: str) -> Batch | None:
-        """Return one batch with its receipts, or None when it is not on record (any more)."""
-        return self._receipt_store.get(check_text("batch_id", batch_id))
+        """Return one batch with its receipts, or None when it is not on record (any more). While
+        another thread writes that batch with this object, wait for its outcome, at most 10 s."""
+        check_text("batch_id", batch_id)
+        self._writer.queue.wait_for(batch_id)
+        return self._receipt_store.get(batch_id)
 
     def wait(self, *, after: int | None = None, timeout_s: float | None = None) -> list[Batch]:
         """Wait until a batch above a high watermark is committed, by any process. Return the next

@@ -469,7 +469,8 @@ class AsyncRuntimeStore:
         return await self._workers.reads.run(self.sync_store.batches, limit=limit)
 
     async def batch(self, batch_id: str) -> Batch | None:
-        """Return one batch with its receipts, or None when it is unknown or was pruned."""
+        """Return one batch with its receipts, or None when it is not on record (any more). While
+        it is being written with this object, wait for its outcome, at most 10 s."""
         return await self._workers.reads.run(self.sync_store.batch, batch_id)
 
     async def wait(

@@ -350,6 +350,7 @@ class TakeGroup:
         self._places = places
         self._place = place
         self.hold: Hold | None = None
+        self.taken: list[PendingBatch] = []
 
     def begin(self) -> None:
         """Hold the place at the head of the queue until `end`. The lock is held."""
@@ -369,7 +370,7 @@ class TakeGroup:
 
     def __call__(self) -> list[PendingBatch]:
         """Take the batches at the head of the queue that can share a flush."""
-        taken: list[PendingBatch] = []
+        taken = self.taken
         ids: set[str | None] = set()
         size = 0
         for item in self._waiting():
@@ -425,6 +426,8 @@ class WriteQueue:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._places: deque[Place] = deque()
+        self._group: TakeGroup | None = None
+        """The batches of the last leader."""
         self._turns: dict[int, Place] = {}
         """The last turn of each thread."""
 
@@ -456,6 +459,20 @@ class WriteQueue:
             self._places.appendleft(place)
         else:
             self._places.append(place)
+
+    def wait_for(self, batch_id: str) -> None:
+        """Wait until no other thread is at work on a batch, at most `INTERRUPTED_S_MAX`. Its caller
+        may have left it to a leader."""
+        group, deadline = self._group, time.monotonic() + INTERRUPTED_S_MAX
+        if group is None or group.hold is None or group.hold.thread == threading.get_ident():
+            return
+        for item in list(group.taken):
+            while (
+                item.batch_id == batch_id
+                and not (item.is_done or group.hold.closed)
+                and time.monotonic() < deadline
+            ):
+                time.sleep(POLL_S)
 
     # --- for the tasks of a loop ------------------------------------------------------------------
 
@@ -512,7 +529,7 @@ class WriteQueue:
                 self._lead(place, commit_group)
 
     def _lead(self, place: Place, commit_group: Callable[[TakeGroup], None]) -> None:
-        group = TakeGroup(self._places, place)
+        self._group = group = TakeGroup(self._places, place)
         try:
             self._hold_and_lead(group, place, commit_group)
         except _NotAcquiredError:

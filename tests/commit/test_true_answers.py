@@ -24,7 +24,8 @@ from rtstore import (
     StoreClosedError,
     WriterLock,
 )
-from rtstore.commit.group import PendingBatch
+from rtstore.commit.group import PendingBatch, Place, WriteQueue
+from rtstore.control import batches
 from rtstore.control.lock import LOCK_NAME
 from rtstore.model.ids import new_batch_id, new_receipt_id
 from rtstore.model.times import utc_now
@@ -169,6 +170,66 @@ def test_control_a_time_out_that_is_decided_in_two_steps(
     told, found = time_out_beside_a_leader(new_directory(tmp_path), monkeypatch, "leader")
     assert isinstance(told, LockTimeoutError)
     assert found is not None
+
+
+def test_who_asks_for_a_batch_that_was_left_to_a_leader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that is interrupted twice leaves while another thread has its batch. It is told to
+    ask for the batch, and hears what becomes of it: not that there is none."""
+
+    class ControlCError(BaseException):
+        pass
+
+    told: list[tuple[list[str], Batch | None]] = []
+    wait, withdraw, log = WriteQueue._wait, PendingBatch.withdraw, batches.log
+    has_come, has_left = threading.Event(), threading.Event()
+    interrupts = iter([ControlCError()])
+
+    def interrupted_wait(self: WriteQueue, place: Place) -> None:
+        has_come.set()
+        if threading.current_thread() is victim and is_taken.wait(10):
+            raise ControlCError
+        wait(self, place)
+
+    def interrupted_withdraw(self: PendingBatch) -> bool:
+        if threading.current_thread() is victim:
+            for error in interrupts:
+                raise error
+        return withdraw(self)
+
+    def slow_log(*arguments: Any) -> None:
+        is_taken.set()
+        assert has_left.wait(10)
+        time.sleep(0.1)
+        log(*arguments)
+
+    def lead(_: Any) -> int:
+        victim.start()
+        assert has_come.wait(10)
+        return 1
+
+    def follow() -> None:
+        try:
+            batch(store, {LEDGER: 1}, batch_id="mine")()
+        except ControlCError as error:
+            has_left.set()
+            told.append((error.__notes__, store.batch("mine")))
+
+    is_taken, victim = threading.Event(), threading.Thread(target=follow)
+    with open_store(new_directory(tmp_path)) as store, monkeypatch.context() as patch:
+        patch.setattr(WriteQueue, "_wait", interrupted_wait)
+        patch.setattr(PendingBatch, "withdraw", interrupted_withdraw)
+        patch.setattr(batches, "log", slow_log)
+        store.update(LEASES, lead, identity=IDENTITY, reason=CHECKPOINT)
+        victim.join()
+        ((notes, found),) = told
+        assert notes == [
+            "rtstore: it is not known whether batch mine is committed: ask store.batch('mine')"
+        ]
+        assert found is not None
+        assert found == store.batch("mine")
+        assert found.state == "committed"
 
 
 def test_many_time_outs_are_true(tmp_path: Path) -> None:
