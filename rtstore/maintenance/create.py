@@ -269,7 +269,8 @@ def remember(
     before: tuple[Iterable[Descriptor], Retention],
 ) -> None:
     """Have the directory remember the descriptors and the retention that are given, if they are not
-    those `before`. Raises as `load_remembered`, and then saves nothing."""
+    those `before`. A store whose data is newer than its descriptor here keeps the descriptor of the
+    newer program. Raises as `load_remembered`, and then saves nothing."""
     if descriptors is not None and _plain(descriptors) == _plain(before[0]):
         descriptors = None
     if retention == before[1]:
@@ -279,9 +280,23 @@ def remember(
     with lock.hold(), database.write(flush=True) as connection:
         if descriptors is not None:  # no other writer now
             refuse_taken_files(connection, descriptors, manifest.load_paths(connection))
-            manifest.save_descriptors(connection, descriptors)
+            manifest.save_descriptors(connection, _with_newer(connection, descriptors))
         if retention is not None:
             manifest.save_retention(connection, retention)
+
+
+def _with_newer(connection: Connection, wanted: Registry) -> list[Descriptor]:
+    """Return the descriptors that are wanted; for data that is newer than its descriptor, the one
+    that is remembered, if it is newer. An older program that is refused changes no answer."""
+    versions = manifest.load_versions(connection)
+    newer = {
+        item.schema_name: item
+        for item in manifest.load_descriptors(connection)
+        if item.schema_name in wanted.names
+        and versions.get(item.schema_name, 0) > wanted.get(item.schema_name).schema_version
+        and item.schema_version > wanted.get(item.schema_name).schema_version
+    }
+    return [newer.get(item.schema_name, item) for item in wanted]
 
 
 def refuse_taken_files(

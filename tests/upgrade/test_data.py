@@ -318,6 +318,19 @@ def test_nor_is_one_whose_batch_failed(directory: Path) -> None:
         assert store.read(A).data == {"values": [1], "count": 1}
 
 
+def test_an_older_program_that_is_refused_changes_no_answer(directory: Path) -> None:
+    """The newer runtime lives. An older program opens the directory by mistake and is refused: the
+    newer descriptors stay remembered, so who names none is told that it is ready, as before."""
+    with open_it(directory, 3) as newer:
+        write(newer, B, {"values": [], "count": 0})
+        before = remembered(directory)
+        with open_it(directory, 2) as older:
+            assert older.start_state("run-2").kind is StartKind.REFUSE
+        assert remembered(directory) == before
+        with RuntimeStore.open(directory, read_only=True) as store:
+            assert store.check_readiness().ok
+
+
 def test_killed_before_it_is_remembered(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed when the data is up and the descriptors are not saved: who names none is told that a
     newer program wrote it, and the next opening of that program saves them."""
