@@ -485,7 +485,9 @@ class OpenBatchError(RecoveryNeededError):
 
 
 class StoreFileChangedError(RecoveryNeededError):
-    """A store file is not what was committed: somebody else changed or removed it."""
+    """A store file is not what is committed: somebody else changed or removed it, it holds bytes of
+    a batch that is not the current one (`of_batch`), or the store has another file by now
+    (`moved_to`)."""
 
     def __init__(
         self,
@@ -498,6 +500,7 @@ class StoreFileChangedError(RecoveryNeededError):
         not_adopted: str | None = None,
         of_batch: bool = False,
         content_lost: bool = False,
+        moved_to: str | None = None,
     ) -> None:
         self.store = store
         self.path = path
@@ -508,11 +511,22 @@ class StoreFileChangedError(RecoveryNeededError):
         self.not_adopted = not_adopted
         """Why the file was not adopted, where foreign edits are; else None."""
         self.of_batch = of_batch
-        """Whether a batch wrote the file that is there, though nothing is committed for the store:
-        it was deleted since, or the batch failed."""
+        """Whether the file holds only bytes that a batch wrote, and not what is committed: the
+        store was written again or deleted since, the batch failed, or the end is missing. It is no
+        edit."""
         self.content_lost = content_lost
         """Whether what is committed for the store is not in the database."""
-        if of_batch:
+        self.moved_to = moved_to
+        """The file that another program gave the store, so that `path` is not its file; else
+        None."""
+        if moved_to is not None:
+            what = f"is not the file of store {store} now: another program gave it {moved_to}"
+        elif of_batch and expected is not None:
+            what = (
+                f"holds bytes that a batch wrote to store {store} (an earlier one, one that "
+                f"failed, or a part of one): {expected} is committed, the file is {found}"
+            )
+        elif of_batch:
             what = f"is there, as a batch wrote it, and nothing is committed for store {store} now"
         elif expected is None:
             what = f"is there, and nothing is committed for store {store}: somebody else wrote it"
@@ -524,12 +538,17 @@ class StoreFileChangedError(RecoveryNeededError):
                 f"the file is {found}"
             )
         why = "" if not_adopted is None else f". It cannot be adopted: {not_adopted}"
-        hint = " (in Python, read with verify=False uses the committed content)"
         if content_lost:
             why += ". What was committed is not in the database either"
+        hint = " (in Python, read with verify=False uses the committed content)"
         if content_lost or expected is None:
             hint = ""
-        super().__init__(f"{path} {what}{why}. Run: rtstore plan {shell_word(directory)}{hint}")
+        way = f"Run: rtstore plan {shell_word(directory)}"
+        if moved_to is not None:
+            way = (
+                "Open the directory again, with the descriptor for that file or without descriptors"
+            )
+        super().__init__(f"{path} {what}{why}. {way}{hint}")
 
 
 class ContentMissingError(RecoveryNeededError):

@@ -493,7 +493,7 @@ class RuntimeStore:
         those adopted, where foreign edits are."""
         if self.foreign_edits is not ForeignEdits.ADOPT:
             return call()
-        return adopting(call, self.adopt)
+        return adopting(call, partial(self._adopt, by_itself=True))
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -844,9 +844,21 @@ class RuntimeStore:
 
         The file must pass the checks of a write. It is bound to `identity`; default: the identity
         of the last committed batch, also of an imported one whose run was stopped. Durable on
-        return. Raises `InvalidRequestError` when the file
-        does not pass, is missing, or is committed already; otherwise as `write_batch`.
+        return. Raises `InvalidRequestError` when the file does not pass, is missing, or is
+        committed already; when it holds an earlier version, or what a batch wrote that failed,
+        which a recovery puts right (of a store that has nothing committed it may); and when another
+        program gave the store another file; otherwise as `write_batch`.
         """
+        return self._adopt(store, identity=identity, reason=reason)
+
+    def _adopt(
+        self,
+        store: StoreKey,
+        *,
+        identity: RunIdentity | None = None,
+        reason: BatchReason | str = BatchReason.RECOVERY,
+        by_itself: bool = False,
+    ) -> Batch:
         descriptor = self.descriptors.get(store)
         fenced = identity is not None
         if identity is not None:
@@ -861,6 +873,7 @@ class RuntimeStore:
             identity=identity,
             reason=reason_name(reason),
             fenced=fenced,
+            by_itself=by_itself,
         )
 
     def prune_quarantine(
@@ -1019,12 +1032,14 @@ class RuntimeStore:
             checked_identity(identity)
         reason = reason_name(reason)
 
-        def query(connection: Connection) -> tuple[StoreVersion, bytes]:
-            return load_version(connection, name, point, "to")
+        def query(connection: Connection) -> tuple[Manifest, StoreVersion, bytes]:
+            return manifest.load(connection), *load_version(connection, name, point, "to")
 
-        self._with_edits(partial(self._reader.check_file, descriptor))
-        head = self.database.read(manifest.load)
-        version, content = self.database.read(query)
+        def look() -> tuple[Manifest, StoreVersion, bytes]:
+            self._reader.check_file(descriptor)
+            return self.database.read(query)
+
+        head, version, content = self._with_edits(partial(self._writer.look_settled, look))
         if version.is_current:
             problem = f"{name} as of batch {version.batch_id} is what is committed"
             raise InvalidRequestError("to", f"{problem}: there is nothing to revert", store=name)

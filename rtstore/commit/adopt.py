@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.publisher import Publisher
-from rtstore.control import batches, manifest, runs
+from rtstore.control import batches, contents, manifest, runs
 from rtstore.errors import (
     InvalidRequestError,
     NewerStoreFileError,
@@ -43,6 +44,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import BatchRequest, StoreWrite
+from rtstore.shell import shell_word
 
 Result = TypeVar("Result")
 
@@ -53,8 +55,8 @@ _ADOPTIONS_MAX = 100
 def adopting(call: Callable[[], Result], adopt: Callable[[str], Batch]) -> Result:
     """Return the result of a call. When it raises because somebody changed the file of a store,
     adopt that file, and call it again. Raises `StoreFileChangedError` for a file that is missing,
-    or cannot be adopted. A note on whatever is raised names the edits that were adopted before:
-    they stay."""
+    is no edit, or cannot be adopted. A note on whatever is raised names the edits that were adopted
+    before: they stay."""
     adopted: list[str] = []
     try:
         return _adopting(call, adopt, adopted)
@@ -72,8 +74,8 @@ def _adopting(
         try:
             return call()
         except StoreFileChangedError as changed:
-            if changed.found_hash is None:
-                raise
+            if changed.found_hash is None or changed.of_batch or changed.moved_to is not None:
+                raise  # there is no edit: nobody changed what is committed
             file = changed.store, changed.found_hash
             if file in refused:  # it still is as it was when it was refused
                 why = refused[file]
@@ -128,11 +130,21 @@ def draft_of_file(
     identity: RunIdentity,
     reason: str,
     fenced: bool,
+    by_itself: bool,
     now: datetime,
 ) -> Draft:
     """Return the draft of a batch that holds a store file byte for byte. Raises as
-    `read_for_adoption`, and as `validate` for the file's data."""
+    `read_for_adoption` and `refuse_own`, and as `validate` for the file's data."""
     content = read_for_adoption(publisher.directory, descriptor, entry, publisher.fs)
+    publisher.database.read(
+        partial(
+            refuse_own,
+            directory=publisher.directory,
+            descriptor=descriptor,
+            content=content,
+            by_itself=by_itself,
+        )
+    )
     write = StoreWrite(descriptor=descriptor, data=decode(content).data, stays=True)
     request = BatchRequest(
         team_name=team_name, identity=identity, reason=reason, writes=(write,), fenced=fenced
@@ -182,6 +194,45 @@ def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory:
             descriptor.schema_version,
             is_committed=True,
         )
+
+
+def refuse_own(
+    connection: Connection,
+    *,
+    directory: Path,
+    descriptor: Descriptor,
+    content: bytes,
+    by_itself: bool,
+) -> None:
+    """Raise `InvalidRequestError` for a file that holds what a batch wrote, and that opening puts
+    right; and for one that is not the store's file any more.
+
+    Where nothing is committed, or its content is lost, who asks for the file by name may have it,
+    instead of nothing. But nothing is adopted `by_itself` that the log knows.
+    """
+    name = descriptor.schema_name
+    entry = manifest.load_entries(connection, [name]).get(name)
+    path = store_path(directory, descriptor.relative_path)
+    moved_to = manifest.moved_to(connection, descriptor, entry)
+    if moved_to is not None:
+        problem = f"another program gave the store the file {moved_to}: {path} is not its file now"
+        raise InvalidRequestError("store", problem, store=name)
+    if not by_itself and (entry is None or name not in contents.stores_with_content(connection)):
+        return
+    if contents.is_of_batch(
+        connection,
+        name,
+        content_hash(content),
+        lambda: content,
+        current=None if entry is None else entry.batch_number,
+    ):
+        here = shell_word(directory)
+        problem = (
+            f"{path} holds what a batch wrote, or a part of it, and is no edit (what becomes of "
+            f"it: rtstore plan {here}). To go back to an earlier version: rtstore revert {here} "
+            f"{shell_word(name)} --to POINT"
+        )
+        raise InvalidRequestError("file", problem, store=name)
 
 
 def read_for_adoption(

@@ -454,13 +454,15 @@ class BatchWriter:
         identity: RunIdentity,
         reason: str,
         fenced: bool = True,
+        by_itself: bool = False,
     ) -> Batch:
         """Commit a file that was changed by hand, byte for byte.
 
-        With `fenced` false the batch is of the last run, even if that is over. The data and the
-        schema version of the file must pass the checks of a write. Raises `InvalidRequestError`
-        when they do not, when there is no file, or when the file already is the committed version;
-        otherwise as `write_batch`.
+        With `fenced` false the batch is of the last run, even if that is over; with `by_itself`
+        nobody asked for it by name. The data and the schema version of the file must pass the
+        checks of a write. Raises `InvalidRequestError` when they do not, when there is no file,
+        when the file already is the committed version, or when nobody edited it (see
+        `refuse_own`); otherwise as `write_batch`.
         """
 
         def compose() -> Draft:
@@ -475,10 +477,27 @@ class BatchWriter:
                 identity=identity,
                 reason=reason,
                 fenced=fenced,
+                by_itself=by_itself,
                 now=self._now(),
             )
 
         return self._write_one(partial(PendingBatch, compose=compose), PendingBatch.result)
+
+    def look_settled(self, look: Callable[[], Result]) -> Result:
+        """Return what a function reads under the writer lock, once in-doubt batches are resolved.
+        Raises what it raises, and as `write_batch` where they cannot be resolved."""
+        self.database.check_usable()
+        need_stack()
+
+        def settled() -> Result:
+            with self.lock.hold():
+                self._committed.refresh([])
+                return look()
+
+        try:
+            return self._unless_forked(settled)
+        finally:
+            self.events.tell()
 
     def _now(self) -> datetime:
         return time_of(self._clock)

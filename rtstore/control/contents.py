@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -161,6 +161,31 @@ def is_beginning(connection: Connection, found: bytes, schema_name: str, current
     return any(
         content.startswith(whole) for content in contents_since(connection, current, schema_name)
     )
+
+
+def is_of_batch(
+    connection: Connection,
+    schema_name: str,
+    found_hash: str,
+    read: Callable[[], bytes | None],
+    *,
+    current: int | None,
+) -> bool:
+    """Return whether a store's file, which is not what is committed, holds only bytes of a batch of
+    the log: of an earlier one or a failed one, wholly or but for the end. Nobody edited such a
+    file.
+
+    `current` is the number of the batch of its entry, None without one. `read` returns the bytes
+    with that hash, or None where they are not to be had any more.
+    """
+    if batches.wrote_same_bytes(connection, schema_name, found_hash, but_not=current):
+        return True
+    found = read()
+    if found is None:
+        return False
+    if current is None:
+        return holds(connection, found, found_hash, schema_name)
+    return is_beginning(connection, found, schema_name, current)
 
 
 def holds(connection: Connection, found: bytes, found_hash: str, schema_name: str) -> bool:

@@ -35,6 +35,7 @@ from rtstore.control.sqlite.statements import Row, Statement, database_of
 from rtstore.errors import CorruptDatabaseError
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.records import (
+    CommittedFile,
     LoggedBatch,
     Manifest,
     ManifestEntry,
@@ -284,6 +285,20 @@ def load_descriptors(connection: Connection) -> tuple[Descriptor, ...]:
 def _descriptor_of(**row: object) -> Descriptor:
     """Return the descriptor of a row. As with entries, one row is validated once."""
     return Descriptor.model_validate({**row, "payload": _PAYLOADS.get(row["schema_name"])})
+
+
+def moved_to(
+    connection: Connection, descriptor: Descriptor, entry: CommittedFile | None
+) -> str | None:
+    """Return the file that another program gave a store since a program took this descriptor for
+    it; None while the file of the descriptor is the store's."""
+    if entry is not None and entry.relative_path == descriptor.relative_path:
+        return None
+    for known in load_descriptors(connection):
+        if known.schema_name == descriptor.schema_name:
+            is_here = known.relative_path == descriptor.relative_path
+            return None if is_here else known.relative_path
+    return None if entry is None else entry.relative_path
 
 
 def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) -> None:

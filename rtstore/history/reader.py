@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, overload
@@ -40,7 +39,13 @@ from rtstore.model.descriptors import (
     store_name,
 )
 from rtstore.model.edits import ForeignEdits
-from rtstore.model.envelope import decode_own, payload_problem
+from rtstore.model.envelope import (
+    EnvelopeError,
+    content_hash,
+    decode,
+    decode_own,
+    payload_problem,
+)
 from rtstore.model.invariants import validate_invariants
 from rtstore.model.records import LoggedBatch, Manifest, ManifestEntry, PublishedFile, Record
 from rtstore.model.times import Timestamp, parse_time
@@ -293,19 +298,45 @@ class StoreReader:
             if before == after and self._foreign_edits is ForeignEdits.IGNORE:
                 return
             if before == after:
-                expected = None if entry is None else entry.content_hash
-                of_batch = entry is None and self._wrote(name, found)
-                lost = self._database.read(partial(_lost, names=[name]))
-                raise StoreFileChangedError(
-                    name, path, expected, found, directory=self._directory, of_batch=of_batch,
-                    content_lost=name in lost,
-                )  # fmt: skip
+                raise self._changed(descriptor, entry, found)
         return  # batches come faster than these checks, so no other version lasted either
 
-    def _wrote(self, name: str, found: str | None) -> bool:
-        """Return whether a batch on record wrote exactly these bytes to a store."""
-        return found is not None and self._database.read(
-            partial(batches.wrote_same_bytes, schema_name=name, content_hash=found, but_not=None)
+    def _changed(
+        self, descriptor: Descriptor, entry: ManifestEntry | None, found: str | None
+    ) -> StoreFileChangedError:
+        """Return what is said of a file that is not what is committed: an edit, or what the library
+        made so itself."""
+        path = store_path(self._directory, descriptor.relative_path)
+
+        def read() -> bytes | None:
+            try:
+                content, _ = self._fs.read(path)
+                decode(content)
+            except system_error(EnvelopeError):
+                return None  # damaged, which is no edit either, and is said otherwise
+            return content if content_hash(content) == found else None
+
+        def query(connection: Connection) -> tuple[bool, str | None, bool]:
+            of_batch = found is not None and contents.is_of_batch(
+                connection,
+                descriptor.schema_name,
+                found,
+                read,
+                current=None if entry is None else entry.batch_number,
+            )
+            is_lost = descriptor.schema_name in _lost(connection, [descriptor.schema_name])
+            return of_batch, manifest.moved_to(connection, descriptor, entry), is_lost
+
+        of_batch, moved_to, content_lost = self._database.read(query)
+        return StoreFileChangedError(
+            descriptor.schema_name,
+            path,
+            None if entry is None else entry.content_hash,
+            found,
+            directory=self._directory,
+            of_batch=of_batch,
+            content_lost=content_lost,
+            moved_to=moved_to,
         )
 
     def _hash_unless_same(self, path: Path, entry: ManifestEntry | None) -> str | None:

@@ -22,7 +22,8 @@ class ForeignEdits(StrEnum):
     """Use what is committed. When the file is overwritten, it is copied to quarantine first."""
     ADOPT = "adopt"
     """Commit the file as it is, in a batch of its own, as `adopt` does, and go on from that. Raise
-    `StoreFileChangedError` for a file that is missing, or does not pass the checks of a write."""
+    `StoreFileChangedError` for a file that is missing, does not pass the checks of a write, or is
+    no edit: it holds what a batch wrote, or is not the store's file any more."""
 
 
 def checked_edits(value: ForeignEdits | str, *, read_only: bool) -> ForeignEdits:

@@ -256,23 +256,21 @@ class RecoveryPlanner:
         if entry is not None:
             if not has_content or inspection.state is InspectionState.QUARANTINED:
                 return False  # a file that is not JSON is restored in any case
-            number = entry.batch_number
-            if self._database.read(
-                lambda connection: batches.wrote_same_bytes(connection, name, found, but_not=number)
-            ):
-                return True
+            return self._database.read(
+                partial(
+                    contents.is_of_batch,
+                    schema_name=name,
+                    found_hash=found,
+                    read=partial(self.inspector.read, inspection),
+                    current=entry.batch_number,
+                )
+            )
         content = self.inspector.read(inspection)
         if content is None:
             return False
-        if entry is None:
-            return self._database.read(
-                partial(contents.holds, found=content, found_hash=found, schema_name=name)
-            ) or self._database.read(partial(batches.was_deleted, schema_name=name, found=found))
         return self._database.read(
-            partial(
-                contents.is_beginning, found=content, schema_name=name, current=entry.batch_number
-            )
-        )
+            partial(contents.holds, found=content, found_hash=found, schema_name=name)
+        ) or self._database.read(partial(batches.was_deleted, schema_name=name, found=found))
 
 
 def _rows_snapshot(connection: Connection) -> RowsSnapshot:

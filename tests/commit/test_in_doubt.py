@@ -276,6 +276,41 @@ def test_a_file_that_cannot_be_written_leaves_all_open(directory: Path) -> None:
         assert states(store) == ["committed"] * 5
 
 
+@pytest.mark.parametrize("store_name", [LEASES, LEDGER])
+@pytest.mark.parametrize("at", ["create", "unlink"])
+@pytest.mark.parametrize("policy", ["raise", "adopt"])
+def test_a_revert_finishes_them_first(
+    directory: Path, store_name: str, at: str, policy: str
+) -> None:
+    """As any write does, in a store that was opened before or without a recovery: then it goes back
+    from what was decided. Whether the file was published by then makes no difference."""
+    leave_open(directory, {LEASES: "second", LEDGER: "second"}, at=at)
+    with reopened(directory, recover=False, foreign_edits=policy) as store:
+        batch = store.revert(store_name, to=1)
+        assert (batch.high_watermark, batch.stores) == (3, (store_name,))
+        assert states(store) == ["committed"] * 3
+        now = {name: store.read(name).data for name in (LEASES, LEDGER)}
+        assert now == {**dict.fromkeys((LEASES, LEDGER), "second"), store_name: "first"}
+        assert agree(store)
+
+
+def test_a_revert_that_cannot_finish_them_says_so(directory: Path) -> None:
+    """Nothing of it was written, and the error names the batch that is in the way. It is no error
+    of the call: the same one succeeds when the trouble is over."""
+    leave_open(directory, {LEASES: "second", LEDGER: "second"}, at="unlink")
+    fs = WatchedFileSystem(
+        lambda _number, name, _subject: OSError(28, "no room") if name == "rename" else None
+    )
+    with reopened(directory, recover=False, fs=fs) as store:
+        for name in (LEASES, LEDGER):
+            with pytest.raises(OpenBatchError, match="nothing of this call was written") as caught:
+                store.revert(name, to=1)
+            assert caught.value.batch_id == store.batches()[1].batch_id
+        fs.judge = None
+        store.revert(LEASES, to=1)
+        assert (store.read(LEASES).data, store.read(LEDGER).data) == ("first", "second")
+
+
 def test_what_befalls_the_rest_of_a_group_is_nobody_elses_outcome(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

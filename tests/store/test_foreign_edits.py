@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rtstore import (
+    DELETED,
+    ActionKind,
     AsyncRuntimeStore,
+    BatchFailedError,
+    Descriptor,
     ForeignEdits,
     InvalidRequestError,
     NewerStoreFileError,
@@ -19,10 +26,12 @@ from rtstore import (
 from tests.support import (
     CHECKPOINT,
     DIAGNOSTICS,
+    FILE_OF,
     IDENTITY,
     LAUNCH,
     LEASES,
     LEDGER,
+    WatchedFileSystem,
     agree,
     data_in,
     file_of,
@@ -199,6 +208,186 @@ def test_what_cannot_be_adopted_raises(directory: Path, tmp_path: Path) -> None:
         with pytest.raises(StoreFileChangedError, match="no run is known yet"):
             store.read(LAUNCH)
         assert store.batches() == []
+
+
+Made = Callable[[RuntimeStore], None]
+
+
+def earlier(store: RuntimeStore) -> None:
+    """The file is as an earlier batch wrote it, as after a loss of power."""
+    path = file_of(store, LEASES)
+    write(store, LEASES, "earlier")
+    content = path.read_bytes()
+    write(store, LEASES, "committed")
+    path.write_bytes(content)
+
+
+def earlier_without_its_end(store: RuntimeStore) -> None:
+    """The same, and its last newline is missing."""
+    earlier(store)
+    path = file_of(store, LEASES)
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+
+
+def of_a_failed_batch(store: RuntimeStore) -> None:
+    """The file is as a batch wrote it that failed, and could not be undone."""
+    write(store, LEASES, "committed")
+    fs = store._writer.publisher.fs
+    assert isinstance(fs, WatchedFileSystem)
+    fs.judge = lambda _number, name, subject: (
+        None
+        if FILE_OF[LEDGER] not in str(subject) and not undoing
+        else (undoing.append(name) or OSError(errno.EIO, "input/output error"))
+    )
+    undoing: list[str] = []
+    with pytest.raises(BatchFailedError) as told:
+        store.write_batch(
+            identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: "half", LEDGER: "half"}
+        )
+    fs.judge = None
+    assert not told.value.undone
+    assert data_in(file_of(store, LEASES)) == "half"
+
+
+def of_a_deleted_store(store: RuntimeStore) -> None:
+    """The store is deleted, and its file is there again."""
+    path = file_of(store, LEASES)
+    write(store, LEASES, "deleted")
+    content = path.read_bytes()
+    write(store, LEASES, DELETED)
+    path.write_bytes(content)
+
+
+OWN = [earlier, earlier_without_its_end, of_a_failed_batch, of_a_deleted_store]
+
+
+@pytest.mark.parametrize("policy", ["raise", "adopt"])
+@pytest.mark.parametrize("made", OWN, ids=lambda made: made.__name__)
+def test_what_a_batch_wrote_is_no_edit(tmp_path: Path, made: Made, policy: str) -> None:
+    """Nobody edited the file, so nothing adopts it: a read, an update, a revert, a run that keeps
+    it. They say what it is. The plan puts right what they name, and then they go on."""
+    directory = new_directory(tmp_path)
+    with open_store(directory, fs=WatchedFileSystem(), foreign_edits=policy) as store:
+        made(store)
+        before, committed = files_picture(directory), store.manifest()
+        calls: list[Callable[[], object]] = [
+            lambda: store.read(LEASES),
+            lambda: append(store),
+            lambda: store.revert(LEASES, to=1),
+        ]
+        if committed.entry(LEASES) is not None:  # or there is nothing to keep
+            calls.append(lambda: store.begin_run("run-2", keep=[LEASES]))
+        for call in calls:
+            with pytest.raises(StoreFileChangedError, match="batch wrote") as told:
+                call()
+            assert (told.value.of_batch, told.value.moved_to) == (True, None)
+            assert "somebody else" not in str(told.value)
+            assert f"rtstore plan {directory}" in str(told.value)
+        assert files_picture(directory) == before
+        assert store.manifest() == committed
+
+        plan = store.plan_recovery()
+        kinds = {action.schema_name: action.kind for action in plan.actions}
+        assert kinds[LEASES] is ActionKind.RESTORE_COMMITTED
+        store.recover(plan)
+        if committed.entry(LEASES) is None:
+            with pytest.raises(InvalidRequestError, match="it was deleted by batch"):
+                store.read(LEASES)
+        else:
+            assert append(store) == "committed and more"
+
+
+@pytest.mark.parametrize("made", OWN, ids=lambda made: made.__name__)
+def test_who_adopts_by_name_is_refused_what_opening_puts_right(tmp_path: Path, made: Made) -> None:
+    """It is no edit either; the error names the way back to an earlier version. A file of which
+    nothing is committed may be kept by who names it, as `status` says."""
+    directory = new_directory(tmp_path)
+    with open_store(directory, fs=WatchedFileSystem()) as store:
+        made(store)
+        committed = store.manifest()
+        if committed.entry(LEASES) is None:
+            assert store.adopt(LEASES).stores == (LEASES,)
+            assert store.read(LEASES).data == "deleted"
+            return
+        way = f"rtstore revert {directory} {LEASES} --to"
+        with pytest.raises(InvalidRequestError, match=re.escape(way)) as told:
+            store.adopt(LEASES)
+        assert (told.value.field, told.value.store) == ("file", LEASES)
+        assert store.manifest() == committed
+    with open_store(directory) as store:
+        assert store.read(LEASES).data == "committed"
+
+
+def test_an_earlier_version_that_takes_the_place_of_an_edit(tmp_path: Path) -> None:
+    """Between the check and the adoption, which looks once more under the lock."""
+    with open_store(new_directory(tmp_path), foreign_edits="adopt") as store:
+        write(store, LEASES, "earlier")
+        path = file_of(store, LEASES)
+        content = path.read_bytes()
+        write(store, LEASES, "committed")
+        really = store._writer.adopt
+
+        def be_late(*given: Any, **options: Any) -> Any:
+            path.write_bytes(content)
+            return really(*given, **options)
+
+        store._writer.adopt = be_late  # type: ignore[method-assign]
+        edit(store, LEASES, b"committed", b"edited")
+        with pytest.raises(StoreFileChangedError) as told:
+            store.read(LEASES)
+        assert told.value.of_batch
+        assert store.manifest().high_watermark == 2
+
+
+@pytest.mark.parametrize("policy", ["raise", "adopt"])
+@pytest.mark.parametrize("left", ["as it was", "edited", "removed"])
+def test_a_store_that_another_program_moved(tmp_path: Path, policy: str, left: str) -> None:
+    """Who has it open under its old path is told where it is, and takes nothing from there: what
+    was committed since stays. Opened again as the error says, it goes on."""
+    old, new = (Descriptor("own.moved", relative_path=f"{name}.json") for name in ("old", "new"))
+    directory = tmp_path / "team"
+    with RuntimeStore.open(
+        directory, team_name="t", descriptors=[old], foreign_edits=policy
+    ) as store:
+        write(store, "own.moved", "before")
+        with RuntimeStore.open(directory, descriptors=[new]) as other:
+            write(other, "own.moved", "after")
+        path = directory / "old.json"
+        if left == "edited":
+            path.write_bytes(path.read_bytes().replace(b"before", b"edited"))
+        elif left == "removed":
+            path.unlink()
+        calls: list[Callable[[], object]] = [
+            lambda: store.read("own.moved"),
+            lambda: append(store, "own.moved"),
+            lambda: store.revert("own.moved", to=1),
+        ]
+        for call in calls:
+            with pytest.raises(StoreFileChangedError, match=r"gave it new\.json") as told:
+                call()
+            assert told.value.moved_to == "new.json"
+            assert "rtstore plan" not in str(told.value)  # which has nothing to do
+            assert "or without descriptors" in str(told.value)
+        if left != "removed":
+            with pytest.raises(InvalidRequestError, match=r"new\.json"):
+                store.adopt("own.moved")
+        assert store.read("own.moved", verify=False).data == "after"
+        assert store.manifest().high_watermark == 2
+    for descriptors in (None, [new]):
+        with RuntimeStore.open(directory, descriptors=descriptors) as store:
+            assert store.read("own.moved").data == "after"
+
+
+def test_an_edit_of_a_file_that_opening_made_at_a_new_path(tmp_path: Path) -> None:
+    """It is the store's file by then, though nothing was written there yet: the edit is one."""
+    old, new = (Descriptor("own.moved", relative_path=f"{name}.json") for name in ("old", "new"))
+    directory = tmp_path / "team"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[old]) as store:
+        write(store, "own.moved", "before")
+    with RuntimeStore.open(directory, descriptors=[new], foreign_edits="adopt") as store:
+        edit(store, "own.moved", b"before", b"edited")
+        assert store.read("own.moved").data == "edited"
+        assert store.manifest().paths == {"own.moved": "new.json"}
 
 
 def test_a_run_that_is_over_adopts_nothing_with_an_update(directory: Path) -> None:
