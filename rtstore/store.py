@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from rtstore.commit.adopt import adopting, last_identity, not_adoptable
+from rtstore.commit.adopt import adopting, not_adoptable
 from rtstore.commit.begin import Begun
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer
@@ -535,9 +535,7 @@ class RuntimeStore:
         otherwise as `write_batch`. The run has not begun then, unless `write_batch` says otherwise.
         """
         if isinstance(identity, str):
-            active = self.database.read(manifest.load_active_identity)
-            is_active = active is not None and active.run_id == identity
-            identity = active if active and is_active else RunIdentity(run_id=identity)
+            identity = self._identity_of(identity)
         identity = checked_identity(identity)
         begun: Begun | None = None
         try:
@@ -558,6 +556,15 @@ class RuntimeStore:
                     "has begun, and beginning it again resumes it"
                 )
             raise
+
+    def _identity_of(self, run_id: str) -> RunIdentity:
+        """Return the whole identity of the active run, if it is the one with that id; for any other
+        id, one without a snapshot or fingerprint."""
+        new = checked_identity(RunIdentity(run_id=run_id))
+        read = partial(self.database.read, manifest.load_active_identity)
+        # An open batch may be the first one of that run.
+        active = self._writer.look_settled(read) if self._receipt_store.open_batches() else read()
+        return active if active is not None and active.run_id == run_id else new
 
     def end_run(
         self,
@@ -860,19 +867,13 @@ class RuntimeStore:
         by_itself: bool = False,
     ) -> Batch:
         descriptor = self.descriptors.get(store)
-        fenced = identity is not None
         if identity is not None:
             checked_identity(identity)
-        else:
-            identity = self.database.read(last_identity)
-        if identity is None:
-            raise InvalidRequestError("identity", "no run is known yet, so it must be given")
         return self._writer.adopt(
             descriptor,
             team_name=self.team_name,
             identity=identity,
             reason=reason_name(reason),
-            fenced=fenced,
             by_itself=by_itself,
         )
 

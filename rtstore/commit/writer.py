@@ -80,7 +80,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 from sqlalchemy import Connection
 
-from rtstore.commit.adopt import draft_of_file
+from rtstore.commit.adopt import draft_of_file, last_identity
 from rtstore.commit.begin import (
     Beginning,
     Begun,
@@ -451,32 +451,35 @@ class BatchWriter:
         descriptor: Descriptor,
         *,
         team_name: str,
-        identity: RunIdentity,
+        identity: RunIdentity | None,
         reason: str,
-        fenced: bool = True,
         by_itself: bool = False,
     ) -> Batch:
         """Commit a file that was changed by hand, byte for byte.
 
-        With `fenced` false the batch is of the last run, even if that is over; with `by_itself`
+        Without an identity the batch is of the last run, even if that is over; with `by_itself`
         nobody asked for it by name. The data and the schema version of the file must pass the
         checks of a write. Raises `InvalidRequestError` when they do not, when there is no file,
-        when the file already is the committed version, or when nobody edited it (see
-        `refuse_own`); otherwise as `write_batch`.
+        when the file already is the committed version, when nobody edited it (see `refuse_own`), or
+        when no run is known; otherwise as `write_batch`.
         """
 
         def compose() -> Draft:
             found = self._committed.refresh([descriptor.schema_name])
-            if fenced:
+            if identity is not None:
                 check_run(identity.run_id, found, self.database)
+            bound = identity or self.database.read_on_writer(last_identity)
+            if bound is None:
+                problem = "no run is known yet, so it must be given"
+                raise InvalidRequestError("identity", problem)
             return draft_of_file(
                 descriptor,
                 found.files.get(descriptor.schema_name),
                 self.publisher,
                 team_name=team_name,
-                identity=identity,
+                identity=bound,
                 reason=reason,
-                fenced=fenced,
+                fenced=identity is not None,
                 by_itself=by_itself,
                 now=self._now(),
             )

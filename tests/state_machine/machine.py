@@ -182,7 +182,7 @@ class StoreMachine(CheckedRuntime):
         self.finish_pending()
         world.absorb({})
 
-    @precondition(lambda self: is_open(self) and not self.world.pending)
+    @precondition(is_open)
     @rule(pick=PICK, which=st.integers(0, 9), trouble=TROUBLE)
     def revert(self, pick: int, which: int, trouble: Trouble | None) -> None:
         """What a store once held is written again, in a batch like any other."""
@@ -421,10 +421,14 @@ class StoreMachine(CheckedRuntime):
     @precondition(is_open)
     @rule(pick=PICK, trouble=TROUBLE)
     def adopt(self, pick: int, trouble: Trouble | None) -> None:
-        """A valid file changed by hand becomes the committed content, byte for byte."""
-        self.tick()
+        """A valid file changed by hand becomes the committed content, byte for byte. What a batch
+        wrote is no edit, unless nothing is committed."""
         world, name = self.world, self.name(pick)
         content, identity = world.disk[name], self.identity_of("active")
+        is_ours = content is not None and world.source_of(name, content) is not None
+        if is_ours and content != world.current(name) and not world.keeps_everything:
+            return  # whether the database still knows it is not known here
+        self.tick()
         intent = Intent({name: content or b""}, identity, "recovery", self.now, exact=True)
 
         def refusal() -> Refusal:
@@ -434,6 +438,8 @@ class StoreMachine(CheckedRuntime):
                 return InvalidRequestError
             if world.worth(name) is Worth.NEWER:
                 return NewerStoreFileError
+            if is_ours and name in world.committed:
+                return InvalidRequestError
             return None if world.worth(name) is Worth.VALID else InvalidRequestError
 
         self.run_batch(intent, lambda store: store.adopt(name, identity=identity), trouble, refusal)

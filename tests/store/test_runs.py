@@ -37,6 +37,7 @@ from rtstore import (
     rebuild_database,
 )
 from rtstore.control import manifest, run_processes
+from rtstore.testing import crash_at
 from tests.support import plain_descriptor
 
 GOOD: dict[type, dict[str, Any]] = {
@@ -367,6 +368,50 @@ def test_the_librarys_own_batches_change_nothing_about_a_run(store: RuntimeStore
     adopted = store.adopt(A)
     assert {reverted.run_id, adopted.run_id} == {"run-1"}
     assert store.runs() == before
+
+
+def leave_a_run_open(store: RuntimeStore, run_id: str) -> None:
+    """Another program begins a run, and dies when its first batch is in the log."""
+    with crash_at("after-log"), RuntimeStore.open(store.directory) as other:
+        other.begin_run(identity(run_id), writes={B: 2}, supersede=True)
+
+
+@pytest.mark.parametrize("call", ["adopt", "revert"])
+@pytest.mark.parametrize("open_batch", [True, False])
+def test_the_librarys_own_batches_are_of_the_run_that_is_active_by_then(
+    store: RuntimeStore, call: str, open_batch: bool
+) -> None:
+    """The run that a dead writer was beginning is finished first, and then it is the last one. Nor
+    does a run that begins before the lock is taken leave them to the one before."""
+    begun(store).write_batch("recovery", {A: 2})
+    if open_batch:
+        leave_a_run_open(store, "run-2")
+    else:
+        hold = store.lock.hold
+
+        def late(*given: Any) -> Any:
+            store.lock.hold = hold  # type: ignore[method-assign]
+            with RuntimeStore.open(store.directory) as other:
+                other.begin_run(identity("run-2"), writes={B: 2}, supersede=True)
+            return hold(*given)
+
+        store.lock.hold = late  # type: ignore[method-assign]
+    if call == "adopt":
+        path = store.directory / f"{A}.json"
+        path.write_bytes(path.read_bytes().replace(b'"data": 2', b'"data": 3'))
+    batch = store.adopt(A) if call == "adopt" else store.revert(A, to=1)
+    assert batch.run_id == "run-2"
+    assert store.manifest().active_identity == identity("run-2")
+    assert states(store) == [("run-2", "active"), ("run-1", "superseded")]
+
+
+def test_a_run_whose_first_batch_is_open_is_resumed_by_its_id(store: RuntimeStore) -> None:
+    """Whatever its snapshot and fingerprint are: its batch is finished first."""
+    begun(store)
+    leave_a_run_open(store, "run-2")
+    run = store.begin_run("run-2")
+    assert (run.resumed, run.identity) == (True, identity("run-2"))
+    assert store.read(B).data == 2
 
 
 def test_a_run_whose_first_batch_fails_has_not_begun(store: RuntimeStore) -> None:
