@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def test_adopt_refuses_what_a_write_would_refuse(edited: Path) -> None:
         assert {name: after[name] for name in before if name.endswith(".json")} == {
             name: before[name] for name in before if name.endswith(".json")
         }
+
+
+def test_adopt_refuses_an_earlier_version_and_names_the_way_back(edited: Path) -> None:
+    """A recovery puts right such a file, and the plan says so; the command in the error commits the
+    version again."""
+    earlier = (edited / FILE).read_bytes()
+    assert run("adopt", edited, SESSIONS).code == ExitCode.READY
+    assert run("revert", edited, SESSIONS, "--to", "1").code == ExitCode.READY
+    committed = (edited / FILE).read_bytes()
+    (edited / FILE).write_bytes(earlier)
+    refused = run("adopt", edited, SESSIONS)
+    assert refused.code == ExitCode.WRONG_CALL
+    assert "holds what a batch wrote" in refused.err
+    assert run("plan", edited).row(SESSIONS, "restore_committed")
+    assert (edited / FILE).read_bytes() == earlier
+    assert f"rtstore plan {edited}" in run("show", edited, SESSIONS).err
+    assert run("recover", edited).code == ExitCode.READY
+    assert (edited / FILE).read_bytes() == committed
+    (way,) = re.findall(r"rtstore (revert \S+ \S+ --to) POINT", " ".join(refused.err.split()))
+    high_watermark = run("status", edited, "--json").json()["highWatermark"]
+    assert run(*shlex.split(way), str(high_watermark - 1)).code == ExitCode.READY
+    assert json.loads((edited / FILE).read_bytes())["data"] == json.loads(earlier)["data"]
 
 
 def test_adopt_says_which_model_was_asked_and_how_to_undo_it(edited: Path, tmp_path: Path) -> None:
