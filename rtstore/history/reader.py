@@ -41,7 +41,6 @@ from rtstore.model.descriptors import (
 from rtstore.model.edits import ForeignEdits
 from rtstore.model.envelope import (
     EnvelopeError,
-    content_hash,
     decode,
     decode_own,
     payload_problem,
@@ -279,7 +278,7 @@ class StoreReader:
         for _ in range(_LOOKS):
             before = self._database.read(lambda connection: _entry_and_open(connection, name))
             entry = before[0]
-            found = self._hash_unless_same(path, entry)
+            found, content = self._read_unless_same(path, entry)
             if found is _SAME or (entry is None and found is None):
                 return
             writer_lives = self._lock.is_held()
@@ -298,30 +297,26 @@ class StoreReader:
             if before == after and self._foreign_edits is ForeignEdits.IGNORE:
                 return
             if before == after:
-                raise self._changed(descriptor, entry, found)
+                raise self._changed(descriptor, entry, found, content)
         return  # batches come faster than these checks, so no other version lasted either
 
     def _changed(
-        self, descriptor: Descriptor, entry: ManifestEntry | None, found: str | None
+        self,
+        descriptor: Descriptor,
+        entry: ManifestEntry | None,
+        found: str | None,
+        content: bytes | None,
     ) -> StoreFileChangedError:
         """Return what is said of a file that is not what is committed: an edit, or what the library
         made so itself."""
-        path = store_path(self._directory, descriptor.relative_path)
-
-        def read() -> bytes | None:
-            try:
-                content, _ = self._fs.read(path)
-                decode(content)
-            except system_error(EnvelopeError):
-                return None  # damaged, which is no edit either, and is said otherwise
-            return content if content_hash(content) == found else None
+        name = descriptor.schema_name
 
         def query(connection: Connection) -> tuple[bool, str | None, bool]:
             of_batch = found is not None and contents.is_of_batch(
                 connection,
-                descriptor.schema_name,
+                name,
                 found,
-                read,
+                lambda: content if _is_sound(content) else None,
                 current=None if entry is None else entry.batch_number,
             )
             is_lost = descriptor.schema_name in _lost(connection, [descriptor.schema_name])
@@ -329,8 +324,8 @@ class StoreReader:
 
         of_batch, moved_to, content_lost = self._database.read(query)
         return StoreFileChangedError(
-            descriptor.schema_name,
-            path,
+            name,
+            store_path(self._directory, descriptor.relative_path),
             None if entry is None else entry.content_hash,
             found,
             directory=self._directory,
@@ -339,18 +334,22 @@ class StoreReader:
             moved_to=moved_to,
         )
 
-    def _hash_unless_same(self, path: Path, entry: ManifestEntry | None) -> str | None:
+    def _read_unless_same(
+        self, path: Path, entry: ManifestEntry | None
+    ) -> tuple[str | None, bytes | None]:
+        """Return the hash of a file and its bytes; `_SAME` where it is what is committed."""
         try:
             if entry is not None and is_as_committed(self._fs.lstat(path), entry):
-                return _SAME
-            _, found, _ = read_hashed(path, self._fs)
+                return _SAME, None
+            content, found, _ = read_hashed(path, self._fs)
         except (FileNotFoundError, NotADirectoryError):
-            return None
+            return None, None
         except system_error() as error:
             if error.errno == errno.ELOOP:
-                return "a symbolic link"
-            return f"unreadable ({explained(error, path)})"
-        return _SAME if entry is not None and found == entry.content_hash else found
+                return "a symbolic link", None
+            return f"unreadable ({explained(error, path)})", None
+        is_same = entry is not None and found == entry.content_hash
+        return _SAME if is_same else found, content
 
     def _invariant_data(self, name: str, content: StoreContent | None) -> Any:
         """Return the committed data of a store, or None when there is none that its model accepts;
@@ -360,6 +359,15 @@ class StoreReader:
         if payload_problem(content.data, self._registry.get(name).payload) is not None:
             return None
         return content.data
+
+
+def _is_sound(content: bytes | None) -> bool:
+    """Return whether a file is an envelope. What is damaged is no edit either, and has a plan of
+    its own."""
+    try:
+        return content is not None and decode(content) is not None
+    except EnvelopeError:
+        return False
 
 
 def _committed(current: Manifest) -> tuple[object, ...]:

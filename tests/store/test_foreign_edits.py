@@ -234,12 +234,15 @@ def of_a_failed_batch(store: RuntimeStore) -> None:
     write(store, LEASES, "committed")
     fs = store._writer.publisher.fs
     assert isinstance(fs, WatchedFileSystem)
-    fs.judge = lambda _number, name, subject: (
-        None
-        if FILE_OF[LEDGER] not in str(subject) and not undoing
-        else (undoing.append(name) or OSError(errno.EIO, "input/output error"))
-    )
-    undoing: list[str] = []
+    refused: list[str] = []
+
+    def judge(_number: int, name: str, subject: Path | int) -> OSError | None:
+        if FILE_OF[LEDGER] not in str(subject) and not refused:
+            return None
+        refused.append(name)
+        return OSError(errno.EIO, "input/output error")
+
+    fs.judge = judge
     with pytest.raises(BatchFailedError) as told:
         store.write_batch(
             identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: "half", LEDGER: "half"}
@@ -318,7 +321,9 @@ def test_who_adopts_by_name_is_refused_what_opening_puts_right(tmp_path: Path, m
         assert store.read(LEASES).data == "committed"
 
 
-def test_an_earlier_version_that_takes_the_place_of_an_edit(tmp_path: Path) -> None:
+def test_an_earlier_version_that_takes_the_place_of_an_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the check and the adoption, which looks once more under the lock."""
     with open_store(new_directory(tmp_path), foreign_edits="adopt") as store:
         write(store, LEASES, "earlier")
@@ -331,7 +336,7 @@ def test_an_earlier_version_that_takes_the_place_of_an_edit(tmp_path: Path) -> N
             path.write_bytes(content)
             return really(*given, **options)
 
-        store._writer.adopt = be_late  # type: ignore[method-assign]
+        monkeypatch.setattr(store._writer, "adopt", be_late)
         edit(store, LEASES, b"committed", b"edited")
         with pytest.raises(StoreFileChangedError) as told:
             store.read(LEASES)

@@ -379,7 +379,7 @@ def leave_a_run_open(store: RuntimeStore, run_id: str) -> None:
 @pytest.mark.parametrize("call", ["adopt", "revert"])
 @pytest.mark.parametrize("open_batch", [True, False])
 def test_the_librarys_own_batches_are_of_the_run_that_is_active_by_then(
-    store: RuntimeStore, call: str, open_batch: bool
+    store: RuntimeStore, call: str, open_batch: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run that a dead writer was beginning is finished first, and then it is the last one. Nor
     does a run that begins before the lock is taken leave them to the one before."""
@@ -390,12 +390,12 @@ def test_the_librarys_own_batches_are_of_the_run_that_is_active_by_then(
         hold = store.lock.hold
 
         def late(*given: Any) -> Any:
-            store.lock.hold = hold  # type: ignore[method-assign]
+            monkeypatch.undo()
             with RuntimeStore.open(store.directory) as other:
                 other.begin_run(identity("run-2"), writes={B: 2}, supersede=True)
             return hold(*given)
 
-        store.lock.hold = late  # type: ignore[method-assign]
+        monkeypatch.setattr(store.lock, "hold", late)
     if call == "adopt":
         path = store.directory / f"{A}.json"
         path.write_bytes(path.read_bytes().replace(b'"data": 2', b'"data": 3'))
