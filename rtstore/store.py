@@ -658,8 +658,8 @@ class RuntimeStore:
 
         With `verify`, the file is compared with the entry: by size and time, and by hash where
         those differ. Raises `StoreFileChangedError` when somebody else changed or removed the
-        file (unless `foreign_edits` says otherwise), and `BatchUnfinishedError` when a batch whose
-        writer died changed it. With
+        file, or it holds what a batch wrote that is not the current one (unless `foreign_edits`
+        says otherwise), and `BatchUnfinishedError` when a batch whose writer died changed it. With
         `verify=False` the file is not read. Raises `InvalidRequestError` when nothing is committed
         for the store, which then was never written, or was deleted; and `ContentMissingError` when
         the database has lost what was.
