@@ -13,8 +13,9 @@ from rtstore.files.paths import check_target, store_path
 from rtstore.files.stamp import read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
+from rtstore.model.data_upgrade import data_problem
 from rtstore.model.descriptors import Descriptor
-from rtstore.model.envelope import EnvelopeError, content_hash, decode, payload_problem
+from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import Inspection, InspectionFault, InspectionState, ManifestEntry
 
 
@@ -117,7 +118,7 @@ def _judge(
             f"version {envelope.schema_version}, this program knows {descriptor.schema_version}"
         )
         return _failed(descriptor, InspectionFault.FUTURE_SCHEMA, detail, **found)
-    problem = payload_problem(envelope.data, descriptor.payload)
+    problem = data_problem(descriptor, envelope.schema_version, envelope.data)
     if problem is not None:
         return _failed(descriptor, InspectionFault.INVALID_DATA, problem, **found)
     if entry is None:

@@ -26,6 +26,7 @@ from rtstore.files.paths import store_path
 from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
+from rtstore.model.data_upgrade import data_problem
 from rtstore.model.descriptors import (
     COMPATIBILITY_SNAPSHOT,
     DELIVERY_JOURNAL,
@@ -39,12 +40,7 @@ from rtstore.model.descriptors import (
     store_name,
 )
 from rtstore.model.edits import ForeignEdits
-from rtstore.model.envelope import (
-    EnvelopeError,
-    decode,
-    decode_own,
-    payload_problem,
-)
+from rtstore.model.envelope import EnvelopeError, decode, decode_own
 from rtstore.model.invariants import validate_invariants
 from rtstore.model.records import LoggedBatch, Manifest, ManifestEntry, PublishedFile, Record
 from rtstore.model.times import Timestamp, parse_time
@@ -353,12 +349,15 @@ class StoreReader:
 
     def _invariant_data(self, name: str, content: StoreContent | None) -> Any:
         """Return the committed data of a store, or None when there is none that its model accepts;
-        then the inspection of the file reports it."""
+        then the inspection of the file reports it. Data of another schema version is none: these
+        invariants say nothing about it."""
         if content is None or not isinstance(content.data, dict | list):
             return None
-        if payload_problem(content.data, self._registry.get(name).payload) is not None:
+        descriptor, version = self._registry.get(name), content.schema_version
+        if version != descriptor.schema_version:
             return None
-        return content.data
+        refused = data_problem(descriptor, version, content.data) is not None
+        return None if refused else content.data
 
 
 def _is_sound(content: bytes | None) -> bool:

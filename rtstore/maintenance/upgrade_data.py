@@ -15,7 +15,12 @@ from rtstore.commit.writer import BatchWriter
 from rtstore.control import contents, manifest
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import ConflictError
-from rtstore.model.data_upgrade import UpgradedStore, check_steps, upgraded_data
+from rtstore.model.data_upgrade import (
+    UpgradedStore,
+    check_steps,
+    upgraded_data,
+    waits_for_upgrade,
+)
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.envelope import decode
 from rtstore.model.records import BatchReason, Record
@@ -84,7 +89,7 @@ def _older(connection: Connection, registry: Iterable[Descriptor]) -> Iterator[D
     versions = manifest.load_versions(connection)
     for descriptor in registry:
         found = versions.get(descriptor.schema_name, descriptor.schema_version)
-        if found < descriptor.schema_version:
+        if waits_for_upgrade(descriptor, found):
             check_steps(descriptor, found)
             yield descriptor
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rtstore.errors import DataUpgradeError, InvalidRequestError, UpgradeProblem
 from rtstore.model.descriptors import Descriptor
-from rtstore.model.envelope import EnvelopeError, decode, decode_own, encode
+from rtstore.model.envelope import EnvelopeError, decode, decode_own, encode, payload_problem
 from rtstore.model.records import Record
 
 
@@ -17,6 +17,20 @@ class UpgradedStore(Record):
     schema_name: str
     from_version: int
     to_version: int
+
+
+def waits_for_upgrade(descriptor: Descriptor, schema_version: int) -> bool:
+    """Return whether data is of an older schema version than the descriptor. It waits for its
+    upgrade: until then the descriptor's model says nothing about it."""
+    return schema_version < descriptor.schema_version
+
+
+def data_problem(descriptor: Descriptor, schema_version: int, data: object) -> str | None:
+    """Return where and why the model of a descriptor refuses data that was read; None when it
+    accepts the data, or the data is of another schema version, which is not the model's."""
+    if schema_version != descriptor.schema_version:
+        return None
+    return payload_problem(data, descriptor.payload)
 
 
 def check_steps(descriptor: Descriptor, found: int, *, is_history: bool = False) -> None:
@@ -81,7 +95,7 @@ def current_data(descriptor: Descriptor, content: bytes) -> Any:
     newer version.
     """
     envelope = decode_own(content)
-    if envelope.schema_version < descriptor.schema_version:
+    if waits_for_upgrade(descriptor, envelope.schema_version):
         raise DataUpgradeError(
             descriptor.schema_name,
             envelope.schema_version,

@@ -15,6 +15,7 @@ from rtstore.commit.writer import BatchWriter
 from rtstore.errors import ConflictError, InvalidRequestError
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
+from rtstore.model.data_upgrade import waits_for_upgrade
 from rtstore.model.decide import REFUSED
 from rtstore.model.descriptors import Descriptor, Registry, StoreKey, diagnostic_only
 from rtstore.model.records import BatchReason, RunIdentity
@@ -102,13 +103,22 @@ class RunStarter:
     def _acceptable(
         self, stores: Sequence[Descriptor], *, has_others: bool
     ) -> tuple[Descriptor, ...]:
-        """Return stores without the diagnostic ones whose data this program refuses: they stop no
-        start, and stay the old run's. Where there is nothing else to begin with, return all."""
+        """Return stores without the diagnostic ones whose data this program refuses, or whose data
+        waits for its upgrade: they stop no start, and stay the old run's. Where there is nothing
+        else to begin with, return all."""
         diagnostic = diagnostic_only(stores)
         if not diagnostic:
             return tuple(stores)
-        plan = self._planner.build_plan(team_name=self._team_name, expected=None)
+        gathered = self._planner.gather()
+        plan = self._planner.plan_of(gathered, team_name=self._team_name, expected=None)
         refused = {item.schema_name for item in plan.actions if item.reason in REFUSED}
+        entries = {item.schema_name: item for item in gathered.view.manifest.entries}
+        refused |= {
+            item.schema_name
+            for item in stores
+            if item.schema_name in entries
+            and waits_for_upgrade(item, entries[item.schema_name].schema_version)
+        }
         left = tuple(item for item in stores if item.schema_name not in diagnostic & refused)
         return left if left or has_others else tuple(stores)
 

@@ -17,6 +17,7 @@ from rtstore.control import manifest, runs
 from rtstore.errors import InvalidRequestError, RuntimeStoreError, StaleRunError, shown
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
+from rtstore.model.data_upgrade import waits_for_upgrade
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.records import (
     ActionKind,
@@ -211,6 +212,13 @@ class Rebuilding:
         rebuilder = rebuilder_of(descriptor, self._rebuilders)
         if rebuilder is None:
             detail = f"waits for the runtime: no rebuilder for {descriptor.rebuild_strategy}"
+            return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
+        content = committed.contents.get(descriptor.schema_name)
+        if content is not None and waits_for_upgrade(descriptor, content.schema_version):
+            detail = (
+                f"its committed data is of schema version {content.schema_version}, and waits for "
+                f"its upgrade to {descriptor.schema_version}: left as it was"
+            )
             return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
         if identity is None:
             detail = "no run identity to bind the new data to: pass identity to recover"

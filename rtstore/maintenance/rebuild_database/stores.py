@@ -11,8 +11,9 @@ from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.maintenance.rebuild_database.broken import Salvage
 from rtstore.maintenance.rebuild_database.report import RebuiltStore, StoreOutcome
+from rtstore.model.data_upgrade import data_problem
 from rtstore.model.descriptors import NO_STORES, RESERVED_NAMES, Descriptor
-from rtstore.model.envelope import EnvelopeError, content_hash, decode, payload_problem
+from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import ManifestEntry, Record
 
 _SUFFIX = ".json"
@@ -85,9 +86,7 @@ def _problem(descriptor: Descriptor, content: bytes) -> tuple[str | None, int]:
         return f"schema version {found}, this program knows {known}", found
     if found < 1:
         return f"schema version {found}", found
-    if found == known:
-        return payload_problem(envelope.data, descriptor.payload), found
-    return None, found
+    return data_problem(descriptor, found, envelope.data), found
 
 
 def _instead(
