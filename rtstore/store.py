@@ -66,7 +66,7 @@ from rtstore.maintenance.hindrances import hindrances
 from rtstore.maintenance.upgrade_data import DataUpgradeReport, upgrade_data
 from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member, reason_name
-from rtstore.model.data_upgrade import upgraded_data
+from rtstore.model.data_upgrade import upgraded_data, waits_for_upgrade
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import (
     Descriptor,
@@ -97,7 +97,7 @@ from rtstore.model.start import start_state
 from rtstore.model.typed import StoreData, change_for
 from rtstore.recovery.begin import Keep, RunStarter
 from rtstore.recovery.execute import Recovery
-from rtstore.recovery.gather import RecoveryPlanner
+from rtstore.recovery.gather import PlanningInput, RecoveryPlanner
 from rtstore.recovery.rebuilders import Rebuilders, Rebuilding, checked_rebuilders
 from rtstore.recovery.unquarantine import drop_old_quarantined, restore_quarantined
 
@@ -518,7 +518,7 @@ class RuntimeStore:
             writes: the first contents, as in `write_batch`.
             keep: stores that are taken over as they are, or `"all"`: every committed
                 store that is neither given nor rebuilt, but no diagnostic one whose data this
-                program refuses.
+                program refuses, or whose data waits for its upgrade.
             rebuilders: functions that make data from the old data, by store or by strategy:
                 for every store that is neither given nor kept by name. They are called without
                 the writer lock, perhaps again when their store was written meanwhile.
@@ -599,13 +599,13 @@ class RuntimeStore:
         identity = RunIdentity(run_id=run) if isinstance(run, str) else run
         if identity is not None:
             checked_identity(identity)
-        plan, readiness = self.assess()
-        known, last, manifest_now = self.database.read(
-            lambda connection: (
-                None if identity is None else runs.find(connection, identity.run_id),
-                runs.last(connection),
-                manifest.load(connection),
-            )
+        gathered, plan, readiness = self._assess(None)
+        seen, last = gathered.view.manifest, gathered.view.last_run
+        # A record that is newer than the rest can only say that the run is over, and that is final.
+        known = (
+            None
+            if identity is None
+            else self.database.read(partial(runs.find, run_id=identity.run_id))
         )
         return start_state(
             run_id=None if identity is None else identity.run_id,
@@ -618,24 +618,24 @@ class RuntimeStore:
                 else is_alive(last.process, self.directory)
             ),
             is_own=last is not None and is_this_process(last.process),
-            manifest=manifest_now,
+            manifest=seen,
             plan=plan,
             readiness=readiness,
-            hindrances=self._hindrances(manifest_now),
+            hindrances=self._hindrances(seen),
             edits=self.foreign_edits,
             not_adoptable=(
-                not_adoptable(plan, manifest_now, self.descriptors, self.directory, self._fs)
+                not_adoptable(plan, seen, self.descriptors, self.directory, self._fs)
                 if self.foreign_edits is ForeignEdits.ADOPT
                 else {}
             ),
             diagnostic=diagnostic_only(self.descriptors),
-            links=self._planner.links(plan, manifest_now),
+            links={name for name, found in gathered.findings.items() if found.is_link},
             failed={} if plan.manifest_healthy else self.database.read(recovery_log.last_failures),
             not_upgraded=[
                 item.schema_name
-                for item in manifest_now.entries
+                for item in seen.entries
                 if item.schema_name in self.descriptors
-                and item.schema_version < self.descriptors.get(item.schema_name).schema_version
+                and waits_for_upgrade(self.descriptors.get(item.schema_name), item.schema_version)
             ],
         )
 
@@ -751,17 +751,18 @@ class RuntimeStore:
         The entries are compared with `expected`, the run identity that the runtime is about to
         use. Default: the identity of the last committed batch.
         """
-        return self._plan(expected)[0]
+        return self._plan(expected)[1]
 
-    def _plan(self, expected: RunIdentity | None) -> tuple[RecoveryPlan, Manifest]:
+    def _plan(self, expected: RunIdentity | None) -> tuple[PlanningInput, RecoveryPlan]:
         if expected is not None:
             checked_identity(expected)
         gathered = self._planner.gather()
-        seen = gathered.view.manifest
         plan = self._planner.plan_of(
-            gathered, team_name=self.team_name, expected=expected or seen.active_identity
+            gathered,
+            team_name=self.team_name,
+            expected=expected or gathered.view.manifest.active_identity,
         )
-        return plan.model_copy(update={"expects_last": expected is None}), seen
+        return gathered, plan.model_copy(update={"expects_last": expected is None})
 
     def check_readiness(self, *, expected: RunIdentity | None = None) -> ReadinessCheck:
         """Return whether the runtime may start: by the plan and the cross-store invariants."""
@@ -769,7 +770,13 @@ class RuntimeStore:
 
     def assess(self, *, expected: RunIdentity | None = None) -> tuple[RecoveryPlan, ReadinessCheck]:
         """Return the plan, and the readiness that follows from it and from the invariants."""
-        plan, seen = self._plan(expected)
+        return self._assess(expected)[1:]
+
+    def _assess(
+        self, expected: RunIdentity | None
+    ) -> tuple[PlanningInput, RecoveryPlan, ReadinessCheck]:
+        gathered, plan = self._plan(expected)
+        seen = gathered.view.manifest
         failures = self._reader.invariant_failures(seen)
         check = build_readiness(
             recovery_plan=plan,
@@ -778,7 +785,7 @@ class RuntimeStore:
             nothing_committed=seen.high_watermark == 0,
         )
         self._writer.events.checked(plan, check)
-        return plan, check
+        return gathered, plan, check
 
     def _hindrances(self, seen: Manifest) -> tuple[Hindrance, ...]:
         paths = {item.schema_name: item.relative_path for item in self.descriptors}
@@ -805,7 +812,8 @@ class RuntimeStore:
                 lost, or stale for the identity that the plan expects. What they return is checked
                 like a write, and written together in one batch of reason `recovery`. They are
                 called without the writer lock. A store without one is not changed, and stays in
-                `remaining`.
+                `remaining`; so does one whose data is of an older schema version: that waits for
+                its upgrade.
             identity: what rebuilt stores are bound to. Default: the identity that the plan
                 was made for, or else that of the last committed batch. That of a new run begins it.
             dry_run: only report what would be done; change nothing.

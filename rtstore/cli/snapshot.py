@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -175,7 +176,6 @@ class Look:
         check: ReadinessCheck,
         expected: RunIdentity | None,
         hindered: Sequence[Hindrance],
-        run: RunRecord | None,
         expected_run: RunRecord | None,
     ) -> None:
         self.directory = shown(store.directory)
@@ -187,7 +187,7 @@ class Look:
         self.check = check
         self.verdict = Verdict.of(check)
         self.expected = expected
-        self.run = run
+        run = self.run = gathered.view.last_run
         """The active run, or the last one; None before the first."""
         self.process_alive = None if run is None else is_alive(run.process, store.directory)
         self.now = utc_now()
@@ -447,13 +447,12 @@ def look_at(store: RuntimeStore, given: Expected = AS_IT_IS) -> Look:
         hindrances=hindered,
         nothing_committed=gathered.view.manifest.high_watermark == 0,
     )
-    run, expected_run = store.database.read(
-        lambda connection: (
-            runs.last(connection),
-            None if expected is None else runs.find(connection, expected.run_id),
-        )
+    expected_run = (
+        None
+        if expected is None
+        else store.database.read(partial(runs.find, run_id=expected.run_id))
     )
-    return Look(store, gathered, plan, check, expected, hindered, run, expected_run)
+    return Look(store, gathered, plan, check, expected, hindered, expected_run)
 
 
 def until_it_fits(plan_and_use: Callable[[], Result]) -> Result:

@@ -2,21 +2,22 @@
 
 Planning takes no lock, so a living writer must not look like damage. Files and rows cannot be read
 in one moment. So when a file disagrees with the rows, the rows are read again. If they changed, a
-batch was written in between, and only the files that disagreed are inspected once more. If not, the
-disagreement is real. An open batch whose lock is held is in progress: its files may be the
-committed or the planned version, and both are right.
+batch was written in between, and only the files that disagreed are inspected once more, and those
+of the stores that were written. If not, the disagreement is real. An open batch whose lock is held
+is in progress: its files may be the committed or the planned version, and both are right. A file
+that this program refuses is not made good by that: the batch commits it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from rtstore.control import batches, contents, manifest
+from rtstore.control import batches, contents, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.lock import WriterLock
 from rtstore.control.manifest import ManifestStore
@@ -27,7 +28,6 @@ from rtstore.model.decide import REFUSED, StoreFinding, build_plan
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.ids import IdFactory, new_plan_id
 from rtstore.model.records import (
-    ActionKind,
     BatchState,
     Inspection,
     InspectionState,
@@ -37,11 +37,15 @@ from rtstore.model.records import (
     RecoveryPlan,
     RunIdentity,
 )
+from rtstore.model.runs import RunRecord
 from rtstore.model.times import Clock, utc_now
 
 _ATTEMPTS = 200
 _PAUSE_S = 0.001
 _UNEXPLAINED = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
+
+Planned = frozenset[tuple[str, str | None]]
+"""What batches in progress write: each store, with the hash of its file; None for a deletion."""
 
 
 class RowsSnapshot(NamedTuple):
@@ -52,6 +56,8 @@ class RowsSnapshot(NamedTuple):
     stores_with_content: frozenset[str]
     last_batch_number: int
     """Rises with every batch, failed ones included."""
+    last_run: RunRecord | None
+    """The active run, or else the one that began last; None before the first."""
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -131,41 +137,30 @@ class RecoveryPlanner:
             open_batches=gathered.crashed_batches,
         )
 
-    def links(self, plan: RecoveryPlan, seen: Manifest) -> frozenset[str]:
-        """Return the stores that a plan leaves to a person because their file is a symbolic link,
-        or behind one."""
-        kinds = {action.schema_name: action.kind for action in plan.actions}
-        return frozenset(
-            item.schema_name
-            for item in self.descriptors
-            if kinds.get(item.schema_name) is ActionKind.BLOCK_READINESS
-            and self.inspector.is_behind_a_link(
-                self.inspector.inspect(item, seen.entry(item.schema_name))
-            )
-        )
-
     def gather(self, *, locked: bool = False) -> PlanningInput:
         """Read rows and files repeatedly until both describe the same moment."""
         if locked:
             return self._survey_undisturbed()
         inspections: dict[str, Inspection] = {}
-        pending: Sequence[Descriptor] = self.descriptors
+        settled: dict[str, ManifestEntry | None] = {}
         view = self._look()
         first_watermark = view.manifest.high_watermark
         for attempt in range(_ATTEMPTS):
             view = view if attempt == 0 else self._look()
             in_progress = self._in_progress(view)
-            inspections.update(self._inspect(pending, view, in_progress))
-            pending = [
-                descriptor
-                for descriptor in pending
-                if inspections[descriptor.schema_name].state is not InspectionState.HEALTHY
-            ]
+            planned = _planned(in_progress)
+            inspections.update(self._inspect_again(inspections, settled, view, planned))
+            settled = {
+                name: view.manifest.entry(name)
+                for name, found in inspections.items()
+                if found.state is InspectionState.HEALTHY
+                or _is_refused(found, view.manifest.entry(name), planned)
+            }
             crashed = _crashed(view, in_progress)
-            if not pending and not crashed:
-                return self._survey(view, inspections, ())
+            if len(settled) == len(inspections) and not crashed:
+                return self._survey(view, inspections, (), planned)
             if self._look().token == view.token:
-                return self._survey(view, inspections, crashed)
+                return self._survey(view, inspections, crashed, planned)
             if attempt > 10:
                 time.sleep(_PAUSE_S)
         if not self._may_lock:
@@ -178,7 +173,7 @@ class RecoveryPlanner:
         """Gather under the writer lock: every open batch is of a dead writer, nothing changes."""
         self._lock.assert_held()
         view = self._look()
-        inspections = self._inspect(self.descriptors, view, ())
+        inspections = self._inspect(self.descriptors, view, frozenset())
         return self._survey(view, inspections, view.open_batches)
 
     def _survey(
@@ -186,6 +181,7 @@ class RecoveryPlanner:
         view: RowsSnapshot,
         inspections: dict[str, Inspection],
         crashed: tuple[LoggedBatch, ...],
+        planned: Planned = frozenset(),
     ) -> PlanningInput:
         findings = {}
         for name, inspection in inspections.items():
@@ -195,9 +191,7 @@ class RecoveryPlanner:
                 inspection=inspection,
                 content_in_database=has_content,
                 content_missing=entry is not None and not has_content,
-                committed_is_refused=entry is not None
-                and inspection.state in REFUSED
-                and inspection.content_hash == entry.content_hash,
+                committed_is_refused=_is_refused(inspection, entry, planned),
                 is_link=self.inspector.is_behind_a_link(inspection),
                 written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
             )
@@ -223,22 +217,45 @@ class RecoveryPlanner:
         return tuple(logged for logged in view.open_batches if logged.has_contents)
 
     def _inspect(
-        self, pending: Sequence[Descriptor], view: RowsSnapshot, in_progress: Sequence[LoggedBatch]
+        self, pending: Sequence[Descriptor], view: RowsSnapshot, planned: Planned
     ) -> dict[str, Inspection]:
-        planned = {item for logged in in_progress for item in logged.planned}
         inspections = {}
         for descriptor in pending:
             name = descriptor.schema_name
-            inspection = self.inspector.inspect(descriptor, view.manifest.entry(name))
+            entry = view.manifest.entry(name)
+            inspection = self.inspector.inspect(descriptor, entry)
             explained = (name, inspection.content_hash) in planned
             if inspection.content_hash is None:  # only a deletion explains that there is no file
                 explained = explained and inspection.state is InspectionState.MISSING
+            elif entry is not None and inspection.state in REFUSED:
+                explained = False
             if explained:
                 inspection = inspection.model_copy(
                     update={"state": InspectionState.HEALTHY, "message": None, "fault": None}
                 )
             inspections[name] = inspection
         return inspections
+
+    def _inspect_again(
+        self,
+        inspections: Mapping[str, Inspection],
+        settled: Mapping[str, ManifestEntry | None],
+        view: RowsSnapshot,
+        planned: Planned,
+    ) -> dict[str, Inspection]:
+        """Inspect the files that disagreed with the rows, and those of stores that were written
+        since. A file that was healthy, and is not refused now, is left at that: if it disagrees,
+        a living writer has written it once more."""
+        found = {}
+        for item in self.descriptors:
+            name = item.schema_name
+            if name in settled and settled[name] == view.manifest.entry(name):
+                continue
+            (inspection,) = self._inspect([item], view, planned).values()
+            was_healthy = name in settled and inspections[name].state is InspectionState.HEALTHY
+            if not was_healthy or inspection.state in REFUSED:
+                found[name] = inspection
+        return found
 
     def _is_ours(
         self, inspection: Inspection, entry: ManifestEntry | None, *, has_content: bool
@@ -280,7 +297,20 @@ def _rows_snapshot(connection: Connection) -> RowsSnapshot:
         open_batches=batches.load_open(connection),
         stores_with_content=contents.stores_with_content(connection),
         last_batch_number=last_number,
+        last_run=runs.last(connection),
     )
+
+
+def _is_refused(inspection: Inspection, entry: ManifestEntry | None, planned: Planned) -> bool:
+    """Return whether a file that this program refuses is what is committed, or about to be."""
+    found = inspection.content_hash
+    if entry is None or found is None or inspection.state not in REFUSED:
+        return False
+    return found == entry.content_hash or (inspection.schema_name, found) in planned
+
+
+def _planned(logged_batches: Iterable[LoggedBatch]) -> Planned:
+    return frozenset(item for logged in logged_batches for item in logged.planned)
 
 
 def _crashed(view: RowsSnapshot, in_progress: Sequence[LoggedBatch]) -> tuple[LoggedBatch, ...]:
