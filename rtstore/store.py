@@ -466,8 +466,10 @@ class RuntimeStore:
         reason, or wrote a store that this call does not name.
 
         Durable on return. Raises `StoreFileChangedError` when somebody else changed the file: their
-        edit is neither used nor overwritten, unless `foreign_edits` says otherwise; and
-        `DataRefusedError` when a model does not accept what is committed.
+        edit is neither used nor overwritten, unless `foreign_edits` says otherwise;
+        `DataRefusedError` when a model does not accept what is committed; and
+        `NewerStoreFileError` when a newer program committed it, before `change` is called (for one
+        of several that is given by its name, only when `change` changed it).
         """
         is_of_one = isinstance(store, str | Descriptor)
         stores = [store] if isinstance(store, str | Descriptor) else checked_stores(store)

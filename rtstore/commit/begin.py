@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from rtstore.commit.adopt import refuse_newer
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.preconditions import CommittedView
 from rtstore.commit.publisher import Publisher
@@ -149,8 +150,9 @@ def draft_of_beginning(
     """Return the draft of the first batch, with the stores that are kept.
 
     Raises `ConflictError` when a store changed after it was rebuilt, `StoreFileChangedError`,
-    `ContentMissingError`, `DataUpgradeError`, `DataRefusedError` or `InvalidRequestError` for a
-    store that cannot be kept, and `InvalidRequestError` when the batch would be empty.
+    `ContentMissingError`, `DataUpgradeError`, `NewerStoreFileError`, `DataRefusedError` or
+    `InvalidRequestError` for a store that cannot be kept, and `InvalidRequestError` when the batch
+    would be empty.
     """
     _check_rebuilt(beginning, found, publisher.database)
     kept = [*beginning.keep]
@@ -206,14 +208,15 @@ def _contents_to_keep(
     publisher: Publisher,
     check_file: Callable[[Descriptor], None],
 ) -> dict[str, bytes]:
-    """Return the committed bytes of stores. Raises when nothing is committed for one, its content
-    is lost, or somebody else changed its file."""
+    """Return the committed bytes of stores. Raises when nothing is committed for one, a newer
+    program committed it, its content is lost, or somebody else changed its file."""
     for descriptor in kept:
         committed = found.files.get(descriptor.schema_name)
         if committed is None:
             raise InvalidRequestError(
                 "keep", "nothing is committed for it", store=descriptor.schema_name
             )
+        refuse_newer(descriptor, committed, publisher.directory)
         if not publisher.seems_unchanged(descriptor, committed):
             check_file(descriptor)
 

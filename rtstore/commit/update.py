@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from rtstore.commit.adopt import refuse_newer
 from rtstore.commit.draft import Draft, validate
 from rtstore.commit.preconditions import CommittedView
 from rtstore.commit.publisher import Publisher
@@ -125,10 +126,19 @@ def draft_of_update(
     nothing in several stores.
 
     Raises `StoreFileChangedError`, `DataUpgradeError`, `DataRefusedError`, `ContentMissingError`,
-    what the function raises, and `InvalidRequestError` for what it returned.
+    what the function raises, and `InvalidRequestError` for what it returned; `NewerStoreFileError`
+    where a newer program committed the store, unless it is one of several and plain JSON, which the
+    function may leave as it is.
     """
+    as_objects = {
+        item.schema_name
+        for item in update.stores
+        if isinstance(item, Descriptor) and item.payload is not None
+    }
     for descriptor in update.descriptors:
         committed = found.files.get(descriptor.schema_name)
+        if update.is_of_one or descriptor.schema_name in as_objects:
+            refuse_newer(descriptor, committed, publisher.directory)
         if not publisher.seems_unchanged(descriptor, committed):
             check_file(descriptor)
     content_of = _committed_contents(update, publisher.database)

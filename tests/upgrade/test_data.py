@@ -502,3 +502,33 @@ def test_the_newer_file_of_an_older_store(directory: Path) -> None:
         assert not caught.value.is_committed
         (directory / "a.json").rename(directory.parent / "aside.json")
         assert write(store, A, {"value": 9})
+
+
+class _First(BaseModel):
+    """The data of version 1."""
+
+    value: int
+
+
+def test_an_update_of_newer_data_is_refused_before_its_function(directory: Path) -> None:
+    """Whichever way the store is given: what its model says of newer data does not matter."""
+    typed = [plain_descriptor(A, "a.json").model_copy(update={"payload": _First})]
+    known = [*typed, *descriptors(1)[1:]]
+    called: list[object] = []
+
+    def change(data: Any) -> Any:
+        called.append(data)
+        return data
+
+    with open_it(directory, 1, descriptors=known) as store:
+        open_it(directory, 3).close()
+        before = files_picture(directory)
+        for stores in (typed[0], A, [typed[0], C]):
+            with pytest.raises(NewerStoreFileError, match="version 3, this program knows 1"):
+                store.update(stores, change, identity=IDENTITY, reason="delivery_commit")
+        with pytest.raises(NewerStoreFileError, match="version 3, this program knows 1"):
+            store.begin_run("run-9", keep=[A])
+        assert called == []
+        store.update([A, C], change, identity=IDENTITY, reason="delivery_commit")
+        assert len(called) == 1
+        assert files_picture(directory) == before
