@@ -35,6 +35,7 @@ from rtstore.errors import (
     StaleRunError,
     StorageError,
     StoreClosedError,
+    StoreFileChangedError,
     UnusableEngineError,
     WrongTeamError,
 )
@@ -236,7 +237,8 @@ class RuntimeStore:
                 the thread of the call that caused it, before that call returns, without the writer
                 lock, so it may use the store. An `Exception` it raises is logged and changes
                 nothing. Threads that share the store may call it at the same time.
-            foreign_edits: what reads and updates do about a store file that somebody else changed:
+            foreign_edits: what reads, updates and an upgrade of the data do about a store file that
+                somebody else changed:
                 `raise` an error, `ignore` the edit and use what is committed, or `adopt` the file
                 in a batch of its own if it passes the checks of a write. See `ForeignEdits`.
             seams: where times, ids and files come from, for tests: see `rtstore.testing.Seams`.
@@ -245,7 +247,8 @@ class RuntimeStore:
         `DatabaseMissingError` (nothing is created or changed), `OlderDatabaseError`,
         `NewerDatabaseError`, `ForeignDatabaseError`, `CorruptDatabaseError` (nothing is touched),
         `UpgradeFailedError`, `DataUpgradeError`, `LockTimeoutError`, `StorageError`,
-        `RecoveryFailedError`.
+        `RecoveryFailedError`; `StoreFileChangedError` for data that is to be upgraded, when
+        somebody else changed its file.
         """
         directory = arguments.path(directory, "directory").absolute()  # wherever the process goes
         seams = arguments.optional(Seams, seams, "seams") or Seams()
@@ -303,9 +306,21 @@ class RuntimeStore:
         finally:
             self._writer.events.tell()
         if registry is not None:  # the database does not remember upgrade functions
-            self.last_data_upgrade = upgrade_data(
-                self._writer, self.descriptors, self.team_name, self._reader.check_file
+            self.last_data_upgrade = self._upgrade_data()
+
+    def _upgrade_data(self) -> DataUpgradeReport | None:
+        upgrade = partial(
+            upgrade_data, self._writer, self.descriptors, self.team_name, self._reader.check_file
+        )
+        try:
+            return self._with_edits(upgrade)
+        except StoreFileChangedError as error:
+            error.add_note(
+                "rtstore: its data was to be upgraded, so the store was not opened: open it with "
+                "upgrade=False to read it or to recover first, or with foreign_edits, 'adopt' or "
+                "'ignore'"
             )
+            raise
 
     def close(self) -> None:
         """Close the database. Everything written is durable already, so a store that is never
@@ -601,7 +616,7 @@ class RuntimeStore:
         identity = RunIdentity(run_id=run) if isinstance(run, str) else run
         if identity is not None:
             checked_identity(identity)
-        gathered, plan, readiness = self._assess(None)
+        gathered, plan, readiness = self._assess(None, with_run=True)
         seen, last = gathered.view.manifest, gathered.view.last_run
         # A record that is newer than the rest can only say that the run is over, and that is final.
         known = (
@@ -755,10 +770,12 @@ class RuntimeStore:
         """
         return self._plan(expected)[1]
 
-    def _plan(self, expected: RunIdentity | None) -> tuple[PlanningInput, RecoveryPlan]:
+    def _plan(
+        self, expected: RunIdentity | None, *, with_run: bool = False
+    ) -> tuple[PlanningInput, RecoveryPlan]:
         if expected is not None:
             checked_identity(expected)
-        gathered = self._planner.gather()
+        gathered = self._planner.gather(with_run=with_run)
         plan = self._planner.plan_of(
             gathered,
             team_name=self.team_name,
@@ -775,9 +792,9 @@ class RuntimeStore:
         return self._assess(expected)[1:]
 
     def _assess(
-        self, expected: RunIdentity | None
+        self, expected: RunIdentity | None, *, with_run: bool = False
     ) -> tuple[PlanningInput, RecoveryPlan, ReadinessCheck]:
-        gathered, plan = self._plan(expected)
+        gathered, plan = self._plan(expected, with_run=with_run)
         seen = gathered.view.manifest
         failures = self._reader.invariant_failures(seen)
         check = build_readiness(
@@ -859,12 +876,13 @@ class RuntimeStore:
     ) -> Batch:
         """Commit a file that somebody changed by hand, byte for byte, in a batch of its own.
 
-        The file must pass the checks of a write. It is bound to `identity`; default: the identity
-        of the last committed batch, also of an imported one whose run was stopped. Durable on
-        return. Raises `InvalidRequestError` when the file does not pass, is missing, or is
-        committed already; when it holds an earlier version, or what a batch wrote that failed,
-        which a recovery puts right (of a store that has nothing committed it may); and when another
-        program gave the store another file; otherwise as `write_batch`.
+        The file must pass the checks of a write. While an older schema version is what is
+        committed, a file of that version must pass its upgrade instead. It is bound to `identity`;
+        default: the identity of the last committed batch, also of an imported one whose run was
+        stopped. Durable on return. Raises `InvalidRequestError` when the file does not pass, is
+        missing, or is committed already; when it holds an earlier version, or what a batch wrote
+        that failed, which a recovery puts right (of a store that has nothing committed it may); and
+        when another program gave the store another file; otherwise as `write_batch`.
         """
         return self._adopt(store, identity=identity, reason=reason)
 

@@ -16,16 +16,19 @@ from rtstore.commit.draft import Draft, validate
 from rtstore.commit.publisher import Publisher
 from rtstore.control import batches, contents, manifest, runs
 from rtstore.errors import (
+    DataUpgradeError,
     InvalidRequestError,
     NewerStoreFileError,
     RuntimeStoreError,
     StorageError,
     StoreFileChangedError,
+    UpgradeProblem,
 )
 from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
+from rtstore.model.data_upgrade import upgraded_data, waits_for_upgrade
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.envelope import (
     EncodedStore,
@@ -145,7 +148,9 @@ def draft_of_file(
             by_itself=by_itself,
         )
     )
-    write = StoreWrite(descriptor=descriptor, data=decode(content).data, stays=True)
+    envelope = decode(content)
+    descriptor = at_version(descriptor, envelope.schema_version)
+    write = StoreWrite(descriptor=descriptor, data=envelope.data, stays=True)
     request = BatchRequest(
         team_name=team_name, identity=identity, reason=reason, writes=(write,), fenced=fenced
     )
@@ -169,11 +174,12 @@ def not_adoptable(
         entry = current.entry(action.schema_name)
         try:
             content = read_for_adoption(directory, descriptor, entry, fs)
+            envelope = decode(content)
             encode(
-                schema_version=descriptor.schema_version,
-                data=decode(content).data,
+                schema_version=envelope.schema_version,
+                data=envelope.data,
                 store=descriptor.schema_name,
-                payload=descriptor.payload,
+                payload=at_version(descriptor, envelope.schema_version).payload,
                 may_mask=True,
             )
         except InvalidRequestError as error:
@@ -182,6 +188,28 @@ def not_adoptable(
         except RuntimeStoreError as error:
             problems[action.schema_name] = str(error)
     return problems
+
+
+def at_version(descriptor: Descriptor, schema_version: int) -> Descriptor:
+    """Return the descriptor as of the schema version of a file: that of an older version has no
+    model, for the one that there is does not judge it."""
+    if not waits_for_upgrade(descriptor, schema_version):
+        return descriptor
+    return descriptor.model_copy(update={"schema_version": schema_version, "payload": None})
+
+
+def _try_upgrade(descriptor: Descriptor, content: bytes, path: Path) -> None:
+    """Raise `InvalidRequestError` when the functions of a descriptor do not bring the data of a
+    file up to its version. Without functions nothing is known of it."""
+    try:
+        upgraded_data(descriptor, content)
+    except DataUpgradeError as error:
+        if error.kind is UpgradeProblem.NO_STEP:
+            return
+        problem = (
+            f"{path} cannot be brought up to schema version {error.wanted_version}: {error.problem}"
+        )
+        raise InvalidRequestError("file", problem, store=descriptor.schema_name) from error
 
 
 def refuse_newer(descriptor: Descriptor, entry: CommittedFile | None, directory: Path) -> None:
@@ -243,6 +271,9 @@ def read_for_adoption(
     Raises `InvalidRequestError` when there is no file, or when the file is not an envelope, is of
     an older schema version, or already is the committed version; `NewerStoreFileError`;
     `StorageError` when it cannot be read. The data is checked when the draft is made.
+
+    A file of an older version is adopted while that version is what is committed: it waits for its
+    upgrade, too. Its data is checked by that upgrade, if the descriptor has the functions.
     """
     name = descriptor.schema_name
     refuse_newer(descriptor, entry, directory)
@@ -259,12 +290,14 @@ def read_for_adoption(
         raise InvalidRequestError("file", f"{path}: {error}", store=name) from None
     if envelope.schema_version > descriptor.schema_version:
         raise NewerStoreFileError(name, path, envelope.schema_version, descriptor.schema_version)
-    if envelope.schema_version < descriptor.schema_version:
-        problem = (
-            f"{path} has schema version {envelope.schema_version}, "
-            f"the store has {descriptor.schema_version}"
-        )
-        raise InvalidRequestError("file", problem, store=name)
+    if waits_for_upgrade(descriptor, envelope.schema_version):
+        if entry is None or entry.schema_version != envelope.schema_version:
+            problem = (
+                f"{path} has schema version {envelope.schema_version}, "
+                f"the store has {descriptor.schema_version}"
+            )
+            raise InvalidRequestError("file", problem, store=name)
+        _try_upgrade(descriptor, content, path)
     refuse_too_large(len(content), name)
     if entry is not None and entry.content_hash == content_hash(content):
         problem = f"{path} is what is committed: there is nothing to adopt"

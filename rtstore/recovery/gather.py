@@ -11,7 +11,7 @@ that this program refuses is not made good by that: the batch commits it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -56,8 +56,9 @@ class RowsSnapshot(NamedTuple):
     stores_with_content: frozenset[str]
     last_batch_number: int
     """Rises with every batch, failed ones included."""
-    last_run: RunRecord | None
-    """The active run, or else the one that began last; None before the first."""
+    last_run: RunRecord | None = None
+    """The active run, or else the one that began last; None before the first, and where it was not
+    asked for."""
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -75,6 +76,9 @@ class RowsSnapshot(NamedTuple):
             self.last_batch_number,
             tuple((item.batch.batch_number, item.batch.state) for item in self.open_batches),
         )
+
+
+Rows = Callable[[Connection], RowsSnapshot]
 
 
 class PlanningInput(NamedTuple):
@@ -137,16 +141,18 @@ class RecoveryPlanner:
             open_batches=gathered.crashed_batches,
         )
 
-    def gather(self, *, locked: bool = False) -> PlanningInput:
-        """Read rows and files repeatedly until both describe the same moment."""
+    def gather(self, *, locked: bool = False, with_run: bool = False) -> PlanningInput:
+        """Read rows and files repeatedly until both describe the same moment; `with_run`, the last
+        run as of that moment, too."""
+        rows = _rows_with_run if with_run else _rows_snapshot
         if locked:
-            return self._survey_undisturbed()
+            return self._survey_undisturbed(rows)
         inspections: dict[str, Inspection] = {}
         settled: dict[str, ManifestEntry | None] = {}
-        view = self._look()
+        view = self._look(rows)
         first_watermark = view.manifest.high_watermark
         for attempt in range(_ATTEMPTS):
-            view = view if attempt == 0 else self._look()
+            view = view if attempt == 0 else self._look(rows)
             in_progress = self._in_progress(view)
             planned = _planned(in_progress)
             inspections.update(self._inspect_again(inspections, settled, view, planned))
@@ -159,7 +165,7 @@ class RecoveryPlanner:
             crashed = _crashed(view, in_progress)
             if len(settled) == len(inspections) and not crashed:
                 return self._survey(view, inspections, (), planned)
-            if self._look().token == view.token:
+            if self._look(rows).token == view.token:
                 return self._survey(view, inspections, crashed, planned)
             if attempt > 10:
                 time.sleep(_PAUSE_S)
@@ -167,12 +173,12 @@ class RecoveryPlanner:
             raise ConflictError("a plan", first_watermark, view.manifest.high_watermark)
         # Others write without pause. Read once between two batches, under the lock.
         with self._lock.hold():
-            return self._survey_undisturbed()
+            return self._survey_undisturbed(rows)
 
-    def _survey_undisturbed(self) -> PlanningInput:
+    def _survey_undisturbed(self, rows: Rows) -> PlanningInput:
         """Gather under the writer lock: every open batch is of a dead writer, nothing changes."""
         self._lock.assert_held()
-        view = self._look()
+        view = self._look(rows)
         inspections = self._inspect(self.descriptors, view, frozenset())
         return self._survey(view, inspections, view.open_batches)
 
@@ -197,12 +203,12 @@ class RecoveryPlanner:
             )
         return PlanningInput(view=view, findings=findings, crashed_batches=crashed)
 
-    def _look(self) -> RowsSnapshot:
-        found = self._database.read_cached(_rows_snapshot)
+    def _look(self, rows: Rows) -> RowsSnapshot:
+        found = self._database.read_cached(rows)
         for _ in range(manifest.READS_MAX):
             if found.is_of_one_moment:
                 break
-            found = self._database.read(_rows_snapshot)
+            found = self._database.read(rows)
         return found
 
     def _in_progress(self, view: RowsSnapshot) -> tuple[LoggedBatch, ...]:
@@ -297,8 +303,11 @@ def _rows_snapshot(connection: Connection) -> RowsSnapshot:
         open_batches=batches.load_open(connection),
         stores_with_content=contents.stores_with_content(connection),
         last_batch_number=last_number,
-        last_run=runs.last(connection),
     )
+
+
+def _rows_with_run(connection: Connection) -> RowsSnapshot:
+    return _rows_snapshot(connection)._replace(last_run=runs.last(connection))
 
 
 def _is_refused(inspection: Inspection, entry: ManifestEntry | None, planned: Planned) -> bool:

@@ -532,3 +532,76 @@ def test_an_update_of_newer_data_is_refused_before_its_function(directory: Path)
         store.update([A, C], change, identity=IDENTITY, reason="delivery_commit")
         assert len(called) == 1
         assert files_picture(directory) == before
+
+
+def edit(directory: Path, store: str = "a.json") -> None:
+    """Edit a file of version 1 by hand; it stays valid data of version 1."""
+    path = directory / store
+    path.write_text(path.read_text().replace('"value": 1', '"value": 7'))
+
+
+class _Third(BaseModel):
+    """The data of version 3."""
+
+    values: list[int]
+    count: int
+
+
+@pytest.mark.parametrize("payload", [None, _Third])
+def test_an_edit_is_not_held_against_the_newer_model(
+    directory: Path, payload: type[BaseModel] | None
+) -> None:
+    """Valid data of version 1 is not torn, whatever the model of version 3 says of it: it waits for
+    a decision. Each of the ways that there are goes on, and the upgrade with it."""
+    third = descriptors(3, payload=payload)
+    edit(directory)
+    with pytest.raises(StoreFileChangedError) as caught:
+        open_it(directory, 3, descriptors=third)
+    assert "open it with upgrade=False" in "".join(caught.value.__notes__)
+    with open_it(directory, 3, descriptors=third, upgrade=False) as store:
+        assert store.quarantined_files() == []
+        assert store.start_state(IDENTITY).kind is StartKind.REPAIR
+        (action,) = [item for item in store.plan_recovery().actions if item.schema_name == A]
+        assert (action.kind, action.reason) == ("quarantine", "hash_mismatch")
+        store.adopt(A)
+        assert (store.read(A).schema_version, store.read(A).data) == (1, {"value": 7})
+    with open_it(directory, 3, descriptors=third) as store:
+        assert store.read(A).data == {"values": [7], "count": 1}
+
+
+@pytest.mark.parametrize(("edits", "value"), [("adopt", 7), ("ignore", 1)])
+def test_an_opening_that_deals_with_edits(directory: Path, edits: str, value: int) -> None:
+    """The upgrade begins with the edit, or goes over it and keeps a copy, as any batch does."""
+    edit(directory)
+    with open_it(directory, 3, foreign_edits=edits, upgrade=False) as store:
+        state = store.start_state(IDENTITY)
+        assert state.kind is StartKind.RESUME
+        assert f"somebody edited the file of {A}" in state.why
+    with open_it(directory, 3, foreign_edits=edits) as store:
+        assert store.read(A).data == {"values": [value], "count": 1}
+        assert len(store.quarantined_files()) == (edits == "ignore")
+
+
+def test_an_edit_that_cannot_be_upgraded_is_not_adopted(directory: Path) -> None:
+    """The functions of the upgrade are tried first, where the descriptor has them."""
+    path = directory / "a.json"
+    path.write_text(path.read_text().replace('"value": 1', '"other": 1'))
+    edited = path.read_bytes()
+    why = "version 3: the step from 1 to 2 failed with KeyError"
+    with open_it(directory, 3, upgrade=False) as store, pytest.raises(InvalidRequestError) as told:
+        store.adopt(A)
+    assert why in str(told.value)
+    with pytest.raises(StoreFileChangedError) as caught:
+        open_it(directory, 3, foreign_edits="adopt")
+    assert caught.value.not_adopted is not None
+    assert why in caught.value.not_adopted
+    assert path.read_bytes() == edited
+
+
+def test_a_file_older_than_what_is_committed_is_not_adopted(directory: Path) -> None:
+    """Nothing brings it up: an adoption is byte for byte."""
+    old = (directory / "a.json").read_text().replace('"value": 1', '"value": 7')
+    with open_it(directory, 3) as store:
+        (directory / "a.json").write_text(old)
+        with pytest.raises(InvalidRequestError, match="has schema version 1, the store has 3"):
+            store.adopt(A)

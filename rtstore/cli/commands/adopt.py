@@ -23,6 +23,7 @@ from rtstore.cli.snapshot import (
 )
 from rtstore.commit.adopt import last_identity
 from rtstore.errors import InvalidRequestError
+from rtstore.model.data_upgrade import waits_for_upgrade
 from rtstore.model.records import Batch, Record
 from rtstore.shell import shell_command
 from rtstore.store import RuntimeStore
@@ -94,7 +95,7 @@ def run(
         before, contradicted = store.manifest(), store.invariant_failures()
         # Of its own accord a file goes to the last run, even if that is over.
         batch = store.adopt(name, identity=None if given == AS_IT_IS else identity)
-        model_was_checked = store.descriptors.get(name).payload is not None
+        model_was_checked = _has_model(store, name)
         contradictions = [it for it in store.invariant_failures() if it not in contradicted]
         look = look_at(store)
     undo = None
@@ -131,6 +132,13 @@ def run(
             page.line(text, indent=2)
     show_next(page, look.next)
     return ExitCode.READY
+
+
+def _has_model(store: RuntimeStore, name: str) -> bool:
+    """Return whether there is a model for what is committed now: none is for an older version."""
+    descriptor, entry = store.descriptors.get(name), store.manifest().entry(name)
+    version = descriptor.schema_version if entry is None else entry.schema_version
+    return descriptor.payload is not None and not waits_for_upgrade(descriptor, version)
 
 
 def _model(report: AdoptReport) -> Cell:
