@@ -562,7 +562,8 @@ class ContentMissingError(RecoveryNeededError):
             f"store {store} is committed (batch number {batch_number}), but its content is not in "
             f"the database of {directory}: rows were deleted, or it was imported without. "
             f"Run: rtstore recover {shell_word(directory)} "
-            "(takes it from the file, where that is what was committed)"
+            "(takes it from the file, where that is what was committed; else a back-up may have "
+            "it, and the runtime may write it anew)"
         )
 
 

@@ -118,7 +118,7 @@ def next_steps(
         return (NextStep(command=None, why=why),)
     steps += _for_the_runtime(directory, free, details or {}, kept_of_deleted or {})
     steps += _for_another_run(plan, {action.schema_name for action in free}, expected_run, living)
-    if not steps and not check.ok:
+    if not steps:
         steps += _for_the_runtime_too(directory, free, kept_of_deleted or {})
     contradictions = len(check.diagnostics) - len(plan.diagnostics) - len(hindrances)
     if not check.ok and contradictions > 0:
