@@ -66,6 +66,12 @@ def rebuild_of(descriptor: Descriptor) -> ActionKind:
 REFUSED = frozenset({InspectionState.FUTURE_SCHEMA, InspectionState.QUARANTINED})
 """States of a file that this program does not accept, even when it is what is committed."""
 
+
+def is_lost(action: RecoveryAction) -> bool:
+    """Return whether a recovery finds neither a file of a store nor anything to put back."""
+    return action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.MISSING
+
+
 _QUARANTINED_REBUILDS = frozenset(
     {ActionKind.REBUILD_FROM_PROVIDER, ActionKind.REBUILD_FROM_CANONICAL_DESTINATION}
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from rtstore.model.decide import REFUSED
+from rtstore.model.decide import REFUSED, is_lost
 from rtstore.model.edits import ForeignEdits
 from rtstore.model.records import (
     ActionKind,
@@ -53,6 +53,10 @@ _NOT_UPGRADED = (
 _REFUSED = "what is committed for {} is refused, and left out"
 _LINK = "the file of {} is a symbolic link, or behind one, and left out"
 _FILE_REFUSED = "the file of {} is refused, and left out: a recovery puts it aside"
+_LOST = (
+    "the file of {} and what was committed are gone, and it is left out: its next write makes it "
+    "anew"
+)
 _ADOPTED = (
     "somebody edited the file of {}, and this store adopts it when the store is next read, changed "
     "or kept"
@@ -101,7 +105,7 @@ def start_state(
         action
         for action in plan.actions
         if action.schema_name in diagnostic
-        and action.reason in REFUSED
+        and (action.reason in REFUSED or is_lost(action))
         and manifest.entry(action.schema_name) is not None
     ]
     wrong = [
@@ -119,6 +123,8 @@ def start_state(
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
     )
     if kind not in (StartKind.REFUSE, StartKind.REPAIR):
+        lost = [item.schema_name for item in passed_over if is_lost(item)]
+        files = [item.schema_name for item in passed_over if item.kind in _OF_FILES]
         refused = [item.schema_name for item in passed_over if item.kind not in _OF_FILES]
         for sentence, stores in (
             (_REPLACING, replacing),
@@ -126,7 +132,8 @@ def start_state(
             (_NOT_UPGRADED, not_upgraded),
             (_REFUSED, [name for name in refused if name not in links]),
             (_LINK, [name for name in refused if name in links]),
-            (_FILE_REFUSED, [item.schema_name for item in passed_over if item.kind in _OF_FILES]),
+            (_FILE_REFUSED, [name for name in files if name not in lost]),
+            (_LOST, lost),
             (_ADOPTED if edits is ForeignEdits.ADOPT else _IGNORED, edited),
         ):
             if stores:
@@ -207,8 +214,9 @@ def _leave_to_a_person(
 ) -> tuple[StartKind, str] | None:
     """Refuse where a recovery would leave a store as it is, and say who can do what."""
     for action in wrong:
-        lost = action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.MISSING
-        if lost or (action.kind is ActionKind.BLOCK_READINESS and action.batch_id is None):
+        if is_lost(action) or (
+            action.kind is ActionKind.BLOCK_READINESS and action.batch_id is None
+        ):
             has_entry = manifest.entry(action.schema_name) is not None
             is_link = action.schema_name in links
             why = f"{action.schema_name}: {_left(action, has_entry=has_entry, is_link=is_link)}"
@@ -230,8 +238,9 @@ def _left(action: RecoveryAction, *, has_entry: bool, is_link: bool) -> str:
         )
     if has_entry:
         return (
-            "its file and its committed content are gone, and nothing can put them back. Restore a "
-            "back-up, or write the store anew in a batch (or in the beginning of a new run)"
+            "its file is gone, and its committed content is not in the database: no recovery puts "
+            "it back. Restore a back-up, write the store anew in a batch (or in the beginning of a "
+            "new run), or look for the file in quarantine (rtstore quarantine), and adopt it"
         )
     if action.reason == InspectionState.UNCOMMITTED_WRITE:
         return (

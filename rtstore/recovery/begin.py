@@ -16,7 +16,7 @@ from rtstore.errors import ConflictError, InvalidRequestError
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
 from rtstore.model.data_upgrade import waits_for_upgrade
-from rtstore.model.decide import REFUSED
+from rtstore.model.decide import REFUSED, is_lost
 from rtstore.model.descriptors import Descriptor, Registry, StoreKey, diagnostic_only
 from rtstore.model.records import BatchReason, RunIdentity
 from rtstore.model.request import BatchRequest, StoreWrite, Writes, store_writes
@@ -104,14 +104,16 @@ class RunStarter:
         self, stores: Sequence[Descriptor], *, has_others: bool
     ) -> tuple[Descriptor, ...]:
         """Return stores without the diagnostic ones whose data this program refuses, or whose data
-        waits for its upgrade: they stop no start, and stay the old run's. Where there is nothing
-        else to begin with, return all."""
+        is lost or waits for its upgrade: they stop no start, and stay the old run's. Where there is
+        nothing else to begin with, return all."""
         diagnostic = diagnostic_only(stores)
         if not diagnostic:
             return tuple(stores)
         gathered = self._planner.gather()
         plan = self._planner.plan_of(gathered, team_name=self._team_name, expected=None)
-        refused = {item.schema_name for item in plan.actions if item.reason in REFUSED}
+        refused = {
+            item.schema_name for item in plan.actions if item.reason in REFUSED or is_lost(item)
+        }
         entries = {item.schema_name: item for item in gathered.view.manifest.entries}
         refused |= {
             item.schema_name

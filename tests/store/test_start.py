@@ -127,7 +127,7 @@ def _lose(store: RuntimeStore) -> None:
         ),
         (
             _lose,
-            "nothing can put them back",
+            "no recovery puts it back",
             lambda store: store.begin_run("run-2", writes={MINE: 2}, keep="all").end(),
         ),
     ],
@@ -287,7 +287,27 @@ def test_content_that_is_lost_and_would_only_be_dropped(directory: Path) -> None
         _lose(store)
         start = store.start_state("run-2")
         assert start.kind is StartKind.REFUSE
-        assert "nothing can put them back" in start.why
+        assert "no recovery puts it back" in start.why
+
+
+def test_a_diagnostic_store_whose_content_is_lost(directory: Path) -> None:
+    """It stops no start, as readiness says: a run that keeps everything leaves it out, and its next
+    write makes it anew."""
+    mine = Descriptor(
+        MINE,
+        criticality=Criticality.DIAGNOSTIC_ONLY,
+        rebuild_strategy=RebuildStrategy.DROP_AFTER_QUARANTINE,
+    )
+    with opened(directory, mine) as store:
+        _lose(store)
+        assert store.check_readiness().ok
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.TAKE_OVER
+        assert f"the file of {MINE} and what was committed are gone, and it is left" in start.why
+        with store.begin_run("run-2", keep="all") as run:
+            run.write_batch("delivery_commit", {MINE: 2})
+        start = store.start_state("run-3")
+        assert (start.kind, "gone" in start.why) == (StartKind.TAKE_OVER, False)
 
 
 def test_nothing_but_a_diagnostic_store_that_is_refused(tmp_path: Path) -> None:
