@@ -198,6 +198,7 @@ _EARLIER = {
         "PruneStoppedError",
         "ReadOnlyStoreError",
         "RecoveryFailedError",
+        "StatementRefusedError",
         "StorageError",
         "StoreClosedError",
         "StoreForkedError",

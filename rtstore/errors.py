@@ -411,6 +411,8 @@ def cause_of(error: Exception) -> str:
     """Return the cause of an error, for the message of another error that states the outcome."""
     if isinstance(error, StorageError):
         return f"{error.path}: {error.problem} ({error.cause})"
+    if isinstance(error, StatementRefusedError):
+        return error.refusal
     return str(error).rstrip(".")
 
 
@@ -894,6 +896,28 @@ class DatabaseLostError(StopError):
         other = DatabaseLostError(self.path, self.lost, committed=self.committed, batch_id=batch_id)
         other.__cause__ = self.__cause__
         return other
+
+
+class StatementRefusedError(StopError):
+    """The control database refused a statement: a constraint does, or a trigger that somebody added
+    to it. Nothing of the transaction was written."""
+
+    def __init__(self, path: Path, cause: str, added: tuple[str, ...] = ()) -> None:
+        self.path = path
+        self.cause = cause
+        self.added = added
+        """What somebody added to the database that may have refused it (`trigger audit`)."""
+        way = "What is in the way must be removed first" if added else "To look for the cause"
+        super().__init__(
+            f"{self.refusal}. So nothing of that transaction was written. {way}: rtstore doctor "
+            f"{shell_word(path.parent)}"
+        )
+
+    @property
+    def refusal(self) -> str:
+        """What was refused, by what, without the outcome."""
+        added = f"; in it, and not of rtstore: {', '.join(self.added)}" if self.added else ""
+        return f"{self.path}: the database refused a statement ({self.cause}){added}"
 
 
 class StoreForkedError(StopError):

@@ -23,7 +23,13 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import CHANGED_AND_DELETED, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.sqlite.engine import Database
-from rtstore.errors import OpenBatchError, StorageError, UnsafePathError, cause_of
+from rtstore.errors import (
+    OpenBatchError,
+    StatementRefusedError,
+    StorageError,
+    UnsafePathError,
+    cause_of,
+)
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.quarantine import quarantined_path
@@ -53,8 +59,8 @@ def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
     """Resolve in-doubt batches before a batch is written, and record this like any recovery.
 
     The caller is about to write a batch of its own, so the record needs no flush. Raises
-    `OpenBatchError` when that cannot be done now; a `StopError` passes unchanged. The batches then
-    stay open.
+    `OpenBatchError` when that cannot be done now; a `StopError` passes unchanged, unless the
+    database refused a statement. The batches then stay open.
     """
     publisher.database.assert_locked()
     began_at, database, clock = time.perf_counter(), publisher.database, publisher.clock
@@ -68,14 +74,17 @@ def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
         findings={},
         open_batches=left,
     )
-    with database.write(flush=False) as connection:
-        number = recovery_log.begin_run(
-            connection, plan, plan.actions, RecoveryTrigger.WRITE, clock()
-        )
+    batch_id, directory = left[0].batch.batch_id, database.path.parent
+    try:
+        with database.write(flush=False) as connection:
+            number = recovery_log.begin_run(
+                connection, plan, plan.actions, RecoveryTrigger.WRITE, clock()
+            )
+    except StatementRefusedError as error:
+        raise OpenBatchError(batch_id, cause_of(error), directory) from error
     try:
         take_to_their_end(left, publisher)
-    except system_error(StorageError) as error:
-        batch_id, directory = left[0].batch.batch_id, database.path.parent
+    except system_error(StorageError, StatementRefusedError) as error:
         raise OpenBatchError(batch_id, cause_of(error), directory) from error
     steps = [step_of(action, database) for action in plan.actions]
     with database.write(flush=False) as connection:
@@ -103,8 +112,8 @@ def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None
 
     The decision to go forward is durable before the first file is touched, so after a second crash
     it is continued. Files that already hold the planned bytes stay as they are. Raises OSError,
-    `StorageError`, `NewerStoreFileError` or `UnsafePathError` when a file cannot be replaced; the
-    batches then stay open.
+    `StorageError`, `NewerStoreFileError` or `UnsafePathError` when a file cannot be replaced, and
+    `StatementRefusedError`; the batches then stay open.
     """
     publisher.database.assert_locked()
     going, content_of = _completable(left, publisher)

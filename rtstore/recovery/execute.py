@@ -36,6 +36,7 @@ from rtstore.errors import (
     StorageError,
     UnsafePathError,
     WrongTeamError,
+    cause_of,
 )
 from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
@@ -349,7 +350,7 @@ class Recovery:
         except system_error(RuntimeStoreError) as error:
             if self._database.failure is not None:
                 raise  # the database itself failed: nothing can be recorded, so stop
-            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=str(error))
+            return RecoveryStep(action=action, outcome=ActionOutcome.FAILED, detail=cause_of(error))
 
     # --- actions --------------------------------------------------------------------------------
 

@@ -352,6 +352,16 @@ def _two_manifests(directory: Path) -> None:
     (directory / OTHER_MANIFEST).write_text(text.replace("highWatermark", "highWaterMark"))
 
 
+def _refused_statement(parent: Path) -> Path:
+    directory = crashed_team(parent)
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw, raw:
+        raw.execute(
+            "CREATE TRIGGER audit BEFORE UPDATE ON write_batches "
+            "BEGIN SELECT RAISE(ABORT, 'it is read-only'); END"
+        )
+    return directory
+
+
 MORE: dict[str, Callable[[Path], Path]] = {
     "stores of its own, the database gone": _own_stores_without_database,
     "a first session without its WAL": _first_session_without_wal,
@@ -396,6 +406,7 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "the lock file is a link to nothing": _with(lambda place: _odd_lock(place, "nowhere")),
     "the lock file is a link": _with(lambda place: _odd_lock(place, DATABASE_NAME)),
     "crashed": crashed_team,
+    "a trigger refuses what completes a batch": _refused_statement,
 }
 
 WALKED: dict[str, Callable[[Path], Path]] = {

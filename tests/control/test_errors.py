@@ -19,6 +19,7 @@ from rtstore.errors import (
     DatabaseFailedError,
     DatabaseLockedError,
     RuntimeStoreError,
+    StatementRefusedError,
     StorageError,
 )
 from tests.control.build import add_batch, batch_count, plain, run, write_one
@@ -148,8 +149,8 @@ CODES: list[tuple[int, type[RuntimeStoreError]]] = [
     (sqlite3.SQLITE_CORRUPT_INDEX, CorruptDatabaseError),
     (sqlite3.SQLITE_NOTADB, CorruptDatabaseError),
     (sqlite3.SQLITE_ERROR, CorruptDatabaseError),
-    (sqlite3.SQLITE_CONSTRAINT_CHECK, RuntimeStoreError),
-    (sqlite3.SQLITE_MISUSE, RuntimeStoreError),
+    (sqlite3.SQLITE_CONSTRAINT_CHECK, StatementRefusedError),
+    (sqlite3.SQLITE_MISUSE, StatementRefusedError),
 ]
 
 

@@ -32,7 +32,7 @@ from rtstore.control.sqlite.changes import Watch
 from rtstore.control.sqlite.ground import Ground, Names, User
 from rtstore.control.sqlite.sessions import Identity, Pool, Session
 from rtstore.control.sqlite.statements import Statement
-from rtstore.control.sqlite.translation import Translated, error_code, in_words
+from rtstore.control.sqlite.translation import Translated, error_code, explained, in_words
 from rtstore.errors import (
     ANOTHER,
     MOVED,
@@ -306,7 +306,7 @@ class Database:
             with self._translated:
                 session = owned.pop()()
                 if error is not None:
-                    raise error
+                    raise error if session is None else explained(error, self.path, session.driver)
                 assert session is not None  # noqa: S101 - its end has it
                 self._check_process()
                 self._commit(session.driver)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
+from rtstore.control.sqlite.added import added_parts
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
     InvalidRequestError,
     RuntimeStoreError,
+    StatementRefusedError,
     StorageError,
 )
 from rtstore.files.owners import whose
@@ -90,7 +93,24 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
         return CorruptDatabaseError(path, cause)
     if code == 0 and str(original).startswith("Could not decode to UTF-8"):
         return CorruptDatabaseError(path, cause)  # the driver's own error for a text column
-    return RuntimeStoreError(f"{path}: the database refused a statement ({cause})")
+    return StatementRefusedError(path, cause)
+
+
+def explained(error: BaseException, path: Path, driver: sqlite3.Connection) -> BaseException:
+    """Return the error for a statement that was refused, with what somebody added to the database
+    that may have done so; any other error as it is. The transaction has not ended here."""
+    if not isinstance(error, (DBAPIError, sqlite3.Error)) or not is_refusal(error):
+        return error
+    added: tuple[str, ...] = ()
+    with suppress(sqlite3.Error):
+        added = tuple(part.words for part in added_parts(driver))
+    is_constraint = error_code(error) & 0xFF == sqlite3.SQLITE_CONSTRAINT
+    if not added or not (is_constraint or any(part.startswith("trigger ") for part in added)):
+        return error
+    original = error.orig if isinstance(error, DBAPIError) else error
+    refused = StatementRefusedError(path, f"{type(original).__name__}: {in_words(error)}", added)
+    refused.__cause__ = error
+    return refused
 
 
 def is_refusal(error: BaseException | None) -> bool:

@@ -118,6 +118,9 @@ class Facts(Record):
     """What somebody added to it then, some of which is in the way."""
     gone: tuple[str, ...] = ()
     """What somebody dropped from it then."""
+    in_the_way: dict[str, str] = Field(default_factory=dict)
+    """What somebody added to a sound database that may refuse or change what is written to it, each
+    with the SQL that removes it."""
     odd_file: Path | None = None
     """An entry next to the database with the name of its WAL that is not a regular file."""
     is_sound_without_wal: bool = False

@@ -23,10 +23,12 @@ from rtstore.control import contents, manifest, parts, recovery_log, revisions
 from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying, idle, processes
+from rtstore.control.sqlite.added import added_parts
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.control.sqlite.processes import Process
 from rtstore.control.sqlite.settings import engine_version, settings
 from rtstore.control.sqlite.space import database_bytes
+from rtstore.control.sqlite.statements import driver_of
 from rtstore.errors import (
     BackupDamagedError,
     CorruptDatabaseError,
@@ -200,6 +202,8 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
         lost = lost_marks(path)
         facts["lost_marks"] = () if lost is None else lost.names
     match state:
+        case DatabaseState.SOUND:
+            facts["in_the_way"] = _in_the_way(path)
         case DatabaseState.DAMAGED:
             facts["dropped"] = _dropped(path, problem)
             facts["is_sound_without_wal"] = _is_sound_without_wal(path)
@@ -232,6 +236,11 @@ def _bring_wal(odd_file: Path) -> str | None:
     if not is_wal or not odd_file.is_symlink() or end_of_link(odd_file, is_folder=False) is None:
         return None
     return replace_link_command(odd_file, is_folder=False)
+
+
+def _in_the_way(path: Path) -> dict[str, str]:
+    added = _read(path, lambda connection: added_parts(driver_of(connection)))
+    return {part.words: part.statement for part in added or ()}
 
 
 def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:

@@ -120,6 +120,12 @@ def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
 def _database(facts: Facts) -> Iterator[Finding]:
     say = _FindingBuilder(Check.DATABASE)
     match facts.state:
+        case DatabaseState.SOUND if facts.in_the_way:
+            yield say.yellow(
+                "every page of it is sound, but somebody added what may refuse, swallow or change "
+                f"what rtstore writes: {', '.join(facts.in_the_way)}",
+                *_without_added(facts),
+            )
         case DatabaseState.SOUND:
             yield say.green("it is at this rtstore's revision, and every page of it is sound")
         case DatabaseState.OLDER if facts.upgrade_refused is not None:
@@ -226,6 +232,16 @@ def _not_to_be_upgraded(facts: Facts, say: _FindingBuilder) -> Finding:
         f"database; then: {_run('upgrade', facts)}. Until then {older}",
     )
     return say.red(sentence, remove, _rebuild(facts, "--force"))
+
+
+def _without_added(facts: Facts) -> Iterator[Suggestion]:
+    path = facts.directory / "runtime-store.sqlite3"
+    for part, statement in facts.in_the_way.items():
+        yield Suggestion(
+            command=shell_command("sqlite3", path, statement),
+            why=f"removes the {part}, if whoever added it can do without. Then, where a write or a "
+            f"recovery was refused: {_run('recover', facts)}",
+        )
 
 
 def _put_back(facts: Facts) -> Suggestion:
