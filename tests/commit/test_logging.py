@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +85,39 @@ def test_the_log_can_be_formatted_with_its_facts(store: RuntimeStore) -> None:
         logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
     assert stream.getvalue() == f"committed batch-1 ('{LEASES}',)\n"
+
+
+def test_the_format_of_the_guide_takes_every_record(
+    store: RuntimeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those without a duration: what formats a record of each kind that tells of trouble is
+    the handler of the page itself."""
+    page = (CHECKOUT / "rtstore/guide/events.md").read_text(encoding="utf-8")
+    (setup,) = re.findall(
+        r"^(?:handler|logging\.basicConfig).*?DEBUG\)$", page, re.DOTALL | re.MULTILINE
+    )
+    logger, root = logging.getLogger("rtstore.events"), logging.getLogger()
+    before = list(root.handlers)
+    stream, others = io.StringIO(), logging.getLogger("rtstore.maintenance")
+    try:
+        with contextlib.redirect_stderr(stream):
+            exec(setup, {"logging": logging})
+            write(store, LEASES, 1)
+            file_of(store, LEASES).write_text("{}")
+            store.check_readiness()
+            write(store, LEASES, 2)
+            file_of(store, LEASES).unlink()
+            store.recover(store.plan_recovery())
+            others.warning("of another logger")
+    finally:
+        logger.handlers.clear()
+        root.handlers[:] = before
+        logger.setLevel(logging.NOTSET)
+    lines = stream.getvalue().splitlines()
+    assert "--- Logging error ---" not in lines
+    kinds = {line.split()[1] for line in lines}
+    assert kinds >= {"committed", "blocked", "quarantined", "recovered"}, lines
+    assert any(f"('{LEASES}',) None " in line for line in lines), lines
 
 
 SILENT = """
