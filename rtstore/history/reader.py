@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, overload
@@ -90,7 +90,8 @@ class StoreContent(Record, Generic[DataT_co]):
 
 
 class Snapshot(Record):
-    """Several stores as of one batch."""
+    """Several stores as of one batch. `in`, `len` and iteration are about the names of those that
+    have committed content."""
 
     high_watermark: int
     contents: dict[str, StoreContent]
@@ -141,6 +142,20 @@ class Snapshot(Record):
             problem = "no committed content in this snapshot: never written, or not asked for"
             raise InvalidRequestError("store", problem, store=store_name(store))
         return content
+
+    def __contains__(self, store: StoreKey) -> bool:
+        """Return whether the snapshot has content of a store. Raises `ContentMissingError` for a
+        store in `lost`."""
+        name = store_name(store)
+        if name in self.lost:
+            raise ContentMissingError(name, self.directory, self.lost[name])
+        return name in self.contents
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # pydantic has fields and values
+        return iter(self.contents)
+
+    def __len__(self) -> int:
+        return len(self.contents)
 
 
 def content_for(store: StoreKey, content: StoreContent, *, is_current: bool = True) -> StoreContent:
