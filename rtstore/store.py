@@ -95,7 +95,7 @@ from rtstore.model.records import (
 from rtstore.model.request import ExpectedVersions, Writes, batch_request
 from rtstore.model.runs import RunEnding, RunProcess, RunRecord, RunState, StartState
 from rtstore.model.start import start_state
-from rtstore.model.typed import StoreData, change_for
+from rtstore.model.typed import StoreData
 from rtstore.recovery.begin import Keep, RunStarter
 from rtstore.recovery.execute import Recovery
 from rtstore.recovery.gather import PlanningInput, RecoveryPlanner
@@ -466,7 +466,8 @@ class RuntimeStore:
         Nothing is committed for a store that was never written, or was deleted. Then `change` is
         called with None, and what it returns is written: a deleted store is there again. By a
         descriptor with a payload model `InvalidRequestError` is raised instead, and `change` is not
-        called.
+        called. JSON null that is committed is None by name, too, and an object of the model, where
+        that takes it, by descriptor.
 
         Several stores, a list: `change` is called with a dict of their committed data, each under
         its name or its descriptor, as it was given (`StoreData`; None for a store with nothing
@@ -494,7 +495,7 @@ class RuntimeStore:
             Update(
                 stores=tuple(stores),
                 descriptors=tuple(self.descriptors.get(item) for item in stores),
-                change=change_for(stores[0], plain) if is_of_one else plain,
+                change=plain,
                 is_of_one=is_of_one,
                 team_name=self.team_name,
                 identity=checked_identity(identity),
@@ -525,8 +526,8 @@ class RuntimeStore:
     ) -> Run:
         """Begin a run with one batch of reason `launch_checkpoint`, and own the directory: from
         then on every batch of the run before is refused. Or resume the run, if it is the active
-        one: its state is there, so no rebuilder is called, and of `writes` only stores that were
-        never written are written, in a batch of their own.
+        one: its state is there, so no rebuilder is called, and of `writes` only stores that have
+        nothing committed (never written, or deleted) are written, in a batch of their own.
 
         Args:
             identity: of the new run, or only its id, which resumes the active run whatever its
@@ -839,8 +840,9 @@ class RuntimeStore:
 
         Every action is recorded in `recovery_runs` and `recovery_actions`. After an interruption,
         recover again with a new plan. Raises `StaleRunError` when stores would be rebuilt for a run
-        that is over, `ConflictError`, `WrongTeamError`, `LockTimeoutError`, and the errors of a
-        failing database. A failing action is in the report.
+        that is over: one that `identity` names, or another than the last, whose stores may be
+        repaired after its end. Raises `ConflictError`, `WrongTeamError`, `LockTimeoutError`, and
+        the errors of a failing database. A failing action is in the report.
         """
         arguments.instance(RecoveryPlan, plan, "plan")
         if identity is not None:

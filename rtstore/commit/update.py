@@ -82,9 +82,11 @@ class _Committed(NamedTuple):
         return None if self.content is None else current_data(self.descriptor, self.content)
 
     def data_as_given(self) -> Any:
-        """Return the data anew, as the caller asked for the store."""
-        data = self.data()
-        return None if data is None else data_for(self.store, data, self.descriptor.schema_version)
+        """Return the data anew, as the caller asked for the store; None where nothing is
+        committed, and by name for JSON null."""
+        if self.content is None:
+            return None
+        return data_for(self.store, self.data(), self.descriptor.schema_version)
 
     def is_same(self, data: Any) -> bool:
         """Return whether data would be stored as what is committed, or as what the function was
@@ -97,9 +99,11 @@ class _Committed(NamedTuple):
             if self.content is not None and is_unchanged(self.data_as_given(), data):
                 return True
             raise
+        if self.content is None:
+            return False
         if is_same_json(stored, before):
             return True
-        if before is None or self.descriptor.payload is None:
+        if self.descriptor.payload is None:
             return False
         try:
             return is_same_json(stored, self._as_stored(self.data_as_given()))
@@ -147,9 +151,7 @@ def draft_of_update(
         for store, descriptor in zip(update.stores, update.descriptors, strict=True)
     ]
     if update.is_of_one:
-        data = update.change(stores[0].data())
-        if data is None:
-            raise _returned_none(stores[0].name)
+        data = _new_data(update, stores[0])
         return validate(update.request({stores[0].name: data}), update.batch_id, now)
     changed = _changed(update, stores)
     return validate(update.request(changed), update.batch_id, now) if changed else None
@@ -170,6 +172,21 @@ def _committed_contents(update: Update, database: Database) -> dict[str, bytes]:
     return database.read_on_writer(query)
 
 
+def _new_data(update: Update, item: _Committed) -> Any:
+    """Return what the function of one store returned. Given by a descriptor with a payload model,
+    the store must have something committed: there is no object of the model otherwise."""
+    is_typed = isinstance(item.store, Descriptor)
+    if item.content is None and is_typed and item.descriptor.payload is not None:
+        problem = "no committed content to change: write it in a batch first"
+        raise InvalidRequestError("store", problem, store=item.name)
+    data = update.change(item.data_as_given())
+    if data is None:
+        raise _returned_none(item.name)
+    if is_typed and data is not DELETED:
+        check_kind(item.descriptor, data, "change")
+    return data
+
+
 def _changed(update: Update, stores: Sequence[_Committed]) -> dict[str, Any]:
     """Return the data that the function of several stores returned and changed, by name. Raises
     `InvalidRequestError`, which names the store."""
@@ -184,7 +201,7 @@ def _changed(update: Update, stores: Sequence[_Committed]) -> dict[str, Any]:
             if item.content is not None:
                 changed[item.name] = DELETED
         elif data is None:
-            if item.data() is not None:
+            if item.data_as_given() is not None:
                 raise _returned_none(item.name)
         else:
             if isinstance(item.store, Descriptor):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pydantic import BaseModel
@@ -12,7 +11,6 @@ from rtstore.model import json_data
 from rtstore.model.descriptors import Descriptor, StoreKey
 from rtstore.model.differences import is_same_json
 from rtstore.model.envelope import as_payload, refuse_other_model
-from rtstore.model.records import DELETED
 
 Payload = TypeVar("Payload", bound=BaseModel)
 
@@ -85,26 +83,3 @@ def is_unchanged(given: Any, data: Any) -> bool:
     if isinstance(given, BaseModel):
         return json_data.are_equal(given, data)
     return json_data.first_problem(data) is None and is_same_json(given, data)
-
-
-def change_for(store: StoreKey, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the function of an update as it is called with committed data: that of a store given
-    by its descriptor takes and returns an object of the model.
-
-    Then it raises `InvalidRequestError` where nothing is committed, since there is no such object,
-    or for a result that is none; and `DataRefusedError`.
-    """
-    if not isinstance(store, Descriptor) or store.payload is None:
-        return change
-    descriptor = store
-
-    def changed(data: Any) -> Any:
-        if data is None:
-            problem = "no committed content to change: write it in a batch first"
-            raise InvalidRequestError("store", problem, store=descriptor.schema_name)
-        result = change(data_for(descriptor, data, descriptor.schema_version))
-        if result is not None and result is not DELETED:  # whoever calls refuses None
-            check_kind(descriptor, result, "change")
-        return result
-
-    return changed

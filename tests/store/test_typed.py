@@ -13,16 +13,26 @@ from pathlib import Path
 from typing import Any, ClassVar, assert_type, cast
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    computed_field,
+    field_serializer,
+    field_validator,
+)
 
 from rtstore import (
     AsyncRuntimeStore,
     Batch,
     ConflictError,
+    ContentMissingError,
     Criticality,
     DataRefusedError,
     Descriptor,
     InvalidRequestError,
+    RebuildRequest,
     RuntimeStore,
     Snapshot,
     StoreContent,
@@ -101,6 +111,10 @@ class Anything(BaseModel):
     value: Any = None
 
 
+class Number(RootModel[int | None]):
+    """Takes JSON null."""
+
+
 ROSTER = Descriptor("team.roster", payload=Roster)
 OPEN = Descriptor("team.open", payload=Open)
 STRICT = Descriptor("team.strict", payload=Strict)
@@ -108,8 +122,9 @@ PART = Descriptor("team.part", payload=Part)
 PARTS = Descriptor("team.parts", payload=Parts)
 ODD = Descriptor("team.odd", payload=Odd)
 ANY = Descriptor("team.any", payload=Anything)
+NUMBER = Descriptor("team.number", payload=Number)
 NOTES = Descriptor("team:notes")
-ALL = [ROSTER, OPEN, STRICT, PART, PARTS, ODD, ANY, NOTES]
+ALL = [ROSTER, OPEN, STRICT, PART, PARTS, ODD, ANY, NUMBER, NOTES]
 
 
 @pytest.fixture
@@ -264,6 +279,29 @@ def test_objects_by_descriptor(store: RuntimeStore) -> None:
     assert store.read(ROSTER).data == Roster()
 
 
+def test_a_snapshot_has_the_names_of_stores(store: RuntimeStore) -> None:
+    """`in` takes a name or a descriptor, and a rebuilder may ask so, too."""
+    assert list(store.snapshot()) == []
+    asked: list[bool] = []
+
+    def rebuild(request: RebuildRequest) -> Part:
+        asked.extend(key in request.committed for key in ("team.roster", ROSTER, NOTES))
+        return Part()
+
+    store.begin_run("run-1", writes={ROSTER: Roster(), "team.part": {}})
+    store.begin_run("run-2", keep=[ROSTER], rebuilders={PART: rebuild})
+    assert asked == [True, True, False]
+    snapshot = store.snapshot()
+    assert [key in snapshot for key in ("team.part", PART, "team:notes", "nowhere")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert sorted(snapshot) == sorted(snapshot.contents) == ["team.part", "team.roster"]
+    assert len(snapshot) == 2
+    lost = snapshot.model_copy(update={"lost": {"team.odd": 1}})
+    with pytest.raises(ContentMissingError):
+        ODD in lost  # noqa: B015
+
+
 def move(data: StoreData) -> Mapping[Any, Any]:
     """Add a member, and touch nothing else."""
     assert_type(data[ROSTER], Roster)
@@ -289,6 +327,44 @@ def test_several_stores_by_descriptor(store: RuntimeStore) -> None:
         run.write_batch("compared", {ROSTER: Roster()}, expected=version)
         with pytest.raises(ConflictError):
             run.write_batch("compared", {ROSTER: Roster()}, expected=version)
+
+
+def test_json_null_that_is_committed(store: RuntimeStore) -> None:
+    """A model that takes null has an object of it: that is not "nothing committed"."""
+    store.begin_run("run-1", writes={ROSTER: Roster()})
+    given: list[object] = []
+
+    def count(number: Number) -> Number:
+        given.append(number)
+        return Number((number.root or 0) + 1)
+
+    def count_in(data: StoreData) -> Mapping[Any, Any]:
+        return {**data, NUMBER: count(data[NUMBER])}
+
+    def nothing(data: StoreData) -> Mapping[Any, Any]:
+        return {NUMBER: None}
+
+    def null(data: StoreData) -> Mapping[Any, Any]:
+        assert data.get(NUMBER) is None
+        return {NUMBER: Number(None)}
+
+    options: Any = {"identity": IDENTITY, "reason": "test"}
+    with pytest.raises(InvalidRequestError, match="no committed content to change"):
+        store.update(NUMBER, count, **options)
+    first = store.update([NUMBER, ROSTER], null, **options)
+    assert first is not None
+    assert [item.schema_name for item in first.receipts] == ["team.number"]
+    assert store.update([NUMBER], lambda data: data, **options) is None
+    with pytest.raises(InvalidRequestError, match="returned None"):
+        store.update([NUMBER], nothing, **options)
+    store.update(NUMBER, count, **options)
+    write(store, NUMBER, Number(None))
+    store.update([NUMBER, ROSTER], count_in, **options)
+    assert given == [Number(None), Number(None)]
+    assert store.read(NUMBER).data == Number(1)
+    write(store, "team.number", None)
+    store.update("team.number", lambda data: 5 if data is None else 6, **options)
+    assert store.read(NUMBER).data == Number(5)
 
 
 def counted(parts: Parts) -> Parts:
