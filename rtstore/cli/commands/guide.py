@@ -73,7 +73,7 @@ def run(
     if topic is None:
         page.facts([(item.topic, item.about) for item in topics])
         page.gap()
-        page.line("rtstore guide TOPIC shows one. Its examples begin with: rtstore demo teams/demo")
+        page.line("rtstore guide TOPIC shows one. Its examples need, once: rtstore demo teams/demo")
     elif not as_json:
         _show(found[topic])
     return ExitCode.READY
