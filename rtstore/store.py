@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -252,6 +253,7 @@ class RuntimeStore:
         """
         directory = arguments.path(directory, "directory").absolute()  # wherever the process goes
         seams = arguments.optional(Seams, seams, "seams") or Seams()
+        seams = replace(seams, clock=partial(arguments.time_of, seams.clock))
         clock, fs = seams.clock, seams.fs
         arguments.flags(recover=recover, read_only=read_only, upgrade=upgrade)
         arguments.optional(str, team_name, "team_name")
@@ -337,7 +339,7 @@ class RuntimeStore:
         if self.database.read_only:
             self.database.close()
             return
-        self.lock.refuse_reentry()
+        self.lock.refuse_reentry("close the store")
         self.database.begin_closing()
         deadline = time.monotonic() + self.lock.timeout_s
         while True:

@@ -182,9 +182,11 @@ def first_result(
         return None if planned is None else _written_by_another(planned, receipt_store)
     first = _find(draft.batch_id, receipt_store)
     if first is not None and not draft.repeats(first):
+        what = f"for another identity or reason (run {first.run_id}, {first.reason})"
+        if is_of(first, draft.request.identity, draft.request.reason):
+            what = "with other contents"
         raise InvalidRequestError(
-            "batch_id",
-            f"batch {first.batch_id} was written before with other contents: take a new id",
+            "batch_id", f"batch {first.batch_id} was written before {what}: take a new id"
         )
     return first
 

@@ -20,11 +20,10 @@ from rtstore.control.schema import (
 )
 from rtstore.control.sqlite.statements import Row, Statement, driver_of
 from rtstore.errors import CorruptDatabaseError
+from rtstore.model.arguments import NUMBER_MAX
 from rtstore.model.envelope import content_hash, hash_of_pieces
 from rtstore.model.records import Argument, PublishedFile, Record
 
-NUMBER_MAX = 2**63 - 1
-"""The largest integer that SQLite holds."""
 _PIECE_BYTES = 1 << 20
 
 

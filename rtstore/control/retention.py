@@ -45,7 +45,7 @@ from sqlalchemy import (
     select,
 )
 
-from rtstore.control.contents import NUMBER_MAX, Retention
+from rtstore.control.contents import Retention
 from rtstore.control.schema import (
     OPEN_CONDITION,
     batch_writes,
@@ -54,6 +54,7 @@ from rtstore.control.schema import (
     write_batches,
 )
 from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.model.arguments import NUMBER_MAX
 from rtstore.model.records import BatchOrigin
 from rtstore.model.times import format_time
 

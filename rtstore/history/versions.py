@@ -10,7 +10,7 @@ from rtstore.control import batches, contents, history
 from rtstore.control.history import Point, StoreVersion
 from rtstore.control.sqlite.statements import database_of
 from rtstore.errors import InvalidRequestError, shown
-from rtstore.model.arguments import check_text
+from rtstore.model.arguments import NUMBER_MAX, check_text
 from rtstore.model.differences import Difference, DifferenceKind, differences
 from rtstore.model.envelope import content_hash, decode
 from rtstore.model.records import BatchOrigin, Record
@@ -183,8 +183,11 @@ def checked_point(at: object, field: str = "at") -> At:
         raise InvalidRequestError(field, "must be a batch id, a high watermark or a datetime")
     if isinstance(at, str):
         return check_text(field, at)
-    if isinstance(at, int) and not 0 < at < 2**63:
+    if isinstance(at, int) and at < 1:
         raise InvalidRequestError(field, f"a high watermark is 1 or more, not {shown(at)}")
+    if isinstance(at, int) and at > NUMBER_MAX:
+        problem = f"a high watermark is {NUMBER_MAX} or less, not {shown(at)}"
+        raise InvalidRequestError(field, problem)
     if isinstance(at, datetime) and at.tzinfo is None:
         raise InvalidRequestError(field, "the time has no time zone")
     return at

@@ -21,6 +21,8 @@ Kind = TypeVar("Kind")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _TIMEOUT_S_MAX = 1e6
+NUMBER_MAX = 2**63 - 1
+"""The largest whole number that the database can hold."""
 _NAME_MAX = 255
 """What every usual system allows; some mean bytes, others characters."""
 
@@ -166,8 +168,10 @@ def number(value: object, field: str, *, least: int = 0) -> int:
     """Return a whole number from `least` to the largest that the database can hold."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidRequestError(field, f"must be a whole number, not {shown(value)}")
-    if not least <= value < 2**63:
+    if value < least:
         raise InvalidRequestError(field, f"must be {least} or more, not {shown(value)}")
+    if value > NUMBER_MAX:
+        raise InvalidRequestError(field, f"must be {NUMBER_MAX} or less, not {shown(value)}")
     return value
 
 

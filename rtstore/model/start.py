@@ -43,8 +43,8 @@ _REPLACING = (
     "it to quarantine, adopting the store keeps it, if it is valid"
 )
 _STALE = (
-    "{} is still bound to another identity: a write of it, or a new run that keeps it, takes it "
-    "over"
+    "still bound to another identity: {}; a write of such a store, or a new run that keeps it, "
+    "takes it over"
 )
 _NOT_UPGRADED = (
     "the data of {} is of an older schema version, and was not upgraded when the store was opened: "

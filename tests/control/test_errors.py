@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import sqlite3
 import sys
 import time
@@ -116,6 +119,27 @@ def test_not_a_database(path: Path) -> None:
     database = Database(path)
     with pytest.raises(CorruptDatabaseError, match="not a database"):
         database.read(batch_count)
+    database.close()
+
+
+def test_too_many_open_files(path: Path) -> None:
+    """SQLite says "unable to open database file"; what keeps it from that is named."""
+    Database(path).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    database = Database(path, read_only=True)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(StorageError, match="too many files are open") as caught:
+            database.read(batch_count)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in taken:
+            os.close(number)
+    assert caught.value.path == path
     database.close()
 
 

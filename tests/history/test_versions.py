@@ -89,7 +89,7 @@ def test_a_store_is_read_as_of_a_time(directory: Path) -> None:
         ("nobody", "no committed batch 'nobody' is on record"),
         (99, "no batch that made the high watermark 99"),
         (0, "a high watermark is 1 or more"),
-        (2**64, "a high watermark is 1 or more"),
+        (2**64, "a high watermark is 9223372036854775807 or less"),
         (True, "must be a batch id"),
         (1.5, "must be a batch id"),
         ("\ud800", "lone surrogate"),

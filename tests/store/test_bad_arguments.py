@@ -34,6 +34,7 @@ from rtstore import (
 )
 from rtstore.model import arguments
 from rtstore.model.ids import new_batch_id
+from rtstore.testing import Seams
 from tests.support import (
     CHECKPOINT,
     IDENTITY,
@@ -85,6 +86,36 @@ def test_a_store_is_not_begun_with_wrong_arguments(
         RuntimeStore.open(tmp_path / "new", **options_of(**arguments))
     assert raised.value.field == field
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("clock", [datetime.now, lambda: "noon"])
+def test_a_clock_without_a_zone_is_named_in_a_directory_that_is_there(
+    tmp_path: Path, clock: Any
+) -> None:
+    """By `open`, which plans what to recover, and by a store that recovers nothing."""
+    directory = new_directory(tmp_path)
+    with pytest.raises(InvalidRequestError) as raised:
+        RuntimeStore.open(directory, seams=Seams(clock=clock))
+    assert raised.value.field == "clock"
+    with (
+        RuntimeStore.open(directory, seams=Seams(clock=clock), recover=False) as store,
+        pytest.raises(InvalidRequestError) as raised,
+    ):
+        store.check_readiness()
+    assert raised.value.field == "clock"
+
+
+def test_a_number_that_is_too_large_is_called_so(tmp_path: Path) -> None:
+    """And not too small."""
+    with open_store(new_directory(tmp_path)) as store:
+        write(store, LEASES, 1)
+        for call in (
+            lambda: _write(store, expected_high_watermark=2**70),
+            lambda: _write(store, expected={LEASES: 2**70}),
+            lambda: store.read(LEASES, at=2**70),
+        ):
+            with pytest.raises(InvalidRequestError, match=f"{2**63 - 1} or less, not {2**70}"):
+                call()
 
 
 @pytest.mark.parametrize("writes", [None, 7, ["store"], [("one", "two", "three")]])
@@ -213,6 +244,7 @@ CALLS: list[tuple[str, Callable[[RuntimeStore], Any]]] = [
     ("expected_high_watermark", lambda store: _write(store, expected_high_watermark="1")),
     ("expected_high_watermark", lambda store: _write(store, expected_high_watermark=True)),
     ("expected_high_watermark", lambda store: _write(store, expected_high_watermark=-1)),
+    ("expected_high_watermark", lambda store: _write(store, expected_high_watermark=2**70)),
     ("batch_id", lambda store: _write(store, batch_id=5)),
     ("change", lambda store: _update(store, {"leases": []})),
     ("change", lambda store: _update(store, _coroutine_function)),

@@ -249,6 +249,21 @@ def test_an_update_where_nothing_is_committed(tmp_path: Path, was_deleted: bool)
         assert seen[1:] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("who", "reason"), [(RunIdentity(run_id="another"), CHECKPOINT), (IDENTITY, "other")]
+)
+def test_an_id_of_a_batch_of_another_run_is_said_to_be_that(
+    store: RuntimeStore, who: RunIdentity, reason: str
+) -> None:
+    """The contents are the same: what differs is the run, or the reason."""
+    store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: 1}, batch_id="once")
+    said = problem_of(
+        lambda: store.write_batch(identity=who, reason=reason, writes={LEASES: 1}, batch_id="once")
+    )
+    assert "other contents" not in said
+    assert f"for another identity or reason (run {IDENTITY.run_id}, {CHECKPOINT})" in said
+
+
 def test_a_call_can_be_repeated_under_its_id(store: RuntimeStore) -> None:
     """It returns the first batch; other contents under the same id are refused."""
     first = delete(store, LEASES, batch_id="once")

@@ -578,6 +578,10 @@ def test_a_store_that_a_run_left_stops_no_start(store: RuntimeStore) -> None:
     store.begin_run("run-3", writes={A: {"n": 3}}).end()
     store.begin_run("run-4", keep="all")
     assert bound not in store.start_state("run-4").why
+    store.write_batch(identity=identity("run-4"), reason="test", writes={C: 4})
+    assert store.begin_run("run-5", writes={C: 5}).left == (A, B)
+    several = f"; {A}, {B} are still bound to another identity: a write of one, or a new run that"
+    assert several in store.start_state("run-5").why
 
 
 def test_recovery_rebuilds_stale_stores_in_one_batch(store: RuntimeStore) -> None:

@@ -93,6 +93,18 @@ def test_an_update_must_not_write_to_its_own_store(store: RuntimeStore) -> None:
     assert update(store, lambda _: "alone") == "alone"
 
 
+def test_an_update_must_not_close_its_own_store(store: RuntimeStore) -> None:
+    """What is refused is said as it is."""
+
+    def closing(data: Any) -> Any:
+        store.close()
+        return data
+
+    with pytest.raises(InvalidRequestError, match="inside a write must not close the store"):
+        update(store, closing)
+    assert update(store, lambda _: "open") == "open"
+
+
 def test_an_update_may_read(store: RuntimeStore) -> None:
     """Reading takes no lock, so it works inside, and sees what is committed."""
     write(store, LEDGER, 7)

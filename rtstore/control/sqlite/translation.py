@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
@@ -79,6 +80,8 @@ def translate(error: DBAPIError | sqlite3.Error, path: Path) -> RuntimeStoreErro
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseLockedError(path, cause)
     if code in _FORBIDDEN:
+        if code == sqlite3.SQLITE_CANTOPEN and _has_no_descriptor():
+            return StorageError(path, "too many files are open", cause)
         if _is_mounted_read_only(path):
             return StorageError(path, "its file system is mounted read-only", cause)
         owner = whose(path)
@@ -154,6 +157,16 @@ def _found_no_room(code: int, path: Path) -> bool:
     except system_error(AttributeError):
         return False
     return found.f_bavail * found.f_frsize < ROOM_FOR_NOTHING
+
+
+def _has_no_descriptor() -> bool:
+    """Return whether no more files can be opened, in this process or at all: SQLite does not say
+    so."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except system_error() as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _is_mounted_read_only(path: Path) -> bool:
