@@ -194,8 +194,8 @@ def test_datasette_answers(folder: Path, database: str) -> None:
 
 def test_every_view_opens_in_datasette(folder: Path) -> None:
     """A click on a view shows its rows: no view needs what Datasette does not give."""
-    before = picture(folder / "teams" / "torn")
-    path = folder / "teams" / "torn" / DATABASE_NAME
+    before = picture(folder / "teams" / "wrong")
+    path = folder / "teams" / "wrong" / DATABASE_NAME
     views = [
         row["name"] for row in by_python(path, "SELECT name FROM sqlite_schema WHERE type = 'view'")
     ]
@@ -203,5 +203,5 @@ def test_every_view_opens_in_datasette(folder: Path) -> None:
     empty = {"store_deletions"}  # the demo deletes nothing
     for view, (status, answer) in zip(views, answers, strict=True):
         assert (status, bool(answer["rows"])) == (200, view not in empty), view
-    after = picture(folder / "teams" / "torn")
+    after = picture(folder / "teams" / "wrong")
     assert {name: facts for name, facts in after.items() if name in before} == before

@@ -109,6 +109,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "rich": ("rtstore.cli",),
     "sqlite3": (
         "rtstore.cli",
+        "rtstore.control.sqlite.added",
         "rtstore.control.sqlite.copying",
         "rtstore.control.sqlite.engine",
         "rtstore.control.sqlite.sessions",

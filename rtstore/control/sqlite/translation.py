@@ -163,7 +163,7 @@ def _has_no_descriptor() -> bool:
     """Return whether no more files can be opened, in this process or at all: SQLite does not say
     so."""
     try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        Path(os.devnull).open("rb").close()
     except system_error() as error:
         return error.errno in (errno.EMFILE, errno.ENFILE)
     return False
