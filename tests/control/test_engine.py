@@ -17,6 +17,7 @@ from rtstore.errors import (
     DatabaseFailedError,
     ReadOnlyStoreError,
     RuntimeStoreError,
+    StatementRefusedError,
     StorageError,
     UnusableEngineError,
 )
@@ -205,9 +206,9 @@ def test_a_failing_statement_rolls_back(database: Database) -> None:
             add_batch(connection, 1)
             add_batch(connection, 1)
 
-    with pytest.raises(RuntimeStoreError, match="UNIQUE constraint failed") as caught:
+    with pytest.raises(StatementRefusedError, match="UNIQUE constraint failed") as caught:
         attempt()
-    assert type(caught.value) is RuntimeStoreError
+    assert caught.value.added == ()
     assert database.read(batch_count) == 0
 
 
