@@ -569,7 +569,7 @@ def test_a_store_that_a_run_left_stops_no_start(store: RuntimeStore) -> None:
     store.begin_run("run-1", writes={A: {"n": 1}, B: {"n": 1}}).end()
     run = store.begin_run("run-2", writes={A: {"n": 2}})
     assert run.left == (B,)
-    bound = f"; {B} is still bound to another identity: a write of it, or a new run that keeps it"
+    bound = f"; still bound to another identity: {B}; a write of such a store, or a new run that"
     for name, kind in (("run-2", StartKind.RESUME), ("run-3", StartKind.TAKE_OVER)):
         start = store.start_state(name)
         assert (start.kind, bound in start.why) == (kind, True)
@@ -580,7 +580,7 @@ def test_a_store_that_a_run_left_stops_no_start(store: RuntimeStore) -> None:
     assert bound not in store.start_state("run-4").why
     store.write_batch(identity=identity("run-4"), reason="test", writes={C: 4})
     assert store.begin_run("run-5", writes={C: 5}).left == (A, B)
-    several = f"; {A}, {B} are still bound to another identity: a write of one, or a new run that"
+    several = f"; still bound to another identity: {A}, {B}; a write of such a store, or a new run"
     assert several in store.start_state("run-5").why
 
 
