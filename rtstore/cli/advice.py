@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rtstore.cli.obstacles import Obstacle, ObstacleKind
 from rtstore.cli.run_words import differences, end_of
 from rtstore.files.paths import replace_link_command
-from rtstore.maintenance.doctor.facts import LaunchState, rebuild_command, two_teams
+from rtstore.maintenance.suggestions import LaunchState, rebuild_command, two_teams
 from rtstore.model.records import (
     ActionKind,
     Hindrance,

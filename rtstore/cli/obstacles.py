@@ -13,7 +13,7 @@ from rtstore.control.sqlite.engine import Database
 from rtstore.files.owners import closed_by_mode, is_others, not_changeable, owner, this_user
 from rtstore.files.paths import end_of_link
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
-from rtstore.maintenance.doctor.facts import owning_way
+from rtstore.maintenance.suggestions import owning_way
 from rtstore.model.records import ActionKind, Record, RecoveryAction, Suggestion
 
 

@@ -25,7 +25,7 @@ from rtstore.files.owners import (
 )
 from rtstore.files.paths import store_path
 from rtstore.foreign import system_error
-from rtstore.maintenance.doctor.facts import owning_way
+from rtstore.maintenance.suggestions import owning_way
 from rtstore.model.records import ROOM_FOR_NOTHING, Hindrance, HindranceKind, Suggestion
 from rtstore.shell import shell_word
 

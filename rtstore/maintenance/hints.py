@@ -23,7 +23,7 @@ from rtstore.files.remains import (
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.forks import no_fork
-from rtstore.maintenance.doctor.facts import (
+from rtstore.maintenance.suggestions import (
     LaunchState,
     about_descriptors,
     rebuild_command,

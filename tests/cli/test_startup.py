@@ -54,7 +54,7 @@ print(*sys.modules, file=sys.stderr)
 
 
 def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
-    """Whoever looks does not wait for imports, back-ups, rebuilds and revisions."""
+    """Whoever looks does not wait for imports, back-ups, rebuilds, revisions and the doctor."""
     done = subprocess.run(
         [sys.executable, "-c", _LOADED_BY_STATUS, ready_team(tmp_path)],
         cwd=CHECKOUT,
@@ -73,6 +73,7 @@ def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
         "rtstore.testing",
         "rich",
         "rtstore.maintenance.backup",
+        "rtstore.maintenance.doctor",
         "rtstore.legacy",
         "rtstore.maintenance.rebuild_database",
     )

@@ -11,7 +11,7 @@ import pytest
 
 from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.processes import Process
-from rtstore.maintenance.doctor.facts import DatabaseState, Facts, LaunchState
+from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.judge import (
     Check,
     Finding,
@@ -20,6 +20,7 @@ from rtstore.maintenance.doctor.judge import (
     has_wal_reset_bug,
     worst,
 )
+from rtstore.maintenance.suggestions import LaunchState
 from rtstore.model.records import Hindrance, HindranceKind, Suggestion
 
 NOW = datetime(2026, 4, 21, 12, 0, tzinfo=UTC)

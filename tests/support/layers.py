@@ -40,6 +40,7 @@ PURE = (
     "rtstore.maintenance.doctor.facts",
     "rtstore.maintenance.doctor.judge",
     "rtstore.maintenance.growth",
+    "rtstore.maintenance.suggestions",
     "rtstore.model",
     "rtstore.shell",
 )
@@ -76,6 +77,7 @@ PURE_EXCEPTIONS = {
     ("rtstore.errors", "pathlib"): "errors carry the path that they are about; it is only shown",
     ("rtstore.model.events", "pathlib"): "events carry the directory that they are about",
     ("rtstore.maintenance.doctor.facts", "pathlib"): "facts carry the paths that they are about",
+    ("rtstore.maintenance.suggestions", "pathlib"): "commands name paths that it is given",
     (
         "rtstore.model.ids",
         "time",

@@ -9,75 +9,9 @@ from pydantic import Field
 
 from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.processes import Process
+from rtstore.maintenance.suggestions import LaunchState
 from rtstore.model.records import Hindrance, Record, Suggestion
 from rtstore.model.times import Timestamp
-from rtstore.shell import shell_command, shell_word
-
-
-def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool) -> Suggestion:
-    """Everything to one user: the one that the directory belongs to, unless that is another than
-    this one; then whoever may decide has the choice."""
-    why = "gives it all to the user of the directory (as root)"
-    if is_others:
-        why = f"gives it all to this user (as root); or run this as its owner, {owner}"
-    heir = user if is_others else owner or user
-    return Suggestion(command=f"sudo chown -R {heir} {shell_word(directory)}", why=why)
-
-
-class LaunchState(Record):
-    """Whose state the files are, as the launch state says it in plain text."""
-
-    team_name: str | None = None
-    run_id: str | None = None
-    capability_snapshot_id: str | None = None
-
-
-def rebuild_command(
-    directory: Path, launch: LaunchState, *options: str, team_name: str | None = None
-) -> str:
-    """Return the command that makes a new database of the store files, for the run that they are
-    of. `team_name` is needed where no database has it."""
-    known = {
-        "--team": team_name,
-        "--run-id": launch.run_id,
-        "--capability-snapshot-id": launch.capability_snapshot_id,
-    }
-    given = [word for option, value in known.items() if value for word in (option, value)]
-    return shell_command("rtstore", "rebuild", directory, *given, *options)
-
-
-def rebuild_with_descriptors(
-    directory: Path, launch: LaunchState, *options: str, team_name: str
-) -> str:
-    """Return the command that rebuilds the database of a runtime with stores of its own. What a
-    person must put into it, `about_descriptors` says."""
-    given = (*options, "--descriptors", "MODULE:NAME")
-    return rebuild_command(directory, launch, *given, team_name=team_name)
-
-
-def about_descriptors(directory: Path, *, team_name: str) -> str:
-    """Return what MODULE:NAME stands for in `rebuild_with_descriptors`."""
-    return (
-        "MODULE:NAME is where the runtime has its descriptors; in Python: "
-        f"rtstore.rebuild_database({str(directory)!r}, team_name={team_name!r}, "
-        "descriptors=[...])"
-    )
-
-
-def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState) -> str | None:
-    """Return what a person must decide where the files are of another team than the database."""
-    if team_in_database is None or launch.team_name in (None, team_in_database):
-        return None
-    aside = directory / "runtime-store.aside"
-    database = shell_word(directory / "runtime-store.sqlite3")
-    rebuild = rebuild_command(directory, launch, team_name=launch.team_name)
-    return (
-        f"a person must say whose state this is: the database is of team {team_in_database!r}, the "
-        f"files are of team {launch.team_name!r}, as launch-state.json says. If they are, this "
-        f"moves the database aside and makes one of them (mkdir {shell_word(aside)} && mv "
-        f"{database}* "
-        f"{shell_word(aside)} && {rebuild})"
-    )
 
 
 class DatabaseState(StrEnum):

@@ -12,16 +12,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from rtstore.control.sqlite.processes import listed
-from rtstore.maintenance.doctor.facts import (
-    DatabaseState,
-    Facts,
+from rtstore.maintenance.doctor.facts import DatabaseState, Facts
+from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning, space_returning
+from rtstore.maintenance.suggestions import (
     about_descriptors,
     owning_way,
     rebuild_command,
     rebuild_with_descriptors,
     two_teams,
 )
-from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning, space_returning
 from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
 from rtstore.model.times import format_time

@@ -45,13 +45,6 @@ from rtstore.errors import (
 from rtstore.files.remains import store_files
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
-from rtstore.maintenance.doctor.facts import (
-    LaunchState,
-    about_descriptors,
-    rebuild_command,
-    rebuild_with_descriptors,
-    two_teams,
-)
 from rtstore.maintenance.hindrances import refuse_mounted_database
 from rtstore.maintenance.hints import (
     create_command,
@@ -62,6 +55,13 @@ from rtstore.maintenance.hints import (
 from rtstore.maintenance.rebuild_database.broken import Salvage, problem_of, what_is_left
 from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltStore, StoreOutcome
 from rtstore.maintenance.rebuild_database.stores import FoundStore, look_at_store, unknown_files
+from rtstore.maintenance.suggestions import (
+    LaunchState,
+    about_descriptors,
+    rebuild_command,
+    rebuild_with_descriptors,
+    two_teams,
+)
 from rtstore.model import arguments
 from rtstore.model.arguments import check_id, check_new_id
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, RUN_TOMBSTONES, Descriptor, Registry
