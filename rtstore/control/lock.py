@@ -31,10 +31,10 @@ import time
 import weakref
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
-
-from filelock import lock_descriptor, unlock_descriptor
 
 from rtstore.errors import (
     MOVED,
@@ -50,6 +50,7 @@ from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.owners import explained
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.foreign import suppress_system_error, system_error
+from rtstore.forks import no_fork
 from rtstore.model.times import format_time, parse_time, utc_now
 from rtstore.shell import shell_command
 
@@ -70,6 +71,14 @@ _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | _CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 _LOOK_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 """Not blocking: opening any kind of file with this name, a pipe included, must not wait."""
 _DIRECTORY_FLAGS = os.O_RDONLY | _CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+
+
+@cache
+def _filelock() -> ModuleType:
+    """Return the package that locks. Whoever only looks does not wait for its import."""
+    with no_fork():
+        import filelock
+    return filelock
 
 
 class LockNotHeldError(AssertionError):
@@ -128,7 +137,7 @@ class Hold(io.FileIO):
         try:
             if directory is not None and not directory.closed:  # then there is fcntl
                 fcntl.flock(directory.fileno(), fcntl.LOCK_UN)
-            unlock_descriptor(self.fileno())
+            _filelock().unlock_descriptor(self.fileno())
         except system_error():
             pass  # other code closed our descriptors
         except ValueError:
@@ -368,7 +377,7 @@ class WriterLock:
             if (
                 forks == _forks.begun
                 and not _forks.is_under_way()
-                and lock_descriptor(hold.fileno(), blocking=False)
+                and _filelock().lock_descriptor(hold.fileno(), blocking=False)
                 and self._is_at_path(hold)
                 and self._lock_directory(hold)
             ):

@@ -69,6 +69,7 @@ def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
     assert commands == {"rtstore.cli.commands.status"}
     spared = (
         "alembic",
+        "filelock",
         "rtstore.cli.demo",
         "rtstore.testing",
         "rich",

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import filelock
 from sqlalchemy import Connection
 
 from rtstore import (
@@ -33,7 +34,6 @@ from rtstore.commit.quarantine import QuarantineKeeper
 from rtstore.commit.update import Update
 from rtstore.commit.writer import BatchWriter, Logged, Planned, Published
 from rtstore.control import batches, contents, manifest, revisions, runs
-from rtstore.control import lock as lock_module
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.files import durable, quarantine
 from rtstore.files.paths import store_path
@@ -576,7 +576,7 @@ def end_not_flushed() -> None:
 def no_lock() -> None:
     """Nobody takes the writer lock."""
 
-    _replace(lock_module, "lock_descriptor", lambda _, **__: True)
+    _replace(filelock, "lock_descriptor", lambda _, **__: True)
     _replace(WriterLock, "_lock_directory", lambda _, __: True)
     _replace(WriterLock, "is_held", lambda _: False)
 
