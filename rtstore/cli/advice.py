@@ -10,6 +10,7 @@ from rtstore.cli.obstacles import Obstacle, ObstacleKind
 from rtstore.cli.run_words import differences, end_of
 from rtstore.files.paths import replace_link_command
 from rtstore.maintenance.suggestions import LaunchState, rebuild_command, two_teams
+from rtstore.model.decide import ENTRY_MISSING
 from rtstore.model.records import (
     ActionKind,
     Hindrance,
@@ -159,6 +160,14 @@ def _recover(
     batches = _batches(actions, closed=False)
     if batches:
         parts.append(f"brings {batches} to its end")
+    lost = [action for action in actions if action.reason == ENTRY_MISSING]
+    if lost:
+        names = _names(lost, ActionKind.RESTORE_COMMITTED)
+        parts.append(
+            f"makes the entries of {names} in the manifest again, as the last batches that wrote "
+            "them left them: somebody took them out by hand. No file is touched for that"
+        )
+    actions = [action for action in actions if action.reason != ENTRY_MISSING]
     known = [action for action in actions if action.schema_name in committed]
     restored = _names(known, ActionKind.RESTORE_COMMITTED)
     if restored:

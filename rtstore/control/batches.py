@@ -237,9 +237,17 @@ def list_gone(connection: Connection) -> list[Deletion]:
 def was_deleted(connection: Connection, schema_name: str, found: str) -> bool:
     """Return whether a store was deleted, and a batch wrote exactly the bytes with that hash to it.
     Ask of a store without an entry."""
-    return last_deletion(connection, schema_name) is not None and wrote_same_bytes(
-        connection, schema_name, found, but_not=None
+    return (
+        last_deletion(connection, schema_name) is not None
+        and not is_written(connection, schema_name)
+        and wrote_same_bytes(connection, schema_name, found, but_not=None)
     )
+
+
+def is_written(connection: Connection, schema_name: str) -> bool:
+    """Return whether the last committed batch on record that wrote or deleted a store wrote it.
+    Then its file is nobody's to remove, also where somebody took its entry away by hand."""
+    return _SELECT_IS_WRITTEN.scalar(connection, name=schema_name) == 1
 
 
 def wrote_same_bytes(
@@ -435,6 +443,7 @@ _DELETIONS = (
 _SELECT_LAST_DELETION = Statement(
     _DELETIONS.where(batch_deletions.c.schema_name == bindparam("name")).limit(1)
 )
+_later = write_batches.alias()
 _SELECT_GONE = Statement(
     _DELETIONS.where(
         ~exists()
@@ -444,9 +453,40 @@ _SELECT_GONE = Statement(
                 manifest_entries.c.relative_path == batch_deletions.c.relative_path,
             )
         )
-        .correlate(batch_deletions)
+        .correlate(batch_deletions),
+        ~exists()
+        .where(
+            batch_writes.c.schema_name == batch_deletions.c.schema_name,
+            batch_writes.c.batch_number > batch_deletions.c.batch_number,
+            _later.c.batch_number == batch_writes.c.batch_number,
+            _later.c.state == BatchState.COMMITTED.value,
+        )
+        .correlate(batch_deletions),
     )
 )
+_last_write = (
+    select(batch_writes.c.batch_number)
+    .join(write_batches, write_batches.c.batch_number == batch_writes.c.batch_number)
+    .where(
+        batch_writes.c.schema_name == bindparam("name"),
+        write_batches.c.state == BatchState.COMMITTED.value,
+    )
+    .order_by(batch_writes.c.batch_number.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_last_deletion = (
+    select(batch_deletions.c.batch_number)
+    .join(write_batches, write_batches.c.batch_number == batch_deletions.c.batch_number)
+    .where(
+        batch_deletions.c.schema_name == bindparam("name"),
+        write_batches.c.state == BatchState.COMMITTED.value,
+    )
+    .order_by(batch_deletions.c.batch_number.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_SELECT_IS_WRITTEN = Statement(select(_last_write > func.coalesce(_last_deletion, 0)))
 _SELECT_RECEIPT = Statement(
     union_all(
         *(
@@ -536,7 +576,7 @@ def _deletions(
     """Return the deletions of batches whose rows these are, by batch number; none from a database
     of a revision before there were any."""
     numbers = [row["batch_number"] for row in rows]
-    if not numbers or not _has_deletions(connection):
+    if not numbers or not has_deletions(connection):
         return {}
     found: dict[int, tuple[PlannedDeletion, ...]] = {}
     for row in _SELECT_DELETIONS.all(connection, first=min(numbers), last=max(numbers)):
@@ -545,7 +585,8 @@ def _deletions(
     return found
 
 
-def _has_deletions(connection: Connection) -> bool:
+def has_deletions(connection: Connection) -> bool:
+    """Return whether a database is of a revision that has deletions."""
     (revision,) = driver_of(connection).execute("PRAGMA user_version").fetchone()
     return bool(revision >= FIRST_WITH_DELETIONS)
 

@@ -113,6 +113,8 @@ def _version_or_deletion(
 def why_nothing_is_committed(connection: Connection, name: str) -> str:
     """Return why a store has no committed content: it was deleted, was never written, or, where the
     history does not go back to the first batch, that it has neither."""
+    if batches.is_written(connection, name):
+        return "its entry is gone from the manifest, though a batch on record wrote it"
     deletion = batches.last_deletion(connection, name)
     if deletion is not None:
         return f"it was {deletion_in_words(deletion.batch_id, deletion.deleted_at)}"

@@ -6,7 +6,7 @@ Nothing here reads a file or a database, so each row of the tables below can be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -38,6 +38,8 @@ from rtstore.model.records import (
 TEAM_MISMATCH = "manifest_team_mismatch"
 CONTENT_MISSING = "content_missing"
 """Reason of an action: the file is what is committed, but the database has lost its content."""
+ENTRY_MISSING = "entry_missing"
+"""Reason of an action: the manifest has lost the entry of a store that a batch on record wrote."""
 MANIFEST_STORE = "opencode.launchState"
 """The store name of an action that concerns the whole manifest."""
 OPEN_BATCH_STORE = "opencode.launchTransaction"
@@ -94,6 +96,8 @@ class StoreFinding(NamedTuple):
     committed_is_refused: bool = False
     """Whether the file is what is committed, but this program does not accept it. Restoring it
     would change nothing."""
+    entry_missing: bool = False
+    """Whether the entry itself is missing: somebody took it out of the manifest by hand."""
     is_link: bool = False
     """Whether the path leads through a symbolic link. A person must judge the file behind it: it
     may be the newer version."""
@@ -109,12 +113,14 @@ def build_plan(
     descriptors: Iterable[Descriptor],
     findings: Mapping[str, StoreFinding],
     open_batches: Sequence[LoggedBatch] = (),
+    lost_entries: Collection[str] = (),
 ) -> RecoveryPlan:
     """Decide what to do about every store.
 
     `findings` has one item for each descriptor, by store name. `open_batches` are the batches whose
     writer is dead, oldest first. The entries are compared with the identity `expected`; with None
-    they are not.
+    they are not. `lost_entries` are the stores, registered or not, of which somebody took the entry
+    out of the manifest by hand: until it is made again, nothing else is said of such a store.
     """
     criticality: dict[str, Criticality] = {}
     stale: list[StaleStore] = []
@@ -140,6 +146,10 @@ def build_plan(
             diagnostics.append(message)
     for name, batches in rolled_forward.items():  # stores that are not registered
         actions.extend(_roll_forward(name, batch.batch.batch_id) for batch in batches)
+    for name in [name for name in lost_entries if name not in {*findings, *rolled_forward}]:
+        action, said = _make_entry(name)
+        actions.append(action)
+        diagnostics.append(said)
     diagnostics.extend(
         f"Runtime store {action.schema_name} needs the rebuilder {action.rebuilder}"
         for action in actions
@@ -218,9 +228,13 @@ def _store_action(
 ) -> tuple[RecoveryAction, str | None]:
     """Return the action for a store that no open batch concerns, and its diagnostic."""
     name, inspection = descriptor.schema_name, finding.inspection
+    if finding.entry_missing:
+        return _make_entry(name)
     if inspection.state is InspectionState.HEALTHY:
         if finding.content_missing:
-            return _restore_content(name), f"Runtime store content is not in the database: {name}"
+            return _restoring(
+                name, CONTENT_MISSING
+            ), f"Runtime store content is not in the database: {name}"
         if stale is None:
             return _nothing(name), None
         reason = f"Runtime store {name} has {STALE[stale.part]}"
@@ -300,7 +314,7 @@ def _impact(
         if action.kind is ActionKind.NONE:
             continue
         of_store = criticality.get(action.schema_name)
-        if action.reason == CONTENT_MISSING:
+        if action.reason in (CONTENT_MISSING, ENTRY_MISSING):
             impact = ReadinessImpact.DEGRADED  # of any store: `read` cannot answer
         if of_store is Criticality.DIAGNOSTIC_ONLY and action.reason in REFUSED:
             continue
@@ -323,10 +337,15 @@ def _roll_forward(name: str, batch_id: str) -> RecoveryAction:
     )
 
 
-def _restore_content(name: str) -> RecoveryAction:
-    return RecoveryAction(
-        kind=ActionKind.RESTORE_COMMITTED, schema_name=name, reason=CONTENT_MISSING
+def _make_entry(name: str) -> tuple[RecoveryAction, str]:
+    message = (
+        f"Runtime store has no entry in the manifest, and its last batch on record wrote it: {name}"
     )
+    return _restoring(name, ENTRY_MISSING), message
+
+
+def _restoring(name: str, reason: str) -> RecoveryAction:
+    return RecoveryAction(kind=ActionKind.RESTORE_COMMITTED, schema_name=name, reason=reason)
 
 
 def _block(name: str, reason: str) -> RecoveryAction:

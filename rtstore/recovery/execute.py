@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.lock import WriterLock
+from rtstore.control.lost_entries import lost_entries, make_again
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
@@ -44,7 +45,7 @@ from rtstore.files.paths import check_directory, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, check_folder
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
-from rtstore.model.decide import CONTENT_MISSING, REFUSED
+from rtstore.model.decide import CONTENT_MISSING, ENTRY_MISSING, REFUSED
 from rtstore.model.descriptors import Descriptor, Registry
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import (
@@ -115,6 +116,8 @@ def _intention(action: RecoveryAction, in_database: Collection[str]) -> str:
         return "close the batch, which was imported unfinished, as failed; no file is touched"
     if reason == CONTENT_MISSING:
         return "take the lost content from the file into the database; the file stays as it is"
+    if reason == ENTRY_MISSING:
+        return "make its entry in the manifest again, as the batch that wrote it last left it"
     if kind is ActionKind.QUARANTINE and reason == InspectionState.MISSING:
         return "do nothing: there is no file, and nothing to put back"
     if kind in _INTENTIONS_WITHOUT_CONTENT and action.schema_name not in in_database:
@@ -203,10 +206,8 @@ class Recovery:
             for position, action in enumerate(actions):
                 self._record(run, position, self._step(action, plan))
             failed = [step for step in run.steps.values() if _is_failed_batch(step)]
-            for action in _safe(self._look_again(plan)) if failed else ():
-                if action.kind is ActionKind.RESTORE_COMMITTED:  # after a failed batch
-                    self._append(run, action)
-                    self._record(run, len(run.actions) - 1, self._step(action, plan))
+            if failed or _makes_entries(actions):
+                self._restore_now(run, plan)
             self._sweep()
             report = self._end(run, plan)
             left = self._open_batches()
@@ -234,6 +235,8 @@ class Recovery:
             for position, action in enumerate(actions):
                 if not rebuilding.concerns(action):
                     self._record(run, position, self._step(action, plan))
+            if _makes_entries(actions):
+                self._restore_now(run, plan)
             self._sweep()
             # A store whose file went to quarantine may need a rebuild now.
             for action in self._look_again(plan).actions:
@@ -285,6 +288,13 @@ class Recovery:
         with self._database.write(flush=True) as connection:
             number = recovery_log.begin_run(connection, plan, actions, started_by, self._clock())
         return _Run(number, list(actions), started_by)
+
+    def _restore_now(self, run: _Run, plan: RecoveryPlan) -> None:
+        """Put back what can be put back only since an earlier step of the run."""
+        for action in self._look_again(plan).actions:
+            if action.kind is ActionKind.RESTORE_COMMITTED:
+                self._append(run, action)
+                self._record(run, len(run.actions) - 1, self._step(action, plan))
 
     def _append(self, run: _Run, action: RecoveryAction) -> None:
         with self._database.write(flush=False) as connection:
@@ -361,6 +371,8 @@ class Recovery:
         return step_of(action, self._database)
 
     def _restore(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
+        if action.reason == ENTRY_MISSING:
+            return self._make_entry(action)
         descriptor = self._registry.get(action.schema_name)
         inspection, entry = self._look(descriptor)
         if inspection.state is InspectionState.HEALTHY:
@@ -389,6 +401,8 @@ class Recovery:
         if entry is None:
             if self._is_back(file):
                 return None
+            if self._database.read(partial(batches.is_written, schema_name=file.schema_name)):
+                return "a batch on record wrote it, and none deleted it: only its entry is gone"
             foreign = self._publisher.quarantine.foreign_content(file, None, trust_stamp=False)
             why = "nothing is committed, and the database does not have what the file holds"
             return None if foreign is None else why
@@ -402,6 +416,15 @@ class Recovery:
         return found is not None and self._database.read(
             partial(batches.was_deleted, schema_name=file.schema_name, found=found)
         )
+
+    def _make_entry(self, action: RecoveryAction) -> RecoveryStep:
+        """Make the lost entry of a store again. What its file is, the next plan says."""
+        with self._database.write(flush=True) as connection:
+            number = lost_entries(connection).get(action.schema_name)
+            if number is None:
+                return _skipped(action, "its entry is there by now")
+            make_again(connection, action.schema_name, number)
+        return _done(action, "its entry was made again from the last batch that wrote it")
 
     def _take_from_file(
         self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry
@@ -569,6 +592,10 @@ class Recovery:
 
 def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:
     return [action for action in plan.actions if action.kind in SAFE_KINDS]
+
+
+def _makes_entries(actions: Iterable[RecoveryAction]) -> bool:
+    return any(action.reason == ENTRY_MISSING for action in actions)
 
 
 def _is_failed_batch(step: RecoveryStep) -> bool:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from rtstore.control import batches, contents, manifest, runs
 from rtstore.control.batches import ReceiptStore
 from rtstore.control.lock import WriterLock
+from rtstore.control.lost_entries import lost_entries
 from rtstore.control.manifest import ManifestStore
 from rtstore.errors import ConflictError
 from rtstore.files.inspector import FileInspector
@@ -59,6 +60,8 @@ class RowsSnapshot(NamedTuple):
     last_run: RunRecord | None = None
     """The active run, or else the one that began last; None before the first, and where it was not
     asked for."""
+    lost_entries: tuple[str, ...] = ()
+    """See `rtstore.control.lost_entries`."""
 
     @property
     def is_of_one_moment(self) -> bool:
@@ -139,6 +142,7 @@ class RecoveryPlanner:
             descriptors=self.descriptors,
             findings=gathered.findings,
             open_batches=gathered.crashed_batches,
+            lost_entries=gathered.view.lost_entries,
         )
 
     def gather(self, *, locked: bool = False, with_run: bool = False) -> PlanningInput:
@@ -197,6 +201,7 @@ class RecoveryPlanner:
                 inspection=inspection,
                 content_in_database=has_content,
                 content_missing=entry is not None and not has_content,
+                entry_missing=name in view.lost_entries,
                 committed_is_refused=_is_refused(inspection, entry, planned),
                 is_link=self.inspector.is_behind_a_link(inspection),
                 written_by_another_batch=self._is_ours(inspection, entry, has_content=has_content),
@@ -271,7 +276,8 @@ class RecoveryPlanner:
 
         Without content to put back it is not. Without an entry the file would be removed, so the
         database must have every byte of it: the receipt of a batch is not enough. (It is for a
-        store that was deleted: then the file was removed before, and is back.)
+        store that was deleted: then the file was removed before, and is back.) And where the last
+        batch on record wrote the store, it is not the file that is wrong: its row is gone.
         """
         name, found = inspection.schema_name, inspection.content_hash
         if found is None or inspection.state not in (*_UNEXPLAINED, InspectionState.QUARANTINED):
@@ -291,6 +297,8 @@ class RecoveryPlanner:
         content = self.inspector.read(inspection)
         if content is None:
             return False
+        if self._database.read(partial(batches.is_written, schema_name=name)):
+            return False
         return self._database.read(
             partial(contents.holds, found=content, found_hash=found, schema_name=name)
         ) or self._database.read(partial(batches.was_deleted, schema_name=name, found=found))
@@ -303,6 +311,7 @@ def _rows_snapshot(connection: Connection) -> RowsSnapshot:
         open_batches=batches.load_open(connection),
         stores_with_content=contents.stores_with_content(connection),
         last_batch_number=last_number,
+        lost_entries=tuple(lost_entries(connection)),
     )
 
 

@@ -40,6 +40,7 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.control.sqlite.processes import Process, in_transaction, listed, sql_writer
 from rtstore.errors import InvalidRequestError
 from rtstore.maintenance.growth import LARGE_WAL
+from rtstore.model.decide import ENTRY_MISSING
 from rtstore.model.records import (
     ActionKind,
     Batch,
@@ -397,6 +398,8 @@ def _written(line: StoreLine, look: Look) -> str:
         return ago(line.written_at, look.now)
     if line.deleted_at is not None:
         return f"deleted {ago(line.deleted_at, look.now)}"
+    if line.reason == ENTRY_MISSING:
+        return "no entry"
     return "never" if look.knows_all else "not on record"
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.control import batches, contents, manifest, recovery_log
+from rtstore.control.lost_entries import lost_entries, make_again
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import BackupDamagedError, CorruptDatabaseError, UnsafePathError
@@ -49,8 +50,8 @@ def back_up(
     """Copy one consistent state of a runtime directory into a new one; verified when it returns.
 
     The state is that of one batch: a batch that is in the log at that moment is finished in the
-    copy, as opening the store would. Takes no lock, and no writer waits for it. Lanes below the
-    directory are not copied, and `Backup.lanes` names them. The
+    copy, as opening the store would, and a lost entry is made again. Takes no lock, and no writer
+    waits for it. Lanes below the directory are not copied, and `Backup.lanes` names them. The
     quarantine comes along, and a store file that nobody committed is in quarantine in the copy. The
     destination appears whole, and is flushed. A database of which somebody dropped a trigger or a
     view is copied as it is, and `Backup.schema_problem` says so.
@@ -125,6 +126,9 @@ def _fill(
                 building, copy, clock=clock, durability=Durability.FILES, retention=None, fs=fs
             )
             resolve_in_doubt(left, publisher)
+        for name, number in copy.read(lost_entries).items():
+            with copy.write(flush=True) as connection:
+                make_again(connection, name, number)
         files = copy.read(
             lambda connection: write_store_files(connection, building, fs, like=directory)
         )

@@ -1,0 +1,195 @@
+"""Entries that somebody took out of the manifest by hand: no file goes, and all comes back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rtstore import (
+    ActionKind,
+    InvalidRequestError,
+    ReadinessImpact,
+    Retention,
+    RuntimeStore,
+    StoreFileChangedError,
+)
+from rtstore.maintenance.backup import verify_backup
+from tests.cli.commands import run
+from tests.store.test_deletions import delete
+from tests.support import (
+    FILE_OF,
+    LEASES,
+    LEDGER,
+    agree,
+    data_in,
+    files_picture,
+    new_directory,
+    open_store,
+    write,
+)
+
+OF_ALL = "DELETE FROM manifest_entries"
+OF_LEASES = f"DELETE FROM manifest_entries WHERE schema_name = '{LEASES}'"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A runtime directory with two stores, one written twice."""
+    directory = new_directory(tmp_path)
+    with open_store(directory) as store:
+        write(store, LEASES, "first")
+        write(store, LEDGER, "of the ledger")
+        write(store, LEASES, "second")
+    return directory
+
+
+def edit(directory: Path, statement: str) -> None:
+    """Run a statement as somebody with a shell does."""
+    path = directory / "runtime-store.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize("statement", [OF_ALL, OF_LEASES])
+def test_no_file_goes_and_the_entries_are_made_again(directory: Path, statement: str) -> None:
+    """Opening does it: with the identity, the hash, the receipt and the batch that they had."""
+    with RuntimeStore.open(directory) as store:
+        before, files = store.manifest(), files_picture(directory)
+    edit(directory, statement)
+    with RuntimeStore.open(directory) as store:
+        assert files_picture(directory) == files
+        without = {"file_inode", "file_ctime_ns"}
+        assert [item.model_dump(exclude=without) for item in store.manifest().entries] == [
+            item.model_dump(exclude=without) for item in before.entries
+        ]
+        assert agree(store)
+        assert store.read(LEASES).data == "second"
+        assert store.quarantined_files() == []
+        write(store, LEASES, "third")
+
+
+def test_everybody_says_so_and_names_the_recovery(directory: Path) -> None:
+    """Before anything is put right: plan, status, doctor; `recover` does what they say."""
+    edit(directory, OF_ALL)
+    with RuntimeStore.open(directory, recover=False) as store:
+        plan = store.plan_recovery()
+        assert plan.readiness_impact is not ReadinessImpact.NONE
+        actions = {item.schema_name: item for item in plan.actions}
+        assert (actions[LEASES].kind, actions[LEASES].reason) == (
+            ActionKind.RESTORE_COMMITTED,
+            "entry_missing",
+        )
+        with pytest.raises(StoreFileChangedError, match="as a batch wrote it"):
+            store.read(LEASES)
+        path, aside = directory / FILE_OF[LEASES], directory / "aside"
+        path.rename(aside)
+        with pytest.raises(InvalidRequestError, match="its entry is gone from the manifest"):
+            store.read(LEASES)
+        aside.rename(path)
+    for command in ("status", "plan"):
+        said = run(command, directory)
+        assert said.code == 1
+        assert "has no entry in the manifest" in said.out
+        assert LEASES in said.out
+    for command in ("status", "doctor"):
+        said = run(command, directory)
+        assert f"rtstore recover {directory}" in said.out
+        assert "removes" not in said.out
+    assert "make its entry in the manifest again" in run("recover", directory, "--dry-run").out
+    assert " no entry " in run("status", directory).row(LEASES, "restore_committed")
+    run("recover", directory)
+    with RuntimeStore.open(directory, recover=False) as store:
+        assert agree(store)
+
+
+def test_a_file_that_is_gone_too_comes_back_at_once(directory: Path) -> None:
+    """At an opening, and at a recovery."""
+    recoveries: list[Callable[[], object]] = [
+        lambda: RuntimeStore.open(directory).close(),
+        lambda: run("recover", directory),
+    ]
+    for recover in recoveries:
+        edit(directory, OF_ALL)
+        (directory / FILE_OF[LEASES]).unlink()
+        recover()
+        assert data_in(directory / FILE_OF[LEASES]) == "second"
+        with RuntimeStore.open(directory, recover=False) as store:
+            assert agree(store)
+
+
+def test_a_changed_file_stays_for_a_person(directory: Path) -> None:
+    """As ever: an opening leaves it, and it can be adopted."""
+    edit(directory, OF_LEASES)
+    path = directory / FILE_OF[LEASES]
+    path.write_bytes(path.read_bytes().replace(b"second", b"edited"))
+    with RuntimeStore.open(directory) as store:
+        assert data_in(path) == "edited"
+        store.adopt(LEASES)
+        assert store.read(LEASES).data == "edited"
+
+
+def test_a_store_without_a_descriptor(directory: Path) -> None:
+    """Nobody asked for it now; its entry is made again all the same."""
+    edit(directory, OF_ALL)
+    with RuntimeStore.open(directory) as store:
+        mine = [item for item in store.descriptors if item.schema_name != LEASES]
+    edit(directory, OF_LEASES)
+    with RuntimeStore.open(directory, descriptors=mine) as store:
+        assert store.manifest().entry(LEASES) is not None
+    assert data_in(directory / FILE_OF[LEASES]) == "second"
+
+
+def test_a_store_that_was_deleted_once_and_written_again(directory: Path) -> None:
+    """The deletion on record is not its last batch: so its file stays, described or not."""
+    with RuntimeStore.open(directory) as store:
+        delete(store, LEASES)
+        write(store, LEASES, "again")
+        every = store.descriptors
+    edit(directory, OF_LEASES)
+    mine = [item for item in every if item.schema_name != LEASES]
+    with RuntimeStore.open(directory, descriptors=mine):
+        assert data_in(directory / FILE_OF[LEASES]) == "again"
+    with RuntimeStore.open(directory, descriptors=every) as store:
+        assert store.read(LEASES).data == "again"
+
+
+def test_a_deleted_store_stays_deleted(directory: Path) -> None:
+    """Also when the batch that deleted it is not on record any more."""
+    with RuntimeStore.open(directory) as store:
+        delete(store, LEASES)
+    with RuntimeStore.open(directory) as store:
+        assert store.manifest().entry(LEASES) is None
+        store.prune(Retention(batches=1))
+    with RuntimeStore.open(directory) as store:
+        assert store.manifest().entry(LEASES) is None
+        assert not (directory / FILE_OF[LEASES]).exists()
+
+
+def test_nothing_is_made_again_where_a_later_batch_is_not_on_record(directory: Path) -> None:
+    """It may have deleted the store. The file stays all the same, for a person to adopt."""
+    with RuntimeStore.open(directory) as store:
+        for number in range(3):
+            write(store, LEDGER, number)
+        store.prune(Retention(batches=1))
+    edit(directory, OF_LEASES)
+    with RuntimeStore.open(directory) as store:
+        assert store.manifest().entry(LEASES) is None
+        assert data_in(directory / FILE_OF[LEASES]) == "second"
+        reasons = {item.schema_name: item.reason for item in store.plan_recovery().actions}
+        assert reasons[LEASES] == "uncommitted_write"
+        store.adopt(LEASES)
+        assert store.read(LEASES).data == "second"
+
+
+def test_a_back_up_has_the_stores(directory: Path, tmp_path: Path) -> None:
+    """The copy is made whole, as opening the directory would make it."""
+    edit(directory, OF_ALL)
+    assert run("backup", directory, tmp_path / "copy").code == 0
+    verify_backup(tmp_path / "copy")
+    with RuntimeStore.open(tmp_path / "copy", recover=False) as store:
+        assert agree(store)
+        assert store.read(LEASES).data == "second"
