@@ -244,13 +244,21 @@ class LockTimeoutError(RetryableError):
     """Another writer held the writer lock for longer than the time-out."""
 
     def __init__(
-        self, path: Path, timeout_s: float, holder: str | None, *, is_own_process: bool = False
+        self,
+        path: Path,
+        timeout_s: float,
+        holder: str | None,
+        *,
+        is_own_process: bool = False,
+        stopped_process: int | None = None,
     ) -> None:
         self.path = path
         self.timeout_s = timeout_s
         self.holder = holder
         self.is_own_process = is_own_process
         """Whether this process holds it, in another thread or through another object."""
+        self.stopped_process = stopped_process
+        """The process that holds it, where it is known to be stopped by a signal."""
         advice = (
             "That is this very process: a write of it is under way, of another object or thread. "
             "Try again when that has ended; inside of it, waiting would never end."
@@ -258,6 +266,12 @@ class LockTimeoutError(RetryableError):
             else "Try again, or wait longer (lock_timeout_s, or --lock-timeout of a command); the "
             "lock is freed when its holder ends."
         )
+        if stopped_process is not None:
+            advice = (
+                "That process is stopped by a signal, and waiting does not end that: it goes on "
+                f"with kill -CONT {stopped_process}, or ends with kill -KILL {stopped_process}. "
+                "What it had acknowledged stays."
+            )
         super().__init__(
             f"the writer lock {path} was not free within {timeout_s:g} s: "
             f"held by {holder or 'an unknown process'}. {advice}"

@@ -27,9 +27,11 @@ def state_cell(run: RunRecord) -> Cell:
 
 def life_cell(run: RunRecord, *, alive: bool | None) -> Cell:
     """Return whether the process of a run lives, in one word. A process that outlives its run is
-    bad, and so is a run that outlives its process."""
+    bad, and so is a run that outlives its process, or whose process is stopped by a signal."""
     if alive is None:
         return Cell("not known", "dim")
+    if alive and is_halted(run):
+        return Cell("stopped", "warn")
     return Cell("alive" if alive else "gone", "warn" if alive is run.is_over else "good")
 
 
@@ -71,9 +73,13 @@ def _life(run: RunRecord, *, alive: bool) -> str:
     """Return what is true of the process of a run, for somebody who wants to start another one."""
     if not alive:
         return "gone"
-    is_halted = run.process is not None and is_stopped(run.process)
-    state = "stopped by a signal, and not dead" if is_halted else "alive"
+    state = "stopped by a signal, and not dead" if is_halted(run) else "alive"
     return state if run.is_over else f"{state}: no other run begins meanwhile"
+
+
+def is_halted(run: RunRecord) -> bool:
+    """Return whether the process of a run is stopped by a signal. Ask it of one that is alive."""
+    return run.process is not None and is_stopped(run.process)
 
 
 class Difference(NamedTuple):

@@ -247,7 +247,7 @@ def was_deleted(connection: Connection, schema_name: str, found: str) -> bool:
 def is_written(connection: Connection, schema_name: str) -> bool:
     """Return whether the last committed batch on record that wrote or deleted a store wrote it.
     Then its file is nobody's to remove, also where somebody took its entry away by hand."""
-    return _SELECT_IS_WRITTEN.scalar(connection, name=schema_name) == 1
+    return bool(_SELECT_IS_WRITTEN.scalar(connection, name=schema_name))
 
 
 def wrote_same_bytes(

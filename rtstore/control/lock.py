@@ -36,6 +36,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from rtstore.control.run_processes import is_stopped_pid
+from rtstore.control.sqlite.processes import has_flock
 from rtstore.errors import (
     MOVED,
     InvalidRequestError,
@@ -297,7 +299,13 @@ class WriterLock:
     def timed_out(self, timeout_s: float) -> LockTimeoutError:
         """Return the error for a wait that was too long, with who holds the lock."""
         is_own_process = any(map(self._is_held_with, list(_open_after_fork)))
-        return LockTimeoutError(self.path, timeout_s, self.holder(), is_own_process=is_own_process)
+        return LockTimeoutError(
+            self.path,
+            timeout_s,
+            self.holder(),
+            is_own_process=is_own_process,
+            stopped_process=self.stopped_holder(),
+        )
 
     def _is_held_with(self, reference: weakref.ref[Hold | Look]) -> bool:
         """Return whether the lock is held through a `Hold` of this process, of any `WriterLock`."""
@@ -362,6 +370,15 @@ class WriterLock:
         # Any program may have written there, and this is printed to terminals.
         text = "".join(char if char.isprintable() else " " for char in text)
         return text.strip()[:200] or None
+
+    def stopped_holder(self) -> int | None:
+        """Return the process that holds the lock and is stopped by a signal (SIGSTOP, Ctrl-Z), so
+        that it does not release it by itself. None where there is none, or none is known."""
+        text = self.holder() or ""
+        pid = read_signature(text).process_id
+        if pid is None or not text.startswith(f"process {pid} on {_HOST} since "):
+            return None
+        return pid if is_stopped_pid(pid) and has_flock(self.path, pid) else None
 
     def _current(self) -> Hold | None:
         held = None if self._held is None else self._held()

@@ -138,7 +138,12 @@ def _ticks(pid: int) -> str | None:
 
 def is_stopped(process: RunProcess) -> bool:
     """Return whether a process that is alive is stopped by a signal (SIGSTOP, Ctrl-Z)."""
-    found = _look_at(process.pid)
+    return is_stopped_pid(process.pid)
+
+
+def is_stopped_pid(pid: int) -> bool:
+    """Return whether the process of this pid is stopped by a signal."""
+    found = _look_at(pid)
     return found is not None and found.state in ("T", "t")
 
 

@@ -20,6 +20,22 @@ def owning_way(directory: Path, *, owner: str | None, user: str, is_others: bool
     return Suggestion(command=f"sudo chown -R {heir} {shell_word(directory)}", why=why)
 
 
+def ways_to_free(pid: int) -> tuple[Suggestion, Suggestion]:
+    """Return what frees the writer lock that a stopped process holds."""
+    return (
+        Suggestion(
+            command=f"kill -CONT {pid}",
+            why=f"lets process {pid} go on, which is stopped by a signal while it holds the writer "
+            "lock: every write waits for it",
+        ),
+        Suggestion(
+            command=f"kill -KILL {pid}",
+            why="or this ends it: what it had acknowledged stays, and a batch that it had logged "
+            "is brought to its end by the next write or opening",
+        ),
+    )
+
+
 class LaunchState(Record):
     """Whose state the files are, as the launch state says it in plain text."""
 

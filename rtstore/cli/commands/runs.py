@@ -14,7 +14,7 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.options import NUMBER_MAX, AsJson, Directory, Wide
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of
 from rtstore.cli.readiness import show_next
-from rtstore.cli.run_words import end_of, life_cell, process_of, state_cell
+from rtstore.cli.run_words import end_of, is_halted, life_cell, process_of, state_cell
 from rtstore.cli.snapshot import open_to_look, shown
 from rtstore.cli.views import LastBatch, newest_runs
 from rtstore.control.run_processes import is_alive
@@ -106,6 +106,11 @@ def _steps(directory: Path, line: RunLine, active: RunRecord | None) -> list[Nex
     if line.process_alive and _was_ended_by_others(run) and not goes_on:
         why = f"stop {process}: its run {run.run_id} is over, and every write of it is refused"
         return [NextStep(command=None, why=why)]
+    if run.state is RunState.ACTIVE and line.process_alive and is_halted(run):
+        why = (
+            f"lets {process} of run {run.run_id} go on, which is stopped by a signal, and not dead"
+        )
+        return [NextStep(command=f"kill -CONT {run.process.pid}", why=why)] if run.process else []
     if run.state is RunState.ACTIVE and line.process_alive is False:
         why = (
             f"run {run.run_id} never ended, and its {process} is gone: start the runtime, which "

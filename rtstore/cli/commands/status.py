@@ -39,6 +39,7 @@ from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.control.sqlite.processes import Process, in_transaction, listed, sql_writer
 from rtstore.errors import InvalidRequestError
+from rtstore.maintenance.suggestions import ways_to_free
 from rtstore.maintenance.growth import LARGE_WAL
 from rtstore.model.decide import ENTRY_MISSING
 from rtstore.model.records import (
@@ -176,8 +177,9 @@ def run(
         last_id = look.manifest.last_committed_batch_id
         last = None if last_id is None else store.batch(last_id)
         holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
+        stopped = store.lock.stopped_holder() if holder else None
         obstacle = None if holder else _in_the_way(store)
-    report = _report(look, last, holder)
+    report = _report(look, last, holder, stopped)
     _show(page_of(report, as_json=as_json, wide=wide), look, report, obstacle)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
@@ -189,7 +191,11 @@ def _refuse_identity(expected: Expected) -> None:
             raise InvalidRequestError(option, "is of one runtime directory, and this is a folder")
 
 
-def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
+def _report(
+    look: Look, last: Batch | None, holder: str | None, stopped: int | None
+) -> StatusReport:
+    """`stopped` is the process that holds the writer lock and is stopped by a signal."""
+    first = () if stopped is None else ways_to_free(stopped)
     database_bytes, wal_bytes = bytes_on_disk(look.directory)
     near = look_near(look.directory)
     return StatusReport(
@@ -218,7 +224,7 @@ def _report(look: Look, last: Batch | None, holder: str | None) -> StatusReport:
         unregistered=look.unregistered,
         below=near.lines,
         lane_indexes=near.lane_indexes,
-        next=look.next_of_all,
+        next=(*(NextStep(command=way.command, why=way.why) for way in first), *look.next_of_all),
     )
 
 

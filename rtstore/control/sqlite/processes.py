@@ -59,6 +59,20 @@ def connected(database: Path) -> tuple[Process, ...]:
     return tuple(process(pid) for pid in sorted(pids - {os.getpid()}) if pid > 0)
 
 
+def has_flock(path: Path, pid: int) -> bool:
+    """Return whether a process is known to hold a file with flock. The device is not compared:
+    some file systems show another one here."""
+    with suppress_system_error(UnicodeDecodeError):
+        end = f":{os.stat(path).st_ino}"
+        for line in (_PROC / "locks").read_text(encoding="ascii").splitlines():
+            words = line.split()
+            # 1: FLOCK  ADVISORY  WRITE 17589 fe:00:2368219 0 EOF
+            is_flock = words[1:2] == ["FLOCK"] and words[3:5] == ["WRITE", str(pid)]
+            if is_flock and words[5].endswith(end):
+                return True
+    return False
+
+
 def process(pid: int) -> Process:
     """Return the command and the start time of a process, as far as they are known."""
     command, since = "an unknown program", None

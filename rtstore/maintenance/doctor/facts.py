@@ -99,6 +99,8 @@ class Facts(Record):
     """The text that the holder of the writer lock wrote; None when the lock is free."""
     lock_process_id: int | None = None
     lock_since: Timestamp | None = None
+    lock_is_stopped: bool = False
+    """Whether the process that holds it is stopped by a signal."""
     sql_writer: Process | None = None
     """A process with a write transaction open on the database that does not hold the writer
     lock."""

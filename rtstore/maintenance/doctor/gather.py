@@ -127,6 +127,7 @@ def examine(
         lock_holder=holder,
         lock_process_id=signature.process_id,
         lock_since=signature.since,
+        lock_is_stopped=holder is not None and WriterLock(directory).stopped_holder() is not None,
         sql_writer=sql_writer,
         readers=processes.connected(path),
         in_transaction=processes.in_transaction(path),

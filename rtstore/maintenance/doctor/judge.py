@@ -20,6 +20,7 @@ from rtstore.maintenance.suggestions import (
     rebuild_command,
     rebuild_with_descriptors,
     two_teams,
+    ways_to_free,
 )
 from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
@@ -480,6 +481,12 @@ def _lock(facts: Facts) -> Iterator[Finding]:
     odd = [item for item in facts.hindrances if item.kind is HindranceKind.LOCK]
     if odd:
         yield from (say.red(item.problem, item.way) for item in odd)
+    elif facts.lock_is_stopped and facts.lock_process_id is not None:
+        yield say.red(
+            f"held by {facts.lock_holder}, which is stopped by a signal: every write waits for it, "
+            "and fails",
+            *ways_to_free(facts.lock_process_id),
+        )
     elif facts.lock_holder is not None:
         age = None if facts.lock_since is None else facts.now - facts.lock_since
         if age is not None and age > LONG_HOLD:
