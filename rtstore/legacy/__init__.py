@@ -30,6 +30,7 @@ from rtstore.legacy.lanes import (
     name_of,
     read_lane_index,
 )
+from rtstore.legacy.lost_database import is_to_import, newer_than_control_files
 from rtstore.legacy.over_again import changed_since_import, over_again_command
 from rtstore.legacy.report import (
     ImportedStore,
@@ -73,10 +74,12 @@ __all__ = [
     "import_team",
     "is_lane",
     "is_legacy_directory",
+    "is_to_import",
     "lane_names",
     "lost_its_manifest",
     "name_of",
     "newer_batches",
+    "newer_than_control_files",
     "over_again_command",
     "read_lane_index",
     "read_tombstones",

@@ -14,7 +14,7 @@ read and never written.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, select
@@ -33,6 +33,7 @@ from rtstore.legacy.control_files import (
     read_control_files,
 )
 from rtstore.legacy.finishing import Finished, finished
+from rtstore.legacy.lost_database import newer_than_control_files, of_newer_files
 from rtstore.legacy.notes import NEW_ID, notes
 from rtstore.legacy.over_again import over_again_command
 from rtstore.legacy.report import ImportReport, NewerBatches
@@ -107,10 +108,11 @@ def import_directory(
     arguments.optional_function(progress, "progress")
     registry = None if descriptors is None else Registry(descriptors)
     # Everything that can be refused is refused before even a lock file is created.
+    newer = newer_than_control_files(directory, fs)
     task = _look(directory, registry, fs)
     if isinstance(task, ImportReport):
         return task
-    importer = _Importer(directory, clock, batch_id_factory, fs, progress)
+    importer = _Importer(directory, clock, batch_id_factory, fs, progress, newer)
     if dry_run:
         return importer.dry_run(task)
     lock = WriterLock(directory, lock_timeout_s)
@@ -230,8 +232,10 @@ class _Importer:
         batch_id_factory: IdFactory,
         fs: FileSystem,
         progress: Progress | None,
+        newer: Sequence[str],
     ) -> None:
         self._directory = directory
+        self._newer = newer
         self._clock = clock
         self._new_id = batch_id_factory
         self._fs = fs
@@ -296,7 +300,10 @@ class _Importer:
                 "control_files": files.names,
                 "ended_runs": len({tombstone.run_id for tombstone in files.tombstones}),
                 "other_files": tuple(look_beside(directory, files, stores, self._fs)),
-                "notes": tuple(notes(done, stores, stand_in)),
+                "notes": (
+                    *of_newer_files(self._newer),
+                    *notes(done, stores, stand_in),
+                ),
             }
         )
 

@@ -239,9 +239,9 @@ def report_loose_modes(directory: Path) -> None:
 
 def _is_legacy(directory: Path) -> bool:
     with no_fork():
-        from rtstore.legacy import is_legacy_directory
+        from rtstore.legacy import is_to_import
 
-    return is_legacy_directory(directory)
+    return is_to_import(directory)
 
 
 def load_remembered(

@@ -50,7 +50,7 @@ def suggest_command(directory: Path, team_name: str | None) -> SuggestedCommand:
         from rtstore import legacy
 
     where, below = shell_word(directory), directory / legacy.RUNTIME_DIRECTORY
-    if legacy.is_legacy_directory(directory):
+    if legacy.is_to_import(directory):
         return import_command(directory)
     if what_is_there(directory, KNOWN_DESCRIPTORS, FileSystem()):
         return SuggestedCommand(f"rtstore doctor {where}", Hint.EXAMINE)
@@ -107,6 +107,10 @@ def refuse_lost_database(
             run += f" ({about_descriptors(directory, team_name=team)})"
         gone = had_database(directory, fs)
         problem = "its database is gone" if gone else "its database is gone, or it never had one"
+        with no_fork():
+            from rtstore import legacy
+        if legacy.newer_than_control_files(directory, fs):
+            problem += "; the control files of the legacy format are older than the store files"
         raise DatabaseMissingError(directory, found, problem, run)
 
 

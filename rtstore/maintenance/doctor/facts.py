@@ -139,6 +139,9 @@ class Facts(Record):
     """What the database says is in quarantine, and is not; None: it cannot be asked."""
     had_database: bool = True
     """Whether something other than store files shows that there is a database, or was one."""
+    newer_than_control_files: tuple[str, ...] = ()
+    """Store files that control files of the legacy format, beside a database that is gone, know
+    nothing of yet."""
     changed_quarantined: tuple[str, ...] = ()
     """What is in quarantine, and is not what its row says."""
     unlisted_quarantined: tuple[str, ...] = ()

@@ -120,6 +120,7 @@ def examine(
         knows_descriptors=state is not DatabaseState.DAMAGED or (known or saved) is not None,
         left_behind=kept,
         had_database=had_database(directory, fs),
+        newer_than_control_files=legacy.newer_than_control_files(directory, fs),
         launch=read_launch_state(directory, fs),
         team_in_database=left.team_name,
         **_backups(directory, fs, would_help=helps),
@@ -294,7 +295,7 @@ def _state(directory: Path) -> _State:
         there = _lstat(path) is not None
         if not there and _lstat(revisions.rebuilt_path(path)) is not None:
             return DatabaseState.REBUILD_INTERRUPTED, None, None
-        if not there and legacy.is_legacy_directory(directory):
+        if not there and legacy.is_to_import(directory):
             return DatabaseState.LEGACY, None, None
         problem = problem_of(path)
         if problem is None:

@@ -188,7 +188,11 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
             )
         case DatabaseState.ABSENT:
             gone = "it is gone" if facts.had_database else "it is gone, or there never was one"
-            return say.red(f"{gone}, but the store files are there", *_ways_out(facts))
+            return say.red(
+                f"{gone}, but the store files are there{_older_control_files(facts)}",
+                *_ways_out(facts),
+                *_import_older(facts),
+            )
         case DatabaseState.REBUILD_INTERRUPTED:
             return say.red("a rebuild was interrupted", _rebuild(facts))
         case DatabaseState.FOREIGN if facts.odd_file is not None:
@@ -849,6 +853,25 @@ def _import(facts: Facts) -> Suggestion:
     command = shell_command("rtstore", "import", facts.directory, *named)
     why = "takes it over; its files stay as they are"
     return _unless_hindered(facts, Suggestion(command=command, why=why))
+
+
+def _older_control_files(facts: Facts) -> str:
+    newer = facts.newer_than_control_files
+    if not newer:
+        return ""
+    return f". The control files of the legacy format beside them are older than {_some(newer)}"
+
+
+def _import_older(facts: Facts) -> Iterator[Suggestion]:
+    """Suggest the import where the store files are newer: it has the history until the export."""
+    way = _import(facts)
+    if not facts.newer_than_control_files or way.command is None or facts.is_backup:
+        return
+    why = (
+        "or this, which takes over what the control files say, with its history, as of the day "
+        "when they were written; the newer files are then changed files, to be adopted one by one"
+    )
+    yield way.model_copy(update={"why": why})
 
 
 def _writing(facts: Facts, command: str, why: str) -> Suggestion:

@@ -209,7 +209,7 @@ def _check_reason(
             f"Run: rtstore status {shell_word(directory)} (to rebuild it all the same: "
             f"{shell_command('rtstore', 'rebuild', directory, '--force')})",
         )
-    if not os.path.lexists(path) and legacy.is_legacy_directory(directory):
+    if not os.path.lexists(path) and legacy.is_to_import(directory):
         raise NotARuntimeDirectoryError(
             directory, "it is a directory of the legacy format", *import_command(directory)
         )
