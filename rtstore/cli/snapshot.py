@@ -48,6 +48,7 @@ from rtstore.maintenance.hints import (
     read_launch_state,
     suggest_command,
 )
+from rtstore.maintenance.suggestions import way_to_register
 from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.differences import is_same_json
@@ -248,8 +249,10 @@ class Look:
         found = self._where_room_is(steps)
         if self.backup is not None or any(item.schema_name is None for item in self.hindrances):
             return found, found
-        prune = (_pruning(self),) if self.outgrown else ()
-        return found, self._where_room_is((*steps, *prune))
+        more = [_pruning(self)] if self.outgrown else []
+        if self.unregistered and not self.lines:
+            more.insert(0, _registering(self))
+        return found, self._where_room_is((*steps, *more))
 
     def _where_room_is(self, steps: tuple[NextStep, ...]) -> tuple[NextStep, ...]:
         """Return the steps; on a full disk, making room goes before those that need it."""
@@ -257,6 +260,13 @@ class Look:
             return steps
         full = no_room(self.directory)
         return steps if full is None else (NextStep(command=None, why=full.way.why), *steps)
+
+
+def _registering(look: Look) -> NextStep:
+    """Return the step that registers stores again, where no descriptor is remembered."""
+    paths = look.manifest.paths
+    way = way_to_register(look.directory, {name: paths[name] for name in look.unregistered})
+    return NextStep(command=way.command, why=f"no store is looked after here: {way.why}")
 
 
 def _pruning(look: Look) -> NextStep:

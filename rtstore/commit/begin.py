@@ -164,7 +164,8 @@ def draft_of_beginning(
         raise InvalidRequestError(
             "writes",
             "a run begins with at least one store: give its first contents (writes), keep stores "
-            "of the run before (keep), or have them rebuilt (rebuilders)",
+            "of the run before (keep), or have them rebuilt (rebuilders). A store that no "
+            "descriptor names is not kept",
         )
     draft = validate(request, None, now)
     encoded = tuple(

@@ -4,8 +4,10 @@ that opening a store does not wait for them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from rtstore.model.descriptors import KNOWN_DESCRIPTORS
 from rtstore.model.records import Record, Suggestion
 from rtstore.shell import shell_command, shell_word
 
@@ -33,6 +35,24 @@ def ways_to_free(pid: int) -> tuple[Suggestion, Suggestion]:
             why="or this ends it: what it had acknowledged stays, and a batch that it had logged "
             "is brought to its end by the next write or opening",
         ),
+    )
+
+
+def way_to_register(directory: Path, unregistered: Mapping[str, str]) -> Suggestion:
+    """Return what makes a database remember the descriptors of its stores again. `unregistered`
+    has the files of the stores by name."""
+    known = {item.schema_name: item.relative_path for item in KNOWN_DESCRIPTORS}
+    if unregistered.items() <= known.items():
+        command = shell_command(
+            "rtstore", "upgrade", directory, "--descriptors", "rtstore:KNOWN_DESCRIPTORS"
+        )
+        why = "registers the known stores again; so does a runtime that opens with its descriptors"
+        return Suggestion(command=command, why=why)
+    command = shell_command("rtstore", "upgrade", directory, "--descriptors", "MODULE:NAME")
+    return Suggestion(
+        command=None,
+        why="the runtime must open the directory with its descriptors, which registers its stores "
+        f"again; or a command does, where MODULE:NAME has them ({command})",
     )
 
 

@@ -39,8 +39,8 @@ from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.control.sqlite.processes import Process, in_transaction, listed, sql_writer
 from rtstore.errors import InvalidRequestError
-from rtstore.maintenance.suggestions import ways_to_free
 from rtstore.maintenance.growth import LARGE_WAL
+from rtstore.maintenance.suggestions import ways_to_free
 from rtstore.model.decide import ENTRY_MISSING
 from rtstore.model.records import (
     ActionKind,

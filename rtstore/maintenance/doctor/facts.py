@@ -150,6 +150,8 @@ class Facts(Record):
     unknown_files: tuple[str, ...] = ()
     unregistered: dict[str, str] = Field(default_factory=dict)
     """The files of committed stores that no descriptor names, by store."""
+    remembers_no_store: bool = False
+    """Whether the database has no descriptor at all, so that no store file is looked after."""
     sizes: dict[str, int] = Field(default_factory=dict)
     store_sizes: tuple[StoreSize, ...] = ()
     """Looked at where the database is at this rtstore's revision."""

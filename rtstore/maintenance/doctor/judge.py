@@ -20,6 +20,7 @@ from rtstore.maintenance.suggestions import (
     rebuild_command,
     rebuild_with_descriptors,
     two_teams,
+    way_to_register,
     ways_to_free,
 )
 from rtstore.model.descriptors import RUN_TOMBSTONES
@@ -471,8 +472,20 @@ def _stores(facts: Facts) -> Iterator[Finding]:
         why = facts.newer_batches or "not every store file is what is committed"
         yield say.yellow(f"ready, but {why}", *ways)
         return
+    if facts.verdict == "ready" and facts.remembers_no_store and facts.unregistered:
+        yield say.yellow(
+            "ready, but the database remembers no descriptor, so that no store file was looked at: "
+            f"committed are {_some(tuple(facts.unregistered))}",
+            way_to_register(facts.directory, facts.unregistered),
+        )
+        return
     if facts.verdict == "ready":
-        yield say.green("every store file is what is committed: ready")
+        every = (
+            "every store file that a descriptor names"
+            if facts.unregistered
+            else ("every store file")
+        )
+        yield say.green(f"{every} is what is committed: ready")
         return
     sentence = f"not everything is as committed: {facts.verdict}"
     level = Level.YELLOW if facts.verdict == "degraded" else Level.RED
