@@ -7,17 +7,22 @@ from pathlib import Path
 
 
 def shell_word(word: str | Path) -> str:
-    """Return one word as bash reads it back.
+    """Return one word as every POSIX shell reads it back.
 
     A path that begins with a dash gets `./` before it: a program would take it for an option. What
-    a terminal does not show as it is, such as a newline, is written as bash's `$'...'` has it.
+    a terminal does not show as it is, such as a newline, is written as `printf` reads it.
     """
     text = str(word)
     if isinstance(word, Path) and text.startswith("-"):
         text = f"./{text}"
     if text.isprintable():
         return shlex.quote(text)
-    return f"$'{''.join(map(_escaped, text))}'"
+    start = text.rstrip("\n")  # what a command prints loses the newlines at its end
+    end = shlex.quote(text[len(start) :]) if start != text else ""
+    form = "".join(map(_escaped, start))
+    if form.startswith("-"):  # or else it is an option
+        form = f"\\055{form[1:]}"
+    return f"\"$(printf '{form}')\"{end}"
 
 
 def shell_command(*words: str | Path) -> str:
@@ -26,10 +31,11 @@ def shell_command(*words: str | Path) -> str:
 
 
 def _escaped(char: str) -> str:
-    if char in "\\'":
-        return f"\\{char}"
-    if char.isprintable():
+    """Return a character as it stands in a format of `printf`, in single quotes."""
+    if char == "%":
+        return "%%"
+    if char.isprintable() and char not in "\\'":
         return char
     # One byte that is not UTF-8 stands in a name as a surrogate of this range.
     errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"
-    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", errors))
+    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", errors))

@@ -127,6 +127,8 @@ def _older(error: OlderDatabaseError) -> str:
 def _known_stores(error: UnknownStoreError) -> str:
     """Return the known store names, the most similar one first."""
     there_are = f"There are: {', '.join(error.known)}"
+    if not error.known:
+        there_are = "No descriptor is remembered here at all: rtstore status says what is committed"
     if error.has_history:
         return (
             f"store {error.store!r} has no descriptor any more, so no command writes it: a program "

@@ -54,6 +54,14 @@ def test_what_status_names_registers_them_again(directory: Path) -> None:
     assert "no store is looked after" not in run("status", directory).out
 
 
+def test_an_unknown_store_is_not_answered_with_an_empty_list(directory: Path) -> None:
+    """It is said why there is none to name."""
+    said = run("show", directory, "nope")
+    assert said.code == 2
+    assert said.err.strip().endswith("rtstore status says what is committed")
+    assert "There are:" not in said.err
+
+
 def test_a_runtime_is_told_that_it_named_no_store(directory: Path) -> None:
     """A run cannot keep what no descriptor names."""
     with (

@@ -121,6 +121,26 @@ def test_a_database_that_cannot_be_read_on_a_read_only_mount() -> None:
     assert commands(finding) == ["cp -r '/teams/a team' ~/'copy-of-a team'"]
 
 
+def test_a_full_disk_keeps_a_database_from_being_read() -> None:
+    """SQLite makes the index of the WAL first. Modes are not advised, where nothing is wrong with
+    them; where something is, that comes first."""
+    full = {"state": DatabaseState.UNREADABLE, "problem": "the disk is full", "free_bytes": 0}
+    finding = found(Check.DATABASE, **full)
+    assert commands(finding) == []
+    assert "a person must free about" in finding.ways[0].why
+    (chmod,) = commands(found(Check.DATABASE, **full, unreadable=("runtime-store.sqlite3",)))
+    assert chmod.startswith("chmod")
+
+
+def test_a_stopped_holder_of_the_lock() -> None:
+    """It is red at once, however short it holds the lock, and has both ways out."""
+    holder = {"lock_holder": HOLDER, "lock_process_id": 42, "lock_since": NOW}
+    finding = found(Check.LOCK, **holder, lock_is_stopped=True)
+    assert finding.level is Level.RED
+    assert commands(finding) == ["kill -CONT 42", "kill -KILL 42"]
+    assert found(Check.LOCK, **holder).level is Level.GREEN
+
+
 def test_something_odd_beside_the_database() -> None:
     """It is moved away: the database itself may be sound."""
     odd = PLACE / "runtime-store.sqlite3-wal"

@@ -144,8 +144,7 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case DatabaseState.LOCKED:
             yield say.red(f"another program has locked it: {facts.problem}")
         case DatabaseState.UNREADABLE:
-            way = _copy_elsewhere(facts) if facts.is_read_only else _make_accessible(facts)
-            yield say.red(f"it cannot be read: {facts.problem}", way)
+            yield say.red(f"it cannot be read: {facts.problem}", _to_read(facts))
         case DatabaseState.UNUSABLE:
             yield say.red(f"it must not be used: {facts.problem}")
         case _ if facts.lost_marks:
@@ -685,6 +684,15 @@ def _permissions(facts: Facts) -> Iterator[Finding]:
 def _make_accessible(facts: Facts) -> Suggestion:
     """Suggest a change of owner when the owner is wrong, else a change of modes."""
     return _own(facts) if facts.others or facts.is_others else _open_up(facts)
+
+
+def _to_read(facts: Facts) -> Suggestion:
+    """Suggest what makes a database readable. SQLite makes the index of a WAL before it reads it:
+    that needs room, where nothing is wrong with owner and modes."""
+    if facts.is_read_only:
+        return _copy_elsewhere(facts)
+    is_accessible = not (facts.others or facts.unreadable or facts.not_writable)
+    return _make_room(facts) if is_accessible and _is_full(facts) else _make_accessible(facts)
 
 
 def _own(facts: Facts) -> Suggestion:
