@@ -146,10 +146,9 @@ def build_plan(
             diagnostics.append(message)
     for name, batches in rolled_forward.items():  # stores that are not registered
         actions.extend(_roll_forward(name, batch.batch.batch_id) for batch in batches)
-    for name in [name for name in lost_entries if name not in {*findings, *rolled_forward}]:
-        action, said = _make_entry(name)
-        actions.append(action)
-        diagnostics.append(said)
+    made = [_make_entry(name) for name in lost_entries if name not in {*findings, *rolled_forward}]
+    actions.extend(action for action, _ in made)
+    diagnostics.extend(said for _, said in made)
     diagnostics.extend(
         f"Runtime store {action.schema_name} needs the rebuilder {action.rebuilder}"
         for action in actions
@@ -159,14 +158,7 @@ def build_plan(
         batch_id = logged.batch.batch_id
         diagnostics.append(f"Uncommitted runtime store batch detected: {batch_id}")
         if not logged.has_contents:
-            actions.append(
-                RecoveryAction(
-                    kind=ActionKind.BLOCK_READINESS,
-                    schema_name=OPEN_BATCH_STORE,
-                    reason=UNCOMMITTED_BATCH + batch_id,
-                    batch_id=batch_id,
-                )
-            )
+            actions.append(_closing(batch_id))
     if manifest.team_name != team_name:
         diagnostics.append(
             f"Runtime store manifest belongs to team {manifest.team_name}, not {team_name}"
@@ -346,6 +338,15 @@ def _make_entry(name: str) -> tuple[RecoveryAction, str]:
 
 def _restoring(name: str, reason: str) -> RecoveryAction:
     return RecoveryAction(kind=ActionKind.RESTORE_COMMITTED, schema_name=name, reason=reason)
+
+
+def _closing(batch_id: str) -> RecoveryAction:
+    return RecoveryAction(
+        kind=ActionKind.BLOCK_READINESS,
+        schema_name=OPEN_BATCH_STORE,
+        reason=UNCOMMITTED_BATCH + batch_id,
+        batch_id=batch_id,
+    )
 
 
 def _block(name: str, reason: str) -> RecoveryAction:

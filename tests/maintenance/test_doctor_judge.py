@@ -17,9 +17,9 @@ from rtstore.maintenance.doctor.judge import (
     Finding,
     Level,
     diagnose,
-    has_wal_reset_bug,
     worst,
 )
+from rtstore.maintenance.doctor.wal_reset import has_wal_reset_bug
 from rtstore.maintenance.suggestions import LaunchState
 from rtstore.model.records import Hindrance, HindranceKind, Suggestion
 

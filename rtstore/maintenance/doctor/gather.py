@@ -103,8 +103,6 @@ def examine(
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
     kept = kept_beside(directory, fs) if helps else ()
     nameless = _nameless(directory, known or (), fs) if helps and left.descriptors is None else ()
-    holder, sql_writer = _writers(directory, path)
-    signature = read_signature(holder or "")
     space = _space(directory)
     is_full = no_room(directory) is not None
     return Facts(
@@ -125,11 +123,7 @@ def examine(
         team_in_database=left.team_name,
         **_backups(directory, fs, would_help=helps),
         **(_why_refused(directory, known, fs) if state is DatabaseState.LEGACY else {}),
-        lock_holder=holder,
-        lock_process_id=signature.process_id,
-        lock_since=signature.since,
-        lock_is_stopped=holder is not None and WriterLock(directory).stopped_holder() is not None,
-        sql_writer=sql_writer,
+        **_of_lock(directory, path),
         readers=processes.connected(path),
         in_transaction=processes.in_transaction(path),
         engine=engine_version(),
@@ -176,6 +170,20 @@ def _hindrances(
     paths = {item.schema_name: item.relative_path for item in descriptors}
     mounted = None if state in _READABLE else mounted_database(directory)
     return (*hindrances(directory, paths, committed), *((mounted,) if mounted else ()))
+
+
+def _of_lock(directory: Path, path: Path) -> dict[str, Any]:
+    """Return the facts of the writer lock, and of who writes without it."""
+    holder, sql_writer = _writers(directory, path)
+    signature = read_signature(holder or "")
+    stopped = None if holder is None else WriterLock(directory).stopped_holder()
+    return {
+        "lock_holder": holder,
+        "lock_process_id": signature.process_id,
+        "lock_since": signature.since,
+        "lock_is_stopped": stopped is not None,
+        "sql_writer": sql_writer,
+    }
 
 
 def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rtstore.control.sqlite.processes import listed
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
+from rtstore.maintenance.doctor.wal_reset import has_wal_reset_bug
 from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning, space_returning
 from rtstore.maintenance.suggestions import (
     about_descriptors,
@@ -27,17 +28,6 @@ from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
 from rtstore.model.times import format_time
 from rtstore.shell import shell_command, shell_word
-
-WAL_RESET_BUG = ((3, 7, 0), (3, 51, 2))
-"""The first and the last version of SQLite with the WAL-reset bug, but for the back-ports: fixed in
-3.51.3 (2026-03-13), back-ported to 3.44.6 and 3.50.7 (sqlite.org/wal.html#walresetbug,
-sqlite.org/releaselog/3_51_3.html). When two connections write or checkpoint a WAL database at the
-same moment, and the timing is bad, a later checkpoint skips pages: the database is corrupt.
-
-The writer lock covers it: every write and every checkpoint of ours (one that a commit runs, and the
-one of the last connection to close) happens while this process alone holds the lock. What it cannot
-cover is a program that does not take it, such as a sqlite3 shell that writes."""
-WAL_RESET_BACKPORTS = ((3, 44, 6), (3, 50, 7))
 
 NETWORK = frozenset(
     {
@@ -106,13 +96,6 @@ def worst(findings: tuple[Finding, ...]) -> Level:
     """Return the level of the worst finding."""
     order = (Level.GREEN, Level.YELLOW, Level.RED)
     return max((finding.level for finding in findings), key=order.index, default=Level.GREEN)
-
-
-def has_wal_reset_bug(version: tuple[int, int, int]) -> bool:
-    """Return whether a version of SQLite has the WAL-reset bug."""
-    first, last = WAL_RESET_BUG
-    patched = any(version[:2] == fixed[:2] and version >= fixed for fixed in WAL_RESET_BACKPORTS)
-    return first <= version <= last and not patched
 
 
 # --- the database ---------------------------------------------------------------------------------
