@@ -7,15 +7,16 @@ one that deleted it could be that.
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from rtstore.control import batches, history, manifest
-from rtstore.control.sqlite.statements import driver_of
-from rtstore.model.records import InspectionState, ManifestEntry
+from rtstore.control.sqlite.statements import Statement
+from rtstore.model.records import ManifestEntry
 
 # Each step of the recursion is one search in the index over (schema_name, batch_number), and so is
 # each search for a last write: the history may be long.
-_CANDIDATES = """
+_CANDIDATES = Statement(
+    text("""
     WITH RECURSIVE names(name) AS (
       SELECT min(schema_name) FROM batch_writes
       UNION ALL
@@ -40,20 +41,25 @@ _CANDIDATES = """
     WHERE batch.origin = 'written'
       AND NOT EXISTS (
         SELECT 1 FROM manifest_entries AS entry WHERE entry.relative_path = written.relative_path)
-"""
-_WRITE = """
+""")
+)
+_WRITE = Statement(
+    text("""
     SELECT schema_name, schema_version, relative_path, content_hash, file_size, mtime_ns,
       receipt_id AS last_write_receipt_id, batch_number
-    FROM batch_writes WHERE schema_name = ? AND batch_number = ?
-"""
+    FROM batch_writes WHERE schema_name = :name AND batch_number = :number
+""")
+)
 # A batch of no run, which brings store data up, leaves the identity of its entries as it was.
-_IDENTITY = """
+_IDENTITY = Statement(
+    text("""
     SELECT batch.run_id, batch.capability_snapshot_id, batch.behavior_fingerprint
     FROM batch_writes AS written JOIN write_batches AS batch USING (batch_number)
-    WHERE written.schema_name = ? AND written.batch_number <= ?
+    WHERE written.schema_name = :name AND written.batch_number <= :number
       AND batch.state = 'committed' AND batch.run_id IS NOT NULL
     ORDER BY written.batch_number DESC LIMIT 1
-"""
+""")
+)
 
 
 def lost_entries(connection: Connection) -> dict[str, int]:
@@ -61,28 +67,20 @@ def lost_entries(connection: Connection) -> dict[str, int]:
     none from a database of a revision before there were deletions."""
     if not batches.has_deletions(connection):
         return {}
-    last = batches.last_number(connection)
+    found = {row["schema_name"]: row["batch_number"] for row in _CANDIDATES.all(connection)}
     return {
         name: number
-        for name, number in driver_of(connection).execute(_CANDIDATES).fetchall()
-        if batches.is_written(connection, name) and history.all_are_there(connection, number, last)
+        for name, number in found.items()
+        if batches.is_written(connection, name)
+        and history.all_are_there(connection, number, batches.last_number(connection))
     }
 
 
 def make_again(connection: Connection, schema_name: str, number: int) -> None:
     """Write the entry of a store as the batch that wrote it last left it. Which file has it is not
     known: only the hash can tell."""
-    driver = driver_of(connection)
-    write = driver.execute(_WRITE, (schema_name, number))
-    names = [column[0] for column in write.description]
-    row = dict(zip(names, write.fetchone(), strict=True))
-    identity = driver.execute(_IDENTITY, (schema_name, number)).fetchone() or (None, None, None)
-    run_id, snapshot_id, fingerprint = identity
-    entry = ManifestEntry(
-        **row,
-        run_id=run_id,
-        capability_snapshot_id=snapshot_id,
-        behavior_fingerprint=fingerprint,
-        state=InspectionState.HEALTHY,
-    )
+    write = _WRITE.first(connection, name=schema_name, number=number)
+    identity = _IDENTITY.first(connection, name=schema_name, number=number)
+    nobody = {"run_id": None, "capability_snapshot_id": None, "behavior_fingerprint": None}
+    entry = ManifestEntry.model_validate({**(write or {}), **(identity or nobody)})
     manifest.insert_entries(connection, [entry])
