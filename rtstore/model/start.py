@@ -123,17 +123,11 @@ def start_state(
         or _begin(run_id, last, manifest, process_alive=process_alive, is_own=is_own)
     )
     if kind not in (StartKind.REFUSE, StartKind.REPAIR):
-        lost = [item.schema_name for item in passed_over if is_lost(item)]
-        files = [item.schema_name for item in passed_over if item.kind in _OF_FILES]
-        refused = [item.schema_name for item in passed_over if item.kind not in _OF_FILES]
         for sentence, stores in (
             (_REPLACING, replacing),
             (_STALE, [item.schema_name for item in plan.stale_stores]),
             (_NOT_UPGRADED, not_upgraded),
-            (_REFUSED, [name for name in refused if name not in links]),
-            (_LINK, [name for name in refused if name in links]),
-            (_FILE_REFUSED, [name for name in files if name not in lost]),
-            (_LOST, lost),
+            *_left_out(passed_over, links),
             (_ADOPTED if edits is ForeignEdits.ADOPT else _IGNORED, edited),
         ):
             if stores:
@@ -147,6 +141,22 @@ def start_state(
         plan=plan,
         readiness=readiness,
     )
+
+
+def _left_out(
+    passed_over: Sequence[RecoveryAction], links: Collection[str]
+) -> list[tuple[str, list[str]]]:
+    """Return what is said of diagnostic stores that stop no start, each with its stores."""
+    stores: dict[str, list[str]] = {_REFUSED: [], _LINK: [], _FILE_REFUSED: [], _LOST: []}
+    for action in passed_over:
+        if is_lost(action):
+            sentence = _LOST
+        elif action.kind in _OF_FILES:
+            sentence = _FILE_REFUSED
+        else:
+            sentence = _LINK if action.schema_name in links else _REFUSED
+        stores[sentence].append(action.schema_name)
+    return list(stores.items())
 
 
 def _edited(plan: RecoveryPlan, not_adoptable: Collection[str]) -> list[str]:

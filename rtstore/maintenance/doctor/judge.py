@@ -462,12 +462,8 @@ def _stores(facts: Facts) -> Iterator[Finding]:
         )
         return
     if facts.verdict == "ready":
-        every = (
-            "every store file that a descriptor names"
-            if facts.unregistered
-            else ("every store file")
-        )
-        yield say.green(f"{every} is what is committed: ready")
+        named = " that a descriptor names" if facts.unregistered else ""
+        yield say.green(f"every store file{named} is what is committed: ready")
         return
     sentence = f"not everything is as committed: {facts.verdict}"
     level = Level.YELLOW if facts.verdict == "degraded" else Level.RED
