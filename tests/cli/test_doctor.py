@@ -45,7 +45,7 @@ from tests.cli.test_read_only import WRITE_ON
 from tests.cli.troubles import LEASES_FILE, TROUBLES, Trouble, findings, go_through
 from tests.maintenance.test_rebuild_database import overwrite
 from tests.model.build import needs_legacy
-from tests.support import CHECKOUT, LEASES, agree, hear, picture
+from tests.support import CHECKOUT, LEASES, agree, breadth, hear, picture
 from tests.support.forked import forked
 from tests.upgrade.freeze import unpack
 
@@ -459,7 +459,7 @@ def test_where_sqlite_cannot_read_the_wal(tmp_path: Path) -> None:
     assert "every page of it is sound" in run("doctor", copy).out
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", breadth.params(range(4), normal=[0]))
 def test_whatever_was_done_to_the_database(tmp_path: Path, seed: int) -> None:
     """Bytes turned over, pages of noise, cut short: the doctor always has an answer; what it calls
     damaged or not ours can be rebuilt, and what it calls sound can be read."""

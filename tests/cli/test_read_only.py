@@ -12,7 +12,7 @@ import pytest
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run, run_all
 from tests.cli.test_bad_input import _without_privileges
-from tests.support import Picture, hear, picture
+from tests.support import Picture, breadth, hear, picture
 from tests.support.forked import forked
 
 STORE = "opencode.sessionStore"
@@ -107,7 +107,7 @@ def _mounted_read_only(folder: Path) -> tuple[str, ...]:
     return before
 
 
-@pytest.mark.parametrize("make", [ready_team, crashed_team])
+@pytest.mark.parametrize("make", breadth.params([ready_team, crashed_team], normal=[crashed_team]))
 def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
     """On a mount that refuses every write, no runtime can start: all that tell of readiness say so.
     The others say what they say elsewhere; what has to write says that it cannot, and leaves

@@ -23,6 +23,7 @@ from rtstore.shell import shell_command
 from tests.cli.commands import ready_team, run, words_of
 from tests.cli.troubles import LEASES_FILE, TROUBLES
 from tests.cli.walks import WALKED, Step, delete_batch_writes, old_copy, walk
+from tests.support import breadth
 
 CHOICES: dict[str, Callable[[list[Any]], Any]] = {
     "the first": lambda ways: ways[0],
@@ -30,7 +31,7 @@ CHOICES: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", breadth.params(CHOICES, normal=["the first"]))
 @pytest.mark.parametrize("trouble", WALKED)
 def test_advice_comes_to_an_end(tmp_path: Path, trouble: str, choice: str) -> None:
     """Status, or else the doctor, is asked what to do, and that is run as it is printed, again and

@@ -15,6 +15,7 @@ from rtstore.cli.output import Cell, Page
 from rtstore.cli.width import reader_width
 from tests.cli.commands import crashed_team, ready_team, run, words_of
 from tests.cli.widths import COMMANDS, ON_A_TERMINAL, WIDTHS, file_of, printed
+from tests.support import breadth
 
 DATA = ("show", "diff", "quarantine show", "quarantine diff", "guide asyncio")
 """Commands that print what somebody wrote, or code to be copied, as it is."""
@@ -31,7 +32,7 @@ def words(text: str) -> set[str]:
     return set(text.lower().replace(",", "").split())
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", breadth.params(WIDTHS, normal=[40, None]))
 def test_each_command(width: int | None) -> None:
     """Byte by byte what is in the file, in a pipe and on a terminal; `python -m tests.cli.widths
     --renew` writes it anew."""

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rtstore import RuntimeStore
 from rtstore.model.descriptors import SESSION_STORE
 from tests.crash.client import TEAM
@@ -43,6 +45,7 @@ def test_eight_processes_update_one_store(crew: Crew) -> None:
     assert len(outcome.items) == len(set(outcome.items)) == 400
 
 
+@pytest.mark.thorough
 def test_killed_again_and_again(crew: Crew, full: bool) -> None:
     """Updaters, writers, readers, planners and recoveries that are killed and replaced again and
     again: every acknowledged batch is there, none in part, and no entry twice."""
@@ -54,6 +57,7 @@ def test_killed_again_and_again(crew: Crew, full: bool) -> None:
     assert max(Counter(outcome.items).values()) == 1
 
 
+@pytest.mark.thorough
 def test_nobody_is_alarmed_by_a_healthy_writer(crew: Crew, full: bool) -> None:
     """Plans, readiness checks, reads and snapshots made without pause beside a healthy writer show
     nothing wrong, and every snapshot is of one batch."""

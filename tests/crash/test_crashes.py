@@ -25,13 +25,13 @@ SLOW_TO_CUT = (
 )  # fmt: skip
 """Scenarios cut off from power in the full run only, for the same reason."""
 KILLED = (
-    "make", "write_new", "write_over", "write_mixed", "update_several", "write_together",
-    "delete", "open_torn", "begin_run",
+    "make", "write_new", "write_over", "write_mixed", "update_several", "delete", "open_torn",
+    "begin_run",
 )  # fmt: skip
 """Scenarios killed with every change."""
-FAILED = ("write_over", "write_together_refused", "update")
+FAILED = ("write_together_refused", "update")
 """Scenarios failed with every change."""
-CUT = ("make", "update", "write_refused", "delete_alone")
+CUT = ("make", "update", "delete_alone")
 """Scenarios cut off from power with every change."""
 RECOVERED = ("write_mixed",)
 """Scenarios whose wrecks are recovered again and again, but for the full run."""

@@ -22,13 +22,14 @@ STATES = 2
 
 
 def _some(normal: int, thorough: int, full: int | None = None) -> list[object]:
-    """Names of scenarios. The first ones drawn are the same, however many there are."""
+    """Names of scenarios. The first ones drawn are the same, however many there are. The very
+    first, which takes longest, is none of the normal part."""
     seed = breadth.seed()
     every = drawn(len(PRODUCT) if full is None else full, seed)
-    return breadth.params(every, normal=every[:normal], thorough=every[:thorough])
+    return breadth.params(every, normal=every[1 : 1 + normal], thorough=every[:thorough])
 
 
-@pytest.mark.parametrize("scenario", _some(3, 13))
+@pytest.mark.parametrize("scenario", _some(2, 13))
 def test_killed_at_every_point(crew: Crew, scenario: str) -> None:
     """A process killed before any call or statement loses nothing that was acknowledged, leaves no
     batch in part, destroys nothing of anybody else's, and can be opened again."""
@@ -37,7 +38,7 @@ def test_killed_at_every_point(crew: Crew, scenario: str) -> None:
     assert not tally.failures, str(tally)
 
 
-@pytest.mark.parametrize("scenario", _some(1, 7, 60))
+@pytest.mark.parametrize("scenario", _some(0, 7, 60))
 def test_error_at_every_point(crew: Crew, scenario: str) -> None:
     """An error at any call or statement tells the truth; when the trouble is over, the process and
     the next one go on."""
@@ -46,7 +47,7 @@ def test_error_at_every_point(crew: Crew, scenario: str) -> None:
     assert not tally.failures, str(tally)
 
 
-@pytest.mark.parametrize("scenario", _some(3, 10, 120))
+@pytest.mark.parametrize("scenario", _some(2, 10, 120))
 def test_power_lost_at_every_point(crew: Crew, scenario: str) -> None:
     """Power lost before any call or statement, with any of the names and bytes that were not
     flushed, takes nothing that was acknowledged, and no version of ours is taken for somebody

@@ -238,6 +238,7 @@ def test_database_does_not_grow(scene: Scene) -> None:
         scene.remove()
 
 
+@pytest.mark.thorough
 def test_an_upgrade_does_not_fit(tmp_path: Path) -> None:
     """However little room is left, an upgrade is done or as if it had never begun, its back-up is
     whole or not there, and with room again a runtime goes on."""

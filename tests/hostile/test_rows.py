@@ -74,7 +74,7 @@ def _all_tables() -> list[str]:
     return sorted({table for table, _ in _columns()})
 
 
-QUICK = ("batch_writes", "history_retention", "store_contents", "store_descriptors")
+QUICK = ("batch_writes", "store_contents")
 """Tables that are tried with every change."""
 
 

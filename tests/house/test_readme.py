@@ -36,6 +36,7 @@ def test_every_command_and_program_prints_what_the_readme_shows(
     assert _run(readme.README, disk, installed) >= 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.stem)
 def test_every_page_of_the_guide_prints_what_it_shows(
     tmp_path: Path, installed: Installed, demonstrated: Path, page: Path

@@ -33,6 +33,9 @@ from tests.support import (
     open_store,
 )
 
+USUAL = [name for name in SCENARIOS if name not in ("tasks of a loop", "an update that leads")]
+"""Scenarios that take little time."""
+
 pytestmark = pytest.mark.filterwarnings(
     # A strike at a line of a `__del__` goes no further.
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -52,7 +55,7 @@ def sample(seed: str, step: int) -> Iterator[int]:
     return (number + chosen.randrange(step) for number in itertools.count(1, step))
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", breadth.params(SCENARIOS, normal=USUAL))
 def test_an_exception_at_any_line(tmp_path: Path, name: str) -> None:
     """The object works, locks and descriptors are free, no thread hangs, the note is true."""
     step = 1 if name == "the lock" else 37

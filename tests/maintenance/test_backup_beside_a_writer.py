@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rtstore import RuntimeStore, restore_backup, validate_invariants
 from tests.support import LAUNCH, SESSIONS, agree, answer, hear, new_directory
 from tests.support.forked import forked
@@ -60,6 +62,7 @@ def broken_by_mixing(one: dict[str, Any], other: dict[str, Any], store: RuntimeS
     return found
 
 
+@pytest.mark.thorough
 def test_backups_under_a_writing_process(tmp_path: Path) -> None:
     """While another process writes 1,000 batches, each a run of its own in four stores that refer
     to each other, back-ups are made. Each is restored to exactly one batch boundary: stores, files,

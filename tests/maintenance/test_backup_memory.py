@@ -44,9 +44,7 @@ print(json.dumps(peak_mib() - before))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is told by /proc")
-@pytest.mark.parametrize(
-    "as_before", breadth.params(["streamed", "as before"], normal=["streamed"])
-)
+@pytest.mark.parametrize("as_before", breadth.params(["streamed", "as before"], normal=()))
 def test_memory_does_not_grow_with_the_database(tmp_path: Path, as_before: str) -> None:
     """100 MiB of history: what making, checking and restoring take is a few contents, and nowhere
     near the database. The control, which reads it as one image, is caught."""

@@ -105,6 +105,7 @@ def test_many_tasks_receive_each_message_once(tmp_path: Path) -> None:
     assert asyncio.run(main()) == MESSAGES
 
 
+@pytest.mark.thorough
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
     """It works, stops, and starts again under a new run id; one that is over is refused."""
     ended = [

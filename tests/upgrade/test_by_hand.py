@@ -52,6 +52,7 @@ def alembic(
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.thorough
 def test_looking(oldest: Path) -> None:
     """`current` says the revision, and `check` that it is not the newest; nothing is changed, the
     WAL of the killed writer included."""
@@ -82,6 +83,7 @@ def test_upgrading(oldest: Path) -> None:
     assert problems_in_use(oldest) == []
 
 
+@pytest.mark.thorough
 def test_nothing_to_run(oldest: Path) -> None:
     """An upgrade to where the database is leaves no back-up, and no row."""
     rows = rows_of(looked_at(oldest) / DATABASE_NAME)
@@ -110,6 +112,7 @@ def test_what_is_never_done(oldest: Path, words: tuple[str, ...], message: str) 
     assert picture(oldest) == before
 
 
+@pytest.mark.thorough
 def test_wrong_directories(tmp_path: Path) -> None:
     """Without a directory, in one without a database, and on a database that is not ours, it says
     so and changes nothing."""

@@ -353,7 +353,7 @@ from_both_ends = pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=
 
 
 @needs_fork
-@pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=OLDER[-1:], thorough=ENDS))
+@pytest.mark.parametrize("frozen", breadth.params(OLDER, normal=(), thorough=ENDS))
 def test_an_upgrade_that_is_killed(frozen: str) -> None:
     """Killed before any SQL statement or file operation that follows a change, the store is at the
     old revision or the new one, whole, and a runtime goes on."""
