@@ -681,6 +681,29 @@ def test_a_wal_behind_a_link_is_brought_back(tmp_path: Path) -> None:
     assert ended == before["runs"][0]["run"]["state"] == "ended"
 
 
+def test_a_wal_whose_rows_somebody_edited(tmp_path: Path) -> None:
+    """The database without it is sound, too, and of an earlier day: the WAL has batches, and is not
+    advised away."""
+    directory = ready_team(tmp_path)
+    code = (
+        "import os, sqlite3, sys; from pathlib import Path; from rtstore import RuntimeStore; "
+        "from tests.support import LEASES, write; "
+        "store = RuntimeStore.open(Path(sys.argv[1])); write(store, LEASES, {'n': 1}); "
+        "raw = sqlite3.connect(store.database.path, isolation_level=None); "
+        "raw.execute('UPDATE runtime_manifest SET high_watermark = high_watermark - 1'); "
+        "os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(directory)], check=True, cwd=CHECKOUT)
+    assert (directory / f"{DATABASE_NAME}-wal").stat().st_size > 0
+    (database,) = [
+        item
+        for item in run("doctor", directory, "--json").json()["findings"]
+        if item["check"] == "database"
+    ]
+    assert database["level"] == "red"
+    assert not [way for way in database["ways"] if "-wal" in (way["command"] or "")]
+
+
 def test_a_wal_of_another_database(tmp_path: Path) -> None:
     """The database is sound without it, so that comes before a rebuild, which loses the history."""
     directory, other = ready_team(tmp_path), tmp_path / "other"

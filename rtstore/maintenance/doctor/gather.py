@@ -226,8 +226,9 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
 
 
 def _is_sound_without_wal(path: Path) -> bool:
-    """Return whether a copy of the file alone is sound. False where that cannot be found out."""
-    if idle.wal_size(path) == 0 or not idle.knows_what_is_open():
+    """Return whether a copy of the file alone is sound, and the WAL spoils its pages. A WAL that
+    fits has batches, whatever somebody did to the rows. False where it cannot be found out."""
+    if idle.wal_size(path) == 0 or not idle.knows_what_is_open() or _has_sound_pages(path):
         return False
     with (
         suppress_system_error(RuntimeStoreError),
@@ -238,6 +239,16 @@ def _is_sound_without_wal(path: Path) -> bool:
             copy.writelines(idle.pieces(path, copying.PIECE_BYTES))
         return problem_of(alone) is None
     return False
+
+
+def _has_sound_pages(path: Path) -> bool:
+    try:
+        copying.check(path)
+    except CorruptDatabaseError:
+        return False
+    except RuntimeStoreError:
+        pass  # that cannot be found out
+    return True
 
 
 def _bring_wal(odd_file: Path) -> str | None:
