@@ -21,7 +21,10 @@ from rtstore.maintenance.backup import verify_backup
 from tests.cli.commands import run
 from tests.store.test_deletions import delete
 from tests.support import (
+    CHECKPOINT,
+    DIAGNOSTICS,
     FILE_OF,
+    IDENTITY,
     LEASES,
     LEDGER,
     agree,
@@ -167,6 +170,21 @@ def test_a_deleted_store_stays_deleted(directory: Path) -> None:
     with RuntimeStore.open(directory) as store:
         assert store.manifest().entry(LEASES) is None
         assert not (directory / FILE_OF[LEASES]).exists()
+
+
+def test_nobody_is_accused_where_the_deletion_is_not_on_record(directory: Path) -> None:
+    """The batch that wrote the store last is still on record, for another store's sake."""
+    with RuntimeStore.open(directory) as store:
+        writes = {LEASES: "last", DIAGNOSTICS: "last"}
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=writes)
+        delete(store, LEASES)
+        for number in range(3):
+            write(store, LEDGER, number)
+        store.prune(Retention(batches=1))
+    with RuntimeStore.open(directory) as store:
+        assert store.manifest().entry(LEASES) is None
+        with pytest.raises(InvalidRequestError, match="the one that deleted it is not on record"):
+            store.read(LEASES)
 
 
 def test_nothing_is_made_again_where_a_later_batch_is_not_on_record(directory: Path) -> None:
