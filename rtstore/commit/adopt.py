@@ -235,8 +235,9 @@ def refuse_own(
     """Raise `InvalidRequestError` for a file that holds what a batch wrote, and that opening puts
     right; and for one that is not the store's file any more.
 
-    Where nothing is committed, or its content is lost, who asks for the file by name may have it,
-    instead of nothing. But nothing is adopted `by_itself` that the log knows.
+    Who asks for the file by name may have it where no other command brings its content back: where
+    nothing is committed, its content is lost, or the database has not these bytes any more. But
+    nothing is adopted `by_itself` that the log knows.
     """
     name = descriptor.schema_name
     entry = manifest.load_entries(connection, [name]).get(name)
@@ -245,12 +246,17 @@ def refuse_own(
     if moved_to is not None:
         problem = f"another program gave the store the file {moved_to}: {path} is not its file now"
         raise InvalidRequestError("store", problem, store=name)
-    if not by_itself and (entry is None or name not in contents.stores_with_content(connection)):
+    found_hash = content_hash(content)
+    if not by_itself and (
+        entry is None
+        or name not in contents.stores_with_content(connection)
+        or not contents.holds(connection, content, found_hash, name)
+    ):
         return
     if contents.is_of_batch(
         connection,
         name,
-        content_hash(content),
+        found_hash,
         lambda: content,
         current=None if entry is None else entry.batch_number,
     ):

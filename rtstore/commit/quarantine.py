@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from sqlalchemy import Connection
+
 from rtstore.commit.reporting import EventDispatcher
-from rtstore.control import contents, recovery_log
+from rtstore.control import batches, contents, recovery_log
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import NewerStoreFileError, StorageError
 from rtstore.files import quarantine
@@ -180,9 +182,15 @@ class QuarantineKeeper:
         if entry is not None and entry.content_hash == found_hash:
             return False
         _refuse_newer(file, path, found, entry)
-        return not self._database.read(
-            lambda connection: contents.holds(connection, found, found_hash, file.schema_name)
-        )
+        name = file.schema_name
+
+        def is_kept(connection: Connection) -> bool:
+            # Without an entry nothing holds a committed version that is on record: this batch may
+            # drop it. Where the deletion is on record, that is what was asked for.
+            may_go = entry is None and batches.is_written(connection, name)
+            return not may_go and contents.holds(connection, found, found_hash, name)
+
+        return not self._database.read(is_kept)
 
     def quarantine_replaced(
         self,

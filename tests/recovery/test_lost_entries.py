@@ -187,6 +187,21 @@ def test_nobody_is_accused_where_the_deletion_is_not_on_record(directory: Path) 
             store.read(LEASES)
 
 
+def test_what_a_store_without_an_entry_had_is_kept_when_it_is_written_over(
+    directory: Path,
+) -> None:
+    """Nothing holds its versions on record: the batch that writes over its file may drop them."""
+    with RuntimeStore.open(directory) as store:
+        for number in range(3):
+            write(store, LEDGER, number)
+        store.prune(Retention(batches=1))
+    edit(directory, OF_LEASES)
+    with RuntimeStore.open(directory) as store:
+        write(store, LEASES, "over it")
+        (kept,) = store.quarantined_files()
+        assert data_in(directory / kept.quarantine_path) == "second"
+
+
 def test_nothing_is_made_again_where_a_later_batch_is_not_on_record(directory: Path) -> None:
     """It may have deleted the store. The file stays all the same, for a person to adopt."""
     with RuntimeStore.open(directory) as store:

@@ -19,6 +19,7 @@ from rtstore import (
     ForeignEdits,
     InvalidRequestError,
     NewerStoreFileError,
+    Retention,
     RuntimeStore,
     StaleRunError,
     StoreFileChangedError,
@@ -319,6 +320,23 @@ def test_who_adopts_by_name_is_refused_what_opening_puts_right(tmp_path: Path, m
         assert store.manifest() == committed
     with open_store(directory) as store:
         assert store.read(LEASES).data == "committed"
+
+
+def test_an_earlier_version_that_no_revert_brings_back_is_adopted_by_name(tmp_path: Path) -> None:
+    """Its content is not kept any more, so the file is all there is of it. No read adopts it."""
+    limits = Retention(contents_per_store=2)
+    with opened(new_directory(tmp_path), "adopt", retention=limits) as store:
+        path = file_of(store, LEASES)
+        write(store, LEASES, 0)
+        first = path.read_bytes()
+        for number in range(1, 5):
+            write(store, LEASES, number)
+        path.write_bytes(first)
+        with pytest.raises(StoreFileChangedError):
+            store.read(LEASES)
+        assert not store.history(LEASES)[0].has_content
+        store.adopt(LEASES)
+        assert store.read(LEASES).data == 0
 
 
 def test_an_earlier_version_that_takes_the_place_of_an_edit(
