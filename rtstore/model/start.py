@@ -248,7 +248,7 @@ def _left(action: RecoveryAction, *, has_entry: bool, is_link: bool) -> str:
         )
     if has_entry:
         return (
-            "its file is gone, and its committed content is not in the database: no recovery puts "
+            "its file is gone, and its committed content is not in the database: nothing puts "
             "it back. Restore a back-up, write the store anew in a batch (or in the beginning of a "
             "new run), or look for the file in quarantine (rtstore quarantine), and adopt it"
         )

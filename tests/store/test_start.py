@@ -127,7 +127,7 @@ def _lose(store: RuntimeStore) -> None:
         ),
         (
             _lose,
-            "no recovery puts it back",
+            "nothing puts it back",
             lambda store: store.begin_run("run-2", writes={MINE: 2}, keep="all").end(),
         ),
     ],
@@ -287,7 +287,7 @@ def test_content_that_is_lost_and_would_only_be_dropped(directory: Path) -> None
         _lose(store)
         start = store.start_state("run-2")
         assert start.kind is StartKind.REFUSE
-        assert "no recovery puts it back" in start.why
+        assert "nothing puts it back" in start.why
 
 
 def test_a_diagnostic_store_whose_content_is_lost(directory: Path) -> None:
