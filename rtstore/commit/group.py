@@ -181,6 +181,16 @@ class PendingBatch:
         """Whether it has an outcome."""
         return self.batch is not None or self.error is not None or self.is_dropped
 
+    @property
+    def is_led_elsewhere(self) -> bool:
+        """Whether a leader in another thread has it, and has set no outcome yet."""
+        by = self._claims.get(len(self._claims) - 1)
+        return (
+            isinstance(by, Hold)
+            and not (self.is_done or by.closed)
+            and by.thread != threading.get_ident()
+        )
+
     def claim(self, claimant: object) -> bool:
         """Claim the batch for a leader's hold or for its caller. Return whether this claimant has
         it.
@@ -361,6 +371,7 @@ class TakeGroup:
         if self.hold is not None:
             self.hold.release()
         self._place.leads = False
+        self.taken.clear()  # their contents may be large, and nobody waits for them any more
 
     def compose(self) -> None:
         """Compose the batches of the leader's own place. Raises what their functions raise."""
@@ -426,8 +437,8 @@ class WriteQueue:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._places: deque[Place] = deque()
-        self._group: TakeGroup | None = None
-        """The batches of the last leader."""
+        self._taken: list[PendingBatch] = []
+        """The batches that the leader has."""
         self._turns: dict[int, Place] = {}
         """The last turn of each thread."""
 
@@ -463,16 +474,11 @@ class WriteQueue:
     def wait_for(self, batch_id: str) -> None:
         """Wait until no other thread is at work on a batch, at most `INTERRUPTED_S_MAX`. Its caller
         may have left it to a leader."""
-        group, deadline = self._group, time.monotonic() + INTERRUPTED_S_MAX
-        if group is None or group.hold is None or group.hold.thread == threading.get_ident():
-            return
-        for item in list(group.taken):
-            while (
-                item.batch_id == batch_id
-                and not (item.is_done or group.hold.closed)
-                and time.monotonic() < deadline
-            ):
-                time.sleep(POLL_S)
+        deadline = time.monotonic() + INTERRUPTED_S_MAX
+        for item in list(self._taken):
+            if item.batch_id == batch_id:
+                while item.is_led_elsewhere and time.monotonic() < deadline:
+                    time.sleep(POLL_S)
 
     # --- for the tasks of a loop ------------------------------------------------------------------
 
@@ -529,7 +535,8 @@ class WriteQueue:
                 self._lead(place, commit_group)
 
     def _lead(self, place: Place, commit_group: Callable[[TakeGroup], None]) -> None:
-        self._group = group = TakeGroup(self._places, place)
+        group = TakeGroup(self._places, place)
+        self._taken = group.taken
         try:
             self._hold_and_lead(group, place, commit_group)
         except _NotAcquiredError:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, exists, func, insert, or_, select, union_all, update
+from sqlalchemy import (
+    Connection,
+    ScalarSelect,
+    Table,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from rtstore.control.schema import (
     OPEN_CONDITION,
@@ -464,29 +476,25 @@ _SELECT_GONE = Statement(
         .correlate(batch_deletions),
     )
 )
-_last_write = (
-    select(batch_writes.c.batch_number)
-    .join(write_batches, write_batches.c.batch_number == batch_writes.c.batch_number)
-    .where(
-        batch_writes.c.schema_name == bindparam("name"),
-        write_batches.c.state == BatchState.COMMITTED.value,
+
+
+def _last_in(table: Table) -> ScalarSelect[int]:
+    return (
+        select(table.c.batch_number)
+        .join(write_batches, write_batches.c.batch_number == table.c.batch_number)
+        .where(
+            table.c.schema_name == bindparam("name"),
+            write_batches.c.state == BatchState.COMMITTED.value,
+        )
+        .order_by(table.c.batch_number.desc())
+        .limit(1)
+        .scalar_subquery()
     )
-    .order_by(batch_writes.c.batch_number.desc())
-    .limit(1)
-    .scalar_subquery()
+
+
+_SELECT_IS_WRITTEN = Statement(
+    select(_last_in(batch_writes) > func.coalesce(_last_in(batch_deletions), 0))
 )
-_last_deletion = (
-    select(batch_deletions.c.batch_number)
-    .join(write_batches, write_batches.c.batch_number == batch_deletions.c.batch_number)
-    .where(
-        batch_deletions.c.schema_name == bindparam("name"),
-        write_batches.c.state == BatchState.COMMITTED.value,
-    )
-    .order_by(batch_deletions.c.batch_number.desc())
-    .limit(1)
-    .scalar_subquery()
-)
-_SELECT_IS_WRITTEN = Statement(select(_last_write > func.coalesce(_last_deletion, 0)))
 _SELECT_RECEIPT = Statement(
     union_all(
         *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -230,6 +231,15 @@ def test_who_asks_for_a_batch_that_was_left_to_a_leader(
         assert found is not None
         assert found == store.batch("mine")
         assert found.state == "committed"
+
+
+def test_a_batch_is_not_held_once_it_has_its_outcome(tmp_path: Path) -> None:
+    """Its content may be large."""
+    with open_store(new_directory(tmp_path)) as store:
+        batch(store, {LEDGER: 1}, batch_id="held-by-nobody")()
+        gc.collect()
+        pending = [item for item in gc.get_objects() if type(item) is PendingBatch]
+        assert "held-by-nobody" not in [item.batch_id for item in pending]
 
 
 def test_many_time_outs_are_true(tmp_path: Path) -> None:
