@@ -179,6 +179,16 @@ class Call(Generic[Result]):
         self._withdrawn = True
         self.outcome.withdraw()
 
+    @property
+    def called_at(self) -> float:
+        """When it was called, by `time.monotonic`."""
+        return self._called_at
+
+    def time_out(self) -> None:
+        """End the call with `LockTimeoutError`; no effect if it has begun."""
+        if self._lock is not None and self.outcome.begin():
+            self.fail(self._lock.timed_out(self._lock.timeout_s))
+
     def execute(self) -> None:
         """Run the call in a worker thread, with the context variables of its caller."""
         if not self.outcome.begin():

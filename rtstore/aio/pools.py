@@ -25,7 +25,7 @@ from rtstore.commit.group import FORKED_IN_CALL, PendingBatch, Place, WriteQueue
 from rtstore.commit.reporting import Observer
 from rtstore.commit.writer import BatchWriter
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, WriterLock
-from rtstore.errors import StoreClosedError
+from rtstore.errors import LockTimeoutError, StoreClosedError
 from rtstore.model import arguments
 from rtstore.model.records import Batch
 from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest, given_rebuilders
@@ -194,14 +194,26 @@ class BatchCall(Call[Batch]):
         self._submit = submit
         self._writer = writer
         self._began_at = time.perf_counter()
+        self._timed_out: LockTimeoutError | None = None
+        """Its outcome unless a leader has its batch, once it has waited too long."""
 
     def withdraw(self) -> None:
         """Prevent the batch from being written; no effect if a leader has it."""
         super().withdraw()
+        self._give_up(NotBegunError("the call was cancelled"))
+
+    def time_out(self) -> None:
+        """End the call with `LockTimeoutError`; no effect if a leader has its batch."""
+        lock = self._writer.lock
+        self._timed_out = lock.timed_out(lock.timeout_s)
+        super().time_out()
+        self._give_up(self._timed_out)
+
+    def _give_up(self, error: Exception) -> None:
         for item in self._pending:
-            item.give_up(NotBegunError("the call was cancelled"), self._writer.directory)
-            if isinstance(item.error, NotBegunError):
-                self.fail(item.error)
+            item.give_up(error, self._writer.directory)
+            if item.error is error:
+                self.fail(error)
 
     def encode(self, place: Place) -> None:
         """Check and encode the batch for its place, unless the call was cancelled."""
@@ -211,6 +223,8 @@ class BatchCall(Call[Batch]):
         except BaseException as error:  # noqa: BLE001 - as an executor does it
             self.fail(error)
         place.pending = self._pending
+        if self._timed_out is not None:  # it came while the batch was encoded
+            self._give_up(self._timed_out)
         if self._withdrawn:
             self.withdraw()
 
@@ -348,6 +362,7 @@ class WritePool(Pool):
 
     def __init__(self, workers: ThreadPools, lock: WriterLock, queue: WriteQueue) -> None:
         super().__init__(workers, "write", 1, lock)
+        self._lock_timeout_s = lock.timeout_s
         self._queue = queue
         self._bell = Bell()
         self._is_asked = False
@@ -355,6 +370,7 @@ class WritePool(Pool):
         self._asked_at = time.monotonic()
         self._is_closing = False
         self._current: ServedPlace | None = None
+        self._current_since = time.monotonic()
         self._turn = ServerTurn()
         """The last turn, or one before it."""
         self._turn.close()
@@ -393,6 +409,9 @@ class WritePool(Pool):
         if self._workers.is_of_parent:
             call.fail(self._workers.forked_in_call())
             return
+        # What waits behind many short calls waits; behind one that does not end, only so long.
+        if time.monotonic() - max(call.called_at, self._current_since) >= self._lock_timeout_s:
+            call.time_out()
         is_waiting = self._queue.next_of(self) is not None
         if self._is_served() or call.outcome.is_known:
             return
@@ -451,7 +470,7 @@ class WritePool(Pool):
             assert isinstance(place, ServedPlace)  # noqa: S101 - `_start` makes no others
             if not place.is_done:
                 _wake(wakes)
-            self._current = place
+            self._current, self._current_since = place, time.monotonic()
             place.call.wakes = wakes
             place.work()
         _wake(wakes)

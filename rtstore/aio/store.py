@@ -16,7 +16,9 @@ default executor stays free however long they wait for the writer lock.
 A read never waits behind a write that waits for the lock. A hundred tasks that write at the same
 time cost a few flushes, not a hundred. An `update` starts a flush of its own, which the batches
 waiting behind it share. The time that a write spends in the queue counts as waiting: a lock that is
-not free after `lock_timeout_s` seconds raises `LockTimeoutError` for every call that waits.
+not free after `lock_timeout_s` seconds raises `LockTimeoutError` for every call that waits. So does
+a write of this store that takes so long: the function of an `update`, for example. Calls that end
+are waited for, however many are before a call. A wait is looked at once a second.
 
 The loop itself only copies the data of a batch (some 5 ms for each megabyte), so that a batch holds
 what its caller saw when it called. A single C call of a worker thread, such as the check of the

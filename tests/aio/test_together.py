@@ -8,6 +8,7 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -562,6 +563,56 @@ def test_all_that_wait_for_the_lock_give_up_in_time(directory: Path) -> None:
         assert (await write(store, LEASES, 1)).high_watermark == 1
 
     run(directory, main, lock_timeout_s=0.2)
+
+
+@pytest.mark.parametrize("name", ["write_batch", "update", "end_run"])
+def test_what_waits_behind_a_write_that_does_not_end_gives_up_in_time(
+    directory: Path, name: str
+) -> None:
+    """Also what the function of an update waits for, which would wait for itself."""
+    calls: dict[str, Callable[[AsyncRuntimeStore], Coroutine[Any, Any, object]]] = {
+        "write_batch": lambda store: write(store, LEDGER, 2),
+        "update": lambda store: append(store, 2),
+        "end_run": lambda store: store.end_run(),
+    }
+    refused: list[BaseException | None] = []
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        await write(store, LEASES, 1)
+        await write(store, LEDGER, 1)
+        loop = asyncio.get_running_loop()
+
+        def wait(data: Any) -> Any:
+            inner = asyncio.run_coroutine_threadsafe(calls[name](store), loop)
+            refused.append(inner.exception(60))
+            return data + 1
+
+        batch = await store.update(LEASES, wait, identity=IDENTITY, reason=CHECKPOINT)
+        assert isinstance(refused[0], LockTimeoutError)
+        assert [receipt.schema_name for receipt in batch.receipts] == [LEASES]
+        # Nothing was written, and nothing is left that would be.
+        assert len(await store.batches()) == 3
+        assert (await store.read(LEASES)).data == 2
+        assert (await store.read(LEDGER)).data == 1
+        assert (await write(store, LEDGER, 3)).high_watermark == 4
+
+    run(directory, main, lock_timeout_s=0.2)
+
+
+def test_what_waits_behind_many_writes_that_end_is_not_given_up(directory: Path) -> None:
+    """Together they take longer than the time-out."""
+
+    def slowly(data: Any) -> Any:
+        time.sleep(0.25)
+        return data + 1
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        await write(store, LEASES, 0)
+        update = partial(store.update, LEASES, slowly, identity=IDENTITY, reason=CHECKPOINT)
+        await asyncio.gather(*(update() for _ in range(12)))
+        assert (await store.read(LEASES)).data == 12
+
+    run(directory, main, lock_timeout_s=1)
 
 
 def test_what_ends_the_process_comes_out_of_every_task(directory: Path) -> None:
