@@ -204,14 +204,15 @@ class _Forks:
 
     def __init__(self) -> None:
         self.begun = 0
-        self._under_way: list[float] = []
+        self._under_way: dict[int, float] = {}
+        """By thread that is about to fork: since when."""
 
     def before(self) -> None:
         self.begun += 1
-        self._under_way.append(time.monotonic())
+        self._under_way[threading.get_ident()] = time.monotonic()
 
     def after_in_parent(self) -> None:
-        self._under_way.clear()
+        self._under_way.pop(threading.get_ident(), None)  # another thread may be about to fork
 
     def after_in_child(self) -> None:
         # A forked child shares the parent's lock through the descriptors it inherited: the lock
@@ -223,7 +224,9 @@ class _Forks:
                 found.abandon()
 
     def is_under_way(self) -> bool:
-        return any(time.monotonic() - began_at < FORK_S_MAX for began_at in self._under_way)
+        return any(
+            time.monotonic() - began_at < FORK_S_MAX for began_at in list(self._under_way.values())
+        )
 
 
 _forks = _Forks()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from rtstore.control.sqlite import sessions
 from tests.control.build import run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -139,6 +144,8 @@ def test_a_fork_inside_of_a_transaction(path: Path, where: str) -> None:
 BESIDE = (
     COMMON
     + """
+from rtstore import forks
+sessions.PATIENCE_S = forks.PATIENCE_S = 120  # a fork may give up; a slow machine is no reason here
 database = Database(path)
 write_one(database, 1)
 numbers, stop = iter(range(2, 100000)), threading.Event()
@@ -180,6 +187,58 @@ def test_forks_beside_threads_that_read_and_write(path: Path) -> None:
     """Two threads fork while others read and write: every child opens its own, none waits for
     ever, and nothing is lost."""
     assert run(BESIDE, path) == "fine\n"
+
+
+def test_a_pause_is_never_taken_for_an_earlier_one_of_its_thread() -> None:
+    """A thread that waits finds a pause over, and forgets it. Whichever line it stops at, a pause
+    that the same thread has begun meanwhile stays: without it, a fork would copy connections that
+    are in use."""
+    for line in range(1, 100):
+        pause = sessions.Pause()
+        reached, go_on = threading.Event(), threading.Event()
+        waiting = threading.Thread(target=_wait_and_stop_at, args=(line, reached, go_on))
+        pause.close()
+        waiting.start()
+        assert reached.wait(60)
+        pause = sessions.Pause()
+        go_on.set()
+        # Either it sees this pause, and waits for its end, or it has looked before.
+        waiting.join(0.02)
+        assert sessions.is_pausing()
+        pause.close()
+        waiting.join(60)
+        if not _stopped.pop():
+            break
+    else:
+        raise AssertionError("it never came to an end")
+    assert line > 3
+
+
+_stopped: list[bool] = []
+
+
+def _wait_and_stop_at(number: int, reached: threading.Event, go_on: threading.Event) -> None:
+    """Wait for the pauses of others, and stop before one of the lines that this runs."""
+    left = number
+
+    def stop(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != sessions.__file__:
+            return None
+        if event == "line" and left:
+            left -= 1
+            if not left:
+                reached.set()
+                go_on.wait(60)
+        return stop
+
+    sys.settrace(stop)
+    try:
+        sessions.wait_for_others()
+    finally:
+        sys.settrace(None)
+    _stopped.append(not left)
+    reached.set()
 
 
 IMPATIENT = (

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rtstore import InvalidRequestError, LockTimeoutError, StorageError, WriterLock
+from rtstore.control import lock as lock_module
 from rtstore.control.lock import LOCK_NAME, read_signature
 from rtstore.errors import RetryableError
 from tests.support import answer, child, hear
@@ -347,3 +348,34 @@ def test_what_stands_in_the_lock_file_is_shown_without_control_characters(tmp_pa
     """Anybody may have written there."""
     (tmp_path / LOCK_NAME).write_bytes(b"\x1b[31mprocess 1\x07\n")
     assert WriterLock(tmp_path).holder() == "[31mprocess 1"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_fork_that_is_over_says_nothing_of_another_thread_that_forks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is opened between the handlers before a fork and the fork is in the child, too, and
+    would be a lock there: so nothing is locked until that fork is over, whoever forks meanwhile."""
+    monkeypatch.setattr(lock_module, "FORK_S_MAX", 600)
+    begun, over = threading.Event(), threading.Event()
+
+    def fork() -> None:
+        lock_module._forks.before()
+        begun.set()
+        over.wait(60)
+        lock_module._forks.after_in_parent()
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    assert begun.wait(60)
+    process = os.fork()
+    if not process:
+        os._exit(0)
+    os.waitpid(process, 0)
+    lock = WriterLock(tmp_path)
+    with pytest.raises(LockTimeoutError), lock.hold(timeout_s=0):
+        pass
+    over.set()
+    thread.join()
+    with lock.hold(timeout_s=0):
+        assert lock.is_held()

@@ -249,12 +249,16 @@ class Pause(io.BytesIO):
 
     def __init__(self) -> None:
         super().__init__()
-        _pauses[threading.get_ident()] = weakref.ref(self)
+        number = next(_numbers)
+        # Its own number and C forget it: so nobody forgets the next pause of its thread instead.
+        forget = partial(_pauses.pop, number)
+        _pauses[number] = weakref.ref(self, forget), threading.get_ident()
 
 
 def is_pausing() -> bool:
     """Return whether this thread has a pause."""
-    return threading.get_ident() in _pauses and _is_on(_pauses[threading.get_ident()])
+    this = threading.get_ident()
+    return any(thread == this and _is_on(pause) for pause, thread in list(_pauses.values()))
 
 
 def wait_for_others() -> None:
@@ -264,12 +268,12 @@ def wait_for_others() -> None:
         found = _pause_of_another()
         if found is None:
             return
-        thread, its_pause = found
+        number, its_pause = found
         # No `Event`: an exception from a signal handler in its wait becomes an error of its lock.
         deadline = time.monotonic() + 2 * PATIENCE_S
-        while _pauses.get(thread) is its_pause and _is_on(its_pause):
+        while number in _pauses and _is_on(its_pause):
             if time.monotonic() >= deadline:
-                _pauses.pop(thread, None)
+                _pauses.pop(number, None)
             time.sleep(POLL_S)
 
 
@@ -308,18 +312,11 @@ def _is_on(its_pause: weakref.ref[Pause]) -> bool:
 
 
 def _pause_of_another() -> tuple[int, weakref.ref[Pause]] | None:
-    thread = threading.get_ident()
-    for other, its_pause in list(_pauses.items()):
-        if other != thread:
-            if _is_on(its_pause):
-                return other, its_pause
-            _forget_pause(other, its_pause)
+    this = threading.get_ident()
+    for number, (its_pause, thread) in list(_pauses.items()):
+        if thread != this and _is_on(its_pause):
+            return number, its_pause
     return None
-
-
-def _forget_pause(thread: int, its_pause: weakref.ref[Pause]) -> None:
-    if _pauses.get(thread) is its_pause:
-        _pauses.pop(thread, None)
 
 
 # --- forks ----------------------------------------------------------------------------------------
@@ -366,8 +363,8 @@ if hasattr(os, "register_at_fork"):
 _numbers = count(1)
 _uses: dict[int, list[Any]] = {}
 """By the number of a connection: its database, and the thread that uses it or None."""
-_pauses: dict[int, weakref.ref[Pause]] = {}
-"""By thread: its pause, which may be over."""
+_pauses: dict[int, tuple[weakref.ref[Pause], int]] = {}
+"""The pauses by number, each with its thread. One that is over may be among them."""
 _pools: dict[int, weakref.ref[Pool]] = {}
 _barred: set[Identity] = set()
 
