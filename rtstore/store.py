@@ -978,7 +978,7 @@ class RuntimeStore:
         Batches prune history by themselves. Call this after the retention became smaller, or with
         a bound by age where nothing is written any more. Current contents, open batches and the
         newest batch stay, whatever the retention; so do quarantined files and the records of
-        recoveries.
+        recoveries, and the deletion of a store that an older batch on record wrote.
 
         Args:
             retention: how much history to leave, this once. Default: `store.retention`.

@@ -32,9 +32,9 @@ class Retention(Argument):
 
     A runtime directory remembers the retention it was last opened with: see `RuntimeStore.open`.
 
-    Current versions and open batches stay, however old; nothing else is dropped in their place. Up
-    to an eighth more than the limits may stay for some batches, because history is dropped in
-    chunks.
+    Current versions and open batches stay, however old; nothing else is dropped in their place. So
+    does the batch that deleted a store, as long as one that wrote the store before stays. Up to an
+    eighth more than the limits may stay for some batches, because history is dropped in chunks.
     """
 
     batches: int | None = Field(default=1_000, ge=1, le=NUMBER_MAX)

@@ -5,6 +5,10 @@ ended, and that no current entry refers to. So an open batch and what it needs a
 and never counted in place of others. Both ways of deleting use these predicates: a batch that drops
 some history of the stores that it wrote, and a run that drops all excess.
 
+The batch that deleted a store for good stays as long as one that wrote the store before stays:
+without it, the last word about the store would be that it was written. Batches go the oldest first,
+so each is asked at its own turn whether it still has an older one to tell of.
+
 A batch is dropped with the hashes of what it wrote, and only these hashes identify an old version
 of a file as ours. So before dropping batches, ask which of them may be forgotten (`MayForget`). The
 hashes of an imported batch identify a version only with its contents: the same holds for those. And
@@ -48,6 +52,7 @@ from sqlalchemy import (
 from rtstore.control.contents import Retention
 from rtstore.control.schema import (
     OPEN_CONDITION,
+    batch_deletions,
     batch_writes,
     manifest_entries,
     store_contents,
@@ -109,6 +114,9 @@ class Limits(NamedTuple):
     """The number of the first batch of the last hour; 0 without thinning."""
     kept: Mapping[str, Kept] = MappingProxyType({})
     """By store; one of which everything stays is absent."""
+    telling: frozenset[int] = frozenset()
+    """The numbers of the batches that stay because they tell of the deletion of a store that an
+    older batch wrote, which stays."""
 
 
 class Excess(NamedTuple):
@@ -312,9 +320,14 @@ def _goes(row: Row, limits: Limits) -> bool:
     return _is_beyond(row, limits) and (is_old or not row["stands"])
 
 
-def delete_batches(connection: Connection, numbers: Iterable[int]) -> None:
-    """Delete batches that may be dropped, with their receipts and contents."""
-    _DELETE_BATCH.run_many(connection, [{"number": number} for number in numbers])
+def delete_batches(connection: Connection, numbers: Iterable[int]) -> set[int]:
+    """Delete batches that may be dropped, with their receipts and contents, the oldest first. Return
+    the numbers of those that are gone: one that tells of a deletion may have to stay."""
+    return {
+        number
+        for number in sorted(numbers)
+        if _DELETE_BATCH.run(connection, number=number).rowcount == 1
+    }
 
 
 # --- all that is beyond a retention -------------------------------------------------------------
@@ -327,7 +340,15 @@ def limits_of(connection: Connection, retention: Retention, now: datetime) -> Li
     if (retention.contents_per_store, retention.content_bytes) != (None, None) or limits.day_ago:
         for row in _STORES.all(connection):
             kept[row["schema_name"]] = _kept(connection, retention, row["schema_name"], limits)
-    return limits._replace(kept={name: numbers for name, numbers in kept.items() if any(numbers)})
+    limits = limits._replace(kept={name: numbers for name, numbers in kept.items() if any(numbers)})
+    # Oldest first: a batch that stays for its deletion may have written what a later one deleted.
+    for row in _DELETIONS_BEYOND.all(connection, **_bounds(limits)):
+        number, name = row["batch_number"], row["schema_name"]
+        if number not in limits.telling and _IS_OLDER_KEPT.scalar(
+            connection, name=name, before=number, **_bounds(limits)
+        ):
+            limits = limits._replace(telling=limits.telling | {number})
+    return limits
 
 
 def _limits(connection: Connection, retention: Retention, newest: int, now: datetime) -> Limits:
@@ -439,15 +460,15 @@ def drop_batches(
     with a number above `after`, of about `at_once` bytes."""
     rows = _SELECT_BATCHES.all(connection, after=after, chunk=_ROWS_AT_ONCE, **_bounds(limits))
     chosen = _chunk_of(rows, at_once)
-    gone = set(may_forget(connection, [row["batch_number"] for row in chosen]))
-    delete_batches(connection, gone)
+    forgotten = set(may_forget(connection, [row["batch_number"] for row in chosen]))
+    gone = delete_batches(connection, forgotten)
     dropped = Excess(
         batches=len(gone),
         contents=sum(row["contents"] for row in chosen if row["batch_number"] in gone),
         content_bytes=sum(row["content_bytes"] for row in chosen if row["batch_number"] in gone),
     )
     last = chosen[-1]["batch_number"] if chosen else None
-    return Chunk(dropped, last, held=len(chosen) - len(gone))
+    return Chunk(dropped, last, held=len(chosen) - len(forgotten))
 
 
 def drop_contents(
@@ -481,6 +502,7 @@ def _bounds(limits: Limits) -> dict[str, object]:
         "newest": limits.newest,
         "last_dropped": limits.last_dropped,
         "oldest": limits.oldest,
+        "telling": json.dumps(sorted(limits.telling)),
         **_standing(limits),
     }
 
@@ -524,6 +546,35 @@ _BATCH_MAY_GO = and_(
     .correlate(write_batches),
 )
 """Selects the batches that may be dropped with their writes. `newest` is the last ended batch."""
+
+_later_deletion = batch_deletions.alias()
+_IS_LAST_WORD = and_(
+    ~exists()
+    .where(manifest_entries.c.schema_name == batch_deletions.c.schema_name)
+    .correlate(batch_deletions),
+    ~exists()
+    .where(
+        _later_deletion.c.schema_name == batch_deletions.c.schema_name,
+        _later_deletion.c.batch_number > batch_deletions.c.batch_number,
+    )
+    .correlate(batch_deletions),
+)
+"""Selects the deletions of stores that are gone: the last one of each."""
+_TELLS = (
+    exists()
+    .where(
+        batch_deletions.c.batch_number == write_batches.c.batch_number,
+        _IS_LAST_WORD,
+        exists()
+        .where(
+            batch_writes.c.schema_name == batch_deletions.c.schema_name,
+            batch_writes.c.batch_number < batch_deletions.c.batch_number,
+        )
+        .correlate(batch_deletions),
+    )
+    .correlate(write_batches)
+)
+"""Selects the batches that deleted for good a store that an older batch on record wrote."""
 
 # This uses the index of the open batches, which is nearly empty.
 _CONTENT_HAS_ENDED = ~exists().where(
@@ -641,6 +692,26 @@ _BEYOND = and_(
             write_batches.c.completed_at < bindparam("oldest"),
         ),
     ),
+    write_batches.c.batch_number.not_in(
+        select(func.json_each(bindparam("telling")).table_valued("value").c.value)
+    ),
+)
+# Of the batches that the limits would drop: with what is found by then as `telling`.
+_DELETIONS_BEYOND = Statement(
+    select(batch_deletions.c.batch_number, batch_deletions.c.schema_name)
+    .join(write_batches, write_batches.c.batch_number == batch_deletions.c.batch_number)
+    .where(_IS_LAST_WORD, _BEYOND)
+    .order_by(batch_deletions.c.batch_number)
+)
+_IS_OLDER_KEPT = Statement(
+    select(write_batches.c.batch_number)
+    .join(batch_writes, batch_writes.c.batch_number == write_batches.c.batch_number)
+    .where(
+        batch_writes.c.schema_name == bindparam("name"),
+        batch_writes.c.batch_number < bindparam("before"),
+        not_(_BEYOND),
+    )
+    .limit(1)
 )
 _SELECT_OLDEST = Statement(
     select(
@@ -690,7 +761,7 @@ _MEASURE_BATCHES = Statement(
     ).select_from(_measured)
 )
 _DELETE_BATCH = Statement(
-    delete(write_batches).where(write_batches.c.batch_number == bindparam("number"))
+    delete(write_batches).where(write_batches.c.batch_number == bindparam("number"), not_(_TELLS))
 )
 
 _IS_EVIDENCE = or_(

@@ -17,8 +17,10 @@ from sqlalchemy import Connection
 
 from rtstore import (
     DATABASE_NAME,
+    DELETED,
     KEEP_EVERYTHING,
     AsyncRuntimeStore,
+    InvalidRequestError,
     LockTimeoutError,
     Retention,
     RuntimeStore,
@@ -32,6 +34,7 @@ from tests.support import (
     LEASES,
     LEDGER,
     NOON,
+    SESSIONS,
     Crash,
     Ids,
     WatchedFileSystem,
@@ -70,15 +73,22 @@ def sound(directory: Path) -> bool:
 
 
 def some_history(directory: Path, seed: int, number: int = 60) -> None:
-    """Batches of one to three stores, an hour apart, some of them failed."""
+    """Batches of one to three stores, a quarter of an hour apart, some of them failed. Some delete
+    a store, which may not be written again."""
     random_ = random.Random(seed)
     moments = (NOON + timedelta(hours=hour / 4) for hour in itertools.count())
     fs = WatchedFileSystem()
     with open_store(
         directory, retention=KEEP_EVERYTHING, clock=lambda: next(moments), fs=fs
     ) as store:
+        gone: set[str] = set()
         for revision in range(number):
-            names = random_.sample(STORES, random_.randint(1, 3))
+            names = set(random_.sample(STORES, random_.randint(1, 3))) - gone
+            if revision in (2, 5):
+                names |= {SESSIONS}  # for its sake the batch stays, with what else it wrote
+            there = {entry.schema_name for entry in store.manifest().entries}
+            deleted = [name for name in STORES if name in names & there and random_.random() < 0.12]
+            gone |= {name for name in deleted if name != STORES[0] and random_.random() < 0.6}
             if random_.random() < 0.1:
                 fs.judge = lambda _number, name, _subject: (
                     OSError(13, "refused") if name == "rename" else None
@@ -87,7 +97,10 @@ def some_history(directory: Path, seed: int, number: int = 60) -> None:
                 store.write_batch(
                     identity=IDENTITY,
                     reason=CHECKPOINT,
-                    writes={name: {"revision": revision} for name in names},
+                    writes={
+                        name: DELETED if name in deleted else {"sessions": [], "n": revision}
+                        for name in sorted(names or STORES[:1])
+                    },
                 )
             fs.judge = None
 
@@ -113,6 +126,13 @@ def expected(
             or (retention.max_age is not None and ended is not None and str(ended) < now)
         )
     }
+    written = rows(directory, "SELECT schema_name, batch_number FROM batch_writes")
+    deleted = dict(rows(directory, "SELECT schema_name, max(batch_number) FROM batch_deletions"
+                        " GROUP BY schema_name ORDER BY 2"))  # fmt: skip
+    for name, number in deleted.items():
+        is_gone = name not in {store for store, _ in current}
+        if is_gone and any(store == name and n < number and n in batches for store, n in written):
+            batches.add(number)
     left = set()
     for name in {str(store) for store, _ in contents}:
         numbers = sorted((int(str(n)) for store, n in contents if store == name), reverse=True)
@@ -158,6 +178,75 @@ def test_all_that_is_beyond_and_nothing_else(directory: Path, seed: int) -> None
         assert agree(store)
         write(store, LEASES, "goes on", batch_id="after")
     assert sound(directory)
+
+
+LONG_AGO = NOON - timedelta(days=30)
+
+
+@pytest.mark.parametrize("by", ["batches", "pruning"])
+@pytest.mark.parametrize("kept_by", ["another store", "its hour", "its medium"])
+def test_a_deletion_stays_with_what_was_written_before(
+    directory: Path, by: str, kept_by: str
+) -> None:
+    """As long as a batch that wrote a store is on record, so is the one that deleted it, whatever
+    keeps the older one: nothing else says that the store is gone. Then both go."""
+    retention = Retention(batches=2, contents_per_store=2, thin_by_age=kept_by == "its hour")
+    moments = (LONG_AGO + timedelta(minutes=10 * number) for number in itertools.count())
+    fs = WatchedFileSystem()
+    given = retention if by == "batches" else KEEP_EVERYTHING
+    with open_store(directory, retention=given, clock=lambda: next(moments), fs=fs) as store:
+        others = {DIAGNOSTICS: 0} if kept_by == "another store" else {}
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: "old", **others})
+        write(store, LEASES, DELETED)
+        if kept_by == "its medium":
+            fs.judge = refuse_to_flush
+        for number in range(40):
+            write(store, LEDGER, number)
+        if by == "pruning":
+            rehearsed = store.prune(retention, dry_run=True)
+            report = store.prune(retention)
+            assert kept_by == "its medium" or report.batches == rehearsed.batches
+        assert {1, 2} <= kept(directory)[0]
+        assert not {3, 4} & kept(directory)[0] or kept_by != "another store"
+        assert store.history(LEASES)[-1].is_deletion
+        with pytest.raises(InvalidRequestError, match="it was deleted by batch"):
+            store.read(LEASES)
+    with open_store(directory, receipt_id_factory=Ids("later-receipt")) as again:
+        assert again.manifest().entry(LEASES) is None
+        write(again, DIAGNOSTICS, 1, batch_id="after")
+        again.prune(Retention(batches=1, max_age=timedelta(seconds=1)))
+        assert not {1, 2} & kept(directory)[0]
+    assert sound(directory)
+
+
+def refuse_to_flush(_number: int, name: str, _subject: object) -> Exception | None:
+    """Let no file and no folder be flushed: what the medium holds is not known."""
+    return OSError(5, "no flush") if name in ("flush", "fsync_directory") else None
+
+
+@pytest.mark.parametrize("batches", [1, 5, 30])
+def test_deletions_go_with_the_last_batch_before_them(directory: Path, batches: int) -> None:
+    """Stores that are written and deleted all the time leave no more than the retention and an
+    eighth, by batches; and nothing for pruning, which takes a whole chain in one call."""
+    retention = Retention(batches=batches)
+    with open_store(directory, retention=retention) as store:
+        for _ in range(40):
+            write(store, LEASES, "new")
+            write(store, LEASES, DELETED)
+        assert len(kept(directory)[0]) <= batches + max(1, batches // 8) + 1
+    chain = directory.with_name("chain")
+    with open_store(chain, retention=KEEP_EVERYTHING) as store:
+        write(store, LEASES, "new")
+        for old, new in ((LEASES, LEDGER), (LEDGER, DIAGNOSTICS), (DIAGNOSTICS, LAUNCH)):
+            value = launch_state() if new == LAUNCH else "new"
+            store.write_batch(
+                identity=IDENTITY, reason=CHECKPOINT, writes={old: DELETED, new: value}
+            )
+        for _ in range(3):
+            write(store, LAUNCH, launch_state())
+        rehearsed = store.prune(Retention(batches=1), dry_run=True)
+        assert store.prune(Retention(batches=1)).batches == rehearsed.batches == 6
+        assert kept(chain)[0] == {7}
 
 
 def test_a_batch_leaves_nothing_for_pruning(directory: Path) -> None:
@@ -317,7 +406,7 @@ def test_killed_between_two_chunks(directory: Path, chunks: int) -> None:
 def test_the_database_fails_on_the_way(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error in a chunk comes out, takes back that chunk alone, and pruning again goes on."""
     some_history(directory, 1)
-    retention = Retention(batches=10, contents_per_store=2)
+    retention = Retention(batches=55, contents_per_store=2)
     promised = expected(directory, retention, "")
     real, calls = pruning.drop_contents, itertools.count()
 

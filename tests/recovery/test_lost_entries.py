@@ -37,6 +37,9 @@ from tests.support import (
 
 OF_ALL = "DELETE FROM manifest_entries"
 OF_LEASES = f"DELETE FROM manifest_entries WHERE schema_name = '{LEASES}'"
+OF_THE_DELETION = (
+    "DELETE FROM write_batches WHERE batch_number IN (SELECT batch_number FROM batch_deletions)"
+)
 
 
 @pytest.fixture
@@ -50,11 +53,12 @@ def directory(tmp_path: Path) -> Path:
     return directory
 
 
-def edit(directory: Path, statement: str) -> None:
-    """Run a statement as somebody with a shell does."""
+def edit(directory: Path, *statements: str) -> None:
+    """Run statements as somebody with a shell does."""
     path = directory / "runtime-store.sqlite3"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute(statement)
+        for statement in statements:
+            connection.execute(statement)
 
 
 @pytest.mark.parametrize("statement", [OF_ALL, OF_LEASES])
@@ -173,14 +177,17 @@ def test_a_deleted_store_stays_deleted(directory: Path) -> None:
 
 
 def test_nobody_is_accused_where_the_deletion_is_not_on_record(directory: Path) -> None:
-    """The batch that wrote the store last is still on record, for another store's sake."""
+    """The batch that wrote the store last is still on record, for another store's sake, and that
+    of the deletion is not: an earlier version dropped it."""
     with RuntimeStore.open(directory) as store:
         writes = {LEASES: "last", DIAGNOSTICS: "last"}
         store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=writes)
-        delete(store, LEASES)
+        deletion = delete(store, LEASES)
         for number in range(3):
             write(store, LEDGER, number)
         store.prune(Retention(batches=1))
+        assert store.batch(deletion.batch_id) is not None
+    edit(directory, "PRAGMA foreign_keys = ON", OF_THE_DELETION)
     with RuntimeStore.open(directory) as store:
         assert store.manifest().entry(LEASES) is None
         with pytest.raises(InvalidRequestError, match="the one that deleted it is not on record"):
