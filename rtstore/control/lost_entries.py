@@ -2,15 +2,25 @@
 
 Only a batch takes an entry away, and its deletion is on record then. So a store without an entry
 whose last committed batch wrote it has lost its entry, if no later batch is missing on record: the
-one that deleted it could be that.
+one that deleted it could be that. Nor may a later one be empty: every batch writes or deletes a
+store, so somebody took its rows away, and a deletion could be among them.
+
+A deletion that a batch has beside its writes can be taken away without a trace in the rows. Then
+the file is gone, too. So without a file, only a person can say whether the store was deleted: see
+`has_file`.
 """
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 from sqlalchemy import Connection, text
 
 from rtstore.control import batches, history, manifest
 from rtstore.control.sqlite.statements import Statement
+from rtstore.errors import UnsafePathError
+from rtstore.files.paths import store_path
 from rtstore.model.records import ManifestEntry
 
 # Each step of the recursion is one search in the index over (schema_name, batch_number), and so is
@@ -62,6 +72,20 @@ _IDENTITY = Statement(
 )
 
 
+_IS_ONE_EMPTY = Statement(
+    text("""
+    SELECT EXISTS (
+      SELECT 1 FROM write_batches AS batch
+      WHERE batch.batch_number > :number AND batch.state = 'committed'
+        AND batch.origin = 'written'
+        AND NOT EXISTS (SELECT 1 FROM batch_writes AS written
+                        WHERE written.batch_number = batch.batch_number)
+        AND NOT EXISTS (SELECT 1 FROM batch_deletions AS deletion
+                        WHERE deletion.batch_number = batch.batch_number))
+""")
+)
+
+
 def lost_entries(connection: Connection) -> dict[str, int]:
     """Return the stores whose entry is lost, each with the number of the batch that wrote it last;
     none from a database of a revision before there were deletions."""
@@ -73,7 +97,21 @@ def lost_entries(connection: Connection) -> dict[str, int]:
         for name, number in found.items()
         if batches.is_written(connection, name)
         and history.all_are_there(connection, number, batches.last_number(connection))
+        and not _IS_ONE_EMPTY.scalar(connection, number=number)
     }
+
+
+def has_file(connection: Connection, directory: Path, schema_name: str) -> bool:
+    """Return whether a store that has lost its entry has a file. Without one, the store may have
+    been deleted, and somebody took the record of that away: no entry is made again unasked."""
+    number = lost_entries(connection).get(schema_name)
+    write = number and _WRITE.first(connection, name=schema_name, number=number)
+    if not write:
+        return False
+    try:
+        return os.path.lexists(store_path(directory, write["relative_path"]))
+    except UnsafePathError:  # from a row that somebody changed
+        return False
 
 
 def make_again(connection: Connection, schema_name: str, number: int) -> None:

@@ -321,8 +321,8 @@ def _goes(row: Row, limits: Limits) -> bool:
 
 
 def delete_batches(connection: Connection, numbers: Iterable[int]) -> set[int]:
-    """Delete batches that may be dropped, with their receipts and contents, the oldest first. Return
-    the numbers of those that are gone: one that tells of a deletion may have to stay."""
+    """Delete batches that may be dropped, with their receipts and contents, the oldest first.
+    Return the numbers of those that are gone: one that tells of a deletion may have to stay."""
     return {
         number
         for number in sorted(numbers)

@@ -221,7 +221,7 @@ def _store_action(
     """Return the action for a store that no open batch concerns, and its diagnostic."""
     name, inspection = descriptor.schema_name, finding.inspection
     if finding.entry_missing:
-        return _make_entry(name)
+        return _make_entry(name, has_file=inspection.state is not InspectionState.MISSING)
     if inspection.state is InspectionState.HEALTHY:
         if finding.content_missing:
             return _restoring(
@@ -329,10 +329,12 @@ def _roll_forward(name: str, batch_id: str) -> RecoveryAction:
     )
 
 
-def _make_entry(name: str) -> tuple[RecoveryAction, str]:
+def _make_entry(name: str, *, has_file: bool = True) -> tuple[RecoveryAction, str]:
     message = (
         f"Runtime store has no entry in the manifest, and its last batch on record wrote it: {name}"
     )
+    if not has_file:
+        message += " (it has no file, either: if a batch deleted it, the record of that is gone)"
     return _restoring(name, ENTRY_MISSING), message
 
 

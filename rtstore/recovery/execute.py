@@ -26,7 +26,7 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.lock import WriterLock
-from rtstore.control.lost_entries import lost_entries, make_again
+from rtstore.control.lost_entries import has_file, lost_entries, make_again
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
@@ -193,11 +193,11 @@ class Recovery:
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, autocommit=True)
         is_tidy = not self._stray_files() and not self._files_back()
-        if not _safe(plan) and not interrupted and is_tidy:
+        if not self._safe(plan) and not interrupted and is_tidy:
             return None
         with self._lock.hold():
             plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
-            actions = _safe(plan)
+            actions = self._safe(plan)
             if not actions:
                 self._sweep()
                 self._close_interrupted(plan)
@@ -292,7 +292,7 @@ class Recovery:
     def _restore_now(self, run: _Run, plan: RecoveryPlan) -> None:
         """Put back what can be put back only since an earlier step of the run."""
         for action in self._look_again(plan).actions:
-            if action.kind is ActionKind.RESTORE_COMMITTED:
+            if action.kind is ActionKind.RESTORE_COMMITTED and action.reason != ENTRY_MISSING:
                 self._append(run, action)
                 self._record(run, len(run.actions) - 1, self._step(action, plan))
 
@@ -475,6 +475,21 @@ class Recovery:
 
     # --- looking --------------------------------------------------------------------------------
 
+    def _safe(self, plan: RecoveryPlan) -> list[RecoveryAction]:
+        """Return the actions of an opening. A store without an entry and without a file may have
+        been deleted: whether it comes back, a person decides."""
+        return [
+            action
+            for action in plan.actions
+            if action.kind in SAFE_KINDS
+            and (
+                action.reason != ENTRY_MISSING
+                or self._database.read(
+                    partial(has_file, directory=self._directory, schema_name=action.schema_name)
+                )
+            )
+        ]
+
     def _stops_at(self, action: RecoveryAction) -> bool:
         """Return whether an action cannot be carried out because its file cannot be read."""
         if action.kind not in _STOPPING or action.schema_name not in self._registry:
@@ -588,10 +603,6 @@ class Recovery:
                 path = store_path(self._directory, file.relative_path)
                 found[durable.temporary_path(path)] = file
         return found
-
-
-def _safe(plan: RecoveryPlan) -> list[RecoveryAction]:
-    return [action for action in plan.actions if action.kind in SAFE_KINDS]
 
 
 def _makes_entries(actions: Iterable[RecoveryAction]) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rtstore import (
+    DELETED,
     ActionKind,
     InvalidRequestError,
     ReadinessImpact,
@@ -113,19 +114,52 @@ def test_everybody_says_so_and_names_the_recovery(directory: Path) -> None:
         assert agree(store)
 
 
-def test_a_file_that_is_gone_too_comes_back_at_once(directory: Path) -> None:
-    """At an opening, and at a recovery."""
-    recoveries: list[Callable[[], object]] = [
-        lambda: RuntimeStore.open(directory).close(),
-        lambda: run("recover", directory),
-    ]
-    for recover in recoveries:
-        edit(directory, OF_ALL)
-        (directory / FILE_OF[LEASES]).unlink()
-        recover()
+def test_a_file_that_is_gone_too_comes_back_when_somebody_asks(directory: Path) -> None:
+    """An opening makes the entries of the others again. This store may have been deleted."""
+    edit(directory, OF_ALL)
+    (directory / FILE_OF[LEASES]).unlink()
+    with RuntimeStore.open(directory) as store:
+        assert [entry.schema_name for entry in store.manifest().entries] == [LEDGER]
+        assert not (directory / FILE_OF[LEASES]).exists()
+    run("recover", directory)
+    assert data_in(directory / FILE_OF[LEASES]) == "second"
+    with RuntimeStore.open(directory, recover=False) as store:
+        assert agree(store)
+
+
+@pytest.mark.parametrize("beside", [{}, {LEDGER: "beside it"}], ids=["alone", "beside a write"])
+def test_a_deletion_that_somebody_took_off_the_record_is_not_undone(
+    directory: Path, tmp_path: Path, beside: dict[str, Any]
+) -> None:
+    """Its row deleted by hand, nothing says that the store was deleted but that its batch is empty,
+    or that its file is gone. No opening and no back-up brings it back; plan and status say it."""
+    with RuntimeStore.open(directory) as store:
+        writes = {LEASES: DELETED, **beside}
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes=writes)
+        every = store.descriptors
+    edit(directory, "DELETE FROM batch_deletions")
+    mine = [item for item in every if item.schema_name != LEASES]
+    for descriptors in (every, mine, every):
+        with RuntimeStore.open(directory, descriptors=descriptors) as store:
+            assert store.manifest().entry(LEASES) is None
+            assert not (directory / FILE_OF[LEASES]).exists()
+            actions = {item.schema_name: item for item in store.plan_recovery().actions}
+            said = "the one that deleted it is not on record any more"
+            if beside:
+                assert actions[LEASES].reason == "entry_missing"
+                said = "its entry is gone from the manifest"
+            if descriptors is every:
+                with pytest.raises(InvalidRequestError, match=said):
+                    store.read(LEASES)
+            write(store, LEDGER, len(descriptors))
+    assert run("backup", directory, tmp_path / "copy").code == 0
+    with RuntimeStore.open(tmp_path / "copy") as copy:
+        assert copy.manifest().entry(LEASES) is None
+    if beside:
+        assert "if a batch deleted it, the record of that is gone" in run("status", directory).out
+        assert f"rtstore recover {directory}" in run("status", directory).out
+        run("recover", directory)
         assert data_in(directory / FILE_OF[LEASES]) == "second"
-        with RuntimeStore.open(directory, recover=False) as store:
-            assert agree(store)
 
 
 def test_a_changed_file_stays_for_a_person(directory: Path) -> None:
