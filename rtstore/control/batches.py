@@ -28,7 +28,13 @@ from rtstore.control.schema import (
     write_batches,
 )
 from rtstore.control.sqlite.engine import Database
-from rtstore.control.sqlite.statements import Row, Statement, database_of, driver_of
+from rtstore.control.sqlite.statements import (
+    Row,
+    Statement,
+    database_of,
+    driver_of,
+    swallowed,
+)
 from rtstore.errors import RuntimeStoreError
 from rtstore.model.records import (
     BATCH_TRANSITIONS,
@@ -131,8 +137,7 @@ def commit(connection: Connection, logged: Sequence[LoggedBatch], *, high_waterm
         ],
     )
     if changed.rowcount != len(logged):
-        named = ", ".join(item.batch.batch_id for item in logged)
-        raise _undecidable(connection, named, BatchState.COMMITTED)
+        raise _undecidable(connection, logged, BatchState.COMMITTED)
 
 
 def change_state(
@@ -147,7 +152,8 @@ def change_state(
     """Change the state of a batch, as `BATCH_TRANSITIONS` allows.
 
     Raises `RuntimeStoreError` when the row's state does not allow it: then somebody else decided
-    about the batch, and the caller must stop.
+    about the batch, and the caller must stop. Raises as `swallowed` where it does, and no row
+    changed.
     """
     changed = _CHANGE_STATE[to].run(
         connection,
@@ -157,12 +163,18 @@ def change_state(
         error=last_error,
     )
     if changed.rowcount != 1:
-        raise _undecidable(connection, logged.batch.batch_id, to)
+        raise _undecidable(connection, [logged], to)
 
 
-def _undecidable(connection: Connection, batch_id: str, to: BatchState) -> RuntimeStoreError:
+def _undecidable(
+    connection: Connection, logged: Sequence[LoggedBatch], to: BatchState
+) -> RuntimeStoreError:
+    rows = [_SELECT_BY_ID.first(connection, batch_id=item.batch.batch_id) for item in logged]
+    if all(row and to in BATCH_TRANSITIONS[BatchState(row["state"])] for row in rows):
+        return swallowed(connection, "UPDATE write_batches")
+    named = ", ".join(item.batch.batch_id for item in logged)
     return RuntimeStoreError(
-        f"batch {batch_id} cannot become {to}: it is no longer in the state in which it was "
+        f"batch {named} cannot become {to}: it is no longer in the state in which it was "
         f"found. Run: rtstore plan {shell_word(database_of(connection).parent)}"
     )
 

@@ -31,7 +31,7 @@ from rtstore.control.schema import (
     store_descriptors,
 )
 from rtstore.control.sqlite.engine import Database
-from rtstore.control.sqlite.statements import Row, Statement, database_of
+from rtstore.control.sqlite.statements import Row, Statement, swallowed
 from rtstore.errors import CorruptDatabaseError
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.records import (
@@ -254,12 +254,11 @@ def _upsert_entries(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def _delete_entries(connection: Connection, names: Iterable[str]) -> None:
-    """Take entries away; a store that was written and deleted in one group has none. Raises
-    `CorruptDatabaseError` where a trigger of somebody's own kept one."""
+    """Take entries away; a store that was written and deleted in one group has none. Raises as
+    `swallowed` where one stayed."""
     _DELETE_ENTRY.run_many(connection, [{"schema_name": name} for name in names])
     if load_entries(connection, names):
-        problem = "a trigger that is not ours keeps entries from being taken away"
-        raise CorruptDatabaseError(database_of(connection), problem)
+        raise swallowed(connection, "DELETE FROM manifest_entries")
 
 
 def mark_recovery(connection: Connection, plan_id: str) -> None:

@@ -143,10 +143,10 @@ def _begin(connection: Connection, item: LoggedBatch, current: str | None) -> bo
     if found is not None and found.is_over:
         return False
     if current is not None:
-        _SUPERSEDE.run(connection, run=current, by=run_id, at=format_time(at))
+        _SUPERSEDE.write(connection, {"run": current, "by": run_id, "at": format_time(at)})
     if found is None:  # logged by an older version, or the first batch of the run has failed
         _insert_beginning(connection, item, None)
-    _ACTIVATE.run(connection, run=run_id)
+    _ACTIVATE.write(connection, {"run": run_id})
     return True
 
 
@@ -175,13 +175,15 @@ def end(
     connection: Connection, run_id: str, ending: RunEnding, why: str | None, at: datetime
 ) -> None:
     """End the active run."""
-    _END.run(connection, run=run_id, ending=ending.value, why=why, at=format_time(at))
+    values = {"run": run_id, "ending": ending.value, "why": why, "at": format_time(at)}
+    _END.write(connection, values)
 
 
 def resume(connection: Connection, run_id: str, process: RunProcess) -> None:
     """Record the process that goes on with the active run."""
     columns = _process_columns(process)
-    _RESUME.run(connection, run=run_id, **{f"new_{name}": columns[name] for name in columns})
+    new = {f"new_{name}": value for name, value in columns.items()}
+    _RESUME.write(connection, {"run": run_id, **new})
 
 
 def insert_runs(connection: Connection, records: Iterable[RunRecord]) -> None:

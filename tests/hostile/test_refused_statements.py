@@ -21,6 +21,7 @@ from rtstore import (
 )
 from tests.cli.commands import run, words_of
 from tests.cli.walks import advice_for
+from tests.store.test_deletions import delete
 from tests.support import IDENTITY, LEASES, LEDGER, TEAM, agree
 
 AUDIT = (
@@ -127,6 +128,35 @@ def test_what_is_refused_before_anything_is_logged(
         _add(directory, 'DROP TRIGGER "audit log"')
         call(store)
         assert agree(store)
+
+
+@pytest.mark.parametrize(
+    ("event", "call"),
+    [
+        ("UPDATE ON runs", lambda store: store.end_run()),
+        ("UPDATE ON write_batches", lambda store: _write(store, 2)),
+        ("DELETE ON manifest_entries", lambda store: delete(store, LEDGER)),
+    ],
+)
+def test_a_statement_that_changes_nothing_is_no_damage_either(
+    directory: Path, event: str, call: Callable[[RuntimeStore], object]
+) -> None:
+    """A trigger may swallow it without a word. It is named, no call says that it was done, and
+    what is in the log is finished once the trigger is gone."""
+    with open_store(directory) as store:
+        _write(store, 1)
+        before = store.runs()
+        _add(directory, f"CREATE TRIGGER quiet BEFORE {event} BEGIN SELECT RAISE(IGNORE); END")
+        with pytest.raises((StatementRefusedError, BatchUnfinishedError), match="trigger quiet"):
+            call(store)
+        assert store.runs() == before
+        _add(directory, "DROP TRIGGER quiet")
+        if "runs" in event:
+            call(store)
+            assert store.runs() != before
+    with open_store(directory) as store:
+        assert agree(store)
+        assert (store.manifest().entry(LEDGER) is None) == ("DELETE" in event)
 
 
 def test_a_trigger_that_fails_is_no_damage(directory: Path) -> None:

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import BatchUnfinishedError, CorruptDatabaseError, RunIdentity, RuntimeStore
+from rtstore import (
+    BatchUnfinishedError,
+    CorruptDatabaseError,
+    OpenBatchError,
+    RunIdentity,
+    RuntimeStore,
+    StatementRefusedError,
+)
 from tests.cli.commands import run
 from tests.hostile.scene import Scene
 from tests.hostile.template import DATABASE, template
@@ -184,11 +191,12 @@ def test_schema_that_acts(scene: Scene) -> None:
         ("UPDATE", "write_batches"),
         ("UPDATE", "manifest_entries"),
         ("UPDATE", "runtime_manifest"),
+        ("UPDATE", "runs"),
     ],
 )
 def test_a_trigger_that_swallows_our_writes(tmp_path: Path, event: str, table: str) -> None:
-    """Nothing is told to be committed whose rows were not written; without the trigger all is well
-    again."""
+    """Nothing is told to be committed whose rows were not written, and the trigger is named.
+    Without it all is well again."""
     shutil.copytree(template(crashed=False), tmp_path / "runtime")
     path = tmp_path / "runtime" / DATABASE
     with RuntimeStore.open(path.parent) as store:
@@ -198,12 +206,15 @@ def test_a_trigger_that_swallows_our_writes(tmp_path: Path, event: str, table: s
         connection.execute(f"CREATE TRIGGER harm BEFORE {event} ON {table} BEGIN {body}; END")
     with RuntimeStore.open(path.parent) as store:
         other = RunIdentity(run_id="another run")
-        with pytest.raises((CorruptDatabaseError, BatchUnfinishedError)) as caught:
+        refused = (StatementRefusedError, BatchUnfinishedError)
+        with pytest.raises(refused, match="trigger harm") as caught:
             store.write_batch(identity=other, reason=CHECKPOINT, writes={LEASES: "after"})
         decided = isinstance(caught.value, BatchUnfinishedError)
-        assert decided == (
-            table == "manifest_entries" or (event, table) == ("UPDATE", "write_batches")
-        )
+        assert decided == (event == "UPDATE" and table != "runtime_manifest")
+        if isinstance(caught.value, BatchUnfinishedError):
+            assert caught.value.decided
+            with pytest.raises(OpenBatchError, match="trigger harm"):
+                store.end_run()
         assert store.read(LEASES, verify=False).data == "before"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("DROP TRIGGER harm")

@@ -19,7 +19,8 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.sql import ClauseElement
 
-from rtstore.errors import CorruptDatabaseError
+from rtstore.control.sqlite.added import added_parts
+from rtstore.errors import CorruptDatabaseError, RuntimeStoreError, StatementRefusedError
 
 Row = dict[str, Any]
 _Getter = Callable[[Mapping[str, object]], Sequence[Any]]
@@ -105,13 +106,10 @@ class Statement:
     def write(self, connection: Connection, *rows: Mapping[str, object]) -> None:
         """Run it once for each row of values; each run writes one row.
 
-        Raises `CorruptDatabaseError` where one did not, because a trigger of somebody's own
-        swallowed it (RAISE(IGNORE)): roll back the transaction.
+        Raises as `swallowed` where one did not: roll back the transaction.
         """
         if rows and self.run_many(connection, rows).rowcount != len(rows):
-            problem = "a trigger that is not ours keeps rows from being written"
-            path = database_of(connection)
-            raise CorruptDatabaseError(path, f"{problem} ({' '.join(self.sql.split()[:3])})")
+            raise swallowed(connection, " ".join(self.sql.split()[:3]))
 
     def _parts(self) -> tuple[str, _Getter]:
         """Return the text, and a function that puts the values for it in order.
@@ -145,6 +143,20 @@ def _getter(names: Sequence[str]) -> _Getter:
         return found
 
     return bound
+
+
+def swallowed(connection: Connection, statement: str) -> RuntimeStoreError:
+    """Return the error for a statement that changed no row where it had to. Somebody's own trigger
+    does that (RAISE(IGNORE)), and is named; without any the database is damaged."""
+    path = database_of(connection)
+    added = tuple(
+        part.words for part in added_parts(driver_of(connection)) if part.kind == "trigger"
+    )
+    if added:
+        return StatementRefusedError(
+            path, f"{statement} changed nothing, and said so nowhere", added
+        )
+    return CorruptDatabaseError(path, f"{statement} changed nothing")
 
 
 def database_of(connection: Connection) -> Path:
