@@ -402,6 +402,8 @@ class RuntimeStore:
         history stays. Something must be committed for it. With `expected`, a
         mapping of stores to versions, the batch is written only if each of them is still what was
         read: the `high_watermark` or `batch_id` of `read(...)`, or None when nothing was committed.
+        A store that another program gave another file since this one was opened is refused:
+        `StoreFileChangedError` says in `moved_to` where it is; nothing of the batch is written.
         See `BatchWriter.write_batch` for `expected_high_watermark`, `batch_id` and the errors. The
         id of a batch that failed is used up: the next attempt takes a new one.
         """
@@ -811,7 +813,13 @@ class RuntimeStore:
 
     def _hindrances(self, seen: Manifest) -> tuple[Hindrance, ...]:
         paths = {item.schema_name: item.relative_path for item in self.descriptors}
-        return hindrances(self.lock.path.parent, paths, seen.paths)
+        moved: Mapping[str, str] = {}
+        if paths != seen.paths and not self.database.read_only:  # which may have any descriptors
+            query = partial(
+                manifest.moved_stores, descriptors=self.descriptors, committed=seen.paths
+            )
+            moved = self.database.read(query, autocommit=True)
+        return hindrances(self.lock.path.parent, paths, seen.paths, moved)
 
     def invariant_failures(self) -> list[str]:
         """Return every contradiction between the committed contents, in words."""
@@ -843,8 +851,10 @@ class RuntimeStore:
         Every action is recorded in `recovery_runs` and `recovery_actions`. After an interruption,
         recover again with a new plan. Raises `StaleRunError` when stores would be rebuilt for a run
         that is over: one that `identity` names, or another than the last, whose stores may be
-        repaired after its end. Raises `ConflictError`, `WrongTeamError`, `LockTimeoutError`, and
-        the errors of a failing database. A failing action is in the report.
+        repaired after its end. Raises `StoreFileChangedError` when the plan would write a file of
+        a store that another program gave another one since: open the directory again. Raises
+        `ConflictError`, `WrongTeamError`, `LockTimeoutError`, and the errors of a failing database.
+        A failing action is in the report.
         """
         arguments.instance(RecoveryPlan, plan, "plan")
         if identity is not None:

@@ -336,6 +336,24 @@ def check_paths(
             raise InvalidRequestError("relative_path", taken_file(name, path, owner), store=name)
 
 
+def check_moved(draft: Draft, files: Mapping[str, CommittedFile], database: Database) -> None:
+    """Raise `StoreFileChangedError` when another program gave a store of the draft another file;
+    `NewerStoreFileError` when it also brought the data up.
+
+    An upgrade of store data, which is of no run, is not checked. It is part of an opening, and that
+    gives the stores the files of its descriptors, which are remembered at its end.
+    """
+    if draft.request.identity is None:
+        return
+    for descriptor in (*(item for item, _ in draft.encoded), *draft.deleted):
+        committed = files.get(descriptor.schema_name)
+        if committed is None or committed.relative_path != descriptor.relative_path:
+            refuse_newer(descriptor, committed, database.path.parent)
+            database.read_on_writer(
+                partial(manifest.refuse_moved, descriptor=descriptor, entry=committed)
+            )
+
+
 def check_ids(planned: PlannedBatch, connection: Connection) -> None:
     """Raise `InvalidRequestError` when an id of the batch is taken. Ids come from outside
     (factories, callers), so they are checked like any other input."""

@@ -107,6 +107,7 @@ from rtstore.commit.preconditions import (
     CommittedView,
     check_ids,
     check_manifest,
+    check_moved,
     check_paths,
     check_run,
     check_versions,
@@ -235,6 +236,7 @@ class BatchWriter:
 
         Raises `CallError` for a bad request (nothing written), `ConflictError`, `LockTimeoutError`,
         `StorageError`, `OpenBatchError` (an in-doubt batch cannot be resolved; nothing written),
+        `StoreFileChangedError` (another program gave a store another file; nothing written),
         `BatchFailedError` (undone), `NewerStoreFileError`, `BatchUnfinishedError` (in the log, or
         perhaps in the log), `DatabaseFailedError`.
         """
@@ -576,6 +578,7 @@ class BatchWriter:
             check_versions(item.expected, self.database)
             if draft.fenced_run_id is not None:
                 check_run(draft.fenced_run_id, found, self.database)
+            check_moved(draft, found.files, self.database)
             check_paths(draft, found.files, owners, self.database)
             deleting = (
                 versions_to_delete(draft, found, [planned.plan for planned in going], self.database)

@@ -31,8 +31,9 @@ from rtstore.control.schema import (
     store_descriptors,
 )
 from rtstore.control.sqlite.engine import Database
-from rtstore.control.sqlite.statements import Row, Statement, swallowed
-from rtstore.errors import CorruptDatabaseError
+from rtstore.control.sqlite.statements import Row, Statement, database_of, swallowed
+from rtstore.errors import CorruptDatabaseError, StoreFileChangedError
+from rtstore.files.paths import store_path
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.records import (
     CommittedFile,
@@ -291,13 +292,54 @@ def moved_to(
 ) -> str | None:
     """Return the file that another program gave a store since a program took this descriptor for
     it; None while the file of the descriptor is the store's."""
-    if entry is not None and entry.relative_path == descriptor.relative_path:
+    committed = None if entry is None else entry.relative_path
+    if committed == descriptor.relative_path:
         return None
-    for known in load_descriptors(connection):
-        if known.schema_name == descriptor.schema_name:
-            is_here = known.relative_path == descriptor.relative_path
-            return None if is_here else known.relative_path
-    return None if entry is None else entry.relative_path
+    remembered = _SELECT_REMEMBERED_PATH.scalar(connection, schema_name=descriptor.schema_name)
+    return _other_file(descriptor, None if remembered is None else str(remembered), committed)
+
+
+def moved_stores(
+    connection: Connection, descriptors: Iterable[Descriptor], committed: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the stores that have another file than their descriptors say, as `moved_to` finds it.
+    `committed` are the files of the entries."""
+    known = {row["schema_name"]: row["relative_path"] for row in _REMEMBERED_PATHS.all(connection)}
+    found = {}
+    for item in descriptors:
+        path = committed.get(item.schema_name)
+        if path != item.relative_path:
+            other = _other_file(item, known.get(item.schema_name), path)
+            if other is not None:
+                found[item.schema_name] = other
+    return found
+
+
+def _other_file(
+    descriptor: Descriptor, remembered: str | None, committed: str | None
+) -> str | None:
+    """Return the file of a store if it is not that of its descriptor. What the directory remembers
+    counts: a program that gives a store a new file may not have written it yet."""
+    found = remembered or committed
+    return None if found == descriptor.relative_path else found
+
+
+def refuse_moved(
+    connection: Connection, descriptor: Descriptor, entry: CommittedFile | None
+) -> None:
+    """Raise `StoreFileChangedError` for a store that another program gave another file: it must not
+    be written where it was."""
+    found = moved_to(connection, descriptor, entry)
+    if found is not None:
+        directory = database_of(connection).parent
+        raise StoreFileChangedError(
+            descriptor.schema_name,
+            store_path(directory, descriptor.relative_path),
+            None if entry is None else entry.content_hash,
+            None,
+            directory=directory,
+            moved_to=found,
+        )
 
 
 def save_descriptors(connection: Connection, descriptors: Iterable[Descriptor]) -> None:
@@ -371,6 +413,14 @@ _DELETE_ENTRY = Statement(
 _SELECT_PATH_OWNER = Statement(
     select(manifest_entries.c.schema_name).where(
         manifest_entries.c.relative_path == bindparam("path")
+    )
+)
+_REMEMBERED_PATHS = Statement(
+    select(store_descriptors.c.schema_name, store_descriptors.c.relative_path)
+)
+_SELECT_REMEMBERED_PATH = Statement(
+    select(store_descriptors.c.relative_path).where(
+        store_descriptors.c.schema_name == bindparam("schema_name")
     )
 )
 _SELECT_DESCRIPTORS = Statement(

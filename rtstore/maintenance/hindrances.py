@@ -35,15 +35,22 @@ ALWAYS_WRITTEN = (LOCK_NAME, *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "
 
 
 def hindrances(
-    directory: Path, stores: Mapping[str, str], committed: Mapping[str, str]
+    directory: Path,
+    stores: Mapping[str, str],
+    committed: Mapping[str, str],
+    moved: Mapping[str, str] = {},
 ) -> tuple[Hindrance, ...]:
     """Return what keeps writes out of a directory, by the path of each store; those of all stores
-    first. `committed` are the paths of the stores by their entries.
+    first. `committed` are the paths of the stores by their entries, `moved` those of stores that
+    have another file than in `stores`.
 
     Asked by the readiness check, by `rtstore status` and by `rtstore doctor`.
     """
     whole = tuple(_of_all(directory))
-    return whole or (*_of_stores(directory, stores), *_taken(stores, committed))
+    if whole:
+        return whole
+    here = {name: path for name, path in stores.items() if name not in moved}
+    return (*_of_stores(directory, here), *_taken(here, committed), *_moved(moved))
 
 
 def mounted_database(directory: Path) -> Hindrance | None:
@@ -187,6 +194,18 @@ def _taken(stores: Mapping[str, str], committed: Mapping[str, str]) -> Iterator[
                     "delete it",
                 ),
             )
+
+
+def _moved(stores: Mapping[str, str]) -> Iterator[Hindrance]:
+    """Opening gives stores their files; but another process may have given them others since."""
+    for name, path in stores.items():
+        way = "open the directory again, with the descriptor for that file or without descriptors"
+        yield Hindrance(
+            kind=HindranceKind.MOVED,
+            schema_name=name,
+            problem=f"{name} cannot be written: another program gave it the file {path}; {way}",
+            way=Suggestion(command=None, why=f"the runtime must {way}: {name} is in {path} now"),
+        )
 
 
 _path = lru_cache(maxsize=64)(Path)

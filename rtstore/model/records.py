@@ -749,6 +749,8 @@ class HindranceKind(StrEnum):
     IMMUTABLE = "immutable"
     TAKEN = "taken"
     """The file of a store is another store's."""
+    MOVED = "moved"
+    """Another program gave a store another file."""
 
 
 class Hindrance(Record):

@@ -21,6 +21,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from rtstore.commit.in_doubt import step_of, take_to_their_end
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
@@ -63,7 +65,7 @@ from rtstore.model.records import (
 )
 from rtstore.model.times import Clock
 from rtstore.recovery.gather import RecoveryPlanner
-from rtstore.recovery.rebuilders import Rebuilding
+from rtstore.recovery.rebuilders import REBUILD_KINDS, Rebuilding
 
 logger = logging.getLogger("rtstore.recovery")
 
@@ -107,6 +109,8 @@ _INTENTIONS_WITHOUT_CONTENT = {
 _STOP = "stop at the file, which cannot be read: nobody knows whether it is what is committed"
 _STOPPING = (ActionKind.RESTORE_COMMITTED, ActionKind.QUARANTINE)
 """The actions that read a file before they replace it, and leave it if that fails."""
+_WRITING = frozenset({*_STOPPING, *REBUILD_KINDS})
+"""The actions that write the file of their descriptor; another goes by the log."""
 
 
 def _intention(action: RecoveryAction, in_database: Collection[str]) -> str:
@@ -222,12 +226,16 @@ class Recovery:
     def execute(self, plan: RecoveryPlan, team_name: str, rebuilding: Rebuilding) -> RecoveryReport:
         """Execute every action of a plan, and the rebuilds that it makes possible.
 
-        Raises `WrongTeamError` and `ConflictError` when the plan does not fit (any more); then
-        nothing is done. The report has the outcome of each action, failures included.
+        Raises `WrongTeamError` and `ConflictError` when the plan does not fit (any more), and
+        `StoreFileChangedError` when it would write a file that another program gave up for another
+        one; then nothing is done. The report has the outcome of each action, failures included.
         """
         actions = [action for action in plan.actions if action.kind is not ActionKind.NONE]
         with self._lock.hold():
             self._check_fits(plan, team_name)
+            self._refuse_moved(
+                item for item in actions if item.kind in _STOPPING or rebuilding.concerns(item)
+            )
             if not actions:
                 self._sweep()
                 return RecoveryReport(run_number=None, plan=plan, steps=(), remaining=plan)
@@ -259,6 +267,8 @@ class Recovery:
         The answer is of the moment of the plan: batches committed since do not matter.
         """
         self._check_team(plan, team_name)
+        if not self._database.read_only:  # which may have any descriptors
+            self._refuse_moved(item for item in plan.actions if item.kind in _WRITING)
         in_database = self._database.read(contents.stores_with_content)
         steps = tuple(
             _intended(action, in_database, is_closed=self._stops_at(action))
@@ -279,6 +289,21 @@ class Recovery:
             raise InvalidRequestError("plan", "it names no high watermark: make one here")
         if plan.high_watermark != head.high_watermark:
             raise ConflictError("the plan", plan.high_watermark, head.high_watermark)
+
+    def _refuse_moved(self, actions: Iterable[RecoveryAction]) -> None:
+        """Raise `StoreFileChangedError` for an action whose store another program gave another
+        file. An opening does not ask: it gives the stores the files of its descriptors."""
+        names = {item.schema_name for item in actions}
+
+        def query(connection: Connection) -> None:
+            entries = manifest.load_entries(connection, names)
+            for descriptor in self._registry:
+                name = descriptor.schema_name
+                if name in names:
+                    manifest.refuse_moved(connection, descriptor, entries.get(name))
+
+        if names:
+            self._database.read(query)
 
     # --- a run: the writer lock is held -----------------------------------------------------------
 

@@ -24,6 +24,7 @@ from rtstore.model.records import (
     ActionOutcome,
     BatchReason,
     InspectionState,
+    ManifestEntry,
     RebuildStrategy,
     Record,
     RecoveryAction,
@@ -284,12 +285,17 @@ class Rebuilding:
         )
 
     def _make_way(self, descriptor: Descriptor) -> None:
-        """Quarantine the file that is there. A write would refuse anything but a regular file."""
+        """Quarantine the file that is there. A write would refuse anything but a regular file.
+        Raises `StoreFileChangedError` when it is not the store's file any more."""
         name = descriptor.schema_name
+
+        def query(connection: Connection) -> ManifestEntry | None:
+            entry = manifest.load_entries(connection, [name]).get(name)
+            manifest.refuse_moved(connection, descriptor, entry)
+            return entry
+
         with self._writer.lock.hold():
-            entry = self._writer.database.read(
-                lambda connection: manifest.load_entries(connection, [name])
-            ).get(name)
+            entry = self._writer.database.read(query)
             self._writer.publisher.quarantine.keep(
                 StoreFile.of(descriptor),
                 entry,

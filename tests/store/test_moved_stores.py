@@ -1,0 +1,290 @@
+"""Another program gave a store another file: who has it open under the old path writes there no
+more, and is told where the store is; who gives the store a new file may do all it did before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import (
+    DELETED,
+    ActionKind,
+    Descriptor,
+    ForeignEdits,
+    NewerStoreFileError,
+    RebuildRequest,
+    RuntimeStore,
+    StoreFileChangedError,
+)
+from rtstore.model.runs import StartKind
+from tests.recovery.test_lost_entries import edit
+from tests.support import CHECKPOINT, IDENTITY, agree, data_in, files_picture, write
+
+NAME = "own.moved"
+OLD, NEW = (
+    Descriptor(NAME, relative_path=f"{name}.json", rebuild_strategy="own_source")
+    for name in ("old", "new")
+)
+OTHER = Descriptor("own.other", relative_path="other.json")
+
+Call = Callable[[RuntimeStore], object]
+
+
+def moved(directory: Path, *descriptors: Descriptor, data: Any = "after") -> None:
+    """Give the store its new file, as another program does: open, and write it there."""
+    with RuntimeStore.open(directory, descriptors=[*(descriptors or [NEW]), OTHER]) as other:
+        write(other, NAME, data)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A runtime directory in which both stores were written, under the old descriptors."""
+    with RuntimeStore.open(tmp_path / "team", team_name="t", descriptors=[OLD, OTHER]) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={OLD: "before", OTHER: 1})
+    return tmp_path / "team"
+
+
+@contextmanager
+def refused(store: RuntimeStore, file: str = "new.json") -> Iterator[None]:
+    """The block is refused, with the file that the store has now, and what to do. Nothing is
+    written: no file, no batch, no recovery."""
+    before, batches = files_picture(store.directory), store.batches()
+    recoveries = _recoveries(store)
+    with pytest.raises(StoreFileChangedError, match=f"another program gave it {file}") as told:
+        yield
+    assert (told.value.store, told.value.moved_to) == (NAME, file)
+    assert "Open the directory again, with the descriptor for that file or" in str(told.value)
+    assert files_picture(store.directory) == before
+    assert (store.batches(), _recoveries(store)) == (batches, recoveries)
+
+
+def _recoveries(store: RuntimeStore) -> object:
+    def query(connection: Any) -> object:
+        return connection.exec_driver_sql("SELECT count(*) FROM recovery_runs").scalar()
+
+    return store.database.read(query)
+
+
+WRITES: dict[str, Call] = {
+    "a batch": lambda store: write(store, NAME, "late"),
+    "a batch with other stores": lambda store: store.write_batch(
+        identity=IDENTITY, reason=CHECKPOINT, writes={OTHER.schema_name: 2, NAME: "late"}
+    ),
+    "a deletion": lambda store: write(store, NAME, DELETED),
+    "an update": lambda store: store.update(
+        NAME, lambda _: "late", identity=IDENTITY, reason=CHECKPOINT
+    ),
+    "an update of several": lambda store: store.update(
+        [NAME, OTHER.schema_name],
+        lambda _: {NAME: "late"},
+        identity=IDENTITY,
+        reason=CHECKPOINT,
+    ),
+    "a revert": lambda store: store.revert(NAME, to=1),
+    "a run with its first contents": lambda store: store.begin_run("late", writes={NAME: "late"}),
+    "a run that keeps it": lambda store: store.begin_run("late", keep=[NAME]),
+    "a run that keeps everything": lambda store: store.begin_run("late", keep="all"),
+    "a run that rebuilds it": lambda store: store.begin_run(
+        "late", rebuilders={NAME: lambda _: "late"}, keep="all"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_no_write_goes_to_the_old_file(directory: Path, what: str) -> None:
+    """However edits of others are dealt with. The entry keeps the new file, and the old one is not
+    made again. Opened again as the error says, the program goes on."""
+    with ExitStack() as opened:
+        stores = [
+            opened.enter_context(RuntimeStore.open(directory, foreign_edits=policy))
+            for policy in ForeignEdits
+        ]
+        moved(directory)
+        (directory / "old.json").unlink()
+        for store in stores:
+            with refused(store):
+                WRITES[what](store)
+        assert not (directory / "old.json").exists()
+        assert stores[0].manifest().paths[NAME] == "new.json"
+        write(stores[0], OTHER.schema_name, 2)  # the other stores are its own still
+    with RuntimeStore.open(directory) as store:
+        assert (data_in(directory / "new.json"), store.read(NAME).data) == ("after", "after")
+        assert write(store, NAME, "on")
+        assert agree(store)
+
+
+@pytest.mark.parametrize("was", ["never written", "deleted before", "deleted by the other"])
+def test_a_store_with_nothing_committed_is_written_at_its_file_only(
+    tmp_path: Path, was: str
+) -> None:
+    """It is where the descriptors say that the directory remembers."""
+    directory = tmp_path / "team"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[OLD, OTHER]) as store:
+        write(store, OTHER.schema_name, 1)
+        if was == "deleted before":
+            write(store, NAME, "before")
+            write(store, NAME, DELETED)
+        with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as other:
+            if was == "deleted by the other":
+                write(other, NAME, "before")
+                write(other, NAME, DELETED)
+        with refused(store):
+            write(store, NAME, "late")
+        start = store.start_state("next")
+        assert start.kind is StartKind.REFUSE
+        assert f"{NAME} cannot be written: another program gave it the file new.json" in start.why
+    with RuntimeStore.open(directory) as store:
+        write(store, NAME, "first")
+        assert store.manifest().paths[NAME] == "new.json"
+
+
+def test_a_start_and_readiness_say_where_the_store_is(directory: Path) -> None:
+    """And ask for no recovery, which would make the old file again."""
+    with RuntimeStore.open(directory) as store:
+        moved(directory)
+        problem = f"{NAME} cannot be written: another program gave it the file new.json"
+        check, start = store.check_readiness(), store.start_state(IDENTITY.run_id)
+        assert (check.ok, start.kind) == (False, StartKind.REFUSE)
+        assert any(problem in text and "open the directory again" in text.lower()
+                   for text in check.diagnostics)  # fmt: skip
+        assert problem in start.why
+    with RuntimeStore.open(directory) as store:
+        assert store.check_readiness().ok
+        assert store.start_state(IDENTITY.run_id).kind is StartKind.RESUME
+
+
+@pytest.mark.parametrize("left", ["as it was", "edited", "torn", "removed"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_no_recovery_changes_the_old_file(directory: Path, left: str, *, dry_run: bool) -> None:
+    """It is refused before anything is done, whatever is left at the old path."""
+    with RuntimeStore.open(directory) as store:
+        moved(directory)
+        path = directory / "old.json"
+        if left == "edited":
+            path.write_bytes(path.read_bytes().replace(b"before", b"edited"))
+        elif left == "torn":
+            path.write_bytes(path.read_bytes()[:-9])
+        elif left == "removed":
+            path.unlink()
+        plan = store.plan_recovery()
+        assert [item.schema_name for item in plan.actions if item.kind is not ActionKind.NONE] == [
+            NAME
+        ]
+        rebuilders = {NAME: lambda _: pytest.fail("it was called")}
+        with refused(store):
+            store.recover(plan, rebuilders=rebuilders, dry_run=dry_run)
+
+
+def test_a_plan_without_the_store_is_carried_out(directory: Path) -> None:
+    """Its other stores are this program's still."""
+    with RuntimeStore.open(directory) as store:
+        moved(directory)
+        (directory / "other.json").unlink()
+        plan = store.plan_recovery()
+        others = tuple(item for item in plan.actions if item.schema_name != NAME)
+        report = store.recover(plan.model_copy(update={"actions": others}))
+        assert [(step.action.schema_name, step.outcome) for step in report.steps] == [
+            (OTHER.schema_name, "done")
+        ]
+        assert data_in(directory / "other.json") == 1
+
+
+@pytest.mark.parametrize("found", ["nothing", "a file of somebody else's"])
+def test_a_store_that_is_moved_while_it_is_rebuilt(tmp_path: Path, found: str) -> None:
+    """The rebuilder runs without the lock. Its data is not written, and what is in the old file
+    stays there."""
+    directory = tmp_path / "team"
+    with RuntimeStore.open(directory, team_name="t", descriptors=[OLD, OTHER]) as store:
+        write(store, OTHER.schema_name, 1)
+        if found != "nothing":
+            (directory / "old.json").write_bytes(b'{"schemaVersion": 1, "data": "theirs"}')
+
+        def rebuild(_: RebuildRequest) -> str:
+            RuntimeStore.open(directory, descriptors=[NEW, OTHER]).close()
+            return "late"
+
+        before = files_picture(directory)
+        (step,) = store.recover(store.plan_recovery(), rebuilders={NAME: rebuild}).steps
+        assert (step.action.schema_name, step.outcome) == (NAME, "failed")
+        assert step.detail is not None
+        assert "another program gave it new.json" in step.detail
+        assert files_picture(directory) == before
+        assert store.manifest().high_watermark == 1
+
+
+def test_a_lost_entry_of_a_moved_store(directory: Path) -> None:
+    """It is left to an opening, which makes it again where the store is."""
+    with RuntimeStore.open(directory) as store:
+        moved(directory)
+        (directory / "old.json").unlink()
+        edit(directory, f"DELETE FROM manifest_entries WHERE schema_name = '{NAME}'")
+        with refused(store):
+            store.recover(store.plan_recovery())
+    with RuntimeStore.open(directory) as store:
+        assert store.read(NAME).data == "after"
+    assert not (directory / "old.json").exists()
+
+
+def test_newer_data_is_said_to_be_newer(directory: Path) -> None:
+    """The program is too old for it, wherever it is."""
+    newer = NEW.model_copy(update={"schema_version": 2, "upgrades": {1: lambda data: data}})
+    with RuntimeStore.open(directory) as store:
+        moved(directory, newer)
+        with pytest.raises(NewerStoreFileError):
+            write(store, NAME, "late")
+    assert data_in(directory / "old.json") == "before"
+
+
+# --- what still moves a store ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", WRITES)
+def test_the_first_write_under_new_descriptors_moves_a_store(directory: Path, what: str) -> None:
+    """Whichever it is, and without a write in between."""
+    with RuntimeStore.open(directory) as store:
+        write(store, NAME, "changed")
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
+        assert store.manifest().paths[NAME] == "old.json"
+        assert store.start_state("late").kind is StartKind.TAKE_OVER
+        WRITES[what](store)
+        assert store.manifest().paths.get(NAME) == (None if what == "a deletion" else "new.json")
+        if what == "a deletion":
+            write(store, NAME, "anew")
+            assert store.manifest().paths[NAME] == "new.json"
+        assert agree(store)
+
+
+@pytest.mark.parametrize("foreign_edits", ["raise", "ignore", "adopt"])
+def test_an_upgrade_of_its_data_moves_a_store(directory: Path, foreign_edits: str) -> None:
+    """It is part of the opening, which has the new descriptors remembered only afterwards."""
+    newer = NEW.model_copy(update={"schema_version": 2, "upgrades": {1: lambda data: [data]}})
+    with RuntimeStore.open(
+        directory, descriptors=[newer, OTHER], foreign_edits=foreign_edits
+    ) as store:
+        assert (store.read(NAME).data, store.manifest().paths[NAME]) == (["before"], "new.json")
+
+
+def test_recovery_and_adoption_under_new_descriptors(directory: Path) -> None:
+    """Before anything was written to the new file."""
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
+        (directory / "new.json").unlink()
+        assert all(step.outcome == "done" for step in store.recover(store.plan_recovery()).steps)
+        content = (directory / "new.json").read_bytes()
+        assert b"before" in content
+        (directory / "new.json").write_bytes(content.replace(b"before", b"edited"))
+        store.adopt(NAME)
+        assert (store.read(NAME).data, store.manifest().paths[NAME]) == ("edited", "new.json")
+
+
+def test_who_took_the_store_back_writes_it(directory: Path) -> None:
+    """Who opened the directory last says where its stores are."""
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as new:
+        write(new, NAME, "in the new file")
+        with RuntimeStore.open(directory, descriptors=[OLD, OTHER]) as old:
+            write(old, NAME, "in the old file")
+        with refused(new, "old.json"):
+            write(new, NAME, "late")
