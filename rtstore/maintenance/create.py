@@ -118,6 +118,7 @@ def make_or_upgrade(
             clock=clock,
             lock=lock,
             descriptors=registry if with_data else None,
+            data_may_be_newer=True,
             fs=fs,
         )
 

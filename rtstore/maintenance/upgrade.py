@@ -92,6 +92,7 @@ def upgrade_directory(
     lock_timeout_s: float = DEFAULT_TIMEOUT_S,
     dry_run: bool = False,
     descriptors: Iterable[Descriptor] | None = None,
+    data_may_be_newer: bool = False,
     progress: copying.Progress | None = None,
     fs: FileSystem | None = None,
 ) -> UpgradeReport:
@@ -106,7 +107,9 @@ def upgrade_directory(
 
     With `descriptors`, a database whose store data could not be upgraded to them is refused first
     (`DataUpgradeError`). Otherwise no program could continue: an older one does not know the new
-    database, and a newer one does not know the old data.
+    database, and a newer one does not know the old data. One with store data that is newer than
+    they are is refused as well (`NewerStoreFileError`), unless `data_may_be_newer`, as in an
+    opening: that program may write its other stores.
 
     Raises `UpgradeFailedError` when a revision fails (the database is then unchanged),
     `NotARuntimeDirectoryError`, `WrongTeamError`, `NewerDatabaseError`, `ForeignDatabaseError`,
@@ -117,6 +120,7 @@ def upgrade_directory(
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
     arguments.optional(str, team_name, "team_name")
     arguments.optional_function(progress, "progress")
+    registry = None if descriptors is None else Registry(descriptors)
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
         with no_fork():  # imported only here: it also loads the legacy format
@@ -138,7 +142,8 @@ def upgrade_directory(
         team_name=team_name,
         clock=clock,
         dry_run=dry_run,
-        descriptors=descriptors,
+        registry=registry,
+        data_may_be_newer=data_may_be_newer,
         progress=progress,
         fs=fs,
     )
@@ -154,17 +159,20 @@ def _upgrade(
     team_name: str | None,
     clock: Clock,
     dry_run: bool,
-    descriptors: Iterable[Descriptor] | None,
+    registry: Registry | None,
+    data_may_be_newer: bool,
     progress: copying.Progress | None,
     fs: FileSystem,
 ) -> UpgradeReport:
     path = directory / DATABASE_NAME
     found = upgrade.inspect_revision(path)
-    if found == REVISIONS[-1]:
+    is_current = found == REVISIONS[-1]
+    if not is_current:
+        _check_team(path, team_name)
+    if registry is not None:
+        _check_data(path, registry, is_current=is_current, may_be_newer=data_may_be_newer)
+    if is_current:
         return _completed(directory, lock, dry_run=dry_run)
-    _check_team(path, team_name)
-    if descriptors is not None:
-        _check_data(path, descriptors)
     if dry_run:
         return _try_on_a_copy(directory, found, to_utc_ms(clock()), progress)
     with lock.hold():
@@ -361,13 +369,18 @@ def _backed_up(
     _tidy(path.parent, fs, backup)
 
 
-def _check_data(path: Path, descriptors: Iterable[Descriptor]) -> None:
+def _check_data(path: Path, registry: Registry, *, is_current: bool, may_be_newer: bool) -> None:
+    """Refuse data that is newer than its descriptor, and, where the database is older, data that
+    cannot be upgraded."""
     with no_fork():
-        from rtstore.maintenance.upgrade_data import rehearse
+        from rtstore.maintenance.upgrade_data import refuse_newer_data, rehearse
 
     database = Database(path, read_only=True)
     try:
-        rehearse(database, Registry(descriptors))
+        if not may_be_newer:
+            refuse_newer_data(database, registry)
+        if not is_current:
+            rehearse(database, registry)
     finally:
         database.close()
 

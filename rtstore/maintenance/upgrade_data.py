@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from sqlalchemy import Connection
 
+from rtstore.commit.adopt import refuse_newer
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import contents, manifest
 from rtstore.control.sqlite.engine import Database
@@ -35,6 +36,18 @@ class DataUpgradeReport(Record):
     batch_id: str | None
     """The batch that wrote the new data; None for a rehearsal."""
     stores: tuple[UpgradedStore, ...]
+
+
+def refuse_newer_data(database: Database, registry: Registry) -> None:
+    """Raise `NewerStoreFileError` for the first store whose committed data is newer than its
+    descriptor: nothing leads back. Only reads; the database may have any revision."""
+
+    def query(connection: Connection) -> None:
+        entries = manifest.load_entries(connection, registry.names)
+        for descriptor in registry:
+            refuse_newer(descriptor, entries.get(descriptor.schema_name), database.path.parent)
+
+    database.read(query)
 
 
 def rehearse(database: Database, registry: Registry) -> DataUpgradeReport | None:

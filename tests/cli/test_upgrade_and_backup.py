@@ -15,9 +15,9 @@ from rtstore.cli.exits import ExitCode
 from rtstore.cli.progress import progress_bar
 from rtstore.control.schema import REVISIONS
 from tests.cli.commands import ready_team, run
-from tests.support import picture
+from tests.support import LEASES, picture, write
 from tests.upgrade.freeze import unpack
-from tests.upgrade.test_data import begin
+from tests.upgrade.test_data import C, begin, open_it
 
 
 def test_upgrade(tmp_path: Path) -> None:
@@ -62,6 +62,37 @@ def test_upgrade_of_store_data(tmp_path: Path) -> None:
     for wrong in ("nowhere:X", "tests.upgrade.test_data:nothing", "tests.upgrade.test_data:A", ""):
         refused = run("upgrade", directory, "--descriptors", wrong)
         assert (refused.code, refused.out) == (ExitCode.WRONG_CALL, ""), wrong
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--json",)])
+@pytest.mark.parametrize("revision", [REVISIONS[0], REVISIONS[-1]])
+def test_data_that_is_newer_than_the_descriptors(
+    tmp_path: Path, revision: str, options: tuple[str, ...]
+) -> None:
+    """No command brings it back to them: this one says so, and changes nothing, not the database
+    either, so that the newer program goes on."""
+    directory = unpack(revision, tmp_path)
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        newer = "UPDATE manifest_entries SET schema_version = 2 WHERE schema_name = ?"
+        raw.execute(newer, [LEASES])
+    before = picture(directory)
+    refused = run("upgrade", directory, "--descriptors", "rtstore:KNOWN_DESCRIPTORS", *options)
+    assert refused.code == ExitCode.STOP
+    said = refused.json()["error"]["message"] if "--json" in options else refused.err
+    assert f"committed of store {LEASES} has schema version 2, this program knows 1" in said
+    assert "use the newer program" in said
+    assert picture(directory) == before
+    assert run("upgrade", directory, *options).code == 0  # without descriptors it is of no data
+
+
+def test_only_the_command_refuses_newer_data(tmp_path: Path) -> None:
+    """A runtime of version 1 still opens a directory of version 3, and writes its other stores."""
+    directory = begin(tmp_path)
+    assert run("upgrade", directory, "--descriptors", "tests.upgrade.test_data:THIRD").code == 0
+    refused = run("upgrade", directory, "--descriptors", "tests.upgrade.test_data:FIRST")
+    assert (refused.code, "schema version 3, this program knows 1" in refused.err) == (5, True)
+    with open_it(directory, 1) as store:
+        assert write(store, C, {"value": 9})
 
 
 def test_back_up_verify_restore(tmp_path: Path) -> None:

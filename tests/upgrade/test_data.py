@@ -80,7 +80,7 @@ def descriptors(version: int, **more: Any) -> list[Descriptor]:
     return [*changing, plain_descriptor(C, "c.json")]
 
 
-THIRD = descriptors(3)
+FIRST, THIRD = descriptors(1), descriptors(3)
 
 
 def begin(parent: Path) -> Path:

@@ -45,7 +45,8 @@ def run(
     The database is backed up first, in the same directory ("rtstore restore" makes a directory of
     that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
     --descriptors, store data of an older schema version is brought up too, with their functions, in
-    one batch. Opening a store does the same.
+    one batch; data that is newer than its descriptor is refused. Opening a store does the same, and
+    leaves newer data as it is.
 
     \b
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
