@@ -953,10 +953,12 @@ class StoreForkedError(StopError):
 class UnusableEngineError(StopError):
     """SQLite or the file system lacks something that the guarantees of the store need."""
 
-    def __init__(self, path: Path, problem: str) -> None:
+    def __init__(self, path: Path, problem: str, command: str | None = None) -> None:
         self.path = path
         self.problem = problem
-        super().__init__(f"{path}: {problem}")
+        self.command = command
+        """What a shell does about it; None where a person must find a way."""
+        super().__init__(f"{path}: {problem}{'' if command is None else f' ({command})'}")
 
 
 MOVED = "is not there any more: it was moved, renamed or removed while it was open"

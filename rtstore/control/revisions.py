@@ -226,21 +226,29 @@ def check_names(path: Path) -> os.stat_result:
 
 
 def _shared(path: Path, file: Path) -> UnusableEngineError:
-    """Return the error for a file of a database that has another name as well. Its way out is for
-    all files of that database: with a WAL that two directories share, each would write the
-    batches of the other."""
+    """Return the error for a file of a database that has another name as well."""
+    return UnusableEngineError(
+        file,
+        "the file has another name as well (a hard link, such as `cp -al` makes), and two "
+        "directories that share it would lose batches. Give this directory files of its own, "
+        "while no program has either open",
+        own_files_command(path),
+    )
+
+
+def own_files_command(path: Path) -> str | None:
+    """Return the command that gives a directory files of its own, where files of its database have
+    other names; else None. It is for all of them: with a WAL that two directories share, each would
+    write the batches of the other."""
     files = [path, *(path.with_name(path.name + suffix) for suffix in _SIDE_FILES)]
+    if not any(map(_has_other_names, files)):
+        return None
     shared = [one for one in (*files, path.with_name(LOCK_NAME)) if _has_other_names(one)]
     commands = [
         f"cp -p {shell_word(one)} {own} && mv {own} {shell_word(one)}"
         for one, own in ((one, shell_word(Path(f"{one}.own"))) for one in shared)
     ]
-    return UnusableEngineError(
-        file,
-        "the file has another name as well (a hard link, such as `cp -al` makes), and two "
-        "directories that share it would lose batches. Give this directory files of its own, "
-        f"while no program has either open ({' && '.join(commands)})",
-    )
+    return " && ".join(commands)
 
 
 def _has_other_names(path: Path) -> bool:

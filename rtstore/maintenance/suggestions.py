@@ -38,6 +38,12 @@ def ways_to_free(pid: int) -> tuple[Suggestion, Suggestion]:
     )
 
 
+def ways_to_part(command: str | None) -> tuple[Suggestion, ...]:
+    """Return what gives a directory files of its own, when it shares those of its database."""
+    why = "gives this directory files of its own; stop what uses either directory first"
+    return () if command is None else (Suggestion(command=command, why=why),)
+
+
 def way_to_register(directory: Path, unregistered: Mapping[str, str]) -> Suggestion:
     """Return what makes a database remember the descriptors of its stores again. `unregistered`
     has the files of the stores by name."""

@@ -25,6 +25,7 @@ from rtstore import (
     RunIdentity,
     RuntimeStore,
     StorageError,
+    UnusableEngineError,
     WriterLock,
     rebuild_database,
 )
@@ -59,6 +60,30 @@ def test_a_diagnostic_file_that_is_rubbish(tmp_path: Path) -> None:
     assert f"rtstore recover {directory}" in before.out
     assert run("recover", str(directory)).code == ExitCode.READY
     assert "green   stores" in run("doctor", str(directory)).out
+
+
+def test_the_way_out_of_hard_links_is_a_field_of_its_own(tmp_path: Path) -> None:
+    """For programs. It is not in the sentence as well, and gives each directory its own files."""
+    directory, copy = ready_team(tmp_path), tmp_path / "copy"
+    subprocess.run(["cp", "-al", directory, copy], check=True)
+    before = picture(copy)
+    found = run("doctor", directory, "--json").json()["findings"]
+    (finding,) = (item for item in found if item["check"] == "database")
+    (way,) = finding["ways"]
+    assert "cp -p" not in finding["sentence"]
+    assert way["why"].startswith("gives this directory files of its own")
+    subprocess.run(way["command"], shell=True, check=True)
+    assert {file.stat().st_nlink for file in directory.glob("runtime-store*")} == {1}
+    assert run("status", directory).code == ExitCode.READY
+    assert {name: facts[2] for name, facts in picture(copy).items()} == {
+        name: facts[2] for name, facts in before.items()
+    }
+    os.link(directory / DATABASE_NAME, tmp_path / "another")
+    with pytest.raises(UnusableEngineError) as caught:
+        RuntimeStore.open(directory)
+    assert caught.value.command is not None
+    assert str(caught.value).endswith(f"({caught.value.command})")
+    assert "cp -p" not in caught.value.problem
 
 
 @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)

@@ -117,6 +117,10 @@ def _link(path: Path) -> None:
     path.symlink_to(elsewhere)
 
 
+def _hard_links(directory: Path) -> None:
+    subprocess.run(["cp", "-al", directory, directory.with_name("linked")], check=True)
+
+
 def _pipe_beside(path: Path) -> None:
     os.mkfifo(path.with_name(path.name + "-wal"))
 
@@ -164,6 +168,9 @@ TROUBLES = {
     ),
     "a link instead of the database": Trouble(
         _database(_link), "database", "red", "not a regular file", "mv"
+    ),
+    "a copy of hard links": Trouble(
+        _with(_hard_links), "database", "red", "has another name", "cp -p"
     ),
     "a pipe beside the database": Trouble(
         _database(_pipe_beside), "database", "red", "not a regular file", "mv"

@@ -65,6 +65,9 @@ class Facts(Record):
     linked: tuple[Path, ...] = ()
     """When the database's name is a link to a sound database: the files of that one, the database
     itself last."""
+    own_files: str | None = None
+    """The command that gives the directory files of its own, when those of the database have other
+    names as well."""
     has_store_files: bool = False
     nameless_files: tuple[str, ...] = ()
     """Store files of stores that no descriptor here names; looked for where there is no database

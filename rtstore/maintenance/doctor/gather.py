@@ -206,7 +206,7 @@ def _writers(directory: Path, path: Path) -> tuple[str | None, Process | None]:
 
 def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dict[str, Any]:
     """Return the facts that only a database in one state has: what can be made again of a damaged
-    one, what a link leads to, why an older one cannot be upgraded."""
+    one, what a link leads to, how a shared one is parted, why an older one cannot be upgraded."""
     path = directory / DATABASE_NAME
     facts: dict[str, Any] = {}
     if state in (DatabaseState.DAMAGED, DatabaseState.FOREIGN):
@@ -220,6 +220,8 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
             facts["is_sound_without_wal"] = _is_sound_without_wal(path)
         case DatabaseState.FOREIGN:
             facts["linked"] = tuple(_linked(path))
+        case DatabaseState.UNUSABLE:
+            facts["own_files"] = revisions.own_files_command(path)
         case DatabaseState.OLDER:
             facts |= _try_upgrade(directory)
     return facts

@@ -23,6 +23,7 @@ from rtstore.maintenance.suggestions import (
     two_teams,
     way_to_register,
     ways_to_free,
+    ways_to_part,
 )
 from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
@@ -129,7 +130,8 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case DatabaseState.UNREADABLE:
             yield say.red(f"it cannot be read: {facts.problem}", _to_read(facts))
         case DatabaseState.UNUSABLE:
-            yield say.red(f"it must not be used: {facts.problem}")
+            ways = (_unless_hindered(facts, way) for way in ways_to_part(facts.own_files))
+            yield say.red(f"it must not be used: {facts.problem}", *ways)
         case _ if facts.lost_marks:
             lost = " and ".join(f"its {name}" for name in facts.lost_marks)
             yield say.red(
