@@ -106,6 +106,7 @@ def import_directory(
     directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
     arguments.optional_function(progress, "progress")
+    clock = arguments.checked_clock(clock)
     registry = None if descriptors is None else Registry(descriptors)
     # Everything that can be refused is refused before even a lock file is created.
     newer = newer_than_control_files(directory, fs)

@@ -115,6 +115,7 @@ def import_team(
     fs = fs or FileSystem()
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
     arguments.optional_function(progress, "progress")
+    clock = arguments.checked_clock(clock)
     known = None if descriptors is None else tuple(descriptors)
 
     def take(place: Path, name: str) -> ImportReport:

@@ -119,6 +119,7 @@ def upgrade_directory(
     directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
     arguments.optional(str, team_name, "team_name")
+    clock = arguments.checked_clock(clock)
     arguments.optional_function(progress, "progress")
     registry = None if descriptors is None else Registry(descriptors)
     path = directory / DATABASE_NAME
@@ -174,12 +175,12 @@ def _upgrade(
     if is_current:
         return _completed(directory, lock, dry_run=dry_run)
     if dry_run:
-        return _try_on_a_copy(directory, found, to_utc_ms(clock()), progress)
+        return _try_on_a_copy(directory, found, clock(), progress)
     with lock.hold():
         found = upgrade.inspect_revision(path)
         if found == REVISIONS[-1]:  # another process upgraded it since the first look
             return _report(directory, found)
-        now = to_utc_ms(clock())
+        now = clock()
         with _backed_up(path, found, now, fs, progress) as backup:
             run(path, found, now, backup.name, lock=lock)
     logger.info("%s: upgraded from %s to %s; back-up: %s", path, found, REVISIONS[-1], backup.name)

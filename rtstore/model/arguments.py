@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -207,6 +208,14 @@ def time_of(clock: Clock) -> datetime:
         if not fails_again(lambda: to_utc_ms(clock()), AttributeError, TypeError):
             raise
         raise InvalidRequestError("clock", str(error)) from error
+
+
+def checked_clock(clock: Clock) -> Clock:
+    """Return a clock that refuses what `time_of` refuses. It is asked once, so that a wrong one is
+    refused before anything is done."""
+    checked = partial(time_of, clock)
+    checked()
+    return checked
 
 
 def check_text(field: str, value: object) -> str:

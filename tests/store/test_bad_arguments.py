@@ -14,10 +14,12 @@ import pytest
 from pydantic import ValidationError
 
 from rtstore import (
+    DATABASE_NAME,
     KNOWN_DESCRIPTORS,
     AsyncRuntimeStore,
     BackupDamagedError,
     CallError,
+    Database,
     Descriptor,
     InvalidRequestError,
     LockTimeoutError,
@@ -32,6 +34,7 @@ from rtstore import (
     restore_backup,
     upgrade_directory,
 )
+from rtstore.maintenance.backup import back_up
 from rtstore.model import arguments
 from rtstore.model.ids import new_batch_id
 from rtstore.testing import Seams
@@ -46,6 +49,7 @@ from tests.support import (
     new_directory,
     open_store,
     options_of,
+    picture,
     write,
 )
 
@@ -103,6 +107,46 @@ def test_a_clock_without_a_zone_is_named_in_a_directory_that_is_there(
     ):
         store.check_readiness()
     assert raised.value.field == "clock"
+
+
+def _back_up(directory: Path, clock: Any) -> None:
+    database = Database(directory / DATABASE_NAME, read_only=True)
+    try:
+        back_up(directory, database, directory.parent / "backup", clock=clock)
+    finally:
+        database.close()
+
+
+WITH_A_CLOCK: dict[str, Callable[[Path, Any], object]] = {
+    "rebuild_database": lambda directory, clock: rebuild_database(
+        directory, force=True, clock=clock
+    ),
+    "back_up": _back_up,
+    "upgrade_directory": lambda directory, clock: upgrade_directory(directory, clock=clock),
+    "import_directory": lambda directory, clock: import_directory(directory, clock=clock),
+    "import_team": lambda directory, clock: import_team(directory, clock=clock),
+}
+
+
+@pytest.mark.parametrize("clock", [datetime.now, lambda: "noon", None])
+@pytest.mark.parametrize("name", WITH_A_CLOCK)
+def test_no_clock_without_a_zone_makes_rebuilds_or_copies_anything(
+    tmp_path: Path, name: str, clock: Any
+) -> None:
+    """Whoever takes a clock asks it first, and names it."""
+    directory = new_directory(tmp_path)
+    if name == "rebuild_database":
+        (directory / DATABASE_NAME).write_bytes(b"")
+    elif name.startswith("import"):
+        with open_store(directory) as store:
+            write(store, LEASES, {"leases": []})
+            store.export(tmp_path / "legacy")
+        directory = tmp_path / "legacy"
+    before = picture(tmp_path)
+    with pytest.raises(InvalidRequestError) as raised:
+        WITH_A_CLOCK[name](directory, clock)
+    assert raised.value.field == "clock"
+    assert picture(tmp_path) == before
 
 
 def test_a_number_that_is_too_large_is_called_so(tmp_path: Path) -> None:

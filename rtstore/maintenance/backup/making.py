@@ -31,9 +31,10 @@ from rtstore.maintenance.backup.verifying import (
     verify_bytes,
     without_content,
 )
+from rtstore.model.arguments import time_of
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
-from rtstore.model.times import Clock, to_utc_ms, utc_now
+from rtstore.model.times import Clock, utc_now
 
 _LANES = "lanes"
 
@@ -62,7 +63,8 @@ def back_up(
     `BackupDamagedError` when the written bytes do not read back.
     """
     destination, fs = Path(destination), fs or FileSystem()
-    created_at = to_utc_ms(clock())
+    clock = partial(time_of, clock)
+    created_at = clock()
     with (
         new_directory(destination, "destination", fs, outside=directory) as building,
         _told_of_the_source(database.path, destination),

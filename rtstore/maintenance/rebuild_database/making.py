@@ -78,7 +78,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.runs import RunRecord, RunState
-from rtstore.model.times import Clock, to_utc_ms, utc_now
+from rtstore.model.times import Clock, utc_now
 from rtstore.shell import shell_command, shell_word
 
 NO_BATCH = "it knows of no batch: it is a new one, or its WAL did not come along"
@@ -127,6 +127,7 @@ def rebuild_database(
     directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
     arguments.optional(str, team_name, "team_name")
+    clock = arguments.checked_clock(clock)
     if identity is not None:
         arguments.checked_identity(identity)
     path = directory / DATABASE_NAME
@@ -136,7 +137,7 @@ def rebuild_database(
     lock = WriterLock(directory, lock_timeout_s)
     with lock.hold():
         problem = _check_reason(directory, registry, fs, force=force)
-        now = to_utc_ms(clock())
+        now = clock()
         try:
             interrupted = _interrupted(directory)
             folder = newest_broken(directory, fs) if interrupted else None
