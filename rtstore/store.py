@@ -479,6 +479,9 @@ class RuntimeStore:
         out stays as it is, and so does what equals the committed data. The rest is one batch; when
         nothing is left, no batch is written, and None is returned. Data that it changed in place
         and left out is refused. In place of data it may return `DELETED`, which deletes the store.
+        A store with nothing committed stays so where it returns None for it, which is what it was
+        given, or `DELETED`: the batch is without that store. (`write_batch` takes None as JSON
+        null, and refuses such a deletion, as an update of one store refuses both.)
 
         With a `batch_id` the call can be repeated: if that batch was committed before, it is
         returned, and `change` is not called. So give each update an id of its own: what the

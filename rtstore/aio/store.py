@@ -344,7 +344,8 @@ class AsyncRuntimeStore:
         """Read, change and write one store, or several together, under the writer lock, so that no
         update is lost. Several: None when nothing was changed. See `RuntimeStore.update`, also for
         a store with nothing committed: by a descriptor with a payload model it is refused,
-        otherwise `change` is called with None, and what it returns is written.
+        otherwise `change` is called with None, and what it returns is written. In a list, such a
+        store is left out of the batch where `change` returns None or `DELETED` for it.
 
         `change` is a plain function, and should be quick; it runs in a thread, under the lock. What
         it raises is raised here; only a `StopIteration` becomes a `RuntimeError`, as Python has it.

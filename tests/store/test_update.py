@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rtstore import (
+    DELETED,
     Batch,
     InvalidRequestError,
     RunIdentity,
@@ -210,6 +211,31 @@ def test_a_change_that_changes_nothing_writes_no_batch(store: RuntimeStore, chan
     assert files_picture(store.directory) == before
     assert len(store.batches()) == 1
     assert written(update_both(store, move, batch_id="job-1")) == [LEASES, LEDGER]
+
+
+@pytest.mark.parametrize("nothing", [None, DELETED], ids=["None", "DELETED"])
+@pytest.mark.parametrize("was_deleted", [False, True], ids=["never written", "deleted"])
+def test_what_has_nothing_committed_and_gets_nothing(
+    store: RuntimeStore, nothing: object, *, was_deleted: bool
+) -> None:
+    """Of several, the batch is without that store; where it alone was returned, there is no batch.
+    By itself it is refused: an update of one store is always written."""
+    write(store, LEASES, [1])
+    if was_deleted:
+        write(store, LEDGER, [1])
+        write(store, LEDGER, DELETED)
+    before = files_picture(store.directory)
+    for stores in ([LEASES, LEDGER], [LEDGER]):
+        call: dict[str, Any] = {"identity": IDENTITY, "reason": "delivery_commit"}
+        assert store.update(stores, lambda _: {LEDGER: nothing}, batch_id="job-1", **call) is None
+    with pytest.raises(InvalidRequestError, match=r"returned None|nothing is committed") as caught:
+        store.update(LEDGER, lambda _: nothing, identity=IDENTITY, reason="delivery_commit")
+    assert caught.value.store == LEDGER
+    assert (files_picture(store.directory), store.batch("job-1")) == (before, None)
+    batch = update_both(store, lambda _: {LEASES: [2], LEDGER: nothing}, batch_id="job-1")
+    assert batch is not None
+    assert (batch.stores, batch.batch_id) == ((LEASES,), "job-1")
+    assert store.manifest().entry(LEDGER) is None
 
 
 def test_one_store_is_written_in_any_case(store: RuntimeStore) -> None:
