@@ -3,6 +3,7 @@ more, and is told where the store is; who gives the store a new file may do all 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from rtstore import (
     DELETED,
     ActionKind,
+    AsyncRuntimeStore,
+    Batch,
     Descriptor,
     ForeignEdits,
     NewerStoreFileError,
@@ -115,6 +118,29 @@ def test_no_write_goes_to_the_old_file(directory: Path, what: str) -> None:
         assert (data_in(directory / "new.json"), store.read(NAME).data) == ("after", "after")
         assert write(store, NAME, "on")
         assert agree(store)
+
+
+def test_of_batches_that_are_written_together_its_own_is_refused(directory: Path) -> None:
+    """The others, which tasks submit at the same time, are written."""
+
+    async def main() -> None:
+        async with AsyncRuntimeStore.open(directory) as store:
+            moved(directory)
+            names = [NAME, OTHER.schema_name] * 4
+            outcomes = await asyncio.gather(
+                *(
+                    store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={name: number})
+                    for number, name in enumerate(names)
+                ),
+                return_exceptions=True,
+            )
+            for name, outcome in zip(names, outcomes, strict=True):
+                assert isinstance(outcome, StoreFileChangedError if name == NAME else Batch)
+            manifest = await store.manifest()
+            assert (manifest.paths[NAME], manifest.high_watermark) == ("new.json", 6)
+
+    asyncio.run(main())
+    assert data_in(directory / "old.json") == "before"
 
 
 @pytest.mark.parametrize("was", ["never written", "deleted before", "deleted by the other"])
