@@ -277,7 +277,10 @@ class RuntimeStore:
             if team_name is not None and team_name != head.team_name:
                 raise WrongTeamError(directory, team_name, head.team_name)
             if recover and not read_only:  # refuse before anything is changed
-                check_before_use(directory, database, head, registry, fs, with_data=upgrade)
+                check_before_use(
+                    directory, database, head, registry, fs,
+                    with_data=upgrade, adopts=edits is ForeignEdits.ADOPT,
+                )  # fmt: skip
             remembered = load_remembered(database, registry, read_only=read_only)
             store = cls(
                 directory,

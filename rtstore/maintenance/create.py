@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -192,21 +193,23 @@ def check_before_use(
     fs: FileSystem,
     *,
     with_data: bool,
+    adopts: bool,
 ) -> None:
     """Raise when a runtime must not continue with this state. Change nothing.
 
     Raises `DatabaseMissingError` when the database has no batch but a store file shows that there
     was one. With `with_data`, raises `DataUpgradeError` when the data of a store cannot be upgraded
-    to the registry.
+    to the registry: what is committed, or with `adopts` the edit that is adopted in its place.
     """
     if head.high_watermark == 0:
         known = registry or database.read(manifest.load_descriptors)
         refuse_lost_batches(directory, database, known, fs)
     if registry is not None and with_data:
         with no_fork():
-            from rtstore.maintenance.upgrade_data import rehearse
+            from rtstore.maintenance.upgrade_data import adopts_edit, rehearse
 
-        rehearse(database, registry)
+        edited = partial(adopts_edit, database=database, directory=directory, fs=fs)
+        rehearse(database, registry, edited if adopts else None)
 
 
 @contextmanager

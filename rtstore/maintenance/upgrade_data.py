@@ -7,15 +7,20 @@ with any batch. A file of a newer version refuses this batch, as it refuses any 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.commit.adopt import refuse_newer
+from rtstore.commit.adopt import last_identity, read_for_adoption, refuse_newer, refuse_own
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import contents, manifest
 from rtstore.control.sqlite.engine import Database
-from rtstore.errors import ConflictError
+from rtstore.errors import ConflictError, DataUpgradeError, InvalidRequestError, RuntimeStoreError
+from rtstore.files.paths import store_path
+from rtstore.files.system import FileSystem
+from rtstore.foreign import system_error
 from rtstore.model.data_upgrade import (
     UpgradedStore,
     check_steps,
@@ -23,8 +28,8 @@ from rtstore.model.data_upgrade import (
     waits_for_upgrade,
 )
 from rtstore.model.descriptors import Descriptor, Registry
-from rtstore.model.envelope import decode
-from rtstore.model.records import BatchReason, Record
+from rtstore.model.envelope import content_hash, decode
+from rtstore.model.records import BatchReason, ManifestEntry, Record
 from rtstore.model.request import BatchRequest, StoreWrite
 
 _ATTEMPTS = 20
@@ -36,6 +41,10 @@ class DataUpgradeReport(Record):
     batch_id: str | None
     """The batch that wrote the new data; None for a rehearsal."""
     stores: tuple[UpgradedStore, ...]
+
+
+Adopts = Callable[[Descriptor], bool]
+"""Whether the file of a store is an edit that is adopted before its data is upgraded."""
 
 
 def refuse_newer_data(database: Database, registry: Registry) -> None:
@@ -50,14 +59,58 @@ def refuse_newer_data(database: Database, registry: Registry) -> None:
     database.read(query)
 
 
-def rehearse(database: Database, registry: Registry) -> DataUpgradeReport | None:
+def rehearse(
+    database: Database, registry: Registry, adopts: Adopts | None = None
+) -> DataUpgradeReport | None:
     """Try every upgrade function on the committed contents, and return what would be upgraded; None
     when nothing would be. Only reads; the database may have any revision. Raises
-    `DataUpgradeError`."""
-    if not database.read(lambda connection: list(_older(connection, registry))):
-        return None
-    _, found, _ = database.read(lambda connection: _prepare(connection, registry))
-    return DataUpgradeReport(batch_id=None, stores=found) if found else None
+    `DataUpgradeError`, but for a store whose edit takes the place of what is committed."""
+    found: list[UpgradedStore] = []
+    for descriptor in database.read(partial(_older, registry=registry)):
+        try:
+            _, stores, _ = database.read(partial(_prepare, older=[descriptor]))
+            found.extend(stores)
+        except DataUpgradeError as error:
+            if adopts is None:
+                raise
+            try:
+                if not adopts(descriptor):
+                    raise
+            except RuntimeStoreError as why:
+                if why is not error:
+                    error.add_note(f"rtstore: nor can its file be adopted: {why}")
+                raise error from None
+    return DataUpgradeReport(batch_id=None, stores=tuple(found)) if found else None
+
+
+def adopts_edit(
+    descriptor: Descriptor, *, database: Database, directory: Path, fs: FileSystem
+) -> bool:
+    """Return whether somebody edited the file of a store, and an opening that adopts edits can go
+    on from that. Raises why it cannot: as `read_for_adoption` and `upgraded_data`."""
+    name = descriptor.schema_name
+
+    def query(connection: Connection) -> tuple[ManifestEntry | None, bool]:
+        entries = manifest.load_entries(connection, [name])
+        return entries.get(name), last_identity(connection) is not None
+
+    entry, has_identity = database.read(query)
+    try:
+        there, _ = fs.read(store_path(directory, descriptor.relative_path))
+    except system_error():
+        return False
+    if entry is None or content_hash(there) == entry.content_hash:
+        return False
+    content = read_for_adoption(directory, descriptor, entry, fs)
+    database.read(
+        partial(
+            refuse_own, directory=directory, descriptor=descriptor, content=content, by_itself=True
+        )
+    )
+    if not has_identity:
+        raise InvalidRequestError("identity", "no run is known yet, so it must be given")
+    upgraded_data(descriptor, content)
+    return True
 
 
 def upgrade_data(
@@ -76,15 +129,16 @@ def upgrade_data(
     """
     database = writer.database
     for attempt in range(_ATTEMPTS):
-        if not database.read(lambda connection: list(_older(connection, registry))):
+        older = database.read(partial(_older, registry=registry))
+        if not older:
             return None
-        high_watermark, found, writes = database.read(
-            lambda connection: _prepare(connection, registry)
-        )
+        there = database.read(contents.stores_with_content)
+        for descriptor in older:
+            if descriptor.schema_name in there:  # an edit comes first: what is committed may fail
+                check_file(descriptor)
+        high_watermark, found, writes = database.read(partial(_prepare, older=older))
         if not writes:
             return None
-        for write in writes:
-            check_file(write.descriptor)
         request = BatchRequest(
             team_name=team_name, identity=None, reason=BatchReason.MIGRATION, writes=writes
         )
@@ -98,22 +152,25 @@ def upgrade_data(
     return None
 
 
-def _older(connection: Connection, registry: Iterable[Descriptor]) -> Iterator[Descriptor]:
+def _older(connection: Connection, registry: Iterable[Descriptor]) -> list[Descriptor]:
+    """Return the descriptors of stores whose committed data is of an older version."""
     versions = manifest.load_versions(connection)
-    for descriptor in registry:
-        found = versions.get(descriptor.schema_name, descriptor.schema_version)
-        if waits_for_upgrade(descriptor, found):
-            check_steps(descriptor, found)
-            yield descriptor
+    return [
+        item
+        for item in registry
+        if waits_for_upgrade(item, versions.get(item.schema_name, item.schema_version))
+    ]
 
 
 def _prepare(
-    connection: Connection, registry: Registry
+    connection: Connection, older: Iterable[Descriptor]
 ) -> tuple[int, tuple[UpgradedStore, ...], tuple[StoreWrite, ...]]:
     """Return the high watermark, the stores to upgrade, and their new data."""
     found, writes = [], []
-    for descriptor in _older(connection, registry):
+    versions = manifest.load_versions(connection)
+    for descriptor in older:
         name = descriptor.schema_name
+        check_steps(descriptor, versions.get(name, descriptor.schema_version))
         content = contents.current_contents(connection, [name]).get(name)
         if content is None:
             continue

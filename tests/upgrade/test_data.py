@@ -605,3 +605,79 @@ def test_a_file_older_than_what_is_committed_is_not_adopted(directory: Path) -> 
         (directory / "a.json").write_text(old)
         with pytest.raises(InvalidRequestError, match="has schema version 1, the store has 3"):
             store.adopt(A)
+
+
+def _to_2_of_the_edit(data: Any) -> Any:
+    return {"values": [data["edited"]]}
+
+
+FAILS: dict[str, dict[int, Callable[[Any], Any]]] = {
+    "the step fails": {1: _to_2_of_the_edit, 2: to_3},
+    "no step": {},
+}
+"""Functions that what is committed does not pass."""
+
+
+@pytest.mark.parametrize("upgrade", [True, False])
+def test_an_edit_is_adopted_though_what_is_committed_cannot_come_up(
+    directory: Path, upgrade: bool
+) -> None:
+    """It is looked at by itself: it fits the functions, and what it replaces need not."""
+    path = directory / "a.json"
+    path.write_text(path.read_text().replace('"value": 1', '"edited": 7'))
+    third = descriptors(3)
+    third[0] = third[0].model_copy(update={"upgrades": FAILS["the step fails"]})
+    with open_it(directory, 3, descriptors=third, upgrade=upgrade, foreign_edits="adopt") as store:
+        assert store.start_state(IDENTITY).kind is StartKind.RESUME
+        data = {"values": [7], "count": 1} if upgrade else {"edited": 7}
+        assert store.read(A).data == data
+        assert agree(store)
+        assert store.read(A, at=3).data == {"value": 1}
+
+
+@pytest.mark.parametrize("upgrades", FAILS.values(), ids=FAILS)
+def test_an_edit_of_the_newer_version_is_adopted(
+    directory: Path, upgrades: dict[int, Callable[[Any], Any]]
+) -> None:
+    """Somebody did by hand what no function does: it needs no upgrade."""
+    path = directory / "a.json"
+    edited = path.read_text().replace('"schemaVersion": 1', '"schemaVersion": 3')
+    path.write_text(edited)
+    third = descriptors(3)
+    third[0] = third[0].model_copy(update={"upgrades": upgrades})
+    with open_it(directory, 3, descriptors=third, foreign_edits="adopt") as store:
+        assert (store.read(A).schema_version, store.read(A).data) == (3, {"value": 1})
+        assert store.read(B).data == {"values": [0], "count": 1}
+    assert path.read_text() == edited
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (('"value": 1', '"other": 1'), "step from 1 to 2 failed with KeyError"),
+        (('Version": 1', 'Version": 9'), "has schema version 9"),
+        (("{", ""), "invalid_json"),
+    ],
+)
+def test_an_opening_says_what_is_wrong_with_both(
+    directory: Path, change: tuple[str, str], why: str
+) -> None:
+    """Where neither what is committed nor the edit comes up; nothing is changed. An opening that
+    does not adopt says nothing of the edit."""
+    path = directory / "a.json"
+    third = descriptors(3)
+    third[0] = third[0].model_copy(update={"upgrades": FAILS["the step fails"]})
+
+    def refused(edits: str) -> str:
+        with pytest.raises(DataUpgradeError, match="from 1 to 2 failed with KeyError") as told:
+            open_it(directory, 3, descriptors=third, foreign_edits=edits)
+        return "".join(getattr(told.value, "__notes__", []))
+
+    assert refused("adopt") == ""
+    path.write_text(path.read_text().replace(*change))
+    before, rows = files_picture(directory), rows_of(directory / DATABASE_NAME)
+    assert "nor can its file be adopted" in refused("adopt")
+    assert why in refused("adopt")
+    assert refused("raise") == refused("ignore") == ""
+    assert files_picture(directory) == before
+    assert rows_of(directory / DATABASE_NAME) == rows
