@@ -656,6 +656,7 @@ class RuntimeStore:
                 if self.foreign_edits is ForeignEdits.ADOPT
                 else {}
             ),
+            behind_edits=self._reader.behind_edits(plan),
             diagnostic=diagnostic_only(self.descriptors),
             links={name for name, found in gathered.findings.items() if found.is_link},
             failed={} if plan.manifest_healthy else self.database.read(recovery_log.last_failures),

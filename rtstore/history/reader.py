@@ -27,6 +27,7 @@ from rtstore.files.stamp import is_as_committed, read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.model.data_upgrade import data_problem
+from rtstore.model.decide import refused_action
 from rtstore.model.descriptors import (
     COMPATIBILITY_SNAPSHOT,
     DELIVERY_JOURNAL,
@@ -42,7 +43,16 @@ from rtstore.model.descriptors import (
 from rtstore.model.edits import ForeignEdits
 from rtstore.model.envelope import EnvelopeError, decode, decode_own
 from rtstore.model.invariants import validate_invariants
-from rtstore.model.records import LoggedBatch, Manifest, ManifestEntry, PublishedFile, Record
+from rtstore.model.records import (
+    InspectionState,
+    LoggedBatch,
+    Manifest,
+    ManifestEntry,
+    PublishedFile,
+    Record,
+    RecoveryAction,
+    RecoveryPlan,
+)
 from rtstore.model.times import Timestamp, parse_time
 from rtstore.model.typed import data_for
 
@@ -203,6 +213,8 @@ class StoreReader:
 
         found = self._database.read(query, autocommit=True)
         if found is None:
+            if verify and self._foreign_edits is ForeignEdits.ADOPT:
+                self._check_edit(descriptor)  # which is all that there is of the store
             self._refuse_lost(name)
             if verify:
                 self.check_file(descriptor)
@@ -310,6 +322,38 @@ class StoreReader:
             if before == after:
                 raise self._changed(descriptor, entry, found, content)
         return  # batches come faster than these checks, so no other version lasted either
+
+    def _check_edit(self, descriptor: Descriptor) -> None:
+        """Raise `StoreFileChangedError` for a file that somebody edited; not for one that is
+        missing, or that a batch wrote."""
+        try:
+            self.check_file(descriptor)
+        except StoreFileChangedError as error:
+            if error.found_hash is not None and not error.of_batch:
+                raise
+
+    def behind_edits(self, plan: RecoveryPlan) -> dict[str, RecoveryAction]:
+        """Return the stores of a plan with an edited file of which a read gives nothing, because
+        edits are ignored, and what is committed is refused or lost. Each has the action that there
+        would be without the edit; that of the plan where the content is lost."""
+        if self._foreign_edits is not ForeignEdits.IGNORE:
+            return {}
+        edited = {
+            item.schema_name: item
+            for item in plan.actions
+            if item.reason == InspectionState.HASH_MISMATCH
+        }
+        if not edited:
+            return {}
+        snapshot = self.snapshot(list(edited))
+        found = {name: edited[name] for name in snapshot.lost}
+        for name, content in snapshot.contents.items():
+            descriptor, version = self._registry.get(name), content.schema_version
+            if version > descriptor.schema_version:
+                found[name] = refused_action(descriptor, InspectionState.FUTURE_SCHEMA)
+            elif data_problem(descriptor, version, content.data) is not None:
+                found[name] = refused_action(descriptor, InspectionState.QUARANTINED)
+        return found
 
     def _changed(
         self,

@@ -70,8 +70,9 @@ REFUSED = frozenset({InspectionState.FUTURE_SCHEMA, InspectionState.QUARANTINED}
 
 
 def is_lost(action: RecoveryAction) -> bool:
-    """Return whether a recovery finds neither a file of a store nor anything to put back."""
-    return action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.MISSING
+    """Return whether there is neither a file of a store nor anything to put back."""
+    is_put_back = action.kind is ActionKind.RESTORE_COMMITTED
+    return action.reason == InspectionState.MISSING and not is_put_back
 
 
 _QUARANTINED_REBUILDS = frozenset(
@@ -171,7 +172,7 @@ def build_plan(
         created_at=created_at,
         high_watermark=manifest.high_watermark,
         manifest_healthy=all(action.kind is ActionKind.NONE for action in actions),
-        readiness_impact=_impact(actions, criticality),
+        readiness_impact=_impact(actions, criticality, manifest),
         actions=tuple(actions),
         diagnostics=tuple(diagnostics),
         expected=expected,
@@ -233,7 +234,7 @@ def _store_action(
         return _block(name, reason), reason
     rebuild = rebuild_of(descriptor)
     if finding.is_link or finding.committed_is_refused:
-        kind = _for_somebody_else(rebuild, finding)
+        kind = _for_somebody_else(rebuild, inspection.state, is_link=finding.is_link)
     else:
         kind = _kind(rebuild, finding, inspection.state)
     action = RecoveryAction(
@@ -245,11 +246,19 @@ def _store_action(
     return action, inspection.message
 
 
-def _for_somebody_else(kind: ActionKind, finding: StoreFinding) -> ActionKind:
+def _for_somebody_else(
+    kind: ActionKind, state: InspectionState, *, is_link: bool = False
+) -> ActionKind:
     """Return the action when a newer program or a person must act, or the runtime can rebuild."""
-    if finding.is_link or finding.inspection.state is InspectionState.FUTURE_SCHEMA:
+    if is_link or state is InspectionState.FUTURE_SCHEMA:
         return ActionKind.BLOCK_READINESS
     return ActionKind.BLOCK_READINESS if kind is ActionKind.QUARANTINE else kind
+
+
+def refused_action(descriptor: Descriptor, state: InspectionState) -> RecoveryAction:
+    """Return the action for a store whose file is what is committed, and refused as of a state."""
+    kind = _for_somebody_else(rebuild_of(descriptor), state)
+    return RecoveryAction(kind=kind, schema_name=descriptor.schema_name, reason=state.value)
 
 
 @lru_cache(maxsize=4096)
@@ -298,8 +307,17 @@ def _message_beside(finding: StoreFinding, name: str, batches: Sequence[LoggedBa
     return inspection.message
 
 
+def passes_over(action: RecoveryAction, *, nothing_committed: bool) -> bool:
+    """Return whether an action about a diagnostic store stops nothing, though it may say so: what
+    is committed or its file is refused, it is lost, or it was never committed. But while nothing
+    is committed at all, a file may be all that is left of a lost database."""
+    if action.reason == InspectionState.UNCOMMITTED_WRITE:
+        return not nothing_committed
+    return action.reason in REFUSED or is_lost(action)
+
+
 def _impact(
-    actions: Sequence[RecoveryAction], criticality: Mapping[str, Criticality]
+    actions: Sequence[RecoveryAction], criticality: Mapping[str, Criticality], manifest: Manifest
 ) -> ReadinessImpact:
     impact = ReadinessImpact.NONE
     for action in actions:
@@ -308,7 +326,9 @@ def _impact(
         of_store = criticality.get(action.schema_name)
         if action.reason in (CONTENT_MISSING, ENTRY_MISSING):
             impact = ReadinessImpact.DEGRADED  # of any store: `read` cannot answer
-        if of_store is Criticality.DIAGNOSTIC_ONLY and action.reason in REFUSED:
+        if of_store is Criticality.DIAGNOSTIC_ONLY and passes_over(
+            action, nothing_committed=manifest.high_watermark == 0
+        ):
             continue
         if (
             action.kind in (ActionKind.BLOCK_READINESS, ActionKind.ROLL_FORWARD)

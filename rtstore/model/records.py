@@ -120,7 +120,7 @@ class Criticality(StrEnum):
     | put back what the database has lost of a sound file | blocked | degraded | degraded |
     | block: stale, so bound to another run identity | blocked | blocked | never stale |
     | block: committed data that this program does not accept | blocked | blocked | ready |
-    | block: nothing to put back, and the runtime must write it | blocked | blocked | blocked |
+    | block: nothing to put back, and the runtime must write it | blocked | blocked | ready |
     | finish an open batch | blocked | blocked | blocked |
 
     What it would do depends on the file, on what the database has, and on the `RebuildStrategy`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from rtstore.model.decide import REFUSED, is_lost
+from rtstore.model.decide import is_lost, passes_over
 from rtstore.model.edits import ForeignEdits
 from rtstore.model.records import (
     ActionKind,
@@ -78,6 +78,7 @@ def start_state(
     hindrances: Sequence[Hindrance],
     edits: ForeignEdits = ForeignEdits.RAISE,
     not_adoptable: Mapping[str, str] = {},
+    behind_edits: Mapping[str, RecoveryAction] = {},
     diagnostic: Collection[str] = (),
     links: Collection[str] = (),
     not_upgraded: Sequence[str] = (),
@@ -88,29 +89,32 @@ def start_state(
     `run_id` is the run that is about to start, with its whole `identity` if that is known, and
     `known` its record. `last` is the active run, or the last one; `is_own` says whether it is of
     the process that asks. `edits` is what the store does about files that somebody edited, and
-    `not_adoptable` says why it cannot adopt the file of a store.
+    `not_adoptable` says why it cannot adopt the file of a store. Where edits are ignored,
+    `behind_edits` has the stores with an edited file of which a read gives nothing: what is
+    committed is refused or lost. The action there is what is to be done about that.
     `diagnostic` are the stores that stop no start, `links` those whose file is a symbolic link or
     behind one, `not_upgraded` those whose data is of an older schema version.
     `failed` says why the last recovery failed, by the kind and the store of an action.
     """
-    replacing = _to_replace(plan, manifest)
+    actions = [behind_edits.get(action.schema_name, action) for action in plan.actions]
+    replacing = _to_replace(actions, manifest)
     unwritten = tuple(
         action.schema_name
-        for action in plan.actions
+        for action in actions
         if action.schema_name in replacing
         or (action.reason == InspectionState.MISSING and manifest.entry(action.schema_name) is None)
     )
-    edited = [] if edits is ForeignEdits.RAISE else _edited(plan, not_adoptable)
+    edited = (
+        [] if edits is ForeignEdits.RAISE else _edited(actions, {*not_adoptable, *behind_edits})
+    )
     passed_over = [
         action
-        for action in plan.actions
-        if action.schema_name in diagnostic
-        and (action.reason in REFUSED or is_lost(action))
-        and manifest.entry(action.schema_name) is not None
+        for action in actions
+        if action.schema_name in diagnostic and _passes_over(action, manifest)
     ]
     wrong = [
         action
-        for action in plan.actions
+        for action in actions
         if action.kind is not ActionKind.NONE
         and action.schema_name not in (*unwritten, *edited)
         and action not in passed_over
@@ -159,19 +163,29 @@ def _left_out(
     return list(stores.items())
 
 
-def _edited(plan: RecoveryPlan, not_adoptable: Collection[str]) -> list[str]:
+def _passes_over(action: RecoveryAction, manifest: Manifest) -> bool:
+    """Return whether an action about a diagnostic store stops no start. One for which nothing is
+    committed waits for its first write, unless a link or a newer program is in its way."""
+    if manifest.entry(action.schema_name) is not None:
+        return passes_over(action, nothing_committed=manifest.high_watermark == 0)
+    if action.reason == InspectionState.QUARANTINED:
+        return action.kind is ActionKind.BLOCK_READINESS
+    return action.reason == InspectionState.FUTURE_SCHEMA
+
+
+def _edited(actions: Sequence[RecoveryAction], but_not: Collection[str]) -> list[str]:
     """Return the stores whose files somebody edited, and that the store deals with itself; a
     recovery would move the edits away."""
     return [
         action.schema_name
-        for action in plan.actions
+        for action in actions
         if action.kind is ActionKind.QUARANTINE
         and action.reason == InspectionState.HASH_MISMATCH
-        and action.schema_name not in not_adoptable
+        and action.schema_name not in but_not
     ]
 
 
-def _to_replace(plan: RecoveryPlan, manifest: Manifest) -> list[str]:
+def _to_replace(actions: Sequence[RecoveryAction], manifest: Manifest) -> list[str]:
     """Return the stores without an entry whose file somebody else wrote, and that recovery leaves
     to the runtime: its first contents replace the file. None while nothing was ever committed: then
     the files may be all that is left of a database that was lost."""
@@ -179,7 +193,7 @@ def _to_replace(plan: RecoveryPlan, manifest: Manifest) -> list[str]:
         return []
     return [
         action.schema_name
-        for action in plan.actions
+        for action in actions
         if manifest.entry(action.schema_name) is None
         and (
             (action.reason == InspectionState.UNCOMMITTED_WRITE and action.kind in _FOR_THE_RUNTIME)
@@ -224,7 +238,7 @@ def _leave_to_a_person(
 ) -> tuple[StartKind, str] | None:
     """Refuse where a recovery would leave a store as it is, and say who can do what."""
     for action in wrong:
-        if is_lost(action) or (
+        if (is_lost(action) and action.kind not in _REBUILDS) or (
             action.kind is ActionKind.BLOCK_READINESS and action.batch_id is None
         ):
             has_entry = manifest.entry(action.schema_name) is not None

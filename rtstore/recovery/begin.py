@@ -114,6 +114,11 @@ class RunStarter:
         refused = {
             item.schema_name for item in plan.actions if item.reason in REFUSED or is_lost(item)
         }
+        refused |= {
+            item.schema_name
+            for item in self._reader.behind_edits(plan).values()
+            if item.reason in REFUSED
+        }
         entries = {item.schema_name: item for item in gathered.view.manifest.entries}
         refused |= {
             item.schema_name

@@ -369,7 +369,8 @@ FROM_DESTINATION = Criticality.REBUILDABLE_FROM_CANONICAL_DESTINATION
         ([(FROM_PROVIDER, NONE, MISSING)], ReadinessImpact.BLOCKED),
         ([(DIAGNOSTIC, DROP, MISSING)], ReadinessImpact.NONE),
         ([(DIAGNOSTIC, DROP, QUARANTINED)], ReadinessImpact.NONE),
-        ([(DIAGNOSTIC, NONE, MISSING)], ReadinessImpact.BLOCKED),
+        ([(DIAGNOSTIC, NONE, MISSING)], ReadinessImpact.NONE),
+        ([(DIAGNOSTIC, NONE, UNCOMMITTED)], ReadinessImpact.NONE),
         (
             [(DIAGNOSTIC, DROP, MISSING), (FROM_PROVIDER, POLL, MISSING)],
             ReadinessImpact.DEGRADED,

@@ -16,10 +16,13 @@ from pydantic import BaseModel
 
 from rtstore import (
     DATABASE_NAME,
+    ContentMissingError,
     Criticality,
     DataRefusedError,
     Descriptor,
+    NewerStoreFileError,
     RebuildStrategy,
+    RecoveryNeededError,
     RuntimeStore,
     StartKind,
     StoreFileChangedError,
@@ -290,16 +293,22 @@ def test_content_that_is_lost_and_would_only_be_dropped(directory: Path) -> None
         assert "nothing puts it back" in start.why
 
 
-def test_a_diagnostic_store_whose_content_is_lost(directory: Path) -> None:
-    """It stops no start, as readiness says: a run that keeps everything leaves it out, and its next
-    write makes it anew."""
-    mine = Descriptor(
-        MINE,
-        criticality=Criticality.DIAGNOSTIC_ONLY,
-        rebuild_strategy=RebuildStrategy.DROP_AFTER_QUARANTINE,
-    )
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("strategy", [*RebuildStrategy, "ask_the_scribe"])
+def test_a_diagnostic_store_whose_content_is_lost(
+    directory: Path, strategy: str, damaged: bool
+) -> None:
+    """It stops no start, as readiness says, before and after a recovery: a run that keeps
+    everything leaves it out, and its next write makes it anew."""
+    mine = Descriptor(MINE, criticality=Criticality.DIAGNOSTIC_ONLY, rebuild_strategy=strategy)
     with opened(directory, mine) as store:
         _lose(store)
+        if damaged:
+            (directory / f"{MINE}.json").write_text("{")
+            assert store.check_readiness().ok
+            assert store.start_state("run-2").kind is StartKind.TAKE_OVER
+            store.recover(store.plan_recovery())
+            (directory / f"{MINE}.json").unlink(missing_ok=True)  # where it waits for a rebuilder
         assert store.check_readiness().ok
         start = store.start_state("run-2")
         assert start.kind is StartKind.TAKE_OVER
@@ -308,6 +317,147 @@ def test_a_diagnostic_store_whose_content_is_lost(directory: Path) -> None:
             run.write_batch("delivery_commit", {MINE: 2})
         start = store.start_state("run-3")
         assert (start.kind, "gone" in start.why) == (StartKind.TAKE_OVER, False)
+
+
+def _newer(path: Path) -> None:
+    path.write_text('{"schemaVersion": 9, "data": 7}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_newer, "; the file of my.queue is refused, and left out: a recovery puts it aside"),
+        (
+            lambda path: path.symlink_to("elsewhere.json"),
+            "; the file of my.queue is a symbolic link, or behind one, and left out",
+        ),
+    ],
+)
+def test_what_is_in_the_way_of_a_diagnostic_store_that_was_never_written(
+    tmp_path: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    """It stops no start either, and readiness says the same."""
+    with opened(tmp_path / "state") as store:
+        store.begin_run("run-1", writes={OTHER: 1}).end()
+    with opened(
+        tmp_path / "state", Descriptor(MINE, criticality=Criticality.DIAGNOSTIC_ONLY)
+    ) as store:
+        assert store.check_readiness().ok
+        spoil(store.directory / f"{MINE}.json")
+        start = store.start_state("run-2")
+        assert (start.kind, start.readiness.ok) == (StartKind.TAKE_OVER, True)
+        assert start.why.endswith(said)
+        store.begin_run("run-2", keep="all")
+
+
+def test_a_file_that_nobody_committed_stops_no_start_where_others_are(tmp_path: Path) -> None:
+    """Of a diagnostic store; while nothing is committed at all it may be what is left of a lost
+    database, and both say so."""
+    mine = Descriptor(MINE, criticality=Criticality.DIAGNOSTIC_ONLY)
+    with RuntimeStore.open(tmp_path / "state", team_name="team-a", descriptors=[mine]) as store:
+        (store.directory / f"{MINE}.json").write_text('{"schemaVersion": 1, "data": 7}')
+        start = store.start_state("run-1")
+        assert (start.kind, start.readiness.ok) == (StartKind.REFUSE, False)
+    with RuntimeStore.open(
+        tmp_path / "state", descriptors=[mine, Descriptor(OTHER)], recover=False
+    ) as store:
+        store.begin_run("run-1", writes={OTHER: 1}).end()
+        start = store.start_state("run-2")
+        assert (start.kind, start.readiness.ok) == (StartKind.TAKE_OVER, True)
+
+
+def _ignoring(directory: Path, mine: Descriptor) -> RuntimeStore:
+    """The store of a runtime that ignores edits, of which somebody made one."""
+    path = directory / f"{MINE}.json"
+    path.write_text(path.read_text().replace('"n": 1', '"title": "edited"'))
+    descriptors = [mine, Descriptor(OTHER)]
+    return RuntimeStore.open(directory, descriptors=descriptors, foreign_edits="ignore")
+
+
+def test_what_is_committed_is_refused_behind_an_edit_that_is_ignored(directory: Path) -> None:
+    """A read raises, so a start is refused, though the file passes the model; the way that is named
+    goes on."""
+    mine = Descriptor(MINE, payload=Titled)
+    with _ignoring(directory, mine) as store:
+        with pytest.raises(DataRefusedError):
+            store.read(mine)
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.REFUSE
+        assert start.why.startswith(f"{MINE}: what is committed does not pass this program's model")
+        with pytest.raises(DataRefusedError):
+            store.begin_run("run-2", keep="all")
+        store.begin_run("run-2", writes={MINE: {"title": "new"}}, keep="all")
+        assert store.start_state("run-2").kind is StartKind.RESUME
+
+
+def test_a_rebuilder_is_asked_for_behind_an_edit_that_is_ignored(directory: Path) -> None:
+    """One recovery does both."""
+    strategy = RebuildStrategy.POLL_OPENCODE_PROVIDER
+    mine = Descriptor(MINE, payload=Titled, rebuild_strategy=strategy)
+    with _ignoring(directory, mine) as store:
+        start = store.start_state("run-2")
+        assert (start.kind, start.why) == (
+            StartKind.REPAIR,
+            f"recover with a rebuilder of the runtime: {MINE}",
+        )
+        store.recover(start.plan, rebuilders={MINE: lambda _: {"title": "rebuilt"}})
+        assert store.start_state("run-2").kind is StartKind.TAKE_OVER
+
+
+def test_a_diagnostic_store_is_left_out_behind_an_edit_that_is_ignored(directory: Path) -> None:
+    """As it is without the edit."""
+    mine = Descriptor(MINE, payload=Titled, criticality=Criticality.DIAGNOSTIC_ONLY)
+    with _ignoring(directory, mine) as store:
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.TAKE_OVER
+        assert start.why.endswith(f"; what is committed for {MINE} is refused, and left out")
+        assert store.begin_run("run-2", keep="all").left == (MINE,)
+
+
+def test_a_newer_program_committed_behind_an_edit_that_is_ignored(directory: Path) -> None:
+    """Nothing may be written over it: that program must start."""
+    newer = [Descriptor(MINE, schema_version=9), Descriptor(OTHER)]
+    with RuntimeStore.open(directory, descriptors=newer, upgrade=False) as store:
+        store.begin_run("run-1b", writes={MINE: {"n": 1}}, keep="all").end()
+    path = directory / f"{MINE}.json"
+    path.write_text(path.read_text().replace('Version": 9', 'Version": 1'))
+    with _ignoring(directory, Descriptor(MINE)) as store:
+        start = store.start_state("run-2")
+        assert start.kind is StartKind.REFUSE
+        assert start.why == f"{MINE} was written by a newer program: start that one"
+        with pytest.raises(NewerStoreFileError):
+            store.begin_run("run-2", keep="all")
+
+
+def test_what_is_committed_is_lost_behind_an_edit(directory: Path) -> None:
+    """Who ignores the edit has nothing to read. Who adopts it has the edit: a read does it."""
+    with opened(directory) as store:
+        text = (directory / f"{MINE}.json").read_text()
+        _lose(store)
+        (directory / f"{MINE}.json").write_text(text)
+    with _ignoring(directory, Descriptor(MINE)) as store:
+        start = store.start_state("run-2")
+        assert (start.kind, start.why) == (StartKind.REPAIR, f"recover first: {MINE}")
+        with pytest.raises(ContentMissingError):
+            store.read(MINE)
+    descriptors = [Descriptor(MINE), Descriptor(OTHER)]
+    with RuntimeStore.open(directory, descriptors=descriptors, foreign_edits="adopt") as store:
+        start = store.start_state("run-2")
+        assert "and this store adopts it when the store is next read" in start.why
+        assert store.read(MINE).data == {"title": "edited"}
+
+
+@pytest.mark.parametrize("left", ["", "{"])
+def test_what_is_committed_is_lost_and_the_file_is_no_edit(directory: Path, left: str) -> None:
+    """A read says so, also where edits are adopted."""
+    descriptors = [Descriptor(MINE), Descriptor(OTHER)]
+    with RuntimeStore.open(directory, descriptors=descriptors, foreign_edits="adopt") as store:
+        _lose(store)
+        if left:
+            (directory / f"{MINE}.json").write_text(left)
+        with pytest.raises(RecoveryNeededError, match="not in the database") as told:
+            store.read(MINE)
+        assert isinstance(told.value, StoreFileChangedError if left else ContentMissingError)
 
 
 def test_nothing_but_a_diagnostic_store_that_is_refused(tmp_path: Path) -> None:
