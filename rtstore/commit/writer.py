@@ -102,6 +102,7 @@ from rtstore.commit.group import (
     own_error,
     parts_by_run,
 )
+from rtstore.commit.lost_entries import make_lost_entries
 from rtstore.commit.preconditions import (
     CommittedState,
     CommittedView,
@@ -310,6 +311,9 @@ class BatchWriter:
 
         def compose() -> Draft | Batch | None:
             found = self._committed.refresh(update.names)
+            never_written = set(update.names) - found.files.keys()
+            if never_written and make_lost_entries(self.publisher, never_written):
+                found = self._committed.refresh(update.names)
             if update.batch_id is not None:
                 first = first_update(
                     update.batch_id,
@@ -349,6 +353,8 @@ class BatchWriter:
         def compose() -> Draft | None:
             nonlocal before, left, process
             found = self._committed.refresh(beginning.names)
+            if make_lost_entries(self.publisher):
+                found = self._committed.refresh(beginning.names)
             before = self.database.read_on_writer(
                 partial(
                     check_beginning,

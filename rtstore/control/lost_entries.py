@@ -18,10 +18,10 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 from rtstore.control import batches, history, manifest
-from rtstore.control.sqlite.statements import Statement
+from rtstore.control.sqlite.statements import Statement, database_of
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import store_path
-from rtstore.model.records import ManifestEntry
+from rtstore.model.records import Manifest, ManifestEntry
 
 # Each step of the recursion is one search in the index over (schema_name, batch_number), and so is
 # each search for a last write: the history may be long.
@@ -114,11 +114,35 @@ def has_file(connection: Connection, directory: Path, schema_name: str) -> bool:
         return False
 
 
-def make_again(connection: Connection, schema_name: str, number: int) -> None:
-    """Write the entry of a store as the batch that wrote it last left it. Which file has it is not
+def lost_beside_files(connection: Connection) -> dict[str, int]:
+    """Return those of the lost entries that are made again unasked: their stores have files."""
+    directory = database_of(connection).parent
+    return {
+        name: number
+        for name, number in lost_entries(connection).items()
+        if has_file(connection, directory, name)
+    }
+
+
+def entry_again(connection: Connection, schema_name: str, number: int) -> ManifestEntry:
+    """Return the entry of a store as the batch that wrote it last left it. Which file has it is not
     known: only the hash can tell."""
     write = _WRITE.first(connection, name=schema_name, number=number)
     identity = _IDENTITY.first(connection, name=schema_name, number=number)
     nobody = {"run_id": None, "capability_snapshot_id": None, "behavior_fingerprint": None}
-    entry = ManifestEntry.model_validate({**(write or {}), **(identity or nobody)})
-    manifest.insert_entries(connection, [entry])
+    return ManifestEntry.model_validate({**(write or {}), **(identity or nobody)})
+
+
+def with_lost_entries(connection: Connection, found: Manifest) -> Manifest:
+    """Return a manifest that was just read with the lost entries, as an opening makes them."""
+    lost = lost_beside_files(connection)
+    if not lost:
+        return found
+    made = [entry_again(connection, name, number) for name, number in lost.items()]
+    entries = sorted((*found.entries, *made), key=lambda entry: entry.schema_name)
+    return found.model_copy(update={"entries": tuple(entries)})
+
+
+def make_again(connection: Connection, schema_name: str, number: int) -> None:
+    """Write the lost entry of a store: see `entry_again`."""
+    manifest.insert_entries(connection, [entry_again(connection, schema_name, number)])

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field
 from sqlalchemy import Connection
 
 from rtstore.control import contents
+from rtstore.control.contents import Committed
 from rtstore.files import durable
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.model.envelope import content_hash
-from rtstore.model.records import Record
+from rtstore.model.records import ManifestEntry, Record
 
 
 def write_store_files(
-    connection: Connection, directory: Path, fs: FileSystem, *, like: Path | None = None
+    connection: Connection,
+    directory: Path,
+    fs: FileSystem,
+    *,
+    like: Path | None = None,
+    entries: Iterable[ManifestEntry] | None = None,
 ) -> list[BackupFile]:
-    """Write every committed store file, in the caller's read transaction. Return the files written.
+    """Write every committed store file, in the caller's read transaction; or those of the given
+    `entries`. Return the files written.
 
     The files are durable on return. Each gets the permissions of the same file in the directory
     `like`. Works with a database of any revision. Raises OSError.
     """
     written = []
-    for committed in contents.list_committed(connection):
+    every: Iterable[Committed | ManifestEntry] = (
+        contents.list_committed(connection) if entries is None else entries
+    )
+    for committed in every:
         content = contents.load_content(connection, committed.batch_number, committed.schema_name)
         if content is None:
             continue

@@ -17,13 +17,14 @@ from sqlalchemy import Connection
 
 from rtstore.control import batches, manifest, recovery_log, runs
 from rtstore.control.lock import WriterLock
+from rtstore.control.lost_entries import with_lost_entries
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import BatchUnfinishedError, StorageError
 from rtstore.files import durable, quarantine
 from rtstore.files.new_directory import new_directory
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
-from rtstore.history.materialize import write_store_files
+from rtstore.history.materialize import BackupFile, write_store_files
 from rtstore.legacy.control_files import MANIFEST_NAMES, TOMBSTONES_NAME, current_hash
 from rtstore.legacy.documents import (
     Exported,
@@ -153,12 +154,12 @@ def export_team_to(
 
 
 def _export_into(directory: Path, database: Database, target: Path, fs: FileSystem) -> ExportReport:
-    state, written = database.read(
-        lambda connection: (
-            _read(connection),
-            write_store_files(connection, target, fs, like=directory),
-        )
-    )
+    def write(connection: Connection) -> tuple[Exported, list[BackupFile]]:
+        state = _read(connection)
+        entries = state.manifest.entries
+        return state, write_store_files(connection, target, fs, like=directory, entries=entries)
+
+    state, written = database.read(write)
     files = _files(state, [MANIFEST_NAMES[0]], directory, fs)
     if not state.has_store_at(TOMBSTONES_NAME):
         with suppress(FileNotFoundError):  # as it is, where no run is added to it
@@ -181,8 +182,9 @@ def _export_into(directory: Path, database: Database, target: Path, fs: FileSyst
 
 
 def _read(connection: Connection) -> Exported:
+    """Return what is exported; with the entries that somebody took out by hand."""
     return Exported(
-        manifest=manifest.load(connection),
+        manifest=with_lost_entries(connection, manifest.load(connection)),
         batches=tuple(batches.list_with_writes(connection)),
         runs=tuple(runs.list_runs(connection)),
     )

@@ -24,6 +24,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from rtstore.commit.in_doubt import step_of, take_to_their_end
+from rtstore.commit.lost_entries import MADE_AGAIN
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
@@ -449,7 +450,7 @@ class Recovery:
             if number is None:
                 return _skipped(action, "its entry is there by now")
             make_again(connection, action.schema_name, number)
-        return _done(action, "its entry was made again from the last batch that wrote it")
+        return _done(action, MADE_AGAIN)
 
     def _take_from_file(
         self, action: RecoveryAction, descriptor: Descriptor, entry: ManifestEntry

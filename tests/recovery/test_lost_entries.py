@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from rtstore import (
     ActionKind,
     InvalidRequestError,
     ReadinessImpact,
+    RebuildRequest,
     Retention,
     RuntimeStore,
     StoreFileChangedError,
 )
+from rtstore.control import recovery_log
 from rtstore.maintenance.backup import verify_backup
 from tests.cli.commands import run
 from tests.store.test_deletions import delete
@@ -267,3 +270,113 @@ def test_a_back_up_has_the_stores(directory: Path, tmp_path: Path) -> None:
     with RuntimeStore.open(tmp_path / "copy", recover=False) as store:
         assert agree(store)
         assert store.read(LEASES).data == "second"
+
+
+@pytest.fixture
+def meanwhile(directory: Path) -> Iterator[RuntimeStore]:
+    """A store that was open when somebody took its entries out."""
+    with RuntimeStore.open(directory) as store:
+        store.read(LEASES)
+        edit(directory, OF_ALL)
+        yield store
+
+
+def test_a_run_of_an_open_process_keeps_it(meanwhile: RuntimeStore) -> None:
+    """A run that keeps everything has the store, and the entry is bound to it; the recovery that
+    made it again is on record."""
+    run = meanwhile.begin_run("run-2", keep="all")
+    assert run.left == ()
+    entry = meanwhile.manifest().entry(LEASES)
+    assert entry is not None
+    assert entry.run_id == "run-2"
+    assert meanwhile.read(LEASES).data == "second"
+    assert agree(meanwhile)
+    steps = meanwhile.database.read(recovery_log.last_steps)
+    assert {item.action.schema_name for item in steps} == {LEASES, LEDGER}
+    assert {item.action.reason for item in steps} == {"entry_missing"}
+
+
+def test_a_run_of_an_open_process_names_it(meanwhile: RuntimeStore) -> None:
+    """A run that leaves it says so, whether it begins or is resumed."""
+    run = meanwhile.begin_run("run-2", writes={LEDGER: "new"})
+    assert run.left == (LEASES,)
+    edit(meanwhile.directory, OF_LEASES)
+    again = meanwhile.begin_run("run-2")
+    assert (again.resumed, again.left) == (True, (LEASES,))
+
+
+def test_a_rebuilder_gets_what_was_committed(meanwhile: RuntimeStore) -> None:
+    """Not nothing, for then it might begin anew."""
+    told: list[object] = []
+
+    def rebuild(request: RebuildRequest) -> object:
+        told.append(request.data)
+        return "rebuilt"
+
+    meanwhile.begin_run("run-2", rebuilders={LEASES: rebuild})
+    assert told[-1] == "second"
+    assert meanwhile.read(LEASES).data == "rebuilt"
+
+
+@pytest.mark.parametrize("edits", ["raise", "ignore"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_update_of_an_open_process_goes_on_from_it(
+    directory: Path, edits: str, is_there: bool
+) -> None:
+    """Its function is not called with None, as for a store that was never written; a file that is
+    missing, too, is refused, as ever, where edits are not ignored."""
+    with RuntimeStore.open(directory, foreign_edits=edits) as store:
+        store.read(LEASES)
+        edit(directory, OF_ALL)
+        if not is_there:
+            (directory / FILE_OF[LEASES]).unlink()
+        called: list[object] = []
+
+        def change(data: object) -> object:
+            called.append(data)
+            return f"{data} and more"
+
+        def update() -> object:
+            return store.update(LEASES, change, identity=IDENTITY, reason=CHECKPOINT)
+
+        if edits == "raise" and not is_there:
+            with pytest.raises(StoreFileChangedError, match="is missing"):
+                update()
+            assert called == []
+        else:
+            update()
+            assert called == ["second"]
+            assert store.read(LEASES).data == "second and more"
+
+
+def test_an_export_of_an_open_process_has_it(meanwhile: RuntimeStore, tmp_path: Path) -> None:
+    """Beside the stores, and in a directory of its own: an import of that has it, too."""
+    there = meanwhile.export(tmp_path / "there")
+    assert there.stores == 2
+    assert data_in(tmp_path / "there" / FILE_OF[LEASES]) == "second"
+    assert meanwhile.export().stores == 2
+    assert (meanwhile.directory / "manifest.json").read_bytes() == (
+        tmp_path / "there" / "manifest.json"
+    ).read_bytes()
+    assert run("import", tmp_path / "there").code == 0
+    with RuntimeStore.open(tmp_path / "there", recover=False) as store:
+        assert store.read(LEASES).data == "second"
+        assert agree(store)
+
+
+def test_an_export_of_a_process_that_only_reads_has_it(directory: Path, tmp_path: Path) -> None:
+    """It makes no entry, and reads the others' all the same."""
+    edit(directory, OF_LEASES)
+    with RuntimeStore.open(directory, read_only=True) as store:
+        before = store.manifest()
+        assert store.export(tmp_path / "there").stores == 2
+        assert store.manifest() == before
+
+
+def test_a_back_up_of_an_open_process_has_it(meanwhile: RuntimeStore, tmp_path: Path) -> None:
+    """Nothing is left out."""
+    backup = meanwhile.back_up(tmp_path / "copy")
+    assert (backup.left_out, backup.changed) == ((), ())
+    assert data_in(tmp_path / "copy" / FILE_OF[LEASES]) == "second"
+    with RuntimeStore.open(tmp_path / "copy", recover=False) as store:
+        assert agree(store)
