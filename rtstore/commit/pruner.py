@@ -123,7 +123,8 @@ class Pruner:
         ):
             may_forget = partial(self.flushes.may_forget, newest=number, store=old.name)
             gone = pruning.forgettable(connection, old.rows, may_forget)
-            pruning.delete_contents(connection, old.name, gone)
+            if gone:
+                pruning.delete_contents(connection, old.name, gone)
             self._schedule.pruned(old)
         if due.batches:
             self._drop_batches(connection, due, newest)

@@ -95,8 +95,8 @@ class Publisher:
         self.quarantine = QuarantineKeeper(
             directory, database, clock=clock, fs=self.fs, events=self.events
         )
-        self._stamps: dict[str, tuple[str, FileStamp | None]] = {}
-        """By store: the receipt of the last published write, and the stamp of its file."""
+        self._published: dict[str, tuple[str, PublishedFile]] = {}
+        """By store: the receipt of the last published write, and its file."""
         self._modes: dict[str, int | None] = {}
         """By receipt of a deletion that is not completed: the permission bits of the file, None if
         there was none."""
@@ -121,20 +121,14 @@ class Publisher:
             mtime_ns=write.mtime_ns,
             flush=self.durability is Durability.FILES,
         )
-        self._stamps[write.schema_name] = write.receipt_id, stamp
+        self._published[write.schema_name] = write.receipt_id, _file_of(write, stamp)
 
     def published(self, write: PlannedWrite) -> PublishedFile:
         """Return the file of a write as published, with its stamp if this object published it."""
-        receipt_id, stamp = self._stamps.get(write.schema_name, ("", None))
-        known = stamp if receipt_id == write.receipt_id else None
-        return PublishedFile(
-            write.schema_version,
-            write.relative_path,
-            write.content_hash,
-            write.file_size,
-            write.mtime_ns,
-            *(known or (None, None)),
-        )
+        known = self._published.get(write.schema_name)
+        if known is not None and known[0] == write.receipt_id:
+            return known[1]
+        return _file_of(write, None)
 
     def delete(
         self, deletion: PlannedDeletion, batch_id: str, expected: Expected | None = None
@@ -387,3 +381,14 @@ class Publisher:
     def entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
         """Return the entries of stores, by name. Omit a store that was never written."""
         return self.database.read(lambda connection: manifest.load_entries(connection, names))
+
+
+def _file_of(write: PlannedWrite, stamp: FileStamp | None) -> PublishedFile:
+    return PublishedFile(
+        write.schema_version,
+        write.relative_path,
+        write.content_hash,
+        write.file_size,
+        write.mtime_ns,
+        *(stamp or (None, None)),
+    )

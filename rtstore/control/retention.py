@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import NamedTuple
@@ -202,11 +202,10 @@ class OldBatches(NamedTuple):
 
 def contents_beyond(
     connection: Connection, retention: Retention, due: Due, *, newest: int, now: datetime
-) -> list[OldContents]:
-    """Return the contents to drop with the batches just written: a chunk for each of their stores,
+) -> Iterator[OldContents]:
+    """Yield the contents to drop with the batches just written: a chunk for each of their stores,
     and for each store that is being weighed. `newest` is the last of the batches just written,
     `now` its time."""
-    found = []
     times = Counter(due.names)
     limits = _limits(connection, retention, newest, now)
     for name in {**times, **due.to_weigh}:
@@ -230,8 +229,7 @@ def contents_beyond(
         thinned, swept = _thin(connection, name, kept, limits, chunk, due.swept.get(name))
         chosen = _chunk_of(thinned + rows, _CHUNK_BYTES)
         more = len(chosen) < len(thinned) + len(rows) or chunk in (len(thinned), len(rows))
-        found.append(OldContents(name, chosen, more, weighed, swept))
-    return found
+        yield OldContents(name, chosen, more, weighed, swept)
 
 
 def _thin(
