@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from tests.crash.ledger import Escaped, Finished, Note, Reached
+from tests.crash.ledger import Escaped, Finished, Found, Note, Reached
 from tests.crash.probe import END, Fault, Point, Watcher
 
 LIMIT_S = 60
@@ -46,6 +46,12 @@ class Ended:
         """The point it announced before SIGKILL, or None when it did not end like that."""
         reached = [note.point for note in self.notes if isinstance(note, Reached)]
         return reached[-1] if reached and self.signal == signal.SIGKILL else None
+
+    @property
+    def found(self) -> list[Any]:
+        """The last list of things that it was sent out to find."""
+        found = [note.value for note in self.notes if isinstance(note, Found)]
+        return found[-1] if found and isinstance(found[-1], list) else []
 
     def __str__(self) -> str:
         how = f"signal {self.signal}" if self.signal else f"exit code {self.code}"

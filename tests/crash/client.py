@@ -31,8 +31,9 @@ from rtstore import (
 )
 from rtstore.model.descriptors import HOST_LEASES, LAUNCH_STATE, SESSION_STORE
 from rtstore.model.request import BatchRequest, batch_request
+from rtstore.model.times import Clock, utc_now
 from rtstore.recovery.rebuilders import RebuildRequest
-from rtstore.testing import Seams
+from rtstore.testing import Ids, Seams
 from tests.crash.children import Say
 from tests.crash.ledger import (
     IDENTITY,
@@ -69,9 +70,6 @@ STORES = tuple(FILES)
 
 _own_id: ContextVar[str] = ContextVar("own_id")
 """The id of the next batch of this thread."""
-
-
-_openings = count(1)
 
 
 class Options(BaseModel):
@@ -149,8 +147,12 @@ class Caller:
         fs: FileSystem | None = None,
         options: Options = DEFAULT_OPTIONS,
         polls: bool = False,
+        clock: Clock = utc_now,
     ) -> None:
         self._polls = polls
+        self._clock = clock
+        self._plan_ids = Ids(f"plan-{prefix}")
+        self._openings = count(1)
         self.directory = directory
         self._prefix = prefix
         self.say = say
@@ -166,7 +168,7 @@ class Caller:
 
     def open(self, *, recover: bool = True) -> RuntimeStore:
         """Open the store; what is raised comes out."""
-        token = _own_id.set(f"{self._prefix}-opening-{next(_openings)}")
+        token = _own_id.set(f"{self._prefix}-opening-{next(self._openings)}")
         if self._options.takes_over:
             import_directory(self.directory, descriptors=DESCRIPTORS, fs=self._fs)
         try:
@@ -175,6 +177,8 @@ class Caller:
                 team_name=TEAM,
                 descriptors=self._descriptors(),
                 seams=Seams(
+                    clock=self._clock,
+                    plan_id_factory=self._plan_ids,
                     batch_id_factory=_own_id.get,
                     receipt_id_factory=lambda: f"receipt-{self._prefix}-{next(self._receipts)}",
                     fs=self._fs or FileSystem(),
@@ -456,6 +460,7 @@ class Caller:
             fs=self._fs,
             options=self._options,
             polls=self._polls,
+            clock=self._clock,
         )
 
     # --- parts ----------------------------------------------------------------------------------

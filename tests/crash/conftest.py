@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.crash.workers import Crew, Hands
+from tests.crash.crew import Crew, Hands
 from tests.support import breadth
 from tests.support.counts import Counts
 

@@ -11,6 +11,7 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from rtstore import RuntimeStoreError
@@ -26,10 +27,10 @@ from tests.crash.probe import (
     Point,
     Probe,
     SqlFault,
-    TracedFileSystem,
     watched,
 )
 from tests.crash.product import scenario_of
+from tests.crash.sameness import Passed
 from tests.crash.scenarios import Scenario
 from tests.crash.workers import Copies, Share, Tally, workshop
 
@@ -47,8 +48,8 @@ def fail_everywhere(name: str, share: Share) -> Tally:
     scenario, tally = scenario_of(name), Tally()
     with workshop() as workplace:
         notes = scenario.begin(workplace / "beginning")
-        copies = Copies(workplace / "beginning", workplace)
-        for point in points_of(act_of(scenario), copies, scenario.refusal):
+        copies, passed = Copies(workplace / "beginning", workplace), Passed()
+        for point in points_of(act_of(scenario, passed), copies, scenario.refusal):
             if not share.wants(point.call):
                 continue
             if not (share.full or _belongs(point, scenario)):
@@ -57,7 +58,8 @@ def fail_everywhere(name: str, share: Share) -> Tally:
             for fault, lasting in faults_at(point, full=share.full):
                 how = "from there on" if lasting else "once"
                 with copies.fresh() as directory:
-                    problems = _fail(directory, scenario, notes, point, fault, lasting=lasting)
+                    trial = Trial(directory, scenario, notes, passed)
+                    problems = _fail(trial, point, fault, lasting=lasting)
                 tally.check(f"{name}, {fault} {how} instead of {point}", problems)
                 if share.enough(tally):
                     return tally
@@ -113,17 +115,19 @@ def _sql_faults_at(point: Point, *, full: bool) -> Iterator[tuple[Fault, bool]]:
         yield SqlFault(IOERR, "after"), True
 
 
-def _fail(
-    directory: Path,
-    scenario: Scenario,
-    base: list[Note],
-    failing: Point,
-    fault: Fault,
-    *,
-    lasting: bool,
-) -> list[str]:
-    notes: list[Note] = []
-    over = False
+@dataclass(frozen=True)
+class Trial:
+    """A copy of a beginning, with the notes of those who built it."""
+
+    directory: Path
+    scenario: Scenario
+    base: list[Note]
+    passed: Passed
+
+
+def _fail(trial: Trial, failing: Point, fault: Fault, *, lasting: bool) -> list[str]:
+    directory, scenario, base = trial.directory, trial.scenario, trial.base
+    clock, notes, over = trial.passed.clock(), list[Note](), False
 
     def watch(point: Point) -> Fault | None:
         if over:
@@ -136,17 +140,16 @@ def _fail(
     caller: Caller | None = None
     with watched(Probe(watch)) as fs:
         with suppress(RuntimeStoreError):
-            caller = _act(directory, scenario, notes, fs)
+            caller = scenario.carry_out(directory, notes.append, fs, "act", clock)
         over = True
-        caller = caller or Caller(directory, "again", notes.append, fs=fs, options=scenario.options)
+        caller = caller or Caller(
+            directory, "again", notes.append, fs=fs, options=scenario.options, clock=clock
+        )
         problems = [] if scenario.torn_before else torn_files(directory, Ledger.of(base, notes))
         problems += _go_on(caller, scenario, notes)
         caller.close()
-    return problems + check(directory, Ledger.of(base, notes), scenario)
-
-
-def _act(directory: Path, scenario: Scenario, notes: list[Note], fs: TracedFileSystem) -> Caller:
-    return scenario.carry_out(directory, notes.append, fs, "act")
+    ledger = Ledger.of(base, notes)
+    return problems + check(directory, ledger, scenario, passed=trial.passed)
 
 
 def _can_fail(fault: Fault, point: Point) -> bool:

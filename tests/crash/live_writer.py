@@ -15,10 +15,11 @@ from rtstore import ActionKind, LockTimeoutError, RuntimeStore, StoreFileChanged
 from tests.crash.check import check
 from tests.crash.children import Child, Say, pauser
 from tests.crash.client import STORES, TEAM, Caller, Options
-from tests.crash.kills import act_of, points_of
+from tests.crash.kills import Act, act_of, points_of
 from tests.crash.ledger import IDENTITY, Broken, Ledger, Reached
 from tests.crash.probe import END, Fault, Point, Probe, watched
 from tests.crash.product import scenario_of
+from tests.crash.sameness import Passed
 from tests.crash.scenarios import Scenario
 from tests.crash.workers import Copies, Share, Tally, workshop
 
@@ -31,14 +32,15 @@ def visit_everywhere(name: str, share: Share) -> Tally:
     scenario, tally = scenario_of(name), Tally()
     with workshop() as workplace:
         notes = scenario.begin(workplace / "beginning")
-        copies = Copies(workplace / "beginning", workplace)
-        for point in points_of(act_of(scenario), copies, scenario.refusal):
+        copies, passed = Copies(workplace / "beginning", workplace), Passed()
+        act = act_of(scenario, passed)
+        for point in points_of(act, copies, scenario.refusal):
             if not (share.full or point.changes):
                 continue
             with copies.fresh() as directory:
-                ledger, problems = _visit(directory, scenario, point, Ledger.of(notes))
+                ledger, problems = _visit(directory, scenario, act, point, Ledger.of(notes))
                 tally.points += 1
-                problems += check(directory, ledger, scenario)
+                problems += check(directory, ledger, scenario, passed=passed)
                 tally.check(f"{name}, a visitor at {point}", problems)
             if share.enough(tally):
                 break
@@ -46,7 +48,7 @@ def visit_everywhere(name: str, share: Share) -> Tally:
 
 
 def _visit(
-    directory: Path, scenario: Scenario, point: Point, ledger: Ledger
+    directory: Path, scenario: Scenario, act: Act, point: Point, ledger: Ledger
 ) -> tuple[Ledger, list[str]]:
     gate, opening = os.pipe()
 
@@ -58,7 +60,7 @@ def _visit(
 
         probe = Probe(watch)
         with watched(probe) as fs:
-            act_of(scenario)(directory, say, fs)
+            act(directory, say, fs)
             probe.reach(END, "the end")
 
     writer = Child(write)

@@ -16,6 +16,7 @@ from tests.crash.disk import Disk, DiskState, Image
 from tests.crash.ledger import Ledger, Note
 from tests.crash.probe import END, Fault, Point, Probe, TracedFileSystem, watched
 from tests.crash.product import scenario_of
+from tests.crash.sameness import Passed
 from tests.crash.scenarios import Scenario
 from tests.crash.workers import Copies, Share, Tally, workshop
 
@@ -33,6 +34,7 @@ def cut_power_everywhere(name: str, share: Share) -> Tally:
         outages = Outages(scenario, share)
         with copies.fresh() as directory:
             outages.watch_act(directory, workplace)
+        passed = Passed()
         # The last ones first when one is enough: what was acknowledged is most easily lost.
         found = outages.found[::-1] if share.stop_at_first else outages.found
         for outage in found:
@@ -44,7 +46,7 @@ def cut_power_everywhere(name: str, share: Share) -> Tally:
                 if scenario.options.durability is Durability.FILES:
                     problems += torn_files(directory, ledger)
                     problems += _old_files(directory, ledger)
-                problems += check(directory, ledger, scenario, whole=False)
+                problems += check(directory, ledger, scenario, whole=False, passed=passed)
             tally.check(f"{name}, power lost at {outage.point} ({outage.state.label})", problems)
             if share.enough(tally):
                 break

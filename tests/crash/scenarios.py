@@ -13,6 +13,7 @@ from pathlib import Path
 from rtstore import Durability
 from rtstore.files.durable import temporary_path
 from rtstore.model.descriptors import LAUNCH_STATE, SESSION_STORE
+from rtstore.model.times import Clock, utc_now
 from tests.crash import steps as stages
 from tests.crash.children import Say
 from tests.crash.client import DEFAULT_OPTIONS, FILES, LANE, Caller, Options
@@ -58,12 +59,19 @@ class Scenario:
         return notes
 
     def carry_out(
-        self, directory: Path, say: Say, fs: TracedFileSystem | None, prefix: str
+        self,
+        directory: Path,
+        say: Say,
+        fs: TracedFileSystem | None,
+        prefix: str,
+        clock: Clock = utc_now,
     ) -> Caller:
         """Carry out the act; the store is still open."""
         if self.raced and fs is not None:
             _race(fs, directory / FILES[self.raced], self.raced, self.raced_at, say)
-        caller = Caller(directory, prefix, say, fs=fs, options=self.options, polls=self.polls)
+        caller = Caller(
+            directory, prefix, say, fs=fs, options=self.options, polls=self.polls, clock=clock
+        )
         self.act(caller)
         return caller
 

@@ -20,8 +20,8 @@ from tests.crash.concurrency import (
     outlive,
     update_together,
 )
+from tests.crash.crew import Crew
 from tests.crash.ledger import IDENTITY
-from tests.crash.workers import Crew
 from tests.support import breadth
 
 

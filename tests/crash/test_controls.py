@@ -6,12 +6,12 @@ import pytest
 
 from tests.crash.control_results import try_control
 from tests.crash.controls import CONTROLS
+from tests.crash.crew import Crew
 from tests.crash.faults import fail_everywhere
 from tests.crash.kills import kill_everywhere
 from tests.crash.live_writer import visit_everywhere
 from tests.crash.power_loss import cut_power_everywhere
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.workers import Crew
 from tests.support import breadth
 
 QUICK = ("log_not_flushed", "complete_before_publish", "quarantine_skipped", "no_fence", "no_lock")

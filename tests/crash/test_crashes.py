@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.crash.crew import Crew
 from tests.crash.faults import fail_everywhere
 from tests.crash.kills import kill_everywhere, kill_recoveries, open_twice_at_once
 from tests.crash.live_writer import visit_everywhere
 from tests.crash.power_loss import cut_power_everywhere
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.workers import Crew, Tally
+from tests.crash.workers import Tally
 from tests.support import breadth
 
 RACED = ("new_raced", "refused_raced", "torn_raced", "recover_raced", "delete_raced")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.crash.crew import Crew
 from tests.crash.interleavings import (
     DRAWN,
     DRAWN_THOROUGH,
@@ -11,7 +12,6 @@ from tests.crash.interleavings import (
     interleave,
     interleave_without_fence,
 )
-from tests.crash.workers import Crew
 from tests.support import breadth
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.crash.crew import Crew
 from tests.crash.faults import fail_everywhere
 from tests.crash.kills import kill_everywhere
 from tests.crash.power_loss import cut_power_everywhere
 from tests.crash.product import DONE, GROUPS, KEPT, PRODUCT, STORES, drawn
-from tests.crash.workers import Crew
 from tests.support import breadth
 
 STATES = 2

@@ -2,7 +2,7 @@
 
 A job runs in a fresh process of one thread, which may therefore fork a child for each trial from
 its own warm memory; a new interpreter for each would take ten times as long. Tests run in parallel,
-so each process of theirs has one of these.
+so each process of theirs has one of these (`crew`).
 """
 
 from __future__ import annotations
@@ -12,17 +12,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
-from tests.support.counts import Counts
 from tests.support.places import MEMORY
-
-Result = TypeVar("Result")
 
 _SHOWN = 10
 
@@ -85,77 +79,7 @@ Job = Callable[[str, Share], Tally]
 """An enumeration over one scenario, given by its name. A function of a module, to be pickled."""
 
 
-class Hands:
-    """A process that carries out jobs, for many tests."""
-
-    def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_settle)
-
-    def do(self, job: Callable[..., Result], *arguments: object) -> Result:
-        """Have a job done; return what came of it."""
-        return self._pool.submit(job, *arguments).result()
-
-    def close(self) -> None:
-        """End the process."""
-        self._pool.shutdown(cancel_futures=True)
-
-
-class Crew:
-    """Has the jobs of one test carried out, and adds up what they tried."""
-
-    def __init__(self, hands: Hands, *, full: bool) -> None:
-        self.full = full
-        self.total = Tally()
-        self.controls_caught: list[str] = []
-        self.controls_tried: list[str] = []
-        self.lines: list[str] = []
-        """What else is to be said at the end."""
-        self._hands = hands
-
-    def run(
-        self,
-        job: Job,
-        scenario: str,
-        *,
-        draws: int = 0,
-        first: int = 0,
-        seed: int = 0,
-        only_changing: bool = False,
-    ) -> Tally:
-        """Carry out a job; return what came of it, which is in the total too.
-
-        With `only_changing` the points before which nothing can have changed are left out, also in
-        the full run.
-        """
-        share = Share(full=self.full and not only_changing, draws=draws, first=first, seed=seed)
-        tally = self._hands.do(job, scenario, share)
-        self.total.add(tally)
-        return tally
-
-    def do(self, job: Callable[..., Result], *arguments: object) -> Result:
-        """Have something of its own carried out."""
-        return self._hands.do(job, *arguments)
-
-    def count(self, counts: Counts) -> None:
-        """Count what was tried, where there was something."""
-        if self.total.points:
-            counts.add(
-                "crash suite",
-                points=self.total.points,
-                states=self.total.states,
-                failures=len(self.total.failures),
-            )
-        if self.controls_tried:
-            counts.add(
-                "crash suite",
-                controls=len(self.controls_tried),
-                controls_caught=len(self.controls_caught),
-            )
-        for line in self.lines:
-            counts.say("crash suite", line)
-
-
-def _settle() -> None:
+def settle() -> None:
     """Load everything that a trial needs, once."""
     from tests.crash import warm
 
@@ -180,18 +104,17 @@ class Copies:
     """Fresh copies of a beginning, one for each trial.
 
     A copy reads the database file, so it is made only while this process has no connection to it.
+    There is one at a time, always of the same name: a name is part of what is compared.
     """
 
     def __init__(self, beginning: Path, workplace: Path) -> None:
         self._beginning = beginning
         self._workplace = workplace
-        self._number = 0
 
     @contextmanager
     def fresh(self) -> Iterator[Path]:
         """A copy for one trial; it is removed afterwards."""
-        self._number += 1
-        path = self._workplace / f"trial-{os.getpid()}-{self._number}"
+        path = self._workplace / "trial"
         if self._beginning.exists():
             shutil.copytree(self._beginning, path, symlinks=True)
         try:
