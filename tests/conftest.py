@@ -27,13 +27,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SUMMARY = pytest.StashKey[Summary]()
+_PART = pytest.StashKey[breadth.Part]()
 Made = TypeVar("Made")
 NORMAL = "not thorough"
 """The marks that `pytest` runs by itself, as in pyproject.toml."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full` tries everything, in hours on two cores; `--seed` draws anew."""
+    """`--full` tries everything, in hours on two cores; `--seed` draws anew; `--part` divides."""
     group = parser.getgroup("rtstore")
     group.addoption("--full", action="store_true", help="every test, every point, in every way")
     group.addoption("--seed", type=int, default=breadth.SEED, help="what draws (%(default)s)")
@@ -42,6 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         metavar="EPOCH",
         help="begin no test after that moment, in seconds since 1970; try them in a drawn order",
+    )
+    group.addoption(
+        "--part",
+        metavar="K/N",
+        help="the K-th of N parts: every N-th of the tests that are selected",
     )
 
 
@@ -52,6 +58,10 @@ def pytest_configure(config: pytest.Config) -> None:
     breadth.choose(full=full, seed=config.getoption("--seed"))
     if full and config.option.markexpr == NORMAL:
         config.option.markexpr = ""
+    try:
+        config.stash[_PART] = breadth.part(config.getoption("--part") or "1/1")
+    except ValueError as error:
+        raise pytest.UsageError(f"--part: {error}") from None
     config.stash[_SUMMARY] = Summary()
     config.pluginmanager.register(_Listener(config.stash[_SUMMARY]))
 
@@ -66,6 +76,11 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with what takes longest, so that no process is left with it at the end. At first each
     process gets an equal part of the list, one after the other, and the last takes what is left."""
+    part = config.stash[_PART]
+    if part != breadth.WHOLE:
+        kept = set(part.of_all(items))
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
     processes = getattr(config, "workerinput", {"workercount": 1})["workercount"]
     early = [item for item in items if item.get_closest_marker("early")]
     later = [item for item in items if not item.get_closest_marker("early")]
@@ -113,7 +128,8 @@ def pytest_terminal_summary(
     """Say what was tried."""
     lines = list(config.stash[_SUMMARY].told())
     if lines:
-        terminalreporter.section("what was tried" + (", in full" if breadth.is_full() else ""))
+        full = ", in full" if breadth.is_full() else ""
+        terminalreporter.section(f"what was tried{full}{config.stash[_PART]}")
         for line in lines:
             terminalreporter.line(line)
 
