@@ -1,9 +1,9 @@
 """The one check that every trial ends with: is the directory what the callers were promised?
 
 Open it (which recovers), hold it against the ledger, open it again (which must change nothing),
-write a further batch, and hold it against the ledger once more. What comes after the first closing
-is left out where the same was found to go well in an earlier trial: from a directory, and with a
-ledger, that are the same (`Passed`).
+write a further batch, and hold it against the ledger once more. What was found to go well in an
+earlier trial, from a directory and with a ledger that are the same, is left out (`Passed`): what
+comes after the first closing, or all of it where the caller itself had closed the store.
 """
 
 from __future__ import annotations
@@ -39,10 +39,26 @@ def check(
     *,
     whole: bool = True,
     passed: Passed | None = None,
+    closed: bool = False,
 ) -> list[str]:
     """Everything that is wrong with a directory after a crash; changes it. With `whole` each store
     file must be one whole version even before the store is opened. `passed` is what passed in the
-    trials before."""
+    trials before; where the store was `closed`, the directory itself may be the same as one."""
+    if passed is None or not closed:
+        return _check(directory, ledger, scenario, whole=whole, passed=passed)
+    seen = look_at(directory, in_depth=True)
+    place = passed.place(seen, ledger, "closed")
+    if place in passed:
+        return list(seen.damage)
+    problems = _check(directory, ledger, scenario, whole=whole, passed=passed)
+    if place and not problems:
+        passed.add(place)
+    return problems
+
+
+def _check(
+    directory: Path, ledger: Ledger, scenario: Scenario, *, whole: bool, passed: Passed | None
+) -> list[str]:
     problems = list(ledger.problems)
     if whole and not scenario.torn_before:
         problems += torn_files(directory, ledger)
@@ -62,7 +78,7 @@ def check(
         caller.close()
         before = look_at(directory, in_depth=passed is not None)
         problems += before.damage
-        place = None if passed is None or problems else passed.place(before, ledger)
+        place = None if passed is None or problems else passed.place(before, ledger, "opened")
         if not (passed and place in passed):
             problems += _open_again(caller, before, ledger, scenario, notes)
         if passed and place and not problems:

@@ -149,7 +149,7 @@ def _fail(trial: Trial, failing: Point, fault: Fault, *, lasting: bool) -> list[
         problems += _go_on(caller, scenario, notes)
         caller.close()
     ledger = Ledger.of(base, notes)
-    return problems + check(directory, ledger, scenario, passed=trial.passed)
+    return problems + check(directory, ledger, scenario, passed=trial.passed, closed=True)
 
 
 def _can_fail(fault: Fault, point: Point) -> bool:

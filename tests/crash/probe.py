@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import errorcode
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -285,6 +286,13 @@ class TracedConnection(sqlite3.Connection):
             _watching[-1].checkpointed()
 
 
+@lru_cache(maxsize=1024)
+def _told(sql: str) -> tuple[str, str]:
+    """The first word of a statement, and how it goes on."""
+    first, *rest = sql.split()
+    return first.upper(), " ".join(rest)[:60]
+
+
 class TracedCursor(sqlite3.Cursor):
     """A cursor whose statements are points."""
 
@@ -303,8 +311,8 @@ class TracedCursor(sqlite3.Cursor):
         if not _watching:
             yield
             return
-        probe, call = _watching[-1], sql.split(None, 1)[0].upper()
-        fault = probe.reach(SQL, call, " ".join(sql.split()[1:])[:60])
+        probe, (call, subject) = _watching[-1], _told(sql)
+        fault = probe.reach(SQL, call, subject)
         if isinstance(fault, SqlFault) and fault.when != "after":
             if fault.when == "rolled back" and self.connection.in_transaction:
                 self._untraced("ROLLBACK")

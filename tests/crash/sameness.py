@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -25,6 +26,9 @@ from tests.crash.ledger import Ledger
 
 WAL = f"{DATABASE_NAME}-wal"
 OURS = {DATABASE_NAME, WAL, f"{DATABASE_NAME}-shm", LOCK_NAME}
+
+_TIME = re.compile(r"(?<=\bmtime_ns=)[0-9]+")
+"""The time of a file in what a caller was told of a batch."""
 
 
 class Seen(NamedTuple):
@@ -68,12 +72,13 @@ class Sight:
 
         Names, bytes, modes and rows are compared as they are. A time of a file is only ever
         compared with others, so it stands for its place in their order; the file that a row
-        remembers by number and change time is the one that is there, or not. Of the batches in
-        the ledger the ids are enough: the audit found that they are the rows.
+        remembers by number and change time is the one that is there, or not.
         """
-        told = hashlib.sha256(repr((self.about, _promises(ledger))).encode())
-        times = enumerate(sorted(set(self._times())))
-        order: dict[int | None, int] = {time: place for place, time in times}
+        promised = repr(_promises(ledger))
+        times = {*self._times(), *map(int, _TIME.findall(promised))}
+        order: dict[int | None, int] = {time: place for place, time in enumerate(sorted(times))}
+        promised = _TIME.sub(lambda found: str(order[int(found[0])]), promised)
+        told = hashlib.sha256(repr(self.about).encode() + promised.encode())
         for name, seen in self.files.items():
             told.update(repr((name, seen.mode, order.get(_time_of(name, seen)))).encode())
             told.update(hashlib.sha256(seen.content or b"").digest())
@@ -114,7 +119,7 @@ def _time_of(name: str, seen: Seen) -> int | None:
 def _promises(ledger: Ledger) -> tuple[object, ...]:
     refused = [(refused.batch_id, refused.outcome) for refused in ledger.refused.values()]
     over = sorted(ledger.ending), sorted(ledger.ended)
-    return list(ledger.intents.values()), list(ledger.told), refused, over, ledger.foreign
+    return list(ledger.intents.values()), ledger.told, refused, over, ledger.foreign
 
 
 def look_at(directory: Path, *, in_depth: bool = False) -> Sight:
@@ -188,9 +193,12 @@ class Passed:
         """The clock of a trial, or of a process that comes so many others later."""
         return StepClock(self._began + later * timedelta(seconds=1))
 
-    def place(self, seen: Sight, ledger: Ledger) -> str | None:
-        """What stands for a directory; None where something is still in the WAL."""
-        return None if WAL in seen.files else seen.digest(ledger)
+    def place(self, seen: Sight, ledger: Ledger, step: str) -> str | None:
+        """What stands for a directory at a step of the check; None where something is still in the
+        WAL, or where there is no database, or where a promise was seen to be broken."""
+        if WAL in seen.files or not seen.tables or ledger.problems:
+            return None
+        return f"{step} {seen.digest(ledger)}"
 
     def __contains__(self, place: object) -> bool:
         return place in self._places

@@ -14,7 +14,7 @@ import pytest
 from rtstore import DATABASE_NAME
 from rtstore.model.descriptors import LAUNCH_STATE
 from tests.crash.client import FILES
-from tests.crash.ledger import Foreign, Intent, Ledger
+from tests.crash.ledger import Broken, Foreign, Intent, Ledger, Told
 from tests.crash.probe import FILE, SQL, Point
 from tests.crash.sameness import Passed, look_at
 from tests.crash.scenarios import SCENARIOS
@@ -40,7 +40,7 @@ def _sql(directory: Path, statement: str) -> None:
 
 
 def _place(directory: Path, ledger: Ledger) -> str | None:
-    return Passed().place(look_at(directory), ledger)
+    return Passed().place(look_at(directory), ledger, "closed")
 
 
 def test_what_only_took_place_at_another_time_is_the_same(
@@ -55,7 +55,15 @@ def test_what_only_took_place_at_another_time_is_the_same(
         os.utime(other / name, ns=(time, time))
     for table in ("batch_writes", "manifest_entries"):
         _sql(other, f"UPDATE {table} SET mtime_ns = mtime_ns + {later}")
-    assert _place(one, ledger) == _place(other, ledger)
+    told_later = Ledger.of([*ledger.intents.values()])
+    for batch in ledger.told.values():
+        receipts = [
+            receipt.model_copy(update={"mtime_ns": receipt.mtime_ns + later})
+            for receipt in batch.receipts
+        ]
+        told_later.add(Told(batch.model_copy(update={"receipts": tuple(receipts)})))
+    assert _place(one, ledger) == _place(other, told_later)
+    assert _place(one, ledger) != _place(other, ledger)
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
@@ -97,7 +105,14 @@ def test_another_promise_is_tried(beginning: tuple[Path, Ledger]) -> None:
     found.add(_place(directory, ledger))
     ledger.add(Intent("another", {LAUNCH_STATE: None}))
     found.add(_place(directory, ledger))
-    assert len(found) == 3
+    batch = next(iter(ledger.told.values()))
+    ledger.add(Told(batch.model_copy(update={"reason": "another"})))
+    found.add(_place(directory, ledger))
+    ledger.add(Told(batch.model_copy(update={"batch_id": "another"})))
+    found.add(_place(directory, ledger))
+    assert len(found) == 5
+    ledger.add(Broken("something"))
+    assert _place(directory, ledger) is None
 
 
 def test_nothing_stands_for_an_open_database(beginning: tuple[Path, Ledger]) -> None:
