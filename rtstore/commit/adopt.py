@@ -180,7 +180,7 @@ def not_adoptable(
                 data=envelope.data,
                 store=descriptor.schema_name,
                 payload=at_version(descriptor, envelope.schema_version).payload,
-                may_mask=True,
+                stays=True,
             )
         except InvalidRequestError as error:
             where = "" if error.field in ("store", "file") else f"{error.field}: "

@@ -251,7 +251,7 @@ def validate(request: BatchRequest, batch_id: str | None, started_at: datetime) 
                 data=write.data,
                 store=name,
                 payload=descriptor.payload,
-                may_mask=write.stays,
+                stays=write.stays,
             ),
         )
     return Draft(

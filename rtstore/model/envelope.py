@@ -133,30 +133,32 @@ def encode(
     data: object,
     store: str,
     payload: type[BaseModel] | None = None,
-    may_mask: bool = False,
+    stays: bool = False,
 ) -> EncodedStore:
     """Check data and encode it as a store file without its time.
 
     Raises `InvalidRequestError`, which names the place, when the data is not JSON (NaN, infinities,
     sets, tuples, bytes, lone surrogates, keys that are no strings, cycles), when it could not be
     read back (numbers of more than 4300 digits), when it is larger than SQLite holds, when the
-    payload model refuses it, or when it is an object of another model. With a model, what the model
-    dumps is written: `"3"` for a number as 3, and unknown keys where the model keeps them. Without
-    one, or with a `PartialModel`, the data itself is: unknown keys and their order stay.
+    payload model refuses it, or when it is an object of another model. With a model, what an object
+    of it dumps is written: the object that is given, or the one that the model makes of JSON (`"3"`
+    for a number as 3, and unknown keys where the model keeps them). Without one, or with a
+    `PartialModel`, JSON itself is: unknown keys and their order stay.
 
-    A secret that pydantic would write as asterisks is refused, too; not with `may_mask`, where the
-    data is only checked, or compared, and what came of it is not stored.
+    A dump of which the model makes another object is refused, too: it would change with each write.
+    So is a secret that pydantic would write as asterisks. Neither with `stays`, where the data is
+    only checked, and stays in the bytes in which it was found.
     """
-    dumped_by: type[BaseModel] | None = None
+    given: BaseModel | None = None
     if isinstance(data, BaseModel):
         if payload is not None:
             refuse_other_model(data, store, payload, "data")
-        dumped_by = type(data)
-        data = json_data.dump(data, store, warnings=payload is None, may_mask=may_mask)
+        given = data
+        data = json_data.dump(given, store, warnings=payload is None, may_mask=stays)
     refuse_too_large(_least_size(data), store)
     plain = _plain(data, store)
     if payload is not None:
-        plain = _normalised(plain, store, payload, dumped_by, may_mask=may_mask)
+        plain = _as_dumped(plain, store, payload, given, stays=stays)
     document = {"schemaVersion": schema_version, "updatedAt": _TIME_PLACEHOLDER, "data": plain}
     try:
         encoded = pydantic_core.to_json(document, indent=2)
@@ -247,24 +249,46 @@ def _plain(data: object, store: str) -> object:
             raise InvalidRequestError(*problem, store=store) from None
 
 
-def _normalised(
+def _as_dumped(
     plain: object,
     store: str,
     payload: type[BaseModel],
-    dumped_by: type[BaseModel] | None,
+    given: BaseModel | None,
     *,
-    may_mask: bool,
+    stays: bool,
 ) -> object:
-    """Return JSON data as its model dumps it. `dumped_by` is the class of the object that the data
-    was dumped of, if it was one. Raises `InvalidRequestError` when the model refuses the data, or
-    what it dumped itself: that could not be read back."""
-    model = _accepted(plain, store, payload, dumped_by)
-    if issubclass(payload, PartialModel):
-        return plain
-    dumped = _plain(json_data.dump(model, store, may_mask=may_mask), store)
-    if dumped != plain:
-        _accepted(dumped, store, payload, payload)
-    return dumped
+    """Return JSON data as an object of its model dumps it. `given` is the object that the data was
+    dumped of, if it was one. Raises `InvalidRequestError` when the model refuses the data, or what
+    it dumped itself, or makes another object of that."""
+    model = _accepted(plain, store, payload, None if given is None else type(given))
+    if given is None:
+        if issubclass(payload, PartialModel):
+            return plain
+        dumped = _plain(json_data.dump(model, store, may_mask=stays), store)
+        if dumped == plain:
+            return dumped
+        given, plain = model, dumped
+        model = _accepted(plain, store, payload, payload)
+    if not stays:
+        _refuse_other_dump(plain, store, given, model)
+    return plain
+
+
+def _refuse_other_dump(dumped: object, store: str, given: BaseModel, read_back: BaseModel) -> None:
+    """Raise `InvalidRequestError` when what is read back of a dump is another object than the one
+    that was dumped. Of equal objects the dumps may differ: in the order of a set, or in what is
+    computed anew each time."""
+    again = json_data.dump(read_back, store)
+    if again == dumped or json_data.are_same_object(given, read_back):
+        return
+    place, difference = json_data.first_difference(dumped, again)
+    problem = (
+        f"{type(read_back).__name__} does not make the same again of what it dumps: {difference}. "
+        "Its validators must give what its serializers wrote: bytes need val_json_bytes as "
+        "ser_json_bytes, an object of a subclass a field of that class, and what was assigned the "
+        "type of its field"
+    )
+    raise InvalidRequestError(place, problem, store=store)
 
 
 def _accepted(

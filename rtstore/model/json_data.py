@@ -37,27 +37,66 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
     not warn of a field that has another type than its own: whoever calls checks that.
     """
     as_json = partial(model.model_dump, mode="json", by_alias=True, warnings=warnings)
-    as_held = partial(model.model_dump, by_alias=True, warnings=False)
     try:
         dumped: object = as_json()
     except ValueError as error:
         if not (says_of_data(origin_of(error)) and fails_again(as_json)):
             raise origin_of(error) from None
         raise InvalidRequestError("data", str(error), store=store) from None
-    try:
-        held: object = as_held()
-    except Exception as error:  # noqa: BLE001 - a function of the caller's raises what it likes
-        if not (says_of_data(origin_of(error)) and fails_again(as_held, Exception)):
-            raise origin_of(error) from None
+    held = _held(model)
+    if held is None:
         if not _is_made_of_its_json(model):
             problem = f"{type(model).__name__} cannot be made of its JSON again"
-            raise InvalidRequestError("data", problem, store=store) from None
+            raise InvalidRequestError("data", problem, store=store)
         return dumped
-    if not are_equal(held, dumped):
-        loss = next(_losses(held, dumped, may_mask=may_mask), None)
+    if not are_equal(*held, dumped):
+        loss = next(_losses(*held, dumped, may_mask=may_mask), None)
         if loss is not None:
             raise InvalidRequestError(*loss, store=store)
     return dumped
+
+
+def _held(model: BaseModel) -> tuple[object] | None:
+    """Return the data of a model as Python holds it; None where Python cannot make that, as of a
+    set of models."""
+    as_held = partial(model.model_dump, by_alias=True, warnings=False)
+    try:
+        return (as_held(),)
+    except Exception as error:  # noqa: BLE001 - a function of the caller's raises what it likes
+        if not (says_of_data(origin_of(error)) and fails_again(as_held, Exception)):
+            raise origin_of(error) from None
+        return None
+
+
+def are_same_object(given: BaseModel, other: BaseModel) -> bool:
+    """Return whether two objects of a model hold the same. What the model itself says of that is
+    not asked, and a field that is not written does not count."""
+    held = _held(given)
+    if held is not None and are_equal(held, _held(other)):
+        return True
+    try:
+        return BaseModel.__eq__(given, other) is True
+    except Exception:  # noqa: BLE001 - of the caller's objects in it
+        return False
+
+
+def first_difference(dumped: object, again: object, place: str = "data") -> tuple[str, str]:
+    """Return the first place where the dump of a model and the dump of what is read back of it
+    differ, and how."""
+    if isinstance(dumped, dict) and isinstance(again, dict):
+        for key in {**dumped, **again}:
+            at = f"{place}.{key}"
+            if key not in again:
+                return at, f"{shown(dumped[key])} would be lost"
+            if key not in dumped:
+                return at, f"{shown(again[key])} would be added"
+            if dumped[key] != again[key]:
+                return first_difference(dumped[key], again[key], at)
+    if isinstance(dumped, list) and isinstance(again, list):
+        for index, (item, other) in enumerate(zip(dumped, again, strict=False)):
+            if item != other:
+                return first_difference(item, other, f"{place}[{index}]")
+    return place, f"{shown(dumped)} would come back as {shown(again)}"
 
 
 def _is_made_of_its_json(model: BaseModel) -> bool:

@@ -111,6 +111,14 @@ class Anything(BaseModel):
     value: Any = None
 
 
+class Half(BaseModel):
+    """Writes bytes as base64, and takes them as they are."""
+
+    model_config = ConfigDict(ser_json_bytes="base64")
+
+    raw: bytes
+
+
 class Number(RootModel[int | None]):
     """Takes JSON null."""
 
@@ -122,9 +130,10 @@ PART = Descriptor("team.part", payload=Part)
 PARTS = Descriptor("team.parts", payload=Parts)
 ODD = Descriptor("team.odd", payload=Odd)
 ANY = Descriptor("team.any", payload=Anything)
+HALF = Descriptor("team.half", payload=Half)
 NUMBER = Descriptor("team.number", payload=Number)
 NOTES = Descriptor("team:notes")
-ALL = [ROSTER, OPEN, STRICT, PART, PARTS, ODD, ANY, NUMBER, NOTES]
+ALL = [ROSTER, OPEN, STRICT, PART, PARTS, ODD, ANY, HALF, NUMBER, NOTES]
 
 
 @pytest.fixture
@@ -385,6 +394,27 @@ def test_a_part_keeps_what_its_model_does_not_know(store: RuntimeStore) -> None:
         assert on_disk(store, PARTS) == {**first, "n": 3, "inner": [{"m": 3, "more": None}]}
 
 
+class Known(PartialModel):
+    """A part of its data, in which another model knows all that it keeps."""
+
+    roster: Roster = Roster()
+    inner: Inner = Inner()
+
+
+def test_what_of_a_part_another_model_does_not_know(store: RuntimeStore) -> None:
+    """JSON is stored as it is. An object lacks the keys that the model inside of it does not keep,
+    and so does what is written of it; those of a part that keeps them stay."""
+    known = Descriptor("team.part", payload=Known)
+    first = {"roster": {"members": [], "lost": 1}, "inner": {"m": 1, "kept": 2}, "own": 3}
+    with open_store(store.directory.parent / "known", descriptors=[known]) as other:
+        write(other, "team.part", first)
+        other.update("team.part", lambda data: data, identity=IDENTITY, reason="by_name")
+        assert on_disk(other, known) == first
+        assert other.update([known], lambda data: data, identity=IDENTITY, reason="x") is None
+        other.update(known, lambda data: data, identity=IDENTITY, reason="by_descriptor")
+        assert on_disk(other, known) == {**first, "roster": {"members": []}}
+
+
 def test_an_object_of_a_subclass_is_one_of_the_model(store: RuntimeStore) -> None:
     """By descriptor and by name."""
 
@@ -530,6 +560,14 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
         lambda s: write(s, "team.odd", {"n": 1}),
         "data.twice (team.odd): Odd does not accept what it dumps: Extra inputs are not permitted",
     ),
+    "a dump that comes back as another one": (
+        lambda s: write(s, HALF, Half(raw=b"abc")),
+        "data.raw (team.half): Half does not make the same again of what it dumps: 'YWJj' would",
+    ),
+    "JSON of which a dump comes back as another one": (
+        lambda s: write(s, "team.half", {"raw": "abc"}),
+        "data.raw (team.half): Half does not make the same again of what it dumps: 'YWJj' would",
+    ),
     "a change to JSON": (
         _update(ROSTER, lambda roster: roster.model_dump()),
         "change (team.roster): must be a Roster, not {'members': []}",
@@ -645,6 +683,25 @@ def test_committed_data_that_the_model_refuses(tmp_path: Path) -> None:
         taken: Snapshot = store.snapshot()
         with pytest.raises(DataRefusedError, match="is of schema version 1, and not of 2"):
             taken.get(newer)
+
+
+def test_committed_data_of_which_the_model_makes_another_thing(tmp_path: Path) -> None:
+    """What was committed before such a model is read, kept and left alone as it is. No update
+    changes it in silence, neither by name nor by descriptor."""
+    first = {"raw": "YWJj"}
+    with open_store(tmp_path / "runtime", descriptors=[Descriptor("team.half"), NOTES]) as store:
+        write(store, "team.half", first)
+    with RuntimeStore.open(tmp_path / "runtime", descriptors=[HALF, NOTES]) as store:
+        options: Any = {"identity": IDENTITY, "reason": "test"}
+        for key in (HALF, "team.half"):
+            with pytest.raises(InvalidRequestError, match="does not make the same again"):
+                store.update(key, lambda data: data, **options)
+            assert store.update([key, NOTES], lambda data: data, **options) is None
+            assert store.update([key, NOTES], lambda data: {**data, NOTES: 1}, **options)
+            write(store, NOTES, 2)
+        store.begin_run("run-9", keep=[HALF], supersede=True)
+        assert on_disk(store, HALF) == store.read("team.half").data == first
+        assert store.read(HALF).data == Half(raw=b"YWJj")
 
 
 class Renamed(BaseModel):
