@@ -79,7 +79,7 @@ from rtstore.model.descriptors import (
     store_name,
 )
 from rtstore.model.edits import ForeignEdits, checked_edits
-from rtstore.model.envelope import decode
+from rtstore.model.envelope import decode_own
 from rtstore.model.records import (
     Batch,
     BatchReason,
@@ -1113,7 +1113,7 @@ class RuntimeStore:
 
         def query(connection: Connection) -> tuple[StoreContent, bool]:
             version, content = load_version(connection, name, at)
-            envelope = decode(content)
+            envelope = decode_own(content)
             found = StoreContent(
                 schema_name=name,
                 schema_version=envelope.schema_version,

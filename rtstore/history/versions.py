@@ -13,7 +13,7 @@ from rtstore.control.sqlite.statements import database_of
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.model.arguments import NUMBER_MAX, check_text
 from rtstore.model.differences import Difference, DifferenceKind, differences
-from rtstore.model.envelope import content_hash, decode
+from rtstore.model.envelope import content_hash, decode_own
 from rtstore.model.records import BatchOrigin, Record
 from rtstore.model.times import format_time, to_utc_ms
 from rtstore.shell import shell_word
@@ -153,7 +153,9 @@ def compare(connection: Connection, name: str, a: At, b: At | None) -> StoreDiff
     before, _ = _version_or_deletion(connection, name, a, "a")
     after, _ = _version_or_deletion(connection, name, or_now(connection, b), "b")
     old, new = (
-        [] if version.is_deletion else [decode(_bytes_of(connection, name, version, field)).data]
+        []
+        if version.is_deletion
+        else [decode_own(_bytes_of(connection, name, version, field)).data]
         for version, field in ((before, "a"), (after, "b"))
     )
     if old and new:

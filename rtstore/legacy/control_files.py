@@ -29,7 +29,7 @@ from rtstore.legacy.format import (
     Tombstone,
 )
 from rtstore.model.descriptors import RUN_TOMBSTONES
-from rtstore.model.envelope import content_hash
+from rtstore.model.envelope import content_hash, refuse_key_twice
 from rtstore.model.records import OPEN_STATES, BatchState, Record
 
 UNAMBIGUOUS_MANIFEST = "opencode-runtime-manifest.json"
@@ -306,6 +306,7 @@ def _parse(path: Path, content: bytes, adapter: TypeAdapter[_Value]) -> tuple[_V
     """Return the value of a control file, and its place in the file: `data` in an envelope."""
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
+        refuse_key_twice(content)
     except ValueError as error:
         raise LegacyImportError(path, f"it is damaged: not JSON ({error})", damaged=True) from None
     _check_version(path, "", document)

@@ -28,7 +28,7 @@ from rtstore.model.data_upgrade import (
     waits_for_upgrade,
 )
 from rtstore.model.descriptors import Descriptor, Registry
-from rtstore.model.envelope import content_hash, decode
+from rtstore.model.envelope import content_hash, decode_own
 from rtstore.model.records import BatchReason, ManifestEntry, Record
 from rtstore.model.request import BatchRequest, StoreWrite
 
@@ -179,7 +179,7 @@ def _prepare(
         found.append(
             UpgradedStore(
                 schema_name=name,
-                from_version=decode(content).schema_version,
+                from_version=decode_own(content).schema_version,
                 to_version=descriptor.schema_version,
             )
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from rtstore.errors import DataUpgradeError, InvalidRequestError, UpgradeProblem
 from rtstore.model.descriptors import Descriptor
-from rtstore.model.envelope import EnvelopeError, decode, decode_own, encode, payload_problem
+from rtstore.model.envelope import EnvelopeError, decode_own, encode, payload_problem
 from rtstore.model.records import Record
 
 
@@ -59,7 +59,7 @@ def upgraded_data(descriptor: Descriptor, content: bytes, *, is_history: bool = 
     name, wanted = descriptor.schema_name, descriptor.schema_version
     failed = partial(DataUpgradeError, name, is_history=is_history)
     try:
-        envelope = decode(content)
+        envelope = decode_own(content)
     except EnvelopeError as error:
         problem = f"its content is no envelope: {error}"
         raise failed(0, wanted, problem, kind=UpgradeProblem.UNREADABLE) from None

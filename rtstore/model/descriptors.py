@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from pydantic import BaseModel, Field, field_validator
 
 from rtstore.errors import InvalidRequestError, UnknownStoreError, shown
+from rtstore.model.arguments import NUMBER_MAX
 from rtstore.model.payloads import (
     CompatibilitySnapshotData,
     DeliveryJournalData,
@@ -95,7 +96,7 @@ class Descriptor(Argument, Generic[PayloadT_co]):
 
     schema_name: str = Field(pattern=rf"^{_NAME.pattern}$", max_length=_NAME_LENGTH_MAX)
     """The name of the store: letters, digits and `_.:-`, a letter or a digit first, at most 200."""
-    schema_version: int = Field(default=1, ge=1)
+    schema_version: int = Field(default=1, ge=1, le=NUMBER_MAX, strict=True)
     """The version of the form of its data. Raise it together with a function in `upgrades`."""
     relative_path: str
     """Its file, below the runtime directory, with `/` between the parts. Default: the name with

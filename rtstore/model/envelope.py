@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -327,29 +328,39 @@ def _validated(data: object, payload: type[AnyModel]) -> AnyModel:
 
 
 def decode(content: bytes) -> Envelope:
-    """Decode the bytes of a store file. Raises `EnvelopeError`, whatever the bytes are."""
+    """Decode the bytes of a store file. Raises `EnvelopeError`, whatever the bytes are: also for an
+    object with a key twice, which SQLite and Python would read as two different things."""
+    return _decoded(content, _STRICT)
+
+
+def _decoded(content: bytes, decoder: json.JSONDecoder) -> Envelope:
     try:
-        document = _document_of(content)
+        document = _document_of(content, decoder)
     except (ValueError, RecursionError) as error:
-        if not fails_again(partial(_document_of, content), RecursionError):
+        if not fails_again(partial(_document_of, content, decoder), RecursionError):
             raise
         raise EnvelopeError(InspectionFault.INVALID_JSON, str(error)[:200]) from None
     return _envelope_of(document)
 
 
-def _document_of(content: bytes) -> object:
-    return _DECODER.decode(content.decode("utf-8"))
+def _document_of(content: bytes, decoder: json.JSONDecoder) -> object:
+    return decoder.decode(content.decode("utf-8"))
+
+
+def refuse_key_twice(content: bytes) -> None:
+    """Raise ValueError, which names the key, when an object in a JSON text has a key twice."""
+    _document_of(content, _STRICT)
 
 
 def decode_own(content: bytes) -> Envelope:
-    """Decode bytes that were encoded here, faster than `decode`. Bytes that the fast parser refuses
-    (an adopted file may hold them) go to `decode`."""
+    """Decode bytes that are committed, faster than `decode`. Bytes that the fast parser refuses (an
+    adopted file may hold them) go to the parser of `decode`."""
     try:
         document = pydantic_core.from_json(content, allow_inf_nan=False)
     except ValueError:
         if not fails_again(partial(pydantic_core.from_json, content, allow_inf_nan=False)):
             raise
-        return decode(content)
+        return _decoded(content, _DECODER)
     return _envelope_of(document)
 
 
@@ -424,7 +435,17 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Raises ValueError when it has a key twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counted = Counter(key for key, _ in pairs)
+        raise ValueError(f"an object has the key {shown(counted.most_common(1)[0][0])} twice")
+    return found
+
+
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
 
 
 def _refuse_surrogate(data: object, store: str) -> NoReturn:

@@ -111,6 +111,14 @@ def _content(name: str, content: bytes) -> Damage:
     return damage
 
 
+def _twice(name: str, key: str) -> Damage:
+    def damage(directory: Path) -> None:
+        content = (directory / name).read_text()
+        (directory / name).write_text(content.replace(f'"{key}":', f'"{key}": 1, "{key}":', 1))
+
+    return damage
+
+
 def _cut(name: str, share: float) -> Damage:
     def damage(directory: Path) -> None:
         content = (directory / name).read_bytes()
@@ -130,6 +138,12 @@ DAMAGES: list[tuple[str, Damage, str]] = [
     ("NaN", _content(MANIFEST, b'{"highWatermark": NaN}'), r"manifest\.json: it is damaged"),
     ("a lone surrogate", _content(MANIFEST, b'{"teamName": "\\ud800"}'), r"it is damaged"),
     ("nested deeply", _content(MANIFEST, b"[" * 100_000), r"manifest\.json: it is damaged"),
+    (
+        "a key twice in the manifest",
+        _twice(MANIFEST, "highWatermark"),
+        r"key 'highWatermark' twice",
+    ),
+    ("a key twice in the receipts", _twice(RECEIPTS, "state"), r"not JSON \(an object has the key"),
     # not what it should be
     ("a list", _content(MANIFEST, b"[]"), r"manifest\.json: the whole file: "),
     ("a number in the envelope", _envelope(MANIFEST, data=7), r"manifest\.json: data: "),

@@ -37,6 +37,7 @@ from tests.support import (
     plain_descriptor,
 )
 
+JOURNAL = "opencode.deliveryJournal"
 EVIDENCE = "opencode.e2eEvidence"
 """A store that the legacy runtime has a name for, and no descriptor."""
 CONTENT = b'{"schemaVersion": 1, "updatedAt": null, "data": {"proof": "caf\xc3\xa9"}}'
@@ -136,8 +137,11 @@ def test_every_way_in_which_a_file_is_not_what_was_committed(tmp_path: Path) -> 
     (directory / "opencode-permissions.json").symlink_to(directory / "lanes.json")
     (directory / "opencode-host-leases.json").unlink()
     (directory / "opencode-host-leases.json").mkdir()
-    entries = {"opencode.promptDeliveryLedger": digest(b"\xff no JSON")}
-    (directory / "opencode-prompt-delivery-ledger.json").write_bytes(b"\xff no JSON")
+    twice = b'{"schemaVersion": 1, "updatedAt": null, "data": {"n": 1, "n": 2}}'
+    files = {"prompt-delivery-ledger": b"\xff no JSON", "delivery-journal": twice}
+    entries = {LEDGER: digest(b"\xff no JSON"), JOURNAL: digest(twice)}
+    for file, content in files.items():
+        (directory / f"opencode-{file}.json").write_bytes(content)
 
     def change(manifest: dict[str, list[dict[str, str]]]) -> None:
         for entry in manifest["entries"]:
@@ -159,17 +163,19 @@ def test_every_way_in_which_a_file_is_not_what_was_committed(tmp_path: Path) -> 
         "opencode.permissionRequests": StoreOutcome.UNREADABLE,
         "opencode.hostLeases": StoreOutcome.UNREADABLE,
         LEDGER: StoreOutcome.NOT_A_STORE_FILE,
+        JOURNAL: StoreOutcome.NOT_A_STORE_FILE,
     }
     details = {store.schema_name: store.detail for store in report.stores if store.detail}
     assert "symbolic link" in details["opencode.permissionRequests"]
     assert "not a regular file" in details["opencode.hostLeases"]
     assert "invalid_json" in details[LEDGER]
+    assert "an object has the key 'n' twice" in details[JOURNAL]
     with opened(directory) as store:
         assert len(store.manifest().entries) == 9
-        assert len(store.snapshot().contents) == 4
+        assert len(store.snapshot().contents) == 3
         plan = store.plan_recovery(expected=DUSK)
     reasons = {action.schema_name: action.reason for action in plan.actions}
-    assert reasons[LEDGER] == InspectionState.QUARANTINED
+    assert reasons[LEDGER] == reasons[JOURNAL] == InspectionState.QUARANTINED
     assert reasons[SESSIONS] == InspectionState.MISSING
 
 

@@ -14,6 +14,7 @@ import pytest
 from rtstore import (
     DATABASE_NAME,
     KNOWN_DESCRIPTORS,
+    ActionKind,
     CorruptDatabaseError,
     ForeignDatabaseError,
     InvalidRequestError,
@@ -200,11 +201,11 @@ def test_the_active_identity_is_read_wherever_it_is_left(directory: Path, table:
 
 
 def test_what_no_write_would_take_is_left_out(directory: Path) -> None:
-    """A torn file, data that its model refuses, a newer file and a link stay as they are, and each
-    is named with the reason; the plan sees them."""
+    """A file with a key twice, data that its model refuses, a newer file and a link stay as they
+    are, and each is named with the reason; the plan sees them."""
     with open_store(directory) as store:
         files = {name: file_of(store, name) for name in (LEASES, LEDGER, LAUNCH, SESSIONS)}
-    files[LEASES].write_text('{"schemaVersion": 1, "da')
+    files[LEASES].write_text('{"schemaVersion": 1, "data": {"n": 1, "n": 2}}')
     files[LAUNCH].write_text('{"schemaVersion": 1, "updatedAt": null, "data": {"no": "run"}}')
     files[LEDGER].write_text('{"schemaVersion": 9, "updatedAt": null, "data": 1}')
     files[SESSIONS].symlink_to(files[LEDGER])
@@ -213,7 +214,7 @@ def test_what_no_write_would_take_is_left_out(directory: Path) -> None:
     report = rebuild_database(directory, team_name=TEAM)
     left_out = {store.schema_name: store.detail for store in report.stores if store.detail}
     assert left_out.keys() == files.keys()
-    assert "invalid_json" in str(left_out[LEASES])
+    assert "invalid_json: an object has the key 'n' twice" in str(left_out[LEASES])
     assert "schema version 9" in str(left_out[LEDGER])
     assert "symbolic link" in str(left_out[SESSIONS])
     assert all(any(name in text for text in report.lost) for name in files)
@@ -221,6 +222,23 @@ def test_what_no_write_would_take_is_left_out(directory: Path) -> None:
     assert before == {name: (path.is_symlink(), path.read_bytes()) for name, path in files.items()}
     with RuntimeStore.open(directory, recover=False) as store:
         assert not store.plan_recovery().manifest_healthy
+
+
+def test_a_file_of_a_time_that_the_database_cannot_hold_is_taken(directory: Path) -> None:
+    """Its time only says whether the file was looked at before: it is as committed."""
+    with open_store(directory) as store:
+        path = file_of(store, LEASES)
+    try:
+        os.utime(path, ns=(2**63, 2**63))
+    except OSError:
+        pytest.skip("no such times here")
+    if path.stat().st_mtime_ns < 2**63:
+        pytest.skip("no such times here")
+    (directory / DATABASE_NAME).unlink()
+    rebuild_database(directory, team_name=TEAM, descriptors=KNOWN_DESCRIPTORS)
+    with RuntimeStore.open(directory) as store:
+        actions = {item.schema_name: item.kind for item in store.plan_recovery().actions}
+        assert actions[LEASES] is ActionKind.NONE
 
 
 def test_a_file_that_was_never_committed_is_taken_and_said(directory: Path) -> None:

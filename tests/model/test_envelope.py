@@ -398,7 +398,6 @@ def test_bytes_that_are_no_envelope_have_one_word_for_it(
     [
         (b'{"schemaVersion": 1}', 1, None),
         (b'{"schemaVersion": -3, "data": []}', -3, []),
-        (b'{"schemaVersion": 1, "schemaVersion": 2, "data": 1}', 2, 1),
         (b'{"schemaVersion": 1, "updatedAt": 5, "data": 1e999}', 1, math.inf),
         (b'\t{"data": "\\ud800", "more": 1, "schemaVersion": 1}\r\n', 1, "\ud800"),
     ],
@@ -410,6 +409,34 @@ def test_odd_envelopes_are_read_as_far_as_they_make_sense(
     envelope = decode(content)
 
     assert (envelope.schema_version, envelope.data, envelope.updated_at) == (version, data, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (b'{"schemaVersion": 1, "data": {"n": 1, "n": 2}}', "'n'"),
+        (b'{"schemaVersion": 1, "data": {"n": 1, "n": 1}}', "'n'"),
+        (b'{"schemaVersion": 1, "data": [[{"a": {"x": 1, "\\u0078": 2}}]]}', "'x'"),
+        (b'{"schemaVersion": 1, "data": 5, "data": 6}', "'data'"),
+        (b'{"schemaVersion": 1, "schemaVersion": 2, "data": 1}', "'schemaVersion'"),
+        (b'{"schemaVersion": 1, "data": {"": 1, "b": 2, "": 3}}', "''"),
+        (b'{"schemaVersion": 1, "data": {"\\ud800": 1, "\\ud800": 3}}', "'\\ud800'"),
+    ],
+)
+def test_an_object_with_a_key_twice_is_no_json(content: bytes, key: str) -> None:
+    """One reader takes the first value, and another one the last. The reason names the key."""
+    with pytest.raises(EnvelopeError) as caught:
+        decode(content)
+
+    assert caught.value.fault is InspectionFault.INVALID_JSON
+    assert caught.value.detail == f"an object has the key {key} twice"
+    envelope.decode_own(content)  # what is committed is read
+
+
+def test_the_same_key_in_two_objects_is_json() -> None:
+    """Only one object with it twice is refused."""
+    content = b'{"schemaVersion": 1, "data": [{"n": {"n": 1}}, {"n": 2}]}'
+    assert decode(content).data == [{"n": {"n": 1}}, {"n": 2}]
 
 
 @given(st.binary(max_size=200))

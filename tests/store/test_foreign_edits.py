@@ -24,6 +24,7 @@ from rtstore import (
     StaleRunError,
     StoreFileChangedError,
 )
+from rtstore.model import envelope
 from tests.support import (
     CHECKPOINT,
     DIAGNOSTICS,
@@ -185,6 +186,7 @@ def test_what_cannot_be_adopted_raises(directory: Path, tmp_path: Path) -> None:
         valid = launch.read_bytes()
         for content, why in (
             (b"{", "invalid_json"),
+            (valid.replace(b'"runId"', b'"teamName": "b", "runId"'), "the key 'teamName' twice"),
             (valid.replace(b'"opencode"', b"7"), "providerId"),
         ):
             launch.write_bytes(content)
@@ -209,6 +211,50 @@ def test_what_cannot_be_adopted_raises(directory: Path, tmp_path: Path) -> None:
         with pytest.raises(StoreFileChangedError, match="no run is known yet"):
             store.read(LAUNCH)
         assert store.batches() == []
+
+
+def test_a_file_with_a_key_twice_is_a_damaged_one(directory: Path) -> None:
+    """Python would read its last value, and SQLite the first. No command commits it; opening puts
+    back what is committed, and keeps the file."""
+    with RuntimeStore.open(directory, recover=False) as store:
+        path = file_of(store, LEASES)
+        content = path.read_bytes().replace(b'"edited"', b'{"n": 1, "n": 2}')
+        path.write_bytes(content)
+        with pytest.raises(InvalidRequestError, match="an object has the key 'n' twice"):
+            store.adopt(LEASES)
+        (action,) = [item for item in store.plan_recovery().actions if item.schema_name == LEASES]
+        assert action.kind is ActionKind.RESTORE_COMMITTED
+    with opened(directory, "adopt") as store:
+        assert store.read(LEASES).data == data_in(path) == "committed"
+        assert [item.state for item in store.batches()] == ["committed"]
+        (kept,) = store.quarantined_files()
+        assert (directory / kept.quarantine_path).read_bytes() == content
+
+
+def test_a_key_twice_in_what_is_committed_already(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read as it always was, and waits for the runtime to write the store: nothing is put
+    back, which would change nothing."""
+    with opened(directory, "raise") as store:
+        edit(store, LEASES, b'"edited"', b'{"n": 1, "n": 2}')
+        with monkeypatch.context() as before:
+            before.setattr(envelope, "_STRICT", envelope._DECODER)
+            store.adopt(LEASES)
+
+    def planned(store: RuntimeStore) -> tuple[ActionKind, str | None]:
+        actions = {item.schema_name: item for item in store.plan_recovery().actions}
+        return actions[LEASES].kind, actions[LEASES].reason
+
+    with opened(directory, "raise") as store:
+        assert store.read(LEASES).data == store.read(LEASES, at=2).data == {"n": 2}
+        assert len(store.diff(LEASES, 1).differences) == 1
+        assert planned(store) == (ActionKind.REBUILD_FROM_PROVIDER, "quarantined")
+        write(store, LEASES, {"n": 3})
+        assert planned(store) == (ActionKind.NONE, None)
+        store.revert(LEASES, to=2)
+        assert store.read(LEASES).data == data_in(file_of(store, LEASES)) == {"n": 2}
+        assert planned(store) == (ActionKind.NONE, None)
 
 
 Made = Callable[[RuntimeStore], None]

@@ -181,6 +181,13 @@ def test_a_descriptor_in_a_line() -> None:
         ([], {}, "Descriptor.schema_name: Field required"),
         (["a"], {"schema_name": "b"}, "Descriptor.schema_name: is the only argument"),
         (["a", "b"], {}, "Descriptor.schema_name: is the only argument"),
+        (["a"], {"schema_version": 2**63}, f"or equal to {2**63 - 1}, not {2**63}"),
+        (
+            ["a"],
+            {"schema_version": 0},
+            "schema_version: Input should be greater than or equal to 1",
+        ),
+        (["a"], {"schema_version": True}, "schema_version: Input should be a valid integer"),
         (["a"], {"owner": "Me"}, "Descriptor.owner: Value error, 'Me' is not a name"),
         (["a"], {"pyload": Roster}, "Descriptor.pyload: there is no such field"),
     ],

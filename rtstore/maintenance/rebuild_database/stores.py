@@ -11,6 +11,7 @@ from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.maintenance.rebuild_database.broken import Salvage
 from rtstore.maintenance.rebuild_database.report import RebuiltStore, StoreOutcome
+from rtstore.model.arguments import NUMBER_MAX
 from rtstore.model.data_upgrade import data_problem
 from rtstore.model.descriptors import NO_STORES, RESERVED_NAMES, Descriptor
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
@@ -58,7 +59,7 @@ def look_at_store(
         ),
         content=content,
         schema_version=version,
-        mtime_ns=stat.st_mtime_ns,
+        mtime_ns=min(stat.st_mtime_ns, NUMBER_MAX),  # of a file from after the year 2262
         entry=entry if same else None,
     )
 
