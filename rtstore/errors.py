@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at
 
 
 class RuntimeStoreError(Exception):
@@ -228,7 +228,7 @@ class LegacyImportError(CallError):
         """`path` is a control file that is damaged: no other call helps."""
         way = (
             ". Nothing was touched. The ways out: the control file from a back-up, or what is "
-            f"said by: rtstore doctor {shell_word(path.parent)}"
+            f"said by: {rtstore_at('doctor', path.parent)}"
         )
         super().__init__(f"cannot import {path}: {problem}{way if damaged else ''}")
 
@@ -349,7 +349,7 @@ class RunAliveError(RetryableError):
         super().__init__(
             f"run {run_id} cannot begin: run {active_run_id} is active, and its process {pid} on "
             f"{host} is alive. Nothing was written: stop that process and try again. If it hangs, "
-            f"end its run (rtstore end-run {shell_word(directory)} --why TEXT), or begin with "
+            f"end its run ({rtstore_at('end-run', directory)} --why TEXT), or begin with "
             "supersede=True: then every further write of it is refused."
         )
 
@@ -383,7 +383,7 @@ class BatchFailedError(RetryableError):
             "It is recorded as failed and every file is as it was before."
             if undone
             else "It is recorded as failed; putting the files back failed too. "
-            f"Run: rtstore recover {shell_word(directory)} (or open the store again)."
+            f"Run: {rtstore_at('recover', directory)} (or open the store again)."
         )
         what = f"write store {store} to {path}"
         if deletes:
@@ -469,7 +469,7 @@ class BatchUnfinishedError(RecoveryNeededError):
         )
         super().__init__(
             f"batch {batch_id} was not finished: {cause}. {outcome}. "
-            f"Open the store again (RuntimeStore.open or rtstore recover {shell_word(directory)})."
+            f"Open the store again (RuntimeStore.open or {rtstore_at('recover', directory)})."
         )
 
     def about(self, batch_id: str) -> BatchUnfinishedError:
@@ -495,8 +495,8 @@ class OpenBatchError(RecoveryNeededError):
         super().__init__(
             f"nothing of this call was written: batch {batch_id}, which was left open, must be "
             f"finished first, and could not be: {cause}. That batch is in the log: its outcome is "
-            "decided. Remove the cause, then try again; what is in the way: rtstore status "
-            f"{shell_word(directory)}"
+            "decided. Remove the cause, then try again; what is in the way: "
+            f"{rtstore_at('status', directory)}"
         )
 
 
@@ -559,7 +559,7 @@ class StoreFileChangedError(RecoveryNeededError):
         hint = " (in Python, read with verify=False uses the committed content)"
         if content_lost or expected is None:
             hint = ""
-        way = f"Run: rtstore plan {shell_word(directory)}"
+        way = f"Run: {rtstore_at('plan', directory)}"
         if moved_to is not None:
             way = (
                 "Open the directory again, with the descriptor for that file or without descriptors"
@@ -577,7 +577,7 @@ class ContentMissingError(RecoveryNeededError):
         super().__init__(
             f"store {store} is committed (batch number {batch_number}), but its content is not in "
             f"the database of {directory}: rows were deleted, or it was imported without. "
-            f"Run: rtstore recover {shell_word(directory)} "
+            f"Run: {rtstore_at('recover', directory)} "
             "(takes it from the file, where that is what was committed; else a back-up may have "
             "it, and the runtime may write it anew)"
         )
@@ -643,7 +643,7 @@ class RecoveryFailedError(RecoveryNeededError):
         self.cause = cause
         super().__init__(
             f"recovery stopped at {step} of {path}: {cause}. Nothing is lost: remove the cause "
-            f"and open the store again (to look first: rtstore plan {shell_word(path)})."
+            f"and open the store again (to look first: {rtstore_at('plan', path)})."
         )
 
 
@@ -735,7 +735,7 @@ class OlderDatabaseError(StopError):
         self.supported_revision = supported
         super().__init__(
             f"{path} is at revision {found}, this rtstore needs {supported}. "
-            f"Nothing was touched. Run: rtstore upgrade {shell_word(path.parent)} "
+            f"Nothing was touched. Run: {rtstore_at('upgrade', path.parent)} "
             "(opening the store for writing does it too, unless with upgrade=False)"
         )
 
@@ -776,13 +776,13 @@ class UpgradeFailedError(StopError):
         if gone:
             outcome += (
                 f" Somebody dropped what is gone from it: {', '.join(gone)}. "
-                f"The ways out: rtstore doctor {shell_word(path.parent)}"
+                f"The ways out: {rtstore_at('doctor', path.parent)}"
             )
         elif added:
             outcome += (
                 f" In it, and not of rtstore: {', '.join(added)}. Whoever added what is in the way "
                 "must remove or rename it, while no program uses the database. "
-                f"Then run: rtstore upgrade {shell_word(path.parent)}"
+                f"Then run: {rtstore_at('upgrade', path.parent)}"
             )
         super().__init__(
             f"{path} could not be upgraded from {found} to {wanted}: {cause}. {outcome}"
@@ -797,7 +797,7 @@ class ForeignDatabaseError(StopError):
         self.problem = problem
         self.may_be_damage = may_be_damage
         """It is no database at all: one of ours whose beginning was overwritten looks so."""
-        doctor = f"rtstore doctor {shell_word(path.parent)}"
+        doctor = rtstore_at("doctor", path.parent)
         advice = (
             "One of ours that was overwritten or emptied looks so, too; the ways out, a back-up or "
             f"a rebuild from the files: {doctor}"
@@ -818,7 +818,7 @@ class CorruptDatabaseError(StopError):
         super().__init__(
             f"{path} is damaged: {problem}. The JSON files are as they are. "
             "Keep the whole directory. The ways out, a back-up or a rebuild from the files: "
-            f"rtstore doctor {shell_word(path.parent)}"
+            f"{rtstore_at('doctor', path.parent)}"
         )
 
 
@@ -833,7 +833,7 @@ class DatabaseMissingError(StopError):
         self.problem = problem
         self.run = run
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        doctor = f"rtstore doctor {shell_word(directory)}"
+        doctor = rtstore_at("doctor", directory)
         ways = "" if run == doctor else f" (all ways out: {doctor})"
         super().__init__(
             f"{directory}: {problem}, but this is not a new directory: there is "
@@ -902,7 +902,7 @@ class DatabaseLostError(StopError):
         super().__init__(
             f"{path}: {lost} while it was open here. {outcome}; the store files hold what was "
             f"published last. This store can only be closed. Run: "
-            f"rtstore doctor {shell_word(path.parent)}"
+            f"{rtstore_at('doctor', path.parent)}"
         )
 
     def about(self, batch_id: str) -> DatabaseLostError:
@@ -923,8 +923,8 @@ class StatementRefusedError(StopError):
         """What somebody added to the database that may have refused it (`trigger audit`)."""
         way = "What is in the way must be removed first" if added else "To look for the cause"
         super().__init__(
-            f"{self.refusal}. So nothing of that transaction was written. {way}: rtstore doctor "
-            f"{shell_word(path.parent)}"
+            f"{self.refusal}. So nothing of that transaction was written. {way}: "
+            f"{rtstore_at('doctor', path.parent)}"
         )
 
     @property

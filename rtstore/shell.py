@@ -26,8 +26,27 @@ def shell_word(word: str | Path) -> str:
 
 
 def shell_command(*words: str | Path) -> str:
-    """Return a whole command of one program."""
-    return " ".join(map(shell_word, words))
+    """Return a whole command of one program. A directory with a path that is not UTF-8, which no
+    command of rtstore takes, is entered before one."""
+    place = next((word for word in words if isinstance(word, Path) and not is_utf8(word)), None)
+    if words[0] != "rtstore" or place is None:
+        return " ".join(map(shell_word, words))
+    inside = ("." if word == place else shell_word(word) for word in words)
+    return f"cd {shell_word(place)} && {' '.join(inside)}"
+
+
+def rtstore_at(command: str, directory: Path) -> str:
+    """Return a command of rtstore for a directory, as it is typed: see `shell_command`."""
+    return shell_command("rtstore", *command.split(), directory)
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether a command of rtstore takes a path: one that JSON and SQLite can represent."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _escaped(char: str) -> str:

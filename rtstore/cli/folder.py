@@ -17,7 +17,6 @@ from urllib.parse import unquote
 from rtstore.cli.advice import NextStep
 from rtstore.cli.discover import DEPTH_NEAR, LANE_INDEX, Place, Walk
 from rtstore.cli.exits import ExitCode, exit_code_of
-from rtstore.cli.options import command_at, is_utf8
 from rtstore.cli.output import Cell, Column, Page, age_of, ago, count, page_of, size
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import Look, Verdict, bytes_on_disk, look_at, open_to_look, shown
@@ -38,7 +37,7 @@ from rtstore.files.system import FileSystem
 from rtstore.model.records import Record
 from rtstore.model.runs import RunState
 from rtstore.model.times import Timestamp, utc_now
-from rtstore.shell import shell_word
+from rtstore.shell import is_utf8, rtstore_at, shell_word
 from rtstore.store import RuntimeStore
 
 
@@ -212,7 +211,7 @@ def _line(place: Place, walk: Walk) -> Line:
     if is_utf8(there) or not any(step.command for step in line.next):
         return line
     why = "says what to run there: no command takes a path that is not UTF-8 text"
-    step = NextStep(command=command_at("status", there), why=why)
+    step = NextStep(command=rtstore_at("status", there), why=why)
     return line.model_copy(update={"next": (step,)})
 
 
@@ -309,9 +308,9 @@ def _import(directory: Path, team: Path) -> NextStep:
     for place in (directory, team):
         if _why_refused(place) is not None:
             why = f"an import of {place} is refused as it is: this says the ways out"
-            return NextStep(command=f"rtstore doctor {shell_word(place)}", why=why)
+            return NextStep(command=rtstore_at("doctor", place), why=why)
     why = "takes it over, with its lanes"
-    return NextStep(command=f"rtstore import {shell_word(team)}", why=why)
+    return NextStep(command=rtstore_at("import", team), why=why)
 
 
 # --- lists of lanes -------------------------------------------------------------------------------

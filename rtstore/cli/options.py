@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rtstore.cli.completion import stores
-from rtstore.shell import shell_word
+from rtstore.shell import is_utf8
 
 LOCK_TIMEOUT_S = 10.0
 NUMBER_MAX = 1_000_000_000
@@ -21,27 +21,11 @@ def utf8(path: Path | None) -> Path | None:
     return path
 
 
-def is_utf8(path: Path) -> bool:
-    """Return whether a command takes a path: see `utf8`."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _directory(path: Path) -> Path:
     if not is_utf8(path):
         problem = "the path is not UTF-8 text; where it is there, from inside of it, '.' will do"
         raise typer.BadParameter(problem)
     return path
-
-
-def command_at(command: str, path: Path) -> str:
-    """Return a command for a directory, as it has to be typed where it takes no such path."""
-    if is_utf8(path):
-        return f"rtstore {command} {shell_word(path)}"
-    return f"cd {shell_word(path)} && rtstore {command} ."
 
 
 Directory = Annotated[

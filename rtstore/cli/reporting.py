@@ -26,7 +26,7 @@ from rtstore.errors import (
     StorageError,
     UnknownStoreError,
 )
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at
 
 if TYPE_CHECKING:
     from rtstore.cli.output import Page
@@ -103,7 +103,7 @@ def _message(error: RuntimeStoreError | OSError) -> str:
         # What may not be looked at counts as not there: these two never raise, as `Path` would.
         directory = error.path if os.path.isdir(error.path) else error.path.parent
         if os.path.isfile(directory / DATABASE_NAME):
-            return f"{error} What is in the way: rtstore doctor {shell_word(directory)}"
+            return f"{error} What is in the way: {rtstore_at('doctor', directory)}"
     return str(error)
 
 
@@ -115,9 +115,9 @@ def _older(error: OlderDatabaseError) -> str:
     sign = sign_of_backup(directory)
     if sign is None:
         return str(error)
-    what, run = "It is a back-up", f"rtstore restore {shell_word(directory)} NEW_DIR"
+    what, run = "It is a back-up", f"{rtstore_at('restore', directory)} NEW_DIR"
     if not sign.is_as_made:
-        what, run = "It was made as a back-up", f"rtstore doctor {shell_word(directory)}"
+        what, run = "It was made as a back-up", rtstore_at("doctor", directory)
     return (
         f"{error.path} is at revision {error.found_revision}, this rtstore needs "
         f"{error.supported_revision}. Nothing was touched. {what}. Run: {run}"
@@ -146,19 +146,18 @@ def _where_it_is(error: NotARuntimeDirectoryError) -> str:
     """Return the message of the error. Where there are runtime directories below or beside, or
     back-ups, suggest to look at those instead of creating another one."""
     from rtstore.cli.discover import has_places_beside, near
-    from rtstore.cli.options import command_at
     from rtstore.cli.output import count
 
     directory = error.directory
     below = near(directory)
     if below.has_places:
-        command = f"rtstore status {shell_word(directory)}"
+        command = rtstore_at("status", directory)
         return f"{directory}: there is no runtime store here, but below. Run: {command}"
     if below.backups:
-        command = command_at("verify", below.backups[-1])
+        command = rtstore_at("verify", below.backups[-1])
         what = f"no runtime store here, but {count(len(below.backups), 'back-up')}"
         return f"{directory}: there is {what}. Run: {command}"
     if not os.path.lexists(directory) and has_places_beside(directory):
-        command = f"rtstore status {shell_word(directory.parent)}"
+        command = rtstore_at("status", directory.parent)
         return f"{directory}: there is no such directory, but others are beside it. Run: {command}"
     return str(error)

@@ -47,7 +47,7 @@ from rtstore.model.records import (
     RunIdentity,
 )
 from rtstore.model.request import BatchRequest, StoreWrite
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at, shell_word
 
 Result = TypeVar("Result")
 
@@ -260,11 +260,10 @@ def refuse_own(
         lambda: content,
         current=None if entry is None else entry.batch_number,
     ):
-        here = shell_word(directory)
+        look, back = rtstore_at("plan", directory), rtstore_at("revert", directory)
         problem = (
             f"{path} holds what a batch wrote, or a part of it, and is no edit (what becomes of "
-            f"it: rtstore plan {here}). To go back to an earlier version: rtstore revert {here} "
-            f"{shell_word(name)} --to POINT"
+            f"it: {look}). To go back to an earlier version: {back} {shell_word(name)} --to POINT"
         )
         raise InvalidRequestError("file", problem, store=name)
 

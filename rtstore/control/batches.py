@@ -49,7 +49,7 @@ from rtstore.model.records import (
     construct_unchecked,
 )
 from rtstore.model.times import format_time
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at
 
 NUMBER_MAX = 2**62
 """No batch of ours gets to this number, which is far from the last one that SQLite has."""
@@ -175,7 +175,7 @@ def _undecidable(
     named = ", ".join(item.batch.batch_id for item in logged)
     return RuntimeStoreError(
         f"batch {named} cannot become {to}: it is no longer in the state in which it was "
-        f"found. Run: rtstore plan {shell_word(database_of(connection).parent)}"
+        f"found. Run: {rtstore_at('plan', database_of(connection).parent)}"
     )
 
 

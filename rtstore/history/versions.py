@@ -16,7 +16,7 @@ from rtstore.model.differences import Difference, DifferenceKind, differences
 from rtstore.model.envelope import content_hash, decode_own
 from rtstore.model.records import BatchOrigin, Record
 from rtstore.model.times import format_time, to_utc_ms
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at, shell_word
 
 At = str | int | datetime
 """A point in time: the id of a batch, a high watermark, or a time."""
@@ -201,8 +201,8 @@ def checked_point(at: object, field: str = "at") -> At:
 
 
 def _reach(connection: Connection, name: str | None) -> str:
-    directory = shell_word(database_of(connection).parent)
-    command = f"rtstore log {directory}"
+    directory = database_of(connection).parent
+    command = rtstore_at("log", directory)
     if name is not None:
-        command = f"rtstore history {directory} {shell_word(name)}"
+        command = f"{rtstore_at('history', directory)} {shell_word(name)}"
     return f"history goes back as far as `retention` keeps it ({command})"

@@ -23,7 +23,7 @@ from rtstore.legacy.report import ImportedStore, OtherFile, OtherKind, StoreOutc
 from rtstore.model.descriptors import LANE_INDEX, RESERVED_NAMES, Registry
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import Record
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at
 
 LANES = "lanes"
 KNOWN_OTHERS = {
@@ -70,7 +70,7 @@ def _ways(files: ControlFiles) -> str:
     return (
         f"If somebody edited {files.manifest_path.name}, correct the entry in it, and import "
         "again. If the runtime has the store there, import it with its descriptors: "
-        f"rtstore import {shell_word(files.manifest_path.parent)} --descriptors MODULE:NAME"
+        f"{rtstore_at('import', files.manifest_path.parent)} --descriptors MODULE:NAME"
     )
 
 

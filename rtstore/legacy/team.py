@@ -57,7 +57,7 @@ from rtstore.model import arguments
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.ids import IdFactory, new_batch_id
 from rtstore.model.times import Clock, to_utc_ms, utc_now
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at
 
 Progress = Callable[[str, int, int], None]
 """Called with the directory's name or the lane's id, the number of its stores read, and of all."""
@@ -174,7 +174,7 @@ def why_lost(directory: Path, fs: FileSystem) -> str | None:
     return (
         f"its manifest is gone, or there never was one: there is no {MANIFEST_NAMES[0]}, but "
         f"{', '.join(found[:3])}{more}. The ways out: the manifest from a "
-        f"back-up, then import again; or what is said by: rtstore doctor {shell_word(directory)}"
+        f"back-up, then import again; or what is said by: {rtstore_at('doctor', directory)}"
     )
 
 

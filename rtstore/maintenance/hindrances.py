@@ -27,7 +27,7 @@ from rtstore.files.paths import store_path
 from rtstore.foreign import system_error
 from rtstore.maintenance.suggestions import owning_way
 from rtstore.model.records import ROOM_FOR_NOTHING, Hindrance, HindranceKind, Suggestion
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at, shell_word
 
 FULL_BYTES = 1 << 20
 """With less free space than this, a batch may find no room."""
@@ -98,7 +98,7 @@ def no_room(directory: Path) -> Hindrance | None:
         way=Suggestion(
             command=None,
             why=f"first, a person must make room, for the disk is {full}: {free >> 10} KiB are "
-            f"free. How much is missing: rtstore doctor {shell_word(directory)}",
+            f"free. How much is missing: {rtstore_at('doctor', directory)}",
         ),
     )
 
@@ -161,7 +161,7 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
             yield _immutable(store_path(directory, relative_path), name)
         shown = store_path(directory, relative_path)
         if path in mounted:
-            again = f"rtstore recover {shell_word(directory)}"
+            again = rtstore_at("recover", directory)
             yield Hindrance(
                 kind=HindranceKind.MOUNT,
                 schema_name=name,

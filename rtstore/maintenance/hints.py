@@ -32,7 +32,7 @@ from rtstore.maintenance.suggestions import (
 )
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
 from rtstore.model.times import parse_time
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at, shell_word
 
 
 class SuggestedCommand(NamedTuple):
@@ -49,32 +49,32 @@ def suggest_command(directory: Path, team_name: str | None) -> SuggestedCommand:
     with no_fork():  # only where there is no store
         from rtstore import legacy
 
-    where, below = shell_word(directory), directory / legacy.RUNTIME_DIRECTORY
+    below = directory / legacy.RUNTIME_DIRECTORY
     if legacy.is_to_import(directory):
         return import_command(directory)
     if what_is_there(directory, KNOWN_DESCRIPTORS, FileSystem()):
-        return SuggestedCommand(f"rtstore doctor {where}", Hint.EXAMINE)
+        return SuggestedCommand(rtstore_at("doctor", directory), Hint.EXAMINE)
     if os.path.lexists(below / DATABASE_NAME):
-        return SuggestedCommand(f"rtstore status {shell_word(below)}", Hint.LOOK)
+        return SuggestedCommand(rtstore_at("status", below), Hint.LOOK)
     if legacy.is_legacy_directory(below):
         return import_command(directory)
     for team in (directory, below):
         if legacy.has_lanes_to_import(team):
             return import_command(directory)
         if legacy.has_lanes(team):
-            return SuggestedCommand(f"rtstore status {shell_word(team)}", Hint.LOOK)
+            return SuggestedCommand(rtstore_at("status", team), Hint.LOOK)
     return create_command(directory, team_name)
 
 
 def create_command(directory: Path, team_name: str | None) -> SuggestedCommand:
     """Return the command that creates a store in a directory."""
-    run = f"rtstore init {shell_word(directory)} --team {shell_word(team_name or 'NAME')}"
+    run = f"{rtstore_at('init', directory)} --team {shell_word(team_name or 'NAME')}"
     return SuggestedCommand(run, Hint.CREATE)
 
 
 def import_command(directory: Path) -> SuggestedCommand:
     """Return the command that imports a legacy directory."""
-    return SuggestedCommand(f"rtstore import {shell_word(directory)}", Hint.IMPORT)
+    return SuggestedCommand(rtstore_at("import", directory), Hint.IMPORT)
 
 
 def what_is_there(
@@ -128,7 +128,7 @@ def refuse_lost_batches(
         team = database.read(manifest.load_head).team_name
         if two_teams(directory, team, launch) is not None:
             problem += f"; it is of team {team!r}, and the files are of team {launch.team_name!r}"
-            run = f"rtstore doctor {shell_word(directory)}"
+            run = rtstore_at("doctor", directory)
         raise DatabaseMissingError(directory, found, problem, run)
 
 

@@ -7,13 +7,21 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rtstore import DATABASE_NAME, RuntimeStore
+from rtstore import (
+    DATABASE_NAME,
+    Descriptor,
+    InvalidRequestError,
+    RunIdentity,
+    RuntimeStore,
+    StoreFileChangedError,
+)
 from rtstore.cli import discover
 from rtstore.cli.discover import Walk
 from rtstore.cli.exits import ExitCode
@@ -22,10 +30,10 @@ from rtstore.control.schema import REVISIONS
 from rtstore.legacy.control_files import MANIFEST_NAMES, RUNTIME_DIRECTORY
 from rtstore.legacy.survey import LANES
 from rtstore.maintenance.backup import RECORD_NAME
-from tests.cli.commands import crashed_team, ready_team, run, run_process
+from tests.cli.commands import CHECKOUT, crashed_team, ready_team, run, run_process
 from tests.cli.test_bad_input import HOLD, _newer, _without_privileges
 from tests.maintenance.test_rebuild_database import overwrite
-from tests.support import hear, picture
+from tests.support import TEAM, hear, picture
 from tests.support.forked import forked
 from tests.upgrade.freeze import unpack
 
@@ -269,6 +277,34 @@ def test_names_that_no_terminal_shows(tmp_path: Path) -> None:
     assert "\\udcff" in result.out
     assert "new\\nline \\x1b[31m" in result.out
     assert len(run("status", tmp_path, "--json").json()["directories"]) == 2
+
+
+def test_the_errors_of_a_store_whose_path_is_not_utf8(tmp_path: Path) -> None:
+    """No command takes its path: what they print goes there first, and runs as it is."""
+    directory = tmp_path / os.fsdecode(b"\xff\xfe it's")
+    with RuntimeStore.open(directory, team_name=TEAM, descriptors=[Descriptor("a.b")]) as store:
+        store.begin_run("run-1", writes={"a.b": 1})
+        file = directory / "a.b.json"
+        first = file.read_bytes()
+        store.write_batch(identity=RunIdentity(run_id="run-1"), reason="x", writes={"a.b": 2})
+        file.write_bytes(first.replace(b"1\n", b"3\n"))
+        with pytest.raises(StoreFileChangedError) as changed:
+            store.read("a.b")
+        with pytest.raises(InvalidRequestError) as unknown:
+            store.read("a.b", at="batch-x")
+        file.write_bytes(first)
+        with pytest.raises(InvalidRequestError) as own:
+            store.adopt("a.b")
+    for error, words in ((changed, "plan ."), (unknown, "history . a.b"), (own, "plan .")):
+        told = f"{error.value}"
+        command = told[told.index("cd ") : told.index(f"rtstore {words}")] + f"rtstore {words}"
+        script = f'rtstore() {{ "{sys.executable}" -m rtstore.cli "$@"; }}; {command}'
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+        done = subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode in (ExitCode.READY, ExitCode.NOT_READY), (told, done)
+        assert "a.b" in done.stdout
 
 
 def test_advice_for_a_directory_whose_name_is_not_utf8(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore.shell import shell_command, shell_word
+from rtstore.shell import rtstore_at, shell_command, shell_word
 
 WORDS = (
     "plain", "two words", "it's", 'a "quote"', "$HOME", "`id`", "back\\slash", "100%", "%s", "~",
@@ -43,3 +43,13 @@ def test_it_stands_in_a_longer_word() -> None:
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "a\nb.aside."
     assert shell_command("mv", Path("-x"), "y z") == "mv ./-x 'y z'"
+
+
+def test_a_command_of_ours_takes_no_path_that_is_not_utf8() -> None:
+    """It is run from inside of the directory. Other programs take any path."""
+    there, place = Path("te\udcffam"), "\"$(printf 'te\\377am')\""
+    assert rtstore_at("status", Path("team a")) == "rtstore status 'team a'"
+    assert rtstore_at("quarantine list", there) == f"cd {place} && rtstore quarantine list ."
+    command = shell_command("rtstore", "runs", there, "--number", "9")
+    assert command == f"cd {place} && rtstore runs . --number 9"
+    assert shell_command("mv", there, "x") == f"mv {place} x"

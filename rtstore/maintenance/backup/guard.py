@@ -11,7 +11,7 @@ from rtstore.errors import BackupDamagedError, InvalidRequestError, RuntimeStore
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
 from rtstore.model.times import format_time
-from rtstore.shell import shell_word
+from rtstore.shell import rtstore_at
 
 
 def record_of(directory: Path) -> Backup | None:
@@ -44,11 +44,11 @@ def refuse_backup(directory: Path) -> None:
     """Raise `InvalidRequestError` for a back-up: what writes to it would spoil it."""
     if not os.path.lexists(directory / RECORD_NAME):
         return
-    record, where = record_of(directory), shell_word(directory)
-    run = f"rtstore restore {where} NEW_DIR"
+    record = record_of(directory)
+    run = f"{rtstore_at('restore', directory)} NEW_DIR"
     if record is None or was_written_to(record):
         what = "it was made as a back-up, and is not as it was made"
-        run = f"rtstore doctor {where}"
+        run = rtstore_at("doctor", directory)
     else:
         of = "" if record.origin is None else f" of {record.origin}"
         made = "" if record.created_at is None else f", made {format_time(record.created_at)}"

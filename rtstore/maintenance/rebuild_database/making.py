@@ -79,7 +79,7 @@ from rtstore.model.records import (
 )
 from rtstore.model.runs import RunRecord, RunState
 from rtstore.model.times import Clock, utc_now
-from rtstore.shell import shell_command, shell_word
+from rtstore.shell import rtstore_at, shell_command
 
 NO_BATCH = "it knows of no batch: it is a new one, or its WAL did not come along"
 BROKEN_PREFIX = "runtime-store.broken-"
@@ -207,7 +207,7 @@ def _check_reason(
         raise InvalidRequestError(
             "force",
             f"the database of {directory} is sound, and rebuilding it would lose its history. "
-            f"Run: rtstore status {shell_word(directory)} (to rebuild it all the same: "
+            f"Run: {rtstore_at('status', directory)} (to rebuild it all the same: "
             f"{shell_command('rtstore', 'rebuild', directory, '--force')})",
         )
     if not os.path.lexists(path) and legacy.is_to_import(directory):
