@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from rtstore.control import manifest
 from rtstore.control.contents import Retention
+from rtstore.control.fingerprints import fits, letters
 from rtstore.control.lock import LOCK_NAME, WriterLock
 from rtstore.control.schema import APPLICATION_ID, REVISIONS
 from rtstore.control.sqlite import idle
@@ -150,14 +151,24 @@ def inspect_revision(path: Path) -> str:
             return REVISIONS[-1]
     application_id, number, rows, name = _look_at_revision(path)
     _check_application(path, application_id)
-    _check_not_newer(path, number, name)
+    if not (0 < number <= len(REVISIONS) and _is_made_by(path, REVISIONS[number - 1])):
+        _check_not_newer(path, number, name)
     if rows > 1:
         raise CorruptDatabaseError(path, f"alembic_version has {rows} rows, not one")
     if name is None or number < 1 or REVISIONS[number - 1] != name:
         raise CorruptDatabaseError(
-            path, f"user_version is {number}, but alembic_version says {name!r}"
+            path, f"user_version is {number}, but alembic_version says {name!r:.80}"
         )
     return name
+
+
+def _is_made_by(path: Path, revision: str) -> bool:
+    """Return whether a database has exactly the schema of a revision, whatever its marks say."""
+    database = Database(path, read_only=True)
+    try:
+        return fits(database.read(lambda connection: letters(driver_of(connection))), revision)
+    finally:
+        database.close()
 
 
 def _look_at_revision(path: Path, *, at_once: bool = False) -> tuple[int, int, int, str | None]:

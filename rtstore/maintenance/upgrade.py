@@ -72,9 +72,11 @@ class UpgradeReport(Record):
     backup: Path | None = None
     """The back-up of the database from before the upgrade; None when no revision was run."""
     put_back: tuple[str, ...] = ()
-    """What somebody had dropped of the database and that was made again; with `dry_run`, that would
-    be: views, triggers and indexes of a current one, such as `view run_log`, and what says which
-    revision it is at: `application_id`, `user_version`, `row of alembic_version`."""
+    """What somebody had dropped or altered of the database and that was made again; with `dry_run`,
+    that would be: views, triggers and indexes of a current one, such as `view run_log`, tables that
+    only remember, without their rows, such as `table quarantined_files`, and what says which
+    revision it is at: `application_id`, `user_version`, `row of alembic_version`, `table
+    alembic_version`."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -100,8 +102,10 @@ def upgrade_directory(
 
     Before anything changes, the database is backed up into the same directory, and the back-up is
     verified. Durable when it returns. A current database is left as it is, but for views, triggers
-    and indexes that somebody dropped: they are made again, without a back-up, as that touches no
-    row. So is what says which revision a database is at, where that is all that it lost. With
+    and indexes that somebody dropped or altered: they are made again, without a back-up, as that
+    touches no row. So is a dropped table that only remembers (`quarantined_files`,
+    `recovery_actions`, `database_upgrades`), without its rows, and what says which revision a
+    database is at, where that is all that it lost or that was altered. With
     `dry_run` the upgrade is tried on a copy, and the directory is not changed. `progress` is called
     with the number of database pages that are copied, and the number of all.
 
@@ -289,16 +293,17 @@ def _report(directory: Path, found: str) -> UpgradeReport:
 
 
 def _completed(directory: Path, lock: WriterLock, *, dry_run: bool) -> UpgradeReport:
-    """Make again what somebody dropped of a current database, where no row stands against it."""
+    """Make again what somebody dropped or altered of a current database, where no row stands
+    against it."""
     path, report = directory / DATABASE_NAME, _report(directory, REVISIONS[-1])
-    missing = _to_put_back(path)
-    if missing and not dry_run:
+    spoiled = _to_make_again(path)
+    if spoiled.names and not dry_run:
         with lock.hold():
-            missing = _to_put_back(path)  # another process may have been quicker
-            if missing:
+            spoiled = _to_make_again(path)  # another process may have been quicker
+            if spoiled.names:
                 with upgrade.revision_connection(path) as connection:
-                    parts.put_back(connection, missing)
-    return report.model_copy(update={"put_back": missing, "dry_run": dry_run})
+                    parts.make_again(connection, spoiled)
+    return report.model_copy(update={"put_back": spoiled.names, "dry_run": dry_run})
 
 
 def _marks_to_put_back(path: Path) -> parts.LostMarks | None:
@@ -333,9 +338,9 @@ def _mark(path: Path, lock: WriterLock) -> None:
             logger.info("%s: its %s made again", path, ", its ".join(lost.names))
 
 
-def _to_put_back(path: Path) -> tuple[str, ...]:
-    missing = parts.missing_parts(path)
-    return tuple(missing) if missing and parts.can_be_put_back(path, missing) else ()
+def _to_make_again(path: Path) -> parts.Spoiled:
+    spoiled = parts.spoiled_parts(path)
+    return spoiled if spoiled.can_be_made_again else parts.Spoiled()
 
 
 def _check_team(path: Path, team_name: str | None) -> None:

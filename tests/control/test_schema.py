@@ -26,7 +26,9 @@ from sqlalchemy import (
 from sqlalchemy.pool import StaticPool
 
 from rtstore.control import schema
+from rtstore.control.fingerprints import fits, has_all, letters
 from rtstore.control.schema import APPLICATION_ID, PARTS, REVISIONS, VIEWS, metadata
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.control.build import (
     INSERT_BATCH,
     INSERT_CONTENT,
@@ -35,6 +37,7 @@ from tests.control.build import (
     make,
     plain,
 )
+from tests.upgrade.freeze import unpack
 
 # --- the revisions make what the tables of the package say ----------------------------------------
 
@@ -374,3 +377,12 @@ def test_schema_explains_itself(populated: sqlite3.Connection) -> None:
     assert {kind for kind, _, _ in rows} == {"table", "view", "trigger"}
     for _, name, sql in rows:
         assert re.search(r"\n\s*-- [A-Z]", sql), f"{name} has no comment"
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_each_revision_has_its_fingerprint(revision: str, tmp_path: Path) -> None:
+    """A frozen database of each is known by its schema alone, and taken for no other."""
+    with plain(unpack(revision, tmp_path) / DATABASE_NAME) as driver:
+        found = letters(driver)
+    assert [each for each in REVISIONS if fits(found, each)] == [revision]
+    assert has_all(found) is (revision == REVISIONS[-1])

@@ -13,6 +13,7 @@ from rtstore import (
     CorruptDatabaseError,
     ForeignDatabaseError,
     LockTimeoutError,
+    NewerDatabaseError,
     RuntimeStore,
     RuntimeStoreError,
     upgrade_directory,
@@ -23,6 +24,7 @@ from tests.cli.commands import ready_team, run
 from tests.support import picture
 from tests.upgrade.freeze import rows_of, unpack
 
+ROW = {"row of alembic_version"}
 LOST = {
     "the row": (("DELETE FROM alembic_version",), {"row of alembic_version"}),
     "the application id": (("PRAGMA application_id = 0",), {"application_id"}),
@@ -34,6 +36,14 @@ LOST = {
         ("PRAGMA application_id = 0", "DELETE FROM alembic_version"),
         {"application_id", "row of alembic_version"},
     ),
+    "an empty name": (("UPDATE alembic_version SET version_num = ''",), ROW),
+    "nonsense for a name": (("UPDATE alembic_version SET version_num = 'abc;drop'",), ROW),
+    "an unknown name": (("UPDATE alembic_version SET version_num = '9999_future'",), ROW),
+    "an older name": ((f"UPDATE alembic_version SET version_num = '{REVISIONS[2]}'",), ROW),
+    "two names": ((f"INSERT INTO alembic_version VALUES ('{REVISIONS[2]}')",), ROW),
+    "two names, one unknown": (("INSERT INTO alembic_version VALUES ('9999_future')",), ROW),
+    "the table": (("DROP TABLE alembic_version",), {"table alembic_version"}),
+    "an older number": (("PRAGMA user_version = 5",), {"user_version"}),
 }
 NUMBERS = ("PRAGMA application_id = 0", "PRAGMA user_version = 0")
 
@@ -79,7 +89,8 @@ def test_marks_come_back(what: str, directory: Path) -> None:
     rows = rows_of(directory / DATABASE_NAME)
     statements, lost = LOST[what]
     _sql(directory, *statements)
-    assert run("status", directory).code == 5
+    refused = run("status", directory)
+    assert (refused.code, "newer" in refused.err) == (5, False)
     assert _ways(directory) == [f"rtstore upgrade {directory}"]
     before = picture(directory)
     tried = upgrade_directory(directory, dry_run=True)
@@ -96,8 +107,8 @@ def test_a_dump_that_was_read_in(directory: Path) -> None:
     _dump(directory)
     assert _ways(directory) == [f"rtstore upgrade {directory}"]
     told = run("upgrade", directory)
-    assert "Made again what was gone of the database: its application_id, its user_version" in (
-        told.out
+    assert (
+        "Made again what was gone of the database, or altered: its application_id, its" in told.out
     )
     assert run("recover", directory).code == 0  # which sets WAL mode again
     _is_whole(directory, rows)
@@ -164,6 +175,27 @@ def test_another_programs_database(tmp_path: Path) -> None:
     with pytest.raises(RuntimeStoreError, match="symbolic link"):
         upgrade_directory(linked)
     assert picture(ours) == before
+
+
+NEWER = {
+    "a higher number": ("PRAGMA user_version = 9",),
+    "an unknown name, and a part of its own": (
+        "UPDATE alembic_version SET version_num = '0009_more'",
+        "CREATE TABLE more (x)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NEWER)
+def test_a_newer_database_is_still_refused_as_newer(what: str, directory: Path) -> None:
+    """What no revision of this package makes, under a name that it does not know, is of a later
+    one: nothing is written into it."""
+    _sql(directory, *NEWER[what])
+    before = picture(directory)
+    with pytest.raises(NewerDatabaseError):
+        upgrade_directory(directory)
+    assert picture(directory) == before
+    assert "a newer rtstore made it" in run("doctor", directory).out
 
 
 def test_nothing_is_written_beside_a_writer(directory: Path) -> None:

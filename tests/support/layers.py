@@ -118,6 +118,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "rtstore.control.sqlite.settings",
         "rtstore.control.sqlite.statements",
         "rtstore.control.sqlite.translation",
+        "rtstore.control.fingerprints",
         "rtstore.control.parts",
         "rtstore.control.revisions",
     ),

@@ -40,7 +40,9 @@ def run(
     as_json: AsJson = False,
 ) -> ExitCode:
     """Bring the control database to this rtstore's revision. In a current one, only views, triggers
-    and indexes that somebody dropped are made again, and what says which revision it is at.
+    and indexes that somebody dropped or altered are made again, dropped tables that only remember
+    (quarantined_files, recovery_actions, database_upgrades) without their rows, and what says which
+    revision it is at.
 
     The database is backed up first, in the same directory ("rtstore restore" makes a directory of
     that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
@@ -118,7 +120,7 @@ def _show(page: Page, report: FullReport, again: str) -> None:
 def _put_back(report: FullReport) -> str:
     names = ", ".join(f"its {part}" for part in report.put_back)
     how = "Would make" if report.dry_run else "Made"
-    return f"{how} again what was gone of the database: {names}. No batch is touched"
+    return f"{how} again what was gone of the database, or altered: {names}. No batch is touched"
 
 
 def _show_stores(page: Page, report: FullReport) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -176,26 +176,35 @@ def describe(path: Path, files: Iterable[BackupFile]) -> Backup:
 
 
 def problem_of_schema(path: Path, revision: str) -> str | None:
-    """Return what somebody dropped of the schema, in words, or None. Older revisions are upgraded
-    first, and not compared."""
-    missing = parts.missing_parts(path) if revision == REVISIONS[-1] else []
-    if not missing:
+    """Return what somebody dropped or altered of the schema, in words, or None. Older revisions are
+    upgraded first, and not compared."""
+    if revision != REVISIONS[-1]:
         return None
-    more = f" (and {len(missing) - 3} more)" if missing[3:] else ""
-    are = "is" if len(missing) == 1 else "are"
-    return f"its {' and its '.join(missing[:3])}{more} {are} gone: somebody dropped that"
+    spoiled = parts.spoiled_parts(path)
+    gone = _words(spoiled.gone, "gone: somebody dropped that")
+    altered = _words(spoiled.altered, "not what its revision makes: somebody altered that")
+    return "; ".join(filter(None, (gone, altered))) or None
 
 
-def problem_of_rows(path: Path, revision: str | None = None) -> str | None:
+def _words(names: tuple[str, ...], what: str) -> str:
+    if not names:
+        return ""
+    more = f" (and {len(names) - 3} more)" if names[3:] else ""
+    return f"its {' and its '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'} {what}"
+
+
+def problem_of_rows(
+    path: Path, revision: str | None = None, *, lost_tables: Container[str] = ()
+) -> str | None:
     """Return what is wrong with the pages, rows and contents of a database, in words, or None.
 
     Raises as `revisions.inspect_revision`, but for damage; with a `revision`, the database is not
-    asked for it.
+    asked for it. No row of `lost_tables` is asked for.
     """
     try:
         revision = revision or revisions.inspect_revision(path)
         copying.check(path)
-        read_everything(path, revision)
+        read_everything(path, revision, lost_tables=lost_tables)
     except CorruptDatabaseError as error:
         return error.problem
     wrong = problems_of_contents(path)
@@ -203,7 +212,7 @@ def problem_of_rows(path: Path, revision: str | None = None) -> str | None:
     return f"{'; '.join(wrong[:3])}{more}" if wrong else None
 
 
-def read_everything(path: Path, revision: str) -> None:
+def read_everything(path: Path, revision: str, *, lost_tables: Container[str] = ()) -> None:
     """Read every row that the commands read, history included, but for the contents. Raises
     `CorruptDatabaseError` for one that makes no sense, or contradicts another: both pass SQLite's
     own checks."""
@@ -213,7 +222,8 @@ def read_everything(path: Path, revision: str) -> None:
         database.read(manifest.load_descriptors)
         database.read(batches.read_all)
         database.read(batches.load_open)
-        database.read(recovery_log.list_quarantined)
+        if "quarantined_files" not in lost_tables:
+            database.read(recovery_log.list_quarantined)
         if revision == REVISIONS[-1]:  # an older database does not have it
             database.read(manifest.load_retention)
             database.read(runs.list_runs)

@@ -40,10 +40,10 @@ class Facts(Record):
     state: DatabaseState
     problem: str | None = None
     dropped: tuple[str, ...] = ()
-    """Views, triggers and indexes that somebody dropped, when that is all that is wrong with the
-    database and they can be made again."""
+    """Views, triggers, indexes and tables that somebody dropped or altered, when that is all that
+    is wrong with the database and they can be made again."""
     lost_marks: tuple[str, ...] = ()
-    """What says which revision the database is at and is gone from it, when that is all that is
+    """What says which revision the database is at and is gone or altered, when that is all that is
     wrong with it."""
     upgrade_refused: str | None = None
     """Why an older database cannot be upgraded as it is. Tried where it is not made of what its

@@ -271,8 +271,8 @@ def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
     """Return what can be made again of a database that lacks a part, and nothing else."""
     with suppress(RuntimeStoreError):
         if problem == problem_of_schema(path, REVISIONS[-1]):
-            missing = parts.missing_parts(path)
-            return tuple(missing) if parts.can_be_put_back(path, missing) else ()
+            spoiled = parts.spoiled_parts(path)
+            return spoiled.names if spoiled.can_be_made_again else ()
     return ()
 
 

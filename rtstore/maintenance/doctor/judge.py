@@ -135,8 +135,8 @@ def _database(facts: Facts) -> Iterator[Finding]:
         case _ if facts.lost_marks:
             lost = " and ".join(f"its {name}" for name in facts.lost_marks)
             yield say.red(
-                f"all of it is sound, but what says which revision it is at is gone: {lost}, which "
-                "somebody removed, or which a dump did not have",
+                "all of it is sound, but what says which revision it is at is gone or altered: "
+                f"{lost}, which somebody removed or edited, or which a dump did not have",
                 _put_back(facts),
             )
         case _:
@@ -234,9 +234,11 @@ def _without_added(facts: Facts) -> Iterator[Suggestion]:
 
 
 def _put_back(facts: Facts) -> Suggestion:
+    is_empty = any(name.startswith("table ") for name in facts.dropped)
+    rows = ", but a table without its rows, which are lost" if is_empty else ""
     way = Suggestion(
         command=_run("upgrade", facts),
-        why="makes it again as it was; no batch and no file is touched",
+        why=f"makes it again as it was{rows}; no batch and no file is touched",
     )
     return _unless_hindered(facts, way)
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 from pydantic import Field
 from sqlalchemy import Connection
 
-from rtstore.control import batches, contents, manifest, recovery_log, revisions, runs
+from rtstore.control import batches, contents, manifest, parts, recovery_log, revisions, runs
 from rtstore.control.contents import Retention
+from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import CorruptDatabaseError, ForeignDatabaseError, RuntimeStoreError
 from rtstore.foreign import system_error
@@ -55,9 +56,11 @@ def problem_of(path: Path) -> str | None:
     try:
         if not revisions.exists(path):
             return "there is no database"
-        if (problem := problem_of_rows(path)) is not None:
-            return problem
-        return problem_of_schema(path, revisions.inspect_revision(path))
+        revision = revisions.inspect_revision(path)
+        is_newest = revision == REVISIONS[-1]
+        lost = parts.spoiled_parts(path).lost_tables if is_newest else ()
+        problem = problem_of_rows(path, lost_tables=lost)
+        return problem or problem_of_schema(path, revision)
     except CorruptDatabaseError as error:
         return error.problem
     except ForeignDatabaseError as error:
