@@ -181,10 +181,31 @@ def _undecidable(
 
 def load_open(connection: Connection) -> tuple[LoggedBatch, ...]:
     """Return the open batches, neither committed nor failed, oldest first, with their writes and
-    deletions."""
+    deletions.
+
+    Raises `ValueError` for one of which a store was committed by a later batch: batches are
+    completed in their order, so somebody opened it again, and it would go over newer content.
+    """
     rows = _SELECT_OPEN.all(connection)
     deletions = _deletions(connection, rows)
-    return tuple(_logged(connection, row, deletions) for row in rows)
+    found = tuple(_logged(connection, row, deletions) for row in rows)
+    for logged in found:
+        _refuse_overtaken(connection, logged)
+    return found
+
+
+def _refuse_overtaken(connection: Connection, logged: LoggedBatch) -> None:
+    number = logged.batch.batch_number
+    statements = [_SELECT_LAST_WRITE]
+    if logged.has_contents and has_deletions(connection):
+        statements.append(_SELECT_LAST_DELETED)
+    for name in logged.stores:
+        last = max(statement.scalar(connection, name=name) or 0 for statement in statements)
+        if last > number:
+            raise ValueError(
+                f"batch {logged.batch.batch_id} is {logged.batch.state}, but a later one of "
+                f"{name}, number {last}, is committed: somebody opened it again"
+            )
 
 
 def find_batch(connection: Connection, batch_id: str) -> Batch | None:
@@ -504,6 +525,8 @@ def _last_in(table: Table) -> ScalarSelect[int]:
     )
 
 
+_SELECT_LAST_WRITE = Statement(select(_last_in(batch_writes)))
+_SELECT_LAST_DELETED = Statement(select(_last_in(batch_deletions)))
 _SELECT_IS_WRITTEN = Statement(
     select(_last_in(batch_writes) > func.coalesce(_last_in(batch_deletions), 0))
 )

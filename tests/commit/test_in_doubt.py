@@ -18,11 +18,13 @@ import pytest
 
 from rtstore import (
     DATABASE_NAME,
+    DELETED,
     ActionKind,
     ActionOutcome,
     BatchState,
     BatchUnfinishedError,
     BatchWriter,
+    CorruptDatabaseError,
     OpenBatchError,
     Retention,
     RuntimeStore,
@@ -32,6 +34,7 @@ from rtstore.commit import in_doubt
 from rtstore.commit.publisher import Publisher
 from rtstore.commit.writer import Logged, Planned
 from rtstore.model.request import batch_request
+from tests.cli.commands import run
 from tests.crash.children import Child
 from tests.support import (
     CHECKPOINT,
@@ -370,3 +373,44 @@ def test_a_backup_of_such_a_directory(directory: Path, tmp_path: Path) -> None:
         assert store.last_recovery is None
         assert store.read(LEDGER).data == "second"
         assert states(store) == ["committed", "committed", "failed"]
+
+
+@pytest.mark.parametrize("state", ["preparing", "committing"])
+def test_a_batch_that_somebody_opened_again_goes_over_nothing(state: str, tmp_path: Path) -> None:
+    """Batches are completed in their order. One that is open while a later batch of its store is
+    committed is damage: nobody rolls it forward, writes beside it, or changes a file."""
+    with open_store(tmp_path) as store:
+        for number in range(3):
+            write(store, LEASES, number)
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as raw, raw:
+        raw.execute("DROP TRIGGER write_batches_state_is_final")
+        raw.execute(
+            "UPDATE write_batches SET state = ?, completed_at = NULL, high_watermark = NULL "
+            "WHERE batch_number = 1",
+            (state,),
+        )
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
+    with pytest.raises(CorruptDatabaseError, match="somebody opened it again"):
+        open_store(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.json")} == before
+    for command in ("status", "plan", "recover"):
+        assert run(command, tmp_path).code == 5
+    assert "somebody opened it again" in run("doctor", tmp_path).out
+
+
+def test_a_batch_that_somebody_opened_again_after_a_deletion(tmp_path: Path) -> None:
+    """A later batch that deletes the store is a later batch, too: the file does not come back."""
+    with open_store(tmp_path) as store:
+        write(store, LEASES, 1)
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: DELETED})
+        deleted = store.manifest().high_watermark
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as raw, raw:
+        raw.execute("DROP TRIGGER write_batches_state_is_final")
+        raw.execute(
+            "UPDATE write_batches SET state = 'committing', completed_at = NULL, "
+            "high_watermark = NULL WHERE high_watermark < ?",
+            (deleted,),
+        )
+    with pytest.raises(CorruptDatabaseError, match="somebody opened it again"):
+        open_store(tmp_path)
+    assert not (tmp_path / FILE_OF[LEASES]).exists()
