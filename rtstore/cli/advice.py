@@ -11,6 +11,7 @@ from rtstore.cli.run_words import differences, end_of
 from rtstore.files.paths import replace_link_command
 from rtstore.maintenance.suggestions import LaunchState, rebuild_command, two_teams
 from rtstore.model.decide import ENTRY_MISSING
+from rtstore.model.descriptors import LAUNCH_STATE
 from rtstore.model.records import (
     ActionKind,
     Hindrance,
@@ -59,10 +60,11 @@ def next_steps(
     living: str | None = None,
     knows_run: bool = True,
     not_adoptable: Mapping[str, str] | None = None,
+    launched_run: str | None = None,
     newer_batches: NewerBatches | None = None,
     over_again: str | None = None,
     kept_of_deleted: Mapping[str, str] | None = None,
-    undo_last: NextStep | None = None,
+    undo: NextStep | None = None,
 ) -> tuple[NextStep, ...]:
     """Return the steps that resolve a plan, in order; empty when there is nothing to do.
 
@@ -74,11 +76,13 @@ def next_steps(
     `expected_run` is the run of the expected identity, if it ever began. `living` is the process of
     the active run, if it is alive. Without `knows_run` an adopted file has no run to belong to, so
     that somebody must name one. `not_adoptable` says why a file cannot be adopted as it is, by
-    store. `newer_batches` are those that only the control files of the legacy format know.
+    store. `launched_run` is the run that the file of the launch state names, if its adoption begins
+    it: under another run it would contradict the manifest. `newer_batches` are those that only the
+    control files of the legacy format know.
     `over_again` is the command that takes control files of the legacy format over again
     which were changed since the import. `kept_of_deleted` has the stores that were deleted and have
-    a version that can be brought back, each with the point in time of the last one. `undo_last`
-    takes back what a person put in last, which may be why the stores contradict each other.
+    a version that can be brought back, each with the point in time of the last one. `undo`
+    takes back what a person put in, where that is why the stores contradict each other.
     """
     whole = [_step(item) for item in hindrances if item.schema_name is None]
     if whole:
@@ -98,6 +102,7 @@ def next_steps(
             high_watermark,
             option="" if knows_run else " --run-id RUN",
             not_adoptable=not_adoptable or {},
+            launched_run=launched_run if knows_run else None,
         ),
         *_recover(directory, free, high_watermark, committed, gives_up=newer_batches is not None),
     ]
@@ -124,7 +129,7 @@ def next_steps(
     contradictions = len(check.diagnostics) - len(plan.diagnostics) - len(hindrances)
     if not check.ok and contradictions > 0:
         why = "the stores contradict each other: the runtime must write a batch that settles it"
-        steps += [NextStep(command=None, why=why), *([undo_last] if undo_last else [])]
+        steps += [NextStep(command=None, why=why), *([undo] if undo else [])]
     return tuple(steps)
 
 
@@ -310,6 +315,7 @@ def _keep_changes(
     *,
     option: str,
     not_adoptable: Mapping[str, str],
+    launched_run: str | None,
 ) -> Iterator[NextStep]:
     """Yield how a file that differs is kept. `option` is what a person must add to the command."""
     found = {
@@ -328,8 +334,14 @@ def _keep_changes(
         for action in actions
         if action.kind is ActionKind.QUARANTINE and action.reason == InspectionState.HASH_MISMATCH
     }
+    if launched_run is not None and LAUNCH_STATE in found:
+        when, effect = found[LAUNCH_STATE]
+        effect = f"{effect}, and begins the run that it names, {launched_run}"
+        found[LAUNCH_STATE] = when, effect
     for name, (when, effect) in found.items():
         command = f"rtstore adopt {shell_word(directory)} {shell_word(name)}{option}"
+        if name == LAUNCH_STATE and launched_run is not None:
+            command += f" --run-id {shell_word(launched_run)}"
         if name in not_adoptable:
             why = (
                 f"{when}: a person must correct it, for it cannot be adopted as it is: "

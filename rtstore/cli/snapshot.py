@@ -23,7 +23,7 @@ from rtstore.cli.run_words import process_of
 from rtstore.cli.views import WrittenBy, deleted_stores, store_on_record, written_by
 from rtstore.commit.adopt import last_identity, not_adoptable
 from rtstore.control import history, manifest, runs
-from rtstore.control.batches import ReceiptStore
+from rtstore.control.batches import ReceiptStore, find_number
 from rtstore.control.contents import StoreSize, list_sizes
 from rtstore.control.history import StoreVersion
 from rtstore.control.manifest import ManifestStore
@@ -41,6 +41,7 @@ from rtstore.files import durable
 from rtstore.files.inspector import FileInspector
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
+from rtstore.history.reader import failures_with
 from rtstore.maintenance.growth import outgrown, pruning
 from rtstore.maintenance.hindrances import hindrances, no_room
 from rtstore.maintenance.hints import (
@@ -53,6 +54,7 @@ from rtstore.model.decide import build_readiness
 from rtstore.model.descriptors import Descriptor
 from rtstore.model.differences import is_same_json
 from rtstore.model.envelope import EnvelopeError, decode
+from rtstore.model.invariants import PROVIDER
 from rtstore.model.records import (
     ActionKind,
     BatchOrigin,
@@ -229,8 +231,9 @@ class Look:
             knows_run=store.database.read(last_identity) is not None,
             over_again=_over_again(store),
             not_adoptable=_not_adoptable(store, self.manifest, plan),
+            launched_run=None if self.process_alive else _launched_run(store, self.manifest),
             kept_of_deleted=_kept_of_deleted(store, self.lines),
-            undo_last=None if check.ok else _undo_last(store, self.manifest),
+            undo=None if check.ok else _undo(store, self.manifest),
         )
         self.backup = sign_of_backup(store.directory)
         """What the directory says of itself as a back-up; None when it is none."""
@@ -579,30 +582,39 @@ def _at(version: StoreVersion) -> str:
     return version.batch_id if at is None else str(at)
 
 
-def _undo_last(store: RuntimeStore, found: Manifest) -> NextStep | None:
-    """Return the step that takes back the last batch, if it looks like an adoption: of one store,
-    and with data that was never there before. Data that was is a revert's, to be left alone."""
-    last_id = found.last_committed_batch_id
-    last = None if last_id is None else store.batch(last_id)
-    if last is None or last.reason != BatchReason.RECOVERY or len(last.stores) != 1:
-        return None
-    (name,) = last.stores
-    versions = store.history(name) if name in store.descriptors else []
-    if len(versions) < 2 or not all(item.has_content for item in versions[-2:]):
-        return None
-    kept = [item.batch_id for item in reversed(versions) if item.has_content]
-    try:
-        now, *before = (store.read(name, at=batch_id).data for batch_id in kept)
-    except RuntimeStoreError:  # pruned at this moment, or damaged: to look needs no old version
-        return None
-    if any(is_same_json(now, data) for data in before):
-        return None
-    directory = shell_word(shown(store.directory))
-    return NextStep(
-        command=f"rtstore revert {directory} {shell_word(name)} --to {_at(versions[-2])}",
-        why=f"or this, if the last batch made them do so, as an adopted file may: it writes {name} "
-        "again as it was before",
-    )
+def _undo(store: RuntimeStore, found: Manifest) -> NextStep | None:
+    """Return the step that takes back an adoption without which the stores would contradict each
+    other less: of the newest one where there are several; None where no adoption made them do
+    so. Data that was there before is a revert's, to be left alone."""
+    failures = set(store.invariant_failures())
+    adopted = [entry for entry in found.entries if _is_adopted(store, entry.batch_number)]
+    for entry in sorted(adopted, key=lambda entry: entry.batch_number, reverse=True):
+        name = entry.schema_name
+        versions = store.history(name) if name in store.descriptors else []
+        if len(versions) < 2 or not all(item.has_content for item in versions[-2:]):
+            continue
+        kept = [item.batch_id for item in reversed(versions) if item.has_content]
+        try:
+            now, *before = (store.read(name, at=batch_id) for batch_id in kept)
+            if any(is_same_json(now.data, content.data) for content in before):
+                continue
+            left = failures_with(store.database, store.descriptors, before[0])
+        except RuntimeStoreError:  # pruned at this moment, or damaged: to look needs no old version
+            continue
+        if set(left) < failures:
+            directory = shell_word(shown(store.directory))
+            return NextStep(
+                command=f"rtstore revert {directory} {shell_word(name)} --to {_at(versions[-2])}",
+                why=f"or this: since {name} was adopted, they do so. It writes {name} again as it "
+                "was before",
+            )
+    return None
+
+
+def _is_adopted(store: RuntimeStore, batch_number: int) -> bool:
+    """Return whether a batch looks like an adoption: a recovery of one store."""
+    batch = store.database.read(lambda connection: find_number(connection, batch_number))
+    return batch is not None and batch.reason == BatchReason.RECOVERY and len(batch.stores) == 1
 
 
 def _holds(
@@ -663,6 +675,17 @@ def _over_again(store: RuntimeStore) -> str | None:
 
 def _not_adoptable(store: RuntimeStore, found: Manifest, plan: RecoveryPlan) -> dict[str, str]:
     return not_adoptable(plan, found, store.descriptors, store.directory, FileSystem())
+
+
+def _launched_run(store: RuntimeStore, found: Manifest) -> str | None:
+    """Return the run that the file of the launch state names, if its adoption can begin it: it is
+    not the active one, and not over."""
+    launch = read_launch_state(store.directory, FileSystem())
+    run_id = launch.run_id
+    if launch.provider_id != PROVIDER or run_id is None or run_id == found.active_run_id:
+        return None
+    known = store.database.read(lambda connection: runs.find(connection, run_id))
+    return run_id if known is None or not known.is_over else None
 
 
 def _written_at(content: bytes | None) -> datetime | None:

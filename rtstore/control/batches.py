@@ -214,6 +214,12 @@ def find_batch(connection: Connection, batch_id: str) -> Batch | None:
     return None if row is None else _with_receipts(connection, [row])[0]
 
 
+def find_number(connection: Connection, batch_number: int) -> Batch | None:
+    """Return the batch with a number, with its receipts, or None."""
+    row = _SELECT_BY_NUMBER.first(connection, number=batch_number)
+    return None if row is None else _with_receipts(connection, [row])[0]
+
+
 def list_batches(connection: Connection, *, limit: int | None = None) -> list[Batch]:
     """Return the newest `limit` batches, or all, oldest first, with their receipts."""
     rows = _SELECT_NEWEST.all(connection, count=-1 if limit is None else limit)
@@ -431,6 +437,9 @@ _INSERT_WRITE = Statement(insert(batch_writes))
 _INSERT_DELETION = Statement(insert(batch_deletions))
 _SELECT_BY_ID = Statement(
     select(write_batches).where(write_batches.c.batch_id == bindparam("batch_id"))
+)
+_SELECT_BY_NUMBER = Statement(
+    select(write_batches).where(write_batches.c.batch_number == bindparam("number"))
 )
 _SELECT_OPEN = Statement(
     select(write_batches).where(OPEN_CONDITION).order_by(write_batches.c.batch_number)

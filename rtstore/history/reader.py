@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, overload
@@ -282,11 +282,7 @@ class StoreReader:
         if content_of is None:
             assert known is not None  # noqa: S101 - or the contents were loaded
             return list(known[1])
-        stores = {
-            argument: self._invariant_data(name, content_of.get(name))
-            for argument, name in _INVARIANT_STORES.items()
-        }
-        failures = validate_invariants(manifest=current, **stores)
+        failures = _failures(self._registry, current, content_of)
         self._judged = _committed(current), tuple(failures)
         return failures
 
@@ -406,17 +402,37 @@ class StoreReader:
         is_same = entry is not None and found == entry.content_hash
         return _SAME if is_same else found, content
 
-    def _invariant_data(self, name: str, content: StoreContent | None) -> Any:
-        """Return the committed data of a store, or None when there is none that its model accepts;
-        then the inspection of the file reports it. Data of another schema version is none: these
-        invariants say nothing about it."""
-        if content is None or not isinstance(content.data, dict | list):
-            return None
-        descriptor, version = self._registry.get(name), content.schema_version
-        if version != descriptor.schema_version:
-            return None
-        refused = data_problem(descriptor, version, content.data) is not None
-        return None if refused else content.data
+
+def failures_with(database: Database, registry: Registry, content: StoreContent) -> list[str]:
+    """Return what `invariant_failures` would return if a store had that content."""
+    names = [name for name in _INVARIANT_STORES.values() if name in registry]
+    current, found = database.read(
+        lambda connection: (manifest.load(connection), _load(connection, names))
+    )
+    return _failures(registry, current, {**found, content.schema_name: content})
+
+
+def _failures(
+    registry: Registry, current: Manifest, content_of: Mapping[str, StoreContent]
+) -> list[str]:
+    stores = {
+        argument: _invariant_data(registry, name, content_of.get(name))
+        for argument, name in _INVARIANT_STORES.items()
+    }
+    return validate_invariants(manifest=current, **stores)
+
+
+def _invariant_data(registry: Registry, name: str, content: StoreContent | None) -> Any:
+    """Return the committed data of a store, or None when there is none that its model accepts;
+    then the inspection of the file reports it. Data of another schema version is none: these
+    invariants say nothing about it."""
+    if content is None or not isinstance(content.data, dict | list):
+        return None
+    descriptor, version = registry.get(name), content.schema_version
+    if version != descriptor.schema_version:
+        return None
+    refused = data_problem(descriptor, version, content.data) is not None
+    return None if refused else content.data
 
 
 def _is_sound(content: bytes | None) -> bool:

@@ -181,5 +181,6 @@ def read_launch_state(directory: Path, fs: FileSystem) -> LaunchState:
     return LaunchState(
         team_name=texts.get("teamName"),
         run_id=texts.get("runId"),
+        provider_id=texts.get("providerId"),
         capability_snapshot_id=texts.get("capabilitySnapshotId"),
     )

@@ -67,6 +67,7 @@ class LaunchState(Record):
 
     team_name: str | None = None
     run_id: str | None = None
+    provider_id: str | None = None
     capability_snapshot_id: str | None = None
 
 

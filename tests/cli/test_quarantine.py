@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
-from rtstore import RuntimeStore
+from rtstore import DATABASE_NAME, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run
 from tests.support import CHECKPOINT, IDENTITY, TEAM, picture, plain_descriptor
 
 SESSIONS = "opencode.sessionStore"
+LAUNCH = "opencode.launchState"
+LEASES = "opencode.hostLeases"
 FILE = "opencode-sessions.json"
 
 
@@ -129,6 +132,70 @@ def test_an_adoption_that_makes_the_stores_contradict_each_other(tmp_path: Path)
     looked = run("status", directory)
     assert "the stores contradict each other" in looked.out
     assert "rtstore revert" not in looked.out
+
+
+def _yesterdays_database(tmp_path: Path) -> Path:
+    """A directory whose database is older than its files: these are of a run that it never saw."""
+    directory = ready_team(tmp_path)
+    older = tmp_path / "older.sqlite3"
+    shutil.copy2(directory / DATABASE_NAME, older)
+    with RuntimeStore.open(directory) as store:
+        launch = store.read(LAUNCH).data
+        store.write_batch(
+            identity=IDENTITY.model_copy(update={"run_id": "run-of-today"}),
+            reason=CHECKPOINT,
+            writes={
+                LAUNCH: {**launch, "runId": "run-of-today", "members": []},
+                LEASES: {"leases": [], "today": True},
+            },
+        )
+    for suffix in ("-wal", "-shm"):
+        directory.joinpath(DATABASE_NAME + suffix).unlink(missing_ok=True)
+    shutil.copy2(older, directory / DATABASE_NAME)
+    return directory
+
+
+def test_only_the_adoption_that_made_the_stores_contradict_is_taken_back(tmp_path: Path) -> None:
+    """Not the last one, which has nothing to do with it: the revert that is named settles it."""
+    directory = _yesterdays_database(tmp_path)
+    with RuntimeStore.open(directory, read_only=True) as store:
+        at = store.read(LAUNCH, verify=False).high_watermark
+    for name in (LAUNCH, LEASES):
+        assert run("adopt", directory, name).code == ExitCode.READY
+    undo = f"rtstore revert {directory} {LAUNCH} --to {at}"
+    for command in ("status", "doctor"):
+        said = run(command, directory).out
+        assert f"{undo}\n" in said
+        assert f"{LEASES} --to" not in said
+    assert run(*shlex.split(undo)[1:]).code == ExitCode.READY
+    assert run("status", directory).code == ExitCode.READY
+
+
+def test_an_adoption_that_settles_nothing_is_not_taken_back(tmp_path: Path) -> None:
+    """A contradiction that was there before an adoption is the runtime's to settle."""
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={SESSIONS: {"sessions": []}})
+    path = directory / "opencode-host-leases.json"
+    path.write_text(path.read_text().replace('"data":', '"data" :'))
+    whole = json.loads(path.read_text())
+    whole["data"]["more"] = 1
+    path.write_text(json.dumps(whole))
+    assert run("adopt", directory, LEASES).code == ExitCode.READY
+    said = run("status", directory).out
+    assert "the stores contradict each other" in said
+    assert "rtstore revert" not in said
+
+
+def test_a_launch_state_of_another_run_is_adopted_with_its_run(tmp_path: Path) -> None:
+    """Under the last run it would contradict the manifest. Following the advice, nothing does."""
+    directory = _yesterdays_database(tmp_path)
+    advised = f"rtstore adopt {directory} {LAUNCH} --run-id run-of-today"
+    assert f"{advised}\n" in run("status", directory).out
+    done = run(*shlex.split(advised)[1:], "--json").json()
+    assert done["contradictions"] == []
+    assert run("adopt", directory, LEASES).code == ExitCode.READY
+    assert "contradict" not in run("status", directory).out
 
 
 def test_an_adoption_without_contradictions(edited: Path) -> None:
