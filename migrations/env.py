@@ -22,8 +22,7 @@ from sqlalchemy import Connection
 from rtstore.control.schema import metadata
 
 NEVER = {
-    "downgrade": "a revision is not taken back: rtstore restore makes a directory of the back-up "
-    "that its upgrade left (runtime-store.backup-*)",
+    "downgrade": "a revision is not taken back",
     "stamp": "a revision is run, never only written down: user_version would say otherwise",
     "ensure_version": "rtstore init makes a control database",
 }
@@ -62,15 +61,33 @@ def run_by_hand(command: str, directory: Path) -> None:
         database.close()
 
 
+def instead_of_downgrade(directory: str | None) -> str:
+    """Name what has the state from before an upgrade: a back-up that one left, if there is any."""
+    from rtstore.files.system import FileSystem
+    from rtstore.maintenance.upgrade import backups_in
+    from rtstore.shell import shell_command
+
+    if directory is None:
+        return "rtstore restore makes a directory of a back-up that an upgrade left"
+    kept = backups_in(Path(directory), FileSystem()) if Path(directory).is_dir() else []
+    if not kept:
+        return f"no upgrade left a back-up in {directory}, to make a directory of"
+    command = shell_command("rtstore", "restore", kept[-1])
+    return f"{command} NEW_DIR makes a directory of the back-up that the last upgrade left"
+
+
 def main() -> None:
     """What alembic asks for."""
     from rtstore.errors import RuntimeStoreError
 
     options = context.config.cmd_opts
     command = "" if options is None else options.cmd[0].__name__
-    if command in NEVER:
-        raise SystemExit(f"alembic {command}: {NEVER[command]}")
     directory = context.get_x_argument(as_dictionary=True).get("directory")
+    if command in NEVER:
+        instead = ""
+        if command == "downgrade":
+            instead = f": {instead_of_downgrade(directory if isinstance(directory, str) else None)}"
+        raise SystemExit(f"alembic {command}: {NEVER[command]}{instead}")
     if not isinstance(directory, str) or not directory:
         raise SystemExit(
             f"say which runtime directory: alembic -x directory=DIR {command or '...'}"

@@ -29,6 +29,7 @@ from rtstore.control.schema import (
     manifest_entries,
     runtime_manifest,
     store_descriptors,
+    write_batches,
 )
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import Row, Statement, database_of, swallowed
@@ -393,9 +394,25 @@ def _retention_of(row: Row | None) -> Retention:
 # --- statements ---------------------------------------------------------------------------------
 
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
-_SELECT_MANIFEST = Statement(select(runtime_manifest))
-_SELECT_WITH_NUMBERS = Statement(select(runtime_manifest, *batches.NUMBERS))
-_SELECT_HIGH_WATERMARK = Statement(select(runtime_manifest.c.high_watermark))
+# Somebody may have set the high watermark of the manifest back. It must never be below that of the
+# last batch: the next one would get one that was given before.
+_high_watermark = func.max(
+    runtime_manifest.c.high_watermark,
+    func.coalesce(
+        select(write_batches.c.high_watermark)
+        .where(write_batches.c.batch_id == runtime_manifest.c.last_committed_batch_id)
+        .correlate(runtime_manifest)
+        .scalar_subquery(),
+        0,
+    ),
+).label("high_watermark")
+_manifest_columns = (
+    *(column for column in runtime_manifest.columns if column.name != "high_watermark"),
+    _high_watermark,
+)
+_SELECT_MANIFEST = Statement(select(*_manifest_columns))
+_SELECT_WITH_NUMBERS = Statement(select(*_manifest_columns, *batches.NUMBERS))
+_SELECT_HIGH_WATERMARK = Statement(select(_high_watermark))
 _ENTRY_COLUMNS = tuple(manifest_entries.c.keys())
 # All columns there are, because a rebuild also reads entries and retention of an older revision.
 _EVERY_COLUMN: ColumnClause[Any] = literal_column("*")
@@ -452,9 +469,9 @@ _SELECT_RETENTION = Statement(
     )
 )
 _SELECT_FOR_OPENING = Statement(
-    select(runtime_manifest, *_retention_columns).outerjoin(
-        history_retention, history_retention.c.id == runtime_manifest.c.id
-    )
+    select(*_manifest_columns, *_retention_columns)
+    .select_from(runtime_manifest)
+    .outerjoin(history_retention, history_retention.c.id == runtime_manifest.c.id)
 )
 _named = sqlite_insert(history_retention)
 _SAVE_RETENTION = Statement(
@@ -564,12 +581,15 @@ _CONTRADICTIONS = """
     JOIN write_batches AS batch ON batch.batch_number = entry.batch_number
     WHERE batch.origin = 'written' AND written.content_hash <> entry.content_hash
     UNION ALL
-    SELECT 'the manifest is at high watermark ' || manifest.high_watermark || ', and '
-      || newest.batch_id || ' has ' || newest.high_watermark
-    FROM runtime_manifest AS manifest
-    JOIN (SELECT batch_id, max(high_watermark) AS high_watermark FROM write_batches
+    SELECT newest.batch_id || ' has high watermark ' || newest.high_watermark
+      || ', and the last batch has ' || last.high_watermark
+    FROM (SELECT batch_id, max(high_watermark) AS high_watermark FROM write_batches
           WHERE state = 'committed') AS newest
-      ON newest.high_watermark > manifest.high_watermark
+    JOIN (SELECT max(manifest.high_watermark, coalesce(batch.high_watermark, 0)) AS high_watermark
+          FROM runtime_manifest AS manifest
+          LEFT JOIN write_batches AS batch ON batch.batch_id = manifest.last_committed_batch_id
+          ) AS last
+      ON newest.high_watermark > last.high_watermark
     UNION ALL
     SELECT 'the manifest calls ' || batch.batch_id || ' the last committed batch, which is '
       || batch.state
@@ -577,6 +597,22 @@ _CONTRADICTIONS = """
     JOIN write_batches AS batch ON batch.batch_id = manifest.last_committed_batch_id
     WHERE batch.state <> 'committed'
 """
+
+
+_SET_BACK = """
+    SELECT 'it is ' || manifest.high_watermark || ', and ' || last.batch_id || ' has '
+      || last.high_watermark
+    FROM runtime_manifest AS manifest
+    JOIN write_batches AS last ON last.batch_id = manifest.last_committed_batch_id
+    WHERE last.high_watermark > manifest.high_watermark
+"""
+
+
+def set_back(connection: Connection) -> str | None:
+    """Return in words that the high watermark of the manifest is behind that of the last batch, or
+    None. Reading and writing go by the batch."""
+    found = connection.exec_driver_sql(_SET_BACK).scalar()
+    return None if found is None else str(found)
 
 
 def contradictions(connection: Connection) -> list[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import computed_field
 from sqlalchemy import Connection
 
-from rtstore.control import parts, upgrade_log
+from rtstore.control import lost_history, parts, upgrade_log
 from rtstore.control import revisions as upgrade
 from rtstore.control.lock import DEFAULT_TIMEOUT_S, WriterLock
 from rtstore.control.schema import REVISIONS
@@ -77,12 +77,16 @@ class UpgradeReport(Record):
     only remember, without their rows, such as `table quarantined_files`, and what says which
     revision it is at: `application_id`, `user_version`, `row of alembic_version`, `table
     alembic_version`."""
+    removed_rows: int = 0
+    """How many rows were left of batches that somebody deleted by hand from a current database, and
+    were removed; with `dry_run`, would be."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def changed(self) -> bool:
         """Whether the database of the directory was changed."""
-        return self.backup is not None or bool(self.put_back and not self.dry_run)
+        mended = bool(self.put_back or self.removed_rows)
+        return self.backup is not None or (mended and not self.dry_run)
 
 
 def upgrade_directory(
@@ -105,9 +109,10 @@ def upgrade_directory(
     and indexes that somebody dropped or altered: they are made again, without a back-up, as that
     touches no row. So is a dropped table that only remembers (`quarantined_files`,
     `recovery_actions`, `database_upgrades`), without its rows, and what says which revision a
-    database is at, where that is all that it lost or that was altered. With
-    `dry_run` the upgrade is tried on a copy, and the directory is not changed. `progress` is called
-    with the number of database pages that are copied, and the number of all.
+    database is at, where that is all that it lost or that was altered. Rows that are left of
+    batches which somebody deleted by hand are removed, as pruning removes them. With `dry_run` the
+    upgrade is tried on a copy, and the directory is not changed. `progress` is called with the
+    number of database pages that are copied, and the number of all.
 
     With `descriptors`, a database whose store data could not be upgraded to them is refused first
     (`DataUpgradeError`). Otherwise no program could continue: an older one does not know the new
@@ -239,6 +244,7 @@ def run(
         lock.assert_held()
     try:
         with upgrade.revision_connection(path) as connection:
+            lost_history.remove_remains(connection)
             upgrade.run_revisions(connection)
             upgrade_log.insert_upgrade(
                 connection,
@@ -296,14 +302,29 @@ def _completed(directory: Path, lock: WriterLock, *, dry_run: bool) -> UpgradeRe
     """Make again what somebody dropped or altered of a current database, where no row stands
     against it."""
     path, report = directory / DATABASE_NAME, _report(directory, REVISIONS[-1])
-    spoiled = _to_make_again(path)
-    if spoiled.names and not dry_run:
+    spoiled, remains = _to_make_again(path), _remains(path)
+    if (spoiled.names or remains) and not dry_run:
         with lock.hold():
-            spoiled = _to_make_again(path)  # another process may have been quicker
-            if spoiled.names:
+            # Another process may have been quicker.
+            spoiled, remains = _to_make_again(path), _remains(path)
+            if spoiled.names or remains:
                 with upgrade.revision_connection(path) as connection:
                     parts.make_again(connection, spoiled)
-    return report.model_copy(update={"put_back": spoiled.names, "dry_run": dry_run})
+                    lost_history.remove_remains(connection)
+    update = {"put_back": spoiled.names, "removed_rows": remains, "dry_run": dry_run}
+    return report.model_copy(update=update)
+
+
+def _remains(path: Path) -> int:
+    """Return how many rows are left of history that somebody deleted. A database that is damaged
+    is left as it is."""
+    database = Database(path, read_only=True)
+    try:
+        return database.read(lost_history.count_remains)
+    except CorruptDatabaseError:  # a table is gone
+        return 0
+    finally:
+        database.close()
 
 
 def _marks_to_put_back(path: Path) -> parts.LostMarks | None:

@@ -65,7 +65,7 @@ SHAPES = {
     },
     "upgrade": {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
-        *("upgradedAt", "backup", "putBack", "batchId", "stores", "backups"),
+        *("upgradedAt", "backup", "putBack", "removedRows", "batchId", "stores", "backups"),
     },
     "prune": {
         *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore"),

@@ -23,7 +23,8 @@ SENSELESS = {
     "WHERE batch_number = 1",
     "an entry beside its receipt": "UPDATE manifest_entries SET content_hash = 'sha256:' || "
     "substr(content_hash, 9) || '0' WHERE schema_name = 'opencode.launchState'",
-    "the high watermark": "UPDATE runtime_manifest SET high_watermark = 2",
+    "the watermark of an older batch": "UPDATE write_batches SET high_watermark = 90 "
+    "WHERE batch_number = 2",
     "the last batch": "REPLACE INTO write_batches SELECT batch_number, batch_id, 'failed', reason, "
     "team_name, run_id, capability_snapshot_id, behavior_fingerprint, NULL, started_at, "
     "completed_at, 'oops', origin FROM write_batches ORDER BY batch_number DESC LIMIT 1",

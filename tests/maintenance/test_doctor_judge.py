@@ -12,10 +12,8 @@ import pytest
 from rtstore.control.contents import StoreSize
 from rtstore.control.sqlite.processes import Process
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
+from rtstore.maintenance.doctor.finding import Check, Finding, Level
 from rtstore.maintenance.doctor.judge import (
-    Check,
-    Finding,
-    Level,
     diagnose,
     worst,
 )

@@ -38,6 +38,7 @@ PURE = (
     "rtstore.commit.draft",
     "rtstore.errors",
     "rtstore.maintenance.doctor.facts",
+    "rtstore.maintenance.doctor.finding",
     "rtstore.maintenance.doctor.judge",
     "rtstore.maintenance.growth",
     "rtstore.maintenance.suggestions",

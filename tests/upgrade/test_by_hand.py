@@ -95,7 +95,7 @@ def test_nothing_to_run(oldest: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("downgrade", "-1"), "a revision is not taken back: rtstore restore"),
+        (("downgrade", "-1"), "a revision is not taken back: no upgrade left a back-up in"),
         (("stamp", LATEST), "a revision is run, never only written down"),
         (("ensure_version",), "rtstore init makes a control database"),
         (("upgrade", "head", "--sql"), "rtstore runs its revisions on a database"),
@@ -150,3 +150,12 @@ def test_the_next_revision(checkout: Path, tmp_path: Path) -> None:
     (row,) = rows_of(directory / DATABASE_NAME)["database_upgrades"]
     assert (row[1], row[2]) == (LATEST, name)
     assert len(backups_in(directory, FileSystem())) == 1
+
+
+def test_a_downgrade_names_the_back_up_that_is_there(oldest: Path) -> None:
+    """The one that the last upgrade left, as a command that works."""
+    assert alembic("upgrade", "head", directory=oldest)[0] == 0
+    (kept,) = backups_in(oldest, FileSystem())
+    code, _, said = alembic("downgrade", "-1", directory=oldest)
+    assert code != 0
+    assert f"rtstore restore {kept} NEW_DIR makes a directory of the back-up" in said

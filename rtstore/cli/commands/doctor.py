@@ -15,8 +15,9 @@ from rtstore.cli.snapshot import Look, check_directory, look_at
 from rtstore.control.contents import StoreSize
 from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
+from rtstore.maintenance.doctor.finding import Check, Finding, Level
 from rtstore.maintenance.doctor.gather import examine
-from rtstore.maintenance.doctor.judge import Check, Finding, Level, diagnose, worst
+from rtstore.maintenance.doctor.judge import diagnose, worst
 from rtstore.maintenance.hints import suggest_command
 from rtstore.model.descriptors import Registry
 from rtstore.model.records import Record, Suggestion

@@ -42,7 +42,7 @@ def run(
     """Bring the control database to this rtstore's revision. In a current one, only views, triggers
     and indexes that somebody dropped or altered are made again, dropped tables that only remember
     (quarantined_files, recovery_actions, database_upgrades) without their rows, and what says which
-    revision it is at.
+    revision it is at; and what is left of batches that somebody deleted by hand is removed.
 
     The database is backed up first, in the same directory ("rtstore restore" makes a directory of
     that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
@@ -52,8 +52,9 @@ def run(
 
     \b
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
-      upgradedAt or null, backup or null, putBack[] (such as "view run_log"), batchId or null,
-      stores[] {schemaName, fromVersion, toVersion}, backups[] (those that are kept)
+      upgradedAt or null, backup or null, putBack[] (such as "view run_log"), removedRows,
+      batchId or null, stores[] {schemaName, fromVersion, toVersion},
+      backups[] (those that are kept)
     """
     check_may_write(directory)
     known = load_descriptors(descriptors)
@@ -95,7 +96,9 @@ def _rehearse(directory: Path, known: Registry) -> DataUpgradeReport | None:
 def _show(page: Page, report: FullReport, again: str) -> None:
     if report.put_back:
         page.line(_put_back(report))
-    elif not report.revisions:
+    if report.removed_rows:
+        page.line(_removed(report))
+    if not (report.put_back or report.removed_rows or report.revisions):
         page.line(f"The database is at {report.to_revision} already; left as it was")
     if report.revisions and report.dry_run and report.put_back:
         page.line("Then it would be upgraded, which was not tried")
@@ -123,6 +126,12 @@ def _put_back(report: FullReport) -> str:
     return f"{how} again what was gone of the database, or altered: {names}. No batch is touched"
 
 
+def _removed(report: FullReport) -> str:
+    how = "Would remove" if report.dry_run else "Removed"
+    rows = count(report.removed_rows, "row")
+    return f"{how} {rows} that were left of history that somebody deleted by hand"
+
+
 def _show_stores(page: Page, report: FullReport) -> None:
     how = "would be brought up" if report.batch_id is None else f"in batch {report.batch_id}"
     page.title(f"Data of {count(len(report.stores), 'store')}, {how}")
@@ -135,7 +144,7 @@ def _show_stores(page: Page, report: FullReport) -> None:
 def _show_next(page: Page, report: FullReport, again: str) -> None:
     where = shell_word(report.directory)
     if report.dry_run:
-        if report.revisions or report.stores or report.put_back:
+        if report.revisions or report.stores or report.put_back or report.removed_rows:
             page.title("Next")
             page.line(Cell(again, "command"), indent=2)
             page.line("does it", indent=6)

@@ -45,6 +45,10 @@ class Facts(Record):
     lost_marks: tuple[str, ...] = ()
     """What says which revision the database is at and is gone or altered, when that is all that is
     wrong with it."""
+    rows_left: int = 0
+    """How many rows of a sound database are left of history that somebody deleted by hand."""
+    set_back: str | None = None
+    """What the manifest of a sound database is behind of, in words; None where it is not."""
     upgrade_refused: str | None = None
     """Why an older database cannot be upgraded as it is. Tried where it is not made of what its
     revision makes."""

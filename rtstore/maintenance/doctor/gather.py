@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from rtstore import legacy
-from rtstore.control import contents, manifest, parts, recovery_log, revisions
+from rtstore.control import contents, lost_history, manifest, parts, recovery_log, revisions
 from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import copying, idle, processes
@@ -215,6 +215,8 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
     match state:
         case DatabaseState.SOUND:
             facts["in_the_way"] = _in_the_way(path)
+            facts["rows_left"] = _read(path, lost_history.count_remains) or 0
+            facts["set_back"] = _read(path, manifest.set_back)
         case DatabaseState.DAMAGED:
             facts["dropped"] = _dropped(path, problem)
             facts["is_sound_without_wal"] = _is_sound_without_wal(path)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 
 from rtstore.control.sqlite.processes import listed
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
+from rtstore.maintenance.doctor.finding import Check, Finding, FindingBuilder, Level
 from rtstore.maintenance.doctor.wal_reset import has_wal_reset_bug
 from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning, space_returning
 from rtstore.maintenance.suggestions import (
@@ -26,7 +26,7 @@ from rtstore.maintenance.suggestions import (
     ways_to_part,
 )
 from rtstore.model.descriptors import RUN_TOMBSTONES
-from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Record, Suggestion
+from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Suggestion
 from rtstore.model.times import format_time
 from rtstore.shell import shell_command, shell_word
 
@@ -48,42 +48,6 @@ SPARE_BYTES = 16 << 20
 """Bytes. Free space below this plus the size of the files here is reported."""
 
 
-class Level(StrEnum):
-    """The severity of a finding."""
-
-    GREEN = "green"
-    YELLOW = "yellow"
-    RED = "red"
-
-
-class Check(StrEnum):
-    """The subject of a check."""
-
-    DATABASE = "database"
-    BACKUP = "backup"
-    """Looked at in a back-up only."""
-    STORES = "stores"
-    LOCK = "lock"
-    ENGINE = "engine"
-    FILE_SYSTEM = "file_system"
-    SPACE = "space"
-    PERMISSIONS = "permissions"
-    SETTINGS = "settings"
-    QUARANTINE = "quarantine"
-    STRAY_FILES = "stray_files"
-    SIZES = "sizes"
-    CLOCK = "clock"
-
-
-class Finding(Record):
-    """The result of one check."""
-
-    check: Check
-    level: Level
-    sentence: str
-    ways: tuple[Suggestion, ...] = ()
-
-
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
     """Return every finding, in the order of the checks."""
     checks = (
@@ -103,16 +67,10 @@ def worst(findings: tuple[Finding, ...]) -> Level:
 
 
 def _database(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.DATABASE)
+    say = FindingBuilder(Check.DATABASE)
     match facts.state:
-        case DatabaseState.SOUND if facts.in_the_way:
-            yield say.yellow(
-                "every page of it is sound, but somebody added what may refuse, swallow or change "
-                f"what rtstore writes: {', '.join(facts.in_the_way)}",
-                *_without_added(facts),
-            )
         case DatabaseState.SOUND:
-            yield say.green("it is at this rtstore's revision, and every page of it is sound")
+            yield from _sound(facts, say)
         case DatabaseState.OLDER if facts.upgrade_refused is not None:
             yield _not_to_be_upgraded(facts, say)
         case DatabaseState.OLDER:
@@ -143,7 +101,34 @@ def _database(facts: Facts) -> Iterator[Finding]:
             yield _without(facts, say)
 
 
-def _without(facts: Facts, say: _FindingBuilder) -> Finding:
+def _sound(facts: Facts, say: FindingBuilder) -> Iterator[Finding]:
+    """Yield what somebody did to a sound database by which nothing committed is lost."""
+    if facts.in_the_way:
+        yield say.yellow(
+            "every page of it is sound, but somebody added what may refuse, swallow or change "
+            f"what rtstore writes: {', '.join(facts.in_the_way)}",
+            *_without_added(facts),
+        )
+    elif not facts.rows_left and facts.set_back is None:
+        yield say.green("it is at this rtstore's revision, and every page of it is sound")
+    if facts.rows_left:
+        rows = "1 row is" if facts.rows_left == 1 else f"{facts.rows_left} rows are"
+        yield say.yellow(
+            "somebody deleted history of it by hand, which is lost, and of which "
+            f"{rows} left. What is committed now holds, and so does the history of every other "
+            "batch",
+            _writing(
+                facts, "upgrade", "removes what is left of it; no batch and no file is touched"
+            ),
+        )
+    if facts.set_back is not None:
+        yield say.yellow(
+            f"somebody set the high watermark of the manifest back: {facts.set_back}. Every "
+            "command goes by that of the batch, and the next batch writes it again; nothing is lost"
+        )
+
+
+def _without(facts: Facts, say: FindingBuilder) -> Finding:
     """Return the finding when there is no usable database."""
     match facts.state:
         case DatabaseState.LEGACY if facts.import_refused is not None:
@@ -201,7 +186,7 @@ def _without(facts: Facts, say: _FindingBuilder) -> Finding:
             return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
 
 
-def _not_to_be_upgraded(facts: Facts, say: _FindingBuilder) -> Finding:
+def _not_to_be_upgraded(facts: Facts, say: FindingBuilder) -> Finding:
     """Return the finding for an older database of which an upgrade fails. What its revision makes
     is known: what somebody added is in the way, or what somebody dropped is needed."""
     sentence = (
@@ -403,7 +388,7 @@ def _rebuild(facts: Facts, *options: str) -> Suggestion:
 
 
 def _backup(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.BACKUP)
+    say = FindingBuilder(Check.BACKUP)
     if not facts.is_backup:
         return
     of = "" if facts.backup_origin is None else f" of {facts.backup_origin}"
@@ -448,7 +433,7 @@ def _ways_of_backup(facts: Facts) -> Iterator[Suggestion]:
 
 
 def _stores(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.STORES)
+    say = FindingBuilder(Check.STORES)
     if facts.verdict is None:
         return
     ways = facts.next
@@ -475,7 +460,7 @@ def _stores(facts: Facts) -> Iterator[Finding]:
 
 
 def _lock(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.LOCK)
+    say = FindingBuilder(Check.LOCK)
     writer = facts.sql_writer
     odd = [item for item in facts.hindrances if item.kind is HindranceKind.LOCK]
     if odd:
@@ -523,7 +508,7 @@ def _end(pid: int) -> Suggestion:
 
 
 def _engine(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.ENGINE)
+    say = FindingBuilder(Check.ENGINE)
     version = ".".join(map(str, facts.engine))
     if not has_wal_reset_bug(facts.engine):
         yield say.green(f"SQLite {version} does not have the WAL-reset bug")
@@ -550,7 +535,7 @@ def _has_database(facts: Facts) -> bool:
 
 
 def _file_system(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.FILE_SYSTEM)
+    say = FindingBuilder(Check.FILE_SYSTEM)
     kind, away = facts.file_system, Suggestion(
         command=f"rtstore backup {shell_word(facts.directory)} /a/local/directory",
         why="copies all that is committed into a directory that opens as a ready store, with "
@@ -575,7 +560,7 @@ def _file_system(facts: Facts) -> Iterator[Finding]:
 
 
 def _space(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.SPACE)
+    say = FindingBuilder(Check.SPACE)
     if facts.free_bytes is None:
         return
     needed = sum(facts.sizes.values())
@@ -631,7 +616,7 @@ def _make_room(facts: Facts) -> Suggestion:
 
 
 def _permissions(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.PERMISSIONS)
+    say = FindingBuilder(Check.PERMISSIONS)
     well = True
     if facts.others:
         names = ", ".join(facts.others[:5]) + (", ..." if facts.others[5:] else "")
@@ -702,7 +687,7 @@ def _copy_elsewhere(facts: Facts) -> Suggestion:
 
 
 def _settings(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.SETTINGS)
+    say = FindingBuilder(Check.SETTINGS)
     if not facts.settings:
         return
     found = ", ".join(f"{name} {'?' if value is None else value}" for name, value in
@@ -732,7 +717,7 @@ def _of_auto_vacuum(facts: Facts) -> str:
 
 
 def _quarantine(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.QUARANTINE)
+    say = FindingBuilder(Check.QUARANTINE)
     if facts.lost_quarantined is None:
         return
     unlisted = facts.unlisted_quarantined
@@ -771,7 +756,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _stray_files(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.STRAY_FILES)
+    say = FindingBuilder(Check.STRAY_FILES)
     if facts.unregistered:
         files = ", ".join(f"{path} of {name}" for name, path in facts.unregistered.items())
         yield say.yellow(
@@ -800,7 +785,7 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
 
 
 def _sizes(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.SIZES)
+    say = FindingBuilder(Check.SIZES)
     sizes = ", ".join(f"{name} {_size(size)}" for name, size in facts.sizes.items())
     if facts.sizes.get("WAL", 0) > LARGE_WAL:
         reading = listed(facts.in_transaction) if facts.in_transaction else ""
@@ -821,7 +806,7 @@ def _sizes(facts: Facts) -> Iterator[Finding]:
 
 
 def _clock(facts: Facts) -> Iterator[Finding]:
-    say = _FindingBuilder(Check.CLOCK)
+    say = FindingBuilder(Check.CLOCK)
     newest = facts.newest_batch_at
     ahead = newest is not None and newest > facts.now + CLOCK_TOLERANCE
     look = Suggestion(command="date -u", why="shows this machine's clock")
@@ -880,22 +865,3 @@ def _import_older(facts: Facts) -> Iterator[Suggestion]:
 
 def _writing(facts: Facts, command: str, why: str) -> Suggestion:
     return _unless_hindered(facts, Suggestion(command=_run(command, facts), why=why))
-
-
-class _FindingBuilder:
-    """Builds the findings of one check."""
-
-    def __init__(self, check: Check) -> None:
-        self._check = check
-
-    def green(self, sentence: str) -> Finding:
-        """Return a finding that all is as it should be."""
-        return Finding(check=self._check, level=Level.GREEN, sentence=sentence)
-
-    def yellow(self, sentence: str, *ways: Suggestion) -> Finding:
-        """Return a finding that works, but that somebody should look at."""
-        return Finding(check=self._check, level=Level.YELLOW, sentence=sentence, ways=ways)
-
-    def red(self, sentence: str, *ways: Suggestion) -> Finding:
-        """Return a finding that does not work, or will lose something."""
-        return Finding(check=self._check, level=Level.RED, sentence=sentence, ways=ways)
