@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     literal_column,
@@ -37,6 +38,7 @@ from rtstore.errors import CorruptDatabaseError, StoreFileChangedError
 from rtstore.files.paths import store_path
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor
 from rtstore.model.records import (
+    BatchState,
     CommittedFile,
     LoggedBatch,
     Manifest,
@@ -120,15 +122,20 @@ def high_watermark(connection: Connection) -> int:
 
 
 def load(connection: Connection) -> Manifest:
-    """Read the manifest and all entries. Raises `ValueError` for batch numbers that make no sense:
-    no batch could be written."""
+    """Read the manifest and all entries. Raises `ValueError` for batch numbers that make no sense,
+    as no batch could be written, and for an entry without a committed batch: its content could not
+    be read, and would pass for none."""
     return load_with_last_number(connection)[0]
 
 
 def load_with_last_number(connection: Connection) -> tuple[Manifest, int]:
-    """Do `load`, and return the number of the newest batch, too, which is read first."""
+    """Do `load`, and return the number of the newest batch, too, which is read first. Raises as
+    `load`."""
     row = _manifest_row(connection, _SELECT_WITH_NUMBERS)
     last = batches.checked_last_number(row.pop("first_number"), row.pop("last_number"))
+    unwritten = row.pop("unwritten")
+    if unwritten is not None:
+        raise ValueError(f"the batch that wrote {unwritten} is not on record as committed")
     entries = tuple(_entry_of(*entry.values()) for entry in _SELECT_ENTRIES.all(connection))
     return Manifest.model_validate({**row, "entries": entries}), last
 
@@ -411,7 +418,18 @@ _manifest_columns = (
     _high_watermark,
 )
 _SELECT_MANIFEST = Statement(select(*_manifest_columns))
-_SELECT_WITH_NUMBERS = Statement(select(*_manifest_columns, *batches.NUMBERS))
+_unwritten = (
+    select(func.min(manifest_entries.c.schema_name))
+    .where(
+        ~exists().where(
+            write_batches.c.batch_number == manifest_entries.c.batch_number,
+            write_batches.c.state == BatchState.COMMITTED.value,
+        )
+    )
+    .scalar_subquery()
+    .label("unwritten")
+)
+_SELECT_WITH_NUMBERS = Statement(select(*_manifest_columns, *batches.NUMBERS, _unwritten))
 _SELECT_HIGH_WATERMARK = Statement(select(_high_watermark))
 _ENTRY_COLUMNS = tuple(manifest_entries.c.keys())
 # All columns there are, because a rebuild also reads entries and retention of an older revision.

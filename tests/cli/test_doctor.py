@@ -715,7 +715,7 @@ def test_a_wal_whose_rows_somebody_edited(tmp_path: Path) -> None:
         "from tests.support import LEASES, write; "
         "store = RuntimeStore.open(Path(sys.argv[1])); write(store, LEASES, {'n': 1}); "
         "raw = sqlite3.connect(store.database.path, isolation_level=None); "
-        "raw.execute('UPDATE runtime_manifest SET high_watermark = high_watermark - 1'); "
+        "raw.execute('UPDATE write_batches SET high_watermark = 90 WHERE batch_number = 1'); "
         "os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(directory)], check=True, cwd=CHECKOUT)

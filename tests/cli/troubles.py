@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtstore import DATABASE_NAME, FileSystem, rebuild_database
+from rtstore import DATABASE_NAME, FileSystem, RuntimeStore, rebuild_database
 from rtstore.cli.demo.writer import TEAM
 from tests.cli.commands import Crash, Result, crashed_team, ready_team, run, words_of
 from tests.maintenance.test_rebuild_database import overwrite
@@ -105,6 +105,26 @@ class _Dying(FileSystem):
         super().rename(source, target)
 
 
+def _sql(*statements: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            for statement in statements:
+                raw.execute(statement)
+
+    return change
+
+
+def _delete_old_batch(directory: Path) -> None:
+    with RuntimeStore.open(directory) as store:
+        identity = store.manifest().active_identity
+        assert identity is not None
+        leases = store.read("opencode.hostLeases").data
+        for number in range(2):
+            writes = {"opencode.hostLeases": {**leases, "number": number}}
+            store.write_batch(identity=identity, reason="launch_checkpoint", writes=writes)
+    _sql("DELETE FROM write_batches WHERE batch_number = 4")(directory / DATABASE_NAME)
+
+
 def _interrupted(directory: Path) -> None:
     (directory / DATABASE_NAME).write_bytes(b"")
     with suppress(Crash):
@@ -152,6 +172,27 @@ TROUBLES = {
         "red",
         "damaged",
         "rtstore rebuild",
+    ),
+    "a view of the database replaced": Trouble(
+        _database(_sql("DROP VIEW run_log", "CREATE VIEW run_log AS SELECT 1 AS one")),
+        "database",
+        "red",
+        "not what its revision makes",
+        "rtstore upgrade",
+    ),
+    "the name of its revision edited": Trouble(
+        _database(_sql("UPDATE alembic_version SET version_num = ''")),
+        "database",
+        "red",
+        "gone or altered",
+        "rtstore upgrade",
+    ),
+    "old batches deleted by hand": Trouble(
+        _with(_delete_old_batch),
+        "database",
+        "yellow",
+        "deleted history of it by hand",
+        "rtstore upgrade",
     ),
     "the database emptied": Trouble(
         _database(lambda path: path.write_bytes(b"")),

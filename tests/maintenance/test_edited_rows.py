@@ -4,13 +4,14 @@ lost: it stops neither a writer nor a back-up, the doctor says it, and there is 
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from rtstore import (
     DATABASE_NAME,
+    CorruptDatabaseError,
     LockTimeoutError,
     RuntimeStore,
     restore_backup,
@@ -103,20 +104,33 @@ def test_recoveries_and_contents_that_somebody_deleted(directory: Path) -> None:
     assert _rows(directory, "PRAGMA foreign_key_check") == []
 
 
-def test_the_batch_of_a_current_entry_is_damage(directory: Path) -> None:
-    """It is not history: without its row, what is committed has no batch that wrote it."""
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DELETE FROM write_batches WHERE batch_number = 6",
+        "DELETE FROM write_batches WHERE batch_number = 3",
+        "UPDATE write_batches SET state = 'failed', high_watermark = NULL WHERE batch_number = 6",
+    ],
+)
+def test_a_current_entry_without_its_batch_is_damage(edit: str, directory: Path) -> None:
+    """It is not history: without that row, what is committed could not be read, and would pass for
+    nothing. So every command says it, no batch is written, and an upgrade changes nothing."""
     _sql(
         directory,
         "DROP TRIGGER write_batches_in_use_stay",
-        "DELETE FROM write_batches WHERE batch_number = 6",
+        "DROP TRIGGER write_batches_state_is_final",
+        edit,
     )
+    before = rows_of(directory / DATABASE_NAME)
+    for command in ("status", "plan", "recover"):
+        refused = run(command, directory)
+        assert (refused.code, "is not on record as committed" in refused.err) == (5, True)
     assert "damaged" in run("doctor", directory).out
-    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw:
-        rows = list(raw.iterdump())
-    with pytest.raises(Exception, match="refer to rows that are not there"):
+    with pytest.raises(CorruptDatabaseError):
+        _write(directory, 9)
+    with suppress(CorruptDatabaseError):
         upgrade_directory(directory)
-    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw:
-        assert list(raw.iterdump()) == rows
+    assert rows_of(directory / DATABASE_NAME) == before
 
 
 @pytest.mark.parametrize("revision", [REVISIONS[0], REVISIONS[-2]])
