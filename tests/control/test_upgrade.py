@@ -55,6 +55,11 @@ def _newer_name(path: Path) -> None:
     change(path, "UPDATE alembic_version SET version_num = '0999_from_the_future'")
 
 
+def _newer_schema(path: Path) -> None:
+    change(path, "CREATE TABLE from_the_future (x)")
+    _newer_name(path)
+
+
 def _newer(path: Path) -> None:
     _newer_number(path)
     _newer_name(path)
@@ -127,7 +132,8 @@ def _dangling_link(path: Path) -> None:
 
 REFUSED: list[tuple[Callable[[Path], None], type[RuntimeStoreError], str]] = [
     (_newer_number, NewerDatabaseError, f"at revision number {len(REVISIONS) + 1}, .* to {LATEST}"),
-    (_newer_name, NewerDatabaseError, f"at revision 0999_from_the_future, .* up to {LATEST}"),
+    (_newer_schema, NewerDatabaseError, f"at revision 0999_from_the_future, .* up to {LATEST}"),
+    (_newer_name, CorruptDatabaseError, "but alembic_version says '0999_from_the_future'"),
     (_newer, NewerDatabaseError, f"0999_from_the_future, .*{LATEST}.*with a newer rtstore"),
     (
         _no_name,
@@ -191,15 +197,19 @@ def test_a_newer_database_says_both_versions(tmp_path: Path) -> None:
     assert caught.value.supported_revision == LATEST
 
 
+@pytest.mark.parametrize("error", [NewerDatabaseError, CorruptDatabaseError])
 @pytest.mark.parametrize("name", ["'0999\x1b[2J'", "x'00ff'", "hex(zeroblob(5000))"])
-def test_a_name_that_is_none(tmp_path: Path, name: str) -> None:
-    """Whatever stands for the name of a revision, the error is one short, printable line."""
+def test_a_name_that_is_none(tmp_path: Path, name: str, error: type[RuntimeStoreError]) -> None:
+    """Whatever stands for the name of a revision, the error is one short, printable line; also
+    where the schema shows that nobody upgraded it."""
     path = make(tmp_path)
     change(path, f"UPDATE alembic_version SET version_num = {name}")
-    with pytest.raises(NewerDatabaseError) as caught:
+    if error is NewerDatabaseError:
+        change(path, "CREATE TABLE from_the_future (x)")
+    with pytest.raises(error) as caught:
         revisions.inspect_revision(path)
     assert str(caught.value).isprintable()
-    assert len(str(caught.value)) < len(str(path)) + 250
+    assert len(str(caught.value)) < 2 * len(str(path)) + 300
 
 
 def test_what_a_wal_says_counts(tmp_path: Path) -> None:
