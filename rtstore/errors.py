@@ -790,13 +790,18 @@ class UpgradeFailedError(StopError):
 
 
 class ForeignDatabaseError(StopError):
-    """The file under the control database's name is not a control database of rtstore."""
+    """The file under the control database's name is not a control database of rtstore; or the WAL
+    beside it is of another database (`move`)."""
 
-    def __init__(self, path: Path, problem: str, *, may_be_damage: bool = False) -> None:
+    def __init__(
+        self, path: Path, problem: str, *, may_be_damage: bool = False, move: str | None = None
+    ) -> None:
         self.path = path
         self.problem = problem
         self.may_be_damage = may_be_damage
         """It is no database at all: one of ours whose beginning was overwritten looks so."""
+        self.move = move
+        """Of a WAL that is not of the database beside it: the command that moves it aside."""
         doctor = rtstore_at("doctor", path.parent)
         advice = (
             "One of ours that was overwritten or emptied looks so, too; the ways out, a back-up or "
@@ -804,9 +809,15 @@ class ForeignDatabaseError(StopError):
             if may_be_damage
             else f"Move it away if it is not yours, or choose another directory (more: {doctor})."
         )
-        super().__init__(
-            f"{path} is not a control database of rtstore: {problem}. Nothing was touched. {advice}"
-        )
+        if move is None:
+            message = f"{path} is not a control database of rtstore: {problem}"
+        else:
+            message = f"{path} is not of the database beside it: {problem}"
+            advice = (
+                "SQLite would write it over the database. While no program uses the directory, "
+                f"move it aside: {move} (more: {doctor})."
+            )
+        super().__init__(f"{message}. Nothing was touched. {advice}")
 
 
 class CorruptDatabaseError(StopError):

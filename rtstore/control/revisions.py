@@ -19,7 +19,7 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from rtstore.control import manifest
+from rtstore.control import foreign_wal, manifest
 from rtstore.control.contents import Retention
 from rtstore.control.fingerprints import fits, letters
 from rtstore.control.lock import LOCK_NAME, WriterLock
@@ -43,7 +43,7 @@ from rtstore.files.owners import explained
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
-from rtstore.shell import shell_word
+from rtstore.shell import shell_command, shell_word
 
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -274,6 +274,7 @@ def _look_at_header(path: Path) -> bool:
     if found.st_size == 0:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
     check_side_files(path)
+    _check_wal(path)
     try:
         with _header_of(path) as header:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
@@ -336,6 +337,16 @@ def check_side_files(path: Path) -> None:
                 "it is a rollback journal, which a database in WAL mode has none of, and SQLite "
                 "would write it into the database",
             )
+
+
+def _check_wal(path: Path) -> None:
+    """Raise `ForeignDatabaseError` for a WAL of another database, before SQLite writes it into this
+    one."""
+    problem = foreign_wal.problem_of_wal(path)
+    if problem is not None:
+        wal = path.with_name(path.name + "-wal")
+        move = shell_command("mv", wal, Path(f"{wal}.aside"))
+        raise ForeignDatabaseError(wal, problem, move=move)
 
 
 def _is_wal(path: Path) -> bool:

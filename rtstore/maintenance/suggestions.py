@@ -117,3 +117,39 @@ def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState
         f"{database}* "
         f"{shell_word(aside)} && {rebuild})"
     )
+
+
+def without_wal(directory: Path) -> Suggestion:
+    """Suggest moving a WAL aside that spoils the pages of a sound database."""
+    return Suggestion(
+        command=_aside(directory / "runtime-store.sqlite3-wal"),
+        why="the database alone is sound, with the history of its day: the WAL beside it is of "
+        "another database, or of a newer copy of this one, whose batches are not here then. Stop "
+        "what uses it first",
+    )
+
+
+def foreign_wal_way(wal: Path) -> Suggestion:
+    """Suggest moving a WAL aside that contradicts the database."""
+    return Suggestion(
+        command=_aside(wal),
+        why="moves it aside, before SQLite writes it over the database: it is of another database, "
+        "or of another copy of this one. Stop what uses the directory first; what only the WAL has "
+        "is not here then",
+    )
+
+
+def out_of_the_way(odd_file: Path, unlink: str | None) -> Suggestion:
+    """Suggest what to do with a side file that is no regular file. `unlink` is the command that
+    puts the WAL itself in the place of a link to it."""
+    if unlink is not None:
+        return Suggestion(
+            command=unlink,
+            why="puts the WAL itself in the place of the link: batches may be in it. Stop what "
+            "uses it first",
+        )
+    return Suggestion(command=_aside(odd_file), why="moves it out of the way")
+
+
+def _aside(path: Path) -> str:
+    return shell_command("mv", path, Path(f"{path}.aside"))

@@ -18,7 +18,13 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtstore import DATABASE_NAME, FileSystem, RuntimeStore, rebuild_database
+from rtstore import (
+    DATABASE_NAME,
+    FileSystem,
+    RunIdentity,
+    RuntimeStore,
+    rebuild_database,
+)
 from rtstore.cli.demo.writer import TEAM
 from tests.cli.commands import Crash, Result, crashed_team, ready_team, run, words_of
 from tests.maintenance.test_rebuild_database import overwrite
@@ -145,6 +151,16 @@ def _pipe_beside(path: Path) -> None:
     os.mkfifo(path.with_name(path.name + "-wal"))
 
 
+def _wal_of_another(path: Path) -> None:
+    with RuntimeStore.open(path.parent.parent / "other", team_name="other") as other:
+        for number in range(30):
+            writes = {"opencode.hostLeases": {"n": number, "text": "x" * 9_000}}
+            other.write_batch(
+                identity=RunIdentity(run_id="r"), reason="launch_checkpoint", writes=writes
+            )
+        shutil.copy(other.directory / f"{DATABASE_NAME}-wal", f"{path}-wal")
+
+
 def _no_launch_state(directory: Path) -> None:
     (directory / "launch-state.json").unlink()
     overwrite(directory / DATABASE_NAME, "write_batches")
@@ -215,6 +231,9 @@ TROUBLES = {
     ),
     "a pipe beside the database": Trouble(
         _database(_pipe_beside), "database", "red", "not a regular file", "mv"
+    ),
+    "the WAL of another database": Trouble(
+        _database(_wal_of_another), "database", "red", "-wal, which", "mv"
     ),
     "the database and the launch state gone wrong": Trouble(
         _with(_no_launch_state), "database", "red", "damaged", "rtstore rebuild"

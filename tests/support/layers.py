@@ -121,6 +121,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "rtstore.control.sqlite.translation",
         "rtstore.control.fingerprints",
         "rtstore.control.parts",
+        "rtstore.control.foreign_wal",
         "rtstore.control.revisions",
     ),
     "subprocess": ("rtstore.cli",),

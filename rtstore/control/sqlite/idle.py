@@ -72,9 +72,14 @@ def pieces(path: Path, piece_bytes: int) -> Iterator[bytes]:
     OSError, also when another file takes its name meanwhile.
     """
     state, offset = path.stat(), 0
-    while piece := _piece(path, state, offset, piece_bytes):
-        yield piece
-        offset += len(piece)
+    while found := _piece(path, state, offset, piece_bytes):
+        yield found
+        offset += len(found)
+
+
+def piece(path: Path, offset: int, size: int) -> bytes:
+    """Return one piece of a database file, read as `pieces` reads it. Raises OSError."""
+    return _piece(path, path.stat(), offset, size)
 
 
 def _piece(path: Path, state: os.stat_result, offset: int, size: int) -> bytes:

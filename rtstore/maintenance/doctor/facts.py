@@ -64,6 +64,8 @@ class Facts(Record):
     is_sound_without_wal: bool = False
     """Whether the file alone is sound, while with the WAL beside it the database is damaged: the
     WAL is then another database's, or a newer one's."""
+    has_foreign_wal: bool = False
+    """Whether the odd file is the WAL of another database, which SQLite would write into this."""
     unlink_odd_file: str | None = None
     """The command that puts the WAL itself in the place of a link to it; None where it is none."""
     linked: tuple[Path, ...] = ()

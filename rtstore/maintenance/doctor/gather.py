@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -19,10 +18,18 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from rtstore import legacy
-from rtstore.control import contents, lost_history, manifest, parts, recovery_log, revisions
+from rtstore.control import (
+    contents,
+    foreign_wal,
+    lost_history,
+    manifest,
+    parts,
+    recovery_log,
+    revisions,
+)
 from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
 from rtstore.control.schema import REVISIONS
-from rtstore.control.sqlite import copying, idle, processes
+from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.added import added_parts
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.control.sqlite.processes import Process
@@ -219,40 +226,17 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
             facts["set_back"] = _read(path, manifest.set_back)
         case DatabaseState.DAMAGED:
             facts["dropped"] = _dropped(path, problem)
-            facts["is_sound_without_wal"] = _is_sound_without_wal(path)
+            facts["is_sound_without_wal"] = foreign_wal.spoils_pages(
+                path, lambda alone: problem_of(alone) is None
+            )
         case DatabaseState.FOREIGN:
             facts["linked"] = tuple(_linked(path))
+            facts["has_foreign_wal"] = foreign_wal.problem_of_wal(path) is not None
         case DatabaseState.UNUSABLE:
             facts["own_files"] = revisions.own_files_command(path)
         case DatabaseState.OLDER:
             facts |= _try_upgrade(directory)
     return facts
-
-
-def _is_sound_without_wal(path: Path) -> bool:
-    """Return whether a copy of the file alone is sound, and the WAL spoils its pages. A WAL that
-    fits has batches, whatever somebody did to the rows. False where it cannot be found out."""
-    if idle.wal_size(path) == 0 or not idle.knows_what_is_open() or _has_sound_pages(path):
-        return False
-    with (
-        suppress_system_error(RuntimeStoreError),
-        tempfile.TemporaryDirectory(prefix="rtstore-doctor-") as temporary,
-    ):
-        alone = Path(temporary) / DATABASE_NAME
-        with alone.open("wb") as copy:
-            copy.writelines(idle.pieces(path, copying.PIECE_BYTES))
-        return problem_of(alone) is None
-    return False
-
-
-def _has_sound_pages(path: Path) -> bool:
-    try:
-        copying.check(path)
-    except CorruptDatabaseError:
-        return False
-    except RuntimeStoreError:
-        pass  # that cannot be found out
-    return True
 
 
 def _bring_wal(odd_file: Path) -> str | None:

@@ -17,6 +17,8 @@ from rtstore.maintenance.doctor.wal_reset import has_wal_reset_bug
 from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning, space_returning
 from rtstore.maintenance.suggestions import (
     about_descriptors,
+    foreign_wal_way,
+    out_of_the_way,
     owning_way,
     rebuild_command,
     rebuild_with_descriptors,
@@ -24,6 +26,7 @@ from rtstore.maintenance.suggestions import (
     way_to_register,
     ways_to_free,
     ways_to_part,
+    without_wal,
 )
 from rtstore.model.descriptors import RUN_TOMBSTONES
 from rtstore.model.records import ROOM_FOR_NOTHING, HindranceKind, Suggestion
@@ -168,7 +171,9 @@ def _without(facts: Facts, say: FindingBuilder) -> Finding:
         case DatabaseState.FOREIGN if facts.odd_file is not None:
             return say.red(
                 f"{facts.odd_file.name}, which SQLite would open with it: {facts.problem}",
-                _out_of_the_way(facts.odd_file, facts.unlink_odd_file),
+                _unless_hindered(facts, foreign_wal_way(facts.odd_file))
+                if facts.has_foreign_wal
+                else out_of_the_way(facts.odd_file, facts.unlink_odd_file),
             )
         case DatabaseState.FOREIGN if facts.linked:
             return say.red(
@@ -228,27 +233,6 @@ def _put_back(facts: Facts) -> Suggestion:
     return _unless_hindered(facts, way)
 
 
-def _without_wal(facts: Facts) -> Suggestion:
-    wal = shell_word(facts.directory / "runtime-store.sqlite3-wal")
-    return Suggestion(
-        command=f"mv {wal} {wal}.aside",
-        why="the database alone is sound, with the history of its day: the WAL beside it is of "
-        "another database, or of a newer copy of this one, whose batches are not here then. Stop "
-        "what uses it first",
-    )
-
-
-def _out_of_the_way(odd_file: Path, unlink: str | None) -> Suggestion:
-    if unlink is not None:
-        return Suggestion(
-            command=unlink,
-            why="puts the WAL itself in the place of the link: batches may be in it. Stop what "
-            "uses it first",
-        )
-    odd = shell_word(odd_file)
-    return Suggestion(command=f"mv {odd} {odd}.aside", why="moves it out of the way")
-
-
 def _bring_back(facts: Facts) -> Suggestion:
     path = facts.directory / "runtime-store.sqlite3"
     *beside, database = facts.linked
@@ -302,7 +286,7 @@ def _ways_out(facts: Facts) -> Iterator[Suggestion]:
         yield _put_back(facts)
         return
     if facts.is_sound_without_wal:
-        yield _unless_hindered(facts, _without_wal(facts))
+        yield _unless_hindered(facts, without_wal(facts.directory))
     if facts.backup is not None:
         restored = facts.restored or Path(f"{facts.directory}-restored")
         restore = Suggestion(
