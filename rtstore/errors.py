@@ -837,10 +837,21 @@ class DatabaseMissingError(StopError):
     """The control database is missing, but the directory is not new: it has store files, or other
     files of a control database. Nothing was created or changed."""
 
-    def __init__(self, directory: Path, found: tuple[str, ...], problem: str, run: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        found: tuple[str, ...],
+        problem: str,
+        run: str,
+        *,
+        renamed: tuple[str, ...] = (),
+    ) -> None:
         self.directory = directory
         self.found = found
         """The names found there, relative to the directory."""
+        self.renamed = renamed
+        """The names of databases of rtstore there: one of them may be this one, renamed. `run`
+        moves it back if there is only one."""
         self.problem = problem
         self.run = run
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""

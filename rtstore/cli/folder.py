@@ -295,6 +295,8 @@ def _way_out(directory: Path, error: RuntimeStoreError | OSError, team: Path | N
     if isinstance(error, NewerDatabaseError):
         why = f"open {directory} with a newer rtstore, such as made it"
         return NextStep(command=None, why=why)
+    if isinstance(error, DatabaseMissingError) and len(error.renamed) == 1:
+        return NextStep(command=error.run, why="gives its database its name again")
     if _is_to_import(error):
         return _import(directory, directory if team is None else shown(team))
     if isinstance(error, PermissionError):

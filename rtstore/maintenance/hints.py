@@ -23,11 +23,13 @@ from rtstore.files.remains import (
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.forks import no_fork
+from rtstore.maintenance.renamed import renamed_databases
 from rtstore.maintenance.suggestions import (
     LaunchState,
     about_descriptors,
     rebuild_command,
     rebuild_with_descriptors,
+    say_renamed,
     two_teams,
 )
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, LAUNCH_STATE, Descriptor
@@ -81,9 +83,13 @@ def what_is_there(
     directory: Path, descriptors: Iterable[Descriptor], fs: FileSystem
 ) -> tuple[str, ...]:
     """Return what shows that a directory without a database once had one: store files, quarantine,
-    and databases that were set aside."""
+    and databases that were set aside or renamed."""
     known = [item.relative_path for item in (*KNOWN_DESCRIPTORS, *descriptors)]
-    return (*store_files(directory, known, fs), *kept_beside(directory, fs))
+    return (
+        *store_files(directory, known, fs),
+        *kept_beside(directory, fs),
+        *renamed_databases(directory, fs),
+    )
 
 
 def refuse_lost_database(
@@ -111,7 +117,12 @@ def refuse_lost_database(
             from rtstore import legacy
         if legacy.newer_than_control_files(directory, fs):
             problem += "; the control files of the legacy format are older than the store files"
-        raise DatabaseMissingError(directory, found, problem, run)
+        renamed = renamed_databases(directory, fs)
+        if renamed:
+            problem = f"its database is gone. {say_renamed(tuple(renamed))}"
+            doctor = f"rtstore doctor {shell_word(directory)}"
+            run = next(iter(renamed.values())) if len(renamed) == 1 else doctor
+        raise DatabaseMissingError(directory, found, problem, run, renamed=tuple(renamed))
 
 
 def refuse_lost_batches(

@@ -4,7 +4,7 @@ that opening a store does not wait for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS
@@ -117,6 +117,27 @@ def two_teams(directory: Path, team_in_database: str | None, launch: LaunchState
         f"{database}* "
         f"{shell_word(aside)} && {rebuild})"
     )
+
+
+def say_renamed(names: Sequence[str]) -> str:
+    """Return a sentence about databases of rtstore under other names, in a directory without its
+    own."""
+    if len(names) == 1:
+        return f"{names[0]} in it is a database of rtstore under another name"
+    return (
+        f"{', '.join(names)} in it are databases of rtstore under other names, and a person must "
+        "say which one it is"
+    )
+
+
+def ways_back(renamed: Mapping[str, str]) -> Iterator[Suggestion]:
+    """Suggest moving a renamed database back; `renamed` has the command of each. Between two, a
+    person must choose."""
+    for name, command in renamed.items():
+        why = f"gives {name} the name of the database again, with its history"
+        if len(renamed) > 1:
+            why += "; or another one, if that is the database of this directory"
+        yield Suggestion(command=command, why=f"{why}. Stop what uses it first")
 
 
 def without_wal(directory: Path) -> Suggestion:

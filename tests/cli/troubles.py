@@ -220,6 +220,13 @@ TROUBLES = {
     "the database deleted": Trouble(
         _database(lambda path: path.unlink()), "database", "red", "gone", "rtstore rebuild"
     ),
+    "the database renamed": Trouble(
+        _database(lambda path: path.rename(f"{path}.old")),
+        "database",
+        "red",
+        "under another name",
+        "mv",
+    ),
     "another program's database": Trouble(
         _database(_foreign), "database", "red", "not a control database", "rtstore rebuild"
     ),

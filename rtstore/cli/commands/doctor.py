@@ -61,7 +61,7 @@ def run(
         if facts.state is DatabaseState.SOUND:
             facts = _with_plan(facts, known)
     facts = facts.model_copy(update={"descriptors_name": descriptors})
-    if facts.state is DatabaseState.ABSENT and not facts.has_store_files:
+    if facts.state is DatabaseState.ABSENT and not (facts.has_store_files or facts.renamed):
         _send_below(directory)
     findings = tuple(sorted(diagnose(facts), key=lambda finding: _ORDER.index(finding.level)))
     report = DoctorReport(

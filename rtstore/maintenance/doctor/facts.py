@@ -68,6 +68,9 @@ class Facts(Record):
     """Whether the odd file is the WAL of another database, which SQLite would write into this."""
     unlink_odd_file: str | None = None
     """The command that puts the WAL itself in the place of a link to it; None where it is none."""
+    renamed: dict[str, str] = Field(default_factory=dict)
+    """The databases of rtstore here, while the one of this directory is gone, by name, each with
+    the command that moves it back."""
     linked: tuple[Path, ...] = ()
     """When the database's name is a link to a sound database: the files of that one, the database
     itself last."""

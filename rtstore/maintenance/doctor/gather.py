@@ -75,6 +75,7 @@ from rtstore.maintenance.rebuild_database import (
     problem_of,
     what_is_left,
 )
+from rtstore.maintenance.renamed import renamed_databases
 from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_directory
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.records import Hindrance
@@ -126,6 +127,7 @@ def examine(
         left_behind=kept,
         had_database=had_database(directory, fs),
         newer_than_control_files=legacy.newer_than_control_files(directory, fs),
+        renamed=renamed_databases(directory, fs) if helps else {},
         launch=read_launch_state(directory, fs),
         team_in_database=left.team_name,
         **_backups(directory, fs, would_help=helps),

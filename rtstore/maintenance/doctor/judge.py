@@ -22,8 +22,10 @@ from rtstore.maintenance.suggestions import (
     owning_way,
     rebuild_command,
     rebuild_with_descriptors,
+    say_renamed,
     two_teams,
     way_to_register,
+    ways_back,
     ways_to_free,
     ways_to_part,
     without_wal,
@@ -145,27 +147,8 @@ def _without(facts: Facts, say: FindingBuilder) -> Finding:
                 "there is none yet: this is a directory of the legacy format",
                 _import(facts),
             )
-        case DatabaseState.ABSENT if facts.left_behind and not facts.has_store_files:
-            return say.red(
-                f"it is gone, and so are the store files; left are {', '.join(facts.left_behind)}",
-                *_ways_out(facts),
-                *_move_aside(facts),
-            )
-        case DatabaseState.ABSENT if not facts.has_store_files:
-            return say.red(
-                "there is no runtime store here: neither a database nor store files",
-                Suggestion(
-                    command=_run("init", facts, "--team", facts.launch.team_name or "NAME"),
-                    why="makes one",
-                ),
-            )
         case DatabaseState.ABSENT:
-            gone = "it is gone" if facts.had_database else "it is gone, or there never was one"
-            return say.red(
-                f"{gone}, but the store files are there{_older_control_files(facts)}",
-                *_ways_out(facts),
-                *_import_older(facts),
-            )
+            return _absent(facts, say)
         case DatabaseState.REBUILD_INTERRUPTED:
             return say.red("a rebuild was interrupted", _rebuild(facts))
         case DatabaseState.FOREIGN if facts.odd_file is not None:
@@ -189,6 +172,31 @@ def _without(facts: Facts, say: FindingBuilder) -> Finding:
             )
         case _:
             return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
+
+
+def _absent(facts: Facts, say: FindingBuilder) -> Finding:
+    if facts.renamed:
+        return say.red(f"it is gone. {say_renamed(tuple(facts.renamed))}", *_ways_out(facts))
+    if facts.left_behind and not facts.has_store_files:
+        return say.red(
+            f"it is gone, and so are the store files; left are {', '.join(facts.left_behind)}",
+            *_ways_out(facts),
+            *_move_aside(facts),
+        )
+    if not facts.has_store_files:
+        return say.red(
+            "there is no runtime store here: neither a database nor store files",
+            Suggestion(
+                command=_run("init", facts, "--team", facts.launch.team_name or "NAME"),
+                why="makes one",
+            ),
+        )
+    gone = "it is gone" if facts.had_database else "it is gone, or there never was one"
+    return say.red(
+        f"{gone}, but the store files are there{_older_control_files(facts)}",
+        *_ways_out(facts),
+        *_import_older(facts),
+    )
 
 
 def _not_to_be_upgraded(facts: Facts, say: FindingBuilder) -> Finding:
@@ -287,6 +295,7 @@ def _ways_out(facts: Facts) -> Iterator[Suggestion]:
         return
     if facts.is_sound_without_wal:
         yield _unless_hindered(facts, without_wal(facts.directory))
+    yield from (_unless_hindered(facts, way) for way in ways_back(facts.renamed))
     if facts.backup is not None:
         restored = facts.restored or Path(f"{facts.directory}-restored")
         restore = Suggestion(
