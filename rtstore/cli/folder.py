@@ -33,6 +33,7 @@ from rtstore.errors import (
     RuntimeStoreError,
     StorageError,
 )
+from rtstore.files.owners import closed_to_its_owner
 from rtstore.files.system import FileSystem
 from rtstore.model.records import Record
 from rtstore.model.runs import RunState
@@ -300,7 +301,8 @@ def _way_out(directory: Path, error: RuntimeStoreError | OSError, team: Path | N
     if _is_to_import(error):
         return _import(directory, directory if team is None else shown(team))
     if isinstance(error, PermissionError):
-        return NextStep(command=None, why="look as the user that it belongs to")
+        closed = closed_to_its_owner(directory)
+        return NextStep(command=None, why=closed or "look as the user that it belongs to")
     return NextStep(command=f"rtstore doctor {quoted}", why="says what is wrong, and the ways out")
 
 

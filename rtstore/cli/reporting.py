@@ -93,10 +93,13 @@ def _message(error: RuntimeStoreError | OSError) -> str:
     if isinstance(error, UnknownStoreError):
         return _known_stores(error)
     if isinstance(error, PermissionError) and error.filename:
-        from rtstore.files.owners import why_forbidden
+        from rtstore.files.owners import closed_to_its_owner, why_forbidden
 
         why = why_forbidden(Path(error.filename))
-        return f"{error.filename}: {why} ({error.strerror})" if why else str(error)
+        if why is not None:
+            return f"{error.filename}: {why} ({error.strerror})"
+        closed = closed_to_its_owner(Path(error.filename))
+        return f"{error.filename}: {error.strerror}. {closed}" if closed else str(error)
     if isinstance(error, StorageError | DatabaseLockedError):
         from rtstore.control.sqlite.engine import DATABASE_NAME
 

@@ -179,10 +179,10 @@ def this_user() -> str:
 
 def explained(error: OSError, path: Path) -> str:
     """Return the text of an error about a path. Where access was denied, add the owner of the file
-    and the command that changes it."""
+    or the mode that denies it, and the command that changes it."""
     if error.errno not in (errno.EACCES, errno.EPERM):
         return str(error)
-    hint = whose(path)
+    hint = whose(path) or closed_to_its_owner(path)
     return f"{error}. {hint}" if hint else str(error)
 
 
@@ -203,6 +203,29 @@ def whose(path: Path) -> str | None:
                 f"{_user(me)}. Run it as that user, or: "
                 f"sudo chown {deep}{me}:{group} {shell_word(candidate)}"
             )
+    return None
+
+
+def closed_to_its_owner(path: Path) -> str | None:
+    """Return which permission bits keep this user out of what is its own, and the command that
+    gives them: those of a path, or of a folder above it. None when there are none."""
+    needs_all = True  # of the path itself, and of the folder of a file
+    for candidate in (path.absolute(), *path.absolute().parents):
+        with suppress_system_error(AttributeError):
+            found = os.lstat(candidate)
+            if found.st_uid != os.geteuid():
+                return None
+            is_folder = stat.S_ISDIR(found.st_mode)
+            needed = os.R_OK
+            if is_folder:
+                needed = _needed(found) if needs_all else os.X_OK
+            mode = stat.S_IMODE(found.st_mode)
+            if needed & ~(mode >> 6) and not os.access(candidate, needed):
+                return (
+                    f"The mode of {candidate} ({mode:03o}) keeps its owner out. "
+                    f"Run: chmod u+{'rwx' if is_folder else 'rw'} {shell_word(candidate)}"
+                )
+            needs_all = not is_folder
     return None
 
 

@@ -48,7 +48,7 @@ from rtstore.errors import (
     UpgradeFailedError,
 )
 from rtstore.files import durable
-from rtstore.files.owners import is_others, mounts, not_changeable, owner, this_user
+from rtstore.files.owners import explained, is_others, mounts, not_changeable, owner, this_user
 from rtstore.files.paths import end_of_link, replace_link_command, store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_changed, is_gone, without_row
 from rtstore.files.remains import had_database, kept_beside, store_files
@@ -600,7 +600,7 @@ def _lstat(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except system_error() as error:
-        raise StorageError(path, "it cannot be looked at", str(error)) from error
+        raise StorageError(path, "it cannot be looked at", explained(error, path)) from error
 
 
 def _size(path: Path) -> int:
