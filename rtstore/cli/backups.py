@@ -49,7 +49,10 @@ def show_backup(page: Page, backup: Backup) -> None:
 
 
 def _in_words(file: ChangedFile) -> str:
-    what = f"{file.relative_path} was not as committed when this was made, and"
     if file.kept_at is None:
-        return f"{what} is not in the back-up: {file.problem}; what is committed is"
+        return (
+            f"{file.relative_path} may not be as committed: {file.problem}. In the back-up is what "
+            "is committed"
+        )
+    what = f"{file.relative_path} was not as committed when this was made, and"
     return f"{what} is kept as {file.kept_at}: in its place is what is committed"

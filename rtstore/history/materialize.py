@@ -67,7 +67,9 @@ def _mode_of(path: Path, fs: FileSystem) -> int | None:
         mode = durable.mode_of(path, fs)
     except NotADirectoryError:
         return None
-    return None if mode is None else mode & 0o777
+    if mode is None:
+        return None
+    return mode & 0o777 | 0o400  # what its owner may not read, nobody could verify
 
 
 class BackupFile(Record):

@@ -19,6 +19,7 @@ from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import BackupDamagedError, CorruptDatabaseError, UnsafePathError
 from rtstore.files import durable, quarantine
 from rtstore.files.new_directory import new_directory
+from rtstore.files.owners import explained
 from rtstore.files.paths import check_target, store_path
 from rtstore.files.quarantine import quarantined_path
 from rtstore.files.system import FileSystem
@@ -165,7 +166,7 @@ def _keep_changed(
         except (FileNotFoundError, NotADirectoryError):
             continue
         except system_error(UnsafePathError) as error:
-            problem = f"it cannot be read ({error})"
+            problem = f"it cannot be read ({_explained(error, directory / relative_path)})"
             changed.append(_changed(name, relative_path, None, problem))
             continue
         found = content_hash(content)
@@ -197,6 +198,10 @@ def _keep_changed(
         finally:
             copy.close()
     return changed, files
+
+
+def _explained(error: Exception, path: Path) -> str:
+    return explained(error, path) if isinstance(error, OSError) else str(error)
 
 
 def _lanes(directory: Path) -> list[str]:
