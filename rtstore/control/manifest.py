@@ -175,6 +175,13 @@ def load_paths(connection: Connection) -> dict[str, str]:
     return {row["schema_name"]: row["relative_path"] for row in _SELECT_PATHS.all(connection)}
 
 
+def changed_paths(connection: Connection) -> list[tuple[str, str, str]]:
+    """Return each store whose entry names another file than the batch that wrote it: somebody
+    changed a row. With both files, that of the entry first."""
+    return [(str(name), str(path), str(logged)) for name, path, logged in
+            connection.exec_driver_sql(_CHANGED_PATHS)]  # fmt: skip
+
+
 def without_descriptor(
     paths: Mapping[str, str], descriptors: Iterable[Descriptor]
 ) -> dict[str, str]:
@@ -400,6 +407,12 @@ def _retention_of(row: Row | None) -> Retention:
 
 # --- statements ---------------------------------------------------------------------------------
 
+_CHANGED_PATHS = """
+    SELECT entry.schema_name, entry.relative_path, logged.relative_path
+    FROM manifest_entries AS entry JOIN batch_writes AS logged
+      ON logged.batch_number = entry.batch_number AND logged.schema_name = entry.schema_name
+    WHERE logged.relative_path <> entry.relative_path
+"""
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
 # Somebody may have set the high watermark of the manifest back. It must never be below that of the
 # last batch: the next one would get one that was given before.

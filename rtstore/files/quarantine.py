@@ -59,11 +59,17 @@ def quarantined_path(directory: Path, kept_at: str) -> Path:
 
     Raises `UnsafePathError` unless that is a plain name in quarantine (somebody may have tampered
     with the row), and as `check_folder` does."""
-    folder, _, name = kept_at.partition("/")
-    if folder != QUARANTINE_DIRECTORY or name in ("", ".", "..") or "/" in name or "\0" in name:
+    if not is_in_quarantine(kept_at):
         raise UnsafePathError(kept_at, "is not in quarantine")
     check_folder(directory, FileSystem())
-    return directory / folder / name
+    return directory / kept_at
+
+
+def is_in_quarantine(kept_at: str) -> bool:
+    """Return whether a path, as a row has it, is a plain name in quarantine."""
+    folder, _, name = kept_at.partition("/")
+    is_plain = name not in ("", ".", "..") and "/" not in name and "\0" not in name
+    return folder == QUARANTINE_DIRECTORY and is_plain
 
 
 def without_row(directory: Path, kept_at: Collection[str], fs: FileSystem) -> list[str]:

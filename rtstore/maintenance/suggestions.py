@@ -160,6 +160,19 @@ def foreign_wal_way(wal: Path) -> Suggestion:
     )
 
 
+def bring_back(directory: Path, linked: Sequence[Path]) -> Suggestion:
+    """Suggest moving the database that a link leads to into its place; it is the last of its
+    files."""
+    path = directory / "runtime-store.sqlite3"
+    *beside, database = linked
+    moves = [(item, Path(f"{path}{str(item).removeprefix(str(database))}")) for item in beside]
+    moves.append((database, path))
+    return Suggestion(
+        command=" && ".join(shell_command("mv", source, target) for source, target in moves),
+        why="puts it in the place of the link; stop what uses it first",
+    )
+
+
 def out_of_the_way(odd_file: Path, unlink: str | None) -> Suggestion:
     """Suggest what to do with a side file that is no regular file. `unlink` is the command that
     puts the WAL itself in the place of a link to it."""

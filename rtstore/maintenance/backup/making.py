@@ -104,6 +104,9 @@ def _told_of_the_source(source: Path, destination: Path) -> Iterator[None]:
     is damaged itself: the copy goes."""
     try:
         yield
+    except UnsafePathError as error:
+        row = f"a row names a file that no store may have: {error}"
+        raise CorruptDatabaseError(source, row) from error
     except (CorruptDatabaseError, BackupDamagedError) as error:
         problem = problem_of_rows(source)
         if problem is not None:

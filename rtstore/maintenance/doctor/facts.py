@@ -59,6 +59,9 @@ class Facts(Record):
     in_the_way: dict[str, str] = Field(default_factory=dict)
     """What somebody added to a sound database that may refuse or change what is written to it, each
     with the SQL that removes it."""
+    changed_rows: dict[str, str] = Field(default_factory=dict)
+    """Rows of a sound database whose paths somebody changed, in words, each with the SQL that puts
+    that right."""
     odd_file: Path | None = None
     """An entry next to the database with the name of its WAL that is not a regular file."""
     is_sound_without_wal: bool = False

@@ -46,11 +46,18 @@ from rtstore.errors import (
     StorageError,
     UnusableEngineError,
     UpgradeFailedError,
+    shown,
 )
 from rtstore.files import durable
 from rtstore.files.owners import explained, is_others, mounts, not_changeable, owner, this_user
 from rtstore.files.paths import end_of_link, replace_link_command, store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY, is_changed, is_gone, without_row
+from rtstore.files.quarantine import (
+    QUARANTINE_DIRECTORY,
+    is_changed,
+    is_gone,
+    is_in_quarantine,
+    without_row,
+)
 from rtstore.files.remains import had_database, kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
@@ -224,6 +231,7 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
     match state:
         case DatabaseState.SOUND:
             facts["in_the_way"] = _in_the_way(path)
+            facts["changed_rows"] = dict(_changed_rows(path))
             facts["rows_left"] = _read(path, lost_history.count_remains) or 0
             facts["set_back"] = _read(path, manifest.set_back)
         case DatabaseState.DAMAGED:
@@ -253,6 +261,21 @@ def _bring_wal(odd_file: Path) -> str | None:
 def _in_the_way(path: Path) -> dict[str, str]:
     added = _read(path, lambda connection: added_parts(driver_of(connection)))
     return {part.words: part.statement for part in added or ()}
+
+
+def _changed_rows(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield rows whose paths somebody changed, in words, each with the SQL that puts that right."""
+    for item in _read(path, recovery_log.list_quarantined) or ():
+        if not is_in_quarantine(item.quarantine_path):
+            number, kept_at = item.quarantine_number, item.quarantine_path
+            problem = f"quarantined file {number} is said to be {shown(kept_at)}"
+            where = f"quarantine_number = {number}"
+            yield problem, f"DELETE FROM quarantined_files WHERE {where}"  # noqa: S608 - printed
+    for name, found, logged in _read(path, manifest.changed_paths) or ():
+        store, file = (text.replace("'", "''") for text in (name, logged))
+        problem = f"{name} is said to be in {shown(found)}, and was written to {logged}"
+        change = f"SET relative_path = '{file}' WHERE schema_name = '{store}'"
+        yield problem, f"UPDATE manifest_entries {change}"
 
 
 def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
@@ -373,7 +396,11 @@ def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:
     known = _read(directory / DATABASE_NAME, recovery_log.list_quarantined)
     if known is None:
         return {}
-    kept = {item.quarantine_path: item for item in known if item.restored_at is None}
+    kept = {
+        item.quarantine_path: item
+        for item in known
+        if item.restored_at is None and is_in_quarantine(item.quarantine_path)
+    }
     return {
         "unlisted_quarantined": tuple(
             without_row(directory, {item.quarantine_path for item in known}, fs)

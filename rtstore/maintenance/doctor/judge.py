@@ -17,6 +17,7 @@ from rtstore.maintenance.doctor.wal_reset import has_wal_reset_bug
 from rtstore.maintenance.growth import LARGE_WAL, outgrown, pruning, space_returning
 from rtstore.maintenance.suggestions import (
     about_descriptors,
+    bring_back,
     foreign_wal_way,
     out_of_the_way,
     owning_way,
@@ -56,8 +57,8 @@ SPARE_BYTES = 16 << 20
 def diagnose(facts: Facts) -> tuple[Finding, ...]:
     """Return every finding, in the order of the checks."""
     checks = (
-        _database, _backup, _stores, _lock, _engine, _file_system, _space, _permissions, _settings,
-        _quarantine, _stray_files, _sizes, _clock,
+        _database, _rows, _backup, _stores, _lock, _engine, _file_system, _space, _permissions,
+        _settings, _quarantine, _stray_files, _sizes, _clock,
     )  # fmt: skip
     return tuple(finding for check in checks for finding in check(facts))
 
@@ -133,6 +134,20 @@ def _sound(facts: Facts, say: FindingBuilder) -> Iterator[Finding]:
         )
 
 
+def _rows(facts: Facts) -> Iterator[Finding]:
+    for problem, statement in facts.changed_rows.items():
+        command = shell_command("sqlite3", facts.directory / "runtime-store.sqlite3", statement)
+        way = Suggestion(
+            command=command,
+            why="puts the row right, or takes it out; no file is touched. Stop what uses the "
+            "directory first",
+        )
+        yield FindingBuilder(Check.DATABASE).red(
+            f"somebody changed a row: {problem}. What needs the row is refused",
+            _unless_hindered(facts, way),
+        )
+
+
 def _without(facts: Facts, say: FindingBuilder) -> Finding:
     """Return the finding when there is no usable database."""
     match facts.state:
@@ -162,7 +177,7 @@ def _without(facts: Facts, say: FindingBuilder) -> Finding:
             return say.red(
                 f"it is not a regular file, but a link to a sound one, {facts.linked[-1]}: SQLite "
                 "would look for the WAL beside that one",
-                _bring_back(facts),
+                bring_back(facts.directory, facts.linked),
                 _rebuild(facts, "--force"),
             )
         case DatabaseState.FOREIGN:
@@ -239,17 +254,6 @@ def _put_back(facts: Facts) -> Suggestion:
         why=f"makes it again as it was{rows}; no batch and no file is touched",
     )
     return _unless_hindered(facts, way)
-
-
-def _bring_back(facts: Facts) -> Suggestion:
-    path = facts.directory / "runtime-store.sqlite3"
-    *beside, database = facts.linked
-    moves = [(item, Path(f"{path}{str(item).removeprefix(str(database))}")) for item in beside]
-    moves.append((database, path))
-    return Suggestion(
-        command=" && ".join(shell_command("mv", source, target) for source, target in moves),
-        why="puts it in the place of the link; stop what uses it first",
-    )
 
 
 def _without_control_file(facts: Facts) -> Suggestion:

@@ -1,0 +1,82 @@
+"""A path that somebody changed in a row: what is refused because of it sends to the doctor, and the
+doctor sees it, with a command that puts it right."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import DATABASE_NAME
+from rtstore.cli.exits import ExitCode
+from tests.cli.commands import Result, ready_team, run
+from tests.cli.troubles import findings, run_command
+
+LEASES_FILE = "opencode-host-leases.json"
+
+
+def _change(directory: Path, statement: str) -> None:
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw, raw:
+        raw.execute(statement)
+
+
+def _put_right(directory: Path) -> None:
+    """Run what the doctor prints."""
+    found: list[dict[str, Any]] = findings(directory, "database")
+    (finding,) = [item for item in found if item["level"] == "red"]
+    (way,) = finding["ways"]
+    assert run("doctor", directory).code == ExitCode.NOT_READY
+    assert run_command(way["command"]).code == 0
+    assert run("doctor", directory).code == ExitCode.READY
+
+
+@pytest.fixture
+def quarantined(tmp_path: Path) -> Path:
+    """A directory with two quarantined files; the row of the first names one outside."""
+    directory = ready_team(tmp_path)
+    for number in range(2):
+        (directory / LEASES_FILE).write_text(f"edit {number}")
+        assert run("recover", directory).code == ExitCode.READY
+    _change(
+        directory,
+        "UPDATE quarantined_files SET quarantine_path = '../outside' WHERE quarantine_number = 1",
+    )
+    (tmp_path / "outside").write_text("somebody's")
+    return directory
+
+
+@pytest.mark.parametrize("words", [("prune", "--older-than", "0"), ("restore", "1")])
+def test_a_row_of_the_quarantine(quarantined: Path, words: tuple[str, ...]) -> None:
+    """After the command, the others can be pruned; nothing outside was touched."""
+
+    def attempt() -> Result:
+        name, *rest = words
+        return run("quarantine", name, quarantined, *rest)
+
+    refused = attempt()
+    assert refused.code == ExitCode.STOP
+    assert "rtstore doctor" in refused.err
+    _put_right(quarantined)
+    if words[0] == "prune":
+        assert attempt().code == ExitCode.READY
+    assert (quarantined.parent / "outside").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("path", ["../evil.json", "runtime-store.sqlite3", "o''ther.json"])
+def test_an_entry_of_the_manifest(tmp_path: Path, path: str) -> None:
+    """The batch that wrote the store says where it is."""
+    directory = ready_team(tmp_path)
+    _change(
+        directory,
+        f"UPDATE manifest_entries SET relative_path = '{path}' "
+        "WHERE schema_name = 'opencode.launchState'",
+    )
+    refused = run("backup", directory, tmp_path / "copy")
+    if "ther" not in path:
+        assert refused.code == ExitCode.STOP, refused
+        assert f"rtstore doctor {directory}" in refused.err
+    _put_right(directory)
+    assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY
