@@ -434,6 +434,9 @@ class WriterLock:
         try:
             found = os.stat(self.names[0], follow_symlinks=False)
             held = os.fstat(hold.fileno())
+            if not stat.S_ISREG(held.st_mode):
+                problem = "the writer lock cannot be taken"
+                raise StorageError(self.path, problem, _of_odd_lock(odd_lock(self.path), self.path))
             return found.st_ino == held.st_ino and found.st_dev == held.st_dev
         except system_error():  # it is gone, or other code closed our descriptor
             return False
@@ -472,14 +475,20 @@ def read_signature(text: str) -> Signature:
 
 
 def odd_lock(path: Path) -> str | None:
-    """Return in words what has the lock file's name and cannot be locked: a directory, a link or a
-    socket. Return None for anything else, and if there is nothing."""
+    """Return in words what has the lock file's name and is no file. Return None for a file, and if
+    there is nothing."""
     try:
         mode = os.lstat(path).st_mode
     except system_error():
         return None
-    kinds = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode))
+    kinds = {
+        stat.S_IFREG: None,
+        stat.S_IFDIR: "a directory",
+        stat.S_IFLNK: "a link",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFIFO: "a pipe",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def move_aside(path: Path) -> str:
@@ -493,12 +502,16 @@ def _way_out(error: OSError, path: Path) -> str:
     """Return the message of the operating system, and what to do about it."""
     odd = odd_lock(path)
     if odd is not None:
-        return f"{error.strerror}: {odd} has its name. Move it away ({move_aside(path)})"
+        return f"{error.strerror}: {_of_odd_lock(odd, path)}"
     if error.errno == errno.EROFS:
         return f"{error}. A person must mount the file system for writing first"
     if error.errno == errno.ENOSPC:
         return f"the disk is full: {error}. A person must make room first"
     return explained(error, path)
+
+
+def _of_odd_lock(odd: str | None, path: Path) -> str:
+    return f"{odd or 'no file'} has its name. Move it away ({move_aside(path)})"
 
 
 _HOST = socket.gethostname()

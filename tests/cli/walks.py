@@ -273,6 +273,11 @@ def _beside_another(parent: Path) -> Path:
     return directory
 
 
+def _pipe_as_lock(directory: Path) -> None:
+    (directory / LOCK_NAME).unlink()
+    os.mkfifo(directory / LOCK_NAME)
+
+
 def _odd_lock(directory: Path, target: str | None) -> None:
     lock = directory / LOCK_NAME
     lock.unlink()
@@ -404,6 +409,7 @@ MORE: dict[str, Callable[[Path], Path]] = {
     "the back-up of another directory beside it": _beside_another,
     "the lock file is a directory": _with(lambda place: _odd_lock(place, None)),
     "the lock file is a link to nothing": _with(lambda place: _odd_lock(place, "nowhere")),
+    "the lock file is a pipe": _with(_pipe_as_lock),
     "the lock file is a link": _with(lambda place: _odd_lock(place, DATABASE_NAME)),
     "crashed": crashed_team,
     "a trigger refuses what completes a batch": _refused_statement,

@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import signal
+import stat
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from rtstore import InvalidRequestError, LockTimeoutError, StorageError, WriterLock
 from rtstore.control import lock as lock_module
-from rtstore.control.lock import LOCK_NAME, read_signature
+from rtstore.control.lock import LOCK_NAME, odd_lock, read_signature
 from rtstore.errors import RetryableError
 from tests.support import answer, child, hear
 from tests.support.forked import forked
@@ -288,6 +289,20 @@ def test_a_lock_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).mkdir()
     with pytest.raises(StorageError, match=LOCK_NAME), WriterLock(tmp_path).hold():
         pass
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR])
+def test_what_is_no_file_is_no_lock(tmp_path: Path, kind: int) -> None:
+    """The error names what it is, and the command; nobody waits, not even who only looks."""
+    path = tmp_path / LOCK_NAME
+    try:
+        os.mknod(path, kind | 0o600, os.makedev(1, 3))  # as a device: /dev/null
+    except PermissionError:
+        pytest.skip("making a device is not permitted here")
+    assert not WriterLock(tmp_path).is_held()
+    with pytest.raises(StorageError, match=f"has its name.*mv {path}"), WriterLock(tmp_path).hold():
+        pass
+    assert odd_lock(path) in ("a pipe", "a socket", "a device")
 
 
 FORK = """
