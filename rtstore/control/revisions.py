@@ -43,7 +43,7 @@ from rtstore.files.owners import explained
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
-from rtstore.shell import shell_command, shell_word
+from rtstore.shell import shell_word
 
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -274,7 +274,6 @@ def _look_at_header(path: Path) -> bool:
     if found.st_size == 0:
         raise CorruptDatabaseError(path, "the file is empty: it was truncated")
     check_side_files(path)
-    _check_wal(path)
     try:
         with _header_of(path) as header:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
@@ -315,8 +314,8 @@ def _check_application(path: Path, application_id: int) -> None:
 
 def check_side_files(path: Path) -> None:
     """Raise `ForeignDatabaseError` or `UnusableEngineError` for a side file that is not safe:
-    SQLite opens and writes any file with the name of a WAL, a link or a pipe included. Raises
-    `StorageError`."""
+    SQLite opens and writes any file with the name of a WAL, a link, a pipe, and the WAL of another
+    database included. Raises `StorageError`."""
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)
         try:
@@ -337,6 +336,7 @@ def check_side_files(path: Path) -> None:
                 "it is a rollback journal, which a database in WAL mode has none of, and SQLite "
                 "would write it into the database",
             )
+    _check_wal(path)
 
 
 def _check_wal(path: Path) -> None:
@@ -345,8 +345,8 @@ def _check_wal(path: Path) -> None:
     problem = foreign_wal.problem_of_wal(path)
     if problem is not None:
         wal = path.with_name(path.name + "-wal")
-        move = shell_command("mv", wal, Path(f"{wal}.aside"))
-        raise ForeignDatabaseError(wal, problem, move=move)
+        quoted = shell_word(wal)
+        raise ForeignDatabaseError(wal, problem, move=f"mv {quoted} {quoted}.aside")
 
 
 def _is_wal(path: Path) -> bool:
