@@ -134,8 +134,11 @@ def upgrade_directory(
     path = directory / DATABASE_NAME
     if not upgrade.exists(path):
         with no_fork():  # imported only here: it also loads the legacy format
-            from rtstore.maintenance.hints import suggest_command
+            from rtstore import legacy
+            from rtstore.maintenance.hints import refuse_lost_database, suggest_command
 
+        if not legacy.is_to_import(directory):
+            refuse_lost_database(directory, team_name, descriptors, fs)
         raise NotARuntimeDirectoryError(
             directory, "there is no runtime store here", *suggest_command(directory, team_name)
         )

@@ -81,7 +81,7 @@ def test_opening_refuses_and_touches_nothing(
     assert picture(lost) == before
 
 
-@pytest.mark.parametrize("command", ["status", "plan", "recover", "doctor", "init"])
+@pytest.mark.parametrize("command", ["status", "plan", "recover", "doctor", "init", "upgrade"])
 def test_every_command_says_so(lost: Path, command: str) -> None:
     """None of them makes a database, and none advises to begin anew."""
     before = picture(lost)
