@@ -186,4 +186,5 @@ def out_of_the_way(odd_file: Path, unlink: str | None) -> Suggestion:
 
 
 def _aside(path: Path) -> str:
-    return shell_command("mv", path, Path(f"{path}.aside"))
+    quoted = shell_word(path)
+    return f"mv {quoted} {quoted}.aside"

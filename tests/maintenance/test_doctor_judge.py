@@ -235,6 +235,10 @@ def test_space() -> None:
     assert found(Check.SPACE, sizes=sizes, free_bytes=2 << 20).level is Level.RED
     assert "nearly full" in found(Check.SPACE, sizes=sizes, free_bytes=2 << 20).sentence
     assert "is full" in found(Check.SPACE, sizes=sizes, free_bytes=1 << 10).sentence
+    both = found(Check.SPACE, sizes=sizes, free_bytes=200_000, free_inodes=0)
+    assert "nearly full" in both.sentence
+    assert "inodes" in both.sentence
+    assert f"df -i '{PLACE}'" in commands(both)
     assert "inodes" in found(Check.SPACE, sizes=sizes, free_bytes=80 << 20, free_inodes=0).sentence
     assert found(Check.SPACE, sizes=sizes, free_bytes=60 << 20).level is Level.YELLOW
     assert found(Check.SPACE, sizes=sizes, free_bytes=80 << 20).level is Level.GREEN

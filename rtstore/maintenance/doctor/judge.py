@@ -563,6 +563,10 @@ def _space(facts: Facts) -> Iterator[Finding]:
     needed = sum(facts.sizes.values())
     look = Suggestion(command=f"df -h {shell_word(facts.directory)}", why="shows what is full")
     free = f"{_size(facts.free_bytes)} free"
+    inodes: tuple[Suggestion, ...] = ()
+    if facts.free_inodes == 0:
+        free += ", and no file can be made: the file system has no inodes left"
+        inodes = _ways_to_inodes(facts)
     if _is_full(facts):
         full = "full" if facts.free_bytes < ROOM_FOR_NOTHING else "nearly full"
         yield say.red(
@@ -570,21 +574,23 @@ def _space(facts: Facts) -> Iterator[Finding]:
             f"dropping history, too, needs some room before it gives any back.{_wal_in(facts)}",
             look,
             _make_room(facts),
+            *inodes,
         )
-    elif facts.free_inodes == 0:
-        yield say.red(
-            f"{free}, and no file can be made: the file system has no inodes left",
-            Suggestion(
-                command=f"df -i {shell_word(facts.directory)}", why="shows which has none left"
-            ),
-            Suggestion(
-                command=None, why="a person must remove files that nobody needs, elsewhere on it"
-            ),
-        )
+    elif inodes:
+        yield say.red(free, *inodes)
     elif facts.free_bytes < needed + SPARE_BYTES:
         yield say.yellow(f"{free}: too little for a back-up or an upgrade", look)
     else:
         yield say.green(free)
+
+
+def _ways_to_inodes(facts: Facts) -> tuple[Suggestion, ...]:
+    look = shell_command("df", "-i", facts.directory)
+    remove = "a person must remove files that nobody needs, elsewhere on it"
+    return (
+        Suggestion(command=look, why="shows which file system has none left"),
+        Suggestion(command=None, why=remove),
+    )
 
 
 def _wal_in(facts: Facts) -> str:
