@@ -11,17 +11,19 @@ Each contradiction here is impossible after any crash, a loss of power amid a ch
   with the WAL, too, or pruned and followed by others; and the team is the same.
 
 Where a page may be torn, or the schema was changed in the WAL, nothing is said. Everything is
-looked at without a connection that writes: SQLite may create the index of the WAL, the `-shm`.
+looked at without a connection that writes: SQLite may only make the index of the WAL, the `-shm`,
+anew where one is.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -159,17 +161,36 @@ def _in_rows(path: Path, wal: _Wal, header: bytes, firsts: list[bytes]) -> str |
                 return None
     except (sqlite3.Error, TypeError, AttributeError, ValueError):
         return None
+    with suppress_system_error(RuntimeStoreError), _with_index(path) as there:
+        problem = _in_whole(there, row)
+        return None if problem is not None and _may_be_torn(path, wal, root) else problem
+    return None
+
+
+def _in_whole(path: Path, row: _Row) -> str | None:
     database = Database(path, read_only=True)
     try:
-        problem = database.read(partial(_compare, row))
-        return None if problem is not None and _may_be_torn(path, wal, root) else problem
+        return database.read(partial(_compare, row))
     except CorruptDatabaseError:
         spoils = spoils_pages(path, _has_sound_pages)
         return "the pages of the database are sound without the WAL only" if spoils else None
-    except RuntimeStoreError:
-        return None
     finally:
         database.close()
+
+
+@contextmanager
+def _with_index(path: Path) -> Iterator[Path]:
+    """Yield where a database can be read with its WAL, and nothing is made beside it. A crash
+    leaves the index of the WAL; where there is none, SQLite would make one, so that is a copy."""
+    if os.path.lexists(f"{path}-shm"):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="rtstore-wal-") as temporary:
+        copy = Path(temporary) / path.name
+        with copy.open("wb") as file:
+            file.writelines(idle.pieces(path, copying.PIECE_BYTES))
+        shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+        yield copy
 
 
 def _alone(path: Path) -> sqlite3.Connection:
