@@ -11,14 +11,13 @@ Each contradiction here is impossible after any crash, a loss of power amid a ch
   with the WAL, too, or pruned and followed by others; and the team is the same.
 
 Where a page may be torn, or the schema was changed in the WAL, nothing is said. Everything is
-looked at without a connection that writes: SQLite may only make the index of the WAL, the `-shm`,
-anew where one is.
+looked at without a connection that writes. The index of the WAL, the `-shm`, has no data: SQLite
+may make it anew where there is one.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import struct
 import tempfile
@@ -187,9 +186,10 @@ def _with_index(path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="rtstore-wal-") as temporary:
         copy = Path(temporary) / path.name
-        with copy.open("wb") as file:
-            file.writelines(idle.pieces(path, copying.PIECE_BYTES))
-        shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+        for suffix in ("", "-wal"):
+            with copy.with_name(copy.name + suffix).open("wb") as file:
+                source = path.with_name(path.name + suffix)
+                file.writelines(idle.pieces(source, copying.PIECE_BYTES))
         yield copy
 
 
