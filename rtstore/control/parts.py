@@ -120,7 +120,9 @@ def _can_be_made(path: Path, wanted: Letters, there: Mapping[tuple[bool, str], L
     if wanted.kind == "table":
         return wanted.name in _ONLY_REMEMBERED
     index = _UNIQUE_INDEXES.get(wanted.name)
-    return index is None or _read(path, lambda connection: _is_unique(connection, index))
+    if index is None or (False, str(index.table)) not in there:  # then it is for the table to say
+        return True
+    return _read(path, lambda connection: _is_unique(connection, index))
 
 
 def _is_unique(connection: Connection, index: Index) -> bool:
