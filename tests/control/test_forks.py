@@ -292,10 +292,10 @@ from rtstore.control.sqlite import engine
 from rtstore.control import revisions as upgrade
 
 where, how = sys.argv[2:]
-is_inside, begun = False, threading.Event()
+is_inside, begun, has_forked = False, threading.Event(), False
 
 class Slow:
-    # SQLite as it is, but for opening: that takes until another thread is about to fork.
+    # SQLite as it is, but for opening: that takes until another thread is about to fork, or has.
     def __getattr__(self, name):
         return getattr(sqlite3, name)
 
@@ -304,7 +304,8 @@ class Slow:
         is_inside = True
         begun.set()
         deadline = time.monotonic() + 20
-        while not (forks._forking or sessions._pauses) and time.monotonic() < deadline:
+        while not (forks._forking or sessions._pauses or has_forked):
+            assert time.monotonic() < deadline
             time.sleep(0.001)
         time.sleep(0.05)
         is_inside = False
@@ -324,6 +325,7 @@ assert begun.wait(60)
 child = os.fork()
 if not child:
     os._exit(3 if is_inside else 0)
+has_forked = True
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 thread.join()
 """
