@@ -487,10 +487,10 @@ def preparing_rolled_back() -> None:
 def only_open_batches_checked() -> None:
     """Opening a store finishes open batches and looks at no file of a committed one."""
 
-    def safe(plan: RecoveryPlan) -> list[Any]:
+    def safe(_: Recovery, plan: RecoveryPlan) -> list[Any]:
         return [action for action in plan.actions if action.kind is ActionKind.ROLL_FORWARD]
 
-    _replace(recovery_module, "_safe", safe)
+    _replace(Recovery, "_safe", safe)
 
 
 def mtime_trusted_in_recovery() -> None:
