@@ -171,13 +171,7 @@ class PlannedBatch(NamedTuple):
         """Return the version that it writes of a store; None for one that it deletes."""
         for write in self.writes:
             if write.schema_name == schema_name:
-                return PublishedFile(
-                    write.schema_version,
-                    write.relative_path,
-                    write.content_hash,
-                    write.file_size,
-                    write.mtime_ns,
-                )
+                return write.published()
         return None
 
     def numbered(self, batch_number: int) -> LoggedBatch:

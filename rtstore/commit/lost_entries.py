@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from functools import partial
 
 from rtstore.commit.publisher import Publisher
 from rtstore.control import manifest, recovery_log
@@ -33,7 +34,7 @@ def make_lost_entries(publisher: Publisher, names: Collection[str] = ()) -> bool
     """
     publisher.database.assert_locked()
     began_at, database, clock = time.perf_counter(), publisher.database, publisher.clock
-    lost = database.read_on_writer(lost_beside_files)
+    lost = database.read_on_writer(partial(lost_beside_files, directory=publisher.directory))
     named = database.read_on_writer(lost_entries) if names else {}
     lost |= {name: number for name, number in named.items() if name in names}
     if not lost:

@@ -345,13 +345,20 @@ def check_moved(draft: Draft, files: Mapping[str, CommittedFile], database: Data
     """
     if draft.request.identity is None:
         return
-    for descriptor in (*(item for item, _ in draft.encoded), *draft.deleted):
-        committed = files.get(descriptor.schema_name)
-        if committed is None or committed.relative_path != descriptor.relative_path:
+    others = [
+        (descriptor, committed)
+        for descriptor in (*(item for item, _ in draft.encoded), *draft.deleted)
+        if (committed := files.get(descriptor.schema_name)) is None
+        or committed.relative_path != descriptor.relative_path
+    ]
+
+    def query(connection: Connection) -> None:
+        for descriptor, committed in others:
             refuse_newer(descriptor, committed, database.path.parent)
-            database.read_on_writer(
-                partial(manifest.refuse_moved, descriptor=descriptor, entry=committed)
-            )
+            manifest.refuse_moved(connection, descriptor, committed)
+
+    if others:
+        database.read_on_writer(query)
 
 
 def check_ids(planned: PlannedBatch, connection: Connection) -> None:

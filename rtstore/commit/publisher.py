@@ -121,14 +121,14 @@ class Publisher:
             mtime_ns=write.mtime_ns,
             flush=self.durability is Durability.FILES,
         )
-        self._published[write.schema_name] = write.receipt_id, _file_of(write, stamp)
+        self._published[write.schema_name] = write.receipt_id, write.published(stamp)
 
     def published(self, write: PlannedWrite) -> PublishedFile:
         """Return the file of a write as published, with its stamp if this object published it."""
         known = self._published.get(write.schema_name)
         if known is not None and known[0] == write.receipt_id:
             return known[1]
-        return _file_of(write, None)
+        return write.published()
 
     def delete(
         self, deletion: PlannedDeletion, batch_id: str, expected: Expected | None = None
@@ -381,14 +381,3 @@ class Publisher:
     def entries(self, names: Sequence[str]) -> Mapping[str, ManifestEntry]:
         """Return the entries of stores, by name. Omit a store that was never written."""
         return self.database.read(lambda connection: manifest.load_entries(connection, names))
-
-
-def _file_of(write: PlannedWrite, stamp: FileStamp | None) -> PublishedFile:
-    return PublishedFile(
-        write.schema_version,
-        write.relative_path,
-        write.content_hash,
-        write.file_size,
-        write.mtime_ns,
-        *(stamp or (None, None)),
-    )

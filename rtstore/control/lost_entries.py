@@ -7,7 +7,7 @@ store, so somebody took its rows away, and a deletion could be among them.
 
 A deletion that a batch has beside its writes can be taken away without a trace in the rows. Then
 the file is gone, too. So without a file, only a person can say whether the store was deleted: see
-`has_file`.
+`lost_beside_files`.
 """
 
 from __future__ import annotations
@@ -101,27 +101,23 @@ def lost_entries(connection: Connection) -> dict[str, int]:
     }
 
 
-def has_file(connection: Connection, directory: Path, schema_name: str) -> bool:
-    """Return whether a store that has lost its entry has a file. Without one, the store may have
-    been deleted, and somebody took the record of that away: no entry is made again unasked."""
-    number = lost_entries(connection).get(schema_name)
-    write = number and _WRITE.first(connection, name=schema_name, number=number)
-    if not write:
-        return False
-    try:
-        return os.path.lexists(store_path(directory, write["relative_path"]))
-    except UnsafePathError:  # from a row that somebody changed
-        return False
-
-
-def lost_beside_files(connection: Connection) -> dict[str, int]:
-    """Return those of the lost entries that are made again unasked: their stores have files."""
-    directory = database_of(connection).parent
+def lost_beside_files(connection: Connection, directory: Path) -> dict[str, int]:
+    """Return those of the lost entries that are made again unasked: their stores have files in the
+    directory. A store without one may have been deleted, and somebody took the record of that
+    away."""
     return {
         name: number
         for name, number in lost_entries(connection).items()
-        if has_file(connection, directory, name)
+        if _has_file(connection, directory, name, number)
     }
+
+
+def _has_file(connection: Connection, directory: Path, schema_name: str, number: int) -> bool:
+    write = _WRITE.first(connection, name=schema_name, number=number)
+    try:
+        return write is not None and os.path.lexists(store_path(directory, write["relative_path"]))
+    except UnsafePathError:  # from a row that somebody changed
+        return False
 
 
 def entry_again(connection: Connection, schema_name: str, number: int) -> ManifestEntry:
@@ -135,7 +131,7 @@ def entry_again(connection: Connection, schema_name: str, number: int) -> Manife
 
 def with_lost_entries(connection: Connection, found: Manifest) -> Manifest:
     """Return a manifest that was just read with the lost entries, as an opening makes them."""
-    lost = lost_beside_files(connection)
+    lost = lost_beside_files(connection, database_of(connection).parent)
     if not lost:
         return found
     made = [entry_again(connection, name, number) for name, number in lost.items()]

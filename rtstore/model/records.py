@@ -364,6 +364,17 @@ class PlannedWrite(Record):
     receipt_id: str
     written_at: Timestamp
 
+    def published(self, stamp: tuple[int, int] | None = None) -> PublishedFile:
+        """Return its file as published, with the inode and change time where they are known."""
+        return PublishedFile(
+            self.schema_version,
+            self.relative_path,
+            self.content_hash,
+            self.file_size,
+            self.mtime_ns,
+            *(stamp or (None, None)),
+        )
+
 
 class PlannedDeletion(Record):
     """One store that a batch in the log deletes: exactly what publishing that needs."""

@@ -29,7 +29,7 @@ from rtstore.commit.publisher import Publisher
 from rtstore.commit.quarantine import ANY_VERSION, Expected, StoreFile
 from rtstore.control import batches, contents, manifest, recovery_log
 from rtstore.control.lock import WriterLock
-from rtstore.control.lost_entries import has_file, lost_entries, make_again
+from rtstore.control.lost_entries import lost_beside_files, lost_entries, make_again
 from rtstore.control.manifest import ManifestHead
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
@@ -504,16 +504,14 @@ class Recovery:
     def _safe(self, plan: RecoveryPlan) -> list[RecoveryAction]:
         """Return the actions of an opening. A store without an entry and without a file may have
         been deleted: whether it comes back, a person decides."""
+        safe = [action for action in plan.actions if action.kind in SAFE_KINDS]
+        if not _makes_entries(safe):
+            return safe
+        made = self._database.read(partial(lost_beside_files, directory=self._directory))
         return [
             action
-            for action in plan.actions
-            if action.kind in SAFE_KINDS
-            and (
-                action.reason != ENTRY_MISSING
-                or self._database.read(
-                    partial(has_file, directory=self._directory, schema_name=action.schema_name)
-                )
-            )
+            for action in safe
+            if action.reason != ENTRY_MISSING or action.schema_name in made
         ]
 
     def _stops_at(self, action: RecoveryAction) -> bool:

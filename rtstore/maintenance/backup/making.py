@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from rtstore.commit.in_doubt import resolve_in_doubt
 from rtstore.commit.publisher import Durability, Publisher
 from rtstore.control import batches, contents, manifest, recovery_log
-from rtstore.control.lost_entries import has_file, lost_entries, make_again
+from rtstore.control.lost_entries import lost_beside_files, make_again
 from rtstore.control.sqlite import copying
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import BackupDamagedError, CorruptDatabaseError, UnsafePathError
@@ -132,10 +132,9 @@ def _fill(
                 building, copy, clock=clock, durability=Durability.FILES, retention=None, fs=fs
             )
             resolve_in_doubt(left, publisher)
-        for name, number in copy.read(lost_entries).items():
+        for name, number in copy.read(partial(lost_beside_files, directory=directory)).items():
             with copy.write(flush=True) as connection:
-                if has_file(connection, directory, name):  # else it may have been deleted
-                    make_again(connection, name, number)
+                make_again(connection, name, number)
         files = copy.read(
             lambda connection: write_store_files(connection, building, fs, like=directory)
         )
