@@ -39,7 +39,7 @@ def differences(before: Any, after: Any) -> tuple[Difference, ...]:
     Objects are compared key by key. In lists, insertions and removals are found, so a new first
     element is one difference. An element that replaces another is compared with it in depth.
     """
-    return tuple(_between(before, after, ""))
+    return tuple(_between(before, after, "", ""))
 
 
 def is_same_json(before: Any, after: Any) -> bool:
@@ -47,36 +47,42 @@ def is_same_json(before: Any, after: Any) -> bool:
     return _text(before) == _text(after)
 
 
-def _between(before: Any, after: Any, path: str) -> Iterator[Difference]:
+# Each function below takes the place of `before` in the older version and the place of `after` in
+# the newer one. They differ below a list where elements came or went before this one.
+
+
+def _between(before: Any, after: Any, old_path: str, path: str) -> Iterator[Difference]:
     if isinstance(before, dict) and isinstance(after, dict):
-        yield from _objects(before, after, path)
+        yield from _objects(before, after, old_path, path)
     elif isinstance(before, list) and isinstance(after, list):
-        yield from _lists(before, after, path)
-    elif not _same(before, after):
+        yield from _lists(before, after, old_path, path)
+    elif not is_same_json(before, after):
         yield Difference(kind=DifferenceKind.CHANGED, path=path, before=before, after=after)
 
 
-def _objects(before: dict[str, Any], after: dict[str, Any], path: str) -> Iterator[Difference]:
+def _objects(
+    before: dict[str, Any], after: dict[str, Any], old_path: str, path: str
+) -> Iterator[Difference]:
     for key, value in before.items():
         if key in after:
-            yield from _between(value, after[key], _below(path, key))
+            yield from _between(value, after[key], _below(old_path, key), _below(path, key))
         else:
-            yield _removed(value, _below(path, key))
+            yield _removed(value, _below(old_path, key))
     for key, value in after.items():
         if key not in before:
             yield _added(value, _below(path, key))
 
 
-def _lists(before: list[Any], after: list[Any], path: str) -> Iterator[Difference]:
+def _lists(before: list[Any], after: list[Any], old_path: str, path: str) -> Iterator[Difference]:
     for tag, start, end, new_start, new_end in _steps(before, after):
         if tag == "equal":
             continue
         shared = min(end - start, new_end - new_start)
         for offset in range(shared):
-            new = new_start + offset
-            yield from _between(before[start + offset], after[new], _below(path, new))
+            old, new = start + offset, new_start + offset
+            yield from _between(before[old], after[new], _below(old_path, old), _below(path, new))
         for place in range(start + shared, end):
-            yield _removed(before[place], _below(path, place))
+            yield _removed(before[place], _below(old_path, place))
         for place in range(new_start + shared, new_end):
             yield _added(after[place], _below(path, place))
 
@@ -100,11 +106,6 @@ def _steps(before: list[Any], after: list[Any]) -> list[tuple[str, int, int, int
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _same(before: Any, after: Any) -> bool:
-    """Return whether two values are the same JSON. In Python, `True == 1` and `1 == 1.0`."""
-    return type(before) is type(after) and bool(before == after)
 
 
 def _below(path: str, key: str | int) -> str:

@@ -51,6 +51,13 @@ def _look_up(data: Any, path: str) -> Any:
         ({}, [], [("changed", "")]),
         (None, {"a": None}, [("changed", "")]),
         ({"a": None}, {}, [("removed", "/a")]),
+        (0.0, -0.0, [("changed", "")]),
+        # Below an element that moved: each path points into its own version.
+        (
+            [0, {"a": 1}, 2],
+            [2, 0, {"b": 1}, 2],
+            [("added", "/0"), ("removed", "/1/a"), ("added", "/2/b")],
+        ),
     ],
 )
 def test_what_is_told(before: Any, after: Any, told: list[tuple[str, str]]) -> None:
