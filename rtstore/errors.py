@@ -568,19 +568,33 @@ class StoreFileChangedError(RecoveryNeededError):
 
 
 class ContentMissingError(RecoveryNeededError):
-    """A store is committed, but its content is missing from the database."""
+    """A batch wrote a store, but its content or its entry is missing from the database."""
 
-    def __init__(self, store: str, directory: Path, batch_number: int) -> None:
+    def __init__(
+        self, store: str, directory: Path, batch_number: int, *, entry_missing: bool = False
+    ) -> None:
         self.store = store
         self.directory = directory
         self.batch_number = batch_number
-        super().__init__(
-            f"store {store} is committed (batch number {batch_number}), but its content is not in "
-            f"the database of {directory}: rows were deleted, or it was imported without. "
-            f"Run: {rtstore_at('recover', directory)} "
-            "(takes it from the file, where that is what was committed; else a back-up may have "
-            "it, and the runtime may write it anew)"
-        )
+        self.entry_missing = entry_missing
+        """True when its entry is missing from the manifest; else its content is missing."""
+        if entry_missing:
+            what = (
+                f"store {store} has no entry in the manifest of {directory}, though a batch on "
+                f"record wrote it (batch number {batch_number}) and none on record deleted it: "
+                "rows were deleted"
+            )
+            help_ = "makes the entry again; if a batch deleted the store, do not"
+        else:
+            what = (
+                f"store {store} is committed (batch number {batch_number}), but its content is not "
+                f"in the database of {directory}: rows were deleted, or it was imported without"
+            )
+            help_ = (
+                "takes it from the file, where that is what was committed; else a back-up may have "
+                "it, and the runtime may write it anew"
+            )
+        super().__init__(f"{what}. Run: {rtstore_at('recover', directory)} ({help_})")
 
 
 class DataRefusedError(RecoveryNeededError):

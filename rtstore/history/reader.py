@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from rtstore.control import batches, contents, manifest
 from rtstore.control.lock import WriterLock
+from rtstore.control.lost_entries import lost_entries
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import Row
 from rtstore.errors import (
@@ -107,8 +108,10 @@ class Snapshot(Record):
     contents: dict[str, StoreContent]
     """By store name. A store without committed content is absent."""
     lost: dict[str, int] = Field(default_factory=dict)
-    """Committed stores whose content the database has lost, or never had because an import found
-    none. The value is the number of the store's batch."""
+    """Stores that a batch wrote, and whose content or entry the database has lost, or never had
+    because an import found none. The value is the number of the store's batch."""
+    without_entry: frozenset[str] = Field(default=frozenset(), exclude=True)
+    """Those of `lost` whose entry is missing from the manifest."""
     directory: Path = Field(default=Path(), exclude=True)
     """The runtime directory."""
 
@@ -133,8 +136,7 @@ class Snapshot(Record):
         """Return the content of a store, or None when nothing is committed for it. Raises
         `ContentMissingError` for a store in `lost`, and `DataRefusedError` as `read`."""
         name = store_name(store)
-        if name in self.lost:
-            raise ContentMissingError(name, self.directory, self.lost[name])
+        self._refuse_lost(name)
         content = self.contents.get(name)
         return None if content is None else content_for(store, content)
 
@@ -157,9 +159,15 @@ class Snapshot(Record):
         """Return whether the snapshot has content of a store. Raises `ContentMissingError` for a
         store in `lost`."""
         name = store_name(store)
-        if name in self.lost:
-            raise ContentMissingError(name, self.directory, self.lost[name])
+        self._refuse_lost(name)
         return name in self.contents
+
+    def _refuse_lost(self, name: str) -> None:
+        if name in self.lost:
+            entry_missing = name in self.without_entry
+            raise ContentMissingError(
+                name, self.directory, self.lost[name], entry_missing=entry_missing
+            )
 
     def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # pydantic has fields and values
         return iter(self.contents)
@@ -218,6 +226,7 @@ class StoreReader:
             self._refuse_lost(name)
             if verify:
                 self.check_file(descriptor)
+            self._refuse_without_entry(name)
             return None
         content, committed = found
         if verify and not self._is_untouched(descriptor, committed):
@@ -245,10 +254,12 @@ class StoreReader:
             high_watermark = manifest.load_head(connection).high_watermark
             found = _load(connection, names)
             absent = [name for name in names if name not in found]
+            without_entry = _without_entry(connection, absent)
             return Snapshot(
                 high_watermark=high_watermark,
                 contents=found,
-                lost=_lost(connection, absent),
+                lost=_lost(connection, absent) | without_entry,
+                without_entry=frozenset(without_entry),
                 directory=self._directory,
             )
 
@@ -263,6 +274,12 @@ class StoreReader:
         """Raise `ContentMissingError` for a store with an entry and no content."""
         for batch_number in self._database.read(lambda found: _lost(found, [name])).values():
             raise ContentMissingError(name, self._directory, batch_number)
+
+    def _refuse_without_entry(self, name: str) -> None:
+        """Raise `ContentMissingError` for a store whose entry was taken out of the manifest."""
+        missing = self._database.read(lambda found: _without_entry(found, [name]))
+        for batch_number in missing.values():
+            raise ContentMissingError(name, self._directory, batch_number, entry_missing=True)
 
     def invariant_failures(self, seen: Manifest | None = None) -> list[str]:
         """Return the contradictions between the committed contents as of one batch: the batch of a
@@ -473,6 +490,12 @@ def _lost(connection: Connection, names: Sequence[str]) -> dict[str, int]:
     entries = manifest.load_entries(connection, names)
     there = contents.stores_with_content(connection) if entries else frozenset()
     return {name: entry.batch_number for name, entry in entries.items() if name not in there}
+
+
+def _without_entry(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Return the stores whose entry is lost, each with the number of the batch that wrote it."""
+    lost = lost_entries(connection) if names else {}
+    return {name: number for name, number in lost.items() if name in names}
 
 
 def _content_of(name: str, content: bytes, row: Row) -> StoreContent:

@@ -8,7 +8,6 @@ from sqlalchemy import Connection
 
 from rtstore.control import batches, contents, history
 from rtstore.control.history import Point, StoreVersion
-from rtstore.control.lost_entries import lost_entries
 from rtstore.control.sqlite.statements import database_of
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.model.arguments import NUMBER_MAX, check_text
@@ -115,8 +114,6 @@ def why_nothing_is_committed(connection: Connection, name: str) -> str:
     """Return why a store has no committed content: it was deleted, was never written, or, where the
     history does not go back to the first batch, that it has neither."""
     if batches.is_written(connection, name):
-        if name in lost_entries(connection):
-            return "its entry is gone from the manifest, though a batch on record wrote it"
         return "a batch on record wrote it, and the one that deleted it is not on record any more"
     deletion = batches.last_deletion(connection, name)
     if deletion is not None:

@@ -13,11 +13,13 @@ import pytest
 from rtstore import (
     DELETED,
     ActionKind,
+    ContentMissingError,
     InvalidRequestError,
     ReadinessImpact,
     RebuildRequest,
     Retention,
     RuntimeStore,
+    RuntimeStoreError,
     StoreFileChangedError,
 )
 from rtstore.control import recovery_log
@@ -98,9 +100,16 @@ def test_everybody_says_so_and_names_the_recovery(directory: Path) -> None:
             store.read(LEASES)
         path, aside = directory / FILE_OF[LEASES], directory / "aside"
         path.rename(aside)
-        with pytest.raises(InvalidRequestError, match="its entry is gone from the manifest"):
+        with pytest.raises(ContentMissingError, match="has no entry in the manifest") as caught:
             store.read(LEASES)
+        assert (caught.value.entry_missing, caught.value.batch_number) == (True, 3)
         aside.rename(path)
+        with pytest.raises(ContentMissingError, match="has no entry in the manifest"):
+            store.read(LEASES, verify=False)
+        snapshot = store.snapshot([LEASES])
+        assert (snapshot.lost, snapshot.without_entry) == ({LEASES: 3}, frozenset([LEASES]))
+        with pytest.raises(ContentMissingError, match="has no entry in the manifest"):
+            snapshot.data(LEASES)
     for command in ("status", "plan"):
         said = run(command, directory)
         assert said.code == 1
@@ -147,12 +156,13 @@ def test_a_deletion_that_somebody_took_off_the_record_is_not_undone(
             assert store.manifest().entry(LEASES) is None
             assert not (directory / FILE_OF[LEASES]).exists()
             actions = {item.schema_name: item for item in store.plan_recovery().actions}
-            said = "the one that deleted it is not on record any more"
+            said: type[RuntimeStoreError] = InvalidRequestError
+            words = "the one that deleted it is not on record any more"
             if beside:
                 assert actions[LEASES].reason == "entry_missing"
-                said = "its entry is gone from the manifest"
+                said, words = ContentMissingError, "if a batch deleted the store, do not"
             if descriptors is every:
-                with pytest.raises(InvalidRequestError, match=said):
+                with pytest.raises(said, match=words):
                     store.read(LEASES)
             write(store, LEDGER, len(descriptors))
     assert run("backup", directory, tmp_path / "copy").code == 0
