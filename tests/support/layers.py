@@ -7,10 +7,10 @@ The rules are held against the text of the modules, so an import inside a functi
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property, wraps
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeGuard
 
 CHECKOUT = Path(__file__).parents[2]
@@ -199,12 +199,12 @@ SQL_EXCEPTIONS = {
 class Module:
     """One module: its name and its text, and what it imports."""
 
-    def __init__(self, root: Path, path: Path) -> None:
-        self.path = path.relative_to(root).as_posix()
-        parts = path.relative_to(root).with_suffix("").parts
+    def __init__(self, path: str, text: str) -> None:
+        self.path = path
+        parts = PurePosixPath(path).with_suffix("").parts
         self.is_package = parts[-1] == "__init__"
         self.name = ".".join(parts[:-1] if self.is_package else parts)
-        self.nodes = nodes_of(path.read_text(encoding="utf-8"))
+        self.nodes = tuple(ast.walk(ast.parse(text)))
 
     @cached_property
     def imports(self) -> tuple[tuple[str, str | None, int], ...]:
@@ -232,17 +232,25 @@ class Module:
 
 
 @cache
-def nodes_of(text: str) -> tuple[ast.AST, ...]:
-    """Every node of a module's tree. The copies of the package differ in a line or two only."""
-    return tuple(ast.walk(ast.parse(text)))
+def module_of(path: str, text: str) -> Module:
+    """Return the module with a text: the same one each time, so that what is found in it is looked
+    for once."""
+    return Module(path, text)
 
 
 class Package:
-    """The modules of a package, here or in a copy."""
+    """The modules of the package below a root."""
 
-    def __init__(self, root: Path) -> None:
-        paths = sorted((root / "rtstore").rglob("*.py"))
-        self.modules = {module.name: module for module in (Module(root, path) for path in paths)}
+    def __init__(self, root: Path, added: Mapping[str, str] | None = None) -> None:
+        """Read them, with lines that are `added` to files, or are files of their own."""
+        texts = {
+            path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+            for path in sorted((root / "rtstore").rglob("*.py"))
+        }
+        for path, lines in (added or {}).items():
+            texts[path] = f"{texts.get(path, '')}\n{lines}\n"
+        found = (module_of(path, text) for path, text in texts.items())
+        self.modules = {module.name: module for module in found}
 
     def needs(self, module: Module) -> Iterator[tuple[str, int]]:
         """The modules of the package that a module imports, each with the line."""
@@ -302,41 +310,53 @@ def circles(package: Package) -> Iterator[str]:
         yield f"a circle of imports: {' <- '.join(error.args[1])}"
 
 
-def strays_from_home(package: Package) -> Iterator[str]:
+def of_each_module(rule: Callable[[Module], Iterator[str]]) -> Callable[[Package], Iterator[str]]:
+    """Make a rule about one module one about the package. Each module is looked at once."""
+    found = cache(lambda module: tuple(rule(module)))
+
+    @wraps(rule)
+    def of_all(package: Package) -> Iterator[str]:
+        for module in package.modules.values():
+            yield from found(module)
+
+    return of_all
+
+
+@of_each_module
+def strays_from_home(module: Module) -> Iterator[str]:
     """Imports of what belongs to a few places only, and imports that hide their name."""
-    for module in package.modules.values():
-        for source, name, line in module.imports:
-            top = source.split(".")[0]
-            where = f"{module.path}:{line}"
-            if top in HOMES and not is_in(module.name, HOMES[top]):
-                yield f"{where} imports {top}, which belongs to {', '.join(HOMES[top])}"
-            elsewhere = top == "sqlalchemy" and not is_in(module.name, STATEMENTS)
-            if elsewhere and name not in NAMES_OF_SQLALCHEMY:
-                yield f"{where} imports {name or source} from sqlalchemy outside of the database"
-            # The front door imports by a table; test_tidy holds it against what is seen there.
-            if (top, name) == ("importlib", "import_module") and module.name != "rtstore":
-                yield f"{where} imports by a name that no test can see"
-        for node in module.nodes:
-            if isinstance(node, ast.Name) and node.id == "__import__":
-                yield f"{module.path}:{node.lineno} imports by a name that no test can see"
+    for source, name, line in module.imports:
+        top = source.split(".")[0]
+        where = f"{module.path}:{line}"
+        if top in HOMES and not is_in(module.name, HOMES[top]):
+            yield f"{where} imports {top}, which belongs to {', '.join(HOMES[top])}"
+        elsewhere = top == "sqlalchemy" and not is_in(module.name, STATEMENTS)
+        if elsewhere and name not in NAMES_OF_SQLALCHEMY:
+            yield f"{where} imports {name or source} from sqlalchemy outside of the database"
+        # The front door imports by a table; test_tidy holds it against what is seen there.
+        if (top, name) == ("importlib", "import_module") and module.name != "rtstore":
+            yield f"{where} imports by a name that no test can see"
+    for node in module.nodes:
+        if isinstance(node, ast.Name) and node.id == "__import__":
+            yield f"{module.path}:{node.lineno} imports by a name that no test can see"
 
 
-def impurities(package: Package) -> Iterator[str]:
+@of_each_module
+def impurities(module: Module) -> Iterator[str]:
     """Input, output and clocks in the pure modules."""
-    for module in package.modules.values():
-        if not is_in(module.name, PURE):
-            continue
-        imported = set()
-        for source, _, line in module.imports:
-            top = source.split(".")[0]
-            imported.add(top)
-            allowed = top in PURE_IMPORTS or (module.name, top) in PURE_EXCEPTIONS
-            if top != "rtstore" and not allowed:
-                yield f"{module.path}:{line} is pure, but imports {top}"
-        for call in module.calls:
-            problem = _impure_call(module, call, imported)
-            if problem:
-                yield f"{module.path}:{call.lineno} is pure, but {problem}"
+    if not is_in(module.name, PURE):
+        return
+    imported = set()
+    for source, _, line in module.imports:
+        top = source.split(".")[0]
+        imported.add(top)
+        allowed = top in PURE_IMPORTS or (module.name, top) in PURE_EXCEPTIONS
+        if top != "rtstore" and not allowed:
+            yield f"{module.path}:{line} is pure, but imports {top}"
+    for call in module.calls:
+        problem = _impure_call(module, call, imported)
+        if problem:
+            yield f"{module.path}:{call.lineno} is pure, but {problem}"
 
 
 def _impure_call(module: Module, call: ast.Call, imported: set[str]) -> str | None:
@@ -351,16 +371,16 @@ def _impure_call(module: Module, call: ast.Call, imported: set[str]) -> str | No
     return None
 
 
-def past_the_seam(package: Package) -> Iterator[str]:
+@of_each_module
+def past_the_seam(module: Module) -> Iterator[str]:
     """Files that are changed without the seam."""
-    for module in package.modules.values():
-        if is_in(module.name, SEAM):
-            continue
-        for call in module.calls:
-            if _changes_files(call.func):
-                yield f"{module.path}:{call.lineno} changes files past the seam: " + (
-                    ast.unparse(call.func)
-                )
+    if is_in(module.name, SEAM):
+        return
+    for call in module.calls:
+        if _changes_files(call.func):
+            yield f"{module.path}:{call.lineno} changes files past the seam: " + (
+                ast.unparse(call.func)
+            )
 
 
 def _changes_files(function: ast.expr) -> bool:
@@ -374,14 +394,14 @@ def _changes_files(function: ast.expr) -> bool:
     return function.attr in PATH_CHANGES and not owner.endswith("fs")
 
 
-def built_sql(package: Package) -> Iterator[str]:
+@of_each_module
+def built_sql(module: Module) -> Iterator[str]:
     """SQL that is put together from parts where it is run."""
-    for module in package.modules.values():
-        built = _names_of_built_text(module.nodes)
-        for call, given in run_sql(module):
-            sql = built.get(given.id, given) if isinstance(given, ast.Name) else given
-            if _is_built(sql) and (module.path, ast.unparse(sql)) not in SQL_EXCEPTIONS:
-                yield f"{module.path}:{call.lineno} puts SQL together: {ast.unparse(sql)}"
+    built = _names_of_built_text(module.nodes)
+    for call, given in run_sql(module):
+        sql = built.get(given.id, given) if isinstance(given, ast.Name) else given
+        if _is_built(sql) and (module.path, ast.unparse(sql)) not in SQL_EXCEPTIONS:
+            yield f"{module.path}:{call.lineno} puts SQL together: {ast.unparse(sql)}"
 
 
 def run_sql(module: Module) -> Iterator[tuple[ast.Call, ast.expr]]:
@@ -419,22 +439,22 @@ def _is_built(node: ast.expr) -> bool:
     return False
 
 
-def cut_by_forks(package: Package) -> Iterator[str]:
+@of_each_module
+def cut_by_forks(module: Module) -> Iterator[str]:
     """Imports inside of functions that a fork does not wait for. The command has no threads."""
-    for module in package.modules.values():
-        if is_in(module.name, ("rtstore.cli", "rtstore.testing")):
-            continue
-        whole = {
-            inner
-            for node in module.nodes
-            if isinstance(node, ast.With) and ast.unparse(node.items[0]) == "no_fork()"
-            for inner in ast.walk(node)
-        }
-        for function in module.nodes:
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-                for node in ast.walk(function):
-                    if _imports(node) and node not in whole:
-                        yield f"{module.path}:{node.lineno} imports where a fork may cut it in two"
+    if is_in(module.name, ("rtstore.cli", "rtstore.testing")):
+        return
+    whole = {
+        inner
+        for node in module.nodes
+        if isinstance(node, ast.With) and ast.unparse(node.items[0]) == "no_fork()"
+        for inner in ast.walk(node)
+    }
+    for function in module.nodes:
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            for node in ast.walk(function):
+                if _imports(node) and node not in whole:
+                    yield f"{module.path}:{node.lineno} imports where a fork may cut it in two"
 
 
 def _imports(node: ast.AST) -> TypeGuard[ast.expr | ast.stmt]:
@@ -449,7 +469,6 @@ RULES = (
 )  # fmt: skip
 
 
-def findings(root: Path) -> Iterator[str]:
-    """What breaks a rule in the package below `root`, rule by rule as it is asked for."""
-    package = Package(root)
+def findings(package: Package) -> Iterator[str]:
+    """What breaks a rule in a package, rule by rule as it is asked for."""
     return (finding for rule in RULES for finding in rule(package))
