@@ -19,10 +19,10 @@ from tests.support import breadth
 from tests.support.counts import Counts
 
 CHECKOUT = Path(__file__).parents[2]
-SECONDS = 12
+SECONDS = 6
 """How long a part takes; parts run beside each other."""
-PARTS = 8
-"""Two of them with every change; ten times as many in full."""
+PARTS = 16
+"""One of them with every change; ten times as many in full."""
 HANDFUL = ("acknowledges_what_it_does_not_write", "times_out_after_it_has_written")
 """Controls of the normal run."""
 

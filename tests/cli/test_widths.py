@@ -32,7 +32,7 @@ def words(text: str) -> set[str]:
     return set(text.lower().replace(",", "").split())
 
 
-@pytest.mark.parametrize("width", breadth.params(WIDTHS, normal=[40, None]))
+@pytest.mark.parametrize("width", breadth.params(WIDTHS, normal=[40]))
 def test_each_command(width: int | None) -> None:
     """Byte by byte what is in the file, in a pipe and on a terminal; `python -m tests.cli.widths
     --renew` writes it anew."""

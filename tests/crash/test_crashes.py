@@ -25,12 +25,9 @@ SLOW_TO_CUT = (
     "delete_many", "delete_imported", "delete_begin", "delete_together", *RACED,
 )  # fmt: skip
 """Scenarios cut off from power in the full run only, for the same reason."""
-KILLED = (
-    "make", "write_new", "write_over", "write_mixed", "update_several", "delete", "open_torn",
-    "begin_run",
-)  # fmt: skip
+KILLED = ("make", "write_mixed", "update_several", "delete", "open_torn", "begin_run")
 """Scenarios killed with every change."""
-FAILED = ("write_together_refused", "update")
+FAILED = ("update",)
 """Scenarios failed with every change."""
 CUT = ("make", "update", "delete_alone")
 """Scenarios cut off from power with every change."""

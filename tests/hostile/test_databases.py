@@ -65,11 +65,12 @@ def test_cut_short(scene: Scene) -> None:
         assert not opened or length > size - PAGE
 
 
-def test_spoiled_pages(scene: Scene) -> None:
+@pytest.mark.parametrize("third", breadth.params(range(3), normal=range(1)))
+def test_spoiled_pages(scene: Scene, third: int) -> None:
     """Random bytes in any page end in an error of ours, or are not noticed where nobody looks."""
     size = (template(crashed=False) / DATABASE).stat().st_size
-    dice = random.Random(2)
-    for page in range(size // PAGE):
+    dice = random.Random(2 + third)
+    for page in range(third, size // PAGE, 3):
         with spoil(scene).open("r+b") as file:
             file.seek(page * PAGE)
             file.write(dice.randbytes(PAGE))

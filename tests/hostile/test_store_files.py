@@ -151,7 +151,7 @@ SMALL = [contents.truncated, contents.noise, contents.encodings, contents.docume
             inputs,
             committed,
             id=f"{'committed' if committed else 'never committed'}-{inputs.__name__}",
-            marks=[pytest.mark.thorough] if committed and inputs is not contents.noise else [],
+            marks=[pytest.mark.thorough] if committed else [],
         )
         for committed in (True, False)
         for inputs in SMALL

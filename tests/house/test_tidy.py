@@ -98,6 +98,12 @@ def text_of(name: str) -> str:
         return ""
 
 
+@cache
+def tree_of(name: str) -> ast.Module:
+    """The tree of a module."""
+    return ast.parse(text_of(name))
+
+
 def python_files(*folders: str) -> list[str]:
     """The modules below some folders."""
     return [name for name in files() if name.endswith(".py") and name.startswith(folders)]
@@ -135,7 +141,7 @@ def test_functions_are_short() -> None:
     """A function, without its docstring, fits on a screen."""
     long = {}
     for name in python_files("rtstore/"):
-        for dotted, node in definitions(ast.parse(text_of(name))):
+        for dotted, node in definitions(tree_of(name)):
             lines = _lines_of_function(node)
             if lines > LINES_PER_FUNCTION_MAX:
                 long[f"{name}:{dotted}"] = lines
@@ -159,7 +165,7 @@ def _span(node: ast.stmt) -> int:
 @pytest.mark.parametrize("name", python_files("rtstore/", "migrations/"))
 def test_public_names_have_docstrings(name: str) -> None:
     """Every module, and every public class, function and method, says what it is for."""
-    tree = ast.parse(text_of(name))
+    tree = tree_of(name)
     missing = [] if ast.get_docstring(tree) else [name]
     missing += _without_docstring(tree, "")
     assert missing == []
@@ -188,7 +194,7 @@ def _is_overload(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) ->
 @pytest.mark.parametrize("name", python_files("tests/"))
 def test_tests_say_what_must_hold(name: str) -> None:
     """Every test has a sentence that says what must hold, and so has its module."""
-    tree = ast.parse(text_of(name))
+    tree = tree_of(name)
     missing = [
         dotted
         for dotted, node in definitions(tree)

@@ -18,7 +18,7 @@ PROGRAMS = 20
 """How many programs a part runs; ten times as many in full."""
 
 
-@pytest.mark.parametrize("part", breadth.params(range(breadth.drawn(PARTS)), normal=range(2)))
+@pytest.mark.parametrize("part", breadth.params(range(breadth.drawn(PARTS)), normal=range(1)))
 def test_model(part: int, caplog: pytest.LogCaptureFixture, counts: Counts) -> None:
     """Whatever is done to a store in whatever order, it keeps what the model says it keeps."""
     caplog.set_level(logging.CRITICAL, logger="rtstore")  # thousands of recoveries, all as planned
