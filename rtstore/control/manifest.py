@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import (
@@ -175,11 +175,22 @@ def load_paths(connection: Connection) -> dict[str, str]:
     return {row["schema_name"]: row["relative_path"] for row in _SELECT_PATHS.all(connection)}
 
 
-def changed_paths(connection: Connection) -> list[tuple[str, str, str]]:
-    """Return each store whose entry names another file than the batch that wrote it: somebody
-    changed a row. With both files, that of the entry first."""
-    return [(str(name), str(path), str(logged)) for name, path, logged in
-            connection.exec_driver_sql(_CHANGED_PATHS)]  # fmt: skip
+class ChangedPath(NamedTuple):
+    """A store whose entry names another file than the batch that wrote it: somebody changed one of
+    the two rows."""
+
+    schema_name: str
+    of_entry: str
+    of_batch: str
+    batch_number: int
+    remembered: str | None
+    """The file of the descriptor that the directory remembers."""
+    content_hash: str
+
+
+def changed_paths(connection: Connection) -> list[ChangedPath]:
+    """Return each store whose entry names another file than the batch that wrote it."""
+    return [ChangedPath(*row) for row in connection.exec_driver_sql(_CHANGED_PATHS)]
 
 
 def without_descriptor(
@@ -408,9 +419,11 @@ def _retention_of(row: Row | None) -> Retention:
 # --- statements ---------------------------------------------------------------------------------
 
 _CHANGED_PATHS = """
-    SELECT entry.schema_name, entry.relative_path, logged.relative_path
+    SELECT entry.schema_name, CAST(entry.relative_path AS TEXT), CAST(logged.relative_path AS TEXT),
+      entry.batch_number, known.relative_path, entry.content_hash
     FROM manifest_entries AS entry JOIN batch_writes AS logged
       ON logged.batch_number = entry.batch_number AND logged.schema_name = entry.schema_name
+    LEFT JOIN store_descriptors AS known ON known.schema_name = entry.schema_name
     WHERE logged.relative_path <> entry.relative_path
 """
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))

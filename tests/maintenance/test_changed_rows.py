@@ -23,10 +23,15 @@ def _change(directory: Path, statement: str) -> None:
         raw.execute(statement)
 
 
+def _ask(directory: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(directory / DATABASE_NAME)) as raw:
+        return raw.execute(query).fetchall()
+
+
 def _put_right(directory: Path) -> None:
     """Run what the doctor prints."""
     found: list[dict[str, Any]] = findings(directory, "database")
-    (finding,) = [item for item in found if item["level"] == "red"]
+    finding, *_ = [item for item in found if item["level"] == "red"]
     (way,) = finding["ways"]
     assert run("doctor", directory).code == ExitCode.NOT_READY
     assert run_command(way["command"]).code == 0
@@ -79,4 +84,47 @@ def test_an_entry_of_the_manifest(tmp_path: Path, path: str) -> None:
         assert refused.code == ExitCode.STOP, refused
         assert f"rtstore doctor {directory}" in refused.err
     _put_right(directory)
+    assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY
+
+
+SESSIONS, PERMISSIONS = "opencode.sessionStore", "opencode.permissionRequests"
+
+
+@pytest.mark.parametrize("path", ["../../etc/x", "other.json", "opencode-permissions.json"])
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_receipt(tmp_path: Path, path: str, remembers: bool) -> None:
+    """The directory remembers where the store is, or its file says so: the row of the batch is put
+    right, and the entry stays."""
+    directory = ready_team(tmp_path)
+    written = f"UPDATE batch_writes SET relative_path = '{path}' WHERE schema_name = '{SESSIONS}'"
+    entry = f"SELECT relative_path FROM manifest_entries WHERE schema_name = '{SESSIONS}'"
+    before = _ask(directory, entry)
+    _change(directory, written)
+    if not remembers:
+        _change(directory, "DELETE FROM store_descriptors")
+    _put_right(directory)
+    assert _ask(directory, entry) == before
+    assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_entries_that_have_each_others_files(tmp_path: Path, remembers: bool) -> None:
+    """No two entries may name the same file, so both are changed by one command."""
+    directory = ready_team(tmp_path)
+    paths = "SELECT schema_name, relative_path FROM manifest_entries ORDER BY schema_name"
+    before = _ask(directory, paths)
+    of = dict(before)
+    for name, path in (
+        (SESSIONS, "aside.json"),
+        (PERMISSIONS, of[SESSIONS]),
+        (SESSIONS, of[PERMISSIONS]),
+    ):
+        _change(
+            directory,
+            f"UPDATE manifest_entries SET relative_path = '{path}' WHERE schema_name = '{name}'",
+        )
+    if not remembers:
+        _change(directory, "DELETE FROM store_descriptors")
+    _put_right(directory)
+    assert _ask(directory, paths) == before
     assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY

@@ -46,7 +46,6 @@ from rtstore.errors import (
     StorageError,
     UnusableEngineError,
     UpgradeFailedError,
-    shown,
 )
 from rtstore.files import durable
 from rtstore.files.owners import explained, is_others, mounts, not_changeable, owner, this_user
@@ -66,6 +65,7 @@ from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
 from rtstore.maintenance.backup.verifying import problem_of_schema, verify_bytes
+from rtstore.maintenance.doctor import changed_rows
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.hindrances import (
     ALWAYS_WRITTEN,
@@ -231,7 +231,9 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
     match state:
         case DatabaseState.SOUND:
             facts["in_the_way"] = _in_the_way(path)
-            facts["changed_rows"] = dict(_changed_rows(path))
+            of_quarantine = _read(path, changed_rows.of_quarantine) or {}
+            of_stores = _read(path, changed_rows.of_stores) or {}
+            facts["changed_rows"] = of_quarantine | of_stores
             facts["rows_left"] = _read(path, lost_history.count_remains) or 0
             facts["set_back"] = _read(path, manifest.set_back)
         case DatabaseState.DAMAGED:
@@ -261,21 +263,6 @@ def _bring_wal(odd_file: Path) -> str | None:
 def _in_the_way(path: Path) -> dict[str, str]:
     added = _read(path, lambda connection: added_parts(driver_of(connection)))
     return {part.words: part.statement for part in added or ()}
-
-
-def _changed_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield rows whose paths somebody changed, in words, each with the SQL that puts that right."""
-    for item in _read(path, recovery_log.list_quarantined) or ():
-        if not is_in_quarantine(item.quarantine_path):
-            number, kept_at = item.quarantine_number, item.quarantine_path
-            problem = f"quarantined file {number} is said to be {shown(kept_at)}"
-            where = f"quarantine_number = {number}"
-            yield problem, f"DELETE FROM quarantined_files WHERE {where}"  # noqa: S608 - printed
-    for name, found, logged in _read(path, manifest.changed_paths) or ():
-        store, file = (text.replace("'", "''") for text in (name, logged))
-        problem = f"{name} is said to be in {shown(found)}, and was written to {logged}"
-        change = f"SET relative_path = '{file}' WHERE schema_name = '{store}'"
-        yield problem, f"UPDATE manifest_entries {change}"
 
 
 def _dropped(path: Path, problem: str | None) -> tuple[str, ...]:
