@@ -128,7 +128,8 @@ def last_failures(connection: Connection) -> dict[tuple[str, str], str]:
 
 
 def record_quarantined(connection: Connection, quarantined: Sequence[QuarantinedFile]) -> None:
-    """Record quarantined files. The same bytes of the same store are one quarantined file."""
+    """Record quarantined files. The same bytes of the same file are one quarantined file, with its
+    number: it was quarantined when they last were, and has not been restored since."""
     _INSERT_QUARANTINED.run_many(
         connection,
         [{**item.model_dump(mode="json"), "quarantine_number": None} for item in quarantined],
@@ -200,9 +201,13 @@ _SELECT_LAST_STEPS = Statement(
     .where(recovery_actions.c.run_number == _last_run, recovery_actions.c.outcome.is_not(None))
     .order_by(recovery_actions.c.position)
 )
+_KEPT_AGAIN = ("schema_name", "reason", "quarantined_at", "plan_id", "batch_id", "restored_at")
+"""What is new of a quarantined file whose bytes were quarantined before."""
+_kept = sqlite_insert(quarantined_files)
 _INSERT_QUARANTINED = Statement(
-    sqlite_insert(quarantined_files).on_conflict_do_nothing(
-        index_elements=[quarantined_files.c.quarantine_path]
+    _kept.on_conflict_do_update(
+        index_elements=[quarantined_files.c.quarantine_path],
+        set_={name: _kept.excluded[name] for name in _KEPT_AGAIN},
     )
 )
 _MARK_RESTORED = Statement(
@@ -220,5 +225,7 @@ _DELETE_QUARANTINED = Statement(
     delete(quarantined_files).where(quarantined_files.c.quarantine_number == bindparam("number"))
 )
 _SELECT_QUARANTINED = Statement(
-    select(quarantined_files).order_by(quarantined_files.c.quarantine_number)
+    select(quarantined_files).order_by(
+        quarantined_files.c.quarantined_at, quarantined_files.c.quarantine_number
+    )
 )

@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -286,6 +288,36 @@ def test_an_edit_comes_back_and_is_adopted(kept: Path) -> None:
     assert run("adopt", kept, SESSIONS).code == ExitCode.READY
     assert run("status", kept).code == ExitCode.READY
     assert "ago" in run("quarantine", "list", kept).row("1", FILE)
+
+
+@pytest.mark.parametrize("restored", [True, False], ids=["put back", "edited again"])
+@pytest.mark.parametrize("by", ["a recovery", "a write"])
+def test_bytes_that_are_quarantined_again(kept: Path, restored: bool, by: str) -> None:
+    """They are there since then, whatever became of them before: an old date would let them be
+    dropped at once, and a file that is in quarantine was not put back."""
+    (path,) = (kept / "quarantine").iterdir()
+    content = path.read_bytes()
+    with closing(sqlite3.connect(kept / DATABASE_NAME)) as raw, raw:
+        raw.execute("UPDATE quarantined_files SET quarantined_at = '2020-01-01T00:00:00.000Z'")
+    if restored:
+        assert run("quarantine", "restore", kept, "1").code == ExitCode.READY
+    (kept / FILE).write_bytes(content)
+    if by == "a recovery":
+        run("recover", kept)
+    else:
+        with RuntimeStore.open(kept, recover=False) as store:
+            store.write_batch(
+                identity=IDENTITY, reason=CHECKPOINT, writes={SESSIONS: {"sessions": []}}
+            )
+    (found,) = run("quarantine", "list", kept, "--json").json()["files"]
+    listed = found["file"]
+    assert (listed["quarantineNumber"], listed["restoredAt"]) == (1, None)
+    assert "2020" not in listed["quarantinedAt"]
+    with closing(sqlite3.connect(kept / DATABASE_NAME)) as raw:
+        problems = raw.execute("SELECT problem FROM open_problems").fetchall()
+    assert len(problems) == 1
+    assert run("quarantine", "prune", kept, "--older-than", "30").code == ExitCode.READY
+    assert path.read_bytes() == content
 
 
 def test_the_directory_alone_is_listed(kept: Path) -> None:
