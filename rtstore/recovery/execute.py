@@ -211,7 +211,7 @@ class Recovery:
             for position, action in enumerate(actions):
                 self._record(run, position, self._step(action, plan))
             failed = [step for step in run.steps.values() if _is_failed_batch(step)]
-            if failed or _makes_entries(actions):
+            if any(map(_lets_restore, actions)):
                 self._restore_now(run, plan)
             self._sweep()
             report = self._end(run, plan)
@@ -627,6 +627,12 @@ class Recovery:
                 path = store_path(self._directory, file.relative_path)
                 found[durable.temporary_path(path)] = file
         return found
+
+
+def _lets_restore(action: RecoveryAction) -> bool:
+    """Return whether something may be put back only after an action. A finished batch publishes
+    where its log says; this program may have given the store another file since."""
+    return action.kind is ActionKind.ROLL_FORWARD or action.reason == ENTRY_MISSING
 
 
 def _makes_entries(actions: Iterable[RecoveryAction]) -> bool:

@@ -4,6 +4,8 @@ more, and is told where the store is; who gives the store a new file may do all 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,8 +26,18 @@ from rtstore import (
     StoreFileChangedError,
 )
 from rtstore.model.runs import StartKind
+from rtstore.testing import Seams
+from tests.crash.children import Child
 from tests.recovery.test_lost_entries import edit
-from tests.support import CHECKPOINT, IDENTITY, agree, data_in, files_picture, write
+from tests.support import (
+    CHECKPOINT,
+    IDENTITY,
+    WatchedFileSystem,
+    agree,
+    data_in,
+    files_picture,
+    write,
+)
 
 NAME = "own.moved"
 OLD, NEW = (
@@ -292,6 +304,35 @@ def test_an_upgrade_of_its_data_moves_a_store(directory: Path, foreign_edits: st
         directory, descriptors=[newer, OTHER], foreign_edits=foreign_edits
     ) as store:
         assert (store.read(NAME).data, store.manifest().paths[NAME]) == (["before"], "new.json")
+
+
+@pytest.mark.parametrize("upgraded", [False, True], ids=["as it is", "upgraded"])
+@pytest.mark.parametrize(("wrote", "opens"), [(OLD, NEW), (NEW, OLD)], ids=["to new", "to old"])
+def test_one_opening_finishes_a_batch_and_moves_its_store(
+    directory: Path, wrote: Descriptor, opens: Descriptor, *, upgraded: bool
+) -> None:
+    """The batch of a dead writer goes where its log says; then the store goes where this program
+    says, and its data is upgraded there."""
+
+    def write_and_die(_: object) -> None:
+        fs = WatchedFileSystem()
+        store = RuntimeStore.open(directory, descriptors=[wrote, OTHER], seams=Seams(fs=fs))
+        fs.judge = lambda _number, name, _subject: (
+            os.kill(os.getpid(), signal.SIGKILL) if name == "create" else None
+        )
+        write(store, NAME, "logged")
+
+    assert not Child(write_and_die).wait().finished
+    if upgraded:
+        update = {"schema_version": 2, "upgrades": {1: lambda data: [data]}}
+        opens = opens.model_copy(update=update)
+    with RuntimeStore.open(directory, descriptors=[opens, OTHER]) as store:
+        assert store.last_recovery is not None
+        kinds = [step.action.kind for step in store.last_recovery.steps]
+        assert kinds == [ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED]
+        assert store.read(NAME).data == (["logged"] if upgraded else "logged")
+        assert store.check_readiness().ok
+        assert agree(store)
 
 
 def test_recovery_and_adoption_under_new_descriptors(directory: Path) -> None:
