@@ -26,8 +26,9 @@ _KNOWN = re.compile(r"runtime-store\.(backup-.*|rebuilt)\.sqlite3|\.runtime-stor
 
 def renamed_databases(directory: Path, fs: FileSystem) -> dict[str, str]:
     """Return the databases of rtstore in a directory whose own one is gone, by name, each with the
-    command that moves it back. Empty while there is one of that name."""
-    if os.path.lexists(directory / DATABASE_NAME):
+    command that moves it back. None while there is one of that name. An empty file is none: the
+    `sqlite3` shell makes one where it is asked for a database that is not there."""
+    if _is_there(directory / DATABASE_NAME):
         return {}
     try:
         names = fs.list_directory(directory)
@@ -40,6 +41,14 @@ def renamed_databases(directory: Path, fs: FileSystem) -> dict[str, str]:
     ]
     found = [name for name in candidates[:_LOOKED_AT_MAX] if _is_database(directory / name)]
     return {name: _back(directory, name, set(names)) for name in found}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        found = os.lstat(path)
+    except system_error() as error:
+        return not isinstance(error, FileNotFoundError)
+    return not stat.S_ISREG(found.st_mode) or found.st_size > 0
 
 
 def _may_be(path: Path) -> bool:

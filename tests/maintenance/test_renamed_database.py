@@ -136,3 +136,19 @@ def test_what_is_no_database_of_ours(directory: Path) -> None:
         RuntimeStore.open(directory, team_name=TEAM)
     assert caught.value.renamed == ()
     assert "rebuild" in caught.value.run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_file_in_its_place_hides_it_from_nobody(directory: Path, name: str) -> None:
+    """The `sqlite3` shell leaves one where somebody looks; the command moves the database over."""
+    batches = _batches(directory)
+    (directory / DATABASE_NAME).rename(directory / name)
+    (directory / DATABASE_NAME).touch()
+    (finding,) = (
+        item
+        for item in run("doctor", directory, "--json").json()["findings"]
+        if item["check"] == "database"
+    )
+    assert f"{name} in it is a database of rtstore under another name" in finding["sentence"]
+    assert run_command(finding["ways"][0]["command"]).code == 0
+    assert _batches(directory) == batches

@@ -186,7 +186,8 @@ def _without(facts: Facts, say: FindingBuilder) -> Finding:
                 _rebuild(facts, "--force"),
             )
         case _:
-            return say.red(f"it is damaged: {facts.problem}", *_ways_out(facts))
+            elsewhere = f". {say_renamed(tuple(facts.renamed))}" if facts.renamed else ""
+            return say.red(f"it is damaged: {facts.problem}{elsewhere}", *_ways_out(facts))
 
 
 def _absent(facts: Facts, say: FindingBuilder) -> Finding:
