@@ -321,11 +321,24 @@ class RuntimeStore:
             return self._with_edits(upgrade)
         except StoreFileChangedError as error:
             error.add_note(
-                "rtstore: its data was to be upgraded, so the store was not opened: open it with "
-                "upgrade=False to read it or to recover first, or with foreign_edits, 'adopt' or "
-                "'ignore'"
+                "rtstore: its data was to be upgraded, so the store was not opened. "
+                f"{self._way_past(error)}"
             )
             raise
+
+    def _way_past(self, error: StoreFileChangedError) -> str:
+        """Return how to open the store although the data of one cannot be upgraded."""
+        known = self.descriptors.get(error.store)
+        found = self._planner.inspector.inspect(known, self.manifest().entry(error.store))
+        if found.schema_version is not None and found.schema_version > known.schema_version:
+            return (
+                f"Its file is of schema version {found.schema_version}, newer than this program, "
+                "which cannot adopt it. With upgrade=False the other stores can be read"
+            )
+        ways = "with upgrade=False to read it or to recover first, or with foreign_edits='ignore'"
+        if self.foreign_edits is ForeignEdits.RAISE and error.found_hash is not None:
+            ways += ", to go on from what is committed, or 'adopt', to commit the file"
+        return f"Open it {ways}"
 
     def close(self) -> None:
         """Close the database. Everything written is durable already, so a store that is never

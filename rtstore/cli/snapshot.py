@@ -343,7 +343,7 @@ def name_on_record(store: RuntimeStore, given: str) -> str:
     """Return the name of the store that was typed by its name or its file. It is registered, or a
     committed batch on record wrote or deleted it."""
     try:
-        return schema_name_of(store, given)
+        return _name_of(store, given)
     except UnknownStoreError as error:
         if not error.has_history:
             raise
@@ -351,7 +351,17 @@ def name_on_record(store: RuntimeStore, given: str) -> str:
 
 
 def schema_name_of(store: RuntimeStore, given: str) -> str:
-    """Return the name of the registered store that was typed by its name or its file."""
+    """Return the name of the registered store that was typed by its name or its file. Raises
+    `UnknownStoreError`, and `InvalidRequestError` for a file that the store does not have now."""
+    name = _name_of(store, given)
+    path = store.descriptors.get(name).relative_path
+    if given in (name, path):
+        return name
+    problem = f"{given} is not its file now: that is {path}. Give its name, or that file"
+    raise InvalidRequestError("store", problem, store=name)
+
+
+def _name_of(store: RuntimeStore, given: str) -> str:
     for descriptor in store.descriptors:
         if given in (descriptor.schema_name, descriptor.relative_path):
             return descriptor.schema_name
@@ -361,6 +371,8 @@ def schema_name_of(store: RuntimeStore, given: str) -> str:
         name = store_on_record(store, given)
         if name is None:
             raise
+        if name in store.descriptors:
+            return name
         raise UnknownStoreError(name, error.known, has_history=True) from None
 
 

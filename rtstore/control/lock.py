@@ -495,7 +495,7 @@ def move_aside(path: Path) -> str:
     """Return the shell command that renames a path to a free name next to it."""
     names = (f"{path}.aside{'' if number == 1 else number}" for number in range(1, 1000))
     target = next((name for name in names if not os.path.lexists(name)), f"{path}.aside")
-    return shell_command("mv", path, target)
+    return shell_command("mv", path, Path(target))
 
 
 def _way_out(error: OSError, path: Path) -> str:

@@ -177,6 +177,11 @@ def this_user() -> str:
     return f"{user_name(os.geteuid())}:{_group_name(os.getegid())}"
 
 
+def as_root(command: str) -> str:
+    """Return a command that only root may run, as this user types it."""
+    return command if hasattr(os, "geteuid") and os.geteuid() == 0 else f"sudo {command}"
+
+
 def explained(error: OSError, path: Path) -> str:
     """Return the text of an error about a path. Where access was denied, add the owner of the file
     or the mode that denies it, and the command that changes it."""

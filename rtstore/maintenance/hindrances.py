@@ -14,6 +14,7 @@ from rtstore.control.lock import LOCK_NAME, move_aside, odd_lock
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
 from rtstore.files.owners import (
+    as_root,
     is_immutable,
     is_mount_point,
     is_others,
@@ -218,7 +219,7 @@ def _immutable(path: Path, name: str | None) -> Hindrance:
         schema_name=name,
         problem=f"{what}: somebody made {path.name} immutable (chattr)",
         way=Suggestion(
-            command=f"sudo chattr -i {shell_word(path)}",
+            command=as_root(f"chattr -i {shell_word(path)}"),
             why="lets it be changed again, by root: until then nobody can",
         ),
     )
