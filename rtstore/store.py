@@ -305,13 +305,17 @@ class RuntimeStore:
         return store
 
     def _put_right(self, registry: Registry | None) -> None:
-        """Recover automatically. With a registry, upgrade the store data too."""
+        """Recover automatically. With a registry, upgrade the store data too.
+
+        Until that is done, the directory remembers the files of the descriptors before."""
+        self._reader.is_opening = self._writer.is_opening = True
         try:
             self.last_recovery = self._recovery.auto_recover(self.team_name)
+            if registry is not None:  # the database does not remember upgrade functions
+                self.last_data_upgrade = self._upgrade_data()
         finally:
+            self._reader.is_opening = self._writer.is_opening = False
             self._writer.events.tell()
-        if registry is not None:  # the database does not remember upgrade functions
-            self.last_data_upgrade = self._upgrade_data()
 
     def _upgrade_data(self) -> DataUpgradeReport | None:
         upgrade = partial(

@@ -134,6 +134,7 @@ def draft_of_file(
     reason: str,
     fenced: bool,
     by_itself: bool,
+    is_opening: bool,
     now: datetime,
 ) -> Draft:
     """Return the draft of a batch that holds a store file byte for byte. Raises as
@@ -146,6 +147,7 @@ def draft_of_file(
             descriptor=descriptor,
             content=content,
             by_itself=by_itself,
+            is_opening=is_opening,
         )
     )
     envelope = decode(content)
@@ -231,9 +233,10 @@ def refuse_own(
     descriptor: Descriptor,
     content: bytes,
     by_itself: bool,
+    is_opening: bool,
 ) -> None:
     """Raise `InvalidRequestError` for a file that holds what a batch wrote, and that opening puts
-    right; and for one that is not the store's file any more.
+    right; and for one that is not the store's file any more, unless an opening gives it that.
 
     Who asks for the file by name may have it where no other command brings its content back: where
     nothing is committed, its content is lost, or the database has not these bytes any more. But
@@ -243,7 +246,7 @@ def refuse_own(
     entry = manifest.load_entries(connection, [name]).get(name)
     path = store_path(directory, descriptor.relative_path)
     moved_to = manifest.moved_to(connection, descriptor, entry)
-    if moved_to is not None:
+    if moved_to is not None and not is_opening:
         problem = f"another program gave the store the file {moved_to}: {path} is not its file now"
         raise InvalidRequestError("store", problem, store=name)
     found_hash = content_hash(content)

@@ -340,11 +340,9 @@ def check_moved(draft: Draft, files: Mapping[str, CommittedFile], database: Data
     """Raise `StoreFileChangedError` when another program gave a store of the draft another file;
     `NewerStoreFileError` when it also brought the data up.
 
-    An upgrade of store data, which is of no run, is not checked. It is part of an opening, and that
-    gives the stores the files of its descriptors, which are remembered at its end.
+    It is no question while a directory is opened: that gives the stores the files of its
+    descriptors, which are remembered at its end.
     """
-    if draft.request.identity is None:
-        return
     others = [
         (descriptor, committed)
         for descriptor in (*(item for item, _ in draft.encoded), *draft.deleted)

@@ -213,6 +213,8 @@ class BatchWriter:
         self._receipt_id_factory = receipt_id_factory
         self._clock = clock
         self._committed = CommittedState(self.publisher)
+        self.is_opening = False
+        """True while the stores get the files of the descriptors of an opening."""
         self.queue = WriteQueue(self.lock)
         """All batches of this object go through it."""
 
@@ -489,6 +491,7 @@ class BatchWriter:
                 reason=reason,
                 fenced=identity is not None,
                 by_itself=by_itself,
+                is_opening=self.is_opening,
                 now=self._now(),
             )
 
@@ -584,7 +587,8 @@ class BatchWriter:
             check_versions(item.expected, self.database)
             if draft.fenced_run_id is not None:
                 check_run(draft.fenced_run_id, found, self.database)
-            check_moved(draft, found.files, self.database)
+            if not self.is_opening:
+                check_moved(draft, found.files, self.database)
             check_paths(draft, found.files, owners, self.database)
             deleting = (
                 versions_to_delete(draft, found, [planned.plan for planned in going], self.database)

@@ -201,6 +201,8 @@ class StoreReader:
         self._registry = registry
         self._lock = lock
         self._fs = fs
+        self.is_opening = False
+        """True while the stores get the files of the descriptors of an opening."""
         self._judged: tuple[tuple[object, ...], tuple[str, ...]] | None = None
         """What was committed when the invariants were last checked, and the failures found."""
 
@@ -388,7 +390,8 @@ class StoreReader:
                 current=None if entry is None else entry.batch_number,
             )
             is_lost = descriptor.schema_name in _lost(connection, [descriptor.schema_name])
-            return of_batch, manifest.moved_to(connection, descriptor, entry), is_lost
+            moved_to = manifest.moved_to(connection, descriptor, entry)
+            return of_batch, None if self.is_opening else moved_to, is_lost
 
         of_batch, moved_to, content_lost = self._database.read(query)
         return StoreFileChangedError(

@@ -104,7 +104,12 @@ def adopts_edit(
     content = read_for_adoption(directory, descriptor, entry, fs)
     database.read(
         partial(
-            refuse_own, directory=directory, descriptor=descriptor, content=content, by_itself=True
+            refuse_own,
+            directory=directory,
+            descriptor=descriptor,
+            content=content,
+            by_itself=True,
+            is_opening=True,
         )
     )
     if not has_identity:

@@ -405,6 +405,10 @@ class Recovery:
             if entry is not None and action.reason == CONTENT_MISSING:
                 return self._take_from_file(action, descriptor, entry)
             return _skipped(action, "the file is healthy by now")
+        edited = self._edit_left_behind(inspection, descriptor, entry)
+        if edited is not None:
+            self._publisher.replace(StoreFile.of(descriptor), edited, Expected(entry))
+            return _done(action, "its former file was edited, and the edit was copied to this one")
         hindrance = self._why_not_to_restore(StoreFile.of(descriptor), entry)
         if hindrance is not None:
             return _skipped(action, hindrance)
@@ -420,6 +424,21 @@ class Recovery:
             return _skipped(action, _NOT_IN_DATABASE)
         what = "removed: nothing is committed" if entry is None else "committed content put back"
         return _done(action, what + (f"; quarantined: {kept.quarantine_path}" if kept else ""))
+
+    def _edit_left_behind(
+        self, inspection: Inspection, descriptor: Descriptor, entry: ManifestEntry | None
+    ) -> bytes | None:
+        """Return what somebody wrote to the file of a store before this program gave it another
+        one, which is not there yet; None without such an edit. Nobody looks at the old file any
+        more. So the edit comes along, and is decided upon as any other."""
+        if entry is None or inspection.state is not InspectionState.MISSING:
+            return None
+        if any(item.relative_path == entry.relative_path for item in self._registry):
+            return None  # it is not moved, or another store has the file now
+        former = StoreFile(descriptor.schema_name, ANY_VERSION, entry.relative_path)
+        with suppress_system_error(RuntimeStoreError):  # what cannot be read is no edit
+            return self._publisher.quarantine.foreign_content(former, entry, trust_stamp=False)
+        return None
 
     def _why_not_to_restore(self, file: StoreFile, entry: ManifestEntry | None) -> str | None:
         """Return why a file is left alone, or None. Without an entry it would be removed: so only a

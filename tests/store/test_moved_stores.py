@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,50 @@ def test_one_opening_finishes_a_batch_and_moves_its_store(
         assert store.read(NAME).data == (["logged"] if upgraded else "logged")
         assert store.check_readiness().ok
         assert agree(store)
+
+
+@pytest.mark.parametrize("upgraded", [False, True], ids=["as it is", "upgraded"])
+@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+def test_an_edit_of_the_old_file_comes_along(
+    directory: Path, foreign_edits: ForeignEdits, *, upgraded: bool
+) -> None:
+    """It was made while no program ran. It is no more passed over than one of a file that stays."""
+    old = directory / "old.json"
+    edit_of_old = old.read_bytes().replace(b"before", b"edited")
+    old.write_bytes(edit_of_old)
+    new = NEW
+    if upgraded:
+        new = NEW.model_copy(update={"schema_version": 2, "upgrades": {1: lambda data: [data]}})
+    open_it = partial(
+        RuntimeStore.open, directory, descriptors=[new, OTHER], foreign_edits=foreign_edits
+    )
+    if upgraded and foreign_edits is ForeignEdits.RAISE:
+        with pytest.raises(StoreFileChangedError, match="changed by somebody else"):
+            open_it()
+        assert (directory / "new.json").read_bytes() == edit_of_old
+        return
+    with open_it() as store:
+        if foreign_edits is ForeignEdits.RAISE:
+            assert not store.check_readiness().ok
+            with pytest.raises(StoreFileChangedError, match="changed by somebody else"):
+                store.read(NAME)
+            store.recover(store.plan_recovery())
+            assert store.read(NAME).data == "before"
+            (kept,) = store.quarantined_files()
+            assert (directory / kept.quarantine_path).read_bytes() == edit_of_old
+        else:
+            data = "edited" if foreign_edits is ForeignEdits.ADOPT else "before"
+            assert store.read(NAME).data == ([data] if upgraded else data)
+    assert old.read_bytes() == edit_of_old
+
+
+def test_what_a_loss_of_power_left_of_the_old_file_does_not_come_along(directory: Path) -> None:
+    """Nor does an earlier version of it: both are ours."""
+    whole = (directory / "old.json").read_bytes()
+    (directory / "old.json").write_bytes(whole[:20])
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
+        assert store.read(NAME).data == "before"
+        assert store.check_readiness().ok
 
 
 def test_recovery_and_adoption_under_new_descriptors(directory: Path) -> None:

@@ -557,7 +557,7 @@ def test_an_edit_is_not_held_against_the_newer_model(
     edit(directory)
     with pytest.raises(StoreFileChangedError) as caught:
         open_it(directory, 3, descriptors=third)
-    assert "open it with upgrade=False" in "".join(caught.value.__notes__)
+    assert "Open it with upgrade=False" in "".join(caught.value.__notes__)
     with open_it(directory, 3, descriptors=third, upgrade=False) as store:
         assert store.quarantined_files() == []
         assert store.start_state(IDENTITY).kind is StartKind.REPAIR
