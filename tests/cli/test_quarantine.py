@@ -7,6 +7,8 @@ import re
 import shlex
 import shutil
 import sqlite3
+import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from rtstore import DATABASE_NAME, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import crashed_team, ready_team, run
+from tests.cli.troubles import run_command
 from tests.support import CHECKPOINT, IDENTITY, TEAM, picture, plain_descriptor
 
 SESSIONS = "opencode.sessionStore"
@@ -359,3 +362,43 @@ def test_quarantine_beside_a_crash(tmp_path: Path) -> None:
     before = picture(directory)
     assert run("quarantine", "list", directory).code == ExitCode.READY
     assert picture(directory) == before
+
+
+def _link_away(folder: Path) -> None:
+    (folder.parent.parent / "elsewhere").mkdir()
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def _make_immutable(folder: Path) -> None:
+    folder.mkdir()
+    if subprocess.run(["chattr", "+i", folder], capture_output=True, check=False).returncode:
+        pytest.skip("this user, or this file system, knows no immutable files")
+
+
+CLOSED: dict[str, Callable[[Path], object]] = {
+    "a link": _link_away,
+    "a file": Path.touch,
+    "immutable": _make_immutable,
+}
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_a_quarantine_that_nothing_can_be_put_into(edited: Path, closed: str) -> None:
+    """The doctor is red before anything fails, and its command lets the edit be kept."""
+    CLOSED[closed](edited / "quarantine")
+    try:
+        told = run("doctor", edited, "--json")
+        refused = run("recover", edited)
+        (finding,) = (item for item in told.json()["findings"] if item["check"] == "quarantine")
+        (way,) = finding["ways"]
+        assert (told.code, finding["level"]) == (ExitCode.NOT_READY, "red")
+        assert refused.code == ExitCode.NOT_READY
+    finally:
+        if closed == "immutable":
+            subprocess.run(["chattr", "-i", edited / "quarantine"], check=True)
+    if closed != "immutable":
+        assert run_command(way["command"]).code == 0
+    else:
+        assert way["command"].endswith(f"chattr -i {edited / 'quarantine'}")
+    assert run("recover", edited).row("quarantine", SESSIONS, "done")
+    assert "no file is missing in it" in run("doctor", edited).out

@@ -150,6 +150,10 @@ class Facts(Record):
     """Whether the directory itself belongs to another user than this one."""
     settings: dict[str, str | int | None] = Field(default_factory=dict)
     """Pragmas of the database file as they are; None: not looked at."""
+    closed_quarantine: str | None = None
+    """Why no file can be quarantined."""
+    open_quarantine: str | None = None
+    """The command that changes that."""
     lost_quarantined: tuple[str, ...] | None = None
     """What the database says is in quarantine, and is not; None: it cannot be asked."""
     had_database: bool = True

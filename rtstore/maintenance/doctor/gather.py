@@ -27,7 +27,7 @@ from rtstore.control import (
     recovery_log,
     revisions,
 )
-from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
+from rtstore.control.lock import LOCK_NAME, WriterLock, move_aside, read_signature
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.added import added_parts
@@ -48,7 +48,16 @@ from rtstore.errors import (
     UpgradeFailedError,
 )
 from rtstore.files import durable
-from rtstore.files.owners import explained, is_others, mounts, not_changeable, owner, this_user
+from rtstore.files.owners import (
+    as_root,
+    explained,
+    is_immutable,
+    is_others,
+    mounts,
+    not_changeable,
+    owner,
+    this_user,
+)
 from rtstore.files.paths import end_of_link, replace_link_command, store_path
 from rtstore.files.quarantine import (
     QUARANTINE_DIRECTORY,
@@ -87,6 +96,7 @@ from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_director
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.records import Hindrance
 from rtstore.model.times import parse_time, utc_now
+from rtstore.shell import shell_word
 
 Result = TypeVar("Result")
 
@@ -378,6 +388,27 @@ def _descriptors(path: Path) -> Sequence[Descriptor] | None:
     return _read(path, manifest.load_descriptors)
 
 
+def _closed_quarantine(directory: Path) -> dict[str, str]:
+    """Return why no file can be quarantined, and the command that changes that."""
+    folder = directory / QUARANTINE_DIRECTORY
+    found = _lstat(folder)
+    if found is None:
+        return {}
+    if stat.S_ISLNK(found.st_mode):
+        at = shell_word(folder)
+        why, command = "it is a symbolic link", f"rm {at} && mkdir -m 700 {at}"
+    elif not stat.S_ISDIR(found.st_mode):
+        why, command = "it is no directory", move_aside(folder)
+    elif is_immutable(folder):
+        why = "somebody made it immutable (chattr)"
+        command = as_root(f"chattr -i {shell_word(folder)}")
+    elif found.st_uid == os.geteuid() and not os.access(folder, os.W_OK | os.X_OK):
+        why, command = "its mode lets nobody write there", f"chmod u+rwx {shell_word(folder)}"
+    else:
+        return {}
+    return {"closed_quarantine": why, "open_quarantine": command}
+
+
 def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:
     """Return the facts of the quarantine: what is missing, and what is not as it was kept."""
     known = _read(directory / DATABASE_NAME, recovery_log.list_quarantined)
@@ -389,6 +420,7 @@ def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:
         if item.restored_at is None and is_in_quarantine(item.quarantine_path)
     }
     return {
+        **_closed_quarantine(directory),
         "unlisted_quarantined": tuple(
             without_row(directory, {item.quarantine_path for item in known}, fs)
         ),

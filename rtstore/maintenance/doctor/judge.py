@@ -730,7 +730,13 @@ def _quarantine(facts: Facts) -> Iterator[Finding]:
             "files in it of which the database knows nothing, of an earlier database or of another "
             f"program; nobody here uses or removes them: {_some(unlisted)}"
         )
-    if not (facts.lost_quarantined or facts.changed_quarantined or unlisted):
+    if facts.closed_quarantine is not None:
+        yield say.red(
+            f"{facts.closed_quarantine}: no file can be kept there, so a write or a recovery that "
+            "would go over a changed file is refused",
+            Suggestion(command=facts.open_quarantine, why="lets files be kept again"),
+        )
+    elif not (facts.lost_quarantined or facts.changed_quarantined or unlisted):
         yield say.green("no file is missing in it, or was changed")
     if facts.lost_quarantined:
         yield say.yellow(
