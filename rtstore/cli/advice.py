@@ -304,7 +304,10 @@ def _clear(directory: Path, obstacle: Obstacle) -> list[NextStep]:
             return [NextStep(command=f"chmod u+rwx {path}", why=why)]
         case _:
             detail = (obstacle.detail or "").removesuffix(".")
-            why = f"a person must see to {name}: {detail}. Then: {again}"
+            why = (
+                f"a person must see to {name}, unless somebody has by now: the last recovery could "
+                f"not help it: {detail}. Then: {again}"
+            )
     return [NextStep(command=None, why=why)]
 
 
