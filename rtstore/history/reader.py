@@ -439,7 +439,14 @@ def _failures(
         argument: _invariant_data(registry, name, content_of.get(name))
         for argument, name in _INVARIANT_STORES.items()
     }
-    return validate_invariants(manifest=current, **stores)
+    # What is committed and cannot be judged here is not missing: its content is lost, its data is
+    # of another version or refused, or only other programs have a descriptor for it.
+    unknown = {
+        argument
+        for argument, name in _INVARIANT_STORES.items()
+        if stores[argument] is None and current.entry(name) is not None
+    }
+    return validate_invariants(manifest=current, unknown=unknown, **stores)
 
 
 def _invariant_data(registry: Registry, name: str, content: StoreContent | None) -> Any:

@@ -7,6 +7,7 @@ format's own library, in its order and wording.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -38,13 +39,15 @@ def validate_invariants(
     permission_store: PermissionRequestsData | dict[str, Any] | list[Any] | None,
     compatibility_snapshot: CompatibilitySnapshotData | dict[str, Any] | None,
     manifest: Manifest,
+    unknown: Container[str] = (),
 ) -> list[str]:
     """Return every contradiction between the stores, in words; an empty list when there is none.
 
     Pass each store as its payload model, as plain JSON data, or as None when it has no content.
     None means empty: no sessions, no records, no requests, no snapshot. So a confirmed member
     without a session store fails, and so does a launch state that names a capability snapshot
-    while there is none. A launch state that names none fails only when a snapshot has an id.
+    while there is none. A launch state that names none fails only when a snapshot has an id. A
+    store whose argument is named in `unknown` is not empty: nothing is said that depends on it.
 
     Only the launch state is compared with the manifest. Sessions, deliveries and permissions are
     compared with the run of the launch state, not with the manifest's active run. Where these two
@@ -64,9 +67,11 @@ def validate_invariants(
     failures: list[str] = []
     if launch.run_id != manifest.active_run_id:
         failures.append("launch-state runId does not match runtime store manifest activeRunId")
-    if launch.capability_snapshot_id != (snapshot.snapshot_id if snapshot else None):
+    named = snapshot.snapshot_id if snapshot else None
+    if "compatibility_snapshot" not in unknown and launch.capability_snapshot_id != named:
         failures.append("launch-state capability snapshot does not match compatibility snapshot")
-    failures += _members_without_session(launch, sessions)
+    if "session_store" not in unknown:
+        failures += _members_without_session(launch, sessions)
     failures += _stale_deliveries(launch, journal)
     failures += _stale_permissions(launch, permissions)
     if launch.aggregate_state == "ready" and _is_launching(launch, launching):

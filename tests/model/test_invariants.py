@@ -51,6 +51,7 @@ class Stores(TypedDict, total=False):
     permission_store: dict[str, Any] | list[dict[str, Any]] | None
     compatibility_snapshot: dict[str, Any] | None
     manifest: Manifest
+    unknown: tuple[str, ...]
 
 
 def check(**changes: Unpack[Stores]) -> list[str]:
@@ -317,6 +318,19 @@ def test_absent_stores_hold_nothing() -> None:
         compatibility_snapshot=None,
     )
     assert failures == [SNAPSHOT, SESSION]
+
+
+def test_nothing_is_said_of_what_is_unknown() -> None:
+    """A store that cannot be judged is not empty."""
+    sessions, snapshot = "session_store", "compatibility_snapshot"
+    for unknown, failures in (
+        ((sessions, snapshot), []),
+        ((sessions,), [SNAPSHOT]),
+        ((snapshot,), [SESSION]),
+        ((), [SNAPSHOT, SESSION]),
+    ):
+        found = check(session_store=None, compatibility_snapshot=None, unknown=unknown)
+        assert found == failures
 
 
 def test_payload_models_are_taken_as_they_are() -> None:

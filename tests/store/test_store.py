@@ -341,6 +341,41 @@ def test_readiness_follows_the_files_the_identity_and_the_invariants(tmp_path: P
         )
 
 
+@pytest.mark.parametrize("known", [(LAUNCH,), (LAUNCH, SESSIONS), None], ids=str)
+def test_what_is_committed_is_missing_to_nobody(
+    tmp_path: Path, known: tuple[str, ...] | None
+) -> None:
+    """A program with few of the descriptors, or with a newer version of one, says nothing of what
+    it cannot judge: that a record is missing least of all."""
+    with open_store(new_directory(tmp_path)) as store:
+        store.write_batch(
+            identity=IDENTITY,
+            reason=CHECKPOINT,
+            writes={
+                LAUNCH: launch_state(
+                    capabilitySnapshotId="cap-1",
+                    members=[{"name": "Builder", "launchState": "confirmed_alive"}],
+                ),
+                SESSIONS: {
+                    "sessions": [{"teamName": TEAM, "memberName": "Builder", "runId": "run-1"}]
+                },
+                "opencode.compatibilitySnapshot": {"snapshotId": "cap-1"},
+            },
+        )
+        directory = store.directory
+    mine = [item for item in KNOWN_DESCRIPTORS if known is None or item.schema_name in known]
+    if known is None:
+        update = {"schema_version": 2, "upgrades": {1: lambda data: data}, "payload": None}
+        mine = [
+            item.model_copy(update=update) if item.schema_name == SESSIONS else item
+            for item in mine
+        ]
+    with RuntimeStore.open(directory, descriptors=mine, upgrade=False) as store:
+        told = " ".join(store.check_readiness(expected=IDENTITY).diagnostics)
+        assert "no matching" not in told
+        assert "does not match" not in told
+
+
 # --- closing ------------------------------------------------------------------------------------
 
 
