@@ -193,6 +193,13 @@ def changed_paths(connection: Connection) -> list[ChangedPath]:
     return [ChangedPath(*row) for row in connection.exec_driver_sql(_CHANGED_PATHS)]
 
 
+def set_back_entries(connection: Connection) -> list[tuple[str, int, int]]:
+    """Return each store whose entry is of an earlier batch than the last that wrote the store:
+    somebody changed the row. With the numbers of the two batches."""
+    return [(str(name), int(number), int(last)) for name, number, last in
+            connection.exec_driver_sql(_SET_BACK_ENTRIES)]  # fmt: skip
+
+
 def without_descriptor(
     paths: Mapping[str, str], descriptors: Iterable[Descriptor]
 ) -> dict[str, str]:
@@ -425,6 +432,15 @@ _CHANGED_PATHS = """
       ON logged.batch_number = entry.batch_number AND logged.schema_name = entry.schema_name
     LEFT JOIN store_descriptors AS known ON known.schema_name = entry.schema_name
     WHERE logged.relative_path <> entry.relative_path
+"""
+_SET_BACK_ENTRIES = """
+    SELECT entry.schema_name, entry.batch_number, max(written.batch_number)
+    FROM manifest_entries AS entry
+    JOIN batch_writes AS written
+      ON written.schema_name = entry.schema_name AND written.batch_number > entry.batch_number
+    JOIN write_batches AS batch ON batch.batch_number = written.batch_number
+    WHERE batch.state = 'committed' AND batch.origin = 'written'
+    GROUP BY entry.schema_name
 """
 _INSERT_MANIFEST = Statement(insert(runtime_manifest))
 # Somebody may have set the high watermark of the manifest back. It must never be below that of the

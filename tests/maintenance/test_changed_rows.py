@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from rtstore import DATABASE_NAME
+from rtstore import DATABASE_NAME, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import Result, ready_team, run
 from tests.cli.troubles import findings, run_command
+from tests.support import CHECKPOINT
 
 LEASES_FILE = "opencode-host-leases.json"
 
@@ -28,14 +29,15 @@ def _ask(directory: Path, query: str) -> list[Any]:
         return raw.execute(query).fetchall()
 
 
-def _put_right(directory: Path) -> None:
+def _put_right(directory: Path, *, ready: bool = True) -> None:
     """Run what the doctor prints."""
     found: list[dict[str, Any]] = findings(directory, "database")
     finding, *_ = [item for item in found if item["level"] == "red"]
     (way,) = finding["ways"]
     assert run("doctor", directory).code == ExitCode.NOT_READY
     assert run_command(way["command"]).code == 0
-    assert run("doctor", directory).code == ExitCode.READY
+    if ready:
+        assert run("doctor", directory).code == ExitCode.READY
 
 
 @pytest.fixture
@@ -105,6 +107,35 @@ def test_a_receipt(tmp_path: Path, path: str, remembers: bool) -> None:
     _put_right(directory)
     assert _ask(directory, entry) == before
     assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY
+
+
+def test_an_entry_that_was_set_back(tmp_path: Path) -> None:
+    """An opening puts the file back to what the entry says; the doctor says what the log says, and
+    its command and a recovery bring the last batch back."""
+    directory = ready_team(tmp_path)
+    with RuntimeStore.open(directory) as store:
+        before = store.read(SESSIONS).data
+        last = {**before, "more": 1}
+        identity = store.manifest().active_identity
+        assert identity is not None
+        store.write_batch(identity=identity, reason=CHECKPOINT, writes={SESSIONS: last})
+    entry = f"SELECT * FROM manifest_entries WHERE schema_name = '{SESSIONS}'"
+    row = _ask(directory, entry)
+    columns = "batch_number, content_hash, file_size"
+    _change(
+        directory,
+        f"UPDATE manifest_entries SET ({columns}) = (SELECT {columns} FROM batch_writes "
+        f"WHERE schema_name = '{SESSIONS}' ORDER BY batch_number LIMIT 1) "
+        f"WHERE schema_name = '{SESSIONS}'",
+    )
+    with RuntimeStore.open(directory) as store:
+        assert store.read(SESSIONS).data == before
+    _put_right(directory, ready=False)
+    assert _ask(directory, entry) == row
+    assert run("recover", directory).code == ExitCode.READY
+    with RuntimeStore.open(directory) as store:
+        assert store.read(SESSIONS).data == last
+    assert run("doctor", directory).code == ExitCode.READY
 
 
 @pytest.mark.parametrize("remembers", [True, False])

@@ -26,7 +26,7 @@ def of_stores(connection: Connection) -> dict[str, str]:
     of_batches: list[ChangedPath] = []
     for item in manifest.changed_paths(connection):
         (of_entries if _is_of_entry(item, directory) else of_batches).append(item)
-    return dict((*_of_batches(of_batches), *_of_entries(of_entries)))
+    return dict((*_of_batches(of_batches), *_of_entries(of_entries), *_set_back(connection)))
 
 
 def of_quarantine(connection: Connection) -> dict[str, str]:
@@ -106,6 +106,22 @@ def _together(changed: Sequence[ChangedPath]) -> str:
         *map(_set_entry, changed),
     )
     return f"BEGIN; {'; '.join(statements)}; COMMIT"
+
+
+_OF_WRITE = "schema_version, relative_path, content_hash, file_size, mtime_ns, batch_number"
+
+
+def _set_back(connection: Connection) -> Iterator[tuple[str, str]]:
+    for name, number, last in manifest.set_back_entries(connection):
+        problem = (
+            f"the entry of {name} is that of batch number {number}, and batch number {last} wrote "
+            "the store last, which may have been undone in its file. After the command a recovery "
+            "puts that right"
+        )
+        where = f"schema_name = {_text(name)}"
+        write = f"FROM batch_writes WHERE batch_number = {last} AND {where}"
+        columns = f"({_OF_WRITE}, last_write_receipt_id) = (SELECT {_OF_WRITE}, receipt_id {write})"
+        yield problem, f"UPDATE manifest_entries SET {columns} WHERE {where}"  # noqa: S608 - printed
 
 
 def _text(value: str) -> str:
