@@ -107,6 +107,7 @@ def _mounted_read_only(folder: Path) -> tuple[str, ...]:
     return before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", breadth.params([ready_team, crashed_team], normal=[crashed_team]))
 def test_on_a_read_only_mount(tmp_path: Path, make: object) -> None:
     """On a mount that refuses every write, no runtime can start: all that tell of readiness say so.

@@ -51,6 +51,7 @@ def shell(folder: Path, script: str, **environment: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.thorough
 def test_closed_streams_of_commands_that_look(tmp_path: Path) -> None:
     """A cron job or a daemon may have none of them: the answer is the exit code."""
     ready_team(tmp_path)

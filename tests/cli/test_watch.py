@@ -163,6 +163,7 @@ def watching(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.thorough
 def test_beside_a_writer_until_interrupted(tmp_path: Path) -> None:
     """A pipe gets each document as it happens: beside a busy writer every batch once, in order,
     without a gap, and never a word of a readiness that was lost. Ctrl-C ends it with 130."""

@@ -69,6 +69,7 @@ def test_nobody_is_alarmed_by_a_healthy_writer(crew: Crew, full: bool) -> None:
     assert outcome.acknowledged == batches + 1
 
 
+@pytest.mark.thorough
 def test_survivor_finishes_what_the_dead_began(crew: Crew) -> None:
     """A writer killed at any point of a batch is finished by the next write of a process that had
     the store open all the time."""

@@ -14,7 +14,7 @@ from tests.crash.power_loss import cut_power_everywhere
 from tests.crash.scenarios import SCENARIOS
 from tests.support import breadth
 
-QUICK = ("log_not_flushed", "complete_before_publish", "quarantine_skipped", "no_fence", "no_lock")
+QUICK = ("log_not_flushed", "complete_before_publish", "quarantine_skipped", "no_fence")
 """Controls that are tried with every change."""
 
 

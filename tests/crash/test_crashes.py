@@ -25,7 +25,7 @@ SLOW_TO_CUT = (
     "delete_many", "delete_imported", "delete_begin", "delete_together", *RACED,
 )  # fmt: skip
 """Scenarios cut off from power in the full run only, for the same reason."""
-KILLED = ("make", "write_mixed", "update_several", "delete", "open_torn", "begin_run")
+KILLED = ("make", "write_mixed", "update_several", "open_torn", "begin_run")
 """Scenarios killed with every change."""
 FAILED = ("update",)
 """Scenarios failed with every change."""

@@ -172,6 +172,7 @@ class FullFileSystem(FileSystem):
         return super().create(path, mode)
 
 
+@pytest.mark.thorough
 def test_files_do_not_fit(scene: Scene) -> None:
     """When the files of a batch do not fit, it fails as a whole, the files are as before, and the
     error names the store."""
@@ -208,6 +209,7 @@ def _texts(scene: Scene, kept: list[QuarantinedFile]) -> set[str]:
     return {(scene.directory / row.quarantine_path).read_text() for row in kept}
 
 
+@pytest.mark.thorough
 def test_database_does_not_grow(scene: Scene) -> None:
     """When the database may not grow, the batch is refused, nothing is written, and the error says
     that the disk is full."""
@@ -264,6 +266,7 @@ def test_an_upgrade_does_not_fit(tmp_path: Path) -> None:
     assert {"done", "the disk is full"} <= outcomes
 
 
+@pytest.mark.thorough
 def test_a_backup_does_not_fit(tmp_path: Path) -> None:
     """However little room is left where a back-up goes, it is whole or not there, and the error
     names the place."""

@@ -108,6 +108,7 @@ def test_spoiled_bytes(scene: Scene, name: str) -> None:
         _try_import(scene, f"{name}: {what}")
 
 
+@pytest.mark.thorough
 def test_odd_things(scene: Scene) -> None:
     """What is no file in the place of a control file or a store's file is told, never waited for or
     followed."""

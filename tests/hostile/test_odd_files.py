@@ -38,7 +38,7 @@ KEPT = list(PLACES)[:6]
 so a hard link there is a file of two directories, and not tried."""
 
 
-QUICK = ("a store's file", "the folder of a file", "the quarantine", "the writer lock")
+QUICK = ("a store's file", "the writer lock")
 """Places that are tried with every change."""
 
 

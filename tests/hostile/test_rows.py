@@ -154,7 +154,9 @@ def test_values_of_another_type(scene: Scene, table: str) -> None:
             try_everything(scene, f"{table}.{column} = {value}, whatever its type")
 
 
-@pytest.mark.parametrize("crashed", [False, True], ids=["at rest", "crashed"])
+@pytest.mark.parametrize(
+    "crashed", breadth.params([False, True], normal=[True]), ids=["at rest", "crashed"]
+)
 def test_missing_rows_and_tables(scene: Scene, crashed: bool) -> None:
     """A table that is empty or gone ends in an error of ours, or does no harm."""
     for table in _all_tables():
@@ -163,6 +165,7 @@ def test_missing_rows_and_tables(scene: Scene, crashed: bool) -> None:
                 try_everything(scene, statement)
 
 
+@pytest.mark.thorough
 def test_schema_that_acts(scene: Scene) -> None:
     """Triggers and views that somebody put into the database cannot reach outside of it, and what
     they do to the rows ends in an error of ours."""

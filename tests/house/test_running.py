@@ -64,6 +64,7 @@ def test_no_part_is_refused(text: str) -> None:
         breadth.part(text)
 
 
+@pytest.mark.thorough
 def test_a_wrong_part_ends_the_run_at_once() -> None:
     """With what is wrong, and before any test."""
     told = _pytest("--part", "4/3", "tests/house/test_running.py")

@@ -275,6 +275,7 @@ def _changing_calls(directory: Path) -> int:
     return len(watched.calls)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("error", [Crash(), OSError(5, "Input/output error")], ids=["crash", "eio"])
 def test_a_failure_at_every_file_operation(tmp_path: Path, error: BaseException) -> None:
     """Whichever file operation of an import dies or fails: there is no database or a complete one,

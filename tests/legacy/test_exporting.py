@@ -386,6 +386,7 @@ def test_an_open_batch_is_finished_first(tmp_path: Path) -> None:
     assert not (directory / MANIFEST).exists()
 
 
+@pytest.mark.thorough
 def test_every_failing_file_operation(tmp_path: Path) -> None:
     """When any file operation fails, each control file is the old one or the new one, whole; the
     next export goes on."""

@@ -464,6 +464,7 @@ def test_a_schema_that_was_damaged_before_is_copied_and_never_sound(
     assert same(directory, tmp_path / "new")
 
 
+@pytest.mark.thorough
 def test_noise_is_damage(directory: Path, tmp_path: Path) -> None:
     """Whatever bytes of a record or a database are turned over, it is an error of ours, or nothing
     that matters was hit; a restore then makes nothing."""
@@ -509,6 +510,7 @@ def test_a_backup_of_a_newer_rtstore(directory: Path, tmp_path: Path) -> None:
 # --- failures and crashes -------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_every_failing_file_operation(directory: Path, tmp_path: Path) -> None:
     """When any file operation of a back-up or of a restore fails, there is none, and nothing of it
     stays; or it is there whole."""

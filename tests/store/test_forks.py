@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.control.build import run
-from tests.support import answer, hear
+from tests.support import answer, breadth, hear
 from tests.support.forked import forked, printed_by
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -102,7 +102,10 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.parametrize("what", ["trade names", "make a database", "front door", "tell"])
+IMPORTS = ("trade names", "make a database", "front door", "tell")
+
+
+@pytest.mark.parametrize("what", breadth.params(IMPORTS, normal=IMPORTS[1:2]))
 def test_the_child_of_a_fork_beside_an_import(tmp_path: Path, what: str) -> None:
     """The child does the same as the thread that was in the middle of an import."""
     assert run(BESIDE, tmp_path, what, "mended") == "0\n"

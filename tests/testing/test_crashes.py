@@ -340,6 +340,7 @@ def test_a_block_that_does_not_die_fails(
     assert start(directory) == (3 if numbers else 1)
 
 
+@pytest.mark.thorough
 def test_a_kill_that_does_not_hit_fails(directory: Path) -> None:
     """The process ended by itself, raised, or never came: each is said, and none is left."""
     with pytest.raises(PointNotReachedError, match="not by in-file-4"):

@@ -156,6 +156,7 @@ def test_the_plugin_is_there_for_who_asks(tmp_path: Path) -> None:
     assert "fixture 'runtime_directory' not found" in said
 
 
+@pytest.mark.thorough
 def test_it_is_used_without_pytest(tmp_path: Path) -> None:
     """`rtstore.testing` needs no pytest: other test runners can use it."""
     script = (

@@ -129,6 +129,7 @@ def test_wrong_directories(tmp_path: Path) -> None:
     assert picture(tmp_path) == before
 
 
+@pytest.mark.thorough
 def test_the_next_revision(checkout: Path, tmp_path: Path) -> None:
     """A new revision is in the file of its name. As long as it fails, the database is as it was and
     no back-up stays; when it works, it is kept and on record."""
@@ -152,6 +153,7 @@ def test_the_next_revision(checkout: Path, tmp_path: Path) -> None:
     assert len(backups_in(directory, FileSystem())) == 1
 
 
+@pytest.mark.thorough
 def test_a_downgrade_names_the_back_up_that_is_there(oldest: Path) -> None:
     """The one that the last upgrade left, as a command that works."""
     assert alembic("upgrade", "head", directory=oldest)[0] == 0

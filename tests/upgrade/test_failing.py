@@ -102,6 +102,7 @@ def test_a_commit_that_may_have_happened(oldest: Path) -> None:
     assert problems_in_use(oldest) == []
 
 
+@pytest.mark.thorough
 def test_every_failing_file_operation(tmp_path: Path) -> None:
     """When any file operation of the upgrade fails, the store is at the old revision or the new
     one, whole, no half of a back-up stays, and the next opening goes on."""
