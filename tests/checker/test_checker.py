@@ -19,9 +19,9 @@ from tests.support import breadth
 from tests.support.counts import Counts
 
 CHECKOUT = Path(__file__).parents[2]
-SECONDS = 6
+SECONDS = 4
 """How long a part takes; parts run beside each other."""
-PARTS = 16
+PARTS = 24
 """One of them with every change; ten times as many in full."""
 HANDFUL = ("acknowledges_what_it_does_not_write", "times_out_after_it_has_written")
 """Controls of the normal run."""

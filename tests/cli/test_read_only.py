@@ -147,6 +147,7 @@ with RuntimeStore.open(sys.argv[1], retention=KEEP_EVERYTHING) as store:
 """
 
 
+@pytest.mark.thorough
 def test_beside_a_living_writer(tmp_path: Path) -> None:
     """While another process writes batch after batch, every look finds a ready team, and adds
     nothing to the directory."""

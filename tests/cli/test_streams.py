@@ -71,6 +71,7 @@ def test_closed_streams_of_what_is_not_ready(tmp_path: Path) -> None:
     assert done.err.count("rtstore: nowhere: ") == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("closed", breadth.params(CLOSED, normal=CLOSED[-1:]))
 def test_closed_streams_of_commands_that_write(tmp_path: Path, closed: str) -> None:
     """They do their work once, and say so by their exit code; no file of theirs is taken for a
@@ -88,6 +89,7 @@ def test_closed_streams_of_commands_that_write(tmp_path: Path, closed: str) -> N
         assert (run.state, store.manifest().high_watermark) == (RunState.ENDED, 4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("unbuffered", breadth.params(["", "1"], normal=[""]))
 def test_full_output(tmp_path: Path, unbuffered: str) -> None:
     """One line says it, and the exit code is that of a full disk, with and without `--json`."""

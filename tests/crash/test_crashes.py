@@ -86,7 +86,7 @@ def test_two_recoveries_at_once(crew: Crew, scenario: str) -> None:
     _passed(crew.run(open_twice_at_once, scenario), points=4)
 
 
-@pytest.mark.parametrize("scenario", breadth.params(WRITING, normal=("update",), thorough=VISITED))
+@pytest.mark.parametrize("scenario", breadth.params(WRITING, normal=(), thorough=VISITED))
 def test_living_writer_is_left_alone(crew: Crew, scenario: str) -> None:
     """Beside a writer that stands still anywhere in a batch, a planner sees nothing wrong, a reader
     reads, and whoever opens the store waits or goes on without touching; the writer then ends

@@ -201,6 +201,7 @@ def test_a_batch_that_a_dead_writer_left_is_finished_in_the_copy(tmp_path: Path)
         assert agree(copied)
 
 
+@pytest.mark.thorough
 def test_an_upgrades_backup_is_restored_by_the_same_call(tmp_path: Path) -> None:
     """The database that an upgrade kept becomes a directory at its old revision, with its store
     files; an rtstore of that time can go on with it, and this one upgrades it anew."""

@@ -92,6 +92,7 @@ def test_nothing_to_run(oldest: Path) -> None:
     assert rows_of(oldest / DATABASE_NAME) == rows
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("words", "message"),
     [
