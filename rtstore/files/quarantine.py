@@ -32,6 +32,12 @@ def quarantine_path(relative_path: str, hash_of_content: str) -> str:
     return f"{QUARANTINE_DIRECTORY}/{_flat(relative_path)}.{digits}"
 
 
+def folder_for_link(link: Path) -> str:
+    """Return the command that puts an empty folder in the place of a link."""
+    at = shell_word(link)
+    return f"rm {at} && mkdir -m 700 {at}"
+
+
 def check_folder(directory: Path, fs: FileSystem) -> None:
     """Raise `UnsafePathError` unless the quarantine folder is a real directory, or does not exist
     yet: a link could lead outside of the runtime directory. Reads only."""
@@ -41,12 +47,11 @@ def check_folder(directory: Path, fs: FileSystem) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
-        at = shell_word(folder)
         raise UnsafePathError(
             QUARANTINE_DIRECTORY,
             "is a symbolic link: files would be moved, or read, outside of the runtime "
-            f"directory. Have the folder itself there: rm {at} && mkdir -m 700 {at} (and move into "
-            "it the files that the link leads to)",
+            f"directory. Have the folder itself there: {folder_for_link(folder)} (and move into it "
+            "the files that the link leads to)",
         )
     if not stat.S_ISDIR(mode):
         raise UnsafePathError(

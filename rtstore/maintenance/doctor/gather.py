@@ -61,6 +61,7 @@ from rtstore.files.owners import (
 from rtstore.files.paths import end_of_link, replace_link_command, store_path
 from rtstore.files.quarantine import (
     QUARANTINE_DIRECTORY,
+    folder_for_link,
     is_changed,
     is_gone,
     is_in_quarantine,
@@ -395,8 +396,7 @@ def _closed_quarantine(directory: Path) -> dict[str, str]:
     if found is None:
         return {}
     if stat.S_ISLNK(found.st_mode):
-        at = shell_word(folder)
-        why, command = "it is a symbolic link", f"rm {at} && mkdir -m 700 {at}"
+        why, command = "it is a symbolic link", folder_for_link(folder)
     elif not stat.S_ISDIR(found.st_mode):
         why, command = "it is no directory", move_aside(folder)
     elif is_immutable(folder):
