@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import DELETED, Descriptor, RunIdentity, RuntimeStore
+from rtstore import DELETED, Descriptor, Retention, RunIdentity, RuntimeStore
 from rtstore.cli.exits import ExitCode
 from rtstore.model.times import utc_now
 from rtstore.testing import Seams
@@ -308,3 +308,21 @@ def test_a_deleted_store_is_called_so(directory: Path) -> None:
     assert '- (all of it)\n    - {"n": 9}\n' in compared.out
     assert run("show", directory, store, "--at", str((batch.high_watermark or 0) - 1)).code == 0
     assert run("report", directory, "-o", directory.parent / "page.html").code == ExitCode.READY
+
+
+def test_null_is_not_what_is_not_kept_any_more(tmp_path: Path) -> None:
+    """Both have no `data` in the views; `show` prints the one, and says the other."""
+    directory, store_of = tmp_path / "team", Descriptor("team.a")
+    with RuntimeStore.open(
+        directory,
+        team_name="t",
+        descriptors=[store_of],
+        retention=Retention(contents_per_store=1),
+    ) as store:
+        for value in ("first", None):
+            store.write_batch(
+                identity=RunIdentity(run_id="run-1"), reason="checkpoint", writes={store_of: value}
+            )
+        store.prune()
+    assert run("show", directory, "team.a").out == "null\n"
+    assert "is not kept any more" in run("show", directory, "team.a", "--at", "1").err

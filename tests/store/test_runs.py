@@ -660,3 +660,15 @@ def test_a_misspelt_field_is_refused(kind: type) -> None:
     """What would silently not be there is named, with the fields that there are."""
     with pytest.raises(InvalidRequestError, match=r"misspelt.*no such field; there are: "):
         kind(**{**GOOD[kind], "misspelt": 1})
+
+
+def test_a_batch_under_another_snapshot_is_of_the_run_from_then_on(tmp_path: Path) -> None:
+    """The run before it does not begin again by what it was; its id alone resumes it."""
+    with RuntimeStore.open(tmp_path / "team", team_name="t", descriptors=DESCRIPTORS) as store:
+        store.begin_run(identity("run-1"), writes={A: 1})
+        other = identity("run-1").model_copy(update={"capability_snapshot_id": "cap-2"})
+        store.write_batch(identity=other, reason="checkpoint", writes={B: 1})
+        assert store.manifest().active_identity == other
+        with pytest.raises(InvalidRequestError, match="cap-2"):
+            store.begin_run(identity("run-1"))
+        assert store.begin_run("run-1").identity == other
