@@ -46,6 +46,8 @@ _RECHECK = "rtstore: look whether the end of the call was announced"
 
 _collected: ContextVar[deque[Event] | None] = ContextVar("_collected", default=None)
 """The events of the call that runs in this context, for its caller's loop."""
+_around: ContextVar[tuple[object, Outcome[Any]] | None] = ContextVar("_around", default=None)
+"""Whose call runs in this context, and its outcome."""
 
 
 class LoopObserver:
@@ -159,6 +161,10 @@ class Call(Generic[Result]):
         self._collected: deque[Event] = deque()
         self._context = copy_context()
         self._context.run(_collected.set, self._collected)
+
+    def belong_to(self, owner: object) -> None:
+        """Have `is_inside_call_of` know whose call it is."""
+        self._context.run(_around.set, (owner, self.outcome))
 
     def start(self, executor: ThreadPoolExecutor) -> Self:
         """Put the call into the queue of an executor."""
@@ -310,6 +316,7 @@ class Call(Generic[Result]):
         of the call."""
         context = self._context.copy()
         context.run(_collected.set, None)
+        context.run(_around.set, None)
         return context
 
     def wait_for_turn(self, is_first: Callable[[], bool] = lambda: True) -> None:
@@ -347,6 +354,13 @@ class Call(Generic[Result]):
         batch_id = getattr(source if error is None else error, "batch_id", None)
         extra = {"operation": self.name, "outcome": outcome, "batch_id": batch_id}
         logger.log(logging.WARNING if begun_write else logging.INFO, "%s", note, extra=extra)
+
+
+def is_inside_call_of(owner: object) -> bool:
+    """Return whether this is asked inside of a function, or a coroutine, that a call of `owner`
+    runs: what waits there for the end of the call waits for itself."""
+    found = _around.get()
+    return found is not None and found[0] is owner and not found[1].is_known
 
 
 def has_dead_thread(executor: ThreadPoolExecutor) -> bool:

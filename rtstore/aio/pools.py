@@ -20,12 +20,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from rtstore.aio.calls import Call, NotBegunError, WorkerEndedError, has_dead_thread
+from rtstore.aio.calls import (
+    Call,
+    NotBegunError,
+    WorkerEndedError,
+    has_dead_thread,
+    is_inside_call_of,
+)
 from rtstore.commit.group import FORKED_IN_CALL, PendingBatch, Place, WriteQueue, explain
 from rtstore.commit.reporting import Observer
 from rtstore.commit.writer import BatchWriter
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, WriterLock
-from rtstore.errors import LockTimeoutError, StoreClosedError
+from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
 from rtstore.model import arguments
 from rtstore.model.records import Batch
 from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest, given_rebuilders
@@ -35,6 +41,8 @@ LINGER_S = 0.1
 back. Waking it costs half of what a call of the executor does."""
 UNSERVED_S_MAX = 0.2
 """In seconds. When no thread serves this long after one was asked, another one is started."""
+
+_CLOSED_INSIDE = "a function that runs inside a call must not close the same store"
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -104,9 +112,12 @@ class ThreadPools:
 
     async def close(self, at_last: Callable[[], None]) -> None:
         """Refuse further calls, wait for those admitted before, end the threads, then call
-        `at_last`. A cancellation does not interrupt this. A second call of `close` waits too."""
+        `at_last`. A cancellation does not interrupt this. A second call of `close` waits too.
+        Raises `InvalidRequestError` inside of a call, which would wait for itself."""
         if self.is_of_parent:
             return
+        if is_inside_call_of(self):
+            raise InvalidRequestError("call", _CLOSED_INSIDE)
         self._alone(partial(self._begin_closing, at_last))
         assert self._closing is not None  # noqa: S101 - as it was just begun
         await self._closing.end(on_cancellation=lambda: None)
@@ -149,6 +160,7 @@ class Pool:
         """Start a call and wait for its end; see `Call.end` for `on_cancellation`."""
         try:
             call.on_event = self._workers.on_event
+            call.belong_to(self._workers)
             start = partial(self._workers.admit, partial(self._start, call))
             return await call.end(on_cancellation, start=start)
         except BaseException as error:

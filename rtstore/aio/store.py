@@ -231,7 +231,8 @@ class AsyncRuntimeStore:
 
     async def close(self) -> None:
         """Refuse further calls, wait for those made before, and close the store. A cancelled
-        `close` still finishes. Closing twice is harmless."""
+        `close` still finishes. Closing twice is harmless. Raises `InvalidRequestError` inside of a
+        call, as in a rebuilder."""
         await self._workers.close(self.sync_store.close)
 
     async def aclose(self) -> None:

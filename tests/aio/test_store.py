@@ -1,5 +1,5 @@
 """The store for asyncio: the same interface, many tasks, closing, errors. For cancellation see
-`test_aio_cancellation`, for many tasks `test_aio_runtime`."""
+`test_cancellation`, for many tasks `test_runtime`."""
 
 from __future__ import annotations
 
@@ -311,6 +311,47 @@ def test_closing_waits_for_what_was_called_before(directory: Path) -> None:
         assert set(threading.enumerate()) <= threads
         async with AsyncRuntimeStore.open(directory) as again:
             assert (await again.read(LEASES)).data == list(range(10))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("by", ["a rebuilder", "an update"])
+def test_closing_inside_of_a_call_is_refused(directory: Path, by: str) -> None:
+    """It would wait for the call, which waits for it. What a call began may close once it ended."""
+
+    async def main() -> None:
+        store, loop = await AsyncRuntimeStore.open(directory), asyncio.get_running_loop()
+        later: list[asyncio.Task[None]] = []
+        ended = asyncio.Event()
+
+        async def close() -> None:
+            with pytest.raises(InvalidRequestError, match="must not close the same store"):
+                await store.close()
+            with pytest.raises(InvalidRequestError, match="must not close the same store"):
+                await asyncio.create_task(store.aclose())
+            later.append(asyncio.create_task(close_once_ended()))
+
+        async def close_once_ended() -> None:
+            await ended.wait()
+            await store.close()
+
+        async def rebuild(request: RebuildRequest) -> Any:
+            await close()
+            return []
+
+        def change(data: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(close(), loop).result()
+            return []
+
+        if by == "a rebuilder":
+            await store.begin_run(IDENTITY, rebuilders={LEASES: rebuild}, keep="all")
+        else:
+            await store.update(LEASES, change, identity=IDENTITY, reason=CHECKPOINT)
+        assert (await store.read(LEASES)).data == []
+        ended.set()
+        await asyncio.gather(*later)
+        with pytest.raises(StoreClosedError):
+            await store.read(LEASES)
 
     asyncio.run(main())
 
