@@ -54,7 +54,7 @@ def back_up(bench: Bench) -> Iterator[Figure]:
 
 
 def _rtstore(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "rtstore.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "rtstore", *map(str, arguments)]
 
 
 def _peak_mb(command: Sequence[str]) -> float:

@@ -108,7 +108,7 @@ def run_process(
 ) -> Result:
     """Run the command in a process of its own, as a shell would, `before` it another program."""
     done = subprocess.run(
-        [*before, sys.executable, "-m", "rtstore.cli", *map(str, arguments)],
+        [*before, sys.executable, "-m", "rtstore", *map(str, arguments)],
         env={**_without_columns(), **(environment or {}), "PYTHONPATH": str(CHECKOUT)},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -43,7 +43,7 @@ def on_terminal(width: int, *arguments: str | Path, **environment: str) -> str:
     """What the command, in a process of its own, writes to a terminal of that width."""
     ours, theirs = _open(width)
     with subprocess.Popen(
-        [sys.executable, "-m", "rtstore.cli", *map(str, arguments)],
+        [sys.executable, "-m", "rtstore", *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=theirs,

@@ -298,7 +298,7 @@ def test_the_errors_of_a_store_whose_path_is_not_utf8(tmp_path: Path) -> None:
     for error, words in ((changed, "plan ."), (unknown, "history . a.b"), (own, "plan .")):
         told = f"{error.value}"
         command = told[told.index("cd ") : told.index(f"rtstore {words}")] + f"rtstore {words}"
-        script = f'rtstore() {{ "{sys.executable}" -m rtstore.cli "$@"; }}; {command}'
+        script = f'rtstore() {{ "{sys.executable}" -m rtstore "$@"; }}; {command}'
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
         done = subprocess.run(
             ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False

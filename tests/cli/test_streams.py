@@ -36,7 +36,7 @@ FULL = "rtstore: standard output cannot be written: No space left on device\n"
 
 def shell(folder: Path, script: str, **environment: str) -> Result:
     """Run a script in a shell of its own that has the command `rtstore`."""
-    begin = f'rtstore() {{ "{sys.executable}" -m rtstore.cli "$@"; }}; set -o pipefail\n'
+    begin = f'rtstore() {{ "{sys.executable}" -m rtstore "$@"; }}; set -o pipefail\n'
     kept = {name: text for name, text in os.environ.items() if name not in LEFT_OUT}
     done = subprocess.run(
         ["bash", "-c", begin + script],

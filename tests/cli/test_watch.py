@@ -149,7 +149,7 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
 def watching(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, being read along."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "rtstore.cli", "watch", *map(str, arguments)],
+        [sys.executable, "-m", "rtstore", "watch", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[2]
 # --- the rules ------------------------------------------------------------------------------------
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("rtstore.cli",),
+    ("rtstore.__main__", "rtstore.cli"),
     ("rtstore", "rtstore.directories", "rtstore.events", "rtstore.parts", "rtstore.records"),
     ("rtstore.aio", "rtstore.testing"),
     ("rtstore.store",),

@@ -1,4 +1,4 @@
-"""`python -m rtstore.cli`: the command `rtstore`."""
+"""`python -m rtstore`: the command `rtstore`."""
 
 from rtstore.cli import main
 
