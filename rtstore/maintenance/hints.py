@@ -105,6 +105,7 @@ def refuse_lost_database(
     """
     found = what_is_there(directory, descriptors or (), fs)
     if found and not revisions.exists(directory / DATABASE_NAME):
+        refuse_renamed_database(directory, found, fs)
         launch = read_launch_state(directory, fs)
         team = launch.team_name or team_name or "NAME"
         run = rebuild_command(directory, launch, team_name=team)
@@ -117,11 +118,16 @@ def refuse_lost_database(
             from rtstore import legacy
         if legacy.newer_than_control_files(directory, fs):
             problem += "; the control files of the legacy format are older than the store files"
-        renamed = renamed_databases(directory, fs)
-        if renamed:
-            problem = f"its database is gone. {say_renamed(tuple(renamed))}"
-            doctor = f"rtstore doctor {shell_word(directory)}"
-            run = next(iter(renamed.values())) if len(renamed) == 1 else doctor
+        raise DatabaseMissingError(directory, found, problem, run)
+
+
+def refuse_renamed_database(directory: Path, found: tuple[str, ...], fs: FileSystem) -> None:
+    """Raise `DatabaseMissingError` when a directory has a database of rtstore under another name
+    only. `found` is what is there, for the error."""
+    renamed = renamed_databases(directory, fs)
+    if renamed:
+        problem = f"its database is gone. {say_renamed(tuple(renamed))}"
+        run = next(iter(renamed.values())) if len(renamed) == 1 else rtstore_at("doctor", directory)
         raise DatabaseMissingError(directory, found, problem, run, renamed=tuple(renamed))
 
 

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import DATABASE_NAME, Batch, DatabaseMissingError, RuntimeStore
+from rtstore import (
+    DATABASE_NAME,
+    Batch,
+    DatabaseMissingError,
+    RuntimeStore,
+    rebuild_database,
+)
 from rtstore.cli.exits import ExitCode
 from tests.cli.commands import run
 from tests.cli.troubles import run_command
@@ -70,6 +76,31 @@ def test_status_and_doctor_name_it(directory: Path, name: str) -> None:
     (directory / DATABASE_NAME).rename(directory / name)
     with pytest.raises(DatabaseMissingError):  # nor is a new store made beside it
         RuntimeStore.open(directory, team_name=TEAM)
+
+
+def test_a_rebuild_beside_it_is_refused(directory: Path) -> None:
+    """It would lose the history that is there. Forced, as the doctor offers it, it is made; the
+    other one stays as it is."""
+    name = NAMES[0]
+    (directory / DATABASE_NAME).rename(directory / name)
+    before = picture(directory)
+    with pytest.raises(DatabaseMissingError) as caught:
+        rebuild_database(directory, team_name=TEAM)
+    told = run("rebuild", directory, "--team", TEAM, "--json")
+    assert (told.code, caught.value.renamed) == (ExitCode.STOP, (name,))
+    assert picture(directory) == before
+    (finding,) = (
+        item
+        for item in run("doctor", directory, "--json").json()["findings"]
+        if item["check"] == "database"
+    )
+    (rebuild,) = (
+        way["command"] for way in finding["ways"] if way["command"].startswith("rtstore rebuild")
+    )
+    kept = (directory / name).read_bytes()
+    assert run_command(rebuild).code == 0
+    assert (directory / name).read_bytes() == kept
+    assert [batch.reason for batch in _batches(directory)] == ["recovery"]
 
 
 def test_its_wal_comes_along(directory: Path, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ BehaviorFingerprint = Annotated[
     str | None, typer.Option("--behavior-fingerprint", metavar="TEXT", help="Of that run.")
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Although the database is sound, or another program's.")
+    bool,
+    typer.Option("--force", help="Although the database is sound, renamed, or another program's."),
 ]
 
 _OPTIONS = {"team_name": "--team", "force": "--force", "descriptors": "--descriptors"}

@@ -373,6 +373,8 @@ def _rebuild(facts: Facts, *options: str) -> Suggestion:
     if undecided is not None:
         return Suggestion(command=None, why=undecided)
     team = facts.launch.team_name or facts.team_in_database or "NAME"
+    if facts.renamed and "--force" not in options:
+        options = (*options, "--force")
     if facts.descriptors_name is not None:
         options = (*options, "--descriptors", facts.descriptors_name)
     aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"

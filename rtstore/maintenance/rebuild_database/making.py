@@ -51,6 +51,8 @@ from rtstore.maintenance.hints import (
     import_command,
     read_launch_state,
     refuse_lost_batches,
+    refuse_renamed_database,
+    what_is_there,
 )
 from rtstore.maintenance.rebuild_database.broken import Salvage, problem_of, what_is_left
 from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltStore, StoreOutcome
@@ -113,16 +115,17 @@ def rebuild_database(
         identity: the run identity for files whose identity cannot be read from the old database,
             and the active identity when that cannot be read. Without it such files belong to no
             run, and are stale for every run that expects its own identity.
-        force: rebuild also when the database is sound or of another program, or when there are
-            store files whose stores no descriptor names; those files are left out.
+        force: rebuild also when the database is sound, of another program, or there under another
+            name, or when there are store files whose stores no descriptor names; those files are
+            left out.
         clock, batch_id_factory, receipt_id_factory: sources of times and ids.
         lock_timeout_s: how long to wait for a writer, in seconds.
         fs: the seam to the file system, for tests.
 
     Raises `InvalidRequestError` for a sound database or an unknown team, `WrongTeamError`,
-    `NotARuntimeDirectoryError`, `NewerDatabaseError`, `ForeignDatabaseError`,
-    `DatabaseLockedError`, `LockTimeoutError` and `StorageError`. The old database is then in its
-    place, or the error says what to run.
+    `DatabaseMissingError` for one that has another name, `NotARuntimeDirectoryError`,
+    `NewerDatabaseError`, `ForeignDatabaseError`, `DatabaseLockedError`, `LockTimeoutError` and
+    `StorageError`. The old database is then in its place, or the error says what to run.
     """
     directory, fs = arguments.path(directory, "directory"), fs or FileSystem()
     arguments.timeout_s(lock_timeout_s, "lock_timeout_s")
@@ -210,6 +213,8 @@ def _check_reason(
             f"Run: {rtstore_at('status', directory)} (to rebuild it all the same: "
             f"{shell_command('rtstore', 'rebuild', directory, '--force')})",
         )
+    if not force and not _interrupted(directory):
+        refuse_renamed_database(directory, what_is_there(directory, registry or (), fs), fs)
     if not os.path.lexists(path) and legacy.is_to_import(directory):
         raise NotARuntimeDirectoryError(
             directory, "it is a directory of the legacy format", *import_command(directory)
