@@ -533,10 +533,10 @@ class StoreFileChangedError(RecoveryNeededError):
         self.content_lost = content_lost
         """Whether what is committed for the store is not in the database."""
         self.moved_to = moved_to
-        """The file that another program gave the store, so that `path` is not its file; else
+        """The file that the store has in the database, so that `path` is not its file; else
         None."""
         if moved_to is not None:
-            what = f"is not the file of store {store} now: another program gave it {moved_to}"
+            what = f"is not the file of store {store}: the database says {moved_to}"
         elif of_batch and expected is not None:
             what = (
                 f"holds bytes that a batch wrote to store {store} (an earlier one, one that "
@@ -564,6 +564,7 @@ class StoreFileChangedError(RecoveryNeededError):
             way = (
                 "Open the directory again, with the descriptor for that file or without descriptors"
             )
+            hint += "."
         super().__init__(f"{path} {what}{why}. {way}{hint}")
 
 

@@ -432,7 +432,7 @@ def test_a_store_that_another_program_moved(tmp_path: Path, policy: str, left: s
             lambda: store.revert("own.moved", to=1),
         ]
         for call in calls:
-            with pytest.raises(StoreFileChangedError, match=r"gave it new\.json") as told:
+            with pytest.raises(StoreFileChangedError, match=r"says new\.json") as told:
                 call()
             assert told.value.moved_to == "new.json"
             assert "rtstore plan" not in str(told.value)  # which has nothing to do

@@ -70,7 +70,7 @@ def refused(store: RuntimeStore, file: str = "new.json") -> Iterator[None]:
     written: no file, no batch, no recovery."""
     before, batches = files_picture(store.directory), store.batches()
     recoveries = _recoveries(store)
-    with pytest.raises(StoreFileChangedError, match=f"another program gave it {file}") as told:
+    with pytest.raises(StoreFileChangedError, match=f"the database says {file}") as told:
         yield
     assert (told.value.store, told.value.moved_to) == (NAME, file)
     assert "Open the directory again, with the descriptor for that file or" in str(told.value)
@@ -250,7 +250,7 @@ def test_a_store_that_is_moved_while_it_is_rebuilt(tmp_path: Path, found: str) -
         (step,) = store.recover(store.plan_recovery(), rebuilders={NAME: rebuild}).steps
         assert (step.action.schema_name, step.outcome) == (NAME, "failed")
         assert step.detail is not None
-        assert "another program gave it new.json" in step.detail
+        assert "the database says new.json" in step.detail
         assert files_picture(directory) == before
         assert store.manifest().high_watermark == 1
 
@@ -295,6 +295,18 @@ def test_the_first_write_under_new_descriptors_moves_a_store(directory: Path, wh
             write(store, NAME, "anew")
             assert store.manifest().paths[NAME] == "new.json"
         assert agree(store)
+
+
+def test_a_reader_with_new_descriptors_is_told_the_file(directory: Path) -> None:
+    """It moves nothing, and nobody else moved anything: the error says which file the database
+    has. Opened as that says, the store is read."""
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER], read_only=True) as store:
+        with pytest.raises(StoreFileChangedError, match=r"the database says old\.json") as told:
+            store.read(NAME)
+        assert "another program" not in str(told.value)
+        assert store.read(NAME, verify=False).data == "before"
+    with RuntimeStore.open(directory, read_only=True) as store:
+        assert store.read(NAME).data == "before"
 
 
 @pytest.mark.parametrize("foreign_edits", ["raise", "ignore", "adopt"])
