@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import sys
 
-_COLLECT_AFTER = 100_000
+_COLLECT_AFTER = 300_000
 """How many objects a command makes before garbage is looked for. Python's own number is for
-processes that last: what a command loads is about a hundred times that, and no garbage."""
+processes that last: what `rtstore status` loads and makes is some two hundred times that, and
+hardly any garbage."""
 
 
 def main() -> None:
