@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,18 @@ from tests.benchmarks.floors import IMPORT_FLOOR
 from tests.benchmarks.measure import Figure, Target, Times, compare, quantities
 
 STATUS, MEMORY = Target(1.3), Target(1.1)
+_WITH_PEAK = """
+import atexit, sys
+from pathlib import Path
+from rtstore.cli import main
+
+def tell():  # of this program alone: ru_maxrss begins with what its parent had
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(line for line in lines if line.startswith("VmHWM")), file=sys.stderr)
+
+atexit.register(tell)
+main()
+"""
 
 
 def status(bench: Bench) -> Iterator[Figure]:
@@ -46,7 +57,8 @@ def back_up(bench: Bench) -> Iterator[Figure]:
         with open_store(directory, known, retention=KEEP_EVERYTHING) as store:
             for _ in range(batches):
                 write(store, documents.some(store.descriptors.names))
-        peaks.append(_peak_mb(_rtstore("backup", directory, bench.directory / f"{batches}-copy")))
+        target = bench.directory / f"{batches}-copy"
+        peaks.append(_peak_mb(["backup", str(directory), str(target)]))
     small, large = ([peak] for peak in peaks)
     title = f"memory of a back-up, {human_size(sizes.back_up_bytes)}"
     against = f"the same, {human_size(sizes.large_document_bytes)}"
@@ -57,11 +69,8 @@ def _rtstore(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "rtstore", *map(str, arguments)]
 
 
-def _peak_mb(command: Sequence[str]) -> float:
+def _peak_mb(arguments: Sequence[str]) -> float:
     """The most memory that the process of a command had, in megabytes."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        _, code, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(code)
-    if process.returncode != 0:
-        raise RuntimeError(f"{command} ended with {process.returncode}")
-    return usage.ru_maxrss / 1024  # in kilobytes on Linux
+    command = [sys.executable, "-c", _WITH_PEAK, *arguments]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    return int(done.stderr.split()[-2]) / 1024  # "VmHWM:  87345 kB"
