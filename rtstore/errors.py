@@ -835,6 +835,9 @@ class ForeignDatabaseError(StopError):
         super().__init__(f"{message}. Nothing was touched. {advice}")
 
 
+EMPTY = "the file is empty: it was truncated"
+
+
 class CorruptDatabaseError(StopError):
     """The control database is damaged."""
 

@@ -29,6 +29,7 @@ from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.control.sqlite.translation import translate
 from rtstore.errors import (
+    EMPTY,
     CorruptDatabaseError,
     DatabaseLockedError,
     ForeignDatabaseError,
@@ -272,7 +273,7 @@ def _has_other_names(path: Path) -> bool:
 def _look_at_header(path: Path) -> bool:
     found = check_names(path)
     if found.st_size == 0:
-        raise CorruptDatabaseError(path, "the file is empty: it was truncated")
+        raise CorruptDatabaseError(path, EMPTY)
     check_side_files(path)
     try:
         with _header_of(path) as header:

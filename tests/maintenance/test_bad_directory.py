@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -21,6 +22,8 @@ from rtstore import (
     RuntimeStoreError,
     WrongTeamError,
 )
+from rtstore.control.sqlite.engine import Database
+from tests.cli.commands import run
 from tests.support import LEASES, TEAM, new_directory, open_store, picture, plain_descriptor, write
 
 NESTED = plain_descriptor("test.nested", "folder/nested.json")
@@ -182,3 +185,37 @@ def test_a_file_is_no_runtime_directory(tmp_path: Path) -> None:
             RuntimeStore.open(path, team_name=TEAM)
 
     assert (tmp_path / "file").read_text() == "a file"
+
+
+@pytest.mark.parametrize("command", ["doctor", "status", "plan", "recover", "upgrade", "rebuild"])
+def test_the_wal_beside_an_emptied_database_stays(
+    directory: Path, tmp_path: Path, command: str
+) -> None:
+    """SQLite removes the WAL beside a database of no bytes, and with it what was acknowledged. No
+    command opens such a database; a rebuild keeps its WAL aside."""
+    with RuntimeStore.open(directory) as store:
+        write(store, LEASES, "in the WAL only")
+        killed = shutil.copytree(directory, tmp_path / "killed")
+    wal = killed / f"{DATABASE_NAME}-wal"
+    content = wal.read_bytes()
+    assert b"in the WAL only" in content
+    (killed / DATABASE_NAME).write_bytes(b"")
+    done = run(command, killed, *(["--team", TEAM] if command == "rebuild" else []))
+    assert "the file is empty" in done.out + done.err
+    kept = killed / "runtime-store.broken-001" / wal.name if command == "rebuild" else wal
+    assert kept.read_bytes() == content
+
+
+def test_no_connection_is_made_to_an_emptied_database(directory: Path, tmp_path: Path) -> None:
+    """Whoever asks: the object that all access goes through refuses."""
+    with RuntimeStore.open(directory) as store:
+        write(store, LEASES, "in the WAL only")
+        killed = shutil.copytree(directory, tmp_path / "killed")
+    content = (killed / f"{DATABASE_NAME}-wal").read_bytes()
+    (killed / DATABASE_NAME).write_bytes(b"")
+    for read_only in (True, False):
+        database = Database(killed / DATABASE_NAME, read_only=read_only)
+        with pytest.raises(CorruptDatabaseError, match="the file is empty"):
+            database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+        database.close(tidy=False)
+        assert (killed / f"{DATABASE_NAME}-wal").read_bytes() == content

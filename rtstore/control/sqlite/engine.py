@@ -35,6 +35,7 @@ from rtstore.control.sqlite.statements import Statement
 from rtstore.control.sqlite.translation import Translated, error_code, explained, in_words
 from rtstore.errors import (
     ANOTHER,
+    EMPTY,
     MOVED,
     CorruptDatabaseError,
     DatabaseFailedError,
@@ -596,7 +597,8 @@ class Database:
     def check_same_file(self) -> Identity:
         """Return the identity of the database. Raises `StoreClosedError` when another file has the
         name, for example of a rebuild: no other program would see our writes to the old file.
-        Raises `DatabaseLostError` or `StorageError`."""
+        Raises `DatabaseLostError` or `StorageError`, and `CorruptDatabaseError` for an empty file:
+        SQLite would remove the WAL beside it, with all that is in it."""
         if self._lost is not None:
             raise DatabaseLostError(self.path, self._lost)
         try:
@@ -608,10 +610,11 @@ class Database:
             problem = MOVED if moved else "has no database any more"
             raise StoreClosedError(self.path.parent, problem, is_gone=True) from None
         identity = found.st_dev, found.st_ino
-        if self._file is None:
-            self._file = identity
-        elif self._file != identity:
+        if self._file not in (None, identity):
             raise StoreClosedError(self.path.parent, ANOTHER, is_gone=True)
+        if found.st_size == 0:
+            raise CorruptDatabaseError(self.path, EMPTY)
+        self._file = identity
         return identity
 
     # --- the ground -----------------------------------------------------------------------------
