@@ -70,7 +70,8 @@ class UpgradeReport(Record):
     """True when they were run on a copy, which is removed; the directory is unchanged."""
     upgraded_at: Timestamp | None = None
     backup: Path | None = None
-    """The back-up of the database from before the upgrade; None when no revision was run."""
+    """The back-up of the database from before the upgrade; None when no revision was run and no row
+    was removed."""
     put_back: tuple[str, ...] = ()
     """What somebody had dropped or altered of the database and that was made again; with `dry_run`,
     that would be: views, triggers and indexes of a current one, such as `view run_log`, tables that
@@ -110,9 +111,9 @@ def upgrade_directory(
     touches no row. So is a dropped table that only remembers (`quarantined_files`,
     `recovery_actions`, `database_upgrades`), without its rows, and what says which revision a
     database is at, where that is all that it lost or that was altered. Rows that are left of
-    batches which somebody deleted by hand are removed, as pruning removes them. With `dry_run` the
-    upgrade is tried on a copy, and the directory is not changed. `progress` is called with the
-    number of database pages that are copied, and the number of all.
+    batches which somebody deleted by hand are removed after a back-up, as pruning removes them.
+    With `dry_run` the upgrade is tried on a copy, and the directory is not changed. `progress` is
+    called with the number of database pages that are copied, and the number of all.
 
     With `descriptors`, a database whose store data could not be upgraded to them is refused first
     (`DataUpgradeError`). Otherwise no program could continue: an older one does not know the new
@@ -185,7 +186,7 @@ def _upgrade(
     if registry is not None:
         _check_data(path, registry, is_current=is_current, may_be_newer=data_may_be_newer)
     if is_current:
-        return _completed(directory, lock, dry_run=dry_run)
+        return _completed(directory, lock, clock, fs, progress, dry_run=dry_run)
     if dry_run:
         return _try_on_a_copy(directory, found, clock(), progress)
     with lock.hold():
@@ -301,21 +302,37 @@ def _report(directory: Path, found: str) -> UpgradeReport:
     )
 
 
-def _completed(directory: Path, lock: WriterLock, *, dry_run: bool) -> UpgradeReport:
+def _completed(
+    directory: Path,
+    lock: WriterLock,
+    clock: Clock,
+    fs: FileSystem,
+    progress: copying.Progress | None,
+    *,
+    dry_run: bool,
+) -> UpgradeReport:
     """Make again what somebody dropped or altered of a current database, where no row stands
-    against it."""
+    against it. Before rows are removed, the database is backed up: they may have the only copy of a
+    content."""
     path, report = directory / DATABASE_NAME, _report(directory, REVISIONS[-1])
-    spoiled, remains = _to_make_again(path), _remains(path)
+    spoiled, remains, backup = _to_make_again(path), _remains(path), None
     if (spoiled.names or remains) and not dry_run:
         with lock.hold():
             # Another process may have been quicker.
             spoiled, remains = _to_make_again(path), _remains(path)
-            if spoiled.names or remains:
-                with upgrade.revision_connection(path) as connection:
-                    parts.make_again(connection, spoiled)
-                    lost_history.remove_remains(connection)
-    update = {"put_back": spoiled.names, "removed_rows": remains, "dry_run": dry_run}
-    return report.model_copy(update=update)
+            if remains:
+                with _backed_up(path, REVISIONS[-1], clock(), fs, progress) as backup:
+                    _make_again(path, spoiled)
+            elif spoiled.names:
+                _make_again(path, spoiled)
+    update = {"put_back": spoiled.names, "removed_rows": remains, "backup": backup}
+    return report.model_copy(update={**update, "dry_run": dry_run})
+
+
+def _make_again(path: Path, spoiled: parts.Spoiled) -> None:
+    with upgrade.revision_connection(path) as connection:
+        parts.make_again(connection, spoiled)
+        lost_history.remove_remains(connection)
 
 
 def _remains(path: Path) -> int:

@@ -20,6 +20,8 @@ from rtstore import (
 )
 from rtstore.control.lock import WriterLock
 from rtstore.control.schema import REVISIONS
+from rtstore.files.system import FileSystem
+from rtstore.maintenance.upgrade import backups_in
 from tests.cli.commands import Result, ready_team, run
 from tests.support import CHECKPOINT, IDENTITY
 from tests.upgrade.freeze import rows_of, unpack
@@ -81,8 +83,14 @@ def test_batches_that_somebody_deleted_are_lost_history(directory: Path, tmp_pat
     assert run("status", tmp_path / "restored").code == 0
     tried = upgrade_directory(directory, dry_run=True)
     assert (tried.removed_rows, tried.changed) == (2, False)
+    left = _rows(directory, "SELECT * FROM store_contents ORDER BY schema_name, batch_number")
     said = run("upgrade", directory).out
     assert "Removed 2 rows that were left of history that somebody deleted by hand" in said
+    (backup,) = backups_in(directory, FileSystem())  # they may have had the only copy of a content
+    assert f"rtstore restore {backup} NEW_DIR" in said
+    with closing(sqlite3.connect(backup)) as raw:
+        kept = raw.execute("SELECT * FROM store_contents ORDER BY schema_name, batch_number")
+        assert kept.fetchall() == left
     assert _rows(directory, "PRAGMA foreign_key_check") == []
     assert _rows(directory, "SELECT * FROM write_batches") == before
     assert {path.name: path.read_bytes() for path in directory.glob("*.json")} == current
@@ -100,7 +108,9 @@ def test_recoveries_and_contents_that_somebody_deleted(directory: Path) -> None:
         "DELETE FROM batch_writes WHERE batch_number = 4",
     )
     assert _finding(run("doctor", directory, "--json"))[0] == "yellow"
-    assert upgrade_directory(directory).changed
+    report = upgrade_directory(directory)
+    assert report.changed
+    assert (report.backup, report.revisions) == (backups_in(directory, FileSystem())[-1], ())
     assert _rows(directory, "PRAGMA foreign_key_check") == []
 
 

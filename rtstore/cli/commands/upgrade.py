@@ -154,4 +154,5 @@ def _show_next(page: Page, report: FullReport, again: str) -> None:
     if report.backups:
         kept = shell_word(report.backup or report.backups[-1])
         page.line(Cell(f"rtstore restore {kept} NEW_DIR", "command"), indent=2)
-        page.line("makes a directory of the database as it was, for an older rtstore", indent=6)
+        of = ", for an older rtstore" if report.revisions else ""
+        page.line(f"makes a directory of the database as it was{of}", indent=6)
