@@ -20,11 +20,12 @@ from itertools import zip_longest
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, insert, select, update
 
 from rtstore.control import run_processes
 from rtstore.control.schema import (
     CURRENT_CONDITION,
+    OPEN_CONDITION,
     manifest_entries,
     runs,
     runtime_manifest,
@@ -100,6 +101,13 @@ def stale(connection: Connection, run: RunRecord) -> StaleRunError:
         run.superseded_by or run.why,
         active_id(connection),
     )
+
+
+def stray_beginning(connection: Connection) -> tuple[int, str] | None:
+    """Return the number and the id of a run that begins with no batch: somebody made its row, and
+    no other run can begin while it is there. None as long as a batch may still begin it."""
+    row = _SELECT_STRAY.first(connection)
+    return None if row is None else (row["run_number"], row["run_id"])
 
 
 # --- with a batch ---------------------------------------------------------------------------------
@@ -292,6 +300,16 @@ _SELECT = Statement(select(runs).where(runs.c.run_id == bindparam("run_id")))
 _SELECT_STATE = Statement(select(runs.c.state).where(runs.c.run_id == bindparam("run_id")))
 _SELECT_ACTIVE = Statement(select(runs).where(_ACTIVE))
 _SELECT_ACTIVE_ID = Statement(select(runs.c.run_id).where(_ACTIVE))
+_SELECT_STRAY = Statement(
+    select(runs.c.run_number, runs.c.run_id).where(
+        _BEGINNING,
+        ~exists(
+            select(write_batches.c.batch_number).where(
+                OPEN_CONDITION, write_batches.c.run_id == runs.c.run_id
+            )
+        ),
+    )
+)
 _SELECT_LAST = Statement(
     select(runs)
     .where(runs.c.state != RunState.BEGINNING.value)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from rtstore import DATABASE_NAME, RuntimeStore
+from rtstore import DATABASE_NAME, RuntimeStore, StatementRefusedError
 from rtstore.cli.exits import ExitCode
+from rtstore.testing import crash_at
 from tests.cli.commands import Result, ready_team, run
 from tests.cli.troubles import findings, run_command
 from tests.support import CHECKPOINT
@@ -159,3 +160,23 @@ def test_entries_that_have_each_others_files(tmp_path: Path, remembers: bool) ->
     _put_right(directory)
     assert _ask(directory, paths) == before
     assert run("backup", directory, tmp_path / "sound").code == ExitCode.READY
+
+
+def test_a_run_that_no_batch_begins(tmp_path: Path) -> None:
+    """While its row is there no run can begin, and the error sends to the doctor, which takes the
+    row out. A run whose batch was logged by a process that died is none: an opening begins it."""
+    directory = ready_team(tmp_path)
+    columns = "(run_number, run_id, state, began_at)"
+    _change(
+        directory,
+        f"INSERT INTO runs {columns} VALUES (99, 'r''2', 'beginning', '2026-11-30T00:00:00.000Z')",
+    )
+    with RuntimeStore.open(directory) as store:
+        with pytest.raises(StatementRefusedError, match=f"rtstore doctor {directory}"):
+            store.begin_run("run-9", keep="all")
+        _put_right(directory)
+        store.begin_run("run-9", keep="all")
+    with crash_at("after-log"), RuntimeStore.open(directory) as store:
+        store.begin_run("run-10", keep="all", supersede=True)
+    assert _ask(directory, "SELECT run_id FROM runs WHERE state = 'beginning'") == [("run-10",)]
+    assert "is said to be beginning" not in run("doctor", directory).out

@@ -1,4 +1,4 @@
-"""Find the paths that somebody changed in rows, and the SQL that puts them right."""
+"""Find the rows that somebody changed, and the SQL that puts them right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.control import manifest, recovery_log
+from rtstore.control import manifest, recovery_log, runs
 from rtstore.control.manifest import ChangedPath
 from rtstore.control.sqlite.statements import database_of
 from rtstore.errors import UnsafePathError, shown
@@ -40,6 +40,17 @@ def of_quarantine(connection: Connection) -> dict[str, str]:
             where = f"quarantine_number = {number}"
             found[problem] = f"DELETE FROM quarantined_files WHERE {where}"  # noqa: S608 - printed
     return found
+
+
+def of_runs(connection: Connection) -> dict[str, str]:
+    """Return the run that somebody made by hand and that no batch begins, in words, with the SQL
+    that takes it out."""
+    found = runs.stray_beginning(connection)
+    if found is None:
+        return {}
+    number, run_id = found
+    problem = f"run {shown(run_id)} is said to be beginning, and no batch begins it"
+    return {problem: f"DELETE FROM runs WHERE run_number = {number}"}  # noqa: S608 - printed
 
 
 def _is_of_entry(item: ChangedPath, directory: Path) -> bool:

@@ -244,7 +244,8 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
             facts["in_the_way"] = _in_the_way(path)
             of_quarantine = _read(path, changed_rows.of_quarantine) or {}
             of_stores = _read(path, changed_rows.of_stores) or {}
-            facts["changed_rows"] = of_quarantine | of_stores
+            of_runs = _read(path, changed_rows.of_runs) or {}
+            facts["changed_rows"] = of_quarantine | of_stores | of_runs
             facts["rows_left"] = _read(path, lost_history.count_remains) or 0
             facts["set_back"] = _read(path, manifest.set_back)
         case DatabaseState.DAMAGED:
