@@ -69,8 +69,9 @@ def _ways(files: ControlFiles) -> str:
     descriptor."""
     return (
         f"If somebody edited {files.manifest_path.name}, correct the entry in it, and import "
-        "again. If the runtime has the store there, import it with its descriptors: "
-        f"{rtstore_at('import', files.manifest_path.parent)} --descriptors MODULE:NAME"
+        "again. If the runtime has the store there, or had it there once, import it with "
+        "descriptors that say so, and open it with those of now then, which gives the store its "
+        f"file: {rtstore_at('import', files.manifest_path.parent)} --descriptors MODULE:NAME"
     )
 
 

@@ -14,10 +14,13 @@ from rtstore import (
     KEEP_EVERYTHING,
     KNOWN_DESCRIPTORS,
     BatchUnfinishedError,
+    Descriptor,
     InvalidRequestError,
+    LegacyImportError,
     Retention,
     RuntimeStore,
     StorageError,
+    import_directory,
 )
 from tests.legacy.build import (
     DUSK,
@@ -42,6 +45,7 @@ from tests.support import (
     LEASES,
     LEDGER,
     SESSIONS,
+    TEAM,
     Crash,
     WatchedFileSystem,
     agree,
@@ -422,3 +426,22 @@ def test_a_directory_in_use_is_no_target(tmp_path: Path) -> None:
     directory = new_directory(tmp_path)
     with open_store(directory) as store, pytest.raises(InvalidRequestError, match="not empty"):
         store.export(directory)
+
+
+def test_a_store_that_was_renamed_since_the_export(tmp_path: Path) -> None:
+    """The import refuses the descriptor of now. With that of then, as the error says, the store is
+    imported, and an opening gives it its new file."""
+    then, now = (
+        Descriptor("own.one", relative_path=f"{name}.json", rebuild_strategy="own_source")
+        for name in ("then", "now")
+    )
+    directory, exported = new_directory(tmp_path), tmp_path / "exported"
+    with RuntimeStore.open(directory, team_name=TEAM, descriptors=[then]) as store:
+        write(store, then.schema_name, "kept")
+        store.export(exported)
+    with pytest.raises(LegacyImportError, match=r"had it there once, .* with those of now then"):
+        import_directory(exported, descriptors=[now])
+    import_directory(exported, descriptors=[then])
+    with RuntimeStore.open(exported, descriptors=[now]) as store:
+        assert store.read(now.schema_name).data == "kept"
+    assert (exported / "now.json").exists()
