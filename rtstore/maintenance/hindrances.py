@@ -108,7 +108,8 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
     if is_read_only(directory):
         yield _read_only(directory, None)
         return
-    lock, database = _always_written(directory)
+    always_written = _always_written(directory)
+    lock = always_written[0]
     problem = odd_lock(lock)
     if problem is not None:
         yield Hindrance(
@@ -121,7 +122,7 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
             ),
         )
         return
-    fixed = [item for item in (directory, lock, database) if is_immutable(item)]
+    fixed = [item for item in (directory, *always_written) if is_immutable(item)]
     if fixed:
         yield _immutable(fixed[0], None)
         return
@@ -136,9 +137,10 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
 
 
 @lru_cache(maxsize=64)
-def _always_written(directory: Path) -> tuple[Path, Path]:
-    """Return the paths of the lock file and of the database."""
-    return directory / LOCK_NAME, directory / DATABASE_NAME
+def _always_written(directory: Path) -> tuple[Path, ...]:
+    """Return the paths of the lock file, of the database and of the files that SQLite has beside
+    it."""
+    return tuple(directory / name for name in ALWAYS_WRITTEN)
 
 
 def _of_others(directory: Path) -> tuple[str, ...]:
@@ -152,15 +154,18 @@ def _of_stores(directory: Path, stores: Mapping[str, str]) -> Iterator[Hindrance
     mounted = {mount.path for mount in mounts(below=real)}
     folders = {path.rpartition("/")[0] for path in stores.values()} - {""}
     closed = {real / folder for folder in folders if is_read_only(real / folder)}
+    fixed = {real / folder for folder in folders if is_immutable(real / folder)}
     for name, relative_path in stores.items():
         text = f"{real}/{relative_path}"
         is_free = os.access(text, os.W_OK) or not os.access(text, os.F_OK)
-        if is_free and not mounted and not closed:
+        if is_free and not mounted and not closed and not fixed:
             continue  # most often, and quickly
         path = store_path(real, relative_path)
         if not is_free and is_immutable(path):
             yield _immutable(store_path(directory, relative_path), name)
         shown = store_path(directory, relative_path)
+        if path.parent in fixed:
+            yield _immutable(shown.parent, name)
         if path in mounted:
             again = rtstore_at("recover", directory)
             yield Hindrance(

@@ -20,6 +20,7 @@ import pytest
 from rtstore import (
     DATABASE_NAME,
     KEEP_EVERYTHING,
+    KNOWN_DESCRIPTORS,
     Descriptor,
     LockTimeoutError,
     RunIdentity,
@@ -297,11 +298,21 @@ def test_a_writer_that_comes_between_two_looks(
     assert (facts.sql_writer, facts.lock_holder) == (None, None)
 
 
-@pytest.mark.parametrize("name", [".", DATABASE_NAME, LOCK_NAME, "opencode-sessions.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".", DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME),
+        *("opencode-sessions.json", "notes"),
+    ],
+)
 def test_what_somebody_made_immutable_is_named_with_the_way_out(tmp_path: Path, name: str) -> None:
     """Not even root can write then, whatever the modes are; nothing is called ready or free."""
     directory = ready_team(tmp_path)
     path = directory / name
+    if name.endswith(("-wal", "-shm")):
+        path.touch()  # as a writer that was killed leaves them
+    if name == "notes":
+        _write_in_folder(directory)
     if subprocess.run(["chattr", "+i", path], capture_output=True, check=False).returncode:
         pytest.skip("this user, or this file system, knows no immutable files")
     try:
@@ -314,8 +325,15 @@ def test_what_somebody_made_immutable_is_named_with_the_way_out(tmp_path: Path, 
     assert {way["command"] for item in reds for way in item["ways"]} == {command}
     assert command in looked.out
     assert "Readiness      ready" not in looked.out
-    if name != "opencode-sessions.json":
+    if name not in ("opencode-sessions.json", "notes"):
         assert "lock" not in {item["check"] for item in found.json()["findings"]}
+
+
+def _write_in_folder(directory: Path) -> None:
+    """Write a store whose file is in the folder `notes`."""
+    notes = Descriptor("app.notes", relative_path="notes/notes.json")
+    with RuntimeStore.open(directory, descriptors=(*KNOWN_DESCRIPTORS, notes)) as store:
+        store.write_batch(identity=IDENTITY, reason="host_lease_update", writes={"app.notes": {}})
 
 
 def test_the_lock_is_kept_free_for_an_instant(tmp_path: Path) -> None:
