@@ -280,6 +280,7 @@ def _look_at_header(path: Path) -> bool:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
             number = header.execute("PRAGMA user_version").fetchone()[0]
             page_size = header.execute("PRAGMA page_size").fetchone()[0]
+            pages = header.execute("PRAGMA page_count").fetchone()[0]
             name = _name_in(header) if number > len(REVISIONS) else None
     except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
         raise CorruptDatabaseError(path, "what it says of itself is no text") from error
@@ -293,8 +294,9 @@ def _look_at_header(path: Path) -> bool:
         raise translate(error, path) from error
     _check_application(path, application_id)
     _check_not_newer(path, number, name)  # a WAL could only make it newer
-    if found.st_size % page_size and not idle.wal_size(path):
+    if found.st_size < pages * page_size and not idle.wal_size(path):
         # SQLite reads the missing part of the page as zeros. With a WAL: an interrupted checkpoint.
+        # What is behind the last page it never reads, and the next page goes over it.
         raise CorruptDatabaseError(path, "its last page is cut short")
     return bool(number == len(REVISIONS))
 

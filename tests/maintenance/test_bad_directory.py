@@ -23,6 +23,7 @@ from rtstore import (
     WrongTeamError,
 )
 from rtstore.control.sqlite.engine import Database
+from rtstore.maintenance.rebuild_database import problem_of
 from tests.cli.commands import run
 from tests.support import LEASES, TEAM, new_directory, open_store, picture, plain_descriptor, write
 
@@ -84,6 +85,10 @@ DATABASES: dict[str, tuple[Callable[[Path], Any], type[RuntimeStoreError]]] = {
         lambda path: path.write_bytes(path.read_bytes()[:9000]),
         CorruptDatabaseError,
     ),
+    "its last page cut short": (
+        lambda path: path.write_bytes(path.read_bytes()[:-5]),
+        CorruptDatabaseError,
+    ),
     "a page overwritten": (_overwrite_the_manifest, CorruptDatabaseError),
     "without its tables": (
         lambda path: _sqlite(path, "PRAGMA application_id = 1920234356", "CREATE TABLE t (a)"),
@@ -125,6 +130,34 @@ def test_a_database_that_is_not_ours_to_use_is_left_as_it_is(
     assert type(caught.value) is error
     assert str(path) in str(caught.value)
     assert picture(directory) == before
+
+
+@pytest.mark.parametrize("with_wal", [False, True])
+@pytest.mark.parametrize("behind", [5, 4096, 5000])
+def test_bytes_behind_the_last_page_are_no_damage(
+    directory: Path, tmp_path: Path, behind: int, *, with_wal: bool
+) -> None:
+    """Every page that the header counts is there: all that is committed holds, and is written on."""
+    if with_wal:
+        directory = _with_wal(directory, tmp_path / "killed")
+    with (directory / DATABASE_NAME).open("ab") as file:
+        file.write(b"x" * behind)
+    assert problem_of(directory / DATABASE_NAME) is None
+    with RuntimeStore.open(directory, read_only=True) as store:
+        assert store.manifest().high_watermark == 1 + with_wal
+    with RuntimeStore.open(directory) as store:
+        write(store, LEASES, "long" * 25_000)
+        assert len(store.batches()) == 2 + with_wal
+    assert problem_of(directory / DATABASE_NAME) is None
+
+
+def _with_wal(directory: Path, copy: Path) -> Path:
+    """Write once more. Return a copy of the directory as a kill leaves it, with its WAL."""
+    with RuntimeStore.open(directory) as store:
+        write(store, LEASES, "in the WAL")
+        shutil.copytree(directory, copy)
+    assert (copy / f"{DATABASE_NAME}-wal").stat().st_size
+    return copy
 
 
 @pytest.mark.parametrize("read_only", [False, True])
