@@ -10,7 +10,7 @@ import typer
 from rtstore.cli.completion import quarantined
 from rtstore.cli.options import NUMBER_MAX
 from rtstore.errors import InvalidRequestError, UnsafePathError
-from rtstore.files.quarantine import quarantined_path
+from rtstore.files.quarantine import is_in_quarantine, quarantined_path
 from rtstore.files.system import FileSystem
 from rtstore.model.envelope import content_hash
 from rtstore.model.records import QuarantinedFile
@@ -47,9 +47,9 @@ def content_of(directory: Path, file: QuarantinedFile) -> tuple[str | None, str 
         return None, "it was no regular file, and was moved as it was"
     try:
         content, _ = FileSystem().read(quarantined_path(directory, file.quarantine_path))
-    except UnsafePathError as error:
-        return None, f"its row was changed: {error}"
-    except OSError as error:
+    except (OSError, UnsafePathError) as error:
+        if not is_in_quarantine(file.quarantine_path):
+            return None, f"its row was changed: {error}"
         return None, f"it cannot be read: {error}"
     note = None
     if content_hash(content) != file.content_hash:

@@ -50,11 +50,11 @@ from rtstore.errors import (
 )
 from rtstore.files.owned import CAN_OWN_DIRECTORIES, Owner, open_owned
 from rtstore.files.owners import explained
+from rtstore.files.paths import move_aside_command
 from rtstore.files.system import give_to_owner_of, is_root
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
 from rtstore.model.times import format_time, parse_time, utc_now
-from rtstore.shell import shell_command
 
 try:
     import fcntl
@@ -491,13 +491,6 @@ def odd_lock(path: Path) -> str | None:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def move_aside(path: Path) -> str:
-    """Return the shell command that renames a path to a free name next to it."""
-    names = (f"{path}.aside{'' if number == 1 else number}" for number in range(1, 1000))
-    target = next((name for name in names if not os.path.lexists(name)), f"{path}.aside")
-    return shell_command("mv", path, Path(target))
-
-
 def _way_out(error: OSError, path: Path) -> str:
     """Return the message of the operating system, and what to do about it."""
     odd = odd_lock(path)
@@ -511,7 +504,7 @@ def _way_out(error: OSError, path: Path) -> str:
 
 
 def _of_odd_lock(odd: str | None, path: Path) -> str:
-    return f"{odd or 'no file'} has its name. Move it away ({move_aside(path)})"
+    return f"{odd or 'no file'} has its name. Move it away ({move_aside_command(path)})"
 
 
 _HOST = socket.gethostname()

@@ -11,7 +11,7 @@ from rtstore.errors import UnsafePathError
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.model.descriptors import relative_path_problem
-from rtstore.shell import shell_word
+from rtstore.shell import shell_command, shell_word
 
 PATHS_KEPT = 1 << 16
 """The most paths that are remembered. A batch asks for that of each store a few times; with fewer
@@ -91,6 +91,13 @@ def replace_link_command(link: Path, *, is_folder: bool) -> str:
     if is_folder:
         return f"cp -Rp {at}/. {new} && rm {at} && mv {new} {at}"
     return f"cp -p {at} {new} && mv {new} {at}"
+
+
+def move_aside_command(path: Path) -> str:
+    """Return the command that renames a path to a free name next to it."""
+    names = (f"{path}.aside{'' if number == 1 else number}" for number in range(1, 1000))
+    target = next((name for name in names if not os.path.lexists(name)), f"{path}.aside")
+    return shell_command("mv", path, Path(target))
 
 
 def _through_link(

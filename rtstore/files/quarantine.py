@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rtstore.errors import UnsafePathError
 from rtstore.files import durable
+from rtstore.files.paths import end_of_link, move_aside_command, replace_link_command
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.model.envelope import content_hash
@@ -32,10 +33,22 @@ def quarantine_path(relative_path: str, hash_of_content: str) -> str:
     return f"{QUARANTINE_DIRECTORY}/{_flat(relative_path)}.{digits}"
 
 
-def folder_for_link(link: Path) -> str:
-    """Return the command that puts an empty folder in the place of a link."""
-    at = shell_word(link)
-    return f"rm {at} && mkdir -m 700 {at}"
+def about_link(link: Path) -> tuple[str, str, str]:
+    """Return in words what a link in the place of the folder leads to, the command that puts a
+    folder there, and what it does. What may be behind the link stays, and so does the way to it."""
+    leads = shell_word(link.parent / os.readlink(link))
+    if end_of_link(link, is_folder=True) is not None:
+        does = (
+            "puts a copy of the folder that it leads to in its place, and lets files be kept "
+            "again; that folder stays as it is"
+        )
+        return f"it is a symbolic link to {leads}", replace_link_command(link, is_folder=True), does
+    does = (
+        "keeps the link aside, and lets files be kept again. First bring back what it leads to, if "
+        "that is only not mounted: files that were kept may be there"
+    )
+    what = f"it is a symbolic link to {leads}, which is no folder that could take its place now"
+    return what, f"{move_aside_command(link)} && mkdir -m 700 {shell_word(link)}", does
 
 
 def check_folder(directory: Path, fs: FileSystem) -> None:
@@ -47,11 +60,11 @@ def check_folder(directory: Path, fs: FileSystem) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
+        what, command, does = about_link(folder)
         raise UnsafePathError(
             QUARANTINE_DIRECTORY,
-            "is a symbolic link: files would be moved, or read, outside of the runtime "
-            f"directory. Have the folder itself there: {folder_for_link(folder)} (and move into it "
-            "the files that the link leads to)",
+            f"{what.removeprefix('it ')}: files would be moved, or read, outside of the runtime "
+            f"directory. Have the folder itself there: {command} ({does})",
         )
     if not stat.S_ISDIR(mode):
         raise UnsafePathError(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from rtstore.control.lock import LOCK_NAME, move_aside, odd_lock
+from rtstore.control.lock import LOCK_NAME, odd_lock
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import StorageError
 from rtstore.files.owners import (
@@ -24,7 +24,7 @@ from rtstore.files.owners import (
     owner,
     this_user,
 )
-from rtstore.files.paths import store_path
+from rtstore.files.paths import move_aside_command, store_path
 from rtstore.foreign import system_error
 from rtstore.maintenance.suggestions import owning_way
 from rtstore.model.records import ROOM_FOR_NOTHING, Hindrance, HindranceKind, Suggestion
@@ -116,7 +116,7 @@ def _of_all(directory: Path) -> Iterator[Hindrance]:
             kind=HindranceKind.LOCK,
             problem=f"the writer lock cannot be taken: its file is {problem}",
             way=Suggestion(
-                command=move_aside(lock),
+                command=move_aside_command(lock),
                 why=f"moves away what has the name of the lock file, which is {problem}: until "
                 "then nothing can be written",
             ),

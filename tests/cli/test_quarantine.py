@@ -369,6 +369,10 @@ def _link_away(folder: Path) -> None:
     folder.symlink_to(folder.parent.parent / "elsewhere")
 
 
+def _link_to_nothing(folder: Path) -> None:
+    folder.symlink_to("not-mounted")
+
+
 def _make_immutable(folder: Path) -> None:
     folder.mkdir()
     if subprocess.run(["chattr", "+i", folder], capture_output=True, check=False).returncode:
@@ -377,6 +381,7 @@ def _make_immutable(folder: Path) -> None:
 
 CLOSED: dict[str, Callable[[Path], object]] = {
     "a link": _link_away,
+    "a link to nothing": _link_to_nothing,
     "a file": Path.touch,
     "immutable": _make_immutable,
 }
@@ -402,3 +407,30 @@ def test_a_quarantine_that_nothing_can_be_put_into(edited: Path, closed: str) ->
         assert way["command"].endswith(f"chattr -i {edited / 'quarantine'}")
     assert run("recover", edited).row("quarantine", SESSIONS, "done")
     assert "no file is missing in it" in run("doctor", edited).out
+    if closed == "a link to nothing":
+        assert (edited / "quarantine.aside").is_symlink()
+
+
+def test_a_quarantine_that_was_moved_to_another_disk(kept: Path) -> None:
+    """What was kept is still there after the way that the doctor prints, and is told as it is
+    before; the folder that the link leads to stays."""
+    moved = (kept / "quarantine").rename(kept.parent / "large disk")
+    before = _contents(moved)
+    (kept / "quarantine").symlink_to(moved)
+    looked = run("quarantine", "show", kept, "1")
+    assert "it cannot be read: path 'quarantine' is a symbolic link" in looked.out
+    (finding,) = (
+        item
+        for item in run("doctor", kept, "--json").json()["findings"]
+        if item["check"] == "quarantine"
+    )
+    assert str(moved) in finding["sentence"]
+    (way,) = finding["ways"]
+    assert run_command(way["command"]).code == 0
+    assert _contents(moved) == _contents(kept / "quarantine") == before
+    assert "no file is missing in it" in run("doctor", kept).out
+    assert run("quarantine", "restore", kept, "1").code == ExitCode.READY
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -137,7 +137,7 @@ def test_a_database_that_is_not_ours_to_use_is_left_as_it_is(
 def test_bytes_behind_the_last_page_are_no_damage(
     directory: Path, tmp_path: Path, behind: int, *, with_wal: bool
 ) -> None:
-    """Every page that the header counts is there: all that is committed holds, and is written on."""
+    """Every page that the header counts is there: what is committed holds."""
     if with_wal:
         directory = _with_wal(directory, tmp_path / "killed")
     with (directory / DATABASE_NAME).open("ab") as file:

@@ -22,7 +22,11 @@ from rtstore.errors import (
 )
 from rtstore.files.owners import explained
 from rtstore.files.paths import store_path
-from rtstore.files.quarantine import QUARANTINE_DIRECTORY, quarantined_path
+from rtstore.files.quarantine import (
+    QUARANTINE_DIRECTORY,
+    is_in_quarantine,
+    quarantined_path,
+)
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.history.materialize import BackupFile
@@ -255,7 +259,9 @@ def _problems_of_files(record: Backup, fs: FileSystem, progress: Progress | None
         try:
             content, _ = fs.read(path_of(record.path, file))
         except UnsafePathError as error:
-            yield f"a path that no back-up has: {error}"
+            kept = is_in_quarantine(file.relative_path)
+            what = f"{file.relative_path} cannot be read" if kept else "a path that no back-up has"
+            yield f"{what}: {error}"
             continue
         except system_error() as error:
             yield f"{file.relative_path}: {error.strerror or error}"

@@ -152,8 +152,8 @@ class Facts(Record):
     """Pragmas of the database file as they are; None: not looked at."""
     closed_quarantine: str | None = None
     """Why no file can be quarantined."""
-    open_quarantine: str | None = None
-    """The command that changes that."""
+    open_quarantine: Suggestion | None = None
+    """What changes that."""
     lost_quarantined: tuple[str, ...] | None = None
     """What the database says is in quarantine, and is not; None: it cannot be asked."""
     had_database: bool = True

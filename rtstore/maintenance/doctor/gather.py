@@ -27,7 +27,7 @@ from rtstore.control import (
     recovery_log,
     revisions,
 )
-from rtstore.control.lock import LOCK_NAME, WriterLock, move_aside, read_signature
+from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.added import added_parts
@@ -58,10 +58,15 @@ from rtstore.files.owners import (
     owner,
     this_user,
 )
-from rtstore.files.paths import end_of_link, replace_link_command, store_path
+from rtstore.files.paths import (
+    end_of_link,
+    move_aside_command,
+    replace_link_command,
+    store_path,
+)
 from rtstore.files.quarantine import (
     QUARANTINE_DIRECTORY,
-    folder_for_link,
+    about_link,
     is_changed,
     is_gone,
     is_in_quarantine,
@@ -95,7 +100,7 @@ from rtstore.maintenance.rebuild_database import (
 from rtstore.maintenance.renamed import renamed_databases
 from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_directory
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
-from rtstore.model.records import Hindrance
+from rtstore.model.records import Hindrance, Suggestion
 from rtstore.model.times import parse_time, utc_now
 from rtstore.shell import shell_word
 
@@ -390,16 +395,17 @@ def _descriptors(path: Path) -> Sequence[Descriptor] | None:
     return _read(path, manifest.load_descriptors)
 
 
-def _closed_quarantine(directory: Path) -> dict[str, str]:
-    """Return why no file can be quarantined, and the command that changes that."""
+def _closed_quarantine(directory: Path) -> dict[str, Any]:
+    """Return why no file can be quarantined, and what changes that."""
     folder = directory / QUARANTINE_DIRECTORY
     found = _lstat(folder)
     if found is None:
         return {}
+    helps = "lets files be kept again"
     if stat.S_ISLNK(found.st_mode):
-        why, command = "it is a symbolic link", folder_for_link(folder)
+        why, command, helps = about_link(folder)
     elif not stat.S_ISDIR(found.st_mode):
-        why, command = "it is no directory", move_aside(folder)
+        why, command = "it is no directory", move_aside_command(folder)
     elif is_immutable(folder):
         why = "somebody made it immutable (chattr)"
         command = as_root(f"chattr -i {shell_word(folder)}")
@@ -407,7 +413,8 @@ def _closed_quarantine(directory: Path) -> dict[str, str]:
         why, command = "its mode lets nobody write there", f"chmod u+rwx {shell_word(folder)}"
     else:
         return {}
-    return {"closed_quarantine": why, "open_quarantine": command}
+    way = Suggestion(command=command, why=helps)
+    return {"closed_quarantine": why, "open_quarantine": way}
 
 
 def _quarantined(directory: Path, fs: FileSystem) -> dict[str, Any]:

@@ -736,19 +736,19 @@ def _quarantine(facts: Facts) -> Iterator[Finding]:
         yield say.red(
             f"{facts.closed_quarantine}: no file can be kept there, so a write or a recovery that "
             "would go over a changed file is refused",
-            Suggestion(command=facts.open_quarantine, why="lets files be kept again"),
+            *(() if facts.open_quarantine is None else (facts.open_quarantine,)),
         )
     elif not (facts.lost_quarantined or facts.changed_quarantined or unlisted):
         yield say.green("no file is missing in it, or was changed")
     if facts.lost_quarantined:
         yield say.yellow(
             "quarantined files that are gone, so that they cannot be put back; somebody removed "
-            "them, or this directory was made of a database that an upgrade backed up, which has "
-            f"none: {_some(facts.lost_quarantined)}",
+            "them or took the folder away, or this directory was made of a database that an "
+            f"upgrade backed up, which has none: {_some(facts.lost_quarantined)}",
             Suggestion(
                 command=f"rtstore quarantine list {shell_word(facts.directory)}",
-                why="marks what is gone; only a back-up may have it. Pruning the quarantine "
-                "forgets it",
+                why="marks what is gone; only a back-up may have it, or the folder that was taken "
+                "away. Pruning the quarantine forgets it",
             ),
         )
     if facts.changed_quarantined:
