@@ -63,12 +63,15 @@ def way_to_register(directory: Path, unregistered: Mapping[str, str]) -> Suggest
 
 
 class LaunchState(Record):
-    """Whose state the files are, as the launch state says it in plain text."""
+    """Whose state the files are, as the launch state says it in plain text, completed from what is
+    left of the database."""
 
     team_name: str | None = None
     run_id: str | None = None
     provider_id: str | None = None
     capability_snapshot_id: str | None = None
+    behavior_fingerprint: str | None = None
+    """Of the database: the launch state has none."""
 
 
 def rebuild_command(
@@ -80,6 +83,7 @@ def rebuild_command(
         "--team": team_name,
         "--run-id": launch.run_id,
         "--capability-snapshot-id": launch.capability_snapshot_id,
+        "--behavior-fingerprint": launch.behavior_fingerprint,
     }
     given = [word for option, value in known.items() if value for word in (option, value)]
     return shell_command("rtstore", "rebuild", directory, *given, *options)

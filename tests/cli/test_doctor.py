@@ -329,6 +329,23 @@ def test_what_somebody_made_immutable_is_named_with_the_way_out(tmp_path: Path, 
         assert "lock" not in {item["check"] for item in found.json()["findings"]}
 
 
+def test_the_rebuild_that_is_printed_names_the_whole_identity(tmp_path: Path) -> None:
+    """Where the database still says of which identity the files are, the command that is printed
+    makes a directory that is ready."""
+    directory = ready_team(tmp_path)
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        raw.execute("UPDATE runtime_manifest SET updated_at = '2026-99-99T99:99:99.999Z'")
+    (found,) = (
+        item
+        for item in run("doctor", directory, "--json").json()["findings"]
+        if item["check"] == "database"
+    )
+    command = found["ways"][-1]["command"]
+    assert str(IDENTITY.behavior_fingerprint) in shlex.split(command)
+    assert run(*shlex.split(command)[1:]).code == 0
+    assert run("status", directory).code == ExitCode.READY
+
+
 def _write_in_folder(directory: Path) -> None:
     """Write a store whose file is in the folder `notes`."""
     notes = Descriptor("app.notes", relative_path="notes/notes.json")

@@ -200,6 +200,18 @@ def test_the_active_identity_is_read_wherever_it_is_left(directory: Path, table:
         assert not [action for action in plan.actions if "stale" in (action.reason or "")]
 
 
+def test_the_active_identity_where_the_manifest_makes_no_sense(directory: Path) -> None:
+    """The row can be read, and the model refuses it: the identity is that of the last batch of a
+    run, whole, whatever was given of it."""
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        raw.execute("UPDATE runtime_manifest SET updated_at = '2026-99-99T99:99:99.999Z'")
+    report = rebuild_database(directory, identity=RunIdentity(run_id=IDENTITY.run_id))
+    assert report.active_identity == IDENTITY
+    with RuntimeStore.open(directory) as store:
+        plan = store.plan_recovery(expected=IDENTITY)
+        assert not [action for action in plan.actions if "stale" in (action.reason or "")]
+
+
 def test_what_no_write_would_take_is_left_out(directory: Path) -> None:
     """A file with a key twice, data that its model refuses, a newer file and a link stay as they
     are, and each is named with the reason; the plan sees them."""

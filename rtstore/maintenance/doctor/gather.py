@@ -98,9 +98,10 @@ from rtstore.maintenance.rebuild_database import (
     what_is_left,
 )
 from rtstore.maintenance.renamed import renamed_databases
+from rtstore.maintenance.suggestions import LaunchState
 from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_directory
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
-from rtstore.model.records import Hindrance, Suggestion
+from rtstore.model.records import Hindrance, RunIdentity, Suggestion
 from rtstore.model.times import parse_time, utc_now
 from rtstore.shell import shell_word
 
@@ -151,7 +152,7 @@ def examine(
         had_database=had_database(directory, fs),
         newer_than_control_files=legacy.newer_than_control_files(directory, fs),
         renamed=renamed_databases(directory, fs) if helps else {},
-        launch=read_launch_state(directory, fs),
+        launch=_launch(directory, left.identity, fs),
         team_in_database=left.team_name,
         **_backups(directory, fs, would_help=helps),
         **(_why_refused(directory, known, fs) if state is DatabaseState.LEGACY else {}),
@@ -191,6 +192,19 @@ def _nameless(directory: Path, known: Iterable[Descriptor], fs: FileSystem) -> t
     """Return the store files whose stores neither those descriptors nor the known ones name."""
     named = {item.relative_path for item in known}
     return tuple(path for path in nameless_of(store_files(directory, (), fs)) if path not in named)
+
+
+def _launch(directory: Path, active: RunIdentity | None, fs: FileSystem) -> LaunchState:
+    """Return what the launch state says, completed from the old database for the same run."""
+    launch = read_launch_state(directory, fs)
+    if active is None or launch.run_id != active.run_id:
+        return launch
+    known = launch.capability_snapshot_id or active.capability_snapshot_id
+    completed = {
+        "capability_snapshot_id": known,
+        "behavior_fingerprint": active.behavior_fingerprint,
+    }
+    return launch.model_copy(update=completed)
 
 
 def _hindrances(

@@ -379,6 +379,8 @@ def _rebuild(facts: Facts, *options: str) -> Suggestion:
         options = (*options, "--descriptors", facts.descriptors_name)
     aside = "" if facts.state is DatabaseState.ABSENT else ", and keeps the old one aside"
     named = "; team and run are what the launch state says" if facts.launch.run_id else ""
+    if facts.launch.behavior_fingerprint is not None:
+        named += ", and the behavior fingerprint what the old database says"
     way = Suggestion(
         command=rebuild_command(facts.directory, facts.launch, *options, team_name=team),
         why=f"makes a new database from the store files as they are now{aside}; history and "

@@ -114,14 +114,14 @@ def _read(database: Database) -> Salvage:
         if content is not None and content_hash(content) == entry.content_hash:
             content_of[name] = content
     logged = _attempt(database, batches.load_open) or ()
-    last = _last_committed(database)
+    committed = _committed(database)
+    last = committed[0] if committed else None
+    active = _attempt(database, lambda found: (manifest.load_active_identity(found),))
     quarantined = _attempt(database, recovery_log.list_quarantined)
     known_runs = _attempt(database, runs.list_readable)
     return Salvage(
         team_name=head.team_name if head else last.team_name if last else None,
-        identity=_attempt(database, manifest.load_active_identity)
-        if head
-        else _identity_of(last, entries.values()),
+        identity=active[0] if active else _identity_of(committed, entries.values()),
         high_watermark=head.high_watermark if head else last.high_watermark if last else None,
         descriptors=descriptors or None,
         retention=_attempt(database, manifest.load_retention),
@@ -134,15 +134,20 @@ def _read(database: Database) -> Salvage:
     )
 
 
-def _last_committed(database: Database) -> Batch | None:
+def _committed(database: Database) -> list[Batch]:
+    """Return the committed batches, newest first."""
     found = _attempt(database, batches.list_batches) or []
-    return next((each for each in reversed(found) if each.state is BatchState.COMMITTED), None)
+    return [each for each in reversed(found) if each.state is BatchState.COMMITTED]
 
 
-def _identity_of(last: Batch | None, entries: Iterable[ManifestEntry]) -> RunIdentity | None:
-    """Return the identity of the last committed batch, or else of the newest entry that can be
-    read."""
-    source = last or max(entries, key=lambda entry: entry.batch_number, default=None)
+def _identity_of(
+    committed: Iterable[Batch], entries: Iterable[ManifestEntry]
+) -> RunIdentity | None:
+    """Return the identity of the newest batch of a run that can be read, or else of the newest
+    entry of one."""
+    newest = sorted(entries, key=lambda entry: entry.batch_number, reverse=True)
+    found: list[Batch | ManifestEntry] = [*committed, *newest]
+    source = next((each for each in found if each.run_id is not None), None)
     if source is None or source.run_id is None:
         return None
     return RunIdentity(

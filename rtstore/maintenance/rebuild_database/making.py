@@ -265,26 +265,15 @@ def _refuse_nameless(
     found = sorted(set(store_files(directory, (), fs)) - set(_paths(known)))
     if found and not force:
         names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
-        run, options = _as_options(identity)
-        again = rebuild_with_descriptors(directory, run, *options, team_name=team)
-        forced = rebuild_command(directory, run, *options, "--force", team_name=team)
+        run = LaunchState() if identity is None else LaunchState(**identity.model_dump())
+        again = rebuild_with_descriptors(directory, run, team_name=team)
+        forced = rebuild_command(directory, run, "--force", team_name=team)
         raise InvalidRequestError(
             "descriptors",
             f"{names}: store files whose stores only the descriptors of the runtime name. Run: "
             f"{again} ({about_descriptors(directory, team_name=team)}). Or leave them as they are, "
             f"and adopt them one by one once the runtime has opened the store ({forced})",
         )
-
-
-def _as_options(identity: RunIdentity | None) -> tuple[LaunchState, tuple[str, ...]]:
-    """Return a run identity as the command takes it."""
-    if identity is None:
-        return LaunchState(), ()
-    run = LaunchState(
-        run_id=identity.run_id, capability_snapshot_id=identity.capability_snapshot_id
-    )
-    fingerprint = identity.behavior_fingerprint
-    return run, () if fingerprint is None else ("--behavior-fingerprint", fingerprint)
 
 
 def _paths(descriptors: Iterable[Descriptor]) -> list[str]:
