@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -51,6 +52,7 @@ from rtstore.model.records import (
     RecoveryStep,
     RecoveryTrigger,
 )
+from rtstore.shell import rtstore_at
 
 logger = logging.getLogger("rtstore.recovery")
 
@@ -84,7 +86,7 @@ def resolve_in_doubt(left: Sequence[LoggedBatch], publisher: Publisher) -> None:
         raise OpenBatchError(batch_id, cause_of(error), directory) from error
     try:
         take_to_their_end(left, publisher)
-    except system_error(StorageError, StatementRefusedError) as error:
+    except system_error(StorageError, StatementRefusedError, UnsafePathError) as error:
         raise OpenBatchError(batch_id, cause_of(error), directory) from error
     steps = [step_of(action, database) for action in plan.actions]
     with database.write(flush=False) as connection:
@@ -116,6 +118,7 @@ def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None
     `StatementRefusedError`; the batches then stay open.
     """
     publisher.database.assert_locked()
+    _check_paths(left, publisher.directory)
     going, content_of = _completable(left, publisher)
     if not going:
         return
@@ -139,6 +142,22 @@ def take_to_their_end(left: Sequence[LoggedBatch], publisher: Publisher) -> None
         expected = Expected.after(kept, entry)
         publisher.publish(write, content_of[version.key], batch_id, expected)
     publisher.complete_in_doubt(going)
+
+
+def _check_paths(left: Sequence[LoggedBatch], directory: Path) -> None:
+    """Raise `UnsafePathError` for a row of the log with a path that no store may have. The log took
+    it, so somebody changed it since; the doctor says how to put it right."""
+    for version in _last_versions(left):
+        try:
+            store_path(directory, version.write.relative_path)
+        except UnsafePathError as error:
+            problem = (
+                f"{error.problem}. Somebody changed this row of batch "
+                f"{version.logged.batch.batch_id}. What puts it right: "
+                f"{rtstore_at('doctor', directory)}"
+            )
+            name = version.write.schema_name
+            raise UnsafePathError(error.path, problem, store=name) from error
 
 
 def _delete(

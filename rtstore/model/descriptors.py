@@ -181,12 +181,17 @@ def _with_defaults(name: tuple[Any, ...], fields: dict[str, Any]) -> dict[str, A
     return fields
 
 
+def default_path(name: str) -> str:
+    """Return the file of a store that names none. A name may make none that a store may have."""
+    return f"{name.replace(':', '+')}.json"
+
+
 def _default_path(name: object) -> str:
     """Return the file of a store whose descriptor names none. Raises `InvalidRequestError` for a
     good name that is none for a file."""
     if not (isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= _NAME_LENGTH_MAX):
         return "nowhere.json"  # the name itself is refused
-    path = f"{name.replace(':', '+')}.json"
+    path = default_path(name)
     problem = relative_path_problem(path)
     if problem is not None:
         why = f"must be given for this store: {shown(path)}, its default, {problem}"

@@ -10,10 +10,18 @@ from typing import Any
 
 import pytest
 
-from rtstore import DATABASE_NAME, RuntimeStore, StatementRefusedError
+from rtstore import (
+    DATABASE_NAME,
+    DELETED,
+    OpenBatchError,
+    RecoveryFailedError,
+    RuntimeStore,
+    StatementRefusedError,
+)
+from rtstore.cli.demo.writer import IDENTITY
 from rtstore.cli.exits import ExitCode
 from rtstore.testing import crash_at
-from tests.cli.commands import Result, ready_team, run
+from tests.cli.commands import Result, crashed_team, ready_team, run
 from tests.cli.troubles import findings, run_command
 from tests.support import CHECKPOINT
 
@@ -180,3 +188,39 @@ def test_a_run_that_no_batch_begins(tmp_path: Path) -> None:
         store.begin_run("run-10", keep="all", supersede=True)
     assert _ask(directory, "SELECT run_id FROM runs WHERE state = 'beginning'") == [("run-10",)]
     assert "is said to be beginning" not in run("doctor", directory).out
+
+
+def test_a_row_of_an_open_batch(tmp_path: Path) -> None:
+    """A recovery names the row and the doctor, whose command lets the batch go forward. Nothing is
+    written outside."""
+    directory = crashed_team(tmp_path)
+    _change(
+        directory,
+        "UPDATE batch_writes SET relative_path = '../evil.json' WHERE position = 0 AND "
+        "batch_number = (SELECT max(batch_number) FROM write_batches)",
+    )
+    refused = run("recover", directory)
+    assert refused.code == ExitCode.NOT_READY
+    assert f"What puts it right: rtstore doctor {directory}" in refused.out
+    _put_right(directory, ready=False)
+    assert run("recover", directory).code == ExitCode.READY
+    assert run("doctor", directory).code == ExitCode.READY
+    assert not (tmp_path / "evil.json").exists()
+
+
+def test_a_row_of_an_open_deletion(tmp_path: Path) -> None:
+    """So does a row of what is deleted. A writer that was there before is told of the batch that is
+    in the way of its own."""
+    directory = ready_team(tmp_path)
+    leases: dict[str, Any] = {"identity": IDENTITY, "reason": "host_lease_update"}
+    with RuntimeStore.open(directory) as other:
+        with RuntimeStore.open(directory) as store, crash_at("after-log"):
+            store.write_batch(**leases, writes={"opencode.hostLeases": DELETED})
+        _change(directory, "UPDATE batch_deletions SET relative_path = '/etc/passwd'")
+        with pytest.raises(OpenBatchError, match=r"'/etc/passwd' .*rtstore doctor"):
+            other.write_batch(**leases, writes={SESSIONS: {}})
+    with pytest.raises(RecoveryFailedError, match=r"'/etc/passwd' of store opencode\.hostLeases"):
+        RuntimeStore.open(directory)
+    _put_right(directory, ready=False)
+    RuntimeStore.open(directory).close()
+    assert not (directory / LEASES_FILE).exists()

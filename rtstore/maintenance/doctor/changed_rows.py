@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from rtstore.control import manifest, recovery_log, runs
+from rtstore.control import batches, manifest, recovery_log, runs
 from rtstore.control.manifest import ChangedPath
 from rtstore.control.sqlite.statements import database_of
 from rtstore.errors import UnsafePathError, shown
@@ -16,6 +16,8 @@ from rtstore.files.quarantine import is_in_quarantine
 from rtstore.files.stamp import read_hashed
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error
+from rtstore.model.descriptors import default_path, relative_path_problem
+from rtstore.model.records import PlannedDeletion
 
 
 def of_stores(connection: Connection) -> dict[str, str]:
@@ -51,6 +53,35 @@ def of_runs(connection: Connection) -> dict[str, str]:
     number, run_id = found
     problem = f"run {shown(run_id)} is said to be beginning, and no batch begins it"
     return {problem: f"DELETE FROM runs WHERE run_number = {number}"}  # noqa: S608 - printed
+
+
+def of_open_batches(connection: Connection) -> dict[str, str]:
+    """Return the rows of open batches with a path that no store may have, in words, each with the
+    SQL that gives it the file that the directory has of the store."""
+    descriptors = manifest.load_descriptors(connection)
+    remembered = {item.schema_name: item.relative_path for item in descriptors}
+    committed = manifest.load_paths(connection)
+    found = {}
+    for logged in batches.load_open(connection):
+        for write in logged.changes:
+            name = write.schema_name
+            path = _possible(remembered.get(name), committed.get(name), default_path(name))
+            if relative_path_problem(write.relative_path) is None or path is None:
+                continue
+            problem = (
+                f"open batch {logged.batch.batch_id} is said to have {name} in "
+                f"{shown(write.relative_path)}"
+            )
+            table = "batch_deletions" if isinstance(write, PlannedDeletion) else "batch_writes"
+            where = f"batch_number = {logged.batch.batch_number} AND schema_name = {_text(name)}"
+            change = f"SET relative_path = {_text(path)}"
+            found[problem] = f"UPDATE {table} {change} WHERE {where}"
+    return found
+
+
+def _possible(*paths: str | None) -> str | None:
+    """Return the first path that a store may have."""
+    return next((path for path in paths if path and relative_path_problem(path) is None), None)
 
 
 def _is_of_entry(item: ChangedPath, directory: Path) -> bool:

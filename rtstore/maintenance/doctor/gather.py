@@ -264,7 +264,8 @@ def _of_state(directory: Path, state: DatabaseState, problem: str | None) -> dic
             of_quarantine = _read(path, changed_rows.of_quarantine) or {}
             of_stores = _read(path, changed_rows.of_stores) or {}
             of_runs = _read(path, changed_rows.of_runs) or {}
-            facts["changed_rows"] = of_quarantine | of_stores | of_runs
+            of_open = _read(path, changed_rows.of_open_batches) or {}
+            facts["changed_rows"] = of_quarantine | of_stores | of_runs | of_open
             facts["rows_left"] = _read(path, lost_history.count_remains) or 0
             facts["set_back"] = _read(path, manifest.set_back)
         case DatabaseState.DAMAGED:
