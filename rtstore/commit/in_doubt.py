@@ -33,7 +33,7 @@ from rtstore.errors import (
 )
 from rtstore.files import durable
 from rtstore.files.paths import store_path
-from rtstore.files.quarantine import quarantined_path
+from rtstore.files.quarantine import is_in_quarantine, quarantined_path
 from rtstore.foreign import system_error
 from rtstore.model.decide import build_plan
 from rtstore.model.envelope import content_hash
@@ -236,7 +236,8 @@ def _content(version: _Version, write: PlannedWrite, publisher: Publisher) -> by
 
 def _find(write: PlannedWrite, publisher: Publisher) -> bytes | None:
     """Return a copy of the bytes of a planned write from the store's file, its temporary file or
-    quarantine, or None."""
+    quarantine, or None. Raises `UnsafePathError` where it may be in a quarantine that is not to be
+    read now: then nothing is lost yet."""
     path = store_path(publisher.directory, write.relative_path)
     places = [path, durable.temporary_path(path)]
 
@@ -244,11 +245,13 @@ def _find(write: PlannedWrite, publisher: Publisher) -> bytes | None:
         rows = recovery_log.list_quarantined(connection)
         return [row.quarantine_path for row in rows if row.content_hash == write.content_hash]
 
+    closed: UnsafePathError | None = None
     for kept_at in publisher.database.read(kept):
         try:
             places.append(quarantined_path(publisher.directory, kept_at))
-        except UnsafePathError:
-            continue
+        except UnsafePathError as error:
+            if is_in_quarantine(kept_at):
+                closed = error
     for place in places:
         try:
             content, _ = publisher.fs.read(place)
@@ -256,6 +259,8 @@ def _find(write: PlannedWrite, publisher: Publisher) -> bytes | None:
             continue
         if content_hash(content) == write.content_hash:
             return content
+    if closed is not None:
+        raise closed
     return None
 
 

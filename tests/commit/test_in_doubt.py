@@ -26,6 +26,7 @@ from rtstore import (
     BatchWriter,
     CorruptDatabaseError,
     OpenBatchError,
+    RecoveryFailedError,
     Retention,
     RuntimeStore,
     StorageError,
@@ -176,8 +177,10 @@ def test_content_is_taken_from_the_temporary_file(directory: Path) -> None:
         assert agree(store)
 
 
-def test_content_is_taken_from_quarantine(directory: Path) -> None:
-    """Somebody's copy was kept before: of what the batch wrote."""
+@pytest.mark.parametrize("moved", [False, True])
+def test_content_is_taken_from_quarantine(directory: Path, *, moved: bool) -> None:
+    """Somebody's copy was kept before: of what the batch wrote. Where a link leads to it, the batch
+    stays open until the folder is back: it is not recorded as failed."""
     leave_open(directory, {LEASES: "second"}, at="unlink")
     version = (directory / FILE_OF[LEASES]).read_bytes()
     lose_contents(directory, LEASES, 2)
@@ -191,6 +194,13 @@ def test_content_is_taken_from_quarantine(directory: Path) -> None:
             " 'quarantine/copy', 'kept', content_hash, file_size, written_at FROM batch_writes"
             " WHERE batch_number = 2"
         )
+    if moved:  # to another disk, say
+        (directory / "quarantine").rename(directory.parent / "moved")
+        (directory / "quarantine").symlink_to(directory.parent / "moved")
+        with pytest.raises(RecoveryFailedError, match="'quarantine' is a symbolic link"):
+            reopened(directory)
+        (directory / "quarantine").unlink()
+        (directory.parent / "moved").rename(directory / "quarantine")
     with reopened(directory) as store:
         assert store.read(LEASES).data == "second"
         assert agree(store)
