@@ -528,8 +528,8 @@ class StoreFileChangedError(RecoveryNeededError):
         """Why the file was not adopted, where foreign edits are; else None."""
         self.of_batch = of_batch
         """Whether the file holds only bytes that a batch wrote, and not what is committed: the
-        store was written again or deleted since, the batch failed, or the end is missing. It is no
-        edit."""
+        store was written again or deleted since, the batch failed, the end is missing, or another
+        store had the file. It is no edit."""
         self.content_lost = content_lost
         """Whether what is committed for the store is not in the database."""
         self.moved_to = moved_to
@@ -539,8 +539,9 @@ class StoreFileChangedError(RecoveryNeededError):
             what = f"is not the file of store {store}: the database says {moved_to}"
         elif of_batch and expected is not None:
             what = (
-                f"holds bytes that a batch wrote to store {store} (an earlier one, one that "
-                f"failed, or a part of one): {expected} is committed, the file is {found}"
+                f"holds bytes that a batch wrote (an earlier one, one that failed, one of another "
+                f"store that had the file, or a part of one): store {store} was committed as "
+                f"{expected}, the file is {found}"
             )
         elif of_batch:
             what = f"is there, as a batch wrote it, and nothing is committed for store {store} now"

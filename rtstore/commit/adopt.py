@@ -262,6 +262,7 @@ def refuse_own(
         found_hash,
         lambda: content,
         current=None if entry is None else entry.batch_number,
+        relative_path=descriptor.relative_path,
     ):
         look, back = rtstore_at("plan", directory), rtstore_at("revert", directory)
         problem = (

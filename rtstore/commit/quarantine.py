@@ -187,8 +187,15 @@ class QuarantineKeeper:
         def is_kept(connection: Connection) -> bool:
             # Without an entry nothing holds a committed version that is on record: this batch may
             # drop it. Where the deletion is on record, that is what was asked for.
-            may_go = entry is None and batches.is_written(connection, name)
-            return not may_go and contents.holds(connection, found, found_hash, name)
+            if entry is None and batches.is_written(connection, name):
+                return False
+            if contents.holds(connection, found, found_hash, name):
+                return True
+            path = file.relative_path
+            return (
+                entry is not None
+                and (batches.wrote_for_another(connection, name, path, found_hash)[1])
+            )
 
         return not self._database.read(is_kept)
 

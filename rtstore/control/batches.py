@@ -15,6 +15,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    union,
     union_all,
     update,
 )
@@ -332,6 +333,17 @@ def has_bytes(connection: Connection, schema_name: str, content_hash: str) -> bo
     return _SELECT_KEEPER.first(connection, name=schema_name, hash=content_hash) is not None
 
 
+def wrote_for_another(
+    connection: Connection, schema_name: str, relative_path: str, content_hash: str
+) -> tuple[bool, bool]:
+    """Return whether a batch wrote exactly these bytes to a file for another store, which had the
+    file before; and whether they are in the database, so that no copy is needed."""
+    rows = _SELECT_OTHER_WRITERS.all(
+        connection, name=schema_name, path=relative_path, hash=content_hash
+    )
+    return bool(rows), any(row["has_content"] for row in rows)
+
+
 def last_number(connection: Connection) -> int:
     """Return the number of the newest batch, 0 before the first. Unlike the high watermark, it
     counts failed batches too. Raises `ValueError` for numbers that we never give."""
@@ -591,6 +603,21 @@ _SELECT_KEEPER = Statement(
     )
     .order_by(batch_writes.c.batch_number.desc())  # the contents of the oldest may be gone
     .limit(1)
+)
+# Who gave a file up has an entry with another one, or was deleted.
+_SELECT_OTHER_WRITERS = Statement(
+    select(exists().where(_HAS_CONTENT).correlate(batch_writes).label("has_content"))
+    .select_from(batch_writes)
+    .join(write_batches, write_batches.c.batch_number == batch_writes.c.batch_number)
+    .where(
+        batch_writes.c.schema_name.in_(
+            union(select(manifest_entries.c.schema_name), select(batch_deletions.c.schema_name))
+        ),
+        batch_writes.c.schema_name != bindparam("name"),
+        batch_writes.c.content_hash == bindparam("hash"),
+        batch_writes.c.relative_path == bindparam("path"),
+        write_batches.c.origin == BatchOrigin.WRITTEN.value,
+    )
 )
 
 

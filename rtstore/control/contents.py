@@ -169,15 +169,18 @@ def is_of_batch(
     read: Callable[[], bytes | None],
     *,
     current: int | None,
+    relative_path: str,
 ) -> bool:
     """Return whether a store's file, which is not what is committed, holds only bytes of a batch of
-    the log: of an earlier one or a failed one, wholly or but for the end. Nobody edited such a
-    file.
+    the log: of an earlier one or a failed one, wholly or but for the end; or of one that wrote
+    another store there, which had the file before. Nobody edited such a file.
 
     `current` is the number of the batch of its entry, None without one. `read` returns the bytes
     with that hash, or None where they are not to be had any more.
     """
     if batches.wrote_same_bytes(connection, schema_name, found_hash, but_not=current):
+        return True
+    if batches.wrote_for_another(connection, schema_name, relative_path, found_hash)[0]:
         return True
     found = read()
     if found is None:

@@ -388,6 +388,7 @@ class StoreReader:
                 found,
                 lambda: content if _is_sound(content) else None,
                 current=None if entry is None else entry.batch_number,
+                relative_path=descriptor.relative_path,
             )
             is_lost = descriptor.schema_name in _lost(connection, [descriptor.schema_name])
             moved_to = manifest.moved_to(connection, descriptor, entry)

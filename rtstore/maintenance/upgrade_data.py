@@ -90,11 +90,14 @@ def adopts_edit(
     on from that. Raises why it cannot: as `read_for_adoption` and `upgraded_data`."""
     name = descriptor.schema_name
 
-    def query(connection: Connection) -> tuple[ManifestEntry | None, bool]:
-        entries = manifest.load_entries(connection, [name])
-        return entries.get(name), last_identity(connection) is not None
+    def query(connection: Connection) -> tuple[ManifestEntry | None, bool, bool]:
+        entry = manifest.load_entries(connection, [name]).get(name)
+        is_moved = manifest.moved_to(connection, descriptor, entry) is not None
+        return entry, last_identity(connection) is not None, is_moved
 
-    entry, has_identity = database.read(query)
+    entry, has_identity, is_moved = database.read(query)
+    if entry is not None and is_moved:  # an edit of the former file comes along, and no other
+        descriptor = descriptor.model_copy(update={"relative_path": entry.relative_path})
     try:
         there, _ = fs.read(store_path(directory, descriptor.relative_path))
     except system_error():

@@ -71,10 +71,14 @@ from rtstore.recovery.rebuilders import REBUILD_KINDS, Rebuilding
 logger = logging.getLogger("rtstore.recovery")
 
 SAFE_KINDS = frozenset({ActionKind.ROLL_FORWARD, ActionKind.RESTORE_COMMITTED})
-"""The actions of an opening: they need no decision and lose nothing."""
+"""The actions of an opening: they need no decision and lose nothing. So does one more: a file that
+is at the new path of a store makes way."""
 
 
 _NOT_IN_DATABASE = "its committed content is not in the database"
+_NOT_ITS_FILE = "it was there before its store was given this file"
+_CAME_ALONG = "its former file was edited, and the edit was copied to this one"
+_UNEXPLAINED = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
 _LINK = (
     "left as it is: it is, or is behind, a symbolic link, which is never followed nor replaced. A "
     "person must put what it leads to in its place, or remove it; status says which command does"
@@ -191,9 +195,10 @@ class Recovery:
         """Run the recovery of an opening. Return its report, or None when nothing was needed.
 
         Takes the writer lock only when something is needed. Raises `RecoveryFailedError` when an
-        open batch cannot be completed: nothing can be written before it is. A batch whose contents
-        are lost is recorded as failed instead; the report says so. A file that cannot be restored
-        is logged, and stays in the plan.
+        open batch cannot be completed: nothing can be written before it is; and when what is at the
+        new path of a store cannot be moved away: it would pass for the store's from then on. A
+        batch whose contents are lost is recorded as failed instead; the report says so. Another
+        file that cannot be restored is logged, and stays in the plan.
         """
         plan = self._planner.build_plan(team_name=team_name, expected=None)
         interrupted = self._database.read(recovery_log.unfinished_runs, autocommit=True)
@@ -216,7 +221,9 @@ class Recovery:
             self._sweep()
             report = self._end(run, plan)
             left = self._open_batches()
-        for step in failed if left else ():
+        failed = failed if left else []
+        failed += [step for step in run.steps.values() if _is_failed_move(step)]
+        for step in failed:
             raise RecoveryFailedError(
                 f"{step.action.kind} ({step.action.schema_name})",
                 self._directory,
@@ -406,11 +413,8 @@ class Recovery:
                 return self._take_from_file(action, descriptor, entry)
             return _skipped(action, "the file is healthy by now")
         edited = self._edit_left_behind(inspection, descriptor, entry)
-        if edited is not None:
-            self._publisher.replace(StoreFile.of(descriptor), edited, Expected(entry))
-            return _done(action, "its former file was edited, and the edit was copied to this one")
         hindrance = self._why_not_to_restore(StoreFile.of(descriptor), entry)
-        if hindrance is not None:
+        if edited is None and hindrance is not None:
             return _skipped(action, hindrance)
         kept = self._publisher.quarantine.keep(
             StoreFile.of(descriptor),
@@ -420,6 +424,9 @@ class Recovery:
             reason=inspection.message or "damaged",
         )
         expected = Expected.after(kept, entry)
+        if edited is not None:
+            self._publisher.replace(StoreFile.of(descriptor), edited, expected)
+            return _done(action, _CAME_ALONG)
         if not self._publisher.restore(StoreFile.of(descriptor), expected):
             return _skipped(action, _NOT_IN_DATABASE)
         what = "removed: nothing is committed" if entry is None else "committed content put back"
@@ -429,9 +436,12 @@ class Recovery:
         self, inspection: Inspection, descriptor: Descriptor, entry: ManifestEntry | None
     ) -> bytes | None:
         """Return what somebody wrote to the file of a store before this program gave it another
-        one, which is not there yet; None without such an edit. Nobody looks at the old file any
-        more. So the edit comes along, and is decided upon as any other."""
-        if entry is None or inspection.state is not InspectionState.MISSING:
+        one, which is not there yet, or was not its file before; None without such an edit. Nobody
+        looks at the old file any more. So the edit comes along, and is decided upon as any other.
+        """
+        if entry is None:
+            return None
+        if inspection.state is not InspectionState.MISSING and not self._is_moved(descriptor):
             return None
         if any(item.relative_path == entry.relative_path for item in self._registry):
             return None  # it is not moved, or another store has the file now
@@ -497,11 +507,18 @@ class Recovery:
             return _skipped(action, "there is no file")
         # Files that this program cannot read are moved, too, so no version is too new.
         anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
-        kept = self._publisher.quarantine.keep(
-            anything, entry, None, plan.plan_id, reason=inspection.message or inspection.state
-        )
+        edited = self._edit_left_behind(inspection, descriptor, entry)
+        if edited is not None and content_hash(edited) == inspection.content_hash:
+            return _skipped(action, _CAME_ALONG)
+        reason = inspection.message or inspection.state
+        if self._is_moved(descriptor):
+            reason = _NOT_ITS_FILE
+        kept = self._publisher.quarantine.keep(anything, entry, None, plan.plan_id, reason=reason)
         expected = Expected.after(kept, entry)
         where = f"moved to {kept.quarantine_path}" if kept else "its bytes are in the database"
+        if edited is not None:
+            self._publisher.replace(anything, edited, expected)
+            return _done(action, f"{where}; {_CAME_ALONG}")
         if entry is not None and self._publisher.restore(anything, expected):
             return _done(action, f"{where}; committed content put back")
         self._publisher.remove(anything, expected)
@@ -522,8 +539,14 @@ class Recovery:
 
     def _safe(self, plan: RecoveryPlan) -> list[RecoveryAction]:
         """Return the actions of an opening. A store without an entry and without a file may have
-        been deleted: whether it comes back, a person decides."""
-        safe = [action for action in plan.actions if action.kind in SAFE_KINDS]
+        been deleted: whether it comes back, a person decides. What is at the new path of a store
+        that this opening moves is no edit of the store, and makes way."""
+        moved = self._moved(plan)
+        safe = [
+            _making_way(action) if action.schema_name in moved else action
+            for action in plan.actions
+            if action.kind in SAFE_KINDS or action.schema_name in moved
+        ]
         if not _makes_entries(safe):
             return safe
         made = self._database.read(partial(lost_beside_files, directory=self._directory))
@@ -532,6 +555,21 @@ class Recovery:
             for action in safe
             if action.reason != ENTRY_MISSING or action.schema_name in made
         ]
+
+    def _moved(self, plan: RecoveryPlan) -> set[str]:
+        """Return the stores of an opening whose file is there, though it was not theirs before."""
+        names = {item.schema_name for item in plan.actions if item.reason in _UNEXPLAINED}
+        return {name for name in names if self._is_moved(self._registry.get(name))}
+
+    def _is_moved(self, descriptor: Descriptor) -> bool:
+        """Return whether this opening gives a store another file than it had."""
+        name = descriptor.schema_name
+
+        def query(connection: Connection) -> bool:
+            entry = manifest.load_entries(connection, [name]).get(name)
+            return manifest.moved_to(connection, descriptor, entry) is not None
+
+        return self._database.read(query)
 
     def _stops_at(self, action: RecoveryAction) -> bool:
         """Return whether an action cannot be carried out because its file cannot be read."""
@@ -654,12 +692,22 @@ def _lets_restore(action: RecoveryAction) -> bool:
     return action.kind is ActionKind.ROLL_FORWARD or action.reason == ENTRY_MISSING
 
 
+def _making_way(action: RecoveryAction) -> RecoveryAction:
+    if action.kind in SAFE_KINDS:
+        return action
+    return action.model_copy(update={"kind": ActionKind.QUARANTINE, "rebuilder": None})
+
+
 def _makes_entries(actions: Iterable[RecoveryAction]) -> bool:
     return any(action.reason == ENTRY_MISSING for action in actions)
 
 
 def _is_failed_batch(step: RecoveryStep) -> bool:
     return (step.action.kind, step.outcome) == (ActionKind.ROLL_FORWARD, ActionOutcome.FAILED)
+
+
+def _is_failed_move(step: RecoveryStep) -> bool:
+    return (step.action.kind, step.outcome) == (ActionKind.QUARANTINE, ActionOutcome.FAILED)
 
 
 def _left_to_runtime(action: RecoveryAction, _: RecoveryPlan) -> RecoveryStep:

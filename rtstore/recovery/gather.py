@@ -292,6 +292,7 @@ class RecoveryPlanner:
                     found_hash=found,
                     read=partial(self.inspector.read, inspection),
                     current=entry.batch_number,
+                    relative_path=inspection.relative_path,
                 )
             )
         content = self.inspector.read(inspection)

@@ -19,10 +19,14 @@ from rtstore import (
     ActionKind,
     AsyncRuntimeStore,
     Batch,
+    DataUpgradeError,
     Descriptor,
     ForeignEdits,
+    InvalidRequestError,
     NewerStoreFileError,
     RebuildRequest,
+    RecoveryFailedError,
+    Retention,
     RuntimeStore,
     StoreFileChangedError,
 )
@@ -390,6 +394,120 @@ def test_what_a_loss_of_power_left_of_the_old_file_does_not_come_along(directory
     with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
         assert store.read(NAME).data == "before"
         assert store.check_readiness().ok
+
+
+@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+def test_what_is_at_the_new_path_is_no_edit(directory: Path, foreign_edits: ForeignEdits) -> None:
+    """What counts is what is committed, whatever is done about edits. The bytes are kept."""
+    there = (directory / "old.json").read_bytes().replace(b"before", b"there")
+    (directory / "new.json").write_bytes(there)
+    with RuntimeStore.open(
+        directory, descriptors=[NEW, OTHER], foreign_edits=foreign_edits
+    ) as store:
+        assert store.start_state(IDENTITY).kind is StartKind.RESUME
+        assert store.read(NAME).data == data_in(directory / "new.json") == "before"
+        assert store.manifest().high_watermark == 1
+        (kept,) = store.quarantined_files()
+        assert kept.reason == "it was there before its store was given this file"
+        assert (directory / kept.quarantine_path).read_bytes() == there
+
+
+def test_an_edit_of_the_old_file_comes_along_past_what_is_at_the_new_path(directory: Path) -> None:
+    """What is there is kept, and the edit is decided upon as any other; also when it is opened
+    again before it was decided."""
+    old = directory / "old.json"
+    there = old.read_bytes().replace(b"before", b"there")
+    (directory / "new.json").write_bytes(there)
+    old.write_bytes(old.read_bytes().replace(b"before", b"edited"))
+    newer = NEW.model_copy(update={"schema_version": 2, "upgrades": {1: lambda data: [data]}})
+    for _ in range(2):
+        with pytest.raises(StoreFileChangedError, match="changed by somebody else"):
+            RuntimeStore.open(directory, descriptors=[newer, OTHER])
+    with RuntimeStore.open(
+        directory, descriptors=[newer, OTHER], foreign_edits=ForeignEdits.ADOPT
+    ) as store:
+        assert store.read(NAME).data == ["edited"]
+        (kept,) = store.quarantined_files()
+        assert (directory / kept.quarantine_path).read_bytes() == there
+
+
+def test_data_that_only_the_file_at_the_new_path_could_bring_up(directory: Path) -> None:
+    """That is no edit, so it does not take the place of what is committed: opening is refused."""
+    there = (directory / "old.json").read_bytes().replace(b'"before"', b"[1]")
+    (directory / "new.json").write_bytes(there)
+    update = {"schema_version": 2, "upgrades": {1: lambda data: [*data, 2 + data[0]]}}
+    before = files_picture(directory)
+    with pytest.raises(DataUpgradeError):
+        RuntimeStore.open(
+            directory,
+            descriptors=[NEW.model_copy(update=update), OTHER],
+            foreign_edits=ForeignEdits.ADOPT,
+        )
+    assert files_picture(directory) == before
+
+
+@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+@pytest.mark.parametrize("registered", [True, False], ids=["moved", "new"])
+def test_what_another_store_left_in_a_file_is_no_edit(
+    directory: Path, foreign_edits: ForeignEdits, *, registered: bool
+) -> None:
+    """A store that is given the file that another one gave up is not that one: nobody edited it,
+    and nothing is adopted."""
+    moved(directory)
+    taker = Descriptor(OTHER.schema_name if registered else "own.third", relative_path="old.json")
+    with RuntimeStore.open(
+        directory, descriptors=[NEW, taker], foreign_edits=foreign_edits
+    ) as store:
+        assert "edited" not in store.start_state(IDENTITY).why
+        if registered:
+            assert store.read(taker).data == data_in(directory / "old.json") == 1
+        else:
+            assert agreed_nothing(store, taker)
+        assert store.read(NAME).data == "after"
+        assert (store.quarantined_files(), store.manifest().high_watermark) == ([], 2)
+        write(store, taker.schema_name, "mine")
+        (directory / "old.json").write_bytes(
+            (directory / "old.json").read_bytes().replace(b"mine", b"edited")
+        )
+        if foreign_edits is ForeignEdits.ADOPT:
+            assert store.read(taker).data == "edited"
+
+
+def agreed_nothing(store: RuntimeStore, descriptor: Descriptor) -> bool:
+    """Nothing is committed for the store, and reading it adopts nothing."""
+    with pytest.raises((StoreFileChangedError, InvalidRequestError)) as told:
+        store.read(descriptor)
+    return "somebody" not in str(told.value)
+
+
+def test_what_is_at_the_new_path_and_cannot_be_kept(directory: Path) -> None:
+    """Opening is refused: from then on it would pass for the file of the store."""
+    there = (directory / "old.json").read_bytes().replace(b"before", b"there")
+    (directory / "new.json").write_bytes(there)
+    (directory / "quarantine").write_text("in the way")
+    for _ in range(2):
+        with pytest.raises(RecoveryFailedError, match="quarantine"):
+            RuntimeStore.open(directory, descriptors=[NEW, OTHER], foreign_edits=ForeignEdits.ADOPT)
+    assert (directory / "new.json").read_bytes() == there
+    with RuntimeStore.open(directory) as store:
+        assert store.read(NAME).data == "before"
+
+
+@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+def test_the_file_that_a_program_left_long_ago_is_no_edit(
+    directory: Path, foreign_edits: ForeignEdits
+) -> None:
+    """Also where the history does not go back to the batch that wrote it: who goes back to the old
+    descriptor goes on from what is committed."""
+    kept = Retention(batches=3, contents_per_store=2)
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER], retention=kept) as store:
+        for number in range(20):
+            write(store, NAME, number)
+    with RuntimeStore.open(
+        directory, descriptors=[OLD, OTHER], foreign_edits=foreign_edits
+    ) as store:
+        assert "edited" not in store.start_state(IDENTITY).why
+        assert store.read(NAME).data == data_in(directory / "old.json") == 19
 
 
 def test_recovery_and_adoption_under_new_descriptors(directory: Path) -> None:
