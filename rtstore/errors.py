@@ -723,7 +723,9 @@ class NewerStoreFileError(StopError):
         else:
             message = (
                 f"{path} (store {store}) has schema version {found}, this program knows "
-                f"{supported}. It is left as it is: use the newer program, or move the file away."
+                f"{supported}. It is left as it is: use the newer program (with "
+                "foreign_edits='adopt' of RuntimeStore.open it commits the file), or move the file "
+                "away."
             )
         super().__init__(message)
 

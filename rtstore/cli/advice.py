@@ -253,8 +253,8 @@ def _batches_may_be_missing(newer_files: Sequence[str]) -> NextStep:
         "written after the last batch that the database knows. If nobody edited it, the database "
         "is a copy from before, or its WAL (runtime-store.sqlite3-wal) did not come along, and "
         "batches that were acknowledged are missing in it. Then stop the runtime, and put the "
-        "newer database or the WAL in its place, or a back-up. Where there is none, adopt the "
-        "files: a recovery moves their content into quarantine",
+        "newer database or the WAL in its place, or a back-up. Where there is none, have the "
+        "files adopted: a recovery moves their content into quarantine",
     )
 
 
@@ -366,12 +366,14 @@ def _who_takes_it_away(action: RecoveryAction) -> str:
 
 
 def _newer_files(actions: Iterable[RecoveryAction], details: Mapping[str, str]) -> list[NextStep]:
-    """Files that a newer program wrote, and that a recovery by this one would move away."""
+    """Files that are newer than what is committed, and that a recovery would move away."""
     return [
         NextStep(
             command=None,
-            why=f"first, if the file of {name} is to be kept where it is: start the newer program "
-            f"that wrote it ({details.get(name, 'no more is known')}). A recovery by this one "
+            why=f"first, only if the file of {name} is to be kept: start the newer program that "
+            f"wrote it ({details.get(name, 'no more is known')}) with foreign_edits='adopt' of "
+            "RuntimeStore.open, which commits the file; or with upgrade=False, and "
+            f"RuntimeStore.adopt({name!r}). By default it stops at the file, too. A recovery "
             "moves it into quarantine, from where rtstore quarantine restore brings it back",
         )
         for name in dict.fromkeys(

@@ -648,6 +648,9 @@ def _planned(open_batches: Sequence[LoggedBatch]) -> frozenset[tuple[str, str | 
     return frozenset(pair for logged in open_batches for pair in logged.planned)
 
 
+_OF_SOMEBODY = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
+
+
 def _newer_files(
     store: RuntimeStore, gathered: PlanningInput, plan: RecoveryPlan
 ) -> tuple[str, ...]:
@@ -664,7 +667,8 @@ def _newer_files(
         last = max(last, parse_time(imported_at))
     newer, inspector = [], FileInspector(store.directory)
     for action in plan.actions:
-        if action.reason in (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE):
+        is_newer = action.reason == InspectionState.FUTURE_SCHEMA
+        if action.reason in _OF_SOMEBODY or (is_newer and action.kind is ActionKind.QUARANTINE):
             inspection = gathered.findings[action.schema_name].inspection
             written_at = _written_at(inspector.read(inspection))
             if written_at is not None and written_at > last:

@@ -281,8 +281,9 @@ def read_for_adoption(
     an older schema version, or already is the committed version; `NewerStoreFileError`;
     `StorageError` when it cannot be read. The data is checked when the draft is made.
 
-    A file of an older version is adopted while that version is what is committed: it waits for its
-    upgrade, too. Its data is checked by that upgrade, if the descriptor has the functions.
+    A file of an older version than the descriptor's is adopted unless what is committed is newer:
+    it waits for its upgrade, too. Its data is checked by that upgrade, if the descriptor has the
+    functions.
     """
     name = descriptor.schema_name
     refuse_newer(descriptor, entry, directory)
@@ -300,10 +301,11 @@ def read_for_adoption(
     if envelope.schema_version > descriptor.schema_version:
         raise NewerStoreFileError(name, path, envelope.schema_version, descriptor.schema_version)
     if waits_for_upgrade(descriptor, envelope.schema_version):
-        if entry is None or entry.schema_version != envelope.schema_version:
+        known = descriptor if entry is None else entry
+        if envelope.schema_version < known.schema_version:
             problem = (
                 f"{path} has schema version {envelope.schema_version}, "
-                f"the store has {descriptor.schema_version}"
+                f"the store has {known.schema_version}"
             )
             raise InvalidRequestError("file", problem, store=name)
         _try_upgrade(descriptor, content, path)

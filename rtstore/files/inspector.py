@@ -115,7 +115,8 @@ def _judge(
     found["schema_version"] = envelope.schema_version
     if envelope.schema_version > descriptor.schema_version:
         detail = (
-            f"version {envelope.schema_version}, this program knows {descriptor.schema_version}"
+            f"version {envelope.schema_version}, the descriptor here has "
+            f"{descriptor.schema_version}"
         )
         return _failed(descriptor, InspectionFault.FUTURE_SCHEMA, detail, **found)
     problem = data_problem(descriptor, envelope.schema_version, envelope.data)

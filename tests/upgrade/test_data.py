@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import UpgradeProblem
 from rtstore.maintenance.upgrade_data import rehearse
+from tests.cli.commands import run
 from tests.support import (
     IDENTITY,
     Crash,
@@ -605,6 +607,53 @@ def test_a_file_older_than_what_is_committed_is_not_adopted(directory: Path) -> 
         (directory / "a.json").write_text(old)
         with pytest.raises(InvalidRequestError, match="has schema version 1, the store has 3"):
             store.adopt(A)
+
+
+@pytest.mark.parametrize("upgrade", [True, False])
+def test_a_file_of_a_version_in_between_is_adopted(directory: Path, *, upgrade: bool) -> None:
+    """It is newer than what is committed, and older than the program: the functions bring it up."""
+    path = directory / "a.json"
+    between = path.read_text().replace('"value": 1', '"values": [7]')
+    path.write_text(between.replace('"schemaVersion": 1', '"schemaVersion": 2'))
+    with open_it(directory, 3, foreign_edits="adopt", upgrade=upgrade) as store:
+        if not upgrade:
+            store.adopt(A)
+    with open_it(directory, 3) as store:
+        assert (store.read(A).schema_version, store.read(A).data) == (3, to_3({"values": [7]}))
+        assert agree(store)
+
+
+@pytest.mark.parametrize("way", ["foreign_edits='adopt'", "RuntimeStore.adopt('own.a')"])
+def test_newer_files_beside_a_database_from_before(directory: Path, way: str) -> None:
+    """Nobody is sent to the newer program alone, which stops at the file as well: the plan says how
+    that takes the file, and that the database may be an older copy. Each way leads on."""
+    with open_it(directory, 1) as store:
+        backup = directory.parent / "backup"
+        store.back_up(backup)
+    with open_it(directory, 3) as store:
+        write(store, A, {"values": [7], "count": 1})
+    shutil.copy(backup / DATABASE_NAME, directory / DATABASE_NAME)
+    with pytest.raises(StoreFileChangedError, match="rtstore plan"):
+        open_it(directory, 3)
+    for command in ("plan", "doctor"):
+        told = run(command, directory).out
+        assert "look first" in told
+        assert "the database is a copy from before" in told
+        assert "(version 3, the descriptor here has 1)" in told
+        assert way in told
+    told_by_adopt = pytest.raises(NewerStoreFileError, match="with foreign_edits='adopt'")
+    with open_it(directory, 1) as store, told_by_adopt:
+        store.adopt(A)
+    options: dict[str, Any] = {"upgrade": False}
+    if way.startswith("foreign"):
+        options = {"foreign_edits": "adopt"}
+    with open_it(directory, 3, **options) as store:
+        if "upgrade" in options:
+            store.adopt(A)
+            store.adopt(B)
+        assert store.read(A).data == {"values": [7], "count": 1}
+    with open_it(directory, 3) as store:
+        assert store.check_readiness().ok
 
 
 def _to_2_of_the_edit(data: Any) -> Any:
