@@ -517,6 +517,7 @@ class StoreFileChangedError(RecoveryNeededError):
         of_batch: bool = False,
         content_lost: bool = False,
         moved_to: str | None = None,
+        registered: bool = True,
     ) -> None:
         self.store = store
         self.path = path
@@ -535,6 +536,8 @@ class StoreFileChangedError(RecoveryNeededError):
         self.moved_to = moved_to
         """The file that the store has in the database, so that `path` is not its file; else
         None."""
+        self.registered = registered
+        """Whether the directory remembers a descriptor of the store, so that a plan has it."""
         if moved_to is not None:
             what = f"is not the file of store {store}: the database says {moved_to}"
         elif of_batch and expected is not None:
@@ -560,13 +563,21 @@ class StoreFileChangedError(RecoveryNeededError):
         hint = " (in Python, read with verify=False uses the committed content)"
         if content_lost or expected is None:
             hint = ""
-        way = f"Run: {rtstore_at('plan', directory)}"
-        if moved_to is not None:
-            way = (
+        end = "" if moved_to is None else "."
+        super().__init__(f"{path} {what}{why}. {self._way()}{hint}{end}")
+
+    def _way(self) -> str:
+        if self.moved_to is not None:
+            return (
                 "Open the directory again, with the descriptor for that file or without descriptors"
             )
-            hint += "."
-        super().__init__(f"{path} {what}{why}. {way}{hint}")
+        if not self.registered:
+            return (
+                "No plan looks after it, for the directory remembers no descriptor of it: open the "
+                "directory with that, too (RuntimeStore.open with descriptors, and with "
+                "foreign_edits to decide about the file)"
+            )
+        return f"Run: {rtstore_at('plan', self.directory)}"
 
 
 class ContentMissingError(RecoveryNeededError):

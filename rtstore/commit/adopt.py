@@ -91,6 +91,7 @@ def _adopting(
                     not_adopted=f"{why.field}: {why.problem}",
                     of_batch=changed.of_batch,
                     content_lost=changed.content_lost,
+                    registered=changed.registered,
                 ) from why
         try:
             batch = adopt(file[0])

@@ -320,6 +320,11 @@ def _descriptor_of(**row: object) -> Descriptor:
     return Descriptor.model_validate({**row, "payload": _PAYLOADS.get(row["schema_name"])})
 
 
+def is_remembered(connection: Connection, schema_name: str) -> bool:
+    """Return whether the directory remembers a descriptor of a store. Plans have no other."""
+    return _SELECT_REMEMBERED_PATH.first(connection, schema_name=schema_name) is not None
+
+
 def moved_to(
     connection: Connection, descriptor: Descriptor, entry: CommittedFile | None
 ) -> str | None:

@@ -381,7 +381,7 @@ class StoreReader:
         made so itself."""
         name = descriptor.schema_name
 
-        def query(connection: Connection) -> tuple[bool, str | None, bool]:
+        def query(connection: Connection) -> tuple[bool, str | None, bool, bool]:
             of_batch = found is not None and contents.is_of_batch(
                 connection,
                 name,
@@ -390,11 +390,12 @@ class StoreReader:
                 current=None if entry is None else entry.batch_number,
                 relative_path=descriptor.relative_path,
             )
-            is_lost = descriptor.schema_name in _lost(connection, [descriptor.schema_name])
+            is_lost = name in _lost(connection, [name])
             moved_to = manifest.moved_to(connection, descriptor, entry)
-            return of_batch, None if self.is_opening else moved_to, is_lost
+            registered = manifest.is_remembered(connection, name)
+            return of_batch, None if self.is_opening else moved_to, is_lost, registered
 
-        of_batch, moved_to, content_lost = self._database.read(query)
+        of_batch, moved_to, content_lost, registered = self._database.read(query)
         return StoreFileChangedError(
             name,
             store_path(self._directory, descriptor.relative_path),
@@ -404,6 +405,7 @@ class StoreReader:
             of_batch=of_batch,
             content_lost=content_lost,
             moved_to=moved_to,
+            registered=registered,
         )
 
     def _read_unless_same(

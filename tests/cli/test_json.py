@@ -66,6 +66,7 @@ SHAPES = {
     "upgrade": {
         *("directory", "fromRevision", "toRevision", "revisions", "changed", "dryRun"),
         *("upgradedAt", "backup", "putBack", "removedRows", "batchId", "stores", "backups"),
+        "unregistered",
     },
     "prune": {
         *("directory", "teamName", "dryRun", "keepsBatches", "keepsContentsPerStore"),

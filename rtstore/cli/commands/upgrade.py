@@ -11,6 +11,7 @@ from rtstore.cli.options import LOCK_TIMEOUT_S, AsJson, Directory, DryRun, LockT
 from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_may_write
+from rtstore.control.manifest import load_paths, without_descriptor
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_directory
@@ -27,6 +28,8 @@ class FullReport(UpgradeReport):
     batch_id: str | None = None
     """The batch that brought store data up; None when there was none to bring up."""
     stores: tuple[UpgradedStore, ...] = ()
+    unregistered: tuple[str, ...] = ()
+    """The committed stores that the descriptors which were given do not name."""
     backups: tuple[Path, ...] = ()
     """The databases that upgrades have kept here, oldest first."""
 
@@ -47,18 +50,21 @@ def run(
     The database is backed up first, in the same directory ("rtstore restore" makes a directory of
     that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
     --descriptors, store data of an older schema version is brought up too, with their functions, in
-    one batch; data that is newer than its descriptor is refused. Opening a store does the same, and
-    leaves newer data as it is.
+    one batch; data that is newer than its descriptor is refused; and these are the descriptors that
+    the directory remembers from then on. Opening a store does the same, and leaves newer data as it
+    is.
 
     \b
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
       upgradedAt or null, backup or null, putBack[] (such as "view run_log"), removedRows,
       batchId or null, stores[] {schemaName, fromVersion, toVersion},
+      unregistered[] (committed stores that the descriptors given do not name),
       backups[] (those that are kept)
     """
     check_may_write(directory)
     known = load_descriptors(descriptors)
-    data = None
+    data: DataUpgradeReport | None = None
+    left: tuple[str, ...] = ()
     with progress_bar(quiet=as_json, what="upgrading") as bar:
         report = upgrade_directory(
             directory,
@@ -68,15 +74,17 @@ def run(
             progress=None if bar is None else partial(bar, "database"),
         )
         if known is not None and dry_run:
-            data = _rehearse(directory, known)
+            data, left = _rehearse(directory, known)
         elif known is not None:
             with RuntimeStore.open(
                 directory, descriptors=known, lock_timeout_s=lock_timeout_s
             ) as store:
                 data = store.last_data_upgrade
+                left = tuple(without_descriptor(store.manifest().paths, known))
     full = FullReport(
         **report.model_dump(exclude={"changed"}),
         **({} if data is None else data.model_dump()),
+        unregistered=left,
         backups=tuple(backups_in(directory, FileSystem())),
     ).model_copy(update={"dry_run": dry_run})
     options = () if descriptors is None else ("--descriptors", descriptors)
@@ -85,10 +93,12 @@ def run(
     return ExitCode.READY
 
 
-def _rehearse(directory: Path, known: Registry) -> DataUpgradeReport | None:
+def _rehearse(directory: Path, known: Registry) -> tuple[DataUpgradeReport | None, tuple[str, ...]]:
+    """Return what would be brought up, and the committed stores that no descriptor would name."""
     database = Database(directory / DATABASE_NAME, read_only=True)
     try:
-        return rehearse(database, known)
+        left = without_descriptor(database.read(load_paths), known)
+        return rehearse(database, known), tuple(left)
     finally:
         database.close()
 
@@ -117,6 +127,9 @@ def _show(page: Page, report: FullReport, again: str) -> None:
     page.facts(facts)
     if report.stores:
         _show_stores(page, report)
+    if report.unregistered:
+        page.gap()
+        page.line(Cell(_left_out(report), "warn"))
     _show_next(page, report, again)
 
 
@@ -130,6 +143,14 @@ def _removed(report: FullReport) -> str:
     how = "Would remove" if report.dry_run else "Removed"
     rows = count(report.removed_rows, "row")
     return f"{how} {rows} that were left of history that somebody deleted by hand"
+
+
+def _left_out(report: FullReport) -> str:
+    names, how = ", ".join(report.unregistered), "would look" if report.dry_run else "looks"
+    return (
+        f"Committed, and named by none of these descriptors: {names}. No plan {how} after such a "
+        "store, until the directory is opened with its descriptor, too"
+    )
 
 
 def _show_stores(page: Page, report: FullReport) -> None:
