@@ -19,13 +19,17 @@ from rtstore.files.paths import store_path
 from rtstore.files.quarantine import QUARANTINE_DIRECTORY
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
-from rtstore.model.descriptors import NO_STORES
+from rtstore.model.descriptors import CONTROL_FILES, NO_STORES
 from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.records import InspectionFault
 from rtstore.model.times import parse_time
 
 _NAMES_MAX = 2_000
 """The largest number of names examined in one folder."""
+_FOLDERS_MAX = 200
+"""The largest number of folders that are walked through."""
+_LANES = "lanes"
+"""The folder of runtime directories of their own."""
 _DECODED_MAX = 1 << 20
 """In bytes. Larger files are judged only by their beginning."""
 _BEGINNING = re.compile(
@@ -47,6 +51,38 @@ def store_files(directory: Path, known: Iterable[str], fs: FileSystem) -> tuple[
         if name not in of_stores and name not in NO_STORES and has_envelope(directory, name, fs)
     }
     return tuple(sorted(of_stores | found))
+
+
+def files_in_folders(directory: Path, fs: FileSystem) -> tuple[str, ...]:
+    """Return the store files in the folders of a directory, at any depth, sorted and relative to
+    it. They are recognised by their envelope: a runtime may keep files of its own there.
+    Quarantine, lanes, and other runtime directories and back-ups are not looked into."""
+    found: list[str] = []
+    folders = [""]
+    for count in range(_FOLDERS_MAX):
+        if count == len(folders):
+            break
+        folder = folders[count]
+        inner = list(_entries(directory / folder, fs))
+        if folder and any(_is_of_runtime(name) for name, _ in inner):
+            continue
+        for name, there in inner:
+            path = f"{folder}{name}"
+            if stat.S_ISREG(there.st_mode):
+                if folder and name.endswith(".json") and has_envelope(directory, path, fs):
+                    found.append(path)
+            elif stat.S_ISDIR(there.st_mode) and not _is_apart(path):
+                folders.append(f"{path}/")
+    return tuple(sorted(found))
+
+
+def _is_of_runtime(name: str) -> bool:
+    """Return whether only a runtime directory, or a back-up, has a file of this name."""
+    return name.startswith(_OWN_PREFIX) or name in CONTROL_FILES
+
+
+def _is_apart(path: str) -> bool:
+    return path in (QUARANTINE_DIRECTORY, _LANES) or path.startswith(_OWN_PREFIX)
 
 
 def kept_beside(directory: Path, fs: FileSystem) -> tuple[str, ...]:

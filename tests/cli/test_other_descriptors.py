@@ -76,3 +76,52 @@ def test_an_edited_file_of_a_store_that_no_plan_has(directory: Path) -> None:
     with RuntimeStore.open(directory, foreign_edits="adopt") as store:
         assert store.read(TWO).data == "edited"
         assert write(store, TWO.schema_name, "on")
+
+
+def moved(directory: Path) -> None:
+    """Give the first store a file in a folder, as another program does, and take it back."""
+    there = Descriptor("own.one", relative_path="sub/deep/1.json")
+    with RuntimeStore.open(directory, descriptors=[there, TWO]) as store:
+        write(store, "own.one", "the newest")
+
+
+def apart(directory: Path) -> None:
+    """Put a store file into each folder that is no folder of stores."""
+    content = (directory / "own.two.json").read_bytes()
+    others = ["lanes/one", "quarantine", "backup", "legacy", ".hidden", "runtime-store.broken-1"]
+    for name in others:
+        folder = directory / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "apart.json").write_bytes(content)
+    (directory / "lanes" / "apart.json").write_bytes(content)
+    (directory / "backup" / "runtime-store.sqlite3").touch()
+    (directory / "legacy" / "manifest.json").write_text("{}")
+    (directory / "sub" / "no-store.json").write_text("[]")
+    (directory / "linked").symlink_to(directory / "sub")
+
+
+def test_the_doctor_names_an_old_file_in_a_folder(directory: Path) -> None:
+    """It is stray, as one in the directory itself; what is in folders that are none of stores is
+    not."""
+    moved(directory)
+    with RuntimeStore.open(directory, descriptors=[ONE, TWO]) as store:
+        write(store, "own.one", "back")
+    apart(directory)
+    (line,) = (it for it in run("doctor", directory).out.splitlines() if "stray files" in it)
+    assert line.endswith("not of any store that this directory knows: sub/deep/1.json")
+
+
+def test_a_rebuild_names_the_newer_file_in_a_folder(directory: Path) -> None:
+    """It takes the file that the descriptors name, and does not keep to itself that there is one
+    that none of them names."""
+    moved(directory)
+    apart(directory)
+    for path in directory.glob("runtime-store.sqlite3*"):
+        path.unlink()
+    words = ["--team", "t", "--run-id", "run-1", "--descriptors", "others:BOTH"]
+    said = run("rebuild", directory, *words)
+    assert "no descriptor is known for sub/deep/1.json:" in said.out
+    assert (
+        "not of any store that this directory knows: sub/deep/1.json"
+        in run("doctor", directory).out
+    )

@@ -72,7 +72,7 @@ from rtstore.files.quarantine import (
     is_in_quarantine,
     without_row,
 )
-from rtstore.files.remains import had_database, kept_beside, store_files
+from rtstore.files.remains import files_in_folders, had_database, kept_beside, store_files
 from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.legacy.control_files import MANIFEST_NAMES, RECEIPTS_NAME
@@ -178,7 +178,7 @@ def examine(
         settings=(_read(path, settings) or {}) if state in _READABLE else {},
         **(_quarantined(directory, fs) if state in _READABLE else {}),
         stray_files=tuple(_strays(directory, names, there)),
-        unknown_files=tuple(_unknown(names, descriptors, committed)),
+        unknown_files=tuple(_unknown(directory, names, descriptors, committed)),
         unregistered=manifest.without_descriptor(committed, known or saved or ()),
         remembers_no_store=known is None and saved is not None and not saved,
         sizes=_sizes(directory, there),
@@ -586,7 +586,10 @@ def _strays(directory: Path, names: Sequence[str], files: Sequence[Path]) -> Ite
 
 
 def _unknown(
-    names: Sequence[str], descriptors: Sequence[Descriptor], committed: Mapping[str, str]
+    directory: Path,
+    names: Sequence[str],
+    descriptors: Sequence[Descriptor],
+    committed: Mapping[str, str],
 ) -> Iterator[str]:
     others = manifest.without_descriptor(committed, descriptors).values()
     store_files = (*(item.relative_path for item in descriptors), *others)
@@ -597,6 +600,9 @@ def _unknown(
         own = name.startswith(_OWN_PREFIXES) or durable.is_temporary(name)
         if name not in known and not own and name.endswith(".json"):
             yield name
+    for path in files_in_folders(directory, FileSystem()):
+        if path not in store_files:
+            yield path
 
 
 def _sizes(directory: Path, files: Sequence[Path]) -> dict[str, int]:

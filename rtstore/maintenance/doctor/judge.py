@@ -781,7 +781,8 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
                 "a store or to delete it; until then no plan looks after it",
             ),
         )
-    if facts.stray_files and facts.lock_holder is None:
+    is_left = bool(facts.stray_files) and facts.lock_holder is None
+    if is_left:
         yield say.yellow(
             f"left by a process that died: {', '.join(facts.stray_files)}",
             _writing(facts, "recover", "removes them")
@@ -791,10 +792,10 @@ def _stray_files(facts: Facts) -> Iterator[Finding]:
                 why="nothing to be done before the store can be opened, which removes them",
             ),
         )
-    elif facts.unknown_files:
+    if facts.unknown_files:
         names = ", ".join(facts.unknown_files)
         yield say.yellow(f"not of any store that this directory knows: {names}")
-    elif not facts.unregistered:
+    elif not (is_left or facts.unregistered):
         yield say.green("none")
 
 

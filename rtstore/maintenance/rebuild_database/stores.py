@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rtstore.errors import UnsafePathError
 from rtstore.files.paths import check_target, store_path
+from rtstore.files.remains import files_in_folders
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.maintenance.rebuild_database.broken import Salvage
@@ -65,14 +66,15 @@ def look_at_store(
 
 
 def unknown_files(directory: Path, registry: Iterable[Descriptor], fs: FileSystem) -> list[str]:
-    """Return the names of JSON files in the directory that belong to no known store. They may
-    belong to stores that only the damaged database knew."""
+    """Return the JSON files in the directory, and the store files in its folders, that belong to no
+    known store. They may belong to stores that only the damaged database knew."""
     known = {item.relative_path for item in registry} | RESERVED_NAMES | NO_STORES
-    return sorted(
+    names = [
         name
         for name in fs.list_directory(directory)
-        if name.endswith(_SUFFIX) and name not in known and not name.startswith(".")
-    )
+        if name.endswith(_SUFFIX) and not name.startswith(".")
+    ]
+    return sorted({*names, *files_in_folders(directory, fs)} - known)
 
 
 def _problem(descriptor: Descriptor, content: bytes) -> tuple[str | None, int]:
