@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rtstore import Descriptor, RuntimeStore, StoreFileChangedError
+from rtstore import DataUpgradeError, Descriptor, RuntimeStore, StoreFileChangedError
 from tests.cli.commands import run
 from tests.support import CHECKPOINT, IDENTITY, write
 
@@ -125,3 +125,54 @@ def test_a_rebuild_names_the_newer_file_in_a_folder(directory: Path) -> None:
         "not of any store that this directory knows: sub/deep/1.json"
         in run("doctor", directory).out
     )
+
+
+def findings(directory: Path, name: str, check: str = "stores") -> list[tuple[str, str, list[str]]]:
+    """What the doctor finds with these descriptors: level, sentence and commands."""
+    found = run("doctor", directory, "--descriptors", f"others:{name}", "--json").json()
+    return [
+        (item["level"], item["sentence"], [way["command"] for way in item["ways"]])
+        for item in found["findings"]
+        if item["check"] == check
+    ]
+
+
+@pytest.mark.parametrize("in_the_way", [False, True])
+def test_the_doctor_tells_that_descriptors_move_a_store(
+    directory: Path, *, in_the_way: bool
+) -> None:
+    """No file is missing, and no recovery makes it: opening does. Until then the store is looked at
+    where it is."""
+    if in_the_way:
+        (directory / "sub").mkdir()
+        (directory / "sub" / "1.json").write_bytes((directory / "own.two.json").read_bytes())
+    (told, looked) = sorted(findings(directory, "MOVED"), reverse=True)
+    moves = "opening with these descriptors moves own.one from own.one.json to sub/1.json"
+    assert told == ("yellow", moves, [])
+    assert looked[:2] == ("green", "every store file is what is committed: ready")
+    strays = [sentence for _, sentence, _ in findings(directory, "MOVED", "stray_files")]
+    assert not any("own.one.json" in sentence for sentence in strays)
+    edit(directory / "own.one.json", "one", "edited")
+    (_, (level, _, commands)) = sorted(findings(directory, "MOVED"), reverse=True)
+    assert level == "red"
+    assert f"rtstore recover {directory.name}" in commands
+    assert run("recover", directory).code == 0
+    assert [level for level, *_ in findings(directory, "MOVED")] == ["yellow", "green"]
+    with RuntimeStore.open(
+        directory, descriptors=[Descriptor("own.one", relative_path="sub/1.json"), TWO]
+    ) as store:
+        assert store.read("own.one").data == "one"
+    assert [level for level, *_ in findings(directory, "MOVED")] == ["green"]
+
+
+def test_the_doctor_tells_that_opening_is_refused(directory: Path) -> None:
+    """What is committed cannot be brought up to the version of a descriptor: that is red, as
+    opening raises it. Where it can, all is well."""
+    assert [level for level, *_ in findings(directory, "UPGRADES")] == ["green"]
+    (_, refused) = sorted(findings(directory, "NEWER"))
+    assert refused[0] == "red"
+    assert run("doctor", directory, "--descriptors", "others:NEWER").code == 1
+    newer = [Descriptor("own.one", schema_version=2), TWO]
+    with pytest.raises(DataUpgradeError) as told:
+        RuntimeStore.open(directory, descriptors=newer)
+    assert str(told.value) in refused[1]

@@ -16,7 +16,7 @@ from rtstore.control.contents import StoreSize
 from rtstore.errors import NotARuntimeDirectoryError, RuntimeStoreError
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.doctor.finding import Check, Finding, Level
-from rtstore.maintenance.doctor.gather import examine
+from rtstore.maintenance.doctor.gather import examine, where_they_are
 from rtstore.maintenance.doctor.judge import diagnose, worst
 from rtstore.maintenance.hints import suggest_command
 from rtstore.model.descriptors import Registry
@@ -46,7 +46,8 @@ def run(
 
     Green: as it should be. Yellow: works, but look at it. Red: does not work, or will lose
     something; the exit code is then 1. Changes nothing, works while others write, and on whatever
-    is left of a store. With --descriptors the stores are those, whatever the database remembers.
+    is left of a store. With --descriptors the stores are those, whatever the database remembers; it
+    says what opening with them would move, and whether it is refused for the data.
 
     \b
     JSON: directory, level (green|yellow|red),
@@ -81,8 +82,9 @@ def _send_below(directory: Path) -> None:
 
 def _with_plan(facts: Facts, known: Registry | None) -> Facts:
     """Return the facts with the verdict and the next steps of `rtstore status`."""
+    here = None if known is None else where_they_are(known, facts.moved)
     try:
-        with RuntimeStore.open(facts.directory, descriptors=known, read_only=True) as store:
+        with RuntimeStore.open(facts.directory, descriptors=here, read_only=True) as store:
             look: Look = look_at(store)
     except RuntimeStoreError:
         return facts  # it was sound a moment ago: the next look says what happened

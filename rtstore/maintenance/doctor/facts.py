@@ -169,6 +169,11 @@ class Facts(Record):
     unknown_files: tuple[str, ...] = ()
     unregistered: dict[str, str] = Field(default_factory=dict)
     """The files of committed stores that no descriptor names, by store."""
+    moved: dict[str, tuple[str, str]] = Field(default_factory=dict)
+    """The stores that the descriptors which are given would move, each with the file that it has
+    and the one that it would get."""
+    data_refused: str | None = None
+    """Why opening with those descriptors is refused: what is committed cannot be brought up."""
     remembers_no_store: bool = False
     """Whether the database has no descriptor at all, so that no store file is looked after."""
     sizes: dict[str, int] = Field(default_factory=dict)

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from rtstore.errors import (
     BackupDamagedError,
     CorruptDatabaseError,
     DatabaseLockedError,
+    DataUpgradeError,
     ForeignDatabaseError,
     NewerDatabaseError,
     RuntimeStoreError,
@@ -100,6 +102,7 @@ from rtstore.maintenance.rebuild_database import (
 from rtstore.maintenance.renamed import renamed_databases
 from rtstore.maintenance.suggestions import LaunchState
 from rtstore.maintenance.upgrade import backups_in, lost_marks, upgrade_directory
+from rtstore.maintenance.upgrade_data import rehearse
 from rtstore.model.descriptors import KNOWN_DESCRIPTORS, Descriptor, Registry
 from rtstore.model.records import Hindrance, RunIdentity, Suggestion
 from rtstore.model.times import parse_time, utc_now
@@ -118,6 +121,7 @@ def examine(
     """Return all facts that `diagnose` needs, except those of the plan (`verdict`, `next`).
 
     The stores are those `known`; default: those that the database remembers, or the known ones.
+    One that these descriptors would move is looked at where it is.
 
     Raises OSError when the directory itself cannot be listed.
     """
@@ -128,8 +132,9 @@ def examine(
     state, problem, odd_file = _state(directory)
     left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
     saved = _descriptors(path) if state in _READABLE else left.descriptors
-    descriptors = tuple(known or saved or KNOWN_DESCRIPTORS)
     committed = (_read(path, manifest.load_paths) if state in _READABLE else None) or {}
+    given = _of_given(path, known if state in _READABLE else None, committed)
+    descriptors = tuple(where_they_are(known or saved or KNOWN_DESCRIPTORS, given["moved"]))
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
     helps = state in (DatabaseState.DAMAGED, DatabaseState.ABSENT)
@@ -180,12 +185,55 @@ def examine(
         stray_files=tuple(_strays(directory, names, there)),
         unknown_files=tuple(_unknown(directory, names, descriptors, committed)),
         unregistered=manifest.without_descriptor(committed, known or saved or ()),
+        **given,
         remembers_no_store=known is None and saved is not None and not saved,
         sizes=_sizes(directory, there),
         **(_history(path) if state is DatabaseState.SOUND else {}),
         newest_batch_at=_newest_batch(path) if state in _READABLE else None,
         future_files=tuple(_from_the_future(there, moment)),
     )
+
+
+def where_they_are(
+    descriptors: Iterable[Descriptor], moved: Mapping[str, tuple[str, str]]
+) -> Iterator[Descriptor]:
+    """Yield descriptors, those of `moved` stores with the file that the store has now."""
+    for item in descriptors:
+        now, _ = moved.get(item.schema_name, (item.relative_path, ""))
+        yield item.model_copy(update={"relative_path": now})
+
+
+def _of_given(path: Path, known: Registry | None, committed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the facts of descriptors that are given: what an opening with them would do."""
+    if known is None:
+        return {"moved": {}, "data_refused": None}
+    return {"moved": _moved(path, known, committed), "data_refused": _refused(path, known)}
+
+
+def _moved(path: Path, known: Registry, committed: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the stores that an opening with these descriptors would move. It refuses to move one
+    to where another is: see `hindrances`."""
+    found = _read(path, partial(manifest.moved_stores, descriptors=known, committed=committed))
+    wanted = {item.schema_name: item.relative_path for item in known}
+    return {
+        name: (now, wanted[name])
+        for name, now in (found or {}).items()
+        if wanted[name] not in committed.values() and now not in wanted.values()
+    }
+
+
+def _refused(path: Path, known: Registry) -> str | None:
+    """Return why what is committed cannot be brought up to these descriptors, or None."""
+    database = Database(path, read_only=True)
+    try:
+        rehearse(database, known)
+    except DataUpgradeError as error:
+        return str(error)
+    except (RuntimeStoreError, ValueError):
+        return None
+    finally:
+        database.close()
+    return None
 
 
 def _nameless(directory: Path, known: Iterable[Descriptor], fs: FileSystem) -> tuple[str, ...]:

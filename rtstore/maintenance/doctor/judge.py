@@ -436,6 +436,15 @@ def _ways_of_backup(facts: Facts) -> Iterator[Suggestion]:
 
 def _stores(facts: Facts) -> Iterator[Finding]:
     say = FindingBuilder(Check.STORES)
+    if facts.data_refused is not None:
+        why = "the runtime must open the directory with descriptors that bring its data up"
+        yield say.red(
+            f"opening with these descriptors is refused: {facts.data_refused}",
+            Suggestion(command=None, why=why),
+        )
+    if facts.moved:
+        moves = [f"{name} from {now} to {then}" for name, (now, then) in facts.moved.items()]
+        yield say.yellow(f"opening with these descriptors moves {', '.join(moves)}")
     if facts.verdict is None:
         return
     ways = facts.next
