@@ -962,7 +962,8 @@ class RuntimeStore:
         )
 
     def restore_quarantined(self, quarantine_number: int) -> QuarantinedFile:
-        """Put a quarantined file back where it was, byte for byte.
+        """Put a quarantined file back where it was, byte for byte; where its store has another file
+        by now, there. The `relative_path` of what is returned is where it was put.
 
         The file there now is quarantined first, unless it is what is committed. This commits
         nothing: the next plan judges the file, and `adopt` commits it. Raises

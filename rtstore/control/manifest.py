@@ -320,6 +320,16 @@ def _descriptor_of(**row: object) -> Descriptor:
     return Descriptor.model_validate({**row, "payload": _PAYLOADS.get(row["schema_name"])})
 
 
+def file_of(connection: Connection, schema_name: str) -> str | None:
+    """Return the file that a store has now: that of the descriptor which the directory remembers,
+    or else of its entry; None without either."""
+    remembered = _SELECT_REMEMBERED_PATH.scalar(connection, schema_name=schema_name)
+    if remembered is not None:
+        return str(remembered)
+    entry = load_entries(connection, [schema_name]).get(schema_name)
+    return None if entry is None else entry.relative_path
+
+
 def is_remembered(connection: Connection, schema_name: str) -> bool:
     """Return whether the directory remembers a descriptor of a store. Plans have no other."""
     return _SELECT_REMEMBERED_PATH.first(connection, schema_name=schema_name) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from rtstore.commit.publisher import Publisher
@@ -30,8 +31,8 @@ from rtstore.shell import shell_word
 def restore_quarantined(
     quarantine_number: int, publisher: Publisher, lock: WriterLock, clock: Clock
 ) -> QuarantinedFile:
-    """Put a quarantined file back where it was, byte for byte. See
-    `RuntimeStore.restore_quarantined`.
+    """Put a quarantined file back where it was, or where its store has its file now, byte for byte.
+    See `RuntimeStore.restore_quarantined`.
 
     The copy in quarantine stays, so an interruption loses nothing. Only anything but a regular file
     is moved.
@@ -49,6 +50,7 @@ def restore_quarantined(
         kept_at = _path_of(quarantined, publisher)
         if quarantined.relative_path in CONTROL_FILES:
             raise _exported(quarantined, kept_at, publisher)
+        quarantined = _for_its_store(quarantined, publisher)
         try:
             path = store_path(publisher.directory, quarantined.relative_path)
         except UnsafePathError as error:
@@ -100,6 +102,16 @@ def drop_old_quarantined(
             with database.write(flush=False) as connection:
                 recovery_log.drop_quarantined(connection, item.quarantine_number)
     return dropped
+
+
+def _for_its_store(quarantined: QuarantinedFile, publisher: Publisher) -> QuarantinedFile:
+    """Return a quarantined file with the path that its store has now: elsewhere it would be
+    nobody's file, or another store's. What is no regular file would be in the way there."""
+    name = quarantined.schema_name
+    if name is None or quarantined.content_hash is None:
+        return quarantined
+    now = publisher.database.read(partial(manifest.file_of, schema_name=name))
+    return quarantined if now is None else quarantined.model_copy(update={"relative_path": now})
 
 
 def _exported(

@@ -176,3 +176,34 @@ def test_the_doctor_tells_that_opening_is_refused(directory: Path) -> None:
     with pytest.raises(DataUpgradeError) as told:
         RuntimeStore.open(directory, descriptors=newer)
     assert str(told.value) in refused[1]
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_quarantined_file_of_a_store_that_has_another_file_now(
+    directory: Path, *, edited: bool
+) -> None:
+    """It is put back where the store is, so that it can be adopted, as the difference says. What is
+    there is kept, and the old file, which another store may have by now, stays as it is."""
+    edit(directory / "own.one.json", "one", "by hand")
+    assert run("recover", directory).code == 0
+    there = Descriptor("own.one", relative_path="sub/1.json")
+    with RuntimeStore.open(directory, descriptors=[there, TWO]) as store:
+        write(store, "own.one", "the newest")
+    taker = Descriptor("own.two", relative_path="own.one.json")
+    with RuntimeStore.open(directory, descriptors=[there, taker]) as store:
+        write(store, "own.two", "taken")
+    if edited:
+        edit(directory / "sub" / "1.json", "the newest", "another edit")
+    before = (directory / "own.one.json").read_bytes()
+    said = run("quarantine", "diff", directory, "1").out
+    assert "the newest" in said
+    assert "by hand" in said
+    said = run("quarantine", "restore", directory, "1").out
+    assert "sub/1.json" in said
+    assert "rtstore adopt" in said
+    assert (directory / "own.one.json").read_bytes() == before
+    assert run("adopt", directory, "own.one").code == 0
+    with RuntimeStore.open(directory) as store:
+        assert (store.read("own.one").data, store.read("own.two").data) == ("by hand", "taken")
+        kept = [(directory / it.quarantine_path).read_text() for it in store.quarantined_files()]
+        assert any("another edit" in text for text in kept) is edited

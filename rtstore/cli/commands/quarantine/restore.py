@@ -29,8 +29,8 @@ def run(
     lock_timeout_s: LockTimeout = LOCK_TIMEOUT_S,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Put a file in quarantine back where it was, byte for byte. It is not committed by that:
-    "rtstore adopt" does so.
+    """Put a file in quarantine back where it was, byte for byte; where its store has another file
+    by now, there. It is not committed by that: "rtstore adopt" does so.
 
     What is there now goes into quarantine, unless it is what is committed.
 
