@@ -90,14 +90,14 @@ def adopts_edit(
     on from that. Raises why it cannot: as `read_for_adoption` and `upgraded_data`."""
     name = descriptor.schema_name
 
-    def query(connection: Connection) -> tuple[ManifestEntry | None, bool, bool]:
+    def query(connection: Connection) -> tuple[ManifestEntry | None, bool, str | None]:
         entry = manifest.load_entries(connection, [name]).get(name)
-        is_moved = manifest.moved_to(connection, descriptor, entry) is not None
-        return entry, last_identity(connection) is not None, is_moved
+        moved_from = manifest.moved_to(connection, descriptor, entry)
+        return entry, last_identity(connection) is not None, moved_from
 
-    entry, has_identity, is_moved = database.read(query)
-    if entry is not None and is_moved:  # an edit of the former file comes along, and no other
-        descriptor = descriptor.model_copy(update={"relative_path": entry.relative_path})
+    entry, has_identity, moved_from = database.read(query)
+    if moved_from is not None:  # an edit of the former file comes along, and no other
+        descriptor = descriptor.model_copy(update={"relative_path": moved_from})
     try:
         there, _ = fs.read(store_path(directory, descriptor.relative_path))
     except system_error():

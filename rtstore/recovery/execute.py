@@ -441,11 +441,13 @@ class Recovery:
         """
         if entry is None:
             return None
-        if inspection.state is not InspectionState.MISSING and not self._is_moved(descriptor):
+        moved_from = self._moved_from(descriptor)
+        if inspection.state is not InspectionState.MISSING and moved_from is None:
             return None
-        if any(item.relative_path == entry.relative_path for item in self._registry):
+        path = moved_from or entry.relative_path
+        if any(item.relative_path == path for item in self._registry):
             return None  # it is not moved, or another store has the file now
-        former = StoreFile(descriptor.schema_name, ANY_VERSION, entry.relative_path)
+        former = StoreFile(descriptor.schema_name, ANY_VERSION, path)
         with suppress_system_error(RuntimeStoreError):  # what cannot be read is no edit
             return self._publisher.quarantine.foreign_content(former, entry, trust_stamp=False)
         return None
@@ -511,7 +513,7 @@ class Recovery:
         if edited is not None and content_hash(edited) == inspection.content_hash:
             return _skipped(action, _CAME_ALONG)
         reason = inspection.message or inspection.state
-        if self._is_moved(descriptor):
+        if self._moved_from(descriptor) is not None:
             reason = _NOT_ITS_FILE
         kept = self._publisher.quarantine.keep(anything, entry, None, plan.plan_id, reason=reason)
         expected = Expected.after(kept, entry)
@@ -559,15 +561,15 @@ class Recovery:
     def _moved(self, plan: RecoveryPlan) -> set[str]:
         """Return the stores of an opening whose file is there, though it was not theirs before."""
         names = {item.schema_name for item in plan.actions if item.reason in _UNEXPLAINED}
-        return {name for name in names if self._is_moved(self._registry.get(name))}
+        return {name for name in names if self._moved_from(self._registry.get(name)) is not None}
 
-    def _is_moved(self, descriptor: Descriptor) -> bool:
-        """Return whether this opening gives a store another file than it had."""
+    def _moved_from(self, descriptor: Descriptor) -> str | None:
+        """Return the file that a store had until this opening, which gives it another; or None."""
         name = descriptor.schema_name
 
-        def query(connection: Connection) -> bool:
+        def query(connection: Connection) -> str | None:
             entry = manifest.load_entries(connection, [name]).get(name)
-            return manifest.moved_to(connection, descriptor, entry) is not None
+            return manifest.moved_to(connection, descriptor, entry)
 
         return self._database.read(query)
 

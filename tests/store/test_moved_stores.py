@@ -431,6 +431,31 @@ def test_an_edit_of_the_old_file_comes_along_past_what_is_at_the_new_path(direct
         assert (directory / kept.quarantine_path).read_bytes() == there
 
 
+def test_an_edit_comes_along_from_the_file_that_the_last_opening_gave(directory: Path) -> None:
+    """Though nothing was written there: by all that is told, it was the file of the store."""
+    RuntimeStore.open(directory, descriptors=[NEW, OTHER]).close()
+    path = directory / "new.json"
+    path.write_bytes(path.read_bytes().replace(b"before", b"edited"))
+    third = Descriptor(NAME, relative_path="third.json")
+    with RuntimeStore.open(
+        directory, descriptors=[third, OTHER], foreign_edits=ForeignEdits.ADOPT
+    ) as store:
+        assert store.read(NAME).data == data_in(directory / "third.json") == "edited"
+
+
+def test_an_edit_of_the_old_file_brings_the_data_up(directory: Path) -> None:
+    """Where what is committed does not come up, and the edit, which is adopted, does."""
+    old = directory / "old.json"
+    old.write_bytes(old.read_bytes().replace(b'"before"', b"[1]"))
+    update = {"schema_version": 2, "upgrades": {1: lambda data: [*data, 2 + data[0]]}}
+    with RuntimeStore.open(
+        directory,
+        descriptors=[NEW.model_copy(update=update), OTHER],
+        foreign_edits=ForeignEdits.ADOPT,
+    ) as store:
+        assert (store.read(NAME).data, store.manifest().paths[NAME]) == ([1, 3], "new.json")
+
+
 def test_data_that_only_the_file_at_the_new_path_could_bring_up(directory: Path) -> None:
     """That is no edit, so it does not take the place of what is committed: opening is refused."""
     there = (directory / "old.json").read_bytes().replace(b'"before"', b"[1]")
