@@ -278,6 +278,18 @@ class LockTimeoutError(RetryableError):
         )
 
 
+class BatchUnderWayError(RetryableError):
+    """Whether a batch will be on record is not known yet: a call that may write it has not ended.
+    That call goes on."""
+
+    def __init__(self, batch_id: str) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"it is not known yet whether batch {batch_id} is committed: a call of this store that "
+            "may write it has not ended. Ask again later; inside of a write, only after that write."
+        )
+
+
 class LockLostError(RetryableError):
     """The lock file was removed or replaced while this process held the writer lock."""
 

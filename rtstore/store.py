@@ -30,6 +30,7 @@ from rtstore.control.manifest import ManifestStore
 from rtstore.control.run_processes import is_alive, is_this_process
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import (
+    BatchUnderWayError,
     InvalidRequestError,
     LockTimeoutError,
     RuntimeStoreError,
@@ -531,14 +532,15 @@ class RuntimeStore:
             ),
             check_file=self._reader.check_file,
         )
-        return self._with_edits(update)
+        return self._with_edits(update, batch_id)
 
-    def _with_edits(self, call: Callable[[], Result]) -> Result:
+    def _with_edits(self, call: Callable[[], Result], batch_id: str | None = None) -> Result:
         """Return the result of a call that raises for store files that somebody else changed: with
-        those adopted, where foreign edits are."""
+        those adopted, where foreign edits are. It is under way all the time."""
         if self.foreign_edits is not ForeignEdits.ADOPT:
             return call()
-        return adopting(call, partial(self._adopt, by_itself=True))
+        with self._writer.queue.under_way(batch_id):
+            return adopting(call, partial(self._adopt, by_itself=True))
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -749,11 +751,22 @@ class RuntimeStore:
         return self._receipt_store.list(limit=limit)
 
     def batch(self, batch_id: str) -> Batch | None:
-        """Return one batch with its receipts, or None when it is not on record (any more). While
-        another thread writes that batch with this object, wait for its outcome, at most 10 s."""
-        check_text("batch_id", batch_id)
-        self._writer.queue.wait_for(batch_id)
-        return self._receipt_store.get(batch_id)
+        """Return one batch with its receipts, or None when it is not on record (any more).
+
+        While another thread is in a call of this object that may write it (given this `batch_id`,
+        also while it waits for its turn), wait for its outcome, at most 10 s; inside of a write,
+        not at all. Raises `BatchUnderWayError` when it is not on record, and may be later. Inside
+        of that call itself, as in the function of an update, the answer is what is on record.
+        """
+        return self._batch_known(check_text("batch_id", batch_id), self._writer.queue.wait_for)
+
+    def _batch_known(self, batch_id: str, wait_for: Callable[[str], bool]) -> Batch | None:
+        """Return a batch once `wait_for` has; that says whether its outcome is known."""
+        is_known = wait_for(batch_id)
+        found = self._receipt_store.get(batch_id)
+        if found is None and not is_known:
+            raise BatchUnderWayError(batch_id)
+        return found
 
     def wait(self, *, after: int | None = None, timeout_s: float | None = None) -> list[Batch]:
         """Wait until a batch above a high watermark is committed, by any process. Return the next

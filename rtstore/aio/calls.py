@@ -11,16 +11,18 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
+from inspect import CORO_CLOSED, getcoroutinestate
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from rtstore.aio.outcome import Outcome
+from rtstore.commit.group import UnderWay
 from rtstore.commit.reporting import Observer, checked_observer, tell_observer
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.errors import RuntimeStoreError
@@ -37,6 +39,7 @@ logger = logging.getLogger("rtstore.aio")
 
 Result = TypeVar("Result")
 Other = TypeVar("Other")
+CallT = TypeVar("CallT", bound="Call[Any]")
 
 RECHECK_S = 1.0
 """The most seconds between two checks of the loop for a call whose end was not announced."""
@@ -152,6 +155,8 @@ class Call(Generic[Result]):
         """Called now and then until the call ends: who runs it may have been interrupted."""
         self.executor: ThreadPoolExecutor | None = None
         """Whose queue it was put into last."""
+        self.under_way: object = None
+        """What is to be there as long as the call."""
         self._ended = ended
         self._function = function
         self._lock = lock
@@ -239,7 +244,10 @@ class Call(Generic[Result]):
     def explain_to(self, error: BaseException) -> None:
         """Withdraw the call, and add a note to an exception that came while a task waited for it:
         what is known of it. An outcome, an error of the store and a cancellation say it already."""
-        if isinstance(error, RuntimeStoreError | GeneratorExit) or error is self._explained:
+        if isinstance(error, RuntimeStoreError):
+            self.withdraw()  # it is the outcome, or the call was not admitted
+            return
+        if isinstance(error, GeneratorExit) or error is self._explained:
             return
         if self.outcome.is_known and (self.outcome.is_withdrawn or self.outcome.error is error):
             return
@@ -354,6 +362,43 @@ class Call(Generic[Result]):
         batch_id = getattr(source if error is None else error, "batch_id", None)
         extra = {"operation": self.name, "outcome": outcome, "batch_id": batch_id}
         logger.log(logging.WARNING if begun_write else logging.INFO, "%s", note, extra=extra)
+
+
+class TaskUnderWay(UnderWay):
+    """A call of a task that may write a batch: from the moment of the call, which makes a
+    coroutine, until its outcome is known, or the coroutine ends without having begun."""
+
+    def __init__(self, batch_id: str | None) -> None:
+        super().__init__(batch_id)
+        self._coroutine: Callable[[], Coroutine[Any, Any, Any] | None] | None = None
+        self._outcome: Outcome[Any] | None = None
+
+    def of(self, coroutine: Coroutine[Any, Any, Other]) -> Coroutine[Any, Any, Other]:
+        """Be that of a coroutine, and return it."""
+        self._coroutine = ref(coroutine)
+        return coroutine
+
+    def begun(self, call: CallT) -> CallT:
+        """Be that of a call, whatever becomes of the coroutine, and return it."""
+        self._outcome = call.outcome
+        call.under_way = self
+        return call
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has, or never begins."""
+        if super().has_ended:
+            return True
+        if self._outcome is not None:
+            return self._outcome.is_known
+        coroutine = None if self._coroutine is None else self._coroutine()
+        return coroutine is None or getcoroutinestate(coroutine) == CORO_CLOSED
+
+    @property
+    def is_around(self) -> bool:
+        """Whether it is asked inside of a function that this very call runs."""
+        found = _around.get()
+        return found is not None and found[1] is self._outcome
 
 
 def is_inside_call_of(owner: object) -> bool:

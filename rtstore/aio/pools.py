@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from rtstore.aio.calls import (
     Call,
@@ -33,7 +33,9 @@ from rtstore.commit.writer import BatchWriter
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, WriterLock
 from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
 from rtstore.model import arguments
+from rtstore.model.descriptors import StoreKey
 from rtstore.model.records import Batch
+from rtstore.model.request import Writes, pairs
 from rtstore.recovery.rebuilders import Rebuilder, Rebuilders, RebuildRequest, given_rebuilders
 
 LINGER_S = 0.1
@@ -564,6 +566,26 @@ class LoopRebuilders:
 def _wake(wakes: set[Callable[[], None]]) -> None:
     while wakes:
         wakes.pop()()
+
+
+def now(function: Callable[[], Result]) -> Callable[[], Result]:
+    """Call a function at once. Return one that gives its result, or raises what it raised."""
+    try:
+        result = function()
+    except Exception as error:  # noqa: BLE001 - it is for who awaits the call
+        return partial(_raise, error)
+    return lambda: result
+
+
+def copied_writes(writes: Writes) -> Callable[[], list[tuple[StoreKey, Any]]]:
+    """Copy what is to be written at once; return a function that makes it data again, in the
+    thread."""
+    copies = [(name, copier(data)) for name, data in pairs(writes)]
+    return lambda: [(name, copied()) for name, copied in copies]
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def copier(data: Any) -> Callable[[], Any]:

@@ -20,10 +20,10 @@ not free after `lock_timeout_s` seconds raises `LockTimeoutError` for every call
 a write of this store that takes so long: the function of an `update`, for example. Calls that end
 are waited for, however many are before a call. A wait is looked at once a second.
 
-The loop itself only copies the data of a batch (some 5 ms for each megabyte), so that a batch holds
-what its caller saw when it called. A single C call of a worker thread, such as the check of the
-data, holds Python's interpreter lock. It delays the loop by some 30 ms for a store of a megabyte,
-and hardly at all for a small one.
+The call itself copies the data of a batch (some 5 ms for each megabyte), before it is awaited: a
+batch holds what its caller saw when it called. That is all that the loop does. A single C call of a
+worker thread, such as the check of the data, holds Python's interpreter lock. It delays the loop by
+some 30 ms for a store of a megabyte, and hardly at all for a small one.
 
 **Cancellation** (of a task, by a time-out, or when the loop ends) leaves nothing in doubt:
 
@@ -58,7 +58,7 @@ Operations on a directory that is not open (`upgrade_directory`, `import_directo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -67,14 +67,15 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 from rtstore.aio import waiting
-from rtstore.aio.calls import Call, LoopObserver
+from rtstore.aio.calls import Call, LoopObserver, TaskUnderWay
 from rtstore.aio.pools import (
     BatchCall,
     LoopRebuilders,
     ThreadPools,
-    copier,
+    copied_writes,
+    now,
 )
-from rtstore.commit.group import PendingBatch, explain
+from rtstore.commit.group import OUTCOME_S_MAX, PendingBatch, explain
 from rtstore.commit.publisher import Durability
 from rtstore.commit.reporting import Observer
 from rtstore.control.contents import Retention
@@ -89,6 +90,7 @@ from rtstore.history.versions import At, StoreDifferences
 from rtstore.legacy import ExportReport
 from rtstore.maintenance.backup import Backup
 from rtstore.maintenance.backup.record import Progress
+from rtstore.model.arguments import check_text
 from rtstore.model.descriptors import Descriptor, StoreKey, StoreKeys, store_name
 from rtstore.model.edits import ForeignEdits
 from rtstore.model.records import (
@@ -103,7 +105,7 @@ from rtstore.model.records import (
     RecoveryReport,
     RunIdentity,
 )
-from rtstore.model.request import ExpectedVersions, Writes, batch_request, pairs
+from rtstore.model.request import ExpectedVersions, Writes, batch_request
 from rtstore.model.runs import RunEnding, RunRecord, StartState
 from rtstore.model.typed import StoreData
 from rtstore.recovery.begin import Keep
@@ -261,7 +263,7 @@ class AsyncRuntimeStore:
 
     # --- writing --------------------------------------------------------------------------------
 
-    async def write_batch(
+    def write_batch(
         self,
         *,
         identity: RunIdentity,
@@ -270,28 +272,42 @@ class AsyncRuntimeStore:
         expected_high_watermark: int | None = None,
         expected: ExpectedVersions | None = None,
         batch_id: str | None = None,
-    ) -> Batch:
+    ) -> Coroutine[Any, Any, Batch]:
         """Write several stores as one atomic batch, and return it with its receipts.
 
-        Durable when it returns. The data is copied first, so later changes to it are not in the
-        batch.
+        Durable when it returns. The data is copied by the call itself, before it is awaited, so
+        later changes to it are not in the batch.
         """
-        call: BatchCall | None = None
         try:
-            copies = [(name, copier(data)) for name, data in pairs(writes)]
-            versions = dict(expected) if isinstance(expected, Mapping) else expected
+            copy = now(partial(copied_writes, writes))
+            versions = now(lambda: dict(expected) if isinstance(expected, Mapping) else expected)
 
-            def submit() -> PendingBatch:
+            def prepare(writes: Writes) -> PendingBatch:
                 request = batch_request(
                     self.team_name,
                     self.descriptors,
                     identity=identity,
                     reason=reason,
-                    writes=[(name, copied()) for name, copied in copies],
+                    writes=writes,
                 )
-                return self._writer.prepare(request, expected_high_watermark, batch_id, versions)
+                return self._writer.prepare(request, expected_high_watermark, batch_id, versions())
 
-            call = BatchCall(submit, self._writer)
+            under_way = self._writer.queue.register(TaskUnderWay(batch_id))
+            return under_way.of(self._write_batch(copy, prepare, under_way))
+        except BaseException as error:
+            explain(error, [])
+            raise
+
+    async def _write_batch(
+        self,
+        copy: Callable[[], Callable[[], Writes]],
+        prepare: Callable[[Writes], PendingBatch],
+        under_way: TaskUnderWay,
+    ) -> Batch:
+        call: BatchCall | None = None
+        try:
+            copied = copy()
+            call = under_way.begun(BatchCall(lambda: prepare(copied()), self._writer))
             return await self._workers.writes.run_call(call)
         except BaseException as error:
             if call is None:
@@ -301,7 +317,7 @@ class AsyncRuntimeStore:
             raise
 
     @overload
-    async def update(
+    def update(
         self,
         store: Descriptor[Payload],
         change: Callable[[Payload], Payload | Deleted],
@@ -309,10 +325,10 @@ class AsyncRuntimeStore:
         identity: RunIdentity,
         reason: BatchReason | str,
         batch_id: str | None = None,
-    ) -> Batch: ...
+    ) -> Coroutine[Any, Any, Batch]: ...
 
     @overload
-    async def update(
+    def update(
         self,
         store: str,
         change: Callable[[Any], Any],
@@ -320,10 +336,10 @@ class AsyncRuntimeStore:
         identity: RunIdentity,
         reason: BatchReason | str,
         batch_id: str | None = None,
-    ) -> Batch: ...
+    ) -> Coroutine[Any, Any, Batch]: ...
 
     @overload
-    async def update(
+    def update(
         self,
         store: StoreKeys,
         change: Callable[[StoreData], Mapping[Any, Any]],
@@ -331,9 +347,9 @@ class AsyncRuntimeStore:
         identity: RunIdentity,
         reason: BatchReason | str,
         batch_id: str | None = None,
-    ) -> Batch | None: ...
+    ) -> Coroutine[Any, Any, Batch | None]: ...
 
-    async def update(
+    def update(
         self,
         store: StoreKey | Iterable[StoreKey],
         change: Callable[[Any], Any],
@@ -341,7 +357,7 @@ class AsyncRuntimeStore:
         identity: RunIdentity,
         reason: BatchReason | str,
         batch_id: str | None = None,
-    ) -> Batch | None:
+    ) -> Coroutine[Any, Any, Batch | None]:
         """Read, change and write one store, or several together, under the writer lock, so that no
         update is lost. Several: None when nothing was changed. See `RuntimeStore.update`, also for
         a store with nothing committed: by a descriptor with a payload model it is refused,
@@ -351,13 +367,24 @@ class AsyncRuntimeStore:
         `change` is a plain function, and should be quick; it runs in a thread, under the lock. What
         it raises is raised here; only a `StopIteration` becomes a `RuntimeError`, as Python has it.
         """
-        stores = store if isinstance(store, str | Descriptor) else checked_stores(store)
-        # A coroutine function is refused at once.
-        plain_change(change, store_name(store) if isinstance(store, str | Descriptor) else None)
         update: Callable[..., Batch | None] = self.sync_store.update  # one overload or another
-        return await self._workers.writes.run(
-            update, stores, change, identity=identity, reason=reason, batch_id=batch_id
-        )
+        update = partial(update, identity=identity, reason=reason, batch_id=batch_id)
+        under_way = self._writer.queue.register(TaskUnderWay(batch_id))
+        stores = now(partial(_stores_of, store))
+        return under_way.of(self._update(stores, change, update, under_way))
+
+    async def _update(
+        self,
+        stores_of: Callable[[], StoreKey | list[StoreKey]],
+        change: Callable[[Any], Any],
+        update: Callable[..., Batch | None],
+        under_way: TaskUnderWay,
+    ) -> Batch | None:
+        stores = stores_of()
+        # A coroutine function is refused at once.
+        plain_change(change, None if isinstance(stores, list) else store_name(stores))
+        call = under_way.begun(Call("update", partial(update, stores, change), self.lock))
+        return await self._workers.writes.run_call(call)
 
     # --- runs -----------------------------------------------------------------------------------
 
@@ -374,30 +401,31 @@ class AsyncRuntimeStore:
         or `async with` without await, which also ends it.
 
         A rebuilder is a coroutine function, which runs on the loop, or a plain function, which runs
-        in a thread, as in `recover`. `writes` is copied first.
+        in a thread, as in `recover`. `writes` is copied by the call itself, before it is awaited.
         """
+        copy = now(partial(copied_writes, writes))
         return Opening(
             lambda: self._begin_run(
-                identity, writes=writes, keep=keep, rebuilders=rebuilders, supersede=supersede
+                identity, copy, keep=keep, rebuilders=rebuilders, supersede=supersede
             ).__await__()
         )
 
     async def _begin_run(
         self,
         identity: RunIdentity | str,
+        copy: Callable[[], Callable[[], Writes]],
         *,
-        writes: Writes,
         keep: Keep,
         rebuilders: Rebuilders | None,
         supersede: bool,
     ) -> AsyncRun:
-        copies = [(name, copier(data)) for name, data in pairs(writes)]
+        copied = copy()
         rebuilding = LoopRebuilders(rebuilders or {})
 
         def begin() -> Run:
             return self.sync_store.begin_run(
                 identity,
-                writes=[(name, copied()) for name, copied in copies],
+                writes=copied(),
                 keep=keep,
                 rebuilders=rebuilding.rebuilders,
                 supersede=supersede,
@@ -473,9 +501,20 @@ class AsyncRuntimeStore:
         return await self._workers.reads.run(self.sync_store.batches, limit=limit)
 
     async def batch(self, batch_id: str) -> Batch | None:
-        """Return one batch with its receipts, or None when it is not on record (any more). While
-        it is being written with this object, wait for its outcome, at most 10 s."""
-        return await self._workers.reads.run(self.sync_store.batch, batch_id)
+        """Return one batch with its receipts, or None when it is not on record (any more).
+
+        While a call of this object may write it (given this `batch_id`, from the moment of the
+        call, awaited or not), wait for its outcome, at most 10 s; no thread waits meanwhile. Raises
+        `BatchUnderWayError` when it is not on record, and may be later.
+        """
+        check_text("batch_id", batch_id)
+        ended = await waiting.until(partial(self._has_outcome, batch_id), OUTCOME_S_MAX)
+        known = self.sync_store._batch_known  # noqa: SLF001 - a part of the same facade
+        call = Call("batch", partial(known, batch_id, lambda _: ended))
+        return await self._workers.reads.run_call(call)
+
+    def _has_outcome(self, batch_id: str) -> bool:
+        return not self._writer.queue.is_under_way(batch_id)
 
     async def wait(
         self, *, after: int | None = None, timeout_s: float | None = None
@@ -635,6 +674,10 @@ class AsyncRuntimeStore:
         )
 
 
+def _stores_of(store: StoreKey | Iterable[StoreKey]) -> StoreKey | list[StoreKey]:
+    return store if isinstance(store, str | Descriptor) else checked_stores(store)
+
+
 class AsyncRun(RunFacts):
     """`Run` for asyncio: one life of the runtime, begun or resumed with
     `AsyncRuntimeStore.begin_run`.
@@ -658,7 +701,7 @@ class AsyncRun(RunFacts):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.run_id!r} of {self.store!r}>"
 
-    async def write_batch(
+    def write_batch(
         self,
         reason: BatchReason | str,
         writes: Writes,
@@ -666,9 +709,10 @@ class AsyncRun(RunFacts):
         expected_high_watermark: int | None = None,
         expected: ExpectedVersions | None = None,
         batch_id: str | None = None,
-    ) -> Batch:
-        """Write several stores as one atomic batch of this run. The data is copied first."""
-        return await self.store.write_batch(
+    ) -> Coroutine[Any, Any, Batch]:
+        """Write several stores as one atomic batch of this run. The data is copied by the call
+        itself, before it is awaited."""
+        return self.store.write_batch(
             identity=self.identity,
             reason=reason,
             writes=writes,
@@ -678,47 +722,47 @@ class AsyncRun(RunFacts):
         )
 
     @overload
-    async def update(
+    def update(
         self,
         store: Descriptor[Payload],
         change: Callable[[Payload], Payload | Deleted],
         *,
         reason: BatchReason | str,
         batch_id: str | None = None,
-    ) -> Batch: ...
+    ) -> Coroutine[Any, Any, Batch]: ...
 
     @overload
-    async def update(
+    def update(
         self,
         store: str,
         change: Callable[[Any], Any],
         *,
         reason: BatchReason | str,
         batch_id: str | None = None,
-    ) -> Batch: ...
+    ) -> Coroutine[Any, Any, Batch]: ...
 
     @overload
-    async def update(
+    def update(
         self,
         store: StoreKeys,
         change: Callable[[StoreData], Mapping[Any, Any]],
         *,
         reason: BatchReason | str,
         batch_id: str | None = None,
-    ) -> Batch | None: ...
+    ) -> Coroutine[Any, Any, Batch | None]: ...
 
-    async def update(
+    def update(
         self,
         store: StoreKey | Iterable[StoreKey],
         change: Callable[[Any], Any],
         *,
         reason: BatchReason | str,
         batch_id: str | None = None,
-    ) -> Batch | None:
+    ) -> Coroutine[Any, Any, Batch | None]:
         """Read, change and write one store, or several together, under the writer lock. `change` is
         a plain function; it is not called when the run is over."""
-        update: Callable[..., Awaitable[Batch | None]] = self.store.update  # one overload
-        return await update(store, change, identity=self.identity, reason=reason, batch_id=batch_id)
+        update: Callable[..., Coroutine[Any, Any, Batch | None]] = self.store.update  # one overload
+        return update(store, change, identity=self.identity, reason=reason, batch_id=batch_id)
 
     async def plan_recovery(self) -> RecoveryPlan:
         """Return what to do about the store files, for this run's identity."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN
 from rtstore.control.sqlite.engine import Database
 from rtstore.history.follow import POLL_S
 from rtstore.model.records import Batch
@@ -35,6 +36,17 @@ async def wait(
             return []
         if not watch.is_announced:
             await pause.take(left_s)
+
+
+async def until(is_so: Callable[[], bool], limit_s: float) -> bool:
+    """Wait until something is so, at most for a while. Return whether it is. It takes no thread."""
+    deadline, pause_s = time.monotonic() + limit_s, POLL_INTERVAL_S_MIN
+    while not is_so():
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, POLL_INTERVAL_S_MAX)
+    return True
 
 
 class _Pause:

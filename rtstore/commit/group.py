@@ -52,10 +52,13 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,6 +81,8 @@ GROUP_BYTES_MAX = 16_000_000
 """The most bytes of content in one group; a larger batch goes alone."""
 RECHECK_S = 0.05
 """In seconds. A thread in the queue checks this often whether a wake-up was lost."""
+OUTCOME_S_MAX = 10.0
+"""In seconds. The longest that who asks for a batch waits for its outcome."""
 INTERRUPTED_S_MAX = 10.0
 """In seconds. The longest that an interrupted caller waits for the leader that has its batch."""
 POLL_S = 0.003
@@ -91,6 +96,7 @@ FORKED_IN_CALL = (
 """What a child is told of the call in which it was forked."""
 
 Result = TypeVar("Result")
+UnderWayT = TypeVar("UnderWayT", bound="UnderWay")
 
 _WITHDRAWN = object()
 """Claims a batch for its caller: no leader takes it afterwards."""
@@ -353,6 +359,27 @@ class Place(io.BytesIO):
         return True
 
 
+class UnderWay(io.BytesIO):
+    """A call that may write a batch under an id that its caller chose; closed when it has ended.
+    (It is a `BytesIO` because its `__exit__` and its `closed` are in C.)"""
+
+    def __init__(self, batch_id: str | None) -> None:
+        super().__init__()
+        self.batch_id = batch_id
+        self._thread = threading.get_ident()
+        self._pid = os.getpid()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has, for this process: the threads of a parent are not here."""
+        return self.closed or self._pid != os.getpid()
+
+    @property
+    def is_around(self) -> bool:
+        """Whether it is asked inside of this very call, which would wait for itself."""
+        return self._thread == threading.get_ident()
+
+
 class TakeGroup:
     """Takes batches from the queue for a leader, while it holds the writer lock."""
 
@@ -432,6 +459,8 @@ class WriteQueue:
 
     def __init__(self, lock: WriterLock) -> None:
         self._lock = lock
+        self._under_way: dict[int, weakref.ref[UnderWay]] = {}
+        self._numbers = count()
         self._begin()
 
     def _begin(self) -> None:
@@ -471,14 +500,42 @@ class WriteQueue:
         else:
             self._places.append(place)
 
-    def wait_for(self, batch_id: str) -> None:
-        """Wait until no other thread is at work on a batch, at most `INTERRUPTED_S_MAX`. Its caller
-        may have left it to a leader."""
-        deadline = time.monotonic() + INTERRUPTED_S_MAX
-        for item in list(self._taken):
-            if item.batch_id == batch_id:
-                while item.is_led_elsewhere and time.monotonic() < deadline:
-                    time.sleep(POLL_S)
+    def under_way(self, batch_id: str | None) -> UnderWay:
+        """Return a call that may write a batch from now on, until it is closed, or gone."""
+        return self.register(UnderWay(batch_id))
+
+    def register(self, call: UnderWayT) -> UnderWayT:
+        """Have `is_under_way` know of a call, and return it."""
+        if isinstance(call.batch_id, str):  # or the call refuses it
+            number = next(self._numbers)
+            forget = partial(self._under_way.pop, number)
+            self._under_way[number] = weakref.ref(call, forget)
+        return call
+
+    def is_under_way(self, batch_id: str) -> bool:
+        """Return whether a call that may write a batch has not ended, or a leader in another thread
+        has the batch, whose caller may have left it. What is asked inside of that call is not."""
+        for reference in list(self._under_way.values()):
+            call = reference()
+            if (
+                call is not None
+                and call.batch_id == batch_id
+                and not (call.has_ended or call.is_around)
+            ):
+                return True
+        return any(
+            item.batch_id == batch_id and item.is_led_elsewhere for item in list(self._taken)
+        )
+
+    def wait_for(self, batch_id: str) -> bool:
+        """Wait until no batch with that id is under way, at most `OUTCOME_S_MAX`. Return whether it
+        is so. A thread that holds the lock does not wait: the others wait for it."""
+        deadline = time.monotonic() + OUTCOME_S_MAX
+        while self.is_under_way(batch_id):
+            if self._lock.is_held_by_this_thread or time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
 
     # --- for the tasks of a loop ------------------------------------------------------------------
 

@@ -244,7 +244,7 @@ class BatchWriter:
         perhaps in the log), `DatabaseFailedError`.
         """
         prepare = partial(self.prepare, request, expected_high_watermark, batch_id, expected)
-        return self._write_one(prepare, PendingBatch.result)
+        return self._write_one(prepare, PendingBatch.result, batch_id)
 
     def prepare(
         self,
@@ -331,7 +331,9 @@ class BatchWriter:
                 update, found, self.publisher, check_file=check_file, now=self._now()
             )
 
-        return self._write_one(partial(PendingBatch, compose=compose), PendingBatch.result_if_any)
+        return self._write_one(
+            partial(PendingBatch, compose=compose), PendingBatch.result_if_any, update.batch_id
+        )
 
     def begin_run(
         self,
@@ -394,16 +396,28 @@ class BatchWriter:
         self,
         prepare: Callable[[], PendingBatch],
         result_of: Callable[[PendingBatch], Result],
+        batch_id: str | None = None,
     ) -> Result:
-        """Prepare a batch and write it. An exception gets a note on what is known of it."""
+        """Prepare a batch and write it. An exception gets a note on what is known of it. From now
+        on, who asks for a batch with that id waits for its outcome."""
         pending: list[PendingBatch] = []
         try:
-            pending.append(prepare())
-            self.write_pending(pending)
-            return result_of(pending[0])
+            return self._written(prepare, result_of, batch_id, pending)
         except BaseException as error:
             explain(error, pending)
             raise
+
+    def _written(
+        self,
+        prepare: Callable[[], PendingBatch],
+        result_of: Callable[[PendingBatch], Result],
+        batch_id: str | None,
+        pending: list[PendingBatch],
+    ) -> Result:
+        with self.queue.under_way(batch_id):
+            pending.append(prepare())
+            self.write_pending(pending)
+            return result_of(pending[0])
 
     def _resume(self, run_id: str) -> RunProcess | None:
         """Record this process as that of the active run, unless another one of it is alive. Return

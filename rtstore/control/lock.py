@@ -293,8 +293,7 @@ class WriterLock:
 
     def refuse_reentry(self, what: str = "write to the same store") -> None:
         """Raise `InvalidRequestError` when this thread holds the lock: it must not do `what`."""
-        held = self._current()
-        if held is not None and held.thread == threading.get_ident():
+        if self.is_held_by_this_thread:
             raise InvalidRequestError(
                 "call", f"a function that runs inside a write must not {what}"
             )
@@ -325,6 +324,12 @@ class WriterLock:
     def is_held_here(self) -> bool:
         """Whether a thread of this process holds the lock through this object."""
         return self._current() is not None
+
+    @property
+    def is_held_by_this_thread(self) -> bool:
+        """Whether this thread holds the lock through this object."""
+        held = self._current()
+        return held is not None and held.thread == threading.get_ident()
 
     def assert_held(self) -> None:
         """Raise `LockNotHeldError` unless this thread of this process holds the lock through this

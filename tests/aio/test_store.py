@@ -73,9 +73,13 @@ def _public_methods(kind: type) -> dict[str, Callable[..., Any]]:
 
 def _expect_awaited(methods: dict[str, Callable[..., Any]], kind: type) -> None:
     for name, method in methods.items():
-        counterpart = getattr(kind, name)
-        assert inspect.iscoroutinefunction(counterpart), name
-        assert inspect.signature(counterpart) == inspect.signature(method), name
+        counterpart, expected = getattr(kind, name), inspect.signature(method)
+        if name in ("write_batch", "update"):  # these copy first, and then return a coroutine
+            result = f"Coroutine[Any, Any, {expected.return_annotation}]"
+            expected = expected.replace(return_annotation=result)
+        else:
+            assert inspect.iscoroutinefunction(counterpart), name
+        assert inspect.signature(counterpart) == expected, name
 
 
 def test_the_attributes_are_those_of_the_runtime_store(directory: Path) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -19,15 +20,18 @@ from rtstore import (
     Batch,
     BatchUnfinishedError,
     FileSystem,
+    InvalidRequestError,
     LockLostError,
     LockTimeoutError,
     RuntimeStore,
     StoreClosedError,
     WriterLock,
 )
+from rtstore.commit import group
 from rtstore.commit.group import PendingBatch, Place, WriteQueue
 from rtstore.control import batches
 from rtstore.control.lock import LOCK_NAME
+from rtstore.errors import BatchUnderWayError
 from rtstore.model.ids import new_batch_id, new_receipt_id
 from rtstore.model.times import utc_now
 from tests.support import (
@@ -38,6 +42,7 @@ from tests.support import (
     agree,
     answer,
     child,
+    file_of,
     hear,
     new_directory,
     open_store,
@@ -509,3 +514,109 @@ def test_an_allocation_that_fails(tmp_path: Path, step: int) -> None:
     pytest.importorskip("_testcapi")
     with child(MEMORY, new_directory(tmp_path), "3", str(step)) as process:
         assert hear(process) == "done"
+
+
+# --- who asks for a batch ---------------------------------------------------------------------
+
+
+class SlowUpdate:
+    """An update in a thread, whose function waits until it may go on."""
+
+    def __init__(self, store: RuntimeStore) -> None:
+        self.store = store
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self) -> Batch:
+        """Make the update, as batch `slow`."""
+        return self.store.update(
+            LEDGER, self.change, identity=IDENTITY, reason=CHECKPOINT, batch_id="slow"
+        )
+
+    def change(self, _: Any) -> int:
+        """Wait."""
+        self.has_begun.set()
+        assert self.may_end.wait(10)
+        return 1
+
+
+def test_who_asks_for_a_batch_waits_for_its_outcome(tmp_path: Path) -> None:
+    """An update whose function runs, and a batch that waits behind it, is not said to be none: the
+    answer comes with the outcome."""
+    with open_store(new_directory(tmp_path)) as store, ThreadPoolExecutor(4) as pool:
+        slow = SlowUpdate(store)
+        made = [pool.submit(slow)]
+        assert slow.has_begun.wait(10)
+        made.append(pool.submit(batch(store, {LEASES: 1}, batch_id="behind")))
+        while not store._writer.queue.is_under_way("behind"):
+            time.sleep(0.001)
+        asked = [pool.submit(store.batch, name) for name in ("slow", "behind")]
+        time.sleep(0.05)
+        assert not any(future.done() for future in asked)
+        assert store.batch("another") is None
+        slow.may_end.set()
+        assert [future.result() for future in asked] == [future.result() for future in made]
+
+
+def test_an_outcome_that_is_late_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has waited long enough is told that it is not known, and not that there is none; and who
+    asks inside of a write is told so at once, for the others wait for that."""
+    monkeypatch.setattr(group, "OUTCOME_S_MAX", 0.03)
+    with open_store(new_directory(tmp_path)) as store, ThreadPoolExecutor(2) as pool:
+        slow = SlowUpdate(store)
+        made = pool.submit(slow)
+        assert slow.has_begun.wait(10)
+        with pytest.raises(BatchUnderWayError, match="not known yet whether batch slow") as caught:
+            store.batch("slow")
+        assert caught.value.batch_id == "slow"
+        slow.may_end.set()
+        assert store.batch("slow") == made.result()
+    monkeypatch.undo()
+    answers: list[object] = []
+
+    def change(_: Any) -> int:
+        answers.append(store.batch("own"))
+        made = pool.submit(batch(store, {LEASES: 1}, batch_id="behind"))
+        while not store._writer.queue.is_under_way("behind"):
+            time.sleep(0.001)
+        with pytest.raises(BatchUnderWayError):
+            store.batch("behind")
+        answers.append(made)
+        return 1
+
+    with open_store(new_directory(tmp_path, "two")) as store, ThreadPoolExecutor(2) as pool:
+        began_at = time.monotonic()
+        store.update(LEDGER, change, identity=IDENTITY, reason=CHECKPOINT, batch_id="own")
+        assert time.monotonic() - began_at < 5
+        assert answers[0] is None
+        assert store.batch("behind") is not None
+
+
+def test_a_call_that_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """Also while its exception, which holds its frames, is kept; and while an edit is adopted on
+    its behalf, it has not ended."""
+    seen: list[bool] = []
+    with (
+        open_store(new_directory(tmp_path), foreign_edits="adopt") as store,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        kept = pool.submit(batch(store, {LEDGER: {1}}, batch_id="refused")).exception()
+        assert isinstance(kept, InvalidRequestError)
+        batch(store, {LEDGER: 1})()
+        path = file_of(store, LEDGER)
+        path.write_bytes(path.read_bytes().replace(b'"data": 1', b'"data": 2'))
+        adopt = store._adopt
+
+        def watched(*arguments: Any, **options: Any) -> Batch:
+            seen.append(pool.submit(store._writer.queue.is_under_way, "adopts").result())
+            return adopt(*arguments, **options)
+
+        store._adopt = watched  # type: ignore[method-assign]
+        store.update(
+            LEDGER, lambda data: data, identity=IDENTITY, reason=CHECKPOINT, batch_id="adopts"
+        )
+        assert seen == [True]
+        began_at = time.monotonic()
+        assert (store.batch("refused"), pool.submit(store.batch, "refused").result()) == (None,) * 2
+        assert time.monotonic() - began_at < 1

@@ -29,6 +29,13 @@ NOT_COROUTINES = {
 }
 """Methods whose result is not only awaited, each with the way to use it."""
 
+COPY_AT_THE_CALL = {
+    f"{kind}.{name}"
+    for kind in ("AsyncRuntimeStore", "AsyncRun")
+    for name in ("write_batch", "update")
+}
+"""Plain functions that return a coroutine: what they were given is copied before it begins."""
+
 AWAITED = {
     "Run": "Opening[AsyncRun]",
     "Self": "Opening[Self]",
@@ -60,6 +67,10 @@ def _of_method(where: str, ours: Any, theirs: Any) -> Iterator[str]:
     expected, found = _signatures(ours), _signatures(theirs)
     if where in NOT_COROUTINES:
         expected = [_awaited(text) for text in expected]
+    elif where in COPY_AT_THE_CALL:
+        expected = [_coroutine(text) for text in expected]
+        if inspect.iscoroutinefunction(theirs):
+            yield f"{where} copies when it is awaited"
     elif not inspect.iscoroutinefunction(theirs):
         yield f"{where} is not awaited"
     if found != expected:
@@ -69,6 +80,12 @@ def _of_method(where: str, ours: Any, theirs: Any) -> Iterator[str]:
 def _signatures(function: Any) -> list[str]:
     """The signature of a function, and those of its overloads, as text."""
     return [str(inspect.signature(item)) for item in (function, *get_overloads(function))]
+
+
+def _coroutine(signature: str) -> str:
+    head, _, result = signature.rpartition(" -> ")
+    result = result.strip("'")
+    return f"{head} -> {f'Coroutine[Any, Any, {result}]'!r}"
 
 
 def _awaited(signature: str) -> str:

@@ -248,14 +248,13 @@ def _report(
 
 def _writing(store: AsyncRuntimeStore, names: Sequence[str]) -> list[asyncio.Future[Batch]]:
     """Return a task for each batch, under its name."""
-    return [
-        asyncio.ensure_future(
-            store.write_batch(
-                identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: name}, batch_id=name
-            )
+
+    async def write(name: str) -> Batch:
+        return await store.write_batch(
+            identity=IDENTITY, reason=CHECKPOINT, writes={LEASES: name}, batch_id=name
         )
-        for name in names
-    ]
+
+    return [asyncio.ensure_future(write(name)) for name in names]
 
 
 def struck(striker: Striker, call: Callable[[], Any]) -> object:
