@@ -277,8 +277,7 @@ def _as_dumped(
 
 def _refuse_other_dump(dumped: object, store: str, given: BaseModel, read_back: BaseModel) -> None:
     """Raise `InvalidRequestError` when what is read back of a dump is another object than the one
-    that was dumped. Of equal objects the dumps may differ: in the order of a set, or in what is
-    computed anew each time."""
+    that was dumped. Of equal objects the dumps may differ in what is computed anew each time."""
     again = json_data.dump(read_back, store)
     if again == dumped or json_data.are_same_object(given, read_back):
         return

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
-from pydantic import BaseModel, Secret, SecretBytes, SecretStr
+from pydantic import (
+    BaseModel,
+    PlainSerializer,
+    RootModel,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    WrapSerializer,
+)
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of, says_of_data
@@ -18,6 +29,7 @@ DEPTH_MAX = 253
 _JSON_TYPES = (str, int, float, dict, list, type(None))
 _FINITE = "must be a finite number, not {}: JSON has none such"
 _SECRETS = (SecretStr, SecretBytes, Secret)
+_SERIALIZERS = (PlainSerializer, WrapSerializer)
 _MASK = "**********"
 """Pydantic writes it in place of a secret, unless the class of that shows another text."""
 _MASKED = (
@@ -35,6 +47,8 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
     `InvalidRequestError`, naming the place, for a number, a key or a secret that would be lost so.
     With `may_mask` secrets may be: what is dumped is not stored. Without `warnings`, pydantic does
     not warn of a field that has another type than its own: whoever calls checks that.
+
+    What is in a set comes sorted, for Python has it in another order in each process.
     """
     as_json = partial(model.model_dump, mode="json", by_alias=True, warnings=warnings)
     try:
@@ -48,12 +62,14 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
         if not _is_made_of_its_json(model):
             problem = f"{type(model).__name__} cannot be made of its JSON again"
             raise InvalidRequestError("data", problem, store=store)
+        return _with_sets_sorted([model], dumped)
+    if are_equal(*held, dumped):
         return dumped
-    if not are_equal(*held, dumped):
-        loss = next(_losses(*held, dumped, may_mask=may_mask), None)
-        if loss is not None:
-            raise InvalidRequestError(*loss, store=store)
-    return dumped
+    sets: list[object] = []
+    loss = next(_losses(*held, dumped, sets, may_mask=may_mask), None)
+    if loss is not None:
+        raise InvalidRequestError(*loss, store=store)
+    return _with_sets_sorted([*held], dumped) if sets else dumped
 
 
 def _held(model: BaseModel) -> tuple[object] | None:
@@ -120,15 +136,81 @@ def are_equal(held: object, other: object) -> bool:
         return False
 
 
-def _losses(held: object, dumped: object, *, may_mask: bool) -> Iterator[tuple[str, str]]:
-    """Yield the places of values that a model has and its JSON lacks, each with the problem."""
+def _losses(
+    held: object, dumped: object, sets: list[object], *, may_mask: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield the places of values that a model has and its JSON lacks, each with the problem. Put
+    the sets on the way into a list."""
     pending: list[tuple[str, Any, Any]] = [("data", held, dumped)]
     while pending:
         place, value, written = pending.pop()
         problem = _loss(value, written) or (None if may_mask else _masked(value, written))
         if problem is not None:
             yield place, problem
+        if isinstance(value, (set, frozenset)):
+            sets.append(value)
         pending += _inside(place, value, written)
+
+
+def _with_sets_sorted(held: list[Any], dumped: Any) -> Any:
+    """Return JSON data with the contents of each set in an order of their own. `held` is what it
+    was dumped of, or all of which one was: an item of a set is not known by its place."""
+    held = [value.root if isinstance(value, RootModel) else value for value in held]
+    if isinstance(dumped, dict):
+        fields = [_fields(value, dumped) for value in held]
+        return {
+            key: _with_sets_sorted([found[key] for found in fields if key in found], value)
+            for key, value in dumped.items()
+        }
+    if not isinstance(dumped, list) or not held:
+        return dumped
+    if all(isinstance(value, (set, frozenset)) for value in held):
+        inner = list(chain.from_iterable(held))
+        return _sorted([_with_sets_sorted(inner, item) for item in dumped])
+    if all(isinstance(value, (list, tuple, deque)) for value in held):
+        return [
+            _with_sets_sorted([value[index] for value in held if index < len(value)], item)
+            for index, item in enumerate(dumped)
+        ]
+    return dumped
+
+
+def _fields(value: object, dumped: dict[str, Any]) -> dict[Any, Any]:
+    """Return what is in a dict, a model or a dataclass, by its keys in JSON; nothing of anything
+    else."""
+    if isinstance(value, BaseModel):
+        return _fields_of_model(value)
+    if is_dataclass(value):
+        return dict(vars(value))
+    if not isinstance(value, dict):
+        return {}
+    return dict(zip(dumped, value.values(), strict=True)) if len(value) == len(dumped) else value
+
+
+def _fields_of_model(model: BaseModel) -> dict[str, Any]:
+    """Return what a model holds, by its keys in JSON, without what a serializer of its own writes,
+    which chose the order."""
+    kind, own = type(model), type(model).__pydantic_decorators__
+    if own.model_serializers:
+        return {}
+    chosen = {name for item in own.field_serializers.values() for name in item.info.fields}
+    found: dict[str, Any] = dict(model.__pydantic_extra__ or {})
+    for name, field in kind.model_fields.items():
+        if name not in chosen and not any(isinstance(x, _SERIALIZERS) for x in field.metadata):
+            found[field.serialization_alias or name] = getattr(model, name, None)
+    for name, computed in kind.model_computed_fields.items():
+        found[computed.alias or name] = getattr(model, name, None)
+    return found
+
+
+def _sorted(items: list[Any]) -> list[Any]:
+    """Return the dumped contents of a set, sorted: numbers and texts as such, others as JSON."""
+    try:
+        if {type(item) for item in items} in ({str}, {int}, {float}, {int, float}):
+            return sorted(items)
+        return sorted(items, key=json.dumps)
+    except ValueError:  # a number of too many digits, which is refused anyway
+        return items
 
 
 def _loss(value: Any, written: Any) -> str | None:

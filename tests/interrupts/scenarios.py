@@ -393,7 +393,7 @@ def in_a_loop(field: Field) -> Tally:
         await wrapped.aclose()
         outcomes: list[object] = [t.exception() or t.result() for t in tasks if t.done()]
         for outcome in outcomes:
-            said = hasattr(outcome, "__notes__") or str(striker.struck).endswith(" write_batch")
+            said = hasattr(outcome, "__notes__") or str(striker.struck).endswith("write_batch")
             if isinstance(outcome, Strike) and not said:  # in the first lines nothing has begun
                 field.tally.fault(striker.struck, "no note")
         return outcomes
