@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,35 @@ def test_at_any_line_of_a_first_use(path: Path, name: str) -> None:
             break
     gc.collect()
     assert dict(sessions._uses) == {}
+
+
+class AlarmError(Exception):
+    """What a signal handler raises; no error of a database."""
+
+
+class StruckConnection(sqlite3.Connection):
+    """A connection during whose closing a signal comes."""
+
+    def close(self) -> None:
+        """Close, and have the handler raise."""
+        super().close()
+        raise AlarmError
+
+
+def test_an_exception_passes_while_a_connection_is_closed(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That of a signal handler comes out, and is not printed as a trouble of a pool."""
+    session = sessions.Session((0, 0))
+    session.connect(sqlite3.connect(path, factory=StruckConnection))
+    assert session.connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+    with pytest.raises(AlarmError):
+        session.close()
+    assert caplog.records == []
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        session.driver.execute("SELECT 1")
+    session._driver = None
+    session.close()
 
 
 IDENTITY = RunIdentity(run_id="run-1")

@@ -58,7 +58,7 @@ def sample(seed: str, step: int) -> Iterator[int]:
 @pytest.mark.parametrize("name", breadth.params(SCENARIOS, normal=USUAL))
 def test_an_exception_at_any_line(tmp_path: Path, name: str) -> None:
     """The object works, locks and descriptors are free, no thread hangs, the note is true."""
-    step = {"the lock": 2, "the loop of tasks": 37}.get(name, 97)
+    step = {"the lock": 2, "the loop of tasks": 37, "close": 67}.get(name, 97)
     field = Field(new_directory(tmp_path), lambda: sample(name, step))
     tally = SCENARIOS[name](field)
     assert tally.points > 3

@@ -138,10 +138,7 @@ class Session:
             return
         # A cursor in a traceback would keep a closed connection alive, with an open transaction.
         self.undo()
-        connection, driver = self._connection, self._driver
-        if connection is not None:
-            with suppress(sqlite3.Error):
-                connection.close()
+        driver = self._driver
         if driver is not None:
             with suppress(sqlite3.Error):
                 driver.close()
@@ -398,5 +395,9 @@ def _taken() -> sqlite3.Connection:
 
 
 def _wrapped(driver: sqlite3.Connection) -> Connection:
+    """Return SQLAlchemy's connection around one of the driver, which only we close: SQLAlchemy logs
+    an exception of a signal handler that comes while it closes one, and drops it."""
     _next.driver = driver
-    return _engine().connect()
+    connection = _engine().connect()
+    connection.detach()
+    return connection
