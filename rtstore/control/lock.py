@@ -263,8 +263,7 @@ class WriterLock:
         end. Of a store that was opened read-only it raises `ReadOnlyStoreError` before anything is
         made.
         """
-        if self._read_only:
-            raise ReadOnlyStoreError(self.path.parent)
+        self.refuse_read_only()
         self.refuse_reentry()
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline, pause = time.monotonic() + limit_s, POLL_INTERVAL_S_MIN
@@ -290,6 +289,11 @@ class WriterLock:
             if hold is not None:
                 hold.release()
             raise
+
+    def refuse_read_only(self) -> None:
+        """Raise `ReadOnlyStoreError` for a store that was opened read-only."""
+        if self._read_only:
+            raise ReadOnlyStoreError(self.path.parent)
 
     def refuse_reentry(self, what: str = "write to the same store") -> None:
         """Raise `InvalidRequestError` when this thread holds the lock: it must not do `what`."""

@@ -63,6 +63,7 @@ class RunStarter:
         supersede: bool,
     ) -> Begun:
         """Begin or resume a run. See `RuntimeStore.begin_run`."""
+        self._writer.lock.refuse_read_only()
         given = store_writes(self._registry, writes)
         for write in given:
             if write.deletes:

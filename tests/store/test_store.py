@@ -17,7 +17,10 @@ from rtstore import (
     ReadinessImpact,
     ReadinessReason,
     ReadOnlyStoreError,
+    RebuildRequest,
+    RebuildStrategy,
     Retention,
+    RunAliveError,
     RunIdentity,
     RuntimeStore,
     StoreClosedError,
@@ -266,11 +269,16 @@ def test_read_only_refuses_to_write_before_anything_is_made(tmp_path: Path) -> N
     directory = new_directory(tmp_path)
     (directory / LOCK_NAME).unlink(missing_ok=True)
     before = picture(directory)
+    called: list[RebuildRequest] = []
+    rebuilders = dict.fromkeys(RebuildStrategy, called.append)
     with open_store(directory, read_only=True) as store:
         plan = store.plan_recovery()
         for call in (
             lambda: write(store, LEASES, 1),
             lambda: store.update(LEASES, str, identity=IDENTITY, reason=CHECKPOINT),
+            lambda: store.begin_run("run-2", rebuilders=rebuilders),
+            store.end_run,
+            lambda: store.revert(LEASES, to=1, identity=IDENTITY),
             lambda: store.recover(plan),
             lambda: store.adopt(LEASES, identity=IDENTITY),
             lambda: store.restore_quarantined(1),
@@ -279,7 +287,23 @@ def test_read_only_refuses_to_write_before_anything_is_made(tmp_path: Path) -> N
         ):
             with pytest.raises(ReadOnlyStoreError, match="without read_only=True"):
                 call()
-    assert picture(directory) == before
+    assert (picture(directory), called) == (before, [])
+
+
+def test_read_only_says_so_before_it_looks_at_the_active_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run cannot begin here whatever becomes of the process of the active one: the advice to stop
+    that, or to supersede it, would lead to the next refusal."""
+    with open_store(directory := new_directory(tmp_path)) as store:
+        store.begin_run("run-1", writes={LEASES: 1})
+        monkeypatch.setattr("rtstore.commit.begin.is_this_process", lambda _: False)
+        with pytest.raises(RunAliveError):
+            store.begin_run("run-2", keep="all")
+        with open_store(directory, read_only=True) as other:
+            for supersede in (False, True):
+                with pytest.raises(ReadOnlyStoreError):
+                    other.begin_run("run-2", keep="all", supersede=supersede)
 
 
 def test_read_only_needs_a_store(tmp_path: Path) -> None:
