@@ -878,9 +878,10 @@ class RuntimeStore:
             rebuilders: functions of the runtime, by strategy or store name, for stores that are
                 lost, or stale for the identity that the plan expects. What they return is checked
                 like a write, and written together in one batch of reason `recovery`. They are
-                called without the writer lock. A store without one is not changed, and stays in
-                `remaining`; so does one whose data is of an older schema version: that waits for
-                its upgrade.
+                called without the writer lock; others may write meanwhile, and only where the
+                store itself was written, or another run began, the result is not, and the step
+                says so. A store without one is not changed, and stays in `remaining`; so does one
+                whose data is of an older schema version: that waits for its upgrade.
             identity: what rebuilt stores are bound to. Default: the identity that the plan
                 was made for, or else that of the last committed batch. That of a new run begins it.
             dry_run: only report what would be done; change nothing.

@@ -246,6 +246,20 @@ class BatchWriter:
         prepare = partial(self.prepare, request, expected_high_watermark, batch_id, expected)
         return self._write_one(prepare, PendingBatch.result, batch_id)
 
+    def write_checked(
+        self, request: BatchRequest, expected: ExpectedVersions, check: Callable[[], None]
+    ) -> Batch:
+        """Write as `write_batch`, unless `check` raises under the lock."""
+        pending = self.prepare(request, expected=expected)
+
+        def compose() -> Draft:
+            self._committed.refresh(pending.draft.names)
+            check()
+            return pending.draft
+
+        composed = partial(PendingBatch, expected=pending.expected, compose=compose)
+        return self._write_one(composed, PendingBatch.result)
+
     def prepare(
         self,
         request: BatchRequest,

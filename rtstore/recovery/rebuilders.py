@@ -1,20 +1,28 @@
 """Rebuild stores: call functions of the runtime, and write what they return as a batch.
 
-A rebuilder may poll a provider or read a transcript, so it runs without the writer lock. When its
-results are written, together in one batch, a batch written meanwhile is detected.
+A rebuilder may poll a provider or read a transcript, so it runs without the writer lock, and others
+write meanwhile. The results are written together in one batch, without that of a store that one of
+the others wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from rtstore.commit.quarantine import StoreFile
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import manifest, runs
-from rtstore.errors import InvalidRequestError, RuntimeStoreError, StaleRunError, shown
+from rtstore.control import history, manifest, runs
+from rtstore.errors import (
+    ConflictError,
+    InvalidRequestError,
+    RuntimeStoreError,
+    StaleRunError,
+    shown,
+)
 from rtstore.history.reader import Snapshot, StoreReader
 from rtstore.model import arguments
 from rtstore.model.data_upgrade import waits_for_upgrade
@@ -128,6 +136,25 @@ class _Rebuilt(NamedTuple):
     write: StoreWrite
 
 
+class _Before(NamedTuple):
+    """What was committed before any rebuilder was called."""
+
+    versions: Mapping[str, str | None]
+    """By store that is to be rebuilt: the batch that wrote it; None where nothing is committed."""
+    last: RunIdentity | None
+    """The identity of the last batch."""
+    high_watermark: int
+
+
+def _before(connection: Connection, names: Iterable[str]) -> _Before:
+    points = {name: history.point_of_store(connection, name) for name in names}
+    return _Before(
+        {name: None if point is None else point.batch_id for name, point in points.items()},
+        manifest.load_active_identity(connection),
+        manifest.high_watermark(connection),
+    )
+
+
 class Rebuilding:
     """Executes the rebuilds of one recovery."""
 
@@ -191,18 +218,20 @@ class Rebuilding:
         A rebuilder that is missing, fails, or returns None leaves its store as it was, and the
         step says so. An exception of a rebuilder is a failed step, and the recovery goes on.
         """
+        names = [action.schema_name for action in actions]
+
+        # Not after the contents, which may be newer.
+        before = self._writer.database.read(partial(_before, names=names))
         committed = self._reader.snapshot(self._registry.names)
-        active = self._writer.database.read(manifest.load_active_identity)
         steps: dict[str, RecoveryStep] = {}
         rebuilt: list[_Rebuilt] = []
         for action in actions:
-            found = self._call(action, committed, self._identity or active)
+            found = self._call(action, committed, self._identity or before.last)
             if isinstance(found, RecoveryStep):
                 steps[action.schema_name] = found
             else:
                 rebuilt.append(found)
-        steps |= self._write(rebuilt, active, committed.high_watermark)
-        return steps
+        return steps | self._write(rebuilt, before)
 
     def _call(
         self, action: RecoveryAction, committed: Snapshot, identity: RunIdentity | None
@@ -237,22 +266,29 @@ class Rebuilding:
             return RecoveryStep(action=action, outcome=ActionOutcome.SKIPPED, detail=detail)
         return _Rebuilt(action, StoreWrite(descriptor=descriptor, data=data))
 
-    def _write(
-        self, rebuilt: list[_Rebuilt], last: RunIdentity | None, high_watermark: int
-    ) -> dict[str, RecoveryStep]:
-        """Write rebuilt stores together. A store that is refused is left out, and the others are
-        written without it."""
+    def _write(self, rebuilt: list[_Rebuilt], before: _Before) -> dict[str, RecoveryStep]:
+        """Write rebuilt stores together. A store that is refused, or that was written since, is
+        left out, and the others are written without it."""
+
+        def check() -> None:
+            now = self._writer.database.read_on_writer(partial(_before, names=()))
+            if not self._is_fenced(before.last) and now.last != before.last:
+                raise ConflictError("the rebuilt data", before.high_watermark, now.high_watermark)
+
         steps: dict[str, RecoveryStep] = {}
         while rebuilt:
             refused = None
             try:
                 for item in rebuilt:
                     refused = item
-                    self._writer.check(self._request([item], last))
+                    self._writer.check(self._request([item], before.last))
                     self._make_way(item.write.descriptor)
                 refused = None
-                batch = self._writer.write_batch(
-                    self._request(rebuilt, last), expected_high_watermark=high_watermark
+                names = [item.action.schema_name for item in rebuilt]
+                batch = self._writer.write_checked(
+                    self._request(rebuilt, before.last),
+                    {name: before.versions[name] for name in names},
+                    check,
                 )
             except RuntimeStoreError as error:
                 if self._writer.database.failure is not None or isinstance(error, StaleRunError):

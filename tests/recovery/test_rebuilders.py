@@ -21,9 +21,11 @@ from rtstore import (
     NewerStoreFileError,
     RebuildRequest,
     RebuildStrategy,
+    RecoveryReport,
     RecoveryStep,
     RunIdentity,
     RuntimeStore,
+    StaleRunError,
 )
 from rtstore.model.records import Criticality, Owner
 
@@ -231,6 +233,64 @@ def test_a_rebuild_is_refused_when_somebody_wrote_meanwhile(store: RuntimeStore)
     )
     assert step_of(report.steps, "polled").outcome is ActionOutcome.FAILED
     assert store.read("polled").data == {"fresh": True}
+
+
+def test_a_rebuild_is_written_although_others_write_other_stores(store: RuntimeStore) -> None:
+    """Only a write of the store itself refuses its result: the rebuilder may write another one, and
+    of two stores the one that nobody wrote is rebuilt."""
+
+    def slow(request: RebuildRequest) -> dict[str, str]:
+        if request.descriptor.schema_name == "polled":
+            write(store, launch={"n": 2})
+        else:
+            write(store, verified={"fresh": True})
+        return {"rebuilt": request.descriptor.schema_name}
+
+    report = store.recover(
+        store.plan_recovery(),
+        rebuilders={
+            RebuildStrategy.POLL_OPENCODE_PROVIDER: slow,
+            RebuildStrategy.VERIFY_CANONICAL_DESTINATIONS: slow,
+        },
+    )
+    assert step_of(report.steps, "polled").outcome is ActionOutcome.DONE
+    verified = step_of(report.steps, "verified")
+    assert verified.outcome is ActionOutcome.FAILED
+    assert "with nothing committed" in (verified.detail or "")
+    assert store.read("polled").data == {"rebuilt": "polled"}
+    assert store.read("verified").data == {"fresh": True}
+    assert store.read("launch").data == {"n": 2}
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_rebuild_for_a_run_that_was_superseded_meanwhile_is_refused(
+    store: RuntimeStore, named: bool
+) -> None:
+    """What is rebuilt for the last run is not written once another one has begun; and where the
+    caller named the run, the recovery stops."""
+
+    def slow(request: RebuildRequest) -> dict[str, str]:
+        store.begin_run("run-2", writes={"launch": {"n": 2}})
+        return {"rebuilt": request.identity.run_id}
+
+    def recover() -> RecoveryReport:
+        return store.recover(
+            store.plan_recovery(),
+            rebuilders={RebuildStrategy.POLL_OPENCODE_PROVIDER: slow},
+            identity=IDENTITY if named else None,
+        )
+
+    if named:
+        with pytest.raises(StaleRunError):
+            recover()
+    else:
+        step = step_of(recover().steps, "polled")
+        assert step.outcome is ActionOutcome.FAILED
+        assert "the rebuilt data was made for high watermark 1" in (step.detail or "")
+    assert store.manifest().entry("polled") is None
+    active = store.manifest().active_identity
+    assert active is not None
+    assert active.run_id == "run-2"
 
 
 def test_without_a_rebuilder_a_store_waits_and_the_plan_says_so(store: RuntimeStore) -> None:
