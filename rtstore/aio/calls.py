@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary, ref
 
 from rtstore.aio.outcome import Outcome
 from rtstore.commit.group import UnderWay
-from rtstore.commit.reporting import Observer, checked_observer, tell_observer
+from rtstore.commit.reporting import EventDispatcher, Observer, checked_observer, tell_observer
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.errors import RuntimeStoreError
 from rtstore.foreign import system_error
@@ -67,6 +67,16 @@ class LoopObserver:
             self.on_event(event)
         else:
             told.append(event)
+
+
+def told_on_the_loop(events: EventDispatcher) -> Observer | None:
+    """Have the observer of an open store told on the loop of the call that causes an event. Return
+    it."""
+    told = events.on_event
+    if told is None or isinstance(told, LoopObserver):  # which `open` gave it
+        return None if told is None else told.on_event
+    events.on_event = LoopObserver(told)
+    return told
 
 
 class _Arrivals:

@@ -67,7 +67,7 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, overload
 
 from rtstore.aio import waiting
-from rtstore.aio.calls import Call, LoopObserver, TaskUnderWay
+from rtstore.aio.calls import Call, LoopObserver, TaskUnderWay, told_on_the_loop
 from rtstore.aio.pools import (
     BatchCall,
     LoopRebuilders,
@@ -170,7 +170,8 @@ class AsyncRuntimeStore:
         self.last_data_upgrade = store.last_data_upgrade
         """The upgrade of store data to its descriptors' versions that opening ran, or None."""
         self._writer = store._writer  # noqa: SLF001 - a part of the same facade
-        self._workers = ThreadPools(store.directory, store.lock, self._writer.queue)
+        on_event = told_on_the_loop(self._writer.events)
+        self._workers = ThreadPools(store.directory, store.lock, self._writer.queue, on_event)
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -222,9 +223,7 @@ class AsyncRuntimeStore:
         call.on_event = on_event
         call.start_alone()
         try:
-            store = cls(await call.end())
-            store._workers.on_event = on_event
-            return store
+            return cls(await call.end())
         except asyncio.CancelledError:
             if not call.outcome.is_withdrawn and call.outcome.error is None:
                 with suppress(asyncio.CancelledError):  # the first one is raised

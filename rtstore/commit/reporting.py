@@ -69,12 +69,13 @@ class EventDispatcher:
     ) -> None:
         self._database = database
         self._team_name = team_name
-        self._on_event = on_event
+        self.on_event = on_event
+        """Who is told."""
         self._queue: deque[Callable[[], tuple[int, Event]]] = deque()
 
     def is_heard(self, level: int) -> bool:
         """Return whether an observer, or the log at that level, listens."""
-        return self._on_event is not None or logger.isEnabledFor(level)
+        return self.on_event is not None or logger.isEnabledFor(level)
 
     # --- under the lock: put into the queue -------------------------------------------------------
 
@@ -144,8 +145,8 @@ class EventDispatcher:
     def _tell(self, level: int, event: Event) -> None:
         if logger.isEnabledFor(level):
             logger.log(level, "%s", event.message, extra=event.log_fields())
-        if self._on_event is not None:
-            tell_observer(self._on_event, event)
+        if self.on_event is not None:
+            tell_observer(self.on_event, event)
 
     # --- the events -------------------------------------------------------------------------------
 

@@ -674,6 +674,24 @@ def test_an_asyncio_queue_takes_the_events(directory: Path) -> None:
     asyncio.run(main())
 
 
+def test_the_observer_of_a_store_that_is_wrapped_is_told_on_the_loop(directory: Path) -> None:
+    """Also when it is wrapped twice; what a thread does with the store itself is told there."""
+    told: list[tuple[str, bool]] = []
+
+    def observe(event: Event) -> None:
+        told.append((str(event.batch_id), threading.current_thread() is threading.main_thread()))
+
+    async def main() -> None:
+        inner = open_store(directory, on_event=observe)
+        async with AsyncRuntimeStore(inner) as store:
+            await write(store, LEASES, 1, batch_id="of the store")
+            await write(AsyncRuntimeStore(inner), LEASES, 2, batch_id="of another")
+            await asyncio.to_thread(batch_of(inner, {LEASES: 3}, batch_id="of a thread"))
+            assert told == [("of the store", True), ("of another", True), ("of a thread", False)]
+
+    asyncio.run(main())
+
+
 def test_opening_tells_what_it_recovered(directory: Path) -> None:
     """On the loop, before the store is there."""
     dead = WatchedFileSystem(lambda number, *_: Crash() if number == 0 else None)
