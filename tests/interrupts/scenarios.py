@@ -113,6 +113,13 @@ def new_batch_id() -> str:
     return _ids.get(threading.get_ident()) or f"any-{time.monotonic_ns()}"
 
 
+def forget_others() -> None:
+    """Have no collection of garbage look at what other tests left in this process: there may be one
+    after each strike."""
+    gc.collect()
+    gc.freeze()
+
+
 class Field:
     """A store that is struck again and again, with a neighbour who looks on."""
 
@@ -147,6 +154,7 @@ class Field:
 
     def strike(self, run: Callable[[RuntimeStore, Striker], dict[str, object]]) -> Tally:
         """Run with a strike at each of the points, until there are no more lines."""
+        forget_others()
         with self._prepared() as (store, neighbour):
             begun_with = most = count_descriptors()
             for number in self._points():
@@ -308,6 +316,7 @@ def release(directory: Path, points: Iterator[int], end: Callable[[RuntimeStore]
     `end` has the only reference to the store.
     """
     tally = Tally()
+    forget_others()
     for number in points:
         striker = Striker(number)
         opened = [RuntimeStore.open(directory)]

@@ -216,8 +216,8 @@ def test_a_second_thread_of_the_pool_does_not_serve_at_the_same_time(
         await store.aclose()
         return len(threads)
 
-    # The first thread may be quick enough that no second one is needed.
-    assert any(asyncio.run(count_threads(tmp_path / str(number))) == 2 for number in range(50))
+    # Mostly the first thread is quick enough that no second one is needed.
+    assert any(asyncio.run(count_threads(tmp_path / str(number))) == 2 for number in range(400))
 
 
 @pytest.fixture
