@@ -48,6 +48,7 @@ from tests.support import (
     agree,
     answer,
     at,
+    breadth,
     child,
     hear,
     open_store,
@@ -565,7 +566,9 @@ def test_all_that_wait_for_the_lock_give_up_in_time(directory: Path) -> None:
     run(directory, main, lock_timeout_s=0.2)
 
 
-@pytest.mark.parametrize("name", ["write_batch", "update", "end_run"])
+@pytest.mark.parametrize(
+    "name", breadth.params(["write_batch", "update", "end_run"], normal=["write_batch"])
+)
 def test_what_waits_behind_a_write_that_does_not_end_gives_up_in_time(
     directory: Path, name: str
 ) -> None:

@@ -11,11 +11,12 @@ from rtstore.cli.exits import ExitCode
 from rtstore.maintenance.backup import verify_backup
 from tests.cli.commands import ready_team, run_all
 from tests.cli.test_bad_input import _without_privileges
+from tests.support import breadth
 
 COMMANDS = ("status", "doctor", "recover", "log", "plan")
 
 
-@pytest.mark.parametrize("mode", [0o300, 0o600, 0o000])
+@pytest.mark.parametrize("mode", breadth.params([0o300, 0o600, 0o000], normal=[0o300]))
 def test_the_directory_itself(tmp_path: Path, mode: int) -> None:
     """Without the right to list it, or to look into it, nothing can be said but that."""
     directory = ready_team(tmp_path)
@@ -42,6 +43,7 @@ def test_a_folder_above_it(tmp_path: Path) -> None:
     directory.parent.chmod(0o700)
 
 
+@pytest.mark.thorough
 def test_a_folder_of_directories(tmp_path: Path) -> None:
     """Its line says so, too; the others are shown."""
     closed = ready_team(tmp_path)
@@ -53,7 +55,7 @@ def test_a_folder_of_directories(tmp_path: Path) -> None:
     (tmp_path / "closed").chmod(0o700)
 
 
-@pytest.mark.parametrize("mode", [0o000, 0o200])
+@pytest.mark.parametrize("mode", breadth.params([0o000, 0o200], normal=[0o000]))
 def test_a_back_up_with_a_store_file_that_cannot_be_read(tmp_path: Path, mode: int) -> None:
     """It has what is committed, which the database has; the file is named, with the command. It
     can be verified by its owner."""

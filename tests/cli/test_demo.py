@@ -136,6 +136,7 @@ def test_without_the_sqlite3_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert re.search(r"^    carol +ses-carol$", result.out, re.MULTILINE)
 
 
+@pytest.mark.thorough
 def test_without_a_directory(tmp_path: Path) -> None:
     """By default it goes into a new temporary directory, which is kept."""
     result = run_process("demo", "--json", environment={"TMPDIR": str(tmp_path)})
@@ -189,6 +190,7 @@ def test_a_writer_that_does_not_come_to_its_point(
         kill_writer(directory, find_point("before-log"), "batch-2")
 
 
+@pytest.mark.thorough
 def test_an_orphan_ends_by_itself(tmp_path: Path) -> None:
     """Should the demo itself die, its writer dies too, at its point: the lock it held is free."""
     directory = ready_team(tmp_path)

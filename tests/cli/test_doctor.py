@@ -223,7 +223,7 @@ def test_where_nothing_may_be_written(tmp_path: Path) -> None:
             path.chmod(0o700)
 
 
-@pytest.mark.parametrize("mode", [0o400, 0])
+@pytest.mark.parametrize("mode", breadth.params([0o400, 0], normal=[0]))
 def test_a_lock_file_that_may_not_be_written(tmp_path: Path, mode: int) -> None:
     """No batch can take the lock then: the doctor, to whom the error sends, does not call it free,
     and names the file and a command that helps."""
@@ -494,6 +494,7 @@ def _killed_writer_on_a_read_only_mount(place: Path, *, without: str | None) -> 
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.thorough
 def test_on_a_read_only_mount_after_a_crash(tmp_path: Path) -> None:
     """Doctor, status, log and plan look as ever, and not a byte changes."""
     with _killed_writer_on_a_read_only_mount(tmp_path, without=None) as directory:
@@ -505,6 +506,7 @@ def test_on_a_read_only_mount_after_a_crash(tmp_path: Path) -> None:
             assert result.code in (ExitCode.READY, ExitCode.NOT_READY), result
 
 
+@pytest.mark.thorough
 def test_where_sqlite_cannot_read_the_wal(tmp_path: Path) -> None:
     """Without its index a WAL cannot be read there: that is not damage, and a copy helps."""
     (tmp_path / "mounted").mkdir()
@@ -660,7 +662,9 @@ def test_what_another_user_left_here(tmp_path: Path) -> None:
     assert run_process("recover", directory, before=_without_privileges()).code == 0
 
 
-@pytest.mark.parametrize("name", ["runtime-store.lock", DATABASE_NAME])
+@pytest.mark.parametrize(
+    "name", breadth.params(["runtime-store.lock", DATABASE_NAME], normal=[DATABASE_NAME])
+)
 def test_what_every_write_needs_is_of_another_user(tmp_path: Path, name: str) -> None:
     """Status does not call that ready, for the user of the directory, and names `chown` as the
     doctor does; after it, the directory is ready."""

@@ -10,11 +10,12 @@ import pytest
 from rtstore.cli.commands.guide import pages
 from tests.cli.commands import crashed_team, ready_team, run
 from tests.cli.terminals import on_terminal, run_on_terminal
+from tests.support import breadth
 
 ESCAPE = "\x1b"
 
 
-@pytest.mark.parametrize("width", [60, 80, 120, 220])
+@pytest.mark.parametrize("width", breadth.params([60, 80, 120, 220], normal=[80, 220]))
 def test_tables_fit(tmp_path: Path, width: int) -> None:
     """Every table fits the terminal; the state of each store is there at any width, and a wide one
     has everything."""
@@ -58,6 +59,7 @@ def test_no_colours(tmp_path: Path, name: str) -> None:
     assert ESCAPE not in printed
 
 
+@pytest.mark.thorough
 def test_demo_on_a_terminal(tmp_path: Path) -> None:
     """The demo reads the same on a terminal."""
     printed = on_terminal(100, "demo", tmp_path / "demo", NO_COLOR="1")
@@ -66,6 +68,7 @@ def test_demo_on_a_terminal(tmp_path: Path) -> None:
     assert "Half a batch" in printed
 
 
+@pytest.mark.thorough
 def test_the_guide_on_a_terminal() -> None:
     """A page is drawn in eighty columns at most, and narrower where its reader is, in a pipe of
     that width, too: no marks of markdown, no word broken, commands whole."""
@@ -100,6 +103,7 @@ def test_watch_on_a_terminal(tmp_path: Path) -> None:
     assert "blocked" in plain
 
 
+@pytest.mark.thorough
 def test_a_folder_on_a_terminal(tmp_path: Path) -> None:
     """What is wrong with each directory stays at any width; the rest as far as it fits."""
     crashed_team(tmp_path).rename(tmp_path / "a")

@@ -261,7 +261,7 @@ def _amid_a_checkpoint(database: bytes, wal: bytes, draw: random.Random) -> byte
     return bytes(found)
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", breadth.params(range(3), normal=[0]))
 def test_a_crash_is_never_refused(tmp_path: Path, number: int) -> None:
     """Whatever was done to the database, and wherever the crash came."""
     draw = random.Random(breadth.seed() * 100 + number)
