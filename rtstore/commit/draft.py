@@ -131,7 +131,7 @@ class Draft(NamedTuple):
                 position=position,
                 schema_name=descriptor.schema_name,
                 schema_version=descriptor.schema_version,
-                relative_path=version.relative_path,
+                relative_path=descriptor.relative_path,
                 content_hash=version.content_hash,
                 receipt_id=check_new_id("receipt_id_factory", new_receipt_id()),
                 deleted_at=written_at,

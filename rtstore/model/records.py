@@ -385,7 +385,7 @@ class PlannedDeletion(Record):
     schema_version: int
     """The one that the program knows: the file of a newer one is not touched."""
     relative_path: str
-    """The file of the committed version."""
+    """The file of the store. An opening that moved the store left the one before as it was."""
     content_hash: str
     """The hash of the version that is deleted."""
     receipt_id: str

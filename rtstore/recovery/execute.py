@@ -50,7 +50,7 @@ from rtstore.files.system import FileSystem
 from rtstore.foreign import suppress_system_error, system_error
 from rtstore.model.decide import CONTENT_MISSING, ENTRY_MISSING, REFUSED
 from rtstore.model.descriptors import Descriptor, Registry
-from rtstore.model.envelope import content_hash
+from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import (
     ActionKind,
     ActionOutcome,
@@ -437,7 +437,8 @@ class Recovery:
     ) -> bytes | None:
         """Return what somebody wrote to the file of a store before this program gave it another
         one, which is not there yet, or was not its file before; None without such an edit. Nobody
-        looks at the old file any more. So the edit comes along, and is decided upon as any other.
+        looks at the old file any more. So the edit comes along, and is decided upon as any other;
+        but not what is damaged, which is no edit, nor what was decided upon: it is in quarantine.
         """
         if entry is None:
             return None
@@ -447,10 +448,24 @@ class Recovery:
         path = moved_from or entry.relative_path
         if any(item.relative_path == path for item in self._registry):
             return None  # it is not moved, or another store has the file now
-        former = StoreFile(descriptor.schema_name, ANY_VERSION, path)
+        former, edited = StoreFile(descriptor.schema_name, ANY_VERSION, path), None
         with suppress_system_error(RuntimeStoreError):  # what cannot be read is no edit
-            return self._publisher.quarantine.foreign_content(former, entry, trust_stamp=False)
-        return None
+            edited = self._publisher.quarantine.foreign_content(former, entry, trust_stamp=False)
+        if edited is None or self._is_refused(former, edited):
+            return None
+        try:
+            decode(edited)
+        except EnvelopeError:
+            return None
+        return edited
+
+    def _is_refused(self, file: StoreFile, edited: bytes) -> bool:
+        """Return whether a recovery, or a batch, took an edit of a store from its place."""
+        found, name = content_hash(edited), file.schema_name
+        return any(
+            (item.schema_name, item.content_hash, item.restored_at) == (name, found, None)
+            for item in self._database.read(recovery_log.list_quarantined)
+        )
 
     def _why_not_to_restore(self, file: StoreFile, entry: ManifestEntry | None) -> str | None:
         """Return why a file is left alone, or None. Without an entry it would be removed: so only a

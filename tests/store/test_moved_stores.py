@@ -535,6 +535,42 @@ def test_the_file_that_a_program_left_long_ago_is_no_edit(
         assert store.read(NAME).data == data_in(directory / "old.json") == 19
 
 
+def test_what_is_damaged_of_the_old_file_does_not_come_along(directory: Path) -> None:
+    """It is no edit: one opening is ready, with what is committed."""
+    (directory / "old.json").write_text('{"sch')
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
+        assert store.check_readiness().ok
+        assert store.read(NAME).data == "before"
+
+
+def test_an_edit_that_was_refused_does_not_come_along_again(directory: Path) -> None:
+    """A recovery kept it in quarantine. If the new file is lost, what is committed comes back."""
+    old = directory / "old.json"
+    old.write_bytes(old.read_bytes().replace(b"before", b"edited"))
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
+        store.recover(store.plan_recovery())
+        assert store.read(NAME).data == "before"
+    (directory / "new.json").unlink()
+    with RuntimeStore.open(
+        directory, descriptors=[NEW, OTHER], foreign_edits=ForeignEdits.ADOPT
+    ) as store:
+        assert store.check_readiness().ok
+        assert store.read(NAME).data == "before"
+
+
+def test_a_store_is_deleted_where_it_is_now(directory: Path) -> None:
+    """Its file goes, also before its first write there. The old one stays, as after any move."""
+    old = (directory / "old.json").read_bytes()
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
+        assert (directory / "new.json").exists()
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={NAME: DELETED})
+        assert not (directory / "new.json").exists()
+    with RuntimeStore.open(directory, descriptors=[OTHER]) as store:
+        assert store.check_readiness().ok
+        assert store.quarantined_files() == []
+    assert (directory / "old.json").read_bytes() == old
+
+
 def test_recovery_and_adoption_under_new_descriptors(directory: Path) -> None:
     """Before anything was written to the new file."""
     with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
