@@ -322,13 +322,13 @@ class ConflictError(RetryableError):
         """With a store: its version, as the expected one was given (None: nothing is committed)."""
         self.deleted_by = deleted_by
         """The batch that deleted the store, where nothing is committed for it since."""
+        known = f"as of batch {expected}" if expected else "with nothing committed"
         if store is None:
             what = f"high watermark {expected}, the store is at {found}"
         elif not found:
             gone = f"it was deleted by batch {deleted_by}" if deleted_by else "nothing is committed"
-            what = f"{store} as of batch {expected}, and {gone}"
+            what = f"{store} {known}, and {gone}"
         else:
-            known = f"as of batch {expected}" if expected else "with nothing committed"
             what = f"{store} {known}, and it is as of batch {found}"
         super().__init__(
             f"{subject} was made for {what}. "

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from rtstore.commit.quarantine import StoreFile
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import history, manifest, runs
+from rtstore.control.batches import last_deletion
 from rtstore.errors import (
     ConflictError,
     InvalidRequestError,
@@ -136,20 +137,32 @@ class _Rebuilt(NamedTuple):
     write: StoreWrite
 
 
+_DATA = "the rebuilt data"
+
+
 class _Before(NamedTuple):
     """What was committed before any rebuilder was called."""
 
     versions: Mapping[str, str | None]
     """By store that is to be rebuilt: the batch that wrote it; None where nothing is committed."""
+    deletions: Mapping[str, str | None]
+    """By store that is to be rebuilt: the batch that deleted it last; None where none is on
+    record."""
     last: RunIdentity | None
     """The identity of the last batch."""
     high_watermark: int
 
 
 def _before(connection: Connection, names: Iterable[str]) -> _Before:
-    points = {name: history.point_of_store(connection, name) for name in names}
+    versions: dict[str, str | None] = {}
+    deletions: dict[str, str | None] = {}
+    for name in names:
+        point, gone = history.point_of_store(connection, name), last_deletion(connection, name)
+        versions[name] = None if point is None else point.batch_id
+        deletions[name] = None if gone is None else gone.batch_id
     return _Before(
-        {name: None if point is None else point.batch_id for name, point in points.items()},
+        versions,
+        deletions,
         manifest.load_active_identity(connection),
         manifest.high_watermark(connection),
     )
@@ -271,9 +284,15 @@ class Rebuilding:
         left out, and the others are written without it."""
 
         def check() -> None:
-            now = self._writer.database.read_on_writer(partial(_before, names=()))
+            names = [item.action.schema_name for item in rebuilt]
+            now, what = self._writer.database.read_on_writer(partial(_before, names=names)), _DATA
             if not self._is_fenced(before.last) and now.last != before.last:
-                raise ConflictError("the rebuilt data", before.high_watermark, now.high_watermark)
+                raise ConflictError(what, before.high_watermark, now.high_watermark)
+            for name in names:  # written and deleted since: nothing is committed, as before
+                gone = now.deletions[name]
+                if gone != before.deletions[name]:
+                    was, found = before.versions[name], now.versions[name]
+                    raise ConflictError(what, was, found, store=name, deleted_by=gone)
 
         steps: dict[str, RecoveryStep] = {}
         while rebuilt:

@@ -235,6 +235,27 @@ def test_a_rebuild_is_refused_when_somebody_wrote_meanwhile(store: RuntimeStore)
     assert store.read("polled").data == {"fresh": True}
 
 
+def test_a_rebuild_is_refused_when_somebody_wrote_and_deleted_its_store(
+    store: RuntimeStore,
+) -> None:
+    """Nothing is committed for it, as before; but the deletion is not undone by older data."""
+
+    def slow(_: RebuildRequest) -> dict[str, int]:
+        write(store, polled={"fresh": True})
+        write(store, polled=DELETED)
+        return {"stale": 1}
+
+    report = store.recover(
+        store.plan_recovery(), rebuilders={RebuildStrategy.POLL_OPENCODE_PROVIDER: slow}
+    )
+    step, deleted_by = step_of(report.steps, "polled"), store.batches()[-1].batch_id
+    assert step.outcome is ActionOutcome.FAILED
+    assert f"with nothing committed, and it was deleted by batch {deleted_by}" in (
+        step.detail or ""
+    )
+    assert [version.is_deletion for version in store.history("polled")] == [False, True]
+
+
 def test_a_rebuild_is_written_although_others_write_other_stores(store: RuntimeStore) -> None:
     """Only a write of the store itself refuses its result: the rebuilder may write another one, and
     of two stores the one that nobody wrote is rebuilt."""
