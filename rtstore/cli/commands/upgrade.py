@@ -47,12 +47,12 @@ def run(
     (quarantined_files, recovery_actions, database_upgrades) without their rows, and what says which
     revision it is at; and what is left of batches that somebody deleted by hand is removed.
 
-    The database is backed up first, in the same directory ("rtstore restore" makes a directory of
-    that back-up), and is upgraded whole or not at all. With --dry-run it is tried on a copy. With
-    --descriptors, store data of an older schema version is brought up too, with their functions, in
-    one batch; data that is newer than its descriptor is refused; and these are the descriptors that
-    the directory remembers from then on. Opening a store does the same, and leaves newer data as it
-    is.
+    Where rows change, the database is backed up first, in the same directory ("rtstore restore"
+    makes a directory of that back-up); it is upgraded whole or not at all. With --dry-run it is
+    tried on a copy. With --descriptors, store data of an older schema version is brought up too,
+    with their functions, in one batch; data that is newer than its descriptor is refused; and these
+    are the descriptors that the directory remembers from then on. Opening a store does the same,
+    and leaves newer data as it is.
 
     \b
     JSON: directory, fromRevision, toRevision, revisions[], changed, dryRun,
