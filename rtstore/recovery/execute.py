@@ -451,7 +451,10 @@ class Recovery:
         former, edited = StoreFile(descriptor.schema_name, ANY_VERSION, path), None
         with suppress_system_error(RuntimeStoreError):  # what cannot be read is no edit
             edited = self._publisher.quarantine.foreign_content(former, entry, trust_stamp=False)
-        if edited is None or self._is_refused(former, edited):
+            # Where a row of the quarantine was spoiled, it is decided upon once more.
+            if edited is not None and self._is_refused(former, edited):
+                return None
+        if edited is None:
             return None
         try:
             decode(edited)

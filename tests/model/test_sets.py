@@ -172,6 +172,17 @@ def test_a_serializer_of_the_model_chooses_the_order(items: list[int]) -> None:
     assert written(Ordered(ranks=set(items))) == {"ranks": [16, 8, 0]}
 
 
+def test_of_members_that_a_serializer_makes_equal_one_comes_back() -> None:
+    """As the guide says: all are written, and the model takes them for one."""
+
+    class Loud(BaseModel):
+        names: set[Annotated[str, PlainSerializer(str.upper)]]
+
+    found = written(Loud(names={"a", "A", "b"}))
+    assert found == {"names": ["A", "A", "B"]}
+    assert Loud.model_validate(found).names == {"A", "B"}
+
+
 def test_json_by_name_is_written_as_the_model_dumps_it() -> None:
     """Sorted too; but with a `PartialModel` JSON stays as it is."""
 

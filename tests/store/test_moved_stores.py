@@ -558,6 +558,23 @@ def test_an_edit_that_was_refused_does_not_come_along_again(directory: Path) -> 
         assert store.read(NAME).data == "before"
 
 
+def test_an_edit_comes_along_although_a_row_of_the_quarantine_makes_no_sense(
+    directory: Path,
+) -> None:
+    """What was refused cannot be told then: the edit is decided upon once more, and the opening
+    does its work."""
+    old = directory / "old.json"
+    old.write_bytes(old.read_bytes().replace(b"before", b"edited"))
+    with RuntimeStore.open(directory) as store:
+        store.recover(store.plan_recovery())
+    spoil = "UPDATE quarantined_files SET quarantined_at = 'never'"
+    edit(directory, "PRAGMA ignore_check_constraints = ON", spoil)
+    old.write_bytes(old.read_bytes().replace(b"before", b"edited"))
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
+        assert not store.check_readiness().ok
+        assert data_in(directory / "new.json") == "edited"
+
+
 def test_a_store_is_deleted_where_it_is_now(directory: Path) -> None:
     """Its file goes, also before its first write there. The old one stays, as after any move."""
     old = (directory / "old.json").read_bytes()
@@ -569,6 +586,30 @@ def test_a_store_is_deleted_where_it_is_now(directory: Path) -> None:
         assert store.check_readiness().ok
         assert store.quarantined_files() == []
     assert (directory / "old.json").read_bytes() == old
+
+
+@pytest.mark.parametrize("there", ["a file, and nothing is recovered", "a link"])
+def test_what_an_opening_leaves_at_the_new_path_counts_from_then_on(
+    directory: Path, there: str
+) -> None:
+    """As the guide says: without recovery nothing makes way, and neither does a link. Put right, it
+    is adopted like an edit."""
+    new, content = directory / "new.json", (directory / "old.json").read_bytes()
+    content = content.replace(b"before", b"there")
+    if there == "a link":
+        (directory / "elsewhere").write_bytes(content)
+        new.symlink_to("elsewhere")
+    else:
+        new.write_bytes(content)
+    options: dict[str, Any] = {"descriptors": [NEW, OTHER], "foreign_edits": ForeignEdits.ADOPT}
+    with RuntimeStore.open(directory, **options, recover=there == "a link") as store:
+        assert store.quarantined_files() == []
+    if there == "a link":
+        new.unlink()
+        new.write_bytes(content)
+    with RuntimeStore.open(directory, **options) as store:
+        assert store.read(NAME).data == "there"
+        assert store.history(NAME)[0].high_watermark == 1  # what was committed is in the history
 
 
 def test_recovery_and_adoption_under_new_descriptors(directory: Path) -> None:
