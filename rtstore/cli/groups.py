@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import keyword
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import typer
@@ -16,6 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from rtstore.cli.helps import LaidOut, laying_out_refusals
 from rtstore.cli.reporting import reporting
+
+_NO_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
 
 class Command(LaidOut, TyperCommand):
@@ -79,5 +83,26 @@ class Sections(LaidOut, TyperGroup):
 def _load(package: str, name: str) -> Any:
     module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
     one = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-    one.command(name, cls=Command)(importlib.import_module(f"{package}.{module}").run)
+    with _without_plugins():
+        run = importlib.import_module(f"{package}.{module}").run
+    one.command(name, cls=Command)(run)
     return typer.main.get_command(one)
+
+
+@contextmanager
+def _without_plugins() -> Iterator[None]:
+    """Let pydantic ask no plugin about the models that are built in the block.
+
+    For the first model it reads what every installed package offers, and imports the plugins, which
+    may take longer than the command. Models of the user are imported later, and have their plugins;
+    processes that the command starts find the environment as it was.
+    """
+    before = os.environ.get(_NO_PLUGINS)
+    os.environ[_NO_PLUGINS] = "__all__"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NO_PLUGINS]
+        else:
+            os.environ[_NO_PLUGINS] = before

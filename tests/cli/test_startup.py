@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -79,6 +80,68 @@ def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
         "rtstore.maintenance.rebuild_database",
     )
     assert [name for name in spared if name in loaded] == []
+
+
+_PLUGIN = """
+import sys
+print("loaded", file=sys.stderr)
+
+class Plugin:
+    def new_schema_validator(self, *args, **options):
+        return None, None, None
+
+plugin = Plugin()
+"""
+_PLUGINS_OF_MODELS = """
+import os, sys
+import rtstore
+if sys.argv[1] == "command":
+    from rtstore.cli import main
+    sys.argv = ["rtstore", "status", sys.argv[2]]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+else:
+    rtstore.RuntimeStore.open(sys.argv[2]).close()
+print("before", os.environ.get("PYDANTIC_DISABLE_PLUGINS"), file=sys.stderr)
+import pydantic
+class Model(pydantic.BaseModel):  # of the user
+    pass
+"""
+
+
+@pytest.mark.parametrize("disabled", [None, "another"])
+def test_a_command_does_not_wait_for_plugins_of_pydantic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disabled: str | None
+) -> None:
+    """Its own models are built without the plugins that are installed. Models that are made later
+    have them, and the environment is as it was. The control: a program that opens a store."""
+    place = tmp_path / "plugins"
+    (place / "observer-1.dist-info").mkdir(parents=True)
+    (place / "observer.py").write_text(_PLUGIN)
+    (place / "observer-1.dist-info" / "METADATA").write_text("Name: observer\nVersion: 1\n")
+    (place / "observer-1.dist-info" / "entry_points.txt").write_text(
+        "[pydantic]\nobserver = observer:plugin\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), str(CHECKOUT)]))
+    monkeypatch.delenv("PYDANTIC_DISABLE_PLUGINS", raising=False)
+    if disabled:
+        monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", disabled)
+    team = ready_team(tmp_path)
+    said = {}
+    for how in ("command", "library"):
+        done = subprocess.run(
+            [sys.executable, "-c", _PLUGINS_OF_MODELS, how, team],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        said[how] = done.stderr.splitlines()
+    assert said["command"] == [f"before {disabled}", "loaded"]
+    assert said["library"] == ["loaded", f"before {disabled}"]
 
 
 _GARBAGE_LOOKED_FOR = """
