@@ -218,8 +218,7 @@ def _line(place: Place, walk: Walk) -> Line:
 
 def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
     look = look_at(store)
-    manifest = look.manifest
-    last = store.batch(manifest.last_committed_batch_id or "") if manifest.high_watermark else None
+    last = look.last_batch
     last_at = None if last is None else last.completed_at or last.started_at
     run = look.run
     holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
@@ -230,7 +229,7 @@ def _looked_at(store: RuntimeStore, lane_id: str | None) -> Line:
         why=_why_not_ready(look),
         exit_code=ExitCode.READY if look.check.ok else ExitCode.NOT_READY,
         team_name=look.team_name,
-        high_watermark=manifest.high_watermark,
+        high_watermark=look.manifest.high_watermark,
         active_run_id=run.run_id if run and run.state is RunState.ACTIVE else None,
         run_id=run.run_id if run else None,
         run_state=run.state if run else None,

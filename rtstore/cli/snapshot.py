@@ -12,7 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from sqlalchemy import Connection
 
 from rtstore.cli.advice import NextStep, next_steps, rebuild_of_files, steps_of_backup
 from rtstore.cli.discover import BACKUP_RECORD, MANIFEST_NAMES
@@ -23,10 +25,10 @@ from rtstore.cli.run_words import process_of
 from rtstore.cli.views import WrittenBy, deleted_stores, store_on_record, written_by
 from rtstore.commit.adopt import last_identity, not_adoptable
 from rtstore.control import history, manifest, runs
-from rtstore.control.batches import ReceiptStore, find_number
+from rtstore.control.batches import ReceiptStore, find_batch, find_number
 from rtstore.control.contents import StoreSize, list_sizes
 from rtstore.control.history import StoreVersion
-from rtstore.control.manifest import ManifestStore
+from rtstore.control.manifest import ManifestHead, ManifestStore
 from rtstore.control.run_processes import is_alive
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.errors import (
@@ -57,6 +59,7 @@ from rtstore.model.envelope import EnvelopeError, decode
 from rtstore.model.invariants import PROVIDER
 from rtstore.model.records import (
     ActionKind,
+    Batch,
     BatchOrigin,
     BatchReason,
     Criticality,
@@ -168,6 +171,21 @@ class OpenBatch(Record):
     stores: tuple[str, ...]
 
 
+class _Rows(NamedTuple):
+    """What the database has besides what a plan is made of, as of one moment."""
+
+    head: ManifestHead
+    last_batch: Batch | None
+    """The one that was committed last."""
+    knows_all: bool
+    sizes: list[StoreSize]
+    writers: dict[str, WrittenBy]
+    deleted: dict[str, datetime]
+    expected_run: RunRecord | None
+    knows_run: bool
+    """Whether it knows a run that a file could be adopted for."""
+
+
 class Look:
     """A runtime directory as it was found, and what follows from it."""
 
@@ -179,7 +197,7 @@ class Look:
         check: ReadinessCheck,
         expected: RunIdentity | None,
         hindered: Sequence[Hindrance],
-        expected_run: RunRecord | None,
+        rows: _Rows,
     ) -> None:
         self.directory = shown(store.directory)
         self.team_name = store.team_name
@@ -194,11 +212,11 @@ class Look:
         """The active run, or the last one; None before the first."""
         self.process_alive = None if run is None else is_alive(run.process, store.directory)
         self.now = utc_now()
-        self.knows_all = store.database.read(history.is_whole)
+        self.last_batch = rows.last_batch
+        self.knows_all = rows.knows_all
         """Whether the history goes back to the first batch: else a store may have been written."""
-        sizes = store.database.read(list_sizes)
-        self.lines = _lines(store, gathered, plan, sizes, self.now)
-        self.outgrown = outgrown(sizes, self.retention.content_bytes)
+        self.lines = _lines(store, gathered, plan, rows, self.now)
+        self.outgrown = outgrown(rows.sizes, self.retention.content_bytes)
         """The stores whose history outgrows their data many times over."""
         self.closed = _closed(store, gathered)
         """The stores whose file cannot be read."""
@@ -207,7 +225,7 @@ class Look:
             manifest.without_descriptor(self.manifest.paths, store.descriptors)
         )
         """The committed stores that no descriptor names."""
-        self.newer_files = _newer_files(store, gathered, plan)
+        self.newer_files = _newer_files(store, gathered, plan, rows)
         self.newer_batches = _newer_batches(store)
         steps = next_steps(
             self.directory,
@@ -215,7 +233,7 @@ class Look:
             check,
             high_watermark=self.manifest.high_watermark,
             committed=[entry.schema_name for entry in self.manifest.entries],
-            rebuild=_rebuild(store) if gathered.view.last_batch_number == 0 else None,
+            rebuild=_rebuild(store, rows.head) if gathered.view.last_batch_number == 0 else None,
             obstacles=obstacles_of(
                 self.directory,
                 plan.actions,
@@ -226,10 +244,10 @@ class Look:
             newer_files=self.newer_files,
             newer_batches=self.newer_batches,
             details={line.schema_name: line.detail for line in self.lines if line.detail},
-            expected_run=expected_run,
+            expected_run=rows.expected_run,
             living=process_of(run) if run and not run.is_over and self.process_alive else None,
-            knows_run=store.database.read(last_identity) is not None,
-            over_again=_over_again(store),
+            knows_run=rows.knows_run,
+            over_again=_over_again(store, rows.head),
             not_adoptable=_not_adoptable(store, self.manifest, plan),
             launched_run=None if self.process_alive else _launched_run(store, self.manifest),
             kept_of_deleted=_kept_of_deleted(store, self.lines),
@@ -284,11 +302,10 @@ def _pruning(look: Look) -> NextStep:
     )
 
 
-def _rebuild(store: RuntimeStore) -> NextStep | None:
+def _rebuild(store: RuntimeStore, head: ManifestHead) -> NextStep | None:
     """Return the advice for files that a database without any batch knows nothing of; None where
     they were there before an import."""
     fs = FileSystem()
-    head = store.database.read(manifest.load_head)
     if head.imported_at is not None and not files_of_lost_batches(
         store.directory, store.database, store.descriptors, fs
     ):
@@ -472,12 +489,24 @@ def look_at(store: RuntimeStore, given: Expected = AS_IT_IS) -> Look:
         hindrances=hindered,
         nothing_committed=gathered.view.manifest.high_watermark == 0,
     )
-    expected_run = (
-        None
-        if expected is None
-        else store.database.read(partial(runs.find, run_id=expected.run_id))
+    last_batch_id = gathered.view.manifest.last_committed_batch_id
+    rows = store.database.read(partial(_rows, last_batch_id=last_batch_id, expected=expected))
+    return Look(store, gathered, plan, check, expected, hindered, rows)
+
+
+def _rows(
+    connection: Connection, *, last_batch_id: str | None, expected: RunIdentity | None
+) -> _Rows:
+    return _Rows(
+        head=manifest.load_head(connection),
+        last_batch=None if last_batch_id is None else find_batch(connection, last_batch_id),
+        knows_all=history.is_whole(connection),
+        sizes=list_sizes(connection),
+        writers=written_by(connection),
+        deleted=deleted_stores(connection),
+        expected_run=None if expected is None else runs.find(connection, expected.run_id),
+        knows_run=last_identity(connection) is not None,
     )
-    return Look(store, gathered, plan, check, expected, hindered, expected_run)
 
 
 def until_it_fits(plan_and_use: Callable[[], Result]) -> Result:
@@ -513,24 +542,23 @@ def _lines(
     store: RuntimeStore,
     gathered: PlanningInput,
     plan: RecoveryPlan,
-    taken: Sequence[StoreSize],
+    rows: _Rows,
     now: datetime,
 ) -> tuple[StoreLine, ...]:
     actions = {action.schema_name: action for action in reversed(plan.actions)}
-    writers, deleted = written_by(store), deleted_stores(store)
     planned = _planned(gathered.view.open_batches)
-    sizes = {found.schema_name: found for found in taken}
+    sizes = {found.schema_name: found for found in rows.sizes}
     return tuple(
         _line(
             gathered.findings[descriptor.schema_name].inspection,
             gathered.view.manifest.entry(descriptor.schema_name),
             descriptor.criticality,
             actions.get(descriptor.schema_name),
-            writers.get(descriptor.schema_name),
+            rows.writers.get(descriptor.schema_name),
             sizes.get(descriptor.schema_name),
             planned,
             now,
-            deleted.get(descriptor.schema_name),
+            rows.deleted.get(descriptor.schema_name),
         )
         for descriptor in store.descriptors
     )
@@ -652,17 +680,15 @@ _OF_SOMEBODY = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE
 
 
 def _newer_files(
-    store: RuntimeStore, gathered: PlanningInput, plan: RecoveryPlan
+    store: RuntimeStore, gathered: PlanningInput, plan: RecoveryPlan, rows: _Rows
 ) -> tuple[str, ...]:
     """The store files that nobody in the database wrote, and that say that they were written after
     the batch that is the last there. What a legacy runtime wrote besides its batches, and before
     the import, is none of them."""
-    last_id = gathered.view.manifest.last_committed_batch_id
-    batch = None if last_id is None else store.batch(last_id)
+    batch, imported_at = rows.last_batch, rows.head.imported_at
     last = None if batch is None else batch.completed_at
     if batch is None or last is None:
         return ()
-    imported_at = store.database.read(manifest.load_head).imported_at
     if batch.origin is BatchOrigin.IMPORTED and imported_at is not None:
         last = max(last, parse_time(imported_at))
     newer, inspector = [], FileInspector(store.directory)
@@ -676,10 +702,9 @@ def _newer_files(
     return tuple(newer)
 
 
-def _over_again(store: RuntimeStore) -> str | None:
+def _over_again(store: RuntimeStore, head: ManifestHead) -> str | None:
     """Return the command that takes over what a runtime of the old kind wrote after the import, or
     None where it wrote nothing."""
-    head = store.database.read(manifest.load_head)
     if head.imported_at is None:
         return None
     from rtstore import legacy  # few stores were imported

@@ -105,23 +105,15 @@ class WrittenBy(Record):
     written_at: Timestamp
 
 
-def written_by(store: RuntimeStore) -> dict[str, WrittenBy]:
+def written_by(connection: Connection) -> dict[str, WrittenBy]:
     """Return by store name the batch that wrote the committed content; absent without one."""
-
-    def query(connection: Connection) -> dict[str, WrittenBy]:
-        rows = connection.exec_driver_sql(_WRITTEN_BY).mappings()
-        return {row["schema_name"]: WrittenBy.model_validate(dict(row)) for row in rows}
-
-    return store.database.read(query)
+    rows = connection.exec_driver_sql(_WRITTEN_BY).mappings()
+    return {row["schema_name"]: WrittenBy.model_validate(dict(row)) for row in rows}
 
 
-def deleted_stores(store: RuntimeStore) -> dict[str, datetime]:
+def deleted_stores(connection: Connection) -> dict[str, datetime]:
     """Return the stores that were deleted and not written again, each with the time."""
-
-    def query(connection: Connection) -> dict[str, datetime]:
-        return {name: parse_time(at) for name, at in connection.exec_driver_sql(_DELETED)}
-
-    return store.database.read(query)
+    return {name: parse_time(at) for name, at in connection.exec_driver_sql(_DELETED)}
 
 
 def store_on_record(store: RuntimeStore, given: str) -> str | None:

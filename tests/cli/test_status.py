@@ -18,6 +18,7 @@ from tests.cli.test_bad_input import _without_privileges
 from tests.cli.troubles import HOLD
 from tests.support import LEASES, answer, child, hear, write
 from tests.support.forked import forked
+from tests.support.query_trace import traced
 
 
 def test_ready(tmp_path: Path) -> None:
@@ -40,6 +41,17 @@ def test_ready(tmp_path: Path) -> None:
     assert permissions.split()[6:9] == ["2", "-", "permission_reconcile"]
     assert "\nDiagnostics\n" not in result.out
     assert "\nNext\n" not in result.out
+
+
+def test_a_look_opens_the_database_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody has the database open, each read opens it and reads its schema. So what is shown
+    beside the plan is read at once, which makes it of one moment, too."""
+    directory = ready_team(tmp_path)
+    with traced(monkeypatch) as trace:
+        assert run("status", directory).code == ExitCode.READY
+    assert trace.connections <= 7
 
 
 def test_crashed(tmp_path: Path) -> None:

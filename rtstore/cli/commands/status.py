@@ -174,12 +174,10 @@ def run(
             return report_folder(directory, found, as_json=as_json, wide=wide)
     with open_to_look(directory) as store:
         look = look_at(store, expected)
-        last_id = look.manifest.last_committed_batch_id
-        last = None if last_id is None else store.batch(last_id)
         holder = store.lock.holder() or "an unknown process" if store.lock.is_held() else None
         stopped = store.lock.stopped_holder() if holder else None
         obstacle = None if holder else _in_the_way(store)
-    report = _report(look, last, holder, stopped)
+    report = _report(look, holder, stopped)
     _show(page_of(report, as_json=as_json, wide=wide), look, report, obstacle)
     return ExitCode.READY if look.check.ok else ExitCode.NOT_READY
 
@@ -191,9 +189,7 @@ def _refuse_identity(expected: Expected) -> None:
             raise InvalidRequestError(option, "is of one runtime directory, and this is a folder")
 
 
-def _report(
-    look: Look, last: Batch | None, holder: str | None, stopped: int | None
-) -> StatusReport:
+def _report(look: Look, holder: str | None, stopped: int | None) -> StatusReport:
     """`stopped` is the process that holds the writer lock and is stopped by a signal."""
     first = () if stopped is None else ways_to_free(stopped)
     database_bytes, wal_bytes = bytes_on_disk(look.directory)
@@ -210,7 +206,7 @@ def _report(
         run=look.run,
         process_alive=look.process_alive,
         stale_stores=look.plan.stale_stores,
-        last_batch=None if last is None else _committed(last, look),
+        last_batch=None if look.last_batch is None else _committed(look.last_batch, look),
         open_batches=look.open_batches,
         newer_files=look.newer_files,
         backup=look.backup,
