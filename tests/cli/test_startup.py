@@ -71,7 +71,10 @@ def test_status_loads_only_what_it_needs(tmp_path: Path) -> None:
     spared = (
         "alembic",
         "filelock",
+        "jinja2",
+        "rtstore.aio",
         "rtstore.cli.demo",
+        "rtstore.cli.report",
         "rtstore.testing",
         "rich",
         "rtstore.maintenance.backup",
