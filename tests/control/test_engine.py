@@ -31,6 +31,7 @@ PRAGMAS = (
     "checkpoint_fullfsync",
     "cell_size_check",
     "journal_size_limit",
+    "secure_delete",
     "journal_mode",
     "synchronous",
 )
@@ -42,6 +43,7 @@ EXPECTED = {
     "checkpoint_fullfsync": 1,
     "cell_size_check": 1,
     "journal_size_limit": 16 * 1024 * 1024,
+    "secure_delete": 0,
     "journal_mode": "wal",
 }
 

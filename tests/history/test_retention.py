@@ -241,6 +241,22 @@ def test_a_wal_that_a_long_reader_made_grow_shrinks_again(directory: Path) -> No
         assert agree(store)
 
 
+def test_dropping_a_content_writes_it_no_second_time(directory: Path) -> None:
+    """A batch that drops an old content writes its own content into the WAL, and no zeros over the
+    old one, whatever this build of SQLite does by itself."""
+    path = directory / DATABASE_NAME
+    wal = path.with_name(path.name + "-wal")
+    size, grown = 400_000, []
+    with open_store(directory, retention=Retention(contents_per_store=2)) as store:
+        for number in range(24):
+            with closing(sqlite3.connect(path)) as raw:
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            write(store, LEDGER, {"large": "x" * size, "number": number})
+            grown.append(wal.stat().st_size)
+        assert len(kept_contents(directory, LEDGER)) <= 3, "contents are dropped meanwhile"
+    assert sum(grown[12:]) / 12 < 1.5 * size
+
+
 def test_space_is_given_back(directory: Path) -> None:
     """When much history is dropped the file shrinks again, a chunk with each batch, while it is in
     use; a file with little room to spare stays as it is."""

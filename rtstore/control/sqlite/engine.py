@@ -62,6 +62,9 @@ BUSY_TIMEOUT_S = 5.0
 READERS_KEPT = 8
 """The number of read connections that stay open; more are opened while more threads read."""
 
+_WRITER_CACHE_KIB = 8_000
+"""The most memory that the pages of a writing connection take. SQLite's own number is less than the
+pages that a large batch, or a group of small ones, reads and writes: some would be read again."""
 _WRITING, _READING, _READING_IDLE = "mode=rw", "mode=ro", "mode=ro&immutable=1"  # in the URI
 
 Result = TypeVar("Result")
@@ -529,7 +532,7 @@ class Database:
             timeout=self._busy_timeout_s,
         )
         try:
-            for name, value in self._pragmas():
+            for name, value in self._pragmas(writes=parameters == _WRITING):
                 connection.execute(f"PRAGMA {name} = {value}")
                 found = connection.execute(f"PRAGMA {name}").fetchone()
                 if found is None or found[0] != value:
@@ -553,7 +556,7 @@ class Database:
                 "and virtual file systems often do not. Use a local directory.",
             )
 
-    def _pragmas(self) -> Iterator[tuple[str, int]]:
+    def _pragmas(self, *, writes: bool) -> Iterator[tuple[str, int]]:
         """Yield the pragmas of each connection; each is read back. All are constants of ours."""
         yield "busy_timeout", int(self._busy_timeout_s * 1000)  # other programs may hold it briefly
         yield "foreign_keys", 1  # off by default in SQLite
@@ -562,6 +565,11 @@ class Database:
         yield "checkpoint_fullfsync", 1  # the same for checkpoints
         yield "cell_size_check", 1  # notice a damaged page where it is read
         yield "journal_size_limit", 16 << 20  # a WAL that grew during a long read is cut again
+        # Some builds of SQLite overwrite with zeros what is deleted: dropping a content would write
+        # as much as the content that takes its place. It would hide nothing: the WAL has copies.
+        yield "secure_delete", 0
+        if writes:
+            yield "cache_size", -_WRITER_CACHE_KIB
 
     def _idle_state(self) -> idle.State | None:
         """Return `idle.idle_state` for read-only access, which nothing else protects from a writer;
