@@ -16,6 +16,7 @@ from rtstore import (
     KNOWN_DESCRIPTORS,
     ActionKind,
     CorruptDatabaseError,
+    Descriptor,
     ForeignDatabaseError,
     InvalidRequestError,
     LockTimeoutError,
@@ -40,6 +41,7 @@ from tests.support import (
     agree,
     digest,
     file_of,
+    files_picture,
     launch_state,
     new_directory,
     open_store,
@@ -251,6 +253,93 @@ def test_a_file_of_a_time_that_the_database_cannot_hold_is_taken(directory: Path
     with RuntimeStore.open(directory) as store:
         actions = {item.schema_name: item.kind for item in store.plan_recovery().actions}
         assert actions[LEASES] is ActionKind.NONE
+
+
+NOTES, TASKS = "team.notes", "team.tasks"
+OLD_NOTES, NEW_NOTES = (Descriptor(NOTES, relative_path=f"{name}.json") for name in ("old", "new"))
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """A directory of a store of a runtime's own, whose file was edited since its last write."""
+    with RuntimeStore.open(tmp_path / "t", team_name=TEAM, descriptors=[OLD_NOTES]) as store:
+        write(store, NOTES, "committed")
+    path = tmp_path / "t" / "old.json"
+    path.write_bytes(path.read_bytes().replace(b"committed", b"edited"))
+    return tmp_path / "t"
+
+
+def drop_table(directory: Path, *names: str) -> None:
+    with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
+        for name in names:
+            raw.execute(f"DROP TABLE {name}")
+
+
+@pytest.mark.parametrize("lost", ["store_contents", "store_descriptors"])
+def test_a_store_that_was_given_a_new_file_is_found_at_the_old_one(notes: Path, lost: str) -> None:
+    """As long as the database knows it. It stays there, and an opening moves it, with the edit that
+    the rebuild took."""
+    drop_table(notes, lost)
+    report = rebuild_database(notes, descriptors=[NEW_NOTES], identity=IDENTITY)
+    (taken,) = report.stores
+    assert (taken.outcome, taken.relative_path) == (StoreOutcome.FROM_FILE, "old.json")
+    assert f"{NOTES} stays in its file old.json" in report.notes[0]
+    with RuntimeStore.open(notes) as store:
+        assert store.read(NOTES).data == "edited"
+        assert store.check_readiness().ok
+    with RuntimeStore.open(notes, descriptors=[NEW_NOTES]) as store:
+        assert store.read(NOTES).data == "edited"
+        assert store.check_readiness().ok
+        assert (notes / "new.json").exists()
+        assert agree(store)
+
+
+def test_a_store_that_an_opening_moved_is_taken_from_its_new_file(notes: Path) -> None:
+    """Its entry has the old one until the next write."""
+    with RuntimeStore.open(notes, descriptors=[NEW_NOTES], foreign_edits="ignore"):
+        assert (notes / "new.json").exists()
+    drop_table(notes, "store_contents")
+    for given in ([NEW_NOTES], None):
+        (taken,) = rebuild_database(notes, descriptors=given, force=True).stores
+        assert (taken.outcome, taken.relative_path) == (StoreOutcome.FROM_FILE, "new.json")
+
+
+def test_the_file_of_another_store_is_not_taken(notes: Path) -> None:
+    """An opening refuses that, too, and a rebuild has no batch that says whose file it is."""
+    drop_table(notes, "store_contents")
+    before = files_picture(notes)
+    other = Descriptor(TASKS, relative_path="old.json")
+    with pytest.raises(InvalidRequestError, match=rf"old\.json is that of store {NOTES}"):
+        rebuild_database(notes, descriptors=[NEW_NOTES, other])
+    assert files_picture(notes) == before
+    report = rebuild_database(notes, descriptors=[OLD_NOTES, Descriptor(TASKS)])
+    assert [store.outcome for store in report.stores] == ["from_file", "missing"]
+
+
+def test_without_a_database_nobody_knows_the_old_file(notes: Path) -> None:
+    """The rebuild does not go past it as if the store had never been written. Each way that it
+    names works."""
+    (notes / DATABASE_NAME).unlink()
+    before = files_picture(notes)
+    with pytest.raises(InvalidRequestError) as told:
+        rebuild_database(notes, team_name=TEAM, descriptors=[NEW_NOTES])
+    assert files_picture(notes) == before
+    assert "none of these descriptors names old.json" in told.value.problem
+    assert f"{NOTES} (no new.json)" in told.value.problem
+    ways = {name: notes.with_name(name) for name in ("older descriptors", "move", "force")}
+    for copy in ways.values():
+        shutil.copytree(notes, copy)
+    rebuild_database(ways["older descriptors"], team_name=TEAM, descriptors=[OLD_NOTES])
+    (ways["move"] / "old.json").rename(ways["move"] / "new.json")
+    rebuild_database(ways["move"], team_name=TEAM, descriptors=[NEW_NOTES])
+    for way in ("older descriptors", "move"):
+        with RuntimeStore.open(ways[way], descriptors=[NEW_NOTES]) as store:
+            assert store.read(NOTES).data == "edited"
+            assert agree(store)
+    forced = rebuild_database(ways["force"], team_name=TEAM, descriptors=[NEW_NOTES], force=True)
+    assert [store.outcome for store in forced.stores] == ["missing"]
+    (note,) = forced.notes
+    assert "old.json: none of these names it, so it is left as it is" in note
 
 
 def test_a_file_that_was_never_committed_is_taken_and_said(directory: Path) -> None:

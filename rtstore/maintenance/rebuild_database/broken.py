@@ -37,6 +37,8 @@ class Salvage(Record):
     descriptors: tuple[Descriptor, ...] | None = None
     retention: Retention | None = None
     entries: dict[str, ManifestEntry] = Field(default_factory=dict)
+    paths: dict[str, str] = Field(default_factory=dict)
+    """The files of committed stores, by store name."""
     contents: dict[str, bytes] = Field(default_factory=dict)
     """Committed contents by store name: only those whose hash is that of their entry."""
     open_batches: tuple[str, ...] = ()
@@ -69,8 +71,9 @@ def problem_of(path: Path) -> str | None:
         raise
 
 
-def what_is_left(path: Path) -> Salvage:
-    """Return everything useful that can still be read. Reads only."""
+def what_is_left(path: Path, wanted: Iterable[Descriptor] = ()) -> Salvage:
+    """Return everything useful that can still be read. Reads only. Entries and contents are those
+    of the stores that are remembered, or are wanted."""
     try:
         found = path.lstat()
         revisions.check_side_files(path)
@@ -80,7 +83,7 @@ def what_is_left(path: Path) -> Salvage:
         return Salvage()
     database = Database(path, read_only=True)
     try:
-        return _read(database)
+        return _read(database, wanted)
     finally:
         database.close()
 
@@ -100,12 +103,12 @@ def knows_batch(path: Path, batch_id: str) -> bool:
         database.close()
 
 
-def _read(database: Database) -> Salvage:
+def _read(database: Database, wanted: Iterable[Descriptor]) -> Salvage:
     head = _attempt(database, manifest.load_head)
     descriptors = _attempt(database, manifest.load_descriptors)
     known = descriptors or KNOWN_DESCRIPTORS
     entries, content_of = {}, {}
-    for name in [item.schema_name for item in known]:
+    for name in dict.fromkeys(item.schema_name for item in (*known, *wanted)):
         entry = (_attempt(database, _entry(name)) or {}).get(name)
         if entry is None:
             continue
@@ -113,6 +116,7 @@ def _read(database: Database) -> Salvage:
         content = (_attempt(database, _content(name)) or {}).get(name)
         if content is not None and content_hash(content) == entry.content_hash:
             content_of[name] = content
+    paths = _attempt(database, manifest.load_paths)
     logged = _attempt(database, batches.load_open) or ()
     committed = _committed(database)
     last = committed[0] if committed else None
@@ -126,6 +130,7 @@ def _read(database: Database) -> Salvage:
         descriptors=descriptors or None,
         retention=_attempt(database, manifest.load_retention),
         entries=entries,
+        paths=(paths or {}) | {name: entry.relative_path for name, entry in entries.items()},
         contents=content_of,
         open_batches=tuple(item.batch.batch_id for item in logged),
         batches=_attempt(database, batches.last_number),

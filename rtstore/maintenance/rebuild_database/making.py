@@ -21,7 +21,7 @@ that its database was moved.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +56,13 @@ from rtstore.maintenance.hints import (
 )
 from rtstore.maintenance.rebuild_database.broken import Salvage, problem_of, what_is_left
 from rtstore.maintenance.rebuild_database.report import RebuildReport, RebuiltStore, StoreOutcome
-from rtstore.maintenance.rebuild_database.stores import FoundStore, look_at_store, unknown_files
+from rtstore.maintenance.rebuild_database.stores import (
+    FoundStore,
+    at_their_files,
+    look_at_store,
+    nameless_files,
+    unknown_files,
+)
 from rtstore.maintenance.suggestions import (
     LaunchState,
     about_descriptors,
@@ -146,12 +152,15 @@ def rebuild_database(
             folder = newest_broken(directory, fs) if interrupted else None
             if folder is not None:
                 _set_aside(directory, folder, fs)  # the WAL belongs to the old database
-            salvage = what_is_left((folder or directory) / DATABASE_NAME)
+            salvage = what_is_left((folder or directory) / DATABASE_NAME, registry or ())
             team = _team(directory, team_name, salvage, read_launch_state(directory, fs))
-            known = registry or Registry(salvage.descriptors or KNOWN_DESCRIPTORS)
-            if registry is None and salvage.descriptors is None:
-                _refuse_nameless(directory, known, team, identity, fs, force=force)
+            known = Registry(salvage.descriptors or KNOWN_DESCRIPTORS)
+            if registry is not None:
+                known = at_their_files(directory, registry, salvage)
             stores = [look_at_store(directory, item, salvage, fs) for item in known]
+            if salvage.descriptors is None and not force:
+                lost = None if registry is None else _without_file(stores)
+                _refuse_nameless(directory, known, team, identity, fs, lost)
             batch_id = check_new_id("batch_id_factory", batch_id_factory())
             buried = _buried(directory, salvage, known, fs)
             new = _NewDatabase(
@@ -179,7 +188,7 @@ def rebuild_database(
             active_identity=new.identity,
             stores=tuple(found.store for found in stores),
             lost=tuple(_lost(salvage, new.stores, buried)),
-            notes=tuple(_notes(salvage, unknown_files(directory, known, fs), buried)),
+            notes=tuple(_notes(salvage, _say_files(directory, known, registry, fs), buried)),
         )
 
 
@@ -257,23 +266,53 @@ def _refuse_nameless(
     team: str,
     identity: RunIdentity | None,
     fs: FileSystem,
-    *,
-    force: bool,
+    lost: Mapping[str, str] | None,
 ) -> None:
-    """Raise when there are store files whose stores no descriptor names, unless forced. A store
-    file does not contain its store's name, and leaving it out would silently reset that store."""
-    found = sorted(set(store_files(directory, (), fs)) - set(_paths(known)))
-    if found and not force:
-        names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if found[5:] else "")
-        run = LaunchState() if identity is None else LaunchState(**identity.model_dump())
-        again = rebuild_with_descriptors(directory, run, team_name=team)
+    """Raise when there are store files whose stores no descriptor names. A store file does not
+    contain its store's name, and leaving it out would silently reset that store. `lost` are the
+    stores without a file by their paths, where descriptors were given: one of the files may be
+    theirs."""
+    found = nameless_files(directory, known, fs) if lost else []
+    if lost is None:
+        found = sorted(set(store_files(directory, (), fs)) - set(_paths(known)))
+    if not found:
+        return
+    names = _some(found)
+    run = LaunchState() if identity is None else LaunchState(**identity.model_dump())
+    again = rebuild_with_descriptors(directory, run, team_name=team)
+    if lost is None:
         forced = rebuild_command(directory, run, "--force", team_name=team)
-        raise InvalidRequestError(
-            "descriptors",
+        problem = (
             f"{names}: store files whose stores only the descriptors of the runtime name. Run: "
             f"{again} ({about_descriptors(directory, team_name=team)}). Or leave them as they are, "
-            f"and adopt them one by one once the runtime has opened the store ({forced})",
+            f"and adopt them one by one once the runtime has opened the store ({forced})"
         )
+    else:
+        forced = rebuild_with_descriptors(directory, run, "--force", team_name=team)
+        without = _some([f"{name} (no {path})" for path, name in lost.items()])
+        move = shell_command("mv", directory / found[0], directory / next(iter(lost)))
+        problem = (
+            f"none of these descriptors names {names}, and there are stores without a file: "
+            f"{without}. If a store has been given another file since, rebuild with the "
+            "descriptors that name the file that is there; an opening with these moves it "
+            f"afterwards. Or give the file its new name yourself, such as by: {move}. Or leave "
+            f"{names} as {'it is' if len(found) == 1 else 'they are'}, with none of that data in "
+            f"any store ({forced})"
+        )
+    raise InvalidRequestError("descriptors", problem)
+
+
+def _without_file(stores: Iterable[FoundStore]) -> dict[str, str]:
+    """Return the names of the stores of which nothing was found, by their paths."""
+    return {
+        found.store.relative_path: found.store.schema_name
+        for found in stores
+        if found.store.outcome is StoreOutcome.MISSING
+    }
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
 
 
 def _paths(descriptors: Iterable[Descriptor]) -> list[str]:
@@ -542,16 +581,40 @@ def _lost(salvage: Salvage, stores: Iterable[RebuiltStore], buried: _Buried) -> 
     ]
 
 
-def _notes(salvage: Salvage, unknown: list[str], buried: _Buried) -> list[str]:
-    notes = [
+class _Files(NamedTuple):
+    """What is to be said of files."""
+
+    moved: tuple[str, ...]
+    """Stores that have another file than the descriptors that were given say."""
+    unknown: tuple[str, ...]
+    """Store files that belong to no store."""
+
+
+def _say_files(directory: Path, known: Registry, given: Registry | None, fs: FileSystem) -> _Files:
+    now = {item.schema_name: item.relative_path for item in known}
+    moved = tuple(
+        f"{item.schema_name} stays in its file {now[item.schema_name]}; opening the directory with "
+        f"these descriptors gives it {item.relative_path}"
+        for item in given or ()
+        if now[item.schema_name] != item.relative_path
+    )
+    names = ", ".join(unknown_files(directory, known, fs))
+    if not names:
+        return _Files(moved, ())
+    end = "a runtime with stores of its own calls rebuild_database with its descriptors"
+    if given is not None:
+        end = "none of these names it, so it is left as it is, and none of it is taken"
+    return _Files(moved, (f"no descriptor is known for {names}: {end}",))
+
+
+def _notes(salvage: Salvage, files: _Files, buried: _Buried) -> list[str]:
+    notes = [*files.moved]
+    notes += [
         f"batch {batch_id} was being written: its files may be there in part"
         for batch_id in salvage.open_batches
     ]
     if buried.problem is not None:
         notes.append(f"the list of ended runs was not taken: {buried.problem}")
-    if salvage.descriptors is None and unknown:
-        notes.append(
-            f"no descriptor is known for {', '.join(unknown)}: a runtime with stores of its own "
-            "calls rebuild_database with its descriptors"
-        )
+    if salvage.descriptors is None:
+        notes += files.unknown
     return notes

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from rtstore.errors import UnsafePathError
+from rtstore.errors import InvalidRequestError, UnsafePathError
 from rtstore.files.paths import check_target, store_path
-from rtstore.files.remains import files_in_folders
+from rtstore.files.remains import files_in_folders, store_files
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
 from rtstore.maintenance.rebuild_database.broken import Salvage
 from rtstore.maintenance.rebuild_database.report import RebuiltStore, StoreOutcome
 from rtstore.model.arguments import NUMBER_MAX
 from rtstore.model.data_upgrade import data_problem
-from rtstore.model.descriptors import NO_STORES, RESERVED_NAMES, Descriptor
+from rtstore.model.descriptors import NO_STORES, RESERVED_NAMES, Descriptor, Registry
 from rtstore.model.envelope import EnvelopeError, content_hash, decode
 from rtstore.model.records import ManifestEntry, Record
 
@@ -31,6 +33,48 @@ class FoundStore(Record):
     mtime_ns: int = 0
     entry: ManifestEntry | None = None
     """The entry of the damaged database for exactly this content; None when there is none."""
+
+
+def at_their_files(directory: Path, wanted: Registry, salvage: Salvage) -> Registry:
+    """Return the descriptors that are wanted, each with the file that its store has: a program that
+    gives a store a new file may not have opened the directory yet, and an opening moves it.
+
+    Raises `InvalidRequestError` for a descriptor whose file is that of another store.
+    """
+    remembered = {item.schema_name: item.relative_path for item in salvage.descriptors or ()}
+    owners = {path: name for name, path in salvage.paths.items()}
+    owners |= {path: name for name, path in remembered.items() if name in salvage.paths}
+    found = []
+    for item in wanted:
+        name, path = item.schema_name, item.relative_path
+        owner = owners.get(path, name)
+        if owner != name:
+            problem = (
+                f"the file {path} is that of store {owner}: give {owner} this relative_path here, "
+                f"and {name} another one; what an opening moves is moved afterwards"
+            )
+            raise InvalidRequestError("descriptors", problem, store=name)
+        now = _file_now(directory, item, remembered.get(name), salvage)
+        found.append(item.model_copy(update={"relative_path": now}))
+    return Registry(found)
+
+
+def _file_now(
+    directory: Path, descriptor: Descriptor, remembered: str | None, salvage: Salvage
+) -> str:
+    """Return the file of a store: the first that is there of the remembered one, that of its entry
+    and that of its descriptor; the first, if none is."""
+    own, committed = descriptor.relative_path, salvage.paths.get(descriptor.schema_name)
+    known = [remembered, committed, own]
+    if salvage.descriptors is None:  # the store may have been moved since its entry was written
+        known = [own, committed]
+    paths: dict[str, Path] = {}
+    for path in known:
+        with suppress(UnsafePathError):  # of a damaged entry
+            paths |= {} if path is None else {path: store_path(directory, path)}
+    return next(
+        (path for path, there in paths.items() if os.path.lexists(there)), next(iter(paths))
+    )
 
 
 def look_at_store(
@@ -63,6 +107,12 @@ def look_at_store(
         mtime_ns=min(stat.st_mtime_ns, NUMBER_MAX),  # of a file from after the year 2262
         entry=entry if same else None,
     )
+
+
+def nameless_files(directory: Path, registry: Iterable[Descriptor], fs: FileSystem) -> list[str]:
+    """Return what `unknown_files` does, without JSON files that no store can have written."""
+    known = {item.relative_path for item in registry}
+    return sorted({*store_files(directory, (), fs), *files_in_folders(directory, fs)} - known)
 
 
 def unknown_files(directory: Path, registry: Iterable[Descriptor], fs: FileSystem) -> list[str]:
