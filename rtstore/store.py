@@ -66,7 +66,11 @@ from rtstore.maintenance.create import (
     report_loose_modes,
 )
 from rtstore.maintenance.hindrances import hindrances
-from rtstore.maintenance.upgrade_data import DataUpgradeReport, upgrade_data
+from rtstore.maintenance.upgrade_data import (
+    DataUpgradeReport,
+    refuse_edits_to_come,
+    upgrade_data,
+)
 from rtstore.model import arguments
 from rtstore.model.arguments import check_text, checked_identity, member, reason_name
 from rtstore.model.data_upgrade import upgraded_data, waits_for_upgrade
@@ -311,6 +315,8 @@ class RuntimeStore:
         Until that is done, the directory remembers the files of the descriptors before."""
         self._reader.is_opening = self._writer.is_opening = True
         try:
+            if registry is not None:  # refuse before anything is moved
+                self._upgrading(self._refuse_edits_to_come)
             self.last_recovery = self._recovery.auto_recover(self.team_name)
             if registry is not None:  # the database does not remember upgrade functions
                 self.last_data_upgrade = self._upgrade_data()
@@ -322,8 +328,26 @@ class RuntimeStore:
         upgrade = partial(
             upgrade_data, self._writer, self.descriptors, self.team_name, self._reader.check_file
         )
+        return self._upgrading(partial(self._with_edits, upgrade))
+
+    def _refuse_edits_to_come(self) -> None:
+        """Raise for an edit of the former file of a store that this opening moves, where the edit
+        is in the way of the upgrade of its data."""
+        if self.foreign_edits is ForeignEdits.IGNORE:
+            return
+        refuse_edits_to_come(
+            self.database,
+            self.descriptors,
+            self._recovery.edit_to_come,
+            self._fs,
+            adopts=self.foreign_edits is ForeignEdits.ADOPT,
+        )
+
+    def _upgrading(self, call: Callable[[], Result]) -> Result:
+        """Return the result of a call. A note on what it raises for a changed file says how to open
+        the store all the same."""
         try:
-            return self._with_edits(upgrade)
+            return call()
         except StoreFileChangedError as error:
             error.add_note(
                 "rtstore: its data was to be upgraded, so the store was not opened. "
@@ -333,7 +357,8 @@ class RuntimeStore:
 
     def _way_past(self, error: StoreFileChangedError) -> str:
         """Return how to open the store although the data of one cannot be upgraded."""
-        known = self.descriptors.get(error.store)
+        path = error.path.relative_to(self.directory).as_posix()
+        known = self.descriptors.get(error.store).model_copy(update={"relative_path": path})
         found = self._planner.inspector.inspect(known, self.manifest().entry(error.store))
         if found.schema_version is not None and found.schema_version > known.schema_version:
             return (

@@ -17,7 +17,13 @@ from rtstore.commit.adopt import last_identity, read_for_adoption, refuse_newer,
 from rtstore.commit.writer import BatchWriter
 from rtstore.control import contents, manifest
 from rtstore.control.sqlite.engine import Database
-from rtstore.errors import ConflictError, DataUpgradeError, InvalidRequestError, RuntimeStoreError
+from rtstore.errors import (
+    ConflictError,
+    DataUpgradeError,
+    InvalidRequestError,
+    RuntimeStoreError,
+    StoreFileChangedError,
+)
 from rtstore.files.paths import store_path
 from rtstore.files.system import FileSystem
 from rtstore.foreign import system_error
@@ -104,6 +110,20 @@ def adopts_edit(
         return False
     if entry is None or content_hash(there) == entry.content_hash:
         return False
+    _check_adoption(database, descriptor, entry, fs, has_identity=has_identity)
+    return True
+
+
+def _check_adoption(
+    database: Database,
+    descriptor: Descriptor,
+    entry: ManifestEntry,
+    fs: FileSystem,
+    *,
+    has_identity: bool,
+) -> None:
+    """Raise unless an opening that adopts edits can go on from the file of a descriptor."""
+    directory = database.path.parent
     content = read_for_adoption(directory, descriptor, entry, fs)
     database.read(
         partial(
@@ -118,7 +138,54 @@ def adopts_edit(
     if not has_identity:
         raise InvalidRequestError("identity", "no run is known yet, so it must be given")
     upgraded_data(descriptor, content)
-    return True
+
+
+def refuse_edits_to_come(
+    database: Database,
+    registry: Registry,
+    edit_to_come: Callable[[Descriptor], tuple[str, bytes] | None],
+    fs: FileSystem,
+    *,
+    adopts: bool,
+) -> None:
+    """Raise for a store whose data is to be upgraded, and that an opening gives another file, if
+    somebody edited the former one: `StoreFileChangedError`, unless the opening adopts edits and can
+    upgrade this one; what `upgraded_data` raises where that fails. Changes nothing."""
+    if all(item.schema_version == 1 for item in registry):
+        return
+    older = database.read(partial(_older, registry=registry))
+    there = database.read(contents.stores_with_content) if older else frozenset()
+    for descriptor in older:
+        edit = edit_to_come(descriptor) if descriptor.schema_name in there else None
+        if edit is not None:
+            former = descriptor.model_copy(update={"relative_path": edit[0]})
+            _refuse_edit(database, former, edit[1], fs, adopts=adopts)
+
+
+def _refuse_edit(
+    database: Database, descriptor: Descriptor, edit: bytes, fs: FileSystem, *, adopts: bool
+) -> None:
+    name, not_adopted = descriptor.schema_name, None
+
+    def query(connection: Connection) -> tuple[ManifestEntry | None, bool]:
+        entries = manifest.load_entries(connection, [name])
+        return entries.get(name), last_identity(connection) is not None
+
+    entry, has_identity = database.read(query)
+    if adopts and entry is not None:
+        try:
+            return _check_adoption(database, descriptor, entry, fs, has_identity=has_identity)
+        except InvalidRequestError as error:
+            not_adopted = f"{error.field}: {error.problem}"
+    directory = database.path.parent
+    raise StoreFileChangedError(
+        name,
+        store_path(directory, descriptor.relative_path),
+        None if entry is None else entry.content_hash,
+        content_hash(edit),
+        directory=directory,
+        not_adopted=not_adopted,
+    )
 
 
 def upgrade_data(

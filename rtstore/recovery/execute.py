@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -146,6 +147,19 @@ def _intended(
         detail=f"dry run: would {intention}",
         intention=intention,
     )
+
+
+class _FormerFile(NamedTuple):
+    """The file that a store had until an opening gives it another one."""
+
+    relative_path: str
+    edit: bytes | None
+    """What somebody wrote to it that is to come along; None for no edit."""
+    problem: str | None = None
+    """Why nobody knows whether it was edited; else None."""
+
+
+_NO_FORMER_FILE = _FormerFile("", None)
 
 
 class _Run:
@@ -412,7 +426,8 @@ class Recovery:
             if entry is not None and action.reason == CONTENT_MISSING:
                 return self._take_from_file(action, descriptor, entry)
             return _skipped(action, "the file is healthy by now")
-        edited = self._edit_left_behind(inspection, descriptor, entry)
+        former = self._former_file(inspection, descriptor, entry)
+        edited = former.edit
         hindrance = self._why_not_to_restore(StoreFile.of(descriptor), entry)
         if edited is None and hindrance is not None:
             return _skipped(action, hindrance)
@@ -430,37 +445,61 @@ class Recovery:
         if not self._publisher.restore(StoreFile.of(descriptor), expected):
             return _skipped(action, _NOT_IN_DATABASE)
         what = "removed: nothing is committed" if entry is None else "committed content put back"
-        return _done(action, what + (f"; quarantined: {kept.quarantine_path}" if kept else ""))
+        what += f"; quarantined: {kept.quarantine_path}" if kept else ""
+        return _done(action, what + self._say_unread(former))
 
-    def _edit_left_behind(
+    def edit_to_come(self, descriptor: Descriptor) -> tuple[str, bytes] | None:
+        """Return the former file of a store and its bytes, if it has an edit that an opening would
+        copy to the new one; else None. Where an open batch writes the store, nobody can tell."""
+        inspection, entry = self._look(descriptor)
+        if inspection.state is InspectionState.HEALTHY:
+            return None
+        former = self._former_file(inspection, descriptor, entry)
+        if former.edit is None:
+            return None
+        name = descriptor.schema_name
+        written = (write.schema_name for logged in self._open_batches() for write in logged.writes)
+        return None if name in written else (former.relative_path, former.edit)
+
+    def _former_file(
         self, inspection: Inspection, descriptor: Descriptor, entry: ManifestEntry | None
-    ) -> bytes | None:
-        """Return what somebody wrote to the file of a store before this program gave it another
-        one, which is not there yet, or was not its file before; None without such an edit. Nobody
-        looks at the old file any more. So the edit comes along, and is decided upon as any other;
-        but not what is damaged, which is no edit, nor what was decided upon: it is in quarantine.
+    ) -> _FormerFile:
+        """Return what there is of the file of a store before this program gave it another one,
+        which is not there yet, or was not its file before. Nobody looks at the old file any more.
+        So an edit of it comes along, and is decided upon as any other; but not what is damaged,
+        which is no edit, nor what was decided upon: it is in quarantine.
         """
-        if entry is None:
-            return None
-        moved_from = self._moved_from(descriptor)
-        if inspection.state is not InspectionState.MISSING and moved_from is None:
-            return None
+        moved_from = None if entry is None else self._moved_from(descriptor)
+        if entry is None or (inspection.state is not InspectionState.MISSING and not moved_from):
+            return _NO_FORMER_FILE
         path = moved_from or entry.relative_path
         if any(item.relative_path == path for item in self._registry):
-            return None  # it is not moved, or another store has the file now
+            return _NO_FORMER_FILE  # it is not moved, or another store has the file now
         former, edited = StoreFile(descriptor.schema_name, ANY_VERSION, path), None
-        with suppress_system_error(RuntimeStoreError):  # what cannot be read is no edit
+        try:
             edited = self._publisher.quarantine.foreign_content(former, entry, trust_stamp=False)
-            # Where a row of the quarantine was spoiled, it is decided upon once more.
-            if edited is not None and self._is_refused(former, edited):
-                return None
+        except system_error(RuntimeStoreError) as error:
+            return _FormerFile(path, None, cause_of(error))
         if edited is None:
-            return None
+            return _FormerFile(path, None)
+        with suppress(RuntimeStoreError):  # of a spoiled row: it is decided upon once more
+            if self._is_refused(former, edited):
+                return _FormerFile(path, None)
         try:
             decode(edited)
         except EnvelopeError:
-            return None
-        return edited
+            return _FormerFile(path, None)
+        return _FormerFile(path, edited)
+
+    def _say_unread(self, former: _FormerFile) -> str:
+        """Return the end of a sentence about a former file that cannot be read, which is logged; or
+        nothing."""
+        if former.problem is None:
+            return ""
+        path = former.relative_path
+        what = f"whether its former file {path} was edited is not known: {former.problem}"
+        logger.warning("%s: %s. It is left as it is", self._directory, what)
+        return f"; {what}. It is left as it is"
 
     def _is_refused(self, file: StoreFile, edited: bytes) -> bool:
         """Return whether a recovery, or a batch, took an edit of a store from its place."""
@@ -527,7 +566,8 @@ class Recovery:
             return _skipped(action, "there is no file")
         # Files that this program cannot read are moved, too, so no version is too new.
         anything = StoreFile.of(descriptor)._replace(schema_version=ANY_VERSION)
-        edited = self._edit_left_behind(inspection, descriptor, entry)
+        former = self._former_file(inspection, descriptor, entry)
+        edited = former.edit
         if edited is not None and content_hash(edited) == inspection.content_hash:
             return _skipped(action, _CAME_ALONG)
         reason = inspection.message or inspection.state
@@ -540,7 +580,7 @@ class Recovery:
             self._publisher.replace(anything, edited, expected)
             return _done(action, f"{where}; {_CAME_ALONG}")
         if entry is not None and self._publisher.restore(anything, expected):
-            return _done(action, f"{where}; committed content put back")
+            return _done(action, f"{where}; committed content put back{self._say_unread(former)}")
         self._publisher.remove(anything, expected)
         return _done(action, f"{where}; nothing to put back")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import RootModel
 
 from rtstore import (
     DELETED,
@@ -368,9 +369,9 @@ def test_an_edit_of_the_old_file_comes_along(
         RuntimeStore.open, directory, descriptors=[new, OTHER], foreign_edits=foreign_edits
     )
     if upgraded and foreign_edits is ForeignEdits.RAISE:
-        with pytest.raises(StoreFileChangedError, match="changed by somebody else"):
+        with pytest.raises(StoreFileChangedError, match=r"old\.json was changed by somebody else"):
             open_it()
-        assert (directory / "new.json").read_bytes() == edit_of_old
+        assert not (directory / "new.json").exists()
         return
     with open_it() as store:
         if foreign_edits is ForeignEdits.RAISE:
@@ -385,6 +386,78 @@ def test_an_edit_of_the_old_file_comes_along(
             data = "edited" if foreign_edits is ForeignEdits.ADOPT else "before"
             assert store.read(NAME).data == ([data] if upgraded else data)
     assert old.read_bytes() == edit_of_old
+
+
+class Numbers(RootModel[list[int]]):
+    """What the newer program takes."""
+
+
+def appended(data: Any) -> Any:
+    """The step of an upgrade that only lists come through."""
+    return [*data, 2 + data[0]]
+
+
+IN_THE_WAY: dict[str, tuple[ForeignEdits, bytes, type[Exception]]] = {
+    "edits are not wanted": (ForeignEdits.RAISE, b"[3]", StoreFileChangedError),
+    "the step fails": (ForeignEdits.ADOPT, b'{"n": 1}', StoreFileChangedError),
+    "the model refuses it": (ForeignEdits.ADOPT, b'[4, "x"]', StoreFileChangedError),
+}
+
+
+@pytest.mark.parametrize("at_new", ["nothing", "a file of somebody else's"])
+@pytest.mark.parametrize("known", [False, True], ids=["moved now", "moved before, not written"])
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_an_upgrade_that_an_edit_refuses_moves_nothing(
+    tmp_path: Path, what: str, at_new: str, *, known: bool
+) -> None:
+    """The error names the file that was edited, and the older program goes on as before."""
+    directory = tmp_path / "team"
+    policy, edited, error = IN_THE_WAY[what]
+    with RuntimeStore.open(directory, team_name="t", descriptors=[OLD, OTHER]) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={OLD: [1], OTHER: 1})
+    if known:
+        RuntimeStore.open(directory, descriptors=[NEW, OTHER], recover=False).close()
+    elif at_new != "nothing":
+        (directory / "new.json").write_bytes(b'{"schemaVersion": 1, "data": [9]}')
+    (directory / "old.json").write_bytes(b'{"schemaVersion": 1, "data": ' + edited + b"}")
+    before = files_picture(directory)
+    newer = Descriptor(
+        NAME, payload=Numbers, relative_path="new.json", schema_version=2, upgrades={1: appended}
+    )
+    with pytest.raises(error) as told:
+        RuntimeStore.open(directory, descriptors=[newer, OTHER], foreign_edits=policy)
+    assert "old.json" in str(told.value)
+    assert "new.json" not in str(told.value)
+    assert files_picture(directory) == before
+    with RuntimeStore.open(directory, read_only=True) as store:
+        assert store.manifest().high_watermark == 1
+    with RuntimeStore.open(
+        directory, descriptors=[newer, OTHER], foreign_edits=ForeignEdits.IGNORE
+    ) as store:
+        assert (store.read(NAME).data, store.manifest().paths[NAME]) == ([1, 3], "new.json")
+
+
+@pytest.mark.parametrize("what", ["unreadable", "a link"])
+def test_an_old_file_that_cannot_be_read_is_said(
+    directory: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody knows whether it was edited. What is committed goes to the new file."""
+    old = directory / "old.json"
+    content = old.read_bytes().replace(b"before", b"edited")
+    old.unlink()
+    if what == "a link":
+        (directory / "elsewhere").write_bytes(content)
+        old.symlink_to("elsewhere")
+    else:
+        old.mkdir()
+    with RuntimeStore.open(directory, descriptors=[NEW, OTHER]) as store:
+        assert store.last_recovery is not None
+        (step,) = store.last_recovery.steps
+        assert step.detail is not None
+        said = "whether its former file old.json was edited is not known"
+        assert said in step.detail
+        assert said in caplog.text
+        assert store.read(NAME).data == "before"
 
 
 def test_what_a_loss_of_power_left_of_the_old_file_does_not_come_along(directory: Path) -> None:
