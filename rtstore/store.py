@@ -68,7 +68,9 @@ from rtstore.maintenance.create import (
 from rtstore.maintenance.hindrances import hindrances
 from rtstore.maintenance.upgrade_data import (
     DataUpgradeReport,
+    check_files,
     refuse_edits_to_come,
+    rehearse,
     upgrade_data,
 )
 from rtstore.model import arguments
@@ -341,7 +343,16 @@ class RuntimeStore:
             self._recovery.edit_to_come,
             self._fs,
             adopts=self.foreign_edits is ForeignEdits.ADOPT,
+            directory=self.directory,
         )
+
+    def _rehearse_upgrade(self) -> DataUpgradeReport | None:
+        self._reader.is_opening = True
+        self._upgrading(self._refuse_edits_to_come)
+        left = self._recovery.left_by_opening(self.plan_recovery())
+        check = partial(check_files, self.database, self.descriptors, left, self._reader.check_file)
+        self._upgrading(check)
+        return rehearse(self.database, self.descriptors)
 
     def _upgrading(self, call: Callable[[], Result]) -> Result:
         """Return the result of a call. A note on what it raises for a changed file says how to open
@@ -1389,3 +1400,26 @@ def plain_change(change: Callable[[Any], Any], store: str | None) -> Callable[[A
     function that returns an awaitable when it is called."""
     why = "it is called under the writer lock"
     return arguments.plain_function(change, "change", why, store=store)
+
+
+def rehearse_upgrade(
+    directory: Path, database: Database, registry: Registry
+) -> DataUpgradeReport | None:
+    """Return what an opening with these descriptors would upgrade of the data of a directory. Raise
+    what it would be refused with. Only reads. The database may be a copy of that of the directory.
+    """
+    seams = Seams()
+    head, kept = load_head(database)
+    check_before_use(directory, database, head, registry, seams.fs, with_data=True, adopts=False)
+    load_remembered(database, registry, read_only=False)
+    store = RuntimeStore(
+        directory,
+        database,
+        registry,
+        seams=seams,
+        durability=Durability.LOG,
+        retention=kept,
+        lock=WriterLock(directory, read_only=True),
+        team_name=head.team_name,
+    )
+    return store._rehearse_upgrade()  # noqa: SLF001 - no call of a runtime

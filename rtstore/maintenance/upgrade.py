@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -56,6 +56,10 @@ _PREFIX, _SUFFIX = "runtime-store.backup-", ".sqlite3"
 _UNFINISHED = f".{_PREFIX}new{_SUFFIX}"
 
 logger = logging.getLogger("rtstore.maintenance")
+
+
+Tried = Callable[[Database], None]
+"""Called with a database as an upgrade would leave it, to be read only."""
 
 
 class UpgradeReport(Record):
@@ -102,6 +106,7 @@ def upgrade_directory(
     data_may_be_newer: bool = False,
     progress: copying.Progress | None = None,
     fs: FileSystem | None = None,
+    tried: Tried | None = None,
 ) -> UpgradeReport:
     """Upgrade the control database of a runtime directory to the newest revision.
 
@@ -112,8 +117,10 @@ def upgrade_directory(
     `recovery_actions`, `database_upgrades`), without its rows, and what says which revision a
     database is at, where that is all that it lost or that was altered. Rows that are left of
     batches which somebody deleted by hand are removed after a back-up, as pruning removes them.
-    With `dry_run` the upgrade is tried on a copy, and the directory is not changed. `progress` is
-    called with the number of database pages that are copied, and the number of all.
+    With `dry_run` the upgrade is tried on a copy, and the directory is not changed; `tried` is
+    called with the database that came of it, or with that of the directory where nothing would be
+    changed. `progress` is called with the number of database pages that are copied, and the number
+    of all.
 
     With `descriptors`, a database whose store data could not be upgraded to them is refused first
     (`DataUpgradeError`). Otherwise no program could continue: an older one does not know the new
@@ -146,6 +153,8 @@ def upgrade_directory(
     lock = lock or WriterLock(directory, lock_timeout_s)
     lost = _marks_to_put_back(path)
     if lost and dry_run:
+        now = clock()
+        _on_a_copy(directory, lambda trial: _mark_and_run(trial, lost, now), progress, tried)
         report = _report(directory, lost.revision)
         return report.model_copy(update={"put_back": lost.names, "dry_run": True})
     if lost:
@@ -160,6 +169,7 @@ def upgrade_directory(
         data_may_be_newer=data_may_be_newer,
         progress=progress,
         fs=fs,
+        tried=tried,
     )
     if lost:
         return report.model_copy(update={"put_back": (*lost.names, *report.put_back)})
@@ -177,6 +187,7 @@ def _upgrade(
     data_may_be_newer: bool,
     progress: copying.Progress | None,
     fs: FileSystem,
+    tried: Tried | None,
 ) -> UpgradeReport:
     path = directory / DATABASE_NAME
     found = upgrade.inspect_revision(path)
@@ -185,10 +196,14 @@ def _upgrade(
         _check_team(path, team_name)
     if registry is not None:
         _check_data(path, registry, is_current=is_current, may_be_newer=data_may_be_newer)
+    if is_current and dry_run:
+        return _try_to_complete(directory, progress, tried)
     if is_current:
-        return _completed(directory, lock, clock, fs, progress, dry_run=dry_run)
+        return _completed(directory, lock, clock, fs, progress)
     if dry_run:
-        return _try_on_a_copy(directory, found, clock(), progress)
+        now = clock()
+        _on_a_copy(directory, lambda trial: run(trial, found, now, "", lock=None), progress, tried)
+        return _report(directory, found).model_copy(update={"dry_run": True})
     with lock.hold():
         found = upgrade.inspect_revision(path)
         if found == REVISIONS[-1]:  # another process upgraded it since the first look
@@ -308,15 +323,13 @@ def _completed(
     clock: Clock,
     fs: FileSystem,
     progress: copying.Progress | None,
-    *,
-    dry_run: bool,
 ) -> UpgradeReport:
     """Make again what somebody dropped or altered of a current database, where no row stands
     against it. Before rows are removed, the database is backed up: they may have the only copy of a
     content."""
     path, report = directory / DATABASE_NAME, _report(directory, REVISIONS[-1])
     spoiled, remains, backup = _to_make_again(path), _remains(path), None
-    if (spoiled.names or remains) and not dry_run:
+    if spoiled.names or remains:
         with lock.hold():
             # Another process may have been quicker.
             spoiled, remains = _to_make_again(path), _remains(path)
@@ -326,7 +339,22 @@ def _completed(
             elif spoiled.names:
                 _make_again(path, spoiled)
     update = {"put_back": spoiled.names, "removed_rows": remains, "backup": backup}
-    return report.model_copy(update={**update, "dry_run": dry_run})
+    return report.model_copy(update=update)
+
+
+def _try_to_complete(
+    directory: Path, progress: copying.Progress | None, tried: Tried | None
+) -> UpgradeReport:
+    """Try on a copy what `_completed` would do."""
+    path, report = directory / DATABASE_NAME, _report(directory, REVISIONS[-1])
+    spoiled, remains = _to_make_again(path), _remains(path)
+    if spoiled.names or remains:
+        _on_a_copy(directory, lambda trial: _make_again(trial, spoiled), progress, tried)
+    elif tried is not None:
+        with closing(Database(path, read_only=True)) as database:
+            tried(database)
+    update = {"put_back": spoiled.names, "removed_rows": remains, "dry_run": True}
+    return report.model_copy(update=update)
 
 
 def _make_again(path: Path, spoiled: parts.Spoiled) -> None:
@@ -377,6 +405,13 @@ def _mark(path: Path, lock: WriterLock) -> None:
             with upgrade.revision_connection(path) as connection:
                 parts.put_marks_back(connection, lost)
             logger.info("%s: its %s made again", path, ", its ".join(lost.names))
+
+
+def _mark_and_run(trial: Path, lost: parts.LostMarks, now: datetime) -> None:
+    with upgrade.revision_connection(trial) as connection:
+        parts.put_marks_back(connection, lost)
+    if lost.revision != REVISIONS[-1]:
+        run(trial, lost.revision, now, "", lock=None)
 
 
 def _to_make_again(path: Path) -> parts.Spoiled:
@@ -496,24 +531,35 @@ def _tidy(directory: Path, fs: FileSystem, *made: Path) -> None:
         logger.warning("%s: an old back-up cannot be removed: %s", directory, error)
 
 
-def _try_on_a_copy(
-    directory: Path, found: str, now: datetime, progress: copying.Progress | None
-) -> UpgradeReport:
-    """Run the revisions on a private copy in a temporary directory, and remove the copy."""
-    database = Database(directory / DATABASE_NAME, read_only=True)
+def _on_a_copy(
+    directory: Path,
+    change: Callable[[Path], None],
+    progress: copying.Progress | None,
+    tried: Tried | None,
+) -> None:
+    """Change a private copy of the database in a temporary directory, and remove the copy. What is
+    raised names the database of the directory: the copy is gone."""
+    path = directory / DATABASE_NAME
     try:
         with tempfile.TemporaryDirectory(prefix="rtstore-upgrade-") as temporary:
             trial = Path(temporary) / DATABASE_NAME
-            copying.copy(database, trial, FileSystem(), progress)
-            run(trial, found, now, "", lock=None)
-    except UpgradeFailedError as error:  # the copy is gone
-        path = directory / DATABASE_NAME
+            with closing(Database(path, read_only=True)) as database:
+                copying.copy(database, trial, FileSystem(), progress)
+            change(trial)
+            if tried is not None:
+                with closing(Database(trial, read_only=True)) as database:
+                    tried(database)
+    except UpgradeFailedError as error:
         raise UpgradeFailedError(
-            path, found, REVISIONS[-1], error.cause, added=error.added, gone=error.gone
+            path,
+            error.found_revision,
+            REVISIONS[-1],
+            error.cause,
+            added=error.added,
+            gone=error.gone,
         ) from error.__cause__
+    except CorruptDatabaseError as error:
+        raise CorruptDatabaseError(path, error.problem) from error.__cause__
     except system_error() as error:
         place = Path(tempfile.gettempdir())
         raise StorageError(place, "the copy cannot be made there", str(error)) from error
-    finally:
-        database.close()
-    return _report(directory, found).model_copy(update={"dry_run": True})

@@ -7,7 +7,7 @@ with any batch. A file of a newer version refuses this batch, as it refuses any 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +49,8 @@ class DataUpgradeReport(Record):
     stores: tuple[UpgradedStore, ...]
 
 
+CheckFile = Callable[[Descriptor], None]
+"""Raises `StoreFileChangedError` for a store whose file somebody changed."""
 Adopts = Callable[[Descriptor], bool]
 """Whether the file of a store is an edit that is adopted before its data is upgraded."""
 
@@ -147,6 +149,7 @@ def refuse_edits_to_come(
     fs: FileSystem,
     *,
     adopts: bool,
+    directory: Path,
 ) -> None:
     """Raise for a store whose data is to be upgraded, and that an opening gives another file, if
     somebody edited the former one: `StoreFileChangedError`, unless the opening adopts edits and can
@@ -159,11 +162,17 @@ def refuse_edits_to_come(
         edit = edit_to_come(descriptor) if descriptor.schema_name in there else None
         if edit is not None:
             former = descriptor.model_copy(update={"relative_path": edit[0]})
-            _refuse_edit(database, former, edit[1], fs, adopts=adopts)
+            _refuse_edit(database, former, edit[1], fs, adopts=adopts, directory=directory)
 
 
 def _refuse_edit(
-    database: Database, descriptor: Descriptor, edit: bytes, fs: FileSystem, *, adopts: bool
+    database: Database,
+    descriptor: Descriptor,
+    edit: bytes,
+    fs: FileSystem,
+    *,
+    adopts: bool,
+    directory: Path,
 ) -> None:
     name, not_adopted = descriptor.schema_name, None
 
@@ -177,7 +186,6 @@ def _refuse_edit(
             return _check_adoption(database, descriptor, entry, fs, has_identity=has_identity)
         except InvalidRequestError as error:
             not_adopted = f"{error.field}: {error.problem}"
-    directory = database.path.parent
     raise StoreFileChangedError(
         name,
         store_path(directory, descriptor.relative_path),
@@ -188,11 +196,22 @@ def _refuse_edit(
     )
 
 
+def check_files(
+    database: Database, registry: Registry, left: Collection[str], check_file: CheckFile
+) -> None:
+    """Ask `check_file` about the stores of `upgrade_data`, as that does, but only about those that
+    are left as they are by the recovery of an opening. Only reads."""
+    there = database.read(contents.stores_with_content)
+    for descriptor in database.read(partial(_older, registry=registry)):
+        if descriptor.schema_name in there and descriptor.schema_name in left:
+            check_file(descriptor)
+
+
 def upgrade_data(
     writer: BatchWriter,
     registry: Registry,
     team_name: str,
-    check_file: Callable[[Descriptor], None],
+    check_file: CheckFile,
 ) -> DataUpgradeReport | None:
     """Upgrade the data of stores that is older than their descriptors, in one batch. Return None
     when there is none.

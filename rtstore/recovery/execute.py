@@ -448,6 +448,12 @@ class Recovery:
         what += f"; quarantined: {kept.quarantine_path}" if kept else ""
         return _done(action, what + self._say_unread(former))
 
+    def left_by_opening(self, plan: RecoveryPlan) -> set[str]:
+        """Return the stores of a plan that an opening would leave as they are, for others to decide
+        upon."""
+        waiting = {it.schema_name for it in plan.actions if it.kind is not ActionKind.NONE}
+        return waiting - {action.schema_name for action in self._safe(plan)}
+
     def edit_to_come(self, descriptor: Descriptor) -> tuple[str, bytes] | None:
         """Return the former file of a store and its bytes, if it has an edit that an opening would
         copy to the new one; else None. Where an open batch writes the store, nobody can tell."""

@@ -12,14 +12,13 @@ from rtstore.cli.output import Cell, Column, Page, count, page_of
 from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_may_write
 from rtstore.control.manifest import load_paths, without_descriptor
-from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.control.sqlite.engine import Database
 from rtstore.files.system import FileSystem
 from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_directory
-from rtstore.maintenance.upgrade_data import DataUpgradeReport, rehearse
+from rtstore.maintenance.upgrade_data import DataUpgradeReport
 from rtstore.model.data_upgrade import UpgradedStore
-from rtstore.model.descriptors import Registry
 from rtstore.shell import shell_command, shell_word
-from rtstore.store import RuntimeStore
+from rtstore.store import RuntimeStore, rehearse_upgrade
 
 
 class FullReport(UpgradeReport):
@@ -65,6 +64,13 @@ def run(
     known = load_descriptors(descriptors)
     data: DataUpgradeReport | None = None
     left: tuple[str, ...] = ()
+
+    def rehearse(database: Database) -> None:
+        nonlocal data, left
+        assert known is not None  # noqa: S101 - it is called with descriptors only
+        data = rehearse_upgrade(directory.absolute(), database, known)
+        left = tuple(without_descriptor(database.read(load_paths), known))
+
     with progress_bar(quiet=as_json, what="upgrading") as bar:
         report = upgrade_directory(
             directory,
@@ -72,10 +78,9 @@ def run(
             lock_timeout_s=lock_timeout_s,
             descriptors=known,
             progress=None if bar is None else partial(bar, "database"),
+            tried=None if known is None else rehearse,
         )
-        if known is not None and dry_run:
-            data, left = _rehearse(directory, known)
-        elif known is not None:
+        if known is not None and not dry_run:
             with RuntimeStore.open(
                 directory, descriptors=known, lock_timeout_s=lock_timeout_s
             ) as store:
@@ -93,16 +98,6 @@ def run(
     return ExitCode.READY
 
 
-def _rehearse(directory: Path, known: Registry) -> tuple[DataUpgradeReport | None, tuple[str, ...]]:
-    """Return what would be brought up, and the committed stores that no descriptor would name."""
-    database = Database(directory / DATABASE_NAME, read_only=True)
-    try:
-        left = without_descriptor(database.read(load_paths), known)
-        return rehearse(database, known), tuple(left)
-    finally:
-        database.close()
-
-
 def _show(page: Page, report: FullReport, again: str) -> None:
     if report.put_back:
         page.line(_put_back(report))
@@ -110,9 +105,7 @@ def _show(page: Page, report: FullReport, again: str) -> None:
         page.line(_removed(report))
     if not (report.put_back or report.removed_rows or report.revisions):
         page.line(f"The database is at {report.to_revision} already; left as it was")
-    if report.revisions and report.dry_run and report.put_back:
-        page.line("Then it would be upgraded, which was not tried")
-    elif report.revisions and report.dry_run:
+    if report.revisions and report.dry_run:
         page.line("Tried on a copy, which worked; the directory was left as it was")
     elif report.revisions:
         page.line(Cell("Upgraded", "good"), " the control database")
