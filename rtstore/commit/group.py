@@ -586,10 +586,10 @@ class WriteQueue:
         while not (place.is_done or place.closed):  # closed: its task was interrupted
             if place.is_encoded_here:
                 self.encode_waiting(place.server)
-            if self._head() is not place:
-                self._wait(place)
-            else:
+            if self._head() is place:
                 self._lead(place, commit_group)
+            elif not place.is_done:  # it may have been refused when it was encoded
+                self._wait(place)
 
     def _lead(self, place: Place, commit_group: Callable[[TakeGroup], None]) -> None:
         group = TakeGroup(self._places, place)

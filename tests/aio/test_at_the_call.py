@@ -7,13 +7,21 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rtstore import AsyncRuntimeStore, InvalidRequestError, StoreClosedError
+from rtstore import (
+    AsyncRuntimeStore,
+    Batch,
+    InvalidRequestError,
+    StoreClosedError,
+    UnknownStoreError,
+)
 from rtstore.aio import store as aio_store
+from rtstore.commit import group
 from rtstore.errors import BatchUnderWayError
 from tests.support import CHECKPOINT, IDENTITY, LEASES, LEDGER
 from tests.support.aio import append, run
@@ -112,6 +120,28 @@ def test_a_call_that_nobody_awaits_is_told_of(directory: Path) -> None:
         began_at = time.monotonic()
         assert await store.batch("dropped") is None
         assert time.monotonic() - began_at < 1
+
+    run(directory, main)
+
+
+@pytest.mark.parametrize("wrong", ["store", "data", "reason"])
+def test_a_wrong_write_is_refused_at_once(
+    directory: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that serves it waits for nobody, for its place has no batch."""
+    monkeypatch.setattr(group, "RECHECK_S", 5)
+    given = {"no.such.store" if wrong == "store" else LEASES: object() if wrong == "data" else 1}
+    reason = "" if wrong == "reason" else CHECKPOINT
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        call = partial(store.write_batch, identity=IDENTITY, reason=reason, writes=given)
+        began_at = time.monotonic()
+        with pytest.raises((InvalidRequestError, UnknownStoreError)):
+            await call()
+        right = append(store, 1)
+        several = await asyncio.gather(*(call() for _ in range(5)), right, return_exceptions=True)
+        assert [isinstance(each, Batch) for each in several] == [False] * 5 + [True]
+        assert time.monotonic() - began_at < 2.5
 
     run(directory, main)
 
