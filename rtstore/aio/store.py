@@ -65,6 +65,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, overload
+from warnings import warn
 
 from rtstore.aio import waiting
 from rtstore.aio.calls import Call, LoopObserver, TaskUnderWay, told_on_the_loop
@@ -127,11 +128,18 @@ class Opening(Generic[OpenedT]):
     """A store that is being opened, or a run that is being begun. Await it; or use it with
     `async with`, which also closes the store or ends the run."""
 
-    def __init__(self, opening: Callable[[], Generator[Any, None, OpenedT]]) -> None:
+    def __init__(self, name: str, opening: Callable[[], Generator[Any, None, OpenedT]]) -> None:
+        self._name = name
         self._opening = opening
+        self._is_awaited = False
 
     def __await__(self) -> Generator[Any, None, OpenedT]:
+        self._is_awaited = True
         return self._opening()
+
+    def __del__(self) -> None:
+        if not self._is_awaited:  # as Python warns of a coroutine
+            warn(f"{self._name} was never awaited", RuntimeWarning, stacklevel=2, source=self)
 
     async def __aenter__(self) -> OpenedT:
         self._opened = await self
@@ -215,7 +223,8 @@ class AsyncRuntimeStore:
             foreign_edits=foreign_edits,
             seams=seams,
         )
-        return Opening(lambda: cls._open(function, on_event).__await__())
+        opening = f"{cls.__name__}.open"
+        return Opening(opening, lambda: cls._open(function, on_event).__await__())
 
     @classmethod
     async def _open(cls, function: Callable[[], RuntimeStore], on_event: Observer | None) -> Self:
@@ -404,9 +413,10 @@ class AsyncRuntimeStore:
         """
         copy = now(partial(copied_writes, writes))
         return Opening(
+            f"{type(self).__name__}.begin_run",
             lambda: self._begin_run(
                 identity, copy, keep=keep, rebuilders=rebuilders, supersede=supersede
-            ).__await__()
+            ).__await__(),
         )
 
     async def _begin_run(

@@ -146,6 +146,22 @@ def test_a_wrong_write_is_refused_at_once(
     run(directory, main)
 
 
+def test_an_opening_that_nobody_awaits_is_said(directory: Path) -> None:
+    """As Python says it of a coroutine. Nothing has begun."""
+
+    async def main(store: AsyncRuntimeStore) -> None:
+        with pytest.warns(RuntimeWarning, match=r"AsyncRuntimeStore\.begin_run was never awaited"):
+            store.begin_run("forgotten")
+        with pytest.warns(RuntimeWarning, match=r"AsyncRuntimeStore\.open was never awaited"):
+            AsyncRuntimeStore.open(directory)
+        assert await store.runs() == []
+        async with store.begin_run("begun", writes={LEASES: 1}):
+            pass
+        await store.begin_run("next", keep="all")
+
+    run(directory, main)
+
+
 # --- the outcome ----------------------------------------------------------------------------------
 
 
