@@ -18,7 +18,7 @@ from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from inspect import CORO_CLOSED, getcoroutinestate
 from operator import methodcaller
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from rtstore.aio.outcome import Outcome
@@ -374,12 +374,18 @@ class Call(Generic[Result]):
         logger.log(logging.WARNING if begun_write else logging.INFO, "%s", note, extra=extra)
 
 
+class _Closable(Protocol):
+    has_no_more_writes: bool
+
+
 class TaskUnderWay(UnderWay):
     """A call of a task that may write a batch: from the moment of the call, which makes a
-    coroutine, until its outcome is known, or the coroutine ends without having begun."""
+    coroutine, until its outcome is known, or the coroutine ends without having begun, or cannot
+    begin any more."""
 
-    def __init__(self, batch_id: str | None) -> None:
+    def __init__(self, batch_id: str | None, pools: _Closable) -> None:
         super().__init__(batch_id)
+        self._pools = pools
         self._coroutine: Callable[[], Coroutine[Any, Any, Any] | None] | None = None
         self._outcome: Outcome[Any] | None = None
 
@@ -401,6 +407,8 @@ class TaskUnderWay(UnderWay):
             return True
         if self._outcome is not None:
             return self._outcome.is_known
+        if self._pools.has_no_more_writes:
+            return True
         coroutine = None if self._coroutine is None else self._coroutine()
         return coroutine is None or getcoroutinestate(coroutine) == CORO_CLOSED
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
+from weakref import WeakSet
 
 from rtstore.aio.calls import (
     Call,
@@ -27,10 +28,17 @@ from rtstore.aio.calls import (
     has_dead_thread,
     is_inside_call_of,
 )
-from rtstore.commit.group import FORKED_IN_CALL, PendingBatch, Place, WriteQueue, explain
+from rtstore.commit.group import (
+    FORKED_IN_CALL,
+    OUTCOME_S_MAX,
+    PendingBatch,
+    Place,
+    WriteQueue,
+    explain,
+)
 from rtstore.commit.reporting import Observer
 from rtstore.commit.writer import BatchWriter
-from rtstore.control.lock import POLL_INTERVAL_S_MAX, WriterLock
+from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
 from rtstore.model import arguments
 from rtstore.model.descriptors import StoreKey
@@ -71,6 +79,9 @@ class ThreadPools:
         self._directory = directory
         self._admission = threading.RLock()
         self._closing: Call[None] | None = None
+        self.has_no_more_writes = False
+        """Whether it is closed, and every write that had begun has ended."""
+        self._asking: WeakSet[Asking] = WeakSet()
         self._pid = os.getpid()
 
     def check_open(self) -> None:
@@ -95,6 +106,13 @@ class ThreadPools:
     def is_of_parent(self) -> bool:
         """Whether this process was forked from the one that has the threads."""
         return os.getpid() != self._pid
+
+    def asking(self) -> Asking:
+        """Return one that closing waits for until it is closed, or gone. Raises
+        `StoreClosedError`."""
+        found = Asking()
+        self.admit(partial(self._asking.add, found))
+        return found
 
     def forked_in_call(self) -> StoreClosedError:
         """Return the error for a call in which this process was forked."""
@@ -130,9 +148,24 @@ class ThreadPools:
             self._closing = Call("close", function, ended="the store is closed").start_alone()
 
     def _close(self, at_last: Callable[[], None]) -> None:
-        for pool in (self.recoveries, self.plans, self.reads, self.writes):
+        for pool in (self.recoveries, self.plans, self.writes):
             pool.close()
+        self.has_no_more_writes = True
+        self._wait_for_asking()
+        self.reads.close()
         at_last()
+
+    def _wait_for_asking(self) -> None:
+        """Let those read who wait for the outcome of a write. A loop that has stopped delays this
+        for a while only."""
+        deadline = time.monotonic() + OUTCOME_S_MAX
+        while not all(each.closed for each in list(self._asking)) and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL_S_MIN)
+
+
+class Asking(io.BytesIO):
+    """A task that waits for the outcome of a write, to read it then; closed when it has. (It is a
+    `BytesIO` because its `__exit__` is in C.)"""
 
 
 class Pool:
@@ -157,13 +190,20 @@ class Pool:
         return await self.run_call(call)
 
     async def run_call(
-        self, call: Call[Result], on_cancellation: Callable[[], None] | None = None
+        self,
+        call: Call[Result],
+        on_cancellation: Callable[[], None] | None = None,
+        *,
+        is_admitted: bool = False,
     ) -> Result:
-        """Start a call and wait for its end; see `Call.end` for `on_cancellation`."""
+        """Start a call and wait for its end; see `Call.end` for `on_cancellation`. One that
+        `is_admitted` is part of an asking, which closing waits for."""
         try:
             call.on_event = self._workers.on_event
             call.belong_to(self._workers)
-            start = partial(self._workers.admit, partial(self._start, call))
+            start = partial(self._start, call)
+            if not is_admitted:
+                start = partial(self._workers.admit, start)
             return await call.end(on_cancellation, start=start)
         except BaseException as error:
             call.explain_to(error)

@@ -300,7 +300,7 @@ class AsyncRuntimeStore:
                 )
                 return self._writer.prepare(request, expected_high_watermark, batch_id, versions())
 
-            under_way = self._writer.queue.register(TaskUnderWay(batch_id))
+            under_way = self._writer.queue.register(TaskUnderWay(batch_id, self._workers))
             return under_way.of(self._write_batch(copy, prepare, under_way))
         except BaseException as error:
             explain(error, [])
@@ -377,7 +377,7 @@ class AsyncRuntimeStore:
         """
         update: Callable[..., Batch | None] = self.sync_store.update  # one overload or another
         update = partial(update, identity=identity, reason=reason, batch_id=batch_id)
-        under_way = self._writer.queue.register(TaskUnderWay(batch_id))
+        under_way = self._writer.queue.register(TaskUnderWay(batch_id, self._workers))
         stores = now(partial(_stores_of, store))
         return under_way.of(self._update(stores, change, update, under_way))
 
@@ -513,14 +513,21 @@ class AsyncRuntimeStore:
         """Return one batch with its receipts, or None when it is not on record (any more).
 
         While a call of this object may write it (given this `batch_id`, from the moment of the
-        call, awaited or not), wait for its outcome, at most 10 s; no thread waits meanwhile. Raises
-        `BatchUnderWayError` when it is not on record, and may be later.
+        call, awaited or not), wait for its outcome, at most 10 s; no thread waits meanwhile, and
+        `close` does. Raises `BatchUnderWayError` when it is not on record, and may be later.
         """
         check_text("batch_id", batch_id)
-        ended = await waiting.until(partial(self._has_outcome, batch_id), OUTCOME_S_MAX)
+
+        if self._has_outcome(batch_id):
+            return await self._workers.reads.run_call(self._batch_call(batch_id, ended=True))
+        with self._workers.asking():
+            ended = await waiting.until(partial(self._has_outcome, batch_id), OUTCOME_S_MAX)
+            call = self._batch_call(batch_id, ended=ended)
+            return await self._workers.reads.run_call(call, is_admitted=True)
+
+    def _batch_call(self, batch_id: str, *, ended: bool) -> Call[Batch | None]:
         known = self.sync_store._batch_known  # noqa: SLF001 - a part of the same facade
-        call = Call("batch", partial(known, batch_id, lambda _: ended))
-        return await self._workers.reads.run_call(call)
+        return Call("batch", partial(known, batch_id, lambda _: ended))
 
     def _has_outcome(self, batch_id: str) -> bool:
         return not self._writer.queue.is_under_way(batch_id)

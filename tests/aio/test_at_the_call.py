@@ -290,6 +290,65 @@ def test_a_call_that_is_not_admitted_is_over(directory: Path) -> None:
     run(directory, main)
 
 
+@pytest.mark.parametrize("how", ["update", "write", "in a thread"])
+def test_who_asks_before_closing_has_the_answer(directory: Path, how: str) -> None:
+    """The batch is under way when the store is closed: closing waits for it, and for who asked."""
+
+    async def main() -> None:
+        store = await AsyncRuntimeStore.open(directory)
+        if how == "in a thread":
+            update = partial(store.sync_store.update, LEASES, slowly)
+            call = partial(update, identity=IDENTITY, reason=CHECKPOINT, batch_id="asked")
+            written = asyncio.create_task(asyncio.to_thread(call))
+            while not store.sync_store.lock.is_held():
+                await asyncio.sleep(0.001)
+        elif how == "update":
+            written = asyncio.create_task(updates(store, "asked"))
+        else:
+            before = asyncio.create_task(updates(store, "before"))
+            written = asyncio.create_task(writes(store, "asked"))
+            await asyncio.sleep(0)
+        asked = [asyncio.create_task(store.batch("asked")) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert not any(task.done() for task in (written, *asked))
+        closing = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        late = asyncio.create_task(store.batch("asked"))
+        await closing
+        assert await asyncio.gather(*asked) == [await written] * 3
+        with pytest.raises(StoreClosedError):
+            await late
+        if how == "write":
+            await before
+
+    asyncio.run(main())
+    gc.collect()
+
+
+def test_closing_waits_for_nobody_who_asks_for_what_never_begins(directory: Path) -> None:
+    """A call that nobody awaits, before the store is closed, writes nothing any more; and a task
+    that is cancelled asks no more."""
+
+    async def main() -> None:
+        store = await AsyncRuntimeStore.open(directory)
+        never = writes(store, "never")
+        asked = asyncio.create_task(store.batch("never"))
+        cancelled = asyncio.create_task(store.batch("never"))
+        await asyncio.sleep(0.01)
+        cancelled.cancel()
+        began_at = time.monotonic()
+        await store.close()
+        assert time.monotonic() - began_at < 1
+        assert await asked is None
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        with pytest.raises(StoreClosedError):
+            await never
+
+    asyncio.run(main())
+    gc.collect()
+
+
 def test_a_function_does_not_wait_for_its_own_call(directory: Path) -> None:
     """What the function of an update asks in its thread is answered at once: its own batch is not
     on record, and of one that waits behind it nothing is known."""
