@@ -20,6 +20,7 @@ from pydantic import (
     SecretStr,
     WrapSerializer,
 )
+from pydantic_core import to_jsonable_python
 
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of, says_of_data
@@ -53,10 +54,11 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
     as_json = partial(model.model_dump, mode="json", by_alias=True, warnings=warnings)
     try:
         dumped: object = as_json()
-    except ValueError as error:
-        if not (says_of_data(origin_of(error)) and fails_again(as_json)):
+    except (ValueError, TypeError) as error:  # the second for a key that is a set
+        if not (says_of_data(origin_of(error)) and fails_again(as_json, TypeError)):
             raise origin_of(error) from None
-        raise InvalidRequestError("data", str(error), store=store) from None
+        place, problem = _refused_key(model) or ("data", str(error))
+        raise InvalidRequestError(place, problem, store=store) from None
     held = _held(model)
     if held is None:
         if not _is_made_of_its_json(model):
@@ -70,6 +72,32 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
     if loss is not None:
         raise InvalidRequestError(*loss, store=store)
     return _with_sets_sorted([*held], dumped) if sets else dumped
+
+
+def _refused_key(model: BaseModel) -> tuple[str, str] | None:
+    """Return the place of the first key that pydantic cannot write as JSON, and why; None where it
+    is not to be found."""
+    pending = [("data", held) for held in _held(model) or ()]
+    while pending:
+        place, value = pending.pop(0)
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if not _is_key(key):
+                    return place, _not_text(key)
+                pending.append((f"{place}.{key}", item))
+        elif isinstance(value, (list, tuple, deque)):
+            pending += [(f"{place}[{index}]", item) for index, item in enumerate(value)]
+    return None
+
+
+def _is_key(key: object) -> bool:
+    if isinstance(key, str):
+        return True
+    try:
+        to_jsonable_python({key: None})
+    except Exception:  # noqa: BLE001 - a key of the caller's
+        return False
+    return True
 
 
 def _held(model: BaseModel) -> tuple[object] | None:
@@ -308,9 +336,12 @@ def _problem_of(value: object) -> str | None:
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                kind = type(key).__name__
-                return f"the key {shown(key)} is refused: it must be a text, not {kind}"
+                return _not_text(key)
     return _FINITE.format(value) if _is_not_finite(value) else None
+
+
+def _not_text(key: object) -> str:
+    return f"the key {shown(key)} is refused: it must be a text, not {type(key).__name__}"
 
 
 def _is_in(value: object, around: tuple[Any, ...] | None) -> bool:

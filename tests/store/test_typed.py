@@ -555,6 +555,18 @@ BAD: dict[str, tuple[Callable[[RuntimeStore], object], str]] = {
         lambda s: write(s, ANY, Anything(value=object())),
         "data (team.any): Unable to serialize",
     ),
+    "a key that is a set": (
+        lambda s: write(s, ANY, Anything(value=[{"a": {frozenset({1}): 1}}])),
+        "data.value[0].a (team.any): the key frozenset({1}) is refused: it must be a text, not fro",
+    ),
+    "a key with a set in it": (
+        lambda s: write(s, ANY, Anything(value={"a": {(1, frozenset({2})): 1}})),
+        "data.value.a (team.any): the key (1, frozenset({2})) is refused: it must be a text",
+    ),
+    "a key that is nothing pydantic knows": (
+        lambda s: write(s, ANY, Anything(value={"a": ({range(3): 1},)})),
+        "data.value.a[0] (team.any): the key range(0, 3) is refused: it must be a text, not range",
+    ),
     "a dump that is no number": (
         lambda s: write(s, ANY, Anything(value=float("nan"))),
         "data.value (team.any): must be a finite number",
