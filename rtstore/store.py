@@ -670,7 +670,11 @@ class RuntimeStore:
         )
 
     def runs(self) -> list[RunRecord]:
-        """Return every run of this directory, the latest first. Rows of runs are never dropped."""
+        """Return every run of this directory, the latest first. Rows of runs are never dropped.
+
+        The answer is what is on record at this moment: unlike `batch`, this does not wait for a
+        call under way that begins or ends a run.
+        """
         return self.database.read(runs.list_runs)
 
     def start_state(self, run: RunIdentity | str | None = None) -> StartState:
@@ -781,7 +785,8 @@ class RuntimeStore:
         return self._manifest_store.read()
 
     def batches(self, *, limit: int | None = None) -> list[Batch]:
-        """Return the newest `limit` batches (default: all) with their receipts, oldest first."""
+        """Return the newest `limit` batches (default: all) with their receipts, oldest first. This
+        does not wait for a batch under way, as `batch` does."""
         if limit is not None:
             arguments.number(limit, "limit")
         return self._receipt_store.list(limit=limit)

@@ -462,7 +462,8 @@ class AsyncRuntimeStore:
         )
 
     async def runs(self) -> list[RunRecord]:
-        """Return every run of this directory, the latest first."""
+        """Return every run of this directory, the latest first. This does not wait for a call under
+        way that begins or ends one."""
         return await self._workers.reads.run(self.sync_store.runs)
 
     async def start_state(self, run: RunIdentity | str | None = None) -> StartState:
@@ -506,7 +507,8 @@ class AsyncRuntimeStore:
         return await self._workers.reads.run(self.sync_store.manifest)
 
     async def batches(self, *, limit: int | None = None) -> list[Batch]:
-        """Return the newest `limit` batches (default: all) with their receipts, oldest first."""
+        """Return the newest `limit` batches (default: all) with their receipts, oldest first. This
+        does not wait for a batch under way, as `batch` does."""
         return await self._workers.reads.run(self.sync_store.batches, limit=limit)
 
     async def batch(self, batch_id: str) -> Batch | None:
