@@ -282,7 +282,8 @@ class Call(Generic[Result]):
         if self.has_not_begun:
             return [f"nothing of {self.name} was carried out"]
         if not self.outcome.is_known:
-            return [f"it is not known whether {self.name} is carried out: ask store.{self.ask}()"]
+            unknown = f"it is not known whether {self.name} is carried out"
+            return [f"{unknown}: once it has ended, store.{self.ask}() says"]
         error = self.outcome.error
         if error is not None:
             return [f"{self.name}: {type(error).__name__}: {error}"]

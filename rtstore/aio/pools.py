@@ -309,7 +309,10 @@ class BatchCall(Call[Batch]):
     def _describe(self) -> list[str]:
         if self.has_not_begun:
             return ["nothing of the batch was written"]
-        unknown = "it is not known whether the batch is committed: ask store.batches()"
+        unknown = (
+            "it is not known whether the batch is committed: once the call has ended, "
+            "store.batches() says"
+        )
         return [item.describe() for item in self._pending] or [unknown]
 
 
