@@ -43,7 +43,10 @@ ENTRY_MISSING = "entry_missing"
 MANIFEST_STORE = "opencode.launchState"
 """The store name of an action that concerns the whole manifest."""
 OPEN_BATCH_STORE = "opencode.launchTransaction"
-"""The store name of an action for an open batch whose contents are not known."""
+"""The store name of an action for an open batch whose contents are not known, where the runtime has
+that store."""
+NO_STORE = "-"
+"""The store name of such an action elsewhere: it concerns no store that is known."""
 
 REBUILDS: Mapping[str, ActionKind] = {
     RebuildStrategy.POLL_OPENCODE_PROVIDER: ActionKind.REBUILD_FROM_PROVIDER,
@@ -159,7 +162,8 @@ def build_plan(
         batch_id = logged.batch.batch_id
         diagnostics.append(f"Uncommitted runtime store batch detected: {batch_id}")
         if not logged.has_contents:
-            actions.append(_closing(batch_id))
+            name = OPEN_BATCH_STORE if OPEN_BATCH_STORE in criticality else NO_STORE
+            actions.append(_closing(name, batch_id))
     if manifest.team_name != team_name:
         diagnostics.append(
             f"Runtime store manifest belongs to team {manifest.team_name}, not {team_name}"
@@ -362,10 +366,10 @@ def _restoring(name: str, reason: str) -> RecoveryAction:
     return RecoveryAction(kind=ActionKind.RESTORE_COMMITTED, schema_name=name, reason=reason)
 
 
-def _closing(batch_id: str) -> RecoveryAction:
+def _closing(name: str, batch_id: str) -> RecoveryAction:
     return RecoveryAction(
         kind=ActionKind.BLOCK_READINESS,
-        schema_name=OPEN_BATCH_STORE,
+        schema_name=name,
         reason=UNCOMMITTED_BATCH + batch_id,
         batch_id=batch_id,
     )

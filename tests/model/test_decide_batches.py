@@ -112,9 +112,10 @@ def test_open_batch_without_contents() -> None:
 
 
 def test_open_batch_without_contents_and_without_that_store() -> None:
-    """It blocks as well where the launch transaction is no store of this registry."""
+    """It blocks as well where the launch transaction is no store of this registry, and names no
+    store that nobody has."""
     plan = plan_for([descriptor()], {"test.store": finding()}, open_batches=[open_batch("batch-2")])
-    assert kinds(plan) == [("test.store", NOTHING), ("opencode.launchTransaction", BLOCK)]
+    assert kinds(plan) == [("test.store", NOTHING), ("-", BLOCK)]
     assert plan.readiness_impact is ReadinessImpact.BLOCKED
 
 
