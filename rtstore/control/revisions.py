@@ -280,7 +280,9 @@ def _look_at_header(path: Path) -> bool:
             application_id = header.execute("PRAGMA application_id").fetchone()[0]
             number = header.execute("PRAGMA user_version").fetchone()[0]
             page_size = header.execute("PRAGMA page_size").fetchone()[0]
-            pages = header.execute("PRAGMA page_count").fetchone()[0]
+            # SQLite refuses a file that lacks whole pages. The count reads the whole schema.
+            is_cut = found.st_size % page_size > 0
+            pages = header.execute("PRAGMA page_count").fetchone()[0] if is_cut else 0
             name = _name_in(header) if number > len(REVISIONS) else None
     except UnicodeDecodeError as error:  # in SQLite's own message, which quotes what is there
         raise CorruptDatabaseError(path, "what it says of itself is no text") from error
