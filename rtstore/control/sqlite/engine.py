@@ -77,7 +77,8 @@ class Database:
 
     Readers have their own read-only connections and never take a write lock. There is one
     connection for writing, for the thread that holds `lock`; without a `lock`, nobody else knows
-    the directory. Safe to share between threads, not across a fork.
+    the directory. It is the first that was opened to read, or a new one where a thread reads on
+    that. Safe to share between threads, not across a fork.
 
     `read_only=True` opens nothing for writing and leaves the database and its WAL as they are. An
     idle database is read as an immutable file, which creates no side file; if a writer comes
@@ -409,7 +410,8 @@ class Database:
                     session = self._regain(session)
             self._pool.is_closed = True
             self._pool.close_idle()
-            self._held.leave()
+            if not self._pool.is_reading_on_spare:
+                self._held.leave()
         except DatabaseLostError:
             raise
         except CorruptDatabaseError:
@@ -471,24 +473,43 @@ class Database:
             self._held.close()
 
     def _connect_reader(self, session: Session) -> None:
-        self._connect(session, _READING)
+        self._connect(session, _READING, may_spare=True)
 
     def _connect_idle(self, session: Session) -> None:
         self._connect(session, _READING_IDLE)
 
     def _connect_writer(self, session: Session) -> None:
-        self._connect(session, _WRITING)
+        if session.is_spare:
+            self._let_write(session)
+        else:
+            self._connect(session, _WRITING)
+
+    def _let_write(self, session: Session) -> None:
+        """Make a connection that has only read the one for writing, as if it were opened now."""
+        if not _is_wal(self._stand()):
+            self._set_wal_mode(session.driver)
+        self._set(session.driver, "query_only", 0)
+        session.looks.clear()
+        session.is_spare = False
 
     def _refuse_to_connect(self, _: Session) -> None:
         raise self._lost_error(self._ground_lost() or "it changed")
 
-    def _connect(self, session: Session, parameters: str) -> None:
+    def _connect(self, session: Session, parameters: str, *, may_spare: bool = False) -> None:
+        """Connect. With `may_spare`, the first connection to read can write, too, but is told not
+        to: the one for writing need not read the whole schema again. Only our own lock keeps it
+        from being the last to close, which would write the WAL into the database at any time."""
         stands = parameters != _READING_IDLE and not self.read_only
         held = self._stand() if stands else None
-        # What holds a WAL in place keeps the database in WAL mode, too.
-        is_wal = held is not None and held.is_held and held.wal is not None
-        driver = self._connected(parameters, is_wal=is_wal)
+        is_spare = may_spare and held is not None and held.is_held and self._pool.wants_spare
+        if is_spare:
+            driver = self._connected(_WRITING, is_wal=True)
+        else:
+            driver = self._connected(parameters, is_wal=held is not None and _is_wal(held))
         session.connect(driver)
+        if is_spare:
+            self._pool.make_spare(session)
+            self._set(driver, "query_only", 1)
         if held is not None:
             driver.execute("PRAGMA user_version").fetchone()  # now SQLite has opened the WAL
             if not held.settle(self._names):
@@ -533,18 +554,22 @@ class Database:
         )
         try:
             for name, value in self._pragmas(writes=parameters == _WRITING):
-                connection.execute(f"PRAGMA {name} = {value}")
-                found = connection.execute(f"PRAGMA {name}").fetchone()
-                if found is None or found[0] != value:
-                    raise UnusableEngineError(
-                        self.path, f"PRAGMA {name} is {found and found[0]!r}, not {value}"
-                    )
+                self._set(connection, name, value)
             if parameters == _WRITING and not is_wal:
                 self._set_wal_mode(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _set(self, connection: sqlite3.Connection, name: str, value: int) -> None:
+        """Set a pragma, and read it back. Both are constants of ours."""
+        connection.execute(f"PRAGMA {name} = {value}")
+        found = connection.execute(f"PRAGMA {name}").fetchone()
+        if found is None or found[0] != value:
+            raise UnusableEngineError(
+                self.path, f"PRAGMA {name} is {found and found[0]!r}, not {value}"
+            )
 
     def _set_wal_mode(self, connection: sqlite3.Connection) -> None:
         # Fetch the answer: only it shows whether the journal mode was set.
@@ -557,7 +582,7 @@ class Database:
             )
 
     def _pragmas(self, *, writes: bool) -> Iterator[tuple[str, int]]:
-        """Yield the pragmas of each connection; each is read back. All are constants of ours."""
+        """Yield the pragmas of each connection."""
         yield "busy_timeout", int(self._busy_timeout_s * 1000)  # other programs may hold it briefly
         yield "foreign_keys", 1  # off by default in SQLite
         yield "trusted_schema", 0  # a hostile schema must not run functions with side effects
@@ -752,11 +777,11 @@ class _Held(User):
         ground.leave(self)
 
     def close(self) -> None:
-        """Close all idle connections, and leave the WAL as it is. While a thread writes, the ground
-        stays: after that it calls this again."""
+        """Close all idle connections, and leave the WAL as it is. While a thread has one that can
+        write, the ground stays: after that it calls this again."""
         self.pool.is_closed = True
         self.pool.close_idle()
-        if not self.pool.is_writing:
+        if not (self.pool.is_writing or self.pool.is_reading_on_spare):
             self.leave()
             ground.tidy_up()
 
@@ -773,6 +798,12 @@ class _Held(User):
                 ResourceWarning,
                 stacklevel=2,
             )
+
+
+def _is_wal(held: Ground) -> bool:
+    """Return whether the database is in WAL mode for certain: what holds a WAL in place keeps the
+    database in that mode, too."""
+    return held.is_held and held.wal is not None
 
 
 def _state_of(session: Session) -> tuple[object, ...]:

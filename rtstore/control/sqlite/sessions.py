@@ -5,6 +5,9 @@ every moment, and only its owner closes it. A connection returns to the pool onl
 to be clean. Otherwise its owner closes it, or the end of its last reference does, so no unexpected
 exception leaves one behind with an open transaction.
 
+Each connection reads the whole schema once, which takes as long as many statements. So the first
+one of a database is a spare: it reads, and becomes the connection for writing when that is needed.
+
 A forked child shares the parent's connections without its locks. SQLite in the child would rely on
 those locks, and let the write-ahead log be removed under the parent (sqlite.org/howtocorrupt, 2.6).
 So before a fork every connection of the process is closed, and opened again at its next use; other
@@ -52,7 +55,8 @@ class Session:
     """
 
     __slots__ = (
-        "__weakref__", "_connection", "_driver", "_pid", "looks", "number", "read_back",
+        "__weakref__", "_connection", "_driver", "_pid", "is_spare", "looks", "number",
+        "read_back",
     )  # fmt: skip
 
     def __init__(self, file: Identity) -> None:
@@ -63,6 +67,8 @@ class Session:
         """By query: the version of the data, and the query's result at that version."""
         self.read_back: set[int] = set()
         """The values of `PRAGMA synchronous` that were set and read back on it."""
+        self.is_spare = False
+        """Whether it only reads, and becomes the connection for writing when one is needed."""
         self.number = next(_numbers)
         """A number that no other connection of this process has or had."""
         _uses[self.number] = [file, threading.get_ident()]
@@ -159,7 +165,9 @@ class Pool:
         self.readers: deque[Session] = deque()
         self.writers: deque[Session] = deque()
         self._readers_kept = readers_kept
+        self.spares: deque[Session] = deque()
         self._last_writer: weakref.ref[Session] | None = None
+        self._known_spares: set[weakref.ref[Session]] = set()
         number = next(_numbers)
         _pools[number] = weakref.ref(self, partial(_pools.pop, number))
 
@@ -173,7 +181,8 @@ class Pool:
     ) -> Session:
         """Return a connection, idle or new, that this thread owns until it gives it back or closes
         it. While another thread has a pause (a fork), wait. For a connection for writing,
-        `is_locked` says whether this thread holds the writer lock."""
+        `is_locked` says whether this thread holds the writer lock. `connect` is called for a new
+        connection, and for a spare that is to write."""
         session: Session | None = None
         try:
             if idle is self.writers and is_locked:
@@ -181,12 +190,12 @@ class Pool:
             while True:
                 wait_for_others()
                 try:
-                    session = idle.pop()
+                    session = (idle or self.spares).pop()
                 except IndexError:
                     session = Session(file)
                 session.taken()
                 if not (_pauses and _pause_of_another()):
-                    if not session.is_open:
+                    if not session.is_open or (session.is_spare and idle is self.writers):
                         connect(session)
                     if session.is_clean:
                         if idle is self.writers:
@@ -206,15 +215,37 @@ class Pool:
         if last is not None:
             last.undo()
 
+    def make_spare(self, session: Session) -> None:
+        """Let a new connection for reading be a spare."""
+        self._known_spares.add(weakref.ref(session, self._known_spares.discard))
+        session.is_spare = True
+
+    def _open_spares(self) -> list[Session]:
+        found = [reference() for reference in list(self._known_spares)]
+        return [spare for spare in found if spare is not None and spare.is_spare and spare.is_open]
+
+    @property
+    def wants_spare(self) -> bool:
+        """Whether no open connection can write, so that the next one for reading can be a spare."""
+        last = None if self._last_writer is None else self._last_writer()
+        return not (last is not None and last.is_open) and not self._open_spares()
+
     @property
     def is_writing(self) -> bool:
         """Whether a thread has the connection for writing."""
         last = None if self._last_writer is None else self._last_writer()
         return last is not None and last.is_open and last.is_used
 
+    @property
+    def is_reading_on_spare(self) -> bool:
+        """Whether a thread reads on a spare. Ask when the idle connections are closed."""
+        return bool(self._open_spares())
+
     def give_back(self, session: Session, idle: deque[Session]) -> None:
         """Put a connection into the pool for its next user. Close it if it is not clean, or one too
         many."""
+        if session.is_spare:
+            idle = self.spares
         limit = self._readers_kept if idle is self.readers else 1
         if not session.is_clean or len(idle) >= limit:
             session.close()
@@ -225,7 +256,7 @@ class Pool:
 
     def close_idle(self) -> None:
         """Close the idle connections."""
-        for idle in (self.readers, self.writers):
+        for idle in (self.readers, self.writers, self.spares):
             while True:
                 try:
                     session = idle.pop()
