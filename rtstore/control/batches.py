@@ -13,6 +13,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     or_,
     select,
     union,
@@ -283,6 +284,8 @@ def last_deletion(connection: Connection, schema_name: str) -> Deletion | None:
 def list_gone(connection: Connection) -> list[Deletion]:
     """Return the committed deletions that are on record of stores without an entry, whose file is
     that of no other entry, either."""
+    if not _IS_ANY_DELETED.scalar(connection):  # most often; the rest is slow to compile
+        return []
     return [Deletion.model_validate(row) for row in _SELECT_GONE.all(connection)]
 
 
@@ -508,6 +511,9 @@ _DELETIONS = (
 )
 _SELECT_LAST_DELETION = Statement(
     _DELETIONS.where(batch_deletions.c.schema_name == bindparam("name")).limit(1)
+)
+_IS_ANY_DELETED = Statement(
+    select(exists(select(literal_column("1")).select_from(batch_deletions)))
 )
 _later = write_batches.alias()
 _SELECT_GONE = Statement(

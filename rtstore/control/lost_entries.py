@@ -24,31 +24,32 @@ from rtstore.files.paths import store_path
 from rtstore.model.records import Manifest, ManifestEntry
 
 # Each step of the recursion is one search in the index over (schema_name, batch_number), and so is
-# each search for a last write: the history may be long.
-_CANDIDATES = Statement(
+# the search for a last write: the history may be long. Most often no name is found, and what is
+# asked of each need not be compiled.
+_NAMES = Statement(
     text("""
     WITH RECURSIVE names(name) AS (
       SELECT min(schema_name) FROM batch_writes
       UNION ALL
       SELECT (SELECT min(schema_name) FROM batch_writes WHERE schema_name > name)
       FROM names WHERE name IS NOT NULL
-    ), last(name, number) AS (
-      SELECT name, (
-        SELECT written.batch_number
-        FROM batch_writes AS written JOIN write_batches AS batch USING (batch_number)
-        WHERE written.schema_name = name AND batch.state = 'committed'
-        ORDER BY written.batch_number DESC LIMIT 1
-      )
-      FROM names
-      WHERE name IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM manifest_entries WHERE schema_name = name)
     )
-    SELECT written.schema_name, written.batch_number
-    FROM last
-    JOIN batch_writes AS written
-      ON written.batch_number = last.number AND written.schema_name = last.name
-    JOIN write_batches AS batch ON batch.batch_number = written.batch_number
-    WHERE batch.origin = 'written'
+    SELECT name FROM names
+    WHERE name IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM manifest_entries WHERE schema_name = name)
+""")
+)
+_CANDIDATE = Statement(
+    text("""
+    SELECT written.batch_number
+    FROM batch_writes AS written JOIN write_batches AS batch USING (batch_number)
+    WHERE written.schema_name = :name AND written.batch_number = (
+        SELECT last.batch_number
+        FROM batch_writes AS last JOIN write_batches AS batch USING (batch_number)
+        WHERE last.schema_name = :name AND batch.state = 'committed'
+        ORDER BY last.batch_number DESC LIMIT 1
+      )
+      AND batch.origin = 'written'
       AND NOT EXISTS (
         SELECT 1 FROM manifest_entries AS entry WHERE entry.relative_path = written.relative_path)
 """)
@@ -91,11 +92,13 @@ def lost_entries(connection: Connection) -> dict[str, int]:
     none from a database of a revision before there were deletions."""
     if not batches.has_deletions(connection):
         return {}
-    found = {row["schema_name"]: row["batch_number"] for row in _CANDIDATES.all(connection)}
+    names = [row["name"] for row in _NAMES.all(connection)]
+    found = {name: _CANDIDATE.scalar(connection, name=name) for name in names}
     return {
         name: number
         for name, number in found.items()
-        if batches.is_written(connection, name)
+        if number is not None
+        and batches.is_written(connection, name)
         and history.all_are_there(connection, number, batches.last_number(connection))
         and not _IS_ONE_EMPTY.scalar(connection, number=number)
     }
