@@ -33,6 +33,7 @@ from rtstore.model.records import (
     BatchState,
     CommittedFile,
     LoggedBatch,
+    ManifestEntry,
     QuarantinedFile,
     RunIdentity,
 )
@@ -72,11 +73,11 @@ class CommittedState:
         written. Open batches are in doubt here: we hold the lock, so their writer is dead."""
         moment = self._database.change_token()
         if moment != self._moment:
-            left = self._ask_everything()
+            left = self._ask_everything(names)
             if left:
                 resolve_in_doubt(left, self._publisher)
                 moment = self._database.change_token()
-                self._ask_everything()
+                self._ask_everything(names)
             self._moment = moment
         new = set(names) - self._asked
         if new:
@@ -111,22 +112,23 @@ class CommittedState:
                 self._files.pop(deletion.schema_name, None)
         self._moment = version, commits + 2
 
-    def _ask_everything(self) -> list[LoggedBatch]:
-        """Forget all stores and read the manifest again. Return the in-doubt batches that can be
-        resolved."""
+    def _ask_everything(self, names: Collection[str]) -> list[LoggedBatch]:
+        """Forget all stores, and read the manifest and some stores again. Return the in-doubt
+        batches that can be resolved."""
 
         def query(
             connection: Connection,
-        ) -> tuple[ManifestHead, tuple[LoggedBatch, ...], str | None]:
+        ) -> tuple[ManifestHead, tuple[LoggedBatch, ...], str | None, dict[str, ManifestEntry]]:
             return (
                 manifest.load_head(connection),
                 batches.load_open(connection),
                 runs.active_id(connection),
+                manifest.load_entries(connection, names),
             )
 
-        head, open_batches, self._active_run_id = self._database.read_on_writer(query)
+        head, open_batches, self._active_run_id, entries = self._database.read_on_writer(query)
         self._team_name, self._high_watermark = head.team_name, head.high_watermark
-        self._asked, self._files = set(), {}
+        self._asked, self._files = set(names), {**entries}
         return [item for item in open_batches if item.has_contents]
 
 
