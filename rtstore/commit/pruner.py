@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from rtstore.commit.flushing import FlushKnowledge
 from rtstore.control import retention as pruning
 from rtstore.control.contents import Retention
 from rtstore.control.retention import Due, OldContents, Weighed
-from rtstore.control.sqlite import space
+from rtstore.control.sqlite import idle, space
+from rtstore.control.sqlite.engine import DATABASE_NAME
 from rtstore.files.system import FileSystem
+from rtstore.foreign import suppress_system_error
 from rtstore.model.records import Batch, LoggedBatch
 
 _CONTENTS_AT_ONCE = 8
@@ -48,17 +52,19 @@ class PruneSchedule:
     same pages and costs little more than pruning one, so most batches skip it.
 
     Age is checked with every batch: who sets `max_age` has a reason. Bytes are added up again only
-    when a store may have an eighth too many; for a long history, some with each batch.
+    when a store may have an eighth too many; for a long history, some with each batch. The contents
+    of no store have more bytes than `database_size` returns.
     """
 
-    def __init__(self, retention: Retention) -> None:
+    def __init__(self, retention: Retention, database_size: Callable[[], int]) -> None:
         self._contents = _Turn(retention.contents_per_store, _CONTENTS_AT_ONCE)
         limit = retention.batches if retention.max_age is None else 1
         self._batches = _Turn(limit, _BATCHES_AT_ONCE)
         self._bytes = retention.content_bytes and max(1, retention.content_bytes // 8)
+        self._database_size = database_size
         self._names: list[str] = []
         self._unweighed: dict[str, int] = {}
-        """By store: the bytes written since its contents were last weighed (added up)."""
+        """By store: the bytes written since its contents were last weighed (added up), at most."""
         self._weighed: dict[str, Weighed] = {}
         """By store that may have too many bytes: how far its contents are weighed."""
         self._swept: dict[str, int] = {}
@@ -82,7 +88,8 @@ class PruneSchedule:
         return due
 
     def _weigh(self, name: str, size: int, too_much: int) -> None:
-        unweighed = self._unweighed.get(name, too_much) + size  # at first: unknown
+        known = self._unweighed.get(name)
+        unweighed = size + (self._database_size() if known is None else known)
         if unweighed >= too_much and name not in self._weighed:
             self._weighed[name] = Weighed()
             unweighed = 0
@@ -97,8 +104,8 @@ class PruneSchedule:
             self._weighed[old.name] = old.weighed
             return
         self._weighed.pop(old.name, None)
-        if old.more:
-            self._unweighed.pop(old.name, None)
+        if old.more and self._bytes is not None:
+            self._unweighed[old.name] = self._bytes
 
 
 class Pruner:
@@ -107,7 +114,7 @@ class Pruner:
     def __init__(self, directory: Path, retention: Retention, fs: FileSystem) -> None:
         self.flushes = FlushKnowledge(directory, fs)
         self._retention = retention
-        self._schedule = PruneSchedule(retention)
+        self._schedule = PruneSchedule(retention, partial(_size_of, directory / DATABASE_NAME))
         self._after = -1
         """Batches up to this number may not be forgotten yet; the next turn begins after them."""
 
@@ -146,3 +153,10 @@ class Pruner:
             pruning.delete_batches(connection, gone)
         # Batches that must stay must not block the batches after them.
         self._after = -1 if found.last is None else found.last
+
+
+def _size_of(database: Path) -> int:
+    """Return the size in bytes of a database with its WAL; of one that is gone, more than any."""
+    with suppress_system_error():
+        return os.stat(database).st_size + idle.wal_size(database)
+    return sys.maxsize

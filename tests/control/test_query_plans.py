@@ -164,7 +164,7 @@ def write_and_drop(directory: Path) -> None:
 
 def write_and_weigh(directory: Path) -> None:
     """Write with a retention in bytes alone: what was kept for ever is added up on the way."""
-    retention = Retention(batches=None, contents_per_store=None, content_bytes=64 << 20)
+    retention = Retention(batches=None, contents_per_store=None, content_bytes=2 << 20)
     with open_store(directory, retention=retention) as store:
         write(store, LEASES, DIAGNOSTICS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,3 +147,28 @@ def test_what_is_left_to_weigh_survives_a_failing_transaction(
             write(store, LEASES, 1)
         assert len(kept(directory, LEASES)) <= 31 + 40
         assert agree(store)
+
+
+def test_what_a_small_database_has_is_not_weighed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No store has more bytes of history than the database has. They are added up only when that,
+    and what was written since, is an eighth of what is kept."""
+    weighed = []
+    weigh = retention._weigh
+
+    def noted(*args: Any) -> Any:
+        weighed.append(args[2])
+        return weigh(*args)
+
+    monkeypatch.setattr(retention, "_weigh", noted)
+    with open_store(directory) as store:
+        write_large(store, 3, 1)
+    size = (directory / DATABASE_NAME).stat().st_size
+    for eighth, expected in ((2 * size, []), (size // 2, [LEASES])):
+        with RuntimeStore.open(directory, retention=Retention(content_bytes=8 * eighth)) as store:
+            write_large(store, 3, 1)
+        assert weighed == expected
+    with RuntimeStore.open(directory, retention=Retention(content_bytes=16 * size)) as store:
+        write_large(store, 3, size >> 10)
+    assert set(weighed[1:]) == {LEASES}
