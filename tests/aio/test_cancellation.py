@@ -247,23 +247,31 @@ def test_a_timeout_says_what_was_committed(directory: Path) -> None:
     """It comes when the call has ended, and carries the note."""
 
     async def main(store: AsyncRuntimeStore) -> None:
-        gate = Gate()
-        asyncio.get_running_loop().call_later(0.1, gate.opened.set)
+        gate, limit = Gate(), asyncio.timeout(60)
+        ending = asyncio.create_task(_time_out_in(gate, limit))
         with pytest.raises(TimeoutError) as caught:
-            async with asyncio.timeout(0.02):
+            async with limit:
                 await store.update(LEASES, gate, identity=IDENTITY, reason=CHECKPOINT)
+        await ending
         (batch,) = await store.batches()
         assert f"batch {batch.batch_id} is committed" in caught.value.__cause__.__notes__[0]  # type: ignore[union-attr]
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(_slow_update(store), 0.02)
+            await asyncio.wait_for(_slow_update(store), 0.3)
         assert (await store.manifest()).high_watermark == 2
 
     run(directory, main)
 
 
+async def _time_out_in(gate: Gate, limit: asyncio.Timeout) -> None:
+    await gate.reached()
+    loop = asyncio.get_running_loop()
+    limit.reschedule(loop.time())
+    loop.call_later(0.1, gate.opened.set)
+
+
 async def _slow_update(store: AsyncRuntimeStore) -> None:
     gate = Gate()
-    asyncio.get_running_loop().call_later(0.1, gate.opened.set)
+    asyncio.get_running_loop().call_later(0.5, gate.opened.set)
     await store.update(LEASES, gate, identity=IDENTITY, reason=CHECKPOINT)
 
 
