@@ -35,6 +35,7 @@ from rtstore.control.sqlite.statements import (
     Statement,
     database_of,
     driver_of,
+    open_limit,
     swallowed,
 )
 from rtstore.errors import RuntimeStoreError
@@ -460,13 +461,13 @@ _SELECT_OPEN = Statement(
     select(write_batches).where(OPEN_CONDITION).order_by(write_batches.c.batch_number)
 )
 _SELECT_NEWEST = Statement(
-    select(write_batches).order_by(write_batches.c.batch_number.desc()).limit(bindparam("count"))
+    select(write_batches).order_by(write_batches.c.batch_number.desc()).limit(open_limit("count"))
 )
 _SELECT_AFTER = Statement(
     select(write_batches)
     .where(write_batches.c.batch_number > bindparam("number"))
     .order_by(write_batches.c.batch_number)
-    .limit(bindparam("count"))
+    .limit(open_limit("count"))
 )
 _AT_ONCE = 500
 # Watermarks rise with the numbers, so this walks back from the newest to the first that is met.
@@ -483,7 +484,7 @@ _SELECT_COMMITTED = Statement(
         write_batches.c.high_watermark.is_not(None),
     )
     .order_by(write_batches.c.batch_number)
-    .limit(bindparam("count"))
+    .limit(open_limit("count"))
 )
 _SELECT_WRITES = Statement(
     select(batch_writes)

@@ -13,7 +13,7 @@ from rtstore.control.schema import (
     store_contents,
     write_batches,
 )
-from rtstore.control.sqlite.statements import Statement
+from rtstore.control.sqlite.statements import Statement, open_limit
 from rtstore.model.records import BatchOrigin, ReasonName, Record
 from rtstore.model.times import Timestamp
 
@@ -150,7 +150,7 @@ _VERSIONS = (
     )
     .order_by(batch_writes.c.batch_number.desc())
 )
-_SELECT_VERSIONS = Statement(_VERSIONS.limit(bindparam("limit")))
+_SELECT_VERSIONS = Statement(_VERSIONS.limit(open_limit("limit")))
 _SELECT_VERSION_AT = Statement(
     _VERSIONS.where(batch_writes.c.batch_number <= bindparam("number")).limit(1)
 )
@@ -177,7 +177,7 @@ _DELETIONS = (
     )
     .order_by(batch_deletions.c.batch_number.desc())
 )
-_SELECT_DELETIONS = Statement(_DELETIONS.limit(bindparam("limit")))
+_SELECT_DELETIONS = Statement(_DELETIONS.limit(open_limit("limit")))
 _SELECT_DELETION_AT = Statement(
     _DELETIONS.where(batch_deletions.c.batch_number <= bindparam("number")).limit(1)
 )

@@ -58,7 +58,7 @@ from rtstore.control.schema import (
     store_contents,
     write_batches,
 )
-from rtstore.control.sqlite.statements import Row, Statement
+from rtstore.control.sqlite.statements import Row, Statement, open_limit
 from rtstore.model.arguments import NUMBER_MAX
 from rtstore.model.records import BatchOrigin
 from rtstore.model.times import format_time
@@ -678,7 +678,7 @@ _SELECT_SIZES = Statement(
         _CONTENT_HAS_ENDED,
     )
     .order_by(store_contents.c.batch_number.desc())
-    .limit(bindparam("chunk"))
+    .limit(open_limit("chunk"))
 )
 
 _BEYOND = and_(
@@ -723,7 +723,7 @@ _SELECT_OLDEST = Statement(
         write_batches.c.batch_number <= bindparam("upto"),
     )
     .order_by(write_batches.c.batch_number)
-    .limit(bindparam("chunk"))
+    .limit(open_limit("chunk"))
 )
 
 
@@ -748,7 +748,7 @@ _BATCHES_WITH_SIZES = select(
 _SELECT_BATCHES = Statement(
     _BATCHES_WITH_SIZES.where(_BEYOND, write_batches.c.batch_number > bindparam("after"))
     .order_by(write_batches.c.batch_number)
-    .limit(bindparam("chunk"))
+    .limit(open_limit("chunk"))
 )
 _measured = _BATCHES_WITH_SIZES.where(_BEYOND).subquery()
 _MEASURE_BATCHES = Statement(
@@ -801,12 +801,12 @@ _SELECT_TO_THIN = Statement(
         _CONTENT_MAY_GO,
     )
     .order_by(store_contents.c.batch_number.desc())
-    .limit(bindparam("chunk"))
+    .limit(open_limit("chunk"))
 )
 _SELECT_CONTENTS = Statement(
     _OLD_CONTENTS.where(store_contents.c.batch_number > bindparam("after"))
     .order_by(store_contents.c.batch_number)
-    .limit(bindparam("chunk"))
+    .limit(open_limit("chunk"))
 )
 _of_batches_that_stay = _OLD_CONTENTS.where(not_(_BEYOND)).subquery()
 _MEASURE_CONTENTS = Statement(

@@ -31,7 +31,7 @@ from rtstore.control.schema import (
     runtime_manifest,
     write_batches,
 )
-from rtstore.control.sqlite.statements import Row, Statement, driver_of
+from rtstore.control.sqlite.statements import Row, Statement, driver_of, open_limit
 from rtstore.errors import CorruptDatabaseError, StaleRunError, shown
 from rtstore.foreign import fails_again, origin_of
 from rtstore.model.records import BatchReason, BatchState, LoggedBatch
@@ -293,7 +293,7 @@ def _process_columns(process: RunProcess | None) -> Row:
 _ACTIVE = and_(CURRENT_CONDITION, runs.c.state == RunState.ACTIVE.value)
 _BEGINNING = and_(CURRENT_CONDITION, runs.c.state == RunState.BEGINNING.value)
 _SELECT_NEWEST = Statement(
-    select(runs).order_by(runs.c.run_number.desc()).limit(bindparam("count"))
+    select(runs).order_by(runs.c.run_number.desc()).limit(open_limit("count"))
 )
 _COUNT = Statement(select(func.count()).select_from(runs))
 _SELECT = Statement(select(runs).where(runs.c.run_id == bindparam("run_id")))

@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection, Integer, bindparam
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.sql import ClauseElement
@@ -42,6 +42,12 @@ class _Compiler(SQLiteCompiler):
 
 _DIALECT = sqlite.dialect(paramstyle="qmark")
 _DIALECT.statement_compiler = _Compiler
+
+
+def open_limit(name: str) -> ColumnElement[int]:
+    """Return an open value for the LIMIT of a statement. Newer versions of SQLite plan for the
+    number itself, so they prepare the statement again for each one; they do not look into a sum."""
+    return bindparam(name, type_=Integer) + 0
 
 
 class Statement:
