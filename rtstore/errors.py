@@ -443,15 +443,19 @@ def cause_of(error: Exception) -> str:
 
 
 class DatabaseLockedError(RetryableError):
-    """Another program holds an SQL lock on the control database."""
+    """Another program holds an SQL lock on the control database, or has the only WAL of it.
 
-    def __init__(self, path: Path, cause: str) -> None:
+    `cause` says what it is, `way` what to do about it.
+    """
+
+    def __init__(self, path: Path, cause: str, way: str | None = None) -> None:
         self.path = path
         self.cause = cause
-        super().__init__(
-            f"{path} is locked by another program ({cause}). "
+        self.way = way or (
             "Close the sqlite3 shell or tool that has an open transaction on it, and try again."
         )
+        how = "is locked by another program" if way is None else "cannot be read now"
+        super().__init__(f"{path} {how} ({cause}). {self.way}")
 
 
 # --- run recovery -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from rtstore.control.contents import Retention
 from rtstore.control.fingerprints import fits, letters
 from rtstore.control.lock import LOCK_NAME, WriterLock
 from rtstore.control.schema import APPLICATION_ID, REVISIONS
-from rtstore.control.sqlite import idle
+from rtstore.control.sqlite import idle, processes
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.statements import driver_of
 from rtstore.control.sqlite.translation import translate
@@ -48,6 +49,9 @@ from rtstore.shell import shell_word
 
 NEW_SUFFIX = ".new"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
+_FORMAT_AT, _WAL_FORMAT = 18, b"\x02\x02"
+_APPEARS_S = 0.1
+"""In seconds. The longest that a process takes to make its WAL, once it has the database open."""
 _CURRENT = APPLICATION_ID, len(REVISIONS), 1, REVISIONS[-1]
 _NAMES = "SELECT count(*), max(version_num) FROM alembic_version"
 
@@ -320,7 +324,8 @@ def _check_application(path: Path, application_id: int) -> None:
 def check_side_files(path: Path) -> None:
     """Raise `ForeignDatabaseError` or `UnusableEngineError` for a side file that is not safe:
     SQLite opens and writes any file with the name of a WAL, a link, a pipe, and the WAL of another
-    database included. Raises `StorageError`."""
+    database included. Raises `DatabaseLockedError` for one that is gone although another process
+    has it open, and `StorageError`."""
     for suffix in _SIDE_FILES:
         side = path.with_name(path.name + suffix)
         try:
@@ -342,6 +347,33 @@ def check_side_files(path: Path) -> None:
                 "would write it into the database",
             )
     _check_wal(path)
+    _check_gone(path)
+
+
+def _check_gone(path: Path) -> None:
+    """Raise `DatabaseLockedError` when the WAL or its index was removed while another process had
+    the database open. What was committed last is in that process only, which saves it with its next
+    write, or when it closes: unless SQLite makes new files for us before."""
+    deadline = time.monotonic() + _APPEARS_S
+    while True:
+        gone = [
+            path.name + suffix
+            for suffix in ("-wal", "-shm")
+            if not os.path.lexists(path.with_name(path.name + suffix))
+        ]
+        users = processes.reading(path) if gone else ()
+        if not users or not _is_wal(path):
+            return
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_APPEARS_S / 20)  # it may be opening the database at this moment
+    names = " and ".join(gone)
+    raise DatabaseLockedError(
+        path,
+        f"{names} was removed, and {processes.listed(users)} has the database open",
+        "What was committed last is known to that process only: let it write or close, which "
+        "saves it, and try again.",
+    )
 
 
 def _check_wal(path: Path) -> None:
@@ -356,11 +388,9 @@ def _check_wal(path: Path) -> None:
 
 def _is_wal(path: Path) -> bool:
     """Return whether the header says WAL mode (sqlite.org/fileformat.html, 1.3)."""
-    try:
-        with _header_of(path) as header:
-            return bool(header.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
-    except (sqlite3.Error, UnicodeDecodeError):
-        return False
+    with suppress_system_error():
+        return idle.piece(path, _FORMAT_AT, len(_WAL_FORMAT)) == _WAL_FORMAT
+    return False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rtstore.control.schema import REVISIONS
 from rtstore.errors import (
     CorruptDatabaseError,
     DatabaseLockedError,
+    ForeignDatabaseError,
     NewerDatabaseError,
     UnusableEngineError,
 )
@@ -184,3 +185,13 @@ def test_foreign_keys_rest_while_revisions_run(tmp_path: Path) -> None:
         connection.exec_driver_sql("DROP TABLE kept")
     with plain(path) as driver:
         assert driver.execute("SELECT count(*) FROM recovery_actions").fetchone() == (1,)
+
+
+def test_a_rollback_journal_beside_a_database_in_wal_mode(path: Path) -> None:
+    """SQLite would write it into the database, which it is not of. It is refused, and stays."""
+    journal = path.with_name(f"{path.name}-journal")
+    journal.write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(600))
+    before = hashes(path.parent)
+    with pytest.raises(ForeignDatabaseError, match="rollback journal"):
+        revisions.inspect_revision(path)
+    assert hashes(path.parent) == before

@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 from rtstore.control.sqlite import ground
 from rtstore.control.sqlite.engine import Database
 from rtstore.control.sqlite.sessions import Pool
-from rtstore.errors import DatabaseLostError, StorageError
-from tests.control.build import add_batch, batch_count, write_one
+from rtstore.errors import StorageError
+from tests.control.build import add_batch, batch_count, run, write_one
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="locks and /proc of Linux")
 
@@ -112,20 +112,38 @@ def test_none_without_our_lock(path: Path, opened: Opened, monkeypatch: pytest.M
     database.close()
 
 
+ONE_IN_THE_WAL = """
+import os, sys
+from pathlib import Path
+from rtstore.control.sqlite.engine import Database
+from tests.control.build import write_one
+
+database = Database(Path(sys.argv[1]))
+write_one(database)
+os._exit(0)
+"""
+
+
 @pytest.mark.parametrize("then", ["write", "close"])
-def test_its_wal_is_removed(path: Path, then: str) -> None:
-    """A database that was only read so far puts nothing back that somebody removed, and who closes
-    it has lost nothing."""
+@pytest.mark.parametrize("gone", [("-wal",), ("-shm",), ("-wal", "-shm")])
+@pytest.mark.parametrize("reads", [False, True])
+def test_its_wal_is_removed(path: Path, then: str, gone: tuple[str, ...], reads: bool) -> None:
+    """What another process committed before is in that WAL only. A database that only looked so far
+    has it open, too, and saves it with its first write, or when it closes."""
+    run(ONE_IN_THE_WAL, path)
     database = Database(path)
-    database.read(batch_count)
-    path.with_name(f"{path.name}-wal").unlink()
+    assert database.read(batch_count) == 1
+    for suffix in gone:
+        path.with_name(f"{path.name}{suffix}").unlink()
+    if reads:
+        assert database.read(batch_count) == 1
     if then == "write":
-        with pytest.raises(DatabaseLostError, match="was removed"):
-            write_one(database)
+        write_one(database, 2)
     database.close()
     with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert raw.execute("SELECT count(*) FROM write_batches").fetchone() == (0,)
+        count = raw.execute("SELECT count(*) FROM write_batches").fetchone()
+    assert count == (2 if then == "write" else 1,)
 
 
 def _while_one_reads(database: Database, act: Callable[[], object]) -> tuple[int, int]:

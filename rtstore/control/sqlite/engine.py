@@ -485,8 +485,9 @@ class Database:
             self._connect(session, _WRITING)
 
     def _let_write(self, session: Session) -> None:
-        """Make a connection that has only read the one for writing, as if it were opened now."""
-        if not _is_wal(self._stand()):
+        """Make a connection that has only read the one for writing, as if it were opened now. Where
+        somebody removed the WAL, this one still has it, and what is in it can be saved."""
+        if self._ground_lost() is None and not _is_wal(self._stand()):
             self._set_wal_mode(session.driver)
         self._set(session.driver, "query_only", 0)
         session.looks.clear()

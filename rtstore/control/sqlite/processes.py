@@ -59,6 +59,17 @@ def connected(database: Path) -> tuple[Process, ...]:
     return tuple(process(pid) for pid in sorted(pids - {os.getpid()}) if pid > 0)
 
 
+def reading(database: Path) -> tuple[Process, ...]:
+    """Return the processes that `connected` returns, without one that closes the database as the
+    last, or has it for itself: these lock it to write."""
+    pids = {
+        pid
+        for pid, kind, first, _ in _locks_on(database)
+        if first == _SHARED_FIRST and kind == "READ"
+    }
+    return tuple(process(pid) for pid in sorted(pids - {os.getpid()}) if pid > 0)
+
+
 def has_flock(path: Path, pid: int) -> bool:
     """Return whether a process is known to hold a file with flock. The device is not compared:
     some file systems show another one here."""

@@ -423,7 +423,7 @@ def _state_of_error(error: RuntimeStoreError, path: Path) -> _State:
         case CorruptDatabaseError():
             return DatabaseState.DAMAGED, error.problem, None
         case DatabaseLockedError():
-            return DatabaseState.LOCKED, error.cause, None
+            return DatabaseState.LOCKED, f"{error.cause}. {error.way}", None
         case StorageError():
             return DatabaseState.UNREADABLE, f"{error.problem} ({error.cause})", None
         case UnusableEngineError():

@@ -90,7 +90,7 @@ def _database(facts: Facts) -> Iterator[Finding]:
                 Suggestion(command=None, why="open it with a newer rtstore"),
             )
         case DatabaseState.LOCKED:
-            yield say.red(f"another program has locked it: {facts.problem}")
+            yield say.red(f"another program is in the way: {facts.problem}")
         case DatabaseState.UNREADABLE:
             yield say.red(f"it cannot be read: {facts.problem}", _to_read(facts))
         case DatabaseState.UNUSABLE:
