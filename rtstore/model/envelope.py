@@ -449,10 +449,10 @@ _STRICT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_r
 
 def _refuse_surrogate(data: object, store: str) -> NoReturn:
     """Raise an error that names the place of a text that cannot be written as UTF-8."""
-    for path, value in _places(data):
+    for place, value in _places(data):
         if isinstance(value, str) and any(0xD800 <= ord(char) <= 0xDFFF for char in value):
             problem = "the text holds a lone surrogate, which UTF-8 cannot carry"
-            raise InvalidRequestError(path, problem, store=store)
+            raise InvalidRequestError(_readable(place), problem, store=store)
     other = json_data.first_problem(data) or ("data", "cannot be written as JSON")
     raise InvalidRequestError(*other, store=store)
 
@@ -460,20 +460,27 @@ def _refuse_surrogate(data: object, store: str) -> NoReturn:
 def _refuse_long_number(data: object, store: str) -> None:
     """Raise an error that names the place of a number that could not be read back, if there is one.
     A long text of digits can be read back."""
-    for path, value in _places(data):
+    for place, value in _places(data):
         if isinstance(value, int) and abs(value) >= 10**_DIGITS_MAX:
             problem = f"the number has more than {_DIGITS_MAX} digits, and could not be read back"
-            raise InvalidRequestError(path, problem, store=store)
+            raise InvalidRequestError(_readable(place), problem, store=store)
 
 
-def _places(data: object) -> Iterator[tuple[str, object]]:
-    """Yield every key and every value in the data, each with its place as readable text."""
-    pending: list[tuple[str, object]] = [("data", data)]
+def _places(data: object) -> Iterator[tuple[json_data.Place, object]]:
+    """Yield every key and every value in JSON data, each with its place."""
+    pending: list[tuple[json_data.Place, object]] = [(json_data.TOP, data)]
     while pending:
-        path, value = pending.pop()
-        yield path.encode("ascii", "backslashreplace").decode(), value
+        place, value = pending.pop()
+        yield place, value
         if isinstance(value, dict):
-            pending.extend((f"{path}.{key!a}", key) for key in value)
-            pending.extend((f"{path}.{key}", item) for key, item in value.items())
+            pending.extend((json_data.Place(place, f".{key!a}"), key) for key in value)
+            pending.extend((json_data.Place(place, f".{key}"), item) for key, item in value.items())
         elif isinstance(value, list):
-            pending.extend((f"{path}[{index}]", item) for index, item in enumerate(value))
+            pending.extend(
+                (json_data.Place(place, f"[{index}]"), item) for index, item in enumerate(value)
+            )
+
+
+def _readable(place: json_data.Place) -> str:
+    """Return a place as text that can be written in any encoding."""
+    return str(place).encode("ascii", "backslashreplace").decode()

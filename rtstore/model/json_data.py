@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,26 @@ from pydantic_core import to_jsonable_python
 from rtstore.errors import InvalidRequestError, shown
 from rtstore.foreign import fails_again, origin_of, says_of_data
 
+
+class Place(NamedTuple):
+    """A place in data. Its text is made only when it is named: a long key stands in the place of
+    everything below it."""
+
+    around: Place | None
+    step: str
+    """Where it is in what is around it: `.key` or `[index]`."""
+
+    def __str__(self) -> str:
+        steps = []
+        place: Place | None = self
+        while place is not None:
+            steps.append(place.step)
+            place = place.around
+        return "".join(reversed(steps))
+
+
+TOP = Place(None, "data")
+"""The place of the data itself."""
 DEPTH_MAX = 253
 """How deep lists and objects may be in each other: pydantic goes no deeper, with the envelope."""
 _JSON_TYPES = (str, int, float, dict, list, type(None))
@@ -57,7 +77,7 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
     except (ValueError, TypeError) as error:  # the second for a key that is a set
         if not (says_of_data(origin_of(error)) and fails_again(as_json, TypeError)):
             raise origin_of(error) from None
-        place, problem = _refused_key(model) or ("data", str(error))
+        place, problem = _refused(model, error) or ("data", str(error))
         raise InvalidRequestError(place, problem, store=store) from None
     held = _held(model)
     if held is None:
@@ -74,20 +94,44 @@ def dump(model: BaseModel, store: str, *, warnings: bool = True, may_mask: bool 
     return _with_sets_sorted([*held], dumped) if sets else dumped
 
 
-def _refused_key(model: BaseModel) -> tuple[str, str] | None:
-    """Return the place of the first key that pydantic cannot write as JSON, and why; None where it
-    is not to be found."""
-    pending = [("data", held) for held in _held(model) or ()]
-    while pending:
-        place, value = pending.pop(0)
-        if isinstance(value, dict):
-            for key, item in value.items():
+def _refused(model: BaseModel, error: Exception) -> tuple[str, str] | None:
+    """Return the place of the first key that pydantic cannot write as JSON, and why. Where there is
+    none, and pydantic refuses an object that is in itself, or too deep, the place of the first such
+    object. None where neither is to be found."""
+    endless: tuple[str, str] | None = None
+    for held in _held(model) or ():
+        for place, value, problem in _walk(held, (dict, list, tuple, deque)):
+            if problem is not None and endless is None:
+                endless = str(place)[:80], problem
+            for key in value if isinstance(value, dict) else ():
                 if not _is_key(key):
-                    return place, _not_text(key)
-                pending.append((f"{place}.{key}", item))
-        elif isinstance(value, (list, tuple, deque)):
-            pending += [(f"{place}[{index}]", item) for index, item in enumerate(value)]
-    return None
+                    return str(place), _not_text(key)
+    # Pydantic raises the very class for these, and a class of its own for all others.
+    return endless if type(error) is ValueError else None
+
+
+def _walk(data: object, containers: tuple[type, ...]) -> Iterator[tuple[Place, Any, str | None]]:
+    """Yield each value in data with its place, from the first to the last, and what keeps it from
+    being JSON when it is an object that is in itself, or too deep: that is not gone into. What is
+    in several places is gone into again only where it lies deeper."""
+    pending: list[tuple[Place, Any, tuple[Any, ...] | None, int]] = [(TOP, data, None, 0)]
+    depth_of: dict[int, int] = {}
+    while pending:
+        place, value, around, depth = pending.pop()
+        if not isinstance(value, containers):
+            yield place, value, None
+        elif _is_in(value, around):
+            yield place, value, "is an object that it is itself a part of"
+        elif depth >= DEPTH_MAX:
+            yield place, value, f"is nested deeper than {DEPTH_MAX}"
+        elif depth > depth_of.get(id(value), -1):
+            depth_of[id(value)] = depth
+            yield place, value, None
+            around, form = (value, around), ".{}" if isinstance(value, dict) else "[{}]"
+            items: Any = value
+            pairs = items.items() if isinstance(items, dict) else enumerate(items)
+            inner = [(Place(place, form.format(k)), item, around, depth + 1) for k, item in pairs]
+            pending.extend(reversed(inner))
 
 
 def _is_key(key: object) -> bool:
@@ -169,12 +213,12 @@ def _losses(
 ) -> Iterator[tuple[str, str]]:
     """Yield the places of values that a model has and its JSON lacks, each with the problem. Put
     the sets on the way into a list."""
-    pending: list[tuple[str, Any, Any]] = [("data", held, dumped)]
+    pending: list[tuple[Place, Any, Any]] = [(TOP, held, dumped)]
     while pending:
         place, value, written = pending.pop()
         problem = _loss(value, written) or (None if may_mask else _masked(value, written))
         if problem is not None:
-            yield place, problem
+            yield str(place), problem
         if isinstance(value, (set, frozenset)):
             sets.append(value)
         pending += _inside(place, value, written)
@@ -280,28 +324,33 @@ def _is_mask(written: object, secret: Any) -> bool:
 
 
 def _leaves(value: object) -> Iterator[object]:
-    """Yield what is in nested sets, tuples and lists, and is none of them."""
-    pending = [value]
+    """Yield what is in nested sets, tuples and lists, and is none of them. What is in several of
+    them, or in itself, is looked at once."""
+    pending, seen = [value], set()
     while pending:
         found = pending.pop()
         if isinstance(found, (set, frozenset, tuple, list)):
-            pending += found
+            if id(found) not in seen:
+                seen.add(id(found))
+                pending += found
         else:
             yield found
 
 
-def _inside(place: str, value: Any, written: Any) -> list[tuple[str, Any, Any]]:
+def _inside(place: Place, value: Any, written: Any) -> list[tuple[Place, Any, Any]]:
     """Return what is in a list or an object, each with its place, and as it was dumped."""
     if isinstance(value, dict) and isinstance(written, dict):
         if len(written) == len(value):
             pairs = zip(value.values(), written.items(), strict=True)
-            return [(f"{place}.{key}", item, other) for item, (key, other) in pairs]
+            return [(Place(place, f".{key}"), item, other) for item, (key, other) in pairs]
         return [
-            (f"{place}.{key}", item, written[key]) for key, item in value.items() if key in written
+            (Place(place, f".{key}"), item, written[key])
+            for key, item in value.items()
+            if key in written
         ]
     if isinstance(written, list) and isinstance(value, (list, tuple, deque)):
         items = enumerate(zip(value, written, strict=False))
-        return [(f"{place}[{index}]", *both) for index, both in items]
+        return [(Place(place, f"[{index}]"), *both) for index, both in items]
     return []
 
 
@@ -311,22 +360,10 @@ def _is_not_finite(value: object) -> bool:
 
 def first_problem(data: object) -> tuple[str, str] | None:
     """Return the first place in data that is no JSON, and why; None when there is none."""
-    pending: list[tuple[str, object, tuple[Any, ...] | None, int]] = [("data", data, None, 0)]
-    while pending:
-        place, value, around, depth = pending.pop()
-        problem = _problem_of(value)
+    for place, value, endless in _walk(data, (dict, list)):
+        problem = _problem_of(value) or endless
         if problem is not None:
-            return place, problem
-        if not isinstance(value, (dict, list)):
-            continue
-        if _is_in(value, around):
-            return place, "is an object that it is itself a part of"
-        if depth >= DEPTH_MAX:
-            return place[:80], f"is nested deeper than {DEPTH_MAX}"
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        form = "{}.{}" if isinstance(value, dict) else "{}[{}]"
-        inner = [(form.format(place, key), item, (value, around), depth + 1) for key, item in pairs]
-        pending.extend(reversed(inner))
+            return str(place)[:80] if problem == endless else str(place), problem
     return None
 
 

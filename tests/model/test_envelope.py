@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import socket
+import tracemalloc
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, RootModel
 
 from rtstore.errors import InvalidRequestError
-from rtstore.model import envelope
+from rtstore.model import envelope, json_data
 from rtstore.model.envelope import EnvelopeError, content_hash, decode, encode
 from rtstore.model.payloads import LaunchStateData
 from rtstore.model.records import BatchReason, InspectionFault
@@ -271,6 +273,81 @@ def test_what_is_refused_is_named_as_what_it_is(data: Any, words: str) -> None:
 
     assert words in error.problem
     assert len(str(error)) < 250
+
+
+class Hidden:
+    """Something that pydantic cannot write."""
+
+
+def _cyclic_object() -> dict[str, Any]:
+    cycle: dict[str, Any] = {"n": 1}
+    cycle["again"] = [cycle]
+    return cycle
+
+
+def _wide_cycle() -> list[Any]:
+    """Many objects, each of which holds all of them."""
+    every: list[Any] = []
+    every += [{"every": every, "number": number} for number in range(300)]
+    return every
+
+
+def _shared() -> Any:
+    """A list with more places than anybody could look at."""
+    data: Any = [1]
+    for _ in range(120):
+        data = [data, {"again": data}]
+    return data
+
+
+@pytest.mark.parametrize(
+    "hold", [lambda data: Open(thing=data), lambda data: Open.model_validate({"extra": data})]
+)
+@pytest.mark.parametrize("cycle", [_cyclic_object, _wide_cycle, _cycle])
+def test_an_object_with_data_in_itself_in_an_open_field_is_refused(
+    hold: Callable[[Any], Open], cycle: Callable[[], Any]
+) -> None:
+    """Pydantic leaves it in what it dumps for Python, so a search there must come to an end."""
+    error = refused(hold(cycle()))
+
+    assert "itself a part of" in error.problem
+    assert error.field.startswith("data.")
+    assert len(error.field) <= 80
+
+
+def test_a_key_that_cannot_be_written_is_named_in_data_in_itself() -> None:
+    """It is the first thing to mend, and is found behind the cycle."""
+    cycle = _cyclic_object()
+    cycle["later"] = {(1, Hidden()): 1}
+
+    assert "is refused: it must be a text" in refused(Open(thing=cycle)).problem
+
+
+def test_data_in_an_open_field_may_be_as_deep_as_memory_allows_to_be_refused() -> None:
+    """The search goes as deep as data may be, and makes no text of each place on its way."""
+    assert "nested deeper than 253" in refused(Open(thing=_nested(100_000))).problem
+
+
+def test_what_is_no_json_is_found_in_what_is_shared_many_times() -> None:
+    """What is in several places is looked at a few times, not once for each of them."""
+    problem = json_data.first_problem([_shared(), math.nan])
+
+    assert problem is not None
+    assert problem[0] == "data[1]"
+
+
+def test_a_long_key_is_not_repeated_for_each_value_below_it() -> None:
+    """A place becomes text when it is named."""
+    below: list[Any] = [0] * 10_000
+    tracemalloc.start()
+    try:
+        problem = refused({"k" * 50_000: [*below, "\ud800"]})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert "lone surrogate" in problem.problem
+    assert peak < 50_000_000
 
 
 def test_the_deepest_nesting_and_the_longest_number_that_pass_can_be_read_back() -> None:
