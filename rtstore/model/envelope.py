@@ -51,10 +51,8 @@ _PLAIN_JSON = SchemaValidator(_plain_json())
 """Checks that data is JSON of exactly the types that JSON has, in half the time or less: it asks
 `type`, and no function of Python, what each value is. `_JSON` may accept data that this refuses."""
 _TIME_PLACEHOLDER = "0000-00-00T00:00:00.000Z"
-_DIGITS_MAX = 4300
-"""Longer numbers are refused by Python's `json` (sys.set_int_max_str_digits), so by ours, too."""
 _DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER = b"0" * (_DIGITS_MAX + 1)
+_LONG_NUMBER = b"0" * (json_data.DIGITS_MAX + 1)
 
 
 CONTENT_BYTES_MAX = 999_900_000
@@ -166,7 +164,7 @@ def encode(
     except (pydantic_core.PydanticSerializationError, UnicodeEncodeError):
         _refuse_surrogate(plain, store)
     refuse_too_large(len(encoded), store)
-    if len(encoded) > _DIGITS_MAX and _LONG_NUMBER in encoded.translate(_DIGITS_AS_ZEROS):
+    if len(encoded) >= len(_LONG_NUMBER) and _LONG_NUMBER in encoded.translate(_DIGITS_AS_ZEROS):
         _refuse_long_number(plain, store)
     head, _, tail = encoded.partition(_TIME_PLACEHOLDER.encode())
     return EncodedStore(head, tail + b"\n")
@@ -460,10 +458,9 @@ def _refuse_surrogate(data: object, store: str) -> NoReturn:
 def _refuse_long_number(data: object, store: str) -> None:
     """Raise an error that names the place of a number that could not be read back, if there is one.
     A long text of digits can be read back."""
-    for place, value in _places(data):
-        if isinstance(value, int) and abs(value) >= 10**_DIGITS_MAX:
-            problem = f"the number has more than {_DIGITS_MAX} digits, and could not be read back"
-            raise InvalidRequestError(_readable(place), problem, store=store)
+    problem = json_data.first_problem(data)
+    if problem is not None:
+        raise InvalidRequestError(*problem, store=store)
 
 
 def _places(data: object) -> Iterator[tuple[json_data.Place, object]]:

@@ -47,6 +47,9 @@ TOP = Place(None, "data")
 """The place of the data itself."""
 DEPTH_MAX = 253
 """How deep lists and objects may be in each other: pydantic goes no deeper, with the envelope."""
+DIGITS_MAX = 4300
+"""Longer numbers are refused by Python's `json` (sys.set_int_max_str_digits), so by ours, too."""
+_TOO_LONG = 10**DIGITS_MAX
 _JSON_TYPES = (str, int, float, dict, list, type(None))
 _FINITE = "must be a finite number, not {}: JSON has none such"
 _SECRETS = (SecretStr, SecretBytes, Secret)
@@ -359,7 +362,8 @@ def _is_not_finite(value: object) -> bool:
 
 
 def first_problem(data: object) -> tuple[str, str] | None:
-    """Return the first place in data that is no JSON, and why; None when there is none."""
+    """Return the first place in data that is no JSON, or a number that could not be read back, and
+    why; None when there is none."""
     for place, value, endless in _walk(data, (dict, list)):
         problem = _problem_of(value) or endless
         if problem is not None:
@@ -374,6 +378,8 @@ def _problem_of(value: object) -> str | None:
         for key in value:
             if not isinstance(key, str):
                 return _not_text(key)
+    if isinstance(value, int) and abs(value) >= _TOO_LONG:
+        return f"the number has more than {DIGITS_MAX} digits, and could not be read back"
     return _FINITE.format(value) if _is_not_finite(value) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -294,3 +295,34 @@ def test_an_edit_of_any_of_several_files_refuses_the_update(store: RuntimeStore)
     with pytest.raises(StoreFileChangedError) as caught:
         update_both(store, lambda _: pytest.fail("called"))
     assert caught.value.store == LEDGER
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [10**5000, [1, {"n": -(10**4300)}], math.nan, {1, 2}],
+    ids=["long", "inside", "NaN", "set"],
+)
+def test_an_update_of_several_names_what_cannot_be_written_as_that_of_one_does(
+    store: RuntimeStore, wrong: Any
+) -> None:
+    """Also where Python has no text of it; and the same where it was changed in place."""
+    write(store, LEASES, {"n": 1})
+    write(store, SESSIONS, {"n": 1})
+    problems = []
+    for stores in (LEASES, [LEASES, SESSIONS]):
+
+        def change(_: Any, stores: Any = stores) -> Any:
+            return {"n": wrong} if stores is LEASES else {LEASES: {"n": wrong}}
+
+        with pytest.raises(InvalidRequestError) as caught:
+            store.update(stores, change, identity=IDENTITY, reason="host_lease_update")
+        problems.append((caught.value.field, caught.value.problem, caught.value.store))
+    assert problems[0] == problems[1]
+
+    def in_place(given: Any) -> Any:
+        given[LEASES]["n"] = wrong
+        return {}
+
+    with pytest.raises(InvalidRequestError):
+        store.update([LEASES, SESSIONS], in_place, identity=IDENTITY, reason="host_lease_update")
+    assert store.read(LEASES).data == {"n": 1}
