@@ -102,6 +102,7 @@ from rtstore.model.records import (
     Manifest,
     QuarantinedFile,
     ReadinessCheck,
+    Record,
     RecoveryPlan,
     RecoveryReport,
     RunIdentity,
@@ -121,6 +122,7 @@ from rtstore.store import (
     plain_change,
 )
 
+Item = TypeVar("Item")
 OpenedT = TypeVar("OpenedT", bound="AsyncRuntimeStore | AsyncRun")
 
 
@@ -212,7 +214,7 @@ class AsyncRuntimeStore:
             RuntimeStore.open,
             directory,
             team_name=team_name,
-            descriptors=None if descriptors is None else tuple(descriptors),
+            descriptors=_listed(descriptors),
             durability=durability,
             lock_timeout_s=lock_timeout_s,
             retention=retention,
@@ -499,8 +501,7 @@ class AsyncRuntimeStore:
 
     async def snapshot(self, stores: Iterable[StoreKey] | None = None) -> Snapshot:
         """Return several stores (default: all) as of one batch. Takes no lock."""
-        names = None if stores is None else tuple(stores)
-        return await self._workers.reads.run(self.sync_store.snapshot, names)
+        return await self._workers.reads.run(self.sync_store.snapshot, _listed(stores))
 
     async def manifest(self) -> Manifest:
         """Return the manifest: everything that is committed now."""
@@ -690,6 +691,14 @@ class AsyncRuntimeStore:
         return await self._workers.writes.run(
             self.sync_store.restore_quarantined, quarantine_number
         )
+
+
+def _listed(given: Iterable[Item] | None) -> Iterable[Item] | None:
+    """Return the items of a caller as they are now. What is no list, a text or a record, is passed
+    on as it is: the store refuses it."""
+    if isinstance(given, (str, bytes, Record)) or not isinstance(given, Iterable):
+        return given
+    return tuple(given)
 
 
 def _stores_of(store: StoreKey | Iterable[StoreKey]) -> StoreKey | list[StoreKey]:
