@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -40,7 +40,6 @@ from rtstore.commit.reporting import Observer
 from rtstore.commit.writer import BatchWriter
 from rtstore.control.lock import POLL_INTERVAL_S_MAX, POLL_INTERVAL_S_MIN, WriterLock
 from rtstore.errors import InvalidRequestError, LockTimeoutError, StoreClosedError
-from rtstore.model import arguments
 from rtstore.model.descriptors import StoreKey
 from rtstore.model.records import Batch
 from rtstore.model.request import Writes, pairs
@@ -564,13 +563,15 @@ class WritePool(Pool):
 class LoopRebuilders:
     """The rebuilders of one call as plain functions; what they await runs on the loop.
 
-    Create it on the loop. Rebuilders are called one after the other.
+    Create it on the loop. Rebuilders are called one after the other. What is no function is passed
+    on: the plain store refuses it.
     """
 
     def __init__(self, rebuilders: Rebuilders) -> None:
+        given: Mapping[str, Any] = given_rebuilders(rebuilders)
         self.rebuilders: dict[str, Rebuilder] = {
-            key: partial(self._rebuild, arguments.function(rebuilder, f"rebuilders[{key}]"))
-            for key, rebuilder in given_rebuilders(rebuilders).items()
+            key: partial(self._rebuild, rebuilder) if callable(rebuilder) else rebuilder
+            for key, rebuilder in given.items()
         }
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None

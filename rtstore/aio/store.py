@@ -431,7 +431,7 @@ class AsyncRuntimeStore:
         supersede: bool,
     ) -> AsyncRun:
         copied = copy()
-        rebuilding = LoopRebuilders(rebuilders or {})
+        rebuilding = LoopRebuilders({} if rebuilders is None else rebuilders)
 
         def begin() -> Run:
             return self.sync_store.begin_run(
@@ -637,7 +637,7 @@ class AsyncRuntimeStore:
         """Execute a plan. A rebuilder is a coroutine function, which runs on the loop, or a plain
         function, which runs in a thread. Both run without the writer lock. A rebuilder may use the
         store, but must not close it."""
-        rebuilding = LoopRebuilders(rebuilders or {})
+        rebuilding = LoopRebuilders({} if rebuilders is None else rebuilders)
         function = partial(
             self.sync_store.recover,
             plan,

@@ -12,11 +12,19 @@ import pytest
 
 from rtstore import AsyncRuntimeStore, RuntimeStore
 from tests.store.test_bad_arguments import KINDS
-from tests.support import LEASES, options_of
+from tests.support import IDENTITY, LEASES, options_of
 from tests.support.aio import run, write
+
+
+def _recover(store: Any, wrong: Any) -> Any:
+    plan = getattr(store, "sync_store", store).plan_recovery()
+    return store.recover(plan, rebuilders=wrong)
+
 
 PARAMETERS: dict[str, Callable[[Any, Any], Any]] = {
     "snapshot": lambda store, wrong: store.snapshot(wrong),
+    "recover(rebuilders)": _recover,
+    "begin_run(rebuilders)": lambda store, wrong: store.begin_run(IDENTITY, rebuilders=wrong),
 }
 """What the call takes from its caller on the loop, before a thread has the rest."""
 
