@@ -4,6 +4,7 @@ sees what is committed, nobody else is kept out, and nothing stays open."""
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
@@ -219,3 +220,72 @@ print("fine")
 def test_a_storm_of_signals_while_another_thread_pauses() -> None:
     """What a signal handler raises comes out of a wait as it is, at whatever instruction."""
     assert run(STORM) == "fine\n"
+
+
+def _cut_off(session: sessions.Session) -> None:
+    """The finalizer of a connection into whose first line the exception of a signal handler came,
+    which Python prints and drops."""
+
+
+def _left_in_a_cycle(session: sessions.Session) -> None:
+    held: list[Any] = [session]
+    held.append(held)
+
+
+def _left(session: sessions.Session) -> None:
+    del session
+
+
+@pytest.mark.parametrize("leave", [_left, _left_in_a_cycle])
+@pytest.mark.parametrize("kept", [False, True], ids=["", "cursor kept"])
+def test_the_use_of_a_connection_ends_without_its_finalizer(
+    path: Path,
+    other: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    leave: Callable[[sessions.Session], None],
+    kept: bool,
+) -> None:
+    """Nothing counts it, its transaction is over, and its files are closed, before anything else
+    can look at it."""
+    monkeypatch.setattr(sessions.Session, "__del__", _cut_off)
+    write_one(other, 1)
+    session = sessions.Session((0, 0))
+    session.connect(sqlite3.connect(path, isolation_level=None))
+    session.driver.execute("BEGIN IMMEDIATE")
+    cursor = session.driver.execute("SELECT * FROM write_batches") if kept else None
+    assert sessions.is_in_use((0, 0))
+
+    leave(session)
+    del session
+    gc.collect()
+
+    assert not sessions.is_in_use((0, 0))
+    write_one(other, 2)
+    del cursor
+    other.close()
+    assert _files_of(path) == 0
+
+
+def test_a_connection_is_closed_before_it_is_forgotten(path: Path) -> None:
+    """Who finds it in no use may close files of its database, which would take its locks away."""
+    seen: list[bool] = []
+
+    class Watched(sqlite3.Connection):
+        def close(self) -> None:
+            seen.append(sessions.is_in_use((0, 0)))
+            super().close()
+
+    session = sessions.Session((0, 0))
+    session.connect(sqlite3.connect(path, factory=Watched))
+    _left_in_a_cycle(session)
+    del session
+    gc.collect()
+
+    assert seen[0]
+    assert not sessions.is_in_use((0, 0))
+
+
+def _files_of(path: Path) -> int:
+    """How many descriptors of the database and of its WAL this process has."""
+    links = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+    return sum(link.startswith(os.path.realpath(path)) for link in links)

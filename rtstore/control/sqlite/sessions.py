@@ -71,11 +71,16 @@ class Session:
         """Whether it only reads, and becomes the connection for writing when one is needed."""
         self.number = next(_numbers)
         """A number that no other connection of this process has or had."""
-        _uses[self.number] = [file, threading.get_ident()]
+        forget = partial(_uses.pop, self.number)
+        _uses[self.number] = [file, threading.get_ident(), weakref.ref(self, forget)]
 
     def connect(self, driver: sqlite3.Connection) -> None:
         """Take over a connection of the driver."""
         self._driver = driver
+        # The finalizer may be cut off by a signal handler, and comes after all of these where the
+        # garbage collector finds it. What ends its use is in C: the latest one is called first.
+        ends = (partial(next, iter(end, _NEVER)) for end in (driver.close, driver.rollback))
+        _uses[self.number] += [weakref.ref(self, end) for end in ends]
         self._connection = _wrapped(driver)
 
     @property
@@ -146,8 +151,13 @@ class Session:
         self.undo()
         driver = self._driver
         if driver is not None:
-            with suppress(sqlite3.Error):
-                driver.close()
+            try:
+                with suppress(sqlite3.Error):
+                    driver.close()
+            finally:  # a signal often comes while it closes: its use is over then, too
+                with suppress(sqlite3.Error):
+                    driver.close()
+                _uses.pop(self.number, None)
         self._connection = self._driver = None
         _uses.pop(self.number, None)
 
@@ -316,7 +326,7 @@ def quiesce(file: Identity | None = None) -> bool:
             if pool is not None:
                 pool.close_idle()
         if not any(
-            user != thread for used, user in list(_uses.values()) if file is None or used == file
+            user != thread for used, user, *_ in list(_uses.values()) if file in (None, used)
         ):
             return True
         if time.monotonic() >= deadline:
@@ -326,7 +336,7 @@ def quiesce(file: Identity | None = None) -> bool:
 
 def is_in_use(file: Identity) -> bool:
     """Return whether this process has a connection to a database."""
-    return any(used == file for used, _ in list(_uses.values()))
+    return any(used == file for used, *_ in list(_uses.values()))
 
 
 def is_barred(file: Identity) -> bool:
@@ -369,7 +379,7 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     _forking.pause = None
     _pauses.clear()
-    _barred.update(file for file, _ in _uses.values())
+    _barred.update(file for file, *_ in _uses.values())
     _uses.clear()
 
 
@@ -390,7 +400,10 @@ if hasattr(os, "register_at_fork"):
 
 _numbers = count(1)
 _uses: dict[int, list[Any]] = {}
-"""By the number of a connection: its database, and the thread that uses it or None."""
+"""By the number of a connection: its database, the thread that uses it or None, and the references
+whose callbacks end the use with the last reference to the `Session`: close it, and forget it."""
+_NEVER = object()
+"""What no function here returns."""
 _pauses: dict[int, tuple[weakref.ref[Pause], int]] = {}
 """The pauses by number, each with its thread. One that is over may be among them."""
 _pools: dict[int, weakref.ref[Pool]] = {}
