@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -21,6 +21,7 @@ from rtstore.control.manifest import default_manifest
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
 from rtstore.errors import (
+    CorruptDatabaseError,
     DatabaseLockedError,
     InvalidRequestError,
     NotARuntimeDirectoryError,
@@ -121,6 +122,7 @@ def make_or_upgrade(
             descriptors=registry if with_data else None,
             data_may_be_newer=True,
             fs=fs,
+            check_first=None if registry is None else partial(check_files_first, wanted=registry),
         )
 
 
@@ -321,6 +323,17 @@ def refuse_taken_files(
         owner = owners.get(path, name)
         if owner != name:
             raise InvalidRequestError("descriptors", taken_file(name, path, owner), store=name)
+
+
+def check_files_first(database: Database, wanted: Registry) -> None:
+    """Raise as `refuse_taken_files`, of a database of any revision, before anything of it changes.
+    Of one whose rows cannot be read, that is decided when it is mended."""
+    with suppress(CorruptDatabaseError):
+        database.read(
+            lambda connection: refuse_taken_files(
+                connection, wanted, manifest.load_paths(connection)
+            )
+        )
 
 
 def _report_unregistered(wanted: Registry, committed: Mapping[str, str]) -> None:

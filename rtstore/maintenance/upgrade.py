@@ -59,7 +59,7 @@ logger = logging.getLogger("rtstore.maintenance")
 
 
 Tried = Callable[[Database], None]
-"""Called with a database as an upgrade would leave it, to be read only."""
+"""Called with a database as it is, or as an upgrade would leave it, to be read only."""
 
 
 class UpgradeReport(Record):
@@ -107,6 +107,7 @@ def upgrade_directory(
     progress: copying.Progress | None = None,
     fs: FileSystem | None = None,
     tried: Tried | None = None,
+    check_first: Tried | None = None,
 ) -> UpgradeReport:
     """Upgrade the control database of a runtime directory to the newest revision.
 
@@ -119,8 +120,9 @@ def upgrade_directory(
     batches which somebody deleted by hand are removed after a back-up, as pruning removes them.
     With `dry_run` the upgrade is tried on a copy, and the directory is not changed; `tried` is
     called with the database that came of it, or with that of the directory where nothing would be
-    changed. `progress` is called with the number of database pages that are copied, and the number
-    of all.
+    changed. `check_first` is called with the database as it is, of any revision, before anything is
+    changed: what it raises refuses the upgrade. `progress` is called with the number of database
+    pages that are copied, and the number of all.
 
     With `descriptors`, a database whose store data could not be upgraded to them is refused first
     (`DataUpgradeError`). Otherwise no program could continue: an older one does not know the new
@@ -152,6 +154,12 @@ def upgrade_directory(
         )
     lock = lock or WriterLock(directory, lock_timeout_s)
     lost = _marks_to_put_back(path)
+    if check_first is not None:
+        with closing(Database(path, read_only=True)) as database:
+            check_first(database)
+    if lost and registry is not None:  # refuse before anything is changed
+        is_current = lost.revision == REVISIONS[-1]
+        _check_data(path, registry, is_current=is_current, may_be_newer=data_may_be_newer)
     if lost and dry_run:
         now = clock()
         _on_a_copy(directory, lambda trial: _mark_and_run(trial, lost, now), progress, tried)

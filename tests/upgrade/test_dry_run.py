@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from rtstore import KNOWN_DESCRIPTORS, Descriptor, InvalidRequestError, RuntimeStore
+from rtstore.cli.exits import ExitCode
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.cli.commands import run
-from tests.support import LEASES, files_picture, plain_descriptor
+from tests.support import LEASES, SESSIONS, files_picture, plain_descriptor
 from tests.upgrade.freeze import unpack
-from tests.upgrade.test_data import THIRD, C, begin
+from tests.upgrade.test_data import FIRST, THIRD, C, begin
 
 MOVED = [item.model_copy(update={"relative_path": f"moved/{item.relative_path}"}) for item in THIRD]
 TAKEN = [*MOVED[:2], plain_descriptor(C, "a.json")]
@@ -136,3 +138,78 @@ def as_the_upgrade(directory: Path, options: list[str]) -> int:
         for key in ("stores", "putBack", "removedRows", "unregistered", "revisions"):
             assert tried[key] == done[key], key
     return found.code
+
+
+def _swapped() -> list[Descriptor]:
+    """Two stores, each with the other's file."""
+    found = list(KNOWN_DESCRIPTORS)
+    at = {item.schema_name: index for index, item in enumerate(found)}
+    one, other = at[LEASES], at[SESSIONS]
+    paths = found[one].relative_path, found[other].relative_path
+    found[one] = found[one].model_copy(update={"relative_path": paths[1]})
+    found[other] = found[other].model_copy(update={"relative_path": paths[0]})
+    return found
+
+
+SWAPPED = _swapped()
+CROSSED = [
+    item.model_copy(update={"relative_path": other.relative_path})
+    for item, other in zip(FIRST, [FIRST[1], FIRST[0], *FIRST[2:]], strict=True)
+]
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_descriptors_with_other_stores_files_are_refused_before_an_older_database_changes(
+    tmp_path: Path, revision: str
+) -> None:
+    """What the exit code says of a wrong call holds: nothing changed, and the older program goes
+    on."""
+    directory = unpack(revision, tmp_path)
+    before = everything(directory)
+
+    tried = run("upgrade", directory, "--descriptors", f"{__name__}:SWAPPED", "--dry-run")
+    done = run("upgrade", directory, "--descriptors", f"{__name__}:SWAPPED")
+    for recover in (True, False):
+        with pytest.raises(InvalidRequestError, match="is that of store"):
+            RuntimeStore.open(directory, descriptors=SWAPPED, recover=recover)
+
+    assert (tried.code, tried.err) == (done.code, done.err)
+    assert done.code == ExitCode.WRONG_CALL
+    assert everything(directory) == before
+
+
+def test_what_was_done_before_the_data_was_refused_is_said(tmp_path: Path) -> None:
+    """Which an edit does that nobody adopted: the database is upgraded by then."""
+    directory = unpack(REVISIONS[2], tmp_path)
+    (directory / "opencode-host-leases.json").write_text('{"schemaVersion": 1, "data": {"n": 77}}')
+
+    done = run("upgrade", directory, "--descriptors", f"{__name__}:LEASES_2")
+
+    (backup,) = directory.glob("runtime-store.backup-*")
+    assert done.code == ExitCode.RECOVERY_NEEDED
+    assert "the control database was upgraded before that" in done.err
+    assert backup.name in " ".join(done.err.split())
+
+
+def everything(directory: Path) -> dict[str, bytes]:
+    """What is in all files; of the WAL and its index, nothing: readers make them again."""
+    return {
+        path.name: path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and not path.name.endswith(("-wal", "-shm", ".lock"))
+    }
+
+
+@pytest.mark.parametrize("spoil", [without_history, without_a_view, without_marks])
+def test_descriptors_with_other_stores_files_are_refused_before_a_database_is_mended(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """Nothing of it is made again, or removed, nor backed up."""
+    directory = begin(tmp_path)
+    spoil(directory)
+    before = everything(directory)
+
+    done = run("upgrade", directory, "--descriptors", f"{__name__}:CROSSED")
+
+    assert done.code == ExitCode.WRONG_CALL
+    assert everything(directory) == before

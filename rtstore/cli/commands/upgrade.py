@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+
+import typer
 
 from rtstore.cli.descriptors import Descriptors, load_descriptors
 from rtstore.cli.exits import ExitCode
@@ -13,7 +17,9 @@ from rtstore.cli.progress import progress_bar
 from rtstore.cli.snapshot import check_may_write
 from rtstore.control.manifest import load_paths, without_descriptor
 from rtstore.control.sqlite.engine import Database
+from rtstore.errors import RuntimeStoreError
 from rtstore.files.system import FileSystem
+from rtstore.maintenance.create import check_files_first
 from rtstore.maintenance.upgrade import UpgradeReport, backups_in, upgrade_directory
 from rtstore.maintenance.upgrade_data import DataUpgradeReport
 from rtstore.model.data_upgrade import UpgradedStore
@@ -79,11 +85,15 @@ def run(
             descriptors=known,
             progress=None if bar is None else partial(bar, "database"),
             tried=None if known is None else rehearse,
+            check_first=None if known is None else partial(check_files_first, wanted=known),
         )
         if known is not None and not dry_run:
-            with RuntimeStore.open(
-                directory, descriptors=known, lock_timeout_s=lock_timeout_s
-            ) as store:
+            with (
+                _saying_what_was_done(report),
+                RuntimeStore.open(
+                    directory, descriptors=known, lock_timeout_s=lock_timeout_s
+                ) as store,
+            ):
                 data = store.last_data_upgrade
                 left = tuple(without_descriptor(store.manifest().paths, known))
     full = FullReport(
@@ -96,6 +106,19 @@ def run(
     again = shell_command("rtstore", "upgrade", directory, *options)
     _show(page_of(full, as_json=as_json), full, again)
     return ExitCode.READY
+
+
+@contextmanager
+def _saying_what_was_done(report: UpgradeReport) -> Iterator[None]:
+    """Say what was changed of the database before an error refuses the rest."""
+    try:
+        yield
+    except RuntimeStoreError:
+        if report.changed:
+            done = "upgraded" if report.revisions else "mended"
+            kept = "" if report.backup is None else f"; its back-up: {report.backup}"
+            typer.echo(f"rtstore: the control database was {done} before that{kept}", err=True)
+        raise
 
 
 def _show(page: Page, report: FullReport, again: str) -> None:
