@@ -352,7 +352,7 @@ class RuntimeStore:
         left = self._recovery.left_by_opening(self.plan_recovery())
         check = partial(check_files, self.database, self.descriptors, left, self._reader.check_file)
         self._upgrading(check)
-        return rehearse(self.database, self.descriptors)
+        return rehearse(self.database, self.descriptors, directory=self.directory)
 
     def _upgrading(self, call: Callable[[], Result]) -> Result:
         """Return the result of a call. A note on what it raises for a changed file says how to open

@@ -211,7 +211,7 @@ def check_before_use(
             from rtstore.maintenance.upgrade_data import adopts_edit, rehearse
 
         edited = partial(adopts_edit, database=database, directory=directory, fs=fs)
-        rehearse(database, registry, edited if adopts else None)
+        rehearse(database, registry, edited if adopts else None, directory=directory)
 
 
 @contextmanager

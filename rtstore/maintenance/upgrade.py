@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -460,8 +460,7 @@ def _backed_up(
 
 
 def _check_data(path: Path, registry: Registry, *, is_current: bool, may_be_newer: bool) -> None:
-    """Refuse data that is newer than its descriptor, and, where the database is older, data that
-    cannot be upgraded."""
+    """Refuse data that is newer than its descriptor, and data that cannot be upgraded."""
     with no_fork():
         from rtstore.maintenance.upgrade_data import refuse_newer_data, rehearse
 
@@ -469,7 +468,8 @@ def _check_data(path: Path, registry: Registry, *, is_current: bool, may_be_newe
     try:
         if not may_be_newer:
             refuse_newer_data(database, registry)
-        if not is_current:
+        # What cannot be read of a current one is mended first.
+        with suppress(CorruptDatabaseError) if is_current else nullcontext():
             rehearse(database, registry)
     finally:
         database.close()

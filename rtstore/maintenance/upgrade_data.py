@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from rtstore.commit.adopt import last_identity, read_for_adoption, refuse_newer, refuse_own
 from rtstore.commit.writer import BatchWriter
-from rtstore.control import contents, manifest
+from rtstore.control import contents, lost_entries, manifest
 from rtstore.control.sqlite.engine import Database
 from rtstore.errors import (
     ConflictError,
@@ -68,15 +68,21 @@ def refuse_newer_data(database: Database, registry: Registry) -> None:
 
 
 def rehearse(
-    database: Database, registry: Registry, adopts: Adopts | None = None
+    database: Database,
+    registry: Registry,
+    adopts: Adopts | None = None,
+    *,
+    directory: Path | None = None,
 ) -> DataUpgradeReport | None:
     """Try every upgrade function on the committed contents, and return what would be upgraded; None
-    when nothing would be. Only reads; the database may have any revision. Raises
-    `DataUpgradeError`, but for a store whose edit takes the place of what is committed."""
+    when nothing would be. Only reads; the database may have any revision, and be a copy of that of
+    the directory. A store whose entry an opening makes again counts. Raises `DataUpgradeError`, but
+    for a store whose edit takes the place of what is committed."""
     found: list[UpgradedStore] = []
-    for descriptor in database.read(partial(_older, registry=registry)):
+    where = directory or database.path.parent
+    for descriptor in database.read(partial(_older, registry=registry, directory=where)):
         try:
-            _, stores, _ = database.read(partial(_prepare, older=[descriptor]))
+            _, stores, _ = database.read(partial(_prepare, older=[descriptor], directory=where))
             found.extend(stores)
         except DataUpgradeError as error:
             if adopts is None:
@@ -246,9 +252,16 @@ def upgrade_data(
     return None
 
 
-def _older(connection: Connection, registry: Iterable[Descriptor]) -> list[Descriptor]:
-    """Return the descriptors of stores whose committed data is of an older version."""
+def _older(
+    connection: Connection, registry: Iterable[Descriptor], directory: Path | None = None
+) -> list[Descriptor]:
+    """Return the descriptors of stores whose committed data is of an older version. With the
+    directory, also of those whose entry an opening makes again there."""
+    registry = list(registry)
     versions = manifest.load_versions(connection)
+    if any(item.schema_version > 1 and item.schema_name not in versions for item in registry):
+        for name, (entry, _) in _made_again(connection, directory).items():
+            versions[name] = entry.schema_version
     return [
         item
         for item in registry
@@ -256,16 +269,35 @@ def _older(connection: Connection, registry: Iterable[Descriptor]) -> list[Descr
     ]
 
 
+def _made_again(
+    connection: Connection, directory: Path | None
+) -> dict[str, tuple[ManifestEntry, bytes | None]]:
+    """Return the entries that an opening makes again in a directory, each with its content."""
+    if directory is None:
+        return {}
+    return {
+        name: (
+            lost_entries.entry_again(connection, name, number),
+            contents.load_content(connection, number, name),
+        )
+        for name, number in lost_entries.lost_beside_files(connection, directory).items()
+    }
+
+
 def _prepare(
-    connection: Connection, older: Iterable[Descriptor]
+    connection: Connection, older: Iterable[Descriptor], directory: Path | None = None
 ) -> tuple[int, tuple[UpgradedStore, ...], tuple[StoreWrite, ...]]:
     """Return the high watermark, the stores to upgrade, and their new data."""
     found, writes = [], []
     versions = manifest.load_versions(connection)
     for descriptor in older:
         name = descriptor.schema_name
-        check_steps(descriptor, versions.get(name, descriptor.schema_version))
         content = contents.current_contents(connection, [name]).get(name)
+        if name not in versions:
+            again = _made_again(connection, directory).get(name)
+            if again is not None:
+                versions[name], content = again[0].schema_version, again[1]
+        check_steps(descriptor, versions.get(name, descriptor.schema_version))
         if content is None:
             continue
         data = upgraded_data(descriptor, content)

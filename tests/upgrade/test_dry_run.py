@@ -16,10 +16,14 @@ from rtstore.control.sqlite.engine import DATABASE_NAME
 from tests.cli.commands import run
 from tests.support import LEASES, SESSIONS, files_picture, plain_descriptor
 from tests.upgrade.freeze import unpack
-from tests.upgrade.test_data import FIRST, THIRD, C, begin
+from tests.upgrade.test_data import FIRST, THIRD, A, C, begin
 
 MOVED = [item.model_copy(update={"relative_path": f"moved/{item.relative_path}"}) for item in THIRD]
 TAKEN = [*MOVED[:2], plain_descriptor(C, "a.json")]
+FAILING = [
+    plain_descriptor(A, "a.json", 2).model_copy(update={"upgrades": {1: lambda data: data["no"]}}),
+    *FIRST[1:],
+]
 LEASES_2 = [
     plain_descriptor(LEASES, "opencode-host-leases.json", 2).model_copy(
         update={"upgrades": {1: lambda data: [data]}}
@@ -78,6 +82,11 @@ def without_history(directory: Path) -> None:
     sql(directory, "DELETE FROM write_batches WHERE batch_number = 2")
 
 
+def without_an_entry(directory: Path) -> None:
+    """Somebody took it out of the manifest; an opening makes it again where its file is there."""
+    sql(directory, "DELETE FROM manifest_entries WHERE schema_name = 'own.a'")
+
+
 def sql(directory: Path, *statements: str) -> None:
     """Run statements as somebody does in a shell."""
     with closing(sqlite3.connect(directory / DATABASE_NAME, isolation_level=None)) as raw:
@@ -110,6 +119,20 @@ def test_it_says_what_the_upgrade_would(tmp_path: Path, trouble: str, name: str 
     for make in TROUBLE[trouble]:
         make(directory)
     as_the_upgrade(directory, [] if name is None else ["--descriptors", f"{__name__}:{name}"])
+
+
+@pytest.mark.parametrize("trouble", ["none", "no file", "a view dropped", "history deleted"])
+@pytest.mark.parametrize("name", ["THIRD", "FAILING"])
+def test_of_a_store_without_an_entry(tmp_path: Path, trouble: str, name: str) -> None:
+    """Its data is upgraded where its entry is made again; where that fails, nothing is changed."""
+    directory = begin(tmp_path)
+    for make in (without_an_entry, *TROUBLE[trouble]):
+        make(directory)
+    before = everything(directory)
+    code = as_the_upgrade(directory, ["--descriptors", f"{__name__}:{name}"])
+    assert (code != 0) is (name == "FAILING" and trouble != "no file")
+    if code != 0:
+        assert everything(directory) == before
 
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
