@@ -94,17 +94,16 @@ def test_what_few_programs_need_is_not_loaded(code: str, directory: Path) -> Non
 
 def test_opening_asks_little(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A current store is opened with one look at the header of its file and one connection, and a
-    handful of queries, none of them twice. Closing it again takes the connection that writes, which
-    reads no schema."""
+    handful of queries, none of them twice. Closing it again takes no other connection."""
     with traced(monkeypatch) as trace:
         store = RuntimeStore.open(directory, team_name=TEAM)
     selects = [sql for sql in trace.explained() if sql.startswith("SELECT")]
     assert sum(trace.statements[sql] for sql in selects) == len(selects) <= 9
-    assert sum(trace.statements.values()) <= 36
+    assert sum(trace.statements.values()) <= 40
     assert trace.connections == 2
     with traced(monkeypatch) as trace:
         store.close()
-    assert trace.connections == 1
+    assert trace.connections == 0
     assert {sql.split()[0] for sql in trace.statements} == {"PRAGMA"}
     assert not any("journal_mode" in sql for sql in trace.statements)
 
