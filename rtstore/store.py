@@ -62,6 +62,7 @@ from rtstore.maintenance.create import (
     load_head,
     load_remembered,
     make_or_upgrade,
+    refuse_taken_files,
     remember,
     report_loose_modes,
 )
@@ -288,7 +289,7 @@ class RuntimeStore:
                     directory, database, head, registry, fs,
                     with_data=upgrade, adopts=edits is ForeignEdits.ADOPT,
                 )  # fmt: skip
-            remembered = load_remembered(database, registry, read_only=read_only)
+            remembered = load_remembered(directory, database, registry, read_only=read_only)
             store = cls(
                 directory,
                 database,
@@ -303,7 +304,7 @@ class RuntimeStore:
             )
             report_loose_modes(directory)
             if recover and not read_only:
-                store._put_right(registry if upgrade else None)
+                store._put_right(registry, with_data=upgrade)
             if not read_only:  # last: a refused opening is not remembered
                 remember(database, lock, registry, retention, before=(remembered, kept))
         except BaseException:
@@ -311,16 +312,17 @@ class RuntimeStore:
             raise
         return store
 
-    def _put_right(self, registry: Registry | None) -> None:
-        """Recover automatically. With a registry, upgrade the store data too.
+    def _put_right(self, given: Registry | None, *, with_data: bool) -> None:
+        """Recover automatically. With descriptors that are given, upgrade the store data too.
 
         Until that is done, the directory remembers the files of the descriptors before."""
         self._reader.is_opening = self._writer.is_opening = True
         try:
-            if registry is not None:  # refuse before anything is moved
+            if given is not None and with_data:  # refuse before anything is moved
                 self._upgrading(self._refuse_edits_to_come)
-            self.last_recovery = self._recovery.auto_recover(self.team_name)
-            if registry is not None:  # the database does not remember upgrade functions
+            refuse = partial(refuse_taken_files, wanted=given or (), directory=self.directory)
+            self.last_recovery = self._recovery.auto_recover(self.team_name, refuse)
+            if given is not None and with_data:  # the database does not remember upgrade functions
                 self.last_data_upgrade = self._upgrade_data()
         finally:
             self._reader.is_opening = self._writer.is_opening = False
@@ -1416,7 +1418,7 @@ def rehearse_upgrade(
     seams = Seams()
     head, kept = load_head(database)
     check_before_use(directory, database, head, registry, seams.fs, with_data=True, adopts=False)
-    load_remembered(database, registry, read_only=False)
+    load_remembered(directory, database, registry, read_only=False)
     store = RuntimeStore(
         directory,
         database,

@@ -115,6 +115,15 @@ def lost_beside_files(connection: Connection, directory: Path) -> dict[str, int]
     }
 
 
+def paths_of_stores(connection: Connection, directory: Path) -> dict[str, str]:
+    """Return the file of each committed store, by the store's name: by its entry, or by the one
+    that an opening makes again."""
+    paths = manifest.load_paths(connection)
+    for name, number in lost_beside_files(connection, directory).items():
+        paths[name] = entry_again(connection, name, number).relative_path
+    return paths
+
+
 def _has_file(connection: Connection, directory: Path, schema_name: str, number: int) -> bool:
     write = _WRITE.first(connection, name=schema_name, number=number)
     try:

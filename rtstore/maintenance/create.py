@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from rtstore.control import batches, manifest, revisions
 from rtstore.control.contents import Retention
 from rtstore.control.lock import WriterLock
+from rtstore.control.lost_entries import paths_of_stores
 from rtstore.control.manifest import default_manifest
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -251,15 +252,14 @@ def _is_legacy(directory: Path) -> bool:
 
 
 def load_remembered(
-    database: Database, wanted: Registry | None, *, read_only: bool
+    directory: Path, database: Database, wanted: Registry | None, *, read_only: bool
 ) -> tuple[Descriptor, ...]:
     """Return the descriptors that the directory remembers. Raises `InvalidRequestError` where one
     that is wanted, and will be remembered, has another store's file."""
 
     def look(connection: Connection) -> tuple[Descriptor, ...]:
         if wanted is not None and not read_only:
-            paths = manifest.load_paths(connection)
-            refuse_taken_files(connection, wanted, paths)
+            paths = refuse_taken_files(connection, wanted, directory)
             _report_unregistered(wanted, paths)
         return manifest.load_descriptors(connection)
 
@@ -285,7 +285,7 @@ def remember(
         return
     with lock.hold(), database.write(flush=True) as connection:
         if descriptors is not None:  # no other writer now
-            refuse_taken_files(connection, descriptors, manifest.load_paths(connection))
+            refuse_taken_files(connection, descriptors, database.path.parent)
             manifest.save_descriptors(connection, _with_newer(connection, descriptors))
         if retention is not None:
             manifest.save_retention(connection, retention)
@@ -306,12 +306,13 @@ def _with_newer(connection: Connection, wanted: Registry) -> list[Descriptor]:
 
 
 def refuse_taken_files(
-    connection: Connection, wanted: Registry, committed: Mapping[str, str]
-) -> None:
+    connection: Connection, wanted: Iterable[Descriptor], directory: Path
+) -> dict[str, str]:
     """Raise `InvalidRequestError` for a descriptor whose file is that of another store, by its
-    entry (`committed` are the files of those) or by an open batch: that store has to give the file
-    up first, or each write is refused."""
+    entry or by an open batch: that store has to give the file up first, or each write is refused.
+    Return the file of each committed store: see `paths_of_stores`."""
     open_batches = [item for item in batches.load_open(connection) if item.has_contents]
+    committed = paths_of_stores(connection, directory)
     paths = dict(committed)
     for logged in open_batches:
         paths |= {write.schema_name: write.relative_path for write in logged.writes}
@@ -323,6 +324,7 @@ def refuse_taken_files(
         owner = owners.get(path, name)
         if owner != name:
             raise InvalidRequestError("descriptors", taken_file(name, path, owner), store=name)
+    return committed
 
 
 def check_files_first(database: Database, wanted: Registry) -> None:

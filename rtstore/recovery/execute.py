@@ -78,6 +78,7 @@ is at the new path of a store makes way."""
 
 _NOT_IN_DATABASE = "its committed content is not in the database"
 _NOT_ITS_FILE = "it was there before its store was given this file"
+_NOT_FREE = "left where it was: the file that it is given is still another store's"
 _CAME_ALONG = "its former file was edited, and the edit was copied to this one"
 _UNEXPLAINED = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
 _LINK = (
@@ -205,10 +206,14 @@ class Recovery:
 
     # --- the two ways in ------------------------------------------------------------------------
 
-    def auto_recover(self, team_name: str) -> RecoveryReport | None:
+    def auto_recover(
+        self, team_name: str, refuse: Callable[[Connection], object]
+    ) -> RecoveryReport | None:
         """Run the recovery of an opening. Return its report, or None when nothing was needed.
 
-        Takes the writer lock only when something is needed. Raises `RecoveryFailedError` when an
+        Takes the writer lock only when something is needed, and then asks `refuse` once more, which
+        raises where stores cannot have the files of their descriptors: another process may have
+        taken one since. Raises `RecoveryFailedError` when an
         open batch cannot be completed: nothing can be written before it is; and when what is at the
         new path of a store cannot be moved away: it would pass for the store's from then on. A
         batch whose contents are lost is recorded as failed instead; the report says so. Another
@@ -220,6 +225,7 @@ class Recovery:
         if not self._safe(plan) and not interrupted and is_tidy:
             return None
         with self._lock.hold():
+            self._database.read(refuse)
             plan = self._planner.build_plan(team_name=team_name, expected=None, locked=True)
             actions = self._safe(plan)
             if not actions:
@@ -227,7 +233,8 @@ class Recovery:
                 self._close_interrupted(plan)
                 return None
             run = self._begin(plan, actions, RecoveryTrigger.OPEN)
-            for position, action in enumerate(actions):
+            # Batches first: they may be what takes a store out of a file that another one gets.
+            for position, action in sorted(enumerate(actions), key=_is_of_file):
                 self._record(run, position, self._step(action, plan))
             failed = [step for step in run.steps.values() if _is_failed_batch(step)]
             if any(map(_lets_restore, actions)):
@@ -421,6 +428,8 @@ class Recovery:
         if action.reason == ENTRY_MISSING:
             return self._make_entry(action)
         descriptor = self._registry.get(action.schema_name)
+        if self._is_taken(descriptor):
+            return _skipped(action, _NOT_FREE)
         inspection, entry = self._look(descriptor)
         if inspection.state is InspectionState.HEALTHY:
             if entry is not None and action.reason == CONTENT_MISSING:
@@ -565,6 +574,8 @@ class Recovery:
 
     def _quarantine(self, action: RecoveryAction, plan: RecoveryPlan) -> RecoveryStep:
         descriptor = self._registry.get(action.schema_name)
+        if self._is_taken(descriptor):
+            return _skipped(action, _NOT_FREE)
         inspection, entry = self._look(descriptor)
         if inspection.state is InspectionState.HEALTHY:
             return _skipped(action, "the file is healthy by now")
@@ -636,6 +647,13 @@ class Recovery:
             return manifest.moved_to(connection, descriptor, entry)
 
         return self._database.read(query)
+
+    def _is_taken(self, descriptor: Descriptor) -> bool:
+        """Return whether the file of a descriptor is that of another store, by its entry."""
+        owner = self._database.read(
+            partial(manifest.path_owner, relative_path=descriptor.relative_path)
+        )
+        return owner not in (None, descriptor.schema_name)
 
     def _stops_at(self, action: RecoveryAction) -> bool:
         """Return whether an action cannot be carried out because its file cannot be read."""
@@ -756,6 +774,10 @@ def _lets_restore(action: RecoveryAction) -> bool:
     """Return whether something may be put back only after an action. A finished batch publishes
     where its log says; this program may have given the store another file since."""
     return action.kind is ActionKind.ROLL_FORWARD or action.reason == ENTRY_MISSING
+
+
+def _is_of_file(numbered: tuple[int, RecoveryAction]) -> bool:
+    return numbered[1].kind is not ActionKind.ROLL_FORWARD
 
 
 def _making_way(action: RecoveryAction) -> RecoveryAction:

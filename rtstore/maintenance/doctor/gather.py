@@ -29,6 +29,7 @@ from rtstore.control import (
     revisions,
 )
 from rtstore.control.lock import LOCK_NAME, WriterLock, read_signature
+from rtstore.control.lost_entries import paths_of_stores
 from rtstore.control.schema import REVISIONS
 from rtstore.control.sqlite import processes
 from rtstore.control.sqlite.added import added_parts
@@ -132,7 +133,7 @@ def examine(
     state, problem, odd_file = _state(directory)
     left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
     saved = _descriptors(path) if state in _READABLE else left.descriptors
-    committed = (_read(path, manifest.load_paths) if state in _READABLE else None) or {}
+    committed = _committed(path, directory) if state in _READABLE else {}
     given = _of_given(path, known if state in _READABLE else None, committed)
     descriptors = tuple(where_they_are(known or saved or KNOWN_DESCRIPTORS, given["moved"]))
     files = [store_path(directory, item.relative_path) for item in descriptors]
@@ -201,6 +202,11 @@ def where_they_are(
     for item in descriptors:
         now, _ = moved.get(item.schema_name, (item.relative_path, ""))
         yield item.model_copy(update={"relative_path": now})
+
+
+def _committed(path: Path, directory: Path) -> dict[str, str]:
+    found = _read(path, partial(paths_of_stores, directory=directory))
+    return found or _read(path, manifest.load_paths) or {}
 
 
 def _of_given(path: Path, known: Registry | None, committed: Mapping[str, str]) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""An opening that gives stores other files, and is refused: nothing was moved or written by then.
+A dry run is refused with the same words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rtstore import (
+    Descriptor,
+    InvalidRequestError,
+    RecoveryFailedError,
+    RecoveryPlan,
+    RuntimeStore,
+    RuntimeStoreError,
+)
+from rtstore.control.sqlite.engine import DATABASE_NAME, Database
+from rtstore.model.descriptors import Registry
+from rtstore.recovery.gather import RecoveryPlanner
+from rtstore.store import rehearse_upgrade
+from rtstore.testing import Seams
+from tests.crash.children import Child
+from tests.recovery.test_lost_entries import edit
+from tests.support import CHECKPOINT, IDENTITY, WatchedFileSystem, data_in, files_picture, write
+
+A, B = (Descriptor(f"own.{name}", relative_path=f"{name}.json") for name in "ab")
+
+
+def at(descriptor: Descriptor, path: str, **changes: Any) -> Descriptor:
+    """The descriptor of the same store in another file."""
+    return descriptor.model_copy(update={"relative_path": path, **changes})
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A runtime directory in which two stores were written."""
+    with RuntimeStore.open(tmp_path / "team", team_name="t", descriptors=[A, B]) as store:
+        store.write_batch(identity=IDENTITY, reason=CHECKPOINT, writes={A: "of a", B: "of b"})
+    return tmp_path / "team"
+
+
+def refuse(directory: Path, *descriptors: Descriptor, **options: Any) -> str:
+    """Open the directory, which is refused and changes nothing. Return the words."""
+    before = files_picture(directory)
+    with pytest.raises(RuntimeStoreError) as told:
+        RuntimeStore.open(directory, descriptors=descriptors, **options)
+    assert files_picture(directory) == before
+    return str(told.value)
+
+
+def rehearse(directory: Path, *descriptors: Descriptor) -> None:
+    """Do the dry run of an opening."""
+    database = Database(directory / DATABASE_NAME, read_only=True)
+    try:
+        rehearse_upgrade(directory, database, Registry(descriptors))
+    finally:
+        database.close()
+
+
+TAKEN = {
+    "chained": [at(A, "sub/a.json"), at(B, "a.json")],
+    "swapped": [at(A, "b.json"), at(B, "a.json")],
+    "without its owner": [at(B, "a.json")],
+}
+
+
+@pytest.mark.parametrize("lost", [(), ("own.a",), ("own.a", "own.b")], ids=len)
+@pytest.mark.parametrize("what", TAKEN)
+def test_a_file_of_another_store(directory: Path, what: str, lost: tuple[str, ...]) -> None:
+    """Also where somebody took an entry out of the manifest: an opening makes it again."""
+    for name in lost:
+        edit(directory, f"DELETE FROM manifest_entries WHERE schema_name = '{name}'")
+    said = refuse(directory, *TAKEN[what])
+    assert "is that of store own." in said
+    with pytest.raises(InvalidRequestError) as told:
+        rehearse(directory, *TAKEN[what])
+    assert str(told.value) == said
+    with RuntimeStore.open(directory) as store:
+        assert (store.read("own.a").data, store.read("own.b").data) == ("of a", "of b")
+        assert store.check_readiness().ok
+
+
+def test_a_file_that_a_batch_was_to_leave(directory: Path) -> None:
+    """The batch of a dead writer takes a store elsewhere. Where it cannot be finished, the file is
+    still that of the store."""
+    elsewhere = at(A, "sub/a.json")
+
+    def write_and_die(_: object) -> None:
+        fs = WatchedFileSystem()
+        with RuntimeStore.open(directory, descriptors=[elsewhere, B], seams=Seams(fs=fs)) as store:
+            fs.judge = lambda _number, name, _subject: (
+                os.kill(os.getpid(), signal.SIGKILL) if name == "create" else None
+            )
+            write(store, A.schema_name, "logged")
+
+    assert not Child(write_and_die).wait().finished
+    shutil.rmtree(directory / "sub")
+    (directory / "sub").write_text("in the way")
+    for descriptors in ([elsewhere, at(B, "a.json")], [at(B, "a.json"), elsewhere]):
+        with pytest.raises(RecoveryFailedError, match=r"sub is not a directory|sub\)"):
+            RuntimeStore.open(directory, descriptors=descriptors)
+        assert (data_in(directory / "a.json"), data_in(directory / "b.json")) == ("of a", "of b")
+    (directory / "sub").unlink()
+    with RuntimeStore.open(directory, descriptors=[at(B, "a.json"), elsewhere]) as store:
+        assert (store.read(A.schema_name).data, store.read(B.schema_name).data) == (
+            "logged",
+            "of b",
+        )
+        assert data_in(directory / "a.json") == "of b"
+
+
+def test_a_file_that_another_store_got_meanwhile(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program writes a store there after the opening looked, and before it has the lock."""
+    look = RecoveryPlanner.build_plan
+
+    def build_plan(planner: RecoveryPlanner, **options: Any) -> RecoveryPlan:
+        if not options.get("locked"):
+            monkeypatch.undo()
+            with RuntimeStore.open(directory, descriptors=[at(A, "new.json"), B]) as other:
+                write(other, A.schema_name, "of a, there")
+        return look(planner, **options)
+
+    monkeypatch.setattr(RecoveryPlanner, "build_plan", build_plan)
+    with pytest.raises(InvalidRequestError, match=r"new.json is that of store own\.a"):
+        RuntimeStore.open(directory, descriptors=[A, at(B, "new.json")])
+    assert data_in(directory / "new.json") == "of a, there"
