@@ -62,7 +62,7 @@ from rtstore.maintenance.create import (
     load_head,
     load_remembered,
     make_or_upgrade,
-    refuse_taken_files,
+    refuse_files,
     remember,
     report_loose_modes,
 )
@@ -289,7 +289,7 @@ class RuntimeStore:
                     directory, database, head, registry, fs,
                     with_data=upgrade, adopts=edits is ForeignEdits.ADOPT,
                 )  # fmt: skip
-            remembered = load_remembered(directory, database, registry, read_only=read_only)
+            remembered = load_remembered(directory, database, registry, fs, read_only=read_only)
             store = cls(
                 directory,
                 database,
@@ -320,7 +320,9 @@ class RuntimeStore:
         try:
             if given is not None and with_data:  # refuse before anything is moved
                 self._upgrading(self._refuse_edits_to_come)
-            refuse = partial(refuse_taken_files, wanted=given or (), directory=self.directory)
+            refuse = partial(
+                refuse_files, wanted=given or (), directory=self.directory, fs=self._fs
+            )
             self.last_recovery = self._recovery.auto_recover(self.team_name, refuse)
             if given is not None and with_data:  # the database does not remember upgrade functions
                 self.last_data_upgrade = self._upgrade_data()
@@ -1418,7 +1420,7 @@ def rehearse_upgrade(
     seams = Seams()
     head, kept = load_head(database)
     check_before_use(directory, database, head, registry, seams.fs, with_data=True, adopts=False)
-    load_remembered(directory, database, registry, read_only=False)
+    load_remembered(directory, database, registry, seams.fs, read_only=False)
     store = RuntimeStore(
         directory,
         database,

@@ -67,7 +67,8 @@ def check_directory(directory: Path, parent: str, store: str, fs: FileSystem) ->
         if stat.S_ISLNK(mode):
             raise _through_link(parent, path, store, is_folder=True)
         if not stat.S_ISDIR(mode):
-            raise UnsafePathError(parent, f"is not a directory ({path})", store=store)
+            problem = f"is not a directory ({path}). Move it away ({move_aside_command(path)})"
+            raise UnsafePathError(parent, problem, store=store)
     return path
 
 

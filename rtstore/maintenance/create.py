@@ -27,11 +27,13 @@ from rtstore.errors import (
     InvalidRequestError,
     NotARuntimeDirectoryError,
     StorageError,
+    UnsafePathError,
 )
 from rtstore.files import durable, owners
 from rtstore.files.owners import is_read_only
+from rtstore.files.paths import check_directory
 from rtstore.files.system import FileSystem
-from rtstore.foreign import system_error
+from rtstore.foreign import suppress_system_error, system_error
 from rtstore.forks import no_fork
 from rtstore.maintenance.hints import (
     import_command,
@@ -252,14 +254,19 @@ def _is_legacy(directory: Path) -> bool:
 
 
 def load_remembered(
-    directory: Path, database: Database, wanted: Registry | None, *, read_only: bool
+    directory: Path,
+    database: Database,
+    wanted: Registry | None,
+    fs: FileSystem,
+    *,
+    read_only: bool,
 ) -> tuple[Descriptor, ...]:
-    """Return the descriptors that the directory remembers. Raises `InvalidRequestError` where one
-    that is wanted, and will be remembered, has another store's file."""
+    """Return the descriptors that the directory remembers. Raises as `refuse_files` for those that
+    are wanted, and will be remembered."""
 
     def look(connection: Connection) -> tuple[Descriptor, ...]:
         if wanted is not None and not read_only:
-            paths = refuse_taken_files(connection, wanted, directory)
+            paths = refuse_files(connection, wanted, directory, fs)
             _report_unregistered(wanted, paths)
         return manifest.load_descriptors(connection)
 
@@ -303,6 +310,42 @@ def _with_newer(connection: Connection, wanted: Registry) -> list[Descriptor]:
         and item.schema_version > wanted.get(item.schema_name).schema_version
     }
     return [newer.get(item.schema_name, item) for item in wanted]
+
+
+def refuse_files(
+    connection: Connection, wanted: Iterable[Descriptor], directory: Path, fs: FileSystem
+) -> dict[str, str]:
+    """Raise where stores cannot have the files of the descriptors that are wanted: as
+    `refuse_taken_files` and `refuse_closed_folders`. Return the file of each committed store: see
+    `paths_of_stores`."""
+    committed = refuse_taken_files(connection, wanted, directory)
+    if any(committed.get(item.schema_name, item.relative_path) != item.relative_path
+           for item in wanted):  # fmt: skip
+        moved = manifest.moved_stores(connection, wanted, committed)
+        there = {name: path for name, path in moved.items() if name in committed}
+        refuse_closed_folders(there, wanted, directory, fs)
+    return committed
+
+
+def refuse_closed_folders(
+    moved: Mapping[str, str], wanted: Iterable[Descriptor], directory: Path, fs: FileSystem
+) -> None:
+    """Raise `UnsafePathError` for a store that is given a file behind a link, or behind what is no
+    directory. `moved` are the stores that are given another file, with that which they have."""
+    for descriptor in wanted:
+        name, path = descriptor.schema_name, descriptor.relative_path
+        folder = path.rpartition("/")[0]
+        if not folder or name not in moved:
+            continue
+        try:
+            with suppress_system_error():
+                check_directory(directory, folder, name, fs)
+        except UnsafePathError as error:
+            problem = (
+                f"{error.problem}. {name} is in {moved[name]}, and these descriptors give it the "
+                f"file {path}: nothing was moved"
+            )
+            raise UnsafePathError(error.path, problem, store=name) from error
 
 
 def refuse_taken_files(

@@ -174,6 +174,8 @@ class Facts(Record):
     and the one that it would get."""
     data_refused: str | None = None
     """Why opening with those descriptors is refused: what is committed cannot be brought up."""
+    move_refused: str | None = None
+    """Why opening with those descriptors is refused: what is in the way of a store's new file."""
     remembers_no_store: bool = False
     """Whether the database has no descriptor at all, so that no store file is looked after."""
     sizes: dict[str, int] = Field(default_factory=dict)

@@ -47,6 +47,7 @@ from rtstore.errors import (
     NewerDatabaseError,
     RuntimeStoreError,
     StorageError,
+    UnsafePathError,
     UnusableEngineError,
     UpgradeFailedError,
 )
@@ -83,6 +84,7 @@ from rtstore.legacy.survey import KNOWN_OTHERS
 from rtstore.maintenance.backup import verify_backup
 from rtstore.maintenance.backup.record import RECORD_NAME, Backup, read_record
 from rtstore.maintenance.backup.verifying import problem_of_schema, verify_bytes
+from rtstore.maintenance.create import refuse_closed_folders
 from rtstore.maintenance.doctor import changed_rows
 from rtstore.maintenance.doctor.facts import DatabaseState, Facts
 from rtstore.maintenance.hindrances import (
@@ -134,7 +136,7 @@ def examine(
     left = what_is_left(path) if state is DatabaseState.DAMAGED else Salvage()
     saved = _descriptors(path) if state in _READABLE else left.descriptors
     committed = _committed(path, directory) if state in _READABLE else {}
-    given = _of_given(path, known if state in _READABLE else None, committed)
+    given = _of_given(path, known if state in _READABLE else None, committed, fs)
     descriptors = tuple(where_they_are(known or saved or KNOWN_DESCRIPTORS, given["moved"]))
     files = [store_path(directory, item.relative_path) for item in descriptors]
     there = [file for file in files if _lstat(file) is not None]
@@ -209,11 +211,23 @@ def _committed(path: Path, directory: Path) -> dict[str, str]:
     return found or _read(path, manifest.load_paths) or {}
 
 
-def _of_given(path: Path, known: Registry | None, committed: Mapping[str, str]) -> dict[str, Any]:
+def _of_given(
+    path: Path, known: Registry | None, committed: Mapping[str, str], fs: FileSystem
+) -> dict[str, Any]:
     """Return the facts of descriptors that are given: what an opening with them would do."""
     if known is None:
-        return {"moved": {}, "data_refused": None}
-    return {"moved": _moved(path, known, committed), "data_refused": _refused(path, known)}
+        return {"moved": {}, "data_refused": None, "move_refused": None}
+    moved, move_refused = _moved(path, known, committed), None
+    try:
+        there = {name: now for name, (now, _) in moved.items() if name in committed}
+        refuse_closed_folders(there, known, path.parent, fs)
+    except UnsafePathError as error:
+        move_refused = str(error)
+    return {
+        "moved": moved,
+        "data_refused": _refused(path, known),
+        "move_refused": move_refused,
+    }
 
 
 def _moved(path: Path, known: Registry, committed: Mapping[str, str]) -> dict[str, tuple[str, str]]:

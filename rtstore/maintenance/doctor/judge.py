@@ -442,7 +442,13 @@ def _stores(facts: Facts) -> Iterator[Finding]:
             f"opening with these descriptors is refused: {facts.data_refused}",
             Suggestion(command=None, why=why),
         )
-    if facts.moved:
+    if facts.move_refused is not None:
+        why = "a person must put right what is in the way of the new file first"
+        yield say.red(
+            f"opening with these descriptors is refused: {facts.move_refused}",
+            Suggestion(command=None, why=why),
+        )
+    elif facts.moved:
         moves = [f"{name} from {now} to {then}" for name, (now, then) in facts.moved.items()]
         yield say.yellow(f"opening with these descriptors moves {', '.join(moves)}")
     if facts.verdict is None:
