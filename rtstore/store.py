@@ -319,7 +319,7 @@ class RuntimeStore:
         self._reader.is_opening = self._writer.is_opening = True
         try:
             if given is not None and with_data:  # refuse before anything is moved
-                self._upgrading(self._refuse_edits_to_come)
+                self._upgrading(self._refuse_edits)
             refuse = partial(
                 refuse_files, wanted=given or (), directory=self.directory, fs=self._fs
             )
@@ -336,26 +336,28 @@ class RuntimeStore:
         )
         return self._upgrading(partial(self._with_edits, upgrade))
 
-    def _refuse_edits_to_come(self) -> None:
-        """Raise for an edit of the former file of a store that this opening moves, where the edit
-        is in the way of the upgrade of its data."""
-        if self.foreign_edits is ForeignEdits.IGNORE:
-            return
+    def _refuse_edits(self) -> None:
+        """Raise for an edit that is in the way of the upgrade of its store's data: of the file that
+        an opening leaves as it is, or of the former file of a store that it moves."""
         refuse_edits_to_come(
             self.database,
             self.descriptors,
             self._recovery.edit_to_come,
             self._fs,
-            adopts=self.foreign_edits is ForeignEdits.ADOPT,
+            edits=self.foreign_edits,
             directory=self.directory,
         )
+        if self.foreign_edits is ForeignEdits.RAISE:
+            check_files(
+                self.database,
+                self.descriptors,
+                lambda: self._recovery.left_by_opening(self.plan_recovery()),
+                self._reader.check_file,
+            )
 
     def _rehearse_upgrade(self) -> DataUpgradeReport | None:
         self._reader.is_opening = True
-        self._upgrading(self._refuse_edits_to_come)
-        left = self._recovery.left_by_opening(self.plan_recovery())
-        check = partial(check_files, self.database, self.descriptors, left, self._reader.check_file)
-        self._upgrading(check)
+        self._upgrading(self._refuse_edits)
         return rehearse(self.database, self.descriptors, directory=self.directory)
 
     def _upgrading(self, call: Callable[[], Result]) -> Result:

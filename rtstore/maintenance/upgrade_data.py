@@ -7,7 +7,7 @@ with any batch. A file of a newer version refuses this batch, as it refuses any 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Set
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from rtstore.errors import (
     ConflictError,
     DataUpgradeError,
     InvalidRequestError,
+    NewerStoreFileError,
     RuntimeStoreError,
     StoreFileChangedError,
 )
@@ -34,7 +35,8 @@ from rtstore.model.data_upgrade import (
     waits_for_upgrade,
 )
 from rtstore.model.descriptors import Descriptor, Registry
-from rtstore.model.envelope import content_hash, decode_own
+from rtstore.model.edits import ForeignEdits
+from rtstore.model.envelope import content_hash, decode, decode_own
 from rtstore.model.records import BatchReason, ManifestEntry, Record
 from rtstore.model.request import BatchRequest, StoreWrite
 
@@ -154,12 +156,14 @@ def refuse_edits_to_come(
     edit_to_come: Callable[[Descriptor], tuple[str, bytes] | None],
     fs: FileSystem,
     *,
-    adopts: bool,
+    edits: ForeignEdits,
     directory: Path,
 ) -> None:
     """Raise for a store whose data is to be upgraded, and that an opening gives another file, if
     somebody edited the former one: `StoreFileChangedError`, unless the opening adopts edits and can
-    upgrade this one; what `upgraded_data` raises where that fails. Changes nothing."""
+    upgrade this one; what `upgraded_data` raises where that fails. One that ignores edits is
+    refused only where the file is newer than its program: `NewerStoreFileError`, which its batch
+    would raise, of a copy. Changes nothing."""
     if all(item.schema_version == 1 for item in registry):
         return
     older = database.read(partial(_older, registry=registry))
@@ -168,7 +172,18 @@ def refuse_edits_to_come(
         edit = edit_to_come(descriptor) if descriptor.schema_name in there else None
         if edit is not None:
             former = descriptor.model_copy(update={"relative_path": edit[0]})
-            _refuse_edit(database, former, edit[1], fs, adopts=adopts, directory=directory)
+            if edits is ForeignEdits.IGNORE:
+                _refuse_newer_edit(former, edit[1], directory)
+            else:
+                adopts = edits is ForeignEdits.ADOPT
+                _refuse_edit(database, former, edit[1], fs, adopts=adopts, directory=directory)
+
+
+def _refuse_newer_edit(descriptor: Descriptor, edit: bytes, directory: Path) -> None:
+    found, supported = decode(edit).schema_version, descriptor.schema_version
+    if found > supported:
+        path = store_path(directory, descriptor.relative_path)
+        raise NewerStoreFileError(descriptor.schema_name, path, found, supported)
 
 
 def _refuse_edit(
@@ -203,13 +218,20 @@ def _refuse_edit(
 
 
 def check_files(
-    database: Database, registry: Registry, left: Collection[str], check_file: CheckFile
+    database: Database,
+    registry: Registry,
+    left: Callable[[], Set[str]],
+    check_file: CheckFile,
 ) -> None:
     """Ask `check_file` about the stores of `upgrade_data`, as that does, but only about those that
-    are left as they are by the recovery of an opening. Only reads."""
-    there = database.read(contents.stores_with_content)
-    for descriptor in database.read(partial(_older, registry=registry)):
-        if descriptor.schema_name in there and descriptor.schema_name in left:
+    are `left` as they are by the recovery of an opening. Only reads."""
+    if all(item.schema_version == 1 for item in registry):
+        return
+    older = database.read(partial(_older, registry=registry))
+    there = database.read(contents.stores_with_content) if older else frozenset()
+    names = left() & there if older else frozenset()
+    for descriptor in older:
+        if descriptor.schema_name in names:
             check_file(descriptor)
 
 

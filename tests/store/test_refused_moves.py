@@ -3,6 +3,7 @@ A dry run is refused with the same words."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 from rtstore import (
     Descriptor,
+    ForeignEdits,
     InvalidRequestError,
     RecoveryFailedError,
     RecoveryPlan,
@@ -173,3 +175,39 @@ def test_a_new_path_behind_something(directory: Path, there: str, version: int) 
     subprocess.run(command, shell=True, check=True)
     with RuntimeStore.open(directory, descriptors=[new, B]) as store:
         assert store.read(A.schema_name).data == data_in(directory / path) == "of a"
+
+
+def newer(descriptor: Descriptor) -> Descriptor:
+    """The next version of a store, whose data is upgraded."""
+    return descriptor.model_copy(update={"schema_version": 2, "upgrades": {1: lambda data: [data]}})
+
+
+@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+@pytest.mark.parametrize("beside", [False, True], ids=["", "beside a file at the new path"])
+def test_a_file_of_a_newer_program(
+    directory: Path, foreign_edits: ForeignEdits, *, beside: bool
+) -> None:
+    """It is named where it is, and once it is moved away, the opening does its work."""
+    old = directory / "a.json"
+    old.write_text(json.dumps({"schemaVersion": 9, "data": "newer"}))
+    if beside:
+        (directory / "new.json").write_text(json.dumps({"schemaVersion": 1, "data": "there"}))
+    new = newer(at(A, "new.json"))
+    said = refuse(directory, new, B, foreign_edits=foreign_edits)
+    assert str(old) in said
+    assert "new.json" not in said
+    old.rename(directory.parent / "away.json")
+    with RuntimeStore.open(directory, descriptors=[new, B], foreign_edits=foreign_edits) as store:
+        assert store.read(A.schema_name).data == data_in(directory / "new.json") == ["of a"]
+
+
+@pytest.mark.parametrize("moves", [A, B], ids=["the store itself", "another store"])
+def test_an_edit_that_refuses_an_upgrade(directory: Path, moves: Descriptor) -> None:
+    """No other store is moved either."""
+    edited = json.dumps({"schemaVersion": 1, "data": "edited"})
+    (directory / "a.json").write_text(edited)
+    (directory / "new.json").write_text(edited)
+    wanted = [at(item, "new.json") if item is moves else item for item in (newer(A), B)]
+    if moves is A:
+        wanted = [newer(at(A, "new.json")), B]
+    assert "a.json was changed by somebody else" in refuse(directory, *wanted)
