@@ -304,7 +304,7 @@ class RuntimeStore:
             )
             report_loose_modes(directory)
             if recover and not read_only:
-                store._put_right(registry, with_data=upgrade)
+                store._put_right(registry, remembered, with_data=upgrade)
             if not read_only:  # last: a refused opening is not remembered
                 remember(database, lock, registry, retention, before=(remembered, kept))
         except BaseException:
@@ -312,11 +312,14 @@ class RuntimeStore:
             raise
         return store
 
-    def _put_right(self, given: Registry | None, *, with_data: bool) -> None:
+    def _put_right(
+        self, given: Registry | None, remembered: Iterable[Descriptor], *, with_data: bool
+    ) -> None:
         """Recover automatically. With descriptors that are given, upgrade the store data too.
 
         Until that is done, the directory remembers the files of the descriptors before."""
         self._reader.is_opening = self._writer.is_opening = True
+        self._recovery.files_before = self._files_before(remembered)
         try:
             if given is not None and with_data:  # refuse before anything is moved
                 self._upgrading(self._refuse_edits)
@@ -328,6 +331,7 @@ class RuntimeStore:
                 self.last_data_upgrade = self._upgrade_data()
         finally:
             self._reader.is_opening = self._writer.is_opening = False
+            self._recovery.files_before = {}
             self._writer.events.tell()
 
     def _upgrade_data(self) -> DataUpgradeReport | None:
@@ -335,6 +339,16 @@ class RuntimeStore:
             upgrade_data, self._writer, self.descriptors, self.team_name, self._reader.check_file
         )
         return self._upgrading(partial(self._with_edits, upgrade))
+
+    def _files_before(self, remembered: Iterable[Descriptor]) -> dict[str, str]:
+        """Return the files that the directory remembers of stores to which this opening gives
+        others, by store."""
+        files = {item.schema_name: item.relative_path for item in self.descriptors}
+        return {
+            item.schema_name: item.relative_path
+            for item in remembered
+            if files.get(item.schema_name, item.relative_path) != item.relative_path
+        }
 
     def _refuse_edits(self) -> None:
         """Raise for an edit that is in the way of the upgrade of its store's data: of the file that
@@ -355,8 +369,9 @@ class RuntimeStore:
                 self._reader.check_file,
             )
 
-    def _rehearse_upgrade(self) -> DataUpgradeReport | None:
+    def _rehearse_upgrade(self, remembered: Iterable[Descriptor]) -> DataUpgradeReport | None:
         self._reader.is_opening = True
+        self._recovery.files_before = self._files_before(remembered)
         self._upgrading(self._refuse_edits)
         return rehearse(self.database, self.descriptors, directory=self.directory)
 
@@ -1422,7 +1437,7 @@ def rehearse_upgrade(
     seams = Seams()
     head, kept = load_head(database)
     check_before_use(directory, database, head, registry, seams.fs, with_data=True, adopts=False)
-    load_remembered(directory, database, registry, seams.fs, read_only=False)
+    remembered = load_remembered(directory, database, registry, seams.fs, read_only=False)
     store = RuntimeStore(
         directory,
         database,
@@ -1433,4 +1448,4 @@ def rehearse_upgrade(
         lock=WriterLock(directory, read_only=True),
         team_name=head.team_name,
     )
-    return store._rehearse_upgrade()  # noqa: SLF001 - no call of a runtime
+    return store._rehearse_upgrade(remembered)  # noqa: SLF001 - no call of a runtime

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,8 @@ is at the new path of a store makes way."""
 _NOT_IN_DATABASE = "its committed content is not in the database"
 _NOT_ITS_FILE = "it was there before its store was given this file"
 _NOT_FREE = "left where it was: the file that it is given is still another store's"
+_EDITED_BEFORE = "former_file_edited"
+"""The reason of an action: the file is as committed, but the one that the store had was edited."""
 _CAME_ALONG = "its former file was edited, and the edit was copied to this one"
 _UNEXPLAINED = (InspectionState.HASH_MISMATCH, InspectionState.UNCOMMITTED_WRITE)
 _LINK = (
@@ -203,6 +205,8 @@ class Recovery:
         self._fs = fs
         self._inspector: FileInspector = planner.inspector
         self._directory: Path = planner.inspector.directory
+        self.files_before: Mapping[str, str] = {}
+        """While an opening gives stores other files than the directory remembers: those."""
 
     # --- the two ways in ------------------------------------------------------------------------
 
@@ -431,12 +435,13 @@ class Recovery:
         if self._is_taken(descriptor):
             return _skipped(action, _NOT_FREE)
         inspection, entry = self._look(descriptor)
-        if inspection.state is InspectionState.HEALTHY:
-            if entry is not None and action.reason == CONTENT_MISSING:
-                return self._take_from_file(action, descriptor, entry)
-            return _skipped(action, "the file is healthy by now")
+        is_healthy = inspection.state is InspectionState.HEALTHY
+        if is_healthy and entry is not None and action.reason == CONTENT_MISSING:
+            return self._take_from_file(action, descriptor, entry)
         former = self._former_file(inspection, descriptor, entry)
         edited = former.edit
+        if is_healthy and edited is None:
+            return _skipped(action, "the file is healthy by now")
         hindrance = self._why_not_to_restore(StoreFile.of(descriptor), entry)
         if edited is None and hindrance is not None:
             return _skipped(action, hindrance)
@@ -466,13 +471,13 @@ class Recovery:
     def edit_to_come(self, descriptor: Descriptor) -> tuple[str, bytes] | None:
         """Return the former file of a store and its bytes, if it has an edit that an opening would
         copy to the new one; else None. Where an open batch writes the store, nobody can tell."""
+        name = descriptor.schema_name
         inspection, entry = self._look(descriptor)
-        if inspection.state is InspectionState.HEALTHY:
+        if inspection.state is InspectionState.HEALTHY and name not in self.files_before:
             return None
         former = self._former_file(inspection, descriptor, entry)
         if former.edit is None:
             return None
-        name = descriptor.schema_name
         written = (write.schema_name for logged in self._open_batches() for write in logged.writes)
         return None if name in written else (former.relative_path, former.edit)
 
@@ -487,7 +492,11 @@ class Recovery:
         moved_from = None if entry is None else self._moved_from(descriptor)
         if entry is None or (inspection.state is not InspectionState.MISSING and not moved_from):
             return _NO_FORMER_FILE
-        path = moved_from or entry.relative_path
+        return self._look_at_former(descriptor, entry, moved_from or entry.relative_path)
+
+    def _look_at_former(
+        self, descriptor: Descriptor, entry: ManifestEntry, path: str
+    ) -> _FormerFile:
         if any(item.relative_path == path for item in self._registry):
             return _NO_FORMER_FILE  # it is not moved, or another store has the file now
         former, edited = StoreFile(descriptor.schema_name, ANY_VERSION, path), None
@@ -634,19 +643,33 @@ class Recovery:
         ]
 
     def _moved(self, plan: RecoveryPlan) -> set[str]:
-        """Return the stores of an opening whose file is there, though it was not theirs before."""
-        names = {item.schema_name for item in plan.actions if item.reason in _UNEXPLAINED}
+        """Return the stores of an opening whose file is there, though it was not theirs before; of
+        those with what is committed in it, the ones that an edit comes to."""
+        names = {
+            item.schema_name
+            for item in plan.actions
+            if item.reason in _UNEXPLAINED
+            or (item.kind is ActionKind.NONE and item.schema_name in self.files_before)
+        }
         return {name for name in names if self._moved_from(self._registry.get(name)) is not None}
 
     def _moved_from(self, descriptor: Descriptor) -> str | None:
-        """Return the file that a store had until this opening, which gives it another; or None."""
+        """Return the file that a store had until this opening, which gives it another; or None.
+
+        A store that gets the file back in which it was written last had none, unless somebody
+        edited the one in between: until then, both are as committed."""
         name = descriptor.schema_name
 
-        def query(connection: Connection) -> str | None:
+        def query(connection: Connection) -> tuple[ManifestEntry | None, str | None]:
             entry = manifest.load_entries(connection, [name]).get(name)
-            return manifest.moved_to(connection, descriptor, entry)
+            return entry, manifest.moved_to(connection, descriptor, entry)
 
-        return self._database.read(query)
+        entry, moved_from = self._database.read(query)
+        before = self.files_before.get(name)
+        if moved_from is not None or entry is None or before is None:
+            return moved_from
+        former = self._look_at_former(descriptor, entry, before)
+        return None if former.edit is None else before
 
     def _is_taken(self, descriptor: Descriptor) -> bool:
         """Return whether the file of a descriptor is that of another store, by its entry."""
@@ -783,6 +806,9 @@ def _is_of_file(numbered: tuple[int, RecoveryAction]) -> bool:
 def _making_way(action: RecoveryAction) -> RecoveryAction:
     if action.kind in SAFE_KINDS:
         return action
+    if action.kind is ActionKind.NONE:
+        update = {"kind": ActionKind.RESTORE_COMMITTED, "reason": _EDITED_BEFORE}
+        return action.model_copy(update=update)
     return action.model_copy(update={"kind": ActionKind.QUARANTINE, "rebuilder": None})
 
 

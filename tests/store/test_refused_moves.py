@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rtstore import (
     RecoveryPlan,
     RuntimeStore,
     RuntimeStoreError,
+    StoreFileChangedError,
     UnsafePathError,
 )
 from rtstore.control.sqlite.engine import DATABASE_NAME, Database
@@ -211,3 +213,60 @@ def test_an_edit_that_refuses_an_upgrade(directory: Path, moves: Descriptor) -> 
     if moves is A:
         wanted = [newer(at(A, "new.json")), B]
     assert "a.json was changed by somebody else" in refuse(directory, *wanted)
+
+
+BACK: dict[str, Callable[[Descriptor], Descriptor]] = {
+    "as it was": lambda a: a,
+    "upgraded": newer,
+    "upgraded, in a third file": lambda a: newer(at(a, "third.json")),
+    "in a third file": lambda a: at(a, "third.json"),
+}
+
+
+@pytest.mark.parametrize("at_old", ["as committed", "nothing", "edited, too", "torn"])
+@pytest.mark.parametrize("foreign_edits", ForeignEdits)
+@pytest.mark.parametrize("what", BACK)
+def test_an_edit_comes_back_to_an_earlier_file(
+    directory: Path, what: str, foreign_edits: ForeignEdits, at_old: str
+) -> None:
+    """Of the file that the last opening gave the store, which nothing was written to yet."""
+    RuntimeStore.open(directory, descriptors=[at(A, "new.json"), B]).close()
+    new, old = directory / "new.json", directory / "a.json"
+    edited = new.read_bytes().replace(b"of a", b"edited")
+    new.write_bytes(edited)
+    if at_old == "nothing":
+        old.unlink()
+    elif at_old != "as committed":
+        old.write_bytes(edited.replace(b"edited", b"no more") if at_old != "torn" else b"{")
+    wanted = BACK[what](A)
+    if wanted.schema_version > 1 and foreign_edits is ForeignEdits.RAISE:
+        assert "new.json was changed by somebody else" in refuse(directory, wanted, B)
+        with pytest.raises(StoreFileChangedError):
+            rehearse(directory, wanted, B)
+        return
+    with RuntimeStore.open(
+        directory, descriptors=[wanted, B], foreign_edits=foreign_edits
+    ) as store:
+        if foreign_edits is ForeignEdits.RAISE:
+            assert not store.check_readiness().ok
+            with pytest.raises(StoreFileChangedError):
+                store.read(A.schema_name)
+        else:
+            found = "edited" if foreign_edits is ForeignEdits.ADOPT else "of a"
+            expected = [found] if wanted.schema_version > 1 else found
+            assert store.read(A.schema_name).data == expected
+        kept = [(directory / it.quarantine_path).read_bytes() for it in store.quarantined_files()]
+        there = (directory / wanted.relative_path).read_bytes()
+        assert edited in (there, *kept) or foreign_edits is ForeignEdits.ADOPT
+        if at_old == "edited, too" and wanted.relative_path == "a.json":
+            assert edited.replace(b"edited", b"no more") in kept
+    assert new.read_bytes() == edited
+
+
+def test_a_store_comes_back_without_an_edit(directory: Path) -> None:
+    """Nothing is to be done, and no recovery is recorded."""
+    RuntimeStore.open(directory, descriptors=[at(A, "new.json"), B]).close()
+    with RuntimeStore.open(directory, descriptors=[A, B]) as store:
+        assert store.last_recovery is None
+        assert store.check_readiness().ok
+        assert store.read(A.schema_name).data == "of a"
